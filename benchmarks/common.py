@@ -1,0 +1,203 @@
+"""What every benchmark shares: one command line, one data loader, one JSON file, rows kept as they come."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import leakgauge as lg
+
+ROOT = Path(__file__).resolve().parent
+CIFAR = "cifar10_lossless.npz"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of every benchmark."""
+
+    quick: bool
+    data: str | None
+    seed: int
+    out: Path
+    workers: int
+
+
+def options(name: str, description: str) -> Options:
+    """Parse `[--quick] [--data FILE.npz] [--seed N] [--out FILE.json] [--workers N]`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a cut that ends within 60 s on 2 cores")
+    parser.add_argument("--data", metavar="FILE.npz", help="images (uint8 NHWC) and labels")
+    parser.add_argument("--seed", type=int, default=0, help="added to every seed")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: results/NAME.json")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    given = parser.parse_args()
+    default = ROOT / "results" / (f"{name}-quick.json" if given.quick else f"{name}.json")
+    return Options(given.quick, given.data, given.seed, given.out or default, given.workers)
+
+
+def images(data: str | None) -> lg.Dataset:
+    """The test images of FILE.npz; without one, CIFAR-10 under LEAKGAUGE_DATA; without that, photographs."""
+    if data is not None:
+        return lg.data.npz(data)
+    if os.environ.get("LEAKGAUGE_DATA"):
+        return lg.data.npz(CIFAR, split="test")
+    return lg.data.photos()
+
+
+def observe(
+    data: lg.Dataset,
+    model: nn.Module,
+    indices: Sequence[int],
+    *,
+    defense: lg.Defense | None = None,
+    seed: int = 0,
+    classes: int = 10,
+) -> tuple[lg.Batch, lg.Observation]:
+    """A private batch, and what an honest-but-curious server sees of it."""
+    client = lg.Client(
+        model=model,
+        loss=nn.functional.cross_entropy,
+        domain=data.domain,
+        classes=classes,
+        defense=defense,
+    )
+    chosen = torch.tensor(list(indices))
+    batch = lg.Batch(data.inputs[chosen], data.targets[chosen])
+    return batch, lg.Server().observe(client, batch, seeds=lg.Seeds(seed))
+
+
+def lenet(data: lg.Dataset, seed: int, *, classes: int = 10) -> nn.Module:
+    """The LeNet of the DLG paper: sigmoid, every weight from U(-0.5, 0.5)."""
+    return lg.models.build(lg.models.lenet, data.domain, classes, seed=seed)
+
+
+def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
+    """MSE and PSNR after assignment, as they came (values outside [0, 1] are not moved), and labels."""
+    truth, found = data.domain.to_unit(batch.inputs), data.domain.to_unit(guess.inputs)
+    order = lg.metrics.assign(truth, found)
+    labels = None
+    if guess.targets is not None:
+        labels = lg.metrics.label_match(batch.targets, guess.targets[order]).tolist()
+    return {
+        "mse": lg.metrics.mse(truth, found[order]).tolist(),
+        "psnr": lg.metrics.psnr(truth, found[order]).tolist(),
+        "label": labels,
+        "status": str(guess.status),
+        "residual": guess.residual,
+        "evaluations": guess.cost.evaluations,
+        "seconds": guess.cost.seconds,
+    }
+
+
+def measure(
+    task: Callable[[Any], Row], jobs: Sequence[Any], given: Options, *, name: str
+) -> list[Row]:
+    """Run jobs in processes of one thread each; rows are kept on disk after each, in the jobs' order."""
+    rows: list[Row] = []
+    clock = time.perf_counter()
+    for row in _results(task, jobs, given.workers):
+        rows.append(row)
+        save(name, given, rows, complete=len(rows) == len(jobs))
+        spent = time.perf_counter() - clock
+        left = spent / len(rows) * (len(jobs) - len(rows))
+        print(f"\r{len(rows)}/{len(jobs)}, {spent:.0f} s, about {left:.0f} s left  ",
+              end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return rows
+
+
+def _results(task: Callable[[Any], Row], jobs: Sequence[Any], workers: int) -> Iterable[Row]:
+    if workers <= 1:
+        _one_thread()
+        yield from map(task, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(jobs)), initializer=_one_thread) as pool:
+        yield from pool.imap(task, jobs)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def save(name: str, given: Options, rows: Sequence[Row], *, complete: bool) -> None:
+    """Write the JSON whole: rows, commit, versions, machine, seed, and whether the run was cut."""
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "benchmark": name,
+        "complete": complete,
+        "quick": given.quick,
+        "seed": given.seed,
+        "data": Path(given.data).name if given.data else default_data(),
+        "commit": commit(),
+        "versions": {
+            "leakgauge": lg.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": len(os.sched_getaffinity(0)),
+            "workers": given.workers,
+        },
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": list(rows),
+    }
+    partial = given.out.with_suffix(".part")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    partial.replace(given.out)
+
+
+def default_data() -> str:
+    """What `images(None)` reads."""
+    return CIFAR if os.environ.get("LEAKGAUGE_DATA") else "photos (scikit-image, scikit-learn)"
+
+
+def commit() -> str:
+    """The commit that ran, marked where the sources differ from it."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    changed = "+changes" if git("status", "--porcelain", "--", "../src", ".", ":!results") else ""
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + changed
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows in columns."""
+    texts = [[str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *texts, strict=True)]
+    for row in [list(headings), ["-" * width for width in widths], *texts]:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)))
+
+
+def share(flags: Iterable[bool]) -> str:
+    """`27/30 (90%)`."""
+    listed = list(flags)
+    return f"{sum(listed)}/{len(listed)} ({100 * sum(listed) / max(1, len(listed)):.0f}%)"
+
+
+def header(given: Options, rows: Mapping[str, Any] | None = None) -> None:
+    """What ran, where: printed above every table."""
+    print(
+        f"commit {commit()}, leakgauge {lg.__version__}, torch {torch.__version__}, "
+        f"data {Path(given.data).name if given.data else default_data()}, seed {given.seed}"
+    )

@@ -1,0 +1,6 @@
+"""`python -m leakgauge`."""
+
+from leakgauge.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,131 @@
+"""Kernels for a linear layer z = W h + b: its gradient is dW = sum_j delta_j h_j', db = sum_j delta_j.
+
+An output that example j alone excites has dW_i / db_i = h_j (Phong et al. 2018, section 3).
+All in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.core import Domain, Observation
+
+DENSE_LIMIT = 4096
+"""Inputs and features up to which a general affine map is inverted; elementwise maps have no limit."""
+AFFINE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class LinearEntry:
+    """The first linear layer of a model, with the affine map of unit coordinates that feeds it.
+
+    invert maps the layer's input (N, F) to unit coordinates (N, *shape).
+    """
+
+    name: str
+    layer: nn.Linear
+    model: nn.Module
+    invert: Callable[[Tensor], Tensor]
+
+
+def entry(observation: Observation) -> LinearEntry | str:
+    """The linear layer that sees the examples themselves, or why there is none, in one line."""
+    model = copy.deepcopy(observation.model).cpu().double()
+    found = first_linear(model, observation.domain)
+    if found is None:
+        return "the model has no linear layer that its forward calls"
+    name, layer, feature = found
+    if layer.bias is None or f"{name}.bias" not in observation.update.tensors:
+        return f"the first linear layer, {name!r}, has no trainable bias to divide by"
+    probe = feature(torch.zeros(1, *observation.domain.shape, dtype=torch.float64))
+    if probe.ndim != 2:
+        return f"the first linear layer, {name!r}, sees {probe.ndim - 1} axes an example, not one vector"
+    invert = inverse_of_affine(feature, observation.domain)
+    if invert is None:
+        return f"the first linear layer, {name!r}, does not see an invertible affine map of the input"
+    return LinearEntry(name, layer, model, invert)
+
+
+def first_linear(
+    model: nn.Module, domain: Domain
+) -> tuple[str, nn.Linear, Callable[[Tensor], Tensor]] | None:
+    """Name, layer and input (as a function of unit coordinates) of the linear layer called first."""
+    middle = torch.full((1, *domain.shape), 0.5, dtype=torch.float64)
+    order: list[tuple[str, nn.Linear]] = []
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                hook = partial(lambda layer, *_: order.append(layer), (name, module))
+                hooks.callback(module.register_forward_pre_hook(hook).remove)
+        model(domain.from_unit(middle))
+    if not order:
+        return None
+    name, layer = order[0]
+
+    def feature(unit: Tensor) -> Tensor:
+        return layer_call(model, layer, domain.from_unit(unit))[0]
+
+    return name, layer, feature
+
+
+def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `layer` takes and gives, and the model's output, when the model sees `inputs` (N, *shape)."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda _, arguments, output: seen.append((arguments[0], output)))
+    try:
+        prediction = model(inputs)
+    finally:
+        hook.remove()
+    return (*seen[0], prediction)
+
+
+def inverse_of_affine(
+    feature: Callable[[Tensor], Tensor], domain: Domain
+) -> Callable[[Tensor], Tensor] | None:
+    """The inverse of `feature` where it is affine and injective in unit coordinates, else None."""
+    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    probes = torch.rand((2, *domain.shape), generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        zero = feature(torch.zeros(1, *domain.shape, dtype=torch.float64))
+        ones = feature(torch.ones(1, *domain.shape, dtype=torch.float64))
+        values = feature(probes)
+    size = probes[0].numel()
+    scale = AFFINE_TOLERANCE * (1 + float(values.abs().max()))
+    slope = ones - zero
+    if slope.numel() == size and bool(slope.abs().min() > 0):
+        if torch.allclose(zero + slope * probes.flatten(1), values, rtol=0, atol=scale):
+            return lambda h: ((h - zero) / slope).reshape(-1, *domain.shape)
+    if max(size, zero.numel()) > DENSE_LIMIT:
+        return None
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, *domain.shape)
+    with torch.no_grad():
+        jacobian = feature(basis) - zero  # (size, features): exact where the map is affine
+    if not torch.allclose(zero + probes.flatten(1) @ jacobian, values, rtol=0, atol=scale):
+        return None
+    if int(torch.linalg.matrix_rank(jacobian)) < size:
+        return None
+    back = torch.linalg.pinv(jacobian)
+    return lambda h: ((h - zero) @ back).reshape(-1, *domain.shape)
+
+
+def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:
+    """The one input h (F,) of dW = db h', by least squares over the entries that `kept` (O, F) marks.
+
+    With noise on dW of one variance this is the maximum likelihood estimate. A column of which nothing
+    was kept reads 0.
+    """
+    strength = kept.T @ bias.square()
+    return (kept * weight).T @ bias / strength.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def ratios(weight: Tensor, bias: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
+    """dW_i / db_i (N, F) and the rows i (N,) with |db_i| above `floor`: the inputs that outputs isolate."""
+    rows = (bias.abs() > floor).nonzero().squeeze(1)
+    return weight[rows] / bias[rows].unsqueeze(1), rows

@@ -1,0 +1,101 @@
+"""Every attack that the observation allows, cheapest first."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+from leakgauge.attacks.idlg import IDLG
+from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.core import (
+    Attack,
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+    silent,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """Runs `attacks` in order of cost, stops at a certified result, and returns the best match.
+
+    "Best" is the least relative residual of the update: the adversary's own measure. The notes say
+    what ran, and why what did not run could not.
+    """
+
+    attacks: tuple[Attack, ...] = (LinearLayer(), IDLG(), InvertingGradients(steps=4000))
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def applicable(self, observation: Observation) -> list[Attack]:
+        """The attacks that can run here, cheapest first."""
+        granted = observation.knowledge.granted()
+        able = [
+            attack
+            for attack in self.attacks
+            if attack.requires <= granted and attack.inapplicable(observation) is None
+        ]
+        return sorted(able, key=lambda attack: attack.evaluations(observation))
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if self.applicable(observation):
+            return None
+        return "; ".join(self.refusals(observation))
+
+    def refusals(self, observation: Observation) -> list[str]:
+        """One line for each attack that cannot run here."""
+        granted = observation.knowledge.granted()
+        lines = []
+        for attack in self.attacks:
+            missing = sorted(attack.requires - granted)
+            why = f"needs {', '.join(missing)}" if missing else attack.inapplicable(observation)
+            if why is not None:
+                lines.append(f"{type(attack).__name__}: {why}")
+        return lines
+
+    def evaluations(self, observation: Observation) -> int:
+        return sum(a.evaluations(observation) for a in self.applicable(observation))
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        clock = time.perf_counter()
+        planned, done = max(1, self.evaluations(observation)), 0
+        notes = self.refusals(observation)
+        results: list[tuple[Attack, Reconstruction]] = []
+        for attack in self.applicable(observation):
+            share = attack.evaluations(observation) / planned
+            start = done / planned
+            result = attack(
+                observation,
+                seeds=seeds.child(type(attack).__name__),
+                progress=lambda f, start=start, share=share: progress(start + share * f),  # type: ignore[misc]
+            )
+            done += attack.evaluations(observation)
+            results.append((attack, result))
+            notes.append(f"{type(attack).__name__}: {result.status}, {result.message}")
+            if result.status is Status.CERTIFIED:
+                break
+        progress(1.0)
+        attack, best = min(results, key=lambda pair: _residual(pair[1]))
+        spent = sum(result.cost.evaluations for _, result in results)
+        return replace(
+            best,
+            notes=(f"chosen by residual: {attack!r}", *notes, *best.notes),
+            cost=Cost(spent, time.perf_counter() - clock),
+        )
+
+
+def _residual(result: Reconstruction) -> float:
+    if result.status is Status.CERTIFIED:
+        return 0.0
+    return math.inf if result.residual is None else result.residual

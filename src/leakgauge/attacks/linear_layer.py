@@ -1,0 +1,239 @@
+"""The linear layer in closed form. Phong, Aono, Hayashi, Wang, Moriai: IEEE TIFS 13(5), 2018, section 3.
+
+    dL/dW_i = sum_j delta_ij h_j'     dL/db_i = sum_j delta_ij     =>     h_j = dL/dW_i / dL/db_i
+
+for every output i that example j alone excites. Which outputs those are, the update itself tells:
+an isolated h with label y must, when pushed through the known model, cause exactly db_i. Examples
+found are subtracted, which isolates others. Needs no truth, and no optimization.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.linear import LinearEntry, entry, layer_call, rank_one, ratios
+from leakgauge.core import (
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+    silent,
+)
+from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.labels import Known, LastLayer
+from leakgauge.inversion.simulation import simulator
+
+EXPLAINED = 1e-4
+"""Share of the layer's gradient left over, at which the examples found are certified in float32."""
+TOLERANCES = (1e-5, 1e-3, 1e-2)
+"""Relative errors allowed to an isolated output, tried in turn: float32, fp16 and bf16 updates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLayer:
+    """Every example that an output of the first linear layer isolates, exactly; labels with it."""
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if observation.training.kind != "gradient":
+            return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+        found = entry(observation)
+        return found if isinstance(found, str) else None
+
+    def evaluations(self, observation: Observation) -> int:
+        return 1
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        clock = time.perf_counter()
+        found = entry(observation)
+        assert isinstance(found, LinearEntry), "inapplicable() refuses this"
+        search = _Peeling(observation, found)
+        if observation.batch_size == 1:
+            search.single()
+        else:
+            search.peel()
+        progress(1.0)
+        return search.finish(seeds, seconds=time.perf_counter() - clock)
+
+
+@dataclass
+class _Example:
+    """One recovered input of the layer: features (F,), its label, and delta (O,) by which it excites each output."""
+
+    features: Tensor
+    label: int | None
+    delta: Tensor
+
+
+class _Peeling:
+    """Isolate, verify, subtract, repeat."""
+
+    def __init__(self, observation: Observation, entry: LinearEntry) -> None:
+        self.observation, self.entry = observation, entry
+        tensors = observation.update.tensors
+        self.weight = tensors[f"{entry.name}.weight"].double().cpu()
+        self.bias = tensors[f"{entry.name}.bias"].double().cpu()
+        self.scale = float(self.bias.abs().max())
+        self.kept = kept_entries(observation, f"{entry.name}.weight")
+        self.found: list[_Example] = []
+        self.verified_count = 0
+        self.evaluations = 0
+
+    def single(self) -> None:
+        """Batch 1: every output has the same ratio; all are averaged, weighted by their strength."""
+        if self.scale > 0:
+            features = rank_one(self.weight, self.bias, self.kept)
+            self.found = [_Example(features, None, self.bias)]
+            self.verified_count = 1
+
+    def peel(self) -> None:
+        """Rounds of verified examples, until a round adds none; the tightest tolerance that finds any."""
+        for tolerance in TOLERANCES:
+            while fresh := self.verified(tolerance):
+                self.found += fresh
+            if self.found:
+                self.verified_count = len(self.found)
+                return
+        self.found = self.guesses()
+
+    def remainder(self) -> tuple[Tensor, Tensor]:
+        """The layer's gradient less what the found examples cause."""
+        weight, bias = self.weight.clone(), self.bias.clone()
+        for example in self.found:
+            weight -= torch.outer(example.delta, example.features)
+            bias -= example.delta
+        return weight, bias
+
+    def verified(self, tolerance: float) -> list[_Example]:
+        """New examples from outputs that they, alone, explain: distinct, best evidence first."""
+        weight, bias = self.remainder()
+        # Rounding of the sums, and of what was subtracted, hides outputs fainter than this.
+        candidates, rows = ratios(weight, bias, floor=10 * tolerance * self.scale)
+        unit = self.entry.invert(candidates)
+        margin = max(1e-3, 10 * tolerance)
+        inside = ((unit > -margin) & (unit < 1 + margin)).flatten(1).all(1)
+        candidates, unit, rows = candidates[inside], unit[inside], rows[inside]
+        if len(rows) == 0 or self.observation.classes is None:
+            return []
+        error, label, delta = self.explain(unit, rows, bias)
+        limit = tolerance * (1 + self.scale / bias[rows].abs())
+        fresh: list[_Example] = []
+        for i in error.argsort().tolist():
+            known = [*self.found, *fresh]
+            if len(known) == self.observation.batch_size:
+                break
+            if error[i] <= limit[i] and not any(same(candidates[i], e.features) for e in known):
+                fresh.append(_Example(candidates[i], int(label[i]), delta[i]))
+        return fresh
+
+    def explain(self, unit: Tensor, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For each candidate the label by which it best causes the db seen at its row.
+
+        Returns the relative error (N,), that label (N,), and its delta (N, O).
+        """
+        assert self.observation.classes is not None
+        best_error = torch.full((len(rows),), torch.inf, dtype=torch.float64)
+        best_label = torch.zeros(len(rows), dtype=torch.long)
+        best_delta = torch.zeros((len(rows), len(bias)), dtype=torch.float64)
+        for label in range(self.observation.classes):
+            delta = self.deltas(unit, label)
+            caused = delta.gather(1, rows.unsqueeze(1)).squeeze(1)
+            error = (caused - bias[rows]).abs() / bias[rows].abs()
+            better = error < best_error
+            best_error = torch.where(better, error, best_error)
+            best_label = torch.where(better, label, best_label)
+            best_delta = torch.where(better.unsqueeze(1), delta, best_delta)
+        return best_error, best_label, best_delta
+
+    def guesses(self) -> list[_Example]:
+        """Where a defense blurred every output: the strongest outputs' ratios, unverified, distinct."""
+        picked: list[_Example] = []
+        for row in self.bias.abs().argsort(descending=True).tolist():
+            if len(picked) == self.observation.batch_size or self.bias[row] == 0:
+                break
+            features = self.weight[row] / self.bias[row]
+            if not any(same(features, e.features, within=0.1) for e in picked):
+                picked.append(_Example(features, None, torch.zeros_like(self.bias)))
+        return picked
+
+    def deltas(self, unit: Tensor, label: int) -> Tensor:
+        """delta (N, O): the gradient at the layer's output that each example would add to the batch's."""
+        inputs = self.observation.domain.from_unit(unit)
+        _, output, prediction = layer_call(self.entry.model, self.entry.layer, inputs)
+        targets = torch.full((len(unit),), label, dtype=torch.long)
+        # The loss is a mean, over N here and over B at the client.
+        value = self.observation.loss(prediction, targets) * len(unit)
+        (delta,) = torch.autograd.grad(value, [output])
+        self.evaluations += 1
+        return delta / self.observation.batch_size
+
+    def finish(self, seeds: Seeds, *, seconds: float) -> Reconstruction:
+        """Found examples first; the middle of the domain stands where none was found."""
+        observation, batch = self.observation, self.observation.batch_size
+        like = next(iter(observation.update.tensors.values()))
+        unit = torch.full((batch, *observation.domain.shape), 0.5, dtype=torch.float64)
+        for i, example in enumerate(self.found):
+            # The domain's range is public: a value outside it is noise, for certain.
+            unit[i] = self.entry.invert(example.features.unsqueeze(0))[0].clamp(0, 1)
+        weight, _ = self.remainder()
+        left = float(weight.norm() / self.weight.norm().clamp_min(torch.finfo(torch.float64).tiny))
+        exact = left < EXPLAINED and self.verified_count == batch
+        targets = self.labels(seeds)
+        residual = None
+        if targets is not None and self.verified_count == batch:
+            simulated = simulator(observation)(unit.to(like), targets, create_graph=False)
+            residual = float(relative_residual(simulated, observation.update.tensors))
+        matched = residual is not None and residual <= MATCHED
+        status = (
+            Status.CERTIFIED if exact else Status.CONVERGED if matched else Status.UNCONVERGED
+        )
+        how = f"{self.verified_count} of {batch} examples isolated"
+        if self.verified_count == 0:
+            how = "no output isolates an example verifiably: the strongest outputs' ratios stand here"
+        return Reconstruction(
+            inputs=observation.domain.from_unit(unit).to(like),
+            targets=targets,
+            found=torch.arange(batch) < len(self.found),
+            status=status,
+            message=f"{how}; {left:.1g} of the layer's gradient left over",
+            residual=residual,
+            cost=Cost(self.evaluations, seconds),
+        )
+
+    def labels(self, seeds: Seeds) -> Tensor | None:
+        """Labels found with the examples; for batch 1 read from the last layer."""
+        if self.observation.batch_size == 1:
+            for rule in (LastLayer(), Known()):
+                if rule.inapplicable(self.observation) is None:
+                    return rule.start(self.observation, seeds.generator("labels"))
+            return None
+        found = [-1 if example.label is None else example.label for example in self.found]
+        missing = [-1] * (self.observation.batch_size - len(found))
+        return torch.tensor(found + missing) if found else None
+
+
+def same(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
+    """Whether two recovered inputs are one example, up to the rounding of their division."""
+    return bool((a - b).norm() <= within * b.norm())
+
+
+def kept_entries(observation: Observation, name: str) -> Tensor:
+    """1 where a known defense lets the entries of tensor `name` through, 0 where it drops them."""
+    tensors = observation.update.tensors
+    defense = observation.knowledge.defense
+    if defense is None:
+        return torch.ones_like(tensors[name]).double().cpu()
+    ones = {key: torch.ones_like(tensor) for key, tensor in tensors.items()}
+    return defense.adapt(observation.update)(ones)[name].double().cpu()

@@ -1,0 +1,26 @@
+"""Audits: specification, planning, execution, records."""
+
+from leakgauge.audit.case import Case, Cell
+from leakgauge.audit.records import without_times
+from leakgauge.audit.run import Plan, Run, audit, available_cores, execute, plan, plan_from
+from leakgauge.audit.scores import assignment, score
+from leakgauge.audit.specification import Source, default_text, parse, read
+
+__all__ = [
+    "Case",
+    "Cell",
+    "Plan",
+    "Run",
+    "Source",
+    "assignment",
+    "audit",
+    "available_cores",
+    "default_text",
+    "execute",
+    "parse",
+    "plan",
+    "plan_from",
+    "read",
+    "score",
+    "without_times",
+]

@@ -1,0 +1,117 @@
+"""Cases and cells: an audit as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from leakgauge.core import Attack, DataError, Defense, LocalTraining, Loss, Seeds, check_knowledge
+from leakgauge.data import Dataset
+from leakgauge.federated import Batch, Client, FedSGD
+from leakgauge.threats import Server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Every attack against every defense at every batch size, on one data set and one model.
+
+    `examples` fixes which examples make the batch (the first B of them); otherwise the seed draws
+    them, anew for each of `repeats` batches.
+    """
+
+    name: str
+    data: Dataset
+    model: nn.Module
+    attacks: Sequence[Attack]
+    defenses: Sequence[Defense | None] = (None,)
+    batch_sizes: Sequence[int] = (1,)
+    loss: Loss = functional.cross_entropy
+    training: LocalTraining = field(default_factory=FedSGD)
+    threat: Server = field(default_factory=Server)
+    examples: Sequence[int] | None = None
+    repeats: int = 1
+    model_name: str | None = None
+
+    def client(self, defense: Defense | None = None) -> Client:
+        """The client that holds this case's model and trains under `defense`."""
+        return Client(
+            model=self.model,
+            loss=self.loss,
+            domain=self.data.domain,
+            classes=self.data.classes,
+            training=self.training,
+            defense=defense,
+        )
+
+    def indices(self, batch_size: int, repeat: int, seeds: Seeds) -> tuple[list[int], list[int]]:
+        """Examples of the private batch, and of the blind control's: disjoint, or none where too few remain."""
+        count = len(self.data)
+        if self.examples is not None:
+            private = list(self.examples[:batch_size])
+            order = [i for i in range(count) if i not in set(private)]
+            return private, order[:batch_size] if len(order) >= batch_size else []
+        generator = seeds.child("client").generator(f"batch/{repeat}")
+        order = torch.randperm(count, generator=generator).tolist()
+        decoys = order[batch_size : 2 * batch_size]
+        return order[:batch_size], decoys if len(decoys) == batch_size else []
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """These examples, in this order."""
+        chosen = torch.tensor(indices)
+        return Batch(self.data.inputs[chosen], self.data.targets[chosen])
+
+    def check(self) -> None:
+        """Raise a UserError for everything that can be known to fail before any compute."""
+        for attack in self.attacks:
+            check_knowledge(attack, self.threat.grants)
+        available = len(self.data) if self.examples is None else len(self.examples)
+        largest = max(self.batch_sizes)
+        if largest > available:
+            raise DataError(
+                f"case {self.name!r}",
+                expected=f"a batch of at most {available} examples, all that "
+                + (f"{self.data.name!r} has" if self.examples is None else "`examples` names"),
+                found=f"batch_size {largest}",
+                remedy="lower training.batch_size or give more examples",
+            )
+        if self.examples is not None and max(self.examples) >= len(self.data):
+            raise DataError(
+                f"case {self.name!r}",
+                expected=f"examples from 0 to {len(self.data) - 1}",
+                found=str(max(self.examples)),
+                remedy="name examples that the data set has",
+            )
+        self.client().check(self.batch(self.indices(largest, 0, Seeds())[0]))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack on one update: the unit of work, and of record."""
+
+    index: int
+    case: Case
+    batch_size: int
+    repeat: int
+    defense: Defense | None
+    attack: Attack
+
+    @property
+    def observation_path(self) -> str:
+        """Names the seeds of batch and update: equal for all attacks on one update."""
+        return f"{self.case.name}/b{self.batch_size}/r{self.repeat}/{self.defense!r}"
+
+
+def cells(cases: Sequence[Case]) -> Iterator[Cell]:
+    """All cells, in the order of records."""
+    index = 0
+    for case in cases:
+        for batch_size in case.batch_sizes:
+            for repeat in range(case.repeats):
+                for defense in case.defenses:
+                    for attack in case.attacks:
+                        yield Cell(index, case, batch_size, repeat, defense, attack)
+                        index += 1

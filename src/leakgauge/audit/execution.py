@@ -1,0 +1,111 @@
+"""Execution of cells: one after another here, or side by side in worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from leakgauge.audit.case import Cell, cells
+from leakgauge.audit.cell import CellResult, run_cell
+from leakgauge.audit.resolve import resolve
+from leakgauge.audit.specification import Source, parse
+from leakgauge.core import LeakGaugeError
+
+Told = Callable[[int, float], None]
+"""Index of a cell and the share of it done, in [0, 1]."""
+STEP = 0.02
+"""Least progress of a cell that is worth a message between processes."""
+Done = Callable[[CellResult], None]
+"""Takes each result as it comes, in any order."""
+
+
+def serial(planned: Sequence[Cell], root: int, *, told: Told, done: Done) -> None:
+    """Cells in order, in this process."""
+    for cell in planned:
+        done(run_cell(cell, root, partial(told, cell.index)))
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker process does: it makes the same plan from the same source, and runs cells by index."""
+
+    source: Source
+    root: int
+    tasks: Any  # multiprocessing queues have no public type
+    answers: Any
+
+    def __call__(self) -> None:
+        # Ctrl-C reaches the whole process group; the parent decides what to do about it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        torch.set_num_threads(1)
+        planned = list(cells(resolve(parse(self.source))))
+        while (index := self.tasks.get()) is not None:
+            self.answers.put(self.run(planned[index]))
+
+    def run(self, cell: Cell) -> CellResult | LeakGaugeError:
+        sent = 0.0
+
+        def told(share: float) -> None:
+            nonlocal sent
+            if share >= sent + STEP:
+                sent = share
+                self.answers.put((cell.index, share))
+
+        try:
+            return run_cell(cell, self.root, told)
+        except LeakGaugeError as error:
+            return error
+
+
+def parallel(
+    source: Source, planned: Sequence[Cell], root: int, *, workers: int, told: Told, done: Done
+) -> None:
+    """Cells from `workers` processes of one thread each. Any exception, Ctrl-C too, ends the processes."""
+    context = multiprocessing.get_context("spawn")
+    tasks, answers = context.Queue(), context.Queue()
+    for cell in planned:
+        tasks.put(cell.index)
+    for _ in range(workers):
+        tasks.put(None)
+    worker = Worker(source, root, tasks, answers)
+    processes = [context.Process(target=worker, daemon=True) for _ in range(workers)]
+    left = len(planned)
+    try:
+        for process in processes:
+            process.start()
+        while left:
+            answer = receive(answers, processes)
+            if isinstance(answer, LeakGaugeError):
+                raise answer
+            if isinstance(answer, CellResult):
+                left -= 1
+                told(answer.index, 1.0)
+                done(answer)
+            else:
+                told(*answer)
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.terminate()
+
+
+def receive(answers: Any, processes: Sequence[BaseProcess]) -> Any:
+    """The next answer. Raises LeakGaugeError where a worker died without one."""
+    while True:
+        try:
+            return answers.get(timeout=1.0)
+        except queue.Empty:
+            dead = [p.exitcode for p in processes if p.exitcode not in (None, 0)]
+            if dead:
+                raise LeakGaugeError(
+                    f"a worker process ended with exit code {dead[0]} (out of memory?): "
+                    "run again with --workers 1"
+                ) from None

@@ -1,0 +1,135 @@
+"""Options of a named part, checked against the part's own signature."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import product
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from leakgauge.core import SpecificationError
+
+Options = dict[str, Any]
+CONTEXT = frozenset({"domain", "classes", "seed"})
+"""Parameters that an audit fills in itself: never options of a specification."""
+
+
+def names(module: ModuleType) -> dict[str, Any]:
+    """What a module exports, by the name that a specification uses: `InvertingGradients` is inverting_gradients."""
+    return {snake(name): getattr(module, name) for name in module.__all__}
+
+
+def snake(name: str) -> str:
+    """CamelCase or ACRONYM to snake_case: DLG to dlg, LinearLayer to linear_layer, TopK to top_k."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def find(name: str, known: Mapping[str, Any], where: str) -> Any:
+    """The part called `name`: a known one, or a user's own as `package.module:name`."""
+    if name in known:
+        return known[name]
+    if ":" in name:
+        return imported(name, where)
+    close = get_close_matches(name, known, n=1)
+    raise SpecificationError(
+        where,
+        expected=f"one of {', '.join(sorted(known))}, or your own as package.module:name",
+        found=repr(name),
+        remedy=f"did you mean {close[0]!r}?" if close else "correct the name",
+    )
+
+
+def imported(reference: str, where: str) -> Any:
+    """The object that `package.module:name` names. Raises SpecificationError where there is none."""
+    module_name, _, attribute = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SpecificationError(
+            where,
+            expected="package.module:name of something importable",
+            found=f"{reference!r} ({error})",
+            remedy="correct the name, or add its folder to PYTHONPATH",
+        ) from error
+
+
+def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) -> Options:
+    """`options` as `part` declares them: types, ranges and names. Raises SpecificationError."""
+    model = signature_model(part)
+    try:
+        valid = model.model_validate(dict(options), strict=True)
+    except ValidationError as error:
+        raise explain(error, where, sorted(model.model_fields)) from error
+    return {name: getattr(valid, name) for name in valid.model_fields_set}
+
+
+def signature_model(part: Callable[..., Any]) -> type[BaseModel]:
+    """A pydantic model with one field for each option of `part`."""
+    hints = typing.get_type_hints(
+        part.__init__ if inspect.isclass(part) else part, include_extras=True
+    )
+    fields: dict[str, Any] = {}
+    open_ended = False
+    for name, parameter in inspect.signature(part).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            open_ended = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in CONTEXT:
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[name] = (hints.get(name, Any), default)
+    config = ConfigDict(
+        extra="allow" if open_ended else "forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+    )
+    return create_model("Options", __config__=config, **fields)
+
+
+def explain(error: ValidationError, where: str, known: Sequence[str]) -> SpecificationError:
+    """The first of pydantic's errors, and how many more there are, in one line."""
+    first = error.errors()[0]
+    path = ".".join(str(step) for step in first["loc"])
+    expected = str(first["msg"]).removeprefix("Input should be ")
+    remedy = "correct the value"
+    if first["type"] == "extra_forbidden":
+        close = get_close_matches(path, known, n=1)
+        expected = f"an option among {', '.join(known)}" if known else "no options"
+        remedy = f"did you mean {close[0]!r}?" if close else "remove it"
+    elif first["type"] == "missing":
+        expected, remedy = "a value: this option has no default", "add it"
+    more = error.error_count() - 1
+    missing = first["type"] == "missing"
+    return SpecificationError(
+        f"{where}.{path}" if path else where,
+        expected=expected,
+        found="nothing" if missing else repr(first["input"]),
+        remedy=remedy + (f" (and {more} more)" if more else ""),
+    )
+
+
+def sweep(part: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[Options]:
+    """Each combination of the options for which a list stands where `part` takes one value."""
+    hints = typing.get_type_hints(
+        part.__init__ if inspect.isclass(part) else part, include_extras=True
+    )
+    swept = {
+        name: value
+        for name, value in options.items()
+        if isinstance(value, list) and not takes_list(hints.get(name))
+    }
+    for values in product(*swept.values()):
+        yield {**options, **dict(zip(swept, values, strict=True))}
+
+
+def takes_list(hint: Any) -> bool:
+    """Whether an option is itself a list or tuple, so that a list is one value of it."""
+    origin = typing.get_origin(hint)
+    if origin in (list, tuple, Sequence):
+        return True
+    return any(takes_list(argument) for argument in typing.get_args(hint))

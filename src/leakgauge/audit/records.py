@@ -1,0 +1,63 @@
+"""Records on disk: one JSON object a line, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leakgauge.core import OutputError
+
+NAME = "records.jsonl"
+TIMES = frozenset({"started", "seconds"})
+"""Fields that differ between two runs of one seed on one machine; nothing else does."""
+
+
+class RunFolder:
+    """A new folder of one run: records as they come, pictures beside them."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises OutputError where the folder cannot be made or holds a run already."""
+        self.path = Path(path)
+        self.file = self.path / NAME
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.file.open("x").close()
+        except FileExistsError as error:
+            found = "a file of that name" if not self.path.is_dir() else f"{NAME} of an earlier run"
+            raise OutputError(
+                f"output folder {str(self.path)!r}",
+                expected="a new folder, or one without records",
+                found=found,
+                remedy="choose another with --out, or remove it",
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"output folder {str(self.path)!r}",
+                expected="a folder that can be written",
+                found=str(error),
+                remedy="choose another with --out",
+            ) from error
+
+    def append(self, record: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None) -> None:
+        """Write the pictures first, then the record that names them, as one line in one call."""
+        for name, content in (pictures or {}).items():
+            target = self.path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        with self.file.open("ab") as stream:
+            stream.write(line.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def without_times(value: Any) -> Any:
+    """A record less its times: what a second run of the same seed must reproduce exactly."""
+    if isinstance(value, Mapping):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+    if isinstance(value, list):
+        return [without_times(item) for item in value]
+    return value

@@ -1,0 +1,249 @@
+"""A whole audit: plan, cost, execution, records."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from leakgauge.audit.case import Case, Cell, cells
+from leakgauge.audit.cell import CellResult
+from leakgauge.audit.execution import parallel, serial
+from leakgauge.audit.records import RunFolder
+from leakgauge.audit.resolve import resolve
+from leakgauge.audit.specification import Source, parse
+from leakgauge.core import Observation, Seeds
+
+Watch = Callable[[float, int], None]
+"""Told the share of the planned work done, in [0, 1], and the number of cells finished."""
+
+
+@dataclass
+class Run:
+    """What an audit leaves: its folder (None where it wrote none) and its records, in order."""
+
+    folder: Path | None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The records of cells alone."""
+        return [record for record in self.records if record["type"] == "cell"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every cell of an audit, and about how many seconds each will take on one thread."""
+
+    cells: tuple[Cell, ...]
+    seconds: tuple[float, ...]
+    seed: int
+    source: Source | None = None
+
+    @property
+    def total(self) -> float:
+        """Seconds of all cells together; divide by the number of workers."""
+        return sum(self.seconds)
+
+
+def plan(cases: Sequence[Case], *, seed: int = 0, source: Source | None = None) -> Plan:
+    """Check the cases whole, then measure one evaluation of each update to foretell the cost."""
+    for case in cases:
+        case.check()
+    planned = tuple(cells(cases))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return Plan(planned, costs(planned, seed), seed, source)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def plan_from(source: Source) -> Plan:
+    """The plan of a specification. Raises UserError for anything wrong in it."""
+    specification = parse(source)
+    return plan(resolve(specification), seed=specification.seed, source=source)
+
+
+def costs(planned: Sequence[Cell], seed: int) -> tuple[float, ...]:
+    """Seconds of each cell, attack and blind control, from one timed evaluation of its update."""
+    timed: dict[tuple[int, int], tuple[Observation, float]] = {}
+    found = []
+    for cell in planned:
+        key = id(cell.case), cell.batch_size
+        if key not in timed:
+            batch = cell.case.batch(cell.case.indices(cell.batch_size, 0, Seeds(seed))[0])
+            observation = cell.case.threat.observe(
+                cell.case.client(), batch, seeds=Seeds(seed).child("plan")
+            )
+            timed[key] = observation, step_seconds(observation, batch.targets)
+        observation, step = timed[key]
+        able = cell.attack.inapplicable(observation) is None
+        found.append(2 * step * cell.attack.evaluations(observation) if able else 0.0)
+    return tuple(found)
+
+
+def step_seconds(observation: Observation, targets: torch.Tensor) -> float:
+    """Seconds of one simulated update and its derivative to the inputs; the second of two counts."""
+    seconds = 0.0
+    for _ in range(2):
+        clock = time.perf_counter()
+        unit = torch.full((len(targets), *observation.domain.shape), 0.5, requires_grad=True)
+        tensors = observation.training(
+            observation.model,
+            observation.loss,
+            observation.domain.from_unit(unit),
+            targets,
+            create_graph=True,
+        )
+        value = torch.stack([t.square().sum() for t in tensors.values()]).sum()
+        if value.requires_grad:
+            torch.autograd.grad(value, unit, materialize_grads=True, allow_unused=True)
+        seconds = time.perf_counter() - clock
+    return seconds
+
+
+def execute(
+    plan: Plan,
+    *,
+    out: str | Path | None = None,
+    workers: int = 1,
+    watch: Watch | None = None,
+    command: str = "leakgauge.audit",
+) -> Run:
+    """Run a plan. Ctrl-C keeps every finished cell, and marks the run as interrupted.
+
+    `workers` processes need a plan made from a specification; objects are run in this process.
+    """
+    folder = RunFolder(out) if out is not None else None
+    run = Run(folder.path if folder else None)
+    keeper = _Keeper(plan, run, folder, watch)
+    clock = time.perf_counter()
+    keeper.write(header(plan, command))
+    try:
+        if workers > 1 and plan.source is not None:
+            parallel(
+                plan.source,
+                plan.cells,
+                plan.seed,
+                workers=workers,
+                told=keeper.told,
+                done=keeper.done,
+            )
+        else:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                serial(plan.cells, plan.seed, told=keeper.told, done=keeper.done)
+            finally:
+                torch.set_num_threads(threads)
+    except KeyboardInterrupt:
+        run.interrupted = True
+    finally:
+        keeper.close(seconds=time.perf_counter() - clock)
+    return run
+
+
+class _Keeper:
+    """Writes records in the order of the plan, whatever order they come in."""
+
+    def __init__(
+        self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None
+    ) -> None:
+        self.plan, self.run, self.folder, self.watch = plan, run, folder, watch
+        self.waiting: dict[int, CellResult] = {}
+        self.next = 0
+        self.shares = [0.0] * len(plan.cells)
+        # A cell that costs nothing measurable still counts, so that the bar can end.
+        self.weights = [max(seconds, 0.05) for seconds in plan.seconds]
+
+    def told(self, index: int, share: float) -> None:
+        self.shares[index] = max(self.shares[index], share)
+        if self.watch is not None:
+            done = sum(w * s for w, s in zip(self.weights, self.shares, strict=True))
+            self.watch(done / sum(self.weights), len(self.run.cells) + len(self.waiting))
+
+    def done(self, result: CellResult) -> None:
+        self.waiting[result.index] = result
+        while self.next in self.waiting:
+            self.keep(self.waiting.pop(self.next))
+            self.next += 1
+        self.told(result.index, 1.0)
+
+    def keep(self, result: CellResult) -> None:
+        self.write(result.record, result.pictures)
+
+    def write(self, record: dict[str, Any], pictures: dict[str, bytes] | None = None) -> None:
+        if self.folder is not None:
+            self.folder.append(record, pictures)
+        self.run.records.append(record)
+
+    def close(self, *, seconds: float) -> None:
+        """Results that came out of order, then the last line."""
+        for index in sorted(self.waiting):
+            self.keep(self.waiting.pop(index))
+        completed = len(self.run.cells)
+        self.write(
+            {
+                "type": "end",
+                "completed": completed,
+                "planned": len(self.plan.cells),
+                "interrupted": completed < len(self.plan.cells),
+                "seconds": seconds,
+            }
+        )
+
+
+def header(plan: Plan, command: str) -> dict[str, Any]:
+    """The first record: what repeats this run."""
+    source = plan.source
+    return {
+        "type": "run",
+        "schema": 1,
+        "specification": source.text if source else None,
+        "settings": list(source.settings) if source else [],
+        "seed": plan.seed,
+        "command": command,
+        "versions": {
+            "leakgauge": version("leakgauge"),
+            "torch": torch.__version__,
+            "numpy": version("numpy"),
+            "python": platform.python_version(),
+        },
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": available_cores(),
+            "device": "cpu",
+        },
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "planned": len(plan.cells),
+    }
+
+
+def available_cores() -> int:
+    """Processors that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def audit(
+    cases: Sequence[Case] | Case,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    watch: Watch | None = None,
+) -> Run:
+    """Audit cases built from objects, in this process; with `out`, records and pictures go there."""
+    listed = [cases] if isinstance(cases, Case) else list(cases)
+    return execute(plan(listed, seed=seed), out=out, watch=watch)

@@ -1,0 +1,58 @@
+"""What a specification can name: one line each, with what each needs to know."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from leakgauge import metrics
+from leakgauge.audit.options import CONTEXT
+from leakgauge.audit.resolve import ATTACKS, DATA, DEFENSES, MODELS
+
+
+def first_line(part: Any) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(part) or "").partition("\n")[0]
+
+
+def options(part: Callable[..., Any]) -> str:
+    """The options of a part with their defaults, as a specification would write them."""
+    shown = []
+    for name, parameter in inspect.signature(part).parameters.items():
+        if name in CONTEXT or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        required = parameter.default is parameter.empty
+        shown.append(name if required else f"{name} = {parameter.default!r}")
+    return f" [{', '.join(shown)}]" if shown else ""
+
+
+def attack_lines() -> list[str]:
+    rows = []
+    for name, attack in sorted(ATTACKS.items()):
+        needs = ", ".join(sorted(attack().requires)) or "nothing"
+        rows.append(f"{name}: {first_line(attack)} Needs: model, protocol, update, {needs}.{options(attack)}")
+    return rows
+
+
+def part_lines(parts: dict[str, Any]) -> list[str]:
+    return [f"{name}: {first_line(part)}{options(part)}" for name, part in sorted(parts.items())]
+
+
+def metric_lines() -> list[str]:
+    names = ("columns_read", "label_match", "mse", "psnr", "ssim")
+    return [f"{name}: {first_line(getattr(metrics, name))}" for name in names]
+
+
+CATALOG: dict[str, Callable[[], list[str]]] = {
+    "attacks": attack_lines,
+    "defenses": lambda: ["none: The update as it is.", *part_lines(DEFENSES)],
+    "models": lambda: part_lines(MODELS),
+    "data": lambda: part_lines(DATA),
+    "metrics": metric_lines,
+}
+
+
+def lines(what: str) -> list[str]:
+    """The lines of `leakgauge list WHAT`."""
+    return CATALOG[what]()

@@ -1,0 +1,55 @@
+"""What travels between rooms, and the errors. Imports nothing else of ours."""
+
+from leakgauge.core.domain import Column, Domain, ImageDomain, TableDomain
+from leakgauge.core.errors import (
+    DataError,
+    Impossible,
+    KnowledgeError,
+    LeakGaugeError,
+    ModelError,
+    NotSupportedYet,
+    OutputError,
+    SpecificationError,
+    UpdateError,
+    UserError,
+)
+from leakgauge.core.observation import Knowledge, Observation, check_knowledge
+from leakgauge.core.protocols import Attack, Defense, LocalTraining, Loss, Progress, silent
+from leakgauge.core.reconstruction import Cost, Reconstruction, Snapshot, Status
+from leakgauge.core.seeds import Seeds
+from leakgauge.core.update import Tensors, Update, UpdateKind, trainable
+
+__all__ = [
+    "Attack",
+    "Column",
+    "Cost",
+    "DataError",
+    "Defense",
+    "Domain",
+    "ImageDomain",
+    "Impossible",
+    "Knowledge",
+    "KnowledgeError",
+    "LeakGaugeError",
+    "LocalTraining",
+    "Loss",
+    "ModelError",
+    "NotSupportedYet",
+    "Observation",
+    "OutputError",
+    "Progress",
+    "Reconstruction",
+    "Seeds",
+    "Snapshot",
+    "SpecificationError",
+    "Status",
+    "TableDomain",
+    "Tensors",
+    "Update",
+    "UpdateError",
+    "UpdateKind",
+    "UserError",
+    "check_knowledge",
+    "silent",
+    "trainable",
+]

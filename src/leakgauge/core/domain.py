@@ -1,0 +1,118 @@
+"""Domains: what one example is, in which units, and how it maps to and from [0, 1].
+
+Attacks search, and metrics score, in unit coordinates; the model sees the domain's own values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from leakgauge.core.errors import DataError
+
+
+@runtime_checkable
+class Domain(Protocol):
+    """What one example of the private data looks like. Says nothing of pixels."""
+
+    @property
+    def kind(self) -> str:
+        """One word for reports and for choosing metrics: "image", "table", ..."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        ...
+
+    def to_unit(self, inputs: Tensor) -> Tensor:
+        """Domain values (..., *shape) to unit coordinates, in [0, 1] where the values are in range."""
+        ...
+
+    def from_unit(self, unit: Tensor) -> Tensor:
+        """Unit coordinates (..., *shape) to domain values; differentiable, the inverse of `to_unit`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageDomain:
+    """Images (C, H, W) with values in [0, 1], any number of channels."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def kind(self) -> str:
+        return "image"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.channels, self.height, self.width)
+
+    def to_unit(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def from_unit(self, unit: Tensor) -> Tensor:
+        return unit
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: its name, its unit and the range that is public knowledge."""
+
+    name: str
+    low: float
+    high: float
+    unit: str = ""
+    decimals: int = 2
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise DataError(
+                f"column {self.name!r}",
+                expected="a finite low below a finite high",
+                found=f"{self.low} and {self.high}",
+                remedy="give the column's public range",
+            )
+
+
+@dataclass(frozen=True)
+class TableDomain:
+    """Rows of a table (D,), each column in its own unit and range."""
+
+    columns: tuple[Column, ...]
+
+    @property
+    def kind(self) -> str:
+        return "table"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.columns),)
+
+    def _range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low = torch.tensor([c.low for c in self.columns], dtype=torch.float64)
+        high = torch.tensor([c.high for c in self.columns], dtype=torch.float64)
+        return low.to(like), (high - low).to(like)
+
+    def to_unit(self, inputs: Tensor) -> Tensor:
+        low, span = self._range(inputs)
+        return (inputs - low) / span
+
+    def from_unit(self, unit: Tensor) -> Tensor:
+        low, span = self._range(unit)
+        return low + unit * span
+
+    @classmethod
+    def from_ranges(
+        cls, names: Sequence[str], lows: Sequence[float], highs: Sequence[float]
+    ) -> TableDomain:
+        """A table without units, from one name, low and high for each column."""
+        rows = zip(names, lows, highs, strict=True)
+        return cls(tuple(Column(name, float(low), float(high)) for name, low, high in rows))

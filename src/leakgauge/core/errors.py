@@ -1,0 +1,70 @@
+"""Every error that LeakGauge raises on purpose.
+
+    LeakGaugeError
+    ├── UserError                 a mistake that the user can mend: one line, exit code 2
+    │   ├── SpecificationError    a name, type or range in a specification
+    │   ├── DataError             a data set, a batch, a file of examples
+    │   ├── ModelError            a model or a loss that cannot be audited as given
+    │   ├── UpdateError           an update with non-finite values or unknown tensors
+    │   ├── KnowledgeError        an attack needs knowledge that the threat model does not grant
+    │   └── OutputError           a folder or file that cannot be written
+    ├── Impossible                theory forbids it: no implementation will ever do this
+    └── NotSupportedYet           possible, but not built
+"""
+
+from __future__ import annotations
+
+
+class LeakGaugeError(Exception):
+    """Root of the tree."""
+
+
+class UserError(LeakGaugeError):
+    """A mistake with its remedy, told in one line: what was expected, what was found, what to do."""
+
+    def __init__(self, where: str, *, expected: str, found: str, remedy: str) -> None:
+        self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
+        line = f"{where}: expected {expected}; found {found}; {remedy}"
+        super().__init__(" ".join(line.split()))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling between worker processes.
+        return (_rebuild, (type(self), self.where, self.expected, self.found, self.remedy))
+
+
+def _rebuild(
+    kind: type[UserError], where: str, expected: str, found: str, remedy: str
+) -> UserError:
+    return kind(where, expected=expected, found=found, remedy=remedy)
+
+
+class SpecificationError(UserError):
+    """A name, type or range in a specification."""
+
+
+class DataError(UserError):
+    """A data set, a batch, a file of examples."""
+
+
+class ModelError(UserError):
+    """A model or a loss that cannot be audited as given."""
+
+
+class UpdateError(UserError):
+    """An update with non-finite values, or tensors that the model does not have."""
+
+
+class KnowledgeError(UserError):
+    """An attack needs knowledge that the threat model does not grant."""
+
+
+class OutputError(UserError):
+    """A folder or file that cannot be written."""
+
+
+class Impossible(LeakGaugeError):
+    """Theory forbids it: no implementation will ever do this."""
+
+
+class NotSupportedYet(LeakGaugeError):
+    """Possible, but not built."""

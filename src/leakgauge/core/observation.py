@@ -1,0 +1,73 @@
+"""What an adversary holds: the model, the update, the protocol and the knowledge granted. No truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from torch import Tensor, nn
+
+from leakgauge.core.domain import Domain
+from leakgauge.core.errors import KnowledgeError
+from leakgauge.core.protocols import Attack, Defense, LocalTraining, Loss
+from leakgauge.core.update import Update
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knowledge:
+    """What a threat model grants beyond model, protocol and update; None means not granted."""
+
+    batch_size: int | None = None
+    labels: Tensor | None = None  # (B,) class indices, or targets (B, K)
+    label_counts: Tensor | None = None  # (K,) how many examples of each class
+    defense: Defense | None = None
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """Everything that can be granted."""
+        return frozenset(field.name for field in fields(cls))
+
+    def granted(self) -> frozenset[str]:
+        """The names of what is granted here."""
+        return frozenset(name for name in self.names() if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """All that an attack is given. Made by a ThreatModel alone; nothing in it refers to the batch."""
+
+    model: nn.Module
+    loss: Loss
+    training: LocalTraining
+    update: Update
+    domain: Domain
+    classes: int | None
+    knowledge: Knowledge
+
+    def require(self, attack: Attack) -> None:
+        """Raise KnowledgeError unless everything that `attack` needs is granted."""
+        check_knowledge(attack, self.knowledge.granted())
+
+    @property
+    def batch_size(self) -> int:
+        """B, where granted. Raises KnowledgeError where it is not."""
+        if self.knowledge.batch_size is None:
+            raise KnowledgeError(
+                "observation",
+                expected="a known batch size",
+                found="a threat model that withholds it",
+                remedy="grant it with batch_size = true",
+            )
+        return self.knowledge.batch_size
+
+
+def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
+    """Raise KnowledgeError unless everything that `attack` requires is in `granted`."""
+    missing = sorted(attack.requires - granted)
+    if missing:
+        name = missing[0]
+        raise KnowledgeError(
+            f"attack {type(attack).__name__}",
+            expected=f"knowledge of {', '.join(missing)}",
+            found=f"a threat model that grants {', '.join(sorted(granted)) or 'nothing'}",
+            remedy=f"grant it ([threat] {name} = true) or choose an attack that recovers it",
+        )

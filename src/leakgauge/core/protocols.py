@@ -1,0 +1,91 @@
+"""The contracts between rooms. A user's own class satisfies one by having its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from leakgauge.core.seeds import Seeds
+from leakgauge.core.update import Tensors, Update, UpdateKind
+
+if TYPE_CHECKING:
+    from leakgauge.core.observation import Observation
+    from leakgauge.core.reconstruction import Reconstruction
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Progress = Callable[[float], None]
+
+
+def silent(fraction: float) -> None:
+    """The progress callback of callers that show none."""
+
+
+@runtime_checkable
+class LocalTraining(Protocol):
+    """The forward operator: model and batch in, update out. Clients train by it, adversaries simulate it."""
+
+    @property
+    def kind(self) -> UpdateKind: ...
+
+    def __call__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        create_graph: bool = False,
+    ) -> Tensors:
+        """The update of one batch: inputs (B, *shape), targets (B,) or (B, K). Leaves the model as it was."""
+        ...
+
+
+@runtime_checkable
+class Defense(Protocol):
+    """What a client does against leakage, at four seams, and what an adversary who knows it does in turn."""
+
+    def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
+        """Seam 1, the data: inputs (B, *shape) and targets (B,) or (B, K) as trained on."""
+        ...
+
+    def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
+        """Seam 2, the model: the network that server and client both use."""
+        ...
+
+    def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
+        """Seam 3, the gradient computation."""
+        ...
+
+    def on_update(self, update: Update, *, seeds: Seeds) -> Update:
+        """Seam 4, the finished update."""
+        ...
+
+    def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
+        """What a knowing adversary applies to a simulated update before comparing it with `observed`."""
+        ...
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """An observation in, a reconstruction out. Never sees the truth."""
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Names of knowledge (fields of `Knowledge`) without which the attack cannot start."""
+        ...
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        """Why this attack cannot be run on this observation, in one line; None where it can."""
+        ...
+
+    def evaluations(self, observation: Observation) -> int:
+        """Most simulated updates that a run will compute: the cost that a plan is made from."""
+        ...
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        """Reconstruct the batch; `progress` is told the share done, in [0, 1]."""
+        ...

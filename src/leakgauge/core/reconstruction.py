@@ -1,0 +1,58 @@
+"""What an attack returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from torch import Tensor
+
+
+class Status(StrEnum):
+    """How an attack ended. Not reaching a solution is a status, not an exception."""
+
+    CERTIFIED = "certified"  # proven by the update itself: reproduces it to rounding
+    CONVERGED = "converged"  # the objective fell below its tolerance
+    UNCONVERGED = "unconverged"  # the budget ended first
+    DIVERGED = "diverged"  # the objective became non-finite
+    INAPPLICABLE = "inapplicable"  # the attack's conditions do not hold here
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The iterate after `evaluations` simulated updates: its objective and its inputs (B, *shape)."""
+
+    evaluations: int
+    objective: float
+    inputs: Tensor
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an attack spent: simulated updates, and wall-clock seconds."""
+
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """A guess of the batch, in no particular order.
+
+    inputs (B, *shape) in the domain's units; targets (B,) class indices, or None where the attack
+    makes no guess; found (B,) is False where it has no guess and `inputs` holds the domain's middle;
+    residual is ||g - g*|| / ||g*|| of the update that the guess would have shared, by which attacks
+    compare; objectives (S,), one a trial, the attacker's own, of which `trial` is the chosen one.
+    """
+
+    inputs: Tensor
+    targets: Tensor | None
+    found: Tensor
+    status: Status
+    message: str = ""
+    residual: float | None = None
+    objectives: tuple[float, ...] = ()
+    trial: int = 0
+    course: tuple[Snapshot, ...] = ()
+    cost: Cost = field(default_factory=Cost)
+    notes: tuple[str, ...] = ()

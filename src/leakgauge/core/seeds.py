@@ -1,0 +1,29 @@
+"""Named random generators: one root seed, one child for each name, nothing global."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """A tree of seeds: `Seeds(0).child("attack").generator("trial/3")` is the same on every run."""
+
+    root: int = 0
+    path: str = ""
+
+    def child(self, name: str) -> Seeds:
+        """The subtree called `name`."""
+        return Seeds(self.root, f"{self.path}/{name}" if self.path else name)
+
+    def integer(self, name: str) -> int:
+        """A seed in [0, 2**63) that depends on the root seed and on the whole path."""
+        key = f"{self.root}:{self.child(name).path}".encode()
+        return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+    def generator(self, name: str) -> torch.Generator:
+        """A fresh CPU generator: draws are made there, then moved, so that devices agree."""
+        return torch.Generator().manual_seed(self.integer(name))

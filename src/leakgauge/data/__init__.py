@@ -1,0 +1,27 @@
+"""Reference sets and loaders of a user's own. Sees core only.
+
+A specification names a set by one of LOADERS, or a factory of its own as "package.module:factory".
+"""
+
+from leakgauge.data.archives import npz
+from leakgauge.data.dataset import Dataset
+from leakgauge.data.files import find_file
+from leakgauge.data.folders import image_folder
+from leakgauge.data.own import custom
+from leakgauge.data.photographs import photos
+from leakgauge.data.reference import breast_cancer, diabetes, digits
+
+LOADERS = ("breast_cancer", "diabetes", "digits", "image_folder", "npz", "photos")
+
+__all__ = [
+    "LOADERS",
+    "Dataset",
+    "breast_cancer",
+    "custom",
+    "diabetes",
+    "digits",
+    "find_file",
+    "image_folder",
+    "npz",
+    "photos",
+]

@@ -1,0 +1,91 @@
+"""What every loader returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import DataError, Domain
+
+# float32 units do not map the ends of a column's range to 0 and 1 exactly.
+_ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labeled examples of one domain, in the domain's own units.
+
+    inputs: float32 (N, *domain.shape); targets: int64 (N,), each in [0, classes) where classes is
+    known; class_names: one for each class, or none. Raises DataError where these do not hold, where
+    a value is not finite, or where a value lies outside the domain's range.
+    """
+
+    name: str
+    inputs: Tensor
+    targets: Tensor
+    domain: Domain
+    classes: int | None = None
+    class_names: tuple[str, ...] = ()
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        self._check_inputs()
+        self._check_targets()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def _check_inputs(self) -> None:
+        shape = tuple(self.domain.shape)
+        if tuple(self.inputs.shape[1:]) != shape or len(self.inputs) == 0:
+            raise self._error(
+                expected=f"at least one example, each of shape {shape}",
+                found=f"inputs of shape {tuple(self.inputs.shape)}",
+                remedy="give inputs as (N, *shape) in the domain's own shape",
+            )
+        if self.inputs.dtype != torch.float32:
+            raise self._error(
+                expected="float32 inputs",
+                found=str(self.inputs.dtype),
+                remedy="convert them to float32 in the domain's units (images: [0, 1])",
+            )
+        if not bool(torch.isfinite(self.inputs).all()):
+            raise self._error(
+                expected="finite inputs",
+                found=f"{int((~torch.isfinite(self.inputs)).sum())} NaN or infinite values",
+                remedy="drop or impute those examples",
+            )
+        unit = self.domain.to_unit(self.inputs)
+        low, high = float(unit.min()), float(unit.max())
+        if low < -_ROUNDING or high > 1 + _ROUNDING:
+            raise self._error(
+                expected="values inside the domain's range, [0, 1] in unit coordinates",
+                found=f"unit coordinates from {low:.4g} to {high:.4g}",
+                remedy="scale images to [0, 1], or widen the public range of the columns",
+            )
+
+    def _check_targets(self) -> None:
+        if self.targets.dtype != torch.int64 or tuple(self.targets.shape) != (len(self.inputs),):
+            raise self._error(
+                expected=f"int64 targets of shape ({len(self.inputs)},), one for each example",
+                found=f"{self.targets.dtype} of shape {tuple(self.targets.shape)}",
+                remedy="give one class index for each example",
+            )
+        low, high = int(self.targets.min()), int(self.targets.max())
+        if low < 0 or (self.classes is not None and high >= self.classes):
+            raise self._error(
+                expected=f"targets from 0{f' to {self.classes - 1}' if self.classes else ''}",
+                found=f"targets from {low} to {high}",
+                remedy="number the classes from 0, and state how many there are",
+            )
+        if self.class_names and len(self.class_names) != self.classes:
+            raise self._error(
+                expected=f"{self.classes} class names",
+                found=f"{len(self.class_names)}",
+                remedy="name every class, or none",
+            )
+
+    def _error(self, *, expected: str, found: str, remedy: str) -> DataError:
+        return DataError(f"data set {self.name!r}", expected=expected, found=found, remedy=remedy)

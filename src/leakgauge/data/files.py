@@ -1,0 +1,37 @@
+"""Where files of examples and of weights are looked up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from leakgauge.core import DataError, UserError
+
+VARIABLE = "LEAKGAUGE_DATA"
+
+
+def find_file(path: str | Path, *subfolders: str, error: type[UserError] = DataError) -> Path:
+    """The first that exists of: the path as given, under $LEAKGAUGE_DATA, under its subfolders.
+
+    Files and folders alike. Raises `error` (a kind of UserError) where there is none.
+    """
+    given = Path(path).expanduser()
+    candidates = [given]
+    root = os.environ.get(VARIABLE)
+    if root and not given.is_absolute():
+        candidates += [Path(root, subfolder, given) for subfolder in ("", *subfolders)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    if given.is_absolute():
+        remedy = "check the path"
+    elif root:
+        remedy = f"check the path, and what ${VARIABLE} holds"
+    else:
+        remedy = f"check the path, or set ${VARIABLE} to the folder that it is relative to"
+    raise error(
+        f"file {str(path)!r}",
+        expected="an existing file or folder",
+        found="none at " + ", ".join(str(c) for c in candidates),
+        remedy=remedy,
+    )

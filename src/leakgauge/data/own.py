@@ -1,0 +1,133 @@
+"""A user's own data set, named in a specification as "package.module:factory"."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leakgauge.core import DataError, Domain, ImageDomain, SpecificationError
+from leakgauge.data.dataset import Dataset
+
+_RETURNS = "a Dataset, (inputs, targets) or (inputs, targets, domain)"
+
+
+def custom(reference: str, **options: Any) -> Dataset:
+    """Import and call `reference` with `options`; the factory gives a Dataset or tensors.
+
+    "package.module:factory" returns a Dataset, (inputs, targets), or (inputs, targets, domain),
+    tensors or arrays: inputs float (N, *shape) in the domain's units, targets integer (N,). Without
+    a domain, inputs (N, C, H, W) are images in [0, 1]. Raises SpecificationError where the
+    reference names nothing that can be called so, DataError where it returns something else.
+    """
+    factory = _resolve(reference)
+    _check_call(factory, reference, options)
+    result = factory(**options)
+    if isinstance(result, Dataset):
+        return result
+    if not isinstance(result, tuple) or len(result) not in (2, 3):
+        raise _wrong(reference, expected=_RETURNS, found=_describe(result))
+    inputs, targets = _tensor(result[0], reference), _tensor(result[1], reference)
+    if not inputs.is_floating_point():
+        raise _wrong(
+            reference,
+            expected="floating-point inputs",
+            found=str(inputs.dtype),
+            remedy="give the domain's own values as floats (images: divide 8-bit values by 255)",
+        )
+    if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
+        raise _wrong(reference, expected="integer targets", found=str(targets.dtype))
+    domain = result[2] if len(result) == 3 else _domain(inputs, reference)
+    if not isinstance(domain, Domain):
+        raise _wrong(reference, expected="a Domain as third value", found=_describe(domain))
+    classes = int(targets.max()) + 1 if targets.numel() else None
+    return Dataset(reference, inputs.float(), targets.long(), domain, classes)
+
+
+def _resolve(reference: str) -> Callable[..., Any]:
+    where = f"data {reference!r}"
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute or module_name.startswith("."):
+        raise SpecificationError(
+            where,
+            expected='a reference such as "package.module:factory"',
+            found=repr(reference),
+            remedy="put one colon between the module and the factory",
+        )
+    try:
+        factory = importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
+        raise SpecificationError(
+            where,
+            expected=f"an importable module {module_name!r}",
+            found=str(error),
+            remedy="check the name, and that its folder is installed or in PYTHONPATH",
+        ) from error
+    for name in attribute.split("."):
+        if not hasattr(factory, name):
+            raise SpecificationError(
+                where,
+                expected=f"{attribute!r} in module {module_name!r}",
+                found="no such name",
+                remedy="check the spelling of the factory",
+            )
+        factory = getattr(factory, name)
+    if not callable(factory):
+        raise SpecificationError(
+            where,
+            expected="a function or class to call",
+            found=_describe(factory),
+            remedy="name a factory that returns the data set",
+        )
+    return factory
+
+
+def _check_call(factory: Callable[..., Any], reference: str, options: dict[str, Any]) -> None:
+    """Raise SpecificationError unless the factory can be called with the options."""
+    try:
+        inspect.signature(factory).bind(**options)
+    except TypeError as error:
+        raise SpecificationError(
+            f"data {reference!r}",
+            expected=f"a factory that can be called with {sorted(options) or 'no arguments'}",
+            found=str(error),
+            remedy="mend the options, or give the factory's parameters defaults",
+        ) from error
+    except ValueError:
+        return  # a built-in without a signature: only calling it can tell
+
+
+def _domain(inputs: Tensor, reference: str) -> Domain:
+    if inputs.ndim == 4:
+        return ImageDomain(*inputs.shape[1:])
+    raise _wrong(
+        reference,
+        expected="a domain as third value: only inputs (N, C, H, W) are images by themselves",
+        found=f"inputs of shape {tuple(inputs.shape)}",
+        remedy="for a table return TableDomain.from_ranges(names, lows, highs): public ranges,"
+        " since ranges taken from the records themselves would leak them",
+    )
+
+
+def _tensor(value: object, reference: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.ascontiguousarray(value))
+    raise _wrong(reference, expected="tensors or numeric arrays", found=_describe(value))
+
+
+def _describe(value: object) -> str:
+    kind = type(value).__name__
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"an object of type {kind}"
+
+
+def _wrong(
+    reference: str, *, expected: str, found: str, remedy: str = f"let it return {_RETURNS}"
+) -> DataError:
+    return DataError(f"data {reference!r}", expected=expected, found=found, remedy=remedy)

@@ -1,0 +1,17 @@
+"""Defenses, by name. A specification's `name = "gaussian_noise"` is `GaussianNoise` here."""
+
+from leakgauge.defenses.base import Undefended
+from leakgauge.defenses.gaussian_noise import GaussianNoise
+from leakgauge.defenses.laplacian_noise import LaplacianNoise
+from leakgauge.defenses.quantization import Quantization
+from leakgauge.defenses.random_sparsification import RandomSparsification
+from leakgauge.defenses.top_k import TopK
+
+__all__ = [
+    "GaussianNoise",
+    "LaplacianNoise",
+    "Quantization",
+    "RandomSparsification",
+    "TopK",
+    "Undefended",
+]

@@ -1,0 +1,37 @@
+"""The defense that does nothing at each seam: others override the seam that they use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from leakgauge.core import LocalTraining, Seeds, Tensors, Update
+
+
+class Undefended:
+    """Identity at all four seams. Subclasses are frozen dataclasses that override one of them."""
+
+    strength: ClassVar[str | None] = None  # the field that a figure puts on its axis
+
+    def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
+        return inputs, targets
+
+    def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
+        return model
+
+    def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
+        return training
+
+    def on_update(self, update: Update, *, seeds: Seeds) -> Update:
+        return update
+
+    def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
+        return lambda simulated: simulated
+
+
+def keep_observed_support(observed: Update) -> Callable[[Tensors], Tensors]:
+    """Zero what the observed update zeroes: how an adversary simulates any sparsification."""
+    masks = {name: (t != 0).to(t.dtype) for name, t in observed.tensors.items()}
+    return lambda simulated: {name: t * masks[name] for name, t in simulated.items()}

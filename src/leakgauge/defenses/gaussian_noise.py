@@ -1,0 +1,26 @@
+"""Gaussian noise on the shared update (Zhu et al. 2019, section 5.1: "noisy gradients")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from leakgauge.core import Seeds, Update
+from leakgauge.core.ranges import Positive
+from leakgauge.defenses.base import Undefended
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise(Undefended):
+    """g + N(0, std^2), independently for each entry; std > 0 in the gradient's own units."""
+
+    strength: ClassVar[str] = "std"
+    std: Positive = 1e-2
+
+    def on_update(self, update: Update, *, seeds: Seeds) -> Update:
+        generator = seeds.generator("gaussian noise")
+        return update.map(
+            lambda t: t + self.std * torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t)
+        )

@@ -1,0 +1,34 @@
+"""Share the largest entries alone (Lin et al. 2018, deep gradient compression; Zhu et al. 2019, section 5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from leakgauge.core import Seeds, Tensors, Update
+from leakgauge.core.ranges import Share
+from leakgauge.defenses.base import Undefended, keep_observed_support
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(Undefended):
+    """Zero the smallest magnitudes of each tensor: the share `sparsity` in [0, 1) of its entries."""
+
+    strength: ClassVar[str] = "sparsity"
+    sparsity: Share = 0.2
+
+    def on_update(self, update: Update, *, seeds: Seeds) -> Update:
+        def keep(t: Tensor) -> Tensor:
+            dropped = int(self.sparsity * t.numel())
+            order = t.abs().flatten().argsort(stable=True)
+            kept = t.flatten().clone()
+            kept[order[:dropped]] = 0
+            return kept.view_as(t)
+
+        return update.map(keep)
+
+    def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
+        return keep_observed_support(observed)

@@ -1,0 +1,142 @@
+"""The client's side: it holds the private batch. Attacks never import this."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.core import (
+    DataError,
+    Defense,
+    Domain,
+    LocalTraining,
+    Loss,
+    ModelError,
+    Seeds,
+    Update,
+    trainable,
+)
+from leakgauge.federated.training import FedSGD, check_scalar
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A private batch: inputs (B, *shape) in the domain's units, targets (B,) or (B, K)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets) or len(self.inputs) == 0:
+            raise DataError(
+                "batch",
+                expected="as many targets as inputs, at least one",
+                found=f"{len(self.inputs)} inputs and {len(self.targets)} targets",
+                remedy="pass matching tensors",
+            )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A model, its loss, the protocol and the defense: everything but the batch."""
+
+    model: nn.Module
+    loss: Loss
+    domain: Domain
+    classes: int | None
+    training: LocalTraining = field(default_factory=FedSGD)
+    defense: Defense | None = None
+
+    def global_model(self, *, seeds: Seeds) -> nn.Module:
+        """A copy of the network that server and client both use, after the defense's model seam."""
+        model = copy.deepcopy(self.model)
+        if self.defense is not None:
+            model = self.defense.on_model(model, seeds=seeds.child("defense"))
+        return model
+
+    def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
+        """Train `model` on `batch` and return what leaves the client. Raises UpdateError where it is not finite."""
+        inputs, targets, training, defense = (
+            batch.inputs,
+            batch.targets,
+            self.training,
+            self.defense,
+        )
+        seeds = seeds.child("defense")
+        if defense is not None:
+            inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
+            training = defense.on_training(training, seeds=seeds)
+        update = Update(training(model, self.loss, inputs, targets), training.kind).detached()
+        if defense is not None:
+            update = defense.on_update(update, seeds=seeds).detached()
+        update.check(trainable(model))
+        return update
+
+    def check(self, batch: Batch) -> None:
+        """Raise ModelError or DataError unless model, loss and batch fit together."""
+        check_batch(batch, self.domain, self.classes)
+        check_finite(self.model)
+        try:
+            with torch.no_grad():
+                output = copy.deepcopy(self.model)(batch.inputs)
+                value = self.loss(output, batch.targets)
+        # A user's forward and loss can fail in any way that Python knows: each becomes one line.
+        except Exception as error:
+            raise ModelError(
+                f"model {type(self.model).__name__}",
+                expected=f"a forward and a loss that accept inputs {tuple(batch.inputs.shape)} "
+                f"and targets {tuple(batch.targets.shape)}",
+                found=f"{type(error).__name__}: {error}",
+                remedy="match the model's first and last layers to the data",
+            ) from error
+        check_scalar(value)
+
+
+def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:
+    """Raise DataError unless a batch lies in the domain's shape, and its labels in [0, classes)."""
+    if tuple(batch.inputs.shape[1:]) != domain.shape:
+        raise DataError(
+            "batch",
+            expected=f"examples of shape {domain.shape}",
+            found=f"{tuple(batch.inputs.shape[1:])}",
+            remedy="reshape the data or declare its own domain",
+        )
+    if not bool(torch.isfinite(batch.inputs).all()):
+        raise DataError(
+            "batch", expected="finite values", found="NaN or infinity", remedy="clean the data"
+        )
+    integer = batch.targets.ndim == 1 and not batch.targets.is_floating_point()
+    if classes is not None and integer:
+        low, high = int(batch.targets.min()), int(batch.targets.max())
+        if low < 0 or high >= classes:
+            raise DataError(
+                "batch",
+                expected=f"labels from 0 to {classes - 1}",
+                found=f"{low} to {high}",
+                remedy="raise the model's number of classes",
+            )
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise ModelError where a parameter or buffer is not finite, or where nothing can be trained."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"model {type(model).__name__}",
+                expected="finite weights",
+                found=f"NaN or infinity in {name!r}",
+                remedy="load a sound checkpoint",
+            )
+    if not trainable(model):
+        raise ModelError(
+            f"model {type(model).__name__}",
+            expected="at least one trainable parameter",
+            found="none",
+            remedy="set requires_grad on the parameters that the client trains",
+        )

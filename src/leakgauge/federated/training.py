@@ -1,0 +1,64 @@
+"""Local training: the forward operator of the inverse problem.
+
+The client runs it to train, the adversary runs the very same object to simulate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from leakgauge.core import Loss, ModelError, Tensors, UpdateKind, trainable
+
+
+@dataclass(frozen=True)
+class FedSGD:
+    """One gradient of the mean loss over one batch (McMahan et al. 2017, FederatedSGD)."""
+
+    @property
+    def kind(self) -> UpdateKind:
+        return "gradient"
+
+    def __call__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        create_graph: bool = False,
+    ) -> Tensors:
+        """dL/dtheta by parameter name; inputs (B, *shape), targets (B,) or (B, K).
+
+        Raises ModelError where the loss is not a scalar. Buffers (running statistics) are left as they were.
+        """
+        parameters = trainable(model)
+        value = loss(stateless(model, parameters, inputs), targets)
+        check_scalar(value)
+        gradients = torch.autograd.grad(
+            value, list(parameters.values()), create_graph=create_graph, materialize_grads=True
+        )
+        return dict(zip(parameters, gradients, strict=True))
+
+
+def stateless(model: nn.Module, parameters: Tensors, inputs: Tensor) -> Tensor:
+    """The model's output at `parameters`, writing to none of its buffers."""
+    # Train-mode BatchNorm updates its running statistics in place: it gets copies to write to.
+    buffers = {name: b.clone() for name, b in model.named_buffers()} if model.training else {}
+    output: Tensor = functional_call(model, {**parameters, **buffers}, (inputs,))
+    return output
+
+
+def check_scalar(value: Tensor) -> None:
+    """Raise ModelError unless a loss is a scalar tensor."""
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(type(value))
+        raise ModelError(
+            "loss",
+            expected="a scalar tensor: the mean over the batch",
+            found=found,
+            remedy="reduce it, as torch.nn.functional.cross_entropy does by default",
+        )

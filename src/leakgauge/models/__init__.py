@@ -1,0 +1,34 @@
+"""Reference networks, and loaders of a user's own. Sees core and the file look-up of data.
+
+A specification names a network by one of BUILDERS, or a user's own as "package.module:name".
+"""
+
+from leakgauge.models.building import build
+from leakgauge.models.convolutional import ConvNet, LeNet, convnet, lenet
+from leakgauge.models.mlp import MLP, mlp
+from leakgauge.models.parts import Normalize
+from leakgauge.models.resnet import ResNet, resnet18
+from leakgauge.models.resnet_cifar import CifarResNet, resnet20, resnet32, resnet44, resnet56
+from leakgauge.models.weights import load_weights
+
+BUILDERS = ("convnet", "lenet", "mlp", "resnet18", "resnet20", "resnet32", "resnet44", "resnet56")
+
+__all__ = [
+    "BUILDERS",
+    "MLP",
+    "CifarResNet",
+    "ConvNet",
+    "LeNet",
+    "Normalize",
+    "ResNet",
+    "build",
+    "convnet",
+    "lenet",
+    "load_weights",
+    "mlp",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+]

@@ -1,0 +1,116 @@
+"""Plain convolutional networks of the gradient inversion literature."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.core import Domain, ImageDomain, ModelError
+from leakgauge.models import parts
+from leakgauge.models.parts import Activation, counts, images, normalizer, seeded
+
+
+class LeNet(nn.Module):
+    """Three 5x5 convolutions of 12 channels, strides 2, 2, 1, then one linear layer."""
+
+    def __init__(
+        self,
+        domain: ImageDomain,
+        classes: int,
+        *,
+        activation: Activation = "sigmoid",
+        init: float = 0.5,
+    ) -> None:
+        super().__init__()
+        channels = (domain.channels, 12, 12, 12)
+        layers: list[nn.Module] = []
+        for i, stride in enumerate((2, 2, 1)):
+            layers.append(nn.Conv2d(channels[i], channels[i + 1], 5, padding=2, stride=stride))
+            layers.append(parts.activation(activation))
+        self.features = nn.Sequential(*layers)
+        # Each stride of 2 halves a side, rounding up.
+        self.linear = nn.Linear(12 * -(-domain.height // 4) * -(-domain.width // 4), classes)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -init, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, C, H, W) in [0, 1]."""
+        return cast(Tensor, self.linear(torch.flatten(self.features(x), 1)))
+
+
+class ConvNet(nn.Sequential):
+    """Eight 3x3 convolutions with BatchNorm and ReLU, two 3x3 max pools, one linear layer."""
+
+    def __init__(
+        self, domain: ImageDomain, classes: int, *, width: int = 64, normalize: nn.Module
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=normalize)
+        channels = (domain.channels, *(width * m for m in (1, 2, 2, 4, 4, 4, 4, 4)))
+        for i in range(8):
+            layers[f"conv{i}"] = nn.Conv2d(channels[i], channels[i + 1], 3, padding=1)
+            layers[f"bn{i}"] = nn.BatchNorm2d(channels[i + 1])
+            layers[f"relu{i}"] = nn.ReLU()
+            if i in (5, 7):
+                layers[f"pool{i}"] = nn.MaxPool2d(3)
+        # Each pool leaves a third of a side, rounding down.
+        features = channels[-1] * (domain.height // 9) * (domain.width // 9)
+        layers["flatten"] = nn.Flatten()
+        layers["linear"] = nn.Linear(features, classes)
+        super().__init__(layers)
+
+
+def lenet(
+    domain: Domain,
+    classes: int,
+    *,
+    activation: Activation = "sigmoid",
+    init: float = 0.5,
+    seed: int = 0,
+) -> nn.Module:
+    """The LeNet of Deep Leakage from Gradients (Zhu et al. 2019), for images of any size.
+
+    Every weight and bias is drawn from U(-init, init). In eval mode. Raises ModelError for a domain
+    other than images, an unknown activation, and options that are not positive.
+    """
+    image = images(domain, "lenet")
+    counts("lenet", classes=classes)
+    _check_init(init)
+    with seeded(seed):
+        return LeNet(image, classes, activation=activation, init=init).eval()
+
+
+def convnet(
+    domain: Domain,
+    classes: int,
+    *,
+    width: int = 64,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """The ConvNet of Inverting Gradients (Geiping et al. 2020); theirs is ConvNet64 at width 64.
+
+    mean and std: one for each channel, of the first layer's normalization (default: none).
+    PyTorch's default initialization; in eval mode. Raises ModelError for a domain other than images
+    of at least 9x9 pixels, and options that are not positive.
+    """
+    image = images(domain, "convnet", smallest=9)
+    counts("convnet", classes=classes, width=width)
+    with seeded(seed):
+        normalize = normalizer(domain, mean, std)
+        return ConvNet(image, classes, width=width, normalize=normalize).eval()
+
+
+def _check_init(init: float) -> None:
+    if not isinstance(init, int | float) or not 0 < init < math.inf:
+        raise ModelError(
+            "model 'lenet'",
+            expected="a finite init above 0",
+            found=repr(init),
+            remedy="mend the option init (the paper's is 0.5)",
+        )

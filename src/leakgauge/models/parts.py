@@ -1,0 +1,144 @@
+"""What the networks share: normalization, activations, seeding and checks of what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.core import Domain, ImageDomain, ModelError, TableDomain
+
+Activation = Literal["sigmoid", "relu", "tanh", "gelu"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+}
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std, so that a model takes its domain's own values: (B, *shape) in and out.
+
+    mean and std broadcast over one example: (C, 1, 1) for images, (D,) for tables. They move with
+    the model and are not saved with it, so that a network keeps the key names of its weights.
+    Raises ModelError unless both are finite and std is positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        if not (bool(torch.isfinite(mean).all()) and bool(((std > 0) & (std < torch.inf)).all())):
+            raise ModelError(
+                "normalization",
+                expected="a finite mean and a finite, positive std",
+                found=f"mean {mean.flatten().tolist()} and std {std.flatten().tolist()}",
+                remedy="give one of each for every channel or column",
+            )
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalized examples, shaped like `x`."""
+        return (x - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+    @classmethod
+    def of_channels(
+        cls, mean: Sequence[float], std: Sequence[float], *, channels: int
+    ) -> Normalize:
+        """For images, from one mean and one std for each channel; else ModelError."""
+        numbers = all(isinstance(value, int | float) for value in (*mean, *std))
+        if len(mean) != channels or len(std) != channels or not numbers:
+            raise ModelError(
+                "normalization",
+                expected=f"one mean and one std for each of {channels} channels",
+                found=f"mean {list(mean)} and std {list(std)}",
+                remedy="give as many of each as the images have channels",
+            )
+        return cls(
+            torch.tensor(mean).float()[:, None, None], torch.tensor(std).float()[:, None, None]
+        )
+
+    @classmethod
+    def of_columns(cls, domain: TableDomain) -> Normalize:
+        """For tables: each column's public range becomes [-1, 1]."""
+        low = torch.tensor([c.low for c in domain.columns], dtype=torch.float64)
+        high = torch.tensor([c.high for c in domain.columns], dtype=torch.float64)
+        return cls(((low + high) / 2).float(), ((high - low) / 2).float())
+
+
+def normalizer(
+    domain: Domain, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> nn.Module:
+    """A model's first layer: `Normalize` by mean and std, or nothing where both are None."""
+    if mean is None and std is None:
+        return nn.Identity()
+    if mean is None or std is None or not isinstance(domain, ImageDomain):
+        raise ModelError(
+            "normalization",
+            expected="both mean and std, for images",
+            found=f"mean {mean} and std {std} on a domain of kind {domain.kind!r}",
+            remedy="give both or neither (tables are normalized by their public ranges)",
+        )
+    return Normalize.of_channels(mean, std, channels=domain.channels)
+
+
+def activation(name: str) -> nn.Module:
+    """The activation of that name. Raises ModelError for an unknown one."""
+    if name not in _ACTIVATIONS:
+        raise ModelError(
+            "activation",
+            expected="one of " + ", ".join(get_args(Activation)),
+            found=repr(name),
+            remedy="choose one of these",
+        )
+    return _ACTIVATIONS[name]()
+
+
+def images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageDomain:
+    """The domain, where it is images of at least `smallest` pixels a side; else ModelError."""
+    if not isinstance(domain, ImageDomain):
+        raise ModelError(
+            f"model {builder!r}",
+            expected="images",
+            found=f"examples of kind {domain.kind!r} and shape {tuple(domain.shape)}",
+            remedy="use mlp, or a model of your own",
+        )
+    if min(domain.height, domain.width) < smallest:
+        raise ModelError(
+            f"model {builder!r}",
+            expected=f"images of at least {smallest}x{smallest} pixels",
+            found=f"{domain.height}x{domain.width}",
+            remedy="use lenet or mlp, or larger images",
+        )
+    return domain
+
+
+def counts(builder: str, **values: int) -> None:
+    """Raise ModelError unless each of the values is a whole number of at least one."""
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise ModelError(
+                f"model {builder!r}",
+                expected=f"{name} as a whole number of at least 1",
+                found=repr(value),
+                remedy=f"mend the option {name}",
+            )
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, draws come from the CPU's global generator at `seed`; afterwards it is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that also seeds accelerators, whose state is not put back.
+        torch.default_generator.manual_seed(seed)
+        yield

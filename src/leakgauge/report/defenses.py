@@ -1,0 +1,172 @@
+"""What each defense did: one panel for each case, attack, batch size and defense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from markupsafe import Markup
+
+from leakgauge.report.figures import Axis, Line, Point, sweep
+from leakgauge.report.leak import (
+    IMAGE_FLOOR,
+    IMAGE_MARGIN,
+    TABLE_FLOOR,
+    any_leak,
+    leaks,
+    metric,
+    partner,
+)
+from leakgauge.report.pictures import Album
+from leakgauge.report.quantiles import median, quantile
+from leakgauge.report.records import Cell
+from leakgauge.report.wording import decibels, percent, plain, plural
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One defense against one attack: its figure, and how to tell it in words."""
+
+    case: str
+    attack: str
+    batch_size: int
+    defense: str
+    reprs: list[str]
+    summary: str
+    pictured: int
+    figure: Markup
+    wide: bool
+    skipped: list[Cell]
+
+
+def panels(cells: Sequence[Cell], album: Album) -> list[Panel]:
+    """Every defended group of cells, in the order of the records."""
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        if not cell.undefended:
+            groups.setdefault((*partner(cell), cell.defense), []).append(cell)
+    open_ = {
+        key: [cell for cell in cells if cell.undefended and partner(cell) == key]
+        for key in {partner(group[0]) for group in groups.values()}
+    }
+    return [_panel(group, open_[partner(group[0])], album) for group in groups.values()]
+
+
+def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
+    first = group[0]
+    run = [cell for cell in group if not cell.inapplicable]
+    shown = _pictured([*open_, *run])
+    points = [_point(cells, shown, album) for cells in _by_strength(run)]
+    original = next(iter(first.images.get("original", ())[shown : shown + 1]), None)
+    title = (
+        f"{first.defense} against {first.attack} on {first.case}, batch of {first.batch_size}: "
+        + ("; ".join(point.note for point in points) or "no audit could be run")
+    )
+    figure = sweep(
+        points,
+        axis=_axis(first, points, open_),
+        strength_name=first.strength_name or "setting",
+        lines=_lines(run, open_),
+        original=album.uri(original),
+        title=title,
+    )
+    return Panel(
+        case=first.case,
+        attack=first.attack,
+        batch_size=first.batch_size,
+        defense=first.defense,
+        reprs=list(dict.fromkeys(cell.defense_repr for cell in group if cell.defense_repr)),
+        summary=_summary(points, open_),
+        pictured=shown + 1,
+        figure=figure if points else Markup(""),
+        wide=len(points) > 6,
+        skipped=[cell for cell in group if cell.inapplicable],
+    )
+
+
+def _by_strength(cells: Sequence[Cell]) -> list[list[Cell]]:
+    groups: dict[float | str, list[Cell]] = {}
+    for cell in cells:
+        key = cell.strength if cell.strength is not None else "as given"
+        groups.setdefault(key, []).append(cell)
+    numbers = [key for key in groups if not isinstance(key, str)]
+    order = sorted(numbers) if len(numbers) == len(groups) else list(groups)
+    return [groups[key] for key in order]
+
+
+def _pictured(cells: Sequence[Cell]) -> int:
+    """The example to show: the one that leaks most without a defense, or with it."""
+    if not cells:
+        return 0
+    scores = cells[0].scores.get(metric(cells[0].kind), ())
+    known = [(score, -i) for i, score in enumerate(scores) if score is not None]
+    return -max(known)[1] if known else 0
+
+
+def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
+    first = cells[0]
+    values = list(chain.from_iterable(cell.scores.get(metric(cell.kind), ()) for cell in cells))
+    verdicts = [v for v in chain.from_iterable(map(leaks, cells)) if v is not None]
+    value = median(values)
+    strength: float | str = first.strength if first.strength is not None else "as given"
+    shown_value = percent(value) if first.kind == "table" else decibels(value)
+    note = f"{first.strength_name or 'setting'} {plain(strength)}: median {shown_value}"
+    if verdicts:
+        note += f", {sum(verdicts)} of {plural(len(verdicts), 'example')} leaked"
+    picture = next(iter(first.images.get("reconstruction", ())[shown : shown + 1]), None)
+    return Point(
+        strength=strength,
+        value=value,
+        low=quantile(values, 0.1),
+        high=quantile(values, 0.9),
+        leaked=any(verdicts),
+        picture=album.uri(picture),
+        note=note,
+    )
+
+
+def _levels(cells: Sequence[Cell], *, control: bool) -> float | None:
+    return median(
+        chain.from_iterable(
+            (cell.control_scores if control else cell.scores).get(metric(cell.kind), ())
+            for cell in cells
+        )
+    )
+
+
+def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
+    control = _levels(run, control=True)
+    if control is None:
+        control = _levels(open_, control=True)
+    table = bool(run) and run[0].kind == "table"
+    floor = TABLE_FLOOR if table else max(IMAGE_FLOOR, (control or 0.0) + IMAGE_MARGIN)
+    return [
+        Line(label="undefended", value=_levels(open_, control=False), style="open"),
+        Line(label="leak from", value=floor, style="rule"),
+        Line(label="blind control", value=control, style="control"),
+    ]
+
+
+def _axis(first: Cell, points: Sequence[Point], open_: Sequence[Cell]) -> Axis:
+    if first.kind == "table":
+        return Axis(title="columns read (median)", top=1.0, step=0.25, percent=True)
+    levels = [*(point.high for point in points), _levels(open_, control=False), 30.0]
+    highest = max(v for v in levels if v is not None and math.isfinite(v))
+    step = 10.0 if highest <= 70 else 20.0
+    return Axis(title="PSNR, dB (median)", top=step * math.ceil(highest / step), step=step)
+
+
+def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
+    scored = [point for point in points if point.value is not None]
+    if not scored:
+        return "No score at any setting."
+    leaking = [plain(point.strength) for point in scored if point.leaked]
+    if open_ and not any(any_leak(cell) for cell in open_):
+        return "Nothing leaked without the defense either, so this shows nothing about it."
+    if not leaking:
+        return "Held at every setting tried."
+    if len(leaking) == len(scored):
+        return "Leaked at every setting tried."
+    return f"Leaked at {', '.join(leaking)}; held at the others."

@@ -1,0 +1,185 @@
+"""What an undefended audit shows: originals beside reconstructions beside the blind control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leakgauge.report.leak import COLUMN_TOLERANCE, leaks, metric
+from leakgauge.report.pictures import Album
+from leakgauge.report.records import Cell, Column
+from leakgauge.report.wording import (
+    count,
+    decibels,
+    fixed,
+    knowledge,
+    measured,
+    percent,
+    plain,
+    remedy,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One column of one private row, in the column's unit; `hit` where it was read."""
+
+    column: str
+    range: str
+    original: str
+    reconstruction: str
+    control: str
+    hit: bool
+    control_hit: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One private example with what was made of it. Pictures are data URIs."""
+
+    name: str
+    label: str
+    leaked: bool | None
+    pictures: dict[str, str | None]
+    scores: list[str]
+    control_scores: list[str]
+    guess: bool | None
+    readings: list[Reading]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glance:
+    """One thumbnail of the course with its captions."""
+
+    picture: str | None
+    evaluations: str
+    objective: str
+    psnr: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One audit in the gallery."""
+
+    cell: Cell
+    examples: list[Example]
+    rest: list[Example]
+    glances: list[Glance]
+    known: list[str]
+    withheld: list[str]
+    remedy: str
+    leaked: int
+    judged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One case: its undefended audits, and those that could not be run."""
+
+    name: str
+    first: Cell
+    blocks: list[Block]
+    skipped: list[Cell]
+
+
+def cases(cells: Sequence[Cell], album: Album) -> list[Case]:
+    """The cases in the order of the records, each with its blocks by batch size."""
+    found = []
+    for name in dict.fromkeys(cell.case for cell in cells):
+        mine = [cell for cell in cells if cell.case == name]
+        shown = [cell for cell in mine if cell.undefended and not cell.inapplicable]
+        shown.sort(key=lambda cell: cell.batch_size)
+        found.append(
+            Case(
+                name=name,
+                first=mine[0],
+                blocks=[block(cell, album) for cell in shown],
+                skipped=[cell for cell in mine if cell.undefended and cell.inapplicable],
+            )
+        )
+    return found
+
+
+def block(cell: Cell, album: Album) -> Block:
+    """One audit, ready for the page; long batches keep their later examples folded away."""
+    known, withheld = knowledge(cell)
+    verdicts = leaks(cell)
+    examples = [_example(cell, i, verdicts, album) for i in range(cell.batch_size)]
+    first = 3 if cell.kind == "table" else 8
+    return Block(
+        cell=cell,
+        examples=examples[:first],
+        rest=examples[first:],
+        glances=[
+            Glance(
+                picture=album.uri(moment.image),
+                evaluations=count(moment.evaluations),
+                objective=plain(moment.objective),
+                psnr=decibels(moment.psnr),
+            )
+            for moment in cell.course
+        ],
+        known=known,
+        withheld=withheld,
+        remedy=remedy(cell),
+        leaked=sum(bool(verdict) for verdict in verdicts),
+        judged=sum(verdict is not None for verdict in verdicts),
+    )
+
+
+def read_within(value: float | None, truth: float | None, column: Column) -> bool:
+    """Whether a value lies within 1% of the column's public range from the truth."""
+    if value is None or truth is None:
+        return False
+    # The slack absorbs rounding in the difference, so that exactly 1% counts as read.
+    return abs(value - truth) <= COLUMN_TOLERANCE * (column.high - column.low) * (1 + 1e-9)
+
+
+def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) -> Example:
+    right = cell.score("label", i)
+    return Example(
+        name=f"example {_item(cell.examples, i) or i + 1}",
+        label=_item(cell.labels, i),
+        leaked=verdicts[i] if i < len(verdicts) else None,
+        pictures={
+            kind: album.uri(_item(cell.images.get(kind, ()), i))
+            for kind in ("original", "reconstruction", "control")
+        },
+        scores=_scores(cell, i, control=False),
+        control_scores=_scores(cell, i, control=True),
+        guess=None if right is None else right >= 0.5,
+        readings=[_reading(cell, i, j, column) for j, column in enumerate(cell.columns)],
+    )
+
+
+def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
+    score = cell.control if control else cell.score
+    if metric(cell.kind) == "columns_read":
+        return [f"{percent(score('columns_read', i))} of columns read", decibels(score("psnr", i))]
+    lines = [decibels(score("psnr", i))]
+    ssim = score("ssim", i)
+    return [*lines, f"SSIM {fixed(ssim)}"] if ssim is not None else lines
+
+
+def _reading(cell: Cell, i: int, j: int, column: Column) -> Reading:
+    truth, guess, blind = (
+        _value(cell.rows.get(kind, ()), i, j) for kind in ("original", "reconstruction", "control")
+    )
+    unit = f" {column.unit}" if column.unit else ""
+    return Reading(
+        column=column.name,
+        range=f"{plain(column.low, 6)}–{plain(column.high, 6)}{unit}",
+        original=measured(truth, column),
+        reconstruction=measured(guess, column),
+        control=measured(blind, column),
+        hit=read_within(guess, truth, column),
+        control_hit=read_within(blind, truth, column),
+    )
+
+
+def _item(items: Sequence[str], i: int) -> str:
+    return items[i] if i < len(items) else ""
+
+
+def _value(rows: Sequence[Sequence[float | None]], i: int, j: int) -> float | None:
+    return rows[i][j] if i < len(rows) and j < len(rows[i]) else None

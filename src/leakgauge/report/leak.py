@@ -1,0 +1,146 @@
+"""The convention by which an example counts as leaked, and the verdict that follows from it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leakgauge.report.records import Cell
+from leakgauge.report.wording import decibels, listed, percent, plural, setting
+
+IMAGE_FLOOR = 20.0  # dB
+IMAGE_MARGIN = 3.0  # dB: half the squared error of the control
+TABLE_FLOOR = 0.5  # share of the columns
+COLUMN_TOLERANCE = 0.01  # of a column's public range
+
+RULE = (
+    f"An image counts as leaked when its PSNR is at least {IMAGE_FLOOR:g} dB and at least"
+    f" {IMAGE_MARGIN:g} dB above the blind control. A table row counts as leaked when at least"
+    f" {100 * TABLE_FLOOR:g}% of its columns are read, each within {100 * COLUMN_TOLERANCE:g}% of"
+    " its public range, and more than the control reads. Where the attack has no guess, nothing"
+    " leaked; where a score or its control is missing, the example is not judged."
+)
+
+
+def metric(kind: str) -> str:
+    """The score that decides for this kind of data."""
+    return "columns_read" if kind == "table" else "psnr"
+
+
+def leaked(kind: str, score: float | None, control: float | None) -> bool | None:
+    """Whether one example leaked; None where it cannot be judged. PSNR in dB, or share of columns."""
+    if kind not in ("image", "table") or score is None or control is None:
+        return None
+    if kind == "table":
+        return score >= TABLE_FLOOR and score > control
+    # The difference of two infinities is not a number, and so no leak: both found it blind.
+    return score >= IMAGE_FLOOR and score - control >= IMAGE_MARGIN
+
+
+def leaks(cell: Cell) -> tuple[bool | None, ...]:
+    """Whether each example of a cell leaked; None where it cannot be judged."""
+    if cell.inapplicable:
+        return ()
+    name, verdicts = metric(cell.kind), []
+    for i in range(max(cell.batch_size, len(cell.scores.get(name, ())))):
+        if i < len(cell.found) and not cell.found[i]:
+            verdicts.append(False if cell.score(name, i) is not None else None)
+        else:
+            verdicts.append(leaked(cell.kind, cell.score(name, i), cell.control(name, i)))
+    return tuple(verdicts)
+
+
+def any_leak(cell: Cell) -> bool | None:
+    """Whether at least one example leaked; None where none can be judged."""
+    judged = [verdict for verdict in leaks(cell) if verdict is not None]
+    return any(judged) if judged else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The sentence on top, and the facts under it."""
+
+    tone: str  # "leak", "held" or "open"
+    sentence: str
+    worst: str
+    held: str
+    broken: str
+    caveat: str
+
+
+def verdict(cells: Sequence[Cell]) -> Verdict:
+    """What the cells say, in plain language."""
+    judged = [cell for cell in cells if any_leak(cell) is not None]
+    open_ = [cell for cell in judged if cell.undefended]
+    defended = [cell for cell in judged if not cell.undefended]
+    held, broken = _settings(judged)
+    tone, sentence = _sentence(cells, open_, defended)
+    caveat = ""
+    weak = [c for c in judged if not any_leak(c) and c.status in ("unconverged", "diverged")]
+    if weak:
+        verb = "audit without a leak ended" if len(weak) == 1 else "audits without a leak ended"
+        caveat = f"{len(weak)} {verb} before the attack converged: that is weak evidence of safety."
+    return Verdict(tone, sentence, _worst(judged), listed(held), listed(broken), caveat)
+
+
+def _sentence(
+    cells: Sequence[Cell], open_: Sequence[Cell], defended: Sequence[Cell]
+) -> tuple[str, str]:
+    if not cells:
+        return "open", "No verdict: this run holds no audits."
+    if not open_ and not defended:
+        why = "were inapplicable" if all(c.inapplicable for c in cells) else "could not be judged"
+        return "open", f"No verdict: all {plural(len(cells), 'audit')} {why}."
+    leaking, despite = sum(map(bool, map(any_leak, open_))), sum(map(bool, map(any_leak, defended)))
+    what = "at least one example was rebuilt far above the blind control"
+    if leaking:
+        of = plural(len(open_), "undefended audit")
+        return "leak", f"Private data leaked: in {leaking} of {of} {what}."
+    if despite:
+        of = plural(len(defended), "defended audit")
+        return "leak", f"Private data leaked through a defense: in {despite} of {of} {what}."
+    tested = plural(len(open_ or defended), ("un" if open_ else "") + "defended audit")
+    return "held", f"No leak was found: in none of {tested} was an example rebuilt far above chance."
+
+
+def _worst(cells: Sequence[Cell]) -> str:
+    """The example that stands highest, images before tables; undefended before defended."""
+    found = [
+        (cell.kind == "image", cell.undefended, cell.score(metric(cell.kind), i) or 0.0, cell, i)
+        for cell in cells
+        for i, verdict_ in enumerate(leaks(cell))
+        if verdict_
+    ]
+    if not found:
+        return ""
+    *_, cell, i = max(found, key=lambda entry: entry[:3])
+    name = metric(cell.kind)
+    score, control = cell.score(name, i), cell.control(name, i)
+    where = f"{cell.case}, batch of {cell.batch_size}, by {cell.attack}"
+    behind = "" if cell.undefended else f", through {setting(cell)}"
+    if cell.kind == "table":
+        return f"{where}{behind}: {percent(score)} of a row's columns read (control {percent(control)})."
+    return f"{where}{behind}: rebuilt at {decibels(score)} (control {decibels(control)})."
+
+
+def partner(cell: Cell) -> tuple[object, ...]:
+    """What a defended cell shares with the undefended cell that it is compared with."""
+    return (cell.case, cell.batch_size, cell.attack, cell.attack_repr, cell.threat)
+
+
+def _settings(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
+    """Settings that held wherever the undefended update leaked, and settings that did not."""
+    open_leaks = {partner(cell) for cell in cells if cell.undefended and any_leak(cell)}
+    tried: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if not cell.undefended and partner(cell) in open_leaks:
+            tried[setting(cell)].append(cell)
+    held, broken = [], []
+    for name, group in tried.items():
+        leaking = sum(bool(any_leak(cell)) for cell in group)
+        if leaking:
+            broken.append(f"{name} (leaked in {leaking} of {len(group)})")
+        else:
+            held.append(f"{name} ({plural(len(group), 'audit')})")
+    return held, broken

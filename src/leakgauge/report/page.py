@@ -1,0 +1,163 @@
+"""The page: records in, one HTML text out. Reads records and pictures, and nothing else of ours."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from leakgauge.core.errors import OutputError
+from leakgauge.report import defenses, gallery, leak, wording
+from leakgauge.report.pictures import Album
+from leakgauge.report.quantiles import median, quantile
+from leakgauge.report.records import Cell, Run, parse, read
+
+RECORDS, PAGE = "records.jsonl", "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the full table."""
+
+    cell: Cell
+    setting: str
+    leaked: int
+    judged: int
+    median: float | None
+    low: float | None
+    high: float | None
+    control: float | None
+    ssim: float | None
+    label: float | None
+
+
+def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
+    """The page as HTML text; pictures are read from `folder`. Raises DataError for bad records."""
+    run = parse(records)
+    album = Album(folder)
+    environment = Environment(
+        loader=PackageLoader("leakgauge.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = _resource("sort.js")
+    page = environment.get_template("template.html.j2").render(
+        run=run,
+        header=run.header,
+        facts=_facts(run),
+        verdict=leak.verdict(run.cells),
+        tallies=_tallies(run),
+        rule=leak.RULE,
+        cases=gallery.cases(run.cells, album),
+        panels=defenses.panels(run.cells, album),
+        rows=[_row(cell) for cell in run.cells],
+        licences=dict.fromkeys((c.data_name, c.licence) for c in run.cells if c.data_name),
+        controls=dict.fromkeys(cell.control_kind for cell in run.cells if cell.control_kind),
+        statuses=wording.STATUS_MEANINGS,
+        words=wording,
+        style=Markup(_resource("style.css")),  # noqa: S704 - our own file, not input
+        script=Markup(script),  # noqa: S704 - our own file, not input
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    return "\n".join(line.rstrip() for line in page.splitlines()) + "\n"
+
+
+def write(folder: Path) -> Path:
+    """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
+    page = render(read(folder / RECORDS), folder)
+    path = folder / PAGE
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".report-", suffix=".html")
+    except OSError as error:
+        raise _unwritable(error) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        # A temporary file is private to its owner; a report has the rights of any new file.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise _unwritable(error) from None
+    return path
+
+
+def _unwritable(error: OSError) -> OutputError:
+    return OutputError(
+        PAGE,
+        expected="a folder that can be written",
+        found=(error.strerror or "an error").lower(),
+        remedy="free space or change its rights, then draw the report again",
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files("leakgauge.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What a stranger needs to repeat the run."""
+    header = run.header
+    versions, machine = header.get("versions") or {}, header.get("machine") or {}
+    facts = [
+        ("Command", str(header.get("command") or wording.MISSING)),
+        ("Root seed", str(header.get("seed", wording.MISSING))),
+        ("Started", str(header.get("started") or wording.MISSING)),
+        ("Took", wording.duration(run.seconds)),
+        ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
+        ("Machine", ", ".join(f"{name}: {value}" for name, value in machine.items())),
+    ]
+    return [(name, value or wording.MISSING) for name, value in facts]
+
+
+def _tallies(run: Run) -> list[tuple[str, str]]:
+    """Four numbers that carry the page, each with what it counts."""
+    judged = [cell for cell in run.cells if leak.any_leak(cell) is not None]
+    open_ = [cell for cell in judged if cell.undefended]
+    defended = [cell for cell in judged if not cell.undefended]
+    idle = sum(cell.inapplicable for cell in run.cells)
+    return [
+        (_share(open_), "undefended audits leaked"),
+        (_share(defended), "defended audits leaked"),
+        (f"{len(run.cells)} of {run.planned}", "planned audits are in these records"),
+        (str(idle), "could not be run (inapplicable)"),
+    ]
+
+
+def _share(cells: Sequence[Cell]) -> str:
+    leaking = sum(bool(leak.any_leak(cell)) for cell in cells)
+    return f"{leaking} of {len(cells)}" if cells else "none run"
+
+
+def _row(cell: Cell) -> Row:
+    verdicts = [verdict for verdict in leak.leaks(cell) if verdict is not None]
+    values = cell.scores.get(leak.metric(cell.kind), ())
+    return Row(
+        cell=cell,
+        setting=wording.setting(cell),
+        leaked=sum(verdicts),
+        judged=len(verdicts),
+        median=median(values),
+        low=quantile(values, 0.1),
+        high=quantile(values, 0.9),
+        control=median(cell.control_scores.get(leak.metric(cell.kind), ())),
+        ssim=median(cell.scores.get("ssim", ())),
+        label=_mean(cell.scores.get("label", ())),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The share of right labels: a mean is right for yes-or-no scores."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

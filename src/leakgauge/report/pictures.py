@@ -1,0 +1,35 @@
+"""Pictures of a run, inlined: the page must open offline and carry everything that it shows."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class Album:
+    """Data URIs of the PNG files in one folder, each read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._known: dict[str, str | None] = {}
+
+    def uri(self, name: str | None) -> str | None:
+        """A picture as a data URI; None where it is missing, not a PNG, or outside the folder."""
+        if not name:
+            return None
+        if name not in self._known:
+            self._known[name] = self._read(name)
+        return self._known[name]
+
+    def _read(self, name: str) -> str | None:
+        # Records may come from elsewhere: they must not pull other files of this machine in.
+        try:
+            path = (self._folder / name).resolve()
+            data = path.read_bytes() if path.is_relative_to(self._folder) else b""
+        except (OSError, ValueError):
+            return None
+        if not data.startswith(SIGNATURE):
+            return None
+        return "data:image/png;base64," + base64.b64encode(data).decode("ascii")

@@ -1,0 +1,282 @@
+"""Records as the report reads them: JSON lines on disk, then typed, immutable cells.
+
+Reading is strict about lines, types and names, and lenient about measurements: a score that is
+missing or not a number becomes None, and the page then says that it is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leakgauge.core.errors import DataError
+
+SCHEMA = 1
+Scores = Mapping[str, tuple[float | None, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a private table: its name, unit and public range."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    decimals: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """One glance at an attack under way: what it had spent, its objective, the reader's PSNR."""
+
+    evaluations: int | None
+    objective: float | None
+    psnr: float | None
+    image: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One audit: one attack on one update. Scores and pictures are one value per example."""
+
+    id: str
+    case: str
+    kind: str
+    data_name: str
+    licence: str
+    examples: tuple[str, ...]
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    model: str
+    model_repr: str
+    parameters: int | None
+    training: str
+    batch_size: int
+    defense: str
+    defense_repr: str
+    strength_name: str | None
+    strength: float | str | None
+    attack: str
+    attack_repr: str
+    threat: str
+    always: tuple[str, ...]
+    grants: tuple[str, ...]
+    seed: str
+    status: str
+    message: str
+    notes: tuple[str, ...]
+    scores: Scores
+    control_scores: Scores
+    control_kind: str
+    control_status: str
+    found: tuple[bool, ...]
+    course: tuple[Moment, ...]
+    images: Mapping[str, tuple[str, ...]]
+    rows: Mapping[str, tuple[tuple[float | None, ...], ...]]
+    evaluations: int | None
+    seconds: float | None
+
+    @property
+    def undefended(self) -> bool:
+        """Whether the update left the client as training made it."""
+        return self.defense == "none"
+
+    @property
+    def inapplicable(self) -> bool:
+        """Whether the attack could not be run here at all."""
+        return self.status == "inapplicable"
+
+    def score(self, name: str, example: int) -> float | None:
+        """The attack's score for one example; None where it has none."""
+        return _at(self.scores, name, example)
+
+    def control(self, name: str, example: int) -> float | None:
+        """The blind control's score for one example; None where it has none."""
+        return _at(self.control_scores, name, example)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A whole run: its header, its cells in the order of the records, and how it ended."""
+
+    header: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+    planned: int
+    seconds: float | None
+    partial: bool
+
+
+def read(path: Path) -> list[Mapping[str, Any]]:
+    """The records of one JSON-lines file. Raises DataError where there are none or a line is bad."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "bytes that are not UTF-8"
+        raise DataError(
+            path.name,
+            expected="a readable records file in the run's folder",
+            found=reason.lower(),
+            remedy="run `leakgauge audit` first, or name the folder that it wrote",
+        ) from None
+    lines = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return [_decode(path.name, number, line) for number, line in lines]
+
+
+def parse(records: Sequence[Mapping[str, Any]]) -> Run:
+    """Typed records. Raises DataError for another schema or a cell without its names."""
+    header = next((r for r in records if r.get("type") == "run"), {})
+    if header.get("schema", SCHEMA) != SCHEMA:
+        raise DataError(
+            "records",
+            expected=f"schema {SCHEMA}",
+            found=f"schema {header.get('schema')!r}",
+            remedy="draw the report with the version of LeakGauge that made the records",
+        )
+    end = next((r for r in records if r.get("type") == "end"), None)
+    cells = tuple(_cell(n, r) for n, r in enumerate(records, 1) if r.get("type") == "cell")
+    planned = max(_integer((end or header).get("planned")) or 0, len(cells))
+    stopped = end is None or bool(end.get("interrupted"))
+    return Run(
+        header=header,
+        cells=cells,
+        planned=planned,
+        seconds=number(end.get("seconds")) if end else None,
+        partial=stopped or len(cells) < planned,
+    )
+
+
+def number(value: object) -> float | None:
+    """A float, infinities included; None for anything that is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        return None
+    return float(value)
+
+
+def _decode(name: str, line_number: int, line: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or "type" not in record:
+        raise DataError(
+            f"{name}, line {line_number}",
+            expected="one JSON object with a type",
+            found=f"{line[:40]!r}",
+            remedy="delete the line, or repeat the run (a run cut while writing ends mid-line)",
+        )
+    return record
+
+
+def _cell(position: int, record: Mapping[str, Any]) -> Cell:
+    for name in ("id", "case", "batch_size", "attack", "status"):
+        if record.get(name) in (None, ""):
+            raise DataError(
+                f"record {position}",
+                expected=f"a cell with its {name}",
+                found="none",
+                remedy="repeat the run: the records were changed or cut",
+            )
+    data, model, defense, attack, threat, control = (
+        _mapping(record.get(key))
+        for key in ("data", "model", "defense", "attack", "threat", "control")
+    )
+    cost, images, rows = (_mapping(record.get(key)) for key in ("cost", "images", "rows"))
+    strength = defense.get("strength")
+    return Cell(
+        id=str(record["id"]),
+        case=str(record["case"]),
+        kind=_text(data.get("kind")),
+        data_name=_text(data.get("name")),
+        licence=_text(data.get("licence")),
+        examples=_texts(data.get("examples")),
+        labels=_texts(data.get("label_names")) or _texts(data.get("labels")),
+        columns=tuple(_column(_mapping(c)) for c in _list(data.get("columns"))),
+        model=_text(model.get("name")),
+        model_repr=_text(model.get("repr")),
+        parameters=_integer(model.get("parameters")),
+        training=_text(_mapping(record.get("training")).get("repr")),
+        batch_size=_integer(record["batch_size"]) or 0,
+        defense=_text(defense.get("name")) or "none",
+        defense_repr=_text(defense.get("repr")),
+        strength_name=_text(defense.get("strength_name")) or None,
+        strength=number(strength) if not isinstance(strength, str) else strength,
+        attack=_text(attack.get("name")),
+        attack_repr=_text(attack.get("repr")),
+        threat=_text(threat.get("name")),
+        always=_texts(threat.get("always")),
+        grants=_texts(threat.get("grants")),
+        seed=_text(record.get("seed")),
+        status=str(record["status"]),
+        message=_text(record.get("message")),
+        notes=_texts(record.get("notes")),
+        scores=_scores(record.get("scores")),
+        control_scores=_scores(control.get("scores")),
+        control_kind=_text(control.get("kind")),
+        control_status=_text(control.get("status")),
+        found=tuple(bool(value) for value in _list(record.get("found"))),
+        course=tuple(_moment(_mapping(m)) for m in _list(record.get("course"))),
+        images={key: _texts(value) for key, value in images.items()},
+        rows={key: tuple(_numbers(row) for row in _list(value)) for key, value in rows.items()},
+        evaluations=_integer(cost.get("evaluations")),
+        seconds=number(cost.get("seconds")),
+    )
+
+
+def _column(record: Mapping[str, Any]) -> Column:
+    low, high = number(record.get("low")), number(record.get("high"))
+    decimals = _integer(record.get("decimals"))
+    return Column(
+        name=_text(record.get("name")),
+        unit=_text(record.get("unit")),
+        low=0.0 if low is None else low,
+        high=1.0 if high is None else high,
+        decimals=2 if decimals is None else max(decimals, 0),
+    )
+
+
+def _moment(record: Mapping[str, Any]) -> Moment:
+    return Moment(
+        evaluations=_integer(record.get("evaluations")),
+        objective=number(record.get("objective")),
+        psnr=number(record.get("psnr")),
+        image=_text(record.get("image")) or None,
+    )
+
+
+def _at(scores: Scores, name: str, example: int) -> float | None:
+    values = scores.get(name, ())
+    return values[example] if example < len(values) else None
+
+
+def _scores(value: object) -> Scores:
+    return {key: _numbers(values) for key, values in _mapping(value).items()}
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _numbers(value: object) -> tuple[float | None, ...]:
+    return tuple(number(item) for item in _list(value))
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(str(item) for item in _list(value))
+
+
+def _integer(value: object) -> int | None:
+    found = number(value)
+    return int(found) if found is not None and math.isfinite(found) else None

@@ -1,0 +1,116 @@
+"""Numbers and names as a reader sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from leakgauge.report.records import Cell, Column
+
+MISSING = "–"
+
+# Everything that a threat model can grant, so that the page can also say what was withheld.
+GRANTABLE = ("batch_size", "labels", "label_counts", "defense")
+
+REMEDIES = {
+    "unconverged": "The budget ended first: more steps or restarts could rebuild more.",
+    "diverged": "The objective became non-finite: a smaller step could rebuild more.",
+}
+
+STATUS_MEANINGS = {
+    "certified": "the reconstruction reproduces the update to rounding: proven by the update",
+    "converged": "the attacker's objective fell below its tolerance",
+    "unconverged": "the budget ended first; this says little about safety",
+    "diverged": "the objective became non-finite; this says little about safety",
+    "inapplicable": "the attack's conditions do not hold here, so it was not run",
+}
+
+
+def decibels(value: float | None) -> str:
+    """A PSNR with its unit; a perfect copy has no finite one."""
+    if value is None:
+        return MISSING
+    return f"{value:.1f} dB" if math.isfinite(value) else ("exact" if value > 0 else MISSING)
+
+
+def percent(value: float | None) -> str:
+    """A share in [0, 1] as a percentage."""
+    return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.0f}%"
+
+
+def plain(value: float | str | None, digits: int = 3) -> str:
+    """A number in `digits` significant digits, with a short exponent; a string as it is."""
+    if value is None:
+        return MISSING
+    if isinstance(value, str):
+        return value
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    mantissa, mark, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if mark else mantissa
+
+
+def fixed(value: float | None, decimals: int = 2) -> str:
+    """A number with a fixed count of decimals."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
+
+
+def count(value: int | None) -> str:
+    """An integer with thin spaces between thousands."""
+    return MISSING if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for short times, minutes and hours for long ones."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def measured(value: float | None, column: Column) -> str:
+    """A table's value with its column's decimals and unit."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:.{column.decimals}f} {column.unit}".rstrip()
+
+
+def plural(number: int, noun: str) -> str:
+    """A count and its noun."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def knowledge(cell: Cell) -> tuple[list[str], list[str]]:
+    """What the adversary knew and what it did not, in words."""
+    known = [*cell.always, *cell.grants]
+    # Labels include their counts, so a granted label set leaves nothing of them withheld.
+    implied = {"label_counts"} if "labels" in known else set()
+    withheld = [name for name in GRANTABLE if name not in known and name not in implied]
+    return _spoken(known), _spoken(withheld)
+
+
+def setting(cell: Cell) -> str:
+    """A defense with its strength: `gaussian_noise, std = 0.01`."""
+    if cell.undefended:
+        return "none"
+    if cell.strength is None:
+        return cell.defense
+    return f"{cell.defense}, {cell.strength_name or 'strength'} = {plain(cell.strength)}"
+
+
+def listed(items: Sequence[str], most: int = 4) -> str:
+    """`a; b; c and 2 more`: long lists are cut and say so."""
+    shown, rest = items[:most], len(items) - most
+    return "; ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+def remedy(cell: Cell) -> str:
+    """The cell's own message, or else what its status suggests to do."""
+    return cell.message or REMEDIES.get(cell.status, "")
+
+
+def _spoken(names: Sequence[str]) -> list[str]:
+    return [name.replace("_", " ") for name in names]

@@ -1,0 +1,69 @@
+"""Threat models: who attacks, and what they know. The only makers of an Observation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import Knowledge, KnowledgeError, Observation, Seeds
+from leakgauge.federated.client import Batch, Client, check_finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """An honest-but-curious server: it follows the protocol and looks at each client's update.
+
+    It always holds the model, the protocol and the update; the fields are what it is granted besides.
+    """
+
+    batch_size: bool = True
+    labels: bool = False
+    label_counts: bool = False
+    defense: bool = True
+
+    @property
+    def grants(self) -> frozenset[str]:
+        """Names of the knowledge granted."""
+        return frozenset(field.name for field in fields(self) if getattr(self, field.name))
+
+    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+        """Let `client` train on `batch` and return what this adversary sees of it."""
+        model = client.global_model(seeds=seeds)
+        check_finite(model)
+        update = client.share(model, batch, seeds=seeds)
+        return Observation(
+            model=model,
+            loss=client.loss,
+            training=client.training,
+            update=update,
+            domain=client.domain,
+            classes=client.classes,
+            knowledge=Knowledge(
+                batch_size=len(batch) if self.batch_size else None,
+                labels=_shuffled(batch.targets, seeds) if self.labels else None,
+                label_counts=_counts(batch.targets, client.classes) if self.label_counts else None,
+                defense=client.defense if self.defense else None,
+            ),
+        )
+
+
+def _shuffled(targets: Tensor, seeds: Seeds) -> Tensor:
+    """The labels without the batch's order, which no server sees."""
+    order = torch.randperm(len(targets), generator=seeds.generator("label order"))
+    return targets.detach()[order.to(targets.device)].clone()
+
+
+def _counts(targets: Tensor, classes: int | None) -> Tensor:
+    if classes is None or targets.ndim != 1 or targets.is_floating_point():
+        raise KnowledgeError(
+            "threat model",
+            expected="class labels, to grant label_counts",
+            found=f"targets of shape {tuple(targets.shape)} and type {targets.dtype}",
+            remedy="grant labels instead",
+        )
+    return torch.bincount(targets.detach(), minlength=classes)
+
+
+__all__ = ["Server"]

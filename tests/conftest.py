@@ -1,0 +1,82 @@
+"""Small problems that every attack and defense is put to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import leakgauge as lg
+
+torch.set_num_threads(1)
+
+
+def mlp(inputs: int = 64, width: int = 48, classes: int = 4, *, seed: int = 0) -> nn.Module:
+    """A three-layer ReLU network on flattened inputs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, classes),
+        )
+
+
+def sigmoid_cnn(channels: int = 1, size: int = 8, classes: int = 4, *, seed: int = 0) -> nn.Module:
+    """A smooth two-convolution network, quick to invert."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1),
+            nn.Sigmoid(),
+            nn.Conv2d(8, 8, 3, padding=1, stride=2),
+            nn.Sigmoid(),
+            nn.Flatten(),
+            nn.Linear(8 * (size // 2) ** 2, classes),
+        )
+        for parameter in model.parameters():
+            nn.init.uniform_(parameter, -0.5, 0.5)
+    return model
+
+
+def client(model: nn.Module, *, defense: lg.Defense | None = None, classes: int = 4) -> lg.Client:
+    """A client on 8x8 gray images."""
+    return lg.Client(
+        model=model,
+        loss=functional.cross_entropy,
+        domain=lg.ImageDomain(1, 8, 8),
+        classes=classes,
+        defense=defense,
+    )
+
+
+def images(count: int, *, seed: int = 0, classes: int = 4) -> lg.Batch:
+    """Uniform random images with labels 0, 1, 2, ..."""
+    generator = torch.Generator().manual_seed(seed)
+    return lg.Batch(
+        torch.rand((count, 1, 8, 8), generator=generator), torch.arange(count) % classes
+    )
+
+
+@pytest.fixture
+def observe() -> Callable[..., lg.Observation]:
+    """An observation of `batch` on `model` under a defense, by a server granted what the keywords say."""
+
+    def make(
+        model: nn.Module, batch: lg.Batch, *, under: lg.Defense | None = None, **granted: bool
+    ) -> lg.Observation:
+        return lg.Server(**granted).observe(client(model, defense=under), batch, seeds=lg.Seeds(7))
+
+    return make
+
+
+def psnr(truth: Tensor, guess: Tensor) -> Tensor:
+    """PSNR (B,) after assignment."""
+    order = lg.metrics.assign(truth, guess)
+    return lg.metrics.psnr(truth, guess[order])

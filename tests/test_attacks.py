@@ -1,0 +1,259 @@
+"""One contract for all attacks, and what each promises."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import images, mlp, psnr, sigmoid_cnn
+
+import leakgauge as lg
+from leakgauge import attacks
+from leakgauge.inversion import LBFGS, Cosine, Direct, GradientMatching, Known, SignedAdam
+
+Observe = Callable[..., lg.Observation]
+
+QUICK: dict[str, lg.Attack] = {
+    "DLG": attacks.DLG(steps=3),
+    "IDLG": attacks.IDLG(steps=3),
+    "InvertingGradients": attacks.InvertingGradients(steps=8),
+    "BalancedDLG": attacks.BalancedDLG(steps=20),
+    "LinearLayer": attacks.LinearLayer(),
+    "Auto": attacks.Auto(
+        attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
+    ),
+}
+
+
+def test_every_exported_attack_is_under_contract() -> None:
+    assert set(QUICK) == set(attacks.__all__)
+
+
+@pytest.mark.parametrize("attack", QUICK.values(), ids=QUICK.keys())
+@pytest.mark.parametrize("batch_size", [1, 3])
+class TestContract:
+    def run(self, attack: lg.Attack, batch_size: int, observe: Observe) -> lg.Reconstruction:
+        observation = observe(mlp(), images(batch_size))
+        reason = attack.inapplicable(observation)
+        if reason is not None:
+            assert batch_size > 1, reason
+            pytest.skip(reason)
+        return attack(observation, seeds=lg.Seeds(3))
+
+    def test_is_an_attack_with_a_configuration(
+        self, attack: lg.Attack, batch_size: int, observe: Observe
+    ) -> None:
+        assert isinstance(attack, lg.Attack)
+        assert attack.requires <= lg.Knowledge.names()
+        assert eval(repr(attack), vars(attacks)) == attack  # repr is the configuration
+
+    def test_shapes_and_range(
+        self, attack: lg.Attack, batch_size: int, observe: Observe
+    ) -> None:
+        guess = self.run(attack, batch_size, observe)
+        assert guess.inputs.shape == (batch_size, 1, 8, 8)
+        assert guess.found.shape == (batch_size,)
+        assert torch.isfinite(guess.inputs).all()
+        assert not guess.inputs.requires_grad
+        assert guess.targets is None or guess.targets.shape == (batch_size,)
+        assert isinstance(guess.status, lg.Status)
+
+    def test_same_seed_same_bits(
+        self, attack: lg.Attack, batch_size: int, observe: Observe
+    ) -> None:
+        first, second = (self.run(attack, batch_size, observe) for _ in range(2))
+        assert torch.equal(first.inputs, second.inputs)
+        assert first.objectives == second.objectives
+
+    def test_draws_nothing_from_the_global_generator(
+        self, attack: lg.Attack, batch_size: int, observe: Observe
+    ) -> None:
+        before = torch.random.get_rng_state()
+        self.run(attack, batch_size, observe)
+        assert torch.equal(before, torch.random.get_rng_state())
+
+    def test_leaves_the_observed_model_alone(
+        self, attack: lg.Attack, batch_size: int, observe: Observe
+    ) -> None:
+        observation = observe(mlp(), images(batch_size))
+        if attack.inapplicable(observation) is not None:
+            pytest.skip("inapplicable")
+        before = copy.deepcopy(observation.model.state_dict())
+        update = observation.update.detached()
+        attack(observation, seeds=lg.Seeds(3))
+        after = observation.model.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert all(parameter.grad is None for parameter in observation.model.parameters())
+        assert all(
+            torch.equal(update.tensors[name], tensor)
+            for name, tensor in observation.update.tensors.items()
+        )
+
+    def test_never_sees_the_truth(
+        self, attack: lg.Attack, batch_size: int, observe: Observe
+    ) -> None:
+        batch = images(batch_size)
+        observation = observe(mlp(), batch)
+        if attack.inapplicable(observation) is not None:
+            pytest.skip("inapplicable")
+        expected = attack(observation, seeds=lg.Seeds(3))
+        poisoned = images(batch_size)
+        observation = observe(mlp(), poisoned)
+        poisoned.inputs.fill_(float("nan"))
+        poisoned.targets.fill_(0)
+        found = attack(observation, seeds=lg.Seeds(3))
+        assert torch.equal(expected.inputs, found.inputs)
+        if expected.targets is not None:
+            assert found.targets is not None
+            assert torch.equal(expected.targets, found.targets)
+
+    def test_tells_its_progress(
+        self, attack: lg.Attack, batch_size: int, observe: Observe
+    ) -> None:
+        observation = observe(mlp(), images(batch_size))
+        if attack.inapplicable(observation) is not None:
+            pytest.skip("inapplicable")
+        shares: list[float] = []
+        guess = attack(observation, seeds=lg.Seeds(3), progress=shares.append)
+        assert shares[-1] == 1.0
+        assert shares == sorted(shares)
+        assert all(0 <= share <= 1 for share in shares)
+        assert guess.cost.evaluations <= attack.evaluations(observation) + 64
+
+    def test_refuses_without_the_knowledge_that_it_needs(
+        self, attack: lg.Attack, batch_size: int, observe: Observe
+    ) -> None:
+        observation = observe(mlp(), images(batch_size), batch_size=False)
+        with pytest.raises(lg.KnowledgeError, match="batch_size"):
+            attack(observation, seeds=lg.Seeds(3))
+
+
+def test_idlg_reads_the_label_and_the_image(observe: Observe) -> None:
+    batch = images(1)
+    guess = attacks.IDLG(steps=60)(observe(sigmoid_cnn(), batch), seeds=lg.Seeds(0))
+    assert guess.targets is not None
+    assert guess.targets.tolist() == [0]
+    assert guess.status is lg.Status.CONVERGED
+    assert psnr(batch.inputs, guess.inputs).min() > 30
+
+
+@pytest.mark.parametrize("label", range(4))
+def test_idlg_reads_every_label(observe: Observe, label: int) -> None:
+    batch = lg.Batch(images(1).inputs, torch.tensor([label]))
+    guess = attacks.IDLG(steps=1)(observe(sigmoid_cnn(), batch), seeds=lg.Seeds(0))
+    assert guess.targets is not None
+    assert guess.targets.tolist() == [label]
+
+
+def test_dlg_optimizes_the_label_jointly(observe: Observe) -> None:
+    batch = lg.Batch(images(1).inputs, torch.tensor([2]))
+    guess = attacks.BalancedDLG()(observe(sigmoid_cnn(), batch), seeds=lg.Seeds(0))
+    assert guess.targets is not None
+    assert guess.targets.tolist() == [2]
+    assert psnr(batch.inputs, guess.inputs).min() > 40
+
+
+def test_idlg_is_for_one_example(observe: Observe) -> None:
+    reason = attacks.IDLG().inapplicable(observe(sigmoid_cnn(), images(2)))
+    assert reason is not None
+    assert "batch 2 > 1" in reason
+
+
+def test_inverting_gradients_improves_and_stays_in_the_box(observe: Observe) -> None:
+    batch = images(1)
+    observation = observe(sigmoid_cnn(), batch)
+    long = attacks.InvertingGradients(steps=300, tv=0.0)(observation, seeds=lg.Seeds(0))
+    short = attacks.InvertingGradients(steps=3, tv=0.0)(observation, seeds=lg.Seeds(0))
+    assert long.inputs.min() >= 0
+    assert long.inputs.max() <= 1
+    assert long.objectives[0] < short.objectives[0]
+    assert psnr(batch.inputs, long.inputs).min() > psnr(batch.inputs, short.inputs).min() + 3
+
+
+def test_a_tv_prior_on_a_table_says_that_it_cannot(observe: Observe) -> None:
+    domain = lg.TableDomain.from_ranges(["a", "b"], [0, 0], [1, 2])
+    owner = lg.Client(
+        model=mlp(2), loss=torch.nn.functional.cross_entropy, domain=domain, classes=4
+    )
+    batch = lg.Batch(torch.tensor([[0.5, 1.0]]), torch.tensor([1]))
+    observation = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
+    assert "image" in (attacks.InvertingGradients().inapplicable(observation) or "")
+    assert attacks.InvertingGradients(tv=0.0).inapplicable(observation) is None
+
+
+def test_trials_are_independent_and_the_objective_chooses(observe: Observe) -> None:
+    observation = observe(sigmoid_cnn(), images(1))
+    guess = attacks.InvertingGradients(steps=5, trials=3)(observation, seeds=lg.Seeds(0))
+    assert len(set(guess.objectives)) == 3
+    assert guess.trial == min(range(3), key=lambda s: guess.objectives[s])
+
+
+def test_a_chain_equals_its_parts_written_out(observe: Observe) -> None:
+    """One signed Adam step of the composition against the same step by hand."""
+    observation = observe(sigmoid_cnn(), images(1), labels=True)
+    matching = GradientMatching(
+        objective=Cosine(),
+        parametrization=Direct(box=True),
+        labels=Known(),
+        descent=SignedAdam(steps=8, lr=0.1),
+    )
+    guess = matching(observation, seeds=lg.Seeds(5))
+    start = torch.randn((1, 1, 8, 8), generator=lg.Seeds(5).child("trial/0").generator("inputs"))
+    x = start.clone().requires_grad_()
+    parameters = list(observation.model.parameters())
+    loss = torch.nn.functional.cross_entropy(observation.model(x), torch.tensor([0]))
+    g = torch.cat([t.flatten() for t in torch.autograd.grad(loss, parameters, create_graph=True)])
+    g_star = torch.cat([t.flatten() for t in observation.update.tensors.values()])
+    value = 1 - g @ g_star / (g.norm() * g_star.norm())
+    (slope,) = torch.autograd.grad(value, x)
+    # Adam's first step is the rate times the sign of a signed gradient.
+    stepped = (start - 0.1 * slope.sign()).clamp(0, 1)
+    assert guess.course[0].objective == pytest.approx(float(value.detach()), rel=1e-5)
+    assert torch.allclose(guess.course[1].inputs, stepped, atol=1e-5)
+
+
+def test_joint_labels_refuse_what_is_not_classification(observe: Observe) -> None:
+    owner = lg.Client(
+        model=mlp(classes=1),
+        loss=lambda output, target: (output.squeeze(1) - target).square().mean(),
+        domain=lg.ImageDomain(1, 8, 8),
+        classes=None,
+    )
+    batch = lg.Batch(images(1).inputs, torch.tensor([0.3]))
+    observation = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
+    assert "classification" in (attacks.DLG().inapplicable(observation) or "")
+    linear = attacks.LinearLayer()(observation, seeds=lg.Seeds(0))
+    assert linear.targets is None
+    assert psnr(batch.inputs, linear.inputs).min() > 80
+
+
+def test_divergence_is_a_status_with_a_remedy(observe: Observe) -> None:
+    observation = observe(sigmoid_cnn(), images(1))
+    matching = GradientMatching(
+        objective=Cosine(), labels=Known(), descent=LBFGS(steps=5, lr=1e30)
+    )
+    guess = matching(observation, seeds=lg.Seeds(0))
+    assert guess.status in (lg.Status.DIVERGED, lg.Status.UNCONVERGED)
+    assert guess.message
+
+
+class TestAuto:
+    def test_stops_at_the_first_certified_result(self, observe: Observe) -> None:
+        batch = images(3)
+        guess = attacks.Auto()(observe(mlp(), batch), seeds=lg.Seeds(0))
+        assert guess.status is lg.Status.CERTIFIED
+        assert psnr(batch.inputs, guess.inputs).min() > 60
+        assert any("IDLG: reads one label" in note for note in guess.notes)
+
+    def test_says_why_an_attack_does_not_apply(self, observe: Observe) -> None:
+        notes = QUICK["Auto"](observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0)).notes
+        assert any(note.startswith("LinearLayer: the first linear layer") for note in notes)
+
+    def test_takes_the_least_residual(self, observe: Observe) -> None:
+        observation = observe(sigmoid_cnn(), images(1))
+        auto = attacks.Auto(attacks=(attacks.IDLG(steps=1), attacks.IDLG(steps=30)))
+        best = attacks.IDLG(steps=30)(observation, seeds=lg.Seeds(0).child("IDLG"))
+        guess = auto(observation, seeds=lg.Seeds(0))
+        assert guess.residual == best.residual

@@ -1,0 +1,146 @@
+"""The closed form: exact where it says so, silent where it cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import images, mlp, psnr, sigmoid_cnn
+from torch import nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge import defenses
+from leakgauge.attacks import LinearLayer
+
+Observe = Callable[..., lg.Observation]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("labels", ["distinct", "equal"])
+def test_whole_batches_and_their_labels(observe: Observe, batch_size: int, labels: str) -> None:
+    batch = images(batch_size)
+    if labels == "equal":
+        batch = lg.Batch(batch.inputs, torch.full((batch_size,), 2))
+    guess = LinearLayer()(observe(mlp(width=128), batch), seeds=lg.Seeds(0))
+    assert guess.status is lg.Status.CERTIFIED
+    order = lg.metrics.assign(batch.inputs, guess.inputs)
+    assert psnr(batch.inputs, guess.inputs).min() > 60
+    assert guess.targets is not None
+    assert guess.targets[order].tolist() == batch.targets.tolist()
+
+
+def test_what_it_claims_found_is_true(observe: Observe) -> None:
+    """Far more examples than outputs can isolate: few are found, and none of those is wrong."""
+    batch = images(40)
+    guess = LinearLayer()(observe(mlp(width=24), batch), seeds=lg.Seeds(0))
+    assert guess.status is lg.Status.UNCONVERGED
+    found = guess.inputs[guess.found]
+    distance = (found.unsqueeze(1) - batch.inputs.unsqueeze(0)).flatten(2).norm(dim=-1)
+    verified = int(guess.message.split(" of ")[0]) if guess.message[0].isdigit() else 0
+    assert verified < 40
+    assert (distance.min(dim=1).values[:verified] < 1e-2).all()
+
+
+def test_the_gradient_is_the_outer_product(observe: Observe) -> None:
+    observation = observe(mlp(), images(1))
+    weight = observation.update.tensors["1.weight"]
+    bias = observation.update.tensors["1.bias"]
+    row = int(bias.abs().argmax())
+    assert torch.allclose(weight[row] / bias[row], images(1).inputs.flatten(), atol=1e-4)
+
+
+def test_undoes_normalization_and_a_general_affine_entry(observe: Observe) -> None:
+    batch = images(2)
+    normalize = lg.models.Normalize([0.3], [0.2])
+    guess = LinearLayer()(observe(nn.Sequential(normalize, mlp()), batch), seeds=lg.Seeds(0))
+    assert psnr(batch.inputs, guess.inputs).min() > 60
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        blurred = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), mlp(128))
+    guess = LinearLayer()(observe(blurred, images(1)), seeds=lg.Seeds(0))
+    assert psnr(images(1).inputs, guess.inputs).min() > 60
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (sigmoid_cnn(), "does not see an invertible affine map"),
+        (nn.Sequential(nn.AvgPool2d(2), mlp(16)), "does not see an invertible affine map"),
+        (nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), "no linear layer"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False)), "no trainable bias"),
+        (nn.Sequential(nn.Linear(8, 4), nn.Flatten(), nn.Linear(32, 4)), "axes an example"),
+    ],
+)
+def test_says_why_it_does_not_apply(observe: Observe, model: nn.Module, reason: str) -> None:
+    found = LinearLayer().inapplicable(observe(model, images(1)))
+    assert found is not None
+    assert reason in found
+
+
+@pytest.mark.parametrize("sparsity", [0.2, 0.5])
+def test_a_known_sparsification_is_seen_through(observe: Observe, sparsity: float) -> None:
+    batch = images(1)
+    defense = defenses.RandomSparsification(sparsity=sparsity)
+    known, unknown = (
+        LinearLayer()(observe(mlp(), batch, under=defense, defense=told), seeds=lg.Seeds(0))
+        for told in (True, False)
+    )
+    assert psnr(batch.inputs, known.inputs).min() > 60
+    assert psnr(batch.inputs, known.inputs).min() > psnr(batch.inputs, unknown.inputs).min() + 20
+
+
+def test_noise_blurs_it_and_more_noise_more(observe: Observe) -> None:
+    batch = images(1)
+    scores = [
+        float(
+            psnr(
+                batch.inputs,
+                LinearLayer()(
+                    observe(mlp(), batch, under=defenses.GaussianNoise(std=std)),
+                    seeds=lg.Seeds(0),
+                ).inputs,
+            ).min()
+        )
+        for std in (1e-4, 1e-2, 1.0)
+    ]
+    assert scores[0] > scores[1] > scores[2]
+
+
+def test_a_patients_record(observe: Observe) -> None:
+    """Units and all: columns of very different size come back to their own precision."""
+    data = lg.data.diabetes()
+    case = lg.Case(
+        name="patients",
+        data=data,
+        model=lg.models.build(lg.models.mlp, data.domain, 2, width=32),
+        attacks=[LinearLayer()],
+        examples=[5, 17],
+        batch_sizes=[1, 2],
+    )
+    for cell in lg.audit(case).cells:
+        assert cell["status"] == "certified"
+        assert min(cell["scores"]["columns_read"]) == 1.0
+        assert max(cell["control"]["scores"]["columns_read"]) < 1.0
+        truth = data.inputs[torch.tensor(cell["data"]["examples"])]
+        assert torch.allclose(
+            torch.tensor(cell["rows"]["reconstruction"]), truth, rtol=1e-3, atol=1e-2
+        )
+
+
+def test_update_of_another_kind_is_refused(observe: Observe) -> None:
+    class Delta(lg.FedSGD):
+        @property
+        def kind(self) -> str:  # type: ignore[override]
+            return "delta"
+
+    owner = lg.Client(
+        model=mlp(),
+        loss=functional.cross_entropy,
+        domain=lg.ImageDomain(1, 8, 8),
+        classes=4,
+        training=Delta(),
+    )
+    observation = lg.Server().observe(owner, images(1), seeds=lg.Seeds(0))
+    assert "kind 'delta'" in (LinearLayer().inapplicable(observation) or "")
