@@ -10,9 +10,10 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ class Options:
 def options(name: str, description: str) -> Options:
     """Parse `[--quick] [--data FILE.npz] [--seed N] [--out FILE.json] [--workers N]`."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="a cut that ends within 60 s on 2 cores")
+    parser.add_argument(
+        "--quick", action="store_true", help="a cut that ends within 60 s on 2 cores"
+    )
     parser.add_argument("--data", metavar="FILE.npz", help="images (uint8 NHWC) and labels")
     parser.add_argument("--seed", type=int, default=0, help="added to every seed")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: results/NAME.json")
@@ -109,6 +112,7 @@ def measure(
     task: Callable[[Any], Row], jobs: Sequence[Any], given: Options, *, name: str
 ) -> list[Row]:
     """Run jobs in processes of one thread each; rows are kept on disk after each, in the jobs' order."""
+    commit()  # as it is at the start: a working tree may move on meanwhile
     rows: list[Row] = []
     clock = time.perf_counter()
     for row in _results(task, jobs, given.workers):
@@ -116,8 +120,12 @@ def measure(
         save(name, given, rows, complete=len(rows) == len(jobs))
         spent = time.perf_counter() - clock
         left = spent / len(rows) * (len(jobs) - len(rows))
-        print(f"\r{len(rows)}/{len(jobs)}, {spent:.0f} s, about {left:.0f} s left  ",
-              end="", file=sys.stderr, flush=True)
+        print(
+            f"\r{len(rows)}/{len(jobs)}, {spent:.0f} s, about {left:.0f} s left  ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
     print(file=sys.stderr)
     return rows
 
@@ -170,8 +178,10 @@ def default_data() -> str:
     return CIFAR if os.environ.get("LEAKGAUGE_DATA") else "photos (scikit-image, scikit-learn)"
 
 
+@cache
 def commit() -> str:
     """The commit that ran, marked where the sources differ from it."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
@@ -195,7 +205,7 @@ def share(flags: Iterable[bool]) -> str:
     return f"{sum(listed)}/{len(listed)} ({100 * sum(listed) / max(1, len(listed)):.0f}%)"
 
 
-def header(given: Options, rows: Mapping[str, Any] | None = None) -> None:
+def header(given: Options) -> None:
     """What ran, where: printed above every table."""
     print(
         f"commit {commit()}, leakgauge {lg.__version__}, torch {torch.__version__}, "

@@ -8,7 +8,19 @@ from __future__ import annotations
 from functools import partial
 from statistics import median
 
-from common import Options, Row, header, images, lenet, measure, observe, options, scored, share, table
+from common import (
+    Options,
+    Row,
+    header,
+    images,
+    lenet,
+    measure,
+    observe,
+    options,
+    scored,
+    share,
+    table,
+)
 
 import leakgauge as lg
 
@@ -49,7 +61,15 @@ def main() -> None:
     rows = measure(partial(run, given=given), jobs, given, name=NAME)
     header(given)
     table(
-        ["attack", f"MSE <= {GOAL:g}", "label right", "median MSE", "median PSNR", "evaluations", "seconds"],
+        [
+            "attack",
+            f"MSE <= {GOAL:g}",
+            "label right",
+            "median MSE",
+            "median PSNR",
+            "evaluations",
+            "seconds",
+        ],
         [summary(name, [row for row in rows if row["attack"] == name]) for name in names],
     )
 

@@ -49,9 +49,7 @@ class TestContract:
         assert attack.requires <= lg.Knowledge.names()
         assert eval(repr(attack), vars(attacks)) == attack  # repr is the configuration
 
-    def test_shapes_and_range(
-        self, attack: lg.Attack, batch_size: int, observe: Observe
-    ) -> None:
+    def test_shapes_and_range(self, attack: lg.Attack, batch_size: int, observe: Observe) -> None:
         guess = self.run(attack, batch_size, observe)
         assert guess.inputs.shape == (batch_size, 1, 8, 8)
         assert guess.found.shape == (batch_size,)
@@ -109,9 +107,7 @@ class TestContract:
             assert found.targets is not None
             assert torch.equal(expected.targets, found.targets)
 
-    def test_tells_its_progress(
-        self, attack: lg.Attack, batch_size: int, observe: Observe
-    ) -> None:
+    def test_tells_its_progress(self, attack: lg.Attack, batch_size: int, observe: Observe) -> None:
         observation = observe(mlp(), images(batch_size))
         if attack.inapplicable(observation) is not None:
             pytest.skip("inapplicable")
@@ -231,9 +227,7 @@ def test_joint_labels_refuse_what_is_not_classification(observe: Observe) -> Non
 
 def test_divergence_is_a_status_with_a_remedy(observe: Observe) -> None:
     observation = observe(sigmoid_cnn(), images(1))
-    matching = GradientMatching(
-        objective=Cosine(), labels=Known(), descent=LBFGS(steps=5, lr=1e30)
-    )
+    matching = GradientMatching(objective=Cosine(), labels=Known(), descent=LBFGS(steps=5, lr=1e30))
     guess = matching(observation, seeds=lg.Seeds(0))
     assert guess.status in (lg.Status.DIVERGED, lg.Status.UNCONVERGED)
     assert guess.message

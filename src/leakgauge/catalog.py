@@ -31,7 +31,9 @@ def attack_lines() -> list[str]:
     rows = []
     for name, attack in sorted(ATTACKS.items()):
         needs = ", ".join(sorted(attack().requires)) or "nothing"
-        rows.append(f"{name}: {first_line(attack)} Needs: model, protocol, update, {needs}.{options(attack)}")
+        rows.append(
+            f"{name}: {first_line(attack)} Needs: model, protocol, update, {needs}.{options(attack)}"
+        )
     return rows
 
 

@@ -60,7 +60,9 @@ def parser() -> Parser:
         dest="settings",
         help="override the specification, in every case; may be given several times",
     )
-    audit.add_argument("--out", metavar="DIR", help="folder of the run (default: leakgauge-runs/TIME)")
+    audit.add_argument(
+        "--out", metavar="DIR", help="folder of the run (default: leakgauge-runs/TIME)"
+    )
     audit.add_argument("--seed", type=int, help="root seed (default: the specification's)")
     audit.add_argument("--json", action="store_true", help="print the records instead of a table")
     audit.add_argument(

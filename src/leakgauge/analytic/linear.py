@@ -49,7 +49,9 @@ def entry(observation: Observation) -> LinearEntry | str:
         return f"the first linear layer, {name!r}, sees {probe.ndim - 1} axes an example, not one vector"
     invert = inverse_of_affine(feature, observation.domain)
     if invert is None:
-        return f"the first linear layer, {name!r}, does not see an invertible affine map of the input"
+        return (
+            f"the first linear layer, {name!r}, does not see an invertible affine map of the input"
+        )
     return LinearEntry(name, layer, model, invert)
 
 
@@ -78,7 +80,9 @@ def first_linear(
 def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What `layer` takes and gives, and the model's output, when the model sees `inputs` (N, *shape)."""
     seen: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda _, arguments, output: seen.append((arguments[0], output)))
+    hook = layer.register_forward_hook(
+        lambda _, arguments, output: seen.append((arguments[0], output))
+    )
     try:
         prediction = model(inputs)
     finally:

@@ -1,6 +1,6 @@
 """Deep Leakage from Gradients. Zhu, Liu, Han: NeurIPS 2019, algorithm 1.
 
-    minimize over x, y   sum_l || dL(f(x), softmax(y)) / dtheta_l - g*_l ||^2       by L-BFGS
+minimize over x, y   sum_l || dL(f(x), softmax(y)) / dtheta_l - g*_l ||^2       by L-BFGS
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Improved Deep Leakage from Gradients. Zhao, Mopuri, Bilen: arXiv 2001.02610, 2020.
 
-    y = argmin_i  sum_j  g*_{W, ij}      (the last layer's weight; batch 1)
-    minimize over x   sum_l || dL(f(x), y) / dtheta_l - g*_l ||^2                   by L-BFGS
+y = argmin_i  sum_j  g*_{W, ij}      (the last layer's weight; batch 1)
+minimize over x   sum_l || dL(f(x), y) / dtheta_l - g*_l ||^2                   by L-BFGS
 """
 
 from __future__ import annotations

@@ -196,12 +196,12 @@ class _Peeling:
             simulated = simulator(observation)(unit.to(like), targets, create_graph=False)
             residual = float(relative_residual(simulated, observation.update.tensors))
         matched = residual is not None and residual <= MATCHED
-        status = (
-            Status.CERTIFIED if exact else Status.CONVERGED if matched else Status.UNCONVERGED
-        )
+        status = Status.CERTIFIED if exact else Status.CONVERGED if matched else Status.UNCONVERGED
         how = f"{self.verified_count} of {batch} examples isolated"
         if self.verified_count == 0:
-            how = "no output isolates an example verifiably: the strongest outputs' ratios stand here"
+            how = (
+                "no output isolates an example verifiably: the strongest outputs' ratios stand here"
+            )
         return Reconstruction(
             inputs=observation.domain.from_unit(unit).to(like),
             targets=targets,

@@ -194,9 +194,7 @@ def fill(
     show(result, domain.kind, batch.inputs, guess.inputs[order], control.inputs[blind_order])
 
 
-def show(
-    result: CellResult, kind: str, original: Tensor, guess: Tensor, control: Tensor
-) -> None:
+def show(result: CellResult, kind: str, original: Tensor, guess: Tensor, control: Tensor) -> None:
     """Pictures of images, rows of tables; a domain of another kind is told by its scores alone."""
     sides = {"original": original, "reconstruction": guess, "control": control}
     if kind == "image":
@@ -221,7 +219,9 @@ def course(
     for i in chosen:
         snapshot = snapshots[i]
         order = assignment(domain, batch.inputs, snapshot.inputs)
-        values = metrics.psnr(domain.to_unit(batch.inputs), in_range(domain, snapshot.inputs[order]))
+        values = metrics.psnr(
+            domain.to_unit(batch.inputs), in_range(domain, snapshot.inputs[order])
+        )
         image = None
         if domain.kind == "image":
             image = save(result, f"course-{i:02d}", tile(snapshot.inputs[order]))

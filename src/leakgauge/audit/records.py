@@ -41,7 +41,9 @@ class RunFolder:
                 remedy="choose another with --out",
             ) from error
 
-    def append(self, record: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None) -> None:
+    def append(
+        self, record: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None
+    ) -> None:
         """Write the pictures first, then the record that names them, as one line in one call."""
         for name, content in (pictures or {}).items():
             target = self.path / name

@@ -125,4 +125,3 @@ def describe(part: Part) -> str:
     """`lenet(width=3)`: a part as a reader sees it."""
     options = ", ".join(f"{key}={value!r}" for key, value in part.options.items())
     return f"{part.name}({options})" if options else part.name
-

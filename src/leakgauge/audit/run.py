@@ -157,9 +157,7 @@ def execute(
 class _Keeper:
     """Writes records in the order of the plan, whatever order they come in."""
 
-    def __init__(
-        self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None
-    ) -> None:
+    def __init__(self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None) -> None:
         self.plan, self.run, self.folder, self.watch = plan, run, folder, watch
         self.waiting: dict[int, CellResult] = {}
         self.next = 0

@@ -184,4 +184,3 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
             found=repr(last),
             remedy="lists are indexed from 0, as in attacks.0.steps",
         )
-

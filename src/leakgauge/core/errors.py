@@ -1,15 +1,15 @@
 """Every error that LeakGauge raises on purpose.
 
-    LeakGaugeError
-    ├── UserError                 a mistake that the user can mend: one line, exit code 2
-    │   ├── SpecificationError    a name, type or range in a specification
-    │   ├── DataError             a data set, a batch, a file of examples
-    │   ├── ModelError            a model or a loss that cannot be audited as given
-    │   ├── UpdateError           an update with non-finite values or unknown tensors
-    │   ├── KnowledgeError        an attack needs knowledge that the threat model does not grant
-    │   └── OutputError           a folder or file that cannot be written
-    ├── Impossible                theory forbids it: no implementation will ever do this
-    └── NotSupportedYet           possible, but not built
+LeakGaugeError
+├── UserError                 a mistake that the user can mend: one line, exit code 2
+│   ├── SpecificationError    a name, type or range in a specification
+│   ├── DataError             a data set, a batch, a file of examples
+│   ├── ModelError            a model or a loss that cannot be audited as given
+│   ├── UpdateError           an update with non-finite values or unknown tensors
+│   ├── KnowledgeError        an attack needs knowledge that the threat model does not grant
+│   └── OutputError           a folder or file that cannot be written
+├── Impossible                theory forbids it: no implementation will ever do this
+└── NotSupportedYet           possible, but not built
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The engine of gradient matching: one composition, of which each paper is a recipe.
 
-    minimize over x, y   distance(update(x, y), observed update) + priors(x)
+minimize over x, y   distance(update(x, y), observed update) + priors(x)
 """
 
 from __future__ import annotations
@@ -182,8 +182,14 @@ class _Run:
         if residual <= MATCHED:
             return Status.CONVERGED, share
         if not self.finite:
-            return Status.DIVERGED, f"{share}, then left finite numbers: lower lr, or use a line search"
-        return Status.UNCONVERGED, f"{share}: more steps, more trials or another attack may go further"
+            return (
+                Status.DIVERGED,
+                f"{share}, then left finite numbers: lower lr, or use a line search",
+            )
+        return (
+            Status.UNCONVERGED,
+            f"{share}: more steps, more trials or another attack may go further",
+        )
 
 
 def nothing_found(

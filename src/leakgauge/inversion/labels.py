@@ -115,7 +115,9 @@ class Known:
             return None
         found = head(observation)
         if found is None or f"{found[0]}.bias" not in observation.update.tensors:
-            return "labels are not granted, and the model's last layer has no bias to read them from"
+            return (
+                "labels are not granted, and the model's last layer has no bias to read them from"
+            )
         return None
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:

@@ -35,7 +35,7 @@ class Panel:
     defense: str
     reprs: list[str]
     summary: str
-    pictured: int
+    pictured: int  # counted from 1; 0 where one picture is all, or there is none
     figure: Markup
     wide: bool
     skipped: list[Cell]
@@ -79,7 +79,7 @@ def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
         defense=first.defense,
         reprs=list(dict.fromkeys(cell.defense_repr for cell in group if cell.defense_repr)),
         summary=_summary(points, open_),
-        pictured=shown + 1,
+        pictured=shown + 1 if first.batch_size > 1 and first.images else 0,
         figure=figure if points else Markup(""),
         wide=len(points) > 6,
         skipped=[cell for cell in group if cell.inapplicable],
@@ -122,6 +122,7 @@ def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
         low=quantile(values, 0.1),
         high=quantile(values, 0.9),
         leaked=any(verdicts),
+        weak=any(cell.status in ("unconverged", "diverged") for cell in cells),
         picture=album.uri(picture),
         note=note,
     )
@@ -144,7 +145,7 @@ def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
     floor = TABLE_FLOOR if table else max(IMAGE_FLOOR, (control or 0.0) + IMAGE_MARGIN)
     return [
         Line(label="undefended", value=_levels(open_, control=False), style="open"),
-        Line(label="leak from", value=floor, style="rule"),
+        Line(label="leak rule", value=floor, style="rule"),
         Line(label="blind control", value=control, style="control"),
     ]
 
@@ -165,8 +166,9 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
     leaking = [plain(point.strength) for point in scored if point.leaked]
     if open_ and not any(any_leak(cell) for cell in open_):
         return "Nothing leaked without the defense either, so this shows nothing about it."
-    if not leaking:
-        return "Held at every setting tried."
     if len(leaking) == len(scored):
         return "Leaked at every setting tried."
-    return f"Leaked at {', '.join(leaking)}; held at the others."
+    held = ", ".join(plain(point.strength) for point in scored if not point.leaked)
+    told = f"Leaked at {', '.join(leaking)}; held at {held}." if leaking else "Held."
+    weak = any(point.weak and not point.leaked for point in scored)
+    return told + (" Where it held, the attack had not converged: weak evidence." if weak else "")

@@ -28,6 +28,7 @@ class Point:
     low: float | None
     high: float | None
     leaked: bool
+    weak: bool  # the attack had not converged
     picture: str | None
     note: str
 
@@ -109,7 +110,7 @@ def sweep(
     original: str | None,
     title: str,
 ) -> Markup:
-    """The figure; points must be in the order of their strengths. Pictures lie below their points."""
+    """The figure, its points in the order of their strengths, with their pictures below."""
     right = LEFT + max(340.0, SLOT * len(points) + 8)
     pictures = original is not None or any(point.picture for point in points)
     height = TOP + HEIGHT + 62 + (THUMB + 34 if pictures else 0)
@@ -127,7 +128,8 @@ def sweep(
         f'<svg class="sweep" viewBox="0 0 {right + RIGHT:.0f} {height:.0f}" role="img"'
         f' style="max-width:{right + RIGHT:.0f}px" aria-label="{escape(title)}">'
     )
-    return Markup(head + "".join(parts) + "</svg>")
+    # Every part escapes the words that it takes from records.
+    return Markup(head + "".join(parts) + "</svg>")  # noqa: S704
 
 
 def _grid(axis: Axis, right: float) -> list[str]:
@@ -149,8 +151,8 @@ def _levels(lines: Sequence[Line], axis: Axis, right: float) -> list[str]:
     for (y, line), at in zip(known, labels, strict=True):
         parts.append(_segment(LEFT, y, right, y, f"level {line.style}"))
         parts.append(_segment(right, y, right + 9, at, f"lead {line.style}"))
-        value = axis.text(line.value or 0.0)
-        parts.append(_text(right + 13, at + 4, f"{line.label} {value}", f"level-label {line.style}"))
+        label = f"{line.label} {axis.text(line.value or 0.0)}"
+        parts.append(_text(right + 13, at + 4, label, f"level-label {line.style}"))
     return parts
 
 
@@ -164,7 +166,8 @@ def _course(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[st
 
 
 def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str]:
-    parts = []
+    parts: list[str] = []
+    last = (-math.inf, 0.0)
     for x, point in zip(xs, points, strict=True):
         if point.value is None:
             parts.append(_text(x, TOP + HEIGHT - 6, "no score", "tick middle"))
@@ -182,6 +185,10 @@ def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str
             shape = f"M{x:.1f} {y - 6.5:.1f}l6.5 6.5l-6.5 6.5l-6.5 -6.5z"
             parts.append(f'<path class="point held" d="{shape}">{note}</path>')
         above = top - 10 if top > TOP + 12 else y + 20
+        # Labels of near neighbors climb over each other.
+        if x - last[0] < 30 and abs(above - last[1]) < 13:
+            above = last[1] - 13
+        last = (x, above)
         parts.append(_text(x, above, axis.text(point.value), "value middle"))
     return parts
 

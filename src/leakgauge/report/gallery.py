@@ -155,7 +155,7 @@ def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) 
 def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
     score = cell.control if control else cell.score
     if metric(cell.kind) == "columns_read":
-        return [f"{percent(score('columns_read', i))} of columns read", decibels(score("psnr", i))]
+        return [f"{percent(score('columns_read', i))} read", decibels(score("psnr", i))]
     lines = [decibels(score("psnr", i))]
     ssim = score("ssim", i)
     return [*lines, f"SSIM {fixed(ssim)}"] if ssim is not None else lines
@@ -168,7 +168,7 @@ def _reading(cell: Cell, i: int, j: int, column: Column) -> Reading:
     unit = f" {column.unit}" if column.unit else ""
     return Reading(
         column=column.name,
-        range=f"{plain(column.low, 6)}–{plain(column.high, 6)}{unit}",
+        range=f"{plain(column.low, 6)}\u2013{plain(column.high, 6)}{unit}",
         original=measured(truth, column),
         reconstruction=measured(guess, column),
         control=measured(blind, column),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakgauge.report.records import Cell
-from leakgauge.report.wording import decibels, listed, percent, plural, setting
+from leakgauge.report.wording import decibels, listed, percent, plain, plural, setting
 
 IMAGE_FLOOR = 20.0  # dB
 IMAGE_MARGIN = 3.0  # dB: half the squared error of the control
@@ -29,7 +29,7 @@ def metric(kind: str) -> str:
 
 
 def leaked(kind: str, score: float | None, control: float | None) -> bool | None:
-    """Whether one example leaked; None where it cannot be judged. PSNR in dB, or share of columns."""
+    """Whether one example leaked, by PSNR in dB or share of columns; None if not to be judged."""
     if kind not in ("image", "table") or score is None or control is None:
         return None
     if kind == "table":
@@ -101,7 +101,7 @@ def _sentence(
         of = plural(len(defended), "defended audit")
         return "leak", f"Private data leaked through a defense: in {despite} of {of} {what}."
     tested = plural(len(open_ or defended), ("un" if open_ else "") + "defended audit")
-    return "held", f"No leak was found: in none of {tested} was an example rebuilt far above chance."
+    return "held", f"No leak was found: in none of {tested} did an example stand far above control."
 
 
 def _worst(cells: Sequence[Cell]) -> str:
@@ -120,7 +120,8 @@ def _worst(cells: Sequence[Cell]) -> str:
     where = f"{cell.case}, batch of {cell.batch_size}, by {cell.attack}"
     behind = "" if cell.undefended else f", through {setting(cell)}"
     if cell.kind == "table":
-        return f"{where}{behind}: {percent(score)} of a row's columns read (control {percent(control)})."
+        told = f"{percent(score)} of a row's columns read (control {percent(control)})"
+        return f"{where}{behind}: {told}."
     return f"{where}{behind}: rebuilt at {decibels(score)} (control {decibels(control)})."
 
 
@@ -132,15 +133,21 @@ def partner(cell: Cell) -> tuple[object, ...]:
 def _settings(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
     """Settings that held wherever the undefended update leaked, and settings that did not."""
     open_leaks = {partner(cell) for cell in cells if cell.undefended and any_leak(cell)}
-    tried: dict[str, list[Cell]] = defaultdict(list)
+    tried: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for cell in cells:
         if not cell.undefended and partner(cell) in open_leaks:
-            tried[setting(cell)].append(cell)
-    held, broken = [], []
-    for name, group in tried.items():
-        leaking = sum(bool(any_leak(cell)) for cell in group)
-        if leaking:
-            broken.append(f"{name} (leaked in {leaking} of {len(group)})")
-        else:
-            held.append(f"{name} ({plural(len(group), 'audit')})")
-    return held, broken
+            settings = tried[cell.defense, cell.strength_name or ""]
+            key = plain(cell.strength) if cell.strength is not None else ""
+            settings[key] = settings.get(key, False) or bool(any_leak(cell))
+    told: dict[bool, list[str]] = {False: [], True: []}
+    for (defense, strength_name), settings in tried.items():
+        for broke, names in told.items():
+            values = [key for key, leaked_ in settings.items() if leaked_ is broke]
+            if values:
+                names.append(_at_strengths(defense, strength_name, values))
+    return told[False], told[True]
+
+
+def _at_strengths(defense: str, strength_name: str, values: Sequence[str]) -> str:
+    given = ", ".join(value for value in values if value)
+    return f"{defense} ({strength_name or 'strength'} = {given})" if given else defense

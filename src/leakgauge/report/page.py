@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -77,29 +76,20 @@ def write(folder: Path) -> Path:
     """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
     page = render(read(folder / RECORDS), folder)
     path = folder / PAGE
+    # An ordinary file, not one of mkstemp's: the page keeps the rights that the user's umask gives.
+    temporary = folder / f".{PAGE}.{os.getpid()}"
     try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".report-", suffix=".html")
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
-        raise _unwritable(error) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        # A temporary file is private to its owner; a report has the rights of any new file.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise _unwritable(error) from None
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            PAGE,
+            expected="a folder that can be written",
+            found=(error.strerror or "an error").lower(),
+            remedy="free space or change its rights, then draw the report again",
+        ) from None
     return path
-
-
-def _unwritable(error: OSError) -> OutputError:
-    return OutputError(
-        PAGE,
-        expected="a folder that can be written",
-        found=(error.strerror or "an error").lower(),
-        remedy="free space or change its rights, then draw the report again",
-    )
 
 
 def _resource(name: str) -> str:

@@ -7,13 +7,13 @@ missing or not a number becomes None, and the page then says that it is missing.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leakgauge.core.errors import DataError
+from leakgauge.report.lenient import integer, mapping, number, numbers, sequence, text, texts
 
 SCHEMA = 1
 Scores = Mapping[str, tuple[float | None, ...]]
@@ -112,9 +112,9 @@ class Run:
 
 
 def read(path: Path) -> list[Mapping[str, Any]]:
-    """The records of one JSON-lines file. Raises DataError where there are none or a line is bad."""
+    """The records of a JSON-lines file. Raises DataError if there is none or a line is bad."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "bytes that are not UTF-8"
         raise DataError(
@@ -123,7 +123,7 @@ def read(path: Path) -> list[Mapping[str, Any]]:
             found=reason.lower(),
             remedy="run `leakgauge audit` first, or name the folder that it wrote",
         ) from None
-    lines = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
+    lines = ((n, line) for n, line in enumerate(content.split("\n"), start=1) if line.strip())
     return [_decode(path.name, number, line) for number, line in lines]
 
 
@@ -139,7 +139,7 @@ def parse(records: Sequence[Mapping[str, Any]]) -> Run:
         )
     end = next((r for r in records if r.get("type") == "end"), None)
     cells = tuple(_cell(n, r) for n, r in enumerate(records, 1) if r.get("type") == "cell")
-    planned = max(_integer((end or header).get("planned")) or 0, len(cells))
+    planned = max(integer((end or header).get("planned")) or 0, len(cells))
     stopped = end is None or bool(end.get("interrupted"))
     return Run(
         header=header,
@@ -148,13 +148,6 @@ def parse(records: Sequence[Mapping[str, Any]]) -> Run:
         seconds=number(end.get("seconds")) if end else None,
         partial=stopped or len(cells) < planned,
     )
-
-
-def number(value: object) -> float | None:
-    """A float, infinities included; None for anything that is not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        return None
-    return float(value)
 
 
 def _decode(name: str, line_number: int, line: str) -> Mapping[str, Any]:
@@ -181,58 +174,78 @@ def _cell(position: int, record: Mapping[str, Any]) -> Cell:
                 found="none",
                 remedy="repeat the run: the records were changed or cut",
             )
-    data, model, defense, attack, threat, control = (
-        _mapping(record.get(key))
-        for key in ("data", "model", "defense", "attack", "threat", "control")
-    )
-    cost, images, rows = (_mapping(record.get(key)) for key in ("cost", "images", "rows"))
-    strength = defense.get("strength")
     return Cell(
         id=str(record["id"]),
         case=str(record["case"]),
-        kind=_text(data.get("kind")),
-        data_name=_text(data.get("name")),
-        licence=_text(data.get("licence")),
-        examples=_texts(data.get("examples")),
-        labels=_texts(data.get("label_names")) or _texts(data.get("labels")),
-        columns=tuple(_column(_mapping(c)) for c in _list(data.get("columns"))),
-        model=_text(model.get("name")),
-        model_repr=_text(model.get("repr")),
-        parameters=_integer(model.get("parameters")),
-        training=_text(_mapping(record.get("training")).get("repr")),
-        batch_size=_integer(record["batch_size"]) or 0,
-        defense=_text(defense.get("name")) or "none",
-        defense_repr=_text(defense.get("repr")),
-        strength_name=_text(defense.get("strength_name")) or None,
-        strength=number(strength) if not isinstance(strength, str) else strength,
-        attack=_text(attack.get("name")),
-        attack_repr=_text(attack.get("repr")),
-        threat=_text(threat.get("name")),
-        always=_texts(threat.get("always")),
-        grants=_texts(threat.get("grants")),
-        seed=_text(record.get("seed")),
+        batch_size=integer(record["batch_size"]) or 0,
         status=str(record["status"]),
-        message=_text(record.get("message")),
-        notes=_texts(record.get("notes")),
-        scores=_scores(record.get("scores")),
-        control_scores=_scores(control.get("scores")),
-        control_kind=_text(control.get("kind")),
-        control_status=_text(control.get("status")),
-        found=tuple(bool(value) for value in _list(record.get("found"))),
-        course=tuple(_moment(_mapping(m)) for m in _list(record.get("course"))),
-        images={key: _texts(value) for key, value in images.items()},
-        rows={key: tuple(_numbers(row) for row in _list(value)) for key, value in rows.items()},
-        evaluations=_integer(cost.get("evaluations")),
-        seconds=number(cost.get("seconds")),
+        message=text(record.get("message")),
+        notes=texts(record.get("notes")),
+        seed=text(record.get("seed")),
+        training=text(mapping(record.get("training")).get("repr")),
+        **_subject(mapping(record.get("data")), mapping(record.get("model"))),
+        **_contest(*(mapping(record.get(key)) for key in ("defense", "attack", "threat"))),
+        **_outcome(record, mapping(record.get("control")), mapping(record.get("cost"))),
     )
+
+
+def _subject(data: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": text(data.get("kind")),
+        "data_name": text(data.get("name")),
+        "licence": text(data.get("licence")),
+        "examples": texts(data.get("examples")),
+        "labels": texts(data.get("label_names")) or texts(data.get("labels")),
+        "columns": tuple(_column(mapping(c)) for c in sequence(data.get("columns"))),
+        "model": text(model.get("name")),
+        "model_repr": text(model.get("repr")),
+        "parameters": integer(model.get("parameters")),
+    }
+
+
+def _contest(
+    defense: Mapping[str, Any], attack: Mapping[str, Any], threat: Mapping[str, Any]
+) -> dict[str, Any]:
+    strength = defense.get("strength")
+    return {
+        "defense": text(defense.get("name")) or "none",
+        "defense_repr": text(defense.get("repr")),
+        "strength_name": text(defense.get("strength_name")) or None,
+        "strength": number(strength) if not isinstance(strength, str) else strength,
+        "attack": text(attack.get("name")),
+        "attack_repr": text(attack.get("repr")),
+        "threat": text(threat.get("name")),
+        "always": texts(threat.get("always")),
+        "grants": texts(threat.get("grants")),
+    }
+
+
+def _outcome(
+    record: Mapping[str, Any], control: Mapping[str, Any], cost: Mapping[str, Any]
+) -> dict[str, Any]:
+    images, rows = mapping(record.get("images")), mapping(record.get("rows"))
+    return {
+        "scores": _scores(record.get("scores")),
+        "control_scores": _scores(control.get("scores")),
+        "control_kind": text(control.get("kind")),
+        "control_status": text(control.get("status")),
+        "found": tuple(bool(value) for value in sequence(record.get("found"))),
+        "course": tuple(_moment(mapping(m)) for m in sequence(record.get("course"))),
+        "images": {key: texts(value) for key, value in images.items()},
+        "rows": {
+            key: tuple(numbers(row) for row in sequence(value)) for key, value in rows.items()
+        },
+        "evaluations": integer(cost.get("evaluations")),
+        "seconds": number(cost.get("seconds")),
+    }
 
 
 def _column(record: Mapping[str, Any]) -> Column:
     low, high = number(record.get("low")), number(record.get("high"))
-    decimals = _integer(record.get("decimals"))
+    decimals = integer(record.get("decimals"))
     return Column(
-        name=_text(record.get("name")),
-        unit=_text(record.get("unit")),
+        name=text(record.get("name")),
+        unit=text(record.get("unit")),
         low=0.0 if low is None else low,
         high=1.0 if high is None else high,
         decimals=2 if decimals is None else max(decimals, 0),
@@ -241,10 +254,10 @@ def _column(record: Mapping[str, Any]) -> Column:
 
 def _moment(record: Mapping[str, Any]) -> Moment:
     return Moment(
-        evaluations=_integer(record.get("evaluations")),
+        evaluations=integer(record.get("evaluations")),
         objective=number(record.get("objective")),
         psnr=number(record.get("psnr")),
-        image=_text(record.get("image")) or None,
+        image=text(record.get("image")) or None,
     )
 
 
@@ -254,29 +267,4 @@ def _at(scores: Scores, name: str, example: int) -> float | None:
 
 
 def _scores(value: object) -> Scores:
-    return {key: _numbers(values) for key, values in _mapping(value).items()}
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _numbers(value: object) -> tuple[float | None, ...]:
-    return tuple(number(item) for item in _list(value))
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(str(item) for item in _list(value))
-
-
-def _integer(value: object) -> int | None:
-    found = number(value)
-    return int(found) if found is not None and math.isfinite(found) else None
+    return {key: numbers(values) for key, values in mapping(value).items()}

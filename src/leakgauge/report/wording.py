@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from leakgauge.report.records import Cell, Column
 
-MISSING = "–"
+MISSING = "\u2013"
 
 # Everything that a threat model can grant, so that the page can also say what was withheld.
 GRANTABLE = ("batch_size", "labels", "label_counts", "defense")
@@ -38,6 +38,15 @@ def percent(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.0f}%"
 
 
+def span(low: float | None, high: float | None, kind: str) -> str:
+    """A range of leakage with its unit once: 32.4 to 35.7 dB, or 50 to 83%."""
+    if low is None or high is None:
+        return MISSING
+    if kind == "table":
+        return f"{100 * low:.0f}\u2013{percent(high)}"
+    return f"{low:.1f}\u2013{decibels(high)}" if math.isfinite(low) else decibels(low)
+
+
 def plain(value: float | str | None, digits: int = 3) -> str:
     """A number in `digits` significant digits, with a short exponent; a string as it is."""
     if value is None:
@@ -64,6 +73,8 @@ def duration(seconds: float | None) -> str:
     """Seconds for short times, minutes and hours for long ones."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
+    if seconds < 0.1:
+        return "< 0.1 s"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
