@@ -1,4 +1,4 @@
-"""What every benchmark shares: one command line, one data loader, one JSON file, rows kept as they come."""
+"""What every benchmark shares: one command line, one data loader, one JSON file of rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def options(name: str, description: str) -> Options:
 
 
 def images(data: str | None) -> lg.Dataset:
-    """The test images of FILE.npz; without one, CIFAR-10 under LEAKGAUGE_DATA; without that, photographs."""
+    """Test images of FILE.npz; without one, CIFAR-10 under LEAKGAUGE_DATA, else photographs."""
     if data is not None:
         return lg.data.npz(data)
     if os.environ.get("LEAKGAUGE_DATA"):
@@ -69,10 +69,11 @@ def observe(
     indices: Sequence[int],
     *,
     defense: lg.Defense | None = None,
+    server: lg.Server | None = None,
     seed: int = 0,
     classes: int = 10,
 ) -> tuple[lg.Batch, lg.Observation]:
-    """A private batch, and what an honest-but-curious server sees of it."""
+    """A private batch, and what an honest-but-curious server (default: lg.Server()) sees of it."""
     client = lg.Client(
         model=model,
         loss=nn.functional.cross_entropy,
@@ -82,7 +83,7 @@ def observe(
     )
     chosen = torch.tensor(list(indices))
     batch = lg.Batch(data.inputs[chosen], data.targets[chosen])
-    return batch, lg.Server().observe(client, batch, seeds=lg.Seeds(seed))
+    return batch, (server or lg.Server()).observe(client, batch, seeds=lg.Seeds(seed))
 
 
 def lenet(data: lg.Dataset, seed: int, *, classes: int = 10) -> nn.Module:
@@ -91,7 +92,7 @@ def lenet(data: lg.Dataset, seed: int, *, classes: int = 10) -> nn.Module:
 
 
 def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """MSE and PSNR after assignment, as they came (values outside [0, 1] are not moved), and labels."""
+    """MSE and PSNR (dB) after assignment, of values as they came (not clamped), and labels."""
     truth, found = data.domain.to_unit(batch.inputs), data.domain.to_unit(guess.inputs)
     order = lg.metrics.assign(truth, found)
     labels = None
@@ -111,23 +112,28 @@ def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 def measure(
     task: Callable[[Any], Row], jobs: Sequence[Any], given: Options, *, name: str
 ) -> list[Row]:
-    """Run jobs in processes of one thread each; rows are kept on disk after each, in the jobs' order."""
+    """Run jobs in processes of one thread each; the JSON is written after each, in order.
+
+    Ctrl-C cuts the run: the rows done are returned, and the JSON says that it is not complete.
+    """
     commit()  # as it is at the start: a working tree may move on meanwhile
     rows: list[Row] = []
     clock = time.perf_counter()
-    for row in _results(task, jobs, given.workers):
-        rows.append(row)
-        save(name, given, rows, complete=len(rows) == len(jobs))
-        spent = time.perf_counter() - clock
-        left = spent / len(rows) * (len(jobs) - len(rows))
-        print(
-            f"\r{len(rows)}/{len(jobs)}, {spent:.0f} s, about {left:.0f} s left  ",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
+    try:
+        for row in _results(task, jobs, given.workers):
+            rows.append(row)
+            save(name, given, rows, complete=len(rows) == len(jobs))
+            _tell(len(rows), len(jobs), time.perf_counter() - clock)
+    except KeyboardInterrupt:
+        print(f"\ncut after {len(rows)} of {len(jobs)} rows")
     print(file=sys.stderr)
     return rows
+
+
+def _tell(done: int, planned: int, spent: float) -> None:
+    left = spent / done * (planned - done)
+    line = f"\r{done}/{planned}, {spent:.0f} s, about {left:.0f} s left  "
+    print(line, end="", file=sys.stderr, flush=True)
 
 
 def _results(task: Callable[[Any], Row], jobs: Sequence[Any], workers: int) -> Iterable[Row]:

@@ -25,7 +25,7 @@ from leakgauge import report
 from leakgauge.audit import Plan, Run, Source, available_cores, execute, plan_from, read
 from leakgauge.catalog import CATALOG, lines
 from leakgauge.core import LeakGaugeError, SpecificationError, UserError
-from leakgauge.summary import table
+from leakgauge.summary import tables
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 
@@ -154,7 +154,14 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"report": str(page), "records": run.records}, indent=1))
     else:
-        Console().print(table(run.cells))
+        shown = Console()
+        for table in tables(run.cells):
+            shown.print(table)
+        shown.print(
+            "Medians over the examples of a batch. blind: the same attack on an update of other data;"
+            " leakage is what stands above it.",
+            style="dim",
+        )
     if run.interrupted:
         console.print(f"Interrupted: {len(run.cells)} finished audits were kept.", highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)

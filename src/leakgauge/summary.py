@@ -1,42 +1,69 @@
-"""The table that an audit prints: medians, never means, beside the blind control."""
+"""The tables that an audit prints: medians, never means, beside the blind control."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from statistics import median
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
+Cell = Mapping[str, Any]
 
-def table(cells: Sequence[Mapping[str, Any]]) -> Table:
-    """One row for each cell: what the adversary read, and what the same attack reads blind."""
-    shown = Table(title="What leaked (medians over the examples of a batch)", title_justify="left")
-    for heading in ("case", "batch", "defense", "attack", "status"):
-        shown.add_column(heading)
-    for heading in ("read", "blind control", "SSIM", "labels", "seconds"):
+
+def tables(cells: Sequence[Cell]) -> Iterator[Table]:
+    """One table for each case: what the adversary read, and what the same attack reads blind."""
+    for case, members in groupby(cells, key=lambda cell: str(cell["case"])):
+        yield table(case, list(members))
+
+
+def table(case: str, cells: Sequence[Cell]) -> Table:
+    """One row for each cell of a case, narrow enough for 80 columns."""
+    shown = Table(
+        title=f"{case} (B: batch size)",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown.add_column("B", justify="right")
+    for heading in ("defense", "attack"):
+        shown.add_column(heading, overflow="fold")
+    for heading in (unit(cells), "blind", "labels"):
         shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("status", no_wrap=True)
     for cell in cells:
         shown.add_row(*row(cell))
     return shown
 
 
-def row(cell: Mapping[str, Any]) -> list[str]:
+def unit(cells: Sequence[Cell]) -> str:
+    """What the leakage column counts."""
+    return "columns" if cells[0]["data"]["kind"] == "table" else "PSNR"
+
+
+def row(cell: Cell) -> list[str]:
     """The texts of one row; an attack that could not run shows dashes."""
     strength = cell["defense"]["strength"]
     defense = cell["defense"]["name"] + (f" {strength}" if strength is not None else "")
-    start = [cell["case"], str(cell["batch_size"]), defense, cell["attack"]["name"], cell["status"]]
+    start = [str(cell["batch_size"]), defense, cell["attack"]["name"]]
     if cell["scores"] is None:
-        return [*start, "-", "-", "-", "-", "-"]
+        return [*start, "-", "-", "-", cell["status"]]
     scores, control = cell["scores"], cell["control"]["scores"]
-    seconds = f"{cell['cost']['seconds']:.1f}"
-    ssim = f"{median(scores['ssim']):.2f}" if "ssim" in scores else "-"
-    label = "-" if scores["label"] is None else f"{sum(scores['label']):.0f}/{len(scores['label'])}"
-    return [*start, leakage(scores), leakage(control), ssim, label, seconds]
+    label = scores["label"]
+    return [
+        *start,
+        leakage(scores),
+        leakage(control),
+        "-" if label is None else f"{sum(label):.0f}/{len(label)}",
+        cell["status"],
+    ]
 
 
 def leakage(scores: Mapping[str, Any]) -> str:
     """The score that a reader asks for: columns read of a table, decibels of anything else."""
     if "columns_read" in scores:
-        return f"{100 * median(scores['columns_read']):.0f}% of columns"
-    return f"{median(scores['psnr']):.1f} dB"
+        return f"{100 * median(scores['columns_read']):.0f}%"
+    return f"{median(scores['psnr']):.1f}"

@@ -1,4 +1,4 @@
-"""Real color photographs that ship inside scikit-image and scikit-learn: nothing is downloaded."""
+"""Real photographs that ship inside scikit-image and scikit-learn: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ PHOTOGRAPHS = (
         ((210, 300, 212), (230, 0, 282), (0, 180, 200)),
     ),
     Photograph(
-        "motorcycle",
+        "photographer",
         "skimage",
-        "data/motorcycle_left.png",
-        "no licence stated (Middlebury 2014 stereo benchmark, as redistributed by scikit-image)",
-        ((170, 0, 500), (490, 240, 240), (240, 150, 220)),
+        "data/camera.png",
+        "CC0 (Lav Varshney)",
+        ((100, 40, 330), (170, 60, 160), (180, 70, 110)),
     ),
     Photograph(
         "pavilion",
@@ -107,7 +107,7 @@ PHOTOGRAPHS = (
 
 
 def photos(size: int = 32) -> Dataset:
-    """Three fixed square crops of each of ten color photographs.
+    """Three fixed square crops of each of ten photographs.
 
     Inputs (30, 3, size, size) in [0, 1]; the class is the photograph. The first crop of every
     photograph comes first, so examples 0 to 9 are of ten classes. size in pixels, from 8 to 512.

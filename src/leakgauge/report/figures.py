@@ -129,7 +129,7 @@ def sweep(
         f' style="max-width:{right + RIGHT:.0f}px" aria-label="{escape(title)}">'
     )
     # Every part escapes the words that it takes from records.
-    return Markup(head + "".join(parts) + "</svg>")  # noqa: S704
+    return Markup(head + "".join(parts) + "</svg>")
 
 
 def _grid(axis: Axis, right: float) -> list[str]:

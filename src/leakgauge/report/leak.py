@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,8 +91,9 @@ def _sentence(
     if not cells:
         return "open", "No verdict: this run holds no audits."
     if not open_ and not defended:
-        why = "were inapplicable" if all(c.inapplicable for c in cells) else "could not be judged"
-        return "open", f"No verdict: all {plural(len(cells), 'audit')} {why}."
+        why = "inapplicable" if all(c.inapplicable for c in cells) else "inapplicable or unscored"
+        one = len(cells) == 1
+        return "open", f"No verdict: {'the only audit is' if one else 'all audits are'} {why}."
     leaking, despite = sum(map(bool, map(any_leak, open_))), sum(map(bool, map(any_leak, defended)))
     what = "at least one example was rebuilt far above the blind control"
     if leaking:
@@ -122,7 +124,8 @@ def _worst(cells: Sequence[Cell]) -> str:
     if cell.kind == "table":
         told = f"{percent(score)} of a row's columns read (control {percent(control)})"
         return f"{where}{behind}: {told}."
-    return f"{where}{behind}: rebuilt at {decibels(score)} (control {decibels(control)})."
+    rebuilt = "exactly" if score == math.inf else f"at {decibels(score)}"
+    return f"{where}{behind}: rebuilt {rebuilt} (control {decibels(control)})."
 
 
 def partner(cell: Cell) -> tuple[object, ...]:

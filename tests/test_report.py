@@ -1,0 +1,343 @@
+"""The report: drawn from records alone, self-contained, and honest about what it does not know."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leakgauge import report
+from leakgauge.core.errors import DataError, OutputError
+from leakgauge.report import figures, render, write
+from leakgauge.report.gallery import read_within
+from leakgauge.report.leak import any_leak, leaked, leaks, verdict
+from leakgauge.report.quantiles import median, quantile
+from leakgauge.report.records import Cell, Column, parse
+
+COLUMNS = [
+    {"name": "age", "unit": "years", "low": 0, "high": 120, "decimals": 0},
+    {"name": "glucose", "unit": "mmol/L", "low": 2, "high": 30, "decimals": 1},
+]
+END = {"type": "end", "completed": 1, "planned": 1, "interrupted": False, "seconds": 3.2}
+
+
+def header(**changes: Any) -> dict[str, Any]:
+    record = {
+        "type": "run",
+        "schema": 1,
+        "specification": 'seed = 0\nname = "<quick & small>"\n',
+        "seed": 0,
+        "command": "leakgauge audit",
+        "versions": {"leakgauge": "0.1.0"},
+        "machine": {"system": "Linux x86_64", "cores": 2},
+        "started": "2026-11-21T02:00:00+00:00",
+        "planned": 1,
+    }
+    return record | changes
+
+
+def cell(psnr: float | None = 40.0, control: float | None = 8.0, **changes: Any) -> dict[str, Any]:
+    record = {
+        "type": "cell",
+        "id": "photographs/b1/none/dlg",
+        "case": "photographs",
+        "data": {"name": "photos", "kind": "image", "licence": "CC0", "examples": [3]}
+        | {"labels": [3], "label_names": ["cat"], "columns": None},
+        "model": {"name": "lenet", "repr": "lenet()", "parameters": 15826},
+        "training": {"name": "fedsgd", "repr": "FedSGD()"},
+        "batch_size": 1,
+        "defense": {"name": "none", "repr": "none", "strength_name": None, "strength": None},
+        "attack": {"name": "dlg", "repr": "DLG()"},
+        "threat": {"name": "server", "grants": ["batch_size"], "always": ["model", "update"]},
+        "seed": 0,
+        "status": "converged",
+        "scores": {"psnr": [psnr], "ssim": [0.9], "label": [1.0]},
+        "control": {"kind": "other data", "scores": {"psnr": [control]}, "status": "converged"},
+        "found": [True],
+        "course": [],
+        "images": {"original": ["a.png"], "reconstruction": ["b.png"], "control": ["c.png"]},
+        "rows": None,
+        "cost": {"evaluations": 1200, "seconds": 4.1},
+    }
+    return record | changes
+
+
+def defended(strength: float | str, psnr: float | None, **changes: Any) -> dict[str, Any]:
+    defense = {"name": "noise", "repr": "Noise()", "strength_name": "std", "strength": strength}
+    return cell(psnr, id=f"photographs/b1/{strength}/dlg", defense=defense, **changes)
+
+
+def table(**changes: Any) -> dict[str, Any]:
+    data = {"name": "patients", "kind": "table", "examples": [0], "columns": COLUMNS}
+    rows = {"original": [[54, 6.1]], "reconstruction": [[54.2, 9.9]], "control": [[70, 12.0]]}
+    scores = {"psnr": [30.0], "columns_read": [0.5], "label": [None]}
+    blind = {"kind": "other data", "scores": {"columns_read": [0.0]}, "status": "converged"}
+    record = cell(data=data, rows=rows, scores=scores, images=None)
+    return record | {"control": blind} | changes
+
+
+def inapplicable(**changes: Any) -> dict[str, Any]:
+    nothing: dict[str, Any] = dict.fromkeys(("scores", "images", "control", "found", "cost"))
+    message = "a batch of one is needed; this holds <8>"
+    record = cell(id="photographs/b8/none/idlg", status="inapplicable", message=message)
+    return record | nothing | changes
+
+
+def cells(*records: dict[str, Any]) -> tuple[Cell, ...]:
+    return parse([header(), *records]).cells
+
+
+def draw(folder: Path, *records: dict[str, Any], **changes: Any) -> str:
+    return render([header(planned=len(records), **changes), *records, END], folder)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "c.png"):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("kind", "score", "control", "expected"),
+    [
+        ("image", 20.0, 17.0, True),
+        ("image", 19.99, 5.0, False),
+        ("image", 30.0, 27.1, False),
+        ("image", 30.0, 27.0, True),
+        ("image", math.inf, 9.0, True),
+        ("image", math.inf, math.inf, False),
+        ("image", None, 9.0, None),
+        ("image", 40.0, None, None),
+        ("table", 0.5, 0.4, True),
+        ("table", 0.49, 0.0, False),
+        ("table", 0.6, 0.6, False),
+        ("sound", 40.0, 8.0, None),
+    ],
+)
+def test_leak_rule_at_its_edges(
+    kind: str, score: float | None, control: float | None, expected: bool | None
+) -> None:
+    assert leaked(kind, score, control) is expected
+
+
+def test_an_example_without_a_guess_did_not_leak() -> None:
+    (blank,) = cells(cell(40.0, found=[False]))
+    assert leaks(blank) == (False,)
+
+
+def test_not_a_number_is_not_judged() -> None:
+    (unscored,) = cells(cell(math.nan))
+    assert any_leak(unscored) is None
+
+
+def test_verdict_counts_undefended_audits_and_names_what_held() -> None:
+    records = [
+        cell(61.2, attack={"name": "idlg", "repr": "IDLG()"}),
+        cell(40.0),
+        cell(12.0, case="faces"),
+        inapplicable(),
+        defended(0.001, 35.0),
+        defended(0.1, 9.0, status="unconverged"),
+    ]
+    told = verdict(cells(*records))
+    assert told.tone == "leak"
+    assert "in 2 of 3 undefended audits" in told.sentence
+    assert "61.2 dB" in told.worst
+    assert "by idlg" in told.worst
+    assert told.held == "noise (std = 0.1)"
+    assert told.broken == "noise (std = 0.001)"
+    assert told.caveat.startswith("1 audit without a leak")
+
+
+def test_a_defense_is_not_credited_where_nothing_leaked_without_it() -> None:
+    told = verdict(cells(cell(10.0), defended(0.1, 9.0)))
+    assert told.tone == "held"
+    assert "in none of 1 undefended audit" in told.sentence
+    assert told.held == ""
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ([], "this run holds no audits"),
+        ([inapplicable()], "the only audit is inapplicable."),
+        ([cell(None), cell(None)], "all audits are inapplicable or unscored"),
+        ([defended(0.1, 40.0)], "through a defense: in 1 of 1 defended audit"),
+    ],
+)
+def test_verdict_without_undefended_scores(records: list[dict[str, Any]], words: str) -> None:
+    assert words in verdict(cells(*records)).sentence
+
+
+def test_page_is_self_contained(folder: Path) -> None:
+    page = draw(folder, cell(), table(), defended(0.1, 9.0))
+    assert "http://" not in page
+    assert "https://" not in page
+    links = re.findall(r"""\b(?:src|href|srcset|action|data)\s*=\s*["']([^"']*)""", page)
+    assert sum(link.startswith("data:image/png;base64,") for link in links) == 5
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    assert not re.search(r"@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_script_may_run_under_the_page_s_own_policy(folder: Path) -> None:
+    page = draw(folder, cell())
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+
+
+def test_html_in_records_is_escaped(folder: Path) -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    attack = {"name": hostile, "repr": hostile}
+    defense = {"name": hostile, "repr": hostile, "strength_name": hostile, "strength": hostile}
+    records = [
+        cell(case=hostile, attack=attack, message=hostile, notes=[hostile]),
+        cell(case=hostile, attack=attack, defense=defense, id=hostile),
+    ]
+    page = draw(folder, *records, specification=hostile, command=hostile)
+    assert "<img src=x" not in page
+    assert page.count("&lt;img src=x") >= 10
+
+
+def test_every_audit_has_its_line(folder: Path) -> None:
+    records = [cell(id=f"photographs/b1/none/attack{i}") for i in range(50)]
+    page = draw(folder, *records)
+    lines = re.findall(r"<small>(photographs/b1/none/attack\d+)</small>", page)
+    assert lines == [record["id"] for record in records]
+
+
+def test_partial_run_says_so(folder: Path) -> None:
+    notice = "This report is partial"
+    assert notice not in draw(folder, cell())
+    cut = render([header(planned=24), cell()], folder)
+    assert notice in cut
+    assert "1 of 24 planned audits" in cut
+    assert notice in render([header(), cell(), END | {"interrupted": True}], folder)
+    assert notice in render([header(), cell(), END | {"planned": 2}], folder)
+
+
+def test_inapplicable_audit_says_why(folder: Path) -> None:
+    page = draw(folder, inapplicable())
+    assert page.count("a batch of one is needed; this holds &lt;8&gt;") == 2
+
+
+def test_knowledge_is_told_beside_the_result(folder: Path) -> None:
+    page = draw(folder, cell())
+    assert re.findall(r"<s>(.*?)</s>", page) == ["labels", "label counts", "defense"]
+    assert "<span>batch size</span>" in page
+
+
+def test_sweep_has_a_point_for_each_scored_strength(folder: Path) -> None:
+    strengths = [(1e-4, 39.0), (1e-3, 30.0), (1e-2, 12.0), (1e-1, None)]
+    page = draw(folder, cell(), *(defended(s, p) for s, p in strengths))
+    assert page.count('<svg class="sweep"') == 1
+    assert page.count('class="point leaked"') == 2
+    assert page.count('class="point held"') == 1
+    assert "std (log scale)" in page
+    assert "undefended 40.0" in page
+    assert "Leaked at 0.0001, 0.001; held at 0.01." in page
+    assert page.count("<image ") == 5  # four strengths and the original
+
+
+def test_strengths_are_placed_by_their_scale() -> None:
+    assert figures.scale([0.1, 1.0, 10.0]) == "log"
+    assert figures.scale([1.0, 30.0]) == "linear"
+    assert figures.scale(["fp16", "int8"]) == "even"
+    assert figures.scale([0.0, 0.001, 1.0]) == "even"
+    left, middle, right = figures.places([1e-3, 1e-2, 1e-1], 0.0, 300.0)
+    assert middle - left == pytest.approx(right - middle)
+
+
+def test_slots_keep_their_distance_and_stay_inside() -> None:
+    slots = figures.spread([50.0, 190.0, 195.0, 200.0], 40.0, 0.0, 200.0)
+    assert slots == [50.0, 120.0, 160.0, 200.0]
+
+
+def test_table_shows_units_and_marks_what_was_read(folder: Path) -> None:
+    page = draw(folder, table())
+    assert "54 years" in page
+    assert "6.1 mmol/L" in page
+    assert page.count('<td class="n hit">') == 1  # age, not glucose
+
+
+def test_a_column_is_read_within_one_percent_of_its_range() -> None:
+    column = Column(name="age", unit="years", low=0, high=120, decimals=0)
+    assert read_within(55.2, 54.0, column)
+    assert not read_within(55.21, 54.0, column)
+    assert not read_within(None, 54.0, column)
+
+
+def test_pictures_outside_the_folder_stay_outside(folder: Path) -> None:
+    inner = folder / "run"
+    inner.mkdir()
+    images = {"original": ["../a.png"], "reconstruction": ["gone.png"], "control": ["../a.png"]}
+    page = draw(inner, cell(images=images))
+    assert "data:image/png" not in page
+    assert page.count("no picture</span>") == 3
+
+
+def test_quantiles_of_decibels_survive_an_exact_copy() -> None:
+    assert median([10.0, math.inf, 30.0]) == 30.0
+    assert quantile([0.0, 10.0], 0.25) == 2.5
+    assert median([None]) is None
+
+
+def test_write_reads_records_and_leaves_only_the_page(folder: Path) -> None:
+    lines = [json.dumps(record) for record in (header(), cell(math.inf), END)]
+    (folder / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    before = {path.name for path in folder.iterdir()}
+    path = write(folder)
+    assert path == folder / "report.html"
+    assert {p.name for p in folder.iterdir()} == before | {"report.html"}
+    assert "rebuilt exactly" in path.read_text(encoding="utf-8")
+
+
+def test_missing_records_are_a_user_s_mistake(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"records\.jsonl.*no such file") as caught:
+        write(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_malformed_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text(json.dumps(header()) + '\n{"type": "cel', "utf-8")
+    with pytest.raises(DataError, match=r"records\.jsonl, line 2"):
+        write(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_a_user_s_mistake(tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_text(json.dumps(header()), "utf-8")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(OutputError, match=r"report\.html"):
+        write(tmp_path)
+    assert not list(tmp_path.glob(".report*"))
+
+
+def test_bad_records_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="schema 1"):
+        render([header(schema=2)], tmp_path)
+    with pytest.raises(DataError, match="a cell with its case"):
+        render([header(), cell(case=None)], tmp_path)
+
+
+def test_the_room_imports_nothing_of_ours_but_the_errors() -> None:
+    room = Path(report.__file__).parent
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in room.glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}
+    names |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    ours = {name for name in names if name.startswith("leakgauge")}
+    assert "leakgauge.core.errors" in ours
+    assert all(n.startswith("leakgauge.report") for n in ours - {"leakgauge.core.errors"})
