@@ -87,15 +87,11 @@ class TestDomains:
         assert torch.equal(domain.from_unit(x), x)
 
     @given(
-        st.lists(
-            st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6)), min_size=1, max_size=6
-        ),
+        st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6)), min_size=1, max_size=6),
         st.integers(0, 2**31),
     )
     @settings(max_examples=60, deadline=None)
-    def test_tables_to_unit_and_back(
-        self, ranges: list[tuple[float, float]], seed: int
-    ) -> None:
+    def test_tables_to_unit_and_back(self, ranges: list[tuple[float, float]], seed: int) -> None:
         lows, highs = [low for low, _ in ranges], [low + span for low, span in ranges]
         domain = lg.TableDomain.from_ranges([str(i) for i in range(len(ranges))], lows, highs)
         generator = torch.Generator().manual_seed(seed)

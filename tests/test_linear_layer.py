@@ -53,7 +53,7 @@ def test_the_gradient_is_the_outer_product(observe: Observe) -> None:
 
 def test_undoes_normalization_and_a_general_affine_entry(observe: Observe) -> None:
     batch = images(2)
-    normalize = lg.models.Normalize([0.3], [0.2])
+    normalize = lg.models.Normalize(torch.tensor([0.3]), torch.tensor([0.2]))
     guess = LinearLayer()(observe(nn.Sequential(normalize, mlp()), batch), seeds=lg.Seeds(0))
     assert psnr(batch.inputs, guess.inputs).min() > 60
     with torch.random.fork_rng(devices=[]):

@@ -60,7 +60,11 @@ def cell(psnr: float | None = 40.0, control: float | None = 8.0, **changes: Any)
         "threat": {"name": "server", "grants": ["batch_size"], "always": ["model", "update"]},
         "seed": 0,
         "status": "converged",
-        "scores": {"psnr": [psnr], "ssim": [0.9], "label": [1.0]},
+        "scores": {
+            "psnr": [psnr],
+            "ssim": [0.9 if psnr is not None and psnr >= 20 else 0.1],
+            "label": [1.0],
+        },
         "control": {"kind": "other data", "scores": {"psnr": [control]}, "status": "converged"},
         "found": [True],
         "course": [],
@@ -130,6 +134,13 @@ def test_leak_rule_at_its_edges(
     kind: str, score: float | None, control: float | None, expected: bool | None
 ) -> None:
     assert leaked(kind, score, control) is expected
+
+
+@pytest.mark.parametrize(
+    ("psnr", "ssim", "expected"), [(17.6, 0.5, True), (17.6, 0.49, False), (9.9, 0.9, False)]
+)
+def test_structure_that_a_person_sees_counts(psnr: float, ssim: float, expected: bool) -> None:
+    assert leaked("image", psnr, 7.0, ssim) is expected
 
 
 def test_an_example_without_a_guess_did_not_leak() -> None:

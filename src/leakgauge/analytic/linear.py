@@ -103,9 +103,9 @@ def inverse_of_affine(
     size = probes[0].numel()
     scale = AFFINE_TOLERANCE * (1 + float(values.abs().max()))
     slope = ones - zero
-    if slope.numel() == size and bool(slope.abs().min() > 0):
-        if torch.allclose(zero + slope * probes.flatten(1), values, rtol=0, atol=scale):
-            return lambda h: ((h - zero) / slope).reshape(-1, *domain.shape)
+    elementwise = slope.numel() == size and bool(slope.abs().min() > 0)
+    if elementwise and torch.allclose(zero + slope * probes.flatten(1), values, rtol=0, atol=scale):
+        return lambda h: ((h - zero) / slope).reshape(-1, *domain.shape)
     if max(size, zero.numel()) > DENSE_LIMIT:
         return None
     basis = torch.eye(size, dtype=torch.float64).reshape(size, *domain.shape)
@@ -120,13 +120,20 @@ def inverse_of_affine(
 
 
 def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:
-    """The one input h (F,) of dW = db h', by least squares over the entries that `kept` (O, F) marks.
+    """The one input h (F,) of [dW, db] = delta [h, 1]', where `kept` (O, F) marks the entries of dW shared.
 
-    With noise on dW of one variance this is the maximum likelihood estimate. A column of which nothing
-    was kept reads 0.
+    With all entries shared: the first singular vector, which is the maximum likelihood estimate under
+    noise of one variance on dW and db alike. Otherwise least squares over the entries shared; a column
+    of which nothing was shared reads 0.
     """
-    strength = kept.T @ bias.square()
-    return (kept * weight).T @ bias / strength.clamp_min(torch.finfo(torch.float64).tiny)
+    if not bool(kept.all()):
+        strength = kept.T @ bias.square()
+        return (kept * weight).T @ bias / strength.clamp_min(torch.finfo(torch.float64).tiny)
+    joined = torch.cat([weight, bias.unsqueeze(1)], dim=1)
+    # Left singular vectors are short: the small Gram matrix is enough.
+    delta = torch.linalg.eigh(joined @ joined.T).eigenvectors[:, -1]
+    h: Tensor = joined.T @ delta
+    return h[:-1] / h[-1]
 
 
 def ratios(weight: Tensor, bias: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
 """Attacks, by name. A specification's `name = "inverting_gradients"` is `InvertingGradients` here."""
 
 from leakgauge.attacks.auto import Auto
+from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
-from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.linear_layer import LinearLayer
 
-__all__ = ["DLG", "IDLG", "Auto", "InvertingGradients", "BalancedDLG", "LinearLayer"]
+__all__ = ["DLG", "IDLG", "Auto", "BalancedDLG", "InvertingGradients", "LinearLayer"]

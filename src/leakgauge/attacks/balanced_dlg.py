@@ -4,8 +4,7 @@
 
 The idea and the joint labels are those of Zhu et al. (NeurIPS 2019). What lets it finish: layer
 weights, a strong Wolfe line search with a long memory, float64 in the adversary's own copy of the
-model, and a start near the middle of the public range, every class alike. Later trials start farther
-out, so that they differ.
+model, and a start near the middle of the public range, every class alike.
 """
 
 from __future__ import annotations

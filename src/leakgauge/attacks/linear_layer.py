@@ -188,7 +188,8 @@ class _Peeling:
             # The domain's range is public: a value outside it is noise, for certain.
             unit[i] = self.entry.invert(example.features.unsqueeze(0))[0].clamp(0, 1)
         weight, _ = self.remainder()
-        left = float(weight.norm() / self.weight.norm().clamp_min(torch.finfo(torch.float64).tiny))
+        whole = self.weight.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        left = float((self.kept * weight).norm() / whole)
         exact = left < EXPLAINED and self.verified_count == batch
         targets = self.labels(seeds)
         residual = None

@@ -21,5 +21,11 @@ def picture(image: Tensor) -> bytes:
 
 
 def tile(images: Tensor, *, most: int = 4) -> Tensor:
-    """The first images (B, C, H, W) side by side, at most `most` of them, as one (C, H, W')."""
-    return torch.cat(list(images[:most]), dim=-1)
+    """The first images (B, C, H, W), at most `most`, as one picture: two a row where there are more than two."""
+    shown = list(images[:most])
+    if len(shown) < 3:
+        return torch.cat(shown, dim=-1)
+    if len(shown) % 2:
+        shown.append(torch.ones_like(shown[0]))
+    rows = [torch.cat(shown[i : i + 2], dim=-1) for i in range(0, len(shown), 2)]
+    return torch.cat(rows, dim=-2)

@@ -101,8 +101,7 @@ def each(parts: list[Part], known: dict[str, Any], where: str) -> list[Any]:
     for i, part in enumerate(parts):
         factory: Callable[..., Any] = find(part.name, known, f"{where}.{i}")
         options = nested(part.options, f"{where}.{i}")
-        for combination in sweep(factory, options):
-            made.append(make(factory, combination, f"{where}.{i}"))
+        made += [make(factory, chosen, f"{where}.{i}") for chosen in sweep(factory, options)]
     return made
 
 

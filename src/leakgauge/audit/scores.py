@@ -39,7 +39,7 @@ def in_range(domain: Domain, inputs: Tensor) -> Tensor:
 def metrics_of(domain: Domain) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """The metrics that mean something on this domain, by name."""
     always = {"mse": metrics.mse, "psnr": metrics.psnr}
-    special = {
+    special: dict[str, dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
         "image": {"ssim": metrics.ssim},
         "table": {"columns_read": metrics.columns_read},
     }

@@ -89,7 +89,7 @@ class LBFGS:
         for step in range(self.steps):
             progress = step / self.steps
             before = [v.detach().clone() for v in variables]
-            optimizer.step(closure)
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 project()
             stuck = all(torch.equal(a, b) for a, b in zip(before, variables, strict=True))

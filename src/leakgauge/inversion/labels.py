@@ -32,13 +32,13 @@ class Labels(Protocol):
         ...
 
 
-def head(observation: Observation) -> tuple[str, nn.Linear] | None:
+def head(observation: Observation) -> tuple[str, nn.Module] | None:
     """The last linear layer with one output for each class, by name; None where the model has none."""
-    found = None
+    found: tuple[str, nn.Module] | None = None
     for name, module in observation.model.named_modules():
-        if isinstance(module, nn.Linear) and module.out_features == observation.classes:
-            if f"{name}.weight" in observation.update.tensors:
-                found = (name, module)
+        classifies = isinstance(module, nn.Linear) and module.out_features == observation.classes
+        if classifies and f"{name}.weight" in observation.update.tensors:
+            found = (name, module)
     return found
 
 

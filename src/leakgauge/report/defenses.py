@@ -41,6 +41,9 @@ class Panel:
     skipped: list[Cell]
 
 
+AXIS_LIMIT = 100.0  # dB
+
+
 def panels(cells: Sequence[Cell], album: Album) -> list[Panel]:
     """Every defended group of cells, in the order of the records."""
     groups: dict[tuple[object, ...], list[Cell]] = {}
@@ -154,7 +157,9 @@ def _axis(first: Cell, points: Sequence[Point], open_: Sequence[Cell]) -> Axis:
     if first.kind == "table":
         return Axis(title="columns read (median)", top=1.0, step=0.25, percent=True)
     levels = [*(point.high for point in points), _levels(open_, control=False), 30.0]
-    highest = max(v for v in levels if v is not None and math.isfinite(v))
+    finite = [v for v in levels if v is not None and math.isfinite(v)]
+    # Past that every copy looks exact, and the levels that matter would be squeezed to the bottom.
+    highest = min(max(finite), AXIS_LIMIT)
     step = 10.0 if highest <= 70 else 20.0
     return Axis(title="PSNR, dB (median)", top=step * math.ceil(highest / step), step=step)
 

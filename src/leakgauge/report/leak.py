@@ -12,12 +12,14 @@ from leakgauge.report.wording import decibels, listed, percent, plain, plural, s
 
 IMAGE_FLOOR = 20.0  # dB
 IMAGE_MARGIN = 3.0  # dB: half the squared error of the control
+SSIM_FLOOR = 0.5  # structure that a person sees, whatever the noise on it
 TABLE_FLOOR = 0.5  # share of the columns
 COLUMN_TOLERANCE = 0.01  # of a column's public range
 
 RULE = (
-    f"An image counts as leaked when its PSNR is at least {IMAGE_FLOOR:g} dB and at least"
-    f" {IMAGE_MARGIN:g} dB above the blind control. A table row counts as leaked when at least"
+    f"An image counts as leaked when its PSNR is at least {IMAGE_FLOOR:g} dB, or its SSIM at least"
+    f" {SSIM_FLOOR:g}, and its PSNR is at least {IMAGE_MARGIN:g} dB above the blind control."
+    " A table row counts as leaked when at least"
     f" {100 * TABLE_FLOOR:g}% of its columns are read, each within {100 * COLUMN_TOLERANCE:g}% of"
     " its public range, and more than the control reads. Where the attack has no guess, nothing"
     " leaked; where a score or its control is missing, the example is not judged."
@@ -29,14 +31,17 @@ def metric(kind: str) -> str:
     return "columns_read" if kind == "table" else "psnr"
 
 
-def leaked(kind: str, score: float | None, control: float | None) -> bool | None:
+def leaked(
+    kind: str, score: float | None, control: float | None, ssim: float | None = None
+) -> bool | None:
     """Whether one example leaked, by PSNR in dB or share of columns; None if not to be judged."""
     if kind not in ("image", "table") or score is None or control is None:
         return None
     if kind == "table":
         return score >= TABLE_FLOOR and score > control
     # The difference of two infinities is not a number, and so no leak: both found it blind.
-    return score >= IMAGE_FLOOR and score - control >= IMAGE_MARGIN
+    seen = score >= IMAGE_FLOOR or (ssim is not None and ssim >= SSIM_FLOOR)
+    return seen and score - control >= IMAGE_MARGIN
 
 
 def leaks(cell: Cell) -> tuple[bool | None, ...]:
@@ -48,7 +53,8 @@ def leaks(cell: Cell) -> tuple[bool | None, ...]:
         if i < len(cell.found) and not cell.found[i]:
             verdicts.append(False if cell.score(name, i) is not None else None)
         else:
-            verdicts.append(leaked(cell.kind, cell.score(name, i), cell.control(name, i)))
+            value, control = cell.score(name, i), cell.control(name, i)
+            verdicts.append(leaked(cell.kind, value, control, cell.score("ssim", i)))
     return tuple(verdicts)
 
 

@@ -7,6 +7,7 @@ missing or not a number becomes None, and the page then says that it is missing.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from leakgauge.core.errors import DataError
 from leakgauge.report.lenient import integer, mapping, number, numbers, sequence, text, texts
 
 SCHEMA = 1
+PSNR_CEILING = 200.0
+"""dB at which records cap a PSNR, so that it stays a number: an exact copy."""
 Scores = Mapping[str, tuple[float | None, ...]]
 
 
@@ -267,4 +270,9 @@ def _at(scores: Scores, name: str, example: int) -> float | None:
 
 
 def _scores(value: object) -> Scores:
-    return {key: numbers(values) for key, values in mapping(value).items()}
+    scores = {key: numbers(values) for key, values in mapping(value).items()}
+    if "psnr" in scores:
+        scores["psnr"] = tuple(
+            math.inf if v is not None and v >= PSNR_CEILING else v for v in scores["psnr"]
+        )
+    return scores

@@ -1,0 +1,393 @@
+"""One contract for all defenses, the four seams, and each defense against its closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import pytest
+import torch
+from conftest import client, images, mlp
+from torch import Tensor, nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge import defenses
+from leakgauge.core import Loss, Tensors
+from leakgauge.defenses import (
+    GaussianNoise,
+    LaplacianNoise,
+    Quantization,
+    RandomSparsification,
+    TopK,
+    Undefended,
+)
+
+CASES: dict[str, lg.Defense] = {
+    "Undefended": Undefended(),
+    "GaussianNoise": GaussianNoise(std=0.1),
+    "LaplacianNoise": LaplacianNoise(std=0.1),
+    "Quantization": Quantization(format="int8"),
+    "RandomSparsification": RandomSparsification(sparsity=0.5),
+    "TopK": TopK(sparsity=0.5),
+}
+RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification"}
+MASKS = {"RandomSparsification", "TopK", "Undefended"}
+
+
+def raw(dtype: torch.dtype = torch.float32) -> lg.Update:
+    """The update of three examples on a small network, no entry of which is exactly zero."""
+    batch = images(3)
+    update = lg.FedSGD()(mlp(), functional.cross_entropy, batch.inputs, batch.targets)
+    generator = torch.Generator().manual_seed(1)
+    return lg.Update(
+        {
+            n: (t + 1e-4 * torch.randn(t.shape, generator=generator)).to(dtype)
+            for n, t in update.items()
+        }
+    )
+
+
+def test_every_exported_defense_is_under_contract() -> None:
+    assert set(CASES) == set(defenses.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+class TestContract:
+    def test_is_a_defense_whose_repr_is_its_configuration(self, name: str) -> None:
+        defense = CASES[name]
+        assert isinstance(defense, lg.Defense)
+        assert eval(repr(defense), vars(defenses)) == defense
+        assert hash(defense) == hash(eval(repr(defense), vars(defenses)))
+
+    def test_its_strength_names_a_field(self, name: str) -> None:
+        defense = CASES[name]
+        strength = getattr(defense, "strength")  # noqa: B009
+        own = [field.name for field in fields(defense)]  # type: ignore[arg-type]
+        assert (strength is None) == (name == "Undefended")
+        assert strength is None or strength in own
+
+    def test_the_seed_decides(self, name: str) -> None:
+        defense = CASES[name]
+        one, same, other = (
+            defense.on_update(raw(), seeds=lg.Seeds(root)).tensors for root in (0, 0, 1)
+        )
+        assert all(torch.equal(one[n], same[n]) for n in one)
+        assert all(torch.equal(one[n], other[n]) for n in one) == (name not in RANDOM)
+
+    def test_tensors_of_one_shape_are_drawn_apart(self, name: str) -> None:
+        twins = lg.Update({"a": torch.ones(50), "b": torch.ones(50)})
+        found = CASES[name].on_update(twins, seeds=lg.Seeds(0)).tensors
+        assert torch.equal(found["a"], found["b"]) == (name not in RANDOM)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_names_shapes_and_types_are_kept(self, name: str, dtype: torch.dtype) -> None:
+        update = lg.Update(raw(dtype).tensors, "delta")
+        found = CASES[name].on_update(update, seeds=lg.Seeds(0))
+        assert found.kind == "delta"
+        assert list(found.tensors) == list(update.tensors)
+        for n, tensor in found.tensors.items():
+            assert tensor.shape == update.tensors[n].shape
+            assert tensor.dtype == dtype
+            assert torch.isfinite(tensor).all()
+
+    def test_its_input_is_left_as_it_was(self, name: str) -> None:
+        update, expected = raw(), raw()
+        CASES[name].on_update(update, seeds=lg.Seeds(0))
+        assert all(torch.equal(t, expected.tensors[n]) for n, t in update.tensors.items())
+
+    def test_the_global_generator_is_untouched(self, name: str) -> None:
+        update, before = raw(), torch.random.get_rng_state()
+        CASES[name].on_update(update, seeds=lg.Seeds(0))
+        assert torch.equal(before, torch.random.get_rng_state())
+
+    def test_zeros_and_single_entries_pass(self, name: str) -> None:
+        edges = lg.Update({"zero": torch.zeros(3), "one": torch.tensor(2.0), "none": torch.ones(0)})
+        found = CASES[name].on_update(edges, seeds=lg.Seeds(0))
+        found.check(edges.tensors)
+
+    def test_who_knows_it_explains_what_was_observed(self, name: str) -> None:
+        """adapt(observed) on the undefended update: what was observed, where the defense is a mask."""
+        update, defense = raw(), CASES[name]
+        observed = defense.on_update(update, seeds=lg.Seeds(0))
+        adapted = defense.adapt(observed)(update.tensors)
+        assert adapted.keys() == observed.tensors.keys()
+        equal = all(torch.equal(adapted[n], t) for n, t in observed.tensors.items())
+        assert equal == (name in MASKS)
+
+    def test_the_adaptation_is_differentiable(self, name: str) -> None:
+        update, defense = raw(), CASES[name]
+        adapt = defense.adapt(defense.on_update(update, seeds=lg.Seeds(0)))
+        tensors = {n: t.clone().requires_grad_() for n, t in update.tensors.items()}
+        torch.stack([t.square().sum() for t in adapt(tensors).values()]).sum().backward()
+        assert any(t.grad is not None and bool(t.grad.any()) for t in tensors.values())
+
+    def test_the_client_s_own_batch_is_found_through_it(
+        self, name: str, observe: Callable[..., lg.Observation]
+    ) -> None:
+        """Simulating the true batch comes nearer to what was observed for who knows the defense."""
+        from leakgauge.inversion.distances import relative_residual
+        from leakgauge.inversion.simulation import simulator
+
+        batch = images(2)
+        known, unknown = (
+            float(
+                relative_residual(
+                    simulator(seen)(batch.inputs, batch.targets, create_graph=False),
+                    seen.update.tensors,
+                )
+            )
+            for told in (True, False)
+            for seen in [observe(mlp(), batch, under=CASES[name], defense=told)]
+        )
+        assert known <= unknown
+        assert (known == 0) == (name in MASKS)
+
+
+@dataclass(frozen=True)
+class DoubledBatch(Undefended):
+    """Acts on the data: every input is halved, every label moved on by one."""
+
+    def on_batch(
+        self, inputs: Tensor, targets: Tensor, *, seeds: lg.Seeds
+    ) -> tuple[Tensor, Tensor]:
+        return inputs / 2, (targets + 1) % 4
+
+
+@dataclass(frozen=True)
+class WiderModel(Undefended):
+    """Acts on the model: scales its first layer in place."""
+
+    def on_model(self, model: nn.Module, *, seeds: lg.Seeds) -> nn.Module:
+        with torch.no_grad():
+            next(model.parameters()).mul_(3)
+        return model
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Local training that cuts each gradient at 1e-3."""
+
+    base: lg.LocalTraining
+
+    @property
+    def kind(self) -> str:
+        return "delta"
+
+    def __call__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        create_graph: bool = False,
+    ) -> Tensors:
+        whole = self.base(model, loss, inputs, targets, create_graph=create_graph)
+        return {n: t.clamp(-1e-3, 1e-3) for n, t in whole.items()}
+
+
+@dataclass(frozen=True)
+class ClippedTraining(Undefended):
+    """Acts on the gradient computation."""
+
+    def on_training(self, training: lg.LocalTraining, *, seeds: lg.Seeds) -> lg.LocalTraining:
+        return Clipped(training)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Negated(Undefended):
+    """Acts on the finished update."""
+
+    def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
+        return update.map(torch.neg)
+
+
+class TestSeams:
+    """Each seam alone, against the same step written out."""
+
+    def seen(self, defense: lg.Defense) -> lg.Observation:
+        return lg.Server().observe(client(mlp(), defense=defense), images(3), seeds=lg.Seeds(0))
+
+    def expect(self, observation: lg.Observation, expected: Tensors) -> None:
+        for name, tensor in observation.update.tensors.items():
+            assert torch.allclose(tensor, expected[name], rtol=1e-5, atol=1e-8)
+
+    def plain(self, model: nn.Module, batch: lg.Batch) -> Tensors:
+        return lg.FedSGD()(model, functional.cross_entropy, batch.inputs, batch.targets)
+
+    def test_the_batch(self) -> None:
+        batch = images(3)
+        trained_on = lg.Batch(batch.inputs / 2, (batch.targets + 1) % 4)
+        self.expect(self.seen(DoubledBatch()), self.plain(mlp(), trained_on))
+        assert torch.equal(batch.inputs, images(3).inputs)
+
+    def test_the_model_that_is_observed_is_the_one_after_the_seam(self) -> None:
+        model = mlp()
+        observation = lg.Server().observe(
+            client(model, defense=WiderModel()), images(3), seeds=lg.Seeds(0)
+        )
+        wide = mlp()
+        with torch.no_grad():
+            next(wide.parameters()).mul_(3)
+        for found, expected in zip(observation.model.parameters(), wide.parameters(), strict=True):
+            assert torch.equal(found, expected)
+        self.expect(observation, self.plain(wide, images(3)))
+        # The client's own network is not the one that the defense wrote to.
+        assert torch.equal(next(model.parameters()), next(mlp().parameters()))
+
+    def test_the_training(self) -> None:
+        observation = self.seen(ClippedTraining())
+        whole = self.plain(mlp(), images(3))
+        self.expect(observation, {n: t.clamp(-1e-3, 1e-3) for n, t in whole.items()})
+        assert observation.update.kind == "delta"
+
+    def test_the_update(self) -> None:
+        whole = self.plain(mlp(), images(3))
+        self.expect(self.seen(Negated()), {n: -t for n, t in whole.items()})
+
+    def test_each_seam_is_given_seeds_of_its_own(self) -> None:
+        told: list[lg.Seeds] = []
+
+        @dataclass(frozen=True)
+        class Listening(Undefended):
+            def on_batch(
+                self, inputs: Tensor, targets: Tensor, *, seeds: lg.Seeds
+            ) -> tuple[Tensor, Tensor]:
+                told.append(seeds)
+                return inputs, targets
+
+            def on_model(self, model: nn.Module, *, seeds: lg.Seeds) -> nn.Module:
+                told.append(seeds)
+                return model
+
+            def on_training(
+                self, training: lg.LocalTraining, *, seeds: lg.Seeds
+            ) -> lg.LocalTraining:
+                told.append(seeds)
+                return training
+
+            def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
+                told.append(seeds)
+                return update
+
+        self.seen(Listening())
+        assert len(told) == 4
+        assert {seeds.root for seeds in told} == {0}
+        assert all("defense" in seeds.path for seeds in told)
+
+    def test_undefended_is_no_defense(self) -> None:
+        self.expect(self.seen(Undefended()), self.plain(mlp(), images(3)))
+
+
+class TestNoise:
+    """A hundred thousand draws each: estimates are within a few standard errors."""
+
+    zero = lg.Update({"a": torch.zeros(400, 250)})
+
+    def draws(self, defense: lg.Defense) -> Tensor:
+        return defense.on_update(self.zero, seeds=lg.Seeds(0)).tensors["a"].double().flatten()
+
+    @pytest.mark.parametrize("kind", [GaussianNoise, LaplacianNoise])
+    @pytest.mark.parametrize("std", [1e-3, 0.5])
+    def test_mean_and_standard_deviation(
+        self, kind: type[GaussianNoise | LaplacianNoise], std: float
+    ) -> None:
+        found = self.draws(kind(std=std))
+        assert float(found.std()) == pytest.approx(std, rel=0.02)
+        assert abs(float(found.mean())) < 4 * std / math.sqrt(len(found))
+
+    def kurtosis(self, found: Tensor) -> float:
+        return float(found.pow(4).mean() / found.square().mean().square())
+
+    def test_tails(self) -> None:
+        """E x^4 / (E x^2)^2 is 3 for a Gaussian and 6 for a Laplacian."""
+        assert self.kurtosis(self.draws(GaussianNoise(std=1.0))) == pytest.approx(3, abs=0.1)
+        assert self.kurtosis(self.draws(LaplacianNoise(std=1.0))) == pytest.approx(6, abs=0.5)
+
+    def test_a_laplacian_s_mean_absolute_value(self) -> None:
+        found = self.draws(LaplacianNoise(std=1.0))
+        assert float(found.abs().mean()) == pytest.approx(1 / math.sqrt(2), rel=0.02)
+
+    @pytest.mark.parametrize("kind", [GaussianNoise, LaplacianNoise])
+    def test_it_is_added(self, kind: type[GaussianNoise | LaplacianNoise]) -> None:
+        ones = lg.Update({"a": torch.ones(400, 250)})
+        found = kind(std=0.5).on_update(ones, seeds=lg.Seeds(0)).tensors["a"]
+        assert torch.allclose(found.double().flatten() - 1, self.draws(kind(std=0.5)), atol=1e-6)
+
+
+class TestQuantization:
+    @pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+    def test_floats_are_torch_s_casts(self, name: str, dtype: torch.dtype) -> None:
+        update = raw()
+        found = Quantization(format=name).on_update(update, seeds=lg.Seeds(0))  # type: ignore[arg-type]
+        changed = False
+        for n, tensor in update.tensors.items():
+            assert torch.equal(found.tensors[n], tensor.to(dtype).float())
+            changed = changed or not torch.equal(found.tensors[n], tensor)
+        assert changed
+
+    def test_fp16_saturates(self) -> None:
+        large = lg.Update({"a": torch.tensor([1e6, -1e30, 65504.0, 2.0])})
+        found = Quantization(format="fp16").on_update(large, seeds=lg.Seeds(0)).tensors["a"]
+        assert found.tolist() == [65504.0, -65504.0, 65504.0, 2.0]
+
+    def test_int8_has_at_most_255_levels_half_a_step_away(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        tensor = torch.randn(100, 100, generator=generator)
+        found = Quantization(format="int8").on_update(lg.Update({"a": tensor}), seeds=lg.Seeds(0))
+        step = float(tensor.abs().max()) / 127
+        levels = (found.tensors["a"].double() / step).round()
+        assert len(levels.unique()) <= 255
+        assert levels.abs().max() == 127
+        assert float((found.tensors["a"] - tensor).abs().max()) <= step / 2 * (1 + 1e-5)
+        assert float((found.tensors["a"] - tensor).abs().max()) > step / 4
+
+    def test_int8_scales_each_tensor_by_its_own(self) -> None:
+        pair = lg.Update({"a": torch.tensor([1.0, 0.3]), "b": torch.tensor([1e-6, 0.3e-6])})
+        found = Quantization(format="int8").on_update(pair, seeds=lg.Seeds(0)).tensors
+        assert found["b"].tolist() == pytest.approx((found["a"] * 1e-6).tolist(), rel=1e-5)
+        assert found["b"][0] > 0
+
+    def test_int8_is_symmetric(self) -> None:
+        update = raw()
+        negative = update.map(torch.neg)
+        one, other = (
+            Quantization(format="int8").on_update(u, seeds=lg.Seeds(0)).tensors
+            for u in (update, negative)
+        )
+        assert all(torch.equal(one[n], -other[n]) for n in one)
+
+
+class TestSparsification:
+    @pytest.mark.parametrize("sparsity", [0.2, 0.5, 0.9, 0.99])
+    def test_top_k_keeps_the_largest(self, sparsity: float) -> None:
+        update = raw()
+        found = TopK(sparsity=sparsity).on_update(update, seeds=lg.Seeds(0)).tensors
+        for name, tensor in update.tensors.items():
+            kept = found[name] != 0
+            assert int((~kept).sum()) == int(sparsity * tensor.numel())
+            assert torch.equal(found[name][kept], tensor[kept])
+            if not kept.all():
+                assert tensor[kept].abs().min() >= tensor[~kept].abs().max()
+
+    def test_ties_are_broken_and_the_share_stays_exact(self) -> None:
+        found = TopK(sparsity=0.5).on_update(lg.Update({"a": torch.ones(10)}), seeds=lg.Seeds(0))
+        assert float(found.tensors["a"].sum()) == 5
+
+    @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9])
+    def test_a_random_share_is_zeroed(self, sparsity: float) -> None:
+        ones = lg.Update({"a": torch.ones(300, 300)})
+        found = RandomSparsification(sparsity=sparsity).on_update(ones, seeds=lg.Seeds(0))
+        tensor = found.tensors["a"]
+        # Four standard errors of a share of 90 000.
+        error = 4 * math.sqrt(sparsity * (1 - sparsity) / tensor.numel())
+        assert float((tensor == 0).float().mean()) == pytest.approx(sparsity, abs=error)
+        assert set(tensor.flatten().tolist()) == {0.0, 1.0}  # kept entries are not rescaled
+
+    @pytest.mark.parametrize("kind", [TopK, RandomSparsification])
+    def test_sparsity_zero_is_the_identity(self, kind: type[TopK | RandomSparsification]) -> None:
+        update = raw()
+        found = kind(sparsity=0.0).on_update(update, seeds=lg.Seeds(0)).tensors
+        assert all(torch.equal(found[n], t) for n, t in update.tensors.items())
