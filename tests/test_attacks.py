@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 import torch
@@ -15,20 +16,24 @@ from leakgauge.inversion import LBFGS, Cosine, Direct, GradientMatching, Known, 
 
 Observe = Callable[..., lg.Observation]
 
-QUICK: dict[str, lg.Attack] = {
-    "DLG": attacks.DLG(steps=3),
-    "IDLG": attacks.IDLG(steps=3),
-    "InvertingGradients": attacks.InvertingGradients(steps=8),
-    "BalancedDLG": attacks.BalancedDLG(steps=20),
-    "LinearLayer": attacks.LinearLayer(),
+FEW: dict[str, lg.Attack] = {
     "Auto": attacks.Auto(
         attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
     ),
 }
 
 
-def test_every_exported_attack_is_under_contract() -> None:
-    assert set(QUICK) == set(attacks.__all__)
+def quick(name: str) -> lg.Attack:
+    """The exported attack `name` with few steps: a new one comes under the contract by its export."""
+    if name in FEW:
+        return FEW[name]
+    part = getattr(attacks, name)
+    few = {"steps": 3} if any(field.name == "steps" for field in fields(part)) else {}
+    attack: lg.Attack = part(**few)
+    return attack
+
+
+QUICK = {name: quick(name) for name in attacks.__all__}
 
 
 @pytest.mark.parametrize("attack", QUICK.values(), ids=QUICK.keys())

@@ -120,7 +120,7 @@ class TestDistances:
         leaves = {n: t.requires_grad_() for n, t in g.items()}
         value = term(candidate(leaves, star))
         value.backward()
-        assert math.isfinite(float(value))
+        assert math.isfinite(float(value.detach()))
         assert all(t.grad is None or bool(torch.isfinite(t.grad).all()) for t in leaves.values())
 
     def test_a_candidate_without_any_gradient_can_still_move(self) -> None:
@@ -128,7 +128,7 @@ class TestDistances:
         leaves = {n: torch.zeros_like(t).requires_grad_() for n, t in tensors(0).items()}
         value = Cosine()(candidate(leaves))
         value.backward()
-        assert float(value) == pytest.approx(1)
+        assert float(value.detach()) == pytest.approx(1)
         assert all(t.grad is not None and torch.isfinite(t.grad).all() for t in leaves.values())
 
     @pytest.mark.parametrize("term", [L2(), BalancedL2(), Cosine()], ids=repr)
@@ -150,7 +150,7 @@ class TestDistances:
         nothing = {n: torch.zeros_like(t) for n, t in star.items()}
         assert float(relative_residual(nothing, star)) == pytest.approx(1)
         assert float(relative_residual(nothing, nothing)) == 0
-        assert math.isfinite(float(relative_residual(g, nothing)))
+        assert float(relative_residual(g, nothing)) > 1e9
 
 
 class TestPriors:
@@ -252,7 +252,7 @@ class TestDescents:
     @pytest.mark.parametrize(
         "descent",
         [
-            LBFGS(steps=20, lr=0.1),
+            LBFGS(steps=10, lr=0.1),
             LBFGS(steps=20, line_search="strong_wolfe"),
             SignedAdam(steps=400, lr=0.1),
         ],
@@ -335,8 +335,10 @@ class TestDescents:
         descent.run(objective, [x], project=project, tolerance=0.0)
         assert x.tolist() == [0.25, 0.25]
 
-    @pytest.mark.parametrize("descent", [LBFGS(steps=5), SignedAdam(steps=8)], ids=repr)
-    def test_it_stops_where_numbers_end(self, descent: inversion.Descent) -> None:
+    @pytest.mark.parametrize(
+        ("descent", "most"), [(LBFGS(steps=5, inner=4), 4), (SignedAdam(steps=8), 1)]
+    )
+    def test_it_stops_where_numbers_end(self, descent: inversion.Descent, most: int) -> None:
         x = torch.zeros(2, requires_grad=True)
         calls = 0
 
@@ -346,7 +348,7 @@ class TestDescents:
             return (x * math.nan).sum()
 
         descent.run(objective, [x], project=lambda: None, tolerance=0.0)
-        assert calls <= 2
+        assert calls <= most
 
 
 class TestDirect:

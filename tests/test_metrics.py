@@ -209,3 +209,21 @@ def test_mistakes_are_told_in_one_line(call: Callable[[], object], words: str) -
         call()
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(metrics.CLOSER) - {"label_match"}))
+@pytest.mark.parametrize("shape", [(1, 9, 9), (5, 9, 12)])
+def test_contract_of_every_metric(name: str, shape: tuple[int, ...]) -> None:
+    """One value an example, finite, float64, and better for an exact copy than for a stranger."""
+    metric: Metric = getattr(metrics, name)
+    truth, stranger = (rand(4, *shape, seed=seed) for seed in (0, 1))
+    if name == "columns_read":
+        truth, stranger = truth.flatten(1), stranger.flatten(1)
+    exact, other = metric(truth, truth.clone()), metric(truth, stranger)
+    assert exact.shape == other.shape == (4,)
+    assert exact.dtype == other.dtype == torch.float64
+    assert torch.isfinite(exact).all()
+    assert torch.isfinite(other).all()
+    closer = exact < other if metrics.CLOSER[name] == "lower" else exact > other
+    assert closer.all()
+    assert torch.equal(metric(truth[[2, 0]], stranger[[2, 0]]), other[[2, 0]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,9 @@ def run_audit(options: argparse.Namespace, command: str) -> int:
         raise SpecificationError(
             "--workers", expected="at least 1", found=str(options.workers), remedy="raise it"
         )
+    # A user's own `module:factory` lies where the command is run, as with `python -m`.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     source = Source(read(options.spec), tuple(options.settings), options.seed)
     plan = plan_from(source)
     out = options.out or f"leakgauge-runs/{datetime.now():%Y-%m-%d_%H-%M-%S}"

@@ -73,8 +73,9 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
     return "\n".join(line.rstrip() for line in page.splitlines()) + "\n"
 
 
-def write(folder: Path) -> Path:
+def write(folder: str | Path) -> Path:
     """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
+    folder = Path(folder)
     page = render(read(folder / RECORDS), folder)
     path = folder / PAGE
     # An ordinary file, not one of mkstemp's: the page keeps the rights that the user's umask gives.
