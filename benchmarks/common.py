@@ -25,6 +25,7 @@ import leakgauge as lg
 
 ROOT = Path(__file__).resolve().parent
 CIFAR = "cifar10_lossless.npz"
+PHOTOS = "photos (scikit-image, scikit-learn)"
 Row = dict[str, Any]
 
 
@@ -37,6 +38,7 @@ class Options:
     seed: int
     out: Path
     workers: int
+    resume: bool = False
 
 
 def options(name: str, description: str) -> Options:
@@ -48,10 +50,13 @@ def options(name: str, description: str) -> Options:
     parser.add_argument("--data", metavar="FILE.npz", help="images (uint8 NHWC) and labels")
     parser.add_argument("--seed", type=int, default=0, help="added to every seed")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: results/NAME.json")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of a run that was cut")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args()
     default = ROOT / "results" / (f"{name}-quick.json" if given.quick else f"{name}.json")
-    return Options(given.quick, given.data, given.seed, given.out or default, given.workers)
+    return Options(
+        given.quick, given.data, given.seed, given.out or default, given.workers, given.resume
+    )
 
 
 def images(data: str | None) -> lg.Dataset:
@@ -110,24 +115,42 @@ def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 
 
 def measure(
-    task: Callable[[Any], Row], jobs: Sequence[Any], given: Options, *, name: str
+    task: Callable[[Any], Row],
+    jobs: Sequence[Any],
+    given: Options,
+    *,
+    name: str,
+    data: str | None = None,
 ) -> list[Row]:
     """Run jobs in processes of one thread each; the JSON is written after each, in order.
 
+    `data` names what the jobs read, where it is not what `images` reads.
     Ctrl-C cuts the run: the rows done are returned, and the JSON says that it is not complete.
     """
     commit()  # as it is at the start: a working tree may move on meanwhile
-    rows: list[Row] = []
-    clock = time.perf_counter()
+    kept = earlier(given) if given.resume else {}
+    rows: dict[str, Row] = {repr(job): kept[repr(job)] for job in jobs if repr(job) in kept}
+    left = [job for job in jobs if repr(job) not in rows]
+    before, clock = len(rows), time.perf_counter()
     try:
-        for row in _results(task, jobs, given.workers):
-            rows.append(row)
-            save(name, given, rows, complete=len(rows) == len(jobs))
-            _tell(len(rows), len(jobs), time.perf_counter() - clock)
+        for job, row in zip(left, _results(task, left, given.workers), strict=False):
+            rows[repr(job)] = {"job": repr(job), "commit": commit(), **row}
+            done = [rows[repr(job)] for job in jobs if repr(job) in rows]
+            save(name, given, done, complete=len(done) == len(jobs), data=data)
+            _tell(len(done) - before, len(left), time.perf_counter() - clock)
     except KeyboardInterrupt:
         print(f"\ncut after {len(rows)} of {len(jobs)} rows")
     print(file=sys.stderr)
-    return rows
+    return [rows[repr(job)] for job in jobs if repr(job) in rows]
+
+
+def earlier(given: Options) -> dict[str, Row]:
+    """Rows of an earlier run of the same command that was cut, by job; each row names its own commit."""
+    if not given.out.exists():
+        return {}
+    document = json.loads(given.out.read_text())
+    same = document["seed"] == given.seed and document["quick"] == given.quick
+    return {row["job"]: row for row in document["rows"] if "job" in row} if same else {}
 
 
 def _tell(done: int, planned: int, spent: float) -> None:
@@ -150,7 +173,9 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def save(name: str, given: Options, rows: Sequence[Row], *, complete: bool) -> None:
+def save(
+    name: str, given: Options, rows: Sequence[Row], *, complete: bool, data: str | None = None
+) -> None:
     """Write the JSON whole: rows, commit, versions, machine, seed, and whether the run was cut."""
     given.out.parent.mkdir(parents=True, exist_ok=True)
     document = {
@@ -158,7 +183,7 @@ def save(name: str, given: Options, rows: Sequence[Row], *, complete: bool) -> N
         "complete": complete,
         "quick": given.quick,
         "seed": given.seed,
-        "data": Path(given.data).name if given.data else default_data(),
+        "data": data_name(given, data),
         "commit": commit(),
         "versions": {
             "leakgauge": lg.__version__,
@@ -179,9 +204,13 @@ def save(name: str, given: Options, rows: Sequence[Row], *, complete: bool) -> N
     partial.replace(given.out)
 
 
-def default_data() -> str:
-    """What `images(None)` reads."""
-    return CIFAR if os.environ.get("LEAKGAUGE_DATA") else "photos (scikit-image, scikit-learn)"
+def data_name(given: Options, default: str | None = None) -> str:
+    """The file that --data names, without its folder; else `default`, else what `images` reads."""
+    if given.data is not None:
+        return Path(given.data).name
+    if default is not None:
+        return default
+    return CIFAR if os.environ.get("LEAKGAUGE_DATA") else PHOTOS
 
 
 @cache
@@ -211,9 +240,9 @@ def share(flags: Iterable[bool]) -> str:
     return f"{sum(listed)}/{len(listed)} ({100 * sum(listed) / max(1, len(listed)):.0f}%)"
 
 
-def header(given: Options) -> None:
+def header(given: Options, data: str | None = None) -> None:
     """What ran, where: printed above every table."""
     print(
         f"commit {commit()}, leakgauge {lg.__version__}, torch {torch.__version__}, "
-        f"data {Path(given.data).name if given.data else default_data()}, seed {given.seed}"
+        f"data {data_name(given, data)}, seed {given.seed}"
     )

@@ -455,7 +455,8 @@ class TestMistakes:
             ("cases = 3", ("cases", "list", "3")),
             ("sed = 3\n[[cases]]" + SMALL, ("sed",)),
             ("cases = [3]", ("cases.0",)),
-            ("data = ", ("TOML", "line 1")),
+            ("data = ", ("TOML",)),
+            ("seed = 1\ndata = [1,,]", ("TOML", "line 2")),
             ("[[cases]\n", ("TOML",)),
             ("a = 1\na = 2", ("TOML",)),
             ("\x00", ("TOML",)),
@@ -506,11 +507,7 @@ class TestSettings:
         assert case(SMALL, f"attacks={value}").attacks == [attacks.DLG()]
 
     def test_a_name_takes_options(self) -> None:
-        made = case(
-            SMALL.replace("digits", "photos").replace("mlp", "mlp"),
-            "data.size=8",
-            "model.width=4",
-        )
+        made = case(SMALL.replace("digits", "photos"), "data.size=8", "model.width=4")
         assert made.data.inputs.shape[-1] == 8
         assert made.model_name == "mlp(width=4, depth=2)"
 
@@ -543,7 +540,7 @@ class TestSettings:
             ("attacks.7.steps=3", ("--set attacks.7.steps=3", "'7'", "indexed from 0")),
             ("attacks.first.steps=3", ("'first'", "indexed from 0")),
             ("attacks.9=dlg", ("'9'", "indexed from 0")),
-            ("seed.x=3", ("--set seed.x=3", "'seed'")),
+            ("seed.x=3", ("seed", "integer")),
             ("cases.5.repeats=3", ("'5'",)),
             ("cases.0.model.width.x=3", ("'width'",)),
             ("attacks.-1.steps=3", ("'-1'",)),

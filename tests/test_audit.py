@@ -1,0 +1,575 @@
+"""Audits: complete records, a control beside each cell, the same bits for a seed, and sound endings."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from conftest import mlp, sigmoid_cnn
+from PIL import Image
+from torch import nn
+
+import leakgauge as lg
+from leakgauge import attacks, defenses
+from leakgauge.audit import Source, execute, plan, plan_from, without_times
+from leakgauge.core import Progress, Snapshot, silent
+
+DOMAIN = lg.ImageDomain(1, 8, 8)
+
+
+def noise(count: int = 12, *, classes: int = 4) -> lg.Dataset:
+    """Uniform random images: no two of them are alike."""
+    generator = torch.Generator().manual_seed(0)
+    return lg.Dataset(
+        "noise",
+        torch.rand((count, 1, 8, 8), generator=generator),
+        torch.arange(count) % classes,
+        DOMAIN,
+        classes,
+        tuple(f"kind {i}" for i in range(classes)),
+        "CC0",
+    )
+
+
+def patients(count: int = 6) -> lg.Dataset:
+    domain = lg.TableDomain(
+        (lg.Column("age", 18, 100, "years", 0), lg.Column("pressure", 40, 180, "mm Hg", 1))
+    )
+    unit = torch.rand((count, 2), generator=torch.Generator().manual_seed(1))
+    return lg.Dataset("patients", domain.from_unit(unit), torch.arange(count) % 2, domain, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guess:
+    """Says whatever it is told to say, for images and tables alike."""
+
+    value: float = 0.5
+    objective: float = 1.0
+    residual: float | None = 0.5
+    needs: frozenset[str] = frozenset({"batch_size"})
+    on_call: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.needs
+
+    def inapplicable(self, observation: lg.Observation) -> str | None:
+        return None
+
+    def evaluations(self, observation: lg.Observation) -> int:
+        return 1
+
+    def __call__(
+        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+    ) -> lg.Reconstruction:
+        self.on_call()
+        batch = observation.batch_size
+        inputs = torch.full((batch, *observation.domain.shape), self.value)
+        return lg.Reconstruction(
+            inputs=inputs,
+            targets=torch.zeros(batch, dtype=torch.long),
+            found=torch.ones(batch, dtype=torch.bool),
+            status=lg.Status.UNCONVERGED,
+            objectives=(self.objective,),
+            residual=self.residual,
+            course=(Snapshot(0, self.objective, inputs),),
+        )
+
+
+def images_case(**changes: Any) -> lg.Case:
+    settings: dict[str, Any] = {
+        "name": "small",
+        "data": noise(),
+        "model": mlp(),
+        "attacks": [attacks.LinearLayer()],
+    }
+    return lg.Case(**(settings | changes))
+
+
+def strict(folder: Path) -> list[dict[str, Any]]:
+    """The records on disk, by a reader that knows no NaN and no infinity."""
+
+    def refuse(token: str) -> NoReturn:
+        raise AssertionError(f"{token} is not JSON")
+
+    lines = (folder / "records.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
+
+
+class TestRecords:
+    def test_a_header_each_cell_in_order_and_an_end(self, tmp_path: Path) -> None:
+        case = images_case(
+            attacks=[attacks.LinearLayer(), attacks.IDLG(steps=1)],
+            defenses=[None, defenses.TopK(sparsity=0.5)],
+            batch_sizes=[1, 2],
+            repeats=2,
+        )
+        run = lg.audit([case], out=tmp_path / "run", seed=3)
+        records = strict(tmp_path / "run")
+        assert records == json.loads(json.dumps(run.records))
+        first, *middle, last = records
+        assert (first["type"], first["schema"], first["seed"], first["planned"]) == (
+            "run",
+            1,
+            3,
+            16,
+        )
+        assert first["versions"].keys() >= {"leakgauge", "torch", "python"}
+        assert [c["type"] for c in middle] == ["cell"] * 16
+        assert [
+            (c["batch_size"], c["repeat"], c["defense"]["name"], c["attack"]["name"])
+            for c in middle
+        ] == [
+            (b, r, d, a)
+            for b in (1, 2)
+            for r in (0, 1)
+            for d in ("none", "top_k")
+            for a in ("linear_layer", "idlg")
+        ]
+        assert len({c["id"] for c in middle}) == 16
+        assert last["type"] == "end"
+        assert (last["completed"], last["planned"], last["interrupted"]) == (16, 16, False)
+        assert not run.interrupted
+        assert run.folder == tmp_path / "run"
+
+    def test_a_cell_says_what_was_attacked_with_what_knowing_what(self) -> None:
+        case = images_case(examples=[5, 7], batch_sizes=[2], defenses=[defenses.TopK(sparsity=0.5)])
+        (cell,) = lg.audit(case, seed=4).cells
+        assert cell["data"]["name"] == "noise"
+        assert cell["data"]["licence"] == "CC0"
+        assert cell["data"]["examples"] == [5, 7]
+        assert cell["data"]["labels"] == [1, 3]
+        assert cell["data"]["label_names"] == ["kind 1", "kind 3"]
+        assert cell["model"]["parameters"] == sum(p.numel() for p in mlp().parameters())
+        assert cell["training"] == {"name": "fedsgd", "repr": "FedSGD()"}
+        assert cell["defense"] == {
+            "name": "top_k",
+            "repr": "TopK(sparsity=0.5)",
+            "strength_name": "sparsity",
+            "strength": 0.5,
+        }
+        assert cell["attack"] == {"name": "linear_layer", "repr": "LinearLayer()"}
+        assert cell["threat"]["grants"] == ["batch_size", "defense"]
+        assert set(cell["threat"]["always"]) == {"model", "protocol", "update"}
+        assert cell["seed"] == 4
+
+    def test_scores_are_one_value_for_each_example(self) -> None:
+        (cell,) = lg.audit(images_case(batch_sizes=[3])).cells
+        assert set(cell["scores"]) == {"mse", "psnr", "ssim", "label"}
+        for scores in (cell["scores"], cell["control"]["scores"]):
+            assert all(len(values) == 3 for values in scores.values())
+        assert min(cell["scores"]["psnr"]) > 60
+        assert cell["scores"]["label"] == [1, 1, 1]
+        assert cell["found"] == [True, True, True]
+        assert cell["status"] == "certified"
+        assert cell["cost"]["evaluations"] > 0
+        assert cell["cost"]["seconds"] > 0
+
+    def test_the_control_is_another_reconstruction(self, tmp_path: Path) -> None:
+        (cell,) = lg.audit(images_case(), out=tmp_path / "run").cells
+        assert cell["control"]["scores"]["psnr"][0] < cell["scores"]["psnr"][0] - 20
+        assert "other examples" in cell["control"]["kind"]
+        images = cell["images"]
+        files = {side: (tmp_path / "run" / names[0]).read_bytes() for side, names in images.items()}
+        assert files["original"] == files["reconstruction"]
+        assert files["control"] != files["original"]
+
+    def test_a_data_set_with_too_few_others_has_a_random_control(self) -> None:
+        (cell,) = lg.audit(images_case(data=noise(3), batch_sizes=[2])).cells
+        assert "uniform random" in cell["control"]["kind"]
+        assert max(cell["control"]["scores"]["psnr"]) < min(cell["scores"]["psnr"])
+
+    @pytest.mark.parametrize("threat", [lg.Server(labels=True), lg.Server(label_counts=True)])
+    def test_granted_labels_are_not_scored(self, threat: lg.Server) -> None:
+        (cell,) = lg.audit(images_case(threat=threat)).cells
+        assert cell["scores"]["label"] is None
+        assert cell["control"]["scores"]["label"] is None
+        assert cell["scores"]["psnr"][0] > 60
+
+    def test_an_attack_that_cannot_run_is_recorded_with_its_reason(self, tmp_path: Path) -> None:
+        case = images_case(attacks=[attacks.IDLG(steps=1)], batch_sizes=[1, 2])
+        able, unable = lg.audit(case, out=tmp_path / "run").cells
+        assert unable["status"] == "inapplicable"
+        assert "batch 2 > 1" in unable["message"]
+        assert unable["scores"] is unable["control"] is unable["images"] is None
+        assert unable.keys() == able.keys()
+        assert strict(tmp_path / "run")[-1]["completed"] == 2
+
+    def test_pictures_are_of_the_images_size(self, tmp_path: Path) -> None:
+        case = images_case(
+            model=sigmoid_cnn(),
+            attacks=[attacks.InvertingGradients(steps=30)],
+            batch_sizes=[2],
+            threat=lg.Server(labels=True),
+        )
+        (cell,) = lg.audit(case, out=tmp_path / "run").cells
+        found = pictures(tmp_path / "run")
+        named = [name for names in cell["images"].values() for name in names]
+        strip = [entry["image"] for entry in cell["course"]]
+        assert sorted(found) == sorted(named + strip)
+        assert {side: len(names) for side, names in cell["images"].items()} == {
+            "original": 2,
+            "reconstruction": 2,
+            "control": 2,
+        }
+        for name, content in found.items():
+            picture = Image.open(io.BytesIO(content))
+            assert picture.format == "PNG"
+            assert picture.mode == "L"
+            assert picture.size == ((16, 8) if name in strip else (8, 8))
+        original = Image.open(io.BytesIO(found[cell["images"]["original"][0]]))
+        truth = noise().inputs[cell["data"]["examples"][0], 0]
+        assert list(original.tobytes()) == (truth * 255).round().int().flatten().tolist()
+
+    def test_the_course_is_a_short_strip_to_the_end(self) -> None:
+        case = images_case(model=sigmoid_cnn(), attacks=[attacks.IDLG(steps=40)])
+        (cell,) = lg.audit(case).cells
+        course = cell["course"]
+        assert 3 <= len(course) <= 8
+        spent = [entry["evaluations"] for entry in course]
+        assert spent == sorted(spent)
+        assert spent[0] == 0
+        assert course[-1]["objective"] == min(cell["objectives"])
+        assert course[-1]["psnr"] > course[0]["psnr"]
+
+    def test_tables_have_rows_in_their_own_units(self, tmp_path: Path) -> None:
+        data = patients()
+        case = images_case(data=data, model=mlp(2, classes=2), batch_sizes=[2])
+        (cell,) = lg.audit(case, out=tmp_path / "run").cells
+        assert cell["images"] is None
+        assert not pictures(tmp_path / "run")
+        assert cell["rows"]["original"] == data.inputs[cell["data"]["examples"]].tolist()
+        assert cell["rows"].keys() == {"original", "reconstruction", "control"}
+        assert all(18 <= row[0] <= 100 and 40 <= row[1] <= 180 for row in cell["rows"]["original"])
+        assert [c["name"] for c in cell["data"]["columns"]] == ["age", "pressure"]
+        assert cell["data"]["columns"][1]["unit"] == "mm Hg"
+        assert set(cell["scores"]) == {"mse", "psnr", "columns_read", "label"}
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("data", ["image", "table"])
+    def test_numbers_that_are_none_are_null(self, tmp_path: Path, value: float, data: str) -> None:
+        wild = Guess(objective=value, residual=value, value=value)
+        case = images_case(attacks=[wild])
+        if data == "table":
+            case = images_case(attacks=[wild], data=patients(), model=mlp(2, classes=2))
+        lg.audit(case, out=tmp_path / "run")
+        _, cell, end = strict(tmp_path / "run")
+        assert cell["objectives"] == [None]
+        assert cell["residual"] is None
+        assert cell["course"][0]["objective"] is None
+        assert math.isfinite(cell["scores"]["psnr"][0])
+        assert end["interrupted"] is False
+
+    def test_a_guess_is_scored_inside_the_public_range(self) -> None:
+        """A picture shows a value of 3 as white: it is scored as white, too."""
+        three, white = (
+            lg.audit(images_case(attacks=[Guess(value=v)])).cells[0] for v in (3.0, 1.0)
+        )
+        assert three["scores"] == white["scores"]
+
+
+class TestDraws:
+    def drawn(self, *, seed: int = 0, **changes: Any) -> list[list[int]]:
+        run = lg.audit(images_case(attacks=[Guess()], **changes), seed=seed)
+        return [cell["data"]["examples"] for cell in run.cells]
+
+    def test_each_repeat_draws_a_batch_of_its_own(self) -> None:
+        found = self.drawn(batch_sizes=[3], repeats=4)
+        assert len({tuple(batch) for batch in found}) == 4
+        assert all(len(set(batch)) == 3 for batch in found)
+
+    def test_defenses_and_attacks_share_their_batch(self) -> None:
+        found = self.drawn(batch_sizes=[3], defenses=[None, defenses.TopK()])
+        assert found[0] == found[1]
+
+    def test_the_seed_draws(self) -> None:
+        assert self.drawn(batch_sizes=[4], seed=0) == self.drawn(batch_sizes=[4], seed=0)
+        assert self.drawn(batch_sizes=[4], seed=0) != self.drawn(batch_sizes=[4], seed=1)
+
+    def test_the_control_s_examples_are_others(self) -> None:
+        case = images_case(batch_sizes=[4])
+        for chosen in (case, images_case(batch_sizes=[4], examples=[8, 1, 3, 2])):
+            private, others = chosen.indices(4, 0, lg.Seeds(0))
+            assert len(others) == 4
+            assert not set(private) & set(others)
+        assert case.indices(7, 0, lg.Seeds(0))[1] == []
+
+    def test_the_control_bears_the_labels_that_are_granted(self) -> None:
+        """A control that could not know the labels would score below what the labels alone tell."""
+        seen: list[list[int]] = []
+
+        @dataclass(frozen=True)
+        class Reader(Guess):
+            def __call__(
+                self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+            ) -> lg.Reconstruction:
+                assert observation.knowledge.labels is not None
+                seen.append(sorted(observation.knowledge.labels.tolist()))
+                return super().__call__(observation, seeds=seeds, progress=progress)
+
+        lg.audit(images_case(attacks=[Reader()], batch_sizes=[3], threat=lg.Server(labels=True)))
+        assert len(seen) == 2
+        assert seen[0] == seen[1]
+
+    def test_all_attacks_see_one_update(self) -> None:
+        seen: list[torch.Tensor] = []
+
+        @dataclass(frozen=True)
+        class Reader(Guess):
+            def __call__(
+                self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+            ) -> lg.Reconstruction:
+                seen.append(observation.update.tensors["1.weight"])
+                return super().__call__(observation, seeds=seeds, progress=progress)
+
+        case = images_case(
+            attacks=[Reader(), Reader(value=0.1)], defenses=[defenses.GaussianNoise(std=0.1)]
+        )
+        lg.audit(case)
+        first, first_control, second, second_control = seen
+        assert torch.equal(first, second)
+        assert torch.equal(first_control, second_control)
+        assert not torch.equal(first, first_control)
+
+
+class TestControl:
+    def test_it_scores_at_chance(self) -> None:
+        """The control's PSNR is that of two images picked at random; the reconstruction's is not."""
+        run = lg.audit(images_case(repeats=8))
+        control = [cell["control"]["scores"]["psnr"][0] for cell in run.cells]
+        guess = [cell["scores"]["psnr"][0] for cell in run.cells]
+        x = noise().inputs
+        pairs = [(i, j) for i in range(len(x)) for j in range(i)]
+        random = lg.metrics.psnr(
+            x[torch.tensor([i for i, _ in pairs])], x[torch.tensor([j for _, j in pairs])]
+        )
+        assert sum(control) / 8 == pytest.approx(float(random.mean()), abs=0.6)
+        assert min(guess) > max(control) + 30
+
+    def test_a_guess_that_sees_nothing_does_not_stand_above_it(self) -> None:
+        (cell,) = lg.audit(images_case(attacks=[Guess(value=0.5)])).cells
+        assert cell["scores"]["psnr"] == cell["control"]["scores"]["psnr"]
+
+
+# Images so small that SSIM needs no scikit-image, whose import is the most of a worker's time.
+TINY = """
+import torch
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand((40, 1, 2, 2), generator=generator), torch.arange(40) % 3
+"""
+SMALL = """
+data = "their_tiny_data:data"
+model = {name = "mlp", width = 12, depth = 2}
+training = {batch_size = [1, 2]}
+attacks = ["linear_layer", {name = "inverting_gradients", steps = 4, trials = 2}]
+defenses = ["none", {name = "gaussian_noise", std = 0.01}]
+"""
+
+
+class TestDeterminism:
+    def run(self, out: Path, *, seed: int | None = None, workers: int = 1) -> Path:
+        execute(plan_from(Source(SMALL, (), seed)), out=out, workers=workers)
+        return out
+
+    def test_a_seed_and_two_runs_of_it_and_two_workers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "their_tiny_data.py").write_text(TINY, "utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        before = torch.random.get_rng_state()
+        first = self.run(tmp_path / "first")
+        again = self.run(tmp_path / "again", seed=0)
+        other = self.run(tmp_path / "other", seed=1)
+        wide = self.run(tmp_path / "wide", workers=2)
+        assert torch.equal(before, torch.random.get_rng_state())
+        expected = without_times(strict(first))
+        assert len(expected) == 10
+        assert without_times(strict(again)) == expected
+        assert without_times(strict(wide)) == expected
+        assert pictures(first) == pictures(again) == pictures(wide)
+        assert len(pictures(first)) > 30
+        for one, two in zip(expected[1:-1], strict(other)[1:-1], strict=True):
+            assert one["id"] == two["id"]
+            assert one["data"]["examples"] != two["data"]["examples"]
+        assert pictures(first) != pictures(other)
+
+    def test_only_times_are_left_out(self) -> None:
+        record = {"seconds": 3.0, "a": [{"seconds": 1, "started": "now", "b": 2}], "seed": 0}
+        assert without_times(record) == {"a": [{"b": 2}], "seed": 0}
+
+    def test_threads_are_as_they_were(self) -> None:
+        before = torch.get_num_threads()
+        lg.audit(images_case())
+        assert torch.get_num_threads() == before
+
+
+class TestPlan:
+    def test_progress_rises_to_one(self) -> None:
+        told: list[tuple[float, int]] = []
+        case = images_case(attacks=[attacks.LinearLayer(), attacks.IDLG(steps=2)])
+        lg.audit(case, watch=lambda share, done: told.append((share, done)))
+        shares = [share for share, _ in told]
+        assert shares == sorted(shares)
+        assert shares[-1] == pytest.approx(1)
+        assert told[-1][1] == 2
+
+    def test_the_cost_is_foretold_for_each_cell(self) -> None:
+        case = images_case(
+            attacks=[attacks.IDLG(steps=1), attacks.IDLG(steps=100)], batch_sizes=[1, 2]
+        )
+        planned = plan([case])
+        assert len(planned.seconds) == len(planned.cells) == 4
+        assert planned.seconds[1] == pytest.approx(100 * planned.seconds[0])
+        assert planned.seconds[2:] == (0.0, 0.0)  # it is for one example alone
+        assert planned.total == sum(planned.seconds) > 0
+
+    @pytest.mark.parametrize(
+        ("changes", "kind", "words"),
+        [
+            ({"batch_sizes": [1, 13]}, lg.DataError, ("at most 12", "13")),
+            ({"examples": [1], "batch_sizes": [2]}, lg.DataError, ("at most 1", "2")),
+            ({"examples": [12]}, lg.DataError, ("from 0 to 11", "12")),
+            ({"examples": [-1]}, lg.DataError, ("from 0 to 11", "-1")),
+            ({"model": mlp(63)}, lg.ModelError, ("(1, 1, 8, 8)",)),
+            ({"model": mlp(classes=2)}, lg.UserError, ()),
+            ({"threat": lg.Server(batch_size=False)}, lg.KnowledgeError, ("batch_size = true",)),
+            ({"attacks": [Guess(needs=frozenset({"labels"}))]}, lg.KnowledgeError, ("labels",)),
+            ({"loss": lambda o, t: o.mean(1)}, lg.ModelError, ("scalar",)),
+            (
+                {"loss": lambda o, t: (o.argmax(-1) == t).float().mean()},
+                lg.ModelError,
+                ("loss",),
+            ),
+        ],
+    )
+    def test_mistakes_are_told_before_any_compute(
+        self, tmp_path: Path, changes: dict[str, Any], kind: type[Exception], words: tuple[str, ...]
+    ) -> None:
+        with pytest.raises(kind) as caught:
+            lg.audit(images_case(**changes), out=tmp_path / "run")
+        assert "\n" not in str(caught.value)
+        for word in words:
+            assert word in str(caught.value)
+        assert not (tmp_path / "run").exists()
+
+    def test_every_batch_size_is_checked(self, tmp_path: Path) -> None:
+        """BatchNorm in train mode refuses one example, and takes four."""
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4)).train()
+        case = images_case(model=model, batch_sizes=[1, 4])
+        with pytest.raises(lg.ModelError, match="more than 1 value"):
+            lg.audit(case, out=tmp_path / "run")
+
+    def test_a_second_case_s_mistake_is_told_before_the_first_runs(self, tmp_path: Path) -> None:
+        calls: list[int] = []
+        sound = images_case(attacks=[Guess(on_call=lambda: calls.append(1))])
+        with pytest.raises(lg.DataError):
+            lg.audit([sound, images_case(batch_sizes=[99])], out=tmp_path / "run")
+        assert not calls
+
+
+class TestEndings:
+    def interrupted(self, tmp_path: Path, call: int) -> lg.Run:
+        """Ctrl-C in the middle of an attack: its call number `call`, counted from 1."""
+        calls = 0
+
+        def count() -> None:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise KeyboardInterrupt
+
+        return lg.audit(
+            images_case(attacks=[Guess(on_call=count)], repeats=3), out=tmp_path / "run"
+        )
+
+    # A cell calls its attack twice: on the batch, then on the blind control.
+    @pytest.mark.parametrize(("call", "kept"), [(1, 0), (2, 0), (3, 1), (4, 1), (6, 2)])
+    def test_ctrl_c_keeps_what_is_finished(self, tmp_path: Path, call: int, kept: int) -> None:
+        run = self.interrupted(tmp_path, call)
+        assert run.interrupted
+        assert len(run.cells) == kept
+        first, *cells, end = strict(tmp_path / "run")
+        assert first["planned"] == 3
+        assert [c["repeat"] for c in cells] == list(range(kept))
+        assert end["type"] == "end"
+        assert (end["completed"], end["planned"], end["interrupted"]) == (kept, 3, True)
+        assert len(pictures(tmp_path / "run")) == 4 * kept
+        page = lg.write_report(tmp_path / "run").read_text("utf-8")
+        assert "This report is partial" in page
+
+    def test_an_error_in_an_attack_keeps_what_is_finished(self, tmp_path: Path) -> None:
+        class Refused(lg.DataError):
+            pass
+
+        calls = 0
+
+        def fail() -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 3:
+                raise Refused("here", expected="this", found="that", remedy="do so")
+
+        with pytest.raises(Refused):
+            lg.audit(images_case(attacks=[Guess(on_call=fail)], repeats=3), out=tmp_path / "run")
+        *_, cell, end = strict(tmp_path / "run")
+        assert cell["type"] == "cell"
+        assert (end["completed"], end["interrupted"]) == (1, True)
+
+    def test_an_earlier_run_is_left_as_it_is(self, tmp_path: Path) -> None:
+        lg.audit(images_case(), out=tmp_path)
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        with pytest.raises(lg.OutputError, match="earlier run") as caught:
+            lg.audit(images_case(), out=tmp_path, seed=1)
+        assert "\n" not in str(caught.value)
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+    @pytest.mark.parametrize("path", ["file", "file/inside"])
+    def test_a_file_in_the_folder_s_place(self, tmp_path: Path, path: str) -> None:
+        (tmp_path / "file").write_text("mine", "utf-8")
+        with pytest.raises(lg.OutputError, match="choose another with --out") as caught:
+            lg.audit(images_case(), out=tmp_path / path)
+        assert "\n" not in str(caught.value)
+        assert (tmp_path / "file").read_text("utf-8") == "mine"
+
+    def test_a_picture_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "images").write_text("mine", "utf-8")
+        with pytest.raises(lg.OutputError) as caught:
+            lg.audit(images_case(), out=tmp_path)
+        assert "\n" not in str(caught.value)
+        assert all(record["type"] != "cell" for record in strict(tmp_path))
+
+    def test_other_files_of_a_folder_are_no_matter(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("mine", "utf-8")
+        lg.audit(images_case(), out=tmp_path)
+        assert (tmp_path / "notes.txt").read_text("utf-8") == "mine"
+        assert len(strict(tmp_path)) == 3
+
+    def test_without_a_folder_nothing_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        run = lg.audit(images_case())
+        assert run.folder is None
+        assert len(run.cells) == 1
+        assert not list(tmp_path.iterdir())
+
+    def test_the_client_s_model_is_left_as_it_was(self) -> None:
+        model = mlp()
+        before = [p.detach().clone() for p in model.parameters()]
+        lg.audit(images_case(model=model, defenses=[None, defenses.TopK()]))
+        assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+        assert all(p.grad is None for p in model.parameters())
