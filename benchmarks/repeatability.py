@@ -49,6 +49,15 @@ training = {name = "fedsgd", batch_size = [1, 4]}
 attacks = ["linear_layer"]
 defenses = ["none", "top_k"]
 """
+QUICK = (
+    "cases.0.training.batch_size=1",
+    'cases.0.attacks=[{name = "balanced_dlg", steps = 1}, {name = "inverting_gradients", steps = 5}]',
+    'cases.0.defenses=["random_sparsification"]',
+    "cases.1.training.batch_size=4",
+    'cases.1.attacks=["linear_layer"]',
+    'cases.1.defenses=["none", "laplacian_noise"]',
+    "cases.2.training.batch_size=1",
+)
 
 
 @dataclass(frozen=True)
@@ -157,9 +166,7 @@ def changes(given: Options) -> tuple[str, ...]:
     if given.data is not None:
         path = json.dumps(str(Path(given.data).resolve()))
         found += [f'cases.{i}.data={{name = "npz", path = {path}}}' for i in range(2)]
-    if given.quick:
-        found += [f"cases.{i}.training.batch_size=1" for i in range(3)]
-    return tuple(found)
+    return tuple(found) + (QUICK if given.quick else ())
 
 
 def main() -> int:

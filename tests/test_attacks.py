@@ -256,3 +256,18 @@ class TestAuto:
         best = attacks.IDLG(steps=30)(observation, seeds=lg.Seeds(0).child("IDLG"))
         guess = auto(observation, seeds=lg.Seeds(0))
         assert guess.residual == best.residual
+
+
+def test_a_model_left_in_training_mode_is_repeatable(observe: Observe) -> None:
+    """Dropout draws from the global generator: masks come from the seed, and the generator is left alone."""
+    model = torch.nn.Sequential(torch.nn.Dropout(0.2), sigmoid_cnn()).train()
+    before = torch.random.get_rng_state()
+    runs = []
+    for _ in range(2):
+        observation = observe(model, images(1))
+        runs.append(attacks.InvertingGradients(steps=5)(observation, seeds=lg.Seeds(0)))
+        torch.rand(7)  # what a program around an audit may do
+        torch.random.set_rng_state(before)
+        torch.rand(3)
+    torch.random.set_rng_state(before)
+    assert torch.equal(runs[0].inputs, runs[1].inputs)

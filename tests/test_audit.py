@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,7 +154,7 @@ class TestRecords:
         assert cell["data"]["labels"] == [1, 3]
         assert cell["data"]["label_names"] == ["kind 1", "kind 3"]
         assert cell["model"]["parameters"] == sum(p.numel() for p in mlp().parameters())
-        assert cell["training"] == {"name": "fedsgd", "repr": "FedSGD()"}
+        assert cell["training"] == {"name": "fedsgd", "repr": "FedSGD()"}  # as specified
         assert cell["defense"] == {
             "name": "top_k",
             "repr": "TopK(sparsity=0.5)",
@@ -510,6 +512,26 @@ class TestEndings:
         assert len(pictures(tmp_path / "run")) == 4 * kept
         page = lg.write_report(tmp_path / "run").read_text("utf-8")
         assert "This report is partial" in page
+
+    @pytest.mark.parametrize("record", [2, 3])
+    def test_ctrl_c_while_a_record_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: int
+    ) -> None:
+        """The signal falls between a cell's line and its count: both must tell the same."""
+        written = 0
+
+        def fsync(_: int) -> None:
+            nonlocal written
+            written += 1
+            if written == record:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        run = lg.audit(images_case(attacks=[Guess()], repeats=3), out=tmp_path / "run")
+        _, *cells, end = strict(tmp_path / "run")
+        assert run.interrupted
+        assert len(cells) == len(run.cells) == end["completed"] == record - 1
+        assert end["interrupted"] is True
 
     def test_an_error_in_an_attack_keeps_what_is_finished(self, tmp_path: Path) -> None:
         class Refused(lg.DataError):

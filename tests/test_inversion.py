@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable
 
@@ -288,7 +289,7 @@ class TestDescents:
 
         SignedAdam(steps=80, lr=0.1).run(objective, [x], project=lambda: None, tolerance=0.0)
         places.append(float(x.detach()))
-        moves = [after - before for before, after in zip(places, places[1:], strict=False)]
+        moves = [after - before for before, after in itertools.pairwise(places)]
         expected = [0.1] * 30 + [0.01] * 20 + [0.001] * 20 + [0.0001] * 10
         assert moves == pytest.approx(expected, rel=0.05)
 

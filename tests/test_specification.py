@@ -584,7 +584,7 @@ class TestSettings:
         try:
             parse(Source(TWO, (".".join(path) + equals + value,)))
         except lg.SpecificationError as error:
-            assert "\n" not in str(error)
+            assert "\n" not in str(error)  # noqa: PT017
         assert tomllib.loads(TWO) == before
 
     @given(st.text(max_size=60))

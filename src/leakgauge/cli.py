@@ -23,7 +23,16 @@ from rich.progress import (
 )
 
 from leakgauge import report
-from leakgauge.audit import Plan, Run, Source, available_cores, execute, plan_from, read
+from leakgauge.audit import (
+    Plan,
+    Run,
+    Source,
+    available_cores,
+    check_folder,
+    execute,
+    plan_from,
+    read,
+)
 from leakgauge.catalog import CATALOG, lines
 from leakgauge.core import LeakGaugeError, SpecificationError, UserError
 from leakgauge.summary import tables
@@ -108,8 +117,9 @@ def run_audit(options: argparse.Namespace, command: str) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     source = Source(read(options.spec), tuple(options.settings), options.seed)
-    plan = plan_from(source)
     out = options.out or f"leakgauge-runs/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    check_folder(out)
+    plan = plan_from(source)
     workers = min(options.workers, len(plan.cells))
     announce(console, plan, workers, out)
     run = watch(console, plan, out=out, workers=workers, command=command)
@@ -120,7 +130,7 @@ def run_audit(options: argparse.Namespace, command: str) -> int:
 
 def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
     """What will be run, and about how long it takes, before it starts."""
-    seconds = plan.total / workers
+    seconds = max(1.0, plan.total / workers)
     about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     console.print(
         f"{len(plan.cells)} audits, each beside its blind control, in {workers} "

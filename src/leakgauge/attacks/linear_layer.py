@@ -60,12 +60,13 @@ class LinearLayer:
         found = entry(observation)
         assert isinstance(found, LinearEntry), "inapplicable() refuses this"
         search = _Peeling(observation, found)
-        if observation.batch_size == 1:
-            search.single()
-        else:
-            search.peel()
-        progress(1.0)
-        return search.finish(seeds, seconds=time.perf_counter() - clock)
+        with seeds.isolated("simulation"):
+            if observation.batch_size == 1:
+                search.single()
+            else:
+                search.peel()
+            progress(1.0)
+            return search.finish(seeds, seconds=time.perf_counter() - clock)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Audits: specification, planning, execution, records."""
 
 from leakgauge.audit.case import Case, Cell
-from leakgauge.audit.records import without_times
+from leakgauge.audit.records import check_folder, without_times
 from leakgauge.audit.run import Plan, Run, audit, available_cores, execute, plan, plan_from
 from leakgauge.audit.scores import assignment, score
 from leakgauge.audit.specification import Source, default_text, parse, read
@@ -15,6 +15,7 @@ __all__ = [
     "assignment",
     "audit",
     "available_cores",
+    "check_folder",
     "default_text",
     "execute",
     "parse",

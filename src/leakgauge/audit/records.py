@@ -15,31 +15,40 @@ TIMES = frozenset({"started", "seconds"})
 """Fields that differ between two runs of one seed on one machine; nothing else does."""
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise OutputError where a run cannot be written to `path`; makes nothing."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise _unusable(folder, "a file of that name")
+    if (folder / NAME).exists():
+        raise _unusable(folder, f"{NAME} of an earlier run")
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise _unusable(folder, f"no right to write in {str(existing)!r}")
+
+
+def _unusable(folder: Path, found: str) -> OutputError:
+    return OutputError(
+        f"output folder {str(folder)!r}",
+        expected="a folder that can be written, without records in it",
+        found=found,
+        remedy="choose another with --out, or remove what is there",
+    )
+
+
 class RunFolder:
     """A new folder of one run: records as they come, pictures beside them."""
 
     def __init__(self, path: str | Path) -> None:
         """Raises OutputError where the folder cannot be made or holds a run already."""
+        check_folder(path)
         self.path = Path(path)
         self.file = self.path / NAME
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.file.open("x").close()
-        except FileExistsError as error:
-            found = "a file of that name" if not self.path.is_dir() else f"{NAME} of an earlier run"
-            raise OutputError(
-                f"output folder {str(self.path)!r}",
-                expected="a new folder, or one without records",
-                found=found,
-                remedy="choose another with --out, or remove it",
-            ) from error
         except OSError as error:
-            raise OutputError(
-                f"output folder {str(self.path)!r}",
-                expected="a folder that can be written",
-                found=str(error),
-                remedy="choose another with --out",
-            ) from error
+            raise _unusable(self.path, str(error)) from error
 
     def append(
         self, record: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None

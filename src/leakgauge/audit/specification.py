@@ -46,6 +46,12 @@ class TrainingPart(Part):
     batch_size: Annotated[list[Count], BeforeValidator(_listed), Field(min_length=1)] = [1]
 
 
+class ThreatPart(Part):
+    """A threat model, and what it grants."""
+
+    name: str = "server"
+
+
 class CaseSpecification(BaseModel):
     """One case: every attack against every defense at every batch size."""
 
@@ -55,7 +61,7 @@ class CaseSpecification(BaseModel):
     model: Named
     loss: str = "cross_entropy"
     training: Annotated[TrainingPart, BeforeValidator(_named)] = TrainingPart()
-    threat: Named = Part(name="server")
+    threat: Annotated[ThreatPart, BeforeValidator(_named)] = ThreatPart()
     attacks: Annotated[list[Named], BeforeValidator(_listed), Field(min_length=1)]
     defenses: Annotated[list[Named], BeforeValidator(_listed), Field(min_length=1)] = [
         Part(name="none")

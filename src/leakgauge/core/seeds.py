@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,3 +29,16 @@ class Seeds:
     def generator(self, name: str) -> torch.Generator:
         """A fresh CPU generator: draws are made there, then moved, so that devices agree."""
         return torch.Generator().manual_seed(self.integer(name))
+
+    @contextmanager
+    def isolated(self, name: str) -> Iterator[None]:
+        """The global CPU generator, seeded by `name` inside and as it was afterwards.
+
+        For code that is not ours and knows no other generator: a user's dropout layer, or loss.
+        """
+        state = torch.random.get_rng_state()
+        torch.default_generator.manual_seed(self.integer(name))
+        try:
+            yield
+        finally:
+            torch.random.set_rng_state(state)

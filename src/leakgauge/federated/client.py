@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -72,7 +73,8 @@ class Client:
         if defense is not None:
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
             training = defense.on_training(training, seeds=seeds)
-        update = Update(training(model, self.loss, inputs, targets), training.kind).detached()
+        with seeds.isolated("training"):
+            update = Update(training(model, self.loss, inputs, targets), training.kind).detached()
         if defense is not None:
             update = defense.on_update(update, seeds=seeds).detached()
         update.check(trainable(model))
@@ -83,7 +85,9 @@ class Client:
         check_batch(batch, self.domain, self.classes)
         check_finite(self.model)
         try:
-            with torch.no_grad():
+            # What goes wrong here is told below; a warning on the way would only blur it.
+            with torch.no_grad(), warnings.catch_warnings(), Seeds().isolated("check"):
+                warnings.simplefilter("ignore")
                 output = copy.deepcopy(self.model)(batch.inputs)
                 value = self.loss(output, batch.targets)
         # A user's forward and loss can fail in any way that Python knows: each becomes one line.

@@ -56,8 +56,8 @@ class LBFGS:
 
     @property
     def evaluations(self) -> int:
-        # torch's own bound: max_eval = 1.25 max_iter in each call.
-        return self.steps * (self.inner * 5 // 4)
+        # An iteration costs one evaluation; line searches stop at torch's max_eval = 1.25 max_iter.
+        return self.steps * (self.inner if self.line_search == "none" else self.inner * 5 // 4)
 
     def run(
         self,

@@ -66,12 +66,13 @@ class GradientMatching:
         clock = time.perf_counter()
         seen = in_double(observation) if self.precision == "double" else observation
         run = _Run(self, seen, progress)
-        for trial in range(self.trials):
-            run.descend(trial, seeds.child(f"trial/{trial}"))
-            if run.best.value <= self.tolerance:
-                break
-        progress(1.0)
-        return run.finish(seconds=time.perf_counter() - clock)
+        with seeds.isolated("simulation"):
+            for trial in range(self.trials):
+                run.descend(trial, seeds.child(f"trial/{trial}"))
+                if run.best.value <= self.tolerance:
+                    break
+            progress(1.0)
+            return run.finish(seconds=time.perf_counter() - clock)
 
 
 @dataclass
