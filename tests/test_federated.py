@@ -98,6 +98,14 @@ class TestFedSGD:
         assert all(p.grad is None for p in model.parameters())
         assert model.training
 
+    def test_one_layer_in_train_mode_is_enough(self) -> None:
+        """Fine-tuning often leaves a network in eval mode but for its normalization."""
+        model, batch = normed().eval(), images(3)
+        model[1].train()  # type: ignore[index]
+        before = copy.deepcopy(model.state_dict())
+        lg.FedSGD()(model, functional.cross_entropy, batch.inputs, batch.targets)
+        assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
     def test_frozen_parameters_are_left_out(self) -> None:
         model, batch = mlp(), images(1)
         model[1].requires_grad_(False)  # type: ignore[index]

@@ -576,7 +576,7 @@ class TestSettings:
         value=st.one_of(st.sampled_from(["1", "[", "dlg", "[[]]", "{a = 1}", ""]), st.text()),
         equals=st.sampled_from(["=", ""]),
     )
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150, deadline=None, derandomize=True)
     def test_nothing_but_one_line_comes_of_any_setting(
         self, path: list[str], value: str, equals: str
     ) -> None:
@@ -588,7 +588,7 @@ class TestSettings:
         assert tomllib.loads(TWO) == before
 
     @given(st.text(max_size=60))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100, deadline=None, derandomize=True)
     def test_nothing_but_one_line_comes_of_any_text(self, text: str) -> None:
         with pytest.raises(lg.SpecificationError) as caught:
             parse(Source(text))

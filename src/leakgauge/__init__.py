@@ -32,7 +32,7 @@ from leakgauge.core import (
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
 from leakgauge.report import write as write_report
-from leakgauge.threats import Server
+from leakgauge.threats import Server, ThreatModel
 
 __version__ = version("leakgauge")
 
@@ -64,6 +64,7 @@ __all__ = [
     "SpecificationError",
     "Status",
     "TableDomain",
+    "ThreatModel",
     "Update",
     "UpdateError",
     "UserError",

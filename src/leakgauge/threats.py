@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from leakgauge.core import Knowledge, KnowledgeError, Observation, Seeds
 from leakgauge.federated.client import Batch, Client, check_finite
+
+
+class ThreatModel(Protocol):
+    """Who attacks, and what they are granted. The only way from a client to an adversary."""
+
+    @property
+    def grants(self) -> frozenset[str]:
+        """Names of the knowledge granted: fields of `Knowledge`."""
+        ...
+
+    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+        """Let `client` train on `batch` and return what this adversary sees of it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,4 +80,4 @@ def _counts(targets: Tensor, classes: int | None) -> Tensor:
     return torch.bincount(targets.detach(), minlength=classes)
 
 
-__all__ = ["Server"]
+__all__ = ["Server", "ThreatModel"]

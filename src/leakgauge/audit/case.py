@@ -12,7 +12,7 @@ from torch.nn import functional
 from leakgauge.core import Attack, DataError, Defense, LocalTraining, Loss, Seeds, check_knowledge
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
-from leakgauge.threats import Server
+from leakgauge.threats import Server, ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,15 @@ class Case:
     batch_sizes: Sequence[int] = (1,)
     loss: Loss = functional.cross_entropy
     training: LocalTraining = field(default_factory=FedSGD)
-    threat: Server = field(default_factory=Server)
+    threat: ThreatModel = field(default_factory=Server)
     examples: Sequence[int] | None = None
     repeats: int = 1
     model_name: str | None = None
+
+    @property
+    def labels_granted(self) -> bool:
+        """Whether the adversary is told the labels, so that they cannot leak."""
+        return bool({"labels", "label_counts"} & self.threat.grants)
 
     def client(self, defense: Defense | None = None) -> Client:
         """The client that holds this case's model and trains under `defense`."""

@@ -84,7 +84,7 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
         labels = torch.randint(case.data.classes or 1, (len(batch),), generator=generator)
         decoy = Batch(case.data.domain.from_unit(unit), labels)
         kind = "uniform random examples (the data set holds too few others)"
-    if case.threat.labels or case.threat.label_counts:
+    if case.labels_granted:
         decoy = Batch(decoy.inputs, batch.targets)
     return Drawn(private, batch, decoy, kind)
 
@@ -166,7 +166,7 @@ def fill(
 ) -> None:
     """Score guess and control against the truth, and add both to the record."""
     domain, batch = cell.case.data.domain, drawn.batch
-    granted = cell.case.threat.labels or cell.case.threat.label_counts
+    granted = cell.case.labels_granted
     order = assignment(domain, batch.inputs, guess.inputs)
     blind_order = assignment(domain, batch.inputs, control.inputs)
     scores = score(domain, batch, guess, order, labels_granted=granted)
