@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from leakgauge.core import Knowledge, KnowledgeError, Observation, Seeds
 from leakgauge.federated.client import Batch, Client, check_finite
 
 
+@runtime_checkable
 class ThreatModel(Protocol):
     """Who attacks, and what they are granted. The only way from a client to an adversary."""
 

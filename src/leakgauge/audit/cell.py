@@ -113,7 +113,7 @@ def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
             "name": case.model_name or type(case.model).__name__,
             "parameters": sum(p.numel() for p in case.model.parameters() if p.requires_grad),
         },
-        "training": {"name": snake(type(case.training).__name__), "repr": repr(case.training)},
+        "training": {"name": type(case.training).__name__.lower(), "repr": repr(case.training)},
         "batch_size": cell.batch_size,
         "repeat": cell.repeat,
         "defense": {
@@ -203,7 +203,10 @@ def show(result: CellResult, kind: str, original: Tensor, guess: Tensor, control
             for side, values in sides.items()
         }
     elif kind == "table":
-        result.record["rows"] = {side: values.tolist() for side, values in sides.items()}
+        result.record["rows"] = {
+            side: [[finite(value) for value in row] for row in values.tolist()]
+            for side, values in sides.items()
+        }
 
 
 def course(

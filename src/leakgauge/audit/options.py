@@ -51,17 +51,25 @@ def imported(reference: str, where: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    # Importing runs the user's own module, which can fail in any way that Python knows.
+    except Exception as error:
         raise SpecificationError(
             where,
             expected="package.module:name of something importable",
-            found=f"{reference!r} ({error})",
+            found=f"{reference!r} ({type(error).__name__}: {error})",
             remedy="correct the name, or add its folder to PYTHONPATH",
         ) from error
 
 
 def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) -> Options:
     """`options` as `part` declares them: types, ranges and names. Raises SpecificationError."""
+    if not callable(part):
+        raise SpecificationError(
+            where,
+            expected="a class or function",
+            found=f"an object of type {type(part).__name__}",
+            remedy="name what makes the part",
+        )
     model = signature_model(part)
     try:
         valid = model.model_validate(dict(options), strict=True)
@@ -98,7 +106,7 @@ def explain(error: ValidationError, where: str, known: Sequence[str]) -> Specifi
     expected = str(first["msg"]).removeprefix("Input should be ")
     remedy = "correct the value"
     if first["type"] == "extra_forbidden":
-        close = get_close_matches(path, known, n=1)
+        close = get_close_matches(str(first["loc"][-1]), known, n=1)
         expected = f"an option among {', '.join(known)}" if known else "no options"
         remedy = f"did you mean {close[0]!r}?" if close else "remove it"
     elif first["type"] == "missing":
@@ -115,6 +123,9 @@ def explain(error: ValidationError, where: str, known: Sequence[str]) -> Specifi
 
 def sweep(part: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[Options]:
     """Each combination of the options for which a list stands where `part` takes one value."""
+    if not callable(part):  # told by `checked`
+        yield dict(options)
+        return
     hints = typing.get_type_hints(
         part.__init__ if inspect.isclass(part) else part, include_extras=True
     )

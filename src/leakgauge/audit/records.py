@@ -54,15 +54,23 @@ class RunFolder:
         self, record: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None
     ) -> None:
         """Write the pictures first, then the record that names them, as one line in one call."""
-        for name, content in (pictures or {}).items():
-            target = self.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-        with self.file.open("ab") as stream:
-            stream.write(line.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            for name, content in (pictures or {}).items():
+                target = self.path / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            with self.file.open("ab") as stream:
+                stream.write(line.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"output folder {str(self.path)!r}",
+                expected="a folder that can be written",
+                found=str(error),
+                remedy="free space or choose another with --out",
+            ) from error
 
 
 def without_times(value: Any) -> Any:

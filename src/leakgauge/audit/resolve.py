@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch.nn import functional
 
 from leakgauge import attacks, data, defenses, federated, models, threats
 from leakgauge.audit.case import Case
-from leakgauge.audit.options import checked, find, names, sweep
-from leakgauge.audit.specification import CaseSpecification, Part, Specification
+from leakgauge.audit.options import checked, explain, find, names, sweep
+from leakgauge.audit.specification import CaseSpecification, Named, Part, Specification
 from leakgauge.core import (
     Attack,
     Defense,
@@ -39,15 +40,23 @@ def resolve(specification: Specification) -> list[Case]:
 def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
     where = f"cases.{index}"
     # Names and options of every part first: they are cheap to check and the likeliest mistakes.
-    attack_parts = each(case.attacks, ATTACKS, f"{where}.attacks")
-    defense_parts = each(
-        [part for part in case.defenses if part.name != "none"], DEFENSES, f"{where}.defenses"
+    attack_parts = each(case.attacks, ATTACKS, f"{where}.attacks", Attack)
+    known_defenses = DEFENSES | {"none": no_defense}
+    defense_parts = each(case.defenses, known_defenses, f"{where}.defenses", Defense)
+    training = one(
+        case.training, TRAININGS, f"{where}.training", LocalTraining, without=("batch_size",)
     )
-    training = one(case.training, TRAININGS, f"{where}.training", without=("batch_size",))
-    threat = one(case.threat, THREATS, f"{where}.threat")
+    threat = one(case.threat, THREATS, f"{where}.threat", threats.ThreatModel)
     loss = find(case.loss, LOSSES, f"{where}.loss")
     builder = find(case.model.name, MODELS, f"{where}.model")
     weights = case.model.options.get("weights")
+    if weights is not None and not isinstance(weights, str):
+        raise SpecificationError(
+            f"{where}.model.weights",
+            expected="the path of a safetensors file",
+            found=repr(weights),
+            remedy="correct the value",
+        )
     options = {k: v for k, v in case.model.options.items() if k != "weights"}
     options = checked(builder, options, f"{where}.model")
     dataset = load(case.data, f"{where}.data")
@@ -67,7 +76,7 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
         data=dataset,
         model=model,
         attacks=attack_parts,
-        defenses=([None] if any(p.name == "none" for p in case.defenses) else []) + defense_parts,
+        defenses=defense_parts,
         batch_sizes=case.training.batch_size,
         loss=loss,
         training=training,
@@ -89,19 +98,30 @@ def load(part: Part, where: str) -> Dataset:
     return dataset
 
 
-def one(part: Part, known: dict[str, Any], where: str, *, without: tuple[str, ...] = ()) -> Any:
-    """The object that `part` names, made with its options."""
+def one(
+    part: Part, known: dict[str, Any], where: str, kind: Any, *, without: tuple[str, ...] = ()
+) -> Any:
+    """The object that `part` names, made with its options, with the methods of `kind`."""
     options = {key: value for key, value in part.options.items() if key not in without}
-    return make(find(part.name, known, where), options, where)
+    return make(find(part.name, known, where), options, where, kind)
 
 
-def each(parts: list[Part], known: dict[str, Any], where: str) -> list[Any]:
+def each(parts: list[Part], known: dict[str, Any], where: str, kind: Any) -> list[Any]:
     """The objects that `parts` name; a list among an option's values is a sweep."""
     made = []
     for i, part in enumerate(parts):
         factory: Callable[..., Any] = find(part.name, known, f"{where}.{i}")
         options = nested(part.options, f"{where}.{i}")
-        made += [make(factory, chosen, f"{where}.{i}") for chosen in sweep(factory, options)]
+        for key, value in options.items():
+            if value in ([], ()):
+                raise SpecificationError(
+                    f"{where}.{i}.{key}",
+                    expected="at least one value",
+                    found="none",
+                    remedy="give one, or leave the option out",
+                )
+        chosen = [options] if is_object(factory) else sweep(factory, options)
+        made += [make(factory, choice, f"{where}.{i}", kind) for choice in chosen]
     return made
 
 
@@ -109,15 +129,42 @@ def nested(options: dict[str, Any], where: str) -> dict[str, Any]:
     """Options with attacks among them (auto's) made into objects."""
     if not isinstance(options.get("attacks"), list):
         return options
-    parts = [Part(name=p) if isinstance(p, str) else Part(**p) for p in options["attacks"]]
-    return {**options, "attacks": tuple(each(parts, ATTACKS, f"{where}.attacks"))}
+    try:
+        parts = TypeAdapter(list[Named]).validate_python(options["attacks"], strict=True)
+    except ValidationError as error:
+        raise explain(error, f"{where}.attacks", ["name"]) from error
+    return {**options, "attacks": tuple(each(parts, ATTACKS, f"{where}.attacks", Attack))}
 
 
-def make(factory: Any, options: dict[str, Any], where: str) -> Any:
+def make(factory: Any, options: dict[str, Any], where: str, kind: Any) -> Any:
     """Call a class or factory with checked options; an object that is a part already takes none."""
-    if not isinstance(factory, type) and isinstance(factory, (Attack, Defense, LocalTraining)):
+    if is_object(factory):
+        if options:
+            raise SpecificationError(
+                f"{where}.{next(iter(options))}",
+                expected="no options: the name is of an object, made already",
+                found=repr(options),
+                remedy="name its class, or leave the options out",
+            )
         return factory
-    return factory(**checked(factory, options, where))
+    made = factory(**checked(factory, options, where))
+    if made is not None and not isinstance(made, kind):
+        raise SpecificationError(
+            where,
+            expected=f"something with the methods of leakgauge.{kind.__name__}",
+            found=f"an object of type {type(made).__name__}",
+            remedy="see the protocol's docstring",
+        )
+    return made
+
+
+def is_object(factory: Any) -> bool:
+    """Whether a name stands for a part made already, not for what makes one."""
+    return not isinstance(factory, type) and isinstance(factory, (Attack, Defense, LocalTraining))
+
+
+def no_defense() -> None:
+    """The update as it is."""
 
 
 def describe(part: Part) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -108,7 +111,9 @@ def step_seconds(observation: Observation, targets: torch.Tensor) -> float:
         )
         value = torch.stack([t.square().sum() for t in tensors.values()]).sum()
         if value.requires_grad:
-            torch.autograd.grad(value, unit, materialize_grads=True, allow_unused=True)
+            # A loss without a second derivative still trains; gradient matching says so itself.
+            with suppress(RuntimeError):
+                torch.autograd.grad(value, unit, materialize_grads=True, allow_unused=True)
         seconds = time.perf_counter() - clock
     return seconds
 
@@ -154,6 +159,22 @@ def execute(
     return run
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends: a record is written and counted, or neither."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            raise KeyboardInterrupt
+
+
 class _Keeper:
     """Writes records in the order of the plan, whatever order they come in."""
 
@@ -174,12 +195,14 @@ class _Keeper:
     def done(self, result: CellResult) -> None:
         self.waiting[result.index] = result
         while self.next in self.waiting:
-            self.keep(self.waiting.pop(self.next))
-            self.next += 1
+            with uninterrupted():
+                self.keep(self.waiting.pop(self.next))
+                self.next += 1
         self.told(result.index, 1.0)
 
     def keep(self, result: CellResult) -> None:
-        self.write(result.record, result.pictures)
+        with uninterrupted():
+            self.write(result.record, result.pictures)
 
     def write(self, record: dict[str, Any], pictures: dict[str, bytes] | None = None) -> None:
         if self.folder is not None:

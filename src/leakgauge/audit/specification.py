@@ -144,6 +144,13 @@ def apply(tree: dict[str, Any], setting: str) -> None:
             remedy="write for example --set model.name=mlp",
         )
     roots = [tree] if keys[0] in ("seed", "cases") else tree["cases"]
+    if not isinstance(roots, list):
+        raise SpecificationError(
+            "specification.cases",
+            expected="a list of cases",
+            found=repr(roots),
+            remedy="write [[cases]]",
+        )
     for root in roots:
         put(root, keys, value_of(text.strip()), setting)
 
@@ -160,7 +167,7 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
     """Follow keys (integers index lists) and set the last, making sections on the way."""
     node = root
     for key in keys[:-1]:
-        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+        if isinstance(node, list) and key.isascii() and key.isdigit() and int(key) < len(node):
             child: Any = node[int(key)]
             if isinstance(child, str):
                 child = node[int(key)] = {"name": child}
@@ -179,7 +186,7 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
             )
         node = child
     last = keys[-1]
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+    if isinstance(node, list) and last.isascii() and last.isdigit() and int(last) < len(node):
         node[int(last)] = value
     elif isinstance(node, dict):
         node[last] = value

@@ -114,5 +114,12 @@ class TableDomain:
         cls, names: Sequence[str], lows: Sequence[float], highs: Sequence[float]
     ) -> TableDomain:
         """A table without units, from one name, low and high for each column."""
+        if not len(names) == len(lows) == len(highs):
+            raise DataError(
+                "table",
+                expected="one low and one high for each column",
+                found=f"{len(names)} names, {len(lows)} lows, {len(highs)} highs",
+                remedy="give each column's public range",
+            )
         rows = zip(names, lows, highs, strict=True)
         return cls(tuple(Column(name, float(low), float(high)) for name, low, high in rows))

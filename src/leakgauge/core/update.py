@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -71,10 +71,18 @@ class Update:
         save_file(tensors, path, metadata={"kind": self.kind})
 
     @classmethod
-    def load(cls, path: str | Path, *, kind: UpdateKind = "gradient") -> Update:
-        """Read a safetensors file. Raises UpdateError where it is missing or not safetensors."""
+    def load(cls, path: str | Path, *, kind: UpdateKind | None = None) -> Update:
+        """Read a safetensors file; its kind is what the file says, unless given.
+
+        Raises UpdateError where it is missing or not safetensors.
+        """
         try:
-            return cls(load_file(path), kind)
+            tensors = load_file(path)
+            if kind is None:
+                with safe_open(path, "pt") as file:
+                    told = (file.metadata() or {}).get("kind")
+                kind = "delta" if told == "delta" else "gradient"
+            return cls(tensors, kind)
         except (OSError, SafetensorError) as error:
             raise UpdateError(
                 f"update file {str(path)!r}",

@@ -61,7 +61,7 @@ def _resolve(reference: str) -> Callable[..., Any]:
         )
     try:
         factory = importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as error:
+    except Exception as error:
         raise SpecificationError(
             where,
             expected=f"an importable module {module_name!r}",

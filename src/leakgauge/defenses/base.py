@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from leakgauge.core import LocalTraining, Seeds, Tensors, Update
 
 
+@dataclass(frozen=True)
 class Undefended:
     """Identity at all four seams. Subclasses are frozen dataclasses that override one of them."""
 

@@ -34,5 +34,7 @@ def _bfloat(t: Tensor) -> Tensor:
 
 
 def _int8(t: Tensor) -> Tensor:
+    if t.numel() == 0:
+        return t
     step = t.abs().max() / 127
     return t if step == 0 else (t / step).round() * step

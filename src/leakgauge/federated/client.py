@@ -18,9 +18,10 @@ from leakgauge.core import (
     ModelError,
     Seeds,
     Update,
+    UserError,
     trainable,
 )
-from leakgauge.federated.training import FedSGD, check_scalar
+from leakgauge.federated.training import FedSGD
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,11 @@ class Client:
         check_finite(self.model)
         try:
             # What goes wrong here is told below; a warning on the way would only blur it.
-            with torch.no_grad(), warnings.catch_warnings(), Seeds().isolated("check"):
+            with warnings.catch_warnings(), Seeds().isolated("check"):
                 warnings.simplefilter("ignore")
-                output = copy.deepcopy(self.model)(batch.inputs)
-                value = self.loss(output, batch.targets)
+                self.training(copy.deepcopy(self.model), self.loss, batch.inputs, batch.targets)
+        except UserError:
+            raise
         # A user's forward and loss can fail in any way that Python knows: each becomes one line.
         except Exception as error:
             raise ModelError(
@@ -99,7 +101,6 @@ class Client:
                 found=f"{type(error).__name__}: {error}",
                 remedy="match the model's first and last layers to the data",
             ) from error
-        check_scalar(value)
 
 
 def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:

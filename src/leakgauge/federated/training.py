@@ -38,6 +38,7 @@ class FedSGD:
         parameters = trainable(model)
         value = loss(stateless(model, parameters, inputs), targets)
         check_scalar(value)
+        check_differentiable(value)
         gradients = torch.autograd.grad(
             value, list(parameters.values()), create_graph=create_graph, materialize_grads=True
         )
@@ -46,10 +47,22 @@ class FedSGD:
 
 def stateless(model: nn.Module, parameters: Tensors, inputs: Tensor) -> Tensor:
     """The model's output at `parameters`, writing to none of its buffers."""
+    training = any(module.training for module in model.modules())
     # Train-mode BatchNorm updates its running statistics in place: it gets copies to write to.
-    buffers = {name: b.clone() for name, b in model.named_buffers()} if model.training else {}
+    buffers = {name: b.clone() for name, b in model.named_buffers()} if training else {}
     output: Tensor = functional_call(model, {**parameters, **buffers}, (inputs,))
     return output
+
+
+def check_differentiable(value: Tensor) -> None:
+    """Raise ModelError unless a loss depends on the model's trainable parameters."""
+    if not value.requires_grad:
+        raise ModelError(
+            "loss",
+            expected="a differentiable function of the model's parameters",
+            found="a value without a gradient",
+            remedy="use a loss that can be trained on, and a forward without no_grad or argmax",
+        )
 
 
 def check_scalar(value: Tensor) -> None:

@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from leakgauge.core import ModelError
+
 Objective = Callable[[float], Tensor]
 """Progress in [0, 1] to the objective at the variables' current values, with its graph."""
 
@@ -36,9 +38,18 @@ class Descent(Protocol):
 
 def differentiate(value: Tensor, variables: list[Tensor]) -> None:
     """Set each variable's `grad`. Unlike `backward`, this leaves the model's parameters untouched."""
-    for variable, gradient in zip(
-        variables, torch.autograd.grad(value, variables, materialize_grads=True), strict=True
-    ):
+    try:
+        gradients = torch.autograd.grad(value, variables, materialize_grads=True)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise ModelError(
+            "gradient matching",
+            expected="a model and a loss that can be differentiated twice",
+            found=str(error),
+            remedy="write that layer or loss out of elementary operations, or choose linear_layer",
+        ) from error
+    for variable, gradient in zip(variables, gradients, strict=True):
         variable.grad = gradient
 
 

@@ -61,5 +61,7 @@ class Cosine(Term):
     def __call__(self, candidate: Candidate) -> Tensor:
         simulated, observed = candidate.simulated, candidate.observed
         inner = torch.stack([(simulated[n] * observed[n]).sum() for n in observed]).sum()
-        norms = squared_norms(simulated).sum().sqrt() * squared_norms(observed).sum().sqrt()
-        return 1 - inner / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        # Clamped under the root, whose slope at zero is infinite.
+        tiny = torch.finfo(inner.dtype).tiny
+        squares = [squared_norms(t).sum().clamp_min(tiny) for t in (simulated, observed)]
+        return 1 - inner / (squares[0].sqrt() * squares[1].sqrt())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -72,7 +72,14 @@ class GradientMatching:
                 if run.best.value <= self.tolerance:
                     break
             progress(1.0)
-            return run.finish(seconds=time.perf_counter() - clock)
+            found = run.finish(seconds=time.perf_counter() - clock)
+        # What the adversary's own copy computed in float64 is returned in the observed model's type.
+        like = next(iter(observation.update.tensors.values()))
+        return replace(
+            found,
+            inputs=found.inputs.to(like),
+            course=tuple(replace(s, inputs=s.inputs.to(like)) for s in found.course),
+        )
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Observation
+from leakgauge.core import Observation, trainable
+from leakgauge.federated.training import stateless
 
 
 class Labels(Protocol):
@@ -136,7 +137,8 @@ class Known:
         bias = observation.update.tensors[f"{found[0]}.bias"]
         unit = torch.rand((self.probes, *observation.domain.shape), generator=generator)
         with torch.no_grad():
-            output = observation.model(observation.domain.from_unit(unit.to(bias)))
+            inputs = observation.domain.from_unit(unit.to(bias))
+            output = stateless(observation.model, trainable(observation.model), inputs)
         score = observation.batch_size * (output.softmax(-1).mean(0) - bias)
         counts = torch.zeros(len(bias), dtype=torch.long, device=bias.device)
         for _ in range(observation.batch_size):

@@ -77,4 +77,7 @@ class Scaled(Term):
         return self.term.inapplicable(observation)
 
     def __repr__(self) -> str:
-        return f"{self.weight!r} * {self.term!r}"
+        inner = repr(self.term)
+        return f"{self.weight!r} * " + (
+            f"({inner})" if isinstance(self.term, (Sum, Scaled)) else inner
+        )

@@ -24,6 +24,11 @@ class TotalVariation(Term):
 
     def __call__(self, candidate: Candidate) -> Tensor:
         unit = candidate.unit
-        vertical = (unit[..., 1:, :] - unit[..., :-1, :]).abs().mean()
-        horizontal = (unit[..., :, 1:] - unit[..., :, :-1]).abs().mean()
+        vertical = _mean((unit[..., 1:, :] - unit[..., :-1, :]).abs())
+        horizontal = _mean((unit[..., :, 1:] - unit[..., :, :-1]).abs())
         return vertical + horizontal
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean, zero where an image one pixel wide has no neighbors."""
+    return values.sum() / max(1, values.numel())
