@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -29,7 +30,12 @@ class Auto:
     what ran, and why what did not run could not.
     """
 
-    attacks: tuple[Attack, ...] = (LinearLayer(), IDLG(), InvertingGradients(steps=4000))
+    attacks: tuple[Attack, ...] = (
+        LinearLayer(),
+        IDLG(steps=100),
+        BalancedDLG(),
+        InvertingGradients(steps=4000),
+    )
 
     @property
     def requires(self) -> frozenset[str]:
