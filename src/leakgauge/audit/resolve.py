@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 from torch.nn import functional
 
 from leakgauge import attacks, data, defenses, federated, models, threats
@@ -38,55 +39,62 @@ def resolve(specification: Specification) -> list[Case]:
 
 
 def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
+    """One case: names and options of every part first, as the likeliest mistakes; then data, then model."""
     where = f"cases.{index}"
-    # Names and options of every part first: they are cheap to check and the likeliest mistakes.
-    attack_parts = each(case.attacks, ATTACKS, f"{where}.attacks", Attack)
-    known_defenses = DEFENSES | {"none": no_defense}
-    defense_parts = each(case.defenses, known_defenses, f"{where}.defenses", Defense)
-    training = one(
-        case.training, TRAININGS, f"{where}.training", LocalTraining, without=("batch_size",)
+    named = {
+        "attacks": each(case.attacks, ATTACKS, f"{where}.attacks", Attack),
+        "defenses": each(
+            case.defenses, DEFENSES | {"none": no_defense}, f"{where}.defenses", Defense
+        ),
+        "training": one(
+            case.training, TRAININGS, f"{where}.training", LocalTraining, without=("batch_size",)
+        ),
+        "threat": one(case.threat, THREATS, f"{where}.threat", threats.ThreatModel),
+        "loss": find(case.loss, LOSSES, f"{where}.loss"),
+    }
+    build = model_builder(case.model, f"{where}.model", seeds.child(where).integer("model"))
+    dataset = load(case.data, f"{where}.data")
+    resolved = Case(
+        name=case.name or f"{case.data.name}, {case.model.name}",
+        data=dataset,
+        model=build(dataset),
+        batch_sizes=case.training.batch_size,
+        examples=case.examples,
+        repeats=case.repeats,
+        model_name=describe(case.model),
+        **named,
     )
-    threat = one(case.threat, THREATS, f"{where}.threat", threats.ThreatModel)
-    loss = find(case.loss, LOSSES, f"{where}.loss")
-    builder = find(case.model.name, MODELS, f"{where}.model")
-    weights = case.model.options.get("weights")
+    resolved.check()
+    return resolved
+
+
+def model_builder(part: Part, where: str, seed: int) -> Callable[[Dataset], nn.Module]:
+    """What makes the model that `part` names once the data is known, its options checked now."""
+    builder = find(part.name, MODELS, where)
+    weights = part.options.get("weights")
     if weights is not None and not isinstance(weights, str):
         raise SpecificationError(
-            f"{where}.model.weights",
+            f"{where}.weights",
             expected="the path of a safetensors file",
             found=repr(weights),
             remedy="correct the value",
         )
-    options = {k: v for k, v in case.model.options.items() if k != "weights"}
-    options = checked(builder, options, f"{where}.model")
-    dataset = load(case.data, f"{where}.data")
-    if dataset.classes is None:
-        raise SpecificationError(
-            f"{where}.data",
-            expected="a data set with classes",
-            found=f"{dataset.name!r} without",
-            remedy="state how many classes it has",
+    given = {name: value for name, value in part.options.items() if name != "weights"}
+    options = checked(builder, given, where)
+
+    def build(dataset: Dataset) -> nn.Module:
+        if dataset.classes is None:
+            raise SpecificationError(
+                where,
+                expected="a data set with classes",
+                found=f"{dataset.name!r} without",
+                remedy="state how many classes it has",
+            )
+        return models.build(
+            builder, dataset.domain, dataset.classes, seed=seed, weights=weights, **options
         )
-    seed = seeds.child(where).integer("model")
-    model = models.build(
-        builder, dataset.domain, dataset.classes, seed=seed, weights=weights, **options
-    )
-    resolved = Case(
-        name=case.name or f"{case.data.name}, {case.model.name}",
-        data=dataset,
-        model=model,
-        attacks=attack_parts,
-        defenses=defense_parts,
-        batch_sizes=case.training.batch_size,
-        loss=loss,
-        training=training,
-        threat=threat,
-        examples=case.examples,
-        repeats=case.repeats,
-        model_name=describe(case.model),
-    )
-    resolved.check()
-    return resolved
+
+    return build
 
 
 def load(part: Part, where: str) -> Dataset:
