@@ -144,3 +144,17 @@ def test_update_of_another_kind_is_refused(observe: Observe) -> None:
     )
     observation = lg.Server().observe(owner, images(1), seeds=lg.Seeds(0))
     assert "kind 'delta'" in (LinearLayer().inapplicable(observation) or "")
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("batch_size", [8, 16, 24])
+def test_nothing_is_claimed_by_chance(observe: Observe, seed: int, batch_size: int) -> None:
+    """Equal labels make mixtures look alike: an example called isolated is one all the same."""
+    inputs = images(batch_size, seed=seed).inputs
+    batch = lg.Batch(inputs, torch.ones(batch_size, dtype=torch.long))
+    guess = LinearLayer()(observe(mlp(width=64, seed=seed), batch), seeds=lg.Seeds(0))
+    if "likely" in guess.message or not guess.message[0].isdigit():
+        return  # not claimed
+    found = guess.inputs[guess.found]
+    apart = (found.unsqueeze(1) - inputs.unsqueeze(0)).flatten(2).norm(dim=-1).min(dim=1).values
+    assert (apart < 1e-2 * found.flatten(1).norm(dim=1)).all()

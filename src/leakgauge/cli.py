@@ -134,7 +134,8 @@ def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
     about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     console.print(
         f"{len(plan.cells)} audits, each beside its blind control, in {workers} "
-        f"process{'es' if workers > 1 else ''}: at most about {about}. Ctrl-C keeps what is done.",
+        f"process{'es' if workers > 1 else ''}: about {about} if nothing else runs here. "
+        "Ctrl-C keeps what is done.",
         highlight=False,
     )
     console.print(f"Writing to {out}", highlight=False, soft_wrap=True)

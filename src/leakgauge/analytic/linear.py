@@ -20,6 +20,7 @@ from leakgauge.core import Domain, Observation
 DENSE_LIMIT = 4096
 """Inputs and features up to which a general affine map is inverted; elementwise maps have no limit."""
 AFFINE_TOLERANCE = 1e-9
+POWER_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,17 @@ def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:
         strength = kept.T @ bias.square()
         return (kept * weight).T @ bias / strength.clamp_min(torch.finfo(torch.float64).tiny)
     joined = torch.cat([weight, bias.unsqueeze(1)], dim=1)
-    # Left singular vectors are short: the small Gram matrix is enough.
-    delta = torch.linalg.eigh(joined @ joined.T).eigenvectors[:, -1]
-    h: Tensor = joined.T @ delta
+    delta = bias / bias.norm()
+    # Power iteration: without noise the first step is exact.
+    for _ in range(POWER_STEPS):
+        h: Tensor = joined.T @ delta
+        stepped = joined @ h
+        stepped /= stepped.norm()
+        moved = float((stepped - delta).norm())
+        delta = stepped
+        if moved < 1e-14:
+            break
+    h = joined.T @ delta
     return h[:-1] / h[-1]
 
 

@@ -31,6 +31,8 @@ from leakgauge.inversion.simulation import simulator
 
 EXPLAINED = 1e-4
 """Share of the layer's gradient left over, at which the examples found are certified in float32."""
+CHANCE = 1e-3
+"""Relative error above which one output's match proves little by itself."""
 TOLERANCES = (1e-5, 1e-3, 1e-2)
 """Relative errors allowed to an isolated output, tried in turn: float32, fp16 and bf16 updates."""
 
@@ -90,6 +92,7 @@ class _Peeling:
         self.kept = kept_entries(observation, f"{entry.name}.weight")
         self.found: list[_Example] = []
         self.verified_count = 0
+        self.tolerance = TOLERANCES[0]
         self.evaluations = 0
 
     def single(self) -> None:
@@ -106,6 +109,7 @@ class _Peeling:
                 self.found += fresh
             if self.found:
                 self.verified_count = len(self.found)
+                self.tolerance = tolerance
                 return
         self.found = self.guesses()
 
@@ -135,8 +139,13 @@ class _Peeling:
             known = [*self.found, *fresh]
             if len(known) == self.observation.batch_size:
                 break
-            if error[i] <= limit[i] and not any(same(candidates[i], e.features) for e in known):
-                fresh.append(_Example(candidates[i], int(label[i]), delta[i]))
+            if error[i] > limit[i] or any(same(candidates[i], e.features) for e in known):
+                continue
+            # One number that matches within a loose limit may match by chance. Two outputs that
+            # name the same input do not: mixtures differ from output to output.
+            if limit[i] > CHANCE and tolerance == TOLERANCES[0] and not twice(candidates, i):
+                continue
+            fresh.append(_Example(candidates[i], int(label[i]), delta[i]))
         return fresh
 
     def explain(self, unit: Tensor, rows: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,6 +209,8 @@ class _Peeling:
         matched = residual is not None and residual <= MATCHED
         status = Status.CERTIFIED if exact else Status.CONVERGED if matched else Status.UNCONVERGED
         how = f"{self.verified_count} of {batch} examples isolated"
+        if self.tolerance > TOLERANCES[0]:
+            how += f", to {self.tolerance:g} of what they must cause: likely, not proven"
         if self.verified_count == 0:
             how = (
                 "no output isolates an example verifiably: the strongest outputs' ratios stand here"
@@ -229,6 +240,12 @@ class _Peeling:
 def same(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
     """Whether two recovered inputs are one example, up to the rounding of their division."""
     return bool((a - b).norm() <= within * b.norm())
+
+
+def twice(candidates: Tensor, i: int) -> bool:
+    """Whether another of the candidates (N, F) is candidate i again."""
+    apart = (candidates - candidates[i]).norm(dim=1)
+    return int((apart <= 1e-3 * candidates[i].norm()).sum()) > 1
 
 
 def kept_entries(observation: Observation, name: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from leakgauge.core import Tensors
 from leakgauge.inversion.objective import Candidate, Term
 
-MATCHED = 1e-2
+MATCHED = 1e-3
 """A relative residual of the update, ||g - g*|| / ||g*||, at which a reconstruction counts as converged."""
 
 
