@@ -356,6 +356,8 @@ class TestEndings:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A test run in the background inherits an ignored Ctrl-C; a terminal does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"},
         )
         try:
