@@ -105,13 +105,33 @@ class _Peeling:
     def peel(self) -> None:
         """Rounds of verified examples, until a round adds none; the tightest tolerance that finds any."""
         for tolerance in TOLERANCES:
-            while fresh := self.verified(tolerance):
-                self.found += fresh
+            exact = tolerance == TOLERANCES[0]
+            self.extend(tolerance, alone=not exact)
+            if exact and len(self.found) < self.observation.batch_size:
+                self.gamble(tolerance)
             if self.found:
                 self.verified_count = len(self.found)
                 self.tolerance = tolerance
                 return
         self.found = self.guesses()
+
+    def extend(self, tolerance: float, *, alone: bool) -> None:
+        """Rounds until one adds no example. `alone`: a loose match of one output is believed."""
+        while fresh := self.verified(tolerance, alone=alone):
+            self.found += fresh
+
+    def gamble(self, tolerance: float) -> None:
+        """Believe loose matches too, and keep them where the whole batch then explains the gradient."""
+        proven = list(self.found)
+        self.extend(tolerance, alone=True)
+        if len(self.found) < self.observation.batch_size or self.left_over() >= EXPLAINED:
+            self.found = proven
+
+    def left_over(self) -> float:
+        """The share of the layer's gradient, where it was shared, that the found do not explain."""
+        weight, _ = self.remainder()
+        whole = self.weight.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        return float((self.kept * weight).norm() / whole)
 
     def remainder(self) -> tuple[Tensor, Tensor]:
         """The layer's gradient less what the found examples cause."""
@@ -121,7 +141,7 @@ class _Peeling:
             bias -= example.delta
         return weight, bias
 
-    def verified(self, tolerance: float) -> list[_Example]:
+    def verified(self, tolerance: float, *, alone: bool) -> list[_Example]:
         """New examples from outputs that they, alone, explain: distinct, best evidence first."""
         weight, bias = self.remainder()
         # Rounding of the sums, and of what was subtracted, hides outputs fainter than this.
@@ -143,7 +163,7 @@ class _Peeling:
                 continue
             # One number that matches within a loose limit may match by chance. Two outputs that
             # name the same input do not: mixtures differ from output to output.
-            if limit[i] > CHANCE and tolerance == TOLERANCES[0] and not twice(candidates, i):
+            if limit[i] > CHANCE and not alone and not twice(candidates, i):
                 continue
             fresh.append(_Example(candidates[i], int(label[i]), delta[i]))
         return fresh
@@ -197,9 +217,7 @@ class _Peeling:
         for i, example in enumerate(self.found):
             # The domain's range is public: a value outside it is noise, for certain.
             unit[i] = self.entry.invert(example.features.unsqueeze(0))[0].clamp(0, 1)
-        weight, _ = self.remainder()
-        whole = self.weight.norm().clamp_min(torch.finfo(torch.float64).tiny)
-        left = float((self.kept * weight).norm() / whole)
+        left = self.left_over()
         exact = left < EXPLAINED and self.verified_count == batch
         targets = self.labels(seeds)
         residual = None
