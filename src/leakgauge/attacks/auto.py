@@ -43,12 +43,7 @@ class Auto:
 
     def applicable(self, observation: Observation) -> list[Attack]:
         """The attacks that can run here, cheapest first."""
-        granted = observation.knowledge.granted()
-        able = [
-            attack
-            for attack in self.attacks
-            if attack.requires <= granted and attack.inapplicable(observation) is None
-        ]
+        able = [attack for attack in self.attacks if refusal(attack, observation) is None]
         return sorted(able, key=lambda attack: attack.evaluations(observation))
 
     def inapplicable(self, observation: Observation) -> str | None:
@@ -58,14 +53,8 @@ class Auto:
 
     def refusals(self, observation: Observation) -> list[str]:
         """One line for each attack that cannot run here."""
-        granted = observation.knowledge.granted()
-        lines = []
-        for attack in self.attacks:
-            missing = sorted(attack.requires - granted)
-            why = f"needs {', '.join(missing)}" if missing else attack.inapplicable(observation)
-            if why is not None:
-                lines.append(f"{type(attack).__name__}: {why}")
-        return lines
+        reasons = ((attack, refusal(attack, observation)) for attack in self.attacks)
+        return [f"{type(attack).__name__}: {why}" for attack, why in reasons if why is not None]
 
     def evaluations(self, observation: Observation) -> int:
         return sum(a.evaluations(observation) for a in self.applicable(observation))
@@ -75,18 +64,19 @@ class Auto:
     ) -> Reconstruction:
         observation.require(self)
         clock = time.perf_counter()
-        planned, done = max(1, self.evaluations(observation)), 0
+        able = self.applicable(observation)
+        costs = [attack.evaluations(observation) for attack in able]
+        planned, done = max(1, sum(costs)), 0
         notes = self.refusals(observation)
         results: list[tuple[Attack, Reconstruction]] = []
-        for attack in self.applicable(observation):
-            share = attack.evaluations(observation) / planned
-            start = done / planned
+        for attack, cost in zip(able, costs, strict=True):
+            share, start = cost / planned, done / planned
             result = attack(
                 observation,
                 seeds=seeds.child(type(attack).__name__),
                 progress=lambda f, start=start, share=share: progress(start + share * f),  # type: ignore[misc]
             )
-            done += attack.evaluations(observation)
+            done += cost
             results.append((attack, result))
             notes.append(f"{type(attack).__name__}: {result.status}, {result.message}")
             if result.status is Status.CERTIFIED:
@@ -99,6 +89,12 @@ class Auto:
             notes=(f"chosen by residual: {attack!r}", *notes, *best.notes),
             cost=Cost(spent, time.perf_counter() - clock),
         )
+
+
+def refusal(attack: Attack, observation: Observation) -> str | None:
+    """Why `attack` cannot run here, for want of knowledge or otherwise; None where it can."""
+    missing = sorted(attack.requires - observation.knowledge.granted())
+    return f"needs {', '.join(missing)}" if missing else attack.inapplicable(observation)
 
 
 def _residual(result: Reconstruction) -> float:

@@ -57,7 +57,8 @@ class Case:
         count = len(self.data)
         if self.examples is not None:
             private = list(self.examples[:batch_size])
-            order = [i for i in range(count) if i not in set(private)]
+            taken = set(private)
+            order = [i for i in range(count) if i not in taken]
             return private, order[:batch_size] if len(order) >= batch_size else []
         generator = seeds.child("client").generator(f"batch/{repeat}")
         order = torch.randperm(count, generator=generator).tolist()

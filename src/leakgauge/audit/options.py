@@ -78,11 +78,15 @@ def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) ->
     return {name: getattr(valid, name) for name in valid.model_fields_set}
 
 
+def type_hints(part: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a part's options, ranges included."""
+    maker = part.__init__ if inspect.isclass(part) else part
+    return typing.get_type_hints(maker, include_extras=True)
+
+
 def signature_model(part: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model with one field for each option of `part`."""
-    hints = typing.get_type_hints(
-        part.__init__ if inspect.isclass(part) else part, include_extras=True
-    )
+    hints = type_hints(part)
     fields: dict[str, Any] = {}
     open_ended = False
     for name, parameter in inspect.signature(part).parameters.items():
@@ -126,9 +130,7 @@ def sweep(part: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[Opti
     if not callable(part):  # told by `checked`
         yield dict(options)
         return
-    hints = typing.get_type_hints(
-        part.__init__ if inspect.isclass(part) else part, include_extras=True
-    )
+    hints = type_hints(part)
     swept = {
         name: value
         for name, value in options.items()

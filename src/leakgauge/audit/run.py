@@ -64,12 +64,8 @@ def plan(cases: Sequence[Case], *, seed: int = 0, source: Source | None = None) 
     for case in cases:
         case.check()
     planned = tuple(cells(cases))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return Plan(planned, costs(planned, seed), seed, source)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def plan_from(source: Source) -> Plan:
@@ -146,17 +142,24 @@ def execute(
                 done=keeper.done,
             )
         else:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            try:
+            with one_thread():
                 serial(plan.cells, plan.seed, told=keeper.told, done=keeper.done)
-            finally:
-                torch.set_num_threads(threads)
     except KeyboardInterrupt:
         run.interrupted = True
     finally:
         keeper.close(seconds=time.perf_counter() - clock)
     return run
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread inside: results then do not depend on the number of workers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -201,8 +204,7 @@ class _Keeper:
         self.told(result.index, 1.0)
 
     def keep(self, result: CellResult) -> None:
-        with uninterrupted():
-            self.write(result.record, result.pictures)
+        self.write(result.record, result.pictures)
 
     def write(self, record: dict[str, Any], pictures: dict[str, bytes] | None = None) -> None:
         if self.folder is not None:
@@ -212,7 +214,8 @@ class _Keeper:
     def close(self, *, seconds: float) -> None:
         """Results that came out of order, then the last line."""
         for index in sorted(self.waiting):
-            self.keep(self.waiting.pop(index))
+            with uninterrupted():
+                self.keep(self.waiting.pop(index))
         completed = len(self.run.cells)
         self.write(
             {
