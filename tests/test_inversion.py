@@ -31,8 +31,11 @@ from leakgauge.inversion import (
     Term,
     TotalVariation,
 )
+from leakgauge.inversion.descent import Ending, Evaluation, Request, Run, Setting
 from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.labels import head
+from leakgauge.inversion.lbfgs import Memory
+from leakgauge.inversion.problem import Variables
 
 Observe = Callable[..., lg.Observation]
 
@@ -50,14 +53,12 @@ def candidate(
     observed: Tensors | None = None,
     *,
     unit: Tensor | None = None,
-    progress: float = 0.0,
 ) -> Candidate:
     return Candidate(
         unit=torch.zeros(1, 1, 2, 2) if unit is None else unit,
         targets=torch.zeros(1, dtype=torch.long),
         simulated=tensors(0) if simulated is None else simulated,
         observed=tensors(1) if observed is None else observed,
-        progress=progress,
     )
 
 
@@ -202,9 +203,37 @@ class TestObjectives:
 
     def test_a_weight_may_be_a_function_of_progress(self) -> None:
         term = (lambda progress: 1 - progress) * L2()
-        values = [float(term(candidate(progress=p))) for p in (0.0, 0.25, 1.0)]
-        whole = float(L2()(candidate()))
-        assert values == pytest.approx([whole, 0.75 * whole, 0])
+        assert [term.parts(p) for p in (0.0, 0.25, 1.0)] == [((w, L2()),) for w in (1, 0.75, 0)]
+        assert float(term(candidate())) == 0
+        nested = 2.0 * (term + 3.0 * Cosine())
+        assert nested.parts(0.5) == ((1.0, L2()), (6.0, Cosine()))
+
+    def test_a_falling_weight_is_geometric(self) -> None:
+        weight = inversion.Falling(1e-1, 1e-5)
+        assert [weight(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1e-1, 1e-3, 1e-5])
+
+    @pytest.mark.parametrize(
+        "term",
+        [L2(), BalancedL2(), Cosine(), inversion.Smoothness(), inversion.InRange()],
+        ids=repr,
+    )
+    def test_the_value_is_the_squared_norm_of_the_residuals(self, term: Term) -> None:
+        unit = 2 * torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0)) - 0.5
+        guess = candidate(unit=unit)
+        residuals = term.residuals(guess)
+        assert residuals is not None
+        assert float(term(guess)) == pytest.approx(float(residuals.square().sum()), rel=1e-4)
+
+    def test_total_variation_is_reweighted_least_squares(self) -> None:
+        unit = torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+        residuals = TotalVariation().residuals(candidate(unit=unit))
+        whole = float(TotalVariation()(candidate(unit=unit)))
+        assert float(residuals.square().sum()) == pytest.approx(whole, rel=1e-2)
+
+    def test_smoothness_is_zero_on_flat_images_and_blind_to_no_pattern(self) -> None:
+        assert float(inversion.Smoothness()(candidate(unit=torch.ones(1, 1, 4, 4)))) == 0
+        checks = (torch.arange(4)[:, None] + torch.arange(4)) % 2
+        assert float(inversion.Smoothness()(candidate(unit=checks[None, None].float()))) > 1
 
     @pytest.mark.parametrize(
         "text",
@@ -232,124 +261,169 @@ class TestObjectives:
             assert "table" in (term.inapplicable(table) or "")
 
 
+Function = Callable[[Tensor], Tensor]
+
+
 def follow(
-    descent: inversion.Descent, *, start: float = 4.0, tolerance: float = 0.0
-) -> tuple[Tensor, list[float]]:
-    """Minimize (x - 1)' D (x - 1) in five dimensions; the end, and each objective on the way."""
-    curvature = torch.tensor([1.0, 2.0, 3.0, 5.0, 8.0])
-    x = torch.full((5,), start, requires_grad=True)
+    descent: inversion.Descent,
+    function: Function,
+    start: Tensor,
+    *,
+    tolerance: float = 0.0,
+    project: Callable[[Variables], None] = lambda variables: None,
+) -> tuple[list[Tensor], list[float], list[float]]:
+    """Answer a descent's requests: every place that it asked for, the objective there, and the progress told."""
+    run = descent.run((start,), Setting(project=project, tolerance=tolerance))
+    places: list[Tensor] = []
     values: list[float] = []
-
-    def objective(progress: float) -> Tensor:
-        value = (curvature * (x - 1).square()).sum()
+    told: list[float] = []
+    request = next(run)
+    while True:
+        x = request.variables[0].detach().clone().requires_grad_()
+        value = function(x)
+        (gradient,) = torch.autograd.grad(value, x)
+        places.append(x.detach())
         values.append(float(value.detach()))
-        return value
+        told.append(request.progress)
+        try:
+            request = run.send(Evaluation(values[-1], (gradient,)))
+        except StopIteration:
+            return places, values, told
 
-    descent.run(objective, [x], project=lambda: None, tolerance=tolerance)
-    return x.detach(), values
+
+def bowl(x: Tensor) -> Tensor:
+    """A quadratic in five dimensions, least at 1."""
+    return (torch.tensor([1.0, 2.0, 3.0, 5.0, 8.0]).to(x) * (x - 1).square()).sum()
+
+
+def valley(x: Tensor) -> Tensor:
+    """Rosenbrock's function of four numbers, least at 1."""
+    return (100 * (x[1:] - x[:-1].square()).square() + (1 - x[:-1]).square()).sum()
+
+
+FOUR = torch.full((5,), 4.0)
+DESCENTS = [LBFGS(steps=50), SignedAdam(steps=80), LBFGS(steps=50, line_search="strong_wolfe")]
 
 
 class TestDescents:
     @pytest.mark.parametrize(
         "descent",
         [
-            LBFGS(steps=10, lr=0.1),
-            LBFGS(steps=20, line_search="strong_wolfe"),
+            LBFGS(steps=200, lr=0.1),
+            LBFGS(steps=60, line_search="strong_wolfe"),
             SignedAdam(steps=400, lr=0.1),
         ],
         ids=repr,
     )
     def test_a_quadratic_is_minimized(self, descent: inversion.Descent) -> None:
-        end, values = follow(descent)
-        assert torch.allclose(end, torch.ones(5), atol=1e-2)
+        places, values, _ = follow(descent, bowl, FOUR)
+        assert torch.allclose(places[-1], torch.ones(5), atol=1e-2)
         assert values[-1] < 1e-4 * values[0]
         assert len(values) <= descent.evaluations
+
+    @pytest.mark.parametrize("history", [2, 10, 100])
+    def test_the_searched_descent_follows_a_curved_valley(self, history: int) -> None:
+        descent = LBFGS(steps=300, history=history, line_search="strong_wolfe")
+        places, values, _ = follow(descent, valley, torch.zeros(4, dtype=torch.float64))
+        assert min(values) < 1e-12
+        assert torch.allclose(places[int(torch.tensor(values).argmin())], torch.ones(4).double())
+
+    def test_the_plain_descent_is_torchs(self) -> None:
+        """The same places as torch.optim.LBFGS, which asks again for the first of each of its calls."""
+        theirs = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([theirs], lr=0.5, max_iter=25, history_size=7)
+        seen: list[Tensor] = []
+
+        def closure() -> Tensor:
+            seen.append(theirs.detach().clone())
+            optimizer.zero_grad()
+            value = valley(theirs)
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        descent = LBFGS(steps=len(seen), lr=0.5, history=7)
+        places, _, _ = follow(descent, valley, torch.zeros(4, dtype=torch.float64))
+        # A memory of seven forgets one pair at a time, as torch's does.
+        assert len(places) == len(seen) == 25
+        assert torch.allclose(torch.stack(places), torch.stack(seen), rtol=1e-9, atol=1e-12)
+
+    def test_the_compact_form_is_the_two_loops(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        matrix = torch.randn(12, 12, generator=generator, dtype=torch.float64)
+        matrix = matrix @ matrix.T + torch.eye(12)
+        memory = Memory(6, matrix[0])
+        for _ in range(9):
+            step = torch.randn(12, generator=generator, dtype=torch.float64)
+            memory.add(step, matrix @ step)
+            probe = torch.randn(12, generator=generator, dtype=torch.float64)
+            assert torch.allclose(memory.direction(probe), memory.two_loops(probe), rtol=1e-8)
+
+    def test_a_preconditioner_that_is_the_inverse_gives_newtons_step(self) -> None:
+        memory = Memory(5, torch.zeros(3))
+        assert memory.preconditioned(torch.tensor([2.0, 4.0, 8.0]), lambda v: v / 2).tolist() == [
+            -1,
+            -2,
+            -4,
+        ]
+
+    def test_pairs_without_curvature_are_dropped(self) -> None:
+        memory = Memory(5, torch.zeros(2))
+        memory.add(torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0]))
+        memory.add(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+        assert memory.length == 0
 
     @pytest.mark.parametrize("line_search", ["none", "strong_wolfe"])
     def test_lbfgs_ends_at_its_tolerance_and_where_nothing_moves(self, line_search: str) -> None:
         descent = LBFGS(steps=500, lr=0.1, line_search=line_search)  # type: ignore[arg-type]
-        _, values = follow(descent, tolerance=1e-3)
+        _, values, _ = follow(descent, bowl, FOUR, tolerance=1e-3)
         assert values[-1] <= 1e-3
         assert len(values) < 100
-        _, values = follow(descent, start=1.0)
+        _, values, _ = follow(descent, bowl, torch.ones(5))
         assert len(values) <= 2
 
     def test_signed_adam_ends_at_its_tolerance(self) -> None:
-        _, values = follow(SignedAdam(steps=400), tolerance=1.0)
+        _, values, _ = follow(SignedAdam(steps=400), bowl, FOUR, tolerance=1.0)
         assert values[-1] <= 1.0 < min(values[:-1])
 
     def test_signed_adam_cuts_its_rate_at_three_five_and_seven_eighths(self) -> None:
         """Under a constant slope Adam moves by its rate: the steps show the schedule."""
-        x = torch.zeros(1, requires_grad=True)
-        places: list[float] = []
-
-        def objective(progress: float) -> Tensor:
-            places.append(float(x.detach()))
-            return 100 - 7 * x.sum()
-
-        SignedAdam(steps=80, lr=0.1).run(objective, [x], project=lambda: None, tolerance=0.0)
-        places.append(float(x.detach()))
-        moves = [after - before for before, after in itertools.pairwise(places)]
-        expected = [0.1] * 30 + [0.01] * 20 + [0.001] * 20 + [0.0001] * 10
+        descent = SignedAdam(steps=80, lr=0.1)
+        places, _, _ = follow(descent, lambda x: 100 - 7 * x.sum(), torch.zeros(1))
+        moves = [float(after - before) for before, after in itertools.pairwise(places)]
+        expected = [0.1] * 30 + [0.01] * 20 + [0.001] * 20 + [0.0001] * 9
         assert moves == pytest.approx(expected, rel=0.05)
 
     def test_the_sign_decides_and_not_the_size(self) -> None:
-        steps = []
+        ends = []
         for slope in (1e-3, 1e3):
-            x = torch.zeros(1, requires_grad=True)
-            SignedAdam(steps=16, lr=0.1).run(
-                lambda progress, x=x, slope=slope: 1e6 - slope * x.sum(),  # type: ignore[misc]
-                [x],
-                project=lambda: None,
-                tolerance=0.0,
-            )
-            steps.append(float(x.detach()))
-        assert steps[0] == steps[1] > 0
+            falling = lambda x, slope=slope: 1e6 - slope * x.sum()  # noqa: E731
+            places, _, _ = follow(SignedAdam(steps=16, lr=0.1), falling, torch.zeros(1))
+            ends.append(float(places[-1]))
+        assert ends[0] == ends[1] > 0
 
-    @pytest.mark.parametrize("descent", [LBFGS(steps=5), SignedAdam(steps=8)], ids=repr)
+    @pytest.mark.parametrize("descent", DESCENTS, ids=repr)
     def test_progress_goes_from_zero_towards_one(self, descent: inversion.Descent) -> None:
-        x = torch.zeros(3, requires_grad=True)
-        told: list[float] = []
-
-        def objective(progress: float) -> Tensor:
-            told.append(progress)
-            return 100 + (x - 1).pow(4).sum()
-
-        descent.run(objective, [x], project=lambda: None, tolerance=0.0)
+        _, _, told = follow(descent, lambda x: 100 + (x - 1).pow(4).sum(), torch.zeros(3))
         assert told[0] == 0
         assert told == sorted(told)
         assert told[-1] < 1
 
-    @pytest.mark.parametrize("descent", [LBFGS(steps=5), SignedAdam(steps=16)], ids=repr)
+    @pytest.mark.parametrize("descent", [LBFGS(steps=50), SignedAdam(steps=16)], ids=repr)
     def test_a_projection_holds_after_each_step(self, descent: inversion.Descent) -> None:
-        x = torch.zeros(2, requires_grad=True)
+        def project(variables: Variables) -> None:
+            variables[0].clamp_(max=0.25)
 
-        def objective(progress: float) -> Tensor:
-            assert bool((x <= 0.25).all())
-            return 1 + (x - 1).square().sum()
+        places, _, _ = follow(
+            descent, lambda x: 1 + (x - 1).square().sum(), torch.zeros(2), project=project
+        )
+        assert all(bool((x <= 0.25).all()) for x in places)
+        assert places[-1].tolist() == [0.25, 0.25]
 
-        def project() -> None:
-            x.clamp_(max=0.25)
-
-        if isinstance(descent, LBFGS):
-            descent = LBFGS(steps=5, inner=1)
-        descent.run(objective, [x], project=project, tolerance=0.0)
-        assert x.tolist() == [0.25, 0.25]
-
-    @pytest.mark.parametrize(
-        ("descent", "most"), [(LBFGS(steps=5, inner=4), 4), (SignedAdam(steps=8), 1)]
-    )
-    def test_it_stops_where_numbers_end(self, descent: inversion.Descent, most: int) -> None:
-        x = torch.zeros(2, requires_grad=True)
-        calls = 0
-
-        def objective(progress: float) -> Tensor:
-            nonlocal calls
-            calls += 1
-            return (x * math.nan).sum()
-
-        descent.run(objective, [x], project=lambda: None, tolerance=0.0)
-        assert calls <= most
+    @pytest.mark.parametrize("descent", DESCENTS, ids=repr)
+    def test_it_stops_where_numbers_end(self, descent: inversion.Descent) -> None:
+        _, values, _ = follow(descent, lambda x: (x * math.nan).sum(), torch.zeros(2))
+        assert len(values) == 1
 
 
 class TestDirect:
@@ -482,18 +556,10 @@ class Wandering:
     def evaluations(self) -> int:
         return len(self.places)
 
-    def run(
-        self,
-        objective: Callable[[float], Tensor],
-        variables: list[Tensor],
-        *,
-        project: Callable[[], None],
-        tolerance: float,
-    ) -> None:
+    def run(self, start: Variables, setting: Setting) -> Run:
         for place in self.places:
-            with torch.no_grad():
-                variables[0].copy_(place)
-            objective(0.5)
+            yield Request((place, *start[1:]), 0.5)
+        return Ending(notes=("wandered",))
 
 
 class TestEngine:
@@ -558,7 +624,7 @@ class TestEngine:
             objective=1e6 * BalancedL2(),
             parametrization=Direct(center=0.5, noise=0.01),
             labels=labels,
-            descent=LBFGS(steps=30, line_search="strong_wolfe", tolerance_grad=0.0),
+            descent=LBFGS(steps=750, line_search="strong_wolfe"),
             precision="double",
         )
         guess = matching(observation, seeds=lg.Seeds(0))
@@ -575,7 +641,7 @@ class TestEngine:
         matching = GradientMatching(
             objective=L2(),
             labels=Known(),
-            descent=LBFGS(steps=2),
+            descent=LBFGS(steps=40),
             precision=precision,  # type: ignore[arg-type]
         )
         guess = matching(observation, seeds=lg.Seeds(0))

@@ -6,5 +6,6 @@ from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.second_order import SecondOrder
 
-__all__ = ["DLG", "IDLG", "Auto", "BalancedDLG", "InvertingGradients", "LinearLayer"]
+__all__ = ["DLG", "IDLG", "Auto", "BalancedDLG", "InvertingGradients", "LinearLayer", "SecondOrder"]

@@ -24,6 +24,6 @@ class DLG(Recipe):
         return GradientMatching(
             objective=L2(),
             labels=Joint(),
-            descent=LBFGS(steps=self.steps, lr=self.lr),
+            descent=LBFGS(steps=20 * self.steps, lr=self.lr),
             tolerance=self.tolerance,
         )

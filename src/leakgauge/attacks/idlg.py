@@ -25,6 +25,6 @@ class IDLG(Recipe):
         return GradientMatching(
             objective=L2(),
             labels=LastLayer(),
-            descent=LBFGS(steps=self.steps, lr=self.lr),
+            descent=LBFGS(steps=20 * self.steps, lr=self.lr),
             tolerance=self.tolerance,
         )

@@ -222,7 +222,7 @@ class _Peeling:
         targets = self.labels(seeds)
         residual = None
         if targets is not None and self.verified_count == batch:
-            simulated = simulator(observation)(unit.to(like), targets, create_graph=False)
+            simulated = simulator(observation, create_graph=False)(unit.to(like), targets)
             residual = float(relative_residual(simulated, observation.update.tensors))
         matched = residual is not None and residual <= MATCHED
         status = Status.CERTIFIED if exact else Status.CONVERGED if matched else Status.UNCONVERGED

@@ -14,8 +14,16 @@ from leakgauge.core.errors import (
     UserError,
 )
 from leakgauge.core.observation import Knowledge, Observation, check_knowledge
-from leakgauge.core.protocols import Attack, Defense, LocalTraining, Loss, Progress, silent
-from leakgauge.core.reconstruction import Cost, Reconstruction, Snapshot, Status
+from leakgauge.core.protocols import (
+    Attack,
+    Defense,
+    LocalTraining,
+    Loss,
+    Progress,
+    SingleGradient,
+    silent,
+)
+from leakgauge.core.reconstruction import Cost, Diagnosis, Reconstruction, Snapshot, Status
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update, UpdateKind, trainable
 
@@ -25,6 +33,7 @@ __all__ = [
     "Cost",
     "DataError",
     "Defense",
+    "Diagnosis",
     "Domain",
     "ImageDomain",
     "Impossible",
@@ -40,6 +49,7 @@ __all__ = [
     "Progress",
     "Reconstruction",
     "Seeds",
+    "SingleGradient",
     "Snapshot",
     "SpecificationError",
     "Status",

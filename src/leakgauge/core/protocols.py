@@ -43,6 +43,17 @@ class LocalTraining(Protocol):
 
 
 @runtime_checkable
+class SingleGradient(LocalTraining, Protocol):
+    """Local training whose update is one gradient: it can be compiled, batched, and differentiated forward."""
+
+    def scalar(
+        self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
+    ) -> Tensor:
+        """The function of `parameters` whose gradient is the update."""
+        ...
+
+
+@runtime_checkable
 class Defense(Protocol):
     """What a client does against leakage, at four seams, and what an adversary who knows it does in turn."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from torch import Tensor
 
@@ -35,6 +36,21 @@ class Cost:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """Whether the update identifies the batch, by the Jacobian J of the simulated update at the end.
+
+    verdict: recovered (matched, and J tells every direction apart), collision (matched, but other
+    batches give the same update) or stalled (not matched). rank counts singular values of J above
+    rounding, of `unknowns`; condition is the ratio of the largest to the least of those counted.
+    """
+
+    verdict: Literal["recovered", "collision", "stalled"]
+    rank: int
+    unknowns: int
+    condition: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
     """A guess of the batch, in no particular order.
@@ -55,4 +71,5 @@ class Reconstruction:
     trial: int = 0
     course: tuple[Snapshot, ...] = ()
     cost: Cost = field(default_factory=Cost)
+    diagnosis: Diagnosis | None = None
     notes: tuple[str, ...] = ()

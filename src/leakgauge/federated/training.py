@@ -36,13 +36,20 @@ class FedSGD:
         Raises ModelError where the loss is not a scalar. Buffers (running statistics) are left as they were.
         """
         parameters = trainable(model)
-        value = loss(stateless(model, parameters, inputs), targets)
-        check_scalar(value)
+        value = self.scalar(model, loss, parameters, inputs, targets)
         check_differentiable(value)
         gradients = torch.autograd.grad(
             value, list(parameters.values()), create_graph=create_graph, materialize_grads=True
         )
         return dict(zip(parameters, gradients, strict=True))
+
+    def scalar(
+        self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
+    ) -> Tensor:
+        """The function of `parameters` whose gradient is the update. Raises ModelError where it is no scalar."""
+        value = loss(stateless(model, parameters, inputs), targets)
+        check_scalar(value)
+        return value
 
 
 def stateless(model: nn.Module, parameters: Tensors, inputs: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Gradient matching as a composition: objective, parametrization, labels, descent, trials."""
 
-from leakgauge.inversion.descent import LBFGS, Descent, SignedAdam
+from leakgauge.inversion.descent import Descent, SignedAdam
 from leakgauge.inversion.distances import L2, BalancedL2, Cosine
 from leakgauge.inversion.engine import GradientMatching
+from leakgauge.inversion.gauss_newton import GaussNewton
 from leakgauge.inversion.labels import Joint, Known, Labels, LastLayer
-from leakgauge.inversion.objective import Candidate, Term
+from leakgauge.inversion.lbfgs import LBFGS
+from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Term
 from leakgauge.inversion.parametrization import Direct
-from leakgauge.inversion.priors import TotalVariation
+from leakgauge.inversion.priors import InRange, Smoothness, TotalVariation
 
 __all__ = [
     "L2",
@@ -16,12 +18,17 @@ __all__ = [
     "Cosine",
     "Descent",
     "Direct",
+    "Falling",
+    "GaussNewton",
     "GradientMatching",
+    "InRange",
     "Joint",
     "Known",
     "Labels",
     "LastLayer",
+    "LeastSquares",
     "SignedAdam",
+    "Smoothness",
     "Term",
     "TotalVariation",
 ]

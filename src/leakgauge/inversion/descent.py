@@ -1,111 +1,80 @@
-"""Descents: how the variables move. They see values and gradients of an objective, nothing else."""
+"""Descents: how the variables move. They see values and gradients of an objective, nothing else.
+
+A descent is a generator: it yields the variables whose value and gradient it wants to know, and is
+sent them. So the engine may evaluate many trials at once, and end those without hope.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from leakgauge.core import ModelError
+from leakgauge.core import Diagnosis
+from leakgauge.inversion.problem import Variables
 
-Objective = Callable[[float], Tensor]
-"""Progress in [0, 1] to the objective at the variables' current values, with its graph."""
+if TYPE_CHECKING:
+    from leakgauge.inversion.problem import Problem
+
+
+class Request(NamedTuple):
+    """Where a descent wants to know the objective, and its share of the steps done, in [0, 1)."""
+
+    variables: Variables
+    progress: float
+
+
+class Evaluation(NamedTuple):
+    """The objective there, and its gradient."""
+
+    value: float
+    gradient: Variables
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a descent has to say of its end: lines for the record, and what the Jacobian says of the batch."""
+
+    notes: tuple[str, ...] = ()
+    diagnosis: Diagnosis | None = None
+
+
+Run = Generator[Request, Evaluation, Ending]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What holds for a whole run: the box (in place), the objective at which to stop, and the problem itself.
+
+    Only second-order descents look at the problem: for its residuals.
+    """
+
+    project: Callable[[Variables], None]
+    tolerance: float
+    problem: Problem | None = None
+    generator: torch.Generator = field(default_factory=torch.Generator)
 
 
 class Descent(Protocol):
-    """A rule that lowers an objective over a list of leaf tensors, in place."""
+    """A rule that lowers an objective."""
 
     @property
     def evaluations(self) -> int:
         """Most evaluations of the objective in one run."""
         ...
 
-    def run(
-        self,
-        objective: Objective,
-        variables: list[Tensor],
-        *,
-        project: Callable[[], None],
-        tolerance: float,
-    ) -> None:
-        """Move `variables` until the objective is at most `tolerance`, is not finite, or the budget ends."""
+    def run(self, start: Variables, setting: Setting) -> Run:
+        """Move from `start` until the objective is at most the tolerance, is not finite, or the budget ends."""
         ...
 
 
-def differentiate(value: Tensor, variables: list[Tensor]) -> None:
-    """Set each variable's `grad`. Unlike `backward`, this leaves the model's parameters untouched."""
-    try:
-        gradients = torch.autograd.grad(value, variables, materialize_grads=True)
-    except RuntimeError as error:
-        if "is not implemented" not in str(error):
-            raise
-        raise ModelError(
-            "gradient matching",
-            expected="a model and a loss that can be differentiated twice",
-            found=str(error),
-            remedy="write that layer or loss out of elementary operations, or choose linear_layer",
-        ) from error
-    for variable, gradient in zip(variables, gradients, strict=True):
-        variable.grad = gradient
-
-
-@dataclass(frozen=True, kw_only=True)
-class LBFGS:
-    """Limited-memory BFGS of `torch.optim`: `steps` calls of up to `inner` iterations each."""
-
-    steps: int = 300
-    inner: int = 20
-    lr: float = 1.0
-    history: int = 100
-    line_search: Literal["none", "strong_wolfe"] = "none"
-    tolerance_grad: float = 1e-7
-    tolerance_change: float = 1e-9
-
-    @property
-    def evaluations(self) -> int:
-        # An iteration costs one evaluation; line searches stop at torch's max_eval = 1.25 max_iter.
-        return self.steps * (self.inner if self.line_search == "none" else self.inner * 5 // 4)
-
-    def run(
-        self,
-        objective: Objective,
-        variables: list[Tensor],
-        *,
-        project: Callable[[], None],
-        tolerance: float,
-    ) -> None:
-        optimizer = torch.optim.LBFGS(
-            variables,
-            lr=self.lr,
-            max_iter=self.inner,
-            history_size=self.history,
-            line_search_fn=None if self.line_search == "none" else self.line_search,
-            tolerance_grad=self.tolerance_grad,
-            tolerance_change=self.tolerance_change,
-        )
-        progress = 0.0
-        last = math.inf
-
-        def closure() -> float:
-            nonlocal last
-            value = objective(progress)
-            differentiate(value, variables)
-            last = float(value.detach())
-            return last
-
-        for step in range(self.steps):
-            progress = step / self.steps
-            before = [v.detach().clone() for v in variables]
-            optimizer.step(closure)  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                project()
-            stuck = all(torch.equal(a, b) for a, b in zip(before, variables, strict=True))
-            if not math.isfinite(last) or last <= tolerance or stuck:
-                return
+def over(value: float, setting: Setting) -> bool:
+    """Whether there is nothing more to do at this value."""
+    return not math.isfinite(value) or value <= setting.tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,27 +88,30 @@ class SignedAdam:
     def evaluations(self) -> int:
         return self.steps
 
-    def run(
-        self,
-        objective: Objective,
-        variables: list[Tensor],
-        *,
-        project: Callable[[], None],
-        tolerance: float,
-    ) -> None:
+    def run(self, start: Variables, setting: Setting) -> Run:
+        variables = [v.detach().clone().requires_grad_() for v in start]
         optimizer = torch.optim.Adam(variables, lr=self.lr)
         milestones = [self.steps * k // 8 for k in (3, 5, 7)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
         for step in range(self.steps):
-            value = objective(step / self.steps)
-            number = float(value.detach())
-            if not math.isfinite(number) or number <= tolerance:
-                return
-            differentiate(value, variables)
-            for variable in variables:
-                assert variable.grad is not None
-                variable.grad.sign_()
+            seen = yield Request(tuple(v.detach().clone() for v in variables), step / self.steps)
+            if over(seen.value, setting):
+                break
+            for variable, gradient in zip(variables, seen.gradient, strict=True):
+                variable.grad = gradient.sign()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                project()
+                setting.project(tuple(variables))
+        return Ending()
+
+
+def flatten(variables: Variables) -> Tensor:
+    """All variables as one vector."""
+    return torch.cat([v.reshape(-1) for v in variables])
+
+
+def unflatten(vector: Tensor, like: Variables) -> Variables:
+    """The inverse of `flatten`, in the shapes of `like`."""
+    pieces = vector.split([v.numel() for v in like])
+    return tuple(piece.reshape(v.shape) for piece, v in zip(pieces, like, strict=True))

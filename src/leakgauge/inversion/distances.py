@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Tensors
-from leakgauge.inversion.objective import Candidate, Term
+from leakgauge.inversion.objective import Candidate, LeastSquares
 
 MATCHED = 1e-3
 """A relative residual of the update, ||g - g*|| / ||g*||, at which a reconstruction counts as converged."""
@@ -31,37 +31,61 @@ def relative_residual(simulated: Tensors, observed: Tensors) -> Tensor:
     return (difference / squared_norms(observed).double().sum().clamp_min(tiny)).sqrt()
 
 
+class Distance(LeastSquares):
+    """A distance whose residuals are tensors shaped like the update's."""
+
+    def residual_tensors(self, candidate: Candidate) -> Tensors:
+        """The residuals by parameter name, zero where the updates agree."""
+        raise NotImplementedError
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        return torch.cat([t.flatten() for t in self.residual_tensors(candidate).values()])
+
+
 @dataclass(frozen=True)
-class L2(Term):
+class L2(Distance):
     """sum_l ||g_l - g*_l||^2 (Zhu et al. 2019, equation 4)."""
 
-    def __call__(self, candidate: Candidate) -> Tensor:
-        return squared_differences(candidate.simulated, candidate.observed).sum()
+    def residual_tensors(self, candidate: Candidate) -> Tensors:
+        return {n: candidate.simulated[n] - seen for n, seen in candidate.observed.items()}
 
 
 @dataclass(frozen=True)
-class BalancedL2(Term):
+class BalancedL2(Distance):
     """sum_l ||g_l - g*_l||^2 / (||g*_l|| ||g*||): halfway, in logarithms, from plain to each tensor alike.
 
     Plain L2 hears the last layer alone, whose gradient is the largest; weights 1 / ||g*_l||^2 amplify the
     layers that say least. The weights are fixed by what was observed.
     """
 
-    def __call__(self, candidate: Candidate) -> Tensor:
-        norms = squared_norms(candidate.observed).sqrt()
+    def residual_tensors(self, candidate: Candidate) -> Tensors:
+        simulated, observed = candidate.simulated, candidate.observed
+        norms = squared_norms(observed).sqrt()
         # A tensor that a defense zeroed says nothing, and has no norm to divide by.
-        weights = torch.where(norms > 0, 1 / (norms * norms.square().sum().sqrt()), 0.0)
-        return (weights * squared_differences(candidate.simulated, candidate.observed)).sum()
+        weights = torch.where(norms > 0, 1 / (norms * norms.square().sum().sqrt()), 0.0).sqrt()
+        scaled = zip(weights, observed, strict=True)
+        return {n: w * (simulated[n] - observed[n]) for w, n in scaled}
 
 
 @dataclass(frozen=True)
-class Cosine(Term):
-    """1 - <g, g*> / (||g|| ||g*||) over the whole update (Geiping et al. 2020, equation 4)."""
+class Cosine(Distance):
+    """1 - <g, g*> / (||g|| ||g*||) over the whole update (Geiping et al. 2020, equation 4).
+
+    As residuals: || g / ||g|| - g* / ||g*|| ||^2 / 2.
+    """
 
     def __call__(self, candidate: Candidate) -> Tensor:
         simulated, observed = candidate.simulated, candidate.observed
         inner = torch.stack([(simulated[n] * observed[n]).sum() for n in observed]).sum()
-        # Clamped under the root, whose slope at zero is infinite.
-        tiny = torch.finfo(inner.dtype).tiny
-        squares = [squared_norms(t).sum().clamp_min(tiny) for t in (simulated, observed)]
-        return 1 - inner / (squares[0].sqrt() * squares[1].sqrt())
+        return 1 - inner / (_norm(simulated) * _norm(observed))
+
+    def residual_tensors(self, candidate: Candidate) -> Tensors:
+        simulated, observed = candidate.simulated, candidate.observed
+        ours, theirs = 0.5**0.5 / _norm(simulated), 0.5**0.5 / _norm(observed)
+        return {n: simulated[n] * ours - seen * theirs for n, seen in observed.items()}
+
+
+def _norm(tensors: Tensors) -> Tensor:
+    """||t||, clamped under the root, whose slope at zero is infinite."""
+    square = squared_norms(tensors).sum()
+    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()

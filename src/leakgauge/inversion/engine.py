@@ -5,13 +5,11 @@ minimize over x, y   distance(update(x, y), observed update) + priors(x)
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from leakgauge.core import (
     Cost,
@@ -21,24 +19,26 @@ from leakgauge.core import (
     Seeds,
     Snapshot,
     Status,
-    Tensors,
     silent,
 )
-from leakgauge.inversion.descent import Descent
+from leakgauge.inversion.descent import Descent, Ending, Evaluation
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.labels import Labels
-from leakgauge.inversion.objective import Candidate, Term
+from leakgauge.inversion.objective import Term
 from leakgauge.inversion.parametrization import Direct
-from leakgauge.inversion.simulation import in_double, simulator
+from leakgauge.inversion.simulation import in_precision, simulator
+from leakgauge.inversion.step import choose
+from leakgauge.inversion.trial import RUNGS, Trial, halved
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMatching:
     """Search for inputs (and labels) whose simulated update is the observed one.
 
-    Up to `trials` independent starts; they end early once one reaches `tolerance`. The best iterate
-    of all is chosen by the objective alone. `precision` is that of the adversary's own copy of the
-    model. Satisfies the Attack protocol.
+    `trials` independent starts; they end early once one reaches `tolerance`. Where `halving`, the
+    worse half of them is dropped after 1/8, 1/4 and 1/2 of the steps, by the attacker's objective. The
+    best iterate of all is chosen by the objective alone. `precision` is that of the adversary's own
+    copy of the model. Satisfies the Attack protocol.
     """
 
     objective: Term
@@ -46,6 +46,7 @@ class GradientMatching:
     labels: Labels
     descent: Descent
     trials: int = 1
+    halving: bool = False
     tolerance: float = 0.0
     precision: Literal["observed", "double"] = "observed"
 
@@ -57,20 +58,20 @@ class GradientMatching:
         return self.objective.inapplicable(observation) or self.labels.inapplicable(observation)
 
     def evaluations(self, observation: Observation) -> int:
-        return self.trials * self.descent.evaluations
+        whole = self.trials * self.descent.evaluations
+        return min(whole, halved(self.trials, self.descent.evaluations)) if self.halving else whole
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
         observation.require(self)
         clock = time.perf_counter()
-        seen = in_double(observation) if self.precision == "double" else observation
-        run = _Run(self, seen, progress)
+        seen = (
+            in_precision(observation, torch.float64) if self.precision == "double" else observation
+        )
         with seeds.isolated("simulation"):
-            for trial in range(self.trials):
-                run.descend(trial, seeds.child(f"trial/{trial}"))
-                if run.best.value <= self.tolerance:
-                    break
+            run = _Run(self, seen, seeds, progress)
+            run.descend()
             progress(1.0)
             found = run.finish(seconds=time.perf_counter() - clock)
         # What the adversary's own copy computed in float64 is returned in the observed model's type.
@@ -82,106 +83,79 @@ class GradientMatching:
         )
 
 
-@dataclass
-class _Best:
-    """The lowest objective seen, and where."""
-
-    value: float = math.inf
-    trial: int = 0
-    inputs: Tensor | None = None
-    labels: Tensor | None = None
-
-
 class _Run:
     """The state of one call: everything that a descent does not need to know."""
 
     def __init__(
-        self, matching: GradientMatching, observation: Observation, progress: Progress
+        self,
+        matching: GradientMatching,
+        observation: Observation,
+        seeds: Seeds,
+        progress: Progress,
     ) -> None:
         self.matching, self.observation, self.progress = matching, observation, progress
         self.planned = matching.evaluations(observation)
-        self.simulate = simulator(observation)
-        self.observed: Tensors = observation.update.tensors
-        self.best = _Best()
-        self.objectives: list[float] = []
-        self.courses: list[list[Snapshot]] = []
         self.evaluations = 0
-        self.finite = True
+        self.trials = [
+            Trial.start(matching, observation, seeds.child(f"trial/{i}"))
+            for i in range(matching.trials)
+        ]
+        self.step, self.note = choose(self.trials[0].problem, self.planned)
 
-    def descend(self, trial: int, seeds: Seeds) -> None:
-        """One start, followed to its end."""
+    def descend(self) -> None:
+        """Every trial to its end, or to where halving drops it."""
         matching = self.matching
-        inputs = matching.parametrization.start(self.observation, seeds.generator("inputs"))
-        labels = matching.labels.start(self.observation, seeds.generator("labels"))
-        variables = [inputs.requires_grad_()]
-        if matching.labels.free:
-            variables.append(labels.requires_grad_())
-        self.objectives.append(math.inf)
-        self.courses.append([])
-        matching.descent.run(
-            lambda progress: self.evaluate(trial, inputs, labels, progress),
-            variables,
-            project=lambda: matching.parametrization.project(inputs),
-            tolerance=matching.tolerance,
-        )
+        live = self.trials
+        for share in RUNGS if matching.halving and matching.trials > 1 else (1.0,):
+            for trial in live:
+                self.advance(trial, share * matching.descent.evaluations)
+                if trial.best.value <= matching.tolerance:
+                    return
+            live = sorted(live, key=lambda trial: trial.best.value)[: max(1, (len(live) + 1) // 2)]
 
-    def evaluate(self, trial: int, inputs: Tensor, labels: Tensor, progress: float) -> Tensor:
-        """The objective here, with its graph; remembers the best iterate and the course."""
-        unit = self.matching.parametrization.decode(inputs)
-        targets = self.matching.labels.decode(labels)
-        simulated = self.simulate(unit, targets, create_graph=True)
-        value = self.matching.objective(
-            Candidate(unit, targets, simulated, self.observed, progress)
-        )
-        number = float(value.detach())
-        self.evaluations += 1
-        self.finite = self.finite and math.isfinite(number)
-        self.objectives[trial] = min(self.objectives[trial], number)
-        if number < self.best.value:
-            self.best = _Best(number, trial, inputs.detach().clone(), labels.detach().clone())
-        self.remember(trial, number, unit)
-        self.progress(min(1.0, self.evaluations / self.planned))
-        return value
-
-    def remember(self, trial: int, value: float, unit: Tensor) -> None:
-        """Keep iterates 1, 2, 4, 8, ... at about four a doubling: enough for any strip, few to hold."""
-        course = self.courses[trial]
-        done = self.evaluations - 1
-        if not course or done >= max(course[-1].evaluations * 1.2, course[-1].evaluations + 1):
-            inputs = self.observation.domain.from_unit(unit.detach().clone())
-            course.append(Snapshot(done, value, inputs))
+    def advance(self, trial: Trial, until: float) -> None:
+        """One trial, until it has spent so many evaluations."""
+        while trial.request is not None and trial.evaluations < until:
+            variables, progress = trial.request
+            value, gradient = self.step(variables, progress)
+            self.evaluations += 1
+            trial.tell(Evaluation(float(value), gradient))
+            self.progress(min(1.0, self.evaluations / self.planned))
 
     def finish(self, *, seconds: float) -> Reconstruction:
         """The reconstruction at the best iterate, with a status that says how far the update was matched."""
-        matching, best, batch = self.matching, self.best, self.observation.batch_size
+        observation = self.observation
         cost = Cost(self.evaluations, seconds)
-        if best.inputs is None or best.labels is None:
+        chosen = min(range(len(self.trials)), key=lambda i: self.trials[i].best.value)
+        trial = self.trials[chosen]
+        objectives = tuple(t.best.value for t in self.trials if t.evaluations)
+        if trial.best.variables is None:
             return nothing_found(
-                self.observation,
+                observation,
                 Status.DIVERGED,
                 "the objective was not finite at any iterate: lower lr or use a line search",
                 cost=cost,
             )
-        unit = matching.parametrization.decode(best.inputs)
-        targets = matching.labels.decode(best.labels)
-        residual = float(
-            relative_residual(self.simulate(unit, targets, create_graph=False), self.observed)
-        )
-        inputs = self.observation.domain.from_unit(unit).detach()
-        course = [*self.courses[best.trial], Snapshot(self.evaluations, best.value, inputs)]
+        unit, targets = trial.problem.decode(trial.best.variables)
+        simulated = simulator(observation, create_graph=False)(unit, targets)
+        residual = float(relative_residual(simulated, observation.update.tensors))
+        inputs = observation.domain.from_unit(unit).detach()
         status, message = self.verdict(residual)
-        soft = targets.ndim == 2 and self.observation.classes is not None
+        soft = targets.ndim == 2 and observation.classes is not None
+        ending = trial.ending or Ending()
         return Reconstruction(
             inputs=inputs,
             targets=targets.argmax(-1) if soft else targets.detach(),
-            found=torch.ones(batch, dtype=torch.bool),
+            found=torch.ones(observation.batch_size, dtype=torch.bool),
             status=status,
             message=message,
             residual=residual,
-            objectives=tuple(self.objectives),
-            trial=best.trial,
-            course=tuple(course),
+            objectives=objectives,
+            trial=chosen,
+            course=(*trial.course, Snapshot(self.evaluations, trial.best.value, inputs)),
             cost=cost,
+            diagnosis=ending.diagnosis,
+            notes=tuple(note for note in (self.note, *ending.notes) if note),
         )
 
     def verdict(self, residual: float) -> tuple[Status, str]:
@@ -189,7 +163,7 @@ class _Run:
         share = f"the update is matched to {residual:.2g} of its norm"
         if residual <= MATCHED:
             return Status.CONVERGED, share
-        if not self.finite:
+        if not all(trial.finite for trial in self.trials):
             return (
                 Status.DIVERGED,
                 f"{share}, then left finite numbers: lower lr, or use a line search",

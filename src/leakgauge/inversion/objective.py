@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,22 +18,31 @@ class Candidate:
     """One trial's guess beside what it would have shared, and what was observed.
 
     unit (B, *shape) in unit coordinates; targets (B,) or (B, K); simulated and observed by parameter
-    name; progress in [0, 1], the share of the descent's steps done.
+    name.
     """
 
     unit: Tensor
     targets: Tensor
     simulated: Tensors
     observed: Tensors
-    progress: float
 
 
 class Term:
-    """A scalar of a candidate, to be minimized."""
+    """A scalar of a candidate, to be minimized. `local` where it depends on each example, not on the update."""
+
+    local: ClassVar[bool] = False
 
     def __call__(self, candidate: Candidate) -> Tensor:
         """The value, a scalar that autograd can differentiate."""
         raise NotImplementedError
+
+    def residuals(self, candidate: Candidate) -> Tensor | None:
+        """A vector r with ||r||^2 equal to the value here, for second-order descent; None where there is none."""
+        return None
+
+    def parts(self, progress: float) -> tuple[tuple[float, Term], ...]:
+        """The weights, at this share of the steps done, and the terms that they multiply."""
+        return ((1.0, self),)
 
     def inapplicable(self, observation: Observation) -> str | None:
         """Why the term means nothing on this observation, in one line; None where it does."""
@@ -45,6 +55,17 @@ class Term:
         return Scaled(weight, self)
 
 
+class LeastSquares(Term):
+    """A term that is a sum of squares: subclasses give the residuals."""
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        """The vector whose squared norm is the value."""
+        raise NotImplementedError
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        return self.residuals(candidate).square().sum()
+
+
 @dataclass(frozen=True)
 class Sum(Term):
     """The sum of two terms."""
@@ -54,6 +75,9 @@ class Sum(Term):
 
     def __call__(self, candidate: Candidate) -> Tensor:
         return self.left(candidate) + self.right(candidate)
+
+    def parts(self, progress: float) -> tuple[tuple[float, Term], ...]:
+        return self.left.parts(progress) + self.right.parts(progress)
 
     def inapplicable(self, observation: Observation) -> str | None:
         return self.left.inapplicable(observation) or self.right.inapplicable(observation)
@@ -70,8 +94,13 @@ class Scaled(Term):
     term: Term
 
     def __call__(self, candidate: Candidate) -> Tensor:
-        weight = self.weight(candidate.progress) if callable(self.weight) else self.weight
+        """The value at the end of the descent: a weight that follows progress is read at 1."""
+        weight = self.weight(1.0) if callable(self.weight) else self.weight
         return weight * self.term(candidate)
+
+    def parts(self, progress: float) -> tuple[tuple[float, Term], ...]:
+        weight = self.weight(progress) if callable(self.weight) else self.weight
+        return tuple((weight * inner, term) for inner, term in self.term.parts(progress))
 
     def inapplicable(self, observation: Observation) -> str | None:
         return self.term.inapplicable(observation)
@@ -81,3 +110,15 @@ class Scaled(Term):
         return f"{self.weight!r} * " + (
             f"({inner})" if isinstance(self.term, (Sum, Scaled)) else inner
         )
+
+
+@dataclass(frozen=True)
+class Falling:
+    """A weight that falls geometrically from `start` to `end` as progress goes from 0 to 1."""
+
+    start: float
+    end: float
+
+    def __call__(self, progress: float) -> float:
+        """The weight at this share of the steps done."""
+        return self.start * (self.end / self.start) ** progress

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from leakgauge.core import Observation
-from leakgauge.inversion.objective import Candidate, Term
+from leakgauge.inversion.objective import Candidate, LeastSquares, Term
+
+
+FLOOR = 1 / 512
+"""Half an 8-bit level: differences below it are held to be none."""
 
 
 @dataclass(frozen=True)
@@ -17,16 +24,62 @@ class TotalVariation(Term):
     Images (B, C, H, W) of any channel count.
     """
 
+    local: ClassVar[bool] = True
+
     def inapplicable(self, observation: Observation) -> str | None:
         if observation.domain.kind != "image":
             return f"total variation is a prior on images, not on a {observation.domain.kind}: set tv = 0"
         return None
 
     def __call__(self, candidate: Candidate) -> Tensor:
+        return torch.stack([_mean(d.abs()) for d in _differences(candidate.unit)]).sum()
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        """Reweighted least squares: d / sqrt(|d|) with |d| held, whose square is |d| (floor: half an 8-bit level)."""
+        return torch.cat([_reweighted(d).flatten() for d in _differences(candidate.unit)])
+
+
+def _reweighted(difference: Tensor) -> Tensor:
+    held = difference.detach().abs().clamp_min(FLOOR)
+    return difference / (held * max(1, difference.numel())).sqrt()
+
+
+@dataclass(frozen=True)
+class Smoothness(LeastSquares):
+    """Mean squared Laplacian of the image, borders repeated (Tikhonov regularization of second order).
+
+    Images (B, C, H, W). Quadratic, so that second-order descent sees it whole.
+    """
+
+    local: ClassVar[bool] = True
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if observation.domain.kind != "image":
+            return f"smoothness is a prior on images, not on a {observation.domain.kind}"
+        return None
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        vertical, horizontal = _differences(candidate.unit)
+        # The difference of neighboring differences; across a border there is none.
+        laplacian = pad(vertical, (0, 0, 0, 1)) - pad(vertical, (0, 0, 1, 0))
+        laplacian = laplacian + pad(horizontal, (0, 1)) - pad(horizontal, (1, 0))
+        return laplacian.flatten() / laplacian.numel() ** 0.5
+
+
+@dataclass(frozen=True)
+class InRange(LeastSquares):
+    """Mean squared distance to [0, 1], the public range, in unit coordinates. Any domain."""
+
+    local: ClassVar[bool] = True
+
+    def residuals(self, candidate: Candidate) -> Tensor:
         unit = candidate.unit
-        vertical = _mean((unit[..., 1:, :] - unit[..., :-1, :]).abs())
-        horizontal = _mean((unit[..., :, 1:] - unit[..., :, :-1]).abs())
-        return vertical + horizontal
+        return (unit - unit.clamp(0, 1)).flatten() / unit.numel() ** 0.5
+
+
+def _differences(unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Of vertical and of horizontal neighbors."""
+    return unit[..., 1:, :] - unit[..., :-1, :], unit[..., :, 1:] - unit[..., :, :-1]
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from leakgauge.core import Observation, Tensors
+from leakgauge.core import Observation, SingleGradient, Tensors, trainable
 
 
 class Simulator(Protocol):
     """A candidate in, the update that it would have shared out."""
 
-    def __call__(self, unit: Tensor, targets: Tensor, *, create_graph: bool) -> Tensors:
+    def __call__(self, unit: Tensor, targets: Tensor) -> Tensors:
         """unit (B, *shape) in unit coordinates, targets (B,) or (B, K)."""
         ...
 
 
-def in_double(observation: Observation) -> Observation:
-    """The observation with the adversary's own copy of model and update in float64."""
+def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
+    """The observation with the adversary's own copy of model and update in another precision."""
     return replace(
         observation,
-        model=copy.deepcopy(observation.model).double(),
-        update=observation.update.map(lambda t: t.double()),
+        model=copy.deepcopy(observation.model).to(dtype),
+        update=observation.update.map(lambda t: t.to(dtype)),
     )
 
 
-def simulator(observation: Observation) -> Simulator:
+def simulator(observation: Observation, *, create_graph: bool) -> Simulator:
     """The client's local training on the observed model, then what a known defense lets through."""
-    defense = observation.knowledge.defense
-    adapt = defense.adapt(observation.update) if defense is not None else lambda tensors: tensors
+    adapt = adaptation(observation)
 
-    def simulate(unit: Tensor, targets: Tensor, *, create_graph: bool) -> Tensors:
+    def simulate(unit: Tensor, targets: Tensor) -> Tensors:
         inputs = observation.domain.from_unit(unit)
         return adapt(
             observation.training(
@@ -42,3 +43,31 @@ def simulator(observation: Observation) -> Simulator:
         )
 
     return simulate
+
+
+def functional_simulator(observation: Observation, training: SingleGradient) -> Simulator:
+    """The same update as a pure function, which `torch.func` can transform and `torch.compile` can take."""
+    adapt, gradient = adaptation(observation), functional_gradient(observation, training)
+    return lambda unit, targets: adapt(gradient(unit, targets))
+
+
+def functional_gradient(observation: Observation, training: SingleGradient) -> Simulator:
+    """The client's gradient as a pure function, before any defense."""
+    parameters = {name: p.detach() for name, p in trainable(observation.model).items()}
+
+    def simulate(unit: Tensor, targets: Tensor) -> Tensors:
+        inputs = observation.domain.from_unit(unit)
+
+        def scalar(parameters: Tensors) -> Tensor:
+            return training.scalar(observation.model, observation.loss, parameters, inputs, targets)
+
+        gradient: Tensors = torch.func.grad(scalar)(parameters)
+        return gradient
+
+    return simulate
+
+
+def adaptation(observation: Observation) -> Callable[[Tensors], Tensors]:
+    """What a known defense does to a simulated update; identity where none is known."""
+    defense = observation.knowledge.defense
+    return defense.adapt(observation.update) if defense is not None else lambda tensors: tensors

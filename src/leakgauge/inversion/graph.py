@@ -1,0 +1,149 @@
+"""Graphs: a pure function of tensors, written out as the operators that it runs, with repeats removed.
+
+Differentiating twice by autograd repeats work: of a second derivative's convolutions, one in seven is
+computed twice. A graph shows it, and frees each tensor after its last use.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Flat = Callable[..., tuple[Tensor, ...]]
+"""A function of tensors that returns tensors."""
+
+_ATEN = torch.ops.aten
+_ALIASES = (_ATEN.alias.default, _ATEN.detach.default)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`module(*constants, *arguments)` is the function: it refers to no other tensor.
+
+    The constants are what the function closed over (a model's parameters, an observed update), by
+    reference: the module itself may be shared between functions that differ in those alone.
+    """
+
+    module: fx.GraphModule
+    constants: tuple[Tensor, ...]
+
+    @property
+    def key(self) -> str:
+        """All that the module computes: its operators with every number, and its inputs' shapes, strides, types."""
+        inputs = [_layout(n.meta["val"]) for n in self.module.graph.nodes if n.op == "placeholder"]
+        return "\n".join([*inputs, self.module.code])
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers."""
+        return any(_random(node) for node in self.module.graph.nodes)
+
+
+def trace(function: Flat, *arguments: Tensor) -> Graph:
+    """The function's graph at these shapes; it runs once, on tensors without values.
+
+    Without values no branch can be taken on them: a model whose Python looks into its tensors raises
+    RuntimeError here rather than having one branch frozen.
+    """
+    pure = functionalize(function, remove="mutations")
+    # Tensors that the function closes over are real, and become constants below.
+    traced = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
+    graph = traced.graph
+    constants = _lift(traced)
+    _drop_aliases(graph)
+    _drop_repeats(graph)
+    _merge_convolutions(graph)
+    graph.eliminate_dead_code()
+    graph.lint()
+    return Graph(fx.GraphModule(torch.nn.Module(), graph), constants)
+
+
+def _lift(traced: fx.GraphModule) -> tuple[Tensor, ...]:
+    """Turn the tensors that the graph refers to into its first inputs, and return them."""
+    found: dict[str, tuple[Tensor, fx.Node]] = {}
+    first = next(iter(traced.graph.nodes))
+    for node in list(traced.graph.nodes):
+        if node.op != "get_attr":
+            continue
+        if node.target not in found:
+            value = getattr(traced, node.target)
+            if not isinstance(value, Tensor):
+                raise RuntimeError(f"it holds a {type(value).__name__} besides tensors")
+            with traced.graph.inserting_before(first):
+                placeholder = traced.graph.placeholder(f"constant_{len(found)}")
+            placeholder.meta["val"] = value
+            found[node.target] = (value, placeholder)
+        node.replace_all_uses_with(found[node.target][1])
+        traced.graph.erase_node(node)
+    return tuple(value for value, _ in found.values())
+
+
+def _drop_aliases(graph: fx.Graph) -> None:
+    """Nothing is changed in place, so that another name for a tensor is the tensor."""
+    for node in list(graph.nodes):
+        if node.target in _ALIASES:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _drop_repeats(graph: fx.Graph) -> None:
+    """Compute once what is computed twice from the same tensors."""
+    seen: dict[Any, fx.Node] = {}
+    for node in list(graph.nodes):
+        if not _repeatable(node):
+            continue
+        key = (node.target, _frozen(node.args), _frozen(node.kwargs))
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+            graph.erase_node(node)
+        else:
+            seen[key] = node
+
+
+def _repeatable(node: fx.Node) -> bool:
+    """Whether the same inputs give the same output, and nothing else happens."""
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return not _random(node) and not node.target._schema.is_mutable
+
+
+def _random(node: fx.Node) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def _frozen(value: Any) -> Any:
+    """An argument as a key: nodes by identity, numbers by type and value."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(v) for v in value)
+    if isinstance(value, dict):
+        return tuple((k, _frozen(v)) for k, v in value.items())
+    return value if isinstance(value, fx.Node) else (type(value), repr(value))
+
+
+def _merge_convolutions(graph: fx.Graph) -> None:
+    """One call where one convolution's derivatives by input and by weight are asked for apart."""
+    groups: dict[Any, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.target is _ATEN.convolution_backward.default:
+            groups.setdefault(_frozen(node.args[:-1]), []).append(node)
+    for first, *others in groups.values():
+        masks = [node.args[-1] for node in (first, *others)]
+        first.args = (*first.args[:-1], [any(asked) for asked in zip(*masks, strict=True)])
+        for node in others:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+
+
+def _layout(value: Tensor) -> str:
+    return f"{value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
