@@ -34,18 +34,18 @@ class SecondOrder(Recipe):
     `smoothness` is the prior's weight at the start, against an objective of about 1; on tables, set 0. `tolerance` is on the objective. `labels` as in BalancedDLG.
     """
 
-    warm: Count = 4
-    iterations: Count = 100
+    warm: Count = 5
+    iterations: Count = 80
     stages: Count = 4
-    smoothness: NonNegative = 0.1
+    smoothness: NonNegative = 1.0
     trials: Count = 1
-    tolerance: NonNegative = 1e-13
+    tolerance: NonNegative = 1e-12
     labels: Literal["joint", "recovered"] = "recovered"
 
     def matching(self) -> GradientMatching:
         objective: Term = BalancedL2()
         if self.smoothness > 0:
-            weight = Falling(self.smoothness, 1e-10 * self.smoothness)
+            weight = Falling(self.smoothness, 1e-9 * self.smoothness)
             objective = objective + weight * (InRange() + Smoothness())
         return GradientMatching(
             objective=objective,

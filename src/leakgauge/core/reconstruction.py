@@ -21,11 +21,12 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The iterate after `evaluations` simulated updates: its objective and its inputs (B, *shape)."""
+    """The iterate after `evaluations` simulated updates and `seconds`: its objective and its inputs (B, *shape)."""
 
     evaluations: int
     objective: float
     inputs: Tensor
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ class _Run:
             residual=residual,
             objectives=objectives,
             trial=chosen,
-            course=(*trial.course, Snapshot(self.evaluations, trial.best.value, inputs)),
+            course=(*trial.course, Snapshot(self.evaluations, trial.best.value, inputs, seconds)),
             cost=cost,
             diagnosis=ending.diagnosis,
             notes=tuple(note for note in (self.note, *ending.notes) if note),

@@ -41,10 +41,10 @@ class GaussNewton:
     the smoothest patterns of each example.
     """
 
-    warm: int = 3
-    warm_iterations: int = 100
-    stages: int = 8
-    iterations: int = 20
+    warm: int = 5
+    warm_iterations: int = 80
+    stages: int = 4
+    iterations: int = 15
     dense: int = 6144
     history: int = 300
     damping: float = 1e-7

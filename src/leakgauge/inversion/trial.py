@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class Trial:
     """A descent under way: what it asks for next, the best that it saw, and its course."""
 
     def __init__(self, problem: Problem, start: Variables, run: Run) -> None:
-        self.problem, self.run = problem, run
+        self.problem, self.run, self.clock = problem, run, time.perf_counter()
         self.best, self.course = _Best(), list[Snapshot]()
         self.evaluations, self.finite = 0, True
         self.weights: tuple[float, ...] = ()
@@ -89,10 +90,13 @@ class Trial:
             self.request, self.ending = None, end.value
 
     def _remember(self, variables: Variables, value: float) -> None:
-        """Keep iterates 1, 2, 4, 8, ... at about four a doubling: enough for any strip, few to hold."""
+        """Keep iterates 1, 2, 4, 8, ... at about four a doubling, and each tenth of the objective: enough to see, few to hold."""
         done = self.evaluations - 1
-        last = self.course[-1].evaluations if self.course else -1
-        if done >= max(last * 1.2, last + 1):
+        last, reached = -1, math.inf
+        if self.course:
+            last, reached = self.course[-1].evaluations, self.course[-1].objective
+        if done >= max(last * 1.2, last + 1) or value < reached / 10:
             unit, _ = self.problem.decode(variables)
             inputs = self.problem.observation.domain.from_unit(unit.detach().clone())
-            self.course.append(Snapshot(done, value, inputs))
+            seconds = time.perf_counter() - self.clock
+            self.course.append(Snapshot(done, value, inputs, seconds))
