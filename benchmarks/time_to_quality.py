@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 
 import common
+
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.attacks.recipe import Recipe

@@ -20,6 +20,7 @@ FEW: dict[str, lg.Attack] = {
     "Auto": attacks.Auto(
         attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
     ),
+    "SecondOrder": attacks.SecondOrder(warm=1, iterations=3, stages=1),
 }
 
 

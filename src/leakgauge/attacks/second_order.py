@@ -1,6 +1,7 @@
 """Second-order gradient matching with a vanishing prior. Ours; we know of no publication.
 
-    minimize over x, y   sum_l || g_l(x, y) - g*_l ||^2 / (|| g*_l || || g* ||)  +  w ( || Laplacian x ||^2 / n + || x - [0, 1] ||^2 / n )
+    minimize over x, y   sum_l || g_l(x, y) - g*_l ||^2 / (|| g*_l || || g* ||)  +  w p(x)
+    p(x) = (|| Laplacian x ||^2 + distance(x, [0, 1]^n)^2) / n
 
 by L-BFGS and then by Gauss-Newton, w falling from 1 towards zero. The prior leads through the early
 steps, when the gradients disagree about everything; at the end it decides only what the update leaves open.
@@ -31,7 +32,8 @@ from leakgauge.inversion import (
 class SecondOrder(Recipe):
     """Least squares to the end of float64, for smooth networks and small batches.
 
-    `smoothness` is the prior's weight at the start, against an objective of about 1; on tables, set 0. `tolerance` is on the objective. `labels` as in BalancedDLG.
+    `smoothness` is the prior's weight at the start, against an objective of about 1; on tables, set 0.
+    `tolerance` is on the objective. `labels` as in BalancedDLG. Stages as in GaussNewton.
     """
 
     warm: Count = 5

@@ -42,14 +42,22 @@ class Diagnosis:
     """Whether the update identifies the batch, by the Jacobian J of the simulated update at the end.
 
     verdict: recovered (matched, and J tells every direction apart), collision (matched, but other
-    batches give the same update) or stalled (not matched). rank counts singular values of J above
-    rounding, of `unknowns`; condition is the ratio of the largest to the least of those counted.
+    batches nearby give the same update), stalled (not matched) or undecided (matched; J too large to
+    count). rank counts singular values of J above rounding, of `unknowns`, and is an upper bound where
+    not exact; condition is the ratio of the largest to the least of those counted.
     """
 
-    verdict: Literal["recovered", "collision", "stalled"]
+    verdict: Literal["recovered", "collision", "stalled", "undecided"]
     rank: int
     unknowns: int
-    condition: float
+    condition: float | None
+    exact: bool
+
+    @property
+    def line(self) -> str:
+        """For a message."""
+        seen = f"{'' if self.exact else 'at most '}{self.rank} of {self.unknowns} directions"
+        return f"{self.verdict}: the update tells {seen} of the batch apart"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from leakgauge.inversion.basis import Basis, basis_of
+from leakgauge.inversion.basis import basis_of
+from leakgauge.inversion.descent import Identification
 from leakgauge.inversion.jacobian import Linearization, Tangents
 from leakgauge.inversion.problem import Problem, Variables
 
@@ -15,6 +16,12 @@ BLOCK = 768
 BANDS, PROBES = 8, 4
 SKETCH = 4
 """Rows that a sketch keeps for each column: with fewer, faint directions drown in strong ones."""
+LARGEST = 2**27
+"""Values of J beyond which it is sketched."""
+
+
+ROUNDING = 1e-6
+"""Singular values of J below this share of the largest are float32's errors, not directions that are seen."""
 
 
 class Curvature:
@@ -72,9 +79,11 @@ class Curvature:
                 if columns is None:
                     total = self.batch * self.width
                     self.rows = chunk.shape[1]
-                    sketch = count_sketch(chunk, SKETCH * total, generator)
+                    if self.rows * total > LARGEST:
+                        sketch = count_sketch(chunk, SKETCH * total, generator)
                     self.sketched = sketch is not None
-                    columns = chunk.new_empty(total, min(self.rows, SKETCH * total))
+                    width = SKETCH * total if self.sketched else self.rows
+                    columns = chunk.new_empty(total, width)
                 columns[done : done + len(chunk)] = sketch(chunk) if sketch else chunk
                 done += len(chunk)
         assert columns is not None, "a batch holds an example"
@@ -103,6 +112,19 @@ class Curvature:
                 squares = squares + _squares(place.local_columns(example, tangents))
             values[band] = 2 * squares.mean()
         return values
+
+    def identification(self, unknowns: int, most: int) -> Identification:
+        """Rank and condition of J, in float64 where it is dense and has at most `most` columns; else a bound."""
+        whole = self.width * self.batch == unknowns
+        # A constant added to an example's logits changes no softmax: no direction of the batch.
+        unknowns -= self.batch if self.classes else 0
+        if not whole or self.sketched or unknowns > most:
+            return Identification(min(self.rows, unknowns), unknowns, None, exact=False)
+        gram = lower_gram(self.columns.double())
+        values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+        counted = values[values > ROUNDING * values[-1]]
+        condition = float(counted[-1] / counted[0]) if len(counted) else 1.0
+        return Identification(len(counted), unknowns, condition, exact=True)
 
     def factorize(self, damping: float) -> float:
         """Cholesky with `damping` relative to the mean diagonal, raised tenfold until it succeeds; returns it."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from leakgauge.core import Diagnosis
 from leakgauge.inversion.problem import Variables
 
 if TYPE_CHECKING:
@@ -36,11 +35,24 @@ class Evaluation(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Identification:
+    """How many directions of the unknowns the update tells apart: the rank of its Jacobian, or a bound where not exact.
+
+    condition is the ratio of the largest to the least of the singular values counted.
+    """
+
+    rank: int
+    unknowns: int
+    condition: float | None
+    exact: bool
+
+
+@dataclass(frozen=True)
 class Ending:
     """What a descent has to say of its end: lines for the record, and what the Jacobian says of the batch."""
 
     notes: tuple[str, ...] = ()
-    diagnosis: Diagnosis | None = None
+    identification: Identification | None = None
 
 
 Run = Generator[Request, Evaluation, Ending]
@@ -113,5 +125,5 @@ def flatten(variables: Variables) -> Tensor:
 
 def unflatten(vector: Tensor, like: Variables) -> Variables:
     """The inverse of `flatten`, in the shapes of `like`."""
-    pieces = vector.split([v.numel() for v in like])
+    pieces = torch.split(vector, [v.numel() for v in like])
     return tuple(piece.reshape(v.shape) for piece, v in zip(pieces, like, strict=True))

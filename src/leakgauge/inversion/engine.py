@@ -5,6 +5,7 @@ minimize over x, y   distance(update(x, y), observed update) + priors(x)
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,6 +14,7 @@ import torch
 
 from leakgauge.core import (
     Cost,
+    Diagnosis,
     Observation,
     Progress,
     Reconstruction,
@@ -21,7 +23,7 @@ from leakgauge.core import (
     Status,
     silent,
 )
-from leakgauge.inversion.descent import Descent, Ending, Evaluation
+from leakgauge.inversion.descent import Descent, Ending, Evaluation, Identification
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.labels import Labels
 from leakgauge.inversion.objective import Term
@@ -108,7 +110,9 @@ class _Run:
         live = self.trials
         for share in RUNGS if matching.halving and matching.trials > 1 else (1.0,):
             for trial in live:
-                self.advance(trial, share * matching.descent.evaluations)
+                # A descent that is not dropped ends by itself, with what it has to say of the end.
+                whole = share == 1.0
+                self.advance(trial, math.inf if whole else share * matching.descent.evaluations)
                 if trial.best.value <= matching.tolerance:
                     return
             live = sorted(live, key=lambda trial: trial.best.value)[: max(1, (len(live) + 1) // 2)]
@@ -117,7 +121,8 @@ class _Run:
         """One trial, until it has spent so many evaluations."""
         while trial.request is not None and trial.evaluations < until:
             variables, progress = trial.request
-            value, gradient = self.step(variables, progress)
+            # Labels that were read with chance may differ from trial to trial.
+            value, gradient = replace(self.step, problem=trial.problem)(variables, progress)
             self.evaluations += 1
             trial.tell(Evaluation(float(value), gradient))
             self.progress(min(1.0, self.evaluations / self.planned))
@@ -141,6 +146,7 @@ class _Run:
         residual = float(relative_residual(simulated, observation.update.tensors))
         inputs = observation.domain.from_unit(unit).detach()
         status, message = self.verdict(residual)
+        diagnosis = diagnose((trial.ending or Ending()).identification, residual)
         soft = targets.ndim == 2 and observation.classes is not None
         ending = trial.ending or Ending()
         return Reconstruction(
@@ -148,13 +154,13 @@ class _Run:
             targets=targets.argmax(-1) if soft else targets.detach(),
             found=torch.ones(observation.batch_size, dtype=torch.bool),
             status=status,
-            message=message,
+            message=message if diagnosis is None else f"{message}; {diagnosis.line}",
             residual=residual,
             objectives=objectives,
             trial=chosen,
             course=(*trial.course, Snapshot(self.evaluations, trial.best.value, inputs, seconds)),
             cost=cost,
-            diagnosis=ending.diagnosis,
+            diagnosis=diagnosis,
             notes=tuple(note for note in (self.note, *ending.notes) if note),
         )
 
@@ -172,6 +178,20 @@ class _Run:
             Status.UNCONVERGED,
             f"{share}: more steps, more trials or another attack may go further",
         )
+
+
+def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
+    """The verdict on a batch, where the descent looked at the Jacobian."""
+    if seen is None:
+        return None
+    verdict: Literal["recovered", "collision", "stalled", "undecided"] = "recovered"
+    if residual > MATCHED:
+        verdict = "stalled"
+    elif seen.rank < seen.unknowns:
+        verdict = "collision"
+    elif not seen.exact:
+        verdict = "undecided"
+    return Diagnosis(verdict, seen.rank, seen.unknowns, seen.condition, seen.exact)
 
 
 def nothing_found(

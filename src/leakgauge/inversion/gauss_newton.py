@@ -38,7 +38,7 @@ class GaussNewton:
 
     A stage ends after `iterations`, or where five of them gain less than a third. `dense`: the most
     coordinates of the matrix, which takes 4 dense^2 bytes; more unknowns than that are diagonal beyond
-    the smoothest patterns of each example.
+    the smoothest patterns of each example. Up to `diagnosed` unknowns the rank is counted at the end.
     """
 
     warm: int = 5
@@ -46,14 +46,20 @@ class GaussNewton:
     stages: int = 4
     iterations: int = 15
     dense: int = 6144
+    diagnosed: int = 6144
     history: int = 300
     damping: float = 1e-7
 
     @property
-    def evaluations(self) -> int:
+    def budget(self) -> int:
+        """Evaluations after which no iteration begins; the last may take its line search's more."""
         # Line searches take a quarter more evaluations than iterations, and each stage one to begin.
         searched = self.warm * self.warm_iterations + self.stages * self.iterations
         return searched * 5 // 4 + self.warm + self.stages
+
+    @property
+    def evaluations(self) -> int:
+        return self.budget + 20
 
     def run(self, start: Variables, setting: Setting) -> Run:
         assert setting.problem is not None, "a second-order descent needs the problem's residuals"
@@ -69,8 +75,8 @@ class _Descent:
         self.plan, self.start, self.setting, self.problem = plan, start, setting, problem
         self.progress = 0.0
         self.damping = plan.damping
-        self.left = plan.evaluations
-        self.notes: list[str] = []
+        self.left = plan.budget
+        self.last: Curvature | None = None
 
     def ask(self, vector: Tensor) -> Generator[Request, Evaluation, Point]:
         """Evaluate under the weights of the stage."""
@@ -94,11 +100,19 @@ class _Descent:
             vector = here.vector
             if over(here.value, self.setting) or self.left <= 0:
                 break
-        return Ending(notes=tuple(self.notes))
+        if self.last is None:  # solved before it was needed: the verdict needs it
+            self.last = self.curvature(vector)
+            self.last.damping = 0.0
+        seen = self.last.identification(vector.numel(), plan.diagnosed)
+        size = f"{len(self.last.matrix)} dense of {vector.numel()} unknowns"
+        rows = f"{self.last.rows} residuals" + (", sketched" if self.last.sketched else "")
+        note = f"Gauss-Newton: {size}, {rows}, damping {self.last.damping:.0e}"
+        return Ending((note,), seen)
 
     def curved(self, here: Point) -> Generator[Request, Evaluation, Point]:
         """One stage with the curvature of where it begins."""
-        curvature = self.curvature(here.vector)
+        self.last = None  # the old one makes room for the new
+        self.last = curvature = self.curvature(here.vector)
         self.damping = curvature.factorize(self.damping)
         inverse = curvature.inverse(self.start)
         memory = Memory(self.plan.iterations, here.vector)
@@ -132,7 +146,9 @@ class _Descent:
         """Iterate until the stage is over."""
         recent = deque([here.value], maxlen=6)
         for _ in range(iterations):
-            found = yield from advance(self.ask, here, memory, along, most=20)
+            if self.left <= 0:
+                break
+            found = yield from advance(self.ask, here, memory, along, most=min(20, self.left))
             if found is None:
                 break
             here = found

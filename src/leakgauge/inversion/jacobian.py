@@ -60,6 +60,10 @@ class Linearization:
 
     def _separable(self) -> bool:
         """Whether the batch's gradient is the mean of the examples'."""
+        modules = self.problem.observation.model.modules()
+        # Train-mode BatchNorm refuses a single example; other meetings show in the numbers.
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in modules):
+            return False
         mean = {name: torch.zeros_like(t) for name, t in self.whole.items()}
         for i in range(self.batch):
             one = self.gradient(self.unit[i : i + 1], self.targets[i : i + 1])
@@ -74,7 +78,7 @@ class Linearization:
         share = 1 / self.batch if self.separable else 1.0
 
         def derivative(*directions: Tensor) -> Tensor:
-            _, change = torch.func.jvp(moving, at, directions)
+            change = torch.func.jvp(moving, at, directions)[1]
             return self._rows({name: share * t for name, t in change.items()})
 
         size = max(1, MEMORY // max(1, sum(t.numel() for t in self.whole.values())))
@@ -131,7 +135,7 @@ class Linearization:
         def outer(gradient: Tensors) -> list[Tensor]:
             return [tensor for _, tensor in self._residual_tensors(gradient)]
 
-        _, moved = torch.func.jvp(outer, (self.whole,), (change,))
+        moved = torch.func.jvp(outer, (self.whole,), (change,))[1]
         return list(zip(names, moved, strict=True))
 
     def _compressions(self) -> dict[str, Compression]:
@@ -151,7 +155,7 @@ class Linearization:
         moving, at = self._moving(0)
         generator = torch.Generator().manual_seed(0)
         directions = tuple(torch.randn(v.shape, generator=generator).to(v) for v in at)
-        _, change = torch.func.jvp(moving, at, directions)
+        change = torch.func.jvp(moving, at, directions)[1]
         for name, tensor in self._changes(change):
             whole = float(tensor.norm())
             if name in found and abs(float(found[name](tensor).norm()) - whole) > 1e-3 * whole:
@@ -177,7 +181,7 @@ class Linearization:
             moved: Tensor = torch.func.jvp(residuals, (here,), (direction,))[1]
             return moved
 
-        for chunk in tangents.inputs.split(256):
+        for chunk in torch.split(tangents.inputs, 256):
             yield torch.func.vmap(derivative)(chunk.unsqueeze(1)).detach()
 
 

@@ -75,10 +75,12 @@ class Memory:
         steps, changes = self.steps[:k], self.changes[:k]
         upper = self.products[:k, :k].triu()
         gamma = float(upper[-1, -1] / self.norms[k - 1, k - 1])
-        inner = torch.linalg.solve_triangular(upper, (steps @ gradient)[:, None], upper=True)[:, 0]
+        inner: Tensor = torch.linalg.solve_triangular(
+            upper, (steps @ gradient)[:, None], upper=True
+        )[:, 0]
         right = upper.diagonal() * inner + gamma * (self.norms[:k, :k] @ inner)
         right = right - gamma * (changes @ gradient)
-        outer = torch.linalg.solve_triangular(upper.T, right[:, None], upper=False)[:, 0]
+        outer: Tensor = torch.linalg.solve_triangular(upper.T, right[:, None], upper=False)[:, 0]
         return -(gamma * gradient + steps.T @ outer - gamma * (changes.T @ inner))
 
     def two_loops(self, gradient: Tensor) -> Tensor:

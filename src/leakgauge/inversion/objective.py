@@ -121,4 +121,4 @@ class Falling:
 
     def __call__(self, progress: float) -> float:
         """The weight at this share of the steps done."""
-        return self.start * (self.end / self.start) ** progress
+        return float(self.start * (self.end / self.start) ** progress)

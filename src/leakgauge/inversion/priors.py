@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,6 @@ from torch.nn.functional import pad
 
 from leakgauge.core import Observation
 from leakgauge.inversion.objective import Candidate, LeastSquares, Term
-
 
 FLOOR = 1 / 512
 """Half an 8-bit level: differences below it are held to be none."""
@@ -63,7 +63,7 @@ class Smoothness(LeastSquares):
         # The difference of neighboring differences; across a border there is none.
         laplacian = pad(vertical, (0, 0, 0, 1)) - pad(vertical, (0, 0, 1, 0))
         laplacian = laplacian + pad(horizontal, (0, 1)) - pad(horizontal, (1, 0))
-        return laplacian.flatten() / laplacian.numel() ** 0.5
+        return laplacian.flatten() / math.sqrt(laplacian.numel())
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class InRange(LeastSquares):
 
     def residuals(self, candidate: Candidate) -> Tensor:
         unit = candidate.unit
-        return (unit - unit.clamp(0, 1)).flatten() / unit.numel() ** 0.5
+        return (unit - unit.clamp(0, 1)).flatten() / math.sqrt(unit.numel())
 
 
 def _differences(unit: Tensor) -> tuple[Tensor, Tensor]:

@@ -90,7 +90,7 @@ class Trial:
             self.request, self.ending = None, end.value
 
     def _remember(self, variables: Variables, value: float) -> None:
-        """Keep iterates 1, 2, 4, 8, ... at about four a doubling, and each tenth of the objective: enough to see, few to hold."""
+        """Keep iterates at about four a doubling of their number, and at each tenth of the objective."""
         done = self.evaluations - 1
         last, reached = -1, math.inf
         if self.course:

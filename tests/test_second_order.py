@@ -1,0 +1,282 @@
+"""Second-order descent: the Jacobian against autograd's, the preconditioner against its matrix, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import images, mlp, psnr, sigmoid_cnn
+from torch import Tensor
+
+import leakgauge as lg
+from leakgauge import attacks
+from leakgauge.core import Tensors
+from leakgauge.inversion import (
+    L2,
+    BalancedL2,
+    Cosine,
+    Direct,
+    GaussNewton,
+    GradientMatching,
+    InRange,
+    Joint,
+    Known,
+    Smoothness,
+    Term,
+    TotalVariation,
+)
+from leakgauge.inversion.basis import Basis, Cosines, cosines
+from leakgauge.inversion.curvature import Curvature, count_sketch, lower_gram
+from leakgauge.inversion.descent import Identification, flatten, unflatten
+from leakgauge.inversion.engine import diagnose
+from leakgauge.inversion.jacobian import Compression, Linearization, Tangents, least_squares
+from leakgauge.inversion.problem import Problem, Variables
+from leakgauge.inversion.simulation import functional_simulator, in_precision
+from leakgauge.inversion.trial import halved
+
+Observe = Callable[..., lg.Observation]
+
+
+def problem(
+    observe: Observe,
+    objective: Term,
+    *,
+    batch: int = 2,
+    joint: bool = False,
+    model: torch.nn.Module | None = None,
+    **seen: object,
+) -> tuple[Problem, Variables]:
+    """A problem in float64, and a place that is not its solution."""
+    observation = observe(model or sigmoid_cnn(), images(batch), **seen)
+    observation = in_precision(observation, torch.float64)
+    labels = Joint() if joint else Known()
+    held = labels.start(observation, torch.Generator().manual_seed(0))
+    inputs = torch.rand(
+        batch, *observation.domain.shape, generator=torch.Generator().manual_seed(1)
+    ).double()
+    made = Problem(observation, objective, Direct(), labels, None if joint else held)
+    return made, ((inputs, held.double()) if joint else (inputs,))
+
+
+def residuals(of: Problem, variables: Variables) -> Tensor:
+    """All residuals at once, weighted, by the terms' own formulas."""
+    simulate = functional_simulator(of.observation, lg.FedSGD())
+    candidate = of.candidate(variables, simulate)
+    parts = zip(of.weights(0.0), of.terms, strict=True)
+    return torch.cat([w**0.5 * least_squares(t, candidate).reshape(-1) for w, t in parts])
+
+
+def gram(of: Problem, variables: Variables) -> Tensor:
+    """2 J'J by reverse differentiation of each residual."""
+    flat = flatten(variables)
+    jacobian = torch.func.jacrev(lambda v: residuals(of, unflatten(v, variables)))(flat)
+    return 2 * jacobian.T @ jacobian
+
+
+def dense(of: Problem, variables: Variables) -> Curvature:
+    size = variables[0][0].numel()
+    generator = torch.Generator().manual_seed(0)
+    return Curvature(of, variables, of.weights(0.0), kept=size, generator=generator)
+
+
+OBJECTIVES = [
+    L2(),
+    BalancedL2() + 0.1 * Smoothness(),
+    Cosine() + 0.01 * (InRange() + Smoothness()),
+    L2() + 0.3 * TotalVariation(),
+]
+
+
+class TestCurvature:
+    @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+    @pytest.mark.parametrize("joint", [False, True])
+    def test_the_matrix_is_twice_the_jacobians_gram(
+        self, observe: Observe, objective: Term, joint: bool
+    ) -> None:
+        """Applied to a vector through the basis, the solve undoes the Gram matrix."""
+        of, at = problem(observe, objective, joint=joint)
+        curvature = dense(of, at)
+        damping = curvature.factorize(1e-4)
+        assert damping == 1e-4
+        expected = gram(of, at) + curvature.shift * torch.eye(flatten(at).numel())
+        probe = torch.randn(len(expected), generator=torch.Generator().manual_seed(3)).double()
+        found = curvature.inverse(at)(expected @ probe)
+        assert torch.allclose(found, probe, rtol=1e-5, atol=1e-6)
+
+    def test_a_known_defense_is_seen_through(self, observe: Observe) -> None:
+        of, at = problem(observe, L2(), under=lg.defenses.TopK(sparsity=0.5), defense=True)
+        curvature = dense(of, at)
+        curvature.factorize(1e-4)
+        expected = gram(of, at) + curvature.shift * torch.eye(flatten(at).numel())
+        probe = torch.ones(len(expected)).double()
+        assert torch.allclose(curvature.inverse(at)(expected @ probe), probe, rtol=1e-5)
+
+    def test_examples_that_meet_in_the_model_are_differentiated_together(
+        self, observe: Observe
+    ) -> None:
+        model = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 4)
+        ).train()
+        of, at = problem(observe, L2(), model=model, batch=3, label_counts=True)
+        place = Linearization(of, at, of.weights(0.0))
+        assert not place.separable
+        curvature = dense(of, at)
+        curvature.factorize(1e-4)
+        expected = gram(of, at) + curvature.shift * torch.eye(flatten(at).numel())
+        probe = torch.ones(len(expected)).double()
+        assert torch.allclose(curvature.inverse(at)(expected @ probe), probe, rtol=1e-4)
+
+    def test_linear_layers_are_compressed_without_loss(self, observe: Observe) -> None:
+        of, at = problem(observe, L2(), model=mlp())
+        place = Linearization(of, at, of.weights(0.0))
+        assert place.compressions
+        tangents = Tangents(torch.eye(64).double().reshape(64, *at[0].shape[1:]), None)
+        rows = torch.cat(list(place.columns(0, tangents)))
+        assert rows.shape[1] < sum(t.numel() for t in place.whole.values())
+        expected = gram(of, at)[:64, :64]
+        assert torch.allclose(2 * rows @ rows.T, expected, rtol=1e-6, atol=1e-12)
+
+    def test_a_diagonal_stands_for_what_is_not_dense(self, observe: Observe) -> None:
+        of, at = problem(observe, L2() + 10.0 * Smoothness())
+        generator = torch.Generator().manual_seed(0)
+        curvature = Curvature(of, at, of.weights(0.0), kept=16, generator=generator)
+        assert curvature.matrix.shape == (32, 32)
+        assert curvature.beyond.shape == (2, 48)
+        assert bool((curvature.beyond[:, -1] > curvature.beyond[:, 0]).all())
+        curvature.factorize(1e-6)
+        gradient = torch.randn(128, generator=generator).double()
+        assert float(gradient @ curvature.inverse(at)(gradient)) > 0
+
+    def test_damping_grows_until_the_matrix_is_definite(self, observe: Observe) -> None:
+        of, at = problem(observe, L2())
+        curvature = dense(of, at)
+        curvature.matrix.zero_().diagonal().copy_(torch.ones(128))
+        curvature.matrix[1, 0] = 1.05
+        assert curvature.factorize(1e-3) == pytest.approx(0.1)
+
+
+class TestParts:
+    def test_cosines_are_orthonormal_and_smooth_first(self) -> None:
+        assert torch.allclose(cosines(7) @ cosines(7).T, torch.eye(7).double())
+        basis = Cosines((3, 6, 5))
+        values = torch.rand(4, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+        there = basis.to(values)
+        assert torch.allclose(basis.back(there), values, atol=1e-6)
+        assert torch.allclose(there.norm(), values.norm())
+        flat = basis.to(torch.ones(1, 3, 6, 5))[0]
+        assert bool((flat[:3].abs() > 1).all())
+        assert float(flat[3:].abs().max()) < 1e-5
+
+    def test_other_domains_keep_their_values(self) -> None:
+        values = torch.rand(4, 9)
+        assert torch.equal(Basis((9,)).back(Basis((9,)).to(values)), values)
+
+    def test_a_gram_in_blocks(self) -> None:
+        rows = torch.randn(900, 5, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(lower_gram(rows).tril(), (rows @ rows.T).tril(), atol=1e-5)
+
+    def test_a_sketch_keeps_lengths_on_average_and_is_linear(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        values = torch.randn(50, 4000, generator=generator)
+        sketch = count_sketch(values, 400, generator)
+        assert sketch is not None
+        ratio = sketch(values).square().sum(1) / values.square().sum(1)
+        assert float(ratio.mean()) == pytest.approx(1, abs=0.1)
+        assert torch.allclose(
+            sketch(values[:1] + values[1:2]), sketch(values[:2]).sum(0), atol=1e-4
+        )
+        assert count_sketch(values, 4000, generator) is None
+
+    def test_compression_is_an_isometry_of_the_tangent_space(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        left, right, moved, turned = (
+            torch.randn(n, 2, generator=generator).double() for n in (7, 9, 7, 9)
+        )
+        compression = Compression.of(left @ right.T, 2)
+        tangent = moved @ right.T + left @ turned.T
+        assert compression(tangent).numel() == 2 * (7 + 9 - 2)
+        assert float(compression(tangent).norm()) == pytest.approx(float(tangent.norm()))
+
+    def test_eight_halved_trials_cost_less_than_three(self) -> None:
+        assert halved(8, 1000) < 3000
+        assert halved(1, 1000) == 1000
+
+    @pytest.mark.parametrize(
+        ("rank", "exact", "residual", "verdict"),
+        [
+            (10, True, 1e-6, "recovered"),
+            (9, True, 1e-6, "collision"),
+            (9, False, 1e-6, "collision"),
+            (10, False, 1e-6, "undecided"),
+            (10, True, 0.1, "stalled"),
+        ],
+    )
+    def test_the_verdict(self, rank: int, exact: bool, residual: float, verdict: str) -> None:
+        found = diagnose(Identification(rank, 10, 1.0, exact), residual)
+        assert found is not None
+        assert found.verdict == verdict
+        assert f"{rank} of 10" in found.line
+        assert diagnose(None, residual) is None
+
+
+class TestDescent:
+    @pytest.mark.parametrize("labels", ["recovered", "joint"])
+    def test_it_reads_an_image_to_the_last_digits(self, observe: Observe, labels: str) -> None:
+        batch = images(1)
+        attack = attacks.SecondOrder(iterations=30, labels=labels)  # type: ignore[arg-type]
+        guess = attack(observe(sigmoid_cnn(), batch), seeds=lg.Seeds(0))
+        assert psnr(guess.inputs, batch.inputs) > 60
+        assert guess.targets is not None
+        assert torch.equal(guess.targets, batch.targets)
+        assert guess.diagnosis is not None
+        assert guess.diagnosis.exact
+        assert guess.diagnosis.verdict == "recovered"
+        assert guess.cost.evaluations <= attack.evaluations(observe(sigmoid_cnn(), batch))
+
+    def test_halving_drops_trials_and_keeps_the_best(self, observe: Observe) -> None:
+        attack = attacks.SecondOrder(iterations=8, stages=1, trials=4)
+        observation = observe(sigmoid_cnn(), images(1))
+        guess = attack(observation, seeds=lg.Seeds(0))
+        assert len(guess.objectives) == 4
+        assert guess.objectives[guess.trial] == min(guess.objectives)
+        assert guess.cost.evaluations <= attack.evaluations(observation)
+        assert attack.evaluations(observation) < 3 * replace(attack, trials=1).evaluations(
+            observation
+        )
+
+    def test_the_same_seed_gives_the_same_bits(self, observe: Observe) -> None:
+        attack = attacks.SecondOrder(iterations=8, stages=2)
+        one, two = (attack(observe(sigmoid_cnn(), images(2)), seeds=lg.Seeds(4)) for _ in "ab")
+        assert torch.equal(one.inputs, two.inputs)
+
+    def test_a_term_that_is_no_sum_of_squares_is_told(self, observe: Observe) -> None:
+        class Odd(Term):
+            def __call__(self, candidate: object) -> Tensor:
+                return torch.ones(())
+
+        of, at = problem(observe, L2() + Odd())
+        with pytest.raises(lg.ModelError, match="sums of squares"):
+            dense(of, at)
+
+    def test_a_protocol_of_several_steps_is_told(self, observe: Observe) -> None:
+        class Local:
+            kind = "delta"
+
+            def __call__(self, *arguments: object, create_graph: bool = False) -> Tensors:
+                raise AssertionError("not reached")
+
+        of, at = problem(observe, L2())
+        of = replace(of, observation=replace(of.observation, training=Local()))
+        with pytest.raises(lg.ModelError, match="one gradient"):
+            Linearization(of, at, (1.0,))
+
+    def test_it_runs_on_tables(self, observe: Observe) -> None:
+        matching = GradientMatching(
+            objective=BalancedL2(),
+            labels=Known(),
+            descent=GaussNewton(warm=1, warm_iterations=5, stages=1),
+        )
+        assert isinstance(matching, lg.Attack)
+        assert attacks.SecondOrder(smoothness=0).inapplicable(observe(mlp(), images(1))) is None
