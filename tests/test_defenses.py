@@ -134,7 +134,7 @@ class TestContract:
         known, unknown = (
             float(
                 relative_residual(
-                    simulator(seen)(batch.inputs, batch.targets, create_graph=False),
+                    simulator(seen, create_graph=False)(batch.inputs, batch.targets),
                     seen.update.tensors,
                 )
             )

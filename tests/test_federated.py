@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.inversion.simulation import in_double, simulator
+from leakgauge.inversion.simulation import in_precision, simulator
 
 Observe = Callable[..., lg.Observation]
 
@@ -251,7 +251,7 @@ class TestSimulation:
     ) -> None:
         batch = images(3)
         observation = observe(model, batch)
-        simulated = simulator(observation)(batch.inputs, batch.targets, create_graph=create_graph)
+        simulated = simulator(observation, create_graph=create_graph)(batch.inputs, batch.targets)
         assert simulated.keys() == observation.update.tensors.keys()
         for name, tensor in observation.update.tensors.items():
             assert torch.equal(simulated[name], tensor)
@@ -261,15 +261,15 @@ class TestSimulation:
         owner = lg.Client(model=mlp(2), loss=functional.cross_entropy, domain=domain, classes=4)
         batch = lg.Batch(torch.tensor([[54.0, 81.0]]), torch.tensor([1]))
         observation = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
-        simulated = simulator(observation)(
-            domain.to_unit(batch.inputs), batch.targets, create_graph=False
+        simulated = simulator(observation, create_graph=False)(
+            domain.to_unit(batch.inputs), batch.targets
         )
         for name, tensor in observation.update.tensors.items():
             assert torch.allclose(simulated[name], tensor, rtol=1e-4, atol=1e-6)
 
     def test_a_copy_in_double_leaves_the_observed_one(self, observe: Observe) -> None:
         observation = observe(mlp(), images(1))
-        double = in_double(observation)
+        double = in_precision(observation, torch.float64)
         assert all(p.dtype == torch.float64 for p in double.model.parameters())
         assert all(t.dtype == torch.float64 for t in double.update.tensors.values())
         assert all(p.dtype == torch.float32 for p in observation.model.parameters())

@@ -299,7 +299,7 @@ class TestDefense:
         assert guess.residual is not None
         from leakgauge.inversion.simulation import simulator
 
-        simulated = simulator(observation)(batch.inputs, batch.targets, create_graph=False)
+        simulated = simulator(observation, create_graph=False)(batch.inputs, batch.targets)
         for name, tensor in observation.update.tensors.items():
             assert torch.allclose(simulated[name], tensor, atol=1e-7)
 
