@@ -21,6 +21,7 @@ KNOWN: dict[str, lg.Attack] = {
 }
 UNKNOWN: dict[str, lg.Attack] = {
     "L-BFGS (DLG)": attacks.DLG(steps=100),
+    "second order, label read first": attacks.SecondOrder(),
     "second order, joint labels": attacks.SecondOrder(labels="joint"),
 }
 

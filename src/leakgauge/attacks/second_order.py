@@ -38,16 +38,16 @@ class SecondOrder(Recipe):
 
     warm: Count = 5
     iterations: Count = 80
-    stages: Count = 4
+    stages: Count = 8
     smoothness: NonNegative = 1.0
     trials: Count = 1
-    tolerance: NonNegative = 1e-12
+    tolerance: NonNegative = 3e-10
     labels: Literal["joint", "recovered"] = "recovered"
 
     def matching(self) -> GradientMatching:
         objective: Term = BalancedL2()
         if self.smoothness > 0:
-            weight = Falling(self.smoothness, 1e-9 * self.smoothness)
+            weight = Falling(self.smoothness, 1e-10 * self.smoothness)
             objective = objective + weight * (InRange() + Smoothness())
         return GradientMatching(
             objective=objective,

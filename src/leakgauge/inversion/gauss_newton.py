@@ -43,7 +43,7 @@ class GaussNewton:
 
     warm: int = 5
     warm_iterations: int = 80
-    stages: int = 4
+    stages: int = 8
     iterations: int = 15
     dense: int = 6144
     diagnosed: int = 6144
