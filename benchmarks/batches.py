@@ -1,0 +1,136 @@
+"""Batches of 2, 4 and 8 without features or statistics: what second order reads, and what the update leaves open. LeNet."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import common
+import torch
+
+import leakgauge as lg
+from leakgauge import attacks, inversion
+
+METHODS: dict[str, lg.Attack] = {
+    "L-BFGS, layers weighted, total variation": inversion.GradientMatching(
+        objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
+        parametrization=inversion.Direct(center=0.5, spread=0.25),
+        labels=inversion.Known(),
+        descent=inversion.LBFGS(steps=4000),
+    ),
+    "signed Adam, total variation": attacks.InvertingGradients(steps=4000),
+    "second order": attacks.SecondOrder(),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch, one method. Labels are granted, without their order."""
+
+    data: str | None
+    size: int
+    equal: bool
+    number: int
+    seed: int
+    method: str
+
+
+def indices(data: lg.Dataset, job: Job) -> list[int]:
+    """Examples of one class, or of different ones."""
+    generator = torch.Generator().manual_seed(100 + job.number + 1000 * job.seed)
+    order = torch.randperm(len(data.targets), generator=generator).tolist()
+    if job.equal:
+        first = int(data.targets[order[0]])
+        return [i for i in order if int(data.targets[i]) == first][: job.size]
+    seen: dict[int, int] = {}
+    for i in order:
+        seen.setdefault(int(data.targets[i]), i)
+    return list(seen.values())[: job.size]
+
+
+def run(job: Job) -> common.Row:
+    """The attack, scored, with the verdict, and the best that its course saw with the seconds to it."""
+    data = common.images(job.data)
+    seed = 1000 * job.seed + job.number
+    model = common.lenet(data, seed)
+    server = lg.Server(labels=True)
+    batch, seen = common.observe(data, model, indices(data, job), server=server, seed=seed)
+    guess = METHODS[job.method](seen, seeds=lg.Seeds(seed))
+    truth = data.domain.to_unit(batch.inputs)
+    course = []
+    for snapshot in guess.course:
+        unit = data.domain.to_unit(snapshot.inputs).clamp(0, 1)
+        order = lg.metrics.assign(truth, unit)
+        mean = float(lg.metrics.psnr(truth, unit[order]).mean())
+        course.append((snapshot.evaluations, snapshot.seconds, mean))
+    found = guess.diagnosis
+    return {
+        "size": job.size,
+        "equal": job.equal,
+        "number": job.number,
+        "method": job.method,
+        **common.scored(data, batch, guess),
+        "verdict": None if found is None else found.verdict,
+        "rank": None if found is None else found.rank,
+        "exact": None if found is None else found.exact,
+        "unknowns": None if found is None else found.unknowns,
+        "course": course,
+    }
+
+
+def main() -> None:
+    """Run and print."""
+    given = common.options("batches", __doc__ or "")
+    common.header(given)
+    sizes, numbers = ([2], [0]) if given.quick else ([2, 4, 8], range(5))
+    methods = ["signed Adam, total variation"] if given.quick else list(METHODS)
+    jobs = [
+        Job(given.data, size, equal, number, given.seed, method)
+        for number in numbers
+        for size in sizes
+        for equal in (False, True)
+        for method in methods
+    ]
+    rows = common.measure(run, jobs, given, name="batches")
+    table = []
+    for size in sizes:
+        for equal in (False, True):
+            for method in methods:
+                mine = [
+                    r for r in rows if (r["size"], r["equal"], r["method"]) == (size, equal, method)
+                ]
+                if mine:
+                    table.append([size, "equal" if equal else "distinct", method, *summary(mine)])
+    common.table(
+        [
+            "B",
+            "labels",
+            "method",
+            "median dB",
+            "of",
+            "best dB at s",
+            "residual",
+            "verdicts",
+            "rank",
+        ],
+        table,
+    )
+
+
+def summary(rows: list[common.Row]) -> list[str]:
+    """Median over images, the median time to a course's best, residual, verdicts and ranks."""
+    best = [max(r["course"], key=lambda at: at[2])[1] for r in rows]
+    verdicts = sorted({r["verdict"] or "-" for r in rows})
+    ranks = sorted({f"{r['rank']}/{r['unknowns']}" for r in rows if r["rank"]})
+    return [
+        f"{statistics.median(p for r in rows for p in r['psnr']):.1f}",
+        str(sum(len(r["psnr"]) for r in rows)),
+        f"{statistics.median(best):.0f}",
+        f"{statistics.median(r['residual'] for r in rows):.1e}",
+        ", ".join(verdicts),
+        ", ".join(ranks) or "-",
+    ]
+
+
+if __name__ == "__main__":
+    main()
