@@ -1,4 +1,4 @@
-"""Batches of 2, 4 and 8 without features or statistics: what second order reads, and what the update leaves open. LeNet."""
+"""Batches of 2, 4 and 8: what second order reads, and what the update leaves open. LeNet, labels granted."""
 
 from __future__ import annotations
 
