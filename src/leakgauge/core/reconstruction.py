@@ -43,8 +43,9 @@ class Diagnosis:
 
     verdict: recovered (matched, and J tells every direction apart), collision (matched, but other
     batches nearby give the same update), stalled (not matched) or undecided (matched; J too large to
-    count). rank counts singular values of J above rounding, of `unknowns`, and is an upper bound where
-    not exact; condition is the ratio of the largest to the least of those counted.
+    count). J is that of the inputs, the labels held. rank counts singular values above rounding, of
+    `unknowns`, and is an upper bound where not exact; condition is the ratio of the largest to the
+    least of those counted.
     """
 
     verdict: Literal["recovered", "collision", "stalled", "undecided"]

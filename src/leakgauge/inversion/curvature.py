@@ -114,13 +114,15 @@ class Curvature:
         return values
 
     def identification(self, unknowns: int, most: int) -> Identification:
-        """Rank and condition of J, in float64 where it is dense and has at most `most` columns; else a bound."""
-        whole = self.width * self.batch == unknowns
-        # A constant added to an example's logits changes no softmax: no direction of the batch.
-        unknowns -= self.batch if self.classes else 0
-        if not whole or self.sketched or unknowns > most:
+        """Rank and condition of J, in float64 where it is dense and has at most `most` columns; else a bound.
+
+        Of the inputs' columns alone, the labels held as they were found: logits of a label that is
+        certain move nothing, and are no direction of the batch.
+        """
+        if self.kept < self.basis.size or self.sketched or unknowns > most:
             return Identification(min(self.rows, unknowns), unknowns, None, exact=False)
-        gram = lower_gram(self.columns.double())
+        inputs = self.columns.reshape(self.batch, self.width, -1)[:, : self.kept]
+        gram = lower_gram(inputs.reshape(unknowns, -1).double())
         values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
         counted = values[values > ROUNDING * values[-1]]
         condition = float(counted[-1] / counted[0]) if len(counted) else 1.0

@@ -103,7 +103,7 @@ class _Descent:
         if self.last is None:  # solved before it was needed: the verdict needs it
             self.last = self.curvature(vector)
             self.last.damping = 0.0
-        seen = self.last.identification(vector.numel(), plan.diagnosed)
+        seen = self.last.identification(self.start[0].numel(), plan.diagnosed)
         size = f"{len(self.last.matrix)} dense of {vector.numel()} unknowns"
         rows = f"{self.last.rows} residuals" + (", sketched" if self.last.sketched else "")
         note = f"Gauss-Newton: {size}, {rows}, damping {self.last.damping:.0e}"
