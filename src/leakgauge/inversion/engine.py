@@ -119,10 +119,11 @@ class _Run:
 
     def advance(self, trial: Trial, until: float) -> None:
         """One trial, until it has spent so many evaluations."""
+        # Labels that were read with chance may differ from trial to trial.
+        step = replace(self.step, problem=trial.problem)
         while trial.request is not None and trial.evaluations < until:
             variables, progress = trial.request
-            # Labels that were read with chance may differ from trial to trial.
-            value, gradient = replace(self.step, problem=trial.problem)(variables, progress)
+            value, gradient = step(variables, progress)
             self.evaluations += 1
             trial.tell(Evaluation(float(value), gradient))
             self.progress(min(1.0, self.evaluations / self.planned))
@@ -146,9 +147,9 @@ class _Run:
         residual = float(relative_residual(simulated, observation.update.tensors))
         inputs = observation.domain.from_unit(unit).detach()
         status, message = self.verdict(residual)
-        diagnosis = diagnose((trial.ending or Ending()).identification, residual)
-        soft = targets.ndim == 2 and observation.classes is not None
         ending = trial.ending or Ending()
+        diagnosis = diagnose(ending.identification, residual)
+        soft = targets.ndim == 2 and observation.classes is not None
         return Reconstruction(
             inputs=inputs,
             targets=targets.argmax(-1) if soft else targets.detach(),

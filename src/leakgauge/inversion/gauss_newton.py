@@ -72,7 +72,8 @@ class _Descent:
     def __init__(
         self, plan: GaussNewton, start: Variables, setting: Setting, problem: Problem
     ) -> None:
-        self.plan, self.start, self.setting, self.problem = plan, start, setting, problem
+        self.plan, self.start, self.setting = plan, start, setting
+        self.single = in_single(problem)
         self.progress = 0.0
         self.damping = plan.damping
         self.left = plan.budget
@@ -94,7 +95,8 @@ class _Descent:
             if over(here.value, self.setting):
                 break
             if stage < plan.warm:
-                here = yield from self.follow(here, memory, memory.direction, plan.warm_iterations)
+                count = plan.warm_iterations
+                here = yield from self.follow(here, memory, memory.direction, count, patient=True)
             else:
                 here = yield from self.curved(here)
             vector = here.vector
@@ -102,7 +104,6 @@ class _Descent:
                 break
         if self.last is None:  # solved before it was needed: the verdict needs it
             self.last = self.curvature(vector)
-            self.last.damping = 0.0
         seen = self.last.identification(self.start[0].numel(), plan.diagnosed)
         size = f"{len(self.last.matrix)} dense of {vector.numel()} unknowns"
         rows = f"{self.last.rows} residuals" + (", sketched" if self.last.sketched else "")
@@ -122,28 +123,30 @@ class _Descent:
                 memory,
                 lambda gradient: memory.preconditioned(gradient, inverse),
                 self.plan.iterations,
+                patient=False,
             )
         )
 
     def curvature(self, vector: Tensor) -> Curvature:
         """In float32, in which it costs half."""
-        single = in_precision(self.problem.observation, torch.float32)
-        fixed = self.problem.fixed
-        if fixed is not None and fixed.is_floating_point():
-            fixed = fixed.float()
-        variables = tuple(v.float() for v in unflatten(vector, self.start))
         return Curvature(
-            replace(self.problem, observation=single, fixed=fixed),
-            variables,
-            self.problem.weights(self.progress),
+            self.single,
+            tuple(v.float() for v in unflatten(vector, self.start)),
+            self.single.weights(self.progress),
             kept=self.plan.dense // len(self.start[0]),
             generator=self.setting.generator,
         )
 
     def follow(
-        self, here: Point, memory: Memory, along: Callable[[Tensor], Tensor], iterations: int
+        self,
+        here: Point,
+        memory: Memory,
+        along: Callable[[Tensor], Tensor],
+        iterations: int,
+        *,
+        patient: bool,
     ) -> Generator[Request, Evaluation, Point]:
-        """Iterate until the stage is over."""
+        """Iterate until the stage is over: at once where nothing is gained, unless `patient`."""
         recent = deque([here.value], maxlen=6)
         for _ in range(iterations):
             if self.left <= 0:
@@ -153,7 +156,16 @@ class _Descent:
                 break
             here = found
             recent.append(here.value)
-            slow = len(recent) == 6 and recent[-1] > recent[0] * 2 / 3 and along != memory.direction
+            slow = not patient and len(recent) == 6 and recent[-1] > recent[0] * 2 / 3
             if slow or over(here.value, self.setting):
                 break
         return here
+
+
+def in_single(problem: Problem) -> Problem:
+    """The problem on a copy of model and update in float32."""
+    fixed = problem.fixed
+    if fixed is not None and fixed.is_floating_point():
+        fixed = fixed.float()
+    observation = in_precision(problem.observation, torch.float32)
+    return replace(problem, observation=observation, fixed=fixed)

@@ -56,6 +56,7 @@ class Linearization:
         parts = list(zip(weights, problem.terms, strict=True))
         self.matched = [(w, t) for w, t in parts if not t.local and w > 0]
         self.local = [(w, t) for w, t in parts if t.local and w > 0]
+        self.names = [name for name, _ in self._residual_tensors(self.whole)]
         self.compressions = self._compressions()
 
     def _separable(self) -> bool:
@@ -130,13 +131,11 @@ class Linearization:
         return torch.cat(pieces)
 
     def _changes(self, change: Tensors) -> list[tuple[str, Tensor]]:
-        names = [name for name, _ in self._residual_tensors(self.whole)]
-
         def outer(gradient: Tensors) -> list[Tensor]:
             return [tensor for _, tensor in self._residual_tensors(gradient)]
 
         moved = torch.func.jvp(outer, (self.whole,), (change,))[1]
-        return list(zip(names, moved, strict=True))
+        return list(zip(self.names, moved, strict=True))
 
     def _compressions(self) -> dict[str, Compression]:
         """One for each linear layer's weight whose gradient has the low rank of a small batch.
