@@ -15,6 +15,7 @@ from leakgauge import attacks
 from leakgauge.core import Tensors
 from leakgauge.inversion import (
     L2,
+    Affine,
     BalancedL2,
     Cosine,
     Direct,
@@ -27,11 +28,11 @@ from leakgauge.inversion import (
     Term,
     TotalVariation,
 )
-from leakgauge.inversion.basis import Basis, Cosines, cosines
-from leakgauge.inversion.curvature import Curvature, count_sketch, lower_gram
+from leakgauge.inversion.curvature import Curvature, count_sketch, counted, lower_gram
 from leakgauge.inversion.descent import Identification, flatten, unflatten
 from leakgauge.inversion.engine import diagnose
 from leakgauge.inversion.jacobian import Compression, Linearization, Tangents, least_squares
+from leakgauge.inversion.objective import Candidate
 from leakgauge.inversion.problem import Problem, Variables
 from leakgauge.inversion.simulation import functional_simulator, in_precision
 from leakgauge.inversion.trial import halved
@@ -76,9 +77,7 @@ def gram(of: Problem, variables: Variables) -> Tensor:
 
 
 def dense(of: Problem, variables: Variables) -> Curvature:
-    size = variables[0][0].numel()
-    generator = torch.Generator().manual_seed(0)
-    return Curvature(of, variables, of.weights(0.0), kept=size, generator=generator)
+    return Curvature(of, variables, of.weights(0.0), torch.Generator().manual_seed(0))
 
 
 OBJECTIVES = [
@@ -95,7 +94,7 @@ class TestCurvature:
     def test_the_matrix_is_twice_the_jacobians_gram(
         self, observe: Observe, objective: Term, joint: bool
     ) -> None:
-        """Applied to a vector through the basis, the solve undoes the Gram matrix."""
+        """Applied to a vector, the solve undoes the Gram matrix."""
         of, at = problem(observe, objective, joint=joint)
         curvature = dense(of, at)
         damping = curvature.factorize(1e-4)
@@ -138,17 +137,6 @@ class TestCurvature:
         expected = gram(of, at)[:64, :64]
         assert torch.allclose(2 * rows @ rows.T, expected, rtol=1e-6, atol=1e-12)
 
-    def test_a_diagonal_stands_for_what_is_not_dense(self, observe: Observe) -> None:
-        of, at = problem(observe, L2() + 10.0 * Smoothness())
-        generator = torch.Generator().manual_seed(0)
-        curvature = Curvature(of, at, of.weights(0.0), kept=16, generator=generator)
-        assert curvature.matrix.shape == (32, 32)
-        assert curvature.beyond.shape == (2, 48)
-        assert bool((curvature.beyond[:, -1] > curvature.beyond[:, 0]).all())
-        curvature.factorize(1e-6)
-        gradient = torch.randn(128, generator=generator).double()
-        assert float(gradient @ curvature.inverse(at)(gradient)) > 0
-
     def test_damping_grows_until_the_matrix_is_definite(self, observe: Observe) -> None:
         of, at = problem(observe, L2())
         curvature = dense(of, at)
@@ -158,20 +146,22 @@ class TestCurvature:
 
 
 class TestParts:
-    def test_cosines_are_orthonormal_and_smooth_first(self) -> None:
-        assert torch.allclose(cosines(7) @ cosines(7).T, torch.eye(7).double())
-        basis = Cosines((3, 6, 5))
-        values = torch.rand(4, 3, 6, 5, generator=torch.Generator().manual_seed(0))
-        there = basis.to(values)
-        assert torch.allclose(basis.back(there), values, atol=1e-6)
-        assert torch.allclose(there.norm(), values.norm())
-        flat = basis.to(torch.ones(1, 3, 6, 5))[0]
-        assert bool((flat[:3].abs() > 1).all())
-        assert float(flat[3:].abs().max()) < 1e-5
+    def test_smoothness_weighs_color_more_than_brightness(self) -> None:
+        """By `chroma` exactly; with 1 and 1 it is the plain Laplacian; one channel has no color."""
+        bump = torch.zeros(1, 1, 5, 5)
+        bump[0, 0, 2, 2] = 1.0
 
-    def test_other_domains_keep_their_values(self) -> None:
-        values = torch.rand(4, 9)
-        assert torch.equal(Basis((9,)).back(Basis((9,)).to(values)), values)
+        def energy(color: tuple[float, float, float], prior: Smoothness) -> float:
+            unit = torch.tensor(color).reshape(1, 3, 1, 1) * bump
+            return float(prior(Candidate(unit, torch.zeros(1), {}, {})))
+
+        gray, blue, green = (1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0)
+        plain, prior = Smoothness(chroma=(1.0, 1.0)), Smoothness()
+        assert energy(gray, prior) == pytest.approx(energy(gray, plain))
+        assert energy(blue, prior) == pytest.approx(16 * energy(blue, plain))
+        assert energy(green, prior) == pytest.approx(50 * energy(green, plain))
+        one = Candidate(bump, torch.zeros(1), {}, {})
+        assert float(prior(one)) == pytest.approx(float(plain(one)))
 
     def test_a_gram_in_blocks(self) -> None:
         rows = torch.randn(900, 5, generator=torch.Generator().manual_seed(0))
@@ -259,6 +249,24 @@ class TestDescent:
         of, at = problem(observe, L2() + Odd())
         with pytest.raises(lg.ModelError, match="sums of squares"):
             dense(of, at)
+
+    def test_beyond_the_dense_it_goes_on_without_a_matrix(self, observe: Observe) -> None:
+        """Two examples of 64 values, 128 unknowns: the rank is bounded by counting residuals."""
+        of, at = problem(observe, L2())
+        assert counted(of, at, of.weights(0.0)).rank == 128
+        matching = attacks.SecondOrder(iterations=20).matching()
+        matching = replace(matching, descent=replace(matching.descent, dense=127))
+        guess = matching(observe(sigmoid_cnn(), images(2)), seeds=lg.Seeds(0))
+        assert guess.diagnosis is not None
+        assert not guess.diagnosis.exact
+        assert any("L-BFGS alone" in note for note in guess.notes)
+
+    def test_joint_targets_are_affine(self) -> None:
+        """They sum to 1 whatever the variables, and move as far however certain they are."""
+        values = torch.tensor([[50.0, 0.0, 1.0]])
+        assert Affine().decode(values).sum() == pytest.approx(1)
+        moved = Affine().decode(values + torch.tensor([[0.3, 0.0, 0.0]])) - Affine().decode(values)
+        assert moved[0].tolist() == pytest.approx([0.2, -0.1, -0.1], abs=1e-5)
 
     def test_a_protocol_of_several_steps_is_told(self, observe: Observe) -> None:
         class Local:

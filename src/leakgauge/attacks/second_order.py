@@ -15,13 +15,13 @@ from typing import Literal
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
+    Affine,
     BalancedL2,
     Direct,
     Falling,
     GaussNewton,
     GradientMatching,
     InRange,
-    Joint,
     Known,
     Smoothness,
     Term,
@@ -36,9 +36,9 @@ class SecondOrder(Recipe):
     `tolerance` is on the objective. `labels` as in BalancedDLG. Stages as in GaussNewton.
     """
 
-    warm: Count = 5
-    iterations: Count = 80
-    stages: Count = 8
+    warm: Count = 7
+    iterations: Count = 300
+    stages: Count = 6
     smoothness: NonNegative = 1.0
     trials: Count = 1
     tolerance: NonNegative = 3e-10
@@ -52,7 +52,7 @@ class SecondOrder(Recipe):
         return GradientMatching(
             objective=objective,
             parametrization=Direct(center=0.5, noise=0.01),
-            labels=Joint(spread=0.0) if self.labels == "joint" else Known(),
+            labels=Affine() if self.labels == "joint" else Known(),
             descent=GaussNewton(
                 warm=self.warm, warm_iterations=self.iterations, stages=self.stages
             ),

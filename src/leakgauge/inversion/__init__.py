@@ -4,7 +4,7 @@ from leakgauge.inversion.descent import Descent, SignedAdam
 from leakgauge.inversion.distances import L2, BalancedL2, Cosine
 from leakgauge.inversion.engine import GradientMatching
 from leakgauge.inversion.gauss_newton import GaussNewton
-from leakgauge.inversion.labels import Joint, Known, Labels, LastLayer
+from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer
 from leakgauge.inversion.lbfgs import LBFGS
 from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Term
 from leakgauge.inversion.parametrization import Direct
@@ -13,6 +13,7 @@ from leakgauge.inversion.priors import InRange, Smoothness, TotalVariation
 __all__ = [
     "L2",
     "LBFGS",
+    "Affine",
     "BalancedL2",
     "Candidate",
     "Cosine",

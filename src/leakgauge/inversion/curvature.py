@@ -1,127 +1,84 @@
-"""The Gauss-Newton matrix J'J as a preconditioner: dense where it matters most, a diagonal beyond."""
+"""The Gauss-Newton matrix J'J: a preconditioner, and what the update tells apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from leakgauge.inversion.basis import basis_of
 from leakgauge.inversion.descent import Identification
 from leakgauge.inversion.jacobian import Linearization, Tangents
 from leakgauge.inversion.problem import Problem, Variables
 
 BLOCK = 768
-BANDS, PROBES = 8, 4
 SKETCH = 4
 """Rows that a sketch keeps for each column: with fewer, faint directions drown in strong ones."""
 LARGEST = 2**27
 """Values of J beyond which it is sketched."""
-
-
 ROUNDING = 1e-6
 """Singular values of J below this share of the largest are float32's errors, not directions that are seen."""
 
 
 class Curvature:
-    """2 (J'J + priors) at one place, in the coordinates of a basis, the first `kept` of each example dense.
-
-    The diagonal beyond is measured on a few directions of each of eight bands of frequency.
-    """
+    """2 (J'J + priors) at one place, over each example's inputs and then its label variables."""
 
     def __init__(
         self,
         problem: Problem,
         variables: Variables,
         weights: tuple[float, ...],
-        *,
-        kept: int,
         generator: torch.Generator,
     ) -> None:
         place = Linearization(problem, variables, weights)
-        self.basis = basis_of(tuple(variables[0].shape[1:]), problem.observation.domain.kind)
-        self.kept = min(kept, self.basis.size)
-        self.batch = len(variables[0])
+        self.batch, self.size = len(variables[0]), variables[0][0].numel()
         self.classes = variables[1].shape[1] if len(variables) > 1 else 0
         self.rows, self.sketched = 0, False
-        self.matrix = self._matched(place, generator)
-        self.beyond = torch.ones(self.batch, self.basis.size - self.kept).to(self.matrix)
-        for example in range(self.batch):
-            self._add_priors(place, example)
-            self.beyond[example] = self._diagonal(place, example)
-        self.damping = 0.0
+        self.columns = self._columns(place, generator)
+        self.matrix = 2 * lower_gram(self.columns)
+        for example in range(self.batch if place.local else 0):
+            here = slice(example * self.width, example * self.width + self.size)
+            self.matrix[here, here] += 2 * self._priors(place, example)
+        self.damping, self.shift = 0.0, 0.0
         self.factor: Tensor | None = None
-
-    def _tangents(self, like: Tensor, which: Tensor) -> Tangents:
-        """Unit vectors of one example's coordinates: the basis, then the label logits."""
-        size = self.basis.size
-        unit = torch.zeros(len(which), size + self.classes).to(like)
-        unit[torch.arange(len(which)), which] = 1.0
-        labels = unit[:, size:] if self.classes else None
-        return Tangents(self.basis.back(unit[:, :size]), labels)
 
     @property
     def width(self) -> int:
-        """Dense coordinates of one example."""
-        return self.kept + self.classes
+        """Variables of one example."""
+        return self.size + self.classes
 
-    def _dense(self) -> Tensor:
-        return torch.cat([torch.arange(self.kept), self.basis.size + torch.arange(self.classes)])
-
-    def _matched(self, place: Linearization, generator: torch.Generator) -> Tensor:
-        """2 J'J, the lower triangle of (B width, B width)."""
-        tangents = self._tangents(place.unit, self._dense())
-        columns: Tensor | None = None
-        done, sketch = 0, None
+    def _columns(self, place: Linearization, generator: torch.Generator) -> Tensor:
+        """J' (B width, rows)."""
+        tangents = every(place)
+        total, done = self.batch * self.width, 0
+        columns, sketch = torch.empty(0), None
         for example in range(self.batch):
             for chunk in place.columns(example, tangents):
-                if columns is None:
-                    total = self.batch * self.width
+                if done == 0:
                     self.rows = chunk.shape[1]
                     if self.rows * total > LARGEST:
                         sketch = count_sketch(chunk, SKETCH * total, generator)
                     self.sketched = sketch is not None
-                    width = SKETCH * total if self.sketched else self.rows
-                    columns = chunk.new_empty(total, width)
+                    columns = chunk.new_empty(total, SKETCH * total if sketch else self.rows)
                 columns[done : done + len(chunk)] = sketch(chunk) if sketch else chunk
                 done += len(chunk)
-        assert columns is not None, "a batch holds an example"
-        self.columns = columns
-        return 2 * lower_gram(columns)
+        return columns
 
-    def _add_priors(self, place: Linearization, example: int) -> None:
-        if not place.local:
-            return
-        tangents = self._tangents(place.unit, torch.arange(self.kept))
-        columns = torch.cat(list(place.local_columns(example, tangents)))
-        here = slice(example * self.width, example * self.width + self.kept)
-        self.matrix[here, here] += 2 * lower_gram(columns)
+    def _priors(self, place: Linearization, example: int) -> Tensor:
+        """The Gram matrix of one example's priors."""
+        tangents = torch.eye(self.size).to(self.matrix)
+        shaped = tangents.reshape(self.size, *place.unit.shape[1:])
+        return torch.cat(list(place.local_products(example, shaped)))
 
-    def _diagonal(self, place: Linearization, example: int) -> Tensor:
-        """The diagonal beyond the dense part, a mean for each band."""
-        left = self.basis.size - self.kept
-        values = torch.ones(left).to(self.matrix)
-        for band in torch.arange(left).tensor_split(BANDS):
-            if len(band) == 0:
-                continue
-            probes = band[torch.linspace(0, len(band) - 1, min(PROBES, len(band))).long()]
-            tangents = self._tangents(place.unit, self.kept + probes)
-            squares = _squares(place.columns(example, tangents))
-            if place.local:
-                squares = squares + _squares(place.local_columns(example, tangents))
-            values[band] = 2 * squares.mean()
-        return values
+    def identification(self, unknowns: int) -> Identification:
+        """Rank and condition of J, counted in float64; a bound where J is sketched.
 
-    def identification(self, unknowns: int, most: int) -> Identification:
-        """Rank and condition of J, in float64 where it is dense and has at most `most` columns; else a bound.
-
-        Of the inputs' columns alone, the labels held as they were found: logits of a label that is
-        certain move nothing, and are no direction of the batch.
+        Of the inputs' columns alone, the labels held as they were found: a label's variables are
+        no direction of the batch.
         """
-        if self.kept < self.basis.size or self.sketched or unknowns > most:
+        if self.sketched:
             return Identification(min(self.rows, unknowns), unknowns, None, exact=False)
-        inputs = self.columns.reshape(self.batch, self.width, -1)[:, : self.kept]
+        inputs = self.columns.reshape(self.batch, self.width, -1)[:, : self.size]
         gram = lower_gram(inputs.reshape(unknowns, -1).double())
         values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
         counted = values[values > ROUNDING * values[-1]]
@@ -139,9 +96,7 @@ class Curvature:
                 break
             damping *= 10
         diagonal.copy_(kept)
-        self.factor, self.damping = factor, damping
-        # Directions that nothing sees are as damped as those that the matrix holds.
-        self.shift = damping * mean
+        self.factor, self.damping, self.shift = factor, damping, damping * mean
         return damping
 
     def inverse(self, like: Variables) -> Callable[[Tensor], Tensor]:
@@ -150,20 +105,34 @@ class Curvature:
         factor, count = self.factor, like[0].numel()
 
         def apply(vector: Tensor) -> Tensor:
-            coordinates = self.basis.to(vector[:count].reshape(like[0].shape))
-            logits = vector[count:].reshape(self.batch, self.classes)
-            dense = torch.cat([coordinates[:, : self.kept], logits], 1).to(factor)
+            inputs = vector[:count].reshape(self.batch, self.size)
+            labels = vector[count:].reshape(self.batch, self.classes)
+            dense = torch.cat([inputs, labels], 1).to(factor)
             solved = torch.cholesky_solve(dense.reshape(-1, 1), factor)
             solved = solved.reshape(self.batch, self.width).to(vector)
-            rest = coordinates[:, self.kept :] / (self.beyond + self.shift).to(vector)
-            inputs = self.basis.back(torch.cat([solved[:, : self.kept], rest], 1))
-            return torch.cat([inputs.reshape(-1), solved[:, self.kept :].reshape(-1)])
+            return torch.cat(
+                [solved[:, : self.size].reshape(-1), solved[:, self.size :].reshape(-1)]
+            )
 
         return apply
 
 
-def _squares(chunks: Iterator[Tensor]) -> Tensor:
-    return torch.cat([chunk.square().sum(1) for chunk in chunks])
+def counted(problem: Problem, variables: Variables, weights: tuple[float, ...]) -> Identification:
+    """What the number of residuals says of the rank, without their Jacobian: a bound."""
+    place = Linearization(problem, variables, weights)
+    first = every(place, most=1)
+    rows, unknowns = next(place.columns(0, first)).shape[1], variables[0].numel()
+    return Identification(min(rows, unknowns), unknowns, None, exact=False)
+
+
+def every(place: Linearization, most: int | None = None) -> Tangents:
+    """The unit vectors of one example's variables, inputs first, or the first few."""
+    shape = place.variables[0].shape[1:]
+    size = shape.numel()
+    classes = place.variables[1].shape[1] if len(place.variables) > 1 else 0
+    unit = torch.eye(size + classes)[:most].to(place.unit)
+    labels = unit[:, size:] if classes else None
+    return Tangents(unit[:, :size].reshape(-1, *shape), labels)
 
 
 def lower_gram(columns: Tensor) -> Tensor:

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from leakgauge.inversion.curvature import Curvature
+from leakgauge.inversion.curvature import Curvature, counted
 from leakgauge.inversion.descent import (
     Ending,
     Evaluation,
@@ -36,17 +38,17 @@ from leakgauge.inversion.simulation import in_precision
 class GaussNewton:
     """`warm` stages of L-BFGS, then `stages` of preconditioned L-BFGS; progress counts stages.
 
-    A stage ends after `iterations`, or where five of them gain less than a third. `dense`: the most
-    coordinates of the matrix, which takes 4 dense^2 bytes; more unknowns than that are diagonal beyond
-    the smoothest patterns of each example. Up to `diagnosed` unknowns the rank is counted at the end.
+    A stage ends after its iterations, or where the last of them gained too little: 2% in 40 of the
+    first kind, a third in 5 of the second. `dense`: the most unknowns of a matrix, which takes
+    4 dense^2 bytes and dense^2 rows operations; with more, all stages are of the first kind, and the rank
+    is a bound by counting.
     """
 
-    warm: int = 5
-    warm_iterations: int = 80
-    stages: int = 8
+    warm: int = 7
+    warm_iterations: int = 300
+    stages: int = 6
     iterations: int = 15
     dense: int = 6144
-    diagnosed: int = 6144
     history: int = 300
     damping: float = 1e-7
 
@@ -64,6 +66,20 @@ class GaussNewton:
     def run(self, start: Variables, setting: Setting) -> Run:
         assert setting.problem is not None, "a second-order descent needs the problem's residuals"
         return (yield from _Descent(self, start, setting, setting.problem).run())
+
+
+class Gain(NamedTuple):
+    """The share of the objective that so many iterations must gain for a stage to go on."""
+
+    share: float
+    within: int
+
+    def missed(self, recent: deque[float]) -> bool:
+        """Whether the values of as many iterations gained less."""
+        return len(recent) > self.within and recent[-1] > recent[0] * (1 - self.share)
+
+
+WARM, CURVED = Gain(0.02, within=40), Gain(1 / 3, within=5)
 
 
 class _Descent:
@@ -94,21 +110,28 @@ class _Descent:
             here = yield from self.ask(vector)
             if over(here.value, self.setting):
                 break
-            if stage < plan.warm:
-                count = plan.warm_iterations
-                here = yield from self.follow(here, memory, memory.direction, count, patient=True)
+            if stage < plan.warm or vector.numel() > plan.dense:
+                here = yield from self.follow(
+                    here, memory.direction, memory, plan.warm_iterations, WARM
+                )
             else:
                 here = yield from self.curved(here)
             vector = here.vector
             if over(here.value, self.setting) or self.left <= 0:
                 break
+        return self.ending(vector)
+
+    def ending(self, vector: Tensor) -> Ending:
+        """What J says of the batch."""
+        if vector.numel() > self.plan.dense:
+            here = tuple(v.float() for v in unflatten(vector, self.start))
+            seen = counted(self.single, here, self.single.weights(self.progress))
+            return Ending((f"second order: {vector.numel()} unknowns, L-BFGS alone",), seen)
         if self.last is None:  # solved before it was needed: the verdict needs it
             self.last = self.curvature(vector)
-        seen = self.last.identification(self.start[0].numel(), plan.diagnosed)
-        size = f"{len(self.last.matrix)} dense of {vector.numel()} unknowns"
         rows = f"{self.last.rows} residuals" + (", sketched" if self.last.sketched else "")
-        note = f"Gauss-Newton: {size}, {rows}, damping {self.last.damping:.0e}"
-        return Ending((note,), seen)
+        note = f"Gauss-Newton: {vector.numel()} unknowns, {rows}, damping {self.last.damping:.0e}"
+        return Ending((note,), self.last.identification(self.start[0].numel()))
 
     def curved(self, here: Point) -> Generator[Request, Evaluation, Point]:
         """One stage with the curvature of where it begins."""
@@ -117,15 +140,8 @@ class _Descent:
         self.damping = curvature.factorize(self.damping)
         inverse = curvature.inverse(self.start)
         memory = Memory(self.plan.iterations, here.vector)
-        return (
-            yield from self.follow(
-                here,
-                memory,
-                lambda gradient: memory.preconditioned(gradient, inverse),
-                self.plan.iterations,
-                patient=False,
-            )
-        )
+        along = partial(memory.preconditioned, inverse=inverse)
+        return (yield from self.follow(here, along, memory, self.plan.iterations, CURVED))
 
     def curvature(self, vector: Tensor) -> Curvature:
         """In float32, in which it costs half."""
@@ -133,21 +149,19 @@ class _Descent:
             self.single,
             tuple(v.float() for v in unflatten(vector, self.start)),
             self.single.weights(self.progress),
-            kept=self.plan.dense // len(self.start[0]),
-            generator=self.setting.generator,
+            self.setting.generator,
         )
 
     def follow(
         self,
         here: Point,
-        memory: Memory,
         along: Callable[[Tensor], Tensor],
+        memory: Memory,
         iterations: int,
-        *,
-        patient: bool,
+        enough: Gain,
     ) -> Generator[Request, Evaluation, Point]:
-        """Iterate until the stage is over: at once where nothing is gained, unless `patient`."""
-        recent = deque([here.value], maxlen=6)
+        """Iterate until the stage is over."""
+        recent = deque([here.value], maxlen=enough.within + 1)
         for _ in range(iterations):
             if self.left <= 0:
                 break
@@ -156,8 +170,7 @@ class _Descent:
                 break
             here = found
             recent.append(here.value)
-            slow = not patient and len(recent) == 6 and recent[-1] > recent[0] * 2 / 3
-            if slow or over(here.value, self.setting):
+            if over(here.value, self.setting) or enough.missed(recent):
                 break
         return here
 

@@ -161,8 +161,8 @@ class Linearization:
                 del found[name]
         return found
 
-    def local_columns(self, example: int, tangents: Tangents) -> Iterator[Tensor]:
-        """The same for the priors, whose residuals do not ask the model."""
+    def local_products(self, example: int, directions: Tensor) -> Iterator[Tensor]:
+        """J'J e of the priors for directions (N, *shape), as rows (n, values), in chunks. They do not ask the model."""
         here = self.variables[0][example : example + 1]
         observed = self.problem.observation.update.tensors
 
@@ -176,12 +176,15 @@ class Linearization:
             ]
             return torch.cat(parts)
 
-        def derivative(direction: Tensor) -> Tensor:
-            moved: Tensor = torch.func.jvp(residuals, (here,), (direction,))[1]
-            return moved
+        transposed = torch.func.vjp(residuals, here)[1]
 
-        for chunk in torch.split(tangents.inputs, 256):
-            yield torch.func.vmap(derivative)(chunk.unsqueeze(1)).detach()
+        def product(direction: Tensor) -> Tensor:
+            moved = torch.func.jvp(residuals, (here,), (direction,))[1]
+            back: Tensor = transposed(moved)[0]
+            return back.reshape(-1)
+
+        for chunk in torch.split(directions, 256):
+            yield torch.func.vmap(product)(chunk.unsqueeze(1)).detach()
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,19 @@ class Joint:
 
 
 @dataclass(frozen=True)
+class Affine(Joint):
+    """Targets (B, K) optimized beside the inputs as numbers that sum to 1, of any sign; from 1 / K each. Ours.
+
+    The update is linear in them. Logits of a target that is nearly certain move nothing any more; these do.
+    """
+
+    spread: float = 0.0
+
+    def decode(self, variables: Tensor) -> Tensor:
+        return variables - variables.mean(-1, keepdim=True) + 1 / variables.shape[-1]
+
+
+@dataclass(frozen=True)
 class LastLayer:
     """The class whose row of the last weight's gradient sums lowest (Zhao et al. 2020, equation 4). Batch 1."""
 
