@@ -82,7 +82,11 @@ def _fitted(loss: Loss, activation: Activation, scale: float, classes: int) -> L
         if slope is None:
             return None
         rows.append(value - slope / scale)
-    link = Link(activation, scale, temperature, torch.stack(rows))
+    # Rounding of 1e-17 would drown the classes that a trained network holds for impossible.
+    targets = torch.stack(rows)
+    whole = targets.round()
+    targets = torch.where((targets - whole).abs() < 1e-9, whole, targets)
+    link = Link(activation, scale, temperature, targets)
     for label in {0, classes - 1}:
         slope = derivative(loss, point, label)
         told = scale * (link.value(point / temperature) - link.targets[label])

@@ -21,7 +21,7 @@ from torch import Tensor
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.unmixing_fit import Equations, Fits, Stage
 from leakgauge.analytic.unmixing_starts import hops, moments, peeling, tables
-from leakgauge.analytic.whitening import Basis, Layer, Noise, White, basis, whiten
+from leakgauge.analytic.whitening import OWN, Basis, Layer, Noise, White, basis, whiten
 
 AT_NOISE = 5.0
 """Squared residual for each degree of freedom, in units of the noise, at which the search ends."""
@@ -104,7 +104,7 @@ def unmix(
     pools: dict[int, tuple[Tensor, Tensor]] = {}
     for fresh, prior in ROUNDS[:rounds]:
         # Fewer examples than the batch may hold all that stands out of the rounding: the least that fit.
-        for count in range(white.rank, layer.batch + 1):
+        for count in sorted({*range(white.rank, min(white.rank + 3, layer.batch)), layer.batch}):
             pool = None if fresh else pools.get(count)
             solution = _attempt(white, count, counts, prior, pool, generator)
             if solution is None:
@@ -149,7 +149,7 @@ def _attempt(
     q, labels = pool[0][:8], pool[1][:8]
     for stage, steps in (
         (Stage(1e-3, min(1.0, 100 * prior)), 15),
-        (Stage(32 * white.noise.computed, 1.0), 25),
+        (Stage(32 * max(white.noise.computed, OWN), 1.0), 25),
     ):
         equations = Equations(space, stage)
         fits = equations.descend(q, labels, steps)

@@ -97,7 +97,7 @@ class Equations:
         wrong = (delta.mT @ q - basis.told) * self.weight
         push = link.push(value, self.slopes, basis.rows) / basis.noise.unsqueeze(1)
         weighed, free = q * self.weight, self.free * self.weight.unsqueeze(1)
-        flat = push.permute(0, 2, 1, 3).reshape(starts, -1, n * m)
+        flat = push.permute(0, 2, 1, 3).reshape(starts, len(basis.rows), n * m)
         normal = (flat.mT @ flat).reshape(starts, n, m, n, m)
         normal = normal * (weighed @ weighed.mT)[:, :, None, :, None]
         mixed = (flat.mT @ delta.mT).reshape(starts, n, m, n, 1)
@@ -106,7 +106,7 @@ class Equations:
         normal += (delta @ delta.mT)[:, :, None, :, None] * (free.T @ free)[None, None, :, None, :]
         normal = normal.reshape(starts, n * m, n * m)
         gradient = (push * (weighed @ wrong.mT).unsqueeze(-1)).sum(2) + (delta @ wrong) @ free
-        gradient = gradient.reshape(starts, -1)
+        gradient = gradient.reshape(starts, n * m)
         cost = wrong.square().sum((1, 2))
         if self.stage.logs and link.activation == "softmax":
             extra, slope = self.logarithms(outputs, targets)

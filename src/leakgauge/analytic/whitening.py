@@ -17,6 +17,8 @@ from leakgauge.analytic.links import Link
 
 FLOOR = 0.3
 """Columns fainter than this share of the rms column are whitened like it: other examples may excite them."""
+OWN = 2.0**-50
+"""Rounding of our own arithmetic, several float64 operations deep."""
 MOST_ROWS = 192
 """Classes whose rows enter the fit; the softmax still sees all."""
 
@@ -141,7 +143,7 @@ def whiten(layer: Layer, link: Link, counts: Tensor | None, noise: Noise) -> Whi
         strength = strength.clamp_min(1e-7 * float(strength.max()))
         # act - target loses all below the precision of 1, where the label's own act is near 1.
         present = (sums < 0).double() if counts is None else counts.double().sqrt()
-        rows = 4 * noise.shared * strength + present * noise.computed
+        rows = 4 * max(noise.shared, OWN) * strength + present * max(noise.computed, OWN)
     white = whole / rows.unsqueeze(1) / columns
     _, values, right = torch.linalg.svd(white, full_matrices=False)
     return White(
