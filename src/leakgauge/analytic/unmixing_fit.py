@@ -16,6 +16,8 @@ from leakgauge.analytic.whitening import Basis
 
 KEEP = 24
 """Starts below which no more are dropped."""
+LARGE = 256
+"""Unknowns above which the descent follows its best start, and ends when that one does."""
 GAIN = 1 - 1e-6
 PATIENCE = 12
 """A descent ends after this many steps in which no start fell below GAIN times its cost."""
@@ -137,18 +139,22 @@ class Equations:
         if now.points.shape[2] == 0:
             return now
         damping = torch.full((len(q),), 1e-2, dtype=torch.float64)
+        # Each step is dear then, and the first starts are near: follow the best alone.
+        large = now.gradient.shape[1] > LARGE
+        halve, keep = (halve // 4, 1) if large else (halve, KEEP)
         idle = 0
         for step in range(1, steps + 1):
             move, sound = _step(now, damping)
             then = self.at(now.points + move.reshape(now.points.shape), now.labels)
             better = sound & (then.cost < now.cost)
-            gained = bool((better & (then.cost < GAIN * now.cost)).any())
-            idle = 0 if gained else idle + 1
+            before = now.cost.min() if large else now.cost.clone()
             now.put(better, then)
-            if idle == PATIENCE:
+            gained = bool((better & (then.cost < (0.9 if large else GAIN) * before)).any())
+            idle = 0 if gained else idle + 1
+            if idle == (PATIENCE // 4 if large else PATIENCE):
                 break
             damping = torch.where(better, damping / 4, damping * 3).clamp(1e-15, 1e8)
-            if halve and step % halve == 0 and len(now.cost) > KEEP:
+            if halve and step % halve == 0 and len(now.cost) > keep:
                 best = now.cost.argsort()[: len(now.cost) // 2]
                 now, damping = now.take(best), damping[best]
         return now
