@@ -155,12 +155,15 @@ def _attempt(
         fits = equations.descend(q, labels, steps)
         q, labels = equations.outside(fits.points), fits.labels
     fits = fits.take(fits.cost.argsort()[:1])
-    lost = 1 if white.link.activation == "softmax" else 0
-    told = (len(white.rows) - lost) * space.rank
-    if len(space.rows) < len(white.rows):
-        told = len(space.rows) * space.rank
-    freedom = max(1, told - fits.points[0].numel())
+    freedom = max(1, _equations(space) - fits.points[0].numel())
     return _Solution(space, equations, fits, float(fits.cost[0]) / freedom, pool)
+
+
+def _equations(space: Basis) -> int:
+    """How many independent equations: the rows of a softmax layer's gradient sum to 0."""
+    whole = len(space.rows) == len(space.white.rows)
+    lost = 1 if whole and space.white.link.activation == "softmax" else 0
+    return (len(space.rows) - lost) * space.rank
 
 
 def _affordable(space: Basis, count: int) -> int:
