@@ -115,7 +115,10 @@ def run(job: Job, given: Options) -> Row:
 
 def score(found: Unmixed, features: Tensor, targets: Tensor) -> Row:
     """Errors after assignment: relative to the features, and to what sets them apart from their mean."""
-    order = lg.metrics.assign(features, found.features)
+    none = found.error.isinf()
+    # No guess must not be taken for one of 0: it stands far from every example.
+    far = torch.where(none.unsqueeze(1), 1e3 * features.abs().max(), found.features)
+    order = lg.metrics.assign(features, far)
     wrong = (found.features[order] - features).norm(dim=1)
     apart = (features - features.mean(0)).norm(dim=1)
     known = found.found[order]
