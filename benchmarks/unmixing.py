@@ -1,0 +1,315 @@
+"""What the last layer alone gives away: every example's features, by softmax unmixing.
+
+Networks untrained, after 1 and 3 epochs on 4000 images, and published; labels all equal, distinct or
+Zipf; gradients in float64, float32, rounded to bfloat16 and with Gaussian noise. An example is read when
+its features' relative error is 1e-2 or less. MobileNetV1 with 1000 classes where its weights are at hand.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+import torch
+from common import CIFAR, Options, Row, header, images, measure, options, share, table
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge.analytic.last_layer import read
+from leakgauge.analytic.softmax_unmixing import Unmixed
+from leakgauge.analytic.whitening import Noise
+
+NAME = "unmixing"
+READ = 1e-2
+WRONG = 1e-1
+"""A found example with a relative error above this was claimed wrongly."""
+EPOCHS = {"resnet20 untrained": 0, "resnet20 epoch 1": 1, "resnet20 epoch 3": 3}
+PRECISIONS = ("float64", "bfloat16", "noise 1e-6", "noise 1e-5", "noise 1e-4", "noise 1e-3")
+MOBILENET = "imagenet_mobilenetv1_025_224.safetensors"
+PHOTOS = "imagenet_samples"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch: the network, how its labels are drawn, its size, the gradient's precision, which draw."""
+
+    network: str
+    labels: str
+    size: int
+    precision: str
+    draw: int
+    granted: bool = True
+
+
+def jobs_of(given: Options) -> list[Job]:
+    """Float32 over all networks and sizes; other precisions, and labels withheld, at batch 4."""
+    have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
+    networks = ["lenet", "convnet", "resnet20 untrained"]
+    if have:
+        networks += ["resnet20 epoch 1", "resnet20 epoch 3", "resnet20 trained"]
+    sizes: tuple[int, ...] = (2, 3, 4, 6, 8, 9)
+    draws = 5
+    if given.quick:
+        networks = ["lenet", "resnet20 untrained", *(["resnet20 trained"] if have else [])]
+        sizes, draws = (2, 4), 2
+    kinds = ("equal", "distinct", "zipf")
+    found = [
+        Job(network, labels, size, "float32", draw)
+        for network in networks
+        for labels in kinds
+        for size in sizes
+        for draw in range(draws)
+    ]
+    for network in networks if not given.quick else networks[1:2]:
+        for labels in kinds[:2]:
+            for precision in PRECISIONS if not given.quick else PRECISIONS[:2]:
+                found += [Job(network, labels, 4, precision, draw) for draw in range(draws)]
+            found += [Job(network, labels, 4, "float32", i, granted=False) for i in range(draws)]
+    if have and not given.quick:
+        found += [
+            Job("mobilenet", "distinct", size, "float32", i) for size in (8, 32) for i in (0, 1)
+        ]
+    return found
+
+
+def run(job: Job, given: Options) -> Row:
+    """One update's last layer, unmixed, and scored against the features of the private batch."""
+    data, model = network(job.network, given)
+    chosen = drawn(data.targets, job, given)
+    client = lg.Client(
+        model=copy.deepcopy(model),
+        loss=functional.cross_entropy,
+        domain=data.domain,
+        classes=data.classes,
+    )
+    dtype = torch.float64 if job.precision == "float64" else torch.float32
+    client.model.to(dtype)
+    batch = lg.Batch(data.inputs[chosen].to(dtype), data.targets[chosen])
+    seen = lg.Server(labels=job.granted).observe(client, batch, seeds=lg.Seeds(given.seed))
+    features = features_of(client.model, batch.inputs)
+    noise = None
+    if job.precision == "bfloat16":
+        update = seen.update.map(lambda t: t.bfloat16().to(t))
+        seen = replace(seen, update=update)
+    elif job.precision.startswith("noise"):
+        seen, noise = noisy(seen, float(job.precision.split()[1]), job, given)
+    clock = time.perf_counter()
+    generator = torch.Generator().manual_seed(given.seed)
+    found = read(seen, generator, noise=noise)
+    seconds = time.perf_counter() - clock
+    assert isinstance(found, Unmixed), found
+    row = {"network": job.network, "labels": job.labels, "batch": job.size}
+    row |= {"precision": job.precision, "granted": job.granted, "seconds": seconds}
+    return row | score(found, features, batch.targets)
+
+
+def score(found: Unmixed, features: Tensor, targets: Tensor) -> Row:
+    """Errors after assignment: relative to the features, and to what sets them apart from their mean."""
+    none = found.error.isinf()
+    # No guess must not be taken for one of 0: it stands far from every example.
+    far = torch.where(none.unsqueeze(1), 1e3 * features.abs().max(), found.features)
+    order = lg.metrics.assign(features, far)
+    wrong = (found.features[order] - features).norm(dim=1)
+    apart = (features - features.mean(0)).norm(dim=1)
+    known = found.found[order]
+    error = wrong / features.norm(dim=1)
+    return {
+        "error": error.tolist(),
+        "spread_error": (wrong / apart.clamp_min(1e-300)).tolist(),
+        "estimate": [min(value, 1e9) for value in found.error[order].tolist()],
+        "found": known.tolist(),
+        "wrong": (known & (error > WRONG)).tolist(),
+        "label": (found.labels[order] == targets).tolist(),
+        "rank": found.rank,
+        "misfit": found.misfit,
+        "certified": found.certified,
+    }
+
+
+def drawn(targets: Tensor, job: Job, given: Options) -> list[int]:
+    """Examples whose labels are all equal, all distinct, or of Zipf's frequencies."""
+    seed = lg.Seeds(given.seed).generator(f"{job.labels}/{job.size}/{job.draw}")
+    order = torch.randperm(len(targets), generator=seed).tolist()
+    classes = int(targets.max()) + 1
+    ranks = torch.randperm(classes, generator=seed)
+    if job.labels == "equal":
+        label = int(targets[order[0]])
+        return [i for i in order if int(targets[i]) == label][: job.size]
+    if job.labels == "distinct":
+        kinds = torch.unique(targets)
+        wanted = kinds[torch.randperm(len(kinds), generator=seed)]
+    else:
+        chance = 1 / torch.arange(1, classes + 1).float()
+        wanted = ranks[torch.multinomial(chance, job.size, replacement=True, generator=seed)]
+    chosen: list[int] = []
+    for label in wanted[: job.size].tolist():
+        chosen.append(next(i for i in order if int(targets[i]) == label and i not in chosen))
+    return chosen
+
+
+def noisy(
+    seen: lg.Observation, level: float, job: Job, given: Options
+) -> tuple[lg.Observation, Noise]:
+    """The update with Gaussian noise of `level` of the last weight's rms on its last layer; what is known of it."""
+    name = next(n for n in reversed(list(seen.update.tensors)) if n.endswith("weight"))
+    sigma = level * float(seen.update.tensors[name].double().square().mean().sqrt())
+    generator = lg.Seeds(given.seed).generator(f"noise/{job.draw}")
+    update = seen.update.map(
+        lambda t: (t.double() + sigma * torch.randn(t.shape, generator=generator).double()).to(t)
+    )
+    return replace(seen, update=update), Noise(sigma=sigma)
+
+
+def features_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """What the model's last linear layer takes (B, d), in float64."""
+    seen: list[Tensor] = []
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    hook = last.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    with torch.no_grad():
+        model(inputs)
+    hook.remove()
+    return seen[0].double()
+
+
+@cache
+def network(name: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
+    """Data and the network of this name, in eval mode."""
+    if name == "mobilenet":
+        data = photographs()
+        mobilenet = MobileNet().eval()
+        file = Path(os.environ["LEAKGAUGE_DATA"]) / "weights" / MOBILENET
+        left = mobilenet.load_state_dict(load_file(file), strict=False)  # it counts no batches
+        assert not left.unexpected_keys
+        assert all(key.endswith("num_batches_tracked") for key in left.missing_keys)
+        return data, mobilenet
+    data = images(given.data)
+    builders: dict[str, Callable[..., nn.Module]] = {
+        "lenet": lg.models.lenet,
+        "convnet": lg.models.convnet,
+    }
+    builder = builders.get(name, lg.models.resnet20)
+    weights = "cifar10_resnet20.safetensors" if name == "resnet20 trained" else None
+    classes = data.classes or 10
+    model = lg.models.build(builder, data.domain, classes, seed=given.seed, weights=weights)
+    train(model, EPOCHS.get(name, 0), given.seed)
+    return data, model
+
+
+def train(model: nn.Module, epochs: int, seed: int) -> None:
+    """Plain SGD with momentum on CIFAR-10's 4000 lossless training images."""
+    if epochs == 0:
+        return
+    data = lg.data.npz(CIFAR, split="train")
+    generator = lg.Seeds(seed).generator("training")
+    model.train()
+    descent = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for _ in range(epochs):
+        order = torch.randperm(len(data), generator=generator)
+        for some in torch.split(order, 64):
+            loss = functional.cross_entropy(model(data.inputs[some]), data.targets[some])
+            descent.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            descent.step()
+    model.eval()
+
+
+def photographs() -> lg.Dataset:
+    """The ImageNet samples at 224 pixels; a file's name starts with its class of 1000."""
+    data = lg.data.image_folder(PHOTOS, size=224)
+    folder = Path(os.environ["LEAKGAUGE_DATA"]) / "data" / PHOTOS
+    names = sorted(path.name for path in folder.glob("*.jpg"))
+    targets = torch.tensor([int(name[:4]) for name in names])
+    return replace(data, targets=targets, classes=1000, class_names=())
+
+
+class MobileNet(nn.Module):
+    """MobileNetV1, width 0.25 (Howard et al. 2017), with TensorFlow's padding: 256 features, 1000 classes."""
+
+    STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
+    WIDTHS = (16, 32, 32, 64, 64, 128, 128, 128, 128, 128, 128, 256, 256)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(8, eps=1e-3)
+        inputs = (8, *self.WIDTHS[:-1])
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "dw": nn.Conv2d(i, i, 3, stride=stride, groups=i, bias=False),
+                    "bn1": nn.BatchNorm2d(i, eps=1e-3),
+                    "pw": nn.Conv2d(i, o, 1, bias=False),
+                    "bn2": nn.BatchNorm2d(o, eps=1e-3),
+                }
+            )
+            for i, o, stride in zip(inputs, self.WIDTHS, self.STRIDES, strict=True)
+        )
+        self.fc = nn.Linear(256, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 1000) of images (B, 3, 224, 224) in [0, 1]."""
+        x = functional.relu6(self.bn1(self.conv1(functional.pad(2 * x - 1, (0, 1, 0, 1)))))
+        for block, stride in zip(self.blocks, self.STRIDES, strict=True):
+            parts = cast(nn.ModuleDict, block)
+            x = functional.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))
+            x = functional.relu6(parts["bn1"](parts["dw"](x)))
+            x = functional.relu6(parts["bn2"](parts["pw"](x)))
+        return cast(Tensor, self.fc(x.mean((2, 3))))
+
+
+def main() -> None:
+    given = options(NAME, __doc__ or "")
+    jobs = jobs_of(given)
+    rows = measure(partial(run, given=given), jobs, given, name=NAME)
+    header(given)
+    keys = ("network", "labels", "batch", "precision", "granted")
+    groups = [list(g) for _, g in groupby(rows, lambda row: [row[key] for key in keys])]
+    table(
+        [
+            "network",
+            "labels",
+            "batch",
+            "gradient",
+            "batches read",
+            "examples read",
+            "found",
+            "wrongly found",
+            "median error",
+            "of the spread",
+            "seconds",
+        ],
+        [line(group) for group in groups],
+    )
+
+
+def line(group: list[Row]) -> list[object]:
+    """One group of draws."""
+    first = group[0]
+    errors = [value for row in group for value in row["error"]]
+    return [
+        first["network"],
+        first["labels"] + ("" if first["granted"] else ", withheld"),
+        first["batch"],
+        first["precision"],
+        share(all(value <= READ for value in row["error"]) for row in group),
+        share(value <= READ for value in errors),
+        share(value for row in group for value in row["found"]),
+        sum(value for row in group for value in row["wrong"]),
+        f"{median(errors):.0e}",
+        f"{median([value for row in group for value in row['spread_error']]):.0e}",
+        f"{median([row['seconds'] for row in group]):.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Levenberg-Marquardt on many starts at once, with the normal equations of D(Q)' Q = told in closed form.
+
+With P_i = act'(z_i) W / noise (R, m), D_i = (act(z_i) - target_i) / noise (R,), and q = q_0 + Z t:
+d(D' Q) = sum_i P_i dt_i q_i' + D_i (Z dt_i)'. J'J needs only products of these: no J is ever built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.unmixing_starts import relative_weights
+from leakgauge.analytic.whitening import Basis
+
+KEEP = 24
+"""Starts below which no more are dropped."""
+LARGE = 256
+"""Unknowns above which the descent follows its best start, and ends when that one does."""
+GAIN = 1 - 1e-6
+PATIENCE = 12
+"""A descent ends after this many steps in which no start fell below GAIN times its cost."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How the equations are weighed: a direction's noise is 1 and `share` of its size; prior by 1 / width.
+
+    logs: also the logarithms of the column sums of the probabilities, whose slope never vanishes.
+    """
+
+    share: float
+    prior: float
+    logs: bool = False
+
+
+@dataclass
+class Fits:
+    """Points t (S, n, m) with labels (S, n); their cost (S,), gradient (S, n m) and J'J (S, n m, n m)."""
+
+    points: Tensor
+    labels: Tensor
+    cost: Tensor
+    gradient: Tensor
+    normal: Tensor
+
+    def take(self, chosen: Tensor) -> Fits:
+        """Some of them, by index or mask."""
+        return Fits(
+            self.points[chosen],
+            self.labels[chosen],
+            self.cost[chosen],
+            self.gradient[chosen],
+            self.normal[chosen],
+        )
+
+    def put(self, where: Tensor, other: Fits) -> None:
+        """Replace those marked in `where` (S,) by another's."""
+        for name in ("points", "cost", "gradient", "normal"):
+            getattr(self, name)[where] = getattr(other, name)[where]
+
+
+class Equations:
+    """The weighed equations of one basis at one stage."""
+
+    def __init__(self, basis: Basis, stage: Stage) -> None:
+        self.basis, self.stage = basis, stage
+        unit = basis.unit
+        if basis.white.layer.told:
+            self.origin = unit / unit.square().sum()
+            self.free = torch.linalg.svd(unit.unsqueeze(1))[0][:, 1:]
+        else:
+            self.origin = torch.zeros_like(unit)
+            self.free = torch.eye(len(unit), dtype=torch.float64)
+        self.slopes = basis.logits @ self.free
+        self.weight = relative_weights(basis, stage.share)
+        self.center = (basis.center - self.origin) @ self.free
+
+    def inside(self, q: Tensor) -> Tensor:
+        """t (..., m) of coordinates q (..., K)."""
+        t: Tensor = (q - self.origin) @ self.free
+        return t
+
+    def outside(self, t: Tensor) -> Tensor:
+        """q (..., K) of t (..., m)."""
+        q: Tensor = self.origin + t @ self.free.T
+        return q
+
+    def at(self, points: Tensor, labels: Tensor) -> Fits:
+        """Cost, gradient and J'J at points (S, n, m) for labels (S, n)."""
+        basis, link = self.basis, self.basis.white.link
+        q = self.outside(points)
+        starts, n, m = points.shape
+        outputs = q @ basis.logits.T + basis.white.offset
+        value = link.value(outputs)
+        targets = link.targets[labels]
+        delta = (value - targets)[..., basis.rows] / basis.noise
+        wrong = (delta.mT @ q - basis.told) * self.weight
+        push = link.push(value, self.slopes, basis.rows) / basis.noise.unsqueeze(1)
+        weighed, free = q * self.weight, self.free * self.weight.unsqueeze(1)
+        flat = push.permute(0, 2, 1, 3).reshape(starts, len(basis.rows), n * m)
+        normal = (flat.mT @ flat).reshape(starts, n, m, n, m)
+        normal = normal * (weighed @ weighed.mT)[:, :, None, :, None]
+        mixed = (flat.mT @ delta.mT).reshape(starts, n, m, n, 1)
+        mixed = mixed * (weighed @ free)[:, :, None, None, :]
+        normal = normal + mixed + mixed.permute(0, 3, 4, 1, 2)
+        normal += (delta @ delta.mT)[:, :, None, :, None] * (free.T @ free)[None, None, :, None, :]
+        normal = normal.reshape(starts, n * m, n * m)
+        gradient = (push * (weighed @ wrong.mT).unsqueeze(-1)).sum(2) + (delta @ wrong) @ free
+        gradient = gradient.reshape(starts, n * m)
+        cost = wrong.square().sum((1, 2))
+        if self.stage.logs and link.activation == "softmax":
+            extra, slope = self.logarithms(outputs, targets)
+            cost, normal = cost + extra.square().sum(1), normal + slope.mT @ slope
+            gradient = gradient + (slope.mT @ extra.unsqueeze(2)).squeeze(2)
+        pull = (points - self.center) * (self.stage.prior / basis.width)
+        normal.diagonal(dim1=1, dim2=2).add_((self.stage.prior / basis.width) ** 2)
+        gradient = gradient + pull.flatten(1) * (self.stage.prior / basis.width)
+        return Fits(points, labels, cost + pull.square().sum((1, 2)), gradient, normal)
+
+    def logarithms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """log sum_i p_i less what the sums tell (S, R), where they tell it, and its slope (S, R, n m)."""
+        basis = self.basis
+        told = (basis.white.sums + targets.sum(1))[:, basis.rows]
+        clear = (told > 10 * basis.noise).double()
+        logs = outputs.log_softmax(-1)
+        chosen = logs[..., basis.rows]
+        total = chosen.logsumexp(1)
+        share = (chosen - total.unsqueeze(1)).exp()
+        middle = (logs.exp() @ self.slopes).unsqueeze(-2)
+        slope = share.unsqueeze(-1) * (self.slopes[basis.rows] - middle)
+        slope = slope.permute(0, 2, 1, 3).flatten(2) * clear.unsqueeze(-1)
+        return (total - told.clamp_min(1e-300).log()) * clear, slope
+
+    def descend(self, q: Tensor, labels: Tensor, steps: int, *, halve: int = 0) -> Fits:
+        """Damped steps from q (S, n, K); every `halve` of them the worse half of the starts is dropped."""
+        now = self.at(self.inside(q), labels)
+        if now.points.shape[2] == 0:
+            return now
+        damping = torch.full((len(q),), 1e-2, dtype=torch.float64)
+        # Each step is dear then, and the first starts are near: follow the best alone.
+        large = now.gradient.shape[1] > LARGE
+        halve, keep = (halve // 4, 1) if large else (halve, KEEP)
+        idle = 0
+        for step in range(1, steps + 1):
+            move, sound = _step(now, damping)
+            then = self.at(now.points + move.reshape(now.points.shape), now.labels)
+            better = sound & (then.cost < now.cost)
+            before = now.cost.min() if large else now.cost.clone()
+            now.put(better, then)
+            gained = bool((better & (then.cost < (0.9 if large else GAIN) * before)).any())
+            idle = 0 if gained else idle + 1
+            if idle == (PATIENCE // 4 if large else PATIENCE):
+                break
+            damping = torch.where(better, damping / 4, damping * 3).clamp(1e-15, 1e8)
+            if halve and step % halve == 0 and len(now.cost) > keep:
+                best = now.cost.argsort()[: len(now.cost) // 2]
+                now, damping = now.take(best), damping[best]
+        return now
+
+
+def _step(now: Fits, damping: Tensor) -> tuple[Tensor, Tensor]:
+    """Damped Gauss-Newton steps (S, n m), scaled by the diagonal (Marquardt); which of them exist."""
+    size = now.normal.diagonal(dim1=1, dim2=2).clamp_min(1e-300).rsqrt()
+    scaled = now.normal * size.unsqueeze(2) * size.unsqueeze(1)
+    scaled.diagonal(dim1=1, dim2=2).add_(damping.unsqueeze(1))
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    sound = failed == 0
+    factor[~sound] = torch.eye(factor.shape[1], dtype=torch.float64)
+    move = torch.cholesky_solve((now.gradient * size).unsqueeze(2), factor).squeeze(2) * size
+    move = torch.where(sound.unsqueeze(1), -move, 0.0)
+    return move, sound & move.isfinite().all(1)
