@@ -7,5 +7,15 @@ from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
 from leakgauge.attacks.second_order import SecondOrder
+from leakgauge.attacks.smoothed_matching import SmoothedMatching
 
-__all__ = ["DLG", "IDLG", "Auto", "BalancedDLG", "InvertingGradients", "LinearLayer", "SecondOrder"]
+__all__ = [
+    "DLG",
+    "IDLG",
+    "Auto",
+    "BalancedDLG",
+    "InvertingGradients",
+    "LinearLayer",
+    "SecondOrder",
+    "SmoothedMatching",
+]

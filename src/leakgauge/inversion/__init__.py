@@ -6,8 +6,8 @@ from leakgauge.inversion.engine import GradientMatching
 from leakgauge.inversion.gauss_newton import GaussNewton
 from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer
 from leakgauge.inversion.lbfgs import LBFGS
-from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Term
-from leakgauge.inversion.parametrization import Direct
+from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term
+from leakgauge.inversion.parametrization import Direct, Spectral
 from leakgauge.inversion.priors import InRange, Smoothness, TotalVariation
 
 __all__ = [
@@ -28,8 +28,10 @@ __all__ = [
     "Labels",
     "LastLayer",
     "LeastSquares",
+    "Logarithm",
     "SignedAdam",
     "Smoothness",
+    "Spectral",
     "Term",
     "TotalVariation",
 ]

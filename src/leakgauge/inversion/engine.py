@@ -29,6 +29,7 @@ from leakgauge.inversion.labels import Labels
 from leakgauge.inversion.objective import Term
 from leakgauge.inversion.parametrization import Direct
 from leakgauge.inversion.simulation import in_precision, simulator
+from leakgauge.inversion.smoothing import smoothed
 from leakgauge.inversion.step import choose
 from leakgauge.inversion.trial import RUNGS, Trial, halved
 
@@ -40,7 +41,8 @@ class GradientMatching:
     `trials` independent starts; they end early once one reaches `tolerance`. Where `halving`, the
     worse half of them is dropped after 1/8, 1/4 and 1/2 of the steps, by the attacker's objective. The
     best iterate of all is chosen by the objective alone. `precision` is that of the adversary's own
-    copy of the model. Satisfies the Attack protocol.
+    copy of the model. Where `smoothing` is above 0, the search simulates with every ReLU smoothed over that
+    width; the residual reported is that of the model as it is. Satisfies the Attack protocol.
     """
 
     objective: Term
@@ -50,6 +52,7 @@ class GradientMatching:
     trials: int = 1
     halving: bool = False
     tolerance: float = 0.0
+    smoothing: float = 0.0
     precision: Literal["observed", "double"] = "observed"
 
     @property
@@ -98,8 +101,9 @@ class _Run:
         self.matching, self.observation, self.progress = matching, observation, progress
         self.planned = matching.evaluations(observation)
         self.evaluations = 0
+        searched = smoothed(observation, matching.smoothing)
         self.trials = [
-            Trial.start(matching, observation, seeds.child(f"trial/{i}"))
+            Trial.start(matching, searched, seeds.child(f"trial/{i}"))
             for i in range(matching.trials)
         ]
         self.step, self.note = choose(self.trials[0].problem, self.planned)

@@ -113,6 +113,25 @@ class Scaled(Term):
 
 
 @dataclass(frozen=True)
+class Logarithm(Term):
+    """log(1 + term / floor), zero where the term is: priors beside it weigh against its relative change.
+
+    Against log(D), a prior of weight w counts as one of weight w D against D. `floor` is the value that
+    counts as none.
+    """
+
+    term: Term
+    floor: float = 1e-7
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        # Rounding may leave a distance a little below zero.
+        return (self.term(candidate).clamp_min(0) / self.floor).log1p()
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        return self.term.inapplicable(observation)
+
+
+@dataclass(frozen=True)
 class Falling:
     """A weight that falls geometrically from `start` to `end` as progress goes from 0 to 1."""
 

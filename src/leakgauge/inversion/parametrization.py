@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Observation
+from leakgauge.inversion.basis import cosines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,3 +38,27 @@ class Direct:
         """Move the variables, in place, to the nearest ones that the box allows."""
         if self.box:
             variables.clamp_(-self.center / self.spread, (1 - self.center) / self.spread)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectral(Direct):
+    """Each variable is a coefficient of a channel's discrete cosine transform, scaled by 1 / (1 + frequency).
+
+    Natural images have such a spectrum (Field 1987), so that to a descent all frequencies are alike.
+    Examples that are no images (C, H, W) are as in `Direct`. No box: see `InRange`.
+    """
+
+    spread: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.box:
+            raise ValueError("a box bounds values, not coefficients: use the prior InRange")
+
+    def decode(self, variables: Tensor) -> Tensor:
+        """Coefficients (B, C, H, W) to unit coordinates (B, C, H, W), differentiable."""
+        if variables.ndim != 4:
+            return super().decode(variables)
+        down, across = (cosines(side).to(variables) for side in variables.shape[-2:])
+        rows, columns = (torch.arange(side).to(variables) for side in variables.shape[-2:])
+        frequency = torch.hypot(rows[:, None], columns)
+        return self.center + down.T @ (self.spread * variables / (1 + frequency)) @ across

@@ -1,0 +1,185 @@
+"""How fast signed Adam's quality on ReLU networks: ConvNet (width 64) and trained ResNet-20, batch 1, label known.
+
+The target is the best PSNR on the way of signed Adam (Inverting Gradients, 4000 steps), eager as peers
+run it. Ours is what `SmoothedMatching` does by default. The images are the first whose update has a norm of at
+least 1, which the adversary sees: where the network is certain there is no gradient to match. Jobs of one
+image run one after the other, in one process each, so that their seconds compare.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from dataclasses import dataclass
+from unittest import mock
+
+import common
+from torch import nn
+
+import leakgauge as lg
+from leakgauge import attacks
+from leakgauge.inversion import engine
+from leakgauge.inversion.problem import Problem
+from leakgauge.inversion.step import BuiltStep, DoubleBackward, choose
+
+NAME = "time_to_quality_relu"
+EAGER, COMPILED, OURS = "signed Adam, eager", "signed Adam, our step", "smoothed matching"
+TV = {"resnet20": 1.0, "convnet": 1e-5}
+"""Signed Adam's weight of total variation, chosen for each network among powers of ten on image 5."""
+LEAST = 1.0
+"""The least norm of an update of the images chosen."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    data: str | None
+    model: str
+    image: int
+    seed: int
+    method: str
+    steps: int
+
+
+def model_of(name: str, data: lg.Dataset, seed: int) -> nn.Module:
+    """ResNet-20 with the weights stored under LEAKGAUGE_DATA; ConvNet as it is initialized. Both in eval mode."""
+    if name == "resnet20":
+        stored = "cifar10_resnet20.safetensors" if os.environ.get("LEAKGAUGE_DATA") else None
+        return lg.models.build(lg.models.resnet20, data.domain, 10, seed=seed, weights=stored)
+    return lg.models.build(lg.models.convnet, data.domain, 10, seed=seed)
+
+
+def attack_of(job: Job) -> lg.Attack:
+    """Ours by its defaults; signed Adam with its weight of total variation."""
+    if job.method == OURS:
+        return attacks.SmoothedMatching()
+    return attacks.InvertingGradients(steps=job.steps, tv=TV[job.model])
+
+
+def eager(problem: Problem, planned: int) -> tuple[BuiltStep, str]:
+    """The step of peers' implementations."""
+    return DoubleBackward(problem), "step: eager, as asked"
+
+
+def run(job: Job) -> common.Row:
+    """The attack, scored, with its course: evaluations, seconds, PSNR of values clamped to the public range."""
+    data = common.images(job.data)
+    model = model_of(job.model, data, job.seed)
+    seed = 1000 * job.seed + job.image
+    batch, seen = common.observe(data, model, [job.image], server=lg.Server(labels=True), seed=seed)
+    attack, chosen = attack_of(job), eager if job.method == EAGER else choose
+    with mock.patch.object(engine, "choose", chosen):
+        guess = attack(seen, seeds=lg.Seeds(seed))
+    truth = data.domain.to_unit(batch.inputs)
+    clamped = [data.domain.to_unit(s.inputs).clamp(0, 1) for s in guess.course]
+    course = [
+        (s.evaluations, s.seconds, float(lg.metrics.psnr(truth, unit)[0]))
+        for s, unit in zip(guess.course, clamped, strict=True)
+    ]
+    return {
+        "model": job.model,
+        "image": job.image,
+        "seed": job.seed,
+        "method": job.method,
+        "steps": job.steps,
+        "notes": guess.notes,
+        **common.scored(data, batch, guess),
+        "course": course,
+    }
+
+
+def informative(data: lg.Dataset, model: nn.Module, count: int) -> list[int]:
+    """The first images whose update is not all but zero."""
+    found: list[int] = []
+    for image in range(len(data.inputs)):
+        _, seen = common.observe(data, model, [image], seed=image)
+        square = sum(float(t.square().sum()) for t in seen.update.tensors.values())
+        if square >= LEAST**2:
+            found.append(image)
+        if len(found) == count:
+            break
+    return found
+
+
+def jobs_of(given: common.Options) -> list[Job]:
+    """Eager Adam and ours beside each other for each image, then Adam with our step."""
+    data = common.images(given.data)
+    counts = {"resnet20": 1} if given.quick else {"resnet20": 5, "convnet": 3}
+    steps, rounds = (300, [(EAGER, OURS)]) if given.quick else (4000, [(EAGER, OURS), (COMPILED,)])
+    return [
+        Job(given.data, name, image, given.seed, method, steps)
+        for name, count in counts.items()
+        for methods in rounds
+        for image in informative(data, model_of(name, data, given.seed), count)
+        for method in methods
+    ]
+
+
+def reached(course: list[tuple[int, float, float]], level: float) -> float | None:
+    """Seconds at the first snapshot from which on the PSNR is at least `level`; None where it is below at the end.
+
+    At least one evaluation's: a start that is already so good is not free.
+    """
+    seconds = None
+    for _, at, quality in reversed(course[1:]):
+        if quality < level:
+            break
+        seconds = at
+    return seconds
+
+
+def attained(course: list[tuple[int, float, float]]) -> tuple[float, float]:
+    """The best PSNR of a course, and the seconds at which it is first reached."""
+    _, seconds, quality = max(course, key=lambda at: at[2])
+    return quality, seconds
+
+
+def compare(rows: list[common.Row]) -> list[list[str]]:
+    """One line an image: signed Adam's best and what it returns, ours to the same PSNR, ratios of seconds."""
+    table = []
+    for name, image in dict.fromkeys((r["model"], r["image"]) for r in rows):
+        mine = {r["method"]: r for r in rows if (r["model"], r["image"]) == (name, image)}
+        if EAGER not in mine or OURS not in mine:
+            continue
+        ours, theirs = mine[OURS]["course"], mine[EAGER]["course"]
+        best, end = attained(theirs)[0], theirs[-1][2]
+        cells = [name, str(image), f"{best:.1f}"]
+        first = reached(ours, best)
+        for method in (EAGER, COMPILED):
+            when = attained(mine[method]["course"])[1] if method in mine else None
+            cells += ["-" if when is None else f"{when:.0f}", ratio(when, first)]
+        cells += ["never" if first is None else f"{first:.1f}", f"{end:.1f}"]
+        cells.append(ratio(mine[EAGER]["seconds"], reached(ours, end)))
+        table.append([*cells, f"{ours[-1][2]:.1f}", f"{mine[OURS]['seconds']:.0f}"])
+    return table
+
+
+def ratio(theirs: float | None, ours: float | None) -> str:
+    """Their seconds over ours; a dash where there are none."""
+    return "-" if theirs is None or ours is None else f"{theirs / ours:.1f}"
+
+
+HEADINGS = (
+    *("model", "image", "Adam's best dB", "eager s", "ratio", "our step s", "ratio", "ours s"),
+    *("Adam's end dB", "ratio", "our end dB", "s in all"),
+)
+
+
+def main() -> None:
+    """Run and print."""
+    given = common.options(NAME, __doc__ or "")
+    common.header(given)
+    table = compare(common.measure(run, jobs_of(given), given, name=NAME))
+    common.table(HEADINGS, table)
+    for name in dict.fromkeys(line[0] for line in table):
+        mine = [line for line in table if line[0] == name]
+        best, end = (
+            statistics.median(0.0 if line[at] == "-" else float(line[at]) for line in mine)
+            for at in (4, 9)
+        )
+        print(f"{name}: median ratio {best:.1f} to Adam's best, {end:.1f} to its end (0: never)")
+
+
+if __name__ == "__main__":
+    main()
