@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from leakgauge.core import Observation
-from leakgauge.inversion.basis import cosines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +62,11 @@ class Spectral(Direct):
         rows, columns = (torch.arange(side).to(variables) for side in variables.shape[-2:])
         frequency = torch.hypot(rows[:, None], columns)
         return self.center + down.T @ (self.spread * variables / (1 + frequency)) @ across
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal cosine transform of `size` values (DCT-II), a frequency a row, in float64."""
+    places, frequencies = torch.arange(size, dtype=torch.float64), torch.arange(size)
+    rows = torch.cos(math.pi / size * frequencies[:, None] * (places + 0.5))
+    matrix: Tensor = rows / rows.norm(dim=1, keepdim=True)
+    return matrix
