@@ -23,6 +23,7 @@ from leakgauge.core import (
     Status,
     silent,
 )
+from leakgauge.inversion.batching import Loop, Trials, choose_trials
 from leakgauge.inversion.descent import Descent, Ending, Evaluation, Identification
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.labels import Labels
@@ -30,7 +31,7 @@ from leakgauge.inversion.objective import Term
 from leakgauge.inversion.parametrization import Direct
 from leakgauge.inversion.simulation import in_precision, simulator
 from leakgauge.inversion.smoothing import smoothed
-from leakgauge.inversion.step import choose
+from leakgauge.inversion.step import BuiltStep, choose
 from leakgauge.inversion.trial import RUNGS, Trial, halved
 
 
@@ -106,31 +107,71 @@ class _Run:
             Trial.start(matching, searched, seeds.child(f"trial/{i}"))
             for i in range(matching.trials)
         ]
-        self.step, self.note = choose(self.trials[0].problem, self.planned)
+        self.notes: dict[str, None] = {}
 
     def descend(self) -> None:
         """Every trial to its end, or to where halving drops it."""
         matching = self.matching
-        live = self.trials
+        live, done = self.trials, 0.0
         for share in RUNGS if matching.halving and matching.trials > 1 else (1.0,):
-            for trial in live:
-                # A descent that is not dropped ends by itself, with what it has to say of the end.
-                whole = share == 1.0
-                self.advance(trial, math.inf if whole else share * matching.descent.evaluations)
-                if trial.best.value <= matching.tolerance:
-                    return
+            whole = matching.descent.evaluations
+            # A descent that is not dropped ends by itself, with what it has to say of the end.
+            self.advance(
+                live, math.inf if share == 1.0 else share * whole, math.ceil((1 - done) * whole)
+            )
+            if self.solved(live):
+                return
             live = sorted(live, key=lambda trial: trial.best.value)[: max(1, (len(live) + 1) // 2)]
+            done = share
 
-    def advance(self, trial: Trial, until: float) -> None:
-        """One trial, until it has spent so many evaluations."""
+    def solved(self, live: list[Trial]) -> bool:
+        """Whether one of them has reached the tolerance."""
+        return min(trial.best.value for trial in live) <= self.matching.tolerance
+
+    def advance(self, live: list[Trial], until: float, planned: int) -> None:
+        """Trials, until each has spent so many evaluations: as one axis where that wins, else one after the other."""
+        problem = live[0].problem
         # Labels that were read with chance may differ from trial to trial.
-        step = replace(self.step, problem=trial.problem)
-        while trial.request is not None and trial.evaluations < until:
-            variables, progress = trial.request
-            value, gradient = step(variables, progress)
-            self.evaluations += 1
-            trial.tell(Evaluation(float(value), gradient))
-            self.progress(min(1.0, self.evaluations / self.planned))
+        held = [trial.problem.fixed for trial in live if trial.problem.fixed is not None]
+        fixed = torch.stack(held) if held else None
+        steps, note = choose_trials(problem, fixed, len(live), planned)
+        self.notes[note] = None
+        if isinstance(steps, Loop):
+            for trial in live:
+                while trial.wants(until):
+                    self.evaluate_alone(trial, steps.step)
+                if self.solved([trial]):
+                    return
+            return
+        single, _ = choose(problem, planned)
+        while not self.solved(live) and (moving := [t for t in live if t.wants(until)]):
+            # The axis has one set of weights, and room for all: stages may part, and trials end.
+            if len(moving) == len(live) and len({trial.weighs() for trial in live}) == 1:
+                self.evaluate(live, steps)
+            else:
+                for trial in moving:
+                    self.evaluate_alone(trial, single)
+
+    def evaluate(self, live: list[Trial], steps: Trials) -> None:
+        """One evaluation of each trial, all at once."""
+        requests = [trial.request for trial in live if trial.request is not None]
+        variables = tuple(map(torch.stack, zip(*(r.variables for r in requests), strict=True)))
+        values, gradients = steps(variables, requests[0].progress)
+        for i, trial in enumerate(live):
+            trial.tell(Evaluation(float(values[i]), tuple(g[i] for g in gradients)))
+        self.count(len(live))
+
+    def evaluate_alone(self, trial: Trial, step: BuiltStep) -> None:
+        """One evaluation of one trial, with its own labels."""
+        assert trial.request is not None, "a trial that has ended asks for nothing"
+        value, gradient = replace(step, problem=trial.problem)(*trial.request)
+        trial.tell(Evaluation(float(value), gradient))
+        self.count(1)
+
+    def count(self, evaluations: int) -> None:
+        """Evaluations spent, told."""
+        self.evaluations += evaluations
+        self.progress(min(1.0, self.evaluations / self.planned))
 
     def finish(self, *, seconds: float) -> Reconstruction:
         """The reconstruction at the best iterate, with a status that says how far the update was matched."""
@@ -166,7 +207,7 @@ class _Run:
             course=(*trial.course, Snapshot(self.evaluations, trial.best.value, inputs, seconds)),
             cost=cost,
             diagnosis=diagnosis,
-            notes=tuple(note for note in (self.note, *ending.notes) if note),
+            notes=tuple(note for note in (*self.notes, *ending.notes) if note),
         )
 
     def verdict(self, residual: float) -> tuple[Status, str]:

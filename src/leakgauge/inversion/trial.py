@@ -69,6 +69,15 @@ class Trial:
         )
         return cls(problem, start, matching.descent.run(start, setting))
 
+    def wants(self, until: float) -> bool:
+        """Whether it asks for more, having spent fewer evaluations than that."""
+        return self.request is not None and self.evaluations < until
+
+    def weighs(self) -> tuple[float, ...]:
+        """The weights of the objective that it asks for."""
+        assert self.request is not None, "a trial that has ended asks for nothing"
+        return self.problem.weights(self.request.progress)
+
     def tell(self, seen: Evaluation) -> None:
         """Answer the request: remember the iterate where it is the best, and ask for the next."""
         assert self.request is not None, "a trial that has ended asks for nothing"

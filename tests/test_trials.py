@@ -1,0 +1,79 @@
+"""Many trials at once, in the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import images, sigmoid_cnn
+from torch import Tensor
+
+import leakgauge as lg
+from leakgauge.inversion import (
+    L2,
+    LBFGS,
+    BalancedL2,
+    Falling,
+    GradientMatching,
+    Known,
+    SignedAdam,
+    TotalVariation,
+    engine,
+)
+from leakgauge.inversion.batching import Trials, together
+from leakgauge.inversion.descent import Descent
+from leakgauge.inversion.problem import Problem
+from leakgauge.inversion.simulation import in_precision
+
+Observe = Callable[..., lg.Observation]
+
+
+class TestTrialsTogether:
+    """Trials as one axis give what trials one by one give."""
+
+    @pytest.mark.parametrize(
+        "descent", [SignedAdam(steps=40), LBFGS(steps=40, line_search="strong_wolfe")], ids=repr
+    )
+    @pytest.mark.parametrize("halving", [False, True])
+    def test_one_axis_is_one_by_one(
+        self, observe: Observe, monkeypatch: pytest.MonkeyPatch, descent: Descent, halving: bool
+    ) -> None:
+        observation = in_precision(observe(sigmoid_cnn(), images(1)), torch.float64)
+        matching = GradientMatching(
+            objective=BalancedL2() + Falling(0.1, 1e-4) * TotalVariation(),
+            labels=Known(),
+            descent=descent,
+            trials=4,
+            halving=halving,
+        )
+        alone = matching(observation, seeds=lg.Seeds(0))
+        used: list[int] = []
+
+        def always(
+            problem: Problem, fixed: Tensor | None, count: int, planned: int
+        ) -> tuple[Trials, str]:
+            used.append(count)
+            return together(problem, fixed, count), f"{count} as one axis"
+
+        monkeypatch.setattr(engine, "choose_trials", always)
+        axis = matching(observation, seeds=lg.Seeds(0))
+        assert used == ([4, 2, 1, 1] if halving else [4])
+        assert f"{used[0]} as one axis" in axis.notes
+        assert axis.trial == alone.trial
+        assert axis.cost.evaluations == alone.cost.evaluations
+        assert torch.allclose(axis.inputs, alone.inputs, rtol=1e-5, atol=1e-5)
+
+    def test_a_trial_that_is_solved_ends_them_all(
+        self, observe: Observe, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "choose_trials", lambda p, f, n, _: (together(p, f, n), "axis"))
+        matching = GradientMatching(
+            objective=L2(),
+            labels=Known(),
+            descent=SignedAdam(steps=50),
+            trials=3,
+            tolerance=1e9,
+        )
+        guess = matching(observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0))
+        assert guess.cost.evaluations == 3
