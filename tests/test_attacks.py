@@ -21,6 +21,7 @@ FEW: dict[str, lg.Attack] = {
         attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
     ),
     "SecondOrder": attacks.SecondOrder(warm=1, iterations=3, stages=1),
+    "SoftmaxUnmixing": attacks.SoftmaxUnmixing(warm=1, iterations=3, stages=1),
 }
 
 

@@ -29,18 +29,13 @@ def read(
 
     noise: of the update, default the rounding that its type and its values show.
     """
-    if observation.training.kind != "gradient":
-        return f"needs one gradient, not an update of kind {observation.training.kind!r}"
-    if observation.knowledge.batch_size is None:
-        return "needs the batch size"
     found = last_layer(observation)
     if isinstance(found, str):
         return found
     layer, link = found
-    if layer.batch > min(len(link.targets) - 1, layer.weight.shape[1] + 1):
-        return (
-            f"a last layer of {len(link.targets)} outputs cannot tell {layer.batch} examples apart"
-        )
+    reason = unreadable(layer, link)
+    if reason is not None:
+        return reason
     name = layer_name(observation)
     assert name is not None, "last_layer() found it"
     shared = observation.update.tensors[f"{name}.weight"]
@@ -55,6 +50,10 @@ def read(
 
 def last_layer(observation: Observation) -> tuple[Layer, Link] | str:
     """The linear layer whose output is the model's, with its gradient; the loss's link; or why not."""
+    if observation.training.kind != "gradient":
+        return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+    if observation.knowledge.batch_size is None:
+        return "needs the batch size"
     name = layer_name(observation)
     if name is None:
         return "the model's output is not that of a linear layer"
@@ -77,6 +76,13 @@ def last_layer(observation: Observation) -> tuple[Layer, Link] | str:
         return "the last layer's gradient is 0"
     bias, dbias = plain(layer.bias), plain(tensors.get(f"{name}.bias"))
     return Layer(weight, bias, dweight, dbias, observation.batch_size), link
+
+
+def unreadable(layer: Layer, link: Link) -> str | None:
+    """Why the layer cannot tell so many examples apart; None where it may."""
+    if layer.batch <= min(len(link.targets) - 1, layer.weight.shape[1] + 1):
+        return None
+    return f"a last layer of {len(link.targets)} outputs cannot tell {layer.batch} examples apart"
 
 
 def layer_name(observation: Observation) -> str | None:

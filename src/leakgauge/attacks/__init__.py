@@ -8,6 +8,7 @@ from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.attacks.smoothed_matching import SmoothedMatching
+from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 
 __all__ = [
     "DLG",
@@ -18,4 +19,5 @@ __all__ = [
     "LinearLayer",
     "SecondOrder",
     "SmoothedMatching",
+    "SoftmaxUnmixing",
 ]

@@ -3,8 +3,9 @@
 from leakgauge.inversion.descent import Descent, SignedAdam
 from leakgauge.inversion.distances import L2, BalancedL2, Cosine
 from leakgauge.inversion.engine import GradientMatching
+from leakgauge.inversion.features import FeatureMatch
 from leakgauge.inversion.gauss_newton import GaussNewton
-from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer
+from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer, Read
 from leakgauge.inversion.lbfgs import LBFGS
 from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term
 from leakgauge.inversion.parametrization import Direct, Spectral
@@ -20,6 +21,7 @@ __all__ = [
     "Descent",
     "Direct",
     "Falling",
+    "FeatureMatch",
     "GaussNewton",
     "GradientMatching",
     "InRange",
@@ -29,6 +31,7 @@ __all__ = [
     "LastLayer",
     "LeastSquares",
     "Logarithm",
+    "Read",
     "SignedAdam",
     "Smoothness",
     "Spectral",

@@ -163,12 +163,13 @@ class Linearization:
 
     def local_products(self, example: int, directions: Tensor) -> Iterator[Tensor]:
         """J'J e of the priors for directions (N, *shape), as rows (n, values), in chunks. They do not ask the model."""
-        here = self.variables[0][example : example + 1]
+        which = slice(example, example + 1)
+        here = self.variables[0][which]
         observed = self.problem.observation.update.tensors
 
         def residuals(inputs: Tensor) -> Tensor:
             unit = self.problem.parametrization.decode(inputs)
-            candidate = Candidate(unit, self.targets, self.whole, observed)
+            candidate = Candidate(unit, self.targets, self.whole, observed, which)
             # A prior is a mean over the batch: of one example it counts for 1 / B.
             parts = [
                 (w / self.batch) ** 0.5 * least_squares(t, candidate).reshape(-1)

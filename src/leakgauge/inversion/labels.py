@@ -84,6 +84,27 @@ class Affine(Joint):
         return variables - variables.mean(-1, keepdim=True) + 1 / variables.shape[-1]
 
 
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Labels (B,) that were read from the update, each that of its example."""
+
+    labels: Tensor
+
+    @property
+    def free(self) -> bool:
+        return False
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        return None
+
+    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        device = next(iter(observation.update.tensors.values())).device
+        return self.labels.to(device)
+
+    def decode(self, variables: Tensor) -> Tensor:
+        return variables
+
+
 @dataclass(frozen=True)
 class LastLayer:
     """The class whose row of the last weight's gradient sums lowest (Zhao et al. 2020, equation 4). Batch 1."""

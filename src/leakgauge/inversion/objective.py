@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
@@ -18,13 +18,14 @@ class Candidate:
     """One trial's guess beside what it would have shared, and what was observed.
 
     unit (B, *shape) in unit coordinates; targets (B,) or (B, K); simulated and observed by parameter
-    name.
+    name. `which` of the batch's examples `unit` holds: all, but where a local term is asked of one.
     """
 
     unit: Tensor
     targets: Tensor
     simulated: Tensors
     observed: Tensors
+    which: slice = field(default_factory=lambda: slice(None))
 
 
 class Term:

@@ -1,0 +1,119 @@
+"""Second-order matching led by the features of each example, which the last layer's gradient alone tells.
+
+    minimize over x   distance(g(x, y), g*)  +  w p(x)  +  v mean_i || h(x_i) - h_i ||^2 / spread^2
+
+h_i by softmax unmixing, exactly, whatever the labels, and with each the label of its own example. So two
+examples of one class do not end as their blend. Both weights fall. Ours; we know of no publication.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.last_layer import last_layer, layer_name, read, unreadable
+from leakgauge.analytic.softmax_unmixing import Unmixed
+from leakgauge.attacks.second_order import SecondOrder
+from leakgauge.core import Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core.ranges import Count, NonNegative, Positive
+from leakgauge.inversion import Falling, FeatureMatch, Known, Read
+from leakgauge.inversion.engine import nothing_found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxUnmixing:
+    """For batches, of equal labels too, smaller than the number of classes; smooth networks.
+
+    `weight` is that of the features at the start, against an objective of about 1. The rest as in
+    SecondOrder. Labels are read with the features; granted ones help.
+    """
+
+    weight: Positive = 1.0
+    smoothness: NonNegative = 1.0
+    warm: Count = 7
+    iterations: Count = 300
+    stages: Count = 6
+
+    @property
+    def descent(self) -> SecondOrder:
+        """What runs once the features are read."""
+        return SecondOrder(
+            smoothness=self.smoothness,
+            warm=self.warm,
+            iterations=self.iterations,
+            stages=self.stages,
+        )
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        found = last_layer(observation)
+        if isinstance(found, str):
+            return found
+        layer = layer_name(observation)
+        assert layer is not None, "last_layer() found it"
+        return (
+            unreadable(*found)
+            or self.term(observation, layer, None).inapplicable(observation)
+            or self.descent.matching().objective.inapplicable(observation)
+        )
+
+    def evaluations(self, observation: Observation) -> int:
+        return self.descent.evaluations(observation)
+
+    def term(self, observation: Observation, layer: str, seen: Unmixed | None) -> FeatureMatch:
+        """The features that were found; none before they are read."""
+        if seen is None:
+            nothing = torch.zeros(observation.batch_size, 1)
+            return FeatureMatch.of(observation, layer, nothing, nothing[:, 0] + torch.inf)
+        error = torch.where(seen.found, seen.error, torch.inf)
+        return FeatureMatch.of(observation, layer, seen.features, error)
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        seen = read(observation, seeds.generator("unmixing"))
+        layer = layer_name(observation)
+        if isinstance(seen, str) or layer is None:
+            return nothing_found(observation, Status.INAPPLICABLE, str(seen))
+        labels = completed(seen.labels, observation, seeds.generator("labels"))
+        if labels is None:
+            reason = "not every label can be read, nor is it granted"
+            return nothing_found(observation, Status.INAPPLICABLE, reason)
+        matching = self.descent.matching()
+        features = Falling(self.weight, 1e-4 * self.weight) * self.term(observation, layer, seen)
+        matching = replace(matching, objective=matching.objective + features, labels=Read(labels))
+        guess = matching(observation, seeds=seeds, progress=progress)
+        return replace(guess, notes=(said(seen), *guess.notes))
+
+
+def completed(
+    labels: Tensor, observation: Observation, generator: torch.Generator
+) -> Tensor | None:
+    """labels (B,), those unknown (-1) taken from granted or estimated counts; None where there are none."""
+    unknown = labels < 0
+    if not bool(unknown.any()):
+        return labels
+    if Known().inapplicable(observation) is not None:
+        return None
+    left = Known().start(observation, generator).tolist()
+    for label in labels[~unknown].tolist():
+        # An estimate may miss a label that was read: then another makes room.
+        left.remove(label if label in left else left[-1])
+    labels = labels.clone()
+    labels[unknown] = torch.tensor(left)
+    return labels
+
+
+def said(seen: Unmixed) -> str:
+    """What was read, for the record."""
+    found, batch = int(seen.found.sum()), len(seen.found)
+    if not found:
+        return f"softmax unmixing: no features of {batch} examples (misfit {seen.misfit:.0e})"
+    error = float(seen.error[seen.found].max())
+    return f"softmax unmixing: features of {found} of {batch} examples, to {error:.0e} or better"

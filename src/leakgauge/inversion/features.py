@@ -1,0 +1,83 @@
+"""Features of each example, read from the update by other means, as a term of the objective."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from leakgauge.core import Domain, Observation
+from leakgauge.inversion.objective import Candidate, LeastSquares
+
+_TOGETHER = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+
+@dataclass(frozen=True, eq=False)
+class Headless:
+    """The observed model up to the input of its last layer: unit (B, *shape) to features (B, d)."""
+
+    model: nn.Module
+    domain: Domain
+
+    @classmethod
+    def of(cls, observation: Observation, layer: str) -> Headless:
+        """`layer` names a linear layer whose output is the model's."""
+        model = copy.deepcopy(observation.model)
+        parent, _, name = layer.rpartition(".")
+        setattr(model.get_submodule(parent), name, nn.Identity())
+        return cls(model, observation.domain)
+
+    def __call__(self, unit: Tensor) -> Tensor:
+        state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        cast = {n: t.detach().to(unit) if t.is_floating_point() else t for n, t in state.items()}
+        features: Tensor = functional_call(self.model, cast, (self.domain.from_unit(unit),))
+        return features
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureMatch(LeastSquares):
+    """Mean over examples of || trust_i (h(x_i) - h_i) ||^2.
+
+    features (B, d): the h_i, in the order of the labels. trust (B,): one over the scale on which each is
+    known and differs from the others; 0 where it is not known.
+    """
+
+    network: Headless
+    features: Tensor
+    trust: Tensor
+
+    local: ClassVar[bool] = True
+
+    @classmethod
+    def of(
+        cls, observation: Observation, layer: str, features: Tensor, error: Tensor
+    ) -> FeatureMatch:
+        """error (B,): relative, inf where the features are not known."""
+        known = error.isfinite()
+        spread = features[known] - features[known].mean(0)
+        # One example alone differs from none: its own size is the scale.
+        scale = (spread if len(spread) > 1 else features[known]).square().sum(1).mean().sqrt()
+        size = features.norm(dim=1)
+        # Examples that are one image differ by nothing: rounding is the least scale.
+        noise = size * error.nan_to_num(posinf=0.0).clamp_min(1e-6)
+        trust = torch.where(known & (size > 0), 1 / (scale + noise), 0.0)
+        return cls(Headless.of(observation, layer), features, trust)
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if any(isinstance(m, _TOGETHER) and m.training for m in observation.model.modules()):
+            return "features of one example depend on others, or on chance, in train mode"
+        return None
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        unit = candidate.unit
+        aim, trust = (t.to(unit)[candidate.which] for t in (self.features, self.trust))
+        apart = (self.network(unit) - aim) * trust[:, None]
+        residuals: Tensor = apart.flatten() / len(unit) ** 0.5
+        return residuals
+
+    def __repr__(self) -> str:
+        return f"FeatureMatch({int((self.trust > 0).sum())} of {len(self.trust)})"

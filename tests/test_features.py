@@ -1,0 +1,97 @@
+"""Features as a term of the objective, and the attack that reads them from the last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import images, psnr, sigmoid_cnn
+from torch import Tensor, nn
+
+import leakgauge as lg
+from leakgauge import attacks
+from leakgauge.analytic.last_layer import layer_name, read
+from leakgauge.attacks.softmax_unmixing import completed
+from leakgauge.inversion import Candidate, FeatureMatch
+
+Observe = Callable[..., lg.Observation]
+
+
+def same(batch: lg.Batch) -> lg.Batch:
+    """All of one label."""
+    return lg.Batch(batch.inputs, torch.zeros_like(batch.targets))
+
+
+def term(observation: lg.Observation, features: Tensor, error: Tensor) -> FeatureMatch:
+    name = layer_name(observation)
+    assert name is not None
+    return FeatureMatch.of(observation, name, features, error)
+
+
+class TestFeatureMatch:
+    def test_it_is_zero_at_the_batch_and_only_there(self, observe: Observe) -> None:
+        """In the spread of the examples: each at the other's place is as far off as they are apart."""
+        batch = same(images(2))
+        observation = observe(sigmoid_cnn(), batch)
+        seen = read(observation, torch.Generator().manual_seed(0))
+        assert not isinstance(seen, str)
+        match = term(observation, seen.features, torch.zeros(2))
+        unit = observation.domain.to_unit(batch.inputs).double()
+
+        def value(unit: Tensor, which: slice | None = None) -> float:
+            found = Candidate(unit, batch.targets, {}, {}, which or slice(None))
+            return float(match(found))
+
+        order = [0, 1] if value(unit) < value(unit.flip(0)) else [1, 0]
+        assert value(unit[order]) < 1e-4
+        assert value(unit[order].flip(0)) == pytest.approx(4, rel=0.01)
+        assert value(unit[order][1:], slice(1, 2)) < 1e-4
+        assert value(unit[order][:1], slice(1, 2)) == pytest.approx(4, rel=0.01)
+
+    def test_what_is_not_known_counts_for_nothing(self, observe: Observe) -> None:
+        observation = observe(sigmoid_cnn(), images(2))
+        features = torch.rand(2, 32, generator=torch.Generator().manual_seed(0))
+        seen = read(observation, torch.Generator().manual_seed(0))
+        assert not isinstance(seen, str)
+        features = features[:, :1].expand_as(seen.features)
+        match = term(observation, features, torch.tensor([torch.inf, 0.1]))
+        assert match.trust[0] == 0
+        assert match.trust[1] > 0
+        assert repr(match) == "FeatureMatch(1 of 2)"
+
+    def test_examples_that_meet_in_the_model_are_refused(self, observe: Observe) -> None:
+        model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 4)).train()
+        reason = attacks.SoftmaxUnmixing().inapplicable(observe(model, images(2)))
+        assert reason is not None
+        assert "train mode" in reason
+
+
+class TestAttack:
+    def test_two_images_of_one_label_come_apart(self, observe: Observe) -> None:
+        batch = same(images(2))
+        observation = observe(sigmoid_cnn(), batch, labels=True)
+        attack = attacks.SoftmaxUnmixing(iterations=60, stages=4)
+        guess = attack(observation, seeds=lg.Seeds(0))
+        order = lg.metrics.assign(batch.inputs, guess.inputs)
+        assert float(psnr(guess.inputs[order], batch.inputs).min()) > 30
+        assert "features of 2 of 2" in guess.notes[0]
+
+    def test_what_cannot_be_read_is_told(self, observe: Observe) -> None:
+        """Four classes: the gradient's four rows sum to zero, and tell three examples apart."""
+        attack = attacks.SoftmaxUnmixing()
+        assert attack.inapplicable(observe(sigmoid_cnn(), images(3))) is None
+        reason = attack.inapplicable(observe(sigmoid_cnn(), images(4)))
+        assert reason is not None
+        assert "cannot tell 4 examples apart" in reason
+        guess = attack(observe(sigmoid_cnn(), images(4)), seeds=lg.Seeds(0))
+        assert guess.status is lg.Status.INAPPLICABLE
+
+    def test_labels_that_were_not_read_are_those_left_over(self, observe: Observe) -> None:
+        batch = lg.Batch(images(3).inputs, torch.tensor([2, 1, 2]))
+        observation = observe(sigmoid_cnn(), batch, labels=True)
+        generator = torch.Generator().manual_seed(0)
+        found = completed(torch.tensor([2, -1, -1]), observation, generator)
+        assert found is not None
+        assert found[0] == 2
+        assert sorted(found.tolist()) == [1, 2, 2]
