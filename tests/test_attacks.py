@@ -248,6 +248,24 @@ class TestAuto:
         assert psnr(batch.inputs, guess.inputs).min() > 60
         assert any("IDLG: reads one label" in note for note in guess.notes)
 
+    def test_stops_where_the_batch_is_told_and_matched(self, observe: Observe) -> None:
+        """LinearLayer does not apply, iDLG is not certified; what costs more than second order does not run."""
+        second = attacks.SecondOrder(iterations=30)
+        auto = attacks.Auto(attacks=(second, attacks.InvertingGradients(steps=4000)))
+        guess = auto(observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0))
+        assert guess.diagnosis is not None
+        assert guess.diagnosis.verdict == "recovered"
+        assert not any(note.startswith("InvertingGradients:") for note in guess.notes)
+
+    def test_leaves_second_order_to_small_networks(self, observe: Observe) -> None:
+        observation = observe(sigmoid_cnn(), images(1))
+        size = sum(tensor.numel() for tensor in observation.update.tensors.values())
+        second = attacks.SecondOrder()
+        assert attacks.Auto(small=size).refusal(second, observation) is None
+        refused = attacks.Auto(small=size - 1).refusal(second, observation)
+        assert refused is not None
+        assert refused.startswith(f"{size} parameters")
+
     def test_says_why_an_attack_does_not_apply(self, observe: Observe) -> None:
         notes = QUICK["Auto"](observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0)).notes
         assert any(note.startswith("LinearLayer: the first linear layer") for note in notes)

@@ -10,6 +10,8 @@ from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.second_order import SecondOrder
+from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.core import (
     Attack,
     Cost,
@@ -20,22 +22,28 @@ from leakgauge.core import (
     Status,
     silent,
 )
+from leakgauge.core.ranges import Count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """Runs `attacks` in order of cost, stops at a certified result, and returns the best match.
+    """Runs `attacks` in order of cost, stops at a result that is certified, or matched with every
+    direction of the batch told apart, and returns the best match.
 
     "Best" is the least relative residual of the update: the adversary's own measure. The notes say
-    what ran, and why what did not run could not.
+    what ran, and why what did not run could not. Second order is left to networks of at most `small`
+    parameters: beyond, a matrix of theirs costs hours; name it to run it all the same.
     """
 
     attacks: tuple[Attack, ...] = (
         LinearLayer(),
         IDLG(steps=100),
+        SoftmaxUnmixing(),
+        SecondOrder(),
         BalancedDLG(),
         InvertingGradients(steps=4000),
     )
+    small: Count = 100_000
 
     @property
     def requires(self) -> frozenset[str]:
@@ -43,7 +51,7 @@ class Auto:
 
     def applicable(self, observation: Observation) -> list[Attack]:
         """The attacks that can run here, cheapest first."""
-        able = [attack for attack in self.attacks if refusal(attack, observation) is None]
+        able = [attack for attack in self.attacks if self.refusal(attack, observation) is None]
         return sorted(able, key=lambda attack: attack.evaluations(observation))
 
     def inapplicable(self, observation: Observation) -> str | None:
@@ -53,8 +61,18 @@ class Auto:
 
     def refusals(self, observation: Observation) -> list[str]:
         """One line for each attack that cannot run here."""
-        reasons = ((attack, refusal(attack, observation)) for attack in self.attacks)
+        reasons = ((attack, self.refusal(attack, observation)) for attack in self.attacks)
         return [f"{type(attack).__name__}: {why}" for attack, why in reasons if why is not None]
+
+    def refusal(self, attack: Attack, observation: Observation) -> str | None:
+        """Why `attack` cannot run here, for want of knowledge or otherwise; None where it can."""
+        missing = sorted(attack.requires - observation.knowledge.granted())
+        if missing:
+            return f"needs {', '.join(missing)}"
+        size = sum(tensor.numel() for tensor in observation.update.tensors.values())
+        if isinstance(attack, SecondOrder | SoftmaxUnmixing) and size > self.small:
+            return f"{size} parameters > {self.small} for second order: name it to run it"
+        return attack.inapplicable(observation)
 
     def evaluations(self, observation: Observation) -> int:
         return sum(a.evaluations(observation) for a in self.applicable(observation))
@@ -79,7 +97,7 @@ class Auto:
             done += cost
             results.append((attack, result))
             notes.append(f"{type(attack).__name__}: {result.status}, {result.message}")
-            if result.status is Status.CERTIFIED:
+            if settled(result):
                 break
         progress(1.0)
         attack, best = min(results, key=lambda pair: _residual(pair[1]))
@@ -91,10 +109,10 @@ class Auto:
         )
 
 
-def refusal(attack: Attack, observation: Observation) -> str | None:
-    """Why `attack` cannot run here, for want of knowledge or otherwise; None where it can."""
-    missing = sorted(attack.requires - observation.knowledge.granted())
-    return f"needs {', '.join(missing)}" if missing else attack.inapplicable(observation)
+def settled(result: Reconstruction) -> bool:
+    """Whether there is nothing for another attack to add."""
+    recovered = result.diagnosis is not None and result.diagnosis.verdict == "recovered"
+    return recovered or result.status is Status.CERTIFIED
 
 
 def _residual(result: Reconstruction) -> float:
