@@ -1,7 +1,7 @@
 """Second-order gradient matching with a vanishing prior. Ours; we know of no publication.
 
     minimize over x, y   sum_l || g_l(x, y) - g*_l ||^2 / (|| g*_l || || g* ||)  +  w p(x)
-    p(x) = (|| Laplacian x ||^2 + distance(x, [0, 1]^n)^2) / n
+    p(x) = (|| Laplacian x ||^2 + distance(x, [0, 1]^n)^2) / n,   color counting more than brightness
 
 by L-BFGS and then by Gauss-Newton, w falling from 1 towards zero. The prior leads through the early
 steps, when the gradients disagree about everything; at the end it decides only what the update leaves open.
