@@ -25,7 +25,7 @@ from leakgauge.inversion.step import BuiltStep, DoubleBackward, choose
 NAME = "time_to_quality_relu"
 EAGER, COMPILED, OURS = "signed Adam, eager", "signed Adam, our step", "smoothed matching"
 TV = {"resnet20": 1.0, "convnet": 1e-5}
-"""Signed Adam's weight of total variation: of 0.01, 0.1 and 1 the best at 800 steps on image 5; ConvNet's is a first guess."""
+"""Signed Adam's total variation: of 0.01, 0.1 and 1 the best at 800 steps on image 5; ConvNet's is a guess."""
 LEAST = 1.0
 """The least norm of an update of the images chosen."""
 

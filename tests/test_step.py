@@ -34,11 +34,11 @@ from leakgauge.inversion.graph import trace
 from leakgauge.inversion.problem import Problem, Variables
 from leakgauge.inversion.simulation import in_precision
 from leakgauge.inversion.step import (
-    Accelerated,
     DoubleBackward,
     ForwardOverReverse,
     Step,
     choose,
+    mixed,
     tf32,
 )
 
@@ -479,10 +479,13 @@ class TestAcceleration:
             raise ZeroDivisionError
         assert flags() == before
 
-    def test_a_cpu_is_left_alone(self) -> None:
-        problem = problem_of(sigmoid_cnn(size=16))
-        plain, at = DoubleBackward(problem), places(problem)
-        value, gradient = Accelerated(plain, autocast=torch.bfloat16)(at, 0.0)
-        expected = plain(at, 0.0)
-        assert torch.equal(value, expected[0])
-        assert torch.equal(gradient[0], expected[1][0])
+    def test_the_last_quarter_is_whole_and_a_cpu_always(self) -> None:
+        def conv() -> str:
+            return torch.backends.cudnn.conv.fp32_precision
+
+        before = conv()
+        with mixed(torch.device("cuda"), 0.5):
+            assert conv() == "tf32"
+        for place, progress in (("cuda", 0.75), ("cpu", 0.0)):
+            with mixed(torch.device(place), progress):
+                assert conv() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import images, sigmoid_cnn
 from torch import Tensor
 
 import leakgauge as lg
+from leakgauge import attacks
 from leakgauge.inversion import (
     L2,
     LBFGS,
@@ -77,3 +79,14 @@ class TestTrialsTogether:
         )
         guess = matching(observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0))
         assert guess.cost.evaluations == 3
+
+
+class TestPrecision:
+    def test_mixed_precision_on_a_cpu_gives_the_same_bits(self, observe: Observe) -> None:
+        attack = attacks.InvertingGradients(steps=4).matching()
+        seen = observe(sigmoid_cnn(), images(1))
+        plain, cheaper = (
+            replace(attack, precision=precision)(seen, seeds=lg.Seeds(0)).inputs
+            for precision in ("observed", "mixed")
+        )
+        assert torch.equal(plain, cheaper)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,7 +32,7 @@ from leakgauge.inversion.objective import Term
 from leakgauge.inversion.parametrization import Direct
 from leakgauge.inversion.simulation import in_precision, simulator
 from leakgauge.inversion.smoothing import smoothed
-from leakgauge.inversion.step import BuiltStep, choose
+from leakgauge.inversion.step import BuiltStep, choose, mixed
 from leakgauge.inversion.trial import RUNGS, Trial, halved
 
 
@@ -41,9 +42,10 @@ class GradientMatching:
 
     `trials` independent starts; they end early once one reaches `tolerance`. Where `halving`, the
     worse half of them is dropped after 1/8, 1/4 and 1/2 of the steps, by the attacker's objective. The
-    best iterate of all is chosen by the objective alone. `precision` is that of the adversary's own
-    copy of the model. Where `smoothing` is above 0, the search simulates with every ReLU smoothed over that
-    width; the residual reported is that of the model as it is. Satisfies the Attack protocol.
+    best iterate of all is chosen by the objective alone. `precision` is that of the adversary's own copy
+    of the model; "mixed": TF32 products on a GPU, and float32 for the last quarter. Where `smoothing` is
+    above 0, the search simulates with every ReLU smoothed over that width; the residual reported is that
+    of the model as it is. Satisfies the Attack protocol.
     """
 
     objective: Term
@@ -54,7 +56,7 @@ class GradientMatching:
     halving: bool = False
     tolerance: float = 0.0
     smoothing: float = 0.0
-    precision: Literal["observed", "double"] = "observed"
+    precision: Literal["observed", "double", "mixed"] = "observed"
 
     @property
     def requires(self) -> frozenset[str]:
@@ -156,7 +158,8 @@ class _Run:
         """One evaluation of each trial, all at once."""
         requests = [trial.request for trial in live if trial.request is not None]
         variables = tuple(map(torch.stack, zip(*(r.variables for r in requests), strict=True)))
-        values, gradients = steps(variables, requests[0].progress)
+        with self.arithmetic(requests[0].progress):
+            values, gradients = steps(variables, requests[0].progress)
         for i, trial in enumerate(live):
             trial.tell(Evaluation(float(values[i]), tuple(g[i] for g in gradients)))
         self.count(len(live))
@@ -164,9 +167,17 @@ class _Run:
     def evaluate_alone(self, trial: Trial, step: BuiltStep) -> None:
         """One evaluation of one trial, with its own labels."""
         assert trial.request is not None, "a trial that has ended asks for nothing"
-        value, gradient = replace(step, problem=trial.problem)(*trial.request)
+        with self.arithmetic(trial.request.progress):
+            value, gradient = replace(step, problem=trial.problem)(*trial.request)
         trial.tell(Evaluation(float(value), gradient))
         self.count(1)
+
+    def arithmetic(self, progress: float) -> AbstractContextManager[None]:
+        """In what numbers products are computed at this share of a descent."""
+        if self.matching.precision != "mixed":
+            return nullcontext()
+        like = next(iter(self.observation.update.tensors.values()))
+        return mixed(like.device, progress)
 
     def count(self, evaluations: int) -> None:
         """Evaluations spent, told."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,22 +110,13 @@ def _told(how: str) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True)
-class Accelerated:
-    """A step in a GPU's cheaper number formats: TF32 products, and where `autocast` float16 or bfloat16.
+REFINED = 3 / 4
+"""Share of a descent in mixed precision after which its products are whole float32 again."""
 
-    On a CPU it is the step itself. Flags of the process are put back after each call.
-    """
 
-    step: Step
-    autocast: torch.dtype | None = None
-
-    def __call__(self, variables: Variables, progress: float) -> tuple[Tensor, Variables]:
-        if variables[0].device.type != "cuda":
-            return self.step(variables, progress)
-        enabled = self.autocast is not None
-        with tf32(), torch.autocast("cuda", dtype=self.autocast, enabled=enabled):
-            return self.step(variables, progress)
+def mixed(device: torch.device, progress: float) -> AbstractContextManager[None]:
+    """A GPU's cheaper products up to REFINED of a descent, float32 to finish; on a CPU, float32 throughout."""
+    return tf32() if device.type == "cuda" and progress < REFINED else nullcontext()
 
 
 @contextmanager
