@@ -32,7 +32,7 @@ class Auto:
 
     "Best" is the least relative residual of the update: the adversary's own measure. The notes say
     what ran, and why what did not run could not. Second order is left to networks of at most `small`
-    parameters: beyond, a matrix of theirs costs hours; name it to run it all the same.
+    parameters: its matrices grow with them; name it to run it all the same.
     """
 
     attacks: tuple[Attack, ...] = (

@@ -20,6 +20,7 @@ from leakgauge.core import Observation, Progress, Reconstruction, Seeds, Status,
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import Falling, FeatureMatch, Known, Read
 from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.features import entangled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +55,14 @@ class SoftmaxUnmixing:
         found = last_layer(observation)
         if isinstance(found, str):
             return found
-        layer = layer_name(observation)
-        assert layer is not None, "last_layer() found it"
         return (
             unreadable(*found)
-            or self.term(observation, layer, None).inapplicable(observation)
+            or entangled(observation)
             or self.descent.matching().objective.inapplicable(observation)
         )
 
     def evaluations(self, observation: Observation) -> int:
         return self.descent.evaluations(observation)
-
-    def term(self, observation: Observation, layer: str, seen: Unmixed | None) -> FeatureMatch:
-        """The features that were found; none before they are read."""
-        if seen is None:
-            nothing = torch.zeros(observation.batch_size, 1)
-            return FeatureMatch.of(observation, layer, nothing, nothing[:, 0] + torch.inf)
-        error = torch.where(seen.found, seen.error, torch.inf)
-        return FeatureMatch.of(observation, layer, seen.features, error)
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
@@ -86,7 +77,9 @@ class SoftmaxUnmixing:
             reason = "not every label can be read, nor is it granted"
             return nothing_found(observation, Status.INAPPLICABLE, reason)
         matching = self.descent.matching()
-        features = Falling(self.weight, 1e-4 * self.weight) * self.term(observation, layer, seen)
+        error = torch.where(seen.found, seen.error, torch.inf)
+        term = FeatureMatch.of(observation, layer, seen.features, error)
+        features = Falling(self.weight, 1e-4 * self.weight) * term
         matching = replace(matching, objective=matching.objective + features, labels=Read(labels))
         guess = matching(observation, seeds=seeds, progress=progress)
         return replace(guess, notes=(said(seen), *guess.notes))

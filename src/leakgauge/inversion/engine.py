@@ -145,14 +145,16 @@ class _Run:
                 if self.solved([trial]):
                     return
             return
-        single, _ = choose(problem, planned)
+        single: BuiltStep | None = None
         while not self.solved(live) and (moving := [t for t in live if t.wants(until)]):
             # The axis has one set of weights, and room for all: stages may part, and trials end.
             if len(moving) == len(live) and len({trial.weighs() for trial in live}) == 1:
                 self.evaluate(live, steps)
-            else:
-                for trial in moving:
-                    self.evaluate_alone(trial, single)
+                continue
+            # Built where it is first needed: tracing another step takes seconds.
+            single = single or choose(problem, planned)[0]
+            for trial in moving:
+                self.evaluate_alone(trial, single)
 
     def evaluate(self, live: list[Trial], steps: Trials) -> None:
         """One evaluation of each trial, all at once."""

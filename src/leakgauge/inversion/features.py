@@ -38,6 +38,13 @@ class Headless:
         return features
 
 
+def entangled(observation: Observation) -> str | None:
+    """Why the features of an example are not a function of that example alone; None where they are."""
+    if any(isinstance(m, _TOGETHER) and m.training for m in observation.model.modules()):
+        return "features of one example depend on others, or on chance, in train mode"
+    return None
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureMatch(LeastSquares):
     """Mean over examples of || trust_i (h(x_i) - h_i) ||^2.
@@ -68,9 +75,7 @@ class FeatureMatch(LeastSquares):
         return cls(Headless.of(observation, layer), features, trust)
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if any(isinstance(m, _TOGETHER) and m.training for m in observation.model.modules()):
-            return "features of one example depend on others, or on chance, in train mode"
-        return None
+        return entangled(observation)
 
     def residuals(self, candidate: Candidate) -> Tensor:
         unit = candidate.unit
