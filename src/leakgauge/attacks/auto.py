@@ -27,9 +27,9 @@ from leakgauge.core.ranges import Count
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """Runs `attacks` in order of cost, stops at a result that is certified, or matched with every
-    direction of the batch told apart, and returns the best match.
+    """Runs `attacks` in order of cost until one settles the batch, and returns the best match.
 
+    Settled is what is certified, or matched with every direction of the batch told apart.
     "Best" is the least relative residual of the update: the adversary's own measure. The notes say
     what ran, and why what did not run could not. Second order is left to networks of at most `small`
     parameters: its matrices grow with them; name it to run it all the same.
