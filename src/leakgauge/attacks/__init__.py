@@ -6,6 +6,7 @@ from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.attacks.smoothed_matching import SmoothedMatching
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
@@ -13,6 +14,7 @@ from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 __all__ = [
     "DLG",
     "IDLG",
+    "RGAP",
     "Auto",
     "BalancedDLG",
     "InvertingGradients",

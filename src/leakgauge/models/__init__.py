@@ -9,12 +9,25 @@ from leakgauge.models.mlp import MLP, mlp
 from leakgauge.models.parts import Normalize
 from leakgauge.models.resnet import ResNet, resnet18
 from leakgauge.models.resnet_cifar import CifarResNet, resnet20, resnet32, resnet44, resnet56
+from leakgauge.models.sequential import CNN, cnn, cnn6
 from leakgauge.models.weights import load_weights
 
-BUILDERS = ("convnet", "lenet", "mlp", "resnet18", "resnet20", "resnet32", "resnet44", "resnet56")
+BUILDERS = (
+    "cnn",
+    "cnn6",
+    "convnet",
+    "lenet",
+    "mlp",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+)
 
 __all__ = [
     "BUILDERS",
+    "CNN",
     "MLP",
     "CifarResNet",
     "ConvNet",
@@ -22,6 +35,8 @@ __all__ = [
     "Normalize",
     "ResNet",
     "build",
+    "cnn",
+    "cnn6",
     "convnet",
     "lenet",
     "load_weights",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain, ModelError, TableDomain
 
-Activation = Literal["sigmoid", "relu", "tanh", "gelu"]
+Activation = Literal["sigmoid", "relu", "tanh", "gelu", "leaky_relu"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "gelu": nn.GELU,
+    "leaky_relu": partial(nn.LeakyReLU, 0.2),
 }
 
 

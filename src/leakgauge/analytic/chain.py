@@ -1,0 +1,237 @@
+"""A network as a chain: linear and convolutional layers, and between them functions of one entry each.
+
+What is no such chain (skip connections, pools, functions that are no module) is refused with its reason.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.analytic.linear import inverse_of_affine
+from leakgauge.core import Domain
+
+AGREEMENT = 1e-9
+"""Relative error at which the modules, called one after the other, are the model."""
+OPEN = 1e-12
+"""How near to an activation's limit a value is taken to be, where rounding put it beyond."""
+
+Inverse = Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One layer with a weight: what it sees and gives for one example, and what follows up to the next."""
+
+    name: str
+    layer: nn.Conv2d | nn.Linear
+    shape: tuple[int, ...]
+    output: tuple[int, ...]
+    after: tuple[nn.Module, ...]
+
+    def activate(self, z: Tensor) -> Tensor:
+        """The output z (*output) after the functions that follow."""
+        for module in self.after:
+            z = module(z.unsqueeze(0))[0]
+        return z
+
+    def back(self, delta: Tensor) -> Tensor:
+        """The gradient at the layer's input (*shape), from that at its output (*output)."""
+        x = torch.zeros((1, *self.shape), dtype=delta.dtype, requires_grad=True)
+        (gradient,) = torch.autograd.grad(self.layer(x), [x], delta.unsqueeze(0))
+        return gradient[0]
+
+    def deactivate(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From what follows, h (*output): z, where z is known, and the slope dh/dz (each *output).
+
+        A ReLU hides z where it gave 0, and its slope is 0 there.
+        """
+        z, known = h, torch.ones_like(h, dtype=torch.bool)
+        for module in reversed(self.after):
+            if isinstance(module, nn.ReLU):
+                # True values are not negative: those that are measure the noise of all.
+                known &= z > 2 * (-z.min()).clamp_min(0)
+            else:
+                undo = inverse(module)
+                assert undo is not None, "chain_of() refuses this"
+                z = undo(module, z)
+        point = torch.where(known, z, -torch.ones_like(z)).requires_grad_()
+        (slope,) = torch.autograd.grad(self.activate(point).sum(), [point])
+        return z, known, torch.where(known, slope, 0)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The links of a model from the input on; `model` is a float64 copy.
+
+    enter maps unit coordinates (N, *shape) to what the first layer sees (N, F), and invert back.
+    """
+
+    links: tuple[Link, ...]
+    model: nn.Module
+    enter: Callable[[Tensor], Tensor]
+    invert: Callable[[Tensor], Tensor]
+    output: tuple[int, ...]
+
+    def finish(self, z: Tensor) -> Tensor:
+        """The model's outputs (N, *output) from those of its last layer, z (N, *)."""
+        for module in self.links[-1].after:
+            z = module(z)
+        return z.reshape(-1, *self.output)
+
+
+@dataclass(frozen=True)
+class _Call:
+    name: str
+    module: nn.Module
+    shape: tuple[int, ...]
+    output: tuple[int, ...]
+
+
+def chain_of(model: nn.Module, domain: Domain) -> Chain | str:
+    """The chain that `model` is on the examples of `domain`, or in one line why it is none."""
+    for name, module in model.named_modules():
+        if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            return f"{name!r} draws a mask of its own"
+        if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return f"{name!r} normalizes by the batch's own statistics"
+    model = copy.deepcopy(model).cpu().double()
+    calls = _calls(model, domain)
+    if not _is_sequence(model, calls, domain):
+        return "the model is not its modules one after the other (skip connections, or functions)"
+    places = [i for i, call in enumerate(calls) if next(call.module.parameters(), None) is not None]
+    places = [i for i in places if isinstance(calls[i].module, nn.Conv2d | nn.Linear)]
+    if not places:
+        return "the model has no linear or convolutional layer"
+    if len({id(calls[i].module) for i in places}) < len(places):
+        return "a layer is called more than once"
+    links = []
+    for i, following in zip(places, [*places[1:], len(calls)], strict=True):
+        link = _link(calls[i], calls[i + 1 : following])
+        if isinstance(link, str):
+            return link
+        links.append(link)
+    enter = partial(_entry, calls[: places[0]], domain)
+    invert = inverse_of_affine(enter, domain)
+    if invert is None:
+        return f"the first layer, {links[0].name!r}, does not see an invertible affine map of the input"
+    with torch.no_grad():
+        output = model(domain.from_unit(torch.full((1, *domain.shape), 0.5).double())).shape[1:]
+    return Chain(tuple(links), model, enter, invert, tuple(output))
+
+
+def _calls(model: nn.Module, domain: Domain) -> list[_Call]:
+    """The modules without children, as the forward calls them."""
+    calls: list[_Call] = []
+
+    def note(name: str, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append(_Call(name, module, tuple(arguments[0].shape[1:]), tuple(output.shape[1:])))
+
+    middle = torch.full((1, *domain.shape), 0.5, dtype=torch.float64)
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            if next(module.children(), None) is None:
+                hooks.callback(module.register_forward_hook(partial(note, name)).remove)
+        model(domain.from_unit(middle))
+    return calls
+
+
+def _through(calls: list[_Call], x: Tensor) -> Tensor | None:
+    """x (N, ...) through the modules, reshaped as each saw it; None where that does not fit."""
+    for call in calls:
+        if x[0].numel() != torch.Size(call.shape).numel():
+            return None
+        x = call.module(x.reshape(-1, *call.shape))
+    return x
+
+
+def _is_sequence(model: nn.Module, calls: list[_Call], domain: Domain) -> bool:
+    """Whether the calls, each on the one before, give what the model gives."""
+    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    unit = torch.rand((2, *domain.shape), generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        inputs = domain.from_unit(unit)
+        given, expected = _through(calls, inputs), model(inputs)
+    if given is None or given.numel() != expected.numel():
+        return False
+    return bool((given.reshape_as(expected) - expected).norm() <= AGREEMENT * expected.norm())
+
+
+def _entry(calls: list[_Call], domain: Domain, unit: Tensor) -> Tensor:
+    """What the first layer sees, flat (N, F), as a function of unit coordinates."""
+    x = _through(calls, domain.from_unit(unit))
+    assert x is not None, "_is_sequence() refuses this"
+    return x.flatten(1)
+
+
+def _link(call: _Call, after: list[_Call]) -> Link | str:
+    """A layer and what follows it, or why that cannot be undone."""
+    layer = call.module
+    assert isinstance(layer, nn.Conv2d | nn.Linear), "chain_of() takes these alone"
+    if isinstance(layer, nn.Conv2d):
+        if layer.groups != 1 or layer.padding_mode != "zeros":
+            return f"the convolution {call.name!r} has groups, or pads with other than zeros"
+    elif len(call.shape) != 1:
+        return (
+            f"the linear layer {call.name!r} sees {len(call.shape)} axes an example, not one vector"
+        )
+    kept = [other for other in after if not isinstance(other.module, _NOTHING)]
+    for other in kept:
+        if other.output != call.output:
+            return f"{other.name!r} ({_kind(other)}) gives another shape: what it drops is in no equation"
+        if inverse(other.module) is None and not isinstance(other.module, nn.ReLU):
+            return f"{other.name!r} ({_kind(other)}) has no known inverse"
+    return Link(call.name, layer, call.shape, call.output, tuple(other.module for other in kept))
+
+
+def _kind(call: _Call) -> str:
+    return type(call.module).__name__
+
+
+def _leaky_relu(module: nn.LeakyReLU, h: Tensor) -> Tensor:
+    return torch.where(h > 0, h, h / module.negative_slope)
+
+
+def _elu(module: nn.ELU, h: Tensor) -> Tensor:
+    return torch.where(h > 0, h, (h / module.alpha).clamp_min(OPEN - 1).log1p())
+
+
+def _softplus(module: nn.Softplus, h: Tensor) -> Tensor:
+    scaled = (module.beta * h).clamp_min(OPEN)
+    z: Tensor = (scaled + (-(-scaled).expm1()).log()) / module.beta
+    return z
+
+
+def _batch_norm(module: nn.Module, h: Tensor) -> Tensor:
+    with torch.no_grad():
+        zero, one = (module(torch.full_like(h, value).unsqueeze(0))[0] for value in (0.0, 1.0))
+    undone: Tensor = (h - zero) / (one - zero)
+    return undone
+
+
+_NOTHING = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+"""Modules that change no value; dropout in eval mode, which chain_of() sees to."""
+_INVERSES: dict[type[nn.Module], Inverse] = {
+    nn.LeakyReLU: _leaky_relu,
+    nn.Sigmoid: lambda _, h: h.clamp(OPEN, 1 - OPEN).logit(),
+    nn.Tanh: lambda _, h: h.clamp(OPEN - 1, 1 - OPEN).atanh(),
+    nn.ELU: _elu,
+    nn.Softplus: _softplus,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+}
+
+
+def inverse(module: nn.Module) -> Inverse | None:
+    """The inverse of an elementwise module, h (*shape) to z; None where none is known."""
+    for kind, function in _INVERSES.items():
+        if isinstance(module, kind):
+            return function
+    return None
