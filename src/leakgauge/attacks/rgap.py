@@ -69,10 +69,12 @@ class RGAP:
         chain = chain_of(observation.model, observation.domain)
         assert isinstance(chain, Chain), "inapplicable() refuses this"
         with seeds.isolated("simulation"):
-            guesses = [
-                _finished(observation, chain, start, seeds, self.rows == "balanced")
-                for start in beginnings(chain, observation)
-            ]
+            guesses: list[_Guess] = []
+            for start in beginnings(chain, observation):
+                balanced = self.rows == "balanced"
+                guesses.append(_finished(observation, chain, start, seeds, balanced))
+                if guesses[-1].misfit <= PROVEN:
+                    break
         progress(1.0)
         cost = Cost(len(guesses), time.perf_counter() - clock)
         if not guesses:
