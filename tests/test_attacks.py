@@ -35,6 +35,24 @@ def quick(name: str) -> lg.Attack:
     return attack
 
 
+def transformer() -> torch.nn.Module:
+    """What APRIL is for."""
+    domain = lg.ImageDomain(1, 8, 8)
+    options = {"patch": 2, "dim": 24, "heads": 2, "style": "plain"}
+    return lg.models.build(lg.models.vit, domain, 4, **options)
+
+
+NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
+    "April": transformer,
+    "AprilMatching": transformer,
+}
+
+
+def network(attack: lg.Attack) -> torch.nn.Module:
+    """What the contract is tried on: an MLP, but for attacks on other architectures."""
+    return NETWORKS.get(type(attack).__name__, mlp)()
+
+
 QUICK = {name: quick(name) for name in attacks.__all__}
 
 
@@ -42,7 +60,7 @@ QUICK = {name: quick(name) for name in attacks.__all__}
 @pytest.mark.parametrize("batch_size", [1, 3])
 class TestContract:
     def run(self, attack: lg.Attack, batch_size: int, observe: Observe) -> lg.Reconstruction:
-        observation = observe(mlp(), images(batch_size))
+        observation = observe(network(attack), images(batch_size))
         reason = attack.inapplicable(observation)
         if reason is not None:
             assert batch_size > 1, reason
@@ -82,7 +100,7 @@ class TestContract:
     def test_leaves_the_observed_model_alone(
         self, attack: lg.Attack, batch_size: int, observe: Observe
     ) -> None:
-        observation = observe(mlp(), images(batch_size))
+        observation = observe(network(attack), images(batch_size))
         if attack.inapplicable(observation) is not None:
             pytest.skip("inapplicable")
         before = copy.deepcopy(observation.model.state_dict())
@@ -100,12 +118,12 @@ class TestContract:
         self, attack: lg.Attack, batch_size: int, observe: Observe
     ) -> None:
         batch = images(batch_size)
-        observation = observe(mlp(), batch)
+        observation = observe(network(attack), batch)
         if attack.inapplicable(observation) is not None:
             pytest.skip("inapplicable")
         expected = attack(observation, seeds=lg.Seeds(3))
         poisoned = images(batch_size)
-        observation = observe(mlp(), poisoned)
+        observation = observe(network(attack), poisoned)
         poisoned.inputs.fill_(float("nan"))
         poisoned.targets.fill_(0)
         found = attack(observation, seeds=lg.Seeds(3))
@@ -115,7 +133,7 @@ class TestContract:
             assert torch.equal(expected.targets, found.targets)
 
     def test_tells_its_progress(self, attack: lg.Attack, batch_size: int, observe: Observe) -> None:
-        observation = observe(mlp(), images(batch_size))
+        observation = observe(network(attack), images(batch_size))
         if attack.inapplicable(observation) is not None:
             pytest.skip("inapplicable")
         shares: list[float] = []
@@ -128,7 +146,7 @@ class TestContract:
     def test_refuses_without_the_knowledge_that_it_needs(
         self, attack: lg.Attack, batch_size: int, observe: Observe
     ) -> None:
-        observation = observe(mlp(), images(batch_size), batch_size=False)
+        observation = observe(network(attack), images(batch_size), batch_size=False)
         with pytest.raises(lg.KnowledgeError, match="batch_size"):
             attack(observation, seeds=lg.Seeds(3))
 

@@ -273,7 +273,7 @@ class TestMistakes:
         [
             (("linear_layer", "linear_layers"), ("cases.0.attacks.0", "did you mean 'linear_la")),
             (("linear_layer", "DLG"), ("cases.0.attacks.0", "'DLG'", "dlg")),
-            (("linear_layer", "zzz"), ("'zzz'", "one of auto, balanced_dlg", "correct the name")),
+            (("linear_layer", "zzz"), ("'zzz'", ", auto, balanced_dlg", "correct the name")),
             (("mlp", "mpl"), ("cases.0.model", "'mpl'", "did you mean 'mlp'?")),
             (("digits", "digit"), ("cases.0.data", "did you mean 'digits'?")),
             (("linear_layer", ""), ("cases.0.attacks.0", "''")),

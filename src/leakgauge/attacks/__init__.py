@@ -1,5 +1,6 @@
 """Attacks, by name. A specification's `name = "inverting_gradients"` is `InvertingGradients` here."""
 
+from leakgauge.attacks.april import April, AprilMatching
 from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.dlg import DLG
@@ -15,6 +16,8 @@ __all__ = [
     "DLG",
     "IDLG",
     "RGAP",
+    "April",
+    "AprilMatching",
     "Auto",
     "BalancedDLG",
     "InvertingGradients",

@@ -1,7 +1,7 @@
 """Gradient matching as a composition: objective, parametrization, labels, descent, trials."""
 
 from leakgauge.inversion.descent import Descent, SignedAdam
-from leakgauge.inversion.distances import L2, BalancedL2, Cosine
+from leakgauge.inversion.distances import L2, BalancedL2, Cosine, TensorCosine
 from leakgauge.inversion.engine import GradientMatching
 from leakgauge.inversion.features import FeatureMatch
 from leakgauge.inversion.gauss_newton import GaussNewton
@@ -35,6 +35,7 @@ __all__ = [
     "SignedAdam",
     "Smoothness",
     "Spectral",
+    "TensorCosine",
     "Term",
     "TotalVariation",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from leakgauge.core import Tensors
-from leakgauge.inversion.objective import Candidate, LeastSquares
+from leakgauge.core import Observation, Tensors
+from leakgauge.inversion.objective import Candidate, LeastSquares, Term
 
 MATCHED = 1e-3
 """A relative residual of the update, ||g - g*|| / ||g*||, at which a reconstruction counts as converged."""
@@ -83,6 +83,30 @@ class Cosine(Distance):
         simulated, observed = candidate.simulated, candidate.observed
         ours, theirs = 0.5**0.5 / _norm(simulated), 0.5**0.5 / _norm(observed)
         return {n: simulated[n] * ours - seen * theirs for n, seen in observed.items()}
+
+
+@dataclass(frozen=True)
+class TensorCosine(Term):
+    """1 - <g_l, g*_l> / (||g_l|| ||g*_l||) of one tensor l of the update, by name (Lu et al. 2022, equation 10)."""
+
+    name: str
+
+    def alone(self, candidate: Candidate) -> Candidate:
+        """The candidate as if the tensor were the whole update."""
+        simulated = {self.name: candidate.simulated[self.name]}
+        observed = {self.name: candidate.observed[self.name]}
+        return replace(candidate, simulated=simulated, observed=observed)
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        return Cosine()(self.alone(candidate))
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        return Cosine().residuals(self.alone(candidate))
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if self.name in observation.update.tensors:
+            return None
+        return f"no tensor of the update is called {self.name!r}"
 
 
 def _norm(tensors: Tensors) -> Tensor:

@@ -10,6 +10,7 @@ from leakgauge.models.parts import Normalize
 from leakgauge.models.resnet import ResNet, resnet18
 from leakgauge.models.resnet_cifar import CifarResNet, resnet20, resnet32, resnet44, resnet56
 from leakgauge.models.sequential import CNN, cnn, cnn6
+from leakgauge.models.vit import ViT, vit
 from leakgauge.models.weights import load_weights
 
 BUILDERS = (
@@ -23,6 +24,7 @@ BUILDERS = (
     "resnet32",
     "resnet44",
     "resnet56",
+    "vit",
 )
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "LeNet",
     "Normalize",
     "ResNet",
+    "ViT",
     "build",
     "cnn",
     "cnn6",
@@ -46,4 +49,5 @@ __all__ = [
     "resnet32",
     "resnet44",
     "resnet56",
+    "vit",
 ]

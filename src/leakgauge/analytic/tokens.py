@@ -1,0 +1,196 @@
+"""From a vision transformer to linear equations for its patches (Lu et al. 2022, section 3.2).
+
+X (N, p) are the patches, E = X P' + b their embeddings, z = E + E_pos the tokens, G = dL/dE_pos. Where
+tokens see nothing but the linear layers W_i of the first attention,
+
+    G' z = sum_i W_i' dW_i                       (attention: the paper's equation 8)
+    G' X = dP                                    (embedding: ours, also behind skips and normalizations)
+
+Whether a model is built so is not read from names: both are checked on its own simulated gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import fold, unfold
+
+from leakgauge.analytic.linear import inverse_of_affine
+from leakgauge.core import Domain, Tensors
+
+AGREEMENT = 1e-8
+"""Relative error to which an equation must hold on a simulated gradient in float64."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Where the parts of the equations are found.
+
+    position names E_pos and embedding the convolution; patches start at token `first`. attention names
+    the weights W_i, or is None where tokens see other than linear layers first. anchor: X and z of one
+    probe. invert maps the convolution's input, flat (1, F), to unit coordinates.
+    """
+
+    position: str
+    embedding: str
+    conv: nn.Conv2d
+    first: int
+    attention: tuple[str, ...] | None
+    anchor: tuple[Tensor, Tensor]
+    size: tuple[int, ...]
+    invert: Callable[[Tensor], Tensor]
+
+    def slopes(self, tensors: Tensors) -> Tensor:
+        """G (N, d) of the patches alone."""
+        whole = tensors[self.position].double().cpu()
+        whole = whole.reshape(-1, whole.shape[-1])
+        return whole[self.first : self.first + len(self.anchor[0])]
+
+    def from_embedding(self, tensors: Tensors, back: Tensor) -> Tensor:
+        """X (N, p) from dP, with a pseudo-inverse (N, d) of G'."""
+        return back @ tensors[f"{self.embedding}.weight"].double().cpu().flatten(1)
+
+    def from_attention(
+        self, tensors: Tensors, parameters: Mapping[str, Tensor], back: Tensor
+    ) -> Tensor:
+        """X (N, p) from the tokens z, with a pseudo-inverse (places, d) of G' over all places."""
+        assert self.attention is not None, "asked for where there is one"
+        right = attention_side(tensors, parameters, self.attention)
+        known, z = self.anchor
+        moved = (back @ right)[self.first : self.first + len(known)] - z
+        unembed: Tensor = torch.linalg.pinv(self.conv.weight.detach().flatten(1))
+        return known + moved @ unembed.T
+
+    def image(self, patches: Tensor) -> Tensor:
+        """Unit coordinates (1, *shape) of patches X (N, p)."""
+        kernel = tuple(self.conv.kernel_size)
+        whole = fold(patches.T.unsqueeze(0), self.size[1:], kernel, stride=kernel)
+        return self.invert(whole.flatten(1))
+
+
+def attention_side(
+    tensors: Tensors, parameters: Mapping[str, Tensor], names: tuple[str, ...]
+) -> Tensor:
+    """sum_i W_i' dW_i (d, d)."""
+    pairs = [(parameters[n].detach().double().cpu(), tensors[n].double().cpu()) for n in names]
+    return torch.stack([weight.T @ dweight for weight, dweight in pairs]).sum(0)
+
+
+def tokens_of(model: nn.Module, domain: Domain) -> Tokens | str:
+    """The equations that hold for `model`, or in one line why there are none."""
+    model = copy.deepcopy(model).cpu().double().eval()
+    probe = _probe(model, domain)
+    if isinstance(probe, str):
+        return probe
+    name, conv = probe.embedding
+    patches = unfold(probe.seen, conv.kernel_size, stride=conv.stride)[0].T
+    dweight = probe.gradient[f"{name}.weight"].flatten(1)
+    for position, first in _candidates(probe.gradient, len(patches), conv.out_channels):
+        slopes = probe.gradient[position].reshape(-1, conv.out_channels)
+        if not _equal(slopes[first : first + len(patches)].T @ patches, dweight):
+            continue
+        invert = inverse_of_affine(partial(_entry, model, conv, domain), domain)
+        if invert is None:
+            return f"the convolution {name!r} does not see an invertible affine map of the input"
+        attention, z = _attention(probe, dict(model.named_parameters()), slopes)
+        anchor = (patches, z[first : first + len(patches)])
+        size = tuple(probe.seen.shape[1:])
+        return Tokens(position, name, conv, first, attention, anchor, size, invert)
+    return "no trained parameter is added to the patches' embeddings as a positional embedding is"
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One simulated gradient, and what the modules saw."""
+
+    embedding: tuple[str, nn.Conv2d]
+    seen: Tensor
+    heard: list[tuple[str, Tensor]]
+    gradient: Tensors
+
+
+def _probe(model: nn.Module, domain: Domain) -> _Probe | str:
+    """The gradient of a random direction of the output at a random input."""
+    generator = torch.Generator().manual_seed(0)  # probes of an identity: any points serve
+    unit = torch.rand((1, *domain.shape), generator=generator, dtype=torch.float64)
+    convolutions: list[tuple[str, nn.Conv2d, Tensor]] = []
+    heard: list[tuple[str, Tensor]] = []
+
+    def note(name: str, module: nn.Module, arguments: tuple[Tensor, ...], _: object) -> None:
+        if isinstance(module, nn.Conv2d):
+            convolutions.append((name, module, arguments[0].detach()))
+        else:
+            suffix = ".in_proj_weight" if isinstance(module, nn.MultiheadAttention) else ".weight"
+            heard.append((name + suffix, arguments[0]))
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+                hooks.callback(module.register_forward_hook(partial(note, name)).remove)
+        output = model(domain.from_unit(unit))
+    if not convolutions:
+        return "the model has no convolution that cuts the image into patches"
+    name, conv, seen = convolutions[0]
+    tiles = tuple(conv.kernel_size) == tuple(conv.stride) and conv.padding in ((0, 0), "valid")
+    if not tiles or any(s % k for s, k in zip(seen.shape[2:], conv.kernel_size, strict=True)):
+        return f"the first convolution, {name!r}, does not cut the image into patches"
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if f"{name}.weight" not in parameters:
+        return f"the weight of the patch embedding, {name!r}, is not trained"
+    direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    grads = torch.autograd.grad(
+        (output * direction).sum(), list(parameters.values()), materialize_grads=True
+    )
+    gradient = dict(zip(parameters, grads, strict=True))
+    return _Probe((name, conv), seen, heard, gradient)
+
+
+def _candidates(gradient: Tensors, patches: int, dim: int) -> list[tuple[str, int]]:
+    """Parameters that have a row for every patch, and where the patches may start among the rows."""
+    found = []
+    for name, tensor in gradient.items():
+        rows = tensor.numel() // dim
+        fits = tensor.ndim in (2, 3) and tensor.shape[-1] == dim and tensor.any()
+        if fits and tensor.shape[-2] == rows and patches <= rows <= patches + 8:
+            found += [(name, first) for first in range(rows - patches, -1, -1)]
+    return found
+
+
+def _attention(
+    probe: _Probe, parameters: Mapping[str, Tensor], slopes: Tensor
+) -> tuple[tuple[str, ...] | None, Tensor]:
+    """The weights that alone see the tokens, and the tokens z (places, d); None and zeros where others do."""
+    groups: dict[int, list[str]] = {}
+    inputs: dict[int, Tensor] = {}
+    for name, tensor in probe.heard:
+        groups.setdefault(id(tensor), []).append(name)
+        inputs[id(tensor)] = tensor
+    for key, names in groups.items():
+        z = inputs[key].detach().reshape(-1, inputs[key].shape[-1])
+        if z.shape != slopes.shape or not all(name in probe.gradient for name in names):
+            continue
+        right = attention_side(probe.gradient, parameters, tuple(names))
+        if _equal(slopes.T @ z, right):
+            return tuple(names), z
+    return None, torch.zeros_like(slopes)
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return bool((left - right).norm() <= AGREEMENT * right.norm()) and bool(right.any())
+
+
+def _entry(model: nn.Module, conv: nn.Conv2d, domain: Domain, unit: Tensor) -> Tensor:
+    """What the patch embedding sees, flat (N, F)."""
+    seen: list[Tensor] = []
+    hook = conv.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        model(domain.from_unit(unit))
+    finally:
+        hook.remove()
+    return seen[0].flatten(1)

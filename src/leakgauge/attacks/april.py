@@ -1,0 +1,228 @@
+"""Attention Privacy Leakage. Lu, Zhang, Zhao, He, Cheng: CVPR 2022. Vision transformers, batch 1.
+
+Closed form (section 3.2): with G = dL/dE_pos, the learned positional embedding's gradient,
+    G' z = W_q' dW_q + W_k' dW_k + W_v' dW_v          z = pinv(G') (...)          x from z - E_pos
+where the tokens z enter the attention as they are, without normalization or skip connection. Ours:
+    G' X = dP                                         the patches X, from their embedding's own gradient
+which asks for neither. Both are determined where G has full rank: no more tokens than dimensions.
+
+By optimization (section 3.3):   minimize over x   || g - g* ||^2 + weight (1 - cos(G, G*))
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.last_layer import rounding
+from leakgauge.analytic.tokens import Tokens, tokens_of
+from leakgauge.attacks.recipe import Recipe
+from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core.ranges import Count, NonNegative
+from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
+from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.labels import head
+from leakgauge.inversion.simulation import simulator
+
+PROVEN = 1e-4
+"""Residual at which a determined solution is certified."""
+CUTS = (1.0, 1e1, 1e2, 1e3, 1e4)
+"""Singular values of G dropped: below these multiples of its rounding. The residual chooses."""
+LABELS = 2
+"""Labels tried where none is granted: the rows of the last layer's gradient of largest norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class April:
+    """The patches of one image from linear equations. `equations`: "attention" are the paper's."""
+
+    equations: Literal["attention", "embedding"] = "attention"
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        reason = unfit(observation)
+        if reason is not None:
+            return reason
+        found = tokens_of(observation.model, observation.domain)
+        if isinstance(found, str):
+            return found
+        if self.equations == "attention" and found.attention is None:
+            return (
+                "the first attention does not see the tokens themselves, or something else sees "
+                'them too (a normalization, a skip connection): equations = "embedding" needs neither'
+            )
+        return None
+
+    def evaluations(self, observation: Observation) -> int:
+        return len(CUTS) * LABELS
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        clock = time.perf_counter()
+        tokens = tokens_of(observation.model, observation.domain)
+        assert isinstance(tokens, Tokens), "inapplicable() refuses this"
+        with seeds.isolated("simulation"):
+            guesses = [
+                guess for cut in CUTS for guess in self.guesses(observation, tokens, cut=cut)
+            ]
+        progress(1.0)
+        cost = Cost(len(guesses), time.perf_counter() - clock)
+        if not guesses:
+            reason = "the positional embedding's gradient is 0"
+            return nothing_found(observation, Status.UNCONVERGED, reason, cost=cost)
+        return min(guesses, key=lambda guess: guess.residual).reconstruction(observation, cost)
+
+    def guesses(self, observation: Observation, tokens: Tokens, *, cut: float) -> list[_Guess]:
+        """One for each likely label, with the singular values of G cut at that multiple of its rounding."""
+        update = observation.update.tensors
+        whole = update[tokens.position].double().cpu()
+        whole = whole.reshape(-1, whole.shape[-1])
+        slopes = whole if self.equations == "attention" else tokens.slopes(update)
+        least = cut * max(rounding(update[tokens.position]).shared, 1e-14)
+        back, rank = truncated_inverse(slopes, least)
+        if rank == 0:
+            return []
+        if self.equations == "attention":
+            found = tokens.from_attention(update, dict(observation.model.named_parameters()), back)
+        else:
+            found = tokens.from_embedding(update, back)
+        # The domain's range is public: a value outside it is an error, for certain.
+        unit = tokens.image(found).clamp(0, 1).to(next(iter(update.values())))
+        simulate = simulator(observation, create_graph=False)
+        short = [] if rank == len(slopes) else [f"{len(slopes)} tokens, rank {rank}"]
+        if self.equations == "attention":
+            short += undetermined(tokens)
+        return [
+            _Guess(unit, label, float(relative_residual(simulate(unit, label), update)), short)
+            for label in likely(observation)
+        ]
+
+
+@dataclass(frozen=True)
+class _Guess:
+    unit: Tensor
+    label: Tensor
+    residual: float
+    short: list[str]
+
+    def reconstruction(self, observation: Observation, cost: Cost) -> Reconstruction:
+        """With a status that the rank and the residual prove, or do not."""
+        status = Status.UNCONVERGED
+        if self.residual <= MATCHED:
+            status = Status.CONVERGED
+        if self.residual <= PROVEN and not self.short:
+            status = Status.CERTIFIED
+        told = "not determined (" + "; ".join(self.short) + ")" if self.short else "determined"
+        return Reconstruction(
+            inputs=observation.domain.from_unit(self.unit),
+            targets=self.label,
+            found=torch.ones(1, dtype=torch.bool),
+            status=status,
+            message=f"the patches are {told}; the update is matched to {self.residual:.2g} of its norm",
+            residual=self.residual,
+            cost=cost,
+        )
+
+
+def unfit(observation: Observation) -> str | None:
+    """Why neither variant can start; None where they may."""
+    if observation.training.kind != "gradient":
+        return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+    if observation.batch_size != 1:
+        return f"recovers one example: batch {observation.batch_size} > 1"
+    if observation.domain.kind != "image":
+        return f"cuts images into patches, not a {observation.domain.kind}"
+    if observation.knowledge.labels is None and head(observation) is None:
+        return "labels are not granted, and the model has no last linear layer to read them from"
+    return None
+
+
+def likely(observation: Observation) -> list[Tensor]:
+    """The label (1,) where granted, else those of largest row in the last layer's gradient.
+
+    With cross-entropy the example's own output has the largest derivative, whatever the features' signs.
+    """
+    if observation.knowledge.labels is not None:
+        return [observation.knowledge.labels]
+    found = head(observation)
+    assert found is not None, "unfit() refuses this"
+    rows = observation.update.tensors[f"{found[0]}.weight"].norm(dim=1)
+    return list(rows.argsort(descending=True)[:LABELS].unsqueeze(1))
+
+
+def truncated_inverse(slopes: Tensor, least: float) -> tuple[Tensor, int]:
+    """Pseudo-inverse (N, d) of G' for G (N, d), and its rank, singular values below a share dropped."""
+    left, values, right = torch.linalg.svd(slopes, full_matrices=False)
+    kept = values > least * values[0]
+    scaled = torch.where(kept, 1 / values.where(kept, torch.ones_like(values)), 0)
+    return (left * scaled) @ right, int(kept.sum())
+
+
+def undetermined(tokens: Tokens) -> list[str]:
+    """Where the embedding of a patch does not tell the patch."""
+    weight = tokens.conv.weight.detach().flatten(1)
+    rank = int(torch.linalg.matrix_rank(weight))
+    if rank == weight.shape[1]:
+        return []
+    return [f"patches of {weight.shape[1]} numbers, embedded in {rank}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AprilMatching(Recipe):
+    """Gradient matching that asks the positional embedding's gradient for its direction, too.
+
+    `weight` is that of the direction. For any vision transformer with a learned positional embedding.
+    """
+
+    steps: Count = 300
+    weight: NonNegative = 1.0
+    position: str | None = None
+    """The positional embedding's name; found by what its gradient does where None."""
+
+    def matching(self) -> GradientMatching:
+        assert self.position is not None, "found before anything is matched"
+        return GradientMatching(
+            objective=L2() + self.weight * TensorCosine(self.position),
+            parametrization=Direct(center=0.5, spread=0.1),
+            labels=Known(),
+            descent=LBFGS(steps=self.steps),
+            precision="double",
+        )
+
+    def named(self, observation: Observation) -> AprilMatching | str:
+        """This recipe with the positional embedding's name; or why it has none."""
+        if self.position is not None:
+            known = self.position in observation.update.tensors
+            return self if known else f"no tensor of the update is called {self.position!r}"
+        found = tokens_of(observation.model, observation.domain)
+        return found if isinstance(found, str) else replace(self, position=found.position)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        found = unfit(observation) or self.named(observation)
+        return found if isinstance(found, str) else found.matching().inapplicable(observation)
+
+    def evaluations(self, observation: Observation) -> int:
+        found = self.named(observation)
+        return 0 if isinstance(found, str) else found.matching().evaluations(observation)
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        found = self.named(observation)
+        assert isinstance(found, AprilMatching), "inapplicable() refuses this"
+        matching = found.matching()
+        return matching(observation, seeds=seeds, progress=progress)
