@@ -1,0 +1,155 @@
+"""APRIL, batch 1, vision transformers with learned positions, 8 by 8 patches of 4 pixels.
+
+Closed form through the first attention (the paper's) and through the patch embedding (ours), by
+dimension, precision, design and readout: is the system determined, and what comes back? Then the
+optimization variant on the same updates, with and without the positional embedding's direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from common import Options, Row, header, images, measure, options, scored, share, table
+from torch.nn import functional
+
+import leakgauge as lg
+
+NAME = "april"
+EXACT = 60.0
+"""The goal in dB, in float64 and where the system is determined."""
+DIMENSIONS = (48, 64, 96, 128, 192)
+MATCHED = 96
+"""Dimension of the transformers that the optimization variant is tried on."""
+Precision = Literal["float32", "float64"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image through one transformer, by one attack."""
+
+    attack: str
+    style: str
+    readout: str
+    depth: int
+    dim: int
+    precision: Precision
+    image: int
+
+
+def attacks_of(steps: int) -> dict[str, lg.Attack]:
+    """What is tried, by the name in the table."""
+    return {
+        "attention": lg.attacks.April(equations="attention"),
+        "embedding": lg.attacks.April(equations="embedding"),
+        "matching": lg.attacks.AprilMatching(steps=steps, weight=0.0),
+        "matching, direction": lg.attacks.AprilMatching(steps=steps),
+    }
+
+
+def jobs_of(given: Options) -> list[Job]:
+    """Three images each; design (A) of the paper has no normalization before its first attention."""
+    found = []
+    pictures = range(1 if given.quick else 3)
+    precisions: tuple[Precision, ...] = ("float32", "float64")
+    dimensions = (64, 96) if given.quick else DIMENSIONS
+    for style, attack in (
+        ("plain", "attention"),
+        ("plain", "embedding"),
+        ("pre_norm", "embedding"),
+    ):
+        for readout, depth in (("mean", 2), ("class_token", 2), ("class_token", 1)):
+            for precision in precisions:
+                for dim in dimensions if depth == 2 else (MATCHED,):
+                    found += [
+                        Job(attack, style, readout, depth, dim, precision, i) for i in pictures
+                    ]
+    for attack in ("matching", "matching, direction"):
+        for style in ("plain", "pre_norm"):
+            found += [Job(attack, style, "mean", 2, MATCHED, "float32", i) for i in pictures]
+    return found
+
+
+def run(job: Job, given: Options) -> Row:
+    """One update, attacked; the control is this guess against the next image."""
+    data, seeds = images(given.data), lg.Seeds(given.seed)
+    dtype = torch.float32 if job.precision == "float32" else torch.float64
+    model = lg.models.build(
+        lg.models.vit,
+        data.domain,
+        10,
+        seed=given.seed,
+        dim=job.dim,
+        depth=job.depth,
+        style=job.style,
+        readout=job.readout,
+    )
+    client = lg.Client(
+        model=model.to(dtype), loss=functional.cross_entropy, domain=data.domain, classes=10
+    )
+    chosen, following = (slice(i, i + 1) for i in (job.image, (job.image + 1) % len(data)))
+    batch = lg.Batch(data.inputs[chosen].to(dtype), data.targets[chosen])
+    other = lg.Batch(data.inputs[following].to(dtype), data.targets[following])
+    seen = lg.Server().observe(client, batch, seeds=seeds)
+    attack = attacks_of(5 if given.quick else 300)[job.attack]
+    guess = attack(seen, seeds=seeds)
+    row: Row = {**vars(job), "seed": given.seed, "message": guess.message}
+    control = scored(data, other, guess)["psnr"]
+    return row | scored(data, batch, guess) | {"control_psnr": control}
+
+
+def main() -> None:
+    given = options(NAME, __doc__ or "")
+    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    header(given)
+    print_rows([row for row in rows if not row["attack"].startswith("matching")])
+    determined = [row for row in rows if row["precision"] == "float64" and certain(row)]
+    exact = share(row["psnr"][0] >= EXACT for row in determined)
+    print(f"float64 and determined: >= {EXACT:g} dB in {exact}")
+    print()
+    print_rows([row for row in rows if row["attack"].startswith("matching")])
+
+
+def certain(row: Row) -> bool:
+    """Whether the attack itself says that the patches are determined."""
+    return "the patches are determined" in row["message"]
+
+
+def numbers(rows: list[Row], name: str) -> list[float]:
+    """One value a row."""
+    return [row[name][0] for row in rows]
+
+
+def key_of(*names: str) -> Callable[[Row], tuple[Any, ...]]:
+    """The values of these fields."""
+    return lambda row: tuple(row[name] for name in names)
+
+
+def print_rows(rows: list[Row]) -> None:
+    """One line for each attack, design, precision and dimension."""
+    names = ("attack", "style", "readout", "depth", "precision", "dim")
+    groups = [list(group) for _, group in groupby(rows, key_of(*names))]
+    table(
+        [*names, "determined", "median PSNR", "least", "control", "labels right", "seconds"],
+        [
+            [
+                *key_of(*names)(group[0]),
+                share(map(certain, group)),
+                f"{median(numbers(group, 'psnr')):.1f}",
+                f"{min(numbers(group, 'psnr')):.1f}",
+                f"{median(numbers(group, 'control_psnr')):.1f}",
+                share(label == 1.0 for label in numbers(group, "label")),
+                f"{median(row['seconds'] for row in group):.1f}",
+            ]
+            for group in groups
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
