@@ -46,7 +46,10 @@ class Start:
 def starts(
     chain: Chain, loss: Loss, dweight: Tensor, dbias: Tensor | None, *, classes: int
 ) -> list[Start]:
-    """What explains dweight (O, F) and dbias (O,) of the last layer, best first; float64."""
+    """What explains dweight (O, F) and dbias (O,) of the last layer, best first; float64.
+
+    Where nothing does, what comes nearest.
+    """
     layer = chain.links[-1].layer
     weight = layer.weight.detach()
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
@@ -68,8 +71,9 @@ def starts(
         left, values, right = torch.linalg.svd(dweight, full_matrices=False)
         line = _Line(left[:, 0], values[0] * right[0], weight, bias, slope)
         found = [start for y in _labels(left[:, 0], classes) for start in line.solutions(y)]
-    good = sorted((s for s in found if s.misfit <= MISFIT), key=lambda s: s.misfit)
-    return good[:MOST]
+    found = sorted(found, key=lambda start: start.misfit)
+    # Of a blurred update nothing is a solution: the nearest is the best guess.
+    return [start for start in found if start.misfit <= MISFIT][:MOST] or found[:1]
 
 
 def _start(delta: Tensor, features: Tensor, slope: Tensor, label: int) -> Start:
