@@ -2,6 +2,7 @@
 
 from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
+from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
@@ -15,6 +16,7 @@ __all__ = [
     "IDLG",
     "Auto",
     "BalancedDLG",
+    "CocktailParty",
     "InvertingGradients",
     "LinearLayer",
     "SecondOrder",

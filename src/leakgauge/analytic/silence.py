@@ -1,0 +1,80 @@
+"""Exact unmixing by silent outputs: a ReLU that an example does not excite has no part of its gradient.
+
+delta_j = left p_j vanishes at every output that example j leaves inactive. A guess of h_j, pushed through
+the known layer, tells which outputs those are, up to a few near zero: so p_j is the direction in which most
+of them vanish, found by reweighted least squares from the guess's own direction, whatever the others do.
+Ours; the sparsity that it uses is that of SPEAR (Dimitrov et al. 2024), which searches without a guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.mixtures import Mixture
+
+STEPS = 15
+SHRINK = 0.6
+"""By what the scale at which an output counts as loud falls, a step."""
+QUIET = 10.0
+"""Values up to so many standard deviations of the noise are held to vanish."""
+SILENT = 0.85
+"""Share of the outputs believed inactive that must vanish."""
+SURPLUS = 0.3
+"""Share of those outputs that must vanish beyond the n - 1 that any direction can be bent to."""
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A direction p (n,) of unit norm, and the share of the outputs believed inactive that vanish in it."""
+
+    direction: Tensor
+    share: float
+
+
+def vanishing(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
+    """The direction near `start` (n,) in which the outputs with depth (O,) above 0 vanish; None where too few do.
+
+    depth: how far below zero the layer's output is believed to be, 0 or less where it is not.
+    """
+    rows = (depth > 0).nonzero().squeeze(1)
+    count = mixture.left.shape[1]
+    least = max(SILENT * len(rows), count - 1 + SURPLUS * (len(rows) - count))
+    if len(rows) <= count:
+        return None
+    left, trust = mixture.left[rows], depth[rows] / depth[rows].mean()
+    direction, scale = start / start.norm(), torch.inf
+    for _ in range(STEPS):
+        loud, blur = (left @ direction).abs(), float(mixture.blur(direction[:, None]))
+        quiet = loud <= QUIET * blur
+        if int(quiet.sum()) >= least:
+            exact = torch.linalg.svd(left[quiet], full_matrices=False)[2][-1]
+            return Silent(exact, float(quiet.double().mean()))
+        scale = SHRINK * min(scale, float(loud.median()))
+        # What vanishes to the last digit must not outweigh all else.
+        floor = max(scale, blur, 1e-9 * float(loud.max()))
+        direction = anchored(left, trust.square() / (loud.square() + floor**2), start)
+    return None
+
+
+def anchored(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:
+    """The unit p with the least sum_i weight_i (left p)_i^2 for its product with `start`."""
+    gram = (left * weight[:, None]).T @ left
+    gram.diagonal().add_(1e-13 * float(gram.diagonal().mean()))
+    solved = torch.cholesky_solve(start[:, None], torch.linalg.cholesky(gram)).squeeze(1)
+    direction: Tensor = solved / solved.norm()
+    return direction
+
+
+def independent(found: list[Silent], known: Tensor) -> Tensor:
+    """`known` (n, k) and the directions found, the most silent first, less those that the others span."""
+    basis = known
+    for silent in sorted(found, key=lambda one: -one.share):
+        if basis.shape[1] == basis.shape[0]:
+            break
+        axes = torch.linalg.qr(basis)[0]
+        if float((silent.direction - axes @ (axes.T @ silent.direction)).norm()) > 1e-4:
+            basis = torch.cat([basis, silent.direction[:, None]], dim=1)
+    return basis
