@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STANDS_OUT = 2.0
-"""A singular value counts above so many times the largest that noise of its level is expected to have."""
+STANDS_OUT = 1.5
+"""A singular value counts above so many times the largest that noise has, as expected or as seen."""
 ROUNDING = 2.0**-24
 """Relative error of an update where no singular value is left over to measure it by."""
 
@@ -43,11 +43,12 @@ def mixture(weight: Tensor, bias: Tensor, batch: int) -> Mixture:
     left, strength, right = torch.linalg.svd(joined, full_matrices=False)
     outputs, width = joined.shape
     rest, freedom = strength[batch:], (outputs - batch) * (width - batch)
-    noise = ROUNDING * float(strength[0]) / math.sqrt(max(joined.shape))
+    noise, largest = ROUNDING * float(strength[0]) / math.sqrt(max(joined.shape)), 0.0
     if len(rest):
         # Updates in float64 leave over less than the decomposition itself rounds.
         noise = max(float(rest.norm()) / math.sqrt(freedom), 2.0**-53 * float(strength[0]))
-    level = STANDS_OUT * noise * (math.sqrt(outputs) + math.sqrt(width))
+        largest = float(rest[0])  # rounding is not even: some directions have more of it
+    level = STANDS_OUT * max(noise * (math.sqrt(outputs) + math.sqrt(width)), largest)
     count = int((strength[:batch] > level).sum())
     kept = strength[:count]
     return Mixture(left[:, :count], kept, kept[:, None] * right[:count], noise)

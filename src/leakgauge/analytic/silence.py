@@ -20,6 +20,8 @@ SHRINK = 0.6
 """By what the scale at which an output counts as loud falls, a step."""
 QUIET = 10.0
 """Values up to so many standard deviations of the noise are held to vanish."""
+EXACT = 1e-12
+"""What the arithmetic leaves of an output that vanishes, against the norm of all."""
 SILENT = 0.85
 """Share of the outputs believed inactive that must vanish."""
 SURPLUS = 0.3
@@ -47,14 +49,14 @@ def vanishing(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
     left, trust = mixture.left[rows], depth[rows] / depth[rows].mean()
     direction, scale = start / start.norm(), torch.inf
     for _ in range(STEPS):
-        loud, blur = (left @ direction).abs(), float(mixture.blur(direction[:, None]))
+        loud = (left @ direction).abs()
+        blur = max(float(mixture.blur(direction[:, None])), EXACT)
         quiet = loud <= QUIET * blur
         if int(quiet.sum()) >= least:
             exact = torch.linalg.svd(left[quiet], full_matrices=False)[2][-1]
             return Silent(exact, float(quiet.double().mean()))
         scale = SHRINK * min(scale, float(loud.median()))
-        # What vanishes to the last digit must not outweigh all else.
-        floor = max(scale, blur, 1e-9 * float(loud.max()))
+        floor = max(scale, blur)
         direction = anchored(left, trust.square() / (loud.square() + floor**2), start)
     return None
 

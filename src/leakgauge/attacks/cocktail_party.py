@@ -51,8 +51,8 @@ class CocktailParty:
     steps: Count = 25_000
     lr: Positive = 1e-3
     tv: NonNegative = 1.0
-    independence: NonNegative = 1.0
-    sharpness: Positive = 5.0
+    independence: NonNegative = 0.1
+    sharpness: Positive = 10.0
 
     @property
     def requires(self) -> frozenset[str]:
