@@ -4,6 +4,7 @@ from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.dlg import DLG
+from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -17,6 +18,7 @@ __all__ = [
     "Auto",
     "BalancedDLG",
     "CocktailParty",
+    "FeatureInversion",
     "InvertingGradients",
     "LinearLayer",
     "SecondOrder",

@@ -4,14 +4,24 @@ A specification names a network by one of BUILDERS, or a user's own as "package.
 """
 
 from leakgauge.models.building import build
-from leakgauge.models.convolutional import ConvNet, LeNet, convnet, lenet
+from leakgauge.models.convolutional import ConvNet, LeNet, LeNet5, convnet, lenet, lenet5
 from leakgauge.models.mlp import MLP, mlp
 from leakgauge.models.parts import Normalize
 from leakgauge.models.resnet import ResNet, resnet18
 from leakgauge.models.resnet_cifar import CifarResNet, resnet20, resnet32, resnet44, resnet56
 from leakgauge.models.weights import load_weights
 
-BUILDERS = ("convnet", "lenet", "mlp", "resnet18", "resnet20", "resnet32", "resnet44", "resnet56")
+BUILDERS = (
+    "convnet",
+    "lenet",
+    "lenet5",
+    "mlp",
+    "resnet18",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+)
 
 __all__ = [
     "BUILDERS",
@@ -19,11 +29,13 @@ __all__ = [
     "CifarResNet",
     "ConvNet",
     "LeNet",
+    "LeNet5",
     "Normalize",
     "ResNet",
     "build",
     "convnet",
     "lenet",
+    "lenet5",
     "load_weights",
     "mlp",
     "resnet18",

@@ -64,6 +64,33 @@ class ConvNet(nn.Sequential):
         super().__init__(layers)
 
 
+class LeNet5(nn.Sequential):
+    """Two 5x5 convolutions of 6 and 16 channels, each with a 2x2 max pool, then linear layers of 120, 84 and `classes`."""
+
+    def __init__(
+        self,
+        domain: ImageDomain,
+        classes: int,
+        *,
+        activation: Activation = "relu",
+        normalize: nn.Module,
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=normalize)
+        for i, (before, after) in enumerate(((domain.channels, 6), (6, 16))):
+            layers[f"conv{i}"] = nn.Conv2d(before, after, 5)
+            layers[f"{activation}{i}"] = parts.activation(activation)
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
+        layers["flatten"] = nn.Flatten()
+        # Each convolution takes 4 from a side, and each pool leaves half, rounding down.
+        down, across = (((side - 4) // 2 - 4) // 2 for side in (domain.height, domain.width))
+        widths = (16 * down * across, 120, 84, classes)
+        for i in range(3):
+            if i:
+                layers[f"{activation}{i + 1}"] = parts.activation(activation)
+            layers[f"linear{i}"] = nn.Linear(widths[i], widths[i + 1])
+        super().__init__(layers)
+
+
 def lenet(
     domain: Domain,
     classes: int,
@@ -104,6 +131,27 @@ def convnet(
     with seeded(seed):
         normalize = normalizer(domain, mean, std)
         return ConvNet(image, classes, width=width, normalize=normalize).eval()
+
+
+def lenet5(
+    domain: Domain,
+    classes: int,
+    *,
+    activation: Activation = "relu",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """The layout of LeNet-5 (LeCun et al. 1998), as run today: max pools, softmax; hidden linear layers.
+
+    mean and std as in `convnet`. PyTorch's default initialization; in eval mode. Raises ModelError for a
+    domain other than images of at least 16x16 pixels, an unknown activation, and options that are not positive.
+    """
+    image = images(domain, "lenet5", smallest=16)
+    counts("lenet5", classes=classes)
+    with seeded(seed):
+        normalize = normalizer(domain, mean, std)
+        return LeNet5(image, classes, activation=activation, normalize=normalize).eval()
 
 
 def _check_init(init: float) -> None:
