@@ -16,11 +16,13 @@ from torch import Tensor
 
 from leakgauge.analytic.independence import whitening
 from leakgauge.analytic.mixtures import Mixture
-from leakgauge.analytic.silence import independent, vanishing
+from leakgauge.analytic.silence import independent, sampled, vanishing
 from leakgauge.analytic.tail import Tail
 
 PROVEN = 1e-2
 """Relative error of what an example would cause, over all outputs, up to which it is held to be right."""
+FEW = 10
+"""Examples up to which outputs drawn at random are likely to find them, where the guesses do not."""
 PATIENCE = 2
 """Rounds without an example more, after which the search ends."""
 
@@ -72,7 +74,10 @@ def unmix(
     for _ in range(rounds):
         depth = unmixer.tail.depth(unmixer.plausible(inputs_of(guess[known.shape[1] :])))
         found = [vanishing(mixture, s, d) for s, d in zip(starts.T, depth, strict=True)]
-        known = independent([one for one in found if one is not None], known)
+        silents = [one for one in found if one is not None]
+        if count <= FEW:
+            silents += sampled(mixture, generator)
+        known = independent(silents, known)
         whole = known.shape[1] == count
         if whole:
             guess = torch.linalg.solve(known, mixture.signals)

@@ -3,7 +3,8 @@
 delta_j = left p_j vanishes at every output that example j leaves inactive. A guess of h_j, pushed through
 the known layer, tells which outputs those are, up to a few near zero: so p_j is the direction in which most
 of them vanish, found by reweighted least squares from the guess's own direction, whatever the others do.
-Ours; the sparsity that it uses is that of SPEAR (Dimitrov et al. 2024), which searches without a guess.
+Ours; the sparsity that it uses is that of SPEAR (Dimitrov et al. 2024), which needs no guess: n - 1 outputs drawn
+at random are now and then all inactive for one example, and leave but its direction. For few examples.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ SILENT = 0.85
 """Share of the outputs believed inactive that must vanish."""
 SURPLUS = 0.3
 """Share of those outputs that must vanish beyond the n - 1 that any direction can be bent to."""
+
+
+DRAWS, CHUNKS = 4096, 4
+"""Sets of outputs drawn at once, and how often."""
+DRAWN = 0.05
+"""Share of all outputs that must vanish beyond the n - 1 drawn."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,30 @@ def vanishing(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
         floor = max(scale, blur)
         direction = anchored(left, trust.square() / (loud.square() + floor**2), start)
     return None
+
+
+def sampled(mixture: Mixture, generator: torch.Generator) -> list[Silent]:
+    """Directions in which many outputs vanish, from outputs drawn at random; shares are of all outputs."""
+    count = mixture.left.shape[1]
+    floor = mixture.noise * float((1 / mixture.strength).norm())
+    left = mixture.left[mixture.left.norm(dim=1) > QUIET * floor]
+    if len(left) <= count:
+        return []
+    found: list[Silent] = []
+    target = torch.eye(count, dtype=torch.float64)[-1]
+    for _ in range(CHUNKS):
+        drawn = left[torch.randint(len(left), (DRAWS, count - 1), generator=generator)]
+        last = torch.randn((DRAWS, 1, count), generator=generator, dtype=torch.float64)
+        solved, failed = torch.linalg.solve_ex(torch.cat([drawn, last], dim=1), target)
+        solved = solved[(failed == 0) & solved.isfinite().all(1)]
+        directions = (solved / solved.norm(dim=1, keepdim=True)).T
+        blur = mixture.blur(directions).clamp_min(EXACT)
+        quiet = (left @ directions).abs() <= QUIET * blur
+        many = quiet.sum(0) >= count - 1 + DRAWN * len(left)
+        for rows in quiet.T[many].unique(dim=0):
+            exact = torch.linalg.svd(left[rows], full_matrices=False)[2][-1]
+            found.append(Silent(exact, float(rows.double().mean())))
+    return found
 
 
 def anchored(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ A specification names a network by one of BUILDERS, or a user's own as "package.
 """
 
 from leakgauge.models.building import build
-from leakgauge.models.convolutional import ConvNet, LeNet, LeNet5, convnet, lenet, lenet5
+from leakgauge.models.convolutional import ConvNet, FedAvgCNN, LeNet, convnet, fedavg_cnn, lenet
 from leakgauge.models.mlp import MLP, mlp
 from leakgauge.models.parts import Normalize
 from leakgauge.models.resnet import ResNet, resnet18
@@ -13,8 +13,8 @@ from leakgauge.models.weights import load_weights
 
 BUILDERS = (
     "convnet",
+    "fedavg_cnn",
     "lenet",
-    "lenet5",
     "mlp",
     "resnet18",
     "resnet20",
@@ -28,14 +28,14 @@ __all__ = [
     "MLP",
     "CifarResNet",
     "ConvNet",
+    "FedAvgCNN",
     "LeNet",
-    "LeNet5",
     "Normalize",
     "ResNet",
     "build",
     "convnet",
+    "fedavg_cnn",
     "lenet",
-    "lenet5",
     "load_weights",
     "mlp",
     "resnet18",

@@ -64,30 +64,31 @@ class ConvNet(nn.Sequential):
         super().__init__(layers)
 
 
-class LeNet5(nn.Sequential):
-    """Two 5x5 convolutions of 6 and 16 channels, each with a 2x2 max pool, then linear layers of 120, 84 and `classes`."""
+class FedAvgCNN(nn.Sequential):
+    """Two 5x5 convolutions with 2x2 max pools, a hidden linear layer, then a linear layer."""
 
     def __init__(
         self,
         domain: ImageDomain,
         classes: int,
         *,
-        activation: Activation = "relu",
+        channels: int = 32,
+        width: int = 512,
         normalize: nn.Module,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=normalize)
-        for i, (before, after) in enumerate(((domain.channels, 6), (6, 16))):
-            layers[f"conv{i}"] = nn.Conv2d(before, after, 5)
-            layers[f"{activation}{i}"] = parts.activation(activation)
+        for i, (before, after) in enumerate(
+            ((domain.channels, channels), (channels, 2 * channels))
+        ):
+            layers[f"conv{i}"] = nn.Conv2d(before, after, 5, padding=2)
+            layers[f"relu{i}"] = nn.ReLU()
             layers[f"pool{i}"] = nn.MaxPool2d(2)
         layers["flatten"] = nn.Flatten()
-        # Each convolution takes 4 from a side, and each pool leaves half, rounding down.
-        down, across = (((side - 4) // 2 - 4) // 2 for side in (domain.height, domain.width))
-        widths = (16 * down * across, 120, 84, classes)
-        for i in range(3):
-            if i:
-                layers[f"{activation}{i + 1}"] = parts.activation(activation)
-            layers[f"linear{i}"] = nn.Linear(widths[i], widths[i + 1])
+        # Each pool leaves half of a side, rounding down.
+        features = 2 * channels * (domain.height // 4) * (domain.width // 4)
+        layers["linear0"] = nn.Linear(features, width)
+        layers["relu2"] = nn.ReLU()
+        layers["linear1"] = nn.Linear(width, classes)
         super().__init__(layers)
 
 
@@ -133,25 +134,26 @@ def convnet(
         return ConvNet(image, classes, width=width, normalize=normalize).eval()
 
 
-def lenet5(
+def fedavg_cnn(
     domain: Domain,
     classes: int,
     *,
-    activation: Activation = "relu",
+    channels: int = 32,
+    width: int = 512,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The layout of LeNet-5 (LeCun et al. 1998), as run today: max pools, softmax; hidden linear layers.
+    """The CNN of Federated Averaging (McMahan et al. 2017): 32 and 64 channels, 512 hidden units there.
 
     mean and std as in `convnet`. PyTorch's default initialization; in eval mode. Raises ModelError for a
-    domain other than images of at least 16x16 pixels, an unknown activation, and options that are not positive.
+    domain other than images of at least 4x4 pixels, and options that are not positive.
     """
-    image = images(domain, "lenet5", smallest=16)
-    counts("lenet5", classes=classes)
+    image = images(domain, "fedavg_cnn", smallest=4)
+    counts("fedavg_cnn", classes=classes, channels=channels, width=width)
     with seeded(seed):
         normalize = normalizer(domain, mean, std)
-        return LeNet5(image, classes, activation=activation, normalize=normalize).eval()
+        return FedAvgCNN(image, classes, channels=channels, width=width, normalize=normalize).eval()
 
 
 def _check_init(init: float) -> None:
