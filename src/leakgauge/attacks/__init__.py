@@ -3,7 +3,9 @@
 from leakgauge.attacks.april import April, AprilMatching
 from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
+from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.dlg import DLG
+from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -20,6 +22,8 @@ __all__ = [
     "AprilMatching",
     "Auto",
     "BalancedDLG",
+    "CocktailParty",
+    "FeatureInversion",
     "InvertingGradients",
     "LinearLayer",
     "SecondOrder",

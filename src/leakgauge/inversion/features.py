@@ -18,24 +18,29 @@ _TOGETHER = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 @dataclass(frozen=True, eq=False)
 class Headless:
-    """The observed model up to the input of its last layer: unit (B, *shape) to features (B, d)."""
+    """The observed model up to the input of a linear layer: unit (B, *shape) to features (B, d)."""
 
     model: nn.Module
     domain: Domain
+    layer: str
 
     @classmethod
     def of(cls, observation: Observation, layer: str) -> Headless:
-        """`layer` names a linear layer whose output is the model's."""
-        model = copy.deepcopy(observation.model)
-        parent, _, name = layer.rpartition(".")
-        setattr(model.get_submodule(parent), name, nn.Identity())
-        return cls(model, observation.domain)
+        """`layer` names a linear layer that is called once, on one vector an example."""
+        return cls(copy.deepcopy(observation.model), observation.domain, layer)
 
     def __call__(self, unit: Tensor) -> Tensor:
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         cast = {n: t.detach().to(unit) if t.is_floating_point() else t for n, t in state.items()}
-        features: Tensor = functional_call(self.model, cast, (self.domain.from_unit(unit),))
-        return features
+        seen: list[Tensor] = []
+        hook = self.model.get_submodule(self.layer).register_forward_pre_hook(
+            lambda _, arguments: seen.append(arguments[0])
+        )
+        try:
+            functional_call(self.model, cast, (self.domain.from_unit(unit),))
+        finally:
+            hook.remove()
+        return seen[0]
 
 
 def entangled(observation: Observation) -> str | None:

@@ -35,11 +35,16 @@ class TotalVariation(Term):
         return None
 
     def __call__(self, candidate: Candidate) -> Tensor:
-        return torch.stack([_mean(d.abs()) for d in _differences(candidate.unit)]).sum()
+        return total_variation(candidate.unit)
 
     def residuals(self, candidate: Candidate) -> Tensor:
         """Reweighted least squares: d / sqrt(|d|) with |d| held, whose square is |d| (floor: half an 8-bit level)."""
         return torch.cat([_reweighted(d).flatten() for d in _differences(candidate.unit)])
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Mean absolute difference of neighboring pixels of images (..., H, W), horizontal plus vertical."""
+    return torch.stack([_mean(d.abs()) for d in _differences(images)]).sum()
 
 
 def _reweighted(difference: Tensor) -> Tensor:

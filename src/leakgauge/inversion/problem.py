@@ -38,10 +38,11 @@ class Problem:
         return unit, self.labels.decode(held)
 
     def candidate(self, variables: Variables, simulate: Simulator) -> Candidate:
-        """What these variables stand for, and what it would have shared."""
+        """What these variables stand for, and what it would have shared, where any term asks for that."""
         unit, targets = self.decode(variables)
-        observed = self.observation.update.tensors
-        return Candidate(unit, targets, simulate(unit, targets), observed)
+        asked = any(not term.local for term in self.terms)
+        simulated = simulate(unit, targets) if asked else {}
+        return Candidate(unit, targets, simulated, self.observation.update.tensors)
 
     def weights(self, progress: float) -> tuple[float, ...]:
         """One for each term of the objective, at this share of the steps done."""

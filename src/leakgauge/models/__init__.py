@@ -4,7 +4,7 @@ A specification names a network by one of BUILDERS, or a user's own as "package.
 """
 
 from leakgauge.models.building import build
-from leakgauge.models.convolutional import ConvNet, LeNet, convnet, lenet
+from leakgauge.models.convolutional import ConvNet, FedAvgCNN, LeNet, convnet, fedavg_cnn, lenet
 from leakgauge.models.mlp import MLP, mlp
 from leakgauge.models.parts import Normalize
 from leakgauge.models.resnet import ResNet, resnet18
@@ -17,6 +17,7 @@ BUILDERS = (
     "cnn",
     "cnn6",
     "convnet",
+    "fedavg_cnn",
     "lenet",
     "mlp",
     "resnet18",
@@ -33,6 +34,7 @@ __all__ = [
     "MLP",
     "CifarResNet",
     "ConvNet",
+    "FedAvgCNN",
     "LeNet",
     "Normalize",
     "ResNet",
@@ -41,6 +43,7 @@ __all__ = [
     "cnn",
     "cnn6",
     "convnet",
+    "fedavg_cnn",
     "lenet",
     "load_weights",
     "mlp",

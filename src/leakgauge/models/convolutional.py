@@ -64,6 +64,34 @@ class ConvNet(nn.Sequential):
         super().__init__(layers)
 
 
+class FedAvgCNN(nn.Sequential):
+    """Two 5x5 convolutions with 2x2 max pools, a hidden linear layer, then a linear layer."""
+
+    def __init__(
+        self,
+        domain: ImageDomain,
+        classes: int,
+        *,
+        channels: int = 32,
+        width: int = 512,
+        normalize: nn.Module,
+    ) -> None:
+        layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=normalize)
+        for i, (before, after) in enumerate(
+            ((domain.channels, channels), (channels, 2 * channels))
+        ):
+            layers[f"conv{i}"] = nn.Conv2d(before, after, 5, padding=2)
+            layers[f"relu{i}"] = nn.ReLU()
+            layers[f"pool{i}"] = nn.MaxPool2d(2)
+        layers["flatten"] = nn.Flatten()
+        # Each pool leaves half of a side, rounding down.
+        features = 2 * channels * (domain.height // 4) * (domain.width // 4)
+        layers["linear0"] = nn.Linear(features, width)
+        layers["relu2"] = nn.ReLU()
+        layers["linear1"] = nn.Linear(width, classes)
+        super().__init__(layers)
+
+
 def lenet(
     domain: Domain,
     classes: int,
@@ -104,6 +132,28 @@ def convnet(
     with seeded(seed):
         normalize = normalizer(domain, mean, std)
         return ConvNet(image, classes, width=width, normalize=normalize).eval()
+
+
+def fedavg_cnn(
+    domain: Domain,
+    classes: int,
+    *,
+    channels: int = 32,
+    width: int = 512,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> nn.Module:
+    """The CNN of Federated Averaging (McMahan et al. 2017): 32 and 64 channels, 512 hidden units there.
+
+    mean and std as in `convnet`. PyTorch's default initialization; in eval mode. Raises ModelError for a
+    domain other than images of at least 4x4 pixels, and options that are not positive.
+    """
+    image = images(domain, "fedavg_cnn", smallest=4)
+    counts("fedavg_cnn", classes=classes, channels=channels, width=width)
+    with seeded(seed):
+        normalize = normalizer(domain, mean, std)
+        return FedAvgCNN(image, classes, channels=channels, width=width, normalize=normalize).eval()
 
 
 def _check_init(init: float) -> None:

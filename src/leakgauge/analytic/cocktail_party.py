@@ -1,0 +1,151 @@
+"""Unmixing the inputs of a linear layer from its gradient: independent components, then silent outputs.
+
+[dW, db] = sum_j delta_j [h_j, 1]' is a mixture of the batch's inputs (Kariyappa et al. 2023). Independent
+components give every h_j, about; the bias's column gives sign and scale. Which outputs an h_j leaves inactive
+then gives delta_j exactly, where the layer feeds a ReLU; with all of them, all h_j. Examples found leave
+a smaller mixture to the next round. Whether one is right, the known model tells: h_j must cause delta_j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.independence import whitening
+from leakgauge.analytic.mixtures import Mixture
+from leakgauge.analytic.silence import independent, sampled, vanishing
+from leakgauge.analytic.tail import Tail
+
+PROVEN = 1e-2
+"""Relative error of what an example would cause, over all outputs, up to which it is held to be right."""
+FEW = 10
+"""Examples up to which outputs drawn at random are likely to find them, where the guesses do not."""
+PATIENCE = 2
+"""Rounds without an example more, after which the search ends."""
+
+Rotate = Callable[[Tensor, torch.Generator], Tensor]
+"""The unmixing (n, n) of white signals (n, N)."""
+
+
+@dataclass(frozen=True)
+class Unmixer:
+    """How a mixture is read: `views` maps signals (n, F) linearly to those (n, N) that are independent of each other.
+
+    plausible: the nearest inputs (N, F) of the layer that an example can have.
+    """
+
+    tail: Tail
+    views: Callable[[Tensor], Tensor]
+    rotate: Rotate
+    plausible: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Inputs (n, F) of the layer, labels (n,), and the relative error (n,) of what each would cause there.
+
+    left_over is the share of the gradient that they do not explain; `exact` counts deltas from silent outputs.
+    """
+
+    features: Tensor
+    labels: Tensor
+    error: Tensor
+    left_over: float
+    exact: int
+
+    @property
+    def proven(self) -> Tensor:
+        """Which examples (n,) the known model confirms."""
+        return self.error <= PROVEN
+
+
+def unmix(
+    mixture: Mixture, unmixer: Unmixer, generator: torch.Generator, *, rounds: int
+) -> Sources:
+    """The examples that explain the gradient best, of so many rounds of silent outputs; 0: no such round."""
+    count = len(mixture.strength)
+    known = torch.zeros(count, 0, dtype=torch.float64)
+    guess, starts = components(mixture, unmixer, known, generator)
+    best = explained(mixture, unmixer, guess, 0)
+    confirmed, idle = 0, 0
+    for _ in range(rounds):
+        depth = unmixer.tail.depth(unmixer.plausible(inputs_of(guess[known.shape[1] :])))
+        found = [vanishing(mixture, s, d) for s, d in zip(starts.T, depth, strict=True)]
+        silents = [one for one in found if one is not None]
+        if count <= FEW:
+            silents += sampled(mixture, generator)
+        known = independent(silents, known)
+        whole = known.shape[1] == count
+        if whole:
+            guess = torch.linalg.solve(known, mixture.signals)
+        else:
+            guess, starts = components(mixture, unmixer, known, generator)
+        sources = explained(mixture, unmixer, guess, known.shape[1])
+        best = min(best, sources, key=lambda one: one.left_over)
+        idle = 0 if known.shape[1] > confirmed else idle + 1
+        if (whole and bool(sources.proven.all())) or idle == PATIENCE:
+            break
+        if whole:
+            # A direction that is not an example's takes the place of one that is.
+            known = known[:, sources.proven]
+            guess, starts = components(mixture, unmixer, known, generator)
+        confirmed = max(confirmed, known.shape[1])
+    return best
+
+
+def components(
+    mixture: Mixture, unmixer: Unmixer, known: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Guesses (n, F + 1) up to scale, those of `known` (n, k) first, and the directions (n, n - k) of the others.
+
+    What is orthogonal to the known directions mixes the other examples alone. The known ones' guesses
+    are what is left uncorrelated with those.
+    """
+    k = known.shape[1]
+    rest = torch.linalg.qr(known, mode="complete")[0][:, k:]
+    signals = rest.T @ mixture.signals
+    views = unmixer.views(signals[:, :-1])
+    white = whitening(views)
+    rows = unmixer.rotate(white @ views, generator) @ white
+    others = rows @ signals
+    starts = torch.linalg.pinv(rows @ rest.T)
+    if not k:
+        return others, starts
+    held = torch.linalg.pinv(known) @ mixture.signals
+    seen, theirs = unmixer.views(held[:, :-1]), rows @ views
+    shared = torch.linalg.lstsq(theirs.T, seen.T).solution.T
+    return torch.cat([held - shared @ others, others]), starts
+
+
+def inputs_of(guess: Tensor) -> Tensor:
+    """h (n, F) of rows that are multiples of [h, 1] (n, F + 1): the bias tells sign and scale."""
+    tiny = torch.finfo(torch.float64).tiny
+    scale = torch.where(guess[:, -1:].abs() > tiny, guess[:, -1:], tiny)
+    return guess[:, :-1] / scale
+
+
+def explained(mixture: Mixture, unmixer: Unmixer, guess: Tensor, exact: int) -> Sources:
+    """Each guess with the label that explains it best, and how well all of them explain the gradient."""
+    features = unmixer.plausible(inputs_of(guess))
+    ones = torch.ones(len(features), 1, dtype=torch.float64)
+    joined = torch.cat([features, ones], dim=1)
+    coefficients = torch.linalg.lstsq(joined.T, mixture.signals.T).solution  # (n, n)
+    deltas = coefficients @ mixture.left.T
+    error, labels, caused = unmixer.tail.explain(features, deltas)
+    seen = mixture.left @ mixture.signals
+    left_over = float((seen - caused.T @ joined).norm() / seen.norm())
+    return Sources(features, labels, error, left_over, exact)
+
+
+def completed(sources: Sources, batch: int, blank: Tensor) -> Sources:
+    """Sources of the whole batch: `blank` (F,), no label and no bound on the error where none was unmixed."""
+    missing = batch - len(sources.features)
+    return replace(
+        sources,
+        features=torch.cat([sources.features, blank.expand(missing, -1)]),
+        labels=torch.cat([sources.labels, torch.full((missing,), -1)]),
+        error=torch.cat([sources.error, torch.full((missing,), torch.inf, dtype=torch.float64)]),
+    )

@@ -1,0 +1,150 @@
+"""The inputs of a linear layer deep in the network, from its gradient: features of each example."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic import last_layer
+from leakgauge.analytic.cocktail_party import Unmixer, completed, unmix
+from leakgauge.analytic.independence import fixed_point
+from leakgauge.analytic.linear import first_linear, rank_one
+from leakgauge.analytic.mixtures import Mixture, mixture
+from leakgauge.analytic.tail import Tail
+from leakgauge.analytic.views import centered
+from leakgauge.core import Observation
+
+PROBES = 8
+"""Random inputs, by whose features it is told whether features can be negative."""
+
+
+@dataclass(frozen=True)
+class Deep:
+    """The first linear layer that the forward pass calls, of one vector an example: its name, and its input
+    (N, F) as a function of unit coordinates (N, *shape), in float64."""
+
+    name: str
+    feature: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Features:
+    """features (B, F) of the input of linear layer `layer`, and labels (B,), -1 where unknown, in one order.
+
+    error (B,): relative, inf where the features are not known. source: how they were read, in words.
+    """
+
+    layer: str
+    features: Tensor
+    labels: Tensor
+    error: Tensor
+    source: str
+
+
+def deep(observation: Observation) -> Deep | str:
+    """The layer whose inputs can be read, or in one line why there is none."""
+    if observation.training.kind != "gradient":
+        return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+    model = copy.deepcopy(observation.model).cpu().double().eval()
+    found = first_linear(model, observation.domain)
+    if found is None:
+        return "the model has no linear layer that its forward calls"
+    name, linear, feature = found
+    if f"{name}.weight" not in observation.update.tensors:
+        return f"the weight of the first linear layer, {name!r}, is not trained"
+    axes = feature(torch.full((1, *observation.domain.shape), 0.5, dtype=torch.float64)).ndim - 1
+    if axes != 1:
+        return f"the first linear layer, {name!r}, sees {axes} axes an example, not one vector"
+    if linear.bias is None or f"{name}.bias" not in observation.update.tensors:
+        return f"the first linear layer, {name!r}, has no trainable bias to divide by"
+    return Deep(name, feature)
+
+
+def refusal(observation: Observation) -> str | None:
+    """Why features of so many examples cannot be read; None where they may be."""
+    found = deep(observation)
+    if isinstance(found, str):
+        return found
+    batch = observation.knowledge.batch_size or 1
+    if batch == 1:
+        return None
+    if found.name == last_layer.layer_name(observation):
+        last = last_layer.last_layer(observation)
+        return last if isinstance(last, str) else last_layer.unreadable(*last)
+    least = min(observation.update.tensors[f"{found.name}.weight"].shape)
+    if batch > least:
+        return (
+            f"batch {batch} > {least}: the first linear layer, {found.name!r}, tells no more apart"
+        )
+    return None if observation.classes is not None else "needs a loss over classes"
+
+
+def read(observation: Observation, generator: torch.Generator, *, rounds: int) -> Features | str:
+    """The features of each example by what this observation allows, or in one line why nothing does.
+
+    Batch 1: dW / db. A last layer: softmax unmixing. A layer before it: the Cocktail Party Attack, with
+    so many rounds of silent outputs.
+    """
+    found = deep(observation)
+    if isinstance(found, str):
+        return found
+    if observation.batch_size == 1:
+        return by_ratio(observation, found)
+    if found.name == last_layer.layer_name(observation):
+        seen = last_layer.read(observation, generator)
+        if isinstance(seen, str):
+            return seen
+        error = torch.where(seen.found, seen.error, torch.inf)
+        source = f"softmax unmixing of {found.name!r}, {int(seen.found.sum())} of {len(error)}"
+        return Features(found.name, seen.features, seen.labels, error, source)
+    return by_unmixing(observation, found, generator, rounds=rounds)
+
+
+def by_ratio(observation: Observation, found: Deep) -> Features | str:
+    """Batch 1: every output has the same ratio dW_i / db_i."""
+    weight, bias = gradient(observation, found)
+    if not bool(bias.any()):
+        return "the bias of the first linear layer has no gradient to divide by"
+    features = rank_one(weight, bias, torch.ones_like(weight)).unsqueeze(0)
+    error = torch.zeros(1, dtype=torch.float64)
+    return Features(
+        found.name, features, torch.tensor([-1]), error, f"dW / db of {found.name!r}, 1 of 1"
+    )
+
+
+def by_unmixing(
+    observation: Observation, found: Deep, generator: torch.Generator, *, rounds: int
+) -> Features | str:
+    """A batch: the Cocktail Party Attack on the features."""
+    shared: Mixture = mixture(*gradient(observation, found), observation.batch_size)
+    if not len(shared.strength):
+        return "nothing in the first linear layer's gradient stands out of the noise"
+    shape = (PROBES, *observation.domain.shape)
+    probes = found.feature(torch.rand(shape, generator=generator, dtype=torch.float64))
+    # After a ReLU no feature is negative, as random inputs show.
+    least = 0.0 if bool((probes >= 0).all()) else -torch.inf
+    unmixer = Unmixer(
+        tail=Tail.of(observation, found.name),
+        views=centered,
+        rotate=fixed_point,
+        plausible=lambda features: features.clamp_min(least),
+    )
+    sources = unmix(shared, unmixer, generator, rounds=rounds)
+    blank = torch.zeros(probes.shape[1], dtype=torch.float64)
+    sources = completed(sources, observation.batch_size, blank)
+    source = (
+        f"Cocktail Party Attack on {found.name!r}, {int(sources.proven.sum())} of "
+        f"{observation.batch_size} confirmed by the model"
+    )
+    return Features(found.name, sources.features, sources.labels, sources.error, source)
+
+
+def gradient(observation: Observation, found: Deep) -> tuple[Tensor, Tensor]:
+    """dW (O, F) and db (O,) of the layer."""
+    tensors = observation.update.tensors
+    weight, bias = (tensors[f"{found.name}.{part}"] for part in ("weight", "bias"))
+    return weight.double().cpu(), bias.double().cpu()

@@ -1,0 +1,188 @@
+"""Cocktail Party Attack. Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee: ICML 2023, section 4.
+
+    dW = Delta' H     so the rows of dW are mixtures of the B inputs h_j, as voices at a party are
+    V = argmin  - mean_i (E log cosh v_i x)^2 + tv TV(v_i x) + independence mean_{i != j} exp(T |cos(v_i, v_j)|)
+    x = dW centered and whitened, to B components;  h_j is v_j dW up to sign and scale, which db tells
+
+That is `optimizer = "adam"` with `rounds = 0`. By default (ours): the fixed point of the symmetric algorithm
+on differences of neighboring pixels, colors apart, which are far sparser and less alike from image to image
+than pixels; then silent outputs (`leakgauge.analytic.silence`), which make it exact where the layer feeds a ReLU.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from leakgauge.analytic.cocktail_party import Rotate, Sources, Unmixer, completed, unmix
+from leakgauge.analytic.independence import NegentropyDescent, fixed_point
+from leakgauge.analytic.linear import LinearEntry, entry, layer_call
+from leakgauge.analytic.mixtures import mixture
+from leakgauge.analytic.tail import Tail
+from leakgauge.analytic.views import centered, edges
+from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core.ranges import Count, NonNegative, Positive
+from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.priors import OPPONENT, total_variation
+from leakgauge.inversion.simulation import simulator
+
+ZERO = torch.zeros(())
+EXPLAINED = 1e-4
+"""Share of the layer's gradient left over, at which the examples are certified."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocktailParty:
+    """Every input of a first linear layer, for batches smaller than its outputs, whatever the labels.
+
+    steps to sharpness are those of `optimizer = "adam"`, the paper's; its weights are tuned a model there, and
+    are guesses here. `rounds` of silent outputs: 0 leaves what independent components tell.
+    """
+
+    optimizer: Literal["fixed_point", "adam"] = "fixed_point"
+    rounds: Annotated[int, Ge(0)] = 12
+    steps: Count = 25_000
+    lr: Positive = 1e-3
+    tv: NonNegative = 1.0
+    independence: NonNegative = 0.1
+    sharpness: Positive = 10.0
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if observation.training.kind != "gradient":
+            return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+        if observation.classes is None:
+            return "needs a loss over classes, to tell which example causes what"
+        found = entry(observation)
+        return found if isinstance(found, str) else too_many(observation, found.name)
+
+    def evaluations(self, observation: Observation) -> int:
+        return 1
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        clock = time.perf_counter()
+        found = entry(observation)
+        assert isinstance(found, LinearEntry), "inapplicable() refuses this"
+        tensors = observation.update.tensors
+        shared = mixture(
+            tensors[f"{found.name}.weight"].cpu(),
+            tensors[f"{found.name}.bias"].cpu(),
+            observation.batch_size,
+        )
+        if not len(shared.strength):
+            reason = "nothing in the first linear layer's gradient stands out of the noise"
+            return nothing_found(observation, Status.UNCONVERGED, reason)
+        with seeds.isolated("simulation"):
+            unmixer = self.unmixer(observation, found)
+            generator = seeds.generator("unmixing")
+            sources = unmix(shared, unmixer, generator, rounds=self.rounds)
+            blank = unmixer.plausible(torch.zeros(1, shared.signals.shape[1] - 1).double())
+            sources = completed(sources, observation.batch_size, blank[0])
+            guess = reconstruction(observation, found, sources)
+        progress(1.0)
+        return replace(guess, cost=Cost(1, time.perf_counter() - clock))
+
+    def unmixer(self, observation: Observation, found: LinearEntry) -> Unmixer:
+        """How the inputs of the first linear layer are told apart, on this domain."""
+        shape, domain = observation.domain.shape, observation.domain
+        zero = found.invert(torch.zeros(1, found.layer.in_features).double())
+
+        def units(signals: Tensor) -> Tensor:
+            return found.invert(signals) - zero
+
+        def plausible(features: Tensor) -> Tensor:
+            unit = found.invert(features).clamp(0, 1)
+            return layer_call(found.model, found.layer, domain.from_unit(unit))[0].detach()
+
+        images = domain.kind == "image" and min(shape[1:]) > 1
+
+        def views(signals: Tensor) -> Tensor:
+            if images and self.optimizer == "fixed_point":
+                return edges(units(signals), colors(shape[0]))
+            return centered(units(signals).flatten(1))
+
+        return Unmixer(
+            tail=Tail.of(observation, found.name),
+            views=views,
+            rotate=self.rotate(shape if images else None),
+            plausible=plausible,
+        )
+
+    def rotate(self, shape: tuple[int, ...] | None) -> Rotate:
+        """The search for independent components; `shape` is that of images (C, H, W), None where there are none."""
+        if self.optimizer == "fixed_point":
+            return fixed_point
+
+        def prior(unmixed: Tensor) -> Tensor:
+            # Tables have no neighbors.
+            return self.tv * total_variation(unmixed.reshape(-1, *shape)) if shape else ZERO
+
+        return NegentropyDescent(
+            steps=self.steps,
+            lr=self.lr,
+            independence=self.independence,
+            sharpness=self.sharpness,
+            prior=prior,
+        )
+
+
+def too_many(observation: Observation, name: str) -> str | None:
+    """Why the linear layer `name` cannot tell so many examples apart; None where it may."""
+    outputs, inputs = observation.update.tensors[f"{name}.weight"].shape
+    batch, least = observation.knowledge.batch_size or 1, min(outputs, inputs)
+    if batch <= least:
+        return None
+    return f"batch {batch} > {least}: the first linear layer, {name!r}, is {outputs} x {inputs}"
+
+
+def colors(channels: int) -> Tensor:
+    """Brightness and two differences of colors (3, 3), where there are three channels; else each channel by itself."""
+    if channels != len(OPPONENT):
+        return torch.eye(channels, dtype=torch.float64)
+    axes: Tensor = normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1)
+    return axes
+
+
+def reconstruction(
+    observation: Observation, found: LinearEntry, sources: Sources
+) -> Reconstruction:
+    """The batch as unmixed, examples that the model confirms said to be."""
+    batch = observation.batch_size
+    like = next(iter(observation.update.tensors.values()))
+    unit = found.invert(sources.features).clamp(0, 1)
+    unmixed = sources.error.isfinite()
+    unit[~unmixed] = 0.5
+    unit = unit.to(like)
+    residual = None
+    if bool((sources.labels >= 0).all()):
+        simulated = simulator(observation, create_graph=False)(unit, sources.labels.to(like.device))
+        residual = float(relative_residual(simulated, observation.update.tensors))
+    proven = int(sources.proven.sum())
+    status = Status.UNCONVERGED
+    if proven == batch and sources.left_over < EXPLAINED:
+        status = Status.CERTIFIED
+    elif residual is not None and residual <= MATCHED:
+        status = Status.CONVERGED
+    return Reconstruction(
+        inputs=observation.domain.from_unit(unit).detach(),
+        targets=sources.labels,
+        found=unmixed,
+        status=status,
+        message=f"{int(unmixed.sum())} of {batch} examples unmixed, {proven} confirmed by the model; "
+        f"{sources.left_over:.1g} of the layer's gradient left over",
+        residual=residual,
+        notes=(f"silent outputs: {sources.exact} of {batch} examples",),
+    )

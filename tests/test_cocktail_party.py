@@ -1,0 +1,244 @@
+"""Unmixing the inputs of a linear layer: independent components, silent outputs, and the attack made of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import images, mlp, psnr, sigmoid_cnn
+from torch import Tensor, nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge.analytic.independence import NegentropyDescent, fixed_point, whitening
+from leakgauge.analytic.mixtures import mixture
+from leakgauge.analytic.silence import independent, vanishing
+from leakgauge.analytic.tail import Tail
+from leakgauge.attacks import CocktailParty
+
+Observe = Callable[..., lg.Observation]
+
+
+@pytest.fixture(scope="module")
+def photos() -> lg.Dataset:
+    return lg.data.photos()
+
+
+def see(
+    data: lg.Dataset,
+    batch_size: int,
+    *,
+    width: int = 96,
+    defense: lg.Defense | None = None,
+    **options: str,
+) -> tuple[lg.Batch, lg.Observation]:
+    """Photographs, all of one label, on an MLP."""
+    model = lg.models.build(lg.models.mlp, data.domain, 4, width=width, depth=3, **options)
+    client = lg.Client(
+        model=model, loss=functional.cross_entropy, domain=data.domain, classes=4, defense=defense
+    )
+    batch = lg.Batch(data.inputs[:batch_size], torch.full((batch_size,), 2))
+    return batch, lg.Server().observe(client, batch, seeds=lg.Seeds(0))
+
+
+def sparse(count: int, length: int, *, seed: int = 0) -> Tensor:
+    """Independent signals of many small values and few large ones."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn((count, length), generator=generator, dtype=torch.float64)
+    return drawn.sign() * drawn.abs() ** 3
+
+
+def mixed(signals: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(9)
+    matrix = torch.randn((len(signals), len(signals)), generator=generator, dtype=torch.float64)
+    return matrix @ signals
+
+
+def likeness(found: Tensor, truth: Tensor) -> Tensor:
+    """For each true signal the largest |cosine| with one found."""
+    normal = functional.normalize
+    return (normal(truth) @ normal(found).T).abs().max(1).values
+
+
+class TestIndependence:
+    def test_white_signals_are_uncorrelated(self) -> None:
+        signals = mixed(sparse(5, 4000))
+        white = whitening(signals) @ signals
+        assert torch.allclose(white @ white.T / 4000, torch.eye(5).double(), atol=1e-8)
+
+    def test_the_fixed_point_unmixes_sparse_signals(self) -> None:
+        truth = sparse(6, 8000)
+        white = whitening(mixed(truth)) @ mixed(truth)
+        rows = fixed_point(white, torch.Generator().manual_seed(0))
+        assert torch.allclose(rows @ rows.T, torch.eye(6).double(), atol=1e-5)
+        assert likeness(rows @ white, truth).min() > 0.99
+
+    def test_the_descent_unmixes_signals_flatter_than_gaussian(self) -> None:
+        """What (E log cosh)^2 is greatest for; rows far apart, of unit norm."""
+        generator = torch.Generator().manual_seed(0)
+        truth = torch.rand((4, 4000), generator=generator, dtype=torch.float64) - 0.5
+        white = whitening(mixed(truth)) @ mixed(truth)
+        descent = NegentropyDescent(
+            steps=400, lr=1e-2, independence=0.01, sharpness=5.0, prior=lambda u: 0 * u.sum()
+        )
+        rows = descent(white, torch.Generator().manual_seed(1))
+        assert torch.allclose(rows.norm(dim=1), torch.ones(4).double())
+        assert likeness(rows @ white, truth).min() > 0.95
+
+
+def relu_gradient(batch: int, outputs: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """dW and db of deltas (outputs, batch) half of whose entries are 0, and those deltas."""
+    generator = torch.Generator().manual_seed(seed)
+    deltas = torch.randn((outputs, batch), generator=generator, dtype=torch.float64)
+    deltas *= torch.rand((outputs, batch), generator=generator) < 0.5
+    inputs = torch.rand((batch, 200), generator=generator, dtype=torch.float64)
+    return deltas @ inputs, deltas.sum(1), deltas
+
+
+class TestSilence:
+    def test_the_mixture_is_the_gradient_of_so_many_examples(self) -> None:
+        weight, bias, _ = relu_gradient(7, 40)
+        shared = mixture(weight.float(), bias.float(), 9)
+        assert len(shared.strength) == 7  # two of nine had no gradient
+        assert torch.allclose(
+            shared.left @ shared.signals, torch.cat([weight, bias[:, None]], 1), atol=1e-5
+        )
+
+    @pytest.mark.parametrize("wrong", [0, 5])
+    def test_a_delta_is_exact_from_a_rough_guess(self, wrong: int) -> None:
+        """Also where some outputs are wrongly believed inactive."""
+        weight, bias, deltas = relu_gradient(12, 120)
+        shared = mixture(weight, bias, 12)
+        truth = shared.left.T @ deltas[:, 0]
+        generator = torch.Generator().manual_seed(3)
+        noise = torch.randn(12, generator=generator, dtype=torch.float64)
+        start = truth + 0.3 * truth.norm() * noise / noise.norm()
+        depth = (deltas[:, 0] == 0).double()
+        active = (depth == 0).nonzero().squeeze(1)
+        depth[active[:wrong]] = 0.5
+        found = vanishing(shared, start, depth)
+        assert found is not None
+        assert likeness(found.direction[None], truth[None]) > 1 - 1e-10
+
+    def test_nothing_is_found_where_outputs_do_not_vanish(self) -> None:
+        weight, bias, _ = relu_gradient(12, 120)
+        shared = mixture(weight, bias, 12)
+        depth = torch.zeros(120).double()
+        depth[:60] = 1.0  # not the inactive ones of any example
+        assert vanishing(shared, torch.ones(12).double(), depth) is None
+        few = torch.zeros(120).double()
+        few[:12] = 1.0  # fewer than any direction could be bent to
+        assert vanishing(shared, torch.ones(12).double(), few) is None
+
+    def test_a_direction_found_twice_counts_once(self) -> None:
+        weight, bias, deltas = relu_gradient(3, 60)
+        shared = mixture(weight, bias, 3)
+        start, depth = shared.left.T @ deltas[:, 1], (deltas[:, 1] == 0).double()
+        found = vanishing(shared, start, depth)
+        assert found is not None
+        assert independent([found, found], torch.zeros(3, 0).double()).shape == (3, 1)
+
+
+def test_the_tail_causes_what_the_client_shares(observe: Observe) -> None:
+    """deltas' h and the labels that explain them; inactive outputs pass nothing back."""
+    batch = images(5)
+    model = mlp()
+    observation = observe(model, batch)
+    tail = Tail.of(observation, "1")
+    inputs = batch.inputs.flatten(1).double()
+    deltas = torch.stack([tail.deltas(inputs, int(y))[i] for i, y in enumerate(batch.targets)])
+    assert torch.allclose(
+        deltas.T @ inputs, observation.update.tensors["1.weight"].double(), atol=1e-6
+    )
+    error, labels, _ = tail.explain(inputs, deltas)
+    assert error.max() < 1e-12
+    assert labels.tolist() == batch.targets.tolist()
+    depth = tail.depth(inputs)
+    assert torch.equal(depth > 0, tail.outputs(inputs) < 0)
+    smooth = Tail.of(
+        observe(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 4)), batch),
+        "1",
+    )
+    assert not smooth.depth(inputs).any()
+
+
+class TestAttack:
+    def test_a_batch_of_one_label_exactly(self, photos: lg.Dataset) -> None:
+        batch, seen = see(photos, 24)
+        guess = CocktailParty()(seen, seeds=lg.Seeds(0))
+        assert guess.status is lg.Status.CERTIFIED, guess.message
+        assert psnr(batch.inputs, guess.inputs).min() > 60
+        assert guess.targets is not None
+        assert guess.targets.tolist() == batch.targets.tolist()
+        assert guess.residual is not None
+        assert guess.residual < 1e-5
+
+    def test_independent_components_alone_are_recognizable(self, photos: lg.Dataset) -> None:
+        batch, seen = see(photos, 8)
+        rough = CocktailParty(rounds=0)(seen, seeds=lg.Seeds(0))
+        assert rough.status is lg.Status.UNCONVERGED
+        assert 18 < float(psnr(batch.inputs, rough.inputs).median()) < 60
+
+    def test_the_papers_descent_runs(self, photos: lg.Dataset) -> None:
+        batch, seen = see(photos, 4)
+        few, many = (
+            CocktailParty(optimizer="adam", steps=steps, lr=1e-2, rounds=0)(seen, seeds=lg.Seeds(0))
+            for steps in (1, 500)
+        )
+        assert psnr(batch.inputs, many.inputs).mean() > psnr(batch.inputs, few.inputs).mean() + 1
+
+    def test_a_smooth_network_is_unmixed_but_not_exactly(self, photos: lg.Dataset) -> None:
+        batch, seen = see(photos, 6, activation="gelu")
+        guess = CocktailParty()(seen, seeds=lg.Seeds(0))
+        assert guess.status is lg.Status.UNCONVERGED
+        assert "silent outputs: 0 of 6" in guess.notes[0]
+        assert float(psnr(batch.inputs, guess.inputs).median()) > 15
+
+    def test_noise_blurs_it_and_is_not_certified(self, photos: lg.Dataset) -> None:
+        scores = []
+        for std in (1e-6, 1e-4, 1e-1):
+            batch, seen = see(photos, 8, defense=lg.defenses.GaussianNoise(std=std))
+            guess = CocktailParty()(seen, seeds=lg.Seeds(0))
+            assert torch.isfinite(guess.inputs).all()
+            assert guess.status is not lg.Status.CERTIFIED or std == 1e-6
+            scores.append(float(psnr(batch.inputs, guess.inputs).median()))
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] > scores[2] + 10
+
+    def test_what_stands_in_no_gradient_is_not_found(self, photos: lg.Dataset) -> None:
+        """An example twice is one mixture's signal: one of the two is not claimed."""
+        batch, seen = see(photos, 4)
+        double = lg.Batch(batch.inputs[[0, 1, 2, 2]], batch.targets)
+        owner = lg.Client(
+            model=seen.model, loss=functional.cross_entropy, domain=photos.domain, classes=4
+        )
+        seen = lg.Server().observe(owner, double, seeds=lg.Seeds(0))
+        guess = CocktailParty()(seen, seeds=lg.Seeds(0))
+        assert guess.found.tolist() == [True, True, True, False]
+        assert guess.status is not lg.Status.CERTIFIED
+        assert torch.equal(guess.inputs[3], torch.full_like(guess.inputs[3], 0.5))
+
+    def test_an_empty_update_tells_nothing(self, observe: Observe) -> None:
+        seen = observe(mlp(), images(2))
+        blank = lg.Update({n: torch.zeros_like(t) for n, t in seen.update.tensors.items()})
+        guess = CocktailParty()(
+            lg.Observation(**{**vars(seen), "update": blank}), seeds=lg.Seeds(0)
+        )
+        assert not guess.found.any()
+        assert guess.status is lg.Status.UNCONVERGED
+
+    @pytest.mark.parametrize(
+        ("model", "batch_size", "reason"),
+        [
+            (mlp(width=6), 8, "batch 8 > 6"),
+            (sigmoid_cnn(), 2, "does not see an invertible affine map"),
+            (nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False)), 2, "no trainable bias"),
+        ],
+    )
+    def test_says_why_it_does_not_apply(
+        self, observe: Observe, model: nn.Module, batch_size: int, reason: str
+    ) -> None:
+        found = CocktailParty().inapplicable(observe(model, images(batch_size)))
+        assert found is not None
+        assert reason in found
