@@ -1,6 +1,7 @@
 """A network as a chain: linear and convolutional layers, and between them functions of one entry each.
 
-What is no such chain (skip connections, pools, functions that are no module) is refused with its reason.
+Between two layers there may be one max pool. What is no such chain (skip connections, other pools, functions
+that are no module) is refused with its reason.
 """
 
 from __future__ import annotations
@@ -28,19 +29,30 @@ Inverse = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Link:
-    """One layer with a weight: what it sees and gives for one example, and what follows up to the next."""
+    """One layer with a weight: what it sees and gives for one example, and what follows up to the next.
+
+    after: functions of one entry each; then pool, which gives (*pooled); then more such functions, `then`.
+    """
 
     name: str
     layer: nn.Conv2d | nn.Linear
     shape: tuple[int, ...]
     output: tuple[int, ...]
     after: tuple[nn.Module, ...]
+    pool: nn.MaxPool2d | None = None
+    then: tuple[nn.Module, ...] = ()
+
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        """The shape of what follows."""
+        if self.pool is None:
+            return self.output
+        return tuple(self.pool(torch.zeros(1, *self.output, dtype=torch.float64)).shape[1:])
 
     def activate(self, z: Tensor) -> Tensor:
-        """The output z (*output) after the functions that follow."""
-        for module in self.after:
-            z = module(z.unsqueeze(0))[0]
-        return z
+        """The output z (*output) after all that follows: (*pooled)."""
+        z = applied(self.after, z)
+        return z if self.pool is None else applied((self.pool, *self.then), z)
 
     def back(self, delta: Tensor) -> Tensor:
         """The gradient at the layer's input (*shape), from that at its output (*output)."""
@@ -49,22 +61,37 @@ class Link:
         return gradient[0]
 
     def deactivate(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From what follows, h (*output): z, where z is known, and the slope dh/dz (each *output).
+        """From what follows, h (*output): z, where z is known, and the slope dh/dz (each *output). No pool."""
+        assert self.pool is None, "unpooled() refuses this"
+        return undone(self.after, h)
 
-        A ReLU hides z where it gave 0, and its slope is 0 there.
-        """
-        z, known = h, torch.ones_like(h, dtype=torch.bool)
-        for module in reversed(self.after):
-            if isinstance(module, nn.ReLU):
-                # True values are not negative: those that are measure the noise of all.
-                known &= z > 2 * (-z.min()).clamp_min(0)
-            else:
-                undo = inverse(module)
-                assert undo is not None, "chain_of() refuses this"
-                z = undo(module, z)
-        point = torch.where(known, z, -torch.ones_like(z)).requires_grad_()
-        (slope,) = torch.autograd.grad(self.activate(point).sum(), [point])
-        return z, known, torch.where(known, slope, 0)
+
+def applied(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
+    """z of one example through modules that expect a batch."""
+    for module in modules:
+        z = module(z.unsqueeze(0))[0]
+    return z
+
+
+def undone(modules: tuple[nn.Module, ...], h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From h after functions of one entry each: z, where z is known, and the slope dh/dz, each like h.
+
+    A ReLU hides z where it gave 0, and its slope is 0 there.
+    """
+    # Strides of channels last, with the gradient of a sum, mislead BatchNorm's backward (torch 2.13).
+    h = h.contiguous()
+    z, known = h, torch.ones_like(h, dtype=torch.bool)
+    for module in reversed(modules):
+        if isinstance(module, nn.ReLU):
+            # True values are not negative: those that are measure the noise of all.
+            known &= z > 2 * (-z.min()).clamp_min(0)
+        else:
+            undo = inverse(module)
+            assert undo is not None, "chain_of() refuses this"
+            z = undo(module, z)
+    point = torch.where(known, z, -torch.ones_like(z)).requires_grad_()
+    (slope,) = torch.autograd.grad(applied(modules, point).sum(), [point])
+    return z, known, torch.where(known, slope, 0)
 
 
 @dataclass(frozen=True)
@@ -183,12 +210,34 @@ def _link(call: _Call, after: list[_Call]) -> Link | str:
             f"the linear layer {call.name!r} sees {len(call.shape)} axes an example, not one vector"
         )
     kept = [other for other in after if not isinstance(other.module, _NOTHING)]
-    for other in kept:
-        if other.output != call.output:
+    pools = [i for i, other in enumerate(kept) if _selects(other.module)]
+    for i, other in enumerate(kept):
+        if i in pools[:1]:
+            continue
+        if other.output != other.shape:
             return f"{other.name!r} ({_kind(other)}) gives another shape: what it drops is in no equation"
         if inverse(other.module) is None and not isinstance(other.module, nn.ReLU):
             return f"{other.name!r} ({_kind(other)}) has no known inverse"
-    return Link(call.name, layer, call.shape, call.output, tuple(other.module for other in kept))
+    modules = tuple(other.module for other in kept)
+    if not pools:
+        return Link(call.name, layer, call.shape, call.output, modules)
+    pool = modules[pools[0]]
+    assert isinstance(pool, nn.MaxPool2d)
+    before, then = modules[: pools[0]], modules[pools[0] + 1 :]
+    return Link(call.name, layer, call.shape, call.output, before, pool, then)
+
+
+def _selects(module: nn.Module) -> bool:
+    """Whether it is a max pool whose windows lie on the plane and its padding."""
+    return isinstance(module, nn.MaxPool2d) and not module.ceil_mode and not module.return_indices
+
+
+def unpooled(chain: Chain) -> str | None:
+    """Why the values before a pool are in no equation; None where there is no pool."""
+    for link in chain.links:
+        if link.pool is not None:
+            return f"a max pool follows {link.name!r}: what it drops is in no equation"
+    return None
 
 
 def _kind(call: _Call) -> str:

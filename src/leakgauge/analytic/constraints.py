@@ -109,8 +109,8 @@ def system_of(link: Link, delta: Tensor, known: Tensor) -> System:
         left = delta.unsqueeze(1) / strength.clamp_min(torch.finfo(delta.dtype).tiny)
         weight = delta.new_zeros((0, layer.in_features, 1))
         return System(strength, left, torch.ones_like(left[:1]), weight, known)
-    places = _places(layer, link)
-    gradient = _gradient_matrix(delta.flatten(1), places, link.shape[1] * link.shape[2])
+    places = places_of(layer, link)
+    gradient = gradient_matrix(delta.flatten(1), places, link.shape[1] * link.shape[2])
     left, values, basis = torch.linalg.svd(gradient, full_matrices=True)
     full = torch.zeros(len(basis), dtype=values.dtype)
     full[: len(values)] = values
@@ -118,7 +118,7 @@ def system_of(link: Link, delta: Tensor, known: Tensor) -> System:
     return System(full, left[:, : len(values)], basis, weight @ basis.T, known)
 
 
-def _places(layer: nn.Conv2d, link: Link) -> Tensor:
+def places_of(layer: nn.Conv2d, link: Link) -> Tensor:
     """Which place of a channel each output place (L) sees at each entry of the kernel (k); -1 for padding."""
     numbers = torch.arange(1, link.shape[1] * link.shape[2] + 1, dtype=torch.float64)
     plane = numbers.reshape(1, 1, *link.shape[1:])
@@ -131,7 +131,7 @@ def _places(layer: nn.Conv2d, link: Link) -> Tensor:
     return seen[0].flatten(1).T.round().long() - 1
 
 
-def _gradient_matrix(delta: Tensor, places: Tensor, size: int) -> Tensor:
+def gradient_matrix(delta: Tensor, places: Tensor, size: int) -> Tensor:
     """K (O k, P): dW_ok = sum_l delta_ol x_places(l, k), for each channel alike."""
     matrix = delta.new_zeros((len(delta), places.shape[1], size))
     for k in range(places.shape[1]):

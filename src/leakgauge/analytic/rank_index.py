@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakgauge.analytic.chain import Chain, chain_of
+from leakgauge.analytic.chain import Chain, chain_of, unpooled
 from leakgauge.analytic.constraints import System, system_of, too_large
 from leakgauge.core import Domain
 
@@ -58,10 +58,10 @@ def rank_index(
     chain = chain_of(model, domain)
     if isinstance(chain, str):
         return chain
-    for link in chain.links:
-        reason = too_large(link)
-        if reason is not None:
-            return reason
+    reasons = (unpooled(chain), *map(too_large, chain.links))
+    reason = next((reason for reason in reasons if reason is not None), None)
+    if reason is not None:
+        return reason
     unit = torch.rand((1, *domain.shape), generator=generator, dtype=torch.float64)
     found = []
     for link, (delta, follows) in zip(chain.links, _deltas(chain, unit, generator), strict=True):

@@ -9,6 +9,7 @@ from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.peeling import Peeling
 from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.attacks.smoothed_matching import SmoothedMatching
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureInversion",
     "InvertingGradients",
     "LinearLayer",
+    "Peeling",
     "SecondOrder",
     "SmoothedMatching",
     "SoftmaxUnmixing",

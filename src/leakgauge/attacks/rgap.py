@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from leakgauge.analytic.chain import Chain, chain_of
+from leakgauge.analytic.chain import Chain, chain_of, unpooled
 from leakgauge.analytic.constraints import system_of, too_large
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import rank_one
@@ -56,7 +56,9 @@ class RGAP:
         if observation.batch_size != 1:
             return f"recovers one example: batch {observation.batch_size} > 1"
         chain = chain_of(observation.model, observation.domain)
-        return chain if isinstance(chain, str) else unsolvable(chain, observation)
+        if isinstance(chain, str):
+            return chain
+        return unpooled(chain) or unstarted(chain, observation) or oversized(chain, observation)
 
     def evaluations(self, observation: Observation) -> int:
         return 3
@@ -132,17 +134,24 @@ class _Guess:
         )
 
 
-def unsolvable(chain: Chain, observation: Observation) -> str | None:
-    """Why the recursion cannot go through this chain; None where it can."""
+def unstarted(chain: Chain, observation: Observation) -> str | None:
+    """Why no recursion can start at the end of this chain; None where one can."""
     for link in chain.links:
         if f"{link.name}.weight" not in observation.update.tensors:
             return f"the weight of {link.name!r} is not trained"
-    place = biased(chain, observation)
     last = chain.links[-1]
-    if place is None and not isinstance(last.layer, nn.Linear):
+    if biased(chain, observation) is not None:
+        return None
+    if not isinstance(last.layer, nn.Linear):
         return f"the last layer, {last.name!r}, is a convolution, and no linear layer has a bias"
-    if place is None and observation.classes is None:
+    if observation.classes is None:
         return "without a bias the recursion starts from the label: needs a classification loss"
+    return None
+
+
+def oversized(chain: Chain, observation: Observation) -> str | None:
+    """Why the equations of a layer to be solved are too many; None where they are not."""
+    place = biased(chain, observation)
     solved = chain.links[: len(chain.links) if place is None else place]
     return next((reason for link in solved if (reason := too_large(link)) is not None), None)
 
@@ -167,7 +176,7 @@ def beginnings(chain: Chain, observation: Observation) -> list[Beginning]:
     last = chain.links[-1]
     explained: list[Start] = []
     dweight = shared(observation, f"{last.name}.weight")
-    assert dweight is not None, "unsolvable() refuses this"
+    assert dweight is not None, "unstarted() refuses this"
     if isinstance(last.layer, nn.Linear) and observation.classes is not None and dweight.any():
         dbias = shared(observation, f"{last.name}.bias")
         explained = starts(
@@ -199,7 +208,7 @@ def recursion(
         z, known, slope = link.deactivate(x.reshape(link.output))
         delta = following.back(delta).reshape(link.output) * slope
         dweight = shared(observation, f"{link.name}.weight")
-        assert dweight is not None, "unsolvable() refuses this"
+        assert dweight is not None, "unstarted() refuses this"
         bias = link.layer.bias
         if bias is not None:
             z = z - bias.detach().reshape(-1, *[1] * (z.ndim - 1))

@@ -8,7 +8,7 @@ from leakgauge.inversion.gauss_newton import GaussNewton
 from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer, Read
 from leakgauge.inversion.lbfgs import LBFGS
 from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term
-from leakgauge.inversion.parametrization import Direct, Spectral
+from leakgauge.inversion.parametrization import Direct, Guessed, Spectral
 from leakgauge.inversion.priors import InRange, Smoothness, TotalVariation
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "FeatureMatch",
     "GaussNewton",
     "GradientMatching",
+    "Guessed",
     "InRange",
     "Joint",
     "Known",

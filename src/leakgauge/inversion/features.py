@@ -18,7 +18,7 @@ _TOGETHER = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 @dataclass(frozen=True, eq=False)
 class Headless:
-    """The observed model up to the input of a linear layer: unit (B, *shape) to features (B, d)."""
+    """The observed model up to the input of a layer: unit (B, *shape) to features (B, d)."""
 
     model: nn.Module
     domain: Domain
@@ -26,7 +26,7 @@ class Headless:
 
     @classmethod
     def of(cls, observation: Observation, layer: str) -> Headless:
-        """`layer` names a linear layer that is called once, on one vector an example."""
+        """`layer` names a module that is called once."""
         return cls(copy.deepcopy(observation.model), observation.domain, layer)
 
     def __call__(self, unit: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Headless:
             functional_call(self.model, cast, (self.domain.from_unit(unit),))
         finally:
             hook.remove()
-        return seen[0]
+        return seen[0].flatten(1)
 
 
 def entangled(observation: Observation) -> str | None:

@@ -58,10 +58,34 @@ class Spectral(Direct):
         """Coefficients (B, C, H, W) to unit coordinates (B, C, H, W), differentiable."""
         if variables.ndim != 4:
             return super().decode(variables)
-        down, across = (cosines(side).to(variables) for side in variables.shape[-2:])
-        rows, columns = (torch.arange(side).to(variables) for side in variables.shape[-2:])
-        frequency = torch.hypot(rows[:, None], columns)
-        return self.center + down.T @ (self.spread * variables / (1 + frequency)) @ across
+        down, across, scale = self._basis(variables)
+        return self.center + down.T @ (scale * variables) @ across
+
+    def encode(self, unit: Tensor) -> Tensor:
+        """The inverse of `decode`, of images (B, C, H, W)."""
+        down, across, scale = self._basis(unit)
+        return down @ (unit - self.center) @ across.T / scale
+
+    def _basis(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cosines down and across, and the scale of each coefficient."""
+        down, across = (cosines(side).to(like) for side in like.shape[-2:])
+        rows, columns = (torch.arange(side).to(like) for side in like.shape[-2:])
+        return down, across, self.spread / (1 + torch.hypot(rows[:, None], columns))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Guessed(Spectral):
+    """The same, from a guess (B, C, H, W) in unit coordinates instead of noise."""
+
+    guess: Tensor
+
+    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """The variables that decode to the guess."""
+        like = next(iter(observation.update.tensors.values()))
+        return self.encode(self.guess.to(like))
+
+    def __repr__(self) -> str:
+        return "Guessed()"
 
 
 def cosines(size: int) -> Tensor:

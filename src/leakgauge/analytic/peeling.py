@@ -1,0 +1,217 @@
+"""A convolution's input from its weight's gradient, behind ReLU and max pool too. Batch 1, float64. Ours.
+
+    dW_o,c,k = sum_l delta_o,l x_c,l+k          with delta = dL/dz known, for all channels c one matrix K(delta)
+
+Behind a ReLU, delta = 0 where what follows is 0. Behind a max pool, each window of each channel o holds one
+entry of delta, of known size but at a place that is not known. Places and x are then found in turn,
+
+    x       by least squares, channels o weighted down that do not fit yet
+    places  by fitting dW_o = sum_windows size_o,w X_place(o,w), window by window   (X: what each place sees)
+
+from the places that a rough picture of the example has. There are O k equations for each channel of x and
+far fewer places: once most places are right, the rest follow, and the gradient is met to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.analytic.chain import Chain, Link, applied, undone
+from leakgauge.analytic.constraints import RANK, gradient_matrix, places_of
+
+ROUNDS = 20
+"""Turns of places and inputs; those that end well take about 5."""
+SWEEPS = 4
+"""Times that each window is placed anew in one turn."""
+PULL, LATER = 1e-3, 1e-5
+"""How far the first turns, and the later ones, hold the input where it was, relative to K'K."""
+FIRST = 4
+"""Turns that count as first."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of layer `place` of a chain: its input x (*shape), and delta = dL/dz (*output) behind it.
+
+    misfit: of the gradient that told x, relative.
+    """
+
+    place: int
+    x: Tensor
+    delta: Tensor
+    misfit: float = 0.0
+
+
+def peeled(chain: Chain, known: Known, dweight: Tensor, rough: Tensor | None) -> Known | str:
+    """The same of the layer before, from its weight's gradient dweight (O, C, *kernel); or why not.
+
+    rough: unit coordinates (1, *shape) of an image like the example, asked for where a pool lies between.
+    """
+    link, behind = chain.links[known.place - 1], chain.links[known.place]
+    if not isinstance(link.layer, nn.Conv2d):
+        return f"{link.name!r} is a linear layer without a bias"
+    back = behind.back(known.delta).reshape(link.pooled)
+    after = known.x.reshape(link.pooled)
+    if link.pool is None:
+        _, _, slope = link.deactivate(after)
+        delta = back * slope
+    else:
+        assert rough is not None, "a pool asks for a rough picture"
+        floor = least_of(chain, known.place - 1)
+        search = _Placing(link, link.pool, dweight, sizes(link, after, back), floor)
+        delta = search.run(*_seen(chain, known.place - 1, rough))
+    return _solved(link, known.place - 1, delta, dweight)
+
+
+def least_of(chain: Chain, place: int) -> float:
+    """The least value that the input of a layer can have."""
+    if place == 0:
+        return -math.inf
+    before = chain.links[place - 1]
+    last = (*before.after, *before.then)[-1:]
+    return 0.0 if last and isinstance(last[0], nn.ReLU) else -math.inf
+
+
+def sizes(link: Link, after: Tensor, back: Tensor) -> Tensor:
+    """What each window passes back to z, (C, windows), from what follows the pool and its gradient."""
+    z, _, slope = undone(link.then, after)
+    _, known, steep = undone(link.after, z)
+    return torch.where(known, back * slope * steep, 0).flatten(1)
+
+
+def _seen(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, Tensor]:
+    """The input of layer `place` (*shape), and what follows it up to a pool (*output), for an image."""
+    with torch.no_grad():
+        x = chain.enter(rough)[0]
+        for link in chain.links[:place]:
+            x = link.activate(link.layer(x.reshape(1, *link.shape))[0])
+        link = chain.links[place]
+        x = x.reshape(link.shape)
+        return x, applied(link.after, link.layer(x.unsqueeze(0))[0])
+
+
+def _solved(link: Link, place: int, delta: Tensor, dweight: Tensor) -> Known | str:
+    """The input that delta and the weight's gradient tell, where they tell all of it."""
+    assert isinstance(link.layer, nn.Conv2d)
+    matrix = gradient_matrix(delta.flatten(1), places_of(link.layer, link), _plane(link))
+    right = _by_channel(dweight)
+    values, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    rank = int((values > RANK**2 * values[-1]).sum())
+    if rank < len(values):
+        return f"the gradient of {link.name!r} has rank {rank} < {len(values)} places of its input"
+    x = vectors @ ((vectors.T @ (matrix.T @ right)) / values[:, None])
+    misfit = float((matrix @ x - right).norm() / right.norm())
+    return Known(place, x.T.reshape(link.shape), delta, misfit)
+
+
+class _Placing:
+    """Where in its window each entry of delta lies: found in turn with the layer's input."""
+
+    def __init__(
+        self, link: Link, pool: nn.MaxPool2d, dweight: Tensor, size: Tensor, floor: float
+    ) -> None:
+        assert isinstance(link.layer, nn.Conv2d)
+        self.link, self.size, self.floor = link, size, floor
+        self.sees = places_of(link.layer, link)  # (L, k)
+        self.windows = windows_of(pool, link.output)  # (windows, inside), -1 for padding
+        self.rows, self.right = dweight.flatten(1), _by_channel(dweight)
+
+    def run(self, x: Tensor, activated: Tensor) -> Tensor:
+        """delta (*output), from an input x (*shape) and what follows it (*output) that are nearly right."""
+        plane, chosen = x.flatten(1).T, self.highest(activated)
+        weights = self.rows.new_ones(len(self.rows))
+        best, least = chosen, float("inf")
+        for turn in range(ROUNDS):
+            plane = self.input(chosen, plane, weights, PULL if turn < FIRST else LATER)
+            chosen, misfits = self.fit(chosen, plane.T)
+            total = float((misfits.square() @ self.rows.square().sum(1)).sqrt() / self.rows.norm())
+            if total >= least and turn > FIRST:
+                break
+            if total < least:
+                best, least = chosen, total
+            weights = 1 / (misfits + 0.3 * misfits.median().clamp_min(1e-12))
+            weights = weights / weights.max()
+        return self.placed(best).reshape(self.link.output)
+
+    def highest(self, activated: Tensor) -> Tensor:
+        """The place (O, windows) of each window's greatest value."""
+        values, inside = activated.flatten(1), self.windows
+        held = values[:, inside.clamp_min(0)].masked_fill(inside < 0, -torch.inf)
+        return inside[torch.arange(len(inside)), held.argmax(2)]
+
+    def placed(self, chosen: Tensor) -> Tensor:
+        """delta (O, L) with its entries at these places (O, windows)."""
+        count = self.link.output[1] * self.link.output[2]
+        return self.size.new_zeros(len(chosen), count).scatter_add_(1, chosen, self.size)
+
+    def input(self, chosen: Tensor, plane: Tensor, weights: Tensor, pull: float) -> Tensor:
+        """The input (P, C) by weighted least squares, held near `plane` by a share of K'K, not below its least value."""
+        matrix = gradient_matrix(self.placed(chosen), self.sees, _plane(self.link))
+        heavy = weights.repeat_interleave(self.sees.shape[1])[:, None]
+        matrix, right = matrix * heavy, self.right * heavy
+        gram = matrix.T @ matrix
+        gram.diagonal().add_(pull * float(gram.trace()) / len(gram))
+        moved: Tensor = plane + torch.linalg.solve(gram, matrix.T @ (right - matrix @ plane))
+        return moved.clamp_min(self.floor)
+
+    def fit(self, chosen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Better places (O, windows) given the input x (C, P), and the relative misfit of each channel's gradient (O,)."""
+        padded = torch.cat([x, x.new_zeros(len(x), 1)], 1)
+        view = padded[:, self.sees].permute(0, 2, 1).flatten(0, 1)  # (C k, L)
+        gram, told = view.T @ view, self.rows @ view
+        # Two ways to begin: from the places as they are, and from those of the least squares delta.
+        scale = 1e-9 * float(gram.trace()) / len(gram)
+        ridge = torch.eye(len(gram), dtype=gram.dtype) * scale
+        free = torch.linalg.solve(gram + ridge, told.T).T
+        both = [self.swept(start, gram, told) for start in (chosen, self.likeliest(free))]
+        norms = self.rows.norm(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
+        misfits = torch.stack([(self.placed(c) @ view.T - self.rows).norm(dim=1) for c in both])
+        least, which = (misfits / norms).min(0)
+        return torch.stack(both)[which, torch.arange(len(chosen))], least
+
+    def likeliest(self, free: Tensor) -> Tensor:
+        """The place (O, windows) in each window at which a delta without windows, free (O, L), is most like its size."""
+        inside = self.windows
+        gain = self.size[:, :, None] * free[:, inside.clamp_min(0)]
+        return inside[torch.arange(len(inside)), gain.masked_fill(inside < 0, -torch.inf).argmax(2)]
+
+    def swept(self, chosen: Tensor, gram: Tensor, told: Tensor) -> Tensor:
+        """Each window placed anew, given the others, a few times."""
+        chosen, delta = chosen.clone(), self.placed(chosen)
+        every = torch.arange(len(chosen))
+        for _ in range(SWEEPS):
+            for w, window in enumerate(self.windows):
+                inside, size = window[window >= 0], self.size[:, w]
+                delta[every, chosen[:, w]] -= size
+                left = told[:, inside] - delta @ gram[:, inside]
+                gain = 2 * size[:, None] * left - size[:, None] ** 2 * gram.diagonal()[inside]
+                chosen[:, w] = inside[gain.argmax(1)]
+                delta[every, chosen[:, w]] += size
+        return chosen
+
+
+def windows_of(pool: nn.MaxPool2d, output: tuple[int, ...]) -> Tensor:
+    """The places (windows, inside) of each window of a plane, -1 for padding."""
+    plane = torch.arange(1, output[1] * output[2] + 1, dtype=torch.float64)
+    seen = nn.functional.unfold(
+        plane.reshape(1, 1, *output[1:]),
+        pool.kernel_size,
+        dilation=pool.dilation,
+        padding=pool.padding,
+        stride=pool.stride,
+    )
+    return seen[0].T.round().long() - 1
+
+
+def _plane(link: Link) -> int:
+    """Places of one channel of the layer's input."""
+    return link.shape[1] * link.shape[2]
+
+
+def _by_channel(dweight: Tensor) -> Tensor:
+    """dweight (O, C, *kernel) as right sides (O k, C)."""
+    return dweight.flatten(2).permute(0, 2, 1).flatten(0, 1)

@@ -1,0 +1,247 @@
+"""Peeling: a convolutional network's activations, read from the update layer by layer, then inverted. Ours.
+
+    1. a linear layer with a bias tells its input    h = dW_i / db_i            (Phong et al. 2018; Zhu, Blaschko 2021)
+    2. a convolution's gradient tells its input a, once dL/dz behind it is known    (`analytic.peeling`)
+    3. an image with those activations    minimize over x   || a(x) - a ||^2 / || a - a(gray) ||^2 + priors
+
+A max pool does not say where its values came from. There, 3 gives a rough image from what is known so far,
+from which 2 finds the places. One or two layers up from the pool there are many times more activations known
+than pixels, and 3 ends at the image itself: ReLU and pools, which stall gradient matching, do not matter.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.chain import Chain, chain_of
+from leakgauge.analytic.peeling import Known, peeled
+from leakgauge.attacks.rgap import Beginning, beginnings, label_of, shared, unstarted
+from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core.ranges import Count, NonNegative
+from leakgauge.inversion import (
+    LBFGS,
+    FeatureMatch,
+    GradientMatching,
+    Guessed,
+    InRange,
+    Read,
+    Smoothness,
+    Spectral,
+    Term,
+)
+from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.features import Headless
+from leakgauge.inversion.simulation import simulator
+
+FITS = 1e-3
+"""Relative misfit of a layer's gradient up to which the input that it tells is believed."""
+ZERO = 1e-5
+"""Share of the greatest activation below which one counts as 0."""
+AMPLE = 2
+"""Activations known for each value of the image, from which on priors would only be in the way."""
+EXACT = 1e-9
+"""Squared relative distance of the activations at which the image is done: float32 tells no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peeling:
+    """One image through convolutions, ReLU and max pools, exactly where each layer's gradient tells its input.
+
+    `rough` steps for an image from few activations, under `smoothness`; `steps` for the last.
+    """
+
+    rough: Count = 80
+    steps: Count = 300
+    smoothness: NonNegative = 1.0
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if observation.training.kind != "gradient":
+            return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+        if observation.batch_size != 1:
+            return f"recovers one example: batch {observation.batch_size} > 1"
+        if len(observation.domain.shape) != 3:
+            return "recovers images"
+        chain = chain_of(observation.model, observation.domain)
+        return chain if isinstance(chain, str) else unstarted(chain, observation)
+
+    def evaluations(self, observation: Observation) -> int:
+        return (self.rough + self.steps) * 5 // 4
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        chain = chain_of(observation.model, observation.domain)
+        assert isinstance(chain, Chain), "inapplicable() refuses this"
+        found = beginnings(chain, observation)
+        labels = label_of(observation, found[0], seeds) if found else None
+        if labels is None:
+            return nothing_found(
+                observation, Status.UNCONVERGED, "no label explains the last layer"
+            )
+        with seeds.isolated("peeling"):
+            return _Peel(self, observation, chain, labels, seeds, progress).run(found[0])
+
+
+class _Peel:
+    """The state of one run: what is known, and the images that it gave so far."""
+
+    def __init__(
+        self,
+        attack: Peeling,
+        observation: Observation,
+        chain: Chain,
+        labels: Tensor,
+        seeds: Seeds,
+        progress: Progress,
+    ) -> None:
+        self.attack, self.observation, self.chain = attack, observation, chain
+        self.labels, self.seeds, self.progress = labels, seeds, progress
+        self.clock = time.perf_counter()
+        self.notes: list[str] = []
+        self.guesses: list[Reconstruction] = []
+
+    def run(self, start: Beginning) -> Reconstruction:
+        """From the output to where the activations give the image, or to where no more is told."""
+        known, seen = Known(start.place, start.features, start.delta), -1
+        while known.place > 0:
+            if self.chain.links[known.place - 1].pool is not None:
+                self.imagine(known)
+                seen = known.place
+                if self.matched:
+                    break
+            told = self.peel(known)
+            if isinstance(told, str):
+                self.notes.append(f"went no further: {told}")
+                break
+            known = told
+        if known.place == 0:
+            self.read(known)
+        elif seen != known.place:
+            self.imagine(known)
+        return self.best()
+
+    @property
+    def spent(self) -> int:
+        """Evaluations so far."""
+        return sum(guess.cost.evaluations for guess in self.guesses)
+
+    @property
+    def matched(self) -> bool:
+        """Whether the last image explains the update."""
+        residual = self.guesses[-1].residual
+        return residual is not None and residual <= MATCHED
+
+    def peel(self, known: Known) -> Known | str:
+        """One layer further towards the image, where its gradient tells its input."""
+        link = self.chain.links[known.place - 1]
+        dweight = shared(self.observation, f"{link.name}.weight")
+        assert dweight is not None, "unstarted() refuses this"
+        rough = None
+        if link.pool is not None:
+            rough = self.observation.domain.to_unit(self.guesses[-1].inputs).double().cpu()
+        told = peeled(self.chain, known, dweight, rough)
+        if isinstance(told, str):
+            return told
+        if told.misfit > FITS:
+            return f"no input of {link.name!r} fits its gradient (misfit {told.misfit:.0e})"
+        self.notes.append(f"input of {link.name!r}: told to {told.misfit:.0e}")
+        return told
+
+    def imagine(self, known: Known) -> None:
+        """An image with these activations, by descent; from the last one, where there is one."""
+        attack, values = self.attack, torch.Size(self.observation.domain.shape).numel()
+        # What a ReLU gave as 0 says less than an equation, and is told to rounding only.
+        told = int((known.x > ZERO * known.x.abs().max()).sum())
+        ample = told >= AMPLE * values
+        prior: Term = InRange()
+        if not ample and attack.smoothness > 0:
+            prior = prior + attack.smoothness * Smoothness()
+        parametrization = Spectral(center=0.5, noise=0.1)
+        if self.guesses:
+            unit = self.observation.domain.to_unit(self.guesses[-1].inputs)
+            parametrization = Guessed(center=0.5, guess=unit)
+        matching = GradientMatching(
+            objective=match(self.observation, self.chain, known) + prior,
+            parametrization=parametrization,
+            labels=Read(self.labels),
+            descent=LBFGS(
+                steps=attack.steps if ample else attack.rough,
+                history=100,
+                line_search="strong_wolfe",
+            ),
+            tolerance=EXACT,
+        )
+        share = self.spent / attack.evaluations(self.observation)
+        before, since = self.spent, time.perf_counter() - self.clock
+        seeds = self.seeds.child(f"image {known.place}")
+        guess = matching(
+            self.observation,
+            seeds=seeds,
+            progress=lambda f: self.progress(min(1.0, share + (1 - share) * f)),
+        )
+        course = tuple(
+            replace(s, evaluations=s.evaluations + before, seconds=s.seconds + since)
+            for s in guess.course
+        )
+        self.guesses.append(replace(guess, course=course))
+        name = self.chain.links[known.place].name
+        self.notes.append(
+            f"image from the input of {name!r}: {told} activations for {values} values, "
+            f"{guess.message}"
+        )
+
+    def read(self, known: Known) -> None:
+        """The image that the first layer's input is."""
+        observation = self.observation
+        like = next(iter(observation.update.tensors.values()))
+        # The domain's range is public: a value outside it is an error, for certain.
+        unit = self.chain.invert(known.x.reshape(1, -1)).clamp(0, 1).to(like)
+        simulated = simulator(observation, create_graph=False)(unit, self.labels)
+        residual = float(relative_residual(simulated, observation.update.tensors))
+        self.guesses.append(
+            Reconstruction(
+                inputs=observation.domain.from_unit(unit),
+                targets=self.labels,
+                found=torch.ones(1, dtype=torch.bool),
+                status=Status.CONVERGED if residual <= MATCHED else Status.UNCONVERGED,
+                message=f"the update is matched to {residual:.2g} of its norm",
+                residual=residual,
+                cost=Cost(1),
+            )
+        )
+
+    def best(self) -> Reconstruction:
+        """The image that matches the update best, with the course of all."""
+        self.progress(1.0)
+        chosen = min(self.guesses, key=lambda guess: residual_of(guess))
+        course = tuple(snapshot for guess in self.guesses for snapshot in guess.course)
+        spent = Cost(self.spent, time.perf_counter() - self.clock)
+        notes = (*self.notes, *chosen.notes)
+        return replace(chosen, course=course, notes=notes, cost=spent)
+
+
+def residual_of(guess: Reconstruction) -> float:
+    """The residual, for comparison."""
+    return math.inf if guess.residual is None else guess.residual
+
+
+def match(observation: Observation, chain: Chain, known: Known) -> FeatureMatch:
+    """The distance to the activations known, relative to that of a gray image."""
+    network = Headless.of(observation, chain.links[known.place].name)
+    like = next(iter(observation.update.tensors.values()))
+    aim = known.x.reshape(1, -1).to(like)
+    with torch.no_grad():
+        gray = network(torch.full((1, *observation.domain.shape), 0.5).to(like))
+    trust = 1 / (aim - gray).norm(dim=1).clamp_min(torch.finfo(like.dtype).tiny)
+    return FeatureMatch(network, aim, trust)
