@@ -149,7 +149,7 @@ class _Placing:
         return self.size.new_zeros(len(chosen), count).scatter_add_(1, chosen, self.size)
 
     def input(self, chosen: Tensor, plane: Tensor, weights: Tensor, pull: float) -> Tensor:
-        """The input (P, C) by weighted least squares, held near `plane` by a share of K'K, not below its least value."""
+        """The input (P, C) by weighted least squares, held near `plane` by a share of K'K."""
         matrix = gradient_matrix(self.placed(chosen), self.sees, _plane(self.link))
         heavy = weights.repeat_interleave(self.sees.shape[1])[:, None]
         matrix, right = matrix * heavy, self.right * heavy
@@ -159,7 +159,7 @@ class _Placing:
         return moved.clamp_min(self.floor)
 
     def fit(self, chosen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Better places (O, windows) given the input x (C, P), and the relative misfit of each channel's gradient (O,)."""
+        """Better places (O, windows) given the input x (C, P), and each channel's relative misfit (O,)."""
         padded = torch.cat([x, x.new_zeros(len(x), 1)], 1)
         view = padded[:, self.sees].permute(0, 2, 1).flatten(0, 1)  # (C k, L)
         gram, told = view.T @ view, self.rows @ view
@@ -174,7 +174,7 @@ class _Placing:
         return torch.stack(both)[which, torch.arange(len(chosen))], least
 
     def likeliest(self, free: Tensor) -> Tensor:
-        """The place (O, windows) in each window at which a delta without windows, free (O, L), is most like its size."""
+        """The place (O, windows) in each window where a delta without windows, free (O, L), is most like its size."""
         inside = self.windows
         gain = self.size[:, :, None] * free[:, inside.clamp_min(0)]
         return inside[torch.arange(len(inside)), gain.masked_fill(inside < 0, -torch.inf).argmax(2)]
