@@ -136,6 +136,18 @@ def solve(system: System, right: Tensor, output: tuple[int, ...]) -> Tensor:
     return system.solve(dweight, z, noise=0.0, balanced=True)
 
 
+def test_a_layer_that_nothing_reaches_has_no_equations() -> None:
+    """All units of a ReLU dead: no gradient, no known output."""
+    chain = chain_of(cnn(activation="relu").double(), GRAY)
+    assert isinstance(chain, Chain)
+    link = chain.links[0]
+    nothing = torch.zeros(link.output, dtype=torch.float64)
+    system = system_of(link, nothing, nothing.bool())
+    assert system.rank() == 0
+    solved = system.solve(torch.zeros(8, 1, 3, 3).double(), nothing, noise=1e-7, balanced=True)
+    assert not solved.any()
+
+
 def test_deficits_are_carried_and_surpluses_make_up() -> None:
     layers = [LayerRank("a", 10, 9, 3, 10), LayerRank("b", 10, 6, 1, 7), LayerRank("c", 5, 5, 5, 5)]
     assert [layer.open for layer in carried(layers)] == [1, 3, 0]

@@ -74,6 +74,8 @@ class System:
         rows, known = self.weight.flatten(1) / (second or 1.0), known / (second or 1.0)
         # What neither group tells to more than the noise stays near 0: rows noise x = 0.
         scale = (diagonal.square().sum() + rows.square().sum()) / len(diagonal)
+        if scale == 0:  # a layer that nothing reaches: no equation
+            return torch.zeros_like(right).reshape(channels, places)
         ridge = max(noise, LEAST) ** 2 * scale
         joined = (diagonal.square() + ridge).sqrt()
         right = diagonal * right / joined
