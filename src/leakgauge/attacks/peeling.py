@@ -43,8 +43,12 @@ FITS = 1e-3
 """Relative misfit of a layer's gradient up to which the input that it tells is believed."""
 ZERO = 1e-5
 """Share of the greatest activation below which one counts as 0."""
-AMPLE = 2
+AMPLE = 1.25
 """Activations known for each value of the image, from which on priors would only be in the way."""
+RESTARTS = 3
+"""Descents at most to an image that the activations known ought to give."""
+CLOSE = 1e-6
+"""Squared relative distance of the activations that no local minimum has."""
 EXACT = 1e-9
 """Squared relative distance of the activations at which the image is done: float32 tells no more."""
 
@@ -57,7 +61,7 @@ class Peeling:
     """
 
     rough: Count = 80
-    steps: Count = 300
+    steps: Count = 600
     smoothness: NonNegative = 1.0
 
     @property
@@ -75,7 +79,8 @@ class Peeling:
         return chain if isinstance(chain, str) else unstarted(chain, observation)
 
     def evaluations(self, observation: Observation) -> int:
-        return (self.rough + self.steps) * 5 // 4
+        # Line searches take a quarter more.
+        return (self.rough + RESTARTS * self.steps) * 5 // 4
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
@@ -110,6 +115,7 @@ class _Peel:
         self.clock = time.perf_counter()
         self.notes: list[str] = []
         self.guesses: list[Reconstruction] = []
+        self.evaluations = 0
 
     def run(self, start: Beginning) -> Reconstruction:
         """From the output to where the activations give the image, or to where no more is told."""
@@ -130,11 +136,6 @@ class _Peel:
         elif seen != known.place:
             self.imagine(known)
         return self.best()
-
-    @property
-    def spent(self) -> int:
-        """Evaluations so far."""
-        return sum(guess.cost.evaluations for guess in self.guesses)
 
     @property
     def matched(self) -> bool:
@@ -159,47 +160,63 @@ class _Peel:
         return told
 
     def imagine(self, known: Known) -> None:
-        """An image with these activations, by descent; from the last one, where there is one."""
-        attack, values = self.attack, torch.Size(self.observation.domain.shape).numel()
+        """An image with these activations, by descent; the best of a few where they ought to give it whole."""
+        values = torch.Size(self.observation.domain.shape).numel()
         # What a ReLU gave as 0 says less than an equation, and is told to rounding only.
         told = int((known.x > ZERO * known.x.abs().max()).sum())
         ample = told >= AMPLE * values
+        found: list[Reconstruction] = []
+        for k, start in enumerate(self.starts(ample)):
+            found.append(
+                self.descended(known, start, ample, self.seeds.child(f"{known.place}/{k}"))
+            )
+            if found[-1].objectives[0] <= CLOSE:
+                break
+        best = min(found, key=lambda guess: guess.objectives[0])
+        course = tuple(snapshot for guess in found for snapshot in guess.course)
+        spent = Cost(sum(guess.cost.evaluations for guess in found))
+        self.guesses.append(replace(best, course=course, cost=spent))
+        self.notes.append(
+            f"image from the input of {self.chain.links[known.place].name!r}: {told} activations for "
+            f"{values} values, {best.message}"
+        )
+
+    def starts(self, ample: bool) -> list[Spectral]:
+        """Where descents begin: at the last image, or anew; a single one where priors decide the image anyway."""
+        fresh = Spectral(center=0.5, noise=0.1)
+        if not self.guesses:
+            return [fresh] * (RESTARTS if ample else 1)
+        unit = self.observation.domain.to_unit(self.guesses[-1].inputs)
+        last = Guessed(center=0.5, guess=unit)
+        return [last, *[fresh] * (RESTARTS - 1)] if ample else [last]
+
+    def descended(self, known: Known, start: Spectral, ample: bool, seeds: Seeds) -> Reconstruction:
+        """One descent, with its course as part of the whole."""
+        attack = self.attack
         prior: Term = InRange()
         if not ample and attack.smoothness > 0:
             prior = prior + attack.smoothness * Smoothness()
-        parametrization = Spectral(center=0.5, noise=0.1)
-        if self.guesses:
-            unit = self.observation.domain.to_unit(self.guesses[-1].inputs)
-            parametrization = Guessed(center=0.5, guess=unit)
+        steps = attack.steps if ample else attack.rough
         matching = GradientMatching(
             objective=match(self.observation, self.chain, known) + prior,
-            parametrization=parametrization,
+            parametrization=start,
             labels=Read(self.labels),
-            descent=LBFGS(
-                steps=attack.steps if ample else attack.rough,
-                history=100,
-                line_search="strong_wolfe",
-            ),
+            descent=LBFGS(steps=steps, history=100, line_search="strong_wolfe"),
             tolerance=EXACT,
         )
-        share = self.spent / attack.evaluations(self.observation)
-        before, since = self.spent, time.perf_counter() - self.clock
-        seeds = self.seeds.child(f"image {known.place}")
+        before, since = self.evaluations, time.perf_counter() - self.clock
+        planned = attack.evaluations(self.observation)
         guess = matching(
             self.observation,
             seeds=seeds,
-            progress=lambda f: self.progress(min(1.0, share + (1 - share) * f)),
+            progress=lambda f: self.progress(min(1.0, (before + f * steps) / planned)),
         )
+        self.evaluations += guess.cost.evaluations
         course = tuple(
             replace(s, evaluations=s.evaluations + before, seconds=s.seconds + since)
             for s in guess.course
         )
-        self.guesses.append(replace(guess, course=course))
-        name = self.chain.links[known.place].name
-        self.notes.append(
-            f"image from the input of {name!r}: {told} activations for {values} values, "
-            f"{guess.message}"
-        )
+        return replace(guess, course=course)
 
     def read(self, known: Known) -> None:
         """The image that the first layer's input is."""
@@ -209,6 +226,7 @@ class _Peel:
         unit = self.chain.invert(known.x.reshape(1, -1)).clamp(0, 1).to(like)
         simulated = simulator(observation, create_graph=False)(unit, self.labels)
         residual = float(relative_residual(simulated, observation.update.tensors))
+        self.evaluations += 1
         self.guesses.append(
             Reconstruction(
                 inputs=observation.domain.from_unit(unit),
@@ -226,7 +244,7 @@ class _Peel:
         self.progress(1.0)
         chosen = min(self.guesses, key=lambda guess: residual_of(guess))
         course = tuple(snapshot for guess in self.guesses for snapshot in guess.course)
-        spent = Cost(self.spent, time.perf_counter() - self.clock)
+        spent = Cost(self.evaluations, time.perf_counter() - self.clock)
         notes = (*self.notes, *chosen.notes)
         return replace(chosen, course=course, notes=notes, cost=spent)
 
