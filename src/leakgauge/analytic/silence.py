@@ -31,8 +31,8 @@ SURPLUS = 0.3
 
 DRAWS, CHUNKS = 4096, 4
 """Sets of outputs drawn at once, and how often."""
-KEPT = 128
-"""The most silent of those drawn at once that are looked at."""
+KEPT = 100
+"""Different sets of vanishing outputs that are looked at, of those found at once, the largest first."""
 DRAWN = 0.05
 """Share of all outputs that must vanish beyond the n - 1 drawn."""
 
@@ -87,10 +87,10 @@ def sampled(mixture: Mixture, generator: torch.Generator) -> list[Silent]:
         directions = (solved / solved.norm(dim=1, keepdim=True)).T
         blur = mixture.blur(directions).clamp_min(EXACT)
         quiet = (left @ directions).abs() <= QUIET * blur
-        silent = quiet.sum(0)
-        most = silent.argsort(descending=True, stable=True)[:KEPT]
-        most = most[silent[most] >= count - 1 + DRAWN * len(left)]
-        for rows in quiet.T[most].unique(dim=0):
+        many = quiet.sum(0) >= count - 1 + DRAWN * len(left)
+        sets = quiet.T[many].unique(dim=0)
+        most = sets.sum(1).argsort(descending=True, stable=True)[:KEPT]
+        for rows in sets[most]:
             exact = torch.linalg.svd(left[rows], full_matrices=False)[2][-1]
             found.append(Silent(exact, float(rows.double().mean())))
     return found
