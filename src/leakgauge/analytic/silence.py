@@ -31,6 +31,10 @@ SURPLUS = 0.3
 
 DRAWS, CHUNKS = 4096, 4
 """Sets of outputs drawn at once, and how often."""
+KEPT = 4
+"""Directions, for each example, that are kept of those drawn at once."""
+ALIKE = 0.999
+"""Cosine from which two of them are one."""
 DRAWN = 0.05
 """Share of all outputs that must vanish beyond the n - 1 drawn."""
 
@@ -86,9 +90,24 @@ def sampled(mixture: Mixture, generator: torch.Generator) -> list[Silent]:
         blur = mixture.blur(directions).clamp_min(EXACT)
         quiet = (left @ directions).abs() <= QUIET * blur
         many = quiet.sum(0) >= count - 1 + DRAWN * len(left)
-        for rows in quiet.T[many].unique(dim=0):
-            exact = torch.linalg.svd(left[rows], full_matrices=False)[2][-1]
-            found.append(Silent(exact, float(rows.double().mean())))
+        found += distinct(left, directions[:, many], quiet[:, many], KEPT * count)
+    return found
+
+
+def distinct(left: Tensor, directions: Tensor, quiet: Tensor, most: int) -> list[Silent]:
+    """At most so many of the directions (n, M), the most silent first, each once.
+
+    quiet (O, M): which outputs vanish in each.
+    """
+    found: list[Silent] = []
+    while directions.shape[1] and len(found) < most:
+        best = int(quiet.sum(0).argmax())
+        rows = quiet[:, best]
+        exact = torch.linalg.svd(left[rows], full_matrices=False)[2][-1]
+        found.append(Silent(exact, float(rows.double().mean())))
+        other = (directions.T @ exact).abs() < ALIKE
+        other[best] = False
+        directions, quiet = directions[:, other], quiet[:, other]
     return found
 
 
