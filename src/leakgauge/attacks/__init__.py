@@ -9,6 +9,8 @@ from leakgauge.attacks.linear_layer import LinearLayer
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.attacks.smoothed_matching import SmoothedMatching
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
+from leakgauge.attacks.spear import Spear
+from leakgauge.attacks.spear_plus_plus import SpearPlusPlus
 
 __all__ = [
     "DLG",
@@ -20,4 +22,6 @@ __all__ = [
     "SecondOrder",
     "SmoothedMatching",
     "SoftmaxUnmixing",
+    "Spear",
+    "SpearPlusPlus",
 ]
