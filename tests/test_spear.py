@@ -99,7 +99,7 @@ def test_patients_records() -> None:
         data=data,
         model=lg.models.build(lg.models.mlp, data.domain, data.classes or 2, width=64),
         attacks=[Spear()],
-        examples=[3],
+        examples=[3, 5, 17, 40],
         batch_sizes=[4],
     )
     for cell in lg.audit(case).cells:
@@ -200,7 +200,7 @@ def test_factors_rebuild_the_gradient_and_the_layer(observe: Observe) -> None:
     assert torch.allclose(turned, made.unit)
     assert torch.allclose(made.unit.square().sum(1), torch.full((len(made.unit),), 5.0).double())
     scatter = made.unit.T @ made.unit / len(made.unit)
-    assert torch.allclose(scatter, torch.eye(5).double(), atol=1e-3)
+    assert torch.allclose(scatter, torch.eye(5).double(), atol=0.05)
 
 
 def test_a_sampled_null_vector_is_zero_where_it_should_be(observe: Observe) -> None:

@@ -32,6 +32,8 @@ NOISE_STEPS = 2
 SINGULAR = 1e-9
 MOSTLY = 0.5
 TYLER_STEPS = 60
+DRAWN = 0.02
+"""How far Tyler's estimate is drawn toward the plain one."""
 
 
 @dataclass(frozen=True)
@@ -180,19 +182,21 @@ def noise_sizes(
 
 
 def isotropic(rows: Tensor) -> Tensor:
-    """A (B, B) basis in which rows (m, B), each then set to one length, have equal variance everywhere.
+    """A (B, B) basis in which rows (m, B), each then set to one length, vary about alike in all directions.
 
-    Tyler's scatter estimate (1987): no few outputs, however alike, decide what looks sparse.
+    Tyler's scatter estimate (1987), drawn toward that of the rows as they are: without, a third of the
+    outputs in one direction, as those that every example excites can be, would shrink all others to 0.
     """
-    size = rows.shape[1]
-    scatter = rows.T @ rows / len(rows)
+    white = torch.linalg.inv(torch.linalg.cholesky(rows.T @ rows / len(rows))).T
+    turned = rows @ white
+    identity = scatter = torch.eye(rows.shape[1], dtype=rows.dtype)
     for _ in range(TYLER_STEPS):
-        lengths = (rows * torch.linalg.solve(scatter, rows.T).T).sum(1, keepdim=True)
-        scatter = (rows / lengths).T @ rows
-        scatter = scatter / scatter.diagonal().mean()
-    # scatter = C C' and basis = C^-T: rows @ basis has scatter 1.
-    factor = torch.linalg.cholesky(scatter)
-    return torch.linalg.solve_triangular(factor, torch.eye(size, dtype=rows.dtype), upper=False).T
+        lengths = (turned * torch.linalg.solve(scatter, turned.T).T).sum(1, keepdim=True)
+        scatter = (turned / lengths).T @ turned
+        scatter = (1 - DRAWN) * scatter / scatter.diagonal().mean() + DRAWN * identity
+    # scatter = C C' and the basis is C^-T: in it the scatter is 1.
+    basis: Tensor = white @ torch.linalg.inv(torch.linalg.cholesky(scatter)).T
+    return basis
 
 
 def patterns(factors: Factors, directions: Tensor) -> tuple[Tensor, Tensor]:

@@ -116,8 +116,7 @@ def replaced(found: Tensor, j: int, direction: Tensor) -> Tensor:
 def distinct(directions: Tensor) -> Tensor:
     """One of each group of equal directions (N, B), in their order."""
     alike = (directions @ directions.T).abs() > SAME
-    first = alike.double().argmax(1)
-    return directions[first == torch.arange(len(directions))]
+    return directions[~alike.tril(-1).any(1)]
 
 
 def is_new(direction: Tensor, found: Tensor) -> bool:

@@ -32,11 +32,18 @@ def randn(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def null_vectors(factors: Factors, count: int, generator: torch.Generator) -> Tensor:
-    """Directions (count, B), each 0 on B - 1 outputs drawn at random (the paper's submatrices)."""
+def null_vectors(
+    factors: Factors, count: int, generator: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
+    """Directions (count, B), each 0 on B - 1 outputs drawn at random (the paper's submatrices).
+
+    weights (count, m): how likely each output is drawn for each direction; all alike by default.
+    """
     size = factors.batch
-    drawn = torch.rand((count, len(factors.unit)), generator=generator).topk(size - 1, dim=1)
-    chosen = factors.unit[drawn.indices]
+    uniform = torch.rand((count, len(factors.unit)), generator=generator, dtype=torch.float64)
+    # The largest of u^(1 / w) are a weighted sample without replacement (Efraimidis and Spirakis 2006).
+    keys = uniform.clamp_min(1e-300).log() / (1.0 if weights is None else weights.clamp_min(1e-12))
+    chosen = factors.unit[keys.topk(size - 1, dim=1).indices]
     # One step of inverse iteration of the Gram matrix, from any vector, is its null vector.
     return solve(chosen.transpose(1, 2) @ chosen, randn(generator, count, size))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -43,8 +44,8 @@ MOST = 25
 """The largest batch of an exact search, as in the paper."""
 EXPLAINED = 1e-4
 """Share of the update left over, at which a batch that agrees with the layer is certified."""
-WIDEST = 0.5
-"""Where the reweighted steps start: a sampled null vector is worth about half."""
+WIDEST = (0.5, 0.05)
+"""Where e starts, by turns: narrow where directions lie close together, as those of two classes do."""
 
 Proposer = Callable[[Factors, torch.Generator], Propose]
 
@@ -83,10 +84,16 @@ class Spear:
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
         """Null vectors of sampled submatrices, each led to the sparse direction near it."""
+        turns = cycle(WIDEST)
 
         def propose(allowed: Allowed) -> Tensor:
-            drawn = null_vectors(factors, self.samples, generator)
-            return descend(factors, drawn, steps=self.steps, widest=WIDEST, planes=allowed.planes)
+            # Half of them from all outputs alike, half from those that some input leaves below zero.
+            _, weights = allowed.draw(factors, self.samples, generator)
+            weights[::2] = 1.0
+            drawn = null_vectors(factors, self.samples, generator, weights)
+            return descend(
+                factors, drawn, steps=self.steps, widest=next(turns), planes=allowed.planes
+            )
 
         return propose
 

@@ -12,6 +12,7 @@ the layer's known weights), and each step leans toward such patterns.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from leakgauge.analytic.sparse_directions import Allowed, descend
 from leakgauge.attacks.spear import label_evaluations, recover
 from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count
+
+WIDEST = (1.0, 0.1)
+"""Where e starts, by turns: wide reaches far in large batches, narrow stays with the pattern it started from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +59,17 @@ class SpearPlusPlus:
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
         """Descents from patterns that the layer's weights can make, other than of those found."""
+        turns = cycle(WIDEST)
 
         def propose(allowed: Allowed) -> Tensor:
             starts, weights = allowed.draw(factors, self.starts, generator)
             return descend(
-                factors, starts, steps=self.steps, planes=allowed.planes, weights=weights
+                factors,
+                starts,
+                steps=self.steps,
+                widest=next(turns),
+                planes=allowed.planes,
+                weights=weights,
             )
 
         return propose
