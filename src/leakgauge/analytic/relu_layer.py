@@ -24,7 +24,7 @@ FLOOR = 0.1
 """Columns of G fainter than this share of the strongest are scaled like it: they would be mostly noise."""
 FAINT = 6.0
 """Outputs below this many standard deviations of their noise tell nothing."""
-SMALL, LEAST, MOST = 3e-3, 6.0, 300.0
+SMALL, LEAST, MOST = 5e-4, 6.0, 300.0
 """An output counts as zero below SMALL of its size, but at LEAST and at MOST so many standard deviations."""
 TOO_FEW = 8
 """Dimensions beyond the rank, with fewer of which the noise cannot be seen."""
