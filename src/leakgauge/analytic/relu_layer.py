@@ -24,8 +24,10 @@ FLOOR = 0.1
 """Columns of G fainter than this share of the strongest are scaled like it: they would be mostly noise."""
 FAINT = 6.0
 """Outputs below this many standard deviations of their noise tell nothing."""
-SMALL, LEAST, MOST = 5e-4, 6.0, 300.0
-"""An output counts as zero below SMALL of its size, but at LEAST and at MOST so many standard deviations."""
+WITHIN = 10.0
+"""An output counts as zero within so many standard deviations: rounding has longer tails than a Gaussian."""
+CLEAN = 1e-5
+"""Typical noise of an output of size 1, below which no zero is mistaken for an output that is small."""
 TOO_FEW = 8
 """Dimensions beyond the rank, with fewer of which the noise cannot be seen."""
 NOISE_STEPS = 2
@@ -49,7 +51,7 @@ class Factors:
     right: Tensor
     scale: Tensor
     live: Tensor
-    tolerance: float
+    clean: bool
     unit: Tensor
     rho: Tensor
     basis: Tensor
@@ -69,7 +71,7 @@ class Factors:
 
     def zeros(self, directions: Tensor) -> Tensor:
         """Which outputs (N, m) are 0 within their noise."""
-        return (directions @ self.unit.T).abs() <= self.tolerance * self.noise(directions)
+        return (directions @ self.unit.T).abs() <= WITHIN * self.noise(directions)
 
 
 def relu_entry(observation: Observation) -> LinearEntry | str:
@@ -142,7 +144,7 @@ def prepared(rows: Tensor, right: Tensor, scale: Tensor, live: Tensor, layer: Te
         right=right,
         scale=scale,
         live=live,
-        tolerance=min(max(SMALL / typical, LEAST), MOST),
+        clean=typical < CLEAN,
         unit=turned * rho.unsqueeze(1),
         rho=rho,
         basis=basis,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.relu_layer import LEAST, Factors, consistency, from_patterns
+from leakgauge.analytic.relu_layer import Factors, consistency, from_patterns
 from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
 
 Propose = Callable[[Allowed], Tensor]
@@ -18,7 +18,7 @@ SORTED, SORTED_IN_NOISE = 0.999, 0.97
 """Share of outputs that a plane must sort for a direction to be believed: all, but for noise."""
 BEYOND = 3
 """Outputs that must be zero beyond the B - 1 that any direction can be made to have."""
-SAME = 0.999
+SAME = 0.99999
 """Cosine above which two directions are one."""
 INDEPENDENT = 1e-6
 PATIENCE = 5
@@ -68,7 +68,7 @@ def search(
 
 def bar(factors: Factors) -> float:
     """The share of outputs that must agree."""
-    return SORTED if factors.tolerance > LEAST else SORTED_IN_NOISE
+    return SORTED if factors.clean else SORTED_IN_NOISE
 
 
 def extend(factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed) -> Tensor:

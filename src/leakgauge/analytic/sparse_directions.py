@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from leakgauge.analytic.relu_layer import Factors
+from leakgauge.analytic.relu_layer import WITHIN, Factors
 
 JITTER = 1e-13
 """Share of the mean diagonal added to a weighted Gram matrix, so that it always factorizes."""
@@ -21,7 +21,7 @@ GAIN = 6.0
 """How firmly the known weights are believed: slope of the logistic function per standard deviation."""
 FINEST = 1e-4
 """Where annealing ends, against outputs of size 1; at the noise, where that is larger."""
-SETTLING = 3
+SETTLING = 6
 MARGIN_STEPS = 16
 LENGTHS = (1.0, 0.6, 0.35, 0.2, 0.1, 0.03)
 RIDGE = 1e-6
@@ -138,15 +138,20 @@ class Allowed:
 
 
 def settle(factors: Factors, found: Tensor) -> Tensor:
-    """The directions (N, B) solved anew from all outputs that are zero, and from B - 1 at the least."""
+    """The directions (N, B) solved anew from the outputs that are zero, as their noise tells.
+
+    Cauchy weights first: an output that is small but not zero lets go of the direction; then all zeros alike.
+    """
     size = factors.batch
     products = Products(factors.rows)
-    for _ in range(SETTLING):
-        output = (found @ factors.unit.T).abs()
-        least = output.kthvalue(size - 1, dim=1, keepdim=True).values
-        zero = (output <= torch.maximum(least, factors.tolerance * factors.noise(found))).double()
+    for step in range(SETTLING):
+        output = (found @ factors.unit.T).abs() / factors.noise(found)
+        weights = 1 / (1 + output.square())
+        if step == SETTLING - 1:
+            least = output.kthvalue(size - 1, dim=1, keepdim=True).values
+            weights = (output <= least.clamp_min(WITHIN)).double()
         # In the rows' own basis, where noise is alike in all directions.
-        direction = solve(products.weighted(zero), found @ factors.basis.T)
+        direction = solve(products.weighted(weights), found @ factors.basis.T)
         found = normalize(torch.linalg.solve(factors.basis, direction.T).T, dim=1)
     return found
 

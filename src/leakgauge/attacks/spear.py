@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.linear import LinearEntry, deltas
-from leakgauge.analytic.relu_layer import LEAST, Factors, factors_of, relu_entry, separate
+from leakgauge.analytic.relu_layer import Factors, factors_of, relu_entry, separate
 from leakgauge.analytic.relu_search import Propose, Search, bar, search
 from leakgauge.analytic.sparse_directions import Allowed, descend, null_vectors
 from leakgauge.core import (
@@ -44,6 +44,8 @@ MOST = 25
 """The largest batch of an exact search, as in the paper."""
 EXPLAINED = 1e-4
 """Share of the update left over, at which a batch that agrees with the layer is certified."""
+MANY = 64
+"""Signs that must agree, each by chance one time in two, to prove a batch whose labels are unknown."""
 WIDEST = (0.5, 0.05)
 """Where e starts, by turns: narrow where directions lie close together, as those of two classes do."""
 
@@ -150,9 +152,11 @@ def finish(
         )
         residual = float(relative_residual(simulated, observation.update.tensors))
         evaluations += 1
-    agrees = result.agreement >= bar(factors) and factors.tolerance > LEAST
+    agrees = result.agreement >= bar(factors) and factors.clean
+    # Without labels the signs alone must prove it: those beyond the B - 1 that any direction has.
+    spare = factors.batch * (len(factors.live) - factors.batch)
     status = Status.UNCONVERGED
-    if agrees and (residual is None or residual <= EXPLAINED):
+    if agrees and (spare >= MANY if residual is None else residual <= EXPLAINED):
         status = Status.CERTIFIED
     elif residual is not None and residual <= MATCHED:
         status = Status.CONVERGED
