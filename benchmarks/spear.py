@@ -25,6 +25,7 @@ FILES = {"mnist": "mnist.npz", "cifar": CIFAR}
 ATTACKS: dict[str, lg.Attack] = {
     "spear": attacks.Spear(),
     "spear_plus_plus": attacks.SpearPlusPlus(),
+    "slower steps": attacks.SpearPlusPlus(steps=320, rounds=20),
 }
 DEFENSES: dict[str, lg.Defense | None] = {
     "none": None,
@@ -55,7 +56,7 @@ def jobs_of(given: Options) -> list[Job]:
         widths, sizes, draws = [200], [4, 16], {"spear": 2, "spear_plus_plus": 2}
     found = [
         Job(attack, data, width, size, labels, draw)
-        for attack in ATTACKS
+        for attack in draws
         for data in files
         for width in widths
         for size in sizes
@@ -70,8 +71,11 @@ def jobs_of(given: Options) -> list[Job]:
         for data in files
         for draw in range(5)
     ]
-    large = [(400, 64), (1000, 64), (1000, 128), (2000, 256)]
-    return found + [Job("spear_plus_plus", files[0], w, b, "equal", 0) for w, b in large]
+    found += [
+        Job("spear_plus_plus", files[0], w, 64, "equal", i) for w in (400, 1000) for i in (0, 1)
+    ]
+    large = [(1000, 128), (2000, 128), (2000, 256)]
+    return found + [Job("slower steps", files[0], w, b, "equal", 0) for w, b in large]
 
 
 @cache

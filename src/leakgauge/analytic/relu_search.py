@@ -14,8 +14,10 @@ from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
 Propose = Callable[[Allowed], Tensor]
 """From what those found so far leave open to new directions (N, B)."""
 
-SORTED, SORTED_IN_NOISE = 0.999, 0.97
-"""Share of outputs that a plane must sort for a direction to be believed: all, but for noise."""
+SORTED, SORTED_IN_NOISE = 0.995, 0.97
+"""Share of outputs that a plane must sort for a direction to be believed: all, but for noise in the planes."""
+AGREED, AGREED_IN_NOISE = 0.999, 0.97
+"""Share of outputs that must agree in the end, of all examples."""
 BEYOND = 3
 """Outputs that must be zero beyond the B - 1 that any direction can be made to have."""
 SAME = 0.99999
@@ -56,7 +58,7 @@ def search(
             found, agreed = repair(factors, found)
         if (len(found), agreed) > (len(best.directions), best.agreement):
             best = Search(found, agreed, spent)
-        if agreed >= bar(factors):
+        if agrees(factors, agreed):
             return best
         progress(spent / rounds)
         if idle == PATIENCE or len(found) == factors.batch:
@@ -66,9 +68,9 @@ def search(
     return Search(best.directions, best.agreement, rounds)
 
 
-def bar(factors: Factors) -> float:
-    """The share of outputs that must agree."""
-    return SORTED if factors.clean else SORTED_IN_NOISE
+def agrees(factors: Factors, share: float) -> bool:
+    """Whether so many outputs of a whole batch agreeing are enough."""
+    return share >= (AGREED if factors.clean else AGREED_IN_NOISE)
 
 
 def extend(factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed) -> Tensor:
@@ -81,11 +83,12 @@ def extend(factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed) 
     if not len(proposed):
         return found
     sure = sortable(allowed.planes, zero)
+    least = SORTED if factors.clean else SORTED_IN_NOISE
     order = (sure + count / (100 * zero.shape[1])).argsort(descending=True, stable=True)
     for i in order.tolist():
         if len(found) == factors.batch:
             break
-        if sure[i] >= bar(factors) and is_new(proposed[i], found):
+        if sure[i] >= least and is_new(proposed[i], found):
             found = torch.cat([found, proposed[i].unsqueeze(0)])
     return found
 
@@ -97,7 +100,7 @@ def repair(factors: Factors, found: Tensor) -> tuple[Tensor, float]:
     from the others; and from it the right direction.
     """
     agreed = consistency(factors, found)
-    while agreed < bar(factors):
+    while not agrees(factors, agreed):
         other = from_patterns(factors, found)
         swapped = [replaced(found, j, other[j]) for j in range(len(found))]
         scores = [consistency(factors, directions) for directions in swapped]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from leakgauge.analytic.linear import LinearEntry, deltas
 from leakgauge.analytic.relu_layer import Factors, factors_of, relu_entry, separate
-from leakgauge.analytic.relu_search import Propose, Search, bar, search
+from leakgauge.analytic.relu_search import Propose, Search, agrees, search
 from leakgauge.analytic.sparse_directions import Allowed, descend, null_vectors
 from leakgauge.core import (
     Cost,
@@ -152,11 +152,11 @@ def finish(
         )
         residual = float(relative_residual(simulated, observation.update.tensors))
         evaluations += 1
-    agrees = result.agreement >= bar(factors) and factors.clean
+    exact = factors.clean and agrees(factors, result.agreement)
     # Without labels the signs alone must prove it: those beyond the B - 1 that any direction has.
     spare = factors.batch * (len(factors.live) - factors.batch)
     status = Status.UNCONVERGED
-    if agrees and (spare >= MANY if residual is None else residual <= EXPLAINED):
+    if exact and (spare >= MANY if residual is None else residual <= EXPLAINED):
         status = Status.CERTIFIED
     elif residual is not None and residual <= MATCHED:
         status = Status.CONVERGED

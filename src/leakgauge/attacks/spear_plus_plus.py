@@ -24,7 +24,7 @@ from leakgauge.attacks.spear import label_evaluations, recover
 from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count
 
-WIDEST = (1.0, 0.1)
+WIDEST = (1.0, 1.0, 1.0, 0.1)
 """Where e starts, by turns: wide reaches far in large batches, narrow stays with the pattern it started from."""
 
 
@@ -37,7 +37,7 @@ class SpearPlusPlus:
 
     starts: Count = 60
     steps: Count = 160
-    rounds: Count = 60
+    rounds: Count = 200
 
     @property
     def requires(self) -> frozenset[str]:
