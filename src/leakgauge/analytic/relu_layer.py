@@ -128,6 +128,9 @@ def factorize(gradient: Tensor, layer: Tensor, batch: int, rounding: float) -> F
     heard = rows.norm(dim=1) > FAINT * math.sqrt(batch)
     if int(heard.sum()) < batch:
         return f"only {int(heard.sum())} outputs of the layer stand out of the noise"
+    spread = torch.linalg.svdvals(normalize(rows[heard], dim=1))
+    if float(spread[-1]) <= SINGULAR**0.5 * float(spread[0]):
+        return "the outputs of the layer that stand out of the noise do not tell all examples apart"
     return prepared(rows[heard], right, scale[heard], live[heard], layer[heard])
 
 
@@ -189,8 +192,8 @@ def isotropic(rows: Tensor) -> Tensor:
     Tyler's scatter estimate (1987), drawn toward that of the rows as they are: without, a third of the
     outputs in one direction, as those that every example excites can be, would shrink all others to 0.
     """
-    white = torch.linalg.inv(torch.linalg.cholesky(rows.T @ rows / len(rows))).T
-    turned = rows @ white
+    left, values, right = torch.linalg.svd(rows, full_matrices=False)
+    turned, white = left * len(rows) ** 0.5, right.T / values * len(rows) ** 0.5
     identity = scatter = torch.eye(rows.shape[1], dtype=rows.dtype)
     for _ in range(TYLER_STEPS):
         lengths = (turned * torch.linalg.solve(scatter, turned.T).T).sum(1, keepdim=True)
