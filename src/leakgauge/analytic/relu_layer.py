@@ -24,7 +24,7 @@ FLOOR = 0.1
 """Columns of G fainter than this share of the strongest are scaled like it: they would be mostly noise."""
 FAINT = 6.0
 """Outputs below this many standard deviations of their noise tell nothing."""
-WITHIN = 10.0
+WITHIN, WITHIN_NOISE = 30.0, 6.0
 """An output counts as zero within so many standard deviations: rounding has longer tails than a Gaussian."""
 CLEAN = 1e-5
 """Typical noise of an output of size 1, below which no zero is mistaken for an output that is small."""
@@ -63,6 +63,11 @@ class Factors:
         """B."""
         return self.rows.shape[1]
 
+    @property
+    def within(self) -> float:
+        """Standard deviations within which an output is zero."""
+        return WITHIN if self.clean else WITHIN_NOISE
+
     def noise(self, directions: Tensor) -> Tensor:
         """Standard deviation (N, m) of the outputs unit @ a of directions a (N, B)."""
         length = (directions @ self.basis.T).norm(dim=1, keepdim=True)
@@ -71,7 +76,7 @@ class Factors:
 
     def zeros(self, directions: Tensor) -> Tensor:
         """Which outputs (N, m) are 0 within their noise."""
-        return (directions @ self.unit.T).abs() <= WITHIN * self.noise(directions)
+        return (directions @ self.unit.T).abs() <= self.within * self.noise(directions)
 
 
 def relu_entry(observation: Observation) -> LinearEntry | str:
@@ -168,13 +173,14 @@ def noise_sizes(
 ) -> tuple[Tensor, Tensor]:
     """The noise of entry (i, k) as a product scale_i columns_k, from what rank B leaves over.
 
-    Never less than an eighth of the rounding; and that rounding where too little is left over to tell.
+    Never less than what rounding the entries alone makes, where a row looks better by chance or because
+    its errors lie in the batch's own directions; and twice that where too little is left over to tell.
     """
     height, width = gradient.shape
     strength, shape = sizes(gradient)
-    least = rounding / 8 * strength
+    least = rounding / 2 * strength
     if min(height, width) < batch + TOO_FEW:
-        return 8 * least, shape
+        return 2 * least, shape
     left, values, right = torch.linalg.svd(gradient / scale / columns, full_matrices=False)
     rest = (left[:, batch:] * values[batch:]) @ right[batch:]
     free = (1 - left[:, :batch].square().sum(1, keepdim=True)).clamp_min(0.1) * (width - batch)
@@ -222,13 +228,11 @@ def consistency(factors: Factors, directions: Tensor) -> float:
     return float((factors.zeros(directions) == patterns(factors, directions)[1]).double().mean())
 
 
-def from_patterns(factors: Factors, directions: Tensor) -> Tensor:
-    """For each of B directions (B, B) the one that the pre-activations of its example ask for."""
-    _, below = patterns(factors, directions)
+def from_patterns(factors: Factors, below: Tensor) -> Tensor:
+    """The directions (N, B) that are 0 where `below` (N, m) says that the pre-activations are not above 0."""
     grams = torch.einsum("nm,mi,mj->nij", below.double(), factors.rows, factors.rows)
     least = torch.linalg.eigh(grams).eigenvectors[:, :, 0]
-    turned = torch.linalg.solve(factors.basis, least.T).T
-    return normalize(turned, dim=1)
+    return normalize(torch.linalg.solve(factors.basis, least.T).T, dim=1)
 
 
 def separate(factors: Factors, directions: Tensor, outputs: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.relu_layer import Factors, consistency, from_patterns
+from leakgauge.analytic.relu_layer import Factors, consistency, from_patterns, patterns
 from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
 
 Propose = Callable[[Allowed], Tensor]
@@ -54,6 +54,8 @@ def search(
         grown = extend(factors, found, propose(allowed), allowed)
         idle = 0 if len(grown) > len(found) else idle + 1
         found, agreed = grown, 0.0
+        if len(found) == factors.batch - 1:
+            found = torch.cat([found, last_one(factors, found)])
         if len(found) == factors.batch:
             found, agreed = repair(factors, found)
         if (len(found), agreed) > (len(best.directions), best.agreement):
@@ -93,6 +95,13 @@ def extend(factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed) 
     return found
 
 
+def last_one(factors: Factors, found: Tensor) -> Tensor:
+    """The direction (1, B) beside B - 1: its example is the one that they leave, and has its own pattern."""
+    plane = torch.linalg.svd(found, full_matrices=True).Vh[-1:]
+    plane = plane / (plane @ factors.last)
+    return from_patterns(factors, plane @ factors.layer.T <= 0)
+
+
 def repair(factors: Factors, found: Tensor) -> tuple[Tensor, float]:
     """B directions, and their agreement, after swapping one at a time while that agrees better.
 
@@ -101,7 +110,7 @@ def repair(factors: Factors, found: Tensor) -> tuple[Tensor, float]:
     """
     agreed = consistency(factors, found)
     while not agrees(factors, agreed):
-        other = from_patterns(factors, found)
+        other = from_patterns(factors, patterns(factors, found)[1])
         swapped = [replaced(found, j, other[j]) for j in range(len(found))]
         scores = [consistency(factors, directions) for directions in swapped]
         j = max(range(len(found)), key=scores.__getitem__)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from leakgauge.analytic.relu_layer import WITHIN, Factors
+from leakgauge.analytic.relu_layer import Factors
 
 JITTER = 1e-13
 """Share of the mean diagonal added to a weighted Gram matrix, so that it always factorizes."""
@@ -149,7 +149,7 @@ def settle(factors: Factors, found: Tensor) -> Tensor:
         weights = 1 / (1 + output.square())
         if step == SETTLING - 1:
             least = output.kthvalue(size - 1, dim=1, keepdim=True).values
-            weights = (output <= least.clamp_min(WITHIN)).double()
+            weights = (output <= least.clamp_min(factors.within)).double()
         # In the rows' own basis, where noise is alike in all directions.
         direction = solve(products.weighted(weights), found @ factors.basis.T)
         found = normalize(torch.linalg.solve(factors.basis, direction.T).T, dim=1)
