@@ -91,6 +91,19 @@ def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tens
     return (*seen[0], prediction)
 
 
+def deltas(observation: Observation, entry: LinearEntry, unit: Tensor, label: int) -> Tensor:
+    """delta (N, O): the gradient at the layer's output that each example of `unit` adds to the batch's.
+
+    The loss is a mean, over N here and over B at the client.
+    """
+    inputs = observation.domain.from_unit(unit)
+    _, output, prediction = layer_call(entry.model, entry.layer, inputs)
+    targets = torch.full((len(unit),), label, dtype=torch.long)
+    value = observation.loss(prediction, targets) * len(unit)
+    (delta,) = torch.autograd.grad(value, [output])
+    return delta / observation.batch_size
+
+
 def inverse_of_affine(
     feature: Callable[[Tensor], Tensor], domain: Domain
 ) -> Callable[[Tensor], Tensor] | None:

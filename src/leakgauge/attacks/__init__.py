@@ -14,6 +14,8 @@ from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.attacks.smoothed_matching import SmoothedMatching
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
+from leakgauge.attacks.spear import Spear
+from leakgauge.attacks.spear_plus_plus import SpearPlusPlus
 
 __all__ = [
     "DLG",
@@ -31,4 +33,6 @@ __all__ = [
     "SecondOrder",
     "SmoothedMatching",
     "SoftmaxUnmixing",
+    "Spear",
+    "SpearPlusPlus",
 ]

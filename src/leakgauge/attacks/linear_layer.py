@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.linear import LinearEntry, entry, layer_call, rank_one, ratios
+from leakgauge.analytic.linear import LinearEntry, deltas, entry, rank_one, ratios
 from leakgauge.core import (
     Cost,
     Observation,
@@ -178,7 +178,8 @@ class _Peeling:
         best_label = torch.zeros(len(rows), dtype=torch.long)
         best_delta = torch.zeros((len(rows), len(bias)), dtype=torch.float64)
         for label in range(self.observation.classes):
-            delta = self.deltas(unit, label)
+            delta = deltas(self.observation, self.entry, unit, label)
+            self.evaluations += 1
             caused = delta.gather(1, rows.unsqueeze(1)).squeeze(1)
             error = (caused - bias[rows]).abs() / bias[rows].abs()
             better = error < best_error
@@ -197,17 +198,6 @@ class _Peeling:
             if not any(same(features, e.features, within=0.1) for e in picked):
                 picked.append(_Example(features, None, torch.zeros_like(self.bias)))
         return picked
-
-    def deltas(self, unit: Tensor, label: int) -> Tensor:
-        """delta (N, O): the gradient at the layer's output that each example would add to the batch's."""
-        inputs = self.observation.domain.from_unit(unit)
-        _, output, prediction = layer_call(self.entry.model, self.entry.layer, inputs)
-        targets = torch.full((len(unit),), label, dtype=torch.long)
-        # The loss is a mean, over N here and over B at the client.
-        value = self.observation.loss(prediction, targets) * len(unit)
-        (delta,) = torch.autograd.grad(value, [output])
-        self.evaluations += 1
-        return delta / self.observation.batch_size
 
     def finish(self, seeds: Seeds, *, seconds: float) -> Reconstruction:
         """Found examples first; the middle of the domain stands where none was found."""

@@ -1,0 +1,141 @@
+"""Rounds of proposed directions until B of them, one for each example, explain a ReLU layer's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.relu_layer import Factors, consistency, from_patterns, patterns
+from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
+
+Propose = Callable[[Allowed], Tensor]
+"""From what those found so far leave open to new directions (N, B)."""
+
+SORTED, SORTED_IN_NOISE = 0.995, 0.97
+"""Share of outputs that a plane must sort for a direction to be believed: all, but for noise in the planes."""
+AGREED, AGREED_IN_NOISE = 0.999, 0.97
+"""Share of outputs that must agree in the end, of all examples."""
+BEYOND = 3
+"""Outputs that must be zero beyond the B - 1 that any direction can be made to have."""
+SAME = 0.99999
+"""Cosine above which two directions are one."""
+INDEPENDENT = 1e-6
+PATIENCE = 5
+"""Rounds without a new direction, after which half of those believed are doubted."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Directions found (k, B), k <= B; how far they agree with the layer where k is B; rounds spent."""
+
+    directions: Tensor
+    agreement: float
+    rounds: int
+
+
+def search(
+    factors: Factors,
+    propose: Propose,
+    *,
+    rounds: int,
+    generator: torch.Generator,
+    progress: Callable[[float], None],
+) -> Search:
+    """Propose, settle, verify, until B directions agree with the layer or the rounds are spent."""
+    if factors.batch == 1:
+        return Search(torch.ones((1, 1), dtype=torch.float64), 1.0, 0)
+    found = torch.zeros((0, factors.batch), dtype=torch.float64)
+    best, idle = Search(found, 0.0, 0), 0
+    for spent in range(1, rounds + 1):
+        allowed = Allowed.beside(factors, found)
+        grown = extend(factors, found, propose(allowed), allowed)
+        idle = 0 if len(grown) > len(found) else idle + 1
+        found, agreed = grown, 0.0
+        if len(found) == factors.batch - 1:
+            found = torch.cat([found, last_one(factors, found)])
+        if len(found) == factors.batch:
+            found, agreed = repair(factors, found)
+        if (len(found), agreed) > (len(best.directions), best.agreement):
+            best = Search(found, agreed, spent)
+        if agrees(factors, agreed):
+            return best
+        progress(spent / rounds)
+        if idle == PATIENCE or len(found) == factors.batch:
+            # A wrong one among them shuts out the rest: which one, nothing tells.
+            keep = torch.randperm(len(found), generator=generator)[: len(found) // 2]
+            found, idle = found[keep], 0
+    return Search(best.directions, best.agreement, rounds)
+
+
+def agrees(factors: Factors, share: float) -> bool:
+    """Whether so many outputs of a whole batch agreeing are enough."""
+    return share >= (AGREED if factors.clean else AGREED_IN_NOISE)
+
+
+def extend(factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed) -> Tensor:
+    """`found` and those of the proposed (N, B) that are proven by their zeros, the surest first."""
+    proposed = settle(factors, distinct(proposed))
+    zero = factors.zeros(proposed)
+    count = zero.sum(1)
+    many = count >= factors.batch - 1 + BEYOND
+    proposed, zero, count = proposed[many], zero[many], count[many]
+    if not len(proposed):
+        return found
+    sure = sortable(allowed.planes, zero)
+    least = SORTED if factors.clean else SORTED_IN_NOISE
+    order = (sure + count / (100 * zero.shape[1])).argsort(descending=True, stable=True)
+    for i in order.tolist():
+        if len(found) == factors.batch:
+            break
+        if sure[i] >= least and is_new(proposed[i], found):
+            found = torch.cat([found, proposed[i].unsqueeze(0)])
+    return found
+
+
+def last_one(factors: Factors, found: Tensor) -> Tensor:
+    """The direction (1, B) beside B - 1: its example is the one that they leave, and has its own pattern."""
+    plane = torch.linalg.svd(found, full_matrices=True).Vh[-1:]
+    plane = plane / (plane @ factors.last)
+    return from_patterns(factors, plane @ factors.layer.T <= 0)
+
+
+def repair(factors: Factors, found: Tensor) -> tuple[Tensor, float]:
+    """B directions, and their agreement, after swapping one at a time while that agrees better.
+
+    With one wrong direction of B, the pattern of its own example is still right, since that follows
+    from the others; and from it the right direction.
+    """
+    agreed = consistency(factors, found)
+    while not agrees(factors, agreed):
+        other = from_patterns(factors, patterns(factors, found)[1])
+        swapped = [replaced(found, j, other[j]) for j in range(len(found))]
+        scores = [consistency(factors, directions) for directions in swapped]
+        j = max(range(len(found)), key=scores.__getitem__)
+        if scores[j] <= agreed:
+            break
+        found, agreed = swapped[j], scores[j]
+    return found, agreed
+
+
+def replaced(found: Tensor, j: int, direction: Tensor) -> Tensor:
+    """`found` (B, B) with another direction (B,) in place j."""
+    return torch.cat([found[:j], direction.unsqueeze(0), found[j + 1 :]])
+
+
+def distinct(directions: Tensor) -> Tensor:
+    """One of each group of equal directions (N, B), in their order."""
+    alike = (directions @ directions.T).abs() > SAME
+    return directions[~alike.tril(-1).any(1)]
+
+
+def is_new(direction: Tensor, found: Tensor) -> bool:
+    """Whether a direction (B,) is none of those found (k, B), nor a combination of them."""
+    if not len(found):
+        return True
+    if float((found @ direction).abs().max()) > SAME:
+        return False
+    basis = torch.linalg.qr(found.T).Q
+    return float((direction - basis @ (basis.T @ direction)).norm()) > INDEPENDENT

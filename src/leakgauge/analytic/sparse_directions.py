@@ -1,0 +1,181 @@
+"""Directions a for which the outputs unit @ a are sparse: sampling, reweighted descent, and what proves one.
+
+A direction that belongs to one example is 0 on every output that the example leaves below zero. Those
+outputs lie on one side of a plane, since the layer is linear: h with [W, b] h > 0 elsewhere exists. So zeros
+and the known weights are two views of one pattern, and each corrects the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from leakgauge.analytic.relu_layer import Factors
+
+JITTER = 1e-13
+"""Share of the mean diagonal added to a weighted Gram matrix, so that it always factorizes."""
+GAIN = 6.0
+"""How firmly the known weights are believed: slope of the logistic function per standard deviation."""
+FINEST = 1e-4
+"""Where annealing ends, against outputs of size 1; at the noise, where that is larger."""
+SETTLING = 6
+MARGIN_STEPS = 16
+LENGTHS = (1.0, 0.6, 0.35, 0.2, 0.1, 0.03)
+RIDGE = 1e-6
+
+
+def randn(generator: torch.Generator, *shape: int) -> Tensor:
+    """Standard normal draws in float64."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def null_vectors(
+    factors: Factors, count: int, generator: torch.Generator, weights: Tensor | None = None
+) -> Tensor:
+    """Directions (count, B), each 0 on B - 1 outputs drawn at random (the paper's submatrices).
+
+    weights (count, m): how likely each output is drawn for each direction; all alike by default.
+    """
+    size = factors.batch
+    uniform = torch.rand((count, len(factors.unit)), generator=generator, dtype=torch.float64)
+    # The largest of u^(1 / w) are a weighted sample without replacement (Efraimidis and Spirakis 2006).
+    keys = uniform.clamp_min(1e-300).log() / (1.0 if weights is None else weights.clamp_min(1e-12))
+    chosen = factors.unit[keys.topk(size - 1, dim=1).indices]
+    # One step of inverse iteration of the Gram matrix, from any vector, is its null vector.
+    return solve(chosen.transpose(1, 2) @ chosen, randn(generator, count, size))
+
+
+def solve(gram: Tensor, vectors: Tensor) -> Tensor:
+    """gram^-1 vectors (N, B), set to length 1."""
+    size = gram.shape[-1]
+    lift = JITTER * gram.diagonal(dim1=1, dim2=2).mean(1)
+    gram = gram + lift[:, None, None] * torch.eye(size, dtype=gram.dtype)
+    factor = torch.linalg.cholesky(gram)
+    return normalize(torch.cholesky_solve(vectors.unsqueeze(2), factor).squeeze(2), dim=1)
+
+
+class Products:
+    """Weighted sums of the outer products of rows (m, B) with themselves: half of each is stored."""
+
+    def __init__(self, rows: Tensor) -> None:
+        size = rows.shape[1]
+        i, j = torch.tril_indices(size, size)
+        self.stored = rows[:, i] * rows[:, j]
+        self.place = torch.zeros((size, size), dtype=torch.long)
+        self.place[i, j] = self.place[j, i] = torch.arange(len(i))
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """sum_i weights_ni rows_i rows_i' (N, B, B), for weights (N, m)."""
+        return (weights @ self.stored)[:, self.place]
+
+
+def descend(
+    factors: Factors,
+    starts: Tensor,
+    *,
+    steps: int,
+    widest: float = 1.0,
+    planes: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Local minima of sum_i log(u_i^2 + e^2), u = unit @ a, from starts (N, B), while e falls from `widest`.
+
+    Iteratively reweighted least squares. planes (m, r): an orthonormal basis of the patterns that the known
+    weights allow, toward which the weights lean; weights (N, m): those of the first step.
+    """
+    unit, products, found = factors.unit, Products(factors.unit), starts
+    for step in range(steps):
+        if step or weights is None:
+            width = widest * (FINEST / widest) ** (step / max(1, steps - 1))
+            square = (found @ unit.T).square()
+            weights = 1 / (square + width**2 + factors.noise(found).square())
+            if planes is not None:
+                weights = weights * below(square * weights - 0.5, planes)
+        found = solve(products.weighted(weights), found)
+    return found
+
+
+def below(pattern: Tensor, planes: Tensor) -> Tensor:
+    """How likely each output (N, m) is below zero, from a pattern that is high where it seems above."""
+    value = pattern @ planes @ planes.T
+    return torch.sigmoid(-GAIN * value / value.std(dim=1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Patterns of pre-activations left to examples other than those found: p with p . a = 0 for each a found.
+
+    planes (m, r) spans the pre-activations; back (r, B) gives their p.
+    """
+
+    planes: Tensor
+    back: Tensor
+
+    @classmethod
+    def beside(cls, factors: Factors, found: Tensor) -> Allowed:
+        """found (k, B), k < B."""
+        size = factors.batch
+        free = torch.eye(size, dtype=found.dtype)
+        if len(found):
+            free = torch.linalg.svd(found, full_matrices=True).Vh[len(found) :].T
+        planes, triangle = torch.linalg.qr(factors.layer @ free)
+        return cls(planes, torch.linalg.pinv(triangle).T @ free.T)
+
+    def draw(
+        self, factors: Factors, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Starts (count, B), and the weights (count, m) of random patterns that are allowed."""
+        mixed = randn(generator, count, self.planes.shape[1])
+        # The last entry of h is 1, which tells the two sides of a plane apart.
+        mixed = mixed * (mixed @ (self.back @ factors.last)).sign().unsqueeze(1)
+        return (
+            normalize(randn(generator, count, factors.batch), dim=1),
+            below(mixed @ self.planes.T, self.planes),
+        )
+
+
+def settle(factors: Factors, found: Tensor) -> Tensor:
+    """The directions (N, B) solved anew from the outputs that are zero, as their noise tells.
+
+    Cauchy weights first: an output that is small but not zero lets go of the direction; then all zeros alike.
+    """
+    size = factors.batch
+    products = Products(factors.rows)
+    for step in range(SETTLING):
+        output = (found @ factors.unit.T).abs() / factors.noise(found)
+        weights = 1 / (1 + output.square())
+        if step == SETTLING - 1:
+            least = output.kthvalue(size - 1, dim=1, keepdim=True).values
+            weights = (output <= least.clamp_min(factors.within)).double()
+        # In the rows' own basis, where noise is alike in all directions.
+        direction = solve(products.weighted(weights), found @ factors.basis.T)
+        found = normalize(torch.linalg.solve(factors.basis, direction.T).T, dim=1)
+    return found
+
+
+def sortable(planes: Tensor, zero: Tensor) -> Tensor:
+    """The share (N,) of outputs that one of the planes (m, r) sorts into zero (N, m) and not.
+
+    A squared-hinge classifier by Newton's method with a line search: only true patterns are sorted whole.
+    """
+    basis = planes * zero.shape[1] ** 0.5
+    sign = 1 - 2 * zero.double()
+    size, height = basis.shape[1], len(basis)
+    products = Products(basis)
+    ridge = RIDGE * torch.eye(size, dtype=basis.dtype)
+    value, plane = torch.zeros_like(sign), basis.new_zeros(len(zero), size)
+    lengths = torch.tensor(LENGTHS, dtype=basis.dtype)
+    for _ in range(MARGIN_STEPS):
+        close = (sign * value < 1).double()
+        gram = products.weighted(close / height) + ridge
+        step = torch.linalg.solve(gram, (close * sign) @ basis / height) - plane
+        move = step @ basis.T
+        each = lengths[:, None, None]
+        tried = (1 - sign * (value + each * move)).clamp_min(0).square().mean(2)
+        tried = tried + RIDGE * (plane + each * step).square().sum(2)
+        length = lengths[tried.argmin(0)].unsqueeze(1)
+        value, plane = value + length * move, plane + length * step
+    return (value * sign > 0).double().mean(1)

@@ -1,0 +1,188 @@
+"""SPEAR. Dimitrov, Baader, Mueller, Vechev: Exact Gradient Inversion of Batches in Federated Learning,
+NeurIPS 2024.
+
+    dL/dW = dL/dZ' X = L R,   dL/dZ' = L Q,   X = Q^-1 R            (section 3.1: rank B, by SVD)
+    q: the null vector of B - 1 rows of L, drawn at random            (section 3.2)
+    kept where L q is sparse; B independent ones make Q               (section 3.3: greedy, then lambda)
+    scales from dL/db                                                 (section 3.2)
+
+A ReLU leaves about half of dL/dZ at 0, so one draw in 2^(B - 1) hits. Ours: a draw need only come near.
+A few reweighted steps, which lean toward patterns of zeros that the layer's known weights can make, end in
+the sparse direction nearby. lambda (zeros of dL/dZ against signs of Z) is asked of one direction at a
+time, so that a wrong one is told before Q is whole, and what is found narrows what is left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.linear import LinearEntry, deltas
+from leakgauge.analytic.relu_layer import Factors, factors_of, relu_entry, separate
+from leakgauge.analytic.relu_search import Propose, Search, agrees, search
+from leakgauge.analytic.sparse_directions import Allowed, descend, null_vectors
+from leakgauge.core import (
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+    silent,
+)
+from leakgauge.core.ranges import Count
+from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.simulation import simulator
+
+MOST = 25
+"""The largest batch of an exact search, as in the paper."""
+EXPLAINED = 1e-4
+"""Share of the update left over, at which a batch that agrees with the layer is certified."""
+MANY = 64
+"""Signs that must agree, each by chance one time in two, to prove a batch whose labels are unknown."""
+WIDEST = (0.5, 0.05)
+"""Where e starts, by turns: narrow where directions lie close together, as those of two classes do."""
+
+Proposer = Callable[[Factors, torch.Generator], Propose]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spear:
+    """Whole batches, exactly, whatever the labels, through a linear first layer followed by ReLU.
+
+    `samples` submatrices a round, each followed by `steps` reweighted steps; up to `rounds` rounds.
+    """
+
+    samples: Count = 128
+    steps: Count = 60
+    rounds: Count = 200
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        batch = observation.knowledge.batch_size or 1
+        if batch > MOST:
+            return f"batch {batch} > {MOST} for exact search"
+        found = relu_entry(observation)
+        return found if isinstance(found, str) else None
+
+    def evaluations(self, observation: Observation) -> int:
+        return label_evaluations(observation)
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        with seeds.isolated("simulation"):
+            return recover(observation, self.proposer, self.rounds, seeds, progress)
+
+    def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
+        """Null vectors of sampled submatrices, each led to the sparse direction near it."""
+        turns = cycle(WIDEST)
+
+        def propose(allowed: Allowed) -> Tensor:
+            # Half of them from all outputs alike, half from those that some input leaves below zero.
+            _, weights = allowed.draw(factors, self.samples, generator)
+            weights[::2] = 1.0
+            drawn = null_vectors(factors, self.samples, generator, weights)
+            return descend(
+                factors, drawn, steps=self.steps, widest=next(turns), planes=allowed.planes
+            )
+
+        return propose
+
+
+def label_evaluations(observation: Observation) -> int:
+    """One backward pass for each class, to read the labels, and one to compare the update."""
+    return (observation.classes or 0) + 1
+
+
+def recover(
+    observation: Observation, proposer: Proposer, rounds: int, seeds: Seeds, progress: Progress
+) -> Reconstruction:
+    """Factorize, search, separate, read labels, compare: what SPEAR and SPEAR++ share."""
+    clock = time.perf_counter()
+    found = relu_entry(observation)
+    assert isinstance(found, LinearEntry), "inapplicable() refuses this"
+    factors = factors_of(observation, found)
+    if isinstance(factors, str):
+        progress(1.0)
+        cost = Cost(0, time.perf_counter() - clock)
+        return nothing_found(observation, Status.INAPPLICABLE, factors, cost=cost)
+    generator = seeds.generator("directions")
+    result = search(
+        factors,
+        proposer(factors, generator),
+        rounds=rounds,
+        generator=generator,
+        progress=lambda share: progress(0.95 * share),
+    )
+    progress(1.0)
+    if len(result.directions) < factors.batch:
+        message = (
+            f"{len(result.directions)} of {factors.batch} sparse directions after {result.rounds} "
+            "rounds, and inputs need all: more rounds, or another seed"
+        )
+        cost = Cost(0, time.perf_counter() - clock)
+        return nothing_found(observation, Status.UNCONVERGED, message, cost=cost)
+    return finish(observation, found, factors, result, clock)
+
+
+def finish(
+    observation: Observation, entry: LinearEntry, factors: Factors, result: Search, clock: float
+) -> Reconstruction:
+    """Inputs and labels of B directions, and what the update says of them."""
+    features, delta = separate(factors, result.directions, entry.layer.out_features)
+    # The domain's range is public: a value outside it is noise, for certain.
+    unit = entry.invert(features).clamp(0, 1)
+    targets, evaluations = labels_of(observation, entry, unit, delta)
+    like = next(iter(observation.update.tensors.values()))
+    residual = None
+    if targets is not None:
+        simulated = simulator(observation, create_graph=False)(
+            unit.to(like), targets.to(like.device)
+        )
+        residual = float(relative_residual(simulated, observation.update.tensors))
+        evaluations += 1
+    exact = factors.clean and agrees(factors, result.agreement)
+    # Without labels the signs alone must prove it: those beyond the B - 1 that any direction has.
+    spare = factors.batch * (len(factors.live) - factors.batch)
+    status = Status.UNCONVERGED
+    if exact and (spare >= MANY if residual is None else residual <= EXPLAINED):
+        status = Status.CERTIFIED
+    elif residual is not None and residual <= MATCHED:
+        status = Status.CONVERGED
+    return Reconstruction(
+        inputs=observation.domain.from_unit(unit).to(like),
+        targets=targets,
+        found=torch.ones(factors.batch, dtype=torch.bool),
+        status=status,
+        message=(
+            f"zeros of the layer's gradient and signs of its outputs agree on {result.agreement:.2%} "
+            f"after {result.rounds} rounds"
+        ),
+        residual=residual,
+        cost=Cost(evaluations, time.perf_counter() - clock),
+    )
+
+
+def labels_of(
+    observation: Observation, entry: LinearEntry, unit: Tensor, delta: Tensor
+) -> tuple[Tensor | None, int]:
+    """For each example the class that causes its delta (B, O) best, and how many classes were tried."""
+    if observation.classes is None:
+        return None, 0
+    tried = list(range(observation.classes))
+    granted = observation.knowledge.labels
+    if granted is not None and not granted.is_floating_point() and granted.ndim == 1:
+        tried = sorted(set(granted.tolist()))
+    misfit = [(deltas(observation, entry, unit, label) - delta).norm(dim=1) for label in tried]
+    return torch.tensor(tried)[torch.stack(misfit).argmin(0)], len(misfit)

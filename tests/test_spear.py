@@ -1,0 +1,258 @@
+"""Whole batches through a linear layer and its ReLU: exact where it says so, and why not where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import images, mlp, psnr
+from torch import nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge import defenses
+from leakgauge.analytic.linear import LinearEntry
+from leakgauge.analytic.relu_layer import Factors, factorize, factors_of, relu_entry
+from leakgauge.analytic.sparse_directions import (
+    Allowed,
+    descend,
+    null_vectors,
+    settle,
+    sortable,
+)
+from leakgauge.attacks import Spear, SpearPlusPlus
+
+Observe = Callable[..., lg.Observation]
+BOTH = pytest.mark.parametrize("attack", [Spear(), SpearPlusPlus()], ids=["spear", "plus_plus"])
+
+
+def right_labels(batch: lg.Batch, guess: lg.Reconstruction) -> bool:
+    """Whether every label came with its image."""
+    order = lg.metrics.assign(batch.inputs, guess.inputs)
+    assert guess.targets is not None
+    return guess.targets[order].tolist() == batch.targets.tolist()
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 12])
+@pytest.mark.parametrize("labels", ["drawn", "equal"])
+def test_whole_batches_and_their_labels(
+    observe: Observe, attack: lg.Attack, batch_size: int, labels: str
+) -> None:
+    batch = images(batch_size)
+    if labels == "equal":
+        batch = lg.Batch(batch.inputs, torch.full((batch_size,), 2))
+    guess = attack(observe(mlp(width=128), batch), seeds=lg.Seeds(0))
+    assert guess.status is lg.Status.CERTIFIED, guess.message
+    assert guess.found.all()
+    assert psnr(batch.inputs, guess.inputs).min() > 60
+    assert right_labels(batch, guess)
+
+
+def test_a_batch_beyond_exact_search(observe: Observe) -> None:
+    batch = images(26)
+    observation = observe(mlp(width=256), batch)
+    assert "batch 26 > 25" in (Spear().inapplicable(observation) or "")
+    guess = SpearPlusPlus(starts=30, steps=80)(observation, seeds=lg.Seeds(0))
+    assert guess.status is lg.Status.CERTIFIED
+    assert psnr(batch.inputs, guess.inputs).min() > 60
+    assert right_labels(batch, guess)
+
+
+def test_two_classes_make_differences_of_examples_sparse_too(observe: Observe) -> None:
+    """delta differs from example to example by a factor alone: only the layer's weights tell them apart."""
+    batch = images(6, classes=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 2))
+    client = lg.Client(
+        model=model, loss=functional.cross_entropy, domain=lg.ImageDomain(1, 8, 8), classes=2
+    )
+    guess = Spear()(lg.Server().observe(client, batch, seeds=lg.Seeds(0)), seeds=lg.Seeds(0))
+    assert guess.status is lg.Status.CERTIFIED, guess.message
+    assert psnr(batch.inputs, guess.inputs).min() > 60
+
+
+def test_undoes_normalization_and_sees_a_functional_relu(observe: Observe) -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.normalize = lg.models.Normalize(torch.tensor([0.3]), torch.tensor([0.2]))
+            self.parts = mlp(width=96)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            hidden = self.parts[1](self.normalize(inputs).flatten(1))
+            return self.parts[5](functional.relu(self.parts[3](functional.relu(hidden))))
+
+    batch = images(6)
+    guess = Spear()(observe(Functional(), batch), seeds=lg.Seeds(0))
+    assert guess.status is lg.Status.CERTIFIED
+    assert psnr(batch.inputs, guess.inputs).min() > 60
+
+
+def test_patients_records() -> None:
+    data = lg.data.diabetes()
+    case = lg.Case(
+        name="patients",
+        data=data,
+        model=lg.models.build(lg.models.mlp, data.domain, data.classes or 2, width=64),
+        attacks=[Spear()],
+        examples=[3, 5, 17, 40],
+        batch_sizes=[4],
+    )
+    for cell in lg.audit(case).cells:
+        assert cell["status"] == "certified"
+        assert min(cell["scores"]["columns_read"]) == 1.0
+
+
+def test_a_regression_has_no_labels_and_is_certified_by_its_signs(observe: Observe) -> None:
+    owner = lg.Client(
+        model=mlp(classes=1),
+        loss=lambda output, target: (output.squeeze(1) - target).square().mean(),
+        domain=lg.ImageDomain(1, 8, 8),
+        classes=None,
+    )
+    batch = lg.Batch(images(4).inputs, torch.tensor([0.3, -1.0, 2.0, 0.7]))
+    guess = Spear()(lg.Server().observe(owner, batch, seeds=lg.Seeds(0)), seeds=lg.Seeds(0))
+    assert guess.targets is None
+    assert guess.status is lg.Status.CERTIFIED
+    assert psnr(batch.inputs, guess.inputs).min() > 60
+
+
+def layered(*parts: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), *parts, nn.Linear(32, 4))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (layered(nn.Sigmoid()), "no ReLU follows the first linear layer, '1'"),
+        (layered(nn.LeakyReLU()), "no ReLU follows"),
+        (layered(nn.GELU()), "no ReLU follows"),
+        (layered(), "no ReLU follows"),
+        (mlp(width=2), "batch 3 > 2, the rank that the gradient of layer '1' can have"),
+        (nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), "no linear layer"),
+        (nn.Sequential(nn.AvgPool2d(2), mlp(16)), "does not see an invertible affine map"),
+    ],
+)
+def test_says_why_it_does_not_apply(
+    observe: Observe, attack: lg.Attack, model: nn.Module, reason: str
+) -> None:
+    assert reason in (attack.inapplicable(observe(model, images(3))) or "")
+
+
+def test_equal_examples_are_told_by_the_rank(observe: Observe) -> None:
+    batch = images(4)
+    batch.inputs[3] = batch.inputs[1]
+    guess = Spear()(observe(mlp(width=64), batch), seeds=lg.Seeds(0))
+    assert guess.status is lg.Status.INAPPLICABLE
+    assert "rank 3 of the layer's gradient < batch 4" in guess.message
+    assert not guess.found.any()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("width", "batch_size"), [(24, 10), (20, 16), (48, 24)])
+def test_nothing_is_certified_wrongly(
+    observe: Observe, seed: int, width: int, batch_size: int
+) -> None:
+    """Too few outputs for the batch: what the zeros leave open is not called proven."""
+    batch = images(batch_size, seed=seed)
+    attack = Spear(samples=32, rounds=4)
+    guess = attack(observe(mlp(width=width, seed=seed), batch), seeds=lg.Seeds(0))
+    if guess.status is lg.Status.CERTIFIED:
+        assert psnr(batch.inputs, guess.inputs).min() > 60
+    else:
+        assert guess.message
+
+
+@pytest.mark.parametrize("std", [1e-6, 1e-2])
+def test_noise_is_never_certified(observe: Observe, std: float) -> None:
+    batch = images(4)
+    observation = observe(mlp(width=96), batch, under=defenses.GaussianNoise(std=std))
+    guess = Spear(rounds=6)(observation, seeds=lg.Seeds(0))
+    exact = bool(guess.found.all()) and float(psnr(batch.inputs, guess.inputs).min()) > 60
+    assert guess.status is not lg.Status.CERTIFIED or exact
+
+
+def factors(observe: Observe, batch: lg.Batch, width: int = 96) -> tuple[lg.Observation, Factors]:
+    observation = observe(mlp(width=width), batch)
+    found = relu_entry(observation)
+    assert isinstance(found, LinearEntry)
+    made = factors_of(observation, found)
+    assert isinstance(made, Factors)
+    return observation, made
+
+
+def test_factors_rebuild_the_gradient_and_the_layer(observe: Observe) -> None:
+    observation, made = factors(observe, images(5))
+    gradient = torch.cat(
+        [
+            observation.update.tensors["1.weight"],
+            observation.update.tensors["1.bias"].unsqueeze(1),
+        ],
+        dim=1,
+    ).double()[made.live]
+    assert torch.allclose(made.scale * (made.rows @ made.right), gradient, rtol=0, atol=1e-7)
+    turned = made.rho.unsqueeze(1) * (made.rows @ made.basis)
+    assert torch.allclose(turned, made.unit)
+    assert torch.allclose(made.unit.square().sum(1), torch.full((len(made.unit),), 5.0).double())
+    scatter = made.unit.T @ made.unit / len(made.unit)
+    assert torch.allclose(scatter, torch.eye(5).double(), atol=0.05)
+
+
+def test_a_sampled_null_vector_is_zero_where_it_should_be(observe: Observe) -> None:
+    _, made = factors(observe, images(5))
+    drawn = null_vectors(made, 16, torch.Generator().manual_seed(0))
+    assert (made.zeros(drawn).sum(1) >= 4).all()
+    assert torch.allclose(drawn.norm(dim=1), torch.ones(16).double())
+
+
+def test_descent_settles_on_the_zeros_of_one_example(observe: Observe) -> None:
+    batch = images(5)
+    observation, made = factors(observe, batch)
+    model = observation.model
+    assert isinstance(model, nn.Sequential)
+    above = (model[1](model[0](batch.inputs)) > 0)[:, made.live]
+    allowed = Allowed.beside(made, torch.zeros((0, 5), dtype=torch.float64))
+    starts, weights = allowed.draw(made, 20, torch.Generator().manual_seed(0))
+    found = settle(made, descend(made, starts, steps=80, planes=allowed.planes, weights=weights))
+    zero = made.zeros(found)
+    matches = (zero.unsqueeze(1) == ~above.unsqueeze(0)).all(2).any(1)
+    assert matches.double().mean() > 0.5
+    assert (sortable(allowed.planes, zero[matches]) == 1).all()
+    shuffled = zero[:, torch.randperm(zero.shape[1], generator=torch.Generator().manual_seed(1))]
+    assert (sortable(allowed.planes, shuffled) < 0.97).all()
+
+
+def test_a_gradient_of_noise_has_no_factors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn((40, 65), generator=generator, dtype=torch.float64)
+    reason = factorize(noise, noise, 6, 2.0**-24)
+    assert isinstance(reason, str)
+    assert "drown in noise" in reason
+    assert "only 0 outputs" in str(factorize(0 * noise, noise, 6, 2.0**-24))
+
+
+def test_granted_labels_are_used(observe: Observe) -> None:
+    batch = images(3)
+    observation = observe(mlp(width=96), batch, labels=True)
+    guess = Spear()(observation, seeds=lg.Seeds(0))
+    assert guess.cost.evaluations == 4  # three classes granted of four, and the comparison
+    assert right_labels(batch, guess)
+
+
+def test_an_update_of_another_kind_is_refused(observe: Observe) -> None:
+    observation = observe(mlp(), images(2))
+    delta = replace(observation, training=Delta())
+    assert "kind 'delta'" in (Spear().inapplicable(delta) or "")
+
+
+class Delta(lg.FedSGD):
+    """Claims to share weights' differences."""
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return "delta"
