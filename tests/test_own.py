@@ -264,7 +264,7 @@ class TestAttack:
         observation = lg.Server().observe(
             own_case().client(), own_case().batch([0]), seeds=lg.Seeds(0)
         )
-        guess = lg.attacks.Auto(attacks=(lg.attacks.LinearLayer(), Mean()))(
+        guess = lg.attacks.Auto(attacks=(Mean(), lg.attacks.LinearLayer()))(
             observation, seeds=lg.Seeds(0)
         )
         assert guess.status is lg.Status.CERTIFIED

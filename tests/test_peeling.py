@@ -53,7 +53,7 @@ def test_exact_through_pools(kind: str, observe: Observe) -> None:
     batch = digit(3)
     observation = observe(pooled(kind=kind), batch)
     assert RGAP().inapplicable(observation) is not None
-    guess = Peeling(rough=60, steps=200)(observation, seeds=lg.Seeds(0))
+    guess = Peeling(rough=60, steps=120)(observation, seeds=lg.Seeds(0))
     assert psnr(batch.inputs, guess.inputs).min() > 50
     assert guess.status is lg.Status.CONVERGED
     assert guess.targets is not None

@@ -1,4 +1,4 @@
-"""Every attack that the observation allows, cheapest first."""
+"""Every attack that the observation allows, closed forms first."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+from leakgauge.attacks.april import April
 from leakgauge.attacks.balanced_dlg import BalancedDLG
+from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.peeling import Peeling
+from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
+from leakgauge.attacks.spear import Spear
 from leakgauge.core import (
     Attack,
     Cost,
@@ -24,12 +29,16 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import Count
 
+EXACT = 1e-5
+"""Residual at which what is left of a float32 update is rounding: no residual chooses below it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """Runs `attacks` in order of cost until one settles the batch, and returns the best match.
+    """Runs `attacks` in their order until one settles the batch, and returns the best match.
 
-    Settled is what is certified, or matched with every direction of the batch told apart.
+    By default closed forms first, descents after them. Settled is what is certified, matched with every
+    direction of the batch told apart, or for a single example matched to rounding.
     "Best" is the least relative residual of the update: the adversary's own measure. The notes say
     what ran, and why what did not run could not. Second order is left to networks of at most `small`
     parameters: its matrices grow with them; name it to run it all the same.
@@ -37,6 +46,12 @@ class Auto:
 
     attacks: tuple[Attack, ...] = (
         LinearLayer(),
+        CocktailParty(),
+        Spear(),
+        RGAP(),
+        Peeling(),
+        April(),
+        April(equations="embedding"),
         IDLG(steps=100),
         SoftmaxUnmixing(),
         SecondOrder(),
@@ -50,9 +65,8 @@ class Auto:
         return frozenset({"batch_size"})
 
     def applicable(self, observation: Observation) -> list[Attack]:
-        """The attacks that can run here, cheapest first."""
-        able = [attack for attack in self.attacks if self.refusal(attack, observation) is None]
-        return sorted(able, key=lambda attack: attack.evaluations(observation))
+        """The attacks that can run here, in their order."""
+        return [attack for attack in self.attacks if self.refusal(attack, observation) is None]
 
     def inapplicable(self, observation: Observation) -> str | None:
         if self.applicable(observation):
@@ -112,7 +126,9 @@ class Auto:
 def settled(result: Reconstruction) -> bool:
     """Whether there is nothing for another attack to add."""
     recovered = result.diagnosis is not None and result.diagnosis.verdict == "recovered"
-    return recovered or result.status is Status.CERTIFIED
+    # With several examples, other batches may give the same update.
+    told = len(result.inputs) == 1 and _residual(result) <= EXACT
+    return recovered or told or result.status is Status.CERTIFIED
 
 
 def _residual(result: Reconstruction) -> float:
