@@ -284,6 +284,18 @@ class TestAuto:
         assert refused is not None
         assert refused.startswith(f"{size} parameters")
 
+    def test_chooses_descents_by_curvature(self, observe: Observe) -> None:
+        angular, smooth = observe(mlp(), images(1)), observe(sigmoid_cnn(), images(1))
+        auto = attacks.Auto()
+        for attack in (attacks.IDLG(), attacks.BalancedDLG()):
+            refused = auto.refusal(attack, angular)
+            assert refused is not None
+            assert "curvature" in refused
+            assert auto.refusal(attack, smooth) is None
+        smoothed = attacks.SmoothedMatching()
+        assert auto.refusal(smoothed, smooth) == "no ReLU to smooth"
+        assert auto.refusal(smoothed, angular) is None
+
     def test_says_why_an_attack_does_not_apply(self, observe: Observe) -> None:
         notes = QUICK["Auto"](observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0)).notes
         assert any(note.startswith("LinearLayer: the first linear layer") for note in notes)

@@ -6,6 +6,8 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from leakgauge.attacks.april import April
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
@@ -15,6 +17,7 @@ from leakgauge.attacks.linear_layer import LinearLayer
 from leakgauge.attacks.peeling import Peeling
 from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
+from leakgauge.attacks.smoothed_matching import SmoothedMatching
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.attacks.spear import Spear
 from leakgauge.core import (
@@ -41,7 +44,8 @@ class Auto:
     direction of the batch told apart, or for a single example matched to rounding.
     "Best" is the least relative residual of the update: the adversary's own measure. The notes say
     what ran, and why what did not run could not. Second order is left to networks of at most `small`
-    parameters: its matrices grow with them; name it to run it all the same.
+    parameters: its matrices grow with them; DLG's L-BFGS to networks without ReLU. Name an attack to run it all
+    the same.
     """
 
     attacks: tuple[Attack, ...] = (
@@ -52,9 +56,10 @@ class Auto:
         Peeling(),
         April(),
         April(equations="embedding"),
-        IDLG(steps=100),
         SoftmaxUnmixing(),
         SecondOrder(),
+        SmoothedMatching(),
+        IDLG(steps=100),
         BalancedDLG(),
         InvertingGradients(steps=4000),
     )
@@ -86,7 +91,15 @@ class Auto:
         size = sum(tensor.numel() for tensor in observation.update.tensors.values())
         if isinstance(attack, SecondOrder | SoftmaxUnmixing) and size > self.small:
             return f"{size} parameters > {self.small} for second order: name it to run it"
-        return attack.inapplicable(observation)
+        reason = attack.inapplicable(observation)
+        if reason is not None:
+            return reason
+        angular = any(isinstance(module, nn.ReLU) for module in observation.model.modules())
+        if isinstance(attack, SmoothedMatching) and not angular:
+            return "no ReLU to smooth"
+        if isinstance(attack, IDLG | BalancedDLG) and angular:
+            return "L-BFGS needs curvature, which ReLU has not: name it to run it"
+        return None
 
     def evaluations(self, observation: Observation) -> int:
         return sum(a.evaluations(observation) for a in self.applicable(observation))
