@@ -14,7 +14,7 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge import defenses
 from leakgauge.analytic.linear import LinearEntry
-from leakgauge.analytic.relu_layer import Factors, factorize, factors_of, relu_entry
+from leakgauge.analytic.relu_layer import Factors, factorize, factors_of, from_patterns, relu_entry
 from leakgauge.analytic.sparse_directions import (
     Allowed,
     descend,
@@ -225,6 +225,20 @@ def test_descent_settles_on_the_zeros_of_one_example(observe: Observe) -> None:
     assert (sortable(allowed.planes, zero[matches]) == 1).all()
     shuffled = zero[:, torch.randperm(zero.shape[1], generator=torch.Generator().manual_seed(1))]
     assert (sortable(allowed.planes, shuffled) < 0.97).all()
+
+
+def test_zeros_are_told_from_small_outputs_by_their_noise(observe: Observe) -> None:
+    """Settled on the true direction, what is 0 stays within a few standard deviations, and nothing else does."""
+    batch = images(5)
+    observation, made = factors(observe, batch)
+    model = observation.model
+    assert isinstance(model, nn.Sequential)
+    below = (model[1](model[0](batch.inputs)) <= 0)[:, made.live]
+    found = settle(made, from_patterns(made, below))
+    output = (found @ made.unit.T).abs() / made.noise(found)
+    assert made.clean
+    assert output[below].max() < made.within
+    assert output[~below].min() > made.within
 
 
 def test_a_gradient_of_noise_has_no_factors() -> None:
