@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import defenses
+from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.attacks import LinearLayer
 
 Observe = Callable[..., lg.Observation]
@@ -158,3 +159,15 @@ def test_nothing_is_claimed_by_chance(observe: Observe, seed: int, batch_size: i
     found = guess.inputs[guess.found]
     apart = (found.unsqueeze(1) - inputs.unsqueeze(0)).flatten(2).norm(dim=-1).min(dim=1).values
     assert (apart < 1e-2 * found.flatten(1).norm(dim=1)).all()
+
+
+def test_a_network_is_known_not_to_be_affine_without_its_jacobian() -> None:
+    """The Jacobian of a wide network, all pixels at once, would not fit into memory."""
+    seen: list[int] = []
+
+    def feature(unit: torch.Tensor) -> torch.Tensor:
+        seen.append(len(unit))
+        return unit.flatten(1).square()[:, :32]
+
+    assert inverse_of_affine(feature, lg.ImageDomain(1, 8, 8)) is None
+    assert max(seen) <= 2
