@@ -139,9 +139,12 @@ class _Placing:
 
     def highest(self, activated: Tensor) -> Tensor:
         """The place (O, windows) of each window's greatest value."""
-        values, inside = activated.flatten(1), self.windows
-        held = values[:, inside.clamp_min(0)].masked_fill(inside < 0, -torch.inf)
-        return inside[torch.arange(len(inside)), held.argmax(2)]
+        return self.first(activated.flatten(1)[:, self.windows.clamp_min(0)])
+
+    def first(self, scores: Tensor) -> Tensor:
+        """The place (O, windows) of the highest of scores (O, windows, inside); none on padding."""
+        highest = scores.masked_fill(self.windows < 0, -torch.inf).argmax(2)
+        return self.windows[torch.arange(len(self.windows)), highest]
 
     def placed(self, chosen: Tensor) -> Tensor:
         """delta (O, L) with its entries at these places (O, windows)."""
@@ -175,9 +178,7 @@ class _Placing:
 
     def likeliest(self, free: Tensor) -> Tensor:
         """The place (O, windows) in each window where a delta without windows, free (O, L), is most like its size."""
-        inside = self.windows
-        gain = self.size[:, :, None] * free[:, inside.clamp_min(0)]
-        return inside[torch.arange(len(inside)), gain.masked_fill(inside < 0, -torch.inf).argmax(2)]
+        return self.first(self.size[:, :, None] * free[:, self.windows.clamp_min(0)])
 
     def swept(self, chosen: Tensor, gram: Tensor, told: Tensor) -> Tensor:
         """Each window placed anew, given the others, a few times."""

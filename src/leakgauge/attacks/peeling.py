@@ -20,7 +20,7 @@ from torch import Tensor
 
 from leakgauge.analytic.chain import Chain, chain_of
 from leakgauge.analytic.peeling import Known, peeled
-from leakgauge.attacks.rgap import Beginning, beginnings, label_of, shared, unstarted
+from leakgauge.attacks.rgap import Beginning, beginnings, compared, label_of, shared, unstarted
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
@@ -34,10 +34,9 @@ from leakgauge.inversion import (
     Spectral,
     Term,
 )
-from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.distances import MATCHED
 from leakgauge.inversion.engine import nothing_found
 from leakgauge.inversion.features import Headless
-from leakgauge.inversion.simulation import simulator
 
 FITS = 1e-3
 """Relative misfit of a layer's gradient up to which the input that it tells is believed."""
@@ -220,17 +219,13 @@ class _Peel:
 
     def read(self, known: Known) -> None:
         """The image that the first layer's input is."""
-        observation = self.observation
-        like = next(iter(observation.update.tensors.values()))
-        # The domain's range is public: a value outside it is an error, for certain.
-        unit = self.chain.invert(known.x.reshape(1, -1)).clamp(0, 1).to(like)
-        simulated = simulator(observation, create_graph=False)(unit, self.labels)
-        residual = float(relative_residual(simulated, observation.update.tensors))
+        inputs, targets, residual = compared(self.observation, self.chain, known.x, self.labels)
+        assert residual is not None, "the labels are known"
         self.evaluations += 1
         self.guesses.append(
             Reconstruction(
-                inputs=observation.domain.from_unit(unit),
-                targets=self.labels,
+                inputs=inputs,
+                targets=targets,
                 found=torch.ones(1, dtype=torch.bool),
                 status=Status.CONVERGED if residual <= MATCHED else Status.UNCONVERGED,
                 message=f"the update is matched to {residual:.2g} of its norm",

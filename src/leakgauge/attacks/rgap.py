@@ -224,17 +224,22 @@ def _finished(
 ) -> _Guess:
     """The example that one start leads to, its label, and how well the update is then matched."""
     seen, ranks = recursion(chain, observation, start, balanced=balanced)
-    # The domain's range is public: a value outside it is an error, for certain.
-    unit = chain.invert(seen.reshape(1, -1)).clamp(0, 1)
-    like = next(iter(observation.update.tensors.values()))
-    unit = unit.to(like)
-    inputs = observation.domain.from_unit(unit)
     targets = label_of(observation, start, seeds)
+    return _Guess(*compared(observation, chain, seen, targets), ranks)
+
+
+def compared(
+    observation: Observation, chain: Chain, seen: Tensor, targets: Tensor | None
+) -> tuple[Tensor, Tensor | None, float | None]:
+    """The inputs (1, *shape) of what the first layer sees, their targets, and the residual where those are known."""
+    like = next(iter(observation.update.tensors.values()))
+    # The domain's range is public: a value outside it is an error, for certain.
+    unit = chain.invert(seen.reshape(1, -1)).clamp(0, 1).to(like)
+    inputs = observation.domain.from_unit(unit)
     if targets is None:
-        return _Guess(inputs, None, None, ranks)
+        return inputs, None, None
     simulated = simulator(observation, create_graph=False)(unit, targets)
-    residual = float(relative_residual(simulated, observation.update.tensors))
-    return _Guess(inputs, targets, residual, ranks)
+    return inputs, targets, float(relative_residual(simulated, observation.update.tensors))
 
 
 def label_of(observation: Observation, start: Beginning, seeds: Seeds) -> Tensor | None:

@@ -15,6 +15,7 @@ time, so that a wrong one is told before Q is whole, and what is found narrows w
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
@@ -53,14 +54,9 @@ Proposer = Callable[[Factors, torch.Generator], Propose]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spear:
-    """Whole batches, exactly, whatever the labels, through a linear first layer followed by ReLU.
+class ReluSearch(ABC):
+    """What SPEAR and SPEAR++ share: all but how directions are proposed, in up to `rounds` rounds."""
 
-    `samples` submatrices a round, each followed by `steps` reweighted steps; up to `rounds` rounds.
-    """
-
-    samples: Count = 128
-    steps: Count = 60
     rounds: Count = 200
 
     @property
@@ -68,14 +64,12 @@ class Spear:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        batch = observation.knowledge.batch_size or 1
-        if batch > MOST:
-            return f"batch {batch} > {MOST} for exact search"
         found = relu_entry(observation)
         return found if isinstance(found, str) else None
 
     def evaluations(self, observation: Observation) -> int:
-        return label_evaluations(observation)
+        # One backward pass for each class, to read the labels, and one to compare the update.
+        return (observation.classes or 0) + 1
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
@@ -83,6 +77,27 @@ class Spear:
         observation.require(self)
         with seeds.isolated("simulation"):
             return recover(observation, self.proposer, self.rounds, seeds, progress)
+
+    @abstractmethod
+    def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
+        """What proposes the directions of a round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spear(ReluSearch):
+    """Whole batches, exactly, whatever the labels, through a linear first layer followed by ReLU.
+
+    `samples` submatrices a round, each followed by `steps` reweighted steps; up to `rounds` rounds.
+    """
+
+    samples: Count = 128
+    steps: Count = 60
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        batch = observation.knowledge.batch_size or 1
+        if batch > MOST:
+            return f"batch {batch} > {MOST} for exact search"
+        return super().inapplicable(observation)
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
         """Null vectors of sampled submatrices, each led to the sparse direction near it."""
@@ -98,11 +113,6 @@ class Spear:
             )
 
         return propose
-
-
-def label_evaluations(observation: Observation) -> int:
-    """One backward pass for each class, to read the labels, and one to compare the update."""
-    return (observation.classes or 0) + 1
 
 
 def recover(

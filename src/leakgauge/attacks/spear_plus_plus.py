@@ -17,11 +17,10 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.relu_layer import Factors, relu_entry
+from leakgauge.analytic.relu_layer import Factors
 from leakgauge.analytic.relu_search import Propose
 from leakgauge.analytic.sparse_directions import Allowed, descend
-from leakgauge.attacks.spear import label_evaluations, recover
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.attacks.spear import ReluSearch
 from leakgauge.core.ranges import Count
 
 WIDEST = (1.0, 1.0, 1.0, 0.1)
@@ -29,7 +28,7 @@ WIDEST = (1.0, 1.0, 1.0, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpearPlusPlus:
+class SpearPlusPlus(ReluSearch):
     """Whole batches, beyond SPEAR's too, through a wide linear first layer followed by ReLU.
 
     `starts` descents of `steps` reweighted steps a round; up to `rounds` rounds.
@@ -37,25 +36,6 @@ class SpearPlusPlus:
 
     starts: Count = 60
     steps: Count = 160
-    rounds: Count = 200
-
-    @property
-    def requires(self) -> frozenset[str]:
-        return frozenset({"batch_size"})
-
-    def inapplicable(self, observation: Observation) -> str | None:
-        found = relu_entry(observation)
-        return found if isinstance(found, str) else None
-
-    def evaluations(self, observation: Observation) -> int:
-        return label_evaluations(observation)
-
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
-    ) -> Reconstruction:
-        observation.require(self)
-        with seeds.isolated("simulation"):
-            return recover(observation, self.proposer, self.rounds, seeds, progress)
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
         """Descents from patterns that the layer's weights can make, other than of those found."""
