@@ -33,7 +33,13 @@ NAME = "unmixing"
 READ = 1e-2
 WRONG = 1e-1
 """A found example with a relative error above this was claimed wrongly."""
-EPOCHS = {"resnet20 untrained": 0, "resnet20 epoch 1": 1, "resnet20 epoch 3": 3}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "lenet": lg.models.lenet,
+    "convnet": lg.models.convnet,
+    "resnet20": lg.models.resnet20,
+}
+STATES = ("untrained", "epoch 1", "epoch 3")
+CROP = 224
 PRECISIONS = ("float64", "bfloat16", "noise 1e-6", "noise 1e-5", "noise 1e-4", "noise 1e-3")
 MOBILENET = "imagenet_mobilenetv1_025_224.safetensors"
 PHOTOS = "imagenet_samples"
@@ -54,13 +60,14 @@ class Job:
 def jobs_of(given: Options) -> list[Job]:
     """Float32 over all networks and sizes; other precisions, and labels withheld, at batch 4."""
     have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
-    networks = ["lenet", "convnet", "resnet20 untrained"]
-    if have:
-        networks += ["resnet20 epoch 1", "resnet20 epoch 3", "resnet20 trained"]
+    networks = [
+        f"{builder} {state}" for builder in BUILDERS for state in STATES[: 3 if have else 1]
+    ]
+    networks += ["resnet20 trained"] if have else []
     sizes: tuple[int, ...] = (2, 3, 4, 6, 8, 9)
     draws = 5
     if given.quick:
-        networks = ["lenet", "resnet20 untrained", *(["resnet20 trained"] if have else [])]
+        networks = ["lenet untrained", "resnet20 untrained", *networks[9:]]
         sizes, draws = (2, 4), 2
     kinds = ("equal", "distinct", "zipf")
     found = [
@@ -76,8 +83,17 @@ def jobs_of(given: Options) -> list[Job]:
                 found += [Job(network, labels, 4, precision, draw) for draw in range(draws)]
             found += [Job(network, labels, 4, "float32", i, granted=False) for i in range(draws)]
     if have and not given.quick:
+        large = [
+            ("equal", 4, 3),
+            ("distinct", 8, 5),
+            ("distinct", 32, 3),
+            ("drawn", 64, 2),
+            ("drawn", 128, 1),
+        ]
         found += [
-            Job("mobilenet", "distinct", size, "float32", i) for size in (8, 32) for i in (0, 1)
+            Job("mobilenet", labels, size, "float32", draw)
+            for labels, size, draws in large
+            for draw in range(draws)
         ]
     return found
 
@@ -137,11 +153,13 @@ def score(found: Unmixed, features: Tensor, targets: Tensor) -> Row:
 
 
 def drawn(targets: Tensor, job: Job, given: Options) -> list[int]:
-    """Examples whose labels are all equal, all distinct, or of Zipf's frequencies."""
+    """Examples whose labels are all equal, all distinct, of Zipf's frequencies, or as the examples are drawn."""
     seed = lg.Seeds(given.seed).generator(f"{job.labels}/{job.size}/{job.draw}")
     order = torch.randperm(len(targets), generator=seed).tolist()
     classes = int(targets.max()) + 1
     ranks = torch.randperm(classes, generator=seed)
+    if job.labels == "drawn":
+        return order[: job.size]
     if job.labels == "equal":
         label = int(targets[order[0]])
         return [i for i in order if int(targets[i]) == label][: job.size]
@@ -193,15 +211,13 @@ def network(name: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
         assert all(key.endswith("num_batches_tracked") for key in left.missing_keys)
         return data, mobilenet
     data = images(given.data)
-    builders: dict[str, Callable[..., nn.Module]] = {
-        "lenet": lg.models.lenet,
-        "convnet": lg.models.convnet,
-    }
-    builder = builders.get(name, lg.models.resnet20)
-    weights = "cifar10_resnet20.safetensors" if name == "resnet20 trained" else None
+    builder, state = name.split(" ", 1)
+    weights = "cifar10_resnet20.safetensors" if state == "trained" else None
     classes = data.classes or 10
-    model = lg.models.build(builder, data.domain, classes, seed=given.seed, weights=weights)
-    train(model, EPOCHS.get(name, 0), given.seed)
+    model = lg.models.build(
+        BUILDERS[builder], data.domain, classes, seed=given.seed, weights=weights
+    )
+    train(model, int(state.split()[1]) if state.startswith("epoch") else 0, given.seed)
     return data, model
 
 
@@ -224,12 +240,17 @@ def train(model: nn.Module, epochs: int, seed: int) -> None:
 
 
 def photographs() -> lg.Dataset:
-    """The ImageNet samples at 224 pixels; a file's name starts with its class of 1000."""
-    data = lg.data.image_folder(PHOTOS, size=224)
+    """Crops of the ImageNet samples, each also mirrored; a file's name starts with its class of 1000."""
+    data = lg.data.image_folder(PHOTOS, size=CROP + 32)
     folder = Path(os.environ["LEAKGAUGE_DATA"]) / "data" / PHOTOS
     names = sorted(path.name for path in folder.glob("*.jpg"))
     targets = torch.tensor([int(name[:4]) for name in names])
-    return replace(data, targets=targets, classes=1000, class_names=())
+    crops = [data.inputs[..., i : i + CROP, i : i + CROP] for i in (16, 0, 32)]
+    views = torch.cat([view for crop in crops for view in (crop, crop.flip(-1))])
+    domain = lg.ImageDomain(3, CROP, CROP)
+    return replace(
+        data, inputs=views, domain=domain, targets=targets.repeat(6), classes=1000, class_names=()
+    )
 
 
 class MobileNet(nn.Module):
@@ -267,6 +288,18 @@ class MobileNet(nn.Module):
         return cast(Tensor, self.fc(x.mean((2, 3))))
 
 
+COLUMNS = (
+    "batches read",
+    "examples read",
+    "read, of the rank",
+    "found",
+    "wrongly found",
+    "median error",
+    "of the spread",
+    "seconds",
+)
+
+
 def main() -> None:
     given = options(NAME, __doc__ or "")
     jobs = jobs_of(given)
@@ -274,22 +307,27 @@ def main() -> None:
     header(given)
     keys = ("network", "labels", "batch", "precision", "granted")
     groups = [list(g) for _, g in groupby(rows, lambda row: [row[key] for key in keys])]
-    table(
-        [
-            "network",
-            "labels",
-            "batch",
-            "gradient",
-            "batches read",
-            "examples read",
-            "found",
-            "wrongly found",
-            "median error",
-            "of the spread",
-            "seconds",
-        ],
-        [line(group) for group in groups],
-    )
+    table(["network", "labels", "batch", "gradient", *COLUMNS], [line(group) for group in groups])
+    print()
+    goals(rows)
+
+
+def goals(rows: list[Row]) -> None:
+    """Float32 and granted labels in all: by what the network has learned, and up to which batch."""
+    lines = []
+    for state in (*STATES, "trained"):
+        for smallest, largest in ((2, 4), (5, 8)):
+            some = [
+                row
+                for row in rows
+                if row["network"].endswith(f" {state}")
+                and row["precision"] == "float32"
+                and row["granted"]
+                and smallest <= row["batch"] <= largest
+            ]
+            if some:
+                lines.append([state, f"{smallest} to {largest}", *line(some)[4:]])
+    table(["network", "batch", *COLUMNS], lines)
 
 
 def line(group: list[Row]) -> list[object]:
@@ -303,6 +341,7 @@ def line(group: list[Row]) -> list[object]:
         first["precision"],
         share(all(value <= READ for value in row["error"]) for row in group),
         share(value <= READ for value in errors),
+        f"{sum(value <= READ for value in errors)}/{sum(row['rank'] for row in group)}",
         share(value for row in group for value in row["found"]),
         sum(value for row in group for value in row["wrong"]),
         f"{median(errors):.0e}",

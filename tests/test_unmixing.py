@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -40,9 +40,13 @@ def problem(
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
     bias: bool = True,
     seed: int = 0,
-    push: float = 0.0,
+    push: Sequence[float] = (),
+    like: float = 1.0,
 ) -> tuple[Layer, Tensor]:
-    """A layer with its gradient, and the features (B, d); `push` is added to the last example's own output."""
+    """A layer with its gradient, and the features (B, d), apart from their mean by `like`.
+
+    `push` is added to each example's own output.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -51,9 +55,10 @@ def problem(
     weight = (0.3 * draw(CLASSES, WIDTH)).requires_grad_()
     offset = (0.3 * draw(CLASSES)).requires_grad_()
     features = (draw(len(labels), WIDTH) + 0.5).relu()
-    row = weight.detach()[labels[-1]]
-    features[-1] += push * row / row.square().sum()
-    features = features.detach()
+    features = features.mean(0) + like * (features - features.mean(0))
+    for i, (label, more) in enumerate(zip(labels, push, strict=False)):
+        row = weight.detach()[label]
+        features[i] += more * row / row.square().sum()
     outputs = features @ weight.T + (offset if bias else 0)
     value = loss(outputs, torch.tensor(labels))
     slopes = torch.autograd.grad(value, [weight, offset] if bias else [weight])
@@ -135,19 +140,37 @@ def test_the_error_estimate_follows_the_noise() -> None:
 
 
 def test_an_example_without_loss_is_out_of_reach() -> None:
-    layer, features = problem([1, 6], push=60.0)
-    single = Layer(
-        layer.weight,
-        layer.bias,
-        layer.dweight.float().double(),
-        None if layer.dbias is None else layer.dbias.float().double(),
-        2,
-    )
-    found = solve(single, [1, 6], noise=Noise())
+    layer, features = problem([1, 6], push=[0.0, 60.0])
+    found = solve(single(layer), [1, 6], noise=Noise())
     assert found.found.tolist() == [True, False]
     assert not found.certified
     assert (found.features[0] - features[0]).norm() < 1e-4 * features[0].norm()
     assert found.labels.tolist() == [1, 6]
+
+
+def single(layer: Layer) -> Layer:
+    """The layer with its gradient rounded to float32."""
+    assert layer.dbias is not None
+    rounded = layer.dweight.float().double(), layer.dbias.float().double()
+    return Layer(layer.weight, layer.bias, *rounded, layer.batch)
+
+
+@pytest.mark.parametrize("labels", [[1, 6, 4, 0, 3, 2], [1, 6, 6, 6, 3, 3]])
+def test_examples_of_very_different_loss_are_read_the_loudest_first(labels: list[int]) -> None:
+    layer, features = problem(labels, push=[-4, 6, 10, 14, 18, 22])
+    found = solve(single(layer), labels, noise=Noise())
+    assert found.loudness[0] > 1e5 * found.loudness[found.found][-1]
+    assert int(found.found.sum()) >= 4
+    error = torch.cdist(found.features, features).min(1).values / found.features.norm(dim=1)
+    assert (error[found.found] < 0.05).all()
+
+
+def test_directions_that_rounding_hides_are_not_claimed() -> None:
+    layer, features = problem([1, 1, 1, 1, 1], like=1e-3)
+    found = solve(single(layer), [1, 1, 1, 1, 1], noise=Noise())
+    assert found.rank < 5
+    error = torch.cdist(found.features, features).min(1).values / features[0].norm()
+    assert (error <= 3 * found.error).all()
 
 
 def test_another_networks_gradient_is_not_certified() -> None:

@@ -13,14 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from leakgauge.analytic.links import Link
-from leakgauge.analytic.unmixing_fit import Equations, Fits, Stage
-from leakgauge.analytic.unmixing_starts import hops, moments, peeling, tables
+from leakgauge.analytic.unmixing_fit import LARGE, Equations, Fits, Stage
+from leakgauge.analytic.unmixing_ladder import climb
+from leakgauge.analytic.unmixing_starts import hops, moments, multisets, peeling, tables
 from leakgauge.analytic.whitening import OWN, Basis, Layer, Noise, White, basis, whiten
 
 AT_NOISE = 5.0
@@ -41,11 +42,17 @@ ROUNDS = (
     (False, 1e-2),
 )
 """Rounds of the search: from fresh starts or hops, and the prior's weight while directions weigh alike."""
+CLIMB = 2
+"""The round before which the loudest examples are taken first."""
 STARTS = 128
 LABELINGS = 16
 """Label multisets tried at once."""
 WORK = 4e8
 """Products a step, that set how many starts large batches get."""
+
+
+Pool = tuple[Tensor, Tensor]
+"""Coordinates (P, n, K) and labels (P, n) that hops start from, best first."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class _Solution:
     equations: Equations
     fits: Fits
     misfit: float
-    pool: tuple[Tensor, Tensor]
+    pool: Pool
 
 
 def unmix(
@@ -96,28 +103,54 @@ def unmix(
     generator: torch.Generator,
     noise: Noise | None = None,
     counts: Tensor | None = None,
-    rounds: int = len(ROUNDS),
 ) -> Unmixed:
     """The examples' features. counts (C,): how many examples of each label, searched where None."""
     white = whiten(layer, link, counts, noise or Noise())
     best: _Solution | None = None
-    pools: dict[int, tuple[Tensor, Tensor]] = {}
-    for fresh, prior in ROUNDS[:rounds]:
-        # Fewer examples than the batch may hold all that stands out of the rounding: the least that fit.
-        for count in sorted({*range(white.rank, min(white.rank + 3, layer.batch)), layer.batch}):
-            pool = None if fresh else pools.get(count)
-            solution = _attempt(white, count, counts, prior, pool, generator)
-            if solution is None:
-                continue
-            pools[count] = solution.pool
-            if best is None or solution.misfit < best.misfit:
+    climbed: _Solution | None = None
+    for round_, solutions in enumerate(_rounds(white, counts, generator)):
+        for solution in solutions:
+            if solution.basis.white is not white:
+                climbed = solution
+            elif best is None or solution.misfit < best.misfit:
                 best = solution
-            if best.misfit <= AT_NOISE:
+            if best is not None and best.misfit <= AT_NOISE:
                 return _result(best, counts)
-        if fresh is False and best is not None and best.misfit <= CERTIFIED:
+        if round_ > 0 and best is not None and best.misfit <= CERTIFIED:
             break
     assert best is not None, "the whole batch is always tried"
+    if climbed is not None and climbed.misfit <= CERTIFIED < best.misfit:
+        best = climbed
     return _result(best, counts)
+
+
+def _rounds(
+    white: White, counts: Tensor | None, generator: torch.Generator
+) -> Iterator[Iterator[_Solution]]:
+    """The solutions of each round of the search, and after the first two those of the ladder."""
+    pools: dict[int, Pool] = {}
+
+    def attempts(fresh: bool, prior: float) -> Iterator[_Solution]:
+        # Fewer examples than the batch may hold all that stands out of the rounding: the least that fit.
+        for count in sorted({*range(white.rank, min(white.rank + 3, batch)), batch}):
+            pool = None if fresh else pools.get(count)
+            solution = _attempt(white, count, counts, prior, pool, generator)
+            if solution is not None:
+                pools[count] = solution.pool
+                yield solution
+
+    batch = white.layer.batch
+
+    def climbed() -> Iterator[_Solution]:
+        for solution in _climbed(white, counts, generator):
+            if solution.basis.white is white:
+                pools[len(solution.fits.labels[0])] = solution.pool
+            yield solution
+
+    for round_, (fresh, prior) in enumerate(ROUNDS):
+        if round_ == CLIMB and batch * white.rank <= LARGE:
+            yield climbed()
+        yield attempts(fresh, prior)
 
 
 def _attempt(
@@ -125,7 +158,7 @@ def _attempt(
     count: int,
     counts: Tensor | None,
     prior: float,
-    pool: tuple[Tensor, Tensor] | None,
+    pool: Pool | None,
     generator: torch.Generator,
 ) -> _Solution | None:
     """One round of the search, for `count` examples; None where no multiset of labels allows them."""
@@ -146,24 +179,32 @@ def _attempt(
     fits = alike.descend(q, labels, 60, halve=20)
     fits = fits.take(fits.cost.argsort()[:16])
     pool = alike.outside(fits.points), fits.labels
+    return _polished(space, pool, Stage(1e-3, min(1.0, 100 * prior)))
+
+
+def _polished(space: Basis, pool: Pool, first: Stage) -> _Solution:
+    """The best of a pool, fitted to what the gradient tells at its own precision."""
     q, labels = pool[0][:8], pool[1][:8]
-    for stage, steps in (
-        (Stage(1e-3, min(1.0, 100 * prior)), 15),
-        (Stage(32 * max(white.noise.computed, OWN), 1.0), 25),
-    ):
+    for stage, steps in ((first, 15), (Stage(32 * max(space.white.noise.computed, OWN), 1.0), 25)):
         equations = Equations(space, stage)
         fits = equations.descend(q, labels, steps)
         q, labels = equations.outside(fits.points), fits.labels
     fits = fits.take(fits.cost.argsort()[:1])
-    freedom = max(1, _equations(space) - fits.points[0].numel())
+    freedom = max(1, space.equations - fits.points[0].numel())
     return _Solution(space, equations, fits, float(fits.cost[0]) / freedom, pool)
 
 
-def _equations(space: Basis) -> int:
-    """How many independent equations: the rows of a softmax layer's gradient sum to 0."""
-    whole = len(space.rows) == len(space.white.rows)
-    lost = 1 if whole and space.white.link.activation == "softmax" else 0
-    return (len(space.rows) - lost) * space.rank
+def _climbed(
+    white: White, counts: Tensor | None, generator: torch.Generator
+) -> Iterator[_Solution]:
+    """What the last rung tells, and the last that holds, where that is another."""
+    rungs = list(climb(white, counts, generator))
+    held = [rung for rung in rungs if rung.holds][-1:]
+    for rung in held if rungs[-1:] == held else held + rungs[-1:]:
+        size = len(rung.guesses[0][1])
+        alike = [guess for guess in rung.guesses if len(guess[1]) == size]
+        pool = torch.stack([q for q, _ in alike]), torch.stack([labels for _, labels in alike])
+        yield _polished(rung.space, pool, Stage(1e-3, 1.0))
 
 
 def _affordable(space: Basis, count: int) -> int:
@@ -191,41 +232,6 @@ def _fresh(
             found.append(kind(space, labels, each, generator))
             held.append(labels.expand(each, -1))
     return torch.cat(found), torch.cat(held)
-
-
-def multisets(white: White, counts: Tensor | None, size: int) -> Iterator[Tensor]:
-    """Sorted labels (size,) that the column sums allow, likeliest first; within counts (C,), where known."""
-    classes = len(white.sums)
-    if counts is not None and size == int(counts.sum()):
-        yield torch.repeat_interleave(torch.arange(classes), counts.long())
-        return
-    most = torch.full((classes,), size) if counts is None else counts.long()
-    # No activation is below 0: sum_i act = sum of targets + sums >= 0.
-    need = -white.sums / white.link.targets.diagonal().clamp_min(1e-12)
-    least = torch.where(need > 1e-3, (need - 1e-4).ceil(), 0.0).long()
-    least = torch.minimum(least, most)
-    open_ = size - int(least.sum())
-    if open_ < 0:
-        strongest = need.argsort(descending=True)
-        strongest = strongest[most[strongest] > 0][:size]
-        if len(strongest) == size:
-            yield strongest.sort().values
-        return
-    # Each further example of a class needs more activation there than was seen.
-    extra = [
-        (float(need[c] - least[c]) - k, c)
-        for c in range(classes)
-        for k in range(min(int(most[c] - least[c]), open_))
-    ]
-    extra = sorted(extra, reverse=True)[: open_ + 6]
-    ranked = sorted(combinations(extra, open_), key=lambda some: -sum(score for score, _ in some))
-    seen: set[tuple[int, ...]] = set()
-    sure = torch.repeat_interleave(torch.arange(classes), least).tolist()
-    for some in ranked:
-        labels = tuple(sorted([*sure, *(c for _, c in some)]))
-        if labels not in seen:
-            seen.add(labels)
-            yield torch.tensor(labels, dtype=torch.long)
 
 
 def _result(solution: _Solution, counts: Tensor | None) -> Unmixed:
@@ -261,14 +267,17 @@ def _result(solution: _Solution, counts: Tensor | None) -> Unmixed:
 
 
 def _errors(solution: _Solution, q: Tensor) -> Tensor:
-    """Standard errors (n,) of the features' norm: of q by (J'J)^-1, and of the row space's directions."""
+    """Standard errors (n,) of the features' norm: of q by (J'J)^-1, of the directions, of those unseen."""
     space, equations = solution.basis, solution.equations
     n, m = solution.fits.points.shape[1:]
     columns = space.white.columns[:-1] if space.white.layer.told else space.white.columns
     right = space.right[:, : len(columns)] * columns
     lean = columns.square().sum() * (q / space.values).square().sum(1)
+    if n > space.rank:
+        # Examples that share directions also differ in some that cancel: as much as in the weakest seen.
+        lean = lean + (n - space.rank) * (q.var(0) * right.square().sum(1)).min()
     if m == 0:
-        return lean.sqrt()
+        return lean.sqrt() if n == 1 else torch.full_like(lean, math.inf)
     normal = solution.fits.normal[0]
     size = normal.diagonal().rsqrt()
     scaled = normal * size * size.unsqueeze(1)

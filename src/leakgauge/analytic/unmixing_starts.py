@@ -4,18 +4,21 @@ moments: to second order in the outputs' spread, the gradient is linear in the g
 common scatter of the features; what is left open is a rotation, which is drawn.
 tables: probabilities drawn with the column sums that the bias's gradient tells.
 peeling: the loudest example's features are its label's row over its sum; subtract, repeat.
+multisets: the labels that a batch may have, where they are not known.
 hops: neighbors of solutions, by rotations within a few examples, exchange, and jitter.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import combinations
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from leakgauge.analytic.whitening import Basis
+from leakgauge.analytic.whitening import Basis, White
 
 BALANCE = 30
 """Rounds of row and column scaling (Sinkhorn)."""
@@ -167,6 +170,41 @@ def _turned(some: Tensor, generator: torch.Generator) -> Tensor:
     middle = some.mean(0)
     turned: Tensor = middle + across @ turn @ (across.T @ (some - middle))
     return turned
+
+
+def multisets(white: White, counts: Tensor | None, size: int) -> Iterator[Tensor]:
+    """Sorted labels (size,) that the column sums allow, likeliest first; within counts (C,), where known."""
+    classes = len(white.sums)
+    if counts is not None and size == int(counts.sum()):
+        yield torch.repeat_interleave(torch.arange(classes), counts.long())
+        return
+    most = torch.full((classes,), size) if counts is None else counts.long()
+    # No activation is below 0: sum_i act = sum of targets + sums >= 0.
+    need = -white.sums / white.link.targets.diagonal().clamp_min(1e-12)
+    least = torch.where(need > 1e-3, (need - 1e-4).ceil(), 0.0).long()
+    least = torch.minimum(least, most)
+    open_ = size - int(least.sum())
+    if open_ < 0:
+        strongest = need.argsort(descending=True)
+        strongest = strongest[most[strongest] > 0][:size]
+        if len(strongest) == size:
+            yield strongest.sort().values
+        return
+    # Each further example of a class needs more activation there than was seen.
+    extra = [
+        (float(need[c] - least[c]) - k, c)
+        for c in range(classes)
+        for k in range(min(int(most[c] - least[c]), open_))
+    ]
+    extra = sorted(extra, reverse=True)[: open_ + 6]
+    ranked = sorted(combinations(extra, open_), key=lambda some: -sum(score for score, _ in some))
+    seen: set[tuple[int, ...]] = set()
+    sure = torch.repeat_interleave(torch.arange(classes), least).tolist()
+    for some in ranked:
+        labels = tuple(sorted([*sure, *(c for _, c in some)]))
+        if labels not in seen:
+            seen.add(labels)
+            yield torch.tensor(labels, dtype=torch.long)
 
 
 def relative_weights(basis: Basis, share: float) -> Tensor:

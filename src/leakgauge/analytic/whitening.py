@@ -112,9 +112,20 @@ class Basis:
         h = (q @ self.right) * self.white.columns
         return h[..., :-1] if self.white.layer.told else h
 
+    @property
+    def equations(self) -> int:
+        """How many independent equations: the rows of a softmax layer's gradient sum to 0."""
+        whole = len(self.rows) == len(self.white.rows)
+        lost = 1 if whole and self.white.link.activation == "softmax" else 0
+        return (len(self.rows) - lost) * self.rank
+
+    def across(self, q: Tensor) -> Tensor:
+        """The part of q (..., K) that leaves its product with unit as it is."""
+        return q - (q @ self.unit).unsqueeze(-1) * self.unit / self.unit.square().sum()
+
     def on_constraint(self, q: Tensor) -> Tensor:
         """The nearest coordinates with q . unit = 1."""
-        return q + (1 - q @ self.unit).unsqueeze(-1) * self.unit / self.unit.square().sum()
+        return self.across(q) + self.unit / self.unit.square().sum()
 
 
 def whiten(layer: Layer, link: Link, counts: Tensor | None, noise: Noise) -> White:
