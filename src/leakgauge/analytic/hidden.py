@@ -47,8 +47,9 @@ class Features:
 
 def deep(observation: Observation) -> Deep | str:
     """The layer whose inputs can be read, or in one line why there is none."""
-    if observation.training.kind != "gradient":
-        return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+    reason = observation.not_one_gradient()
+    if reason is not None:
+        return reason
     model = copy.deepcopy(observation.model).cpu().double().eval()
     found = first_linear(model, observation.domain)
     if found is None:

@@ -50,8 +50,9 @@ def read(
 
 def last_layer(observation: Observation) -> tuple[Layer, Link] | str:
     """The linear layer whose output is the model's, with its gradient; the loss's link; or why not."""
-    if observation.training.kind != "gradient":
-        return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+    reason = observation.not_one_gradient()
+    if reason is not None:
+        return reason
     if observation.knowledge.batch_size is None:
         return "needs the batch size"
     name = layer_name(observation)

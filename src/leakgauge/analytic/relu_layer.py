@@ -81,8 +81,9 @@ class Factors:
 
 def relu_entry(observation: Observation) -> LinearEntry | str:
     """The linear layer that sees the examples, where a ReLU follows it and B can be its rank; or why not."""
-    if observation.training.kind != "gradient":
-        return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+    reason = observation.not_one_gradient()
+    if reason is not None:
+        return reason
     found = entry(observation)
     if isinstance(found, str):
         return found

@@ -136,10 +136,9 @@ class _Guess:
 
 def unfit(observation: Observation) -> str | None:
     """Why neither variant can start; None where they may."""
-    if observation.training.kind != "gradient":
-        return f"needs one gradient, not an update of kind {observation.training.kind!r}"
-    if observation.batch_size != 1:
-        return f"recovers one example: batch {observation.batch_size} > 1"
+    reason = observation.not_one_example()
+    if reason is not None:
+        return reason
     if observation.domain.kind != "image":
         return f"cuts images into patches, not a {observation.domain.kind}"
     if observation.knowledge.labels is None and head(observation) is None:

@@ -59,8 +59,9 @@ class CocktailParty:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if observation.training.kind != "gradient":
-            return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+        reason = observation.not_one_gradient()
+        if reason is not None:
+            return reason
         if observation.classes is None:
             return "needs a loss over classes, to tell which example causes what"
         found = entry(observation)

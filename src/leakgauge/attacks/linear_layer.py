@@ -46,8 +46,9 @@ class LinearLayer:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if observation.training.kind != "gradient":
-            return f"needs one gradient, not an update of kind {observation.training.kind!r}"
+        reason = observation.not_one_gradient()
+        if reason is not None:
+            return reason
         found = entry(observation)
         return found if isinstance(found, str) else None
 

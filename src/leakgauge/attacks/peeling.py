@@ -68,10 +68,9 @@ class Peeling:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if observation.training.kind != "gradient":
-            return f"needs one gradient, not an update of kind {observation.training.kind!r}"
-        if observation.batch_size != 1:
-            return f"recovers one example: batch {observation.batch_size} > 1"
+        reason = observation.not_one_example()
+        if reason is not None:
+            return reason
         if len(observation.domain.shape) != 3:
             return "recovers images"
         chain = chain_of(observation.model, observation.domain)

@@ -51,10 +51,9 @@ class RGAP:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if observation.training.kind != "gradient":
-            return f"needs one gradient, not an update of kind {observation.training.kind!r}"
-        if observation.batch_size != 1:
-            return f"recovers one example: batch {observation.batch_size} > 1"
+        reason = observation.not_one_example()
+        if reason is not None:
+            return reason
         chain = chain_of(observation.model, observation.domain)
         if isinstance(chain, str):
             return chain

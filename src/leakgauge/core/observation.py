@@ -47,6 +47,17 @@ class Observation:
         """Raise KnowledgeError unless everything that `attack` needs is granted."""
         check_knowledge(attack, self.knowledge.granted())
 
+    def not_one_gradient(self) -> str | None:
+        """Why what reads one gradient cannot read this update, in one line; None where it may."""
+        if self.training.kind == "gradient":
+            return None
+        return f"needs one gradient, not an update of kind {self.training.kind!r}"
+
+    def not_one_example(self) -> str | None:
+        """Why what reads one example's gradient cannot read this update; None where it may."""
+        several = f"recovers one example: batch {self.batch_size} > 1"
+        return self.not_one_gradient() or (several if self.batch_size > 1 else None)
+
     @property
     def batch_size(self) -> int:
         """B, where granted. Raises KnowledgeError where it is not."""
