@@ -20,6 +20,7 @@ from leakgauge.core.protocols import (
     LocalTraining,
     Loss,
     Progress,
+    Shuffled,
     SingleGradient,
     silent,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Progress",
     "Reconstruction",
     "Seeds",
+    "Shuffled",
     "SingleGradient",
     "Snapshot",
     "SpecificationError",
