@@ -21,7 +21,7 @@ FEW: dict[str, lg.Attack] = {
         attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
     ),
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
-    "SurrogateModel": attacks.SurrogateModel(steps=6, stages=2),
+    "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
     "SecondOrder": attacks.SecondOrder(warm=1, iterations=3, stages=1),
     "SoftmaxUnmixing": attacks.SoftmaxUnmixing(warm=1, iterations=3, stages=1),
 }

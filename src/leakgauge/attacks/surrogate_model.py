@@ -11,14 +11,15 @@ steps in x and alpha at once; here they take turns: alpha is the best of a grid 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.one_gradient import judged
+from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
-from leakgauge.core.ranges import Count, NonNegative, Positive
+from leakgauge.core.ranges import Count
 from leakgauge.inversion import Candidate, Cosine, GradientMatching, Guessed, Read
 from leakgauge.inversion.local_steps import interpolated
 from leakgauge.inversion.simulation import simulator
@@ -29,12 +30,9 @@ SHARES = tuple(i / 10 for i in range(11))
 
 @dataclass(frozen=True, kw_only=True)
 class SurrogateModel:
-    """Inverting Gradients at a model between the two that are known; alpha chosen anew after each of `stages`."""
+    """`attack` at a model between the two that are known, `stages` times, alpha chosen anew after each."""
 
-    steps: Count = 4000
-    lr: Positive = 0.1
-    tv: NonNegative = 1e-4
-    trials: Count = 1
+    attack: Recipe = field(default_factory=lambda: InvertingGradients(steps=1000))
     stages: Count = 4
 
     @property
@@ -43,10 +41,7 @@ class SurrogateModel:
 
     def matching(self) -> GradientMatching:
         """One stage."""
-        steps = max(1, self.steps // self.stages)
-        return InvertingGradients(
-            steps=steps, lr=self.lr, tv=self.tv, trials=self.trials
-        ).matching()
+        return self.attack.matching()
 
     def inapplicable(self, observation: Observation) -> str | None:
         if observation.training.kind == "gradient":
