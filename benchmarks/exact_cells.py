@@ -98,11 +98,11 @@ ATTACKS: dict[str, lg.Attack] = {
     "APRIL": attacks.April(equations="embedding"),
     "softmax unmixing": attacks.SoftmaxUnmixing(),
     "softmax unmixing, cut": attacks.SoftmaxUnmixing(warm=3, iterations=150, stages=1),
-    **{f"signed Adam {n}": adam(n) for n in (400, 500, 1000, 2000, 4000)},
+    **{f"signed Adam {n}": adam(n) for n in (150, 400, 500, 1000, 2000, 4000)},
     "signed Adam 1000, tv 0.01": adam(1000, 0.01),
     "iDLG 1000": attacks.IDLG(steps=50),
     **{f"L-BFGS {25 * n}": attacks.BalancedDLG(steps=n, labels="recovered") for n in (3, 10, 20)},
-    "smoothed matching 400": attacks.SmoothedMatching(),
+    **{f"smoothed matching {n}": attacks.SmoothedMatching(steps=n) for n in (100, 400)},
     "second order": attacks.SecondOrder(),
     "second order, cut": attacks.SecondOrder(warm=3, iterations=150, stages=1),
 }
@@ -123,6 +123,9 @@ CELLS: dict[str, Cell] = {
         partial(models.convnet, width=16),
         1,
         ("peeling", "signed Adam 500", "smoothed matching 400"),
+    ),
+    "ConvNet of width 64, batch 1": Cell(
+        models.convnet, 1, ("peeling", "signed Adam 150", "smoothed matching 100"), draws=2
     ),
     "MLP, batch 1": Cell(MLP, 1, ("linear layer", "signed Adam 2000", "iDLG 1000")),
     **{
