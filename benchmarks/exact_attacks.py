@@ -7,7 +7,7 @@ the process's own, on one thread. The control is the same guess, scored against 
 
 Then each exact attack on one network, under defenses that the adversary knows of. An update of several local
 steps is answered by what the attack says of it, and by its result on the weight difference over lr and
-steps, taken for one gradient. Jobs are in order of their draw: a run that is cut has the first of each.
+steps, taken for one gradient. Jobs go by their draw: a run that is cut has the first of each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from typing import Any
 
 import torch
 from common import Options, Row, header, images, measure, options, scored, share, table
-from exact_cells import ATTACKS, CELLS, DEFENDED, DEFENSES, FEATURES, STEPS, Cell, LocalSteps
+from exact_cells import (
+    ATTACKS,
+    CELLS,
+    DEFENDED,
+    DEFENSES,
+    FEATURES,
+    READERS,
+    STEPS,
+    Cell,
+    LocalSteps,
+)
 from torch.nn import functional
 from unmixing import READ, features_of
 from unmixing import score as features_score
@@ -47,7 +57,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Both parts, the first draw of all before the second."""
+    """Both parts."""
     if given.quick:
         quick = ("FedAvg CNN, batch 1", "MLP, batch 8, equal")
         found = [Job("beside", name, CELLS[name].tried[0], 0) for name in quick]
@@ -69,8 +79,21 @@ def jobs_of(given: Options) -> list[Job]:
         for defense in (*DEFENSES, *STEPS)
         for draw in range(cell.draws)
     ]
-    # ResNet-20, which takes as long as all others, comes later.
-    return sorted(found, key=lambda job: job.draw + 1.5 * job.cell.startswith("ResNet"))
+    return sorted(found, key=turn)
+
+
+def turn(job: Job) -> float:
+    """When a job is run: those of exact attacks without a defense, which are quick, then by draw; ResNet-20 later."""
+    if job.cell.startswith("ResNet"):
+        return job.draw + 1.5
+    quick = job.part == "beside" and job.attack in (
+        "R-GAP",
+        "peeling",
+        "APRIL",
+        "SPEAR++",
+        *READERS,
+    )
+    return -1 if quick else job.draw
 
 
 def run(job: Job, given: Options) -> Row:
