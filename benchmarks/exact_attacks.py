@@ -29,16 +29,15 @@ from exact_cells import (
     READERS,
     STEPS,
     Cell,
-    LocalSteps,
 )
 from torch.nn import functional
 from unmixing import READ, features_of
 from unmixing import score as features_score
 
 import leakgauge as lg
-from leakgauge import models
+from leakgauge import attacks, models
 from leakgauge.analytic.last_layer import read
-from leakgauge.core import Update
+from leakgauge.inversion.local_steps import as_one_gradient
 
 NAME = "exact_attacks"
 EXACT = 60.0
@@ -63,9 +62,7 @@ def jobs_of(given: Options) -> list[Job]:
         found = [Job("beside", name, CELLS[name].tried[0], 0) for name in quick]
         found.append(Job("beside", quick[1], "L-BFGS 250", 0))
         names = ("none", "noise 0.0001", "5 steps, lr 0.01")
-        return found + [
-            Job("defended", "MLP, batch 8", "SPEAR, tolerant", 0, name) for name in names
-        ]
+        return found + [Job("defended", "MLP, batch 8", "SPEAR", 0, name) for name in names]
     found = [
         Job("beside", name, attack, draw)
         for name, cell in CELLS.items()
@@ -108,7 +105,7 @@ def run(job: Job, given: Options) -> Row:
     attack = ATTACKS[job.attack]
     row["reason"] = attack.inapplicable(seen)
     if seen.update.kind == "delta":
-        seen = as_gradient(seen)
+        attack = attacks.OneGradient(attack=attack)
     if (reason := attack.inapplicable(seen)) is not None:
         return row | {"reason": reason, "psnr": None}
     clock = time.process_time()
@@ -152,20 +149,10 @@ def observed(
     return batch, lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(seed))
 
 
-def as_gradient(seen: lg.Observation) -> lg.Observation:
-    """A weight difference over -lr steps, taken for one gradient: the mean of those on the way."""
-    training = seen.training
-    assert isinstance(training, LocalSteps), "no other is used here"
-    scale = -training.lr * training.steps
-    update = Update({name: t / scale for name, t in seen.update.tensors.items()}, "gradient")
-    return replace(seen, update=update, training=lg.FedSGD())
-
-
 def features(seen: lg.Observation, batch: lg.Batch, seed: int) -> Row:
     """What softmax unmixing reads, as the attack of that name does before any descent."""
     reason = ATTACKS["softmax unmixing"].inapplicable(seen)
-    if seen.update.kind == "delta":
-        seen = as_gradient(seen)
+    seen = as_one_gradient(seen)
     clock = time.process_time()
     found = read(seen, lg.Seeds(seed).generator("unmixing"))
     row: Row = {"reason": reason, "psnr": None, "seconds": time.process_time() - clock}

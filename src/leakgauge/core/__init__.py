@@ -15,6 +15,7 @@ from leakgauge.core.errors import (
 )
 from leakgauge.core.observation import Knowledge, Observation, check_knowledge
 from leakgauge.core.protocols import (
+    AddsNoise,
     Attack,
     Defense,
     LocalTraining,
@@ -29,6 +30,7 @@ from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update, UpdateKind, trainable
 
 __all__ = [
+    "AddsNoise",
     "Attack",
     "Column",
     "Cost",

@@ -93,6 +93,16 @@ class Defense(Protocol):
 
 
 @runtime_checkable
+class AddsNoise(Defense, Protocol):
+    """A defense that adds independent noise of mean zero to each entry of the update."""
+
+    @property
+    def std(self) -> float:
+        """Its standard deviation, in the update's own units."""
+        ...
+
+
+@runtime_checkable
 class Attack(Protocol):
     """An observation in, a reconstruction out. Never sees the truth."""
 

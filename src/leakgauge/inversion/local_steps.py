@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from leakgauge.core import Observation, Reconstruction, Update, trainable
+from leakgauge.core import AddsNoise, Observation, Reconstruction, Update, trainable
 from leakgauge.federated.fedavg import FedAvg
 from leakgauge.federated.training import FedSGD
 from leakgauge.inversion.distances import relative_residual
@@ -26,7 +26,11 @@ def as_one_gradient(observation: Observation) -> Observation:
     many = observation.knowledge.batch_size or 1
     scale = training.multiplier(many) if isinstance(training, FedAvg) else 1.0
     update = Update({name: -t / scale for name, t in observation.update.tensors.items()})
-    return replace(observation, training=FedSGD(), update=update)
+    knowledge = observation.knowledge
+    if isinstance(knowledge.defense, AddsNoise):
+        # Its strength is in the weight difference's units.
+        knowledge = replace(knowledge, defense=None)
+    return replace(observation, training=FedSGD(), update=update, knowledge=knowledge)
 
 
 def interpolated(observation: Observation, share: float) -> Observation:
