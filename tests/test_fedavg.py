@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import images, mlp, sigmoid_cnn
+from conftest import images, mlp, psnr, sigmoid_cnn
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -209,3 +209,16 @@ def test_several_steps_refuse_what_reads_one_gradient(observe: Observe) -> None:
     for attack in (attacks.LinearLayer(), attacks.SecondOrder(), attacks.Spear()):
         assert "one gradient" in (attack.inapplicable(seen) or "")
     assert attacks.OneGradient().inapplicable(observe(mlp(), images(1))) is not None
+
+
+def test_auto_reads_local_steps_as_one_gradient_where_that_is_what_an_attack_reads(
+    observe: Observe,
+) -> None:
+    batch = images(3)
+    seen = observe(mlp(width=128), batch, training=lg.FedAvg(epochs=5, learning_rate=0.05))
+    auto = attacks.Auto(attacks=(attacks.Spear(), attacks.InvertingGradients(steps=4)))
+    guess = auto(seen, seeds=lg.Seeds(0))
+    assert guess.notes[0].startswith("chosen by residual: OneGradient(attack=Spear(")
+    assert any(note.startswith("Spear as if of one gradient: ") for note in guess.notes)
+    assert guess.status is not lg.Status.CERTIFIED
+    assert psnr(batch.inputs, guess.inputs).min() > 40
