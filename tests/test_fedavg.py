@@ -16,6 +16,8 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks
+from leakgauge.attacks.order_invariant import averaged
+from leakgauge.federated.fedavg import EpochsApart
 from leakgauge.inversion.local_steps import as_one_gradient, interpolated
 
 Observe = Callable[..., lg.Observation]
@@ -222,3 +224,32 @@ def test_auto_reads_local_steps_as_one_gradient_where_that_is_what_an_attack_rea
     assert any(note.startswith("Spear as if of one gradient: ") for note in guess.notes)
     assert guess.status is not lg.Status.CERTIFIED
     assert psnr(batch.inputs, guess.inputs).min() > 40
+
+
+def test_epochs_apart_are_the_same_training_where_every_epoch_has_the_same_batch() -> None:
+    training, batch = TRAININGS["momentum"], images(4)
+    model, loss = mlp().double(), functional.cross_entropy
+    inputs = batch.inputs.double()
+    whole = training(model, loss, inputs, batch.targets)
+    apart = EpochsApart.of(training)
+    twice = apart(model, loss, inputs.repeat(2, 1, 1, 1), batch.targets.repeat(2))
+    assert all(torch.equal(whole[name], t) for name, t in twice.items())
+
+
+def test_what_epochs_found_is_matched_by_label_and_averaged() -> None:
+    first = images(3).inputs
+    labels = torch.tensor([0, 1, 1])
+    order = torch.tensor([2, 0, 1])
+    merged = averaged(torch.cat([first, first[order] + 0.1]), torch.cat([labels, labels[order]]), 2)
+    assert torch.allclose(merged, first + 0.05)
+
+
+def test_order_invariance_is_for_minibatches_in_an_unknown_order(observe: Observe) -> None:
+    attack, batch = attacks.OrderInvariant(), images(4)
+    shuffled = TRAININGS["shuffled"]
+    assert attack.inapplicable(observe(mlp(), batch, training=shuffled)) is None
+    told = observe(mlp(), batch, training=shuffled, order=True)
+    assert "order is known" in (attack.inapplicable(told) or "")
+    whole = observe(mlp(), batch, training=replace(shuffled, batch_size=None))
+    assert "whole batch" in (attack.inapplicable(whole) or "")
+    assert "fedavg" in (attack.inapplicable(observe(mlp(), batch)) or "")

@@ -10,6 +10,7 @@ from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
 from leakgauge.attacks.one_gradient import OneGradient
+from leakgauge.attacks.order_invariant import OrderInvariant
 from leakgauge.attacks.peeling import Peeling
 from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
@@ -32,6 +33,7 @@ __all__ = [
     "InvertingGradients",
     "LinearLayer",
     "OneGradient",
+    "OrderInvariant",
     "Peeling",
     "SecondOrder",
     "SmoothedMatching",

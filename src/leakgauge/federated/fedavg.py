@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -109,6 +109,26 @@ class FedAvg:
         end = _Unrolled.apply(local, inputs, targets, *start)  # type: ignore[no-untyped-call]
         update = {name: e - s for name, e, s in zip(names, end, start, strict=True)}
         return update if create_graph else {name: t.detach() for name, t in update.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochsApart(FedAvg):
+    """The same steps on a batch of its own for each epoch: inputs (E B, *shape), epoch after epoch."""
+
+    @classmethod
+    def of(cls, training: FedAvg) -> EpochsApart:
+        """Of another's hyperparameters."""
+        return cls(**{field.name: getattr(training, field.name) for field in fields(training)})
+
+    def steps(self, count: int) -> list[Step]:
+        """Every local step on `count` examples, of which each epoch sees its share alone."""
+        each = count // self.epochs
+        steps = super().steps(each)
+        per_epoch = len(steps) // self.epochs
+        return [
+            replace(step, examples=tuple(i + each * (k // per_epoch) for i in step.examples))
+            for k, step in enumerate(steps)
+        ]
 
 
 @dataclass(frozen=True)
