@@ -1,7 +1,7 @@
 """FedAvg: what local steps hide, from an adversary who simulates them, ignores them, or uses a surrogate.
 
-LeNet, CIFAR-10, labels granted without their order; 1 to 20 local epochs, one example a step or the whole
-batch. "order told" grants which example came when. The control is the exact simulation's guess, scored
+LeNet, CIFAR-10, labels granted; 1 to 20 local epochs, one example a step, shuffled in each epoch, or the whole
+batch. "simulated" assumes the batch's own order, "order told" is granted which example came when. The control is the simulation's guess, scored
 against other images. Label counts are read from the last layer, none granted.
 Every attack is L-BFGS with total variation, as in batches.py, within the same number of local steps.
 """
@@ -26,7 +26,9 @@ STEPS = 4000
 """Gradients that one attack may compute: those of its evaluations' local steps, all told."""
 MOST = 600
 """Evaluations at most."""
-HOW = ("exact simulation", "exact, order told", "ignored", "surrogate")
+HOW = ("simulated", "order told", "order invariant", "ignored", "surrogate")
+ORDERED = ("order told", "order invariant")
+"""What needs a step that sees less than the batch."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def jobs_of(given: Options) -> list[Job]:
         for rate in rates
         for minibatch in (0, 1)
         for how in HOW
-        if minibatch or how != "exact, order told"
+        if how not in ORDERED or (minibatch and (count > 1 or how == "order told"))
     ]
 
 
@@ -80,7 +82,8 @@ def attack_of(job: Job, training: lg.FedAvg, quick: bool) -> lg.Attack:
         return attacks.OneGradient(attack=Matching(steps=most))
     if job.how == "surrogate":
         return attacks.SurrogateModel(attack=Matching(steps=most // 4))
-    return Matching(steps=min(most, STEPS // len(training.steps(job.size))))
+    alone = Matching(steps=min(most, STEPS // len(training.steps(job.size))))
+    return attacks.OrderInvariant(attack=alone) if job.how == "order invariant" else alone
 
 
 def run(job: Job, given: Options) -> Row:
@@ -91,7 +94,10 @@ def run(job: Job, given: Options) -> Row:
     batch = chosen(data, order[: job.size])
     others = chosen(data, order[job.size : 2 * job.size])
     training = lg.FedAvg(
-        epochs=job.epochs, batch_size=job.minibatch or None, learning_rate=job.rate
+        epochs=job.epochs,
+        batch_size=job.minibatch or None,
+        learning_rate=job.rate,
+        shuffle=job.minibatch > 0,
     )
     client = lg.Client(
         model=lenet(data, seed),
@@ -100,7 +106,7 @@ def run(job: Job, given: Options) -> Row:
         classes=10,
         training=training,
     )
-    server = lg.Server(labels=True, order=job.how == "exact, order told")
+    server = lg.Server(labels=True, order=job.how == "order told")
     seen = server.observe(client, batch, seeds=lg.Seeds(seed))
     attack = attack_of(job, training, given.quick)
     guess = attack(seen, seeds=lg.Seeds(seed))
