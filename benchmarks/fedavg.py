@@ -1,8 +1,8 @@
 """FedAvg: what local steps hide, from an adversary who simulates them, ignores them, or uses a surrogate.
 
 LeNet, CIFAR-10, labels granted; 1 to 20 local epochs, one example a step, shuffled in each epoch, or the whole
-batch. "simulated" assumes the batch's own order, "order told" is granted which example came when. The control is the simulation's guess, scored
-against other images. Label counts are read from the last layer, none granted.
+batch. "simulated" assumes the batch's own order, "order told" is granted which example came when. The control
+is the simulation's guess, scored against other images. Label counts are read from the last layer, none granted.
 Every attack is L-BFGS with total variation, as in batches.py, within the same number of local steps.
 """
 
