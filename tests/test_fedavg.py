@@ -253,3 +253,9 @@ def test_order_invariance_is_for_minibatches_in_an_unknown_order(observe: Observ
     whole = observe(mlp(), batch, training=replace(shuffled, batch_size=None))
     assert "whole batch" in (attack.inapplicable(whole) or "")
     assert "fedavg" in (attack.inapplicable(observe(mlp(), batch)) or "")
+
+
+def test_a_part_of_the_batch_has_no_residual(observe: Observe) -> None:
+    seen = observe(mlp(width=16), images(6), training=lg.FedAvg(epochs=3, learning_rate=0.1))
+    guess = attacks.OneGradient(attack=attacks.LinearLayer())(seen, seeds=lg.Seeds(0))
+    assert guess.found.all() or guess.residual is None
