@@ -44,7 +44,8 @@ def interpolated(observation: Observation, share: float) -> Observation:
 
 def residual_of(observation: Observation, found: Reconstruction) -> float | None:
     """||u - u*|| / ||u*|| of what a guess would have shared; None where it is no guess of the whole batch."""
-    if found.targets is None or not bool(found.found.all()):
+    # A label of -1 is one that the attack does not know.
+    if found.targets is None or bool((found.targets < 0).any()):
         return None
     unit = observation.domain.to_unit(found.inputs)
     simulated = simulator(observation, create_graph=False)(unit, found.targets)
