@@ -95,7 +95,7 @@ def run(job: Job, given: Options) -> Row:
     others = chosen(data, order[job.size : 2 * job.size])
     training = lg.FedAvg(
         epochs=job.epochs,
-        batch_size=job.minibatch or None,
+        minibatch=job.minibatch or None,
         learning_rate=job.rate,
         shuffle=job.minibatch > 0,
     )

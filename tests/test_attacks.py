@@ -58,7 +58,7 @@ LOCAL_STEPS = ("OneGradient", "OrderInvariant", "SurrogateModel")
 def training(attack: lg.Attack) -> lg.LocalTraining:
     """One gradient, but for attacks on several local steps."""
     several = type(attack).__name__ in LOCAL_STEPS
-    return lg.FedAvg(epochs=2, batch_size=1, shuffle=True) if several else lg.FedSGD()
+    return lg.FedAvg(epochs=2, minibatch=1, shuffle=True) if several else lg.FedSGD()
 
 
 SEVERAL = ("OrderInvariant",)

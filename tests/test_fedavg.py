@@ -24,10 +24,10 @@ Observe = Callable[..., lg.Observation]
 TRAININGS = {
     "one step": lg.FedAvg(learning_rate=0.1),
     "epochs": lg.FedAvg(epochs=3, learning_rate=0.1),
-    "minibatches": lg.FedAvg(epochs=2, batch_size=2, learning_rate=0.1),
-    "momentum": lg.FedAvg(epochs=2, batch_size=2, learning_rate=0.1, momentum=0.9),
-    "decay": lg.FedAvg(epochs=2, batch_size=1, learning_rate=0.1, weight_decay=0.01, decay=0.5),
-    "shuffled": lg.FedAvg(epochs=3, batch_size=2, learning_rate=0.1, shuffle=True),
+    "minibatches": lg.FedAvg(epochs=2, minibatch=2, learning_rate=0.1),
+    "momentum": lg.FedAvg(epochs=2, minibatch=2, learning_rate=0.1, momentum=0.9),
+    "decay": lg.FedAvg(epochs=2, minibatch=1, learning_rate=0.1, weight_decay=0.01, decay=0.5),
+    "shuffled": lg.FedAvg(epochs=3, minibatch=2, learning_rate=0.1, shuffle=True),
 }
 
 
@@ -42,7 +42,7 @@ def by_torch(training: lg.FedAvg, model: nn.Module, batch: lg.Batch) -> dict[str
     )
     schedule = torch.optim.lr_scheduler.ExponentialLR(descent, training.decay)
     count = len(batch)
-    size = training.batch_size or count
+    size = training.minibatch or count
     for epoch in range(training.epochs):
         order = training.orders[epoch] if training.orders else tuple(range(count))
         for start in range(0, count, size):
@@ -162,7 +162,7 @@ def test_orders_of_another_count_are_refused() -> None:
         drawn(mlp(), functional.cross_entropy, batch.inputs, batch.targets)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 2}, {"momentum": 0.5}])
+@pytest.mark.parametrize("options", [{"minibatch": 2}, {"momentum": 0.5}])
 def test_small_steps_come_near_to_one_gradient(observe: Observe, options: dict[str, float]) -> None:
     small = replace(lg.FedAvg(epochs=3, learning_rate=1e-6), **options)
     model, batch = mlp(), images(4)
@@ -250,7 +250,7 @@ def test_order_invariance_is_for_minibatches_in_an_unknown_order(observe: Observ
     assert attack.inapplicable(observe(mlp(), batch, training=shuffled)) is None
     told = observe(mlp(), batch, training=shuffled, order=True)
     assert "order is known" in (attack.inapplicable(told) or "")
-    whole = observe(mlp(), batch, training=replace(shuffled, batch_size=None))
+    whole = observe(mlp(), batch, training=replace(shuffled, minibatch=None))
     assert "whole batch" in (attack.inapplicable(whole) or "")
     assert "fedavg" in (attack.inapplicable(observe(mlp(), batch)) or "")
 

@@ -287,7 +287,7 @@ class TestMistakes:
         [
             ("defenses = ['gausian_noise']", ("cases.0.defenses.0", "did you mean 'gaussian_noi")),
             ("defenses = ['none', 'topk']", ("cases.0.defenses.1", "did you mean 'top_k'?")),
-            ("training = 'fedavg'", ("cases.0.training", "'fedavg'", "fedsgd")),
+            ("training = 'fedavq'", ("cases.0.training", "did you mean 'fedavg'?")),
             ("threat = 'servr'", ("cases.0.threat", "did you mean 'server'?")),
             ("loss = 'cross_entrpy'", ("cases.0.loss", "did you mean 'cross_entropy'?")),
         ],

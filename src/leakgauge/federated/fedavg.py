@@ -36,14 +36,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg:
-    """Local SGD for `epochs` over minibatches of `batch_size` (the whole batch where None); shares w_end - w_start.
+    """Local SGD for `epochs` over minibatches of so many examples (the whole batch where None); shares w_end - w_start.
 
     The learning rate is multiplied by `decay` after each epoch. Where `shuffle`, each epoch visits the
     examples in an order of its own, which `drawn` fixes in `orders`; until then, in the batch's order.
     """
 
     epochs: Count = 1
-    batch_size: Count | None = None
+    minibatch: Count | None = None
     learning_rate: Positive = 0.01
     momentum: NonNegative = 0.0
     weight_decay: NonNegative = 0.0
@@ -68,7 +68,7 @@ class FedAvg:
     def steps(self, count: int) -> list[Step]:
         """Every local step on `count` examples. Raises DataError where the drawn orders are of another count."""
         found = []
-        size = self.batch_size or count
+        size = self.minibatch or count
         for epoch in range(self.epochs):
             order = self.orders[epoch] if self.orders else tuple(range(count))
             if len(order) != count:
