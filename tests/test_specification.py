@@ -282,6 +282,13 @@ class TestMistakes:
     def test_unknown_names(self, change: tuple[str, str], words: tuple[str, ...]) -> None:
         refused(SMALL.replace(*change), *words)
 
+    def test_an_attack_within_an_attack_is_named_and_checked(self) -> None:
+        inner = "attacks = [{name = 'one_gradient', attack = 'linear_layer'}]"
+        text = SMALL.replace('attacks = ["linear_layer"]', f"{inner}\ntraining = 'fedavg'")
+        case = resolve(parse(Source(text)))[0]
+        assert case.attacks == [attacks.OneGradient(attack=attacks.LinearLayer())]
+        refused(text.replace("'linear_layer'", "'linear_layr'"), "did you mean 'linear_layer'?")
+
     @pytest.mark.parametrize(
         ("line", "words"),
         [

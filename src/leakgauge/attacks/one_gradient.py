@@ -7,7 +7,7 @@ Near where steps are few and small. What was ignored shows in the residual, whic
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.core import Attack, Observation, Progress, Reconstruction, Seeds, Status, silent
@@ -15,11 +15,14 @@ from leakgauge.inversion.distances import MATCHED
 from leakgauge.inversion.local_steps import as_one_gradient, residual_of
 
 
+DEFAULT = InvertingGradients(steps=4000)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OneGradient:
     """`attack` on an update of several local steps, as if it were one gradient."""
 
-    attack: Attack = field(default_factory=lambda: InvertingGradients(steps=4000))
+    attack: Attack = DEFAULT
 
     @property
     def requires(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ Federated Averaging, TMLR 2022.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from leakgauge.inversion import Candidate, Known, Read, Term
 
 APART = 1e6
 """The cost of matching two images of different labels."""
+
+
+DEFAULT = InvertingGradients(steps=1000)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class OrderInvariance(Term):
 class OrderInvariant:
     """`attack` on one batch for each local epoch, whose mean images are held alike by `invariance`."""
 
-    attack: Recipe = field(default_factory=lambda: InvertingGradients(steps=1000))
+    attack: Recipe = DEFAULT
     invariance: NonNegative = 1.0
 
     @property

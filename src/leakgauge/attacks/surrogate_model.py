@@ -11,7 +11,7 @@ steps in x and alpha at once; here they take turns: alpha is the best of a grid 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -28,11 +28,14 @@ SHARES = tuple(i / 10 for i in range(11))
 """The alphas that are compared."""
 
 
+DEFAULT = InvertingGradients(steps=1000)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SurrogateModel:
     """`attack` at a model between the two that are known, `stages` times, alpha chosen anew after each."""
 
-    attack: Recipe = field(default_factory=lambda: InvertingGradients(steps=1000))
+    attack: Recipe = DEFAULT
     stages: Count = 4
 
     @property

@@ -134,7 +134,10 @@ def each(parts: list[Part], known: dict[str, Any], where: str, kind: Any) -> lis
 
 
 def nested(options: dict[str, Any], where: str) -> dict[str, Any]:
-    """Options with attacks among them (auto's) made into objects."""
+    """Options with attacks among them (auto's; the one that one_gradient runs) made into objects."""
+    if isinstance(options.get("attack"), (str, dict)):
+        inner = nested({"attacks": [options["attack"]]}, where)["attacks"]
+        return {**options, "attack": inner[0]}
     if not isinstance(options.get("attacks"), list):
         return options
     try:
