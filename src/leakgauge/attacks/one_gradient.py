@@ -14,7 +14,6 @@ from leakgauge.core import Attack, Observation, Progress, Reconstruction, Seeds,
 from leakgauge.inversion.distances import MATCHED
 from leakgauge.inversion.local_steps import as_one_gradient, residual_of
 
-
 DEFAULT = InvertingGradients(steps=4000)
 
 
