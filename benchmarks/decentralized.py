@@ -1,7 +1,8 @@
 """What a neighbor reads in decentralized training, by degree, distance, and when it began to listen.
 
 8 nodes on a circle, each joined to 2 or 4 others (degree 1: a pair), one image each; Metropolis-Hastings
-mixing. Node 0 works out one other node's gradient, which is then attacked: an MLP of width 32 in closed form,
+mixing; all start from one model. Node 0 listens for 8 rounds, from the first or the sixth on, and works
+out one other node's gradient, which is then attacked: an MLP of width 32 in closed form,
 LeNet by L-BFGS with total variation and the label granted. The error is that of the gradient, at the model
 worked out. The blind control is the same with another image, of the same label, at the victim.
 """
@@ -51,9 +52,9 @@ class Job:
 def jobs_of(given: Options) -> list[Job]:
     """Both networks; a pair has no node two hops away."""
     places = [(degree, hops) for degree in NODES for hops in (1, 2) if degree > 1 or hops == 1]
-    networks = [(32, 0.1, 8), (32, 0.01, 8), (0, 0.01, 3)]
+    networks = [(32, 0.01, 5), (32, 0.0001, 5), (0, 0.001, 2)]
     if given.quick:
-        networks = [(32, 0.01, 1)]
+        networks = [(32, 0.0001, 1)]
     return [
         Job(width, degree, hops, start, rate, i)
         for width, rate, count in networks

