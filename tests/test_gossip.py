@@ -175,6 +175,18 @@ class TestOverhearing:
         wrong = float((found.step - true).norm() / true.norm())
         assert 0.3 * wrong < found.uncertainty < 3 * wrong
 
+    def test_where_nothing_moves_nothing_breaks(self) -> None:
+        view, _, h = linear_view(4, 2, start=0, rounds=2, drift=0.0)
+        still = replace(
+            view,
+            own_models=view.initial.expand(2, -1),
+            own_messages=view.initial.expand(2, -1),
+            heard=view.initial.expand(2, 2, -1),
+        )
+        found = estimate(still, 1)
+        assert torch.equal(found.step, torch.zeros_like(h[0, 1]))
+        assert torch.equal(found.model, view.initial)
+
 
 class TestNeighbor:
     @pytest.mark.parametrize(("nodes", "degree"), [(2, 1), (8, 2), (8, 4)])

@@ -132,10 +132,10 @@ def explained(prior: Tensor, seen: Tensor, noise: float) -> tuple[Tensor, Tensor
 
 
 def floor(view: View) -> float:
-    """The variance of rounding in what was heard, in units of the steps': the listener's own tell those."""
-    steps = (view.own_models - view.own_messages).double().square().mean()
-    rounding = ROUNDING**2 * view.heard.double().square().mean()
-    return float(rounding / steps.clamp_min(torch.finfo(torch.float64).tiny)) + LEAST_NOISE
+    """The variance of rounding in what was heard, in units of the steps': the listener's own tell those, at most 1."""
+    steps = float((view.own_models - view.own_messages).double().square().mean())
+    rounding = ROUNDING**2 * float(view.heard.double().square().mean())
+    return (rounding / steps if steps > rounding else 1.0) + LEAST_NOISE
 
 
 __all__ = ["Estimate", "View", "estimate"]

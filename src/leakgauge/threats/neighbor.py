@@ -30,8 +30,8 @@ class Neighbor(Server):
 
     Node 0 of `nodes` on a circle, each joined to `degree` others. The batch is that of the nearest
     node `hops` away; the others hold random examples, or `bystanders`, as many each as the victim.
-    It listens for `listening` rounds from round `start` on, and knows
-    the model that all nodes started from.
+    It listens for `listening` rounds from round `start` on, and knows the model that all nodes
+    started from.
     """
 
     nodes: Count = 8
