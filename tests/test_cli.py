@@ -105,6 +105,7 @@ EXPORTS: dict[str, Sequence[str]] = {
     "models": sorted(lg.models.BUILDERS),
     "data": sorted(lg.data.LOADERS),
     "metrics": sorted(lg.metrics.CLOSER),
+    "threats": ["aggregator", "masked_update", "neighbor", "secure_aggregator", "server"],
 }
 
 
@@ -119,6 +120,12 @@ class TestList:
         assert [line.partition(":")[0] for line in lines] == EXPORTS[kind]
         assert all(len(line.partition(": ")[2]) > 15 for line in lines)
         assert shown.err == ""
+
+    def test_threats_say_what_they_grant(self, capsys: pytest.CaptureFixture[str]) -> None:
+        main(["list", "threats"])
+        lines = capsys.readouterr().out.splitlines()
+        assert all("Grants: model, protocol, update, batch_size, defense." in x for x in lines)
+        assert any(x.startswith("aggregator:") and "clients = 4" in x for x in lines)
 
     def test_attacks_say_what_they_need(self, capsys: pytest.CaptureFixture[str]) -> None:
         main(["list", "attacks"])

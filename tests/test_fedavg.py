@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, sigmoid_cnn
+from conftest import client, images, mlp, psnr, sigmoid_cnn
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -260,3 +260,17 @@ def test_a_part_of_the_batch_has_no_residual(observe: Observe) -> None:
     guess = attacks.OneGradient(attack=attacks.LinearLayer())(seen, seeds=lg.Seeds(0))
     assert guess.targets is not None
     assert (guess.targets >= 0).all() or guess.residual is None
+
+
+def test_each_client_of_a_group_draws_its_own_order() -> None:
+    training, batch = TRAININGS["shuffled"], images(6)
+    seen = lg.Aggregator(clients=2).observe(
+        client(mlp(), training=training), batch, seeds=lg.Seeds(0)
+    )
+    halves = [lg.Batch(batch.inputs[part], batch.targets[part]) for part in (slice(3), slice(3, 6))]
+    one = [
+        client(mlp(), training=training).share(mlp(), half, seeds=lg.Seeds(0).child(f"client/{i}"))
+        for i, half in enumerate(halves)
+    ]
+    for name, t in seen.update.tensors.items():
+        assert torch.allclose(t, (one[0].tensors[name] + one[1].tensors[name]) / 2, atol=1e-7)

@@ -32,11 +32,19 @@ from leakgauge.core import (
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedAvg, FedSGD
 from leakgauge.report import write as write_report
-from leakgauge.threats import Server, ThreatModel
+from leakgauge.threats import (
+    Aggregator,
+    MaskedUpdate,
+    Neighbor,
+    SecureAggregator,
+    Server,
+    ThreatModel,
+)
 
 __version__ = version("leakgauge")
 
 __all__ = [
+    "Aggregator",
     "Attack",
     "Batch",
     "Case",
@@ -54,12 +62,15 @@ __all__ = [
     "KnowledgeError",
     "LeakGaugeError",
     "LocalTraining",
+    "MaskedUpdate",
     "ModelError",
+    "Neighbor",
     "NotSupportedYet",
     "Observation",
     "OutputError",
     "Reconstruction",
     "Run",
+    "SecureAggregator",
     "Seeds",
     "Server",
     "SpecificationError",

@@ -8,7 +8,7 @@ from typing import Any
 
 from leakgauge import metrics
 from leakgauge.audit.options import CONTEXT
-from leakgauge.audit.resolve import ATTACKS, DATA, DEFENSES, MODELS
+from leakgauge.audit.resolve import ATTACKS, DATA, DEFENSES, MODELS, THREATS
 
 
 def first_line(part: Any) -> str:
@@ -41,6 +41,16 @@ def part_lines(parts: dict[str, Any]) -> list[str]:
     return [f"{name}: {first_line(part)}{options(part)}" for name, part in sorted(parts.items())]
 
 
+def threat_lines() -> list[str]:
+    rows = []
+    for name, threat in sorted(THREATS.items()):
+        grants = ", ".join(sorted(threat().grants)) or "nothing"
+        rows.append(
+            f"{name}: {first_line(threat)} Grants: model, protocol, update, {grants}.{options(threat)}"
+        )
+    return rows
+
+
 def metric_lines() -> list[str]:
     names = ("columns_read", "label_match", "mse", "psnr", "ssim")
     return [f"{name}: {first_line(getattr(metrics, name))}" for name in names]
@@ -52,6 +62,7 @@ CATALOG: dict[str, Callable[[], list[str]]] = {
     "models": lambda: part_lines(MODELS),
     "data": lambda: part_lines(DATA),
     "metrics": metric_lines,
+    "threats": threat_lines,
 }
 
 

@@ -29,7 +29,7 @@ ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
 TRAININGS = {"fedsgd": federated.FedSGD, "fedavg": federated.FedAvg}
-THREATS = {"server": threats.Server}
+THREATS = {name: part for name, part in names(threats).items() if name != "threat_model"}
 
 
 def resolve(specification: Specification) -> list[Case]:

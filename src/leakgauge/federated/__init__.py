@@ -1,7 +1,20 @@
 """Local training, clients and protocols."""
 
+from leakgauge.federated.aggregation import Aggregation, Sum, WeightedMean
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.fedavg import FedAvg
+from leakgauge.federated.group import Group
+from leakgauge.federated.secure_aggregation import SecureAggregation
 from leakgauge.federated.training import FedSGD
 
-__all__ = ["Batch", "Client", "FedAvg", "FedSGD"]
+__all__ = [
+    "Aggregation",
+    "Batch",
+    "Client",
+    "FedAvg",
+    "FedSGD",
+    "Group",
+    "SecureAggregation",
+    "Sum",
+    "WeightedMean",
+]

@@ -65,14 +65,12 @@ class Client:
 
     def drawn(self, count: int, *, seeds: Seeds) -> Client:
         """This client with the orders of its local training drawn for a batch of `count` examples."""
-        if not isinstance(self.training, Shuffled):
-            return self
-        return replace(self, training=self.training.drawn(count, seeds=seeds.child("client")))
+        return replace(self, training=_drawn(self.training, count, seeds))
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
         """Train `model` on `batch` and return what leaves the client. Raises UpdateError where it is not finite."""
         inputs, targets, defense = batch.inputs, batch.targets, self.defense
-        training = self.drawn(len(batch), seeds=seeds).training
+        training = _drawn(self.training, len(batch), seeds)
         seeds = seeds.child("defense")
         if defense is not None:
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
@@ -104,6 +102,13 @@ class Client:
                 found=f"{type(error).__name__}: {error}",
                 remedy="match the model's first and last layers to the data",
             ) from error
+
+
+def _drawn(training: LocalTraining, count: int, seeds: Seeds) -> LocalTraining:
+    """The training with its orders drawn, where it shuffles."""
+    if not isinstance(training, Shuffled):
+        return training
+    return training.drawn(count, seeds=seeds.child("client"))
 
 
 def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:

@@ -1,0 +1,150 @@
+"""What a neighbor reads in decentralized training, by degree, distance, and when it began to listen.
+
+8 nodes on a circle, each joined to 2 or 4 others (degree 1: a pair), one image each; Metropolis-Hastings
+mixing; all start from one model. Node 0 listens for 8 rounds, from the first or the sixth on, and works
+out one other node's gradient, which is then attacked: an MLP of width 32 in closed form,
+LeNet by L-BFGS with total variation and the label granted. The error is that of the gradient, at the model
+worked out. The blind control is the same with another image, of the same label, at the victim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from statistics import mean, median
+
+import torch
+from common import Options, Row, header, images, lenet, measure, options, share, table
+from torch import nn
+
+import leakgauge as lg
+from leakgauge import attacks, inversion
+from leakgauge.federated.vectors import flat
+
+NAME = "decentralized"
+NODES = {1: 2, 2: 8, 4: 8}
+LISTENING = 8
+READ = 20.0
+"""PSNR (dB) from which an image counts as read: an MSE of at most 1e-2."""
+ATTACKS: dict[str, lg.Attack] = {
+    "linear_layer": attacks.LinearLayer(),
+    "l-bfgs": inversion.GradientMatching(
+        objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
+        parametrization=inversion.Direct(center=0.5, spread=0.25),
+        labels=inversion.Known(),
+        descent=inversion.LBFGS(steps=400),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One victim; width 0 is LeNet."""
+
+    width: int
+    degree: int
+    hops: int
+    start: int
+    rate: float
+    number: int
+
+
+def jobs_of(given: Options) -> list[Job]:
+    """Both networks; a pair has no node two hops away."""
+    places = [(degree, hops) for degree in NODES for hops in (1, 2) if degree > 1 or hops == 1]
+    networks = [(32, 0.01, 5), (32, 0.0001, 5), (0, 0.001, 2)]
+    if given.quick:
+        networks = [(32, 0.0001, 1)]
+    return [
+        Job(width, degree, hops, start, rate, i)
+        for width, rate, count in networks
+        for start in (0, 5)
+        for degree, hops in places
+        for i in range(count)
+    ]
+
+
+def run(job: Job, given: Options) -> Row:
+    """The victim's image and the control's, each attacked through what the neighbor worked out."""
+    seed, data = given.seed + job.number, images(given.data)
+    if job.width:
+        model = lg.models.build(lg.models.mlp, data.domain, 10, seed=seed, width=job.width)
+    else:
+        model = lenet(data, seed)
+    owner = lg.Client(model=model, loss=nn.functional.cross_entropy, domain=data.domain, classes=10)
+    order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("images"))
+    nodes = NODES[job.degree]
+    batch, decoy, others = (
+        lg.Batch(data.inputs[chosen], data.targets[labels])
+        for chosen, labels in (
+            (order[:1], order[:1]),
+            (order[1:2], order[:1]),
+            (order[2 : nodes + 1], order[2 : nodes + 1]),
+        )
+    )
+    threat = lg.Neighbor(
+        nodes=nodes,
+        degree=job.degree,
+        hops=job.hops,
+        start=job.start,
+        listening=LISTENING,
+        learning_rate=job.rate,
+        bystanders=others,
+        labels=job.width == 0,
+    )
+    attack = ATTACKS["linear_layer" if job.width else "l-bfgs"]
+    row: Row = {"network": f"mlp {job.width}" if job.width else "lenet", "seed": seed}
+    row |= {key: getattr(job, key) for key in ("degree", "hops", "start", "rate", "number")}
+    seeds = lg.Seeds(seed)
+    truth = data.domain.to_unit(batch.inputs)
+    for name, there in (("control_psnr", decoy), ("psnr", batch)):
+        seen = threat.observe(owner, there, seeds=seeds)
+        guess = attack(seen, seeds=seeds)
+        unit = data.domain.to_unit(guess.inputs).clamp(0, 1)
+        row[name] = float(lg.metrics.psnr(truth, unit)[0])
+        row["error"] = error(owner, seen, there)
+    return row
+
+
+def error(owner: lg.Client, seen: lg.Observation, batch: lg.Batch) -> float:
+    """||g - g*|| / ||g*|| of the gradient worked out, g* the true one at the model worked out."""
+    true = flat(owner.training(seen.model, owner.loss, batch.inputs, batch.targets))
+    return float((flat(seen.update.tensors) - true).norm() / true.norm())
+
+
+def main() -> None:
+    given = options(NAME, __doc__ or "")
+    jobs = jobs_of(given)
+    rows = measure(partial(run, given=given), jobs, given, name=NAME)
+    header(given)
+    keys = ("network", "rate", "start", "degree", "hops")
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    table(
+        [
+            *keys,
+            "images",
+            "gradient's error",
+            "mean PSNR",
+            "control",
+            "leak (dB)",
+            f">= {READ:g} dB",
+        ],
+        [
+            [
+                *key,
+                len(mine),
+                f"{median(row['error'] for row in mine):.2g}",
+                f"{mean(row['psnr'] for row in mine):.1f}",
+                f"{mean(row['control_psnr'] for row in mine):.1f}",
+                f"{mean(row['psnr'] - row['control_psnr'] for row in mine):.1f}",
+                share(row["psnr"] >= READ for row in mine),
+            ]
+            for key, mine in groups.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

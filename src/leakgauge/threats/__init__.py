@@ -1,0 +1,14 @@
+"""Threat models: who attacks, and what they know. The only makers of an Observation."""
+
+from leakgauge.threats.aggregator import Aggregator, MaskedUpdate, SecureAggregator
+from leakgauge.threats.neighbor import Neighbor
+from leakgauge.threats.server import Server, ThreatModel
+
+__all__ = [
+    "Aggregator",
+    "MaskedUpdate",
+    "Neighbor",
+    "SecureAggregator",
+    "Server",
+    "ThreatModel",
+]
