@@ -1,0 +1,86 @@
+"""Counts that a trained network's gradient bounds from below, completed by which classes it shows. Ours.
+
+A confident example leaves next to nothing in the gradient, and p = db + t is as unknown as the labels. What is
+certain of targets of 0 and 1: k_c >= -K db_c, since p >= 0; and where features are not negative, c is present
+if any entry of dW_c is negative. What is left of K goes to classes in proportion to a prior: 1 for those seen,
+((seen - 1) / (C - 1))^2 for the others, so that one seen class takes all, and all classes seen share alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told, whole
+from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
+from leakgauge.analytic.links import Link
+from leakgauge.analytic.whitening import Layer
+from leakgauge.core import Observation, Seeds
+from leakgauge.core.ranges import Count
+
+FAINT = 1e-6
+"""Of the largest entry: a negative entry smaller than this may be rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Any batch size, for confident networks; targets of 0 and 1. Needs the bias's gradient.
+
+    `dummies` inputs tell whether features can be negative.
+    """
+
+    dummies: Count = 16
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        found = head_of(observation, bias=True, one_hot=True)
+        return found if isinstance(found, str) else None
+
+    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
+        layer, link = told(head_of(observation, bias=True, one_hot=True))
+        seen = self.least(observation, layer, link, seeds)
+        counts = completed(seen, layer.batch)
+        known = min(int(seen.sum()), layer.batch)
+        note = f"{known} of {layer.batch} labels are proven by the update, the others a prior's"
+        return LabelRecovery.of(counts, "bounds", note, certified=known == layer.batch)
+
+    def least(self, observation: Observation, layer: Layer, link: Link, seeds: Seeds) -> Tensor:
+        """At least how many examples of each class (C,)."""
+        inputs = natural(observation, self.dummies, seeds.generator("dummies"))
+        return shown(layer, link.scale, signed=bool((features_of(observation, inputs) < 0).any()))
+
+
+def shown(layer: Layer, scale: float, *, signed: bool) -> Tensor:
+    """At least how many examples of each class (C,); signed: whether features can be negative."""
+    assert layer.dbias is not None, "inapplicable() refuses this"
+    lowest = -layer.batch * layer.dbias / scale
+    counts = torch.ceil(lowest - FAINT * max(1.0, float(lowest.abs().max()))).clamp_min(0).long()
+    if not signed:
+        negative = layer.dweight.min(1).values < -FAINT * layer.dweight.abs().max()
+        counts = torch.maximum(counts, negative.long())
+    return counts
+
+
+def completed(seen: Tensor, batch: int) -> Tensor:
+    """Counts (C,) of `batch` examples, at least `seen` (C,), the rest by the prior."""
+    left = batch - int(seen.sum())
+    if left <= 0:
+        return whole(seen.double() * batch / seen.sum(), batch)
+    share = (max(0, int((seen > 0).sum()) - 1) / max(1, len(seen) - 1)) ** 2
+    prior = torch.where(seen > 0, 1.0, share).double()
+    if not bool(prior.any()):
+        prior = torch.ones_like(prior)
+    return seen + whole(_filled(seen.double(), prior, batch) - seen, left)
+
+
+def _filled(seen: Tensor, prior: Tensor, batch: int) -> Tensor:
+    """max(seen, level x prior), with the level at which they sum to `batch`."""
+    low, high = 0.0, batch / float(prior[prior > 0].min())
+    while high - low > 1e-9 * high:
+        level = (low + high) / 2
+        if float(torch.maximum(seen, level * prior).sum()) < batch:
+            low = level
+        else:
+            high = level
+    return torch.maximum(seen, high * prior)
