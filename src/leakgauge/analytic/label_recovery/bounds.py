@@ -3,7 +3,8 @@
 A confident example leaves next to nothing in the gradient, and p = db + t is as unknown as the labels. What is
 certain of targets of 0 and 1: k_c >= -K db_c, since p >= 0; and where features are not negative, c is present
 if any entry of dW_c is negative. What is left of K goes to classes in proportion to a prior: 1 for those seen,
-((seen - 1) / (C - 1))^2 for the others, so that one seen class takes all, and all classes seen share alike.
+(seen - 1) / (C - 1) for the others, so that one seen class takes all, and all classes seen share alike; but
+none for a class that would get less than half an example.
 """
 
 from __future__ import annotations
@@ -67,11 +68,16 @@ def completed(seen: Tensor, batch: int) -> Tensor:
     left = batch - int(seen.sum())
     if left <= 0:
         return whole(seen.double() * batch / seen.sum(), batch)
-    share = (max(0, int((seen > 0).sum()) - 1) / max(1, len(seen) - 1)) ** 2
+    share = max(0, int((seen > 0).sum()) - 1) / max(1, len(seen) - 1)
     prior = torch.where(seen > 0, 1.0, share).double()
     if not bool(prior.any()):
         prior = torch.ones_like(prior)
-    return seen + whole(_filled(seen.double(), prior, batch) - seen, left)
+    counts = _filled(seen.double(), prior, batch)
+    if bool((seen > 0).any()):
+        # A class that is more likely absent than there is given none, or many such would take all.
+        prior[(seen == 0) & (counts < 0.5)] = 0
+        counts = _filled(seen.double(), prior, batch)
+    return seen + whole(counts - seen, left)
 
 
 def _filled(seen: Tensor, prior: Tensor, batch: int) -> Tensor:

@@ -32,9 +32,9 @@ from leakgauge.core.ranges import Count, Positive
 class BestLabels:
     """Counts, whatever the batch size, by the first that holds.
 
-    1. What is granted. 2. Softmax unmixing up to batch `unmixing`, where it proves every label. 3. `Tilting`,
-    where its stand-ins explain the gradient up to a squared relative misfit of `explained`, as in networks
-    that are not trained. 4. What `Bounds` proves, and the labels that unmixing has found, completed by a prior.
+    1. What is granted. 2. `Tilting`, where its stand-ins explain the gradient up to a squared relative misfit
+    of `explained`, as in networks that are not trained. 3. Softmax unmixing up to batch `unmixing`, where it
+    proves every label. 4. What `Bounds` proves, and the labels that unmixing has found, completed by a prior.
     5. Without a gradient of the bias, `LlgStar`. Differences of weights are taken for mean gradients, in the
     middle of the way. auxiliary: labeled examples that the adversary has.
     """
@@ -70,14 +70,16 @@ class BestLabels:
     def _read(self, observation: Observation, seeds: Seeds, *, several: bool) -> LabelRecovery:
         """The counts from one gradient, or from the mean of several."""
         layer, link = told(head_of(observation, bias=True))
+        estimate, misfit = self._tilted(observation, layer, link, seeds)
+        trained = f"stand-ins leave {min(misfit, 1.0):.0%} of the gradient unexplained"
+        if misfit <= self.explained:
+            return LabelRecovery.of(whole(estimate, layer.batch), "tilting", trained)
         known = torch.zeros(len(link.targets), dtype=torch.long)
         if not several and layer.batch <= self.unmixing:
             known, proven = _unmixed(observation, seeds, known)
             if proven:
                 return LabelRecovery.of(known, "softmax_unmixing", certified=True)
-        estimate, misfit = self._tilted(observation, layer, link, seeds)
-        trained = f"stand-ins leave {min(misfit, 1.0):.0%} of the gradient unexplained"
-        if misfit <= self.explained or Bounds().inapplicable(observation) is not None:
+        if Bounds().inapplicable(observation) is not None:
             return LabelRecovery.of(whole(estimate, layer.batch), "tilting", trained)
         least = torch.maximum(Bounds().least(observation, layer, link, seeds), known)
         sure = min(int(least.sum()), layer.batch)

@@ -42,7 +42,7 @@ class Rlg:
 def separable(dweight: Tensor, rank: int) -> Tensor:
     """Which rows (C,) of dW (C, d) a hyperplane through 0 sets apart from all others."""
     left, values, _ = torch.linalg.svd(dweight, full_matrices=False)
-    kept = left[:, : min(rank, int((values > 1e-7 * values[0]).sum()))]
+    kept = left[:, : min(rank, int((values > 1e-6 * values[0]).sum()))]
     # Directions alone matter: rows of unit norm are told apart where faint ones would pass for 0.
     rows = (kept / kept.norm(dim=1, keepdim=True).clamp_min(1e-300)).numpy()
     found = torch.zeros(len(rows), dtype=torch.bool)

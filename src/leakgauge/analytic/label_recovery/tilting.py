@@ -38,7 +38,7 @@ class Tilting:
     """
 
     auxiliary: Auxiliary | None = None
-    dummies: Count = 256
+    dummies: Count = 128
     entropy: Positive = 1e-4
 
     def inapplicable(self, observation: Observation) -> str | None:
