@@ -45,7 +45,13 @@ def sigmoid_cnn(channels: int = 1, size: int = 8, classes: int = 4, *, seed: int
     return model
 
 
-def client(model: nn.Module, *, defense: lg.Defense | None = None, classes: int = 4) -> lg.Client:
+def client(
+    model: nn.Module,
+    *,
+    defense: lg.Defense | None = None,
+    classes: int = 4,
+    training: lg.LocalTraining | None = None,
+) -> lg.Client:
     """A client on 8x8 gray images."""
     return lg.Client(
         model=model,
@@ -53,6 +59,7 @@ def client(model: nn.Module, *, defense: lg.Defense | None = None, classes: int 
         domain=lg.ImageDomain(1, 8, 8),
         classes=classes,
         defense=defense,
+        training=training or lg.FedSGD(),
     )
 
 
@@ -69,9 +76,15 @@ def observe() -> Callable[..., lg.Observation]:
     """An observation of `batch` on `model` under a defense, by a server granted what the keywords say."""
 
     def make(
-        model: nn.Module, batch: lg.Batch, *, under: lg.Defense | None = None, **granted: bool
+        model: nn.Module,
+        batch: lg.Batch,
+        *,
+        under: lg.Defense | None = None,
+        training: lg.LocalTraining | None = None,
+        **granted: bool,
     ) -> lg.Observation:
-        return lg.Server(**granted).observe(client(model, defense=under), batch, seeds=lg.Seeds(7))
+        trained = client(model, defense=under, training=training)
+        return lg.Server(**granted).observe(trained, batch, seeds=lg.Seeds(7))
 
     return make
 

@@ -171,3 +171,22 @@ def test_a_network_is_known_not_to_be_affine_without_its_jacobian() -> None:
 
     assert inverse_of_affine(feature, lg.ImageDomain(1, 8, 8)) is None
     assert max(seen) <= 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_makes_no_chance_match_an_example(seed: int) -> None:
+    batch = images(8, seed=seed)
+    client = lg.Client(
+        model=mlp(width=400),
+        loss=functional.cross_entropy,
+        domain=lg.ImageDomain(1, 8, 8),
+        classes=4,
+        defense=defenses.GaussianNoise(std=1e-4),
+    )
+    guess = LinearLayer()(
+        lg.Server().observe(client, batch, seeds=lg.Seeds(seed)), seeds=lg.Seeds(seed)
+    )
+    claimed = "examples isolated" in guess.message
+    order = lg.metrics.assign(batch.inputs, guess.inputs)
+    right = lg.metrics.psnr(batch.inputs, guess.inputs[order])[guess.found[order]]
+    assert not claimed or float(right.median()) > 20

@@ -22,7 +22,7 @@ from leakgauge.analytic.sparse_directions import (
     settle,
     sortable,
 )
-from leakgauge.attacks import Spear, SpearPlusPlus
+from leakgauge.attacks import OneGradient, Spear, SpearPlusPlus
 
 Observe = Callable[..., lg.Observation]
 BOTH = pytest.mark.parametrize("attack", [Spear(), SpearPlusPlus()], ids=["spear", "plus_plus"])
@@ -270,3 +270,20 @@ class Delta(lg.FedSGD):
     @property
     def kind(self) -> str:  # type: ignore[override]
         return "delta"
+
+
+def test_local_steps_move_a_few_signs_and_it_reads_the_batch_all_the_same(observe: Observe) -> None:
+    batch = images(6)
+    seen = observe(
+        mlp(width=256), batch, training=lg.FedAvg(epochs=5, learning_rate=0.3), labels=True
+    )
+    guess = OneGradient(attack=Spear())(seen, seeds=lg.Seeds(0))
+    assert guess.status is not lg.Status.CERTIFIED
+    assert psnr(batch.inputs, guess.inputs).min() > 40
+
+
+def test_hopeless_noise_ends_the_search_early(observe: Observe) -> None:
+    seen = observe(mlp(width=128), images(4), under=defenses.GaussianNoise(std=1e-3))
+    guess = Spear()(seen, seeds=lg.Seeds(0))
+    assert not guess.found.any()
+    assert "after 20 rounds" in guess.message

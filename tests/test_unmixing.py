@@ -203,3 +203,18 @@ def test_says_why_it_reads_nothing(observe: Observe) -> None:
     hidden = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh())
     assert "not that of a linear layer" in str(read(observe(hidden, images(2)), generator))
     assert "cannot tell 5" in str(read(observe(mlp(), images(5)), generator))
+
+
+def test_a_known_defense_tells_the_noise(observe: Observe) -> None:
+    model, batch = mlp(), images(3)
+    defense = lg.defenses.GaussianNoise(std=1e-4)
+    seen = observe(model, batch, under=defense)
+    untold = observe(model, batch, under=defense, defense=False)
+    features = model[:-1](batch.inputs).detach().double()
+
+    def error(observation: lg.Observation) -> float:
+        found = read(observation, torch.Generator().manual_seed(0))
+        assert isinstance(found, Unmixed)
+        return float(torch.cdist(found.features, features).min(1).values.mean())
+
+    assert error(seen) < error(untold)

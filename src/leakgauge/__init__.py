@@ -30,7 +30,7 @@ from leakgauge.core import (
     UserError,
 )
 from leakgauge.data import Dataset
-from leakgauge.federated import Batch, Client, FedSGD
+from leakgauge.federated import Batch, Client, FedAvg, FedSGD
 from leakgauge.report import write as write_report
 from leakgauge.threats import Server, ThreatModel
 
@@ -46,6 +46,7 @@ __all__ = [
     "Dataset",
     "Defense",
     "Domain",
+    "FedAvg",
     "FedSGD",
     "ImageDomain",
     "Impossible",

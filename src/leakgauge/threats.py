@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from leakgauge.core import Knowledge, KnowledgeError, Observation, Seeds
+from leakgauge.core import Knowledge, KnowledgeError, Observation, Seeds, Shuffled
 from leakgauge.federated.client import Batch, Client, check_finite
 
 
@@ -31,12 +31,14 @@ class Server:
     """An honest-but-curious server: it follows the protocol and looks at each client's update.
 
     It always holds the model, the protocol and the update; the fields are what it is granted besides.
+    `order`: the order in which the client visits its examples, epoch by epoch, that of granted labels too.
     """
 
     batch_size: bool = True
     labels: bool = False
     label_counts: bool = False
     defense: bool = True
+    order: bool = False
 
     @property
     def grants(self) -> frozenset[str]:
@@ -47,19 +49,23 @@ class Server:
         """Let `client` train on `batch` and return what this adversary sees of it."""
         model = client.global_model(seeds=seeds)
         check_finite(model)
-        update = client.share(model, batch, seeds=seeds)
+        drawn = client.drawn(len(batch), seeds=seeds)
+        update = drawn.share(model, batch, seeds=seeds)
+        orders = drawn.training.orders if isinstance(drawn.training, Shuffled) else ()
+        labels = batch.targets.detach().clone() if self.order else _shuffled(batch.targets, seeds)
         return Observation(
             model=model,
             loss=client.loss,
-            training=client.training,
+            training=drawn.training if self.order else client.training,
             update=update,
             domain=client.domain,
             classes=client.classes,
             knowledge=Knowledge(
                 batch_size=len(batch) if self.batch_size else None,
-                labels=_shuffled(batch.targets, seeds) if self.labels else None,
+                labels=labels if self.labels else None,
                 label_counts=_counts(batch.targets, client.classes) if self.label_counts else None,
                 defense=client.defense if self.defense else None,
+                order=orders if self.order else None,
             ),
         )
 

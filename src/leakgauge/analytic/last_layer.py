@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from leakgauge.analytic.links import Link, link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Layer, Noise
-from leakgauge.core import Observation
+from leakgauge.core import AddsNoise, Observation
 
 ROUNDING = {
     torch.float64: 2.0**-53,
@@ -27,7 +27,7 @@ def read(
 ) -> Unmixed | str:
     """The features that the last layer's gradient tells, or in one line why it tells none.
 
-    noise: of the update, default the rounding that its type and its values show.
+    noise: of the update, default what a known defense adds, else the rounding that its type and values show.
     """
     found = last_layer(observation)
     if isinstance(found, str):
@@ -43,7 +43,7 @@ def read(
         layer,
         link,
         generator=generator,
-        noise=noise or rounding(shared),
+        noise=noise or known_noise(observation) or rounding(shared),
         counts=label_counts(observation, len(link.targets)),
     )
 
@@ -112,6 +112,12 @@ def layer_name(observation: Observation) -> str | None:
         if once and output is prediction and inputs.ndim == 2:
             return name
     return None
+
+
+def known_noise(observation: Observation) -> Noise | None:
+    """The noise that a known defense adds; None where it adds none."""
+    defense = observation.knowledge.defense
+    return Noise(sigma=defense.std) if isinstance(defense, AddsNoise) else None
 
 
 def rounding(shared: Tensor) -> Noise:

@@ -14,10 +14,21 @@ from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
 Propose = Callable[[Allowed], Tensor]
 """From what those found so far leave open to new directions (N, B)."""
 
-SORTED, SORTED_IN_NOISE = 0.995, 0.97
-"""Share of outputs that a plane must sort for a direction to be believed: all, but for noise in the planes."""
-AGREED, AGREED_IN_NOISE = 0.999, 0.97
-"""Share of outputs that must agree in the end, of all examples."""
+
+@dataclass(frozen=True)
+class Belief:
+    """Shares of outputs: `sorted` by a plane for a direction to be believed; `agreed` at the end, of all examples."""
+
+    sorted: float
+    agreed: float
+
+
+CLEAN, IN_NOISE = Belief(0.995, 0.999), Belief(0.97, 0.97)
+"""All, but for noise in the planes."""
+LOOSE = Belief(0.8, 0.8)
+"""Where the layer has moved in local steps, or noise hides zeros: likely, not proven."""
+HOPELESS = 20
+"""Rounds that find no direction at all, after which none will."""
 BEYOND = 3
 """Outputs that must be zero beyond the B - 1 that any direction can be made to have."""
 SAME = 0.99999
@@ -40,28 +51,31 @@ def search(
     factors: Factors,
     propose: Propose,
     *,
+    belief: Belief,
     rounds: int,
     generator: torch.Generator,
     progress: Callable[[float], None],
 ) -> Search:
-    """Propose, settle, verify, until B directions agree with the layer or the rounds are spent."""
+    """Propose, settle, verify, until B directions agree with the layer, or the rounds are spent or hopeless."""
     if factors.batch == 1:
         return Search(torch.ones((1, 1), dtype=torch.float64), 1.0, 0)
     found = torch.zeros((0, factors.batch), dtype=torch.float64)
     best, idle = Search(found, 0.0, 0), 0
     for spent in range(1, rounds + 1):
         allowed = Allowed.beside(factors, found)
-        grown = extend(factors, found, propose(allowed), allowed)
+        grown = extend(factors, found, propose(allowed), allowed, belief)
         idle = 0 if len(grown) > len(found) else idle + 1
         found, agreed = grown, 0.0
         if len(found) == factors.batch - 1:
             found = torch.cat([found, last_one(factors, found)])
         if len(found) == factors.batch:
-            found, agreed = repair(factors, found)
+            found, agreed = repair(factors, found, belief)
         if (len(found), agreed) > (len(best.directions), best.agreement):
             best = Search(found, agreed, spent)
-        if agrees(factors, agreed):
+        if agreed >= belief.agreed:
             return best
+        if spent == HOPELESS and not len(best.directions):
+            return Search(best.directions, 0.0, spent)
         progress(spent / rounds)
         if idle == PATIENCE or len(found) == factors.batch:
             # A wrong one among them shuts out the rest: which one, nothing tells.
@@ -70,12 +84,14 @@ def search(
     return Search(best.directions, best.agreement, rounds)
 
 
-def agrees(factors: Factors, share: float) -> bool:
-    """Whether so many outputs of a whole batch agreeing are enough."""
-    return share >= (AGREED if factors.clean else AGREED_IN_NOISE)
+def strict(factors: Factors) -> Belief:
+    """What proves a direction, given the noise of the layer's gradient."""
+    return CLEAN if factors.clean else IN_NOISE
 
 
-def extend(factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed) -> Tensor:
+def extend(
+    factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed, belief: Belief
+) -> Tensor:
     """`found` and those of the proposed (N, B) that are proven by their zeros, the surest first."""
     proposed = settle(factors, distinct(proposed))
     zero = factors.zeros(proposed)
@@ -85,12 +101,11 @@ def extend(factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed) 
     if not len(proposed):
         return found
     sure = sortable(allowed.planes, zero)
-    least = SORTED if factors.clean else SORTED_IN_NOISE
     order = (sure + count / (100 * zero.shape[1])).argsort(descending=True, stable=True)
     for i in order.tolist():
         if len(found) == factors.batch:
             break
-        if sure[i] >= least and is_new(proposed[i], found):
+        if sure[i] >= belief.sorted and is_new(proposed[i], found):
             found = torch.cat([found, proposed[i].unsqueeze(0)])
     return found
 
@@ -102,14 +117,14 @@ def last_one(factors: Factors, found: Tensor) -> Tensor:
     return from_patterns(factors, plane @ factors.layer.T <= 0)
 
 
-def repair(factors: Factors, found: Tensor) -> tuple[Tensor, float]:
+def repair(factors: Factors, found: Tensor, belief: Belief) -> tuple[Tensor, float]:
     """B directions, and their agreement, after swapping one at a time while that agrees better.
 
     With one wrong direction of B, the pattern of its own example is still right, since that follows
     from the others; and from it the right direction.
     """
     agreed = consistency(factors, found)
-    while not agrees(factors, agreed):
+    while agreed < belief.agreed:
         other = from_patterns(factors, patterns(factors, found)[1])
         swapped = [replaced(found, j, other[j]) for j in range(len(found))]
         scores = [consistency(factors, directions) for directions in swapped]

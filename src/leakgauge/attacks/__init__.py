@@ -9,6 +9,8 @@ from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.one_gradient import OneGradient
+from leakgauge.attacks.order_invariant import OrderInvariant
 from leakgauge.attacks.peeling import Peeling
 from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
@@ -16,6 +18,7 @@ from leakgauge.attacks.smoothed_matching import SmoothedMatching
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.spear_plus_plus import SpearPlusPlus
+from leakgauge.attacks.surrogate_model import SurrogateModel
 
 __all__ = [
     "DLG",
@@ -29,10 +32,13 @@ __all__ = [
     "FeatureInversion",
     "InvertingGradients",
     "LinearLayer",
+    "OneGradient",
+    "OrderInvariant",
     "Peeling",
     "SecondOrder",
     "SmoothedMatching",
     "SoftmaxUnmixing",
     "Spear",
     "SpearPlusPlus",
+    "SurrogateModel",
 ]

@@ -14,12 +14,14 @@ from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.one_gradient import OneGradient
 from leakgauge.attacks.peeling import Peeling
 from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.attacks.smoothed_matching import SmoothedMatching
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.attacks.spear import Spear
+from leakgauge.attacks.surrogate_model import SurrogateModel
 from leakgauge.core import (
     Attack,
     Cost,
@@ -61,6 +63,7 @@ class Auto:
         SmoothedMatching(),
         IDLG(steps=100),
         BalancedDLG(),
+        SurrogateModel(),
         InvertingGradients(steps=4000),
     )
     small: Count = 100_000
@@ -70,8 +73,9 @@ class Auto:
         return frozenset({"batch_size"})
 
     def applicable(self, observation: Observation) -> list[Attack]:
-        """The attacks that can run here, in their order."""
-        return [attack for attack in self.attacks if self.refusal(attack, observation) is None]
+        """The attacks that can run here, in their order, each as `suit` has it."""
+        suited = [suit(attack, observation) for attack in self.attacks]
+        return [attack for attack in suited if self.refusal(attack, observation) is None]
 
     def inapplicable(self, observation: Observation) -> str | None:
         if self.applicable(observation):
@@ -80,24 +84,26 @@ class Auto:
 
     def refusals(self, observation: Observation) -> list[str]:
         """One line for each attack that cannot run here."""
-        reasons = ((attack, self.refusal(attack, observation)) for attack in self.attacks)
-        return [f"{type(attack).__name__}: {why}" for attack, why in reasons if why is not None]
+        suited = [suit(attack, observation) for attack in self.attacks]
+        reasons = ((attack, self.refusal(attack, observation)) for attack in suited)
+        return [f"{title(attack)}: {why}" for attack, why in reasons if why is not None]
 
     def refusal(self, attack: Attack, observation: Observation) -> str | None:
         """Why `attack` cannot run here, for want of knowledge or otherwise; None where it can."""
         missing = sorted(attack.requires - observation.knowledge.granted())
         if missing:
             return f"needs {', '.join(missing)}"
+        inner = attack.attack if isinstance(attack, OneGradient) else attack
         size = sum(tensor.numel() for tensor in observation.update.tensors.values())
-        if isinstance(attack, SecondOrder | SoftmaxUnmixing) and size > self.small:
+        if isinstance(inner, SecondOrder | SoftmaxUnmixing) and size > self.small:
             return f"{size} parameters > {self.small} for second order: name it to run it"
         reason = attack.inapplicable(observation)
         if reason is not None:
             return reason
         angular = any(isinstance(module, nn.ReLU) for module in observation.model.modules())
-        if isinstance(attack, SmoothedMatching) and not angular:
+        if isinstance(inner, SmoothedMatching) and not angular:
             return "no ReLU to smooth"
-        if isinstance(attack, IDLG | BalancedDLG) and angular:
+        if isinstance(inner, IDLG | BalancedDLG) and angular:
             return "L-BFGS needs curvature, which ReLU has not: name it to run it"
         return None
 
@@ -118,12 +124,12 @@ class Auto:
             share, start = cost / planned, done / planned
             result = attack(
                 observation,
-                seeds=seeds.child(type(attack).__name__),
+                seeds=seeds.child(title(attack)),
                 progress=lambda f, start=start, share=share: progress(start + share * f),  # type: ignore[misc]
             )
             done += cost
             results.append((attack, result))
-            notes.append(f"{type(attack).__name__}: {result.status}, {result.message}")
+            notes.append(f"{title(attack)}: {result.status}, {result.message}")
             if settled(result):
                 break
         progress(1.0)
@@ -134,6 +140,20 @@ class Auto:
             notes=(f"chosen by residual: {attack!r}", *notes, *best.notes),
             cost=Cost(spent, time.perf_counter() - clock),
         )
+
+
+def suit(attack: Attack, observation: Observation) -> Attack:
+    """The attack; where the update is of several local steps, and it reads one gradient alone, on their mean."""
+    if observation.training.kind == "gradient" or isinstance(attack, OneGradient):
+        return attack
+    return attack if attack.inapplicable(observation) is None else OneGradient(attack=attack)
+
+
+def title(attack: Attack) -> str:
+    """The name of an attack in notes and seeds."""
+    if isinstance(attack, OneGradient):
+        return f"{title(attack.attack)} as if of one gradient"
+    return type(attack).__name__
 
 
 def settled(result: Reconstruction) -> bool:

@@ -110,6 +110,8 @@ class _Peeling:
             self.extend(tolerance, alone=not exact)
             if exact and len(self.found) < self.observation.batch_size:
                 self.gamble(tolerance)
+            if not exact:
+                self.found = self.explaining()
             if self.found:
                 self.verified_count = len(self.found)
                 self.tolerance = tolerance
@@ -127,6 +129,23 @@ class _Peeling:
         self.extend(tolerance, alone=True)
         if len(self.found) < self.observation.batch_size or self.left_over() >= EXPLAINED:
             self.found = proven
+
+    def explaining(self) -> list[_Example]:
+        """The found less those without which less is left over: a chance match of one output adds to it."""
+        left = self.left_over()
+        while self.found:
+            every = self.found
+            without = []
+            for i in range(len(every)):
+                self.found = every[:i] + every[i + 1 :]
+                without.append(self.left_over())
+            worst = min(range(len(every)), key=without.__getitem__)
+            if without[worst] > left:
+                self.found = every
+                break
+            left = without[worst]
+            self.found = every[:worst] + every[worst + 1 :]
+        return self.found
 
     def left_over(self) -> float:
         """The share of the layer's gradient, where it was shared, that the found do not explain."""

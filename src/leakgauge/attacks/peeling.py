@@ -25,6 +25,7 @@ from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, S
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     LBFGS,
+    Direct,
     FeatureMatch,
     GradientMatching,
     Guessed,
@@ -179,16 +180,16 @@ class _Peel:
             f"{values} values, {best.message}"
         )
 
-    def starts(self, ample: bool) -> list[Spectral]:
+    def starts(self, ample: bool) -> list[Direct]:
         """Where descents begin: at the last image, or anew; a single one where priors decide the image anyway."""
         fresh = Spectral(center=0.5, noise=0.1)
         if not self.guesses:
             return [fresh] * (RESTARTS if ample else 1)
         unit = self.observation.domain.to_unit(self.guesses[-1].inputs)
-        last = Guessed(center=0.5, guess=unit)
+        last = Guessed(base=Spectral(center=0.5), guess=unit)
         return [last, *[fresh] * (RESTARTS - 1)] if ample else [last]
 
-    def descended(self, known: Known, start: Spectral, ample: bool, seeds: Seeds) -> Reconstruction:
+    def descended(self, known: Known, start: Direct, ample: bool, seeds: Seeds) -> Reconstruction:
         """One descent, with its course as part of the whole."""
         attack = self.attack
         prior: Term = InRange()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from leakgauge.analytic.linear import LinearEntry, deltas
 from leakgauge.analytic.relu_layer import Factors, factors_of, relu_entry, separate
-from leakgauge.analytic.relu_search import Propose, Search, agrees, search
+from leakgauge.analytic.relu_search import LOOSE, Propose, Search, search, strict
 from leakgauge.analytic.sparse_directions import Allowed, descend, null_vectors
 from leakgauge.core import (
     Cost,
@@ -128,13 +128,17 @@ def recover(
         cost = Cost(0, time.perf_counter() - clock)
         return nothing_found(observation, Status.INAPPLICABLE, factors, cost=cost)
     generator = seeds.generator("directions")
-    result = search(
-        factors,
-        proposer(factors, generator),
-        rounds=rounds,
-        generator=generator,
-        progress=lambda share: progress(0.95 * share),
-    )
+    for share, belief in enumerate((strict(factors), LOOSE)):
+        result = search(
+            factors,
+            proposer(factors, generator),
+            belief=belief,
+            rounds=rounds,
+            generator=generator,
+            progress=lambda done, share=share: progress((share + done) * 0.475),  # type: ignore[misc]
+        )
+        if len(result.directions) == factors.batch:
+            break
     progress(1.0)
     if len(result.directions) < factors.batch:
         message = (
@@ -162,7 +166,7 @@ def finish(
         )
         residual = float(relative_residual(simulated, observation.update.tensors))
         evaluations += 1
-    exact = factors.clean and agrees(factors, result.agreement)
+    exact = factors.clean and result.agreement >= strict(factors).agreed
     # Without labels the signs alone must prove it: those beyond the B - 1 that any direction has.
     spare = factors.batch * (len(factors.live) - factors.batch)
     status = Status.UNCONVERGED

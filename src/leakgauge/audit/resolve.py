@@ -28,7 +28,7 @@ MODELS = {name: getattr(models, name) for name in models.BUILDERS}
 ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
-TRAININGS = {"fedsgd": federated.FedSGD}
+TRAININGS = {"fedsgd": federated.FedSGD, "fedavg": federated.FedAvg}
 THREATS = {"server": threats.Server}
 
 

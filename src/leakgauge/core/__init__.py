@@ -15,11 +15,13 @@ from leakgauge.core.errors import (
 )
 from leakgauge.core.observation import Knowledge, Observation, check_knowledge
 from leakgauge.core.protocols import (
+    AddsNoise,
     Attack,
     Defense,
     LocalTraining,
     Loss,
     Progress,
+    Shuffled,
     SingleGradient,
     silent,
 )
@@ -28,6 +30,7 @@ from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update, UpdateKind, trainable
 
 __all__ = [
+    "AddsNoise",
     "Attack",
     "Column",
     "Cost",
@@ -49,6 +52,7 @@ __all__ = [
     "Progress",
     "Reconstruction",
     "Seeds",
+    "Shuffled",
     "SingleGradient",
     "Snapshot",
     "SpecificationError",

@@ -20,6 +20,7 @@ class Knowledge:
     labels: Tensor | None = None  # (B,) class indices, or targets (B, K)
     label_counts: Tensor | None = None  # (K,) how many examples of each class
     defense: Defense | None = None
+    order: tuple[tuple[int, ...], ...] | None = None  # of the examples in each local epoch
 
     @classmethod
     def names(cls) -> frozenset[str]:

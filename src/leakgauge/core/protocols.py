@@ -43,6 +43,20 @@ class LocalTraining(Protocol):
 
 
 @runtime_checkable
+class Shuffled(LocalTraining, Protocol):
+    """Local training that visits the examples in an order of its own, which the client draws."""
+
+    @property
+    def orders(self) -> tuple[tuple[int, ...], ...]:
+        """The order of each epoch, where drawn."""
+        ...
+
+    def drawn(self, count: int, *, seeds: Seeds) -> LocalTraining:
+        """The same training of `count` examples, its orders drawn."""
+        ...
+
+
+@runtime_checkable
 class SingleGradient(LocalTraining, Protocol):
     """Local training whose update is one gradient: it can be compiled, batched, and differentiated forward."""
 
@@ -75,6 +89,16 @@ class Defense(Protocol):
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         """What a knowing adversary applies to a simulated update before comparing it with `observed`."""
+        ...
+
+
+@runtime_checkable
+class AddsNoise(Defense, Protocol):
+    """A defense that adds independent noise of mean zero to each entry of the update."""
+
+    @property
+    def std(self) -> float:
+        """Its standard deviation, in the update's own units."""
         ...
 
 

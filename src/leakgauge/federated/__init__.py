@@ -1,6 +1,7 @@
 """Local training, clients and protocols."""
 
 from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.fedavg import FedAvg
 from leakgauge.federated.training import FedSGD
 
-__all__ = ["Batch", "Client", "FedSGD"]
+__all__ = ["Batch", "Client", "FedAvg", "FedSGD"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from leakgauge.core import (
     Loss,
     ModelError,
     Seeds,
+    Shuffled,
     Update,
     UserError,
     trainable,
@@ -62,14 +63,16 @@ class Client:
             model = self.defense.on_model(model, seeds=seeds.child("defense"))
         return model
 
+    def drawn(self, count: int, *, seeds: Seeds) -> Client:
+        """This client with the orders of its local training drawn for a batch of `count` examples."""
+        if not isinstance(self.training, Shuffled):
+            return self
+        return replace(self, training=self.training.drawn(count, seeds=seeds.child("client")))
+
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
         """Train `model` on `batch` and return what leaves the client. Raises UpdateError where it is not finite."""
-        inputs, targets, training, defense = (
-            batch.inputs,
-            batch.targets,
-            self.training,
-            self.defense,
-        )
+        inputs, targets, defense = batch.inputs, batch.targets, self.defense
+        training = self.drawn(len(batch), seeds=seeds).training
         seeds = seeds.child("defense")
         if defense is not None:
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)

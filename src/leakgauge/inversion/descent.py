@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from leakgauge.core import Observation
 from leakgauge.inversion.problem import Variables
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ class Descent(Protocol):
         """Most evaluations of the objective in one run."""
         ...
 
+    def inapplicable(self, observation: Observation) -> str | None:
+        """Why this rule cannot lower an objective on this observation; None where it can."""
+        ...
+
     def run(self, start: Variables, setting: Setting) -> Run:
         """Move from `start` until the objective is at most the tolerance, is not finite, or the budget ends."""
         ...
@@ -99,6 +104,9 @@ class SignedAdam:
     @property
     def evaluations(self) -> int:
         return self.steps
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        return None
 
     def run(self, start: Variables, setting: Setting) -> Run:
         variables = [v.detach().clone().requires_grad_() for v in start]

@@ -63,7 +63,11 @@ class GradientMatching:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        return self.objective.inapplicable(observation) or self.labels.inapplicable(observation)
+        return (
+            self.objective.inapplicable(observation)
+            or self.labels.inapplicable(observation)
+            or self.descent.inapplicable(observation)
+        )
 
     def evaluations(self, observation: Observation) -> int:
         whole = self.trials * self.descent.evaluations

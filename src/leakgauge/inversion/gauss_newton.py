@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from leakgauge.core import Observation, SingleGradient
 from leakgauge.inversion.curvature import Curvature, counted
 from leakgauge.inversion.descent import (
     Ending,
@@ -62,6 +63,11 @@ class GaussNewton:
     @property
     def evaluations(self) -> int:
         return self.budget + 20
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if isinstance(observation.training, SingleGradient):
+            return None
+        return "second order needs local training whose update is one gradient"
 
     def run(self, start: Variables, setting: Setting) -> Run:
         assert setting.problem is not None, "a second-order descent needs the problem's residuals"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leakgauge.core import Observation, trainable
 from leakgauge.federated.training import stateless
+from leakgauge.inversion.local_steps import as_one_gradient
 
 
 class Labels(Protocol):
@@ -123,7 +124,7 @@ class LastLayer:
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         found = head(observation)
         assert found is not None, "inapplicable() refuses this"
-        rows = observation.update.tensors[f"{found[0]}.weight"].sum(dim=1)
+        rows = as_one_gradient(observation).update.tensors[f"{found[0]}.weight"].sum(dim=1)
         return rows.argmin().unsqueeze(0)
 
     def decode(self, variables: Tensor) -> Tensor:
@@ -168,7 +169,7 @@ class Known:
         """Counts (K,) that sum to B, the largest of B (softmax - db) taken one example at a time."""
         found = head(observation)
         assert found is not None, "inapplicable() refuses this"
-        bias = observation.update.tensors[f"{found[0]}.bias"]
+        bias = as_one_gradient(observation).update.tensors[f"{found[0]}.bias"]
         unit = torch.rand((self.probes, *observation.domain.shape), generator=generator)
         with torch.no_grad():
             inputs = observation.domain.from_unit(unit.to(bias))

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from leakgauge.core import Observation
 from leakgauge.inversion.descent import (
     Ending,
     Evaluation,
@@ -172,6 +173,9 @@ class LBFGS:
     @property
     def evaluations(self) -> int:
         return self.steps
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        return None
 
     def run(self, start: Variables, setting: Setting) -> Run:
         if self.line_search == "none":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Direct:
         """Variables (B, *shape) to unit coordinates (B, *shape), differentiable."""
         return self.center + self.spread * variables
 
+    def encode(self, unit: Tensor) -> Tensor:
+        """The inverse of `decode`."""
+        return (unit - self.center) / self.spread
+
     def project(self, variables: Tensor) -> None:
         """Move the variables, in place, to the nearest ones that the box allows."""
         if self.box:
@@ -62,7 +66,9 @@ class Spectral(Direct):
         return self.center + down.T @ (scale * variables) @ across
 
     def encode(self, unit: Tensor) -> Tensor:
-        """The inverse of `decode`, of images (B, C, H, W)."""
+        """The inverse of `decode`."""
+        if unit.ndim != 4:
+            return super().encode(unit)
         down, across, scale = self._basis(unit)
         return down @ (unit - self.center) @ across.T / scale
 
@@ -73,19 +79,26 @@ class Spectral(Direct):
         return down, across, self.spread / (1 + torch.hypot(rows[:, None], columns))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Guessed(Spectral):
-    """The same, from a guess (B, C, H, W) in unit coordinates instead of noise."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guessed(Direct):
+    """The variables of `base`, from a guess (B, *shape) in unit coordinates instead of noise."""
 
-    guess: Tensor
+    base: Direct
+    guess: Tensor = field(repr=False)
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """The variables that decode to the guess."""
         like = next(iter(observation.update.tensors.values()))
-        return self.encode(self.guess.to(like))
+        return self.base.encode(self.guess.to(like))
 
-    def __repr__(self) -> str:
-        return "Guessed()"
+    def decode(self, variables: Tensor) -> Tensor:
+        return self.base.decode(variables)
+
+    def encode(self, unit: Tensor) -> Tensor:
+        return self.base.encode(unit)
+
+    def project(self, variables: Tensor) -> None:
+        self.base.project(variables)
 
 
 def cosines(size: int) -> Tensor:

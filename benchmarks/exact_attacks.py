@@ -1,0 +1,241 @@
+"""Exact attacks beside optimization on the same updates, and the defenses under which exactness ends.
+
+First, by network, batch and labels: time and quality of each exact attack that applies, and of gradient
+matching with a bounded budget, its steps in its name. Labels are granted to all, without their order: matching
+needs them, exact attacks mostly do not. Equal labels are those of the first image, given to all. Seconds are
+the process's own, on one thread. The control is the same guess, scored against other images.
+
+Then each exact attack on one network, under defenses that the adversary knows of. An update of several local
+steps is answered by what the attack says of it, and by its result on the weight difference over lr and
+steps, taken for one gradient. Jobs go by their draw: a run that is cut has the first of each.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from common import Options, Row, header, images, measure, options, scored, share, table
+from exact_cells import (
+    ATTACKS,
+    CELLS,
+    DEFENDED,
+    DEFENSES,
+    FEATURES,
+    READERS,
+    STEPS,
+    Cell,
+)
+from torch.nn import functional
+from unmixing import READ, features_of
+from unmixing import score as features_score
+
+import leakgauge as lg
+from leakgauge import attacks, models
+from leakgauge.analytic.last_layer import read
+from leakgauge.inversion.local_steps import as_one_gradient
+
+NAME = "exact_attacks"
+EXACT = 60.0
+"""PSNR (dB) from which an image counts as read: an error below an eighth of a gray level."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attack on one update."""
+
+    part: str
+    cell: str
+    attack: str
+    draw: int
+    defense: str = "none"
+
+
+def jobs_of(given: Options) -> list[Job]:
+    """Both parts."""
+    if given.quick:
+        quick = ("FedAvg CNN, batch 1", "MLP, batch 8, equal")
+        found = [Job("beside", name, CELLS[name].tried[0], 0) for name in quick]
+        found.append(Job("beside", quick[1], "L-BFGS 250", 0))
+        names = ("none", "noise 0.0001", "5 steps, lr 0.01")
+        return found + [Job("defended", "MLP, batch 8", "SPEAR", 0, name) for name in names]
+    found = [
+        Job("beside", name, attack, draw)
+        for name, cell in CELLS.items()
+        for attack in cell.tried
+        for draw in range(cell.draws)
+    ]
+    found += [
+        Job("defended", name, attack, draw, defense)
+        for name, cell in DEFENDED.items()
+        for attack in cell.tried
+        for defense in (*DEFENSES, *STEPS)
+        for draw in range(cell.draws)
+    ]
+    return sorted(found, key=turn)
+
+
+def turn(job: Job) -> float:
+    """When a job is run: those of exact attacks without a defense, which are quick, then by draw; ResNet-20 later."""
+    if job.cell.startswith("ResNet"):
+        return job.draw + 1.5
+    quick = job.part == "beside" and job.attack in (
+        "R-GAP",
+        "peeling",
+        "APRIL",
+        "SPEAR++",
+        *READERS,
+    )
+    return -1 if quick else job.draw
+
+
+def run(job: Job, given: Options) -> Row:
+    """One update, attacked and scored."""
+    cell = (CELLS if job.part == "beside" else DEFENDED)[job.cell]
+    seed = given.seed + job.draw
+    data, chosen, others = drawn(images(given.data), cell, lg.Seeds(seed))
+    batch, seen = observed(data, cell, chosen, job.defense, seed)
+    row: Row = {**vars(job), "seed": seed, "images": chosen}
+    if job.attack == FEATURES:
+        return row | features(seen, batch, seed)
+    attack = ATTACKS[job.attack]
+    row["reason"] = attack.inapplicable(seen)
+    if seen.update.kind == "delta":
+        attack = attacks.OneGradient(attack=attack)
+    if (reason := attack.inapplicable(seen)) is not None:
+        return row | {"reason": reason, "psnr": None}
+    clock = time.process_time()
+    guess = attack(seen, seeds=lg.Seeds(seed))
+    own = time.process_time() - clock
+    other = lg.Batch(data.inputs[others].to(cell.precision), data.targets[others])
+    control = scored(data, other, guess)["psnr"]
+    row |= scored(data, batch, guess) | {"seconds": own, "control_psnr": control}
+    return row | {"message": guess.message, "notes": guess.notes}
+
+
+def drawn(data: lg.Dataset, cell: Cell, seeds: lg.Seeds) -> tuple[lg.Dataset, list[int], list[int]]:
+    """The data as labeled here, the batch's images at random, and as many others, wrapped around."""
+    order = torch.randperm(len(data), generator=seeds.generator(f"batch/{cell.size}")).tolist()
+    if cell.labels == "distinct":
+        first: dict[int, int] = {}
+        for i in order:
+            first.setdefault(int(data.targets[i]), i)
+        order = [*first.values(), *(i for i in order if i not in first.values())]
+    chosen, others = order[: cell.size], (order * 2)[cell.size : 2 * cell.size]
+    if cell.labels == "equal":
+        label = int(data.targets[chosen[0]])
+        data = replace(data, targets=torch.full_like(data.targets, label))
+    return data, chosen, others
+
+
+def observed(
+    data: lg.Dataset, cell: Cell, chosen: list[int], defense: str, seed: int
+) -> tuple[lg.Batch, lg.Observation]:
+    """The batch, and what a server that is granted the labels and knows the defense sees of it."""
+    network = models.build(cell.network, data.domain, 10, seed=seed).to(cell.precision)
+    client = lg.Client(
+        model=network,
+        loss=functional.cross_entropy,
+        domain=data.domain,
+        classes=10,
+        training=STEPS.get(defense, lg.FedSGD()),
+        defense=DEFENSES.get(defense),
+    )
+    batch = lg.Batch(data.inputs[chosen].to(cell.precision), data.targets[chosen])
+    return batch, lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(seed))
+
+
+def features(seen: lg.Observation, batch: lg.Batch, seed: int) -> Row:
+    """What softmax unmixing reads, as the attack of that name does before any descent."""
+    reason = ATTACKS["softmax unmixing"].inapplicable(seen)
+    seen = as_one_gradient(seen)
+    clock = time.process_time()
+    found = read(seen, lg.Seeds(seed).generator("unmixing"))
+    row: Row = {"reason": reason, "psnr": None, "seconds": time.process_time() - clock}
+    if isinstance(found, str):
+        return row | {"reason": found}
+    return row | features_score(found, features_of(seen.model, batch.inputs), batch.targets)
+
+
+def main() -> None:
+    given = options(NAME, __doc__ or "")
+    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    header(given)
+    print_beside([row for row in rows if row["part"] == "beside"])
+    print()
+    print_defended([row for row in rows if row["part"] == "defended"])
+
+
+def grouped(rows: list[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by the values of `keys`."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
+
+
+def print_beside(rows: list[Row]) -> None:
+    """One line for each attack in each cell, in the order of the cells."""
+    place = {
+        (name, a): (i, j)
+        for i, (name, cell) in enumerate(CELLS.items())
+        for j, a in enumerate(cell.tried)
+    }
+    rows = sorted(rows, key=lambda row: place.get((row["cell"], row["attack"]), (99, 99)))
+    headings = ["median dB", "least", "control", f">= {EXACT:g} dB", "certified", "residual"]
+    table(
+        ["cell", "attack", "batches", *headings, "seconds"],
+        [
+            [*key, len(group), *summary(group), f"{median(row['seconds'] for row in group):.1f}"]
+            for key, group in grouped(rows, "cell", "attack").items()
+        ],
+    )
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """Over all images of these batches."""
+    psnr, control = ([v for row in rows for v in row[name]] for name in ("psnr", "control_psnr"))
+    residuals = [row["residual"] for row in rows if row["residual"] is not None]
+    return [
+        f"{median(psnr):.1f}",
+        f"{min(psnr):.1f}",
+        f"{median(control):.1f}",
+        share(value >= EXACT for value in psnr),
+        share(row["status"] == "certified" for row in rows),
+        f"{median(residuals):.0e}" if residuals else "-",
+    ]
+
+
+def print_defended(rows: list[Row]) -> None:
+    """One line for each attack and network, one column for each defense; then what several steps are answered."""
+    names = [name for name in (*DEFENSES, *STEPS) if any(row["defense"] == name for row in rows)]
+    lines = []
+    for (attack, cell), group in grouped(rows, "attack", "cell").items():
+        by = grouped(group, "defense")
+        lines.append([attack, cell, *(told(by.get((name,), [])) for name in names)])
+    print(
+        f"Median dB, and images of {EXACT:g} dB; for features the median relative error, and how many of {READ:g}:"
+    )
+    table(["attack", "cell", *names], lines)
+    reasons = {(row["attack"], row["reason"]): None for row in rows if row["reason"] is not None}
+    for attack, reason in reasons:
+        print(f"{attack}: {reason}")
+
+
+def told(rows: list[Row]) -> str:
+    """One entry: quality, and how many are exact."""
+    psnr = [value for row in rows for value in row["psnr"] or []]
+    errors = [value for row in rows for value in row.get("error") or []]
+    if psnr:
+        return f"{median(psnr):.0f}, {sum(value >= EXACT for value in psnr)}/{len(psnr)}"
+    if errors:
+        return f"{median(errors):.0e}, {sum(value <= READ for value in errors)}/{len(errors)}"
+    return "inapplicable" if rows else "-"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Local epochs in an order that nobody knows. Dimitrov, Balunovic, Konstantinov, Vechev: Data Leakage in
+Federated Averaging, TMLR 2022.
+
+    every epoch e has a batch X_e of its own, in its own order             (section 4.2)
+    minimize   d(update(X_1, ..., X_E), update seen)  +  inv  mean_{e, f} ||g(X_e) - g(X_f)||^2     (section 4.3)
+    g: the mean over the batch, whatever its order
+    at the end each X_e is matched to X_1, image by image, and averaged    (section 4.4)
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.one_gradient import judged
+from leakgauge.attacks.recipe import Recipe
+from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core.ranges import NonNegative
+from leakgauge.federated.fedavg import EpochsApart, FedAvg
+from leakgauge.inversion import Candidate, Known, Read, Term
+
+APART = 1e6
+"""The cost of matching two images of different labels."""
+
+
+@dataclass(frozen=True)
+class OrderInvariance(Term):
+    """mean_{e, f} ||g(X_e) - g(X_f)||^2 / n over `epochs` equal parts of the candidate; g is the mean image."""
+
+    epochs: int
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        parts = candidate.unit.reshape(self.epochs, -1, *candidate.unit.shape[1:])
+        # The mean over all pairs of squared differences is twice the variance.
+        return 2 * parts.mean(1).var(0, correction=0).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderInvariant:
+    """`attack` on one batch for each local epoch, whose mean images are held alike by `invariance`."""
+
+    attack: Recipe = field(default_factory=lambda: InvertingGradients(steps=1000))
+    invariance: NonNegative = 1.0
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        training = observation.training
+        if not isinstance(training, FedAvg):
+            return "needs an update of local epochs (fedavg)"
+        if training.orders or training.epochs == 1:
+            return "the order is known, or there is one epoch: the batch simulates as it is"
+        if len(training.steps(observation.batch_size)) == training.epochs:
+            return "every step sees the whole batch: its order does not matter"
+        return Known().inapplicable(observation) or self.attack.inapplicable(observation)
+
+    def evaluations(self, observation: Observation) -> int:
+        return self.attack.evaluations(observation) + 1
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        clock = time.perf_counter()
+        training, batch = observation.training, observation.batch_size
+        assert isinstance(training, FedAvg), "inapplicable() refuses this"
+        labels = Known().start(observation, seeds.generator("labels"))
+        orders = seeds.generator("label order")
+        each = [labels[torch.randperm(batch, generator=orders)] for _ in range(training.epochs)]
+        matching = self.attack.matching()
+        matching = replace(
+            matching,
+            labels=Read(torch.cat(each)),
+            objective=matching.objective + self.invariance * OrderInvariance(training.epochs),
+        )
+        whole = replace(
+            observation,
+            training=EpochsApart.of(training),
+            knowledge=replace(observation.knowledge, batch_size=batch * training.epochs),
+        )
+        found = matching(whole, seeds=seeds, progress=progress)
+        unit = observation.domain.to_unit(found.inputs)
+        merged = replace(
+            found,
+            inputs=observation.domain.from_unit(averaged(unit, torch.cat(each), training.epochs)),
+            targets=each[0],
+            found=found.found[:batch],
+            course=(),
+        )
+        cost = Cost(found.cost.evaluations + 1, time.perf_counter() - clock)
+        return replace(judged(observation, merged), cost=cost)
+
+
+def averaged(unit: Tensor, labels: Tensor, epochs: int) -> Tensor:
+    """The mean (B, *shape) of each image of the first epoch and those matched to it; unit (E B, *shape)."""
+    # Imported here: SciPy takes a third of a second.
+    from scipy.optimize import linear_sum_assignment
+
+    parts = unit.reshape(epochs, -1, *unit.shape[1:])
+    kinds = labels.reshape(epochs, -1)
+    total = parts[0].clone()
+    for part, kind in zip(parts[1:], kinds[1:], strict=True):
+        cost = torch.cdist(parts[0].flatten(1).double(), part.flatten(1).double())
+        cost = cost + APART * (kinds[0].unsqueeze(1) != kind)
+        _, chosen = linear_sum_assignment(cost.cpu().numpy())
+        total += part[torch.from_numpy(chosen)]
+    return total / epochs
