@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ from leakgauge.analytic.label_recovery import (
 from leakgauge.analytic.label_recovery.base import whole
 from leakgauge.analytic.label_recovery.bounds import completed
 from leakgauge.analytic.label_recovery.llg import taken
-from leakgauge.core import Tensors, trainable
+from leakgauge.federated import FedAvg
 
 Observe = Callable[..., lg.Observation]
 SEEDS = lg.Seeds(3)
@@ -209,45 +208,10 @@ def test_the_prior_fills_only_what_is_not_shown() -> None:
     assert nothing.tolist() == [2, 2, 2, 2]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sgd:
-    """Full-batch or minibatch SGD, as far as a test needs it."""
-
-    epochs: int = 1
-    batch_size: int | None = None
-    learning_rate: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    @property
-    def kind(self) -> str:
-        return "delta"
-
-    def __call__(
-        self, model: nn.Module, loss: lg.Loss, inputs: Tensor, targets: Tensor, **_: bool
-    ) -> Tensors:
-        """The weights' difference."""
-        moved = copy.deepcopy(model)
-        descent = torch.optim.SGD(
-            moved.parameters(),
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
-        size = self.batch_size or len(inputs)
-        for _epoch in range(self.epochs):
-            for x, y in zip(inputs.split(size), targets.split(size), strict=True):
-                descent.zero_grad()
-                loss(moved(x), y).backward()
-                descent.step()
-        start = trainable(model)
-        return {name: (p - start[name]).detach() for name, p in trainable(moved).items()}
-
-
 @pytest.mark.parametrize("epochs", [1, 5])
 @pytest.mark.parametrize(("size", "momentum"), [(None, 0.0), (None, 0.5), (3, 0.0)])
 def test_counts_from_many_local_steps(epochs: int, size: int | None, momentum: float) -> None:
-    training = Sgd(epochs=epochs, batch_size=size, momentum=momentum, weight_decay=1e-3)
+    training = FedAvg(epochs=epochs, batch_size=size, momentum=momentum, weight_decay=1e-3)
     maker = replace(client(mlp(classes=8), classes=8), training=training)
     observation = lg.Server().observe(maker, batch(REPEATED), seeds=lg.Seeds(7))
     assert observation.update.kind == "delta"
@@ -258,7 +222,7 @@ def test_counts_from_many_local_steps(epochs: int, size: int | None, momentum: f
 
 
 def test_one_local_step_is_a_gradient(observe: Observe) -> None:
-    training = Sgd(momentum=0.9, weight_decay=1e-2)
+    training = FedAvg(momentum=0.9, weight_decay=1e-2)
     maker = replace(client(mlp(classes=8), classes=8), training=training)
     delta = lg.Server().observe(maker, batch(REPEATED), seeds=lg.Seeds(7))
     assert Ilrg()(delta, seeds=SEEDS).labels.tolist() == REPEATED

@@ -12,7 +12,8 @@ from torch import Tensor
 from leakgauge.analytic.last_layer import last_layer
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import Observation, Seeds, Update, trainable
+from leakgauge.core import AddsNoise, Observation, Seeds, Update, trainable
+from leakgauge.federated.fedavg import FedAvg
 from leakgauge.federated.training import FedSGD
 
 
@@ -58,61 +59,45 @@ class LabelMethod(Protocol):
         ...
 
 
-@runtime_checkable
-class ManySteps(Protocol):
-    """Local training of several steps of SGD, as far as label recovery reads it."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def batch_size(self) -> int | None: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def momentum(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-
-
-def steps(training: ManySteps, batch: int) -> int:
-    """Steps that a client with `batch` examples takes: epochs, each of ceil(batch / minibatch)."""
-    return training.epochs * -(-batch // (training.batch_size or batch))
-
-
-def many_steps(observation: Observation) -> ManySteps | str:
-    """The local training, where it is SGD with all that tells its number of steps; or why it is not."""
+def many_steps(observation: Observation) -> FedAvg | str:
+    """The local training, where its steps are known; or why they are not."""
     training = observation.training
     if observation.update.kind != "delta":
         return f"needs a difference of weights, not an update of kind {observation.update.kind!r}"
-    if not isinstance(training, ManySteps):
+    if not isinstance(training, FedAvg):
         return f"the steps of a local training {type(training).__name__} are not told"
     if observation.knowledge.batch_size is None:
         return "needs the batch size"
     return training
 
 
-def mean_gradient(observation: Observation, training: ManySteps) -> Observation:
+def mean_gradient(observation: Observation, training: FedAvg) -> Observation:
     """The observation, as one of the mean gradient along the way, taken at the middle of the way.
 
-    theta' - theta = -rate sum_s v_s with v_s = momentum v_{s-1} + g_s + decay theta. Exact for one step.
+    theta' - theta = -sum of rate v with v = momentum v + g + weight decay theta. Exact for one step.
     """
-    count = steps(training, observation.batch_size)
-    momentum, decay = training.momentum, training.weight_decay
-    weight = sum(sum(momentum**j for j in range(s + 1)) for s in range(count))
+    several = len(training.steps(observation.batch_size)) > 1
+    scale = training.multiplier(observation.batch_size)
     model = copy.deepcopy(observation.model)
     held, gradient = trainable(model), {}
     with torch.no_grad():
         for name, change in observation.update.tensors.items():
-            middle = held[name] + (change / 2 if count > 1 else 0)
-            gradient[name] = -change / (training.learning_rate * weight) - decay * middle
+            middle = held[name] + (change / 2 if several else 0)
+            gradient[name] = -change / scale - training.weight_decay * middle
             held[name].copy_(middle)
-    return replace(observation, model=model, update=Update(gradient), training=FedSGD())
+    knowledge = observation.knowledge
+    if isinstance(knowledge.defense, AddsNoise):
+        # Its strength is in the weight difference's units.
+        knowledge = replace(knowledge, defense=None)
+    return replace(
+        observation, model=model, update=Update(gradient), training=FedSGD(), knowledge=knowledge
+    )
 
 
 def as_gradient(observation: Observation) -> Observation:
     """The observation, as one of a gradient where its difference is that of a single step."""
     training = many_steps(observation)
-    if isinstance(training, str) or steps(training, observation.batch_size) > 1:
+    if isinstance(training, str) or len(training.steps(observation.batch_size)) > 1:
         return observation
     return mean_gradient(observation, training)
 

@@ -13,7 +13,6 @@ from leakgauge.analytic.label_recovery.base import (
     head_of,
     many_steps,
     mean_gradient,
-    steps,
     told,
     whole,
 )
@@ -128,7 +127,7 @@ def _as_one(observation: Observation) -> tuple[Observation, tuple[str, ...]]:
     training = many_steps(observation)
     if isinstance(training, str):
         return observation, ()
-    count = steps(training, observation.batch_size)
+    count = len(training.steps(observation.batch_size))
     seen = mean_gradient(observation, training)
     return seen, (f"the mean gradient of {count} steps, in their middle",) if count > 1 else ()
 
