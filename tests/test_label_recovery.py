@@ -198,13 +198,14 @@ def test_a_confident_network_is_not_read_by_stand_ins(observe: Observe) -> None:
 
 
 def test_the_prior_fills_only_what_is_not_shown() -> None:
-    one = completed(torch.tensor([0, 3, 0, 0]), 12)
+    alike = torch.ones(4).double()
+    one = completed(torch.tensor([0, 3, 0, 0]), 12, alike)
     assert one.tolist() == [0, 12, 0, 0]
-    every = completed(torch.tensor([1, 5, 1, 1]), 12)
+    every = completed(torch.tensor([1, 5, 1, 1]), 12, alike)
     assert int(every.sum()) == 12
     assert every[1] >= 5
     assert int((every - every.median()).abs()[[0, 2, 3]].max()) <= 1
-    nothing = completed(torch.tensor([0, 0, 0, 0]), 8)
+    nothing = completed(torch.tensor([0, 0, 0, 0]), 8, 0 * alike)
     assert nothing.tolist() == [2, 2, 2, 2]
 
 

@@ -16,7 +16,7 @@ from leakgauge.analytic.label_recovery.base import (
     told,
     whole,
 )
-from leakgauge.analytic.label_recovery.bounds import Bounds, completed
+from leakgauge.analytic.label_recovery.bounds import Bounds, amplified, completed
 from leakgauge.analytic.label_recovery.llg import LlgStar
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of
 from leakgauge.analytic.label_recovery.tilting import Tilting, tilted
@@ -83,7 +83,8 @@ class BestLabels:
         least = torch.maximum(Bounds().least(observation, layer, link, seeds), known)
         sure = min(int(least.sum()), layer.batch)
         note = f"{sure} of {layer.batch} labels are told by the update, the others a prior's"
-        return LabelRecovery.of(completed(least, layer.batch), "bounds", trained, note)
+        counts = completed(least, layer.batch, amplified(layer, link))
+        return LabelRecovery.of(counts, "bounds", trained, note)
 
     def _tilted(
         self, observation: Observation, layer: Layer, link: Link, seeds: Seeds
