@@ -131,17 +131,13 @@ def told(found: tuple[Layer, Link] | str) -> tuple[Layer, Link]:
 
 def whole(estimate: Tensor, total: int) -> Tensor:
     """The whole numbers (C,) of 0 or more with this sum that are nearest to `estimate`."""
-    counts = estimate.clamp_min(0).floor().long()
-    left = total - int(counts.sum())
-    if left > len(counts):
-        # An estimate this low says nothing of where the rest belongs: an equal share each, as the steps give.
-        counts += left // len(counts)
-        left = total - int(counts.sum())
-    while left:
-        room = estimate - counts
-        if left > 0:
-            counts[room.argmax()] += 1
-        else:
-            counts[torch.where(counts > 0, room, torch.inf).argmin()] -= 1
-        left = total - int(counts.sum())
+    # Where they need not be whole they are max(0, estimate - level); whole, they are less than 1 away.
+    falling = estimate.double().sort(descending=True).values
+    ranks = torch.arange(1, len(falling) + 1).double()
+    levels = (falling.cumsum(0) - total) / ranks
+    level = levels[int((falling > levels).nonzero().max())]
+    shifted = (estimate.double() - level).clamp_min(0)
+    counts = shifted.floor().long()
+    while int(counts.sum()) < total:
+        counts[(shifted - counts).argmax()] += 1
     return counts
