@@ -14,13 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
-from pathlib import Path
 from statistics import median
-from typing import cast
 
 import torch
 from common import CIFAR, Options, Row, header, images, measure, options, share, table
-from safetensors.torch import load_file
+from mobilenet import CROP, mobilenet, samples
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,10 +37,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet20": lg.models.resnet20,
 }
 STATES = ("untrained", "epoch 1", "epoch 3")
-CROP = 224
 PRECISIONS = ("float64", "bfloat16", "noise 1e-6", "noise 1e-5", "noise 1e-4", "noise 1e-3")
-MOBILENET = "imagenet_mobilenetv1_025_224.safetensors"
-PHOTOS = "imagenet_samples"
 
 
 @dataclass(frozen=True)
@@ -207,12 +202,7 @@ def network(name: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
     """Data and the network of this name, in eval mode."""
     if name == "mobilenet":
         data = photographs()
-        mobilenet = MobileNet().eval()
-        file = Path(os.environ["LEAKGAUGE_DATA"]) / "weights" / MOBILENET
-        left = mobilenet.load_state_dict(load_file(file), strict=False)  # it counts no batches
-        assert not left.unexpected_keys
-        assert all(key.endswith("num_batches_tracked") for key in left.missing_keys)
-        return data, mobilenet
+        return data, mobilenet()
     data = images(given.data)
     builder, state = name.split(" ", 1)
     weights = "cifar10_resnet20.safetensors" if state == "trained" else None
@@ -243,52 +233,12 @@ def train(model: nn.Module, epochs: int, seed: int) -> None:
 
 
 def photographs() -> lg.Dataset:
-    """Crops of the ImageNet samples, each also mirrored; a file's name starts with its class of 1000."""
-    data = lg.data.image_folder(PHOTOS, size=CROP + 32)
-    folder = Path(os.environ["LEAKGAUGE_DATA"]) / "data" / PHOTOS
-    names = sorted(path.name for path in folder.glob("*.jpg"))
-    targets = torch.tensor([int(name[:4]) for name in names])
+    """Crops of the ImageNet samples, each also mirrored."""
+    data = samples()
     crops = [data.inputs[..., i : i + CROP, i : i + CROP] for i in (16, 0, 32)]
     views = torch.cat([view for crop in crops for view in (crop, crop.flip(-1))])
     domain = lg.ImageDomain(3, CROP, CROP)
-    return replace(
-        data, inputs=views, domain=domain, targets=targets.repeat(6), classes=1000, class_names=()
-    )
-
-
-class MobileNet(nn.Module):
-    """MobileNetV1, width 0.25 (Howard et al. 2017), with TensorFlow's padding: 256 features, 1000 classes."""
-
-    STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-    WIDTHS = (16, 32, 32, 64, 64, 128, 128, 128, 128, 128, 128, 256, 256)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, bias=False)
-        self.bn1 = nn.BatchNorm2d(8, eps=1e-3)
-        inputs = (8, *self.WIDTHS[:-1])
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "dw": nn.Conv2d(i, i, 3, stride=stride, groups=i, bias=False),
-                    "bn1": nn.BatchNorm2d(i, eps=1e-3),
-                    "pw": nn.Conv2d(i, o, 1, bias=False),
-                    "bn2": nn.BatchNorm2d(o, eps=1e-3),
-                }
-            )
-            for i, o, stride in zip(inputs, self.WIDTHS, self.STRIDES, strict=True)
-        )
-        self.fc = nn.Linear(256, 1000)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1000) of images (B, 3, 224, 224) in [0, 1]."""
-        x = functional.relu6(self.bn1(self.conv1(functional.pad(2 * x - 1, (0, 1, 0, 1)))))
-        for block, stride in zip(self.blocks, self.STRIDES, strict=True):
-            parts = cast(nn.ModuleDict, block)
-            x = functional.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))
-            x = functional.relu6(parts["bn1"](parts["dw"](x)))
-            x = functional.relu6(parts["bn2"](parts["pw"](x)))
-        return cast(Tensor, self.fc(x.mean((2, 3))))
+    return replace(data, inputs=views, domain=domain, targets=data.targets.repeat(6))
 
 
 COLUMNS = (

@@ -1,0 +1,31 @@
+"""Label recovery: how many examples of each class a batch has, read from its update."""
+
+from leakgauge.analytic.label_recovery.base import LabelMethod, LabelRecovery
+from leakgauge.analytic.label_recovery.bounds import Bounds
+from leakgauge.analytic.label_recovery.default import BestLabels, recover_labels
+from leakgauge.analytic.label_recovery.fedavg import FedAvgCounts
+from leakgauge.analytic.label_recovery.grad_inversion import GradInversionRule
+from leakgauge.analytic.label_recovery.idlg import Idlg
+from leakgauge.analytic.label_recovery.ilrg import Ilrg
+from leakgauge.analytic.label_recovery.llg import Llg, LlgPlus, LlgStar
+from leakgauge.analytic.label_recovery.rlg import Rlg
+from leakgauge.analytic.label_recovery.stand_ins import Auxiliary
+from leakgauge.analytic.label_recovery.tilting import Tilting
+
+__all__ = [
+    "Auxiliary",
+    "BestLabels",
+    "Bounds",
+    "FedAvgCounts",
+    "GradInversionRule",
+    "Idlg",
+    "Ilrg",
+    "LabelMethod",
+    "LabelRecovery",
+    "Llg",
+    "LlgPlus",
+    "LlgStar",
+    "Rlg",
+    "Tilting",
+    "recover_labels",
+]

@@ -1,0 +1,143 @@
+"""What every method of label recovery shares: the answer, what is read of the update, and whole counts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.last_layer import last_layer
+from leakgauge.analytic.links import Link
+from leakgauge.analytic.whitening import Layer
+from leakgauge.core import AddsNoise, Observation, Seeds, Update, trainable
+from leakgauge.federated.fedavg import FedAvg
+from leakgauge.federated.training import FedSGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRecovery:
+    """Labels of a batch, in no order.
+
+    present (C,) bool: the classes that have an example. counts (C,) whole numbers that sum to B: how
+    many, None where the method tells presence alone. certified: the update itself proves them.
+    """
+
+    method: str
+    present: Tensor
+    counts: Tensor | None = None
+    certified: bool = False
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, counts: Tensor, method: str, *notes: str, certified: bool = False) -> LabelRecovery:
+        """Of counts (C,)."""
+        return cls(
+            method=method, present=counts > 0, counts=counts, certified=certified, notes=notes
+        )
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices (B,) in ascending order. Raises ValueError where presence alone is told."""
+        if self.counts is None:
+            raise ValueError(f"{self.method} tells which classes are present, not how many of each")
+        return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+
+
+@runtime_checkable
+class LabelMethod(Protocol):
+    """An observation in, its labels out. Never sees the truth."""
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        """Why this method cannot read this observation, in one line; None where it can."""
+        ...
+
+    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
+        """The labels. Raises ValueError where `inapplicable`."""
+        ...
+
+
+def many_steps(observation: Observation) -> FedAvg | str:
+    """The local training, where its steps are known; or why they are not."""
+    training = observation.training
+    if observation.update.kind != "delta":
+        return f"needs a difference of weights, not an update of kind {observation.update.kind!r}"
+    if not isinstance(training, FedAvg):
+        return f"the steps of a local training {type(training).__name__} are not told"
+    if observation.knowledge.batch_size is None:
+        return "needs the batch size"
+    return training
+
+
+def mean_gradient(observation: Observation, training: FedAvg) -> Observation:
+    """The observation, as one of the mean gradient along the way, taken at the middle of the way.
+
+    theta' - theta = -sum of rate v with v = momentum v + g + weight decay theta. Exact for one step.
+    """
+    several = len(training.steps(observation.batch_size)) > 1
+    scale = training.multiplier(observation.batch_size)
+    model = copy.deepcopy(observation.model)
+    held, gradient = trainable(model), {}
+    with torch.no_grad():
+        for name, change in observation.update.tensors.items():
+            middle = held[name] + (change / 2 if several else 0)
+            gradient[name] = -change / scale - training.weight_decay * middle
+            held[name].copy_(middle)
+    knowledge = observation.knowledge
+    if isinstance(knowledge.defense, AddsNoise):
+        # Its strength is in the weight difference's units.
+        knowledge = replace(knowledge, defense=None)
+    return replace(
+        observation, model=model, update=Update(gradient), training=FedSGD(), knowledge=knowledge
+    )
+
+
+def as_gradient(observation: Observation) -> Observation:
+    """The observation, as one of a gradient where its difference is that of a single step."""
+    training = many_steps(observation)
+    if isinstance(training, str) or len(training.steps(observation.batch_size)) > 1:
+        return observation
+    return mean_gradient(observation, training)
+
+
+def head_of(
+    observation: Observation, *, bias: bool = False, one_hot: bool = False
+) -> tuple[Layer, Link] | str:
+    """The last layer's gradient and the loss's link; or why the method cannot read it.
+
+    bias: the gradient of the bias is needed; one_hot: so are targets of 0 and 1.
+    """
+    found = last_layer(as_gradient(observation))
+    if isinstance(found, str):
+        return found
+    layer, link = found
+    if bias and layer.dbias is None:
+        return "needs the gradient of the last layer's bias"
+    if one_hot and link.activation == "identity":
+        return "needs outputs squashed by softmax or sigmoid, not squared error"
+    if one_hot and not torch.equal(link.targets, torch.eye(len(link.targets)).double()):
+        return "needs targets of 0 and 1, not smoothed ones"
+    return layer, link
+
+
+def told(found: tuple[Layer, Link] | str) -> tuple[Layer, Link]:
+    """What `head_of` found. Raises ValueError with its reason where it found none."""
+    if isinstance(found, str):
+        raise ValueError(f"labels cannot be read: {found}")
+    return found
+
+
+def whole(estimate: Tensor, total: int) -> Tensor:
+    """The whole numbers (C,) of 0 or more with this sum that are nearest to `estimate`."""
+    # Where they need not be whole they are max(0, estimate - level); whole, they are less than 1 away.
+    falling = estimate.double().sort(descending=True).values
+    ranks = torch.arange(1, len(falling) + 1).double()
+    levels = (falling.cumsum(0) - total) / ranks
+    level = levels[int((falling > levels).nonzero().max())]
+    shifted = (estimate.double() - level).clamp_min(0)
+    counts = shifted.floor().long()
+    while int(counts.sum()) < total:
+        counts[(shifted - counts).argmax()] += 1
+    return counts

@@ -1,0 +1,105 @@
+"""Counts that a trained network's gradient bounds from below, completed by what it shows of each class. Ours.
+
+A confident example leaves next to nothing in the gradient, and p = db + t is as unknown as the labels. What is
+certain of targets of 0 and 1: k_c >= -K db_c, since p >= 0; and where features are not negative, c is present
+if any entry of dW_c is negative. Let s_c be that bound, and S their sum. What is left of K goes to classes in
+proportion to a prior: for those seen m_c^(S / K), where m_c = -K db_c / (1 - p_cc) counts them as if each were
+as faint as their embedding says (`Ilrg`): that holds the better, the more of the batch is proven. For the
+others (seen - 1) / (C - 1), so that one seen class takes all, and all classes seen share alike; but none for
+a class that would get less than half an example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told, whole
+from leakgauge.analytic.label_recovery.ilrg import embeddings, outputs
+from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
+from leakgauge.analytic.links import Link
+from leakgauge.analytic.whitening import Layer
+from leakgauge.core import Observation, Seeds
+from leakgauge.core.ranges import Count
+
+FAINT = 1e-6
+"""Of the largest entry: a negative entry smaller than this may be rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Any batch size, for confident networks; targets of 0 and 1. Needs the bias's gradient.
+
+    `dummies` inputs tell whether features can be negative.
+    """
+
+    dummies: Count = 16
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        found = head_of(observation, bias=True, one_hot=True)
+        return found if isinstance(found, str) else None
+
+    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
+        layer, link = told(head_of(observation, bias=True, one_hot=True))
+        seen = self.least(observation, layer, link, seeds)
+        counts = completed(seen, layer.batch, amplified(layer, link))
+        known = min(int(seen.sum()), layer.batch)
+        note = f"{known} of {layer.batch} labels are proven by the update, the others a prior's"
+        return LabelRecovery.of(counts, "bounds", note, certified=known == layer.batch)
+
+    def least(self, observation: Observation, layer: Layer, link: Link, seeds: Seeds) -> Tensor:
+        """At least how many examples of each class (C,)."""
+        inputs = natural(observation, self.dummies, seeds.generator("dummies"))
+        return shown(layer, link.scale, signed=bool((features_of(observation, inputs) < 0).any()))
+
+
+def shown(layer: Layer, scale: float, *, signed: bool) -> Tensor:
+    """At least how many examples of each class (C,); signed: whether features can be negative."""
+    assert layer.dbias is not None, "inapplicable() refuses this"
+    lowest = -layer.batch * layer.dbias / scale
+    counts = torch.ceil(lowest - FAINT * max(1.0, float(lowest.abs().max()))).clamp_min(0).long()
+    if not signed:
+        negative = layer.dweight.min(1).values < -FAINT * layer.dweight.abs().max()
+        counts = torch.maximum(counts, negative.long())
+    return counts
+
+
+def amplified(layer: Layer, link: Link) -> Tensor:
+    """How many examples of each class (C,), were all as faint as the class's embedding; 0 to B."""
+    assert layer.dbias is not None, "inapplicable() refuses this"
+    answers = link.value(outputs(layer, embeddings(layer)) / link.temperature).diagonal()
+    faint = (1 - answers).clamp_min(1 / layer.batch)
+    return (-layer.batch * layer.dbias / link.scale / faint).clamp(0, layer.batch)
+
+
+def completed(seen: Tensor, batch: int, amplitude: Tensor) -> Tensor:
+    """Counts (C,) of `batch` examples, at least `seen` (C,), the rest by the prior of these amplitudes (C,)."""
+    left = batch - int(seen.sum())
+    if left <= 0:
+        return whole(seen.double() * batch / seen.sum(), batch)
+    share = max(0, int((seen > 0).sum()) - 1) / max(1, len(seen) - 1)
+    prior = torch.maximum(seen.double(), amplitude) ** (float(seen.sum()) / batch)
+    prior = prior / prior[seen > 0].mean() if bool(seen.any()) else prior
+    prior = torch.where(seen > 0, prior, share)
+    if not bool(prior.any()):
+        prior = torch.ones_like(prior)
+    counts = _filled(seen.double(), prior, batch)
+    if bool(seen.any()):
+        # A class that is more likely absent than there is given none, or many such would take all.
+        prior[(seen == 0) & (counts < 0.5)] = 0
+        counts = _filled(seen.double(), prior, batch)
+    return seen + whole(counts - seen, left)
+
+
+def _filled(seen: Tensor, prior: Tensor, batch: int) -> Tensor:
+    """max(seen, level x prior), with the level at which they sum to `batch`."""
+    low, high = 0.0, batch / float(prior[prior > 0].min())
+    while high - low > 1e-9 * high:
+        level = (low + high) / 2
+        if float(torch.maximum(seen, level * prior).sum()) < batch:
+            low = level
+        else:
+            high = level
+    return torch.maximum(seen, high * prior)

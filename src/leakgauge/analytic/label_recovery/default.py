@@ -1,0 +1,137 @@
+"""The best of these methods that an observation allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.label_recovery.base import (
+    LabelRecovery,
+    as_gradient,
+    head_of,
+    many_steps,
+    mean_gradient,
+    told,
+    whole,
+)
+from leakgauge.analytic.label_recovery.bounds import Bounds, amplified, completed
+from leakgauge.analytic.label_recovery.llg import LlgStar
+from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of
+from leakgauge.analytic.label_recovery.tilting import Tilting, tilted
+from leakgauge.analytic.last_layer import label_counts, read
+from leakgauge.analytic.links import Link
+from leakgauge.analytic.whitening import Layer
+from leakgauge.core import Observation, Seeds
+from leakgauge.core.ranges import Count, Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestLabels:
+    """Counts, whatever the batch size, by the first that holds.
+
+    1. What is granted. 2. `Tilting`, where its stand-ins explain the gradient up to a squared relative misfit
+    of `explained`, as in networks that are not trained. 3. Softmax unmixing up to batch `unmixing`, where it
+    proves every label. 4. What `Bounds` proves, and the labels that unmixing has found, completed by a prior.
+    5. Without a gradient of the bias, `LlgStar`. Differences of weights are taken for mean gradients, in the
+    middle of the way. auxiliary: labeled examples that the adversary has.
+    """
+
+    auxiliary: Auxiliary | None = None
+    unmixing: Count = 8
+    explained: Positive = 0.2
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        labels = observation.knowledge.labels
+        if labels is not None and (labels.ndim > 1 or labels.is_floating_point()):
+            return "the targets granted are soft: there are no counts of classes"
+        if _granted(observation) is not None:
+            return None
+        seen, _ = _as_one(observation)
+        found = head_of(seen, bias=True)
+        if isinstance(found, str) and LlgStar().inapplicable(seen) is not None:
+            return found
+        return None
+
+    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
+        reason = self.inapplicable(observation)
+        if reason is not None:
+            raise ValueError(f"labels cannot be read: {reason}")
+        counts = _granted(observation)
+        if counts is not None:
+            return LabelRecovery.of(counts, "granted", certified=True)
+        seen, notes = _as_one(observation)
+        if isinstance(head_of(seen, bias=True), str):
+            return _noted(LlgStar()(seen, seeds=seeds), *notes, "the bias has no gradient")
+        return _noted(self._read(seen, seeds, several=bool(notes)), *notes)
+
+    def _read(self, observation: Observation, seeds: Seeds, *, several: bool) -> LabelRecovery:
+        """The counts from one gradient, or from the mean of several."""
+        layer, link = told(head_of(observation, bias=True))
+        estimate, misfit = self._tilted(observation, layer, link, seeds)
+        trained = f"stand-ins leave {min(misfit, 1.0):.0%} of the gradient unexplained"
+        if misfit <= self.explained:
+            return LabelRecovery.of(whole(estimate, layer.batch), "tilting", trained)
+        known = torch.zeros(len(link.targets), dtype=torch.long)
+        if not several and layer.batch <= self.unmixing:
+            known, proven = _unmixed(observation, seeds, known)
+            if proven:
+                return LabelRecovery.of(known, "softmax_unmixing", certified=True)
+        if Bounds().inapplicable(observation) is not None:
+            return LabelRecovery.of(whole(estimate, layer.batch), "tilting", trained)
+        least = torch.maximum(Bounds().least(observation, layer, link, seeds), known)
+        sure = min(int(least.sum()), layer.batch)
+        note = f"{sure} of {layer.batch} labels are told by the update, the others a prior's"
+        counts = completed(least, layer.batch, amplified(layer, link))
+        return LabelRecovery.of(counts, "bounds", trained, note)
+
+    def _tilted(
+        self, observation: Observation, layer: Layer, link: Link, seeds: Seeds
+    ) -> tuple[Tensor, float]:
+        """Counts (C,), not yet whole, and what the stand-ins leave unexplained."""
+        rule = Tilting(auxiliary=self.auxiliary)
+        inputs, targets = rule.stand_ins(observation, seeds)
+        features = features_of(observation, inputs)
+        return tilted(layer, link, features, targets, entropy=rule.entropy)
+
+
+def _unmixed(observation: Observation, seeds: Seeds, none: Tensor) -> tuple[Tensor, bool]:
+    """Counts (C,) of the labels that softmax unmixing finds, and whether they are all; `none` (C,) of 0."""
+    found = read(as_gradient(observation), seeds.generator("unmixing"))
+    if isinstance(found, str):
+        return none, False
+    sure = found.labels[found.found & (found.labels >= 0)]
+    counts = torch.bincount(sure, minlength=len(none))
+    return counts, found.certified and len(sure) == len(found.labels)
+
+
+def recover_labels(
+    observation: Observation, *, seeds: Seeds, auxiliary: Auxiliary | None = None
+) -> LabelRecovery:
+    """How many examples of each class, by the best method that the observation allows: `BestLabels`.
+
+    Raises ValueError where none can read it, with the reason.
+    """
+    return BestLabels(auxiliary=auxiliary)(observation, seeds=seeds)
+
+
+def _granted(observation: Observation) -> Tensor | None:
+    """Granted counts, or those of granted labels."""
+    if observation.classes is None:
+        return None
+    return label_counts(observation, observation.classes)
+
+
+def _as_one(observation: Observation) -> tuple[Observation, tuple[str, ...]]:
+    """The observation as one of a gradient, and what is said where that is the mean of several."""
+    training = many_steps(observation)
+    if isinstance(training, str):
+        return observation, ()
+    count = len(training.steps(observation.batch_size))
+    seen = mean_gradient(observation, training)
+    return seen, (f"the mean gradient of {count} steps, in their middle",) if count > 1 else ()
+
+
+def _noted(found: LabelRecovery, *notes: str) -> LabelRecovery:
+    return replace(found, notes=(*notes, *found.notes))

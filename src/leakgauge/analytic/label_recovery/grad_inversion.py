@@ -1,0 +1,36 @@
+"""GradInversion's rule: the K classes whose rows of the gradient have the most negative entry.
+
+Yin et al. 2021, "See through gradients: image batch recovery via GradInversion", equation 6: an example of
+class c is the only one to make dW_c negative, and a minimum keeps it where the sum over features of
+equation 5 would cancel. The labels are taken to be distinct.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
+from leakgauge.core import Observation, Seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradInversionRule:
+    """For batches of distinct labels, so no larger than the number of classes; features of one sign (ReLU)."""
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        found = head_of(observation, one_hot=True)
+        if isinstance(found, str):
+            return found
+        batch, classes = found[0].batch, len(found[0].weight)
+        return (
+            f"takes labels to be distinct: batch {batch} > {classes}" if batch > classes else None
+        )
+
+    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
+        layer, _ = told(self.inapplicable(observation) or head_of(observation, one_hot=True))
+        lowest = layer.dweight.min(dim=1).values
+        counts = torch.zeros(len(lowest), dtype=torch.long)
+        counts[lowest.argsort()[: layer.batch]] = 1
+        return LabelRecovery.of(counts, "grad_inversion")

@@ -1,0 +1,41 @@
+"""iDLG: the label of a single example is the class whose row of the gradient opposes all others.
+
+Zhao et al. 2020, "iDLG: Improved deep leakage from gradients", equations 3 and 4: dW_j = (p_j - t_j) h', and
+p_j - t_j is negative for the label alone. So c is the class with dW_c . dW_j <= 0 for every other j.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
+from leakgauge.core import Observation, Seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idlg:
+    """For batch 1 and targets of 0 and 1."""
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        found = head_of(observation, one_hot=True)
+        if isinstance(found, str):
+            return found
+        batch = found[0].batch
+        return f"reads one label: batch {batch} > 1" if batch > 1 else None
+
+    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
+        layer, _ = told(self.inapplicable(observation) or head_of(observation, one_hot=True))
+        slopes = layer.dbias if layer.dbias is not None else opposed(layer.dweight)
+        counts = torch.zeros(len(slopes), dtype=torch.long)
+        counts[slopes.argmin()] = 1
+        return LabelRecovery.of(counts, "idlg")
+
+
+def opposed(dweight: Tensor) -> Tensor:
+    """dL/dz (C,) of the only example up to a positive factor: the one negative row is the lowest."""
+    products = dweight @ dweight.T
+    order = products.sign().sum(1).argmin()  # it opposes every other
+    return -products[order]

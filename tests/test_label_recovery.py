@@ -1,0 +1,233 @@
+"""Label recovery: counts with repetition from the update alone, and honest reasons where they are not told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import client, images, mlp
+from torch import Tensor, nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge.analytic.label_recovery import (
+    Auxiliary,
+    BestLabels,
+    Bounds,
+    FedAvgCounts,
+    GradInversionRule,
+    Idlg,
+    Ilrg,
+    LabelMethod,
+    Llg,
+    LlgPlus,
+    LlgStar,
+    Rlg,
+    Tilting,
+    recover_labels,
+)
+from leakgauge.analytic.label_recovery.base import whole
+from leakgauge.analytic.label_recovery.bounds import completed
+from leakgauge.analytic.label_recovery.llg import taken
+from leakgauge.federated import FedAvg
+
+Observe = Callable[..., lg.Observation]
+SEEDS = lg.Seeds(3)
+REPEATED = [0, 0, 0, 2, 2, 3, 5, 5, 5, 5, 5, 5]
+
+
+def batch(labels: list[int]) -> lg.Batch:
+    return lg.Batch(images(len(labels)).inputs, torch.tensor(labels))
+
+
+def counts(labels: list[int], classes: int = 8) -> list[int]:
+    return torch.bincount(torch.tensor(labels), minlength=classes).tolist()
+
+
+def seen(observe: Observe, labels: list[int], **granted: bool) -> lg.Observation:
+    return observe(mlp(classes=8), batch(labels), **granted)
+
+
+def auxiliary() -> Auxiliary:
+    return Auxiliary(images(40, seed=9).inputs, torch.arange(40) % 8)
+
+
+METHODS: dict[str, LabelMethod] = {
+    "ilrg": Ilrg(),
+    "llg_star": LlgStar(),
+    "llg_plus": LlgPlus(auxiliary=auxiliary()),
+    "tilting": Tilting(),
+    "tilting, auxiliary": Tilting(auxiliary=auxiliary()),
+    "best": BestLabels(),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("labels", [REPEATED, [4] * 20, [7]], ids=["repeated", "equal", "one"])
+def test_counts_with_repetition(observe: Observe, name: str, labels: list[int]) -> None:
+    observation = seen(observe, labels)
+    assert METHODS[name].inapplicable(observation) is None
+    found = METHODS[name](observation, seeds=SEEDS)
+    assert found.counts is not None
+    assert int(found.counts.sum()) == len(labels)
+    assert found.counts.tolist() == counts(labels)
+    assert found.labels.tolist() == labels
+    again = METHODS[name](observation, seeds=SEEDS)
+    assert again.counts is not None
+    assert torch.equal(again.counts, found.counts)
+
+
+def test_idlg_reads_one_label_without_bias_too(observe: Observe) -> None:
+    model = mlp(classes=8)
+    last = nn.Linear(48, 8, bias=False)
+    with torch.no_grad():
+        last.weight.copy_(model[-1].weight)
+    model[-1] = last
+    observation = observe(model, batch([6]))
+    assert Idlg()(observation, seeds=SEEDS).labels.tolist() == [6]
+    assert Idlg()(seen(observe, [6]), seeds=SEEDS).labels.tolist() == [6]
+    assert Idlg().inapplicable(seen(observe, [1, 2])) == "reads one label: batch 2 > 1"
+
+
+def test_distinct_labels_by_minima_and_by_separability(observe: Observe) -> None:
+    observation = seen(observe, [1, 3, 4])
+    assert GradInversionRule()(observation, seeds=SEEDS).labels.tolist() == [1, 3, 4]
+    presence = Rlg()(seen(observe, [1, 3, 3, 4]), seeds=SEEDS)
+    assert presence.present.nonzero().flatten().tolist() == [1, 3, 4]
+    assert presence.counts is None
+    with pytest.raises(ValueError, match="not how many"):
+        _ = presence.labels
+    assert "batch 12 > 8" in (GradInversionRule().inapplicable(seen(observe, REPEATED)) or "")
+    assert "batch 12 > 7" in (Rlg().inapplicable(seen(observe, REPEATED)) or "")
+
+
+def test_llg_from_the_gradient_alone_is_near(observe: Observe) -> None:
+    found = Llg()(seen(observe, REPEATED), seeds=SEEDS).counts
+    assert found is not None
+    assert int(found.sum()) == 12
+    assert int(torch.minimum(found, torch.tensor(counts(REPEATED))).sum()) >= 10
+    assert Llg()(seen(observe, [4] * 20), seeds=SEEDS).labels.tolist() == [4] * 20
+
+
+def test_llg_subtracts_the_impact_from_the_class_it_took() -> None:
+    sums = torch.tensor([-6.2, -0.9, 0.1, 0.2])
+    found = taken(sums, 7, torch.tensor(-1.0), torch.zeros(4))
+    assert found.tolist() == [6, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("estimate", "expected"),
+    [([0.4, 0.4, 2.4], [1, 0, 3]), ([2.6, 2.6, 0.2], [2, 2, 0]), ([-3.0, 9.0, 0.0], [0, 4, 0])],
+    ids=["too few", "too many", "negative"],
+)
+def test_rounding_corrects_both_ways(estimate: list[float], expected: list[int]) -> None:
+    found = whole(torch.tensor(estimate, dtype=torch.float64), 4)
+    assert int(found.sum()) == 4
+    assert (found - torch.tensor(estimate)).square().sum() <= (
+        torch.tensor(expected) - torch.tensor(estimate)
+    ).square().sum() + 1e-6
+
+
+def test_smoothed_targets_are_solved_for_or_refused() -> None:
+    def smoothed(z: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(z, y, label_smoothing=0.2)
+
+    maker = replace(client(mlp(classes=8), classes=8), loss=smoothed)
+    observation = lg.Server().observe(maker, batch(REPEATED), seeds=lg.Seeds(7))
+    for method in (Ilrg(), Tilting(), BestLabels()):
+        assert method(observation, seeds=SEEDS).labels.tolist() == REPEATED
+    for refused in (Llg(), Rlg(), Bounds(), GradInversionRule()):
+        assert refused.inapplicable(observation) == "needs targets of 0 and 1, not smoothed ones"
+        with pytest.raises(ValueError, match="smoothed"):
+            refused(observation, seeds=SEEDS)
+
+
+def test_what_is_granted_comes_first_and_soft_targets_have_no_counts(observe: Observe) -> None:
+    maker = client(mlp(classes=8), classes=8)
+    for granted in ({"labels": True}, {"label_counts": True}):
+        observation = lg.Server(**granted).observe(maker, batch(REPEATED), seeds=lg.Seeds(7))
+        found = recover_labels(observation, seeds=SEEDS)
+        assert found.method == "granted"
+        assert found.labels.tolist() == REPEATED
+    soft = lg.Batch(images(3).inputs, torch.full((3, 8), 1 / 8))
+    observation = lg.Server(labels=True).observe(maker, soft, seeds=lg.Seeds(7))
+    assert "soft" in (BestLabels().inapplicable(observation) or "")
+
+
+def test_without_the_batch_size_nothing_is_counted(observe: Observe) -> None:
+    observation = seen(observe, REPEATED, batch_size=False)
+    for method in METHODS.values():
+        assert method.inapplicable(observation) == "needs the batch size"
+    with pytest.raises(ValueError, match="batch size"):
+        recover_labels(observation, seeds=SEEDS)
+
+
+def test_without_the_bias_gradient_the_default_says_so(observe: Observe) -> None:
+    model = mlp(classes=8)
+    model[-1].bias.requires_grad_(False)
+    observation = observe(model, batch(REPEATED))
+    assert "bias" in (Ilrg().inapplicable(observation) or "")
+    found = recover_labels(observation, seeds=SEEDS)
+    assert found.method == "llg_star"
+    assert "the bias has no gradient" in found.notes
+    assert found.labels.tolist() == REPEATED
+
+
+def test_poisoning_the_truth_afterwards_changes_nothing(observe: Observe) -> None:
+    private = batch(REPEATED)
+    observation = observe(mlp(classes=8), private)
+    private.targets.fill_(1)
+    private.inputs.zero_()
+    assert recover_labels(observation, seeds=SEEDS).labels.tolist() == REPEATED
+
+
+def confident() -> nn.Module:
+    """A network whose outputs are far apart, as after training."""
+    model = mlp(classes=8)
+    model[-1].weight.data.mul_(200)
+    return model
+
+
+def test_a_confident_network_is_not_read_by_stand_ins(observe: Observe) -> None:
+    observation = observe(confident(), batch([4] * 20))
+    found = Bounds()(observation, seeds=SEEDS)
+    assert found.labels.tolist() == [4] * 20
+    assert "20 labels are proven" in found.notes[0]
+
+
+def test_the_prior_fills_only_what_is_not_shown() -> None:
+    alike = torch.ones(4).double()
+    one = completed(torch.tensor([0, 3, 0, 0]), 12, alike)
+    assert one.tolist() == [0, 12, 0, 0]
+    every = completed(torch.tensor([1, 5, 1, 1]), 12, alike)
+    assert int(every.sum()) == 12
+    assert every[1] >= 5
+    assert int((every - every.median()).abs()[[0, 2, 3]].max()) <= 1
+    nothing = completed(torch.tensor([0, 0, 0, 0]), 8, 0 * alike)
+    assert nothing.tolist() == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("epochs", [1, 5])
+@pytest.mark.parametrize(("size", "momentum"), [(None, 0.0), (None, 0.5), (3, 0.0)])
+def test_counts_from_many_local_steps(epochs: int, size: int | None, momentum: float) -> None:
+    training = FedAvg(epochs=epochs, minibatch=size, momentum=momentum, weight_decay=1e-3)
+    maker = replace(client(mlp(classes=8), classes=8), training=training)
+    observation = lg.Server().observe(maker, batch(REPEATED), seeds=lg.Seeds(7))
+    assert observation.update.kind == "delta"
+    found = recover_labels(observation, seeds=SEEDS)
+    assert found.labels.tolist() == REPEATED
+    assert bool(found.notes[:1] and "steps" in found.notes[0]) == (epochs > 1 or size == 3)
+    assert FedAvgCounts()(observation, seeds=SEEDS).labels.tolist() == REPEATED
+
+
+def test_one_local_step_is_a_gradient(observe: Observe) -> None:
+    training = FedAvg(momentum=0.9, weight_decay=1e-2)
+    maker = replace(client(mlp(classes=8), classes=8), training=training)
+    delta = lg.Server().observe(maker, batch(REPEATED), seeds=lg.Seeds(7))
+    assert Ilrg()(delta, seeds=SEEDS).labels.tolist() == REPEATED
+    several = replace(delta, training=replace(training, epochs=2))
+    assert "needs one gradient" in (Ilrg().inapplicable(several) or "")
+    gradient = seen(observe, REPEATED)
+    assert "difference of weights" in (FedAvgCounts().inapplicable(gradient) or "")
