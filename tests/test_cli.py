@@ -105,7 +105,14 @@ EXPORTS: dict[str, Sequence[str]] = {
     "models": sorted(lg.models.BUILDERS),
     "data": sorted(lg.data.LOADERS),
     "metrics": sorted(lg.metrics.CLOSER),
-    "threats": ["aggregator", "masked_update", "neighbor", "secure_aggregator", "server"],
+    "threats": [
+        "aggregator",
+        "masked_update",
+        "neighbor",
+        "secure_aggregator",
+        "server",
+        "several_rounds",
+    ],
 }
 
 

@@ -38,6 +38,7 @@ from leakgauge.threats import (
     Neighbor,
     SecureAggregator,
     Server,
+    SeveralRounds,
     ThreatModel,
 )
 
@@ -73,6 +74,7 @@ __all__ = [
     "SecureAggregator",
     "Seeds",
     "Server",
+    "SeveralRounds",
     "SpecificationError",
     "Status",
     "TableDomain",

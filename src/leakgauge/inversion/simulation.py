@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from leakgauge.core import Observation, SingleGradient, Tensors, trainable
+from leakgauge.core import Observation, SingleGradient, Tensors, Update, trainable
+from leakgauge.federated.rounds import Rounds, joined, parted
 
 
 class Simulator(Protocol):
@@ -68,6 +69,17 @@ def functional_gradient(observation: Observation, training: SingleGradient) -> S
 
 
 def adaptation(observation: Observation) -> Callable[[Tensors], Tensors]:
-    """What a known defense does to a simulated update; identity where none is known."""
-    defense = observation.knowledge.defense
-    return defense.adapt(observation.update) if defense is not None else lambda tensors: tensors
+    """What a known defense does to a simulated update; identity where none is known. Each round has its own."""
+    defense, training = observation.knowledge.defense, observation.training
+    if defense is None:
+        return lambda tensors: tensors
+    if not isinstance(training, Rounds):
+        return defense.adapt(observation.update)
+    names, kind = list(trainable(observation.model)), observation.update.kind
+    each = [defense.adapt(Update(t, kind)) for t in parted(observation.update.tensors, names)]
+
+    def adapt(tensors: Tensors) -> Tensors:
+        rounds = parted(tensors, names)
+        return joined([one(held) for one, held in zip(each, rounds, strict=True)])
+
+    return adapt

@@ -3,6 +3,7 @@
 from leakgauge.threats.aggregator import Aggregator, MaskedUpdate, SecureAggregator
 from leakgauge.threats.neighbor import Neighbor
 from leakgauge.threats.server import Server, ThreatModel
+from leakgauge.threats.several_rounds import SeveralRounds
 
 __all__ = [
     "Aggregator",
@@ -10,5 +11,6 @@ __all__ = [
     "Neighbor",
     "SecureAggregator",
     "Server",
+    "SeveralRounds",
     "ThreatModel",
 ]

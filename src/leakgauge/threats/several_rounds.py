@@ -1,0 +1,55 @@
+"""An adversary who sees the same batch trained on in several rounds."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+
+from leakgauge.core import Knowledge, Observation, Seeds, Update, trainable
+from leakgauge.core.ranges import Count, Positive
+from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.rounds import Rounds, joined
+from leakgauge.threats.server import Server
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralRounds(Server):
+    """A server that sees the updates of one batch at successive models, and matches them jointly.
+
+    After each round it moves the model by the update: by -`rate` times a gradient, by a weight difference as it is.
+    """
+
+    rounds: Count = 2
+    rate: Positive = 0.1
+
+    @property
+    def grants(self) -> frozenset[str]:
+        """Names of the knowledge granted."""
+        return super().grants & Knowledge.names()
+
+    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+        """Let `client` train on `batch` in each round and return all that this adversary sees."""
+        first = super().observe(client, batch, seeds=seeds)
+        # One order for all rounds: what the client drew in the first.
+        drawn = client.drawn(len(batch), seeds=seeds)
+        models, updates = [first.model], [first.update]
+        for t in range(1, self.rounds):
+            models.append(self.moved(models[-1], updates[-1]))
+            updates.append(drawn.share(models[-1], batch, seeds=seeds.child(f"round/{t}")))
+        tensors = joined([update.tensors for update in updates])
+        return replace(
+            first,
+            training=Rounds(first.training, tuple(models[1:])),
+            update=Update(tensors, first.update.kind),
+        )
+
+    def moved(self, model: torch.nn.Module, update: Update) -> torch.nn.Module:
+        """The model of the next round."""
+        scale = -self.rate if update.kind == "gradient" else 1.0
+        after = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, parameter in trainable(after).items():
+                parameter += scale * update.tensors[name]
+        return after
