@@ -595,3 +595,18 @@ class TestEndings:
         lg.audit(images_case(model=model, defenses=[None, defenses.TopK()]))
         assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
         assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_record_names_the_attack_within_an_attack() -> None:
+    data = lg.data.digits()
+    case = lg.Case(
+        name="local",
+        data=data,
+        model=lg.models.build(lg.models.mlp, data.domain, data.classes or 10, width=8),
+        attacks=[lg.attacks.OneGradient(attack=lg.attacks.LinearLayer())],
+        training=lg.FedAvg(epochs=2, learning_rate=0.1),
+    )
+    cell = lg.audit(case).cells[0]
+    assert cell["attack"]["name"] == "one_gradient (linear_layer)"
+    assert cell["training"]["name"] == "fedavg"
+    assert cell["scores"]["psnr"][0] > 60

@@ -16,6 +16,7 @@ from leakgauge.audit.options import snake
 from leakgauge.audit.pictures import picture, tile
 from leakgauge.audit.scores import assignment, in_range, score
 from leakgauge.core import (
+    Attack,
     Defense,
     Progress,
     Reconstruction,
@@ -95,7 +96,7 @@ def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
     strength = getattr(defense, "strength", None) if isinstance(defense, Undefended) else None
     labels = drawn.batch.targets.tolist()
     columns = getattr(data.domain, "columns", None)
-    attack = snake(type(cell.attack).__name__)
+    attack = attack_name(cell.attack)
     return {
         "type": "cell",
         "id": f"{cell.index:03d}/{case.name}/b{cell.batch_size}/r{cell.repeat}/{name_of(defense)}/{attack}",
@@ -130,6 +131,13 @@ def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
         },
         "seed": root,
     }
+
+
+def attack_name(attack: Attack) -> str:
+    """The name that a specification gives an attack, and in brackets that of the one within it."""
+    inner = getattr(attack, "attack", None)
+    name = snake(type(attack).__name__)
+    return f"{name} ({snake(type(inner).__name__)})" if inner is not None else name
 
 
 def name_of(defense: Defense | None) -> str:
