@@ -7,6 +7,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import nn
 import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.audit import Source, execute, plan, plan_from, without_times
+from leakgauge.audit.execution import uninterrupted
 from leakgauge.core import Progress, Snapshot, silent
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
@@ -610,3 +613,14 @@ def test_a_record_names_the_attack_within_an_attack() -> None:
     assert cell["attack"]["name"] == "one_gradient (linear_layer)"
     assert cell["training"]["name"] == "fedavg"
     assert cell["scores"]["psnr"][0] > 60
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signal masks are POSIX")
+def test_a_process_started_uninterrupted_does_not_see_ctrl_c() -> None:
+    """Not even before its first line runs: a handler of its own would come too late."""
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with uninterrupted():
+        inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert inside.stdout.strip() == "True"
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import queue
 import signal
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -43,7 +45,7 @@ class Worker:
     answers: Any
 
     def __call__(self) -> None:
-        # Ctrl-C reaches the whole process group; the parent decides what to do about it.
+        # Ctrl-C reaches the whole process group; the parent decides what to do about it. On Windows this is all.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(1)
         planned = list(cells(resolve(parse(self.source))))
@@ -79,8 +81,9 @@ def parallel(
     processes = [context.Process(target=worker, daemon=True) for _ in range(workers)]
     left = len(planned)
     try:
-        for process in processes:
-            process.start()
+        with uninterrupted():
+            for process in processes:
+                process.start()
         while left:
             answer = receive(answers, processes)
             if isinstance(answer, LeakGaugeError):
@@ -95,6 +98,19 @@ def parallel(
         for process in processes:
             if process.pid is not None:
                 process.terminate()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Inside, Ctrl-C waits; processes started here never see it, not even while they import. POSIX only."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def receive(answers: Any, processes: Sequence[BaseProcess]) -> Any:
