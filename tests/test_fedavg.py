@@ -18,7 +18,7 @@ import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.attacks.order_invariant import averaged
 from leakgauge.federated.fedavg import EpochsApart
-from leakgauge.inversion.local_steps import as_one_gradient, interpolated
+from leakgauge.federated.local_steps import as_one_gradient, interpolated
 
 Observe = Callable[..., lg.Observation]
 TRAININGS = {

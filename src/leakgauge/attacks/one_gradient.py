@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.core import Attack, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.federated.local_steps import as_one_gradient
 from leakgauge.inversion.distances import MATCHED
-from leakgauge.inversion.local_steps import as_one_gradient, residual_of
+from leakgauge.inversion.judgment import residual_of
 
 DEFAULT = InvertingGradients(steps=4000)
 

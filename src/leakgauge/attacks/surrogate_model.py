@@ -20,8 +20,8 @@ from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count
+from leakgauge.federated.local_steps import interpolated
 from leakgauge.inversion import Candidate, Cosine, GradientMatching, Guessed, Read
-from leakgauge.inversion.local_steps import interpolated
 from leakgauge.inversion.simulation import simulator
 
 SHARES = tuple(i / 10 for i in range(11))

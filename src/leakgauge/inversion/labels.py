@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Observation, trainable
+from leakgauge.federated.local_steps import as_one_gradient
 from leakgauge.federated.training import stateless
-from leakgauge.inversion.local_steps import as_one_gradient
 
 
 class Labels(Protocol):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 
-import torch
+from torch import nn
 
-from leakgauge.core import Knowledge, Observation, Seeds, Update, trainable
+from leakgauge.core import Knowledge, Observation, Seeds, Update
 from leakgauge.core.ranges import Count, Positive
 from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.local_steps import moved
 from leakgauge.federated.rounds import Rounds, joined
 from leakgauge.threats.server import Server
 
@@ -45,11 +45,7 @@ class SeveralRounds(Server):
             update=Update(tensors, first.update.kind),
         )
 
-    def moved(self, model: torch.nn.Module, update: Update) -> torch.nn.Module:
+    def moved(self, model: nn.Module, update: Update) -> nn.Module:
         """The model of the next round."""
         scale = -self.rate if update.kind == "gradient" else 1.0
-        after = copy.deepcopy(model)
-        with torch.no_grad():
-            for name, parameter in trainable(after).items():
-                parameter += scale * update.tensors[name]
-        return after
+        return moved(model, update.tensors, scale)

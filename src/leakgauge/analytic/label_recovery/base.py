@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -12,9 +11,9 @@ from torch import Tensor
 from leakgauge.analytic.last_layer import last_layer
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import AddsNoise, Observation, Seeds, Update, trainable
+from leakgauge.core import Observation, Seeds, Update, trainable
 from leakgauge.federated.fedavg import FedAvg
-from leakgauge.federated.training import FedSGD
+from leakgauge.federated.local_steps import interpolated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +76,13 @@ def mean_gradient(observation: Observation, training: FedAvg) -> Observation:
     theta' - theta = -sum of rate v with v = momentum v + g + weight decay theta. Exact for one step.
     """
     several = len(training.steps(observation.batch_size)) > 1
-    scale = training.multiplier(observation.batch_size)
-    model = copy.deepcopy(observation.model)
-    held, gradient = trainable(model), {}
-    with torch.no_grad():
-        for name, change in observation.update.tensors.items():
-            middle = held[name] + (change / 2 if several else 0)
-            gradient[name] = -change / scale - training.weight_decay * middle
-            held[name].copy_(middle)
-    knowledge = observation.knowledge
-    if isinstance(knowledge.defense, AddsNoise):
-        # Its strength is in the weight difference's units.
-        knowledge = replace(knowledge, defense=None)
-    return replace(
-        observation, model=model, update=Update(gradient), training=FedSGD(), knowledge=knowledge
-    )
+    seen = interpolated(observation, 0.5 if several else 1.0)
+    held = trainable(seen.model)
+    gradient = {
+        name: t - training.weight_decay * held[name].detach()
+        for name, t in seen.update.tensors.items()
+    }
+    return replace(seen, update=Update(gradient))
 
 
 def as_gradient(observation: Observation) -> Observation:

@@ -9,7 +9,6 @@ i. Over all steps, with update theta' - theta and the mean O and p of both ends,
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,8 +23,9 @@ from leakgauge.analytic.label_recovery.base import (
 )
 from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, uniform
-from leakgauge.core import Observation, Seeds, trainable
+from leakgauge.core import Observation, Seeds
 from leakgauge.core.ranges import Count
+from leakgauge.federated.local_steps import moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,4 @@ class FedAvgCounts:
 
 def ended(observation: Observation) -> Observation:
     """The observation with the model that the client ended with."""
-    model = copy.deepcopy(observation.model)
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            parameter += observation.update.tensors[name]
-    return replace(observation, model=model)
+    return replace(observation, model=moved(observation.model, observation.update.tensors, 1.0))

@@ -1,4 +1,4 @@
-"""An update of several local steps seen in simpler ways, and judged by the true one."""
+"""A weight difference of several local steps, seen in simpler ways."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import copy
 from dataclasses import replace
 
 import torch
+from torch import nn
 
-from leakgauge.core import AddsNoise, Observation, Reconstruction, Update, trainable
+from leakgauge.core import AddsNoise, Observation, Tensors, Update, trainable
 from leakgauge.federated.fedavg import FedAvg
 from leakgauge.federated.training import FedSGD
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.simulation import simulator
 
 
 def as_one_gradient(observation: Observation) -> Observation:
@@ -35,18 +34,14 @@ def as_one_gradient(observation: Observation) -> Observation:
 
 def interpolated(observation: Observation, share: float) -> Observation:
     """As one gradient at the model share w_start + (1 - share) w_end (Zhu et al. 2023, section 4)."""
-    model = copy.deepcopy(observation.model)
-    with torch.no_grad():
-        for name, parameter in trainable(model).items():
-            parameter += (1 - share) * observation.update.tensors[name]
+    model = moved(observation.model, observation.update.tensors, 1 - share)
     return replace(as_one_gradient(observation), model=model)
 
 
-def residual_of(observation: Observation, found: Reconstruction) -> float | None:
-    """||u - u*|| / ||u*|| of what a guess would have shared; None where it is no guess of the whole batch."""
-    # A label of -1 is one that the attack does not know.
-    if found.targets is None or bool((found.targets < 0).any()):
-        return None
-    unit = observation.domain.to_unit(found.inputs)
-    simulated = simulator(observation, create_graph=False)(unit, found.targets)
-    return float(relative_residual(simulated, observation.update.tensors))
+def moved(model: nn.Module, tensors: Tensors, scale: float) -> nn.Module:
+    """A copy of the model with scale times these tensors added to its parameters."""
+    after = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in trainable(after).items():
+            parameter += scale * tensors[name]
+    return after
