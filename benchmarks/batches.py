@@ -10,15 +10,10 @@ import common
 import torch
 
 import leakgauge as lg
-from leakgauge import attacks, inversion
+from leakgauge import attacks
 
 METHODS: dict[str, lg.Attack] = {
-    "L-BFGS, layers weighted, total variation": inversion.GradientMatching(
-        objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
-        parametrization=inversion.Direct(center=0.5, spread=0.25),
-        labels=inversion.Known(),
-        descent=inversion.LBFGS(steps=4000),
-    ),
+    "L-BFGS, layers weighted, total variation": common.lbfgs(4000),
     "signed Adam, total variation": attacks.InvertingGradients(steps=4000),
     "second order": attacks.SecondOrder(),
     "softmax unmixing": attacks.SoftmaxUnmixing(),

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 import leakgauge as lg
+from leakgauge import inversion
 
 ROOT = Path(__file__).resolve().parent
 CIFAR = "cifar10_lossless.npz"
@@ -94,6 +95,16 @@ def observe(
 def lenet(data: lg.Dataset, seed: int, *, classes: int = 10) -> nn.Module:
     """The LeNet of the DLG paper: sigmoid, every weight from U(-0.5, 0.5)."""
     return lg.models.build(lg.models.lenet, data.domain, classes, seed=seed)
+
+
+def lbfgs(steps: int) -> inversion.GradientMatching:
+    """The benchmarks' first-order peer: L-BFGS, layers weighted, total variation, labels granted or read."""
+    return inversion.GradientMatching(
+        objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
+        parametrization=inversion.Direct(center=0.5, spread=0.25),
+        labels=inversion.Known(),
+        descent=inversion.LBFGS(steps=steps),
+    )
 
 
 def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:

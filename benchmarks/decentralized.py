@@ -14,11 +14,11 @@ from functools import partial
 from statistics import mean, median
 
 import torch
-from common import Options, Row, header, images, lenet, measure, options, share, table
+from common import Options, Row, header, images, lbfgs, lenet, measure, options, share, table
 from torch import nn
 
 import leakgauge as lg
-from leakgauge import attacks, inversion
+from leakgauge import attacks
 from leakgauge.federated.vectors import flat
 
 NAME = "decentralized"
@@ -28,12 +28,7 @@ READ = 20.0
 """PSNR (dB) from which an image counts as read: an MSE of at most 1e-2."""
 ATTACKS: dict[str, lg.Attack] = {
     "linear_layer": attacks.LinearLayer(),
-    "l-bfgs": inversion.GradientMatching(
-        objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
-        parametrization=inversion.Direct(center=0.5, spread=0.25),
-        labels=inversion.Known(),
-        descent=inversion.LBFGS(steps=400),
-    ),
+    "l-bfgs": lbfgs(400),
 }
 
 

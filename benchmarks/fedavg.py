@@ -14,7 +14,7 @@ from itertools import groupby
 from statistics import median
 
 import torch
-from common import Options, Row, header, images, lenet, measure, options, scored, table
+from common import Options, Row, header, images, lbfgs, lenet, measure, options, scored, table
 from torch.nn import functional
 
 import leakgauge as lg
@@ -50,12 +50,7 @@ class Matching(Recipe):
     steps: int
 
     def matching(self) -> inversion.GradientMatching:
-        return inversion.GradientMatching(
-            objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
-            parametrization=inversion.Direct(center=0.5, spread=0.25),
-            labels=inversion.Known(),
-            descent=inversion.LBFGS(steps=self.steps),
-        )
+        return lbfgs(self.steps)
 
 
 def jobs_of(given: Options) -> list[Job]:

@@ -13,11 +13,11 @@ from functools import partial
 from statistics import mean, stdev
 
 import torch
-from common import Options, Row, header, images, lenet, measure, options, share, table
+from common import Options, Row, header, images, lbfgs, lenet, measure, options, share, table
 from torch import nn
 
 import leakgauge as lg
-from leakgauge import attacks, inversion
+from leakgauge import attacks
 from leakgauge.federated import SecureAggregation, WeightedMean
 from leakgauge.federated.finite_field import FixedPoint, to_integers
 from leakgauge.federated.secure_aggregation import unmasked_sum
@@ -28,12 +28,7 @@ EXACT = 60.0
 ATTACKS: dict[str, lg.Attack] = {
     "linear_layer": attacks.LinearLayer(),
     "spear": attacks.Spear(),
-    "l-bfgs": inversion.GradientMatching(
-        objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
-        parametrization=inversion.Direct(center=0.5, spread=0.25),
-        labels=inversion.Known(),
-        descent=inversion.LBFGS(steps=600),
-    ),
+    "l-bfgs": lbfgs(600),
 }
 
 
