@@ -20,6 +20,9 @@ FEW: dict[str, lg.Attack] = {
     "Auto": attacks.Auto(
         attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
     ),
+    "CorrectedSurrogate": attacks.CorrectedSurrogate(
+        attack=attacks.VanishingPrior(steps=3), stages=2
+    ),
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
     "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
     "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
@@ -51,7 +54,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-LOCAL_STEPS = ("OneGradient", "OrderInvariant", "SurrogateModel")
+LOCAL_STEPS = ("CorrectedSurrogate", "OneGradient", "OrderInvariant", "SurrogateModel")
 """Attacks on weight differences."""
 
 

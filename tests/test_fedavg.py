@@ -17,6 +17,7 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.attacks.order_invariant import averaged
+from leakgauge.federated.aggregated import Aggregated
 from leakgauge.federated.fedavg import EpochsApart
 from leakgauge.federated.local_steps import as_one_gradient, interpolated
 
@@ -264,13 +265,15 @@ def test_a_part_of_the_batch_has_no_residual(observe: Observe) -> None:
 
 def test_each_client_of_a_group_draws_its_own_order() -> None:
     training, batch = TRAININGS["shuffled"], images(6)
-    seen = lg.Aggregator(clients=2).observe(
-        client(mlp(), training=training), batch, seeds=lg.Seeds(0)
-    )
-    halves = [lg.Batch(batch.inputs[part], batch.targets[part]) for part in (slice(3), slice(3, 6))]
+    group = lg.Aggregator(clients=2, order=True)
+    seen = group.observe(client(mlp(), training=training), batch, seeds=lg.Seeds(0))
+    assert isinstance(seen.training, Aggregated)
+    assert seen.knowledge.order == seen.training.orders
+    assert len(set(seen.training.orders)) > training.epochs  # else both clients had one order
+    halves = (slice(3), slice(3, 6))
     one = [
-        client(mlp(), training=training).share(mlp(), half, seeds=lg.Seeds(0).child(f"client/{i}"))
-        for i, half in enumerate(halves)
+        own(mlp(), functional.cross_entropy, batch.inputs[part], batch.targets[part])
+        for own, part in zip(seen.training.each, halves, strict=True)
     ]
     for name, t in seen.update.tensors.items():
-        assert torch.allclose(t, (one[0].tensors[name] + one[1].tensors[name]) / 2, atol=1e-7)
+        assert torch.allclose(t, (one[0][name] + one[1][name]) / 2, atol=1e-7)

@@ -4,6 +4,7 @@ from leakgauge.attacks.april import April, AprilMatching
 from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
+from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.idlg import IDLG
@@ -19,6 +20,7 @@ from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.spear_plus_plus import SpearPlusPlus
 from leakgauge.attacks.surrogate_model import SurrogateModel
+from leakgauge.attacks.vanishing_prior import VanishingPrior
 
 __all__ = [
     "DLG",
@@ -29,6 +31,7 @@ __all__ = [
     "Auto",
     "BalancedDLG",
     "CocktailParty",
+    "CorrectedSurrogate",
     "FeatureInversion",
     "InvertingGradients",
     "LinearLayer",
@@ -41,4 +44,5 @@ __all__ = [
     "Spear",
     "SpearPlusPlus",
     "SurrogateModel",
+    "VanishingPrior",
 ]

@@ -59,7 +59,7 @@ class OrderInvariant:
             return "needs an update of local epochs (fedavg)"
         if training.orders or training.epochs == 1:
             return "the order is known, or there is one epoch: the batch simulates as it is"
-        if len(training.steps(observation.batch_size)) == training.epochs:
+        if training.whole(observation.batch_size):
             return "every step sees the whole batch: its order does not matter"
         return Known().inapplicable(observation) or self.attack.inapplicable(observation)
 

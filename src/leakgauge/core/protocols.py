@@ -57,6 +57,19 @@ class Shuffled(LocalTraining, Protocol):
 
 
 @runtime_checkable
+class LocalSteps(LocalTraining, Protocol):
+    """Local training of several steps, whose update is a weight difference."""
+
+    def multiplier(self, count: int) -> float:
+        """What the update of `count` examples is of a gradient that stays the same, but for the sign."""
+        ...
+
+    def whole(self, count: int) -> bool:
+        """Whether each step sees all of `count` examples, so that their order does not matter."""
+        ...
+
+
+@runtime_checkable
 class SingleGradient(LocalTraining, Protocol):
     """Local training whose update is one gradient: it can be compiled, batched, and differentiated forward."""
 

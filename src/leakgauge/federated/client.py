@@ -56,6 +56,11 @@ class Client:
     training: LocalTraining = field(default_factory=FedSGD)
     defense: Defense | None = None
 
+    @property
+    def protocol(self) -> LocalTraining:
+        """What turns the batch into what leaves, before any defense: the adversary's forward operator."""
+        return self.training
+
     def global_model(self, *, seeds: Seeds) -> nn.Module:
         """A copy of the network that server and client both use, after the defense's model seam."""
         model = copy.deepcopy(self.model)

@@ -90,6 +90,10 @@ class FedAvg:
             total += step.learning_rate * velocity
         return total
 
+    def whole(self, count: int) -> bool:
+        """Whether each step sees all of `count` examples, so that their order does not matter."""
+        return (self.minibatch or count) >= count
+
     def __call__(
         self,
         model: nn.Module,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from torch import nn
 
-from leakgauge.core import DataError, Seeds, Update
+from leakgauge.core import DataError, LocalTraining, Seeds, SingleGradient, Update
+from leakgauge.federated.aggregated import Aggregated
 from leakgauge.federated.aggregation import Aggregation, WeightedMean
 from leakgauge.federated.client import Batch, Client
 
@@ -17,6 +18,7 @@ class Group(Client):
 
     clients: int
     aggregation: Aggregation = field(default_factory=WeightedMean)
+    each: tuple[LocalTraining, ...] = ()
 
     @classmethod
     def of(cls, client: Client, clients: int, aggregation: Aggregation) -> Group:
@@ -37,16 +39,32 @@ class Group(Client):
         targets = batch.targets.tensor_split(self.clients)
         return [Batch(x, y) for x, y in zip(inputs, targets, strict=True)]
 
+    @property
+    def aggregated(self) -> Aggregated:
+        """The local training of all clients as one."""
+        return Aggregated(training=self.training, clients=self.clients, each=self.each)
+
+    @property
+    def protocol(self) -> LocalTraining:
+        """What turns the whole batch into the aggregate: where no example meets another, one gradient of all."""
+        apart = not any(module.training for module in self.model.modules())
+        single = isinstance(self.training, SingleGradient) and apart
+        return self.training if single else self.aggregated
+
     def drawn(self, count: int, *, seeds: Seeds) -> Group:
-        """The group as it is: each client draws its own orders as it trains."""
-        return self
+        """The group with each client's orders drawn."""
+        return replace(self, each=self.aggregated.drawn(count, seeds=seeds).each)
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
         """Each client trains `model` on its part and defends its update; returns the aggregate of all."""
         parts = self.parts(batch)
+        alone = {each.name: getattr(self, each.name) for each in fields(Client)}
+        own = (self if self.each else self.drawn(len(batch), seeds=seeds)).each
         updates = [
-            super(Group, self).share(model, part, seeds=seeds.child(f"client/{i}"))
-            for i, part in enumerate(parts)
+            Client(**{**alone, "training": training}).share(
+                model, part, seeds=seeds.child(f"client/{i}")
+            )
+            for i, (training, part) in enumerate(zip(own, parts, strict=True))
         ]
         return self.aggregation(
             updates, [len(part) for part in parts], seeds=seeds.child("aggregation")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from leakgauge.core import AddsNoise, Observation, Tensors, Update, trainable
-from leakgauge.federated.fedavg import FedAvg
+from leakgauge.core import AddsNoise, LocalSteps, Observation, Tensors, Update, trainable
+from leakgauge.federated.rounds import Rounds, parted
 from leakgauge.federated.training import FedSGD
 
 
@@ -22,20 +22,32 @@ def as_one_gradient(observation: Observation) -> Observation:
     training = observation.training
     if training.kind == "gradient":
         return observation
-    many = observation.knowledge.batch_size or 1
-    scale = training.multiplier(many) if isinstance(training, FedAvg) else 1.0
+    scale = multiplier(observation)
     update = Update({name: -t / scale for name, t in observation.update.tensors.items()})
     knowledge = observation.knowledge
     if isinstance(knowledge.defense, AddsNoise):
         # Its strength is in the weight difference's units.
         knowledge = replace(knowledge, defense=None)
-    return replace(observation, training=FedSGD(), update=update, knowledge=knowledge)
+    single = replace(training, training=FedSGD()) if isinstance(training, Rounds) else FedSGD()
+    return replace(observation, training=single, update=update, knowledge=knowledge)
+
+
+def multiplier(observation: Observation) -> float:
+    """What the update is of a gradient that stays the same over all steps, but for the sign; 1 where not told."""
+    many = observation.knowledge.batch_size or 1
+    training = observation.training
+    return training.multiplier(many) if isinstance(training, LocalSteps) else 1.0
 
 
 def interpolated(observation: Observation, share: float) -> Observation:
-    """As one gradient at the model share w_start + (1 - share) w_end (Zhu et al. 2023, section 4)."""
-    model = moved(observation.model, observation.update.tensors, 1 - share)
-    return replace(as_one_gradient(observation), model=model)
+    """As one gradient at the model share w_start + (1 - share) w_end (Zhu et al. 2023, section 4), in each round."""
+    seen, tensors = as_one_gradient(observation), observation.update.tensors
+    if not isinstance(seen.training, Rounds):
+        return replace(seen, model=moved(observation.model, tensors, 1 - share))
+    held = [observation.model, *seen.training.models]
+    each = parted(tensors, list(trainable(observation.model)))
+    first, *later = [moved(m, t, 1 - share) for m, t in zip(held, each, strict=True)]
+    return replace(seen, model=first, training=replace(seen.training, models=tuple(later)))
 
 
 def moved(model: nn.Module, tensors: Tensors, scale: float) -> nn.Module:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from leakgauge.core import LocalTraining, Loss, Tensors, UpdateKind
+from leakgauge.core import LocalSteps, LocalTraining, Loss, Tensors, UpdateKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,16 @@ class Rounds:
     @property
     def kind(self) -> UpdateKind:
         return self.training.kind
+
+    def multiplier(self, count: int) -> float:
+        """What each round's update is of a gradient that stays the same, but for the sign."""
+        inner = self.training
+        return inner.multiplier(count) if isinstance(inner, LocalSteps) else 1.0
+
+    def whole(self, count: int) -> bool:
+        """Whether each step sees all of `count` examples, so that their order does not matter."""
+        inner = self.training
+        return inner.whole(count) if isinstance(inner, LocalSteps) else True
 
     def __call__(
         self,

@@ -7,7 +7,7 @@ from leakgauge.inversion.features import FeatureMatch
 from leakgauge.inversion.gauss_newton import GaussNewton
 from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer, Read
 from leakgauge.inversion.lbfgs import LBFGS
-from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term
+from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term, Window
 from leakgauge.inversion.parametrization import Direct, Guessed, Spectral
 from leakgauge.inversion.priors import InRange, Smoothness, TotalVariation
 
@@ -39,4 +39,5 @@ __all__ = [
     "TensorCosine",
     "Term",
     "TotalVariation",
+    "Window",
 ]

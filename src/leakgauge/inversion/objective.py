@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from leakgauge.core import Observation, Tensors
@@ -142,3 +143,23 @@ class Falling:
     def __call__(self, progress: float) -> float:
         """The weight at this share of the steps done."""
         return float(self.start * (self.end / self.start) ** progress)
+
+
+@dataclass(frozen=True)
+class Window(Term):
+    """A term as it is from `start` to `stop` of its own progress, for one stage of several."""
+
+    term: Term
+    start: float
+    stop: float
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        """The value at the end of the stage."""
+        parts = self.parts(1.0)
+        return torch.stack([weight * term(candidate) for weight, term in parts]).sum()
+
+    def parts(self, progress: float) -> tuple[tuple[float, Term], ...]:
+        return self.term.parts(self.start + (self.stop - self.start) * progress)
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        return self.term.inapplicable(observation)

@@ -22,7 +22,8 @@ class Aggregator(Server):
     """Sees the weighted mean of several clients' updates, added up by someone it cannot look at.
 
     The batch is that of all `clients` together, split among them as equally as can be. For one
-    gradient step in eval mode the mean is exactly the gradient of that batch, and is attacked so.
+    gradient step in eval mode the mean is exactly the gradient of that batch, and is attacked so; else the
+    adversary simulates the clients one by one (`Aggregated`), and is not told which example is whose.
     """
 
     clients: Count = 4

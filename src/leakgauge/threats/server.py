@@ -51,12 +51,12 @@ class Server:
         check_finite(model)
         drawn = client.drawn(len(batch), seeds=seeds)
         update = drawn.share(model, batch, seeds=seeds)
-        orders = drawn.training.orders if isinstance(drawn.training, Shuffled) else ()
+        orders = drawn.protocol.orders if isinstance(drawn.protocol, Shuffled) else ()
         labels = batch.targets.detach().clone() if self.order else _shuffled(batch.targets, seeds)
         return Observation(
             model=model,
             loss=client.loss,
-            training=drawn.training if self.order else client.training,
+            training=drawn.protocol if self.order else client.protocol,
             update=update,
             domain=client.domain,
             classes=client.classes,

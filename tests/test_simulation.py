@@ -1,0 +1,129 @@
+"""The adversary's simulation is the client's training, whatever the protocol; the truth is out of its reach."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import client, images, mlp, sigmoid_cnn
+from torch import nn
+
+import leakgauge as lg
+from leakgauge import attacks, defenses
+from leakgauge.federated.aggregated import Aggregated
+from leakgauge.inversion.distances import relative_residual
+from leakgauge.inversion.simulation import simulator
+
+
+def normalized_cnn() -> nn.Module:
+    """A convolution with BatchNorm in train mode, whose statistics are the batch's."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Sigmoid(), nn.Flatten(), nn.Linear(144, 4)
+        ).train()
+
+
+MODELS = {"mlp": lambda: mlp().eval(), "batchnorm in train mode": normalized_cnn}
+TRAININGS: dict[str, lg.LocalTraining] = {
+    "fedsgd": lg.FedSGD(),
+    "one step": lg.FedAvg(learning_rate=0.1),
+    "epochs": lg.FedAvg(epochs=3, learning_rate=0.1),
+    "minibatches": lg.FedAvg(epochs=2, minibatch=2, learning_rate=0.1),
+    "momentum and decay": lg.FedAvg(
+        epochs=2, minibatch=2, learning_rate=0.1, momentum=0.9, weight_decay=0.01, decay=0.5
+    ),
+    "shuffled": lg.FedAvg(epochs=2, minibatch=2, learning_rate=0.1, shuffle=True),
+}
+THREATS: dict[str, Any] = {
+    "server": lg.Server,
+    "aggregator": lambda **granted: lg.Aggregator(clients=3, **granted),
+    "several rounds": lambda **granted: lg.SeveralRounds(rounds=3, rate=0.1, **granted),
+}
+DEFENSES: dict[str, lg.Defense | None] = {"none": None, "top k": defenses.TopK(sparsity=0.5)}
+EVERY = [*itertools.product(MODELS, TRAININGS, THREATS)]
+
+
+@pytest.mark.parametrize(("model", "training", "threat"), EVERY)
+def test_the_simulated_update_of_the_truth_is_the_client_s(
+    model: str, training: str, threat: str
+) -> None:
+    batch = images(6)
+    owner = client(MODELS[model](), training=TRAININGS[training])
+    adversary = THREATS[threat](labels=True, order=True)
+    seen = adversary.observe(owner, batch, seeds=lg.Seeds(0))
+    assert seen.knowledge.labels is not None
+    assert torch.equal(seen.knowledge.labels, batch.targets)
+    simulated = simulator(seen, create_graph=False)(batch.inputs, batch.targets)
+    assert float(relative_residual(simulated, seen.update.tensors)) < 2e-6
+
+
+@pytest.mark.parametrize("training", ["epochs", "shuffled"])
+def test_another_order_gives_another_update_where_order_matters(training: str) -> None:
+    batch = images(6)
+    owner = client(mlp(), training=TRAININGS[training])
+    seen = lg.Aggregator(clients=3, labels=True, order=True).observe(
+        owner, batch, seeds=lg.Seeds(0)
+    )
+    turned = simulator(seen, create_graph=False)(batch.inputs.roll(1, 0), batch.targets.roll(1, 0))
+    assert float(relative_residual(turned, seen.update.tensors)) > 1e-4
+
+
+def test_examples_that_never_meet_aggregate_to_one_gradient() -> None:
+    batch, seeds = images(6), lg.Seeds(0)
+    adversary = lg.Aggregator(clients=3, labels=True)
+    apart = adversary.observe(client(mlp().eval()), batch, seeds=seeds)
+    assert apart.training == lg.FedSGD()
+    met = adversary.observe(client(normalized_cnn()), batch, seeds=seeds)
+    assert isinstance(met.training, Aggregated)
+
+
+ATTACKS: dict[str, lg.Attack] = {
+    "matching": attacks.VanishingPrior(steps=5),
+    "one gradient": attacks.OneGradient(attack=attacks.VanishingPrior(steps=5)),
+    "surrogate": attacks.SurrogateModel(attack=attacks.VanishingPrior(steps=3), stages=2),
+    "corrected": attacks.CorrectedSurrogate(attack=attacks.VanishingPrior(steps=3), stages=2),
+    "order invariant": attacks.OrderInvariant(attack=attacks.VanishingPrior(steps=3)),
+}
+
+
+@pytest.mark.parametrize("threat", THREATS)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_happens_to_the_truth_afterwards_changes_no_reconstruction(
+    attack: str, threat: str
+) -> None:
+    batch, guesses = images(6), []
+    owner = client(sigmoid_cnn(), training=TRAININGS["shuffled"])
+    seen = THREATS[threat](labels=True).observe(owner, batch, seeds=lg.Seeds(0))
+    if ATTACKS[attack].inapplicable(seen) is not None:
+        pytest.skip("inapplicable")
+    for poison in (False, True):
+        if poison:
+            batch.inputs.fill_(math.nan)
+            batch.targets.fill_(0)
+        guesses.append(ATTACKS[attack](seen, seeds=lg.Seeds(1)))
+    assert torch.equal(guesses[0].inputs, guesses[1].inputs)
+    assert torch.isfinite(guesses[1].inputs).all()
+    assert guesses[0].residual == guesses[1].residual
+
+
+@pytest.mark.parametrize("threat", THREATS)
+def test_no_attack_can_tell_in_which_order_the_client_holds_its_batch(threat: str) -> None:
+    """Where a step sees the whole batch, the update is the same, and so must be what is read of it."""
+    batch = images(6)
+    turned = lg.Batch(batch.inputs.roll(1, 0), batch.targets.roll(1, 0))
+    owner = client(sigmoid_cnn().double(), training=lg.FedAvg(epochs=2, learning_rate=0.1))
+    guesses = []
+    for held in (batch, turned):
+        held = lg.Batch(held.inputs.double(), held.targets)
+        seen = THREATS[threat]().observe(owner, held, seeds=lg.Seeds(0))
+        attack = attacks.InvertingGradients(steps=2)
+        guesses.append((attack(seen, seeds=lg.Seeds(1)), seen.update.tensors))
+    same = float(relative_residual(guesses[0][1], guesses[1][1])) < 1e-12
+    assert same == (threat != "aggregator")  # there, who holds which example shows
+    if same:
+        assert torch.equal(guesses[0][0].targets, guesses[1][0].targets)
+        assert torch.allclose(guesses[0][0].inputs, guesses[1][0].inputs, atol=1e-6)
