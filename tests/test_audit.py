@@ -165,7 +165,7 @@ class TestRecords:
             "strength": 0.5,
         }
         assert cell["attack"] == {"name": "linear_layer", "repr": "LinearLayer()"}
-        assert cell["threat"]["grants"] == ["batch_size", "defense"]
+        assert cell["threat"]["grants"] == ["batch_size", "defense", "hyperparameters"]
         assert set(cell["threat"]["always"]) == {"model", "protocol", "update"}
         assert cell["seed"] == 4
 

@@ -111,6 +111,32 @@ def test_what_happens_to_the_truth_afterwards_changes_no_reconstruction(
 
 
 @pytest.mark.parametrize("threat", THREATS)
+def test_steps_that_are_not_told_are_not_simulated(threat: str) -> None:
+    batch = images(6)
+    adversary = THREATS[threat](labels=True, hyperparameters=False)
+    guesses = []
+    for training in (TRAININGS["shuffled"], lg.FedAvg(epochs=3, minibatch=6, learning_rate=0.1)):
+        owner = client(sigmoid_cnn(), training=training)
+        seen = adversary.observe(owner, batch, seeds=lg.Seeds(0))
+        assert "hyperparameters" not in seen.knowledge.granted()
+        with pytest.raises(lg.KnowledgeError, match="withholds the local training"):
+            simulator(seen, create_graph=False)(batch.inputs, batch.targets)
+        for name in ("matching", "corrected", "order invariant"):
+            assert "told" in (reason := ATTACKS[name].inapplicable(seen) or "") or "hyper" in reason
+        guess = ATTACKS["surrogate"](seen, seeds=lg.Seeds(1))
+        assert guess.status is lg.Status.UNCONVERGED
+        assert "not told" in guess.message
+        assert 0 < (guess.residual or 0) <= 1
+        guesses.append(repr(seen.training))
+    assert guesses[0] == guesses[1]  # nothing tells one local training from another
+
+
+def test_that_one_gradient_is_shared_is_always_told() -> None:
+    seen = lg.Server(hyperparameters=False).observe(client(mlp()), images(2), seeds=lg.Seeds(0))
+    assert seen.training == lg.FedSGD()
+
+
+@pytest.mark.parametrize("threat", THREATS)
 def test_no_attack_can_tell_in_which_order_the_client_holds_its_batch(threat: str) -> None:
     """Where a step sees the whole batch, the update is the same, and so must be what is read of it."""
     batch = images(6)

@@ -244,12 +244,15 @@ class TestWhatIsRight:
     @pytest.mark.parametrize(
         ("threat", "grants"),
         [
-            ("", {"batch_size", "defense"}),
-            ("threat = 'server'", {"batch_size", "defense"}),
-            ("threat = {name = 'server', labels = true}", {"batch_size", "defense", "labels"}),
+            ("", {"batch_size", "defense", "hyperparameters"}),
+            ("threat = 'server'", {"batch_size", "defense", "hyperparameters"}),
+            (
+                "threat = {name = 'server', labels = true}",
+                {"batch_size", "defense", "hyperparameters", "labels"},
+            ),
             (
                 "threat = {name = 'server', label_counts = true, defense = false}",
-                {"batch_size", "label_counts"},
+                {"batch_size", "hyperparameters", "label_counts"},
             ),
         ],
     )

@@ -19,7 +19,7 @@ from leakgauge import defenses
 from leakgauge.defenses import Undefended
 
 Observe = Callable[..., lg.Observation]
-GRANTS = ("batch_size", "labels", "label_counts", "defense", "order")
+GRANTS = ("batch_size", "labels", "label_counts", "defense", "order", "hyperparameters")
 
 
 def tensors_of(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
@@ -47,7 +47,7 @@ def tensors_of(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
         yield from tensors_of(item, seen)
 
 
-@pytest.mark.parametrize("granted", [*itertools.product([False, True], repeat=5)])
+@pytest.mark.parametrize("granted", [*itertools.product([False, True], repeat=6)])
 def test_a_server_grants_exactly_what_its_fields_say(
     observe: Observe, granted: tuple[bool, ...]
 ) -> None:

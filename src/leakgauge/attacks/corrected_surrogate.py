@@ -38,6 +38,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import Count, Share
 from leakgauge.federated.local_steps import interpolated, multiplier
+from leakgauge.federated.withheld import untold
 from leakgauge.inversion import GradientMatching, Guessed, Read, Window
 from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.simulation import Simulator, simulator
@@ -66,8 +67,9 @@ class CorrectedSurrogate:
     def inapplicable(self, observation: Observation) -> str | None:
         if observation.training.kind == "gradient":
             return "the update is one gradient: there is nothing to correct"
-        if not isinstance(observation.training, LocalSteps):
-            return "needs an update of local steps (fedavg)"
+        training = observation.training
+        if untold(training) or not isinstance(training, LocalSteps):
+            return "needs an update of local steps (fedavg), and their hyperparameters"
         return self.attack.inapplicable(interpolated(observation, self.share))
 
     def evaluations(self, observation: Observation) -> int:

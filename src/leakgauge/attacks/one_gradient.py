@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.core import Attack, Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.federated.local_steps import as_one_gradient
+from leakgauge.federated.withheld import untold
 from leakgauge.inversion.distances import MATCHED
 from leakgauge.inversion.judgment import residual_of
 
@@ -49,9 +50,12 @@ def judged(observation: Observation, found: Reconstruction) -> Reconstruction:
     residual = residual_of(observation, found)
     status, message = found.status, found.message
     if status in (Status.CERTIFIED, Status.CONVERGED):
-        matched = residual is not None and residual <= MATCHED
+        matched = residual is not None and residual <= MATCHED and not untold(observation.training)
         status = Status.CONVERGED if matched else Status.UNCONVERGED
     if residual is not None:
-        message = f"under the true local steps, the update is matched to {residual:.2g} of its norm"
+        steps = (
+            "one gradient, the steps not told" if untold(observation.training) else "the true steps"
+        )
+        message = f"under {steps}, the update is matched to {residual:.2g} of its norm"
     # What a simpler protocol's Jacobian tells apart says nothing of this one.
     return replace(found, status=status, message=message, residual=residual, diagnosis=None)

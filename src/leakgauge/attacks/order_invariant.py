@@ -56,7 +56,7 @@ class OrderInvariant:
     def inapplicable(self, observation: Observation) -> str | None:
         training = observation.training
         if not isinstance(training, FedAvg):
-            return "needs an update of local epochs (fedavg)"
+            return "needs an update of local epochs (fedavg), and their hyperparameters"
         if training.orders or training.epochs == 1:
             return "the order is known, or there is one epoch: the batch simulates as it is"
         if training.whole(observation.batch_size):

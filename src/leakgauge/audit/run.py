@@ -25,6 +25,8 @@ from leakgauge.audit.records import RunFolder
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.specification import Source, parse
 from leakgauge.core import Observation, Seeds
+from leakgauge.federated.local_steps import as_one_gradient
+from leakgauge.federated.withheld import untold
 
 Watch = Callable[[float, int], None]
 """Told the share of the planned work done, in [0, 1], and the number of cells finished."""
@@ -85,7 +87,9 @@ def costs(planned: Sequence[Cell], seed: int) -> tuple[float, ...]:
             observation = cell.case.threat.observe(
                 cell.case.client(), batch, seeds=Seeds(seed).child("plan")
             )
-            timed[key] = observation, step_seconds(observation, batch.targets)
+            held = untold(observation.training)
+            timely = as_one_gradient(observation) if held else observation
+            timed[key] = observation, step_seconds(timely, batch.targets)
         observation, step = timed[key]
         able = cell.attack.inapplicable(observation) is None
         found.append(2 * step * cell.attack.evaluations(observation) if able else 0.0)

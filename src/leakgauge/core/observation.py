@@ -21,6 +21,7 @@ class Knowledge:
     label_counts: Tensor | None = None  # (K,) how many examples of each class
     defense: Defense | None = None
     order: tuple[tuple[int, ...], ...] | None = None  # of the examples in each local epoch
+    hyperparameters: LocalTraining | None = None  # how many local steps, at which rates
 
     @classmethod
     def names(cls) -> frozenset[str]:

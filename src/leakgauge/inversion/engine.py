@@ -24,6 +24,7 @@ from leakgauge.core import (
     Status,
     silent,
 )
+from leakgauge.federated.withheld import untold
 from leakgauge.inversion.batching import Loop, Trials, choose_trials
 from leakgauge.inversion.descent import Descent, Ending, Evaluation, Identification
 from leakgauge.inversion.distances import MATCHED, relative_residual
@@ -63,6 +64,8 @@ class GradientMatching:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
+        if untold(observation.training):
+            return "the local steps are not told: surrogate_model and one_gradient do without"
         return (
             self.objective.inapplicable(observation)
             or self.labels.inapplicable(observation)

@@ -11,6 +11,8 @@ MISSING = "\u2013"
 
 # Everything that a threat model can grant, so that the page can also say what was withheld.
 GRANTABLE = ("batch_size", "labels", "label_counts", "defense")
+LOCAL = ("order", "hyperparameters")
+"""What means something only where the update is of several local steps."""
 
 REMEDIES = {
     "unconverged": "The budget ended first: more steps or restarts could rebuild more.",
@@ -96,10 +98,12 @@ def plural(number: int, noun: str) -> str:
 
 def knowledge(cell: Cell) -> tuple[list[str], list[str]]:
     """What the adversary knew and what it did not, in words."""
-    known = [*cell.always, *cell.grants]
+    several = not cell.training.startswith("FedSGD")
+    known = [*cell.always, *(name for name in cell.grants if several or name not in LOCAL)]
     # Labels include their counts, so a granted label set leaves nothing of them withheld.
     implied = {"label_counts"} if "labels" in known else set()
-    withheld = [name for name in GRANTABLE if name not in known and name not in implied]
+    grantable = (*GRANTABLE, *LOCAL) if several else GRANTABLE
+    withheld = [name for name in grantable if name not in known and name not in implied]
     return _spoken(known), _spoken(withheld)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leakgauge.core import Knowledge, KnowledgeError, Observation, Seeds, Shuffled
 from leakgauge.federated.client import Batch, Client, check_finite
+from leakgauge.federated.withheld import Withheld
 
 
 @runtime_checkable
@@ -32,6 +33,7 @@ class Server:
 
     It always holds the model, the protocol and the update; the fields are what it is granted besides.
     `order`: the order in which the client visits its examples, epoch by epoch, that of granted labels too.
+    `hyperparameters`: the client's local steps and their rates; that it shares a gradient is always known.
     """
 
     batch_size: bool = True
@@ -39,6 +41,7 @@ class Server:
     label_counts: bool = False
     defense: bool = True
     order: bool = False
+    hyperparameters: bool = True
 
     @property
     def grants(self) -> frozenset[str]:
@@ -52,11 +55,14 @@ class Server:
         drawn = client.drawn(len(batch), seeds=seeds)
         update = drawn.share(model, batch, seeds=seeds)
         orders = drawn.protocol.orders if isinstance(drawn.protocol, Shuffled) else ()
+        training = drawn.protocol if self.order else client.protocol
+        if not self.hyperparameters and training.kind == "delta":
+            training = Withheld(training.kind)
         labels = batch.targets.detach().clone() if self.order else _shuffled(batch.targets, seeds)
         return Observation(
             model=model,
             loss=client.loss,
-            training=drawn.protocol if self.order else client.protocol,
+            training=training,
             update=update,
             domain=client.domain,
             classes=client.classes,
@@ -66,6 +72,7 @@ class Server:
                 label_counts=_counts(batch.targets, client.classes) if self.label_counts else None,
                 defense=client.defense if self.defense else None,
                 order=orders if self.order else None,
+                hyperparameters=training if self.hyperparameters else None,
             ),
         )
 
