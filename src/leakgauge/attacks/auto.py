@@ -11,6 +11,7 @@ from torch import nn
 from leakgauge.attacks.april import April
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
+from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -63,6 +64,7 @@ class Auto:
         SmoothedMatching(),
         IDLG(steps=100),
         BalancedDLG(),
+        CorrectedSurrogate(),
         SurrogateModel(),
         InvertingGradients(steps=4000),
     )
@@ -103,7 +105,7 @@ class Auto:
         angular = any(isinstance(module, nn.ReLU) for module in observation.model.modules())
         if isinstance(inner, SmoothedMatching) and not angular:
             return "no ReLU to smooth"
-        if isinstance(inner, IDLG | BalancedDLG) and angular:
+        if isinstance(inner, IDLG | BalancedDLG | CorrectedSurrogate) and angular:
             return "L-BFGS needs curvature, which ReLU has not: name it to run it"
         return None
 
