@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, fields
 
 from torch import nn
 
-from leakgauge.core import DataError, Seeds, Update
+from leakgauge.core import DataError, Seeds, Tensors, Update
 from leakgauge.federated.aggregation import Aggregation, WeightedMean
 from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.statistics import averaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +52,12 @@ class Group(Client):
         return self.aggregation(
             updates, [len(part) for part in parts], seeds=seeds.child("aggregation")
         )
+
+    def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
+        """The mean of the clients' running statistics, weighted by their examples."""
+        parts = self.parts(batch)
+        each = [
+            super(Group, self).statistics(model, part, seeds=seeds.child(f"client/{i}"))
+            for i, part in enumerate(parts)
+        ]
+        return averaged(each, [len(part) for part in parts])
