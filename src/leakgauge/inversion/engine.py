@@ -37,7 +37,7 @@ from leakgauge.inversion.step import BuiltStep, choose, mixed
 from leakgauge.inversion.trial import RUNGS, Trial, halved
 
 STATISTICS = 0.1
-"""Weight of granted batch statistics."""
+"""Weight of granted batch statistics; 0.01 to 1 did alike on images that no benchmark attacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +81,8 @@ class GradientMatching:
 
     def informed(self, observation: Observation) -> Term:
         """The objective, with the batch's statistics where they are granted and tell anything."""
-        if observation.knowledge.statistics is None or self.statistics == 0:
-            return self.objective
         term = BatchStatistics.of(observation)
-        if term.inapplicable(observation) is not None:
+        if self.statistics == 0 or term.inapplicable(observation) is not None:
             return self.objective
         return self.objective + self.statistics * unmatched(self.objective, observation) * term
 

@@ -74,10 +74,12 @@ class BatchStatistics(LeastSquares):
 
         Exact for one step. Of several, they are compared at the model where, on average, they were taken.
         """
+        statistics = observation.knowledge.statistics
+        if statistics is None:
+            return cls((), observation.domain)
         model, training = observation.model, observation.training
         later = training.models if isinstance(training, Rounds) else ()
         updates = parted(observation.update.tensors, list(trainable(model)))
-        statistics = observation.knowledge.statistics or {}
         names = [name for name in statistics if "@" not in name]
         rounds = zip((model, *later), updates, parted(statistics, names), strict=True)
         delta = observation.update.kind == "delta"
@@ -93,9 +95,9 @@ class BatchStatistics(LeastSquares):
         return cls((Seen(model, running(model)),), observation.domain)
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if all(seen.targets for seen in self.seen):
+        if self.seen and all(seen.targets for seen in self.seen):
             return None
-        return "no BatchNorm layer of the model has statistics to compare"
+        return "no statistics are known of the model's BatchNorm layers"
 
     def residuals(self, candidate: Candidate) -> Tensor:
         inputs = self.domain.from_unit(candidate.unit)
