@@ -109,6 +109,7 @@ EXPORTS: dict[str, Sequence[str]] = {
         "aggregator",
         "masked_update",
         "neighbor",
+        "outsider",
         "secure_aggregator",
         "server",
         "several_rounds",
@@ -131,7 +132,9 @@ class TestList:
     def test_threats_say_what_they_grant(self, capsys: pytest.CaptureFixture[str]) -> None:
         main(["list", "threats"])
         lines = capsys.readouterr().out.splitlines()
-        assert all("Grants: model, protocol, update, batch_size, defense." in x for x in lines)
+        assert all("Grants: model, protocol, update, batch_size, defense" in x for x in lines)
+        told = [x.partition(":")[0] for x in lines if "defense, statistics." in x]
+        assert told == ["outsider"]
         assert any(x.startswith("aggregator:") and "clients = 4" in x for x in lines)
 
     def test_attacks_say_what_they_need(self, capsys: pytest.CaptureFixture[str]) -> None:

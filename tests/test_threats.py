@@ -20,6 +20,7 @@ from leakgauge.defenses import Undefended
 
 Observe = Callable[..., lg.Observation]
 GRANTS = ("batch_size", "labels", "label_counts", "defense", "order", "hyperparameters")
+"""What any model can be granted on; statistics, of BatchNorm alone, in test_statistics.py."""
 
 
 def tensors_of(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
@@ -61,7 +62,8 @@ def test_a_server_grants_exactly_what_its_fields_say(
 
 
 def test_every_kind_of_knowledge_can_be_granted() -> None:
-    assert {field.name for field in fields(lg.Server)} == lg.Knowledge.names() == set(GRANTS)
+    assert {field.name for field in fields(lg.Server)} == lg.Knowledge.names()
+    assert lg.Knowledge.names() == {*GRANTS, "statistics"}
 
 
 def test_labels_are_told_without_the_batch_s_order(observe: Observe) -> None:

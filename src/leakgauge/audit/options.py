@@ -7,6 +7,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from itertools import product
 from types import ModuleType
@@ -80,7 +81,9 @@ def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) ->
 
 def type_hints(part: Callable[..., Any]) -> dict[str, Any]:
     """The types of a part's options, ranges included."""
-    maker = part.__init__ if inspect.isclass(part) else part
+    # A dataclass's own __init__ knows the names of its module alone, not those that its bases' fields use.
+    made = inspect.isclass(part) and not is_dataclass(part)
+    maker = part.__init__ if made else part
     return typing.get_type_hints(maker, include_extras=True)
 
 

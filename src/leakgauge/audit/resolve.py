@@ -79,7 +79,16 @@ def model_builder(part: Part, where: str, seed: int) -> Callable[[Dataset], nn.M
             found=repr(weights),
             remedy="correct the value",
         )
-    given = {name: value for name, value in part.options.items() if name != "weights"}
+    train = part.options.get("train", False)
+    if not isinstance(train, bool):
+        raise SpecificationError(
+            f"{where}.train",
+            expected="true for train mode, or false",
+            found=repr(train),
+            remedy="correct the value",
+        )
+    own = ("weights", "train")
+    given = {name: value for name, value in part.options.items() if name not in own}
     options = checked(builder, given, where)
 
     def build(dataset: Dataset) -> nn.Module:
@@ -91,7 +100,13 @@ def model_builder(part: Part, where: str, seed: int) -> Callable[[Dataset], nn.M
                 remedy="state how many classes it has",
             )
         return models.build(
-            builder, dataset.domain, dataset.classes, seed=seed, weights=weights, **options
+            builder,
+            dataset.domain,
+            dataset.classes,
+            seed=seed,
+            weights=weights,
+            train=train,
+            **options,
         )
 
     return build

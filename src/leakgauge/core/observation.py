@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from leakgauge.core.domain import Domain
 from leakgauge.core.errors import KnowledgeError
 from leakgauge.core.protocols import Attack, Defense, LocalTraining, Loss
-from leakgauge.core.update import Update
+from leakgauge.core.update import Tensors, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Knowledge:
     defense: Defense | None = None
     order: tuple[tuple[int, ...], ...] | None = None  # of the examples in each local epoch
     hyperparameters: LocalTraining | None = None  # how many local steps, at which rates
+    statistics: Tensors | None = None  # BatchNorm's buffers after training, by name
 
     @classmethod
     def names(cls) -> frozenset[str]:

@@ -18,10 +18,12 @@ from leakgauge.core import (
     ModelError,
     Seeds,
     Shuffled,
+    Tensors,
     Update,
     UserError,
     trainable,
 )
+from leakgauge.federated.statistics import carried
 from leakgauge.federated.training import FedSGD
 
 
@@ -74,6 +76,23 @@ class Client:
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
         """Train `model` on `batch` and return what leaves the client. Raises UpdateError where it is not finite."""
+        update = self._trained(model, batch, seeds)
+        if self.defense is not None:
+            update = self.defense.on_update(update, seeds=seeds.child("defense")).detached()
+        update.check(trainable(model))
+        return update
+
+    def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
+        """The running statistics of BatchNorm layers in train mode after the training that `share` runs, by name.
+
+        No defense of an update acts on them.
+        """
+        with carried(model) as after:
+            self._trained(model, batch, seeds)
+        return after()
+
+    def _trained(self, model: nn.Module, batch: Batch, seeds: Seeds) -> Update:
+        """Everything before the last seam: equal for equal seeds."""
         inputs, targets, defense = batch.inputs, batch.targets, self.defense
         training = _drawn(self.training, len(batch), seeds)
         seeds = seeds.child("defense")
@@ -81,11 +100,7 @@ class Client:
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
             training = defense.on_training(training, seeds=seeds)
         with seeds.isolated("training"):
-            update = Update(training(model, self.loss, inputs, targets), training.kind).detached()
-        if defense is not None:
-            update = defense.on_update(update, seeds=seeds).detached()
-        update.check(trainable(model))
-        return update
+            return Update(training(model, self.loss, inputs, targets), training.kind).detached()
 
     def check(self, batch: Batch) -> None:
         """Raise ModelError or DataError unless model, loss and batch fit together."""

@@ -6,10 +6,18 @@ from dataclasses import dataclass, field, fields, replace
 
 from torch import nn
 
-from leakgauge.core import DataError, LocalTraining, Seeds, SingleGradient, Update
+from leakgauge.core import (
+    DataError,
+    LocalTraining,
+    Seeds,
+    SingleGradient,
+    Tensors,
+    Update,
+)
 from leakgauge.federated.aggregated import Aggregated
 from leakgauge.federated.aggregation import Aggregation, WeightedMean
 from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.statistics import averaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +63,24 @@ class Group(Client):
         """The group with each client's orders drawn."""
         return replace(self, each=self.aggregated.drawn(count, seeds=seeds).each)
 
-    def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
-        """Each client trains `model` on its part and defends its update; returns the aggregate of all."""
-        parts = self.parts(batch)
+    def members(self, batch: Batch, *, seeds: Seeds) -> list[tuple[Client, Batch, Seeds]]:
+        """Each client, its examples and its seeds."""
         alone = {each.name: getattr(self, each.name) for each in fields(Client)}
         own = (self if self.each else self.drawn(len(batch), seeds=seeds)).each
-        updates = [
-            Client(**{**alone, "training": training}).share(
-                model, part, seeds=seeds.child(f"client/{i}")
-            )
-            for i, (training, part) in enumerate(zip(own, parts, strict=True))
+        return [
+            (Client(**{**alone, "training": training}), part, seeds.child(f"client/{i}"))
+            for i, (training, part) in enumerate(zip(own, self.parts(batch), strict=True))
         ]
-        return self.aggregation(
-            updates, [len(part) for part in parts], seeds=seeds.child("aggregation")
-        )
+
+    def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
+        """Each client trains `model` on its part and defends its update; returns the aggregate of all."""
+        members = self.members(batch, seeds=seeds)
+        updates = [one.share(model, part, seeds=own) for one, part, own in members]
+        counts = [len(part) for _, part, _ in members]
+        return self.aggregation(updates, counts, seeds=seeds.child("aggregation"))
+
+    def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
+        """The mean of the clients' running statistics, weighted by their examples."""
+        members = self.members(batch, seeds=seeds)
+        each = [one.statistics(model, part, seeds=own) for one, part, own in members]
+        return averaged(each, [len(part) for _, part, _ in members])

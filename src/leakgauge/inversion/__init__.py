@@ -10,12 +10,14 @@ from leakgauge.inversion.lbfgs import LBFGS
 from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term, Window
 from leakgauge.inversion.parametrization import Direct, Guessed, Spectral
 from leakgauge.inversion.priors import InRange, Smoothness, TotalVariation
+from leakgauge.inversion.statistics import BatchStatistics
 
 __all__ = [
     "L2",
     "LBFGS",
     "Affine",
     "BalancedL2",
+    "BatchStatistics",
     "Candidate",
     "Cosine",
     "Descent",

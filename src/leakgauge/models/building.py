@@ -23,9 +23,10 @@ def build(
     *,
     seed: int = 0,
     weights: str | Path | None = None,
+    train: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """A model in eval mode, built from `seed` without touching the global random state.
+    """A model in eval mode (where `train`, in train mode), built from `seed` without touching the global random state.
 
     builder: called as builder(domain, classes, **options), or as builder(**options) where its
     signature requires no positional argument and names no domain; one that has a parameter `seed`
@@ -46,7 +47,7 @@ def build(
         )
     if weights is not None:
         load_weights(model, weights)
-    return model.eval()
+    return model.train(train)
 
 
 def _arguments(

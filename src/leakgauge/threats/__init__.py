@@ -2,6 +2,7 @@
 
 from leakgauge.threats.aggregator import Aggregator, MaskedUpdate, SecureAggregator
 from leakgauge.threats.neighbor import Neighbor
+from leakgauge.threats.outsider import Outsider
 from leakgauge.threats.server import Server, ThreatModel
 from leakgauge.threats.several_rounds import SeveralRounds
 
@@ -9,6 +10,7 @@ __all__ = [
     "Aggregator",
     "MaskedUpdate",
     "Neighbor",
+    "Outsider",
     "SecureAggregator",
     "Server",
     "SeveralRounds",

@@ -14,7 +14,7 @@ from leakgauge.federated.finite_field import MODULUS, FixedPoint, to_integers
 from leakgauge.federated.group import Group
 from leakgauge.federated.secure_aggregation import SecureAggregation
 from leakgauge.federated.vectors import shaped
-from leakgauge.threats.server import Server
+from leakgauge.threats.server import Server, refuse_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class Aggregator(Server):
     The batch is that of all `clients` together, split among them as equally as can be. For one
     gradient step in eval mode the mean is exactly the gradient of that batch, and is attacked so; else the
     adversary simulates the clients one by one (`Aggregated`), and is not told which example is whose.
+    Running statistics, where granted, are the clients' weighted mean.
     """
 
     clients: Count = 4
@@ -48,7 +49,8 @@ class Aggregator(Server):
 class SecureAggregator(Aggregator):
     """The server of a secure aggregation: sees masked vectors, of which only the weighted mean can be read.
 
-    Updates are quantized to `bits` bits in [-clip, clip]: the mean is exact to half a step.
+    Updates are quantized to `bits` bits in [-clip, clip]: the mean is exact to half a step. That of
+    running statistics, where granted, is not quantized.
     """
 
     bits: Count = 32
@@ -67,6 +69,9 @@ class MaskedUpdate(SecureAggregator):
     The batch is that client's. The masked vector is read as numbers in [-clip, clip]; which
     range stands for them does not matter, as all are equally likely.
     """
+
+    def __post_init__(self) -> None:
+        refuse_statistics(self, "running statistics leave the client masked, as the update does")
 
     def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on `batch` and return its masked vector as the update."""

@@ -21,7 +21,7 @@ from leakgauge.federated.client import Batch, Client, check_finite
 from leakgauge.federated.gossip import Gossip, at, circulant, distances, metropolis
 from leakgauge.federated.overhearing import Estimate, View, estimate
 from leakgauge.federated.vectors import shaped
-from leakgauge.threats.server import Server
+from leakgauge.threats.server import Server, refuse_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,9 @@ class Neighbor(Server):
     listening: Count = 8
     learning_rate: Positive = 0.01
     bystanders: Batch | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        refuse_statistics(self, "nodes mix parameters alone, and keep running statistics")
 
     @property
     def grants(self) -> frozenset[str]:

@@ -6,10 +6,19 @@ from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from leakgauge.core import Knowledge, KnowledgeError, Observation, Seeds, Shuffled
+from leakgauge.core import (
+    Knowledge,
+    KnowledgeError,
+    Observation,
+    Seeds,
+    Shuffled,
+    SpecificationError,
+    Tensors,
+)
 from leakgauge.federated.client import Batch, Client, check_finite
+from leakgauge.federated.statistics import check_normalizers
 from leakgauge.federated.withheld import Withheld
 
 
@@ -34,6 +43,7 @@ class Server:
     It always holds the model, the protocol and the update; the fields are what it is granted besides.
     `order`: the order in which the client visits its examples, epoch by epoch, that of granted labels too.
     `hyperparameters`: the client's local steps and their rates; that it shares a gradient is always known.
+    `statistics`: the running statistics of BatchNorm layers in train mode, as they are after local training.
     """
 
     batch_size: bool = True
@@ -42,6 +52,7 @@ class Server:
     defense: bool = True
     order: bool = False
     hyperparameters: bool = True
+    statistics: bool = False
 
     @property
     def grants(self) -> frozenset[str]:
@@ -73,7 +84,26 @@ class Server:
                 defense=client.defense if self.defense else None,
                 order=orders if self.order else None,
                 hyperparameters=training if self.hyperparameters else None,
+                statistics=self.told(drawn, model, batch, seeds=seeds) if self.statistics else None,
             ),
+        )
+
+    def told(
+        self, client: Client, model: nn.Module, batch: Batch, *, seeds: Seeds
+    ) -> Tensors | None:
+        """The statistics, where granted. Raises KnowledgeError where no layer of the model keeps any."""
+        check_normalizers(model)
+        return client.statistics(model, batch, seeds=seeds)
+
+
+def refuse_statistics(threat: Server, because: str) -> None:
+    """Raise SpecificationError where a threat model that never sees statistics is told to grant them."""
+    if threat.statistics:
+        raise SpecificationError(
+            "threat.statistics",
+            expected=f"false: {because}",
+            found="true",
+            remedy="leave it out",
         )
 
 
@@ -94,4 +124,4 @@ def _counts(targets: Tensor, classes: int | None) -> Tensor:
     return torch.bincount(targets.detach(), minlength=classes)
 
 
-__all__ = ["Server", "ThreatModel"]
+__all__ = ["Server", "ThreatModel", "refuse_statistics"]

@@ -11,6 +11,7 @@ from leakgauge.core.ranges import Count, Positive
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.local_steps import moved
 from leakgauge.federated.rounds import Rounds, joined
+from leakgauge.federated.statistics import adopt
 from leakgauge.threats.server import Server
 
 
@@ -18,7 +19,8 @@ from leakgauge.threats.server import Server
 class SeveralRounds(Server):
     """A server that sees the updates of one batch at successive models, and matches them jointly.
 
-    After each round it moves the model by the update: by -`rate` times a gradient, by a weight difference as it is.
+    After each round it moves the model by the update: by -`rate` times a gradient, by a weight difference as it
+    is. Where it is told running statistics, it is told each round's, and the next model bears them.
     """
 
     rounds: Count = 2
@@ -35,14 +37,19 @@ class SeveralRounds(Server):
         # One order for all rounds: what the client drew in the first.
         drawn = client.drawn(len(batch), seeds=seeds)
         models, updates = [first.model], [first.update]
+        told = [first.knowledge.statistics or {}]
         for t in range(1, self.rounds):
             models.append(self.moved(models[-1], updates[-1]))
-            updates.append(drawn.share(models[-1], batch, seeds=seeds.child(f"round/{t}")))
+            adopt(models[-1], told[-1])
+            own = seeds.child(f"round/{t}")
+            updates.append(drawn.share(models[-1], batch, seeds=own))
+            told.append(drawn.statistics(models[-1], batch, seeds=own) if self.statistics else {})
         tensors = joined([update.tensors for update in updates])
         return replace(
             first,
             training=Rounds(first.training, tuple(models[1:])),
             update=Update(tensors, first.update.kind),
+            knowledge=replace(first.knowledge, statistics=joined(told) or None),
         )
 
     def moved(self, model: nn.Module, update: Update) -> nn.Module:

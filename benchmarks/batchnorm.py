@@ -1,0 +1,192 @@
+"""BatchNorm: what statistics of the private batch hide, and what it tells where they are shared.
+
+Train mode normalizes by the batch itself, so that an update says little of its brightness and contrast. "eval": no
+batch statistics at all. "withheld": simulated in train mode, with the candidate's own statistics (BN infer, in Huang
+et al. 2021). "shared": granted, as a term of the search. "as eval, theirs": simulated in eval mode with the shared
+statistics (BN exact); "as eval, old": with the running statistics that the model came with (BN proxy). "outsider":
+from successive global models, of four clients with an example each; "5 steps": FedAvg, five local steps at 0.1. Labels
+granted; withheld and shared differ by the grant alone. LeNet has BatchNorm before each sigmoid; ResNet-20 is untrained,
+its search that of smoothed_matching, cut.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from statistics import median
+
+import torch
+from common import Options, Row, header, images, measure, options, scored, table
+from torch import nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge import attacks, inversion
+from leakgauge.federated.statistics import batch_statistics
+
+NAME = "batchnorm"
+STEPS = {"lenet": 150, "resnet20": 100}
+HOW = (
+    "eval",
+    "withheld",
+    "shared",
+    "as eval, theirs",
+    "as eval, old",
+    "5 steps, withheld",
+    "5 steps, shared",
+    "outsider, withheld",
+    "outsider, shared",
+)
+SEVERAL = lg.FedAvg(epochs=5, learning_rate=0.1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One update, seen and attacked one way."""
+
+    network: str
+    size: int
+    how: str
+    draw: int
+
+
+def jobs_of(given: Options) -> list[Job]:
+    """Every way on each batch; the outsider's four clients need four examples, and ResNet-20 has no time for all."""
+    if given.quick:
+        return [Job("lenet", 2, how, 0) for how in HOW[:5]]
+    lenet = [
+        Job("lenet", size, how, draw) for draw in range(2) for size in (1, 2, 4) for how in HOW
+    ]
+    few = [how for how in HOW[:5] if how != "as eval, theirs"]
+    resnet = [Job("resnet20", size, how, 0) for size in (1, 2, 4) for how in few]
+    return [job for job in lenet + resnet if job.size == 4 or not job.how.startswith("outsider")]
+
+
+def matching(job: Job, given: Options) -> inversion.GradientMatching:
+    """Layers weighted, total variation, L-BFGS over cosine coefficients; for ReLUs, a smoothed copy."""
+    steps = 20 if given.quick else STEPS[job.network]
+    if job.network == "resnet20":
+        return attacks.SmoothedMatching(steps=steps).matching()
+    return inversion.GradientMatching(
+        objective=inversion.BalancedL2()
+        + 1e-3 * inversion.TotalVariation()
+        + 1.0 * inversion.InRange(),
+        parametrization=inversion.Spectral(center=0.5, noise=0.1),
+        labels=inversion.Known(),
+        descent=inversion.LBFGS(steps=steps, history=50, line_search="strong_wolfe"),
+    )
+
+
+def run(job: Job, given: Options) -> Row:
+    """One attack, scored, beside the same guess scored against other images."""
+    data = images(given.data)
+    seed = 1000 * given.seed + job.draw
+    order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("batch")).tolist()
+    batch = chosen(data, order[: job.size])
+    others = chosen(data, order[job.size : 2 * job.size])
+    model = network(job.network, data, seed)
+    settle(model, data.inputs[order[-32:]])
+    model.train(job.how != "eval")
+    training = SEVERAL if job.how.startswith("5 steps") else lg.FedSGD()
+    client = lg.Client(
+        model=model,
+        loss=functional.cross_entropy,
+        domain=data.domain,
+        classes=10,
+        training=training,
+    )
+    shared = job.how.endswith(("shared", "theirs"))
+    threat = lg.Server(labels=True, statistics=shared)
+    if job.how.startswith("outsider"):
+        threat = lg.Outsider(labels=True, statistics=shared, clients=4)
+    seen = threat.observe(client, batch, seeds=lg.Seeds(seed))
+    attack = matching(job, given)
+    guess = attack(as_eval(seen, job.how), seeds=lg.Seeds(seed))
+    control = scored(data, others, guess)["psnr"]
+    row = {**vars(job), "seed": seed, "attack": repr(attack), "training": repr(training)}
+    return row | scored(data, batch, guess) | {"control_psnr": control}
+
+
+def as_eval(seen: lg.Observation, how: str) -> lg.Observation:
+    """Where that is asked for, the observation with a model that normalizes by numbers it holds."""
+    if not how.startswith("as eval"):
+        return seen
+    model = copy.deepcopy(seen.model)
+    told = seen.knowledge.statistics
+    for name, moments in batch_statistics(model, told).items() if told else ():
+        model.get_buffer(f"{name}.running_mean").copy_(moments.mean)
+        model.get_buffer(f"{name}.running_var").copy_(moments.variance)
+    return replace(seen, model=model.eval(), knowledge=replace(seen.knowledge, statistics=None))
+
+
+def chosen(data: lg.Dataset, indices: list[int]) -> lg.Batch:
+    """These examples."""
+    return lg.Batch(data.inputs[indices], data.targets[indices])
+
+
+def network(name: str, data: lg.Dataset, seed: int) -> nn.Module:
+    """Untrained, by name."""
+    if name == "resnet20":
+        return lg.models.build(lg.models.resnet20, data.domain, 10, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return normalized_lenet(data.domain.shape)
+
+
+def normalized_lenet(shape: tuple[int, ...]) -> nn.Module:
+    """The LeNet of the DLG paper with BatchNorm before each sigmoid, torch's own initial weights."""
+    layers: list[nn.Module] = []
+    channels, side = shape[0], shape[1]
+    for stride in (2, 2, 1):
+        layers.append(nn.Conv2d(channels, 12, 5, padding=2, stride=stride))
+        layers += [nn.BatchNorm2d(12), nn.Sigmoid()]
+        channels, side = 12, -(-side // stride)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * side * side, 10))
+
+
+def settle(model: nn.Module, others: torch.Tensor) -> None:
+    """Running statistics of images that are not attacked, as a global model brings them."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+    with torch.no_grad():
+        model.train()(others)
+    for norm in norms:
+        norm.momentum = 0.1
+
+
+def main() -> None:
+    """Run and print."""
+    given = options(NAME, __doc__ or "")
+    header(given)
+    jobs = jobs_of(given)
+    rows = measure(partial(run, given=given), jobs, given, name=NAME)
+    rows.sort(key=key)
+    lines = []
+    for head, group in groupby(rows, key):
+        some = list(group)
+        values = [value for row in some for value in row["psnr"]]
+        controls = [value for row in some for value in row["control_psnr"]]
+        lines.append(
+            [
+                head[0],
+                head[1],
+                some[0]["how"],
+                f"{median(values):.1f}",
+                f"{median(controls):.1f}",
+                f"{median(row['residual'] for row in some):.0e}",
+                f"{median(row['seconds'] for row in some):.0f}",
+            ]
+        )
+    table(["network", "B", "statistics", "PSNR, dB", "control, dB", "residual", "seconds"], lines)
+
+
+def key(row: Row) -> tuple[str, int, int]:
+    """What a line of the table stands for."""
+    return (row["network"], row["size"], HOW.index(row["how"]))
+
+
+if __name__ == "__main__":
+    main()
