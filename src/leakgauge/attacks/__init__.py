@@ -5,6 +5,7 @@ from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.dlg import DLG
+from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
@@ -29,6 +30,7 @@ __all__ = [
     "Auto",
     "BalancedDLG",
     "CocktailParty",
+    "DropoutInversion",
     "FeatureInversion",
     "InvertingGradients",
     "LinearLayer",
