@@ -20,6 +20,7 @@ FEW: dict[str, lg.Attack] = {
     "Auto": attacks.Auto(
         attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
     ),
+    "DropoutInversion": attacks.DropoutInversion(attack=attacks.InvertingGradients(steps=3)),
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
     "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
     "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
@@ -45,9 +46,15 @@ def transformer() -> torch.nn.Module:
     return lg.models.build(lg.models.vit, domain, 4, **options)
 
 
+def dropping() -> torch.nn.Module:
+    """A network in train mode, whose masks are drawn."""
+    return torch.nn.Sequential(mlp(), torch.nn.Dropout(0.2)).train()
+
+
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "April": transformer,
     "AprilMatching": transformer,
+    "DropoutInversion": dropping,
 }
 
 

@@ -92,9 +92,10 @@ def masks_of(observation: Observation) -> Masks | str:
 
 def _random(observation: Observation, masks: Masks) -> bool:
     """Whether the network still answers by chance where its masks are given."""
-    inputs = middle(observation, 2)
-    seen = widened(observation, masks)
-    wide = masks.joined(inputs, masks.keep(inputs).expand(2, -1))
+    seen, inputs = widened(observation, masks), middle(observation, 2)
+    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    unit = torch.rand((2, *seen.domain.shape), generator=generator).to(inputs)
+    wide = seen.domain.from_unit(unit)
     answers = []
     for seed in range(2):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
