@@ -35,7 +35,8 @@ DEFAULT = InvertingGradients(steps=4000)
 class DropoutInversion:
     """`attack` with the masks of all dropout layers as variables beside the inputs.
 
-    `weight`: of the masks' means, the paper's 1e-4 against a cosine distance. `start`: masks as a client
+    `weight`: of the masks' means, the paper's 1e-4 against a cosine distance. What a client drew has not
+    quite that mean: second order, which ends where all is matched, wants 0. `start`: masks as a client
     draws them, or all at 1 - p. Descents with a line search keep no box: masks outside [0, 1] then cost
     `outside` times their mean squared distance to it.
     """
