@@ -131,10 +131,20 @@ class TestMasks:
         assert found is not None
         assert reason in found
 
-    def test_attention_that_draws_inside_is_refused(self, observe: Observe) -> None:
-        found = attacks.DropoutInversion().inapplicable(observe(Attention().train(), images(1)))
+    @pytest.mark.parametrize("heads", [0, 2])
+    def test_attention_that_draws_inside_is_refused(self, observe: Observe, heads: int) -> None:
+        seen = observe(Attention(heads).train(), images(1), labels=True)
+        found = attacks.DropoutInversion().inapplicable(seen)
         assert found is not None
         assert "cannot be given" in found
+        still = mean_network(seen).model
+        assert torch.equal(still(images(2).inputs), still(images(2).inputs))
+
+    def test_masks_in_place_have_a_slope(self, observe: Observe) -> None:
+        layers = [nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.3, inplace=True), nn.Linear(8, 4)]
+        seen = observe(nn.Sequential(*layers).train(), images(2))
+        guess = attacks.DropoutInversion(attack=SIGNED)(seen, seeds=lg.Seeds(0))
+        assert guess.status is not lg.Status.DIVERGED
 
     def test_masks_that_change_between_steps_are_refused(self, observe: Observe) -> None:
         seen = observe(dropping(), images(2), training=lg.FedAvg(epochs=2))
@@ -173,14 +183,17 @@ class Functional(nn.Module):
 
 
 class Attention(nn.Module):
-    """Masks between tokens, drawn inside one function."""
+    """Masks between tokens, drawn inside one function: PyTorch's own module where there are heads."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int) -> None:
         super().__init__()
         self.linear = nn.Linear(8, 4)
+        self.own = nn.MultiheadAttention(8, heads, dropout=0.1) if heads else None
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.squeeze(1)
+        if self.own is not None:
+            return self.linear(self.own(rows, rows, rows)[0]).mean(1)  # type: ignore[no-any-return]
         p = 0.1 if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(rows, rows, rows, dropout_p=p)
         out: Tensor = self.linear(mixed).mean(1)
@@ -206,7 +219,7 @@ class TestAttack:
     def test_recovers_what_the_mean_network_does_not(self, observe: Observe) -> None:
         batch, others = images(1), images(1, seed=9)
         seen = observe(dropping(), batch, labels=True)
-        joint = attacks.DropoutInversion(attack=SECOND)(seen, seeds=lg.Seeds(0))
+        joint = attacks.DropoutInversion(attack=SECOND, weight=0.0)(seen, seeds=lg.Seeds(0))
         alone = replace(SECOND, iterations=30)(seen, seeds=lg.Seeds(0))
         assert psnr(batch.inputs, joint.inputs).min() > 60
         assert joint.status is lg.Status.CONVERGED
@@ -219,7 +232,7 @@ class TestAttack:
     def test_two_examples_have_masks_of_their_own(self, observe: Observe) -> None:
         batch = images(2)
         seen = observe(dropping(), batch, labels=True)
-        guess = attacks.DropoutInversion(attack=SECOND)(seen, seeds=lg.Seeds(0))
+        guess = attacks.DropoutInversion(attack=SECOND, weight=0.0)(seen, seeds=lg.Seeds(0))
         assert psnr(batch.inputs, guess.inputs).min() > 60
         assert guess.inputs.shape == batch.inputs.shape
         assert guess.course[0].inputs.shape == batch.inputs.shape
@@ -325,7 +338,7 @@ class TestClosedForms:
     def test_what_is_certified_is_right(self, observe: Observe, attack: lg.Attack) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            layers = [nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Dropout(0.3), nn.Linear(96, 4)]
+            layers = [nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 4)]
         batch = images(3)
         guess = attack(observe(nn.Sequential(*layers).train(), batch), seeds=lg.Seeds(0))
         right = bool((psnr(batch.inputs, guess.inputs) > 60).all())

@@ -27,10 +27,10 @@ _CHANNELS = frozenset(
 )
 _ALPHA = frozenset({functional.alpha_dropout, functional.feature_alpha_dropout})
 _ATTENTION = {
-    functional.scaled_dot_product_attention: "dropout_p",
-    functional.multi_head_attention_forward: "dropout_p",
+    functional.scaled_dot_product_attention: 4,
+    functional.multi_head_attention_forward: 10,
 }
-"""What draws inside, and the name of its probability."""
+"""What draws inside, and the place of its argument dropout_p."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,23 @@ class DropoutMode(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         if func in _ATTENTION:
-            p = given.get(_ATTENTION[func], 0.0)
+            place = _ATTENTION[func]
+            p = args[place] if len(args) > place else given.get("dropout_p", 0.0)
             if p > 0 and given.get("training", True):
                 self.answer(Call(func.__name__, p, None), args[0])
-                given = {**given, _ATTENTION[func]: 0.0}
+                if len(args) > place:
+                    args = (*args[:place], 0.0, *args[place + 1 :])
+                else:
+                    given = {**given, "dropout_p": 0.0}
         elif func in _ENTRIES | _CHANNELS | _ALPHA:
             p, training, in_place = _options(args, given)
             inputs: Tensor = args[0] if args else given["input"]
             if training and 0 < p < 1:
-                answer = self.answer(Call(func.__name__, p, _mask_shape(func, inputs)), inputs)
-                # A clone, since what was computed from the input may need it for backward.
-                return inputs.copy_(answer.clone()) if in_place else answer
+                call = Call(func.__name__, p, _mask_shape(func, inputs))
+                if not in_place:
+                    return self.answer(call, inputs)
+                # The answer may keep its input for backward: it gets one that is not written to.
+                return inputs.copy_(self.answer(call, inputs.clone()))
         return func(*args, **given)
 
 
