@@ -334,11 +334,11 @@ class TestClosedForms:
         assert guess.status is lg.Status.CERTIFIED
         assert psnr(batch.inputs, guess.inputs).min() > 80
 
-    @pytest.mark.parametrize("attack", [attacks.LinearLayer(), attacks.Spear()])
+    @pytest.mark.parametrize("attack", [attacks.LinearLayer(), attacks.Spear(rounds=2)])
     def test_what_is_certified_is_right(self, observe: Observe, attack: lg.Attack) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            layers = [nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 4)]
+            layers = [nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Dropout(0.3), nn.Linear(96, 4)]
         batch = images(3)
         guess = attack(observe(nn.Sequential(*layers).train(), batch), seeds=lg.Seeds(0))
         right = bool((psnr(batch.inputs, guess.inputs) > 60).all())
