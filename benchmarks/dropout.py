@@ -47,15 +47,15 @@ class Job:
 
 def jobs_of(given: Options) -> list[Job]:
     """Every way on the same update; without dropout there is one. Second order where it takes a minute or two."""
-    rates, sizes = (0.0, 0.1, 0.25, 0.5), (1, 4)
+    rates, sizes = (0.25, 0.0, 0.5, 0.1), (1, 4)
     if given.quick:
         return [Job("mlp", p, 1, how) for p in (0.0, 0.25) for how in ways(p)]
     networks = ("mlp", "lenet")
     one, four = (
-        [Job(n, p, size, how) for n in networks for p in rates for how in ways(p)] for size in sizes
+        [Job(n, p, size, how) for p in rates for n in networks for how in ways(p)] for size in sizes
     )
-    second = [Job("lenet", p, 1, SECOND) for p in rates[1:]]
-    return [*one, *second, *(Job("vit", 0.25, 1, how) for how in ways(0.25)), *four]
+    second = [Job("lenet", p, 1, SECOND) for p in (0.1, 0.25, 0.5)]
+    return [*one, *(Job("vit", 0.25, 1, how) for how in ways(0.25)), *four, *second]
 
 
 def ways(p: float) -> list[str]:
