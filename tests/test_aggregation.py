@@ -121,7 +121,7 @@ class TestAggregator:
 
     def test_grants_knowledge_of_the_whole_group(self) -> None:
         threat = lg.Aggregator(clients=2, label_counts=True)
-        assert threat.grants == {"batch_size", "label_counts", "defense"}
+        assert threat.grants == {"batch_size", "label_counts", "defense", "hyperparameters"}
         seen = threat.observe(client(mlp()), images(5), seeds=SEEDS)
         assert seen.knowledge.label_counts is not None
         assert seen.knowledge.label_counts.tolist() == [2, 1, 1, 1]
@@ -195,7 +195,7 @@ class TestSpecification:
     def test_an_audit_names_who_attacked(self) -> None:
         (cell,) = lg.audit(case('{name = "secure_aggregator", clients = 2}')).cells
         assert cell["threat"]["name"] == "secure_aggregator"
-        assert cell["threat"]["grants"] == ["batch_size", "defense"]
+        assert cell["threat"]["grants"] == ["batch_size", "defense", "hyperparameters"]
         assert len(cell["scores"]["psnr"]) == 4
 
 

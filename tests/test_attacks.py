@@ -23,6 +23,7 @@ FEW: dict[str, lg.Attack] = {
     "CorrectedSurrogate": attacks.CorrectedSurrogate(
         attack=attacks.VanishingPrior(steps=3), stages=2
     ),
+    "DropoutInversion": attacks.DropoutInversion(attack=attacks.InvertingGradients(steps=3)),
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
     "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
     "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
@@ -48,9 +49,15 @@ def transformer() -> torch.nn.Module:
     return lg.models.build(lg.models.vit, domain, 4, **options)
 
 
+def dropping() -> torch.nn.Module:
+    """A network in train mode, whose masks are drawn."""
+    return torch.nn.Sequential(mlp(), torch.nn.Dropout(0.2)).train()
+
+
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "April": transformer,
     "AprilMatching": transformer,
+    "DropoutInversion": dropping,
 }
 
 

@@ -266,7 +266,7 @@ class TestOutsider:
         mean = seen_by(lg.Aggregator(clients=2, statistics=True), model, batch, training)
         apart = [seen.update.tensors[n] - t for n, t in mean.update.tensors.items()]
         assert 0 < max(float(t.abs().max()) for t in apart) < 1e-5
-        assert seen.knowledge.granted() == {"batch_size", "statistics"}
+        assert seen.knowledge.granted() == {"batch_size", "hyperparameters", "statistics"}
         for name, tensor in mean.knowledge.statistics.items():  # type: ignore[union-attr]
             assert torch.equal(tensor, seen.knowledge.statistics[name])  # type: ignore[index]
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, Observation
+from leakgauge.federated.dropout import drawn, mean_network
 
 DENSE_LIMIT = 4096
 """Inputs and features up to which a general affine map is inverted; elementwise maps have no limit."""
@@ -38,11 +39,14 @@ class LinearEntry:
 
 def entry(observation: Observation) -> LinearEntry | str:
     """The linear layer that sees the examples themselves, or why there is none, in one line."""
-    model = copy.deepcopy(observation.model).cpu().double()
+    # Masks drawn behind the layer change none of its inputs; probes see the network without them.
+    model = copy.deepcopy(mean_network(observation).model).cpu().double()
     found = first_linear(model, observation.domain)
     if found is None:
         return "the model has no linear layer that its forward calls"
     name, layer, feature = found
+    if drawn(observation, before=name):
+        return f"dropout ahead of the first linear layer, {name!r}, hides part of what it sees"
     if layer.bias is None or f"{name}.bias" not in observation.update.tensors:
         return f"the first linear layer, {name!r}, has no trainable bias to divide by"
     probe = feature(torch.zeros(1, *observation.domain.shape, dtype=torch.float64))

@@ -6,6 +6,7 @@ from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.dlg import DLG
+from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
@@ -32,6 +33,7 @@ __all__ = [
     "BalancedDLG",
     "CocktailParty",
     "CorrectedSurrogate",
+    "DropoutInversion",
     "FeatureInversion",
     "InvertingGradients",
     "LinearLayer",

@@ -23,6 +23,7 @@ from leakgauge.analytic.tokens import Tokens, tokens_of
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.core.ranges import Count, NonNegative
+from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.engine import nothing_found
@@ -68,6 +69,7 @@ class April:
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
         observation.require(self)
+        observation = mean_network(observation)
         clock = time.perf_counter()
         tokens = tokens_of(observation.model, observation.domain)
         assert isinstance(tokens, Tokens), "inapplicable() refuses this"

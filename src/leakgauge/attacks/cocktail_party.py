@@ -28,6 +28,7 @@ from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered, edges
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.core.ranges import Count, NonNegative, Positive
+from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.engine import nothing_found
 from leakgauge.inversion.priors import OPPONENT, total_variation
@@ -74,6 +75,7 @@ class CocktailParty:
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
         observation.require(self)
+        observation = mean_network(observation)
         clock = time.perf_counter()
         found = entry(observation)
         assert isinstance(found, LinearEntry), "inapplicable() refuses this"

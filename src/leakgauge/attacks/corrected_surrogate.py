@@ -37,6 +37,7 @@ from leakgauge.core import (
     silent,
 )
 from leakgauge.core.ranges import Count, Share
+from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.local_steps import interpolated, multiplier
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion import GradientMatching, Guessed, Read, Window
@@ -110,6 +111,7 @@ class CorrectedSurrogate:
         self, observation: Observation, seeds: Seeds, progress: Progress
     ) -> Iterator[tuple[float, Reconstruction]]:
         """What each stage found, and how far its true update is from the observed one."""
+        observation = mean_network(observation)
         coarse = interpolated(observation, self.share)
         true = averaged(observation, self.asked(observation), seeds.child("orders"))
         seen, matching = coarse, self.stage(0)

@@ -25,6 +25,7 @@ from leakgauge.core import (
     Status,
     silent,
 )
+from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.labels import Known, LastLayer
 from leakgauge.inversion.simulation import simulator
@@ -59,6 +60,7 @@ class LinearLayer:
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
         observation.require(self)
+        observation = mean_network(observation)
         clock = time.perf_counter()
         found = entry(observation)
         assert isinstance(found, LinearEntry), "inapplicable() refuses this"

@@ -37,6 +37,7 @@ from leakgauge.core import (
     silent,
 )
 from leakgauge.core.ranges import Count
+from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.engine import nothing_found
 from leakgauge.inversion.simulation import simulator
@@ -75,6 +76,7 @@ class ReluSearch(ABC):
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
         observation.require(self)
+        observation = mean_network(observation)
         with seeds.isolated("simulation"):
             return recover(observation, self.proposer, self.rounds, seeds, progress)
 

@@ -20,6 +20,7 @@ from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count
+from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.local_steps import interpolated
 from leakgauge.inversion import Candidate, Cosine, GradientMatching, Guessed, Read
 from leakgauge.inversion.simulation import simulator
@@ -61,6 +62,7 @@ class SurrogateModel:
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
         observation.require(self)
+        observation = mean_network(observation)
         clock = time.perf_counter()
         share, matching, spent = 0.5, self.matching(), 0
         shares = [share]

@@ -24,6 +24,7 @@ from leakgauge.core import (
     Status,
     silent,
 )
+from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion.batching import Loop, Trials, choose_trials
 from leakgauge.inversion.descent import Descent, Ending, Evaluation, Identification
@@ -94,9 +95,9 @@ class GradientMatching:
     ) -> Reconstruction:
         observation.require(self)
         clock = time.perf_counter()
-        seen = (
-            in_precision(observation, torch.float64) if self.precision == "double" else observation
-        )
+        seen = mean_network(observation)
+        if self.precision == "double":
+            seen = in_precision(seen, torch.float64)
         with seeds.isolated("simulation"):
             run = _Run(replace(self, objective=self.informed(seen)), seen, seeds, progress)
             run.descend()

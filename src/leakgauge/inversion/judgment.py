@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from leakgauge.core import Observation, Reconstruction
+from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.local_steps import interpolated
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion.distances import Cosine, relative_residual
@@ -22,6 +23,7 @@ def residual_of(observation: Observation, found: Reconstruction) -> float | None
     # A label of -1 is one that the attack does not know.
     if found.targets is None or bool((found.targets < 0).any()):
         return None
+    observation = mean_network(observation)
     unit = observation.domain.to_unit(found.inputs)
     if untold(observation.training):
         return _aside(observation, unit, found.targets)

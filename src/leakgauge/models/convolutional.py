@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain, ModelError
 from leakgauge.models import parts
-from leakgauge.models.parts import Activation, counts, images, normalizer, seeded
+from leakgauge.models.parts import Activation, counts, dropping, images, normalizer, seeded
 
 
 class LeNet(nn.Module):
-    """Three 5x5 convolutions of 12 channels, strides 2, 2, 1, then one linear layer."""
+    """Three 5x5 convolutions of 12 channels, strides 2, 2, 1, then, behind dropout, one linear layer."""
 
     def __init__(
         self,
@@ -25,6 +25,7 @@ class LeNet(nn.Module):
         *,
         activation: Activation = "sigmoid",
         init: float = 0.5,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         channels = (domain.channels, 12, 12, 12)
@@ -33,6 +34,7 @@ class LeNet(nn.Module):
             layers.append(nn.Conv2d(channels[i], channels[i + 1], 5, padding=2, stride=stride))
             layers.append(parts.activation(activation))
         self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         # Each stride of 2 halves a side, rounding up.
         self.linear = nn.Linear(12 * -(-domain.height // 4) * -(-domain.width // 4), classes)
         for parameter in self.parameters():
@@ -40,7 +42,7 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, C, H, W) in [0, 1]."""
-        return cast(Tensor, self.linear(torch.flatten(self.features(x), 1)))
+        return cast(Tensor, self.linear(self.dropout(torch.flatten(self.features(x), 1))))
 
 
 class ConvNet(nn.Sequential):
@@ -65,7 +67,7 @@ class ConvNet(nn.Sequential):
 
 
 class FedAvgCNN(nn.Sequential):
-    """Two 5x5 convolutions with 2x2 max pools, a hidden linear layer, then a linear layer."""
+    """Two 5x5 convolutions with 2x2 max pools, a hidden linear layer, then, behind dropout, a linear layer."""
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class FedAvgCNN(nn.Sequential):
         *,
         channels: int = 32,
         width: int = 512,
+        dropout: float = 0.0,
         normalize: nn.Module,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=normalize)
@@ -88,6 +91,8 @@ class FedAvgCNN(nn.Sequential):
         features = 2 * channels * (domain.height // 4) * (domain.width // 4)
         layers["linear0"] = nn.Linear(features, width)
         layers["relu2"] = nn.ReLU()
+        if dropout:
+            layers["dropout"] = nn.Dropout(dropout)
         layers["linear1"] = nn.Linear(width, classes)
         super().__init__(layers)
 
@@ -98,18 +103,21 @@ def lenet(
     *,
     activation: Activation = "sigmoid",
     init: float = 0.5,
+    dropout: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
     """The LeNet of Deep Leakage from Gradients (Zhu et al. 2019), for images of any size.
 
-    Every weight and bias is drawn from U(-init, init). In eval mode. Raises ModelError for a domain
-    other than images, an unknown activation, and options that are not positive.
+    Every weight and bias is drawn from U(-init, init); `dropout` is the probability before the linear
+    layer. In eval mode. Raises ModelError for a domain other than images, an unknown activation,
+    options that are not positive, and a dropout that is no probability below 1.
     """
     image = images(domain, "lenet")
     counts("lenet", classes=classes)
+    dropping("lenet", dropout)
     _check_init(init)
     with seeded(seed):
-        return LeNet(image, classes, activation=activation, init=init).eval()
+        return LeNet(image, classes, activation=activation, init=init, dropout=dropout).eval()
 
 
 def convnet(
@@ -140,20 +148,25 @@ def fedavg_cnn(
     *,
     channels: int = 32,
     width: int = 512,
+    dropout: float = 0.0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """The CNN of Federated Averaging (McMahan et al. 2017): 32 and 64 channels, 512 hidden units there.
 
-    mean and std as in `convnet`. PyTorch's default initialization; in eval mode. Raises ModelError for a
-    domain other than images of at least 4x4 pixels, and options that are not positive.
+    mean and std as in `convnet`; `dropout` is the probability before the last layer. PyTorch's default
+    initialization; in eval mode. Raises ModelError for a domain other than images of at least 4x4
+    pixels, options that are not positive, and a dropout that is no probability below 1.
     """
     image = images(domain, "fedavg_cnn", smallest=4)
     counts("fedavg_cnn", classes=classes, channels=channels, width=width)
+    dropping("fedavg_cnn", dropout)
     with seeded(seed):
         normalize = normalizer(domain, mean, std)
-        return FedAvgCNN(image, classes, channels=channels, width=width, normalize=normalize).eval()
+        return FedAvgCNN(
+            image, classes, channels=channels, width=width, dropout=dropout, normalize=normalize
+        ).eval()
 
 
 def _check_init(init: float) -> None:

@@ -10,11 +10,11 @@ from torch import nn
 
 from leakgauge.core import Domain, TableDomain
 from leakgauge.models import parts
-from leakgauge.models.parts import Activation, Normalize, counts, normalizer, seeded
+from leakgauge.models.parts import Activation, Normalize, counts, dropping, normalizer, seeded
 
 
 class MLP(nn.Sequential):
-    """A normalization, then `depth` linear layers with activations between them: (B, classes)."""
+    """A normalization, then `depth` linear layers with activations, and dropout, between them: (B, classes)."""
 
     def __init__(
         self,
@@ -24,6 +24,7 @@ class MLP(nn.Sequential):
         width: int = 256,
         depth: int = 4,
         activation: Activation = "relu",
+        dropout: float = 0.0,
         normalize: nn.Module,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(normalize=normalize, flatten=nn.Flatten())
@@ -31,6 +32,8 @@ class MLP(nn.Sequential):
         for i in range(depth):
             if i:
                 layers[f"{activation}{i - 1}"] = parts.activation(activation)
+                if dropout:
+                    layers[f"dropout{i - 1}"] = nn.Dropout(dropout)
             layers[f"linear{i}"] = nn.Linear(widths[i], widths[i + 1])
         super().__init__(layers)
 
@@ -42,6 +45,7 @@ def mlp(
     width: int = 256,
     depth: int = 4,
     activation: Activation = "relu",
+    dropout: float = 0.0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
@@ -49,10 +53,12 @@ def mlp(
     """A multilayer perceptron of `depth` linear layers, for examples of any kind and shape.
 
     Tables are first mapped from their columns' public ranges to [-1, 1]; images by mean and std,
-    one for each channel (default: not at all). PyTorch's default initialization; in eval mode.
-    Raises ModelError for an unknown activation and options that are not positive.
+    one for each channel (default: not at all). `dropout` is the probability after each
+    activation. PyTorch's default initialization; in eval mode. Raises ModelError for an unknown
+    activation, options that are not positive, and a dropout that is no probability below 1.
     """
     counts("mlp", classes=classes, width=width, depth=depth)
+    dropping("mlp", dropout)
     normalize = normalizer(domain, mean, std)
     if isinstance(domain, TableDomain):
         normalize = Normalize.of_columns(domain)
@@ -63,5 +69,6 @@ def mlp(
             width=width,
             depth=depth,
             activation=activation,
+            dropout=dropout,
             normalize=normalize,
         ).eval()

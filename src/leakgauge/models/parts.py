@@ -137,6 +137,17 @@ def counts(builder: str, **values: int) -> None:
             )
 
 
+def dropping(builder: str, dropout: float) -> None:
+    """Raise ModelError unless `dropout` is a probability below 1."""
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ModelError(
+            f"model {builder!r}",
+            expected="dropout as a probability from 0 to below 1",
+            found=repr(dropout),
+            remedy="mend the option dropout (0 is none)",
+        )
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Inside, draws come from the CPU's global generator at `seed`; afterwards it is as it was."""

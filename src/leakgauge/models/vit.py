@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain, ModelError
-from leakgauge.models.parts import counts, images, seeded
+from leakgauge.models.parts import counts, dropping, images, seeded
 
 Style = Literal["plain", "pre_norm"]
 Readout = Literal["mean", "class_token"]
@@ -38,19 +38,21 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a network of two layers. Plain: each, then normalized; pre_norm: each of a norm, added."""
 
-    def __init__(self, dim: int, heads: int, *, style: Style, fused: bool) -> None:
+    def __init__(self, dim: int, heads: int, *, style: Style, fused: bool, dropout: float) -> None:
         super().__init__()
         self.style = style
         self.attention = Attention(dim, heads, fused=fused)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, dim)."""
         if self.style == "pre_norm":
-            x = x + self.attention(self.norm1(x))
-            return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
-        plain: Tensor = self.norm2(self.mlp(self.norm1(self.attention(x))))
+            x = x + self.dropout(self.attention(self.norm1(x)))
+            return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        x = self.norm1(self.dropout(self.attention(x)))
+        plain: Tensor = self.norm2(self.dropout(self.mlp(x)))
         return plain
 
 
@@ -69,6 +71,7 @@ class ViT(nn.Module):
         style: Style,
         readout: Readout,
         fused: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
         tokens = (domain.height // patch) * (domain.width // patch)
@@ -77,7 +80,7 @@ class ViT(nn.Module):
         places = tokens + (self.token is not None)
         self.position = nn.Parameter(0.02 * torch.randn(1, places, dim))
         self.blocks = nn.Sequential(
-            *(Block(dim, heads, style=style, fused=fused) for _ in range(depth))
+            *(Block(dim, heads, style=style, fused=fused, dropout=dropout) for _ in range(depth))
         )
         self.head = nn.Linear(dim, classes)
 
@@ -102,18 +105,21 @@ def vit(
     style: Style = "pre_norm",
     readout: Readout = "mean",
     fused: bool = True,
+    dropout: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
     """A vision transformer of `depth` blocks on patches of `patch` pixels a side, with learned positions.
 
     style "pre_norm": the usual one. "plain": no skips, normalized after attention and after the
     layers, which is design (A) of APRIL (Lu et al. 2022, figure 1). readout: from the mean of all
-    tokens, or from a class token. fused: one linear layer for queries, keys and values. In eval
-    mode. Raises ModelError for a domain other than images that patches tile, heads that do not
-    divide dim, and unknown options.
+    tokens, or from a class token. fused: one linear layer for queries, keys and values. dropout: the
+    probability on what each attention, and each network of two layers, gives. In eval mode. Raises
+    ModelError for a domain other than images that patches tile, heads that do not divide dim, a
+    dropout that is no probability below 1, and unknown options.
     """
     image = images(domain, "vit")
     counts("vit", classes=classes, patch=patch, dim=dim, depth=depth, heads=heads)
+    dropping("vit", dropout)
     _check(image, patch, dim, heads, style, readout)
     with seeded(seed):
         return ViT(
@@ -126,6 +132,7 @@ def vit(
             style=style,
             readout=readout,
             fused=fused,
+            dropout=dropout,
         ).eval()
 
 

@@ -1,0 +1,170 @@
+"""Active dropout: does it protect? Masks ignored, drawn anew, optimized jointly, and known.
+
+CIFAR-10, labels granted; MLP (dropout behind both hidden layers), LeNet and a small transformer. "ignored" simulates
+the network without dropout, as every descent here does; "drawn anew" draws masks in each evaluation; "joint" is the
+Dropout Inversion Attack. "known masks" grants the client's own masks: an upper bound, no attack. All four are
+signed Adam of equally many steps; "joint, second order" is second_order with the masks among its variables. The
+control is the joint guess (where p = 0, the plain one) scored against other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from statistics import median
+from typing import Any
+
+import torch
+from common import Options, Row, header, images, measure, observe, options, scored, table
+from torch import Tensor
+
+import leakgauge as lg
+from leakgauge import attacks
+from leakgauge.federated.dropout import Call, DropoutMode, Masked, drawn, with_forward
+
+NAME = "dropout"
+STEPS = 600
+WAYS = ("ignored", "drawn anew", "joint", "joint, second order", "known masks")
+SECOND = WAYS[3]
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mlp": {"depth": 3},
+    "lenet": {},
+    "vit": {"dim": 64, "patch": 8},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One update and one way to attack it."""
+
+    network: str
+    p: float
+    batch: int
+    how: str
+
+
+def jobs_of(given: Options) -> list[Job]:
+    """Every way on the same update; without dropout there is one. Second order where it takes a minute or two."""
+    rates, sizes = (0.25, 0.0, 0.5, 0.1), (1, 4)
+    if given.quick:
+        return [Job("mlp", p, 1, how) for p in (0.0, 0.25) for how in ways(p)]
+    networks = ("mlp", "lenet")
+    one, four = (
+        [Job(n, p, size, how) for p in rates for n in networks for how in ways(p)] for size in sizes
+    )
+    second = [Job("lenet", p, 1, SECOND) for p in (0.1, 0.25, 0.5)]
+    return [*one, *(Job("vit", 0.25, 1, how) for how in ways(0.25)), *four, *second]
+
+
+def ways(p: float) -> list[str]:
+    """Those of signed Adam."""
+    return [how for how in WAYS if how != SECOND] if p else ["ignored"]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A forward pass with these masks."""
+
+    forward: Callable[..., Any]
+    masks: list[Tensor]
+
+    def __call__(self, inputs: Tensor) -> Any:
+        with Masked([mask[: len(inputs)] for mask in self.masks]):
+            return self.forward(inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Anew:
+    """A forward pass that draws its own masks, as the client's does."""
+
+    forward: Callable[..., Any]
+
+    def __call__(self, inputs: Tensor) -> Any:
+        with Drawing():
+            return self.forward(inputs)
+
+
+class Drawing(DropoutMode):
+    """Inside, masks are drawn where the adversary's engine cannot switch them off."""
+
+    def answer(self, call: Call, inputs: Tensor) -> Tensor:
+        assert call.shape is not None, "no network here draws masks inside attention"
+        keep = (torch.rand(call.shape) >= call.p).to(inputs)
+        return inputs * keep / (1 - call.p)
+
+
+def setting(job: Job, given: Options) -> tuple[lg.Dataset, lg.Batch, lg.Batch, lg.Observation, Row]:
+    """The private batch, other images, what the server sees of the former, and that with other forwards, by way."""
+    data = images(given.data)
+    order = torch.randperm(len(data), generator=lg.Seeds(given.seed).generator("batch")).tolist()
+    builder = getattr(lg.models, job.network)
+    chosen = NETWORKS[job.network] | {"dropout": job.p}
+    model = lg.models.build(builder, data.domain, 10, seed=given.seed, **chosen).train()
+    server, mine = lg.Server(labels=True), order[: job.batch]
+    _, plain = observe(data, model, mine, server=server, seed=given.seed)
+    generator = lg.Seeds(given.seed).generator("masks")
+    masks = [
+        (torch.rand(call.shape, generator=generator) >= call.p).float()
+        for call in drawn(plain, job.batch)
+        if call.shape is not None
+    ]
+    client = with_forward(model, partial(Given, masks=masks))
+    batch, seen = observe(data, client, mine, server=server, seed=given.seed)
+    rest = order[job.batch : 2 * job.batch]
+    others = lg.Batch(data.inputs[rest], data.targets[rest])
+    views = {
+        "known masks": seen,
+        "drawn anew": replace(seen, model=with_forward(plain.model, Anew)),
+    }
+    return data, batch, others, replace(seen, model=plain.model), views
+
+
+def run(job: Job, given: Options) -> Row:
+    """One attack, scored against the private batch and against other images."""
+    data, batch, others, seen, views = setting(job, given)
+    signed = attacks.InvertingGradients(steps=60 if given.quick else STEPS)
+    joint = attacks.DropoutInversion(attack=signed)
+    # The masks' mean is not quite 1 - p: a weight on it would keep second order from its tolerance.
+    second = attacks.DropoutInversion(attack=attacks.SecondOrder(), weight=0.0, start="mean")
+    attack: lg.Attack = {"joint": joint, SECOND: second}.get(job.how, signed)
+    guess = attack(views.get(job.how, seen), seeds=lg.Seeds(given.seed))
+    row = {**vars(job), "seed": given.seed, "attack": repr(attack)}
+    return row | scored(data, batch, guess) | {"control_psnr": scored(data, others, guess)["psnr"]}
+
+
+def main() -> None:
+    """Run and print."""
+    given = options(NAME, __doc__ or "")
+    header(given)
+    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows.sort(key=key)
+    lines = []
+    for head, group in groupby(rows, key):
+        told = {row["how"]: row for row in group}
+        controls = told.get("joint", told.get("ignored"))
+        lines.append(
+            [
+                *head,
+                *(quality(told.get(how)) for how in WAYS),
+                f"{median(controls['control_psnr']):.1f}" if controls else "-",
+            ]
+        )
+    table(
+        ["network", "batch", "p", *(f"{how}, dB (residual)" for how in WAYS), "control, dB"], lines
+    )
+
+
+def key(row: Row) -> tuple[str, int, float]:
+    """What a line of the table stands for."""
+    return (row["network"], row["batch"], row["p"])
+
+
+def quality(row: Row | None) -> str:
+    """Median PSNR over the images, and the residual of the simulation in use."""
+    return "-" if row is None else f"{median(row['psnr']):.1f} ({row['residual']:.0e})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The Dropout Inversion Attack. Scheliga, Mäder, Seeland: Dropout is NOT All You Need to Prevent Gradient
+Leakage, AAAI 2023.
+
+    a dropout layer l of the client computes   x m_l / (1 - p_l),   m_l ~ Bernoulli(1 - p_l), which nobody shares
+    minimize over x, m in [0, 1]   d(g(x, y, m), g*)  +  priors(x)  +  weight sum_l (mean(m_l) - (1 - p_l))^2
+
+from masks drawn as a client draws them, every example and every call with its own, by any gradient matching.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.recipe import Recipe
+from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core.ranges import NonNegative
+from leakgauge.federated.dropout import mean_network
+from leakgauge.inversion import GradientMatching, InRange, Read
+from leakgauge.inversion.masks import (
+    MaskMean,
+    Masks,
+    OfInputs,
+    OfMasks,
+    Start,
+    Wide,
+    masks_of,
+    widened,
+)
+
+DEFAULT = InvertingGradients(steps=4000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutInversion:
+    """`attack` with the masks of all dropout layers as variables beside the inputs.
+
+    `weight`: of the masks' means, the paper's 1e-4 against a cosine distance. What a client drew has not
+    quite that mean: second order, which ends where all is matched, wants 0. `start`: masks as a client
+    draws them, or all at 1 - p. Descents with a line search keep no box: masks outside [0, 1] then cost
+    `outside` times their mean squared distance to it.
+    """
+
+    attack: Recipe = DEFAULT
+    weight: NonNegative = 1e-4
+    start: Start = "bernoulli"
+    outside: NonNegative = 1.0
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.attack.requires
+
+    def matching(self, masks: Masks) -> GradientMatching:
+        """The attack's composition, of wide examples."""
+        plain = self.attack.matching()
+        objective = OfInputs(plain.objective, masks) + self.weight * MaskMean(masks)
+        return replace(
+            plain,
+            objective=objective + self.outside * OfMasks(InRange(), masks),
+            parametrization=Wide(base=plain.parametrization, masks=masks, begin=self.start),
+        )
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        masks = masks_of(observation)
+        return masks if isinstance(masks, str) else self.attack.inapplicable(observation)
+
+    def evaluations(self, observation: Observation) -> int:
+        return self.attack.evaluations(observation)
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        masks = masks_of(observation)
+        assert isinstance(masks, Masks), "inapplicable() refuses this"
+        matching = self.matching(masks)
+        if not matching.labels.free:
+            # Rules that read labels know examples as they are.
+            plain = mean_network(observation)
+            labels = matching.labels.start(plain, seeds.generator("labels"))
+            matching = replace(matching, labels=Read(labels))
+        found = matching(widened(observation, masks), seeds=seeds, progress=progress)
+        return replace(
+            found,
+            inputs=masks.input_of(found.inputs).clone(),
+            course=tuple(replace(s, inputs=masks.input_of(s.inputs).clone()) for s in found.course),
+            notes=(*found.notes, f"masks: {sum(masks.sizes[1:])} values an example"),
+        )

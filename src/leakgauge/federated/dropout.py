@@ -1,0 +1,187 @@
+"""Dropout in a forward pass: where masks are drawn, a network that draws none, and one whose masks are given.
+
+PyTorch draws a mask in each call, x * m / (1 - p) with m ~ Bernoulli(1 - p), and keeps it to itself. Calls are
+caught where they are made, so that a module and torch.nn.functional.dropout in a forward are alike.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from leakgauge.core import Observation, trainable
+from leakgauge.federated.rounds import Rounds
+from leakgauge.federated.training import stateless
+
+_ENTRIES = frozenset({functional.dropout, torch.dropout})
+_CHANNELS = frozenset(
+    {functional.dropout1d, functional.dropout2d, functional.dropout3d, torch.feature_dropout}
+)
+_ALPHA = frozenset({functional.alpha_dropout, functional.feature_alpha_dropout})
+_ATTENTION = {
+    functional.scaled_dot_product_attention: 4,
+    functional.multi_head_attention_forward: 10,
+}
+"""What draws inside, and the place of its argument dropout_p."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One mask that a forward pass draws: by which function, with which probability p of a zero, of which shape.
+
+    `shape` broadcasts over the function's input; None where the mask cannot be given from outside.
+    """
+
+    function: str
+    p: float
+    shape: tuple[int, ...] | None
+
+
+class DropoutMode(TorchFunctionMode):
+    """Inside, each call that would draw a mask is told to `answer` instead."""
+
+    def answer(self, call: Call, inputs: Tensor) -> Tensor:
+        """What the call returns."""
+        raise NotImplementedError
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func in _ATTENTION:
+            place = _ATTENTION[func]
+            p = args[place] if len(args) > place else given.get("dropout_p", 0.0)
+            if p > 0 and given.get("training", True):
+                self.answer(Call(func.__name__, p, None), args[0])
+                if len(args) > place:
+                    args = (*args[:place], 0.0, *args[place + 1 :])
+                else:
+                    given = {**given, "dropout_p": 0.0}
+        elif func in _ENTRIES | _CHANNELS | _ALPHA:
+            p, training, in_place = _options(args, given)
+            inputs: Tensor = args[0] if args else given["input"]
+            if training and 0 < p < 1:
+                call = Call(func.__name__, p, _mask_shape(func, inputs))
+                if not in_place:
+                    return self.answer(call, inputs)
+                # The answer may keep its input for backward: it gets one that is not written to.
+                return inputs.copy_(self.answer(call, inputs.clone()))
+        return func(*args, **given)
+
+
+def _options(args: tuple[Any, ...], given: dict[str, Any]) -> tuple[float, bool, bool]:
+    """p, training and inplace of a call of any of the functions."""
+    names = ("p", "training", "inplace")
+    placed = {**dict(zip(names, args[1:], strict=False)), **given}
+    return placed.get("p", 0.5), placed.get("training", True), placed.get("inplace", False)
+
+
+def _mask_shape(func: Callable[..., Any], inputs: Tensor) -> tuple[int, ...] | None:
+    if func in _ALPHA:
+        return None
+    if func in _ENTRIES:
+        return tuple(inputs.shape)
+    # dropout1d takes two axes for one example without a batch, and masks the first.
+    kept = 1 if func is functional.dropout1d and inputs.ndim == 2 else 2
+    return (*inputs.shape[:kept], *(1 for _ in inputs.shape[kept:]))
+
+
+class Still(DropoutMode):
+    """Inside, no dropout drops anything: the mean network. `calls` is what would have been drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+
+    def answer(self, call: Call, inputs: Tensor) -> Tensor:
+        self.calls.append(call)
+        return inputs
+
+
+class Masked(DropoutMode):
+    """Inside, the calls take these masks, in their order: x * m / (1 - p)."""
+
+    def __init__(self, masks: list[Tensor]) -> None:
+        super().__init__()
+        self.left = list(masks)
+
+    def answer(self, call: Call, inputs: Tensor) -> Tensor:
+        return inputs * self.left.pop(0) / (1 - call.p)
+
+
+def drawn(observation: Observation, count: int = 2, *, before: str | None = None) -> list[Call]:
+    """The masks that a forward pass of `count` examples draws: all, or those before the module of that name runs."""
+    model = observation.model
+    if not any(module.training for module in model.modules()):
+        return []
+    if before is not None:
+        model = copy.deepcopy(model)
+    still, seen = Still(), list[int]()
+    with ExitStack() as inside, torch.no_grad():
+        if before is not None:
+            model.get_submodule(before).register_forward_pre_hook(
+                lambda *_: seen.append(len(still.calls))
+            )
+        # What else is random in the model must not move the generator of the program.
+        inside.enter_context(torch.random.fork_rng(devices=[]))
+        inside.enter_context(still)
+        stateless(model, trainable(model), middle(observation, count))
+    return still.calls[: seen[0]] if seen else still.calls
+
+
+def middle(observation: Observation, count: int) -> Tensor:
+    """`count` examples from the middle of the domain, as the model takes them."""
+    like = next(iter(observation.update.tensors.values()))
+    like = next(observation.model.parameters(), like)
+    unit = torch.full((count, *observation.domain.shape), 0.5, dtype=like.dtype, device=like.device)
+    return observation.domain.from_unit(unit)
+
+
+def mean_network(observation: Observation) -> Observation:
+    """The observation with dropout off in the adversary's own copy of the model; as it was where none is active.
+
+    Nothing else leaves train mode. Masks drawn anew would make each simulated update another, and a
+    descent would follow chance.
+    """
+    if not drawn(observation):
+        return observation
+    training = observation.training
+    if isinstance(training, Rounds):
+        training = replace(training, models=tuple(map(_still, training.models)))
+    return replace(observation, model=_still(observation.model), training=training)
+
+
+def _still(model: nn.Module) -> nn.Module:
+    return with_forward(model, _StillForward)
+
+
+@dataclass(frozen=True)
+class _StillForward:
+    """A forward pass without dropout."""
+
+    forward: Callable[..., Any]
+
+    def __call__(self, inputs: Tensor) -> Any:
+        with Still():
+            return self.forward(inputs)
+
+
+def with_forward(
+    model: nn.Module, around: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> nn.Module:
+    """A copy of the model with around(forward) for its forward; names of parameters stay as they are."""
+    after = copy.deepcopy(model)
+    after.forward = around(after.forward)
+    return after

@@ -1,0 +1,242 @@
+"""Dropout masks as further coordinates of each example, so that any descent can move them beside the inputs.
+
+The adversary's own copy of the model takes *wide* examples: the n values of an input, then the m values of
+its masks, in the order in which the forward pass asks for them. All else of the engine stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import Domain, Observation, trainable
+from leakgauge.federated.dropout import Masked, drawn, middle, with_forward
+from leakgauge.federated.fedavg import FedAvg
+from leakgauge.federated.rounds import Rounds
+from leakgauge.federated.training import stateless
+from leakgauge.inversion.distances import Distance
+from leakgauge.inversion.objective import Candidate, LeastSquares, Term
+from leakgauge.inversion.parametrization import Direct
+
+
+@dataclass(frozen=True)
+class Masks:
+    """How wide examples are laid out: an input's shape, then for each mask its shape and its p.
+
+    A mask of shape (k, *rest) for one example is (B k, *rest) for a batch of B.
+    """
+
+    inputs: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    rates: tuple[float, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Values of the input, then of each mask, for one example."""
+        return [math.prod(self.inputs), *map(math.prod, self.shapes)]
+
+    def input_of(self, wide: Tensor) -> Tensor:
+        """The inputs (B, *shape) within wide examples (B, n + m): a view."""
+        return torch.unflatten(wide[:, : self.sizes[0]], 1, self.inputs)
+
+    def masks_of(self, wide: Tensor) -> Tensor:
+        """All masks (B, m): a view."""
+        return wide[:, self.sizes[0] :]
+
+    def each(self, wide: Tensor) -> list[Tensor]:
+        """The masks, each in the shape that the forward pass asks for."""
+        parts = torch.split(wide, self.sizes, dim=1)[1:]
+        pairs = zip(parts, self.shapes, strict=True)
+        return [part.reshape(-1, *shape[1:]) for part, shape in pairs]
+
+    def keep(self, like: Tensor) -> Tensor:
+        """1 - p of each value of all masks, (m,)."""
+        pairs = zip(self.rates, self.sizes[1:], strict=True)
+        return torch.cat([like.new_full((size,), 1 - p) for p, size in pairs])
+
+    def joined(self, inputs: Tensor, masks: Tensor) -> Tensor:
+        """Wide examples of inputs (B, *shape) and masks (B, m)."""
+        return torch.cat([inputs.flatten(1), masks], dim=1)
+
+
+def masks_of(observation: Observation) -> Masks | str:
+    """The masks of the model's forward pass, or in one line why they cannot be variables."""
+    training = observation.training
+    calls = drawn(observation, 2)
+    if not calls:
+        return "no active dropout layer"
+    if isinstance(training, Rounds):
+        return "each round has masks of its own"
+    if isinstance(training, FedAvg) and training.epochs > 1:
+        return f"each of {training.epochs} local epochs has masks of its own"
+    more, shapes = drawn(observation, 3), []
+    for call, other in zip(calls, more, strict=True):
+        if call.shape is None or other.shape is None:
+            return f"{call.function} draws a mask that cannot be given from outside"
+        one, rest = divmod(call.shape[0], 2)
+        if rest or (other.shape[0], other.shape[1:]) != (3 * one, call.shape[1:]):
+            return f"a mask of shape {call.shape} for 2 examples has no leading axis of examples"
+        shapes.append((one, *call.shape[1:]))
+    found = Masks(observation.domain.shape, tuple(shapes), tuple(call.p for call in calls))
+    return (
+        "the model draws more at random than dropout masks"
+        if _random(observation, found)
+        else found
+    )
+
+
+def _random(observation: Observation, masks: Masks) -> bool:
+    """Whether the network still answers by chance where its masks are given."""
+    seen, inputs = widened(observation, masks), middle(observation, 2)
+    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    unit = torch.rand((2, *seen.domain.shape), generator=generator).to(inputs)
+    wide = seen.domain.from_unit(unit)
+    answers = []
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(seed)
+            answers.append(stateless(seen.model, trainable(seen.model), wide))
+    return not torch.equal(*answers)
+
+
+@dataclass(frozen=True)
+class WideDomain:
+    """The domain of wide examples; masks are their own unit coordinates."""
+
+    base: Domain
+    masks: Masks
+
+    @property
+    def kind(self) -> str:
+        return self.base.kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (sum(self.masks.sizes),)
+
+    def to_unit(self, inputs: Tensor) -> Tensor:
+        narrow = self.base.to_unit(self.masks.input_of(inputs))
+        return self.masks.joined(narrow, self.masks.masks_of(inputs))
+
+    def from_unit(self, unit: Tensor) -> Tensor:
+        narrow = self.base.from_unit(self.masks.input_of(unit))
+        return self.masks.joined(narrow, self.masks.masks_of(unit))
+
+
+@dataclass(frozen=True)
+class _WideForward:
+    """A forward pass of wide examples."""
+
+    forward: Any
+    masks: Masks
+
+    def __call__(self, wide: Tensor) -> Any:
+        with Masked(self.masks.each(wide)):
+            return self.forward(self.masks.input_of(wide))
+
+
+def widened(observation: Observation, masks: Masks) -> Observation:
+    """The observation with the adversary's own copy of the model, which takes wide examples and draws nothing."""
+    return replace(
+        observation,
+        model=with_forward(observation.model, partial(_WideForward, masks=masks)),
+        domain=WideDomain(observation.domain, masks),
+    )
+
+
+Start = Literal["bernoulli", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wide(Direct):
+    """The variables of `base`, then the masks themselves, which a step leaves in [0, 1].
+
+    They start as a client draws them, or all at their mean 1 - p.
+    """
+
+    base: Direct
+    masks: Masks
+    begin: Start = "bernoulli"
+
+    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Variables (B, n + m), drawn from `generator`."""
+        assert isinstance(observation.domain, WideDomain), "widened() makes the observation"
+        narrow = replace(observation, domain=observation.domain.base)
+        inputs = self.base.start(narrow, generator)
+        keep = self.masks.keep(inputs).expand(len(inputs), -1)
+        if self.begin == "bernoulli":
+            chance = torch.rand(keep.shape, generator=generator).to(inputs)
+            keep = (chance < keep).to(inputs)
+        return self.masks.joined(inputs, keep)
+
+    def decode(self, variables: Tensor) -> Tensor:
+        inputs = self.base.decode(self.masks.input_of(variables))
+        return self.masks.joined(inputs, self.masks.masks_of(variables))
+
+    def encode(self, unit: Tensor) -> Tensor:
+        inputs = self.base.encode(self.masks.input_of(unit))
+        return self.masks.joined(inputs, self.masks.masks_of(unit))
+
+    def project(self, variables: Tensor) -> None:
+        self.base.project(self.masks.input_of(variables))
+        self.masks.masks_of(variables).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class MaskMean(LeastSquares):
+    """Mean over examples of sum_l (mean(m_l) - (1 - p_l))^2: each mask keeps about as much as a drawn one."""
+
+    masks: Masks
+
+    local: ClassVar[bool] = True
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        parts = torch.split(candidate.unit, self.masks.sizes, dim=1)[1:]
+        gaps = [part.mean(1) - (1 - p) for part, p in zip(parts, self.masks.rates, strict=True)]
+        return torch.stack(gaps).flatten() / math.sqrt(len(candidate.unit))
+
+
+@dataclass(frozen=True)
+class OfMasks(Term):
+    """A local term of the masks alone, (B, m)."""
+
+    term: Term
+    masks: Masks
+
+    local: ClassVar[bool] = True
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        return self.term(replace(candidate, unit=self.masks.masks_of(candidate.unit)))
+
+    def residuals(self, candidate: Candidate) -> Tensor | None:
+        return self.term.residuals(replace(candidate, unit=self.masks.masks_of(candidate.unit)))
+
+
+@dataclass(frozen=True)
+class OfInputs(Term):
+    """A term, written for examples as they are, on the inputs within wide ones."""
+
+    term: Term
+    masks: Masks
+
+    @property
+    def local(self) -> bool:  # type: ignore[override]
+        return self.term.local
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        return self.term(replace(candidate, unit=self.masks.input_of(candidate.unit)))
+
+    def residuals(self, candidate: Candidate) -> Tensor | None:
+        return self.term.residuals(replace(candidate, unit=self.masks.input_of(candidate.unit)))
+
+    def parts(self, progress: float) -> tuple[tuple[float, Term], ...]:
+        # A distance looks at updates alone, and second-order descents know it by its type.
+        return tuple(
+            (weight, term if isinstance(term, Distance) else OfInputs(term, self.masks))
+            for weight, term in self.term.parts(progress)
+        )
