@@ -30,8 +30,8 @@ from leakgauge.inversion import (
 )
 from leakgauge.inversion.curvature import Curvature, count_sketch, counted, lower_gram
 from leakgauge.inversion.descent import Identification, flatten, unflatten
-from leakgauge.inversion.engine import diagnose
 from leakgauge.inversion.jacobian import Compression, Linearization, Tangents, least_squares
+from leakgauge.inversion.judgment import diagnose
 from leakgauge.inversion.objective import Candidate
 from leakgauge.inversion.problem import Problem, Variables
 from leakgauge.inversion.simulation import functional_simulator, in_precision

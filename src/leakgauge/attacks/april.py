@@ -26,7 +26,7 @@ from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
 from leakgauge.inversion.distances import MATCHED, relative_residual
-from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.labels import head
 from leakgauge.inversion.simulation import simulator
 

@@ -30,7 +30,7 @@ from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, S
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import MATCHED, relative_residual
-from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.priors import OPPONENT, total_variation
 from leakgauge.inversion.simulation import simulator
 

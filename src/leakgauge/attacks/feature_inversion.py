@@ -35,8 +35,8 @@ from leakgauge.inversion import (
     Term,
     TotalVariation,
 )
-from leakgauge.inversion.engine import nothing_found
 from leakgauge.inversion.features import entangled
+from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.labels import Labels
 
 

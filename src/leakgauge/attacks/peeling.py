@@ -36,8 +36,8 @@ from leakgauge.inversion import (
     Term,
 )
 from leakgauge.inversion.distances import MATCHED
-from leakgauge.inversion.engine import nothing_found
 from leakgauge.inversion.features import Headless
+from leakgauge.inversion.judgment import nothing_found
 
 FITS = 1e-3
 """Relative misfit of a layer's gradient up to which the input that it tells is believed."""

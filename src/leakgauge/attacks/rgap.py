@@ -28,7 +28,7 @@ from leakgauge.analytic.output_layer import Start, starts
 from leakgauge.analytic.rank_index import LayerRank, carried, measured
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.inversion.distances import MATCHED, relative_residual
-from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.labels import Known
 from leakgauge.inversion.simulation import simulator
 

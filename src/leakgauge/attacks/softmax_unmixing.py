@@ -19,8 +19,8 @@ from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import Falling, FeatureMatch, Known, Read
-from leakgauge.inversion.engine import nothing_found
 from leakgauge.inversion.features import entangled
+from leakgauge.inversion.judgment import nothing_found
 
 
 @dataclass(frozen=True, kw_only=True)

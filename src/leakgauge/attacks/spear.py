@@ -39,7 +39,7 @@ from leakgauge.core import (
 from leakgauge.core.ranges import Count
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import MATCHED, relative_residual
-from leakgauge.inversion.engine import nothing_found
+from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.simulation import simulator
 
 MOST = 25

@@ -15,7 +15,6 @@ import torch
 
 from leakgauge.core import (
     Cost,
-    Diagnosis,
     Observation,
     Progress,
     Reconstruction,
@@ -27,8 +26,9 @@ from leakgauge.core import (
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion.batching import Loop, Trials, choose_trials
-from leakgauge.inversion.descent import Descent, Ending, Evaluation, Identification
+from leakgauge.inversion.descent import Descent, Ending, Evaluation
 from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.judgment import diagnose, nothing_found
 from leakgauge.inversion.labels import Labels
 from leakgauge.inversion.objective import Candidate, Term
 from leakgauge.inversion.parametrization import Direct
@@ -269,34 +269,3 @@ def unmatched(objective: Term, observation: Observation) -> float:
     candidate = Candidate(none, none, nothing, observed)
     parts = [(w, term) for w, term in objective.parts(1.0) if not term.local]
     return sum(weight * float(term(candidate)) for weight, term in parts)
-
-
-def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
-    """The verdict on a batch, where the descent looked at the Jacobian."""
-    if seen is None:
-        return None
-    verdict: Literal["recovered", "collision", "stalled", "undecided"] = "recovered"
-    if residual > MATCHED:
-        verdict = "stalled"
-    elif seen.rank < seen.unknowns:
-        verdict = "collision"
-    elif not seen.exact:
-        verdict = "undecided"
-    return Diagnosis(verdict, seen.rank, seen.unknowns, seen.condition, seen.exact)
-
-
-def nothing_found(
-    observation: Observation, status: Status, message: str, *, cost: Cost | None = None
-) -> Reconstruction:
-    """A reconstruction without a guess: every example is the middle of the domain."""
-    like = next(iter(observation.update.tensors.values()))
-    batch = observation.knowledge.batch_size or 1
-    middle = torch.full((batch, *observation.domain.shape), 0.5).to(like)
-    return Reconstruction(
-        inputs=observation.domain.from_unit(middle),
-        targets=None,
-        found=torch.zeros(batch, dtype=torch.bool),
-        status=status,
-        message=message,
-        cost=cost or Cost(),
-    )

@@ -1,16 +1,19 @@
-"""A guess judged by the local training that was in use."""
+"""What a guess is worth: judged by the local training that was in use, and what to return where there is none."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
+import torch
 from torch import Tensor
 
-from leakgauge.core import Observation, Reconstruction
+from leakgauge.core import Cost, Diagnosis, Observation, Reconstruction, Status
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.local_steps import interpolated
 from leakgauge.federated.withheld import untold
-from leakgauge.inversion.distances import Cosine, relative_residual
+from leakgauge.inversion.descent import Identification
+from leakgauge.inversion.distances import MATCHED, Cosine, relative_residual
 from leakgauge.inversion.objective import Candidate
 from leakgauge.inversion.simulation import simulator
 
@@ -37,3 +40,34 @@ def _aside(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     simulated = simulator(seen, create_graph=False)(unit, targets)
     cosine = 1 - float(Cosine()(Candidate(unit, targets, simulated, seen.update.tensors)))
     return math.sqrt(max(0.0, 1 - cosine**2))
+
+
+def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
+    """The verdict on a batch, where the descent looked at the Jacobian."""
+    if seen is None:
+        return None
+    verdict: Literal["recovered", "collision", "stalled", "undecided"] = "recovered"
+    if residual > MATCHED:
+        verdict = "stalled"
+    elif seen.rank < seen.unknowns:
+        verdict = "collision"
+    elif not seen.exact:
+        verdict = "undecided"
+    return Diagnosis(verdict, seen.rank, seen.unknowns, seen.condition, seen.exact)
+
+
+def nothing_found(
+    observation: Observation, status: Status, message: str, *, cost: Cost | None = None
+) -> Reconstruction:
+    """A reconstruction without a guess: every example is the middle of the domain."""
+    like = next(iter(observation.update.tensors.values()))
+    batch = observation.knowledge.batch_size or 1
+    middle = torch.full((batch, *observation.domain.shape), 0.5).to(like)
+    return Reconstruction(
+        inputs=observation.domain.from_unit(middle),
+        targets=None,
+        found=torch.zeros(batch, dtype=torch.bool),
+        status=status,
+        message=message,
+        cost=cost or Cost(),
+    )
