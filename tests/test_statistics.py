@@ -381,6 +381,10 @@ class TestSearch:
         batch = images(3)
         seen, matching = told(normed(), batch), search(1.0)
         assert "BatchStatistics(2 layers)" in repr(matching.informed(seen))
+        # Those of several steps are an estimate, whose weight vanishes.
+        several = matching.informed(told(normed(), batch, lg.FedAvg(epochs=3)))
+        first, last = (several.parts(progress)[-1][0] for progress in (0.0, 1.0))
+        assert last == pytest.approx(1e-4 * first)
         blind = replace(seen, knowledge=replace(seen.knowledge, statistics=None))
         assert matching.informed(blind) is matching.objective
         silent = told(normed(0.0), batch)

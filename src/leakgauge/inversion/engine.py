@@ -30,7 +30,7 @@ from leakgauge.inversion.descent import Descent, Ending, Evaluation
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.judgment import diagnose, nothing_found
 from leakgauge.inversion.labels import Labels
-from leakgauge.inversion.objective import Candidate, Term
+from leakgauge.inversion.objective import Candidate, Falling, Term
 from leakgauge.inversion.parametrization import Direct
 from leakgauge.inversion.simulation import in_precision, simulator
 from leakgauge.inversion.smoothing import smoothed
@@ -88,7 +88,9 @@ class GradientMatching:
         term = BatchStatistics.of(observation)
         if self.statistics == 0 or term.inapplicable(observation) is not None:
             return self.objective
-        return self.objective + self.statistics * unmatched(self.objective, observation) * term
+        weight = self.statistics * unmatched(self.objective, observation)
+        # What is not quite true leads at first, and must not keep the update from being matched.
+        return self.objective + (weight if term.exact else Falling(weight, 1e-4 * weight)) * term
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent

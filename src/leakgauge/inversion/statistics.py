@@ -67,12 +67,14 @@ class BatchStatistics(LeastSquares):
 
     seen: tuple[Seen, ...]
     domain: Domain
+    exact: bool = True
 
     @classmethod
     def of(cls, observation: Observation) -> BatchStatistics:
         """Against the private batch's own, from granted running statistics; of several rounds, each one's.
 
-        Exact for one step. Of several, they are compared at the model where, on average, they were taken.
+        `exact` for one step. Of several, they are compared at the model where, on average, they were taken:
+        an estimate, whose weight should vanish as a search ends.
         """
         statistics = observation.knowledge.statistics
         if statistics is None:
@@ -86,13 +88,15 @@ class BatchStatistics(LeastSquares):
         seen = tuple(
             _seen(held, after, update if delta else None) for held, update, after in rounds
         )
-        return cls(seen, observation.domain)
+        # A model moved on the way is where several steps were seen as one.
+        exact = all(one.model is held for one, held in zip(seen, (model, *later), strict=True))
+        return cls(seen, observation.domain, exact)
 
     @classmethod
     def prior(cls, observation: Observation) -> BatchStatistics:
         """Against the running statistics of the observed model itself, in either mode."""
         model = observation.model
-        return cls((Seen(model, running(model)),), observation.domain)
+        return cls((Seen(model, running(model)),), observation.domain, exact=False)
 
     def inapplicable(self, observation: Observation) -> str | None:
         if self.seen and all(seen.targets for seen in self.seen):
@@ -114,7 +118,9 @@ def _seen(model: nn.Module, after: Tensors, update: Tensors | None) -> Seen:
     targets = batch_statistics(model, after)
     if update is not None and targets:
         name, layer = next((n, m) for n, m in normalizers(model).items() if n in targets)
-        model = moved(model, update, middle(layer.momentum, steps_between(name, layer, after)))
+        steps = steps_between(name, layer, after)
+        if steps > 1:
+            model = moved(model, update, middle(layer.momentum, steps))
     return Seen(model, targets)
 
 
