@@ -17,6 +17,7 @@ from leakgauge.analytic.label_recovery.base import (
     whole,
 )
 from leakgauge.analytic.label_recovery.bounds import Bounds, amplified, completed
+from leakgauge.analytic.label_recovery.idlg import Idlg
 from leakgauge.analytic.label_recovery.llg import LlgStar
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary
 from leakgauge.analytic.label_recovery.tilting import Tilting
@@ -29,11 +30,11 @@ from leakgauge.core.ranges import Count, Positive
 class BestLabels:
     """Counts, whatever the batch size, by the first that holds.
 
-    1. What is granted. 2. `Tilting`, where its stand-ins explain the gradient, and differ in the counts by at most
-    `agreed` of the batch, as in networks that are not trained far; at least what is proven. 3. Softmax unmixing up
-    to batch `unmixing`, where it proves every label. 4. What `Bounds` proves, and the labels that unmixing has found,
-    completed by a prior. 5. Without a gradient of the bias, `LlgStar`. Differences of weights are taken for mean
-    gradients, in the middle of the way. auxiliary: labeled examples that the adversary has.
+    1. What is granted. 2. `Idlg` for batch 1. 3. `Tilting`, where its stand-ins explain the gradient, and differ in
+    the counts by at most `agreed` of the batch, as in networks that are not trained far; at least what is proven.
+    4. Softmax unmixing up to batch `unmixing`, where it proves every label. 5. What `Bounds` proves, and the labels
+    that unmixing has found, completed by a prior. 6. Without a gradient of the bias, `LlgStar`. Differences of
+    weights are taken for mean gradients, in the middle of the way. auxiliary: labeled examples of the adversary's.
     """
 
     auxiliary: Auxiliary | None = None
@@ -60,6 +61,8 @@ class BestLabels:
         if counts is not None:
             return LabelRecovery.of(counts, "granted", certified=True)
         seen, notes = _as_one(observation)
+        if Idlg().inapplicable(seen) is None:
+            return _noted(Idlg()(seen, seeds=seeds), *notes)
         if isinstance(head_of(seen, bias=True), str):
             return _noted(LlgStar()(seen, seeds=seeds), *notes, "the bias has no gradient")
         return _noted(self._read(observation, seen, seeds, several=bool(notes)), *notes)
@@ -78,7 +81,7 @@ class BestLabels:
         if tilt.misfit <= rule.explained and tilt.spread <= self.agreed:
             least = torch.zeros_like(known) if several else known
             counts = whole(torch.maximum(tilt.counts, least.double()), layer.batch)
-            return LabelRecovery.of(counts, "tilting", tilt.told)
+            return LabelRecovery.of(counts, "tilting", tilt.told, _proof(least, layer.batch))
         if not several and layer.batch <= self.unmixing:
             found, proven = _unmixed(observation, seeds, torch.zeros_like(known))
             if proven:
@@ -86,10 +89,14 @@ class BestLabels:
             known = torch.maximum(known, found)
         if not bounded:
             return LabelRecovery.of(whole(tilt.counts, layer.batch), "tilting", tilt.told)
-        sure = min(int(known.sum()), layer.batch)
-        note = f"{sure} of {layer.batch} labels are told by the update, the others a prior's"
+        note = f"{_proof(known, layer.batch)}, the others a prior's"
         counts = completed(known, layer.batch, amplified(layer, link))
         return LabelRecovery.of(counts, "bounds", tilt.told, note)
+
+
+def _proof(least: Tensor, batch: int) -> str:
+    """How many labels are told by the update, in words."""
+    return f"{min(int(least.sum()), batch)} of {batch} labels are told by the update"
 
 
 def _unmixed(observation: Observation, seeds: Seeds, none: Tensor) -> tuple[Tensor, bool]:
