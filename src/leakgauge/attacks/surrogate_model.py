@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from leakgauge.analytic.label_recovery import BestLabels
 from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.labels import refused, settled
 from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
@@ -49,7 +51,7 @@ class SurrogateModel:
     def inapplicable(self, observation: Observation) -> str | None:
         if observation.training.kind == "gradient":
             return "the update is one gradient: there is no end model"
-        return self.matching().inapplicable(interpolated(observation, 0.5))
+        return refused(self.matching(), interpolated(observation, 0.5))
 
     def evaluations(self, observation: Observation) -> int:
         later = replace(self.matching(), trials=1)
@@ -62,7 +64,11 @@ class SurrogateModel:
     ) -> Reconstruction:
         observation.require(self)
         clock = time.perf_counter()
-        share, matching, spent = 0.5, self.matching(), 0
+        share, spent = 0.5, 0
+        # The labels are read from all the steps, where those are known; else from one step in the middle.
+        known = BestLabels().inapplicable(observation) is None
+        whole = observation if known else interpolated(observation, share)
+        matching, notes = settled(self.matching(), whole, seeds)
         shares = [share]
         for stage in range(self.stages):
             seen = interpolated(observation, share)
@@ -89,7 +95,7 @@ class SurrogateModel:
         progress(1.0)
         cost = Cost(spent, time.perf_counter() - clock)
         note = "alpha: " + ", ".join(f"{share:g}" for share in shares)
-        return replace(judged(observation, found), cost=cost, notes=(*found.notes, note))
+        return replace(judged(observation, found), cost=cost, notes=(*notes, *found.notes, note))
 
 
 def nearest(observation: Observation, found: Reconstruction) -> float:

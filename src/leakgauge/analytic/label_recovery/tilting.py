@@ -10,7 +10,8 @@ batch, n with label c, nearest to a law P(n | c) that all classes tilt alike by 
 Then k = K (sum_nc a_nc p_n - db). Nobody knows P(n | c): a dummy's label is anyone's, as in networks that are not
 trained, or the network answers it (P ~ p_nc), as in those that are; and no dummies are the client's images. So each
 kind of stand-in and each law answers, weighted by the inverse square of the misfit it leaves, and their variance
-v about their mean tells how far to trust it: with all classes alike at k0 (James and Stein 1961)
+v about their mean, beyond what rounding to whole counts removes, tells how far to trust it: with all classes alike
+at k0 (James and Stein 1961)
 
     k  <-  k0 + max(0, 1 - v / |k - k0|^2) (k - k0).
 """
@@ -63,7 +64,8 @@ class Estimate:
     def told(self) -> str:
         """How well the stand-ins did, in words."""
         left = f"stand-ins leave {min(self.misfit, 1.0):.0%} of the gradient unexplained"
-        return f"{left}, and differ by {self.spread:.0%} of the batch"
+        # One answer alone differs from none.
+        return f"{left}, and differ by {self.spread:.1%} of the batch" if self.spread > 0 else left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ class Tilting:
 
     auxiliary: Auxiliary | None = None
     dummies: Count = 192
-    explained: Positive = 0.2
+    explained: Positive = 0.5
 
     def inapplicable(self, observation: Observation) -> str | None:
         found = head_of(observation, bias=True)
@@ -183,6 +185,8 @@ def merged(tilts: list[Tilt], batch: int) -> Estimate:
     others = max(1, len(tilts) - 1) / len(tilts)
     variance = float(trust @ (counts - mean).square().sum(1)) / others
     even = batch / len(mean)
-    kept = max(0.0, 1 - variance / max(float((mean - even).square().sum()), 1e-300))
+    # Counts are whole: an error of less than a half is rounded away.
+    unsure = max(0.0, variance - len(mean) / 4)
+    kept = max(0.0, 1 - unsure / max(float((mean - even).square().sum()), 1e-300))
     best = min(tilt.misfit for tilt in tilts)
     return Estimate(even + kept * (mean - even), best, math.sqrt(variance) / batch)
