@@ -28,7 +28,7 @@ from leakgauge.analytic.whitening import Layer
 NAME = "label_limits"
 DRAWS = 20
 TOLD = (4, 9, 16, 32, 48)
-"""How many of the loudest examples' labels are told. The last layer's 9 x 65 free entries can fix the features of 9 examples."""
+"""How many of the loudest examples' labels are told. The last layer's 9 x 65 free entries can fix 9 examples."""
 SIZES: dict[str, tuple[int, ...]] = {
     "lenet untrained": (64, 1024),
     "resnet20 untrained": (64, 1024),
