@@ -28,9 +28,11 @@ from leakgauge.analytic.label_recovery import (
     Tilting,
     recover_labels,
 )
-from leakgauge.analytic.label_recovery.base import whole
+from leakgauge.analytic.label_recovery.base import head_of, told, whole
 from leakgauge.analytic.label_recovery.bounds import completed
 from leakgauge.analytic.label_recovery.llg import taken
+from leakgauge.analytic.label_recovery.stand_ins import natural, scenes
+from leakgauge.analytic.label_recovery.tilting import Tilt, merged
 from leakgauge.federated import FedAvg
 
 Observe = Callable[..., lg.Observation]
@@ -231,3 +233,36 @@ def test_one_local_step_is_a_gradient(observe: Observe) -> None:
     assert "needs one gradient" in (Ilrg().inapplicable(several) or "")
     gradient = seen(observe, REPEATED)
     assert "difference of weights" in (FedAvgCounts().inapplicable(gradient) or "")
+
+
+def test_bounds_do_not_prove_what_rounding_of_the_weights_shows() -> None:
+    maker = replace(client(mlp(classes=8), classes=8), training=FedAvg(learning_rate=1e-3))
+    delta = lg.Server().observe(maker, batch(REPEATED), seeds=lg.Seeds(7))
+    layer, link = told(head_of(delta, bias=True))
+    least = Bounds().least(delta, layer, link, SEEDS)
+    assert bool((least <= torch.bincount(torch.tensor(REPEATED), minlength=8)).all())
+    assert bool(least.any())
+
+
+def test_stand_ins_that_differ_give_way_to_all_classes_alike() -> None:
+    one, other = torch.tensor([9.0, 0.0, 3.0]).double(), torch.tensor([0.0, 9.0, 3.0]).double()
+    apart = merged([Tilt(one, 0.01), Tilt(other, 0.01)], 12)
+    assert apart.counts.tolist() == pytest.approx([4, 4, 4])
+    assert apart.spread > 0.5
+    alike = merged([Tilt(one, 0.01), Tilt(one, 0.1)], 12)
+    assert alike.counts.tolist() == pytest.approx(one.tolist())
+    assert alike.spread == pytest.approx(0)
+    better = merged([Tilt(one, 1e-4), Tilt(other, 0.1)], 12)
+    assert whole(better.counts, 12).tolist() == one.long().tolist()
+
+
+def test_dummies_are_in_the_domain_and_repeat(observe: Observe) -> None:
+    observation = observe(mlp(), batch([1, 2]))
+    for kind in (natural, scenes):
+        drawn = kind(observation, 5, SEEDS.generator("some"))
+        unit = observation.domain.to_unit(drawn)
+        assert unit.shape == (5, *observation.domain.shape)
+        assert float(unit.min()) >= 0
+        assert float(unit.max()) <= 1
+        assert torch.equal(drawn, kind(observation, 5, SEEDS.generator("some")))
+        assert len(torch.unique(unit.std((1, 2, 3)))) == 5

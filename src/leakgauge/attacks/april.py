@@ -20,7 +20,8 @@ from torch import Tensor
 
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.tokens import Tokens, tokens_of
-from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.labels import refused
+from leakgauge.attacks.recipe import Recipe, matched
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.federated.dropout import mean_network
@@ -214,7 +215,7 @@ class AprilMatching(Recipe):
 
     def inapplicable(self, observation: Observation) -> str | None:
         found = unfit(observation) or self.named(observation)
-        return found if isinstance(found, str) else found.matching().inapplicable(observation)
+        return found if isinstance(found, str) else refused(found.matching(), observation)
 
     def evaluations(self, observation: Observation) -> int:
         found = self.named(observation)
@@ -225,5 +226,4 @@ class AprilMatching(Recipe):
     ) -> Reconstruction:
         found = self.named(observation)
         assert isinstance(found, AprilMatching), "inapplicable() refuses this"
-        matching = found.matching()
-        return matching(observation, seeds=seeds, progress=progress)
+        return matched(found.matching(), observation, seeds, progress)

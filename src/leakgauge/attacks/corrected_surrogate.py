@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from leakgauge.attacks.labels import refused, settled_over_steps
 from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.vanishing_prior import VanishingPrior
@@ -71,7 +72,7 @@ class CorrectedSurrogate:
         training = observation.training
         if untold(training) or not isinstance(training, LocalSteps):
             return "needs an update of local steps (fedavg), and their hyperparameters"
-        return self.attack.inapplicable(interpolated(observation, self.share))
+        return refused(self.attack.matching(), interpolated(observation, self.share))
 
     def evaluations(self, observation: Observation) -> int:
         later = replace(self.attack.matching(), trials=1).evaluations(observation)
@@ -114,7 +115,8 @@ class CorrectedSurrogate:
         observation = mean_network(observation)
         coarse = interpolated(observation, self.share)
         true = averaged(observation, self.asked(observation), seeds.child("orders"))
-        seen, matching = coarse, self.stage(0)
+        matching, notes = settled_over_steps(self.stage(0), observation, seeds)
+        seen = coarse
         for k in range(self.stages):
             found = matching(
                 seen,
@@ -128,7 +130,8 @@ class CorrectedSurrogate:
             with seeds.isolated("true update"):
                 update = true(unit, found.targets)
                 seen = corrected(observation, coarse, update, unit, found.targets)
-            yield float(relative_residual(update, observation.update.tensors)), found
+            misfit = float(relative_residual(update, observation.update.tensors))
+            yield misfit, replace(found, notes=(*notes, *found.notes))
             matching = self.later(k + 1, unit, found.targets)
 
     def stage(self, k: int) -> GradientMatching:

@@ -18,6 +18,7 @@ import torch
 from annotated_types import Ge
 
 from leakgauge.analytic.hidden import read, refusal
+from leakgauge.attacks.labels import withheld
 from leakgauge.attacks.softmax_unmixing import completed
 from leakgauge.core import Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.core.ranges import Count, NonNegative
@@ -63,7 +64,8 @@ class FeatureInversion:
         )
         if reason is not None:
             return reason
-        return labels_of(observation).inapplicable(observation)
+        one = observation.batch_size == 1
+        return rule(observation).inapplicable(observation) if one else withheld(observation)
 
     def evaluations(self, observation: Observation) -> int:
         return self.descent.evaluations
@@ -89,10 +91,9 @@ class FeatureInversion:
         seen = read(observation, seeds.generator("features"), rounds=self.rounds)
         if isinstance(seen, str):
             return nothing_found(observation, Status.INAPPLICABLE, seen)
-        generator = seeds.generator("labels")
-        labels = completed(seen.labels, observation, generator)
+        labels = completed(seen.labels, observation, seeds)
         if observation.batch_size == 1:
-            labels = labels_of(observation).start(observation, generator)
+            labels = rule(observation).start(observation, seeds.generator("labels"))
         assert labels is not None, "inapplicable() refuses this"
         term = FeatureMatch.of(observation, seen.layer, seen.features, seen.error)
         objective = term + self.prior()
@@ -109,9 +110,6 @@ class FeatureInversion:
         return replace(guess, found=known, notes=(f"features: {seen.source}", *guess.notes))
 
 
-def labels_of(observation: Observation) -> Labels:
-    """The rule for labels that are not read with the features."""
-    read_first = (
-        observation.knowledge.labels is None and (observation.knowledge.batch_size or 1) == 1
-    )
-    return LastLayer() if read_first else Known()
+def rule(observation: Observation) -> Labels:
+    """How the label of a batch of one comes about."""
+    return LastLayer() if observation.knowledge.labels is None else Known()

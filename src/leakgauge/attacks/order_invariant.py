@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.fedavg import EpochsApart, FedAvg
-from leakgauge.inversion import Candidate, Known, Read, Term
+from leakgauge.inversion import Candidate, Read, Term
 
 APART = 1e6
 """The cost of matching two images of different labels."""
@@ -61,7 +62,7 @@ class OrderInvariant:
             return "the order is known, or there is one epoch: the batch simulates as it is"
         if training.whole(observation.batch_size):
             return "every step sees the whole batch: its order does not matter"
-        return Known().inapplicable(observation) or self.attack.inapplicable(observation)
+        return withheld(observation) or self.attack.inapplicable(observation)
 
     def evaluations(self, observation: Observation) -> int:
         return self.attack.evaluations(observation) + 1
@@ -73,7 +74,7 @@ class OrderInvariant:
         clock = time.perf_counter()
         training, batch = observation.training, observation.batch_size
         assert isinstance(training, FedAvg), "inapplicable() refuses this"
-        labels = Known().start(observation, seeds.generator("labels"))
+        labels, notes = labels_of(observation, seeds)
         orders = seeds.generator("label order")
         each = [labels[torch.randperm(batch, generator=orders)] for _ in range(training.epochs)]
         matching = self.attack.matching()
@@ -95,6 +96,7 @@ class OrderInvariant:
             targets=each[0],
             found=found.found[:batch],
             course=(),
+            notes=(*notes, *found.notes),
         )
         cost = Cost(found.cost.evaluations + 1, time.perf_counter() - clock)
         return replace(judged(observation, merged), cost=cost)

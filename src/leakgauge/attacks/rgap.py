@@ -26,10 +26,10 @@ from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import rank_one
 from leakgauge.analytic.output_layer import Start, starts
 from leakgauge.analytic.rank_index import LayerRank, carried, measured
+from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.judgment import nothing_found
-from leakgauge.inversion.labels import Known
 from leakgauge.inversion.simulation import simulator
 
 PROVEN = 1e-4
@@ -246,6 +246,6 @@ def label_of(observation: Observation, start: Beginning, seeds: Seeds) -> Tensor
     device = next(iter(observation.update.tensors.values())).device
     if start.label is not None:
         return torch.tensor([start.label], device=device)
-    if observation.classes is None or Known().inapplicable(observation) is not None:
+    if observation.classes is None or withheld(observation) is not None:
         return observation.knowledge.labels
-    return Known().start(observation, seeds.generator("labels"))
+    return labels_of(observation, seeds)[0]

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from leakgauge.analytic.last_layer import last_layer, layer_name, read, unreadable
 from leakgauge.analytic.softmax_unmixing import Unmixed
+from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import Observation, Progress, Reconstruction, Seeds, Status, silent
 from leakgauge.core.ranges import Count, NonNegative, Positive
-from leakgauge.inversion import Falling, FeatureMatch, Known, Read
+from leakgauge.inversion import Falling, FeatureMatch, Read
 from leakgauge.inversion.features import entangled
 from leakgauge.inversion.judgment import nothing_found
 
@@ -72,7 +73,7 @@ class SoftmaxUnmixing:
         layer = layer_name(observation)
         if isinstance(seen, str) or layer is None:
             return nothing_found(observation, Status.INAPPLICABLE, str(seen))
-        labels = completed(seen.labels, observation, seeds.generator("labels"))
+        labels = completed(seen.labels, observation, seeds)
         if labels is None:
             reason = "not every label can be read, nor is it granted"
             return nothing_found(observation, Status.INAPPLICABLE, reason)
@@ -85,16 +86,14 @@ class SoftmaxUnmixing:
         return replace(guess, notes=(said(seen), *guess.notes))
 
 
-def completed(
-    labels: Tensor, observation: Observation, generator: torch.Generator
-) -> Tensor | None:
-    """labels (B,), those unknown (-1) taken from granted or estimated counts; None where there are none."""
+def completed(labels: Tensor, observation: Observation, seeds: Seeds) -> Tensor | None:
+    """labels (B,), those unknown (-1) taken from granted or recovered counts; None where there are none."""
     unknown = labels < 0
     if not bool(unknown.any()):
         return labels
-    if Known().inapplicable(observation) is not None:
+    if withheld(observation) is not None:
         return None
-    left = Known().start(observation, generator).tolist()
+    left = labels_of(observation, seeds)[0].tolist()
     for label in labels[~unknown].tolist():
         # An estimate may miss a label that was read: then another makes room.
         left.remove(label if label in left else left[-1])

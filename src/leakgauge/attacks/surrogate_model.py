@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.labels import refused, settled_over_steps
 from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
@@ -50,7 +51,7 @@ class SurrogateModel:
     def inapplicable(self, observation: Observation) -> str | None:
         if observation.training.kind == "gradient":
             return "the update is one gradient: there is no end model"
-        return self.matching().inapplicable(interpolated(observation, 0.5))
+        return refused(self.matching(), interpolated(observation, 0.5))
 
     def evaluations(self, observation: Observation) -> int:
         later = replace(self.matching(), trials=1)
@@ -64,7 +65,8 @@ class SurrogateModel:
         observation.require(self)
         observation = mean_network(observation)
         clock = time.perf_counter()
-        share, matching, spent = 0.5, self.matching(), 0
+        share, spent = 0.5, 0
+        matching, notes = settled_over_steps(self.matching(), observation, seeds)
         shares = [share]
         for stage in range(self.stages):
             seen = interpolated(observation, share)
@@ -91,7 +93,7 @@ class SurrogateModel:
         progress(1.0)
         cost = Cost(spent, time.perf_counter() - clock)
         note = "alpha: " + ", ".join(f"{share:g}" for share in shares)
-        return replace(judged(observation, found), cost=cost, notes=(*found.notes, note))
+        return replace(judged(observation, found), cost=cost, notes=(*notes, *found.notes, note))
 
 
 def nearest(observation: Observation, found: Reconstruction) -> float:

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told, whole
+from leakgauge.analytic.label_recovery.base import (
+    LabelRecovery,
+    head_of,
+    many_steps,
+    told,
+    whole,
+)
 from leakgauge.analytic.label_recovery.ilrg import embeddings, outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
 from leakgauge.analytic.links import Link
@@ -52,16 +58,30 @@ class Bounds:
     def least(self, observation: Observation, layer: Layer, link: Link, seeds: Seeds) -> Tensor:
         """At least how many examples of each class (C,)."""
         inputs = natural(observation, self.dummies, seeds.generator("dummies"))
-        return shown(layer, link.scale, signed=bool((features_of(observation, inputs) < 0).any()))
+        signed = bool((features_of(observation, inputs) < 0).any())
+        return shown(layer, link.scale, signed=signed, blur=blurred(observation, layer))
 
 
-def shown(layer: Layer, scale: float, *, signed: bool) -> Tensor:
-    """At least how many examples of each class (C,); signed: whether features can be negative."""
+def blurred(observation: Observation, layer: Layer) -> float:
+    """What rounding of the weights themselves leaves in a gradient that is read from their difference."""
+    training = many_steps(observation)
+    if isinstance(training, str):
+        return 0.0
+    step = torch.finfo(next(iter(observation.update.tensors.values())).dtype).eps
+    return float(layer.weight.abs().max()) * step / training.multiplier(observation.batch_size)
+
+
+def shown(layer: Layer, scale: float, *, signed: bool, blur: float = 0.0) -> Tensor:
+    """At least how many examples of each class (C,); signed: whether features can be negative.
+
+    blur: the error of an entry of the gradient, beside its own rounding.
+    """
     assert layer.dbias is not None, "inapplicable() refuses this"
     lowest = -layer.batch * layer.dbias / scale
-    counts = torch.ceil(lowest - FAINT * max(1.0, float(lowest.abs().max()))).clamp_min(0).long()
+    unsure = FAINT * max(1.0, float(lowest.abs().max())) + layer.batch * blur / scale
+    counts = torch.ceil(lowest - unsure).clamp_min(0).long()
     if not signed:
-        negative = layer.dweight.min(1).values < -FAINT * layer.dweight.abs().max()
+        negative = layer.dweight.min(1).values < -FAINT * layer.dweight.abs().max() - blur
         counts = torch.maximum(counts, negative.long())
     return counts
 

@@ -17,12 +17,11 @@ from leakgauge.analytic.label_recovery.base import (
     whole,
 )
 from leakgauge.analytic.label_recovery.bounds import Bounds, amplified, completed
+from leakgauge.analytic.label_recovery.idlg import Idlg
 from leakgauge.analytic.label_recovery.llg import LlgStar
-from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of
-from leakgauge.analytic.label_recovery.tilting import Tilting, tilted
+from leakgauge.analytic.label_recovery.stand_ins import Auxiliary
+from leakgauge.analytic.label_recovery.tilting import Tilting
 from leakgauge.analytic.last_layer import label_counts, read
-from leakgauge.analytic.links import Link
-from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
 
@@ -31,16 +30,16 @@ from leakgauge.core.ranges import Count, Positive
 class BestLabels:
     """Counts, whatever the batch size, by the first that holds.
 
-    1. What is granted. 2. `Tilting`, where its stand-ins explain the gradient up to a squared relative misfit
-    of `explained`, as in networks that are not trained. 3. Softmax unmixing up to batch `unmixing`, where it
-    proves every label. 4. What `Bounds` proves, and the labels that unmixing has found, completed by a prior.
-    5. Without a gradient of the bias, `LlgStar`. Differences of weights are taken for mean gradients, in the
-    middle of the way. auxiliary: labeled examples that the adversary has.
+    1. What is granted. 2. `Idlg` for batch 1. 3. `Tilting`, where its stand-ins explain the gradient, and differ in
+    the counts by at most `agreed` of the batch, as in networks that are not trained far; at least what is proven.
+    4. Softmax unmixing up to batch `unmixing`, where it proves every label. 5. What `Bounds` proves, and the labels
+    that unmixing has found, completed by a prior. 6. Without a gradient of the bias, `LlgStar`. Differences of
+    weights are taken for mean gradients, in the middle of the way. auxiliary: labeled examples of the adversary's.
     """
 
     auxiliary: Auxiliary | None = None
-    unmixing: Count = 8
-    explained: Positive = 0.2
+    unmixing: Count = 4
+    agreed: Positive = 0.2
 
     def inapplicable(self, observation: Observation) -> str | None:
         labels = observation.knowledge.labels
@@ -62,38 +61,42 @@ class BestLabels:
         if counts is not None:
             return LabelRecovery.of(counts, "granted", certified=True)
         seen, notes = _as_one(observation)
+        if Idlg().inapplicable(seen) is None:
+            return _noted(Idlg()(seen, seeds=seeds), *notes)
         if isinstance(head_of(seen, bias=True), str):
             return _noted(LlgStar()(seen, seeds=seeds), *notes, "the bias has no gradient")
-        return _noted(self._read(seen, seeds, several=bool(notes)), *notes)
+        return _noted(self._read(observation, seen, seeds, several=bool(notes)), *notes)
 
-    def _read(self, observation: Observation, seeds: Seeds, *, several: bool) -> LabelRecovery:
-        """The counts from one gradient, or from the mean of several."""
+    def _read(
+        self, shared: Observation, observation: Observation, seeds: Seeds, *, several: bool
+    ) -> LabelRecovery:
+        """The counts from one gradient, or from the mean of several; shared: as it was shared."""
         layer, link = told(head_of(observation, bias=True))
-        estimate, misfit = self._tilted(observation, layer, link, seeds)
-        trained = f"stand-ins leave {min(misfit, 1.0):.0%} of the gradient unexplained"
-        if misfit <= self.explained:
-            return LabelRecovery.of(whole(estimate, layer.batch), "tilting", trained)
-        known = torch.zeros(len(link.targets), dtype=torch.long)
-        if not several and layer.batch <= self.unmixing:
-            known, proven = _unmixed(observation, seeds, known)
-            if proven:
-                return LabelRecovery.of(known, "softmax_unmixing", certified=True)
-        if Bounds().inapplicable(observation) is not None:
-            return LabelRecovery.of(whole(estimate, layer.batch), "tilting", trained)
-        least = torch.maximum(Bounds().least(observation, layer, link, seeds), known)
-        sure = min(int(least.sum()), layer.batch)
-        note = f"{sure} of {layer.batch} labels are told by the update, the others a prior's"
-        counts = completed(least, layer.batch, amplified(layer, link))
-        return LabelRecovery.of(counts, "bounds", trained, note)
-
-    def _tilted(
-        self, observation: Observation, layer: Layer, link: Link, seeds: Seeds
-    ) -> tuple[Tensor, float]:
-        """Counts (C,), not yet whole, and what the stand-ins leave unexplained."""
         rule = Tilting(auxiliary=self.auxiliary)
-        inputs, targets = rule.stand_ins(observation, seeds)
-        features = features_of(observation, inputs)
-        return tilted(layer, link, features, targets, entropy=rule.entropy)
+        tilt = rule.estimate(observation, layer, link, seeds)
+        known = torch.zeros(len(link.targets), dtype=torch.long)
+        bounded = Bounds().inapplicable(observation) is None
+        if bounded:
+            known = Bounds().least(shared, layer, link, seeds)
+        if tilt.misfit <= rule.explained and tilt.spread <= self.agreed:
+            least = torch.zeros_like(known) if several else known
+            counts = whole(torch.maximum(tilt.counts, least.double()), layer.batch)
+            return LabelRecovery.of(counts, "tilting", tilt.told, _proof(least, layer.batch))
+        if not several and layer.batch <= self.unmixing:
+            found, proven = _unmixed(observation, seeds, torch.zeros_like(known))
+            if proven:
+                return LabelRecovery.of(found, "softmax_unmixing", certified=True)
+            known = torch.maximum(known, found)
+        if not bounded:
+            return LabelRecovery.of(whole(tilt.counts, layer.batch), "tilting", tilt.told)
+        note = f"{_proof(known, layer.batch)}, the others a prior's"
+        counts = completed(known, layer.batch, amplified(layer, link))
+        return LabelRecovery.of(counts, "bounds", tilt.told, note)
+
+
+def _proof(least: Tensor, batch: int) -> str:
+    """How many labels are told by the update, in words."""
+    return f"{min(int(least.sum()), batch)} of {batch} labels are told by the update"
 
 
 def _unmixed(observation: Observation, seeds: Seeds, none: Tensor) -> tuple[Tensor, bool]:

@@ -3,7 +3,8 @@
 Dang et al. 2021, "Revealing and protecting labels in distributed training" (NeurIPS), section 3: B dW = D' H,
 where row i of D is negative at the label of example i alone. With dW = U S V' of rank B the rows of D are
 combinations of the columns of U, so c is present only where some q has  (U q)_c < 0 <= (U q)_j  for every
-other j: a linear program for each class.
+other j: a linear program for each class. The condition is necessary, not sufficient: as the batch nears the
+number of classes, rows of absent classes are set apart too, in exact arithmetic no less than in float32.
 """
 
 from __future__ import annotations

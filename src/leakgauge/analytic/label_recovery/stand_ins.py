@@ -1,7 +1,8 @@
 """Inputs that stand for the client's own: labeled ones that the adversary has, or dummies drawn for the domain.
 
 Dummy images are noise whose amplitude falls as 1 / frequency, as in natural images (Field 1987), with the
-brightness and contrast of photographs: networks answer them much as photographs, uniform noise they do not.
+brightness and contrast of photographs, or leaves (`leaves.py`) under such noise: networks answer them much as
+photographs, uniform noise they do not. Two kinds, since what they tell alike is less likely their own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from leakgauge.analytic.label_recovery.leaves import leaves
 from leakgauge.analytic.last_layer import layer_name
 from leakgauge.core import ImageDomain, Observation, trainable
 from leakgauge.federated.training import stateless
@@ -19,8 +21,17 @@ BRIGHTNESS = (0.47, 0.12)
 """Mean and standard deviation of a photograph's mean brightness."""
 CONTRAST = (0.20, 0.06)
 """The same of its pixels' standard deviation."""
+FLAT = 0.03
+"""The least of it."""
+VARIED = 1.3
+"""How much more brightness and contrast vary among leaves."""
 COLOR = 0.3
-"""Amplitude of what each channel adds to what all share."""
+"""Amplitude of what each channel adds to what all share; among leaves it varies up to MOST_COLOR."""
+MOST_COLOR = 0.8
+SLOPES = (0.7, 1.7)
+"""Exponents of the noise upon leaves."""
+GRAIN = 2.0
+"""Its amplitude against the leaves', at most."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +53,51 @@ def natural(observation: Observation, count: int, generator: torch.Generator) ->
     domain = observation.domain
     if not isinstance(domain, ImageDomain):
         return uniform(observation, count, generator)
-    spectrum = torch.fft.fft2(torch.randn((count, *domain.shape), generator=generator))
+    ones = torch.ones(count, 1, 1, 1)
+    image = _noise(domain, ones, COLOR * ones, generator)
+    return domain.from_unit(_lit(image, 1.0, generator))
+
+
+def scenes(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
+    """Images (count, C, H, W) of leaves, varied; for other domains uniform draws."""
+    domain = observation.domain
+    if not isinstance(domain, ImageDomain):
+        return uniform(observation, count, generator)
+
+    def drawn(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand((count, 1, 1, 1), generator=generator)
+
+    color = MOST_COLOR * drawn(0, 1).square()
+    saturation = color.view(-1, 1).expand(-1, domain.channels)
+    image = leaves((domain.height, domain.width), saturation, generator)
+    noise = _noise(domain, drawn(*SLOPES), color, generator)
+    return domain.from_unit(_lit(image + GRAIN * drawn(0, 1).square() * noise, VARIED, generator))
+
+
+def _noise(domain: ImageDomain, slope: Tensor, color: Tensor, generator: torch.Generator) -> Tensor:
+    """Of amplitude frequency^-slope, mean 0 and variance 1, for each slope and color (N, 1, 1, 1)."""
+    spectrum = torch.fft.fft2(torch.randn((len(slope), *domain.shape), generator=generator))
     across, down = torch.fft.fftfreq(domain.width), torch.fft.fftfreq(domain.height)
     frequency = (down.square().unsqueeze(1) + across.square()).sqrt()
     floor = 1 / max(domain.height, domain.width)
-    image = torch.fft.ifft2(spectrum / frequency.clamp_min(floor)).real
-    image = image[:, :1] + COLOR * image
+    image = torch.fft.ifft2(spectrum / frequency.clamp_min(floor) ** slope).real
+    return _standard(image[:, :1] + color * image)
+
+
+def _standard(image: Tensor) -> Tensor:
     image = image - image.mean((1, 2, 3), keepdim=True)
-    image = image / image.std((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return image / image.std((1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def _lit(image: Tensor, varied: float, generator: torch.Generator) -> Tensor:
+    """Images with a photograph's brightness and contrast, 0 to 1."""
 
     def each(law: tuple[float, float]) -> Tensor:
-        return law[0] + law[1] * torch.randn((count, 1, 1, 1), generator=generator)
+        drawn = torch.randn((len(image), 1, 1, 1), generator=generator)
+        return law[0] + varied * law[1] * drawn
 
-    return domain.from_unit((each(BRIGHTNESS) + each(CONTRAST) * image).clamp(0, 1))
+    brightness, contrast = each(BRIGHTNESS), each(CONTRAST).clamp_min(FLAT)
+    return (brightness + contrast * _standard(image)).clamp(0, 1)
 
 
 def features_of(observation: Observation, inputs: Tensor) -> Tensor:

@@ -1,17 +1,25 @@
 """Counts by tilted stand-ins: the distribution nearest to stand-ins that would have given this gradient. Ours.
 
 db = p - t needs p, the mean answer of the network to the batch, and the gradient of the weight tells more of
-it. Stand-ins (h_n, p_n), natural-looking dummies or labeled examples of another source, get weights a_n, and
+it. Stand-ins (h_n, p_n), natural-looking dummies or labeled examples of another source, get shares a_nc of the
+batch, n with label c, nearest to a law P(n | c) that all classes tilt alike by b_n, and each a little more:
 
-    minimize over a, q   || dW - sum_n a_n (p_n - t_n) h_n' ||^2 / || dW ||^2  +  the same of db  +  e KL(a, 1/N),
+    minimize   (|| dW - sum_nc a_nc (p_n - t_c) h_n' ||^2 / || dW ||^2  +  the same of db) / SLACK
+               + COMMON KL(b, 1/N)  +  sum_c q_c KL(a_.c / q_c, b P(. | c)),          q_c = sum_n a_nc free.
 
-where t_n is the target of a labeled stand-in, and sum_c q_c t_c of a dummy, whose label is anyone's. Then
-k = K (sum_n a_n p_n - db) for dummies and K sum of a_n over class c for labeled ones.
+Then k = K (sum_nc a_nc p_n - db). Nobody knows P(n | c): a dummy's label is anyone's, as in networks that are not
+trained, or the network answers it (P ~ p_nc), as in those that are; and no dummies are the client's images. So each
+kind of stand-in and each law answers, weighted by the inverse square of the misfit it leaves, and their variance
+v about their mean, beyond what rounding to whole counts removes, tells how far to trust it: with all classes alike
+at k0 (James and Stein 1961)
+
+    k  <-  k0 + max(0, 1 - v / |k - k0|^2) (k - k0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +27,7 @@ from torch import Tensor
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told, whole
 from leakgauge.analytic.label_recovery.ilrg import outputs
-from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, natural
+from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, natural, scenes
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Observation, Seeds
@@ -27,19 +35,50 @@ from leakgauge.core.ranges import Count, Positive
 
 EXACT = 10.0
 """Weight of db, which no feature blurs, against dW."""
-STEPS = 100
+SLACK = 1e-2
+"""The squared relative misfit that costs as much as a divergence of 1."""
+COMMON = 0.1
+"""What a tilt that all classes share costs, against one of a class alone."""
+LEAST = 1e-6
+"""Of a law, where a stand-in is all but impossible."""
+STEPS = 60
+
+
+@dataclass(frozen=True)
+class Tilt:
+    """What one law of stand-ins tells: counts (C,), not whole, and the squared misfit of dW, 1 for no answer."""
+
+    counts: Tensor
+    misfit: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Counts (C,), not whole; the least misfit; spread: of the tilts about them, as a share of the batch."""
+
+    counts: Tensor
+    misfit: float
+    spread: float
+
+    @property
+    def told(self) -> str:
+        """How well the stand-ins did, in words."""
+        left = f"stand-ins leave {min(self.misfit, 1.0):.0%} of the gradient unexplained"
+        # One answer alone differs from none.
+        return f"{left}, and differ by {self.spread:.1%} of the batch" if self.spread > 0 else left
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tilting:
     """Any batch size, labels repeated; losses of the form act(z) - target. Needs the bias's gradient.
 
-    auxiliary: labeled examples that the adversary has; without them `dummies` are drawn.
+    auxiliary: labeled examples that the adversary has; without them `dummies` of each kind are drawn. Where the
+    first law leaves more than `explained` of the gradient unexplained, squared, no other is tried.
     """
 
     auxiliary: Auxiliary | None = None
-    dummies: Count = 128
-    entropy: Positive = 1e-4
+    dummies: Count = 192
+    explained: Positive = 0.5
 
     def inapplicable(self, observation: Observation) -> str | None:
         found = head_of(observation, bias=True)
@@ -47,70 +86,107 @@ class Tilting:
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
         layer, link = told(head_of(observation, bias=True))
-        inputs, targets = self.stand_ins(observation, seeds)
-        features = features_of(observation, inputs)
-        estimate, _ = tilted(layer, link, features, targets, entropy=self.entropy)
-        return LabelRecovery.of(whole(estimate, layer.batch), "tilting")
+        found = self.estimate(observation, layer, link, seeds)
+        return LabelRecovery.of(whole(found.counts, layer.batch), "tilting", found.told)
 
-    def stand_ins(self, observation: Observation, seeds: Seeds) -> tuple[Tensor, Tensor | None]:
-        """Inputs (N, *shape) and, where they are labeled, targets (N,)."""
+    def estimate(
+        self, observation: Observation, layer: Layer, link: Link, seeds: Seeds
+    ) -> Estimate:
+        """What the stand-ins tell together."""
+        tilts: list[Tilt] = []
+        for inputs, targets in self.stand_ins(observation, seeds):
+            features = features_of(observation, inputs)
+            answers = link.value(outputs(layer, features) / link.temperature)
+            for law in laws(answers, link, targets):
+                tilt = tilted(layer, link, features, answers, law)
+                tilts.append(tilt)
+                if tilts[0].misfit > self.explained:
+                    return merged(tilts, layer.batch)
+        return merged(tilts, layer.batch)
+
+    def stand_ins(
+        self, observation: Observation, seeds: Seeds
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Inputs (N, *shape) of each kind and, where they are labeled, targets (N,)."""
         if self.auxiliary is not None:
-            return self.auxiliary.inputs, self.auxiliary.targets.cpu()
-        return natural(observation, self.dummies, seeds.generator("dummies")), None
+            yield self.auxiliary.inputs, self.auxiliary.targets.cpu()
+            return
+        yield scenes(observation, self.dummies, seeds.generator("scenes")), None
+        yield natural(observation, self.dummies, seeds.generator("dummies")), None
 
 
-def tilted(
-    layer: Layer, link: Link, features: Tensor, targets: Tensor | None, *, entropy: float
-) -> tuple[Tensor, float]:
-    """Counts (C,), not yet whole, and the misfit of dW: squared, 1 where nothing is explained.
+def laws(answers: Tensor, link: Link, targets: Tensor | None) -> list[Tensor]:
+    """Logarithms of the laws P(n | c) (N, C), up to a constant of each class; answers (N, C)."""
+    found = [torch.zeros_like(answers)]
+    if link.activation != "identity":
+        found.append(answers.clamp_min(LEAST).log())
+    if targets is not None:
+        own = torch.zeros_like(answers)
+        own[torch.arange(len(targets)), targets] = -math.log(LEAST)
+        found.append(own)
+    return found
 
-    features (N, d) and labels (N,) of the stand-ins, None where they have none.
-    """
+
+def tilted(layer: Layer, link: Link, features: Tensor, answers: Tensor, law: Tensor) -> Tilt:
+    """The counts that these stand-ins tell; features (N, d), answers (N, C) and law (N, C)."""
     assert layer.dbias is not None, "inapplicable() refuses this"
-    answers = link.value(outputs(layer, features) / link.temperature)
     size = features.mean(0).norm().clamp_min(1e-300)
     points = torch.cat([features / size, torch.ones(len(features), 1).double()], 1)
     goal = torch.cat([layer.dweight / size, layer.dbias.unsqueeze(1)], 1) / link.scale
     column = torch.ones(goal.shape[1]).double() / goal[:, :-1].square().sum().clamp_min(1e-300)
     column[-1] = EXACT / goal[:, -1].square().sum().clamp_min(1e-300)
-    slopes = answers if targets is None else answers - link.targets[targets]
-    weights = torch.zeros(len(features), dtype=torch.float64, requires_grad=True)
-    shares = torch.zeros(len(link.targets), dtype=torch.float64, requires_grad=targets is None)
+    common = torch.zeros(len(features), dtype=torch.float64, requires_grad=True)
+    own = torch.zeros_like(answers, requires_grad=True)
+    shares = torch.zeros(len(link.targets), dtype=torch.float64, requires_grad=True)
 
-    def misfits() -> tuple[Tensor, Tensor]:
-        """Of each column, and the entropy."""
-        tilt = weights.log_softmax(0)
-        each = tilt.exp()
-        explained = (slopes * each.unsqueeze(1)).T @ points
-        if targets is None:
-            explained = explained - torch.outer(shares.softmax(0) @ link.targets, each @ points)
-        return (explained - goal).square().sum(0) * column, (each * tilt).sum()
+    def parts() -> tuple[Tensor, Tensor, Tensor]:
+        """The misfit of each column, the divergences, and the share (N,) of each stand-in."""
+        tilt = common.log_softmax(0)
+        base = (tilt.unsqueeze(1) + law).log_softmax(0)
+        each = (base + own).log_softmax(0)
+        joint = each.exp() * shares.softmax(0)
+        explained = (answers * joint.sum(1, keepdim=True) - joint @ link.targets).T @ points
+        away = (tilt.exp() * tilt).sum() + math.log(len(tilt))
+        far = (joint * (each - base)).sum()
+        return (explained - goal).square().sum(0) * column, COMMON * away + far, joint.sum(1)
 
-    _descend([weights] if targets is not None else [weights, shares], misfits, entropy)
+    def objective() -> Tensor:
+        misfits, divergence, _ = parts()
+        return misfits.sum() / SLACK + divergence
+
+    _descend([common, own, shares], objective)
     with torch.no_grad():
-        misfit = float(misfits()[0][:-1].sum())
-        each = weights.softmax(0)
-        if targets is not None:
-            found = torch.zeros(len(shares)).double().index_add(0, targets, each)
-        else:
-            unknown = each @ answers - layer.dbias / link.scale
-            found = torch.linalg.solve(link.targets.T, unknown)
-    return layer.batch * found, misfit
+        misfits, _, each = parts()
+        unknown = each @ answers - layer.dbias / link.scale
+        found = torch.linalg.solve(link.targets.T, unknown)
+    return Tilt(layer.batch * found, float(misfits[:-1].sum()))
 
 
-def _descend(
-    variables: list[Tensor], misfits: Callable[[], tuple[Tensor, Tensor]], entropy: float
-) -> None:
-    """Minimize the misfit and `entropy` of the negative entropy."""
+def _descend(variables: list[Tensor], objective: Callable[[], Tensor]) -> None:
     descent = torch.optim.LBFGS(
         variables, max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe"
     )
 
-    def objective() -> Tensor:
+    def closure() -> Tensor:
         descent.zero_grad()
-        misfit, negative = misfits()
-        value = misfit.sum() + entropy * negative
+        value = objective()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    descent.step(objective)  # type: ignore[no-untyped-call]
+    descent.step(closure)  # type: ignore[no-untyped-call]
+
+
+def merged(tilts: list[Tilt], batch: int) -> Estimate:
+    """The mean of the tilts, by the inverse squares of misfits, drawn to all classes alike by their variance."""
+    counts = torch.stack([tilt.counts for tilt in tilts])
+    trust = torch.tensor([max(tilt.misfit, LEAST) ** -2 for tilt in tilts]).double()
+    trust = trust / trust.sum()
+    mean = trust @ counts
+    others = max(1, len(tilts) - 1) / len(tilts)
+    variance = float(trust @ (counts - mean).square().sum(1)) / others
+    even = batch / len(mean)
+    # Counts are whole: an error of less than a half is rounded away.
+    unsure = max(0.0, variance - len(mean) / 4)
+    kept = max(0.0, 1 - unsure / max(float((mean - even).square().sum()), 1e-300))
+    best = min(tilt.misfit for tilt in tilts)
+    return Estimate(even + kept * (mean - even), best, math.sqrt(variance) / batch)

@@ -1,0 +1,111 @@
+"""Attacks whose labels are not granted read them first: every matching attack, and what its record says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import client, images, mlp
+from torch import nn
+
+import leakgauge as lg
+from leakgauge.attacks.labels import labels_of, settled, withheld
+from leakgauge.federated import FedAvg
+from leakgauge.inversion import L2, LBFGS, GradientMatching, Joint, Known, Read
+
+Observe = Callable[..., lg.Observation]
+SEEDS = lg.Seeds(5)
+LABELS = [0, 3, 3, 3, 1, 0]
+SHORT = lg.attacks.InvertingGradients(steps=3)
+ATTACKS: list[lg.Attack] = [
+    SHORT,
+    lg.attacks.BalancedDLG(steps=2, labels="recovered"),
+    lg.attacks.SecondOrder(warm=1, iterations=2, stages=1),
+    lg.attacks.SmoothedMatching(steps=3),
+]
+
+
+def batch(labels: list[int]) -> lg.Batch:
+    return lg.Batch(images(len(labels)).inputs, torch.tensor(labels))
+
+
+def biased(logit: float) -> nn.Module:
+    """A network that answers class 2 whatever it sees: random probes tell its answers, not the batch."""
+    model = mlp(classes=4)
+    with torch.no_grad():
+        model[-1].weight.mul_(6)
+        model[-1].bias[2] += logit
+    return model
+
+
+def local(**training: object) -> lg.Observation:
+    maker = replace(client(mlp(), classes=4), training=FedAvg(**training))  # type: ignore[arg-type]
+    return lg.Server().observe(maker, batch(LABELS), seeds=lg.Seeds(7))
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
+def test_matching_runs_with_the_labels_that_were_read(observe: Observe, attack: lg.Attack) -> None:
+    observation = observe(biased(1.0), batch(LABELS))
+    assert attack.inapplicable(observation) is None
+    found = attack(observation, seeds=SEEDS)
+    assert found.targets is not None
+    assert sorted(found.targets.tolist()) == sorted(LABELS)
+    assert found.notes[0].startswith("labels: tilting; ")
+    assert "of 6 labels are told by the update" in found.notes[0]
+
+
+@pytest.mark.parametrize("granted", ["labels", "label_counts"])
+def test_granted_labels_are_not_read(observe: Observe, granted: str) -> None:
+    observation = observe(mlp(), batch(LABELS), **{granted: True})
+    found = SHORT(observation, seeds=SEEDS)
+    assert found.targets is not None
+    assert sorted(found.targets.tolist()) == sorted(LABELS)
+    assert not any(note.startswith("labels") for note in found.notes)
+    matching = SHORT.matching()
+    assert settled(matching, observation, SEEDS) == (matching, ())
+
+
+def test_labels_that_are_optimized_are_not_read(observe: Observe) -> None:
+    matching = GradientMatching(objective=L2(), labels=Joint(), descent=LBFGS(steps=1))
+    assert settled(matching, observe(mlp(), batch(LABELS)), SEEDS) == (matching, ())
+
+
+def test_several_local_steps_are_read_as_such() -> None:
+    observation = local(epochs=3, minibatch=2, learning_rate=0.01)
+    order = lg.attacks.OrderInvariant(attack=SHORT)
+    for attack in (order, lg.attacks.SurrogateModel(attack=SHORT, stages=1)):
+        found = attack(observation, seeds=SEEDS)
+        assert found.targets is not None
+        assert sorted(found.targets.tolist()) == sorted(LABELS)
+        assert any("the mean gradient of 9 steps" in note for note in found.notes)
+    once = lg.attacks.OneGradient(attack=SHORT)(observation, seeds=SEEDS)
+    assert any(note.startswith("labels: tilting") for note in once.notes)
+
+
+def test_where_recovery_cannot_the_bias_is_read_and_said() -> None:
+    margin = replace(client(mlp(), classes=4), loss=nn.functional.multi_margin_loss)
+    observation = lg.Server().observe(margin, batch(LABELS), seeds=lg.Seeds(7))
+    labels, notes = labels_of(observation, SEEDS)
+    assert len(labels) == len(LABELS)
+    assert "last layer's bias alone, since the loss is not cross-entropy" in notes[0]
+
+
+def test_without_any_way_the_attack_says_why(observe: Observe) -> None:
+    blind = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4, bias=False), nn.Tanh())
+    observation = observe(blind, batch(LABELS))
+    assert withheld(observation) == SHORT.inapplicable(observation)
+    assert "no bias to read them from" in (withheld(observation) or "")
+    with pytest.raises(ValueError, match="no bias"):
+        labels_of(observation, SEEDS)
+
+
+def test_labels_read_repeat_and_are_not_the_truths_order(observe: Observe) -> None:
+    observation = observe(mlp(), batch(LABELS))
+    first, second = (labels_of(observation, SEEDS)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.tolist() == sorted(LABELS)
+    matching, _ = settled(SHORT.matching(), observation, SEEDS)
+    assert isinstance(matching.labels, Read)
+    assert isinstance(SHORT.matching().labels, Known)
