@@ -13,6 +13,7 @@ from torch import nn
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
+from leakgauge.analytic.label_recovery import recover_labels
 from leakgauge.federated.aggregated import Aggregated
 from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.simulation import simulator
@@ -129,6 +130,17 @@ def test_steps_that_are_not_told_are_not_simulated(threat: str) -> None:
         assert 0 < (guess.residual or 0) <= 1
         guesses.append(repr(seen.training))
     assert guesses[0] == guesses[1]  # nothing tells one local training from another
+
+
+@pytest.mark.parametrize("threat", THREATS)
+@pytest.mark.parametrize("training", ["epochs", "minibatches"])
+def test_labels_are_read_from_local_steps_whoever_sees_them(training: str, threat: str) -> None:
+    batch = lg.Batch(images(6).inputs, torch.tensor([0, 0, 0, 2, 2, 3]))
+    owner = client(mlp().eval(), training=TRAININGS[training])
+    seen = THREATS[threat]().observe(owner, batch, seeds=lg.Seeds(0))
+    found = recover_labels(seen, seeds=lg.Seeds(0))
+    assert found.counts is not None
+    assert found.counts.tolist() == [3, 0, 2, 1]
 
 
 def test_that_one_gradient_is_shared_is_always_told() -> None:

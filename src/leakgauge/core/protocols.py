@@ -60,6 +60,15 @@ class Shuffled(LocalTraining, Protocol):
 class LocalSteps(LocalTraining, Protocol):
     """Local training of several steps, whose update is a weight difference."""
 
+    @property
+    def weight_decay(self) -> float:
+        """What each step adds of the parameters to the gradient."""
+        ...
+
+    def taken(self, count: int) -> int:
+        """How many steps a client takes on `count` examples, at most."""
+        ...
+
     def multiplier(self, count: int) -> float:
         """What the update of `count` examples is of a gradient that stays the same, but for the sign."""
         ...

@@ -45,6 +45,18 @@ class Aggregated:
         """How many of `count` examples each client holds."""
         return [len(part) for part in torch.arange(count).tensor_split(self.clients)]
 
+    @property
+    def weight_decay(self) -> float:
+        """That of each client's training."""
+        return self.training.weight_decay if isinstance(self.training, LocalSteps) else 0.0
+
+    def taken(self, count: int) -> int:
+        """How many steps a client takes, at most."""
+        inner = self.training
+        return (
+            max(inner.taken(n) for n in self.sizes(count)) if isinstance(inner, LocalSteps) else 1
+        )
+
     def multiplier(self, count: int) -> float:
         """What the update of `count` examples is of a gradient that stays the same, but for the sign."""
         if not isinstance(self.training, LocalSteps):

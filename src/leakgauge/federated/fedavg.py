@@ -90,6 +90,10 @@ class FedAvg:
             total += step.learning_rate * velocity
         return total
 
+    def taken(self, count: int) -> int:
+        """How many steps it takes on `count` examples."""
+        return len(self.steps(count))
+
     def whole(self, count: int) -> bool:
         """Whether each step sees all of `count` examples, so that their order does not matter."""
         return (self.minibatch or count) >= count

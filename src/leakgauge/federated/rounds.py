@@ -23,6 +23,16 @@ class Rounds:
     def kind(self) -> UpdateKind:
         return self.training.kind
 
+    @property
+    def weight_decay(self) -> float:
+        """That of each round's training."""
+        return self.training.weight_decay if isinstance(self.training, LocalSteps) else 0.0
+
+    def taken(self, count: int) -> int:
+        """How many steps each round takes."""
+        inner = self.training
+        return inner.taken(count) if isinstance(inner, LocalSteps) else 1
+
     def multiplier(self, count: int) -> float:
         """What each round's update is of a gradient that stays the same, but for the sign."""
         inner = self.training

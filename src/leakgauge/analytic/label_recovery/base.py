@@ -11,9 +11,10 @@ from torch import Tensor
 from leakgauge.analytic.last_layer import last_layer
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import Observation, Seeds, Update, trainable
-from leakgauge.federated.fedavg import FedAvg
+from leakgauge.core import LocalSteps, Observation, Seeds, Update, trainable
 from leakgauge.federated.local_steps import interpolated
+from leakgauge.federated.training import FedSGD
+from leakgauge.federated.withheld import untold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,37 +59,38 @@ class LabelMethod(Protocol):
         ...
 
 
-def many_steps(observation: Observation) -> FedAvg | str:
+def many_steps(observation: Observation) -> LocalSteps | str:
     """The local training, where its steps are known; or why they are not."""
     training = observation.training
     if observation.update.kind != "delta":
         return f"needs a difference of weights, not an update of kind {observation.update.kind!r}"
-    if not isinstance(training, FedAvg):
+    if untold(training) or not isinstance(training, LocalSteps):
         return f"the steps of a local training {type(training).__name__} are not told"
     if observation.knowledge.batch_size is None:
         return "needs the batch size"
     return training
 
 
-def mean_gradient(observation: Observation, training: FedAvg) -> Observation:
+def mean_gradient(observation: Observation, training: LocalSteps) -> Observation:
     """The observation, as one of the mean gradient along the way, taken at the middle of the way.
 
     theta' - theta = -sum of rate v with v = momentum v + g + weight decay theta. Exact for one step.
     """
-    several = len(training.steps(observation.batch_size)) > 1
+    several = training.taken(observation.batch_size) > 1
     seen = interpolated(observation, 0.5 if several else 1.0)
     held = trainable(seen.model)
     gradient = {
         name: t - training.weight_decay * held[name].detach()
         for name, t in seen.update.tensors.items()
+        if name in held  # of several rounds, the first
     }
-    return replace(seen, update=Update(gradient))
+    return replace(seen, training=FedSGD(), update=Update(gradient))
 
 
 def as_gradient(observation: Observation) -> Observation:
     """The observation, as one of a gradient where its difference is that of a single step."""
     training = many_steps(observation)
-    if isinstance(training, str) or len(training.steps(observation.batch_size)) > 1:
+    if isinstance(training, str) or training.taken(observation.batch_size) > 1:
         return observation
     return mean_gradient(observation, training)
 

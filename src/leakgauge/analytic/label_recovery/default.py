@@ -131,7 +131,7 @@ def _as_one(observation: Observation) -> tuple[Observation, tuple[str, ...]]:
     training = many_steps(observation)
     if isinstance(training, str):
         return observation, ()
-    count = len(training.steps(observation.batch_size))
+    count = training.taken(observation.batch_size)
     seen = mean_gradient(observation, training)
     return seen, (f"the mean gradient of {count} steps, in their middle",) if count > 1 else ()
 
