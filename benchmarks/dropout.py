@@ -114,8 +114,14 @@ def setting(job: Job, given: Options) -> tuple[lg.Dataset, lg.Batch, lg.Batch, l
     batch, seen = observe(data, client, mine, server=server, seed=given.seed)
     rest = order[job.batch : 2 * job.batch]
     others = lg.Batch(data.inputs[rest], data.targets[rest])
+    # The labels that are granted have lost the batch's order: masks granted beside them follow theirs.
+    assert seen.knowledge.labels is not None, "this server grants them"
+    place = batch.targets.argsort()[seen.knowledge.labels.argsort().argsort()]
+    ordered = [mask[place] for mask in masks]
     views = {
-        "known masks": seen,
+        "known masks": replace(
+            seen, model=with_forward(plain.model, partial(Given, masks=ordered))
+        ),
         "drawn anew": replace(seen, model=with_forward(plain.model, Anew)),
     }
     return data, batch, others, replace(seen, model=plain.model), views

@@ -12,6 +12,7 @@ from leakgauge.attacks.april import April
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
+from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -60,6 +61,7 @@ class Auto:
         April(),
         April(equations="embedding"),
         SoftmaxUnmixing(),
+        DropoutInversion(attack=SecondOrder(), weight=0.0),
         SecondOrder(),
         SmoothedMatching(),
         IDLG(steps=100),
@@ -97,7 +99,10 @@ class Auto:
             return f"needs {', '.join(missing)}"
         inner = attack.attack if isinstance(attack, OneGradient) else attack
         size = sum(tensor.numel() for tensor in observation.update.tensors.values())
-        if isinstance(inner, SecondOrder | SoftmaxUnmixing) and size > self.small:
+        if (
+            isinstance(inner, SecondOrder | SoftmaxUnmixing | DropoutInversion)
+            and size > self.small
+        ):
             return f"{size} parameters > {self.small} for second order: name it to run it"
         reason = attack.inapplicable(observation)
         if reason is not None:
