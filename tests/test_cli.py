@@ -133,7 +133,7 @@ class TestList:
         main(["list", "threats"])
         lines = capsys.readouterr().out.splitlines()
         assert all("Grants: model, protocol, update, batch_size, defense" in x for x in lines)
-        told = [x.partition(":")[0] for x in lines if "defense, statistics." in x]
+        told = [x.partition(":")[0] for x in lines if "hyperparameters, statistics." in x]
         assert told == ["outsider"]
         assert any(x.startswith("aggregator:") and "clients = 4" in x for x in lines)
 
