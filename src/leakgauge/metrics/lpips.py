@@ -39,7 +39,7 @@ class Heads(nn.Module):
 
 
 class LpipsSqueeze:
-    """LPIPS with the SqueezeNet 1.1 backbone: 0 for equal images, lower is closer; weights as given.
+    """LPIPS by SqueezeNet 1.1 and learned weights: images (B, C, H, W) in [0, 1] twice to (B,), 0 for equals.
 
     Reads images (B, C, H, W) of 1 (repeated to 3) or 3 channels and at least LPIPS_SIDE pixels a
     side, at their own size: the authors' code does not resize either. Computed in float64, one

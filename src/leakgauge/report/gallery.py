@@ -9,9 +9,9 @@ from leakgauge.report.leak import COLUMN_TOLERANCE, leaks, metric
 from leakgauge.report.pictures import Album
 from leakgauge.report.records import Cell, Column
 from leakgauge.report.wording import (
+    MEASURES,
     count,
     decibels,
-    fixed,
     knowledge,
     measured,
     percent,
@@ -44,6 +44,7 @@ class Example:
     scores: list[str]
     control_scores: list[str]
     guess: bool | None
+    identified: str
     readings: list[Reading]
 
 
@@ -148,6 +149,7 @@ def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) 
         scores=_scores(cell, i, control=False),
         control_scores=_scores(cell, i, control=True),
         guess=None if right is None else right >= 0.5,
+        identified=_identified(cell, i),
         readings=[_reading(cell, i, j, column) for j, column in enumerate(cell.columns)],
     )
 
@@ -156,9 +158,21 @@ def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
     score = cell.control if control else cell.score
     if metric(cell.kind) == "columns_read":
         return [f"{percent(score('columns_read', i))} read", decibels(score("psnr", i))]
-    lines = [decibels(score("psnr", i))]
-    ssim = score("ssim", i)
-    return [*lines, f"SSIM {fixed(ssim)}"] if ssim is not None else lines
+    shown = [
+        f"{MEASURES[name].heading} {MEASURES[name].text(score(name, i))}"
+        for name in ("ssim", "ms_ssim", "lpips_squeeze")
+        if score(name, i) is not None
+    ]
+    return [decibels(score("psnr", i)), *shown]
+
+
+def _identified(cell: Cell, i: int) -> str:
+    """Whether the reconstruction points at its own original: by features where there are some."""
+    name = "iip_squeeze" if cell.score("iip_squeeze", i) is not None else "iip_pixels"
+    value = cell.score(name, i)
+    if value is None or cell.candidates is None:
+        return ""
+    return f"{'nearest' if value >= 0.5 else 'not nearest'} of {cell.candidates}"
 
 
 def _reading(cell: Cell, i: int, j: int, column: Column) -> Reading:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from leakgauge.report.records import Cell, Column
 
@@ -129,3 +130,61 @@ def remedy(cell: Cell) -> str:
 
 def _spoken(names: Sequence[str]) -> list[str]:
     return [name.replace("_", " ") for name in names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A metric of images beside PSNR: its heading, how a value reads, and what it means."""
+
+    heading: str
+    text: Callable[[float | None], str]
+    meaning: str
+    shared: bool = False
+    """Whether values are 0 or 1, so that a share tells more than a median."""
+
+
+IDENTIFIED = (
+    "Image Identifiability Precision: the share of examples whose reconstruction is nearer to its own"
+    " original than to every other example compared with it, the rest of the batch and up to 100 that"
+    " the client might have held. Chance is one in their number. Nearest "
+)
+
+# In the order in which a reader meets them.
+MEASURES = {
+    "ssim": Measure(
+        heading="SSIM",
+        text=fixed,
+        meaning="Structural similarity of two images, at most 1, which means identical.",
+    ),
+    "ms_ssim": Measure(
+        heading="MS-SSIM",
+        text=lambda value: fixed(value, 3),
+        meaning="Structural similarity at five scales, for images of 161 pixels a side or more:"
+        " from 0 to 1, which means identical.",
+    ),
+    "lpips_squeeze": Measure(
+        heading="LPIPS",
+        text=lambda value: fixed(value, 3),
+        meaning="Learned perceptual distance of two images by the activations of a SqueezeNet 1.1"
+        " trained on ImageNet. Lower is a closer copy, 0 means identical. Other backbones give other"
+        " numbers.",
+    ),
+    "fft2d": Measure(
+        heading="FFT2D",
+        text=lambda value: plain(value, 2),
+        meaning="Mean squared difference of the magnitudes of two images' spectra, values scaled to"
+        " [0, 1]. Lower is closer; blind to where things are.",
+    ),
+    "iip_squeeze": Measure(
+        heading="IIP, features",
+        text=percent,
+        meaning=IDENTIFIED + "by the angle between a SqueezeNet's features.",
+        shared=True,
+    ),
+    "iip_pixels": Measure(
+        heading="IIP, pixels",
+        text=percent,
+        meaning=IDENTIFIED + "by squared error.",
+        shared=True,
+    ),
+}
