@@ -9,7 +9,10 @@ from leakgauge.report.leak import COLUMN_TOLERANCE, leaks, metric
 from leakgauge.report.pictures import Album
 from leakgauge.report.records import Cell, Column
 from leakgauge.report.wording import (
-    MEASURES,
+    IIP,
+    LPIPS,
+    MS_SSIM,
+    SSIM,
     count,
     decibels,
     knowledge,
@@ -158,21 +161,18 @@ def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
     score = cell.control if control else cell.score
     if metric(cell.kind) == "columns_read":
         return [f"{percent(score('columns_read', i))} read", decibels(score("psnr", i))]
-    shown = [
-        f"{MEASURES[name].heading} {MEASURES[name].text(score(name, i))}"
-        for name in ("ssim", "ms_ssim", "lpips_squeeze")
-        if score(name, i) is not None
-    ]
+    values = {measure: score(measure.names[0], i) for measure in (SSIM, MS_SSIM, LPIPS)}
+    shown = [f"{m.heading} {m.text(value)}" for m, value in values.items() if value is not None]
     return [decibels(score("psnr", i)), *shown]
 
 
 def _identified(cell: Cell, i: int) -> str:
-    """Whether the reconstruction points at its own original: by features where there are some."""
-    name = "iip_squeeze" if cell.score("iip_squeeze", i) is not None else "iip_pixels"
-    value = cell.score(name, i)
+    """Whether the reconstruction points at its own original, and among how many images."""
+    name = IIP.name(cell)
+    value = cell.score(name, i) if name is not None else None
     if value is None or cell.candidates is None:
         return ""
-    return f"{'nearest' if value >= 0.5 else 'not nearest'} of {cell.candidates}"
+    return f"{'identified' if value >= 0.5 else 'not identified'} among {cell.candidates}"
 
 
 def _reading(cell: Cell, i: int, j: int, column: Column) -> Reading:

@@ -63,11 +63,7 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
         rows=[_row(cell) for cell in run.cells],
         licences=dict.fromkeys((c.data_name, c.licence) for c in run.cells if c.data_name),
         controls=dict.fromkeys(cell.control_kind for cell in run.cells if cell.control_kind),
-        measures={
-            name: measure
-            for name, measure in wording.MEASURES.items()
-            if name == "ssim" or any(name in cell.scores for cell in run.cells)
-        },
+        measures=[m for m in wording.MEASURES if any(m.name(cell) for cell in run.cells)],
         networks=dict.fromkeys(cell.perceptual for cell in run.cells if cell.perceptual),
         statuses=wording.STATUS_MEANINGS,
         words=wording,
@@ -150,12 +146,15 @@ def _row(cell: Cell) -> Row:
         low=quantile(values, 0.1),
         high=quantile(values, 0.9),
         control=median(cell.control_scores.get(leak.metric(cell.kind), ())),
-        measures={
-            name: (_mean if measure.shared else median)(cell.scores.get(name, ()))
-            for name, measure in wording.MEASURES.items()
-        },
+        measures={measure.heading: _told(measure, cell) for measure in wording.MEASURES},
         label=_mean(cell.scores.get("label", ())),
     )
+
+
+def _told(measure: wording.Measure, cell: Cell) -> float | None:
+    """What a measure says of a whole audit."""
+    values = cell.scores.get(measure.name(cell) or "", ())
+    return _mean(values) if measure.shared else median(values)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
