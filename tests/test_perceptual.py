@@ -294,7 +294,7 @@ class TestWeights:
 
 
 def put(folder: Path, lpips: metrics.LpipsSqueeze) -> None:
-    """Save weights as their authors' files have them: float16, and a classifier beside the features."""
+    """Save weights as their authors' files have them: a classifier beside the features."""
     folder.mkdir()
     state = {name: t.contiguous() for name, t in lpips.backbone.state_dict().items()}
     save_file({**state, "classifier.1.bias": torch.zeros(3)}, folder / weights.BACKBONE.name)
