@@ -171,7 +171,7 @@ class TestRecords:
 
     def test_scores_are_one_value_for_each_example(self) -> None:
         (cell,) = lg.audit(images_case(batch_sizes=[3])).cells
-        assert set(cell["scores"]) == {"mse", "psnr", "ssim", "label"}
+        assert set(cell["scores"]) == {"mse", "psnr", "ssim", "fft2d", "iip_pixels", "label"}
         for scores in (cell["scores"], cell["control"]["scores"]):
             assert all(len(values) == 3 for values in scores.values())
         assert min(cell["scores"]["psnr"]) > 60

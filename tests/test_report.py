@@ -136,6 +136,30 @@ def test_leak_rule_at_its_edges(
     assert leaked(kind, score, control) is expected
 
 
+def test_metrics_of_image_priors_are_shown_where_records_hold_them(folder: Path) -> None:
+    old = draw(folder, cell())
+    assert not any(word in old for word in ("LPIPS", "FFT2D", "IIP", "identified"))
+    scores = {"psnr": [21.0], "ssim": [0.7], "lpips_squeeze": [0.3124], "fft2d": [1.23e-4]}
+    record = cell(
+        scores=scores | {"iip_squeeze": [0.0], "iip_pixels": [1.0]},
+        perceptual="LPIPS by SqueezeNet 1.1",
+        candidates=101,
+    )
+    page = draw(folder, record)
+    for words in ("LPIPS 0.312", ">0.00012<", "not identified among 101", "by SqueezeNet 1.1."):
+        assert words in page
+    for heading in ("SSIM", "LPIPS", "FFT2D", "IIP"):
+        assert f'<th scope="col" class="n">{heading}</th>' in page
+    assert "MS-SSIM" not in page
+
+
+def test_identification_by_pixels_stands_in_where_there_are_no_features(folder: Path) -> None:
+    record = cell(scores={"psnr": [21.0], "iip_pixels": [1.0]}, candidates=12)
+    assert '<span title="nearest to its own original: see IIP below">identified among 12<' in draw(
+        folder, record
+    )
+
+
 @pytest.mark.parametrize(
     ("psnr", "ssim", "expected"), [(17.6, 0.5, True), (17.6, 0.49, False), (9.9, 0.9, False)]
 )

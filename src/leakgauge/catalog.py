@@ -52,8 +52,16 @@ def threat_lines() -> list[str]:
 
 
 def metric_lines() -> list[str]:
-    names = ("columns_read", "label_match", "mse", "psnr", "ssim")
-    return [f"{name}: {first_line(getattr(metrics, name))}" for name in names]
+    made = {
+        "iip_pixels": metrics.identified,
+        "iip_squeeze": metrics.identified,
+        "lpips_squeeze": metrics.LpipsSqueeze,
+    }
+    found = {name: made.get(name) or getattr(metrics, name) for name in metrics.CLOSER}
+    return [
+        f"{name}: {first_line(part)} {metrics.CLOSER[name].capitalize()} is closer."
+        for name, part in sorted(found.items())
+    ]
 
 
 CATALOG: dict[str, Callable[[], list[str]]] = {

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from leakgauge.audit.scores import metrics_of
 from leakgauge.core import Attack, DataError, Defense, LocalTraining, Loss, Seeds, check_knowledge
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
@@ -52,22 +53,26 @@ class Case:
             defense=defense,
         )
 
-    def indices(self, batch_size: int, repeat: int, seeds: Seeds) -> tuple[list[int], list[int]]:
-        """Examples of the private batch, and of the blind control's: disjoint, or none where too few remain."""
+    def order(self, batch_size: int, repeat: int, seeds: Seeds) -> list[int]:
+        """All examples: those of the private batch, then the others."""
         count = len(self.data)
         if self.examples is not None:
             private = list(self.examples[:batch_size])
             taken = set(private)
-            order = [i for i in range(count) if i not in taken]
-            return private, order[:batch_size] if len(order) >= batch_size else []
+            return [*private, *(i for i in range(count) if i not in taken)]
         generator = seeds.child("client").generator(f"batch/{repeat}")
-        order = torch.randperm(count, generator=generator).tolist()
+        drawn: list[int] = torch.randperm(count, generator=generator).tolist()
+        return drawn
+
+    def indices(self, batch_size: int, repeat: int, seeds: Seeds) -> tuple[list[int], list[int]]:
+        """Examples of the private batch, and of the blind control's: disjoint, or none where too few remain."""
+        order = self.order(batch_size, repeat, seeds)
         decoys = order[batch_size : 2 * batch_size]
         return order[:batch_size], decoys if len(decoys) == batch_size else []
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """These examples, in this order."""
-        chosen = torch.tensor(indices)
+        chosen = torch.tensor(indices, dtype=torch.long)
         return Batch(self.data.inputs[chosen], self.data.targets[chosen])
 
     def check(self) -> None:
@@ -91,6 +96,8 @@ class Case:
                 found=str(list(self.examples)),
                 remedy="name examples that the data set has",
             )
+        # Weights of a metric that do not fit are told now, not after the first attack.
+        metrics_of(self.data.domain, self.data.inputs[:0])
         client, last = self.client(), int(self.data.targets.argmax())
         for size in sorted(set(self.batch_sizes)):
             indices = self.indices(size, 0, Seeds())[0]

@@ -14,7 +14,7 @@ from leakgauge import metrics
 from leakgauge.audit.case import Cell
 from leakgauge.audit.options import snake
 from leakgauge.audit.pictures import picture, tile
-from leakgauge.audit.scores import assignment, in_range, score
+from leakgauge.audit.scores import assignment, in_range, metrics_of, perceptual, score
 from leakgauge.core import (
     Attack,
     Defense,
@@ -30,6 +30,8 @@ from leakgauge.federated import Batch
 
 STRIP = 8
 """Pictures in the strip that shows the course of a reconstruction."""
+POOL = 100
+"""Other examples, at most, among which a guess must point at its own original."""
 
 
 @dataclass
@@ -64,12 +66,13 @@ def run_cell(cell: Cell, root: int, progress: Progress = silent) -> CellResult:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The private batch, and a batch independent of it whose update is the blind control's."""
+    """The private batch, a batch independent of it whose update is the blind control's, and other inputs."""
 
     indices: list[int]
     batch: Batch
     decoy: Batch
     decoy_is: str
+    pool: Tensor
 
 
 def draw(cell: Cell, seeds: Seeds) -> Drawn:
@@ -87,7 +90,8 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
         kind = "uniform random examples (the data set holds too few others)"
     if case.labels_granted:
         decoy = Batch(decoy.inputs, batch.targets)
-    return Drawn(private, batch, decoy, kind)
+    pool = case.order(cell.batch_size, cell.repeat, seeds)[cell.batch_size :][:POOL]
+    return Drawn(private, batch, decoy, kind, case.batch(pool).inputs)
 
 
 def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
@@ -155,6 +159,8 @@ def empty(reason: str) -> dict[str, Any]:
         "trial": 0,
         "residual": None,
         "scores": None,
+        "perceptual": None,
+        "candidates": None,
         "control": None,
         "found": [],
         "course": [],
@@ -177,8 +183,9 @@ def fill(
     granted = cell.case.labels_granted
     order = assignment(domain, batch.inputs, guess.inputs)
     blind_order = assignment(domain, batch.inputs, control.inputs)
-    scores = score(domain, batch, guess, order, labels_granted=granted)
-    blind = score(domain, batch, control, blind_order, labels_granted=granted)
+    chosen = metrics_of(domain, drawn.pool)
+    scores = score(domain, batch, guess, order, chosen, labels_granted=granted)
+    blind = score(domain, batch, control, blind_order, chosen, labels_granted=granted)
     result.record |= {
         "status": str(guess.status),
         "message": guess.message,
@@ -187,6 +194,8 @@ def fill(
         "trial": guess.trial,
         "residual": finite(guess.residual),
         "scores": scores,
+        "perceptual": perceptual(domain),
+        "candidates": len(batch) + len(drawn.pool) if "iip_pixels" in scores else None,
         "control": {
             "kind": f"the same attack on an update of {drawn.decoy_is}",
             "scores": blind,

@@ -20,6 +20,19 @@ def pairs(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     return finite(truth, metric), guess.detach().to("cpu", torch.float64)
 
 
+def images(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """As `pairs`; DataError unless both are images, (B, C, H, W)."""
+    truth, guess = pairs(truth, guess, metric)
+    if truth.ndim != 4:
+        raise DataError(
+            f"metric {metric!r}",
+            expected="images, (B, C, H, W)",
+            found=f"shape {tuple(truth.shape)}",
+            remedy="use mse or psnr for other domains",
+        )
+    return truth, guess
+
+
 def finite(truth: Tensor, metric: str) -> Tensor:
     """The truth as float64 on the CPU; DataError unless it is finite."""
     truth = truth.detach().to("cpu", torch.float64)

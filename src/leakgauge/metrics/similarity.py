@@ -7,8 +7,7 @@ import importlib
 import torch
 from torch import Tensor
 
-from leakgauge.core import DataError
-from leakgauge.metrics.pairs import pairs, usable
+from leakgauge.metrics.pairs import images, usable
 
 _WINDOW = 7
 
@@ -21,14 +20,7 @@ def ssim(truth: Tensor, guess: Tensor) -> Tensor:
     guess is clamped to [0, 1] first; one that is not finite scores -1. Raises DataError for shapes
     that differ or are not (B, C, H, W), and for a truth that is not finite.
     """
-    truth, guess = pairs(truth, guess, "ssim")
-    if truth.ndim != 4:
-        raise DataError(
-            "metric 'ssim'",
-            expected="images, (B, C, H, W)",
-            found=f"shape {tuple(truth.shape)}",
-            remedy="use mse or psnr for other domains",
-        )
+    truth, guess = images(truth, guess, "ssim")
     values = torch.full((len(truth),), -1.0, dtype=torch.float64)
     for i in usable(guess).nonzero().flatten().tolist():
         values[i] = _one(truth[i], guess[i].clamp(0, 1))

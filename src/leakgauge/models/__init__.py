@@ -1,4 +1,4 @@
-"""Reference networks, and loaders of a user's own. Sees core and the file look-up of data.
+"""Reference networks, and loaders of a user's own. Sees core, the file look-up of data, and what metrics are made of.
 
 A specification names a network by one of BUILDERS, or a user's own as "package.module:name".
 """
@@ -7,6 +7,7 @@ from leakgauge.models.building import build
 from leakgauge.models.convolutional import ConvNet, FedAvgCNN, LeNet, convnet, fedavg_cnn, lenet
 from leakgauge.models.mlp import MLP, mlp
 from leakgauge.models.parts import Normalize
+from leakgauge.models.perceptual import fetch_lpips, has_lpips, lpips_squeeze
 from leakgauge.models.resnet import ResNet, resnet18
 from leakgauge.models.resnet_cifar import CifarResNet, resnet20, resnet32, resnet44, resnet56
 from leakgauge.models.sequential import CNN, cnn, cnn6
@@ -44,8 +45,11 @@ __all__ = [
     "cnn6",
     "convnet",
     "fedavg_cnn",
+    "fetch_lpips",
+    "has_lpips",
     "lenet",
     "load_weights",
+    "lpips_squeeze",
     "mlp",
     "resnet18",
     "resnet20",

@@ -14,16 +14,18 @@ from leakgauge.core import ModelError
 from leakgauge.data.files import find_file
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, *, unread: tuple[str, ...] = ()) -> None:
     """Load a safetensors file into a model, in place: every key and shape must match.
 
+    unread: beginnings of the names of tensors that the file may hold and the model does not want.
     Floating-point tensors are cast to the model's own type (a float16 file loads into a float32
     model). The path is looked up as given, then under $LEAKGAUGE_DATA and its weights folder.
     Raises ModelError for a missing or unreadable file, keys or shapes that differ, and non-finite
     values; the model is then as it was.
     """
     where = f"weights {str(path)!r}"
-    tensors = _read(find_file(path, "weights", error=ModelError), where)
+    read = _read(find_file(path, "weights", error=ModelError), where)
+    tensors = {name: tensor for name, tensor in read.items() if not name.startswith(unread)}
     expected: dict[str, Tensor] = model.state_dict()
     _check_keys(tensors, expected, where)
     _check_values(tensors, expected, where)

@@ -9,9 +9,12 @@ from leakgauge.report.leak import COLUMN_TOLERANCE, leaks, metric
 from leakgauge.report.pictures import Album
 from leakgauge.report.records import Cell, Column
 from leakgauge.report.wording import (
+    IIP,
+    LPIPS,
+    MS_SSIM,
+    SSIM,
     count,
     decibels,
-    fixed,
     knowledge,
     measured,
     percent,
@@ -44,6 +47,7 @@ class Example:
     scores: list[str]
     control_scores: list[str]
     guess: bool | None
+    identified: str
     readings: list[Reading]
 
 
@@ -148,6 +152,7 @@ def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) 
         scores=_scores(cell, i, control=False),
         control_scores=_scores(cell, i, control=True),
         guess=None if right is None else right >= 0.5,
+        identified=_identified(cell, i),
         readings=[_reading(cell, i, j, column) for j, column in enumerate(cell.columns)],
     )
 
@@ -156,9 +161,18 @@ def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
     score = cell.control if control else cell.score
     if metric(cell.kind) == "columns_read":
         return [f"{percent(score('columns_read', i))} read", decibels(score("psnr", i))]
-    lines = [decibels(score("psnr", i))]
-    ssim = score("ssim", i)
-    return [*lines, f"SSIM {fixed(ssim)}"] if ssim is not None else lines
+    values = {measure: score(measure.names[0], i) for measure in (SSIM, MS_SSIM, LPIPS)}
+    shown = [f"{m.heading} {m.text(value)}" for m, value in values.items() if value is not None]
+    return [decibels(score("psnr", i)), *shown]
+
+
+def _identified(cell: Cell, i: int) -> str:
+    """Whether the reconstruction points at its own original, and among how many images."""
+    name = IIP.name(cell)
+    value = cell.score(name, i) if name is not None else None
+    if value is None or cell.candidates is None:
+        return ""
+    return f"{'identified' if value >= 0.5 else 'not identified'} among {cell.candidates}"
 
 
 def _reading(cell: Cell, i: int, j: int, column: Column) -> Reading:

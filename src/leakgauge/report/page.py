@@ -35,7 +35,7 @@ class Row:
     low: float | None
     high: float | None
     control: float | None
-    ssim: float | None
+    measures: Mapping[str, float | None]
     label: float | None
 
 
@@ -63,6 +63,8 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
         rows=[_row(cell) for cell in run.cells],
         licences=dict.fromkeys((c.data_name, c.licence) for c in run.cells if c.data_name),
         controls=dict.fromkeys(cell.control_kind for cell in run.cells if cell.control_kind),
+        measures=[m for m in wording.MEASURES if any(m.name(cell) for cell in run.cells)],
+        networks=dict.fromkeys(cell.perceptual for cell in run.cells if cell.perceptual),
         statuses=wording.STATUS_MEANINGS,
         words=wording,
         # Our own files, not input.
@@ -144,12 +146,18 @@ def _row(cell: Cell) -> Row:
         low=quantile(values, 0.1),
         high=quantile(values, 0.9),
         control=median(cell.control_scores.get(leak.metric(cell.kind), ())),
-        ssim=median(cell.scores.get("ssim", ())),
+        measures={measure.heading: _told(measure, cell) for measure in wording.MEASURES},
         label=_mean(cell.scores.get("label", ())),
     )
 
 
+def _told(measure: wording.Measure, cell: Cell) -> float | None:
+    """What a measure says of a whole audit."""
+    values = cell.scores.get(measure.name(cell) or "", ())
+    return _mean(values) if measure.shared else median(values)
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The share of right labels: a mean is right for yes-or-no scores."""
+    """The share of a yes-or-no score."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

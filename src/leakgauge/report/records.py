@@ -74,6 +74,8 @@ class Cell:
     message: str
     notes: tuple[str, ...]
     scores: Scores
+    perceptual: str
+    candidates: int | None
     control_scores: Scores
     control_kind: str
     control_status: str
@@ -229,6 +231,8 @@ def _outcome(
     images, rows = mapping(record.get("images")), mapping(record.get("rows"))
     return {
         "scores": _scores(record.get("scores")),
+        "perceptual": text(record.get("perceptual")),
+        "candidates": integer(record.get("candidates")),
         "control_scores": _scores(control.get("scores")),
         "control_kind": text(control.get("kind")),
         "control_status": text(control.get("status")),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from leakgauge.report.records import Cell, Column
 
@@ -129,3 +130,63 @@ def remedy(cell: Cell) -> str:
 
 def _spoken(names: Sequence[str]) -> list[str]:
     return [name.replace("_", " ") for name in names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A metric of images beside PSNR: its heading, how a value reads, and what it means.
+
+    names: under which records hold it, best first, of which an audit's is the first that it has.
+    shared: values are 0 or 1, so that their share tells more than their median.
+    """
+
+    heading: str
+    names: tuple[str, ...]
+    text: Callable[[float | None], str]
+    meaning: str
+    shared: bool = False
+
+    def name(self, cell: Cell) -> str | None:
+        """Under which of its names this audit holds it."""
+        return next((name for name in self.names if name in cell.scores), None)
+
+
+SSIM = Measure(
+    heading="SSIM",
+    names=("ssim",),
+    text=fixed,
+    meaning="Structural similarity of two images, at most 1, which means identical.",
+)
+MS_SSIM = Measure(
+    heading="MS-SSIM",
+    names=("ms_ssim",),
+    text=lambda value: fixed(value, 3),
+    meaning="Structural similarity at five scales, for images of 161 pixels a side or more: from 0"
+    " to 1, which means identical.",
+)
+LPIPS = Measure(
+    heading="LPIPS",
+    names=("lpips_squeeze",),
+    text=lambda value: fixed(value, 3),
+    meaning="Learned perceptual distance of two images, by the activations of a SqueezeNet 1.1 trained"
+    " on ImageNet: lower is closer, 0 means identical. Other networks give other numbers.",
+)
+FFT2D = Measure(
+    heading="FFT2D",
+    names=("fft2d",),
+    text=lambda value: plain(value, 2),
+    meaning="Mean squared difference of the magnitudes of two images' spectra, values scaled to"
+    " [0, 1]: lower is closer. Blind to where things are.",
+)
+IIP = Measure(
+    heading="IIP",
+    names=("iip_squeeze", "iip_pixels"),
+    text=percent,
+    meaning="Image Identifiability Precision: the share of reconstructions that are nearer to their own"
+    " original than to every other image, the rest of the batch and up to 100 that the client might"
+    " have held; the more of them, the harder. Nearest by the features of a SqueezeNet where there"
+    " is an LPIPS, elsewhere by squared error.",
+    shared=True,
+)
+MEASURES = (SSIM, MS_SSIM, LPIPS, FFT2D, IIP)
+"""In the order in which a reader meets them."""
