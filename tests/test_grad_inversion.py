@@ -186,13 +186,15 @@ class TestGroup:
         held = self.matching(0.0)
         alone = replace(held, group=None)
         first, second = (m(observation, seeds=lg.Seeds(0)) for m in (held, alone))
-        assert first.evaluations if False else first.cost.evaluations == second.cost.evaluations + 4
+        assert first.cost.evaluations == second.cost.evaluations + 4
+        # The last iterate of each, not the best of all: the objective is another from meeting to meeting.
+        assert first.objectives == pytest.approx(second.objectives, abs=0.05)
 
     def test_one_axis_and_a_loop_agree(
         self, observe: Observe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The pull is added behind any step: a traced one does not know of it."""
-        observation = observe(normalized(), smooth(2), labels=True)
+        observation = observe(mlp(), images(2), labels=True)
         found = []
         for axis in (True, False):
 
@@ -287,7 +289,7 @@ class TestRecipe:
         batch = smooth(4)
         observation = observe(normalized(), batch, labels=True)
         bare = GradInversion(
-            steps=150, warmup=5, trials=2, distance="cosine", gradient=1, group="none",
+            steps=60, warmup=5, trials=2, distance="cosine", gradient=1, group="none",
             tv=0, l2=0, batchnorm=0, lr=0.3,
         )  # fmt: skip
         whole = replace(

@@ -144,9 +144,9 @@ class _Run:
     def descend(self) -> None:
         """Every trial to its end, or to where halving drops it."""
         matching = self.matching
-        live, done = self.trials, 0.0
+        live, done, last = self.trials, 0.0, self.trials
         for share in RUNGS if matching.halving and matching.trials > 1 else (1.0,):
-            whole = matching.descent.evaluations
+            whole, last = matching.descent.evaluations, live
             # A descent that is not dropped ends by itself, with what it has to say of the end.
             self.advance(
                 live, math.inf if share == 1.0 else share * whole, math.ceil((1 - done) * whole)
@@ -156,7 +156,7 @@ class _Run:
             live = sorted(live, key=lambda trial: trial.best.value)[: max(1, (len(live) + 1) // 2)]
             done = share
         if matching.group is not None:
-            self.notes[settle(self.trials, live, matching.group)] = None
+            self.notes[settle(self.trials, last, matching.group)] = None
             self.count(len(self.trials) + 1)
 
     def solved(self, live: list[Trial]) -> bool:
