@@ -24,9 +24,6 @@ from leakgauge.inversion.problem import Variables
 Mean = Callable[[Tensor], Tensor]
 """Corresponding examples (S, B, *shape) of S trials to what they have in common (B, *shape)."""
 
-ATTACHMENT = 5
-"""Weight of agreement against a smooth motion; of 5, 15 and 60 the best on shifted images of 32 px, noisy or not."""
-
 _APART = 1e6
 """Above any squared distance in the box: examples of unlike labels are never one."""
 
@@ -64,16 +61,18 @@ def registered(images: Tensor) -> Tensor:
 
 
 def onto(image: Tensor, aim: Tensor) -> Tensor:
-    """`image` (C, H, W) moved to where its brightness agrees with that of `aim`, by TV-L1 optical flow.
+    """`image` (C, H, W) moved to where its brightness agrees with that of `aim`, by dense optical flow.
 
-    Zach, Pock, Bischof: A Duality Based Approach for Realtime TV-L1 Optical Flow, DAGM 2007, as scikit-image has it.
+    Iterative Lucas-Kanade (Le Besnerais, Champagnat: Dense Optical Flow by Iterative Local Window Registration,
+    ICIP 2005), as scikit-image has it. On shifted and bent images of 32 px, noisy or not, it does as well as
+    TV-L1 or better, in half the time; one shift for the whole image does no better than none.
     """
     # Imported here: they take a third of a second.
     from scipy.ndimage import map_coordinates
-    from skimage.registration import optical_flow_tvl1
+    from skimage.registration import optical_flow_ilk
 
     moving, fixed = (t.detach().to("cpu", torch.float32).numpy() for t in (image, aim))
-    flow = optical_flow_tvl1(fixed.mean(0), moving.mean(0), attachment=ATTACHMENT)  # type: ignore[no-untyped-call]
+    flow = optical_flow_ilk(fixed.mean(0), moving.mean(0))  # type: ignore[no-untyped-call]
     places = np.indices(flow.shape[1:]) + flow
     found = [map_coordinates(channel, places, order=1, mode="nearest") for channel in moving]
     return torch.from_numpy(np.stack(found)).to(image)
