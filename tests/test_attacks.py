@@ -24,6 +24,7 @@ FEW: dict[str, lg.Attack] = {
         attack=attacks.VanishingPrior(steps=3), stages=2
     ),
     "DropoutInversion": attacks.DropoutInversion(attack=attacks.InvertingGradients(steps=3)),
+    "GradInversion": attacks.GradInversion(steps=3, trials=2),
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
     "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
     "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),

@@ -8,6 +8,7 @@ from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.feature_inversion import FeatureInversion
+from leakgauge.attacks.grad_inversion import GradInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -35,6 +36,7 @@ __all__ = [
     "CorrectedSurrogate",
     "DropoutInversion",
     "FeatureInversion",
+    "GradInversion",
     "InvertingGradients",
     "LinearLayer",
     "OneGradient",

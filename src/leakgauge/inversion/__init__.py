@@ -1,15 +1,17 @@
 """Gradient matching as a composition: objective, parametrization, labels, descent, trials."""
 
+from leakgauge.inversion.consensus import Consensus
 from leakgauge.inversion.descent import Descent, SignedAdam
-from leakgauge.inversion.distances import L2, BalancedL2, Cosine, TensorCosine
+from leakgauge.inversion.distances import L2, BalancedL2, Cosine, LayerNorms, TensorCosine
 from leakgauge.inversion.engine import GradientMatching
 from leakgauge.inversion.features import FeatureMatch
 from leakgauge.inversion.gauss_newton import GaussNewton
 from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer, Read
+from leakgauge.inversion.langevin import LangevinAdam
 from leakgauge.inversion.lbfgs import LBFGS
 from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term, Window
 from leakgauge.inversion.parametrization import Direct, Guessed, Spectral
-from leakgauge.inversion.priors import InRange, Smoothness, TotalVariation
+from leakgauge.inversion.priors import Energy, InRange, Smoothness, TotalVariation
 from leakgauge.inversion.statistics import BatchStatistics
 
 __all__ = [
@@ -19,9 +21,11 @@ __all__ = [
     "BalancedL2",
     "BatchStatistics",
     "Candidate",
+    "Consensus",
     "Cosine",
     "Descent",
     "Direct",
+    "Energy",
     "Falling",
     "FeatureMatch",
     "GaussNewton",
@@ -31,7 +35,9 @@ __all__ = [
     "Joint",
     "Known",
     "Labels",
+    "LangevinAdam",
     "LastLayer",
+    "LayerNorms",
     "LeastSquares",
     "Logarithm",
     "Read",

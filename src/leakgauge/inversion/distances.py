@@ -51,6 +51,15 @@ class L2(Distance):
 
 
 @dataclass(frozen=True)
+class LayerNorms(Term):
+    """sum_l ||g_l - g*_l||, norms not squared (Yin et al. 2021, equation 2): each tensor pulls alike until it fits."""
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        squares = squared_differences(candidate.simulated, candidate.observed)
+        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt().sum()
+
+
+@dataclass(frozen=True)
 class BalancedL2(Distance):
     """sum_l ||g_l - g*_l||^2 / (||g*_l|| ||g*||): halfway, in logarithms, from plain to each tensor alike.
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -26,6 +28,7 @@ from leakgauge.core import (
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion.batching import Loop, Trials, choose_trials
+from leakgauge.inversion.consensus import Consensus
 from leakgauge.inversion.descent import Descent, Ending, Evaluation
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.judgment import diagnose, nothing_found
@@ -36,7 +39,7 @@ from leakgauge.inversion.simulation import in_precision, simulator
 from leakgauge.inversion.smoothing import smoothed
 from leakgauge.inversion.statistics import BatchStatistics
 from leakgauge.inversion.step import BuiltStep, choose, mixed
-from leakgauge.inversion.trial import RUNGS, Trial, halved
+from leakgauge.inversion.trial import RUNGS, Trial, halved, meet, settle
 
 STATISTICS = 0.1
 """Weight of granted batch statistics; 0.01 to 1 did alike on images that no benchmark attacks."""
@@ -52,7 +55,8 @@ class GradientMatching:
     of the model; "mixed": TF32 products on a GPU, and float32 for the last quarter. Where `smoothing` is
     above 0, the search simulates with every ReLU smoothed over that width; the residual reported is that
     of the model as it is. Where the threat model grants BatchNorm's statistics, the objective asks for the
-    batch's own too, weighing `statistics` times as much as an update of zero. Satisfies the Attack protocol.
+    batch's own too, weighing `statistics` times as much as an update of zero. A `group` holds the trials
+    together; what is returned, one of them or their consensus, the objective chooses. Satisfies the Attack protocol.
     """
 
     objective: Term
@@ -64,6 +68,7 @@ class GradientMatching:
     tolerance: float = 0.0
     smoothing: float = 0.0
     statistics: float = STATISTICS
+    group: Consensus | None = None
     precision: Literal["observed", "double", "mixed"] = "observed"
 
     @property
@@ -81,7 +86,10 @@ class GradientMatching:
 
     def evaluations(self, observation: Observation) -> int:
         whole = self.trials * self.descent.evaluations
-        return min(whole, halved(self.trials, self.descent.evaluations)) if self.halving else whole
+        if self.halving:
+            whole = min(whole, halved(self.trials, self.descent.evaluations))
+        # Each trial is scored once more, and so is their consensus.
+        return whole if self.group is None else whole + self.trials + 1
 
     def informed(self, observation: Observation) -> Term:
         """The objective, with the batch's statistics where they are granted and tell anything."""
@@ -137,30 +145,52 @@ class _Run:
     def descend(self) -> None:
         """Every trial to its end, or to where halving drops it."""
         matching = self.matching
-        live, done = self.trials, 0.0
+        live, done, last = self.trials, 0.0, self.trials
         for share in RUNGS if matching.halving and matching.trials > 1 else (1.0,):
-            whole = matching.descent.evaluations
+            whole, last = matching.descent.evaluations, live
             # A descent that is not dropped ends by itself, with what it has to say of the end.
             self.advance(
                 live, math.inf if share == 1.0 else share * whole, math.ceil((1 - done) * whole)
             )
             if self.solved(live):
-                return
+                break
             live = sorted(live, key=lambda trial: trial.best.value)[: max(1, (len(live) + 1) // 2)]
             done = share
+        if matching.group is not None:
+            self.notes[settle(self.trials, last, matching.group)] = None
+            self.count(len(self.trials) + 1)
 
     def solved(self, live: list[Trial]) -> bool:
         """Whether one of them has reached the tolerance."""
         return min(trial.best.value for trial in live) <= self.matching.tolerance
 
     def advance(self, live: list[Trial], until: float, planned: int) -> None:
-        """Trials, until each has spent so many evaluations: as one axis where that wins, else one after the other."""
+        """Trials, until each has spent so many evaluations; on the way they meet, where they are a group."""
         problem = live[0].problem
         # Labels that were read with chance may differ from trial to trial.
         held = [trial.problem.fixed for trial in live if trial.problem.fixed is not None]
         fixed = torch.stack(held) if held else None
         steps, note = choose_trials(problem, fixed, len(live), planned)
         self.notes[note] = None
+        # Built where it is first needed: tracing another step takes seconds.
+        single = cache(lambda: choose(problem, planned)[0])
+        for stop in self.stops(live, until):
+            self.move(live, stop, steps, single)
+            if self.solved(live):
+                return
+            if self.matching.group is not None and stop < until:
+                meet(live, self.matching.group)
+
+    def stops(self, live: list[Trial], until: float) -> list[float]:
+        """After how many evaluations of each trial they meet, and the end."""
+        group, spent = self.matching.group, live[0].evaluations
+        met = () if group is None else group.meetings(self.matching.descent.evaluations)
+        return [*(k for k in met if spent <= k < until), until]
+
+    def move(
+        self, live: list[Trial], until: float, steps: Trials, single: Callable[[], BuiltStep]
+    ) -> None:
+        """Trials up to a stop: as one axis where that wins, else one after the other."""
         if isinstance(steps, Loop):
             for trial in live:
                 while trial.wants(until):
@@ -168,16 +198,13 @@ class _Run:
                 if self.solved([trial]):
                     return
             return
-        single: BuiltStep | None = None
         while not self.solved(live) and (moving := [t for t in live if t.wants(until)]):
             # The axis has one set of weights, and room for all: stages may part, and trials end.
             if len(moving) == len(live) and len({trial.weighs() for trial in live}) == 1:
                 self.evaluate(live, steps)
                 continue
-            # Built where it is first needed: tracing another step takes seconds.
-            single = single or choose(problem, planned)[0]
             for trial in moving:
-                self.evaluate_alone(trial, single)
+                self.evaluate_alone(trial, single())
 
     def evaluate(self, live: list[Trial], steps: Trials) -> None:
         """One evaluation of each trial, all at once."""

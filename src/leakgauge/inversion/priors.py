@@ -87,6 +87,16 @@ class Smoothness(LeastSquares):
 
 
 @dataclass(frozen=True)
+class Energy(LeastSquares):
+    """Mean squared distance to 1/2, the middle, in unit coordinates: the l2 prior on centered examples. Any domain."""
+
+    local: ClassVar[bool] = True
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        return (candidate.unit - 0.5).flatten() / math.sqrt(candidate.unit.numel())
+
+
+@dataclass(frozen=True)
 class InRange(LeastSquares):
     """Mean squared distance to [0, 1], the public range, in unit coordinates. Any domain."""
 

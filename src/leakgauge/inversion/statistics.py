@@ -93,9 +93,12 @@ class BatchStatistics(LeastSquares):
         return cls(seen, observation.domain, exact)
 
     @classmethod
-    def prior(cls, observation: Observation) -> BatchStatistics:
-        """Against the running statistics of the observed model itself, in either mode."""
-        model = observation.model
+    def prior(cls, observation: Observation, proxy: nn.Module | None = None) -> BatchStatistics:
+        """Against the running statistics of the observed model itself, in either mode, or of a proxy.
+
+        A proxy takes the same inputs, in the domain's units, and was trained on data like the batch.
+        """
+        model = observation.model if proxy is None else proxy
         return cls((Seen(model, running(model)),), observation.domain, exact=False)
 
     def inapplicable(self, observation: Observation) -> str | None:
