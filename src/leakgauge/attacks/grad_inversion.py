@@ -1,9 +1,9 @@
 """GradInversion. Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov: See through Gradients, CVPR 2021.
 
     minimize over x_1 ... x_S   gradient d(g(x_s, y), g*) + fidelity(x_s) + consistency ||x_s - E(x_1 ... x_S)||^2
-    d(g, g*)      = sum_l ||g_l - g*_l||                                                    equation 2
-    fidelity(x)   = tv TV(x) + l2 ||x||^2 + batchnorm BN(x)                                 equations 5 to 8
-    BN(x)         = distance of the means and deviations at BatchNorm layers from those of the data
+    d(g, g*)    = sum_l ||g_l - g*_l||
+    fidelity(x) = tv TV(x) + l2 ||x||^2 + batchnorm BN(x)
+    BN(x)       = distance of means and deviations at BatchNorm layers from those of the data
 
 by Adam with warm-up, cosine decay and Langevin noise, from S seeds; E is their mean, taken anew as they go, or
 their mean after each image was carried onto it. The labels, where not granted, are the classes whose rows of the last

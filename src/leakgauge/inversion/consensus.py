@@ -4,7 +4,7 @@
     lazy:        E = mean_s x_s
     registered:  E = mean_s F_s(x_s),  F_s the dense motion that carries x_s onto mean_s x_s
 
-Yin et al.: See through Gradients, CVPR 2021, equations 9 to 11, the norm squared. Which example of one trial is
+Yin et al.: See through Gradients, CVPR 2021, section 3, the norm squared. Which example of one trial is
 which of another, labels tell but for equal ones; those are assigned at least squared distance first.
 """
 

@@ -52,7 +52,7 @@ class L2(Distance):
 
 @dataclass(frozen=True)
 class LayerNorms(Term):
-    """sum_l ||g_l - g*_l||, norms not squared (Yin et al. 2021, equation 2): each tensor pulls alike until it fits."""
+    """sum_l ||g_l - g*_l||, norms not squared (Yin et al. 2021): each tensor pulls alike until it fits."""
 
     def __call__(self, candidate: Candidate) -> Tensor:
         squares = squared_differences(candidate.simulated, candidate.observed)

@@ -4,7 +4,7 @@
     rate(t) = lr (t + 1) / warmup                                         for t < warmup
             = lr (1 + cos(pi (t - warmup) / (steps - warmup))) / 2        after
 
-Yin et al.: See through Gradients, CVPR 2021, section 3.4. The noise ends with the rate.
+Yin et al.: See through Gradients, CVPR 2021, section 3. The noise ends with the rate.
 """
 
 from __future__ import annotations
