@@ -18,7 +18,7 @@ from itertools import groupby
 from statistics import median
 
 import torch
-from common import Options, Row, header, images, measure, options, scored, table
+from common import Options, Row, chosen, header, images, measure, options, scored, table
 from torch import nn
 from torch.nn import functional
 
@@ -119,11 +119,6 @@ def as_eval(seen: lg.Observation, how: str) -> lg.Observation:
         model.get_buffer(f"{name}.running_mean").copy_(moments.mean)
         model.get_buffer(f"{name}.running_var").copy_(moments.variance)
     return replace(seen, model=model.eval(), knowledge=replace(seen.knowledge, statistics=None))
-
-
-def chosen(data: lg.Dataset, indices: list[int]) -> lg.Batch:
-    """These examples."""
-    return lg.Batch(data.inputs[indices], data.targets[indices])
 
 
 def network(name: str, data: lg.Dataset, seed: int) -> nn.Module:

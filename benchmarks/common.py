@@ -69,6 +69,12 @@ def images(data: str | None) -> lg.Dataset:
     return lg.data.photos()
 
 
+def chosen(data: lg.Dataset, indices: Sequence[int]) -> lg.Batch:
+    """These examples."""
+    held = torch.tensor(list(indices))
+    return lg.Batch(data.inputs[held], data.targets[held])
+
+
 def observe(
     data: lg.Dataset,
     model: nn.Module,
@@ -87,8 +93,7 @@ def observe(
         classes=classes,
         defense=defense,
     )
-    chosen = torch.tensor(list(indices))
-    batch = lg.Batch(data.inputs[chosen], data.targets[chosen])
+    batch = chosen(data, indices)
     return batch, (server or lg.Server()).observe(client, batch, seeds=lg.Seeds(seed))
 
 

@@ -15,7 +15,7 @@ from itertools import groupby
 from statistics import median
 
 import torch
-from common import Options, Row, header, images, lenet, measure, options, scored, table
+from common import Options, Row, chosen, header, images, lenet, measure, options, scored, table
 from torch.nn import functional
 
 import leakgauge as lg
@@ -123,11 +123,6 @@ def run(job: Job, given: Options) -> Row:
     control = scored(data, others, guess)["psnr"]
     row |= scored(data, batch, guess) | {"control_psnr": control}
     return row | {"counts": counts_read(seen, batch, seed)}
-
-
-def chosen(data: lg.Dataset, indices: list[int]) -> lg.Batch:
-    """These examples."""
-    return lg.Batch(data.inputs[indices], data.targets[indices])
 
 
 def counts_read(seen: lg.Observation, batch: lg.Batch, seed: int) -> float:

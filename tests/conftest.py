@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -69,6 +70,29 @@ def images(count: int, *, seed: int = 0, classes: int = 4) -> lg.Batch:
     return lg.Batch(
         torch.rand((count, 1, 8, 8), generator=generator), torch.arange(count) % classes
     )
+
+
+def trained(model: nn.Module, training: lg.FedAvg, batch: lg.Batch) -> nn.Module:
+    """A copy of the model after a plain loop of torch's own SGD."""
+    twin = copy.deepcopy(model)
+    descent = torch.optim.SGD(
+        twin.parameters(),
+        lr=training.learning_rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.ExponentialLR(descent, training.decay)
+    count = len(batch)
+    size = training.minibatch or count
+    for epoch in range(training.epochs):
+        order = training.orders[epoch] if training.orders else tuple(range(count))
+        for start in range(0, count, size):
+            some = list(order[start : start + size])
+            descent.zero_grad()
+            functional.cross_entropy(twin(batch.inputs[some]), batch.targets[some]).backward()
+            descent.step()
+        schedule.step()
+    return twin
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import client, images, mlp, psnr, sigmoid_cnn
+from conftest import client, images, mlp, psnr, sigmoid_cnn, trained
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -34,25 +33,7 @@ TRAININGS = {
 
 def by_torch(training: lg.FedAvg, model: nn.Module, batch: lg.Batch) -> dict[str, Tensor]:
     """The weight difference by torch.optim.SGD on a copy of the model."""
-    moved = copy.deepcopy(model)
-    descent = torch.optim.SGD(
-        moved.parameters(),
-        lr=training.learning_rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.ExponentialLR(descent, training.decay)
-    count = len(batch)
-    size = training.minibatch or count
-    for epoch in range(training.epochs):
-        order = training.orders[epoch] if training.orders else tuple(range(count))
-        for start in range(0, count, size):
-            some = list(order[start : start + size])
-            descent.zero_grad()
-            functional.cross_entropy(moved(batch.inputs[some]), batch.targets[some]).backward()
-            descent.step()
-        schedule.step()
-    old = dict(model.named_parameters())
+    old, moved = dict(model.named_parameters()), trained(model, training, batch)
     return {name: p.detach() - old[name].detach() for name, p in moved.named_parameters()}
 
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import client, images, mlp
+from conftest import client, images, mlp, trained
 from torch import Tensor, nn
-from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -64,27 +63,6 @@ def given_to_layers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         twin(inputs)
     return seen
-
-
-def trained(model: nn.Module, training: lg.FedAvg, batch: lg.Batch) -> nn.Module:
-    """The model after a plain loop of torch's own SGD."""
-    twin = copy.deepcopy(model)
-    descent = torch.optim.SGD(
-        twin.parameters(),
-        lr=training.learning_rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-    )
-    size = training.minibatch or len(batch)
-    for epoch in range(training.epochs):
-        for group in descent.param_groups:
-            group["lr"] = training.learning_rate * training.decay**epoch
-        for i in range(0, len(batch), size):
-            descent.zero_grad()
-            output = twin(batch.inputs[i : i + size])
-            functional.cross_entropy(output, batch.targets[i : i + size]).backward()
-            descent.step()
-    return twin
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:

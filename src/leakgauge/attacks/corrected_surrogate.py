@@ -31,7 +31,6 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
-    Shuffled,
     Snapshot,
     Tensors,
     Update,
@@ -40,6 +39,7 @@ from leakgauge.core import (
 from leakgauge.core.ranges import Count, Share
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.local_steps import interpolated, multiplier
+from leakgauge.federated.training import with_orders
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion import GradientMatching, Guessed, Read, Window
 from leakgauge.inversion.distances import relative_residual
@@ -168,8 +168,8 @@ def averaged(observation: Observation, count: int, seeds: Seeds) -> Simulator:
     draws = []
     for i in range(count):
         own = seeds.child(str(i))
-        drawn = training.drawn(batch, seeds=own) if isinstance(training, Shuffled) else training
-        simulate = simulator(replace(observation, training=drawn), create_graph=False)
+        one = replace(observation, training=with_orders(training, batch, seeds=own))
+        simulate = simulator(one, create_graph=False)
         draws.append((simulate, torch.randperm(batch, generator=own.generator("examples"))))
 
     def mean(unit: Tensor, targets: Tensor) -> Tensors:

@@ -19,6 +19,7 @@ from typing import Literal
 from torch import nn
 
 from leakgauge.analytic.label_recovery import GradInversionRule
+from leakgauge.attacks.labels import granted
 from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
 from leakgauge.federated.dropout import mean_network
@@ -144,9 +145,3 @@ class GradInversion:
             found = GradInversionRule()(seen, seeds=seeds.child("labels"))
             labels = Read(found.labels)
         return self.matching(seen, labels)(seen, seeds=seeds, progress=progress)
-
-
-def granted(observation: Observation) -> bool:
-    """Whether the threat model tells the labels."""
-    knowledge = observation.knowledge
-    return knowledge.labels is not None or knowledge.label_counts is not None

@@ -13,18 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.vanishing_prior import vanishing
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     Affine,
-    BalancedL2,
     Direct,
-    Falling,
     GaussNewton,
     GradientMatching,
-    InRange,
     Known,
-    Smoothness,
-    Term,
 )
 
 
@@ -45,12 +41,8 @@ class SecondOrder(Recipe):
     labels: Literal["joint", "recovered"] = "recovered"
 
     def matching(self) -> GradientMatching:
-        objective: Term = BalancedL2()
-        if self.smoothness > 0:
-            weight = Falling(self.smoothness, 1e-10 * self.smoothness)
-            objective = objective + weight * (InRange() + Smoothness())
         return GradientMatching(
-            objective=objective,
+            objective=vanishing(self.smoothness, 1e-10),
             parametrization=Direct(center=0.5, noise=0.01),
             labels=Affine() if self.labels == "joint" else Known(),
             descent=GaussNewton(

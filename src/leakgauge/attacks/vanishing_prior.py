@@ -39,14 +39,18 @@ class VanishingPrior(Recipe):
     trials: Count = 1
 
     def matching(self) -> GradientMatching:
-        objective: Term = BalancedL2()
-        if self.smoothness > 0:
-            weight = Falling(self.smoothness, self.remains * self.smoothness)
-            objective = objective + weight * (InRange() + Smoothness())
         return GradientMatching(
-            objective=objective,
+            objective=vanishing(self.smoothness, self.remains),
             parametrization=Direct(center=0.5, noise=0.01),
             labels=Known(),
             descent=LBFGS(steps=self.steps, line_search="strong_wolfe"),
             trials=self.trials,
         )
+
+
+def vanishing(smoothness: float, remains: float) -> Term:
+    """The balanced distance and a prior whose weight falls from `smoothness` to `remains` of it, or is 0 throughout."""
+    if smoothness == 0:
+        return BalancedL2()
+    weight = Falling(smoothness, remains * smoothness)
+    return BalancedL2() + weight * (InRange() + Smoothness())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import LocalSteps, LocalTraining, Loss, Seeds, Shuffled, Tensors, UpdateKind
+from leakgauge.federated.training import with_orders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,7 @@ class Aggregated:
     def drawn(self, count: int, *, seeds: Seeds) -> Aggregated:
         """The same of `count` examples, each client's orders drawn."""
         each = tuple(
-            self.training.drawn(size, seeds=seeds.child(f"client/{i}"))
-            if isinstance(self.training, Shuffled)
-            else self.training
+            with_orders(self.training, size, seeds=seeds.child(f"client/{i}"))
             for i, size in enumerate(self.sizes(count))
         )
         return replace(self, each=each)

@@ -17,14 +17,13 @@ from leakgauge.core import (
     Loss,
     ModelError,
     Seeds,
-    Shuffled,
     Tensors,
     Update,
     UserError,
     trainable,
 )
 from leakgauge.federated.statistics import carried
-from leakgauge.federated.training import FedSGD
+from leakgauge.federated.training import FedSGD, with_orders
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ class Client:
 
     def drawn(self, count: int, *, seeds: Seeds) -> Client:
         """This client with the orders of its local training drawn for a batch of `count` examples."""
-        return replace(self, training=_drawn(self.training, count, seeds))
+        return replace(
+            self, training=with_orders(self.training, count, seeds=seeds.child("client"))
+        )
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
         """Train `model` on `batch` and return what leaves the client. Raises UpdateError where it is not finite."""
@@ -94,7 +95,7 @@ class Client:
     def _trained(self, model: nn.Module, batch: Batch, seeds: Seeds) -> Update:
         """Everything before the last seam: equal for equal seeds."""
         inputs, targets, defense = batch.inputs, batch.targets, self.defense
-        training = _drawn(self.training, len(batch), seeds)
+        training = with_orders(self.training, len(batch), seeds=seeds.child("client"))
         seeds = seeds.child("defense")
         if defense is not None:
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
@@ -122,13 +123,6 @@ class Client:
                 found=f"{type(error).__name__}: {error}",
                 remedy="match the model's first and last layers to the data",
             ) from error
-
-
-def _drawn(training: LocalTraining, count: int, seeds: Seeds) -> LocalTraining:
-    """The training with its orders drawn, where it shuffles."""
-    if not isinstance(training, Shuffled):
-        return training
-    return training.drawn(count, seeds=seeds.child("client"))
 
 
 def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:

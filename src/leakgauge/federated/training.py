@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from leakgauge.core import Loss, ModelError, Tensors, UpdateKind, trainable
+from leakgauge.core import (
+    LocalTraining,
+    Loss,
+    ModelError,
+    Seeds,
+    Shuffled,
+    Tensors,
+    UpdateKind,
+    trainable,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,11 @@ class FedSGD:
         value = loss(stateless(model, parameters, inputs), targets)
         check_scalar(value)
         return value
+
+
+def with_orders(training: LocalTraining, count: int, *, seeds: Seeds) -> LocalTraining:
+    """The training of `count` examples with its orders drawn, where it shuffles; else as it is."""
+    return training.drawn(count, seeds=seeds) if isinstance(training, Shuffled) else training
 
 
 def stateless(model: nn.Module, parameters: Tensors, inputs: Tensor) -> Tensor:
