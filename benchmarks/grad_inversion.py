@@ -17,7 +17,8 @@ from itertools import groupby
 from statistics import mean, median
 
 import torch
-from common import Options, Row, header, images, measure, options, scored, table
+from common import Options, Row, chosen, header, images, measure, options, scored, table
+from controls import beside_control
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -86,23 +87,17 @@ def run(job: Job, given: Options) -> Row:
     with torch.no_grad():
         outputs = model(data.inputs[:REPORTED])
     losses = functional.cross_entropy(outputs, data.targets[:REPORTED], reduction="none")
-    chosen = halves(losses >= UNSURE, job.size, generator)
-    batch = lg.Batch(data.inputs[chosen], data.targets[chosen])
+    held = halves(losses >= UNSURE, job.size, generator)
+    batch = chosen(data, held.tolist())
     client = lg.Client(model=model, loss=functional.cross_entropy, domain=data.domain, classes=10)
     seen = lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(seed))
     attack = RECIPES[job.recipe]
     if given.quick:
         attack = replace(attack, steps=6, trials=2, every=2)
     guess = attack(seen, seeds=lg.Seeds(seed))
-    others = data.targets.clone()
-    others[chosen] = -1
-    alike = others_of(others, batch.targets, generator)
-    control = lg.Batch(data.inputs[alike], data.targets[alike])
-    found = scored(data, batch, guess) | similarity(batch, guess)
-    told = scored(data, control, guess)
-    row = {**vars(job), "seed": seed, "attack": repr(attack), "loss": losses[chosen].tolist()}
-    aside = {"control_psnr": told["psnr"], "control_ssim": similarity(control, guess)["ssim"]}
-    return row | found | aside | {"notes": list(guess.notes)}
+    row = {**vars(job), "seed": seed, "attack": repr(attack), "loss": losses[held].tolist()}
+    row |= scored(data, batch, guess) | beside_control(data, held.tolist(), guess, generator)
+    return row | {"notes": list(guess.notes)}
 
 
 def halves(unsure: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -111,22 +106,6 @@ def halves(unsure: Tensor, size: int, generator: torch.Generator) -> Tensor:
     one, other = (pool[torch.randperm(len(pool), generator=generator)] for pool in pools)
     half = size // 2
     return torch.cat([one[:half], other, one[half:]])[:size]
-
-
-def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> list[int]:
-    """Other images, one of each label where there is one, none twice; targets -1 are not to be chosen."""
-    chosen: list[int] = []
-    for label in labels:
-        left = [i for i in (targets >= 0).nonzero().flatten().tolist() if i not in chosen]
-        pool = [i for i in left if targets[i] == label] or left
-        chosen.append(pool[int(torch.randint(len(pool), (1,), generator=generator))])
-    return chosen
-
-
-def similarity(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """SSIM after assignment."""
-    order = lg.metrics.assign(batch.inputs, guess.inputs)
-    return {"ssim": lg.metrics.ssim(batch.inputs, guess.inputs[order]).tolist()}
 
 
 def main() -> None:

@@ -1,0 +1,80 @@
+"""The blind control of a benchmark: the same guess, scored against other images of the same labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache, partial
+
+import torch
+from common import Row, chosen
+from torch import Tensor
+
+import leakgauge as lg
+from leakgauge.audit.scores import Metric, Remembering
+
+
+def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> list[int]:
+    """Other images, one of each label where there is one, none twice; targets -1 are not to be chosen."""
+    picked: list[int] = []
+    for label in labels:
+        left = [i for i in (targets >= 0).nonzero().flatten().tolist() if i not in picked]
+        pool = [i for i in left if targets[i] == label] or left
+        picked.append(pool[int(torch.randint(len(pool), (1,), generator=generator))])
+    return picked
+
+
+def beside_control(
+    data: lg.Dataset,
+    indices: Sequence[int],
+    guess: lg.Reconstruction,
+    generator: torch.Generator,
+    *,
+    draws: int = 5,
+) -> Row:
+    """Each metric of the guess, clamped and assigned, for each example, and its mean over `draws` controls.
+
+    PSNR (dB), SSIM, FFT2D, whether the guess points at its own among all images of `data`, by pixels and
+    by SqueezeNet's features, and LPIPS on SqueezeNet, the last two under LEAKGAUGE_DATA.
+    """
+    found = score(data, indices, guess)
+    spare = data.targets.clone()
+    spare[list(indices)] = -1
+    labels = data.targets[list(indices)]
+    controls = [
+        score(data, others_of(spare, labels, generator), guess, hidden=indices)
+        for _ in range(draws)
+    ]
+    for name in list(found):
+        drawn = torch.tensor([control[name] for control in controls])
+        found[f"control_{name}"] = drawn.mean(0).tolist()
+    return found
+
+
+def score(
+    data: lg.Dataset, indices: Sequence[int], guess: lg.Reconstruction, hidden: Sequence[int] = ()
+) -> Row:
+    """The metrics of a guess of these examples; decoys are all others of `data` but those hidden."""
+    batch = chosen(data, indices)
+    truth = data.domain.to_unit(batch.inputs)
+    unit = data.domain.to_unit(guess.inputs).clamp(0, 1)
+    unit = unit[lg.metrics.assign(truth, unit)]
+    aside = {*indices, *hidden}
+    left = [i for i in range(len(data.targets)) if i not in aside]
+    decoys = data.domain.to_unit(data.inputs[left])
+    metrics: dict[str, Metric] = {
+        "psnr": lg.metrics.psnr,
+        "ssim": lg.metrics.ssim,
+        "fft2d": lg.metrics.fft2d,
+        "iip_pixels": partial(lg.metrics.identified, decoys=decoys),
+    }
+    if os.environ.get("LEAKGAUGE_DATA"):
+        metrics["lpips"] = lg.models.lpips_squeeze()
+        metrics["iip_squeeze"] = partial(lg.metrics.identified, decoys=decoys, embed=embedding())
+    return {name: metric(truth, unit).tolist() for name, metric in metrics.items()}
+
+
+@cache
+def embedding() -> Remembering:
+    """SqueezeNet's features, of each image once a process."""
+    return Remembering(lg.models.lpips_squeeze().embed)
