@@ -1,39 +1,55 @@
-"""GradInversion's table 1: what each part of the recipe adds, on a trained network with BatchNorm in eval mode.
+"""GradInversion's table 1: what each part of the recipe adds, on trained networks with BatchNorm in eval mode.
 
-The published CIFAR ResNet-20, lossless test images that chose no setting, batches of 4 and 8, labels granted. A
-network that is sure of an example has next to no gradient of it: half of each batch are drawn from the examples whose
-loss is at least 0.1 ("with loss": they are all that an update of this network tells of), half from the others. Each
-line adds a part: gradient (cosine distance alone), fidelity (total variation, l2, BatchNorm's running statistics), the
-group of trials held to their mean, and to their registered mean. All lines have the same steps, trials and seeds.
-The control is the same guess scored against other images of the same labels.
+The published CIFAR ResNet-20 and MobileNetV1 (ImageNet samples at 64 and 128 px), images that chose no setting, labels
+granted. A network that is sure of an example has next to no gradient of it: half of each batch are drawn from the
+examples whose loss is at least 0.1 ("with loss": nearly all that an update tells of), half from the others. Each line
+adds a part: gradient (cosine distance alone), fidelity (total variation, l2, BatchNorm's running statistics), the
+group of trials held to their mean, and to their registered mean. These have the same steps, trials and seeds. Below
+them our own attack, by its defaults. The control is the same guess scored against other images of the same labels,
+where there are such; of 5 draws the mean. Seconds are the process's own, on one thread.
 """
 
 from __future__ import annotations
 
+import base64
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
 from statistics import mean, median
 
 import torch
-from common import Options, Row, chosen, header, images, measure, options, scored, table
-from controls import beside_control
+from common import (
+    Options,
+    Row,
+    chosen,
+    header,
+    images,
+    measure,
+    options,
+    reconstructed,
+    scored,
+    table,
+)
+from controls import beside_control, others_of
+from mobilenet import mobilenet, samples
 from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.attacks import GradInversion
+from leakgauge.attacks import GradInversion, SmoothedMatching
+from leakgauge.audit.pictures import picture
 
 NAME = "grad_inversion"
 REPORTED = 60
-"""Batches are of the first so many test images; the rest, and no other, chose the weights."""
+"""Batches are of the first so many test images of CIFAR; the rest, and no other, chose the weights."""
 UNSURE = 0.1
 BARE = GradInversion(
-    steps=100,
+    steps=200,
     lr=0.2,
-    warmup=10,
-    noise=0.05,
+    warmup=20,
+    noise=0.0,
     trials=3,
     distance="cosine",
     gradient=1.0,
@@ -41,22 +57,34 @@ BARE = GradInversion(
     l2=0.0,
     batchnorm=0.0,
     group="none",
-    every=10,
+    every=20,
 )
 FIDELITY = replace(BARE, tv=0.5, l2=1e-3, batchnorm=0.5)
-RECIPES = {
+OURS = "ours: smoothed"
+RECIPES: dict[str, lg.Attack] = {
     "gradient": BARE,
     "+ fidelity": FIDELITY,
     "+ lazy group": replace(FIDELITY, group="lazy", consistency=10.0),
     "+ registered group": replace(FIDELITY, group="registered", consistency=10.0),
+    OURS: SmoothedMatching(),
 }
-DRAWS = {4: 3, 8: 1}
+CELLS = {
+    ("resnet20", 4): 4,
+    ("resnet20", 8): 1,
+    ("mobilenet 64", 1): 2,
+    ("mobilenet 64", 4): 1,
+    ("mobilenet 128", 1): 1,
+    ("mobilenet 128", 4): 1,
+}
+"""Network and batch size, and how many batches."""
+STEPS = {"resnet20": 200, "mobilenet 64": 200, "mobilenet 128": 100}
 
 
 @dataclass(frozen=True)
 class Job:
     """One batch, attacked by one recipe."""
 
+    network: str
     size: int
     draw: int
     recipe: str
@@ -65,23 +93,42 @@ class Job:
 def jobs_of(given: Options) -> list[Job]:
     """Batch by batch, so that a run that is cut compares recipes on the same ones."""
     if given.quick:
-        return [Job(2, 0, recipe) for recipe in RECIPES]
-    batches = sorted((draw, size) for size, draws in DRAWS.items() for draw in range(draws))
-    return [Job(size, draw, recipe) for draw, size in batches for recipe in RECIPES]
+        return [Job("resnet20", 2, 0, recipe) for recipe in RECIPES if recipe != OURS]
+    have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
+    cells = [cell for cell in CELLS if have or cell[0] == "resnet20"]
+    batches = [(draw, cell) for cell in cells for draw in range(CELLS[cell])]
+    return [
+        Job(*cell, draw, recipe)
+        for draw, cell in sorted(batches, key=lambda at: at[0])
+        for recipe in RECIPES
+    ]
 
 
 @cache
-def problem(given: Options) -> tuple[lg.Dataset, nn.Module]:
-    """The images and the network; without the published weights, an untrained one."""
+def problem(network: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
+    """The images and the network; without the published weights, an untrained ResNet-20."""
+    if network.startswith("mobilenet"):
+        data = samples(int(network.split()[1]))
+        return data, mobilenet()
     data = images(given.data)
     have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
     weights = "cifar10_resnet20.safetensors" if have else None
     return data, lg.models.build(lg.models.resnet20, data.domain, 10, seed=0, weights=weights)
 
 
+def attack_of(job: Job, given: Options) -> lg.Attack:
+    """The recipe, with as many steps as the network's price allows."""
+    attack = RECIPES[job.recipe]
+    if not isinstance(attack, GradInversion):
+        return attack
+    if given.quick:
+        return replace(attack, steps=6, trials=2, every=2)
+    return replace(attack, steps=STEPS[job.network])
+
+
 def run(job: Job, given: Options) -> Row:
     """One attack, scored, beside the same guess scored against other images of the same labels."""
-    data, model = problem(given)
+    data, model = problem(job.network, given)
     seed = 1000 * given.seed + job.draw
     generator = lg.Seeds(seed).generator(f"batch/{job.size}")
     with torch.no_grad():
@@ -89,23 +136,52 @@ def run(job: Job, given: Options) -> Row:
     losses = functional.cross_entropy(outputs, data.targets[:REPORTED], reduction="none")
     held = halves(losses >= UNSURE, job.size, generator)
     batch = chosen(data, held.tolist())
-    client = lg.Client(model=model, loss=functional.cross_entropy, domain=data.domain, classes=10)
+    client = lg.Client(
+        model=model,
+        loss=functional.cross_entropy,
+        domain=data.domain,
+        classes=outputs.shape[1],
+    )
     seen = lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(seed))
-    attack = RECIPES[job.recipe]
-    if given.quick:
-        attack = replace(attack, steps=6, trials=2, every=2)
-    guess = attack(seen, seeds=lg.Seeds(seed))
+    attack = attack_of(job, given)
+    guess, spent = reconstructed(attack, seen, lg.Seeds(seed))
     row = {**vars(job), "seed": seed, "attack": repr(attack), "loss": losses[held].tolist()}
-    row |= scored(data, batch, guess) | beside_control(data, held.tolist(), guess, generator)
-    return row | {"notes": list(guess.notes)}
+    row |= spent | scored(data, batch, guess) | {"notes": list(guess.notes)}
+    row |= beside_control(data, held.tolist(), guess, lg.Seeds(seed).generator("control"))
+    return row | (pictures(data, held, guess, generator) if job.draw == 0 else {})
 
 
 def halves(unsure: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """Indices (size,), one half of those that are unsure, where there are so many, the rest of the others first."""
     pools = (unsure.nonzero().flatten(), (~unsure).nonzero().flatten())
     one, other = (pool[torch.randperm(len(pool), generator=generator)] for pool in pools)
-    half = size // 2
+    half = (size + 1) // 2
     return torch.cat([one[:half], other, one[half:]])[:size]
+
+
+def pictures(
+    data: lg.Dataset, held: Tensor, guess: lg.Reconstruction, generator: torch.Generator
+) -> Row:
+    """Strips of the originals, the guess and one draw of the control, PNG in base64, for the figure."""
+    spare = data.targets.clone()
+    spare[held] = -1
+    truth = data.inputs[held]
+    found = guess.inputs[lg.metrics.assign(truth, guess.inputs)]
+    other = data.inputs[others_of(spare, data.targets[held], generator)]
+    strips = {"original": truth, "picture": found, "other": other}
+    return {
+        name: base64.b64encode(picture(torch.cat(list(strip), dim=-1))).decode()
+        for name, strip in strips.items()
+    }
+
+
+COLUMNS: dict[str, tuple[str, int]] = {
+    "PSNR, dB": ("psnr", 2),
+    "LPIPS": ("lpips", 3),
+    "FFT2D": ("fft2d", 4),
+    "IIP": ("iip_squeeze", 2),
+}
+"""Of each example; the control's beside it."""
 
 
 def main() -> None:
@@ -113,55 +189,42 @@ def main() -> None:
     given = options(NAME, __doc__ or "")
     header(given)
     rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
-    rows.sort(key=key)
+    show(rows, "all examples", lambda loss: True)
+    show(rows, "examples with loss", lambda loss: loss >= UNSURE)
+
+
+def show(rows: list[Row], title: str, counts: Callable[[float], bool]) -> None:
+    """One table, of the examples whose loss counts."""
     lines = []
-    for head, group in groupby(rows, key):
+    for head, group in groupby(sorted(rows, key=key), key):
         some = list(group)
-        lines.append([head[0], len(some), some[0]["recipe"], *figures(some)])
-    table(
-        [
-            "B",
-            "batches",
-            "recipe",
-            "PSNR, dB",
-            "control",
-            "with loss",
-            "control",
-            "SSIM",
-            "control",
-            "residual",
-            "seconds",
-        ],
-        lines,
-    )
+        label = f"{list(CELLS)[head[0]][0]}, {some[0]['size']}" if head[0] >= 0 else "quick"
+        lines.append([label, len(some), some[0]["recipe"], *figures(some, counts)])
+    headings = [text for name in COLUMNS for text in (name, "control")]
+    print(f"\n{title}")
+    table(["network, B", "batches", "recipe", *headings, "residual", "CPU s"], lines)
 
 
-def figures(some: list[Row]) -> list[str]:
-    """Means over examples, and the medians over batches of residual and seconds."""
-    unsure = [
-        (found, control)
-        for row in some
-        for loss, found, control in zip(row["loss"], row["psnr"], row["control_psnr"], strict=True)
-        if loss >= UNSURE
-    ]
-    pairs = [
-        (every(some, "psnr"), every(some, "control_psnr")),
-        tuple(map(list, zip(*unsure, strict=True))) if unsure else ([], []),
-    ]
-    texts = [f"{mean(values):.2f}" if values else "-" for pair in pairs for values in pair]
-    texts += [f"{mean(every(some, name)):.3f}" for name in ("ssim", "control_ssim")]
+def figures(some: list[Row], counts: Callable[[float], bool]) -> list[str]:
+    """Means over examples, and the medians over batches of residual and CPU seconds."""
+    texts = []
+    for name, digits in COLUMNS.values():
+        for side in (name, f"control_{name}"):
+            values = [
+                value
+                for row in some
+                for value, loss in zip(row.get(side, []), row["loss"], strict=False)
+                if counts(loss)
+            ]
+            texts.append(f"{mean(values):.{digits}f}" if values else "-")
     texts.append(f"{median(row['residual'] for row in some):.2g}")
-    return [*texts, f"{median(row['seconds'] for row in some):.0f}"]
-
-
-def every(some: list[Row], name: str) -> list[float]:
-    """One value for each example."""
-    return [value for row in some for value in row[name]]
+    return [*texts, f"{median(row['cpu_seconds'] for row in some):.0f}"]
 
 
 def key(row: Row) -> tuple[int, int]:
     """What a line of the table stands for."""
-    return (row["size"], list(RECIPES).index(row["recipe"]))
+    cell = (row["network"], row["size"])
+    return list(CELLS).index(cell) if cell in CELLS else -1, list(RECIPES).index(row["recipe"])
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ def mobilenet() -> nn.Module:
     return network
 
 
-def samples() -> lg.Dataset:
-    """The ImageNet samples, CROP + 32 pixels wide; a file's name starts with its class of 1000."""
-    data = lg.data.image_folder(PHOTOS, size=CROP + 32)
+def samples(side: int = CROP + 32) -> lg.Dataset:
+    """The ImageNet samples, `side` pixels wide; a file's name starts with its class of 1000."""
+    data = lg.data.image_folder(PHOTOS, size=side)
     folder = Path(os.environ["LEAKGAUGE_DATA"]) / "data" / PHOTOS
     names = sorted(path.name for path in folder.glob("*.jpg"))
     targets = torch.tensor([int(name[:4]) for name in names])

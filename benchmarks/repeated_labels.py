@@ -13,7 +13,19 @@ from itertools import groupby
 from statistics import mean, median
 
 import torch
-from common import Options, Row, header, images, lenet, measure, observe, options, scored, table
+from common import (
+    Options,
+    Row,
+    header,
+    images,
+    lenet,
+    measure,
+    observe,
+    options,
+    reconstructed,
+    scored,
+    table,
+)
 from controls import beside_control
 
 import leakgauge as lg
@@ -68,8 +80,8 @@ def run(job: Job, given: Options) -> Row:
     model = lenet(data, seed, classes=data.classes or 10)
     batch, seen = observe(data, model, held, server=server, seed=seed, classes=data.classes or 10)
     attack = METHODS.get(job.method, attacks.InvertingGradients(steps=100))
-    guess = attack(seen, seeds=lg.Seeds(seed))
-    row = {**vars(job), "seed": seed, "attack": repr(attack), **scored(data, batch, guess)}
+    guess, spent = reconstructed(attack, seen, lg.Seeds(seed))
+    row = {**vars(job), "seed": seed, "attack": repr(attack), **spent, **scored(data, batch, guess)}
     row |= beside_control(data, held, guess, generator)
     return row | {"verdict": guess.diagnosis.verdict if guess.diagnosis else None}
 
@@ -85,7 +97,7 @@ def main() -> None:
         some = list(group)
         lines.append([method, equal, len(some), *figures(some), PUBLISHED[equal]])
     headings = ["method", "equal", "batches", "PSNR, dB", "least", "control", "SSIM", "control"]
-    table([*headings, "LPIPS", "control", "seconds", "published, dB"], lines)
+    table([*headings, "LPIPS", "control", "CPU s", "published, dB"], lines)
 
 
 def key(row: Row) -> tuple[str, int]:
@@ -94,7 +106,7 @@ def key(row: Row) -> tuple[str, int]:
 
 
 def figures(some: list[Row]) -> list[str]:
-    """Means over examples, the least of them, and the median of seconds over batches."""
+    """Means over examples, the least of them, and the median of CPU seconds over batches."""
 
     def every(name: str) -> list[float]:
         return [value for row in some for value in row.get(name, [])]
@@ -103,7 +115,7 @@ def figures(some: list[Row]) -> list[str]:
     texts.append(f"{mean(every('control_psnr')):.2f}")
     for name in ("ssim", "control_ssim", "lpips", "control_lpips"):
         texts += [f"{mean(every(name)):.3f}" if every(name) else "-"]
-    return [*texts, f"{median(row['seconds'] for row in some):.0f}"]
+    return [*texts, f"{median(row['cpu_seconds'] for row in some):.0f}"]
 
 
 if __name__ == "__main__":

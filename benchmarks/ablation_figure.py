@@ -1,0 +1,101 @@
+"""The ablation as a picture: originals, what each recipe made of their gradient, and its control, from a JSON file.
+
+    python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png
+
+Reads rows that kept a picture (`picture`, `original` and `other`: PNG in base64), and runs no attack. Every batch that
+has one is a column, every recipe a row; numbers are means over the batch, in brackets those of the control.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+from pathlib import Path
+from statistics import mean
+
+from common import Row
+from PIL import Image, ImageDraw, ImageFont
+
+SCALE, GAP, LEFT, HEAD = 3, 12, 210, 40
+INK, PALE = "#1f2430", "#6b7280"
+
+
+def decoded(text: str) -> Image.Image:
+    """A PNG in base64, enlarged without smoothing: a pixel stays a pixel."""
+    image = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
+    return image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.NEAREST)
+
+
+def draw(rows: list[Row]) -> Image.Image:
+    """The whole figure."""
+    recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+    batches = list(dict.fromkeys(batch_of(row) for row in rows))
+    strips = {(row["recipe"], batch_of(row)): row for row in rows}
+    first = {batch_of(row): row for row in reversed(rows)}
+    samples = {batch: decoded(row["original"]) for batch, row in first.items()}
+    height = next(iter(samples.values())).height
+    across = LEFT + sum(image.width + GAP for image in samples.values())
+    step = height + GAP + 18
+    page = Image.new("RGB", (across, HEAD + step * (len(recipes) + 2)), "white")
+    pen = ImageDraw.Draw(page)
+    x = LEFT
+    for batch in batches:
+        pen.text((x, 10), batch, fill=INK, font=font(15))
+        paste(page, samples[batch], x, HEAD)
+        for i, recipe in enumerate(recipes):
+            row = strips.get((recipe, batch))
+            if row is not None:
+                paste(page, decoded(row["picture"]), x, HEAD + step * (i + 1))
+                pen.text(
+                    (x, HEAD + step * (i + 1) + height + 2), words(row), fill=PALE, font=font(12)
+                )
+        paste(page, decoded(first[batch]["other"]), x, HEAD + step * (len(recipes) + 1))
+        x += samples[batch].width + GAP
+    for i, name in enumerate(["originals", *recipes, "the control's images"]):
+        pen.text((10, HEAD + step * i + height // 2 - 9), name, fill=INK, font=font(15))
+    return page
+
+
+def paste(page: Image.Image, image: Image.Image, x: int, y: int) -> None:
+    """At this place of the page."""
+    page.paste(image, (x, y))
+
+
+def batch_of(row: Row) -> str:
+    """What a column is."""
+    return f"batch of {row['size']}, draw {row['draw']}"
+
+
+def words(row: Row) -> str:
+    """PSNR and LPIPS, beside the control's."""
+    pairs = [("psnr", "dB", 1), ("lpips", "LPIPS", 2)]
+    return "   ".join(
+        f"{mean(row[name]):.{digits}f} {unit} ({mean(row['control_' + name]):.{digits}f})"
+        for name, unit, digits in pairs
+        if name in row
+    )
+
+
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own."""
+    return ImageFont.load_default(size)
+
+
+def main() -> None:
+    """Read, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=Path, metavar="FILE.json")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    given = parser.parse_args()
+    rows = [row for row in json.loads(given.rows.read_text())["rows"] if "picture" in row]
+    if not rows:
+        raise SystemExit(
+            f"{given.rows}: expected rows with pictures, found none: run its benchmark"
+        )
+    draw(rows).save(given.out)
+
+
+if __name__ == "__main__":
+    main()
