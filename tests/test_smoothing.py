@@ -17,7 +17,7 @@ from leakgauge.core import LocalTraining, Loss, SingleGradient, Tensors
 from leakgauge.inversion import Candidate, Cosine, Direct, Known, Logarithm, Spectral, Term
 from leakgauge.inversion.compilation import Compiled
 from leakgauge.inversion.problem import Problem
-from leakgauge.inversion.smoothing import SmoothReLU, smoothed
+from leakgauge.inversion.smoothing import SmoothReLU, bends, smoothed
 from leakgauge.inversion.step import DoubleBackward
 
 Observe = Callable[..., lg.Observation]
@@ -34,6 +34,16 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "method": Tensor.relu_,
     "module": nn.ReLU(inplace=True),
     "positional": lambda z: functional.relu(z, True),
+}
+
+
+CLIPPED: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu6": functional.relu6,
+    "module relu6": nn.ReLU6(),
+    "in place": nn.ReLU6(inplace=True),
+    "hardtanh": lambda z: functional.hardtanh(z, -2.0, 3.0),
+    "hardtanh_": functional.hardtanh_,
+    "module hardtanh": nn.Hardtanh(-1, 4),
 }
 
 
@@ -85,6 +95,17 @@ class TestSmoothReLU:
         assert found is written
         assert torch.allclose(written, 0.5 * functional.softplus(self.values / 0.5))
 
+    @pytest.mark.parametrize("clipped", CLIPPED.values(), ids=CLIPPED.keys())
+    def test_clipped_on_both_sides(self, clipped: Callable[[Tensor], Tensor]) -> None:
+        values = torch.linspace(-3, 9, 25)
+        real = clipped(values.clone())
+        with SmoothReLU(1e-3):
+            found = clipped(values.clone())
+        assert torch.allclose(found, real, atol=1e-3)
+        with SmoothReLU(0.5):
+            far = (clipped(values.clone()) - real).abs().max()
+        assert 0.1 < float(far) < 0.5
+
     def test_outside_all_is_as_before(self) -> None:
         with SmoothReLU(0.5):
             assert torch.equal(self.values.sigmoid(), torch.sigmoid(self.values))
@@ -95,6 +116,38 @@ class TestSmoothReLU:
             gap = functional.relu(self.values) - self.values.clamp_min(0)
         assert float(gap.min()) >= 0
         assert float(gap.max()) == pytest.approx(0.1 * 0.6931, rel=1e-3)
+
+
+class Functional(nn.Module):
+    """A network whose activation is no module."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(64, 4), nn.BatchNorm1d(4)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 4)."""
+        out: Tensor = self.norm(self.activation(self.linear(x.flatten(1))))
+        return out
+
+
+class TestBends:
+    @pytest.mark.parametrize("activation", [functional.relu, functional.relu6])
+    def test_functions_are_seen(
+        self, observe: Observe, activation: Callable[[Tensor], Tensor]
+    ) -> None:
+        assert bends(observe(Functional(activation).eval(), images(1)))
+
+    def test_smooth_networks_have_none(self, observe: Observe) -> None:
+        assert not bends(observe(Functional(torch.sigmoid).eval(), images(1)))
+
+    def test_the_model_is_left_as_it_was(self, observe: Observe) -> None:
+        model = Functional(functional.relu).train()
+        seen = observe(model, images(2))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        bends(seen)
+        assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
 
 
 class TestSmoothed:

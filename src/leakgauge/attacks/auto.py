@@ -6,8 +6,6 @@ import math
 import time
 from dataclasses import dataclass, replace
 
-from torch import nn
-
 from leakgauge.attacks.april import April
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
@@ -35,6 +33,7 @@ from leakgauge.core import (
     silent,
 )
 from leakgauge.core.ranges import Count
+from leakgauge.inversion.smoothing import bends
 
 EXACT = 1e-5
 """Residual at which what is left of a float32 update is rounding: no residual chooses below it."""
@@ -107,10 +106,9 @@ class Auto:
         reason = attack.inapplicable(observation)
         if reason is not None:
             return reason
-        angular = any(isinstance(module, nn.ReLU) for module in observation.model.modules())
-        if isinstance(inner, SmoothedMatching) and not angular:
+        if isinstance(inner, SmoothedMatching) and not bends(observation):
             return "no ReLU to smooth"
-        if isinstance(inner, IDLG | BalancedDLG | CorrectedSurrogate) and angular:
+        if isinstance(inner, IDLG | BalancedDLG | CorrectedSurrogate) and bends(observation):
             return "L-BFGS needs curvature, which ReLU has not: name it to run it"
         return None
 

@@ -1,11 +1,13 @@
-"""A smooth stand-in for ReLU in the adversary's own simulation.
+"""A smooth stand-in for ReLU, and for ReLU6 and hardtanh, in the adversary's own simulation.
 
 Almost everywhere the second derivative of a ReLU network leaves out that its masks move, and where
-they do, the gradient jumps. A line search finds no way there. softplus(z / w) w is within w log 2 of ReLU.
+they do, the gradient jumps. A line search finds no way there. w softplus(z / w) is within w log 2 of ReLU;
+what is clipped on both sides is the difference of two.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,18 +17,61 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from leakgauge.core import LocalTraining, Loss, Observation, SingleGradient, Tensors, UpdateKind
+from leakgauge.core import (
+    LocalTraining,
+    Loss,
+    Observation,
+    SingleGradient,
+    Tensors,
+    UpdateKind,
+    trainable,
+)
+from leakgauge.federated.dropout import middle
+from leakgauge.federated.training import stateless
 
 _RELUS = frozenset({functional.relu, torch.relu, Tensor.relu})
-_IN_PLACE = frozenset({functional.relu_, torch.relu_, Tensor.relu_})
+_IN_PLACE = frozenset({functional.relu_, torch.relu_, Tensor.relu_, functional.hardtanh_})
+_HARD = frozenset({functional.hardtanh, functional.hardtanh_})
+_KNOWN = _RELUS | _IN_PLACE | _HARD | {functional.relu6}
+
+
+@dataclass(frozen=True)
+class Bend:
+    """A call of a function that is straight between `low` and `high`, and constant beyond."""
+
+    inputs: Tensor
+    low: float
+    high: float
+    in_place: bool
+
+    @classmethod
+    def of(cls, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Bend:
+        """From the arguments of one of the functions known here."""
+        bounds = ("min_val", "max_val") if func in _HARD else ()
+        call = {**dict(zip(("input", *bounds, "inplace"), args, strict=False)), **given}
+        low, high = (-1.0, 1.0) if func in _HARD else (0.0, math.inf)
+        if func is functional.relu6:
+            high = 6.0
+        in_place = func in _IN_PLACE or call.get("inplace", False)
+        return cls(call["input"], call.get("min_val", low), call.get("max_val", high), in_place)
+
+    def smooth(self, width: float) -> Tensor:
+        """The same function, of the same input, with bends of this width."""
+        # Softplus keeps its input for backward: it gets one that is not written to.
+        z = self.inputs.clone() if self.in_place else self.inputs
+        found = self.low + functional.softplus(z - self.low, beta=1 / width)
+        if self.high < math.inf:
+            found = found - functional.softplus(z - self.high, beta=1 / width)
+        return self.inputs.copy_(found) if self.in_place else found
 
 
 class SmoothReLU(TorchFunctionMode):
-    """Inside, every ReLU that runs is w softplus(z / w), w = `width` in units of its input."""
+    """Inside, every ReLU that runs is w softplus(z / w), w = `width` in units of its input; `met` counts them."""
 
     def __init__(self, width: float) -> None:
         super().__init__()
         self.width = width
+        self.met = 0
 
     def __torch_function__(
         self,
@@ -36,14 +81,19 @@ class SmoothReLU(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         given = kwargs or {}
-        if func not in _RELUS | _IN_PLACE:
+        if func not in _KNOWN:
             return func(*args, **given)
-        inputs = args[0] if args else given["input"]
-        asked = given.get("inplace", False) or (len(args) > 1 and args[1])
-        if not asked and func not in _IN_PLACE:
-            return functional.softplus(inputs, beta=1 / self.width)
-        # Softplus keeps its input for backward: it gets one that is not written to.
-        return inputs.copy_(functional.softplus(inputs.clone(), beta=1 / self.width))
+        self.met += 1
+        return Bend.of(func, args, given).smooth(self.width)
+
+
+def bends(observation: Observation) -> bool:
+    """Whether a forward pass of the model runs a ReLU of any form, as a module or a function."""
+    model, smooth = observation.model, SmoothReLU(1.0)
+    # What is random in the model must not move the generator of the program.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), smooth:
+        stateless(model, trainable(model), middle(observation, 2))
+    return smooth.met > 0
 
 
 @dataclass(frozen=True)
