@@ -2,10 +2,10 @@
 
 The published CIFAR ResNet-20 and MobileNetV1 (ImageNet samples at 64 and 128 px), images that chose no setting, labels
 granted. A network that is sure of an example has next to no gradient of it: half of each batch are drawn from the
-examples whose loss is at least 0.1 ("with loss": nearly all that an update tells of), half from the others. Each line
-adds a part: gradient (cosine distance alone), fidelity (total variation, l2, BatchNorm's running statistics), the
-group of trials held to their mean, and to their registered mean. These have the same steps, trials and seeds. Below
-them our own attack, by its defaults. The control is the same guess scored against other images of the same labels,
+examples whose loss is at least 0.1, half from the others; the loudest of them drowns the rest. Each line adds a part:
+gradient (cosine distance alone), fidelity (total variation, l2, BatchNorm's running statistics), the group of trials
+held to their mean, and to their registered mean. These have the same steps, trials and seeds. Below them our own
+attack, by its defaults. The control is the same guess scored against other images of the same labels,
 where there are such; of 5 draws the mean. Seconds are the process's own, on one thread.
 """
 
@@ -189,33 +189,37 @@ def main() -> None:
     given = options(NAME, __doc__ or "")
     header(given)
     rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
-    show(rows, "all examples", lambda loss: True)
-    show(rows, "examples with loss", lambda loss: loss >= UNSURE)
+    show(rows, "all examples", lambda row: list(range(row["size"])))
+    show(rows, "the example of most loss in each batch", loudest)
 
 
-def show(rows: list[Row], title: str, counts: Callable[[float], bool]) -> None:
-    """One table, of the examples whose loss counts."""
+Choice = Callable[[Row], list[int]]
+"""Which of a batch's examples a table is of."""
+
+
+def loudest(row: Row) -> list[int]:
+    """The one that most of the update is of."""
+    return [max(range(row["size"]), key=lambda i: row["loss"][i])]
+
+
+def show(rows: list[Row], title: str, choice: Choice) -> None:
+    """One table, of the examples chosen of each batch."""
     lines = []
     for head, group in groupby(sorted(rows, key=key), key):
         some = list(group)
         label = f"{list(CELLS)[head[0]][0]}, {some[0]['size']}" if head[0] >= 0 else "quick"
-        lines.append([label, len(some), some[0]["recipe"], *figures(some, counts)])
+        lines.append([label, len(some), some[0]["recipe"], *figures(some, choice)])
     headings = [text for name in COLUMNS for text in (name, "control")]
     print(f"\n{title}")
     table(["network, B", "batches", "recipe", *headings, "residual", "CPU s"], lines)
 
 
-def figures(some: list[Row], counts: Callable[[float], bool]) -> list[str]:
+def figures(some: list[Row], choice: Choice) -> list[str]:
     """Means over examples, and the medians over batches of residual and CPU seconds."""
     texts = []
     for name, digits in COLUMNS.values():
         for side in (name, f"control_{name}"):
-            values = [
-                value
-                for row in some
-                for value, loss in zip(row.get(side, []), row["loss"], strict=False)
-                if counts(loss)
-            ]
+            values = [row[side][i] for row in some if side in row for i in choice(row)]
             texts.append(f"{mean(values):.{digits}f}" if values else "-")
     texts.append(f"{median(row['residual'] for row in some):.2g}")
     return [*texts, f"{median(row['cpu_seconds'] for row in some):.0f}"]
