@@ -18,6 +18,7 @@ from statistics import mean, median
 
 import torch
 from common import Options, Row, header, images, measure, options, scored, table
+from controls import every, others_of, similarity
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -113,22 +114,6 @@ def halves(unsure: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return torch.cat([one[:half], other, one[half:]])[:size]
 
 
-def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> list[int]:
-    """Other images, one of each label where there is one, none twice; targets -1 are not to be chosen."""
-    chosen: list[int] = []
-    for label in labels:
-        left = [i for i in (targets >= 0).nonzero().flatten().tolist() if i not in chosen]
-        pool = [i for i in left if targets[i] == label] or left
-        chosen.append(pool[int(torch.randint(len(pool), (1,), generator=generator))])
-    return chosen
-
-
-def similarity(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """SSIM after assignment."""
-    order = lg.metrics.assign(batch.inputs, guess.inputs)
-    return {"ssim": lg.metrics.ssim(batch.inputs, guess.inputs[order]).tolist()}
-
-
 def main() -> None:
     """Run and print."""
     given = options(NAME, __doc__ or "")
@@ -173,11 +158,6 @@ def figures(some: list[Row]) -> list[str]:
     texts += [f"{mean(every(some, name)):.3f}" for name in ("ssim", "control_ssim")]
     texts.append(f"{median(row['residual'] for row in some):.2g}")
     return [*texts, f"{median(row['seconds'] for row in some):.0f}"]
-
-
-def every(some: list[Row], name: str) -> list[float]:
-    """One value for each example."""
-    return [value for row in some for value in row[name]]
 
 
 def key(row: Row) -> tuple[int, int]:
