@@ -242,7 +242,7 @@ class TestBlockiness:
 class TestHuggingFace:
     def build(self, family: str, **options: object) -> nn.Module:
         pytest.importorskip("transformers", reason="the extra `vision` is not installed")
-        given = {"family": family, "patch": 2, "dim": 24, "heads": 2, "depth": 1, **options}
+        given = {"family": family, "patch": 2, "dim": 32, "heads": 2, "depth": 2, **options}
         return lg.models.build(lg.models.hugging_face_vit, DOMAIN, 4, **given)
 
     @pytest.mark.parametrize("family", ["vit", "deit"])
