@@ -34,6 +34,7 @@ from leakgauge.inversion import (
     Known,
     LangevinAdam,
     LayerNorms,
+    Logarithm,
     Read,
     Term,
     TotalVariation,
@@ -41,10 +42,12 @@ from leakgauge.inversion import (
 from leakgauge.inversion.consensus import Mean, lazy, registered
 from leakgauge.inversion.labels import Labels
 
-DISTANCES: dict[str, Term] = {
+Distance = Literal["layers", "balanced", "cosine", "relative"]
+DISTANCES: dict[Distance, Term] = {
     "layers": LayerNorms(),
     "balanced": BalancedL2(),
     "cosine": Cosine(),
+    "relative": Logarithm(Cosine()),
 }
 MEANS: dict[str, Mean] = {"lazy": lazy, "registered": registered}
 
@@ -58,7 +61,7 @@ class FidelityMatching:
     warmup: Count = 50
     noise: NonNegative = 0.2
     trials: Count = 8
-    distance: Literal["layers", "balanced", "cosine"] = "layers"
+    distance: Distance = "layers"
     gradient: NonNegative = 1e-3
     tv: NonNegative = 1e-4
     l2: NonNegative = 1e-6
@@ -103,6 +106,11 @@ class FidelityMatching:
             (self.batchnorm if known else 0.0, statistics),
         ]
 
+    @property
+    def parametrization(self) -> Direct:
+        """What the descent moves: pixels, in units of their spread."""
+        return Direct(center=0.5, spread=0.25, box=True)
+
     def statistics(self, observation: Observation) -> BatchStatistics:
         """The BatchNorm term: exact where the threat model grants that, else the proxy's, else the model's."""
         if observation.knowledge.statistics is not None:
@@ -118,7 +126,7 @@ class FidelityMatching:
             )
         return GradientMatching(
             objective=reduce(add, self.terms(observation)),
-            parametrization=Direct(center=0.5, spread=0.25, box=True),
+            parametrization=self.parametrization,
             labels=labels,
             descent=LangevinAdam(
                 steps=self.steps, lr=self.lr, warmup=self.warmup, noise=self.noise

@@ -17,11 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from leakgauge.attacks.fidelity import DISTANCES, FidelityMatching
+from leakgauge.attacks.fidelity import DISTANCES, Distance, FidelityMatching
 from leakgauge.core import Observation
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
-from leakgauge.inversion import PatchBorders, Stepped, Term
+from leakgauge.inversion import Direct, InRange, PatchBorders, Spectral, Stepped, Term
 from leakgauge.inversion.patches import patch_size
+
+RANGE = 5.0
+"""Weight of the public range where no box holds the guess in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +34,25 @@ class GradViT(FidelityMatching):
     From the share `start` of the steps on the priors count, trials are held together, and the
     gradient's weight is `reduced` times what it was. `patch`: the side of the patches in pixels, found
     in the model where None. `proxy`: the auxiliary CNN, trained on data like the private, in the
-    domain's units; without one, and without BatchNorm in the model, there is no BatchNorm term. The
-    other options are GradInversion's.
+    domain's units; without one, and without BatchNorm in the model, there is no BatchNorm term.
+    `coordinates`: what Adam moves, the paper's pixels, kept in [0, 1], or cosine coefficients scaled as
+    in natural images. The other options are GradInversion's; of an update that few pixels match,
+    `distance` "relative", log(1 + cosine / 1e-7), goes further than norms do, beside which a guess that
+    the network is sure of, whose gradient is 0, is a minimum.
     """
 
     steps: Count = 120_000
     lr: Positive = 0.1
     noise: NonNegative = 0.0
     trials: Count = 3
-    distance: Literal["layers", "balanced", "cosine"] = "layers"
+    distance: Distance = "layers"
     gradient: NonNegative = 1.0
     tv: NonNegative = 1e-2
     l2: NonNegative = 1e-4
     batchnorm: NonNegative = 1e-2
     patch_prior: NonNegative = 1e-2
     patch: Count | None = None
+    coordinates: Literal["pixels", "cosines"] = "pixels"
     start: Share = 0.5
     reduced: NonNegative = 0.5
 
@@ -75,6 +82,13 @@ class GradViT(FidelityMatching):
             else [*fidelity, (self.patch_prior, PatchBorders(size))]
         )
 
+    @property
+    def parametrization(self) -> Direct:
+        """What the descent moves."""
+        if self.coordinates == "cosines":
+            return Spectral(center=0.5, noise=0.3)
+        return super().parametrization
+
     def terms(self, observation: Observation) -> list[Term]:
         """What is minimized, weighted by progress."""
         found: list[Term] = []
@@ -83,5 +97,7 @@ class GradViT(FidelityMatching):
                 Stepped(self.gradient, self.reduced * self.gradient, self.start)
                 * DISTANCES[self.distance]
             )
+        if self.coordinates == "cosines":
+            found.append(RANGE * InRange())
         late = [(weight, prior) for weight, prior in self.priors(observation) if weight > 0]
         return [*found, *(Stepped(0.0, weight, self.start) * prior for weight, prior in late)]
