@@ -4,8 +4,8 @@ Networks: those of train_vit.py (patches of 4 pixels; ResNet-20 stopped at the t
 Lossless test images, labels granted. All lines of a batch have the same seed, steps and rate: gradient (cosine
 distance, its logarithm), the patch prior, the image prior (BatchNorm statistics of the published ResNet-20, total
 variation, l2), both, and both with three trials held to their registered mean. "norms, pixels": the paper's distance
-and variables, with our default weights. Weights, rate and distance were chosen on test images 100 and later; reported are
-batches of the first 60. The control is the same guess scored against other images of the same labels.
+and variables, with our default weights. Weights, rate and distance were chosen on six test images, 100 to 105;
+reported are batches of the first 60. The control is the same guess scored against other images of the same labels.
 
 Then the transformer beside the CNN, on the same images: the gradient's term alone, smoothed matching, closed form.
 """

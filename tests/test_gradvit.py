@@ -172,6 +172,18 @@ class TestSchedule:
         ]
         assert found[1] < found[0] / 2
 
+    def test_over_cosines_the_range_is_a_term(self, observe: Observe) -> None:
+        observation = observe(transformer(), images(1), labels=True)
+        attack = GradViT(
+            steps=100, trials=1, group="none", distance="relative", coordinates="cosines", start=0.9
+        )
+        assert "InRange" in repr(attack.terms(observation))
+        matching = attack.matching(observation, inversion.Known())
+        assert isinstance(matching.parametrization, inversion.Spectral)
+        guess = attack(observation, seeds=lg.Seeds(0))
+        assert guess.residual is not None
+        assert guess.residual < 0.2
+
     def test_its_name(self) -> None:
         from leakgauge.audit.resolve import ATTACKS
 
