@@ -2,8 +2,8 @@
 
 Both on 3,000 lossless and 10,000 JPEG images of CIFAR-10 under LEAKGAUGE_DATA, AdamW with one cycle of the rate.
 Another 1,000 lossless images tell when the CNN, which learns faster, is as good as the transformer: there it
-stops. The 120 test images, on which attacks report, have no part in that. About 8 minutes for the transformer and
-a few for the CNN on one core; the weights go to benchmarks/weights (not under version control).
+stops. The 120 test images, on which attacks report, have no part in that. About 8 minutes each on a core of its own;
+the weights go to benchmarks/weights (not under version control).
 """
 
 from __future__ import annotations
