@@ -24,6 +24,17 @@ def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> li
     return picked
 
 
+def similarity(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
+    """SSIM after assignment."""
+    order = lg.metrics.assign(batch.inputs, guess.inputs)
+    return {"ssim": lg.metrics.ssim(batch.inputs, guess.inputs[order]).tolist()}
+
+
+def every(some: list[Row], name: str) -> list[float]:
+    """One value for each example, of rows that have any."""
+    return [value for row in some for value in row.get(name, [])]
+
+
 def beside_control(
     data: lg.Dataset,
     indices: Sequence[int],

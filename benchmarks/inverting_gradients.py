@@ -27,7 +27,7 @@ from common import (
     scored,
     table,
 )
-from controls import beside_control
+from controls import beside_control, every
 from torch import nn
 from torch.nn import functional
 
@@ -166,7 +166,7 @@ def figures(some: list[Row]) -> list[str]:
     texts = []
     for name, digits in (("psnr", 2), ("ssim", 3), ("lpips", 3)):
         for side in (name, f"control_{name}"):
-            values = [value for row in some for value in row.get(side, [])]
+            values = every(some, side)
             texts += [f"{mean(values):.{digits}f}" if values else "-"]
     texts += [f"{median(row['residual'] for row in some):.2g}"]
     return [*texts, f"{median(row['cpu_seconds'] for row in some):.0f}"]

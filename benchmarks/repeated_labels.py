@@ -26,7 +26,7 @@ from common import (
     scored,
     table,
 )
-from controls import beside_control
+from controls import beside_control, every
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -107,14 +107,10 @@ def key(row: Row) -> tuple[str, int]:
 
 def figures(some: list[Row]) -> list[str]:
     """Means over examples, the least of them, and the median of CPU seconds over batches."""
-
-    def every(name: str) -> list[float]:
-        return [value for row in some for value in row.get(name, [])]
-
-    texts = [f"{mean(every('psnr')):.2f}", f"{min(every('psnr')):.1f}"]
-    texts.append(f"{mean(every('control_psnr')):.2f}")
+    texts = [f"{mean(every(some, 'psnr')):.2f}", f"{min(every(some, 'psnr')):.1f}"]
+    texts.append(f"{mean(every(some, 'control_psnr')):.2f}")
     for name in ("ssim", "control_ssim", "lpips", "control_lpips"):
-        texts += [f"{mean(every(name)):.3f}" if every(name) else "-"]
+        texts += [f"{mean(every(some, name)):.3f}" if every(some, name) else "-"]
     return [*texts, f"{median(row['cpu_seconds'] for row in some):.0f}"]
 
 

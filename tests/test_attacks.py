@@ -25,6 +25,7 @@ FEW: dict[str, lg.Attack] = {
     ),
     "DropoutInversion": attacks.DropoutInversion(attack=attacks.InvertingGradients(steps=3)),
     "GradInversion": attacks.GradInversion(steps=3, trials=2),
+    "GradViT": attacks.GradViT(steps=4, trials=2),
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
     "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
     "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
@@ -59,6 +60,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "April": transformer,
     "AprilMatching": transformer,
     "DropoutInversion": dropping,
+    "GradViT": transformer,
 }
 
 

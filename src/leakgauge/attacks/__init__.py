@@ -9,6 +9,7 @@ from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.grad_inversion import GradInversion
+from leakgauge.attacks.gradvit import GradViT
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -37,6 +38,7 @@ __all__ = [
     "DropoutInversion",
     "FeatureInversion",
     "GradInversion",
+    "GradViT",
     "InvertingGradients",
     "LinearLayer",
     "OneGradient",

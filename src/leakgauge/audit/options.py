@@ -28,8 +28,8 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 
 def snake(name: str) -> str:
-    """CamelCase or ACRONYM to snake_case: DLG to dlg, LinearLayer to linear_layer, TopK to top_k."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """CamelCase or ACRONYM to snake_case: DLG to dlg, LinearLayer to linear_layer, GradViT to grad_vit."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("ViT", "Vit")).lower()
 
 
 def find(name: str, known: Mapping[str, Any], where: str) -> Any:

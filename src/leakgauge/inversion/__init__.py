@@ -9,8 +9,17 @@ from leakgauge.inversion.gauss_newton import GaussNewton
 from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer, Read
 from leakgauge.inversion.langevin import LangevinAdam
 from leakgauge.inversion.lbfgs import LBFGS
-from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term, Window
+from leakgauge.inversion.objective import (
+    Candidate,
+    Falling,
+    LeastSquares,
+    Logarithm,
+    Stepped,
+    Term,
+    Window,
+)
 from leakgauge.inversion.parametrization import Direct, Guessed, Spectral
+from leakgauge.inversion.patches import PatchBorders
 from leakgauge.inversion.priors import Energy, InRange, Smoothness, TotalVariation
 from leakgauge.inversion.statistics import BatchStatistics
 
@@ -40,10 +49,12 @@ __all__ = [
     "LayerNorms",
     "LeastSquares",
     "Logarithm",
+    "PatchBorders",
     "Read",
     "SignedAdam",
     "Smoothness",
     "Spectral",
+    "Stepped",
     "TensorCosine",
     "Term",
     "TotalVariation",

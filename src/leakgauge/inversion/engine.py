@@ -27,6 +27,7 @@ from leakgauge.core import (
 )
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.withheld import untold
+from leakgauge.inversion import attention
 from leakgauge.inversion.batching import Loop, Trials, choose_trials
 from leakgauge.inversion.consensus import Consensus
 from leakgauge.inversion.descent import Descent, Ending, Evaluation
@@ -108,7 +109,7 @@ class GradientMatching:
         seen = mean_network(observation)
         if self.precision == "double":
             seen = in_precision(seen, torch.float64)
-        with seeds.isolated("simulation"):
+        with seeds.isolated("simulation"), attention.written_out():
             run = _Run(replace(self, objective=self.informed(seen)), seen, seeds, progress)
             run.descend()
             progress(1.0)
@@ -118,6 +119,7 @@ class GradientMatching:
         return replace(
             found,
             inputs=found.inputs.to(like),
+            notes=(*attention.notes(seen, seeds), *found.notes),
             course=tuple(replace(s, inputs=s.inputs.to(like)) for s in found.course),
         )
 
@@ -133,8 +135,7 @@ class _Run:
         progress: Progress,
     ) -> None:
         self.matching, self.observation, self.progress = matching, observation, progress
-        self.planned = matching.evaluations(observation)
-        self.evaluations = 0
+        self.planned, self.evaluations = matching.evaluations(observation), 0
         searched = smoothed(observation, matching.smoothing)
         self.trials = [
             Trial.start(matching, searched, seeds.child(f"trial/{i}"))
@@ -255,8 +256,7 @@ class _Run:
         residual = float(relative_residual(simulated, observation.update.tensors))
         inputs = observation.domain.from_unit(unit).detach()
         status, message = self.verdict(residual)
-        ending = trial.ending or Ending()
-        diagnosis = diagnose(ending.identification, residual)
+        diagnosis = diagnose((ending := trial.ending or Ending()).identification, residual)
         soft = targets.ndim == 2 and observation.classes is not None
         return Reconstruction(
             inputs=inputs,

@@ -146,6 +146,19 @@ class Falling:
 
 
 @dataclass(frozen=True)
+class Stepped:
+    """A weight that is `before` up to the share `at` of the steps, and `after` from there on."""
+
+    before: float
+    after: float
+    at: float
+
+    def __call__(self, progress: float) -> float:
+        """The weight at this share of the steps done."""
+        return self.before if progress < self.at else self.after
+
+
+@dataclass(frozen=True)
 class Window(Term):
     """A term as it is from `start` to `stop` of its own progress, for one stage of several."""
 

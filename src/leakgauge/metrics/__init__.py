@@ -8,6 +8,7 @@ no function returns a value that is not finite.
 """
 
 from leakgauge.metrics.assignment import assign
+from leakgauge.metrics.blocks import BLOCKINESS_CEILING, blockiness
 from leakgauge.metrics.examples import (
     MSE_CEILING,
     PSNR_CEILING,
@@ -38,6 +39,7 @@ CLOSER: dict[str, Closer] = {
 }
 
 __all__ = [
+    "BLOCKINESS_CEILING",
     "CLOSER",
     "LPIPS_SIDE",
     "MSE_CEILING",
@@ -49,6 +51,7 @@ __all__ = [
     "SqueezeNet",
     "Summary",
     "assign",
+    "blockiness",
     "columns_read",
     "fft2d",
     "identified",

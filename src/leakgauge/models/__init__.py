@@ -5,6 +5,7 @@ A specification names a network by one of BUILDERS, or a user's own as "package.
 
 from leakgauge.models.building import build
 from leakgauge.models.convolutional import ConvNet, FedAvgCNN, LeNet, convnet, fedavg_cnn, lenet
+from leakgauge.models.hugging_face import Logits, hugging_face_vit
 from leakgauge.models.mlp import MLP, mlp
 from leakgauge.models.parts import Normalize
 from leakgauge.models.perceptual import fetch_lpips, has_lpips, lpips_squeeze
@@ -19,6 +20,7 @@ BUILDERS = (
     "cnn6",
     "convnet",
     "fedavg_cnn",
+    "hugging_face_vit",
     "lenet",
     "mlp",
     "resnet18",
@@ -37,6 +39,7 @@ __all__ = [
     "ConvNet",
     "FedAvgCNN",
     "LeNet",
+    "Logits",
     "Normalize",
     "ResNet",
     "ViT",
@@ -47,6 +50,7 @@ __all__ = [
     "fedavg_cnn",
     "fetch_lpips",
     "has_lpips",
+    "hugging_face_vit",
     "lenet",
     "load_weights",
     "lpips_squeeze",

@@ -1,0 +1,148 @@
+"""What GradInversion and GradViT share: gradients matched under priors of fidelity, the trials held together.
+
+    minimize over x_1 ... x_S   gradient d(g(x_s, y), g*) + fidelity(x_s) + consistency ||x_s - E(x_1 ... x_S)||^2
+    d(g, g*)    = sum_l ||g_l - g*_l||
+    fidelity(x) = tv TV(x) + l2 ||x||^2 + batchnorm BN(x)
+    BN(x)       = distance of means and deviations at BatchNorm layers from those of the data
+
+TV, l2, BN and consistency are means here, so that a weight is the same at any size of image and network. The labels,
+where not granted, are read by GradInversion's rule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Literal
+
+from torch import nn
+
+from leakgauge.analytic.label_recovery import GradInversionRule
+from leakgauge.attacks.labels import granted
+from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core.ranges import Count, NonNegative, Positive, Share
+from leakgauge.federated.dropout import mean_network
+from leakgauge.inversion import (
+    BalancedL2,
+    BatchStatistics,
+    Consensus,
+    Cosine,
+    Direct,
+    Energy,
+    GradientMatching,
+    Known,
+    LangevinAdam,
+    LayerNorms,
+    Logarithm,
+    Read,
+    Term,
+    TotalVariation,
+)
+from leakgauge.inversion.consensus import Mean, lazy, registered
+from leakgauge.inversion.labels import Labels
+
+Distance = Literal["layers", "balanced", "cosine", "relative"]
+DISTANCES: dict[Distance, Term] = {
+    "layers": LayerNorms(),
+    "balanced": BalancedL2(),
+    "cosine": Cosine(),
+    "relative": Logarithm(Cosine()),
+}
+MEANS: dict[str, Mean] = {"lazy": lazy, "registered": registered}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FidelityMatching:
+    """An Attack of these terms. Recipes are frozen dataclasses that override `terms`, `priors` and defaults."""
+
+    steps: Count = 20_000
+    lr: Positive = 0.1
+    warmup: Count = 50
+    noise: NonNegative = 0.2
+    trials: Count = 8
+    distance: Distance = "layers"
+    gradient: NonNegative = 1e-3
+    tv: NonNegative = 1e-4
+    l2: NonNegative = 1e-6
+    batchnorm: NonNegative = 0.1
+    proxy: nn.Module | None = None
+    group: Literal["none", "lazy", "registered"] = "registered"
+    consistency: NonNegative = 0.01
+    start: Share = 0.25
+    every: Count = 100
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if not self.terms(observation):
+            return "every term has weight 0, or means nothing on this model"
+        if self.group == "registered" and observation.domain.kind != "image":
+            kind = observation.domain.kind
+            return f'registration is of images, not of a {kind}: set group = "lazy"'
+        if not granted(observation):
+            reason = GradInversionRule().inapplicable(observation)
+            if reason is not None:
+                return reason
+        return self.matching(observation, Known()).inapplicable(observation)
+
+    def evaluations(self, observation: Observation) -> int:
+        return self.matching(observation, Known()).evaluations(observation)
+
+    def terms(self, observation: Observation) -> list[Term]:
+        """What is minimized, weighted."""
+        weighted = [(self.gradient, DISTANCES[self.distance]), *self.priors(observation)]
+        return [weight * term for weight, term in weighted if weight > 0]
+
+    def priors(self, observation: Observation) -> list[tuple[float, Term]]:
+        """Fidelity: terms and their weights; the BatchNorm term where the network has such layers."""
+        statistics = self.statistics(observation)
+        known = statistics.inapplicable(observation) is None
+        return [
+            (self.tv, TotalVariation()),
+            (self.l2, Energy()),
+            (self.batchnorm if known else 0.0, statistics),
+        ]
+
+    @property
+    def parametrization(self) -> Direct:
+        """What the descent moves: pixels, in units of their spread."""
+        return Direct(center=0.5, spread=0.25, box=True)
+
+    def statistics(self, observation: Observation) -> BatchStatistics:
+        """The BatchNorm term: exact where the threat model grants that, else the proxy's, else the model's."""
+        if observation.knowledge.statistics is not None:
+            return BatchStatistics.of(observation)
+        return BatchStatistics.prior(observation, self.proxy)
+
+    def matching(self, observation: Observation, labels: Labels) -> GradientMatching:
+        """The composition that this recipe stands for."""
+        consensus = None
+        if self.group != "none" and self.consistency > 0:
+            consensus = Consensus(
+                weight=self.consistency, mean=MEANS[self.group], start=self.start, every=self.every
+            )
+        return GradientMatching(
+            objective=reduce(add, self.terms(observation)),
+            parametrization=self.parametrization,
+            labels=labels,
+            descent=LangevinAdam(
+                steps=self.steps, lr=self.lr, warmup=self.warmup, noise=self.noise
+            ),
+            trials=self.trials,
+            statistics=0.0,
+            group=consensus,
+        )
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        seen = mean_network(observation)
+        labels: Labels = Known()
+        if not granted(seen):
+            found = GradInversionRule()(seen, seeds=seeds.child("labels"))
+            labels = Read(found.labels)
+        return self.matching(seen, labels)(seen, seeds=seeds, progress=progress)

@@ -1,0 +1,51 @@
+"""Fused attention: PyTorch's kernels for `scaled_dot_product_attention` can be differentiated once only.
+
+Inside `written_out` the same function is computed from elementary operations, which can be differentiated again,
+forward and backward, batched and traced.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from leakgauge.core import Observation, Seeds, trainable
+from leakgauge.federated.training import stateless
+
+NOTE = "attention: written out, since the fused kernel has no second derivative"
+
+
+def written_out() -> AbstractContextManager[None]:
+    """Inside, attention is a product, a softmax and a product."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def notes(observation: Observation, seeds: Seeds) -> tuple[str, ...]:
+    """What the record says of it, where a search on this observation writes attention out."""
+    with seeds.isolated("attention"):
+        return (NOTE,) if fused(observation) else ()
+
+
+def fused(observation: Observation) -> bool:
+    """Whether a forward pass of the model, in training, runs a fused kernel. Draws as the model does."""
+    like = next(iter(observation.update.tensors.values()))
+    unit = like.new_full((observation.batch_size, *observation.domain.shape), 0.5)
+    inputs, kernels = observation.domain.from_unit(unit), _Kernels()  # type: ignore[no-untyped-call]
+    with kernels:
+        stateless(observation.model, trainable(observation.model), inputs)
+    return kernels.found
+
+
+class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices fused attention among the operators that run."""
+
+    found = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.found = self.found or "scaled_dot_product" in str(func)
+        return func(*args, **(kwargs or {}))
