@@ -24,6 +24,7 @@ from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import (
+    VARIATIONS,
     BalancedL2,
     BatchStatistics,
     Consensus,
@@ -36,7 +37,7 @@ from leakgauge.inversion import (
     LayerNorms,
     Read,
     Term,
-    TotalVariation,
+    VariationName,
 )
 from leakgauge.inversion.consensus import Mean, lazy, registered
 from leakgauge.inversion.labels import Labels
@@ -67,6 +68,7 @@ class GradInversion:
     distance: Literal["layers", "balanced", "cosine"] = "layers"
     gradient: NonNegative = 1e-3
     tv: NonNegative = 1e-4
+    variation: VariationName = "anisotropic"
     l2: NonNegative = 1e-6
     batchnorm: NonNegative = 0.1
     proxy: nn.Module | None = None
@@ -100,7 +102,7 @@ class GradInversion:
         known = statistics.inapplicable(observation) is None
         weighted: list[tuple[float, Term]] = [
             (self.gradient, DISTANCES[self.distance]),
-            (self.tv, TotalVariation()),
+            (self.tv, VARIATIONS[self.variation]),
             (self.l2, Energy()),
             (self.batchnorm if known else 0.0, statistics),
         ]

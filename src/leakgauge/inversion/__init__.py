@@ -11,16 +11,25 @@ from leakgauge.inversion.langevin import LangevinAdam
 from leakgauge.inversion.lbfgs import LBFGS
 from leakgauge.inversion.objective import Candidate, Falling, LeastSquares, Logarithm, Term, Window
 from leakgauge.inversion.parametrization import Direct, Guessed, Spectral
-from leakgauge.inversion.priors import Energy, InRange, Smoothness, TotalVariation
+from leakgauge.inversion.priors import Energy, InRange, Orthogonality, Smoothness
 from leakgauge.inversion.statistics import BatchStatistics
+from leakgauge.inversion.variation import (
+    VARIATIONS,
+    ColorVariation,
+    IsotropicVariation,
+    TotalVariation,
+    VariationName,
+)
 
 __all__ = [
     "L2",
     "LBFGS",
+    "VARIATIONS",
     "Affine",
     "BalancedL2",
     "BatchStatistics",
     "Candidate",
+    "ColorVariation",
     "Consensus",
     "Cosine",
     "Descent",
@@ -32,6 +41,7 @@ __all__ = [
     "GradientMatching",
     "Guessed",
     "InRange",
+    "IsotropicVariation",
     "Joint",
     "Known",
     "Labels",
@@ -40,6 +50,7 @@ __all__ = [
     "LayerNorms",
     "LeastSquares",
     "Logarithm",
+    "Orthogonality",
     "Read",
     "SignedAdam",
     "Smoothness",
@@ -47,5 +58,6 @@ __all__ = [
     "TensorCosine",
     "Term",
     "TotalVariation",
+    "VariationName",
     "Window",
 ]

@@ -296,5 +296,5 @@ def unmatched(objective: Term, observation: Observation) -> float:
     # Distances look at the updates alone.
     none = torch.zeros(0)
     candidate = Candidate(none, none, nothing, observed)
-    parts = [(w, term) for w, term in objective.parts(1.0) if not term.local]
+    parts = [(w, term) for w, term in objective.parts(1.0) if term.matches]
     return sum(weight * float(term(candidate)) for weight, term in parts)

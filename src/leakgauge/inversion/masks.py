@@ -228,6 +228,10 @@ class OfInputs(Term):
     def local(self) -> bool:  # type: ignore[override]
         return self.term.local
 
+    @property
+    def collective(self) -> bool:  # type: ignore[override]
+        return self.term.collective
+
     def __call__(self, candidate: Candidate) -> Tensor:
         return self.term(replace(candidate, unit=self.masks.input_of(candidate.unit)))
 

@@ -30,9 +30,19 @@ class Candidate:
 
 
 class Term:
-    """A scalar of a candidate, to be minimized. `local` where it depends on each example, not on the update."""
+    """A scalar of a candidate, to be minimized.
+
+    `local` where it depends on each example, not on the update; `collective` where it depends on the examples
+    of the batch together, not on the update.
+    """
 
     local: ClassVar[bool] = False
+    collective: ClassVar[bool] = False
+
+    @property
+    def matches(self) -> bool:
+        """Whether it looks at the update."""
+        return not (self.local or self.collective)
 
     def __call__(self, candidate: Candidate) -> Tensor:
         """The value, a scalar that autograd can differentiate."""

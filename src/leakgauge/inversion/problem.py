@@ -40,7 +40,7 @@ class Problem:
     def candidate(self, variables: Variables, simulate: Simulator) -> Candidate:
         """What these variables stand for, and what it would have shared, where any term asks for that."""
         unit, targets = self.decode(variables)
-        asked = any(not term.local for term in self.terms)
+        asked = any(term.matches for term in self.terms)
         simulated = simulate(unit, targets) if asked else {}
         return Candidate(unit, targets, simulated, self.observation.update.tensors)
 
