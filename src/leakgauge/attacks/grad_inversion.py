@@ -13,14 +13,14 @@ weight's gradient have the least minimum. Steps, rate, noise, seeds and weights 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from leakgauge.analytic.label_recovery import GradInversionRule
 from leakgauge.attacks.labels import granted
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import Configured, Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import (
@@ -31,6 +31,7 @@ from leakgauge.inversion import (
     Cosine,
     Direct,
     Energy,
+    FeatureStatistics,
     GradientMatching,
     Known,
     LangevinAdam,
@@ -50,14 +51,16 @@ DISTANCES: dict[str, Term] = {
 MEANS: dict[str, Mean] = {"lazy": lazy, "registered": registered}
 
 
-@dataclass(frozen=True, kw_only=True)
-class GradInversion:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class GradInversion(Configured):
     """Gradient, fidelity and group terms, each with its weight; 0 leaves it out.
 
     `distance` of gradients: the paper's is absolute, the others are relative to the observed one.
     `batchnorm` compares with the batch's own statistics where they are granted, else with the running
-    ones of `proxy`, a network trained on data like the private, else with the model's own. `group`
-    holds the trials together from the share `start` of the steps on, `every` so many steps anew.
+    ones of `proxy`, a network trained on data like the private, else with the model's own. Of `public`
+    images (N, *shape) that the adversary owns, in the domain's units, it compares what their features are at
+    the proxy, or at the model, which then need no BatchNorm. `group` holds the trials together from the share
+    `start` of the steps on, `every` so many steps anew.
     """
 
     steps: Count = 20_000
@@ -72,6 +75,7 @@ class GradInversion:
     l2: NonNegative = 1e-6
     batchnorm: NonNegative = 0.1
     proxy: nn.Module | None = None
+    public: Tensor | None = field(default=None, compare=False)
     group: Literal["none", "lazy", "registered"] = "registered"
     consistency: NonNegative = 0.01
     start: Share = 0.25
@@ -82,6 +86,8 @@ class GradInversion:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
+        if self.public is not None and self.public.shape[1:] != observation.domain.shape:
+            return f"public images of shape {tuple(self.public.shape[1:])} for {observation.domain.shape}"
         if not self.terms(observation):
             return "every term has weight 0, or means nothing on this model"
         if self.group == "registered" and observation.domain.kind != "image":
@@ -108,10 +114,13 @@ class GradInversion:
         ]
         return [weight * term for weight, term in weighted if weight > 0]
 
-    def statistics(self, observation: Observation) -> BatchStatistics:
+    def statistics(self, observation: Observation) -> FeatureStatistics:
         """The BatchNorm term: exact where the threat model grants that, else the proxy's, else the model's."""
         if observation.knowledge.statistics is not None:
             return BatchStatistics.of(observation)
+        if self.public is not None:
+            network = observation.model if self.proxy is None else self.proxy
+            return FeatureStatistics.measured(network, self.public, observation.domain)
         return BatchStatistics.prior(observation, self.proxy)
 
     def matching(self, observation: Observation, labels: Labels) -> GradientMatching:

@@ -173,3 +173,14 @@ class Window(Term):
 
     def inapplicable(self, observation: Observation) -> str | None:
         return self.term.inapplicable(observation)
+
+
+def unmatched(objective: Term, observation: Observation) -> float:
+    """What the objective's distances say of an update of zero: the scale on which it matches."""
+    observed = observation.update.tensors
+    nothing = {name: torch.zeros_like(tensor) for name, tensor in observed.items()}
+    # Distances look at the updates alone.
+    none = torch.zeros(0)
+    candidate = Candidate(none, none, nothing, observed)
+    parts = [(w, term) for w, term in objective.parts(1.0) if term.matches]
+    return sum(weight * float(term(candidate)) for weight, term in parts)

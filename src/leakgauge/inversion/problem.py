@@ -11,7 +11,7 @@ from torch import Tensor
 from leakgauge.core import Observation
 from leakgauge.inversion.labels import Labels
 from leakgauge.inversion.objective import Candidate, Term
-from leakgauge.inversion.parametrization import Direct
+from leakgauge.inversion.parametrization import Parametrization
 from leakgauge.inversion.simulation import Simulator
 
 Variables = tuple[Tensor, ...]
@@ -27,7 +27,7 @@ class Problem:
 
     observation: Observation
     objective: Term
-    parametrization: Direct
+    parametrization: Parametrization
     labels: Labels
     fixed: Tensor | None
 
