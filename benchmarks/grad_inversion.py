@@ -18,6 +18,7 @@ from statistics import mean, median
 
 import torch
 from common import Options, Row, header, images, measure, options, scored, table
+from controls import others_of, similarity
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -111,22 +112,6 @@ def halves(unsure: Tensor, size: int, generator: torch.Generator) -> Tensor:
     one, other = (pool[torch.randperm(len(pool), generator=generator)] for pool in pools)
     half = size // 2
     return torch.cat([one[:half], other, one[half:]])[:size]
-
-
-def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> list[int]:
-    """Other images, one of each label where there is one, none twice; targets -1 are not to be chosen."""
-    chosen: list[int] = []
-    for label in labels:
-        left = [i for i in (targets >= 0).nonzero().flatten().tolist() if i not in chosen]
-        pool = [i for i in left if targets[i] == label] or left
-        chosen.append(pool[int(torch.randint(len(pool), (1,), generator=generator))])
-    return chosen
-
-
-def similarity(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """SSIM after assignment."""
-    order = lg.metrics.assign(batch.inputs, guess.inputs)
-    return {"ssim": lg.metrics.ssim(batch.inputs, guess.inputs[order]).tolist()}
 
 
 def main() -> None:
