@@ -44,17 +44,18 @@ from leakgauge.metrics.squeezenet import SqueezeNet
 NAME = "priors"
 NOISE = 0.03
 STEPS = {"lenet": 300, "resnet20": 80}
-DRAWS = {("lenet", 1): 3, ("lenet", 4): 2, ("resnet20", 1): 2, ("resnet20", 4): 1}
+DRAWS = {("lenet", 1): 3, ("lenet", 4): 2, ("resnet20", 1): 1, ("resnet20", 4): 1}
 REPORTED = 60
 """Batches are of the first so many test images."""
 PUBLIC = range(1000, 1200)
 """Images of the training split that the adversary measures features on; those before chose the weights."""
-VARIATION = {"lenet": 0.1, "resnet20": 0.3}
-COLOR = {"lenet": 0.01, "resnet20": 0.1}
+ANISOTROPIC = {"lenet": 0.03, "resnet20": 0.1}
+ISOTROPIC = {"lenet": 0.03, "resnet20": 0.3}
+COLOR = {"lenet": 0.03, "resnet20": 0.1}
 FEATURES = {"lenet": 0.01, "resnet20": 0.1}
 NORMALIZED = {"lenet": 0.01, "resnet20": 0.1}
 APART = 0.1
-RATE = {"lenet": 1e-2, "resnet20": 1e-2}
+RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -117,17 +118,17 @@ def trained() -> nn.Module:
 
 Prior = Callable[[str, lg.Observation], Term]
 PRIORS: dict[str, Prior] = {
-    "anisotropic TV": lambda name, seen: VARIATION[name] * TotalVariation(),
-    "isotropic TV": lambda name, seen: VARIATION[name] * IsotropicVariation(),
+    "anisotropic TV": lambda name, seen: ANISOTROPIC[name] * TotalVariation(),
+    "isotropic TV": lambda name, seen: ISOTROPIC[name] * IsotropicVariation(),
     "color TV": lambda name, seen: COLOR[name] * ColorVariation(),
     "TV + orthogonality": lambda name, seen: (
-        VARIATION[name] * TotalVariation() + APART * Orthogonality()
+        ANISOTROPIC[name] * TotalVariation() + APART * Orthogonality()
     ),
     "TV + SqueezeNet": lambda name, seen: (
-        VARIATION[name] * TotalVariation() + FEATURES[name] * squeezed()
+        ANISOTROPIC[name] * TotalVariation() + FEATURES[name] * squeezed()
     ),
     "TV + ResNet-20's BN": lambda name, seen: (
-        VARIATION[name] * TotalVariation()
+        ANISOTROPIC[name] * TotalVariation()
         + NORMALIZED[name] * BatchStatistics.prior(seen, trained())
     ),
 }
@@ -151,9 +152,7 @@ def matching(job: Job, seen: lg.Observation, steps: int) -> GradientMatching:
     return replace(
         pixels,
         parametrization=DeepPrior(image=(channels, height, width)),
-        descent=LangevinAdam(
-            steps=steps, lr=RATE[job.network], warmup=min(20, steps // 2), noise=0.0
-        ),
+        descent=LangevinAdam(steps=steps, lr=RATE, warmup=min(20, steps // 2), noise=0.0),
     )
 
 

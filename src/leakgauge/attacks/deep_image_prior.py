@@ -44,7 +44,7 @@ class DeepImagePrior:
     """
 
     steps: Count = 1000
-    lr: Positive = 5e-3
+    lr: Positive = 1e-2
     width: Count = 32
     levels: Annotated[int, Ge(0)] = 3
     distance: Literal["cosine", "balanced"] = "cosine"
