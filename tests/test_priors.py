@@ -20,12 +20,14 @@ from leakgauge.audit import Source, plan_from
 from leakgauge.audit.run import execute
 from leakgauge.inversion import (
     VARIATIONS,
+    BalancedL2,
     BatchStatistics,
     Candidate,
     ColorVariation,
     Consensus,
     Cosine,
     DeepPrior,
+    Direct,
     FeatureStatistics,
     GaussNewton,
     GradientMatching,
@@ -122,6 +124,22 @@ class TestVariation:
         assert float(residuals.square().sum()) == pytest.approx(
             value(VARIATIONS[name], unit), rel=near
         )
+
+    @pytest.mark.parametrize("name", VARIATIONS)
+    def test_second_order_takes_it(self, name: str) -> None:
+        domain = lg.ImageDomain(3, 8, 8)
+        owner = replace(client(sigmoid_cnn(3)), domain=domain)
+        batch = lg.Batch(noise(1, 3, 8, 8), torch.tensor([1]))
+        seen = lg.Server(labels=True).observe(owner, batch, seeds=SEEDS)
+        matching = GradientMatching(
+            objective=BalancedL2() + 1e-4 * VARIATIONS[name],
+            parametrization=Direct(center=0.5, noise=0.1),
+            labels=Known(),
+            descent=GaussNewton(warm=1, warm_iterations=5, stages=1, iterations=8),
+        )
+        guess = matching(seen, seeds=SEEDS)
+        assert guess.residual is not None
+        assert guess.residual < 0.05
 
     def test_color_wants_three_channels(self, observe: Observe) -> None:
         seen = observe(mlp(), images(1))
@@ -282,6 +300,9 @@ class TestFeatureStatistics:
         attack = attacks.GradInversion(proxy=sigmoid_cnn(), public=public, trials=1, steps=3)
         assert "FeatureStatistics(2 layers)" in repr(attack.terms(seen))
         assert "FeatureStatistics" not in repr(replace(attack, public=None).terms(seen))
+        bare = replace(attack, public=None).inapplicable(seen)
+        assert bare is not None
+        assert "public images" in bare
         assert attack(seen, seeds=SEEDS).inputs.shape == (2, 1, 8, 8)
         reason = replace(attack, public=noise(3, 3, 8, 8)).inapplicable(seen)
         assert reason is not None

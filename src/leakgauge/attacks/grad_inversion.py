@@ -88,6 +88,8 @@ class GradInversion(Configured):
     def inapplicable(self, observation: Observation) -> str | None:
         if self.public is not None and self.public.shape[1:] != observation.domain.shape:
             return f"public images of shape {tuple(self.public.shape[1:])} for {observation.domain.shape}"
+        if self.proxy is not None and self.statistics(observation).inapplicable(observation):
+            return "the proxy has no BatchNorm layers: give public images to measure it on"
         if not self.terms(observation):
             return "every term has weight 0, or means nothing on this model"
         if self.group == "registered" and observation.domain.kind != "image":
