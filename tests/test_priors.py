@@ -290,6 +290,13 @@ class TestFeatureStatistics:
             self.measured(network, **options)
         assert "\n" not in str(caught.value)
 
+    def test_layers_that_are_never_called_are_told(self) -> None:
+        network = sigmoid_cnn()
+        network.spare = nn.Conv2d(1, 1, 3)
+        network.forward = lambda x: nn.Sequential(*list(network)[:-1])(x)  # type: ignore[method-assign, call-overload]
+        with pytest.raises(lg.ModelError, match="spare"):
+            self.measured(network)
+
     def test_one_value_to_measure_is_an_error(self) -> None:
         with pytest.raises(lg.ModelError, match="two finite values"):
             self.measured(mlp(), count=1, layers=["1"])

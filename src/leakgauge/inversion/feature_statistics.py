@@ -52,10 +52,18 @@ class FeatureStatistics(LeastSquares):
 
         layers: names of modules, whose inputs (B, C, ...) are measured; by default every BatchNorm layer, or
         every convolution where there is none. The network is run as it is, and left so. Raises ModelError
-        for names that it lacks, where there is nothing to choose, and for one value a channel.
+        for names that it lacks or does not call, where there is nothing to choose, and for one value a channel.
         """
         names = _chosen(network, layers)
         parts = [given_to(network, names, part) for part in torch.split(images, CHUNK)]
+        idle = [name for name in names if not parts[0][name]]
+        if idle:
+            raise ModelError(
+                "feature statistics",
+                expected="layers that the network's forward calls",
+                found=f"{idle} uncalled",
+                remedy="name others",
+            )
         targets = {}
         for name in names:
             calls = zip(*(part[name] for part in parts), strict=True)
