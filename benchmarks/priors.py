@@ -1,7 +1,7 @@
 """What a prior adds to gradient matching: by network, batch and noise, beside the same guess on other images.
 
 LeNet (sigmoid, weights from U(-0.5, 0.5)) and an untrained ResNet-20 in eval mode; batches of 1 and 4 with labels
-granted; the gradient as it is, and under Gaussian noise of std 0.03 (about 0.3 of LeNet's norm, 0.1 of ResNet-20's).
+granted; the gradient as it is, and under Gaussian noise of std 0.03 (about a tenth of the norm of either gradient).
 Every line matches by cosine distance in the same number of steps: signed Adam on pixels, and Adam on the weights of the
 deep image prior. Feature statistics are of SqueezeNet 1.1 (ImageNet) on public images, and of the trained ResNet-20's
 BatchNorm. No image that is attacked here chose a weight or a rate: images of the training split and photographs did.
