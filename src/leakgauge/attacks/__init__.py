@@ -5,6 +5,7 @@ from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
+from leakgauge.attacks.deep_image_prior import DeepImagePrior
 from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.feature_inversion import FeatureInversion
@@ -35,6 +36,7 @@ __all__ = [
     "BalancedDLG",
     "CocktailParty",
     "CorrectedSurrogate",
+    "DeepImagePrior",
     "DropoutInversion",
     "FeatureInversion",
     "GradInversion",

@@ -31,8 +31,8 @@ from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.judgment import nothing_found
-from leakgauge.inversion.priors import OPPONENT, total_variation
 from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.variation import OPPONENT, TotalVariation
 
 ZERO = torch.zeros(())
 EXPLAINED = 1e-4
@@ -131,7 +131,7 @@ class CocktailParty:
 
         def prior(unmixed: Tensor) -> Tensor:
             # Tables have no neighbors.
-            return self.tv * total_variation(unmixed.reshape(-1, *shape)) if shape else ZERO
+            return self.tv * TotalVariation().of(unmixed.reshape(-1, *shape)) if shape else ZERO
 
         return NegentropyDescent(
             steps=self.steps,

@@ -24,6 +24,7 @@ from leakgauge.core import Observation, Progress, Reconstruction, Seeds, Status,
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     LBFGS,
+    VARIATIONS,
     Cosine,
     FeatureMatch,
     GradientMatching,
@@ -34,7 +35,7 @@ from leakgauge.inversion import (
     Smoothness,
     Spectral,
     Term,
-    TotalVariation,
+    VariationName,
 )
 from leakgauge.inversion.features import entangled
 from leakgauge.inversion.judgment import nothing_found
@@ -51,6 +52,7 @@ class FeatureInversion:
     steps: Count = 500
     smoothness: NonNegative = 1e-4
     tv: NonNegative = 0.0
+    variation: VariationName = "anisotropic"
     gradients: NonNegative = 0.0
     rounds: Annotated[int, Ge(0)] = 12
 
@@ -81,7 +83,7 @@ class FeatureInversion:
         if self.smoothness > 0:
             prior = prior + self.smoothness * Smoothness()
         if self.tv > 0:
-            prior = prior + self.tv * TotalVariation()
+            prior = prior + self.tv * VARIATIONS[self.variation]
         return prior
 
     def __call__(

@@ -11,25 +11,27 @@ where not granted, are read by GradInversion's rule.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from leakgauge.analytic.label_recovery import GradInversionRule
 from leakgauge.attacks.labels import granted
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import Configured, Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import (
+    VARIATIONS,
     BalancedL2,
     BatchStatistics,
     Consensus,
     Cosine,
     Direct,
     Energy,
+    FeatureStatistics,
     GradientMatching,
     Known,
     LangevinAdam,
@@ -37,7 +39,7 @@ from leakgauge.inversion import (
     Logarithm,
     Read,
     Term,
-    TotalVariation,
+    VariationName,
 )
 from leakgauge.inversion.consensus import Mean, lazy, registered
 from leakgauge.inversion.labels import Labels
@@ -52,8 +54,8 @@ DISTANCES: dict[Distance, Term] = {
 MEANS: dict[str, Mean] = {"lazy": lazy, "registered": registered}
 
 
-@dataclass(frozen=True, kw_only=True)
-class FidelityMatching:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class FidelityMatching(Configured):
     """An Attack of these terms. Recipes are frozen dataclasses that override `terms`, `priors` and defaults."""
 
     steps: Count = 20_000
@@ -64,9 +66,11 @@ class FidelityMatching:
     distance: Distance = "layers"
     gradient: NonNegative = 1e-3
     tv: NonNegative = 1e-4
+    variation: VariationName = "anisotropic"
     l2: NonNegative = 1e-6
     batchnorm: NonNegative = 0.1
     proxy: nn.Module | None = None
+    public: Tensor | None = field(default=None, compare=False)
     group: Literal["none", "lazy", "registered"] = "registered"
     consistency: NonNegative = 0.01
     start: Share = 0.25
@@ -77,6 +81,10 @@ class FidelityMatching:
         return frozenset({"batch_size"})
 
     def inapplicable(self, observation: Observation) -> str | None:
+        if self.public is not None and self.public.shape[1:] != observation.domain.shape:
+            return f"public images of shape {tuple(self.public.shape[1:])} for {observation.domain.shape}"
+        if self.proxy is not None and self.statistics(observation).inapplicable(observation):
+            return "the proxy has no BatchNorm layers: give public images to measure it on"
         if not self.terms(observation):
             return "every term has weight 0, or means nothing on this model"
         if self.group == "registered" and observation.domain.kind != "image":
@@ -101,7 +109,7 @@ class FidelityMatching:
         statistics = self.statistics(observation)
         known = statistics.inapplicable(observation) is None
         return [
-            (self.tv, TotalVariation()),
+            (self.tv, VARIATIONS[self.variation]),
             (self.l2, Energy()),
             (self.batchnorm if known else 0.0, statistics),
         ]
@@ -111,10 +119,13 @@ class FidelityMatching:
         """What the descent moves: pixels, in units of their spread."""
         return Direct(center=0.5, spread=0.25, box=True)
 
-    def statistics(self, observation: Observation) -> BatchStatistics:
+    def statistics(self, observation: Observation) -> FeatureStatistics:
         """The BatchNorm term: exact where the threat model grants that, else the proxy's, else the model's."""
         if observation.knowledge.statistics is not None:
             return BatchStatistics.of(observation)
+        if self.public is not None:
+            network = observation.model if self.proxy is None else self.proxy
+            return FeatureStatistics.measured(network, self.public, observation.domain)
         return BatchStatistics.prior(observation, self.proxy)
 
     def matching(self, observation: Observation, labels: Labels) -> GradientMatching:

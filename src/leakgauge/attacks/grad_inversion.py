@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from leakgauge.attacks.fidelity import FidelityMatching
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class GradInversion(FidelityMatching):
     """Gradient, fidelity and group terms, each with its weight; 0 leaves it out.
 
     `distance` of gradients: the paper's is absolute, the others are relative to the observed one.
     `batchnorm` compares with the batch's own statistics where they are granted, else with the running
-    ones of `proxy`, a network trained on data like the private, else with the model's own. `group`
-    holds the trials together from the share `start` of the steps on, `every` so many steps anew.
+    ones of `proxy`, a network trained on data like the private, else with the model's own. Of `public`
+    images (N, *shape) that the adversary owns, in the domain's units, it compares what their features are at
+    the proxy, or at the model, which then need no BatchNorm. `group` holds the trials together from the share
+    `start` of the steps on, `every` so many steps anew.
     """

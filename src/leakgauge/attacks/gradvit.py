@@ -27,7 +27,7 @@ RANGE = 5.0
 """Weight of the public range where no box holds the guess in it."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class GradViT(FidelityMatching):
     """Patches of a vision transformer: the gradient alone first, then image, patch and group terms beside it.
 

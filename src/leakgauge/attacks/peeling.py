@@ -25,11 +25,11 @@ from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, S
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     LBFGS,
-    Direct,
     FeatureMatch,
     GradientMatching,
     Guessed,
     InRange,
+    Parametrization,
     Read,
     Smoothness,
     Spectral,
@@ -180,7 +180,7 @@ class _Peel:
             f"{values} values, {best.message}"
         )
 
-    def starts(self, ample: bool) -> list[Direct]:
+    def starts(self, ample: bool) -> list[Parametrization]:
         """Where descents begin: at the last image, or anew; a single one where priors decide the image anyway."""
         fresh = Spectral(center=0.5, noise=0.1)
         if not self.guesses:
@@ -189,7 +189,9 @@ class _Peel:
         last = Guessed(base=Spectral(center=0.5), guess=unit)
         return [last, *[fresh] * (RESTARTS - 1)] if ample else [last]
 
-    def descended(self, known: Known, start: Direct, ample: bool, seeds: Seeds) -> Reconstruction:
+    def descended(
+        self, known: Known, start: Parametrization, ample: bool, seeds: Seeds
+    ) -> Reconstruction:
         """One descent, with its course as part of the whole."""
         attack = self.attack
         prior: Term = InRange()

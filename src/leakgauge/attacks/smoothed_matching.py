@@ -15,6 +15,7 @@ from leakgauge.attacks.recipe import Recipe
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     LBFGS,
+    VARIATIONS,
     Cosine,
     GradientMatching,
     InRange,
@@ -22,7 +23,7 @@ from leakgauge.inversion import (
     Logarithm,
     Spectral,
     Term,
-    TotalVariation,
+    VariationName,
 )
 
 
@@ -31,18 +32,19 @@ class SmoothedMatching(Recipe):
     """L-BFGS on a smoothed copy of a ReLU network, for deep ReLU networks and batch 1. On tables, set tv = 0.
 
     `smoothing` is the softplus width w, against inputs of a ReLU of about 1; 0 leaves the network as it
-    is. `tv` is relative: it weighs tv times D. Labels are known, or read first.
+    is. `tv` is relative: it weighs tv times D; `variation` says which. Labels are known, or read first.
     """
 
     steps: Count = 400
     smoothing: NonNegative = 0.2
     tv: NonNegative = 2.0
+    variation: VariationName = "anisotropic"
     trials: Count = 1
 
     def matching(self) -> GradientMatching:
         objective: Term = Logarithm(Cosine()) + 5.0 * InRange()
         if self.tv > 0:
-            objective = objective + self.tv * TotalVariation()
+            objective = objective + self.tv * VARIATIONS[self.variation]
         return GradientMatching(
             objective=objective,
             parametrization=Spectral(center=0.5, noise=0.3),

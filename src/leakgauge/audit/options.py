@@ -143,6 +143,11 @@ def sweep(part: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[Opti
         yield {**options, **dict(zip(swept, values, strict=True))}
 
 
+def takes(hint: Any, kind: type) -> bool:
+    """Whether an option's type is `kind`, or allows it among others."""
+    return hint is kind or any(takes(argument, kind) for argument in typing.get_args(hint))
+
+
 def takes_list(hint: Any) -> bool:
     """Whether an option is itself a list or tuple, so that a list is one value of it."""
     origin = typing.get_origin(hint)

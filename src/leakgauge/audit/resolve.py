@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from leakgauge import attacks, data, defenses, federated, models, threats
 from leakgauge.audit.case import Case
-from leakgauge.audit.options import checked, explain, find, names, sweep
+from leakgauge.audit.options import (
+    Options,
+    checked,
+    explain,
+    find,
+    names,
+    sweep,
+    takes,
+    type_hints,
+)
 from leakgauge.audit.specification import CaseSpecification, Named, Part, Specification
 from leakgauge.core import (
     Attack,
@@ -41,10 +52,12 @@ def resolve(specification: Specification) -> list[Case]:
 def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
     """One case: names and options of every part first, as the likeliest mistakes; then data, then model."""
     where = f"cases.{index}"
+    dataset = cache(lambda: load(case.data, f"{where}.data"))
+    made = Materials(dataset, seeds.child(where))
     named = {
-        "attacks": each(case.attacks, ATTACKS, f"{where}.attacks", Attack),
+        "attacks": each(case.attacks, ATTACKS, f"{where}.attacks", Attack, made),
         "defenses": each(
-            case.defenses, DEFENSES | {"none": no_defense}, f"{where}.defenses", Defense
+            case.defenses, DEFENSES | {"none": no_defense}, f"{where}.defenses", Defense, made
         ),
         "training": one(
             case.training, TRAININGS, f"{where}.training", LocalTraining, without=("batch_size",)
@@ -53,11 +66,10 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
         "loss": find(case.loss, LOSSES, f"{where}.loss"),
     }
     build = model_builder(case.model, f"{where}.model", seeds.child(where).integer("model"))
-    dataset = load(case.data, f"{where}.data")
     resolved = Case(
         name=case.name or f"{case.data.name}, {case.model.name}",
-        data=dataset,
-        model=build(dataset),
+        data=dataset(),
+        model=build(dataset(), dataset().classes),
         batch_sizes=case.training.batch_size,
         examples=case.examples,
         repeats=case.repeats,
@@ -68,7 +80,11 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
     return resolved
 
 
-def model_builder(part: Part, where: str, seed: int) -> Callable[[Dataset], nn.Module]:
+Build = Callable[[Dataset, int | None], nn.Module]
+"""A model for a data set's domain, of so many classes."""
+
+
+def model_builder(part: Part, where: str, seed: int) -> Build:
     """What makes the model that `part` names once the data is known, its options checked now."""
     builder = find(part.name, MODELS, where)
     weights = part.options.get("weights")
@@ -91,8 +107,8 @@ def model_builder(part: Part, where: str, seed: int) -> Callable[[Dataset], nn.M
     given = {name: value for name, value in part.options.items() if name not in own}
     options = checked(builder, given, where)
 
-    def build(dataset: Dataset) -> nn.Module:
-        if dataset.classes is None:
+    def build(dataset: Dataset, classes: int | None) -> nn.Module:
+        if classes is None:
             raise SpecificationError(
                 where,
                 expected="a data set with classes",
@@ -102,7 +118,7 @@ def model_builder(part: Part, where: str, seed: int) -> Callable[[Dataset], nn.M
         return models.build(
             builder,
             dataset.domain,
-            dataset.classes,
+            classes,
             seed=seed,
             weights=weights,
             train=train,
@@ -110,6 +126,59 @@ def model_builder(part: Part, where: str, seed: int) -> Callable[[Dataset], nn.M
         )
 
     return build
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What attacks may hold besides numbers, from the tables that name it: networks and public examples."""
+
+    dataset: Callable[[], Dataset]
+    seeds: Seeds
+
+    def supplied(self, factory: Any, options: Options, where: str) -> Options:
+        """Options with each table, or name, that stands for a network or for examples made into them.
+
+        A list of several is a sweep, as elsewhere.
+        """
+        if is_object(factory) or not callable(factory):  # told by `make`
+            return options
+        makers = {nn.Module: self.network, Tensor: self.examples}
+        found = dict(options)
+        for name, hint in type_hints(factory).items():
+            make_one = next((m for kind, m in makers.items() if takes(hint, kind)), None)
+            if make_one is None or name not in options:
+                continue
+            value, place = options[name], f"{where}.{name}"
+            listed = isinstance(value, list)
+            each_one = [make_one(part_of(v, place), place) for v in (value if listed else [value])]
+            found[name] = each_one if listed else each_one[0]
+        return found
+
+    def network(self, part: Part, where: str) -> nn.Module:
+        """A network on the audit's domain, of the audit's classes or of so many as `classes` says."""
+        options = part.options
+        classes = options.pop("classes", None)
+        if classes is not None and (not isinstance(classes, int) or classes is True or classes < 1):
+            raise SpecificationError(
+                f"{where}.classes",
+                expected="a number of classes, at least 1",
+                found=repr(classes),
+                remedy="correct the value, or leave it out for the data's own",
+            )
+        build = model_builder(Part(name=part.name, **options), where, self.seeds.integer(where))
+        return build(self.dataset(), self.dataset().classes if classes is None else classes)
+
+    def examples(self, part: Part, where: str) -> Tensor:
+        """The inputs of a data set, all of them."""
+        return load(part, where).inputs
+
+
+def part_of(value: Any, where: str) -> Part:
+    """A part from its name, or from a table with a name. Raises SpecificationError."""
+    try:
+        return TypeAdapter(Named).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise explain(error, where, ["name"]) from error
 
 
 def load(part: Part, where: str) -> Dataset:
@@ -129,12 +198,15 @@ def one(
     return make(find(part.name, known, where), options, where, kind)
 
 
-def each(parts: list[Part], known: dict[str, Any], where: str, kind: Any) -> list[Any]:
+def each(
+    parts: list[Part], known: dict[str, Any], where: str, kind: Any, materials: Materials
+) -> list[Any]:
     """The objects that `parts` name; a list among an option's values is a sweep."""
     made = []
     for i, part in enumerate(parts):
         factory: Callable[..., Any] = find(part.name, known, f"{where}.{i}")
-        options = nested(part.options, f"{where}.{i}")
+        options = nested(part.options, f"{where}.{i}", materials)
+        options = materials.supplied(factory, options, f"{where}.{i}")
         for key, value in options.items():
             if value in ([], ()):
                 raise SpecificationError(
@@ -148,10 +220,10 @@ def each(parts: list[Part], known: dict[str, Any], where: str, kind: Any) -> lis
     return made
 
 
-def nested(options: dict[str, Any], where: str) -> dict[str, Any]:
+def nested(options: dict[str, Any], where: str, materials: Materials) -> dict[str, Any]:
     """Options with attacks among them (auto's; the one that one_gradient runs) made into objects."""
     if isinstance(options.get("attack"), (str, dict)):
-        inner = nested({"attacks": [options["attack"]]}, where)["attacks"]
+        inner = nested({"attacks": [options["attack"]]}, where, materials)["attacks"]
         return {**options, "attack": inner[0]}
     if not isinstance(options.get("attacks"), list):
         return options
@@ -159,7 +231,8 @@ def nested(options: dict[str, Any], where: str) -> dict[str, Any]:
         parts = TypeAdapter(list[Named]).validate_python(options["attacks"], strict=True)
     except ValidationError as error:
         raise explain(error, f"{where}.attacks", ["name"]) from error
-    return {**options, "attacks": tuple(each(parts, ATTACKS, f"{where}.attacks", Attack))}
+    made = each(parts, ATTACKS, f"{where}.attacks", Attack, materials)
+    return {**options, "attacks": tuple(made)}
 
 
 def make(factory: Any, options: dict[str, Any], where: str, kind: Any) -> Any:

@@ -1,5 +1,6 @@
 """What travels between rooms, and the errors. Imports nothing else of ours."""
 
+from leakgauge.core.configuration import Configured
 from leakgauge.core.domain import Column, Domain, ImageDomain, TableDomain
 from leakgauge.core.errors import (
     DataError,
@@ -34,6 +35,7 @@ __all__ = [
     "AddsNoise",
     "Attack",
     "Column",
+    "Configured",
     "Cost",
     "DataError",
     "Defense",

@@ -1,9 +1,11 @@
 """Gradient matching as a composition: objective, parametrization, labels, descent, trials."""
 
 from leakgauge.inversion.consensus import Consensus
+from leakgauge.inversion.deep_prior import DeepPrior
 from leakgauge.inversion.descent import Descent, SignedAdam
 from leakgauge.inversion.distances import L2, BalancedL2, Cosine, LayerNorms, TensorCosine
 from leakgauge.inversion.engine import GradientMatching
+from leakgauge.inversion.feature_statistics import FeatureStatistics
 from leakgauge.inversion.features import FeatureMatch
 from leakgauge.inversion.gauss_newton import GaussNewton
 from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer, Read
@@ -18,29 +20,41 @@ from leakgauge.inversion.objective import (
     Term,
     Window,
 )
-from leakgauge.inversion.parametrization import Direct, Guessed, Spectral
+from leakgauge.inversion.parametrization import Direct, Guessed, Parametrization, Spectral
 from leakgauge.inversion.patches import PatchBorders
-from leakgauge.inversion.priors import Energy, InRange, Smoothness, TotalVariation
+from leakgauge.inversion.priors import Energy, InRange, Orthogonality, Smoothness
 from leakgauge.inversion.statistics import BatchStatistics
+from leakgauge.inversion.variation import (
+    VARIATIONS,
+    ColorVariation,
+    IsotropicVariation,
+    TotalVariation,
+    VariationName,
+)
 
 __all__ = [
     "L2",
     "LBFGS",
+    "VARIATIONS",
     "Affine",
     "BalancedL2",
     "BatchStatistics",
     "Candidate",
+    "ColorVariation",
     "Consensus",
     "Cosine",
+    "DeepPrior",
     "Descent",
     "Direct",
     "Energy",
     "Falling",
     "FeatureMatch",
+    "FeatureStatistics",
     "GaussNewton",
     "GradientMatching",
     "Guessed",
     "InRange",
+    "IsotropicVariation",
     "Joint",
     "Known",
     "Labels",
@@ -49,6 +63,8 @@ __all__ = [
     "LayerNorms",
     "LeastSquares",
     "Logarithm",
+    "Orthogonality",
+    "Parametrization",
     "PatchBorders",
     "Read",
     "SignedAdam",
@@ -58,5 +74,6 @@ __all__ = [
     "TensorCosine",
     "Term",
     "TotalVariation",
+    "VariationName",
     "Window",
 ]

@@ -147,7 +147,7 @@ def _examples(problem: Problem, trials: int | None) -> tuple[Tensor, ...]:
     """Arguments of the problem's function, of their shapes and types; each value is 1/2."""
     observation = problem.observation
     like = next(iter(observation.update.tensors.values()))
-    shapes = [(observation.batch_size, *observation.domain.shape)]
+    shapes = [problem.parametrization.shape(observation)]
     if problem.fixed is None:
         assert observation.classes is not None, "labels that move are those of a classification"
         shapes.append((observation.batch_size, observation.classes))

@@ -32,10 +32,11 @@ from leakgauge.inversion.batching import Loop, Trials, choose_trials
 from leakgauge.inversion.consensus import Consensus
 from leakgauge.inversion.descent import Descent, Ending, Evaluation
 from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.gauss_newton import GaussNewton
 from leakgauge.inversion.judgment import diagnose, nothing_found
 from leakgauge.inversion.labels import Labels
-from leakgauge.inversion.objective import Candidate, Falling, Term
-from leakgauge.inversion.parametrization import Direct
+from leakgauge.inversion.objective import Falling, Term, unmatched
+from leakgauge.inversion.parametrization import Direct, Parametrization
 from leakgauge.inversion.simulation import in_precision, simulator
 from leakgauge.inversion.smoothing import smoothed
 from leakgauge.inversion.statistics import BatchStatistics
@@ -61,7 +62,7 @@ class GradientMatching:
     """
 
     objective: Term
-    parametrization: Direct = field(default_factory=Direct)
+    parametrization: Parametrization = field(default_factory=Direct)
     labels: Labels
     descent: Descent
     trials: int = 1
@@ -79,6 +80,9 @@ class GradientMatching:
     def inapplicable(self, observation: Observation) -> str | None:
         if untold(observation.training):
             return "the local steps are not told: surrogate_model and one_gradient do without"
+        any_example = self.group is not None or isinstance(self.descent, GaussNewton)
+        if any_example and not self.parametrization.invertible:
+            return "a group, and second order, want variables for any example: a generator has none"
         return (
             self.objective.inapplicable(observation)
             or self.labels.inapplicable(observation)
@@ -287,14 +291,3 @@ class _Run:
             Status.UNCONVERGED,
             f"{share}: more steps, more trials or another attack may go further",
         )
-
-
-def unmatched(objective: Term, observation: Observation) -> float:
-    """What the objective's distances say of an update of zero: the scale on which it matches."""
-    observed = observation.update.tensors
-    nothing = {name: torch.zeros_like(tensor) for name, tensor in observed.items()}
-    # Distances look at the updates alone.
-    none = torch.zeros(0)
-    candidate = Candidate(none, none, nothing, observed)
-    parts = [(w, term) for w, term in objective.parts(1.0) if not term.local]
-    return sum(weight * float(term(candidate)) for weight, term in parts)

@@ -54,7 +54,7 @@ class Linearization:
         self.whole = self.gradient(self.unit, self.targets)
         self.separable = self._separable()
         parts = list(zip(weights, problem.terms, strict=True))
-        self.matched = [(w, t) for w, t in parts if not t.local and w > 0]
+        self.matched = [(w, t) for w, t in parts if t.matches and w > 0]
         self.local = [(w, t) for w, t in parts if t.local and w > 0]
         self.names = [name for name, _ in self._residual_tensors(self.whole)]
         self.compressions = self._compressions()

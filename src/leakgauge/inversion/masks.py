@@ -21,7 +21,7 @@ from leakgauge.federated.rounds import Rounds
 from leakgauge.federated.training import stateless
 from leakgauge.inversion.distances import Distance
 from leakgauge.inversion.objective import Candidate, LeastSquares, Term
-from leakgauge.inversion.parametrization import Direct
+from leakgauge.inversion.parametrization import Parametrization
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,13 @@ Start = Literal["bernoulli", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wide(Direct):
+class Wide(Parametrization):
     """The variables of `base`, then the masks themselves, which a step leaves in [0, 1].
 
     They start as a client draws them, or all at their mean 1 - p.
     """
 
-    base: Direct
+    base: Parametrization
     masks: Masks
     begin: Start = "bernoulli"
 
@@ -227,6 +227,10 @@ class OfInputs(Term):
     @property
     def local(self) -> bool:  # type: ignore[override]
         return self.term.local
+
+    @property
+    def collective(self) -> bool:  # type: ignore[override]
+        return self.term.collective
 
     def __call__(self, candidate: Candidate) -> Tensor:
         return self.term(replace(candidate, unit=self.masks.input_of(candidate.unit)))

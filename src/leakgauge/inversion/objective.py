@@ -30,9 +30,19 @@ class Candidate:
 
 
 class Term:
-    """A scalar of a candidate, to be minimized. `local` where it depends on each example, not on the update."""
+    """A scalar of a candidate, to be minimized.
+
+    `local` where it depends on each example, not on the update; `collective` where it depends on the examples
+    of the batch together, not on the update.
+    """
 
     local: ClassVar[bool] = False
+    collective: ClassVar[bool] = False
+
+    @property
+    def matches(self) -> bool:
+        """Whether it looks at the update."""
+        return not (self.local or self.collective)
 
     def __call__(self, candidate: Candidate) -> Tensor:
         """The value, a scalar that autograd can differentiate."""
@@ -176,3 +186,14 @@ class Window(Term):
 
     def inapplicable(self, observation: Observation) -> str | None:
         return self.term.inapplicable(observation)
+
+
+def unmatched(objective: Term, observation: Observation) -> float:
+    """What the objective's distances say of an update of zero: the scale on which it matches."""
+    observed = observation.update.tensors
+    nothing = {name: torch.zeros_like(tensor) for name, tensor in observed.items()}
+    # Distances look at the updates alone.
+    none = torch.zeros(0)
+    candidate = Candidate(none, none, nothing, observed)
+    parts = [(w, term) for w, term in objective.parts(1.0) if term.matches]
+    return sum(weight * float(term(candidate)) for weight, term in parts)

@@ -4,15 +4,50 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from leakgauge.core import Observation
+from leakgauge.core import ModelError, Observation
+
+
+class Parametrization:
+    """Variables, an example's along the first axis, and the examples that they stand for.
+
+    `invertible` where any examples have variables: a search may then start from a guess, meet others, and count
+    what the update tells of examples by what it tells of variables.
+    """
+
+    invertible: ClassVar[bool] = True
+
+    def shape(self, observation: Observation) -> tuple[int, ...]:
+        """The shape of the variables (B, ...)."""
+        return (observation.batch_size, *observation.domain.shape)
+
+    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Variables (B, ...), drawn from `generator`."""
+        raise NotImplementedError
+
+    def decode(self, variables: Tensor) -> Tensor:
+        """Variables (B, ...) to unit coordinates (B, *shape), differentiable."""
+        raise NotImplementedError
+
+    def encode(self, unit: Tensor) -> Tensor:
+        """The inverse of `decode`. Raises ModelError where there is none."""
+        raise ModelError(
+            "start from a guess",
+            expected="a parametrization with an inverse",
+            found=repr(self),
+            remedy="choose one, such as Direct, or start from noise",
+        )
+
+    def project(self, variables: Tensor) -> None:
+        """Move the variables, in place, to the nearest ones that are allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direct:
+class Direct(Parametrization):
     """Each value of each example is a variable v: unit = center + spread * v, v ~ noise * N(0, 1) at the start.
 
     `box` keeps the examples in [0, 1] after each step. On images with center 0 and spread 1 the
@@ -27,7 +62,7 @@ class Direct:
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Variables (B, *shape), drawn from `generator`."""
         like = next(iter(observation.update.tensors.values()))
-        shape = (observation.batch_size, *observation.domain.shape)
+        shape = self.shape(observation)
         return self.noise * torch.randn(shape, generator=generator, dtype=torch.float32).to(like)
 
     def decode(self, variables: Tensor) -> Tensor:
@@ -80,11 +115,14 @@ class Spectral(Direct):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Guessed(Direct):
+class Guessed(Parametrization):
     """The variables of `base`, from a guess (B, *shape) in unit coordinates instead of noise."""
 
-    base: Direct
+    base: Parametrization
     guess: Tensor = field(repr=False)
+
+    def shape(self, observation: Observation) -> tuple[int, ...]:
+        return self.base.shape(observation)
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """The variables that decode to the guess."""

@@ -11,45 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from leakgauge.core import Observation
-from leakgauge.inversion.objective import Candidate, LeastSquares, Term
-
-FLOOR = 1 / 512
-"""Half an 8-bit level: differences below it are held to be none."""
-
-OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
-"""Brightness, red against blue, and both against green: orthogonal axes of the space of colors."""
-
-
-@dataclass(frozen=True)
-class TotalVariation(Term):
-    """Mean absolute difference of neighboring pixels, horizontal plus vertical (Rudin et al. 1992), anisotropic.
-
-    Images (B, C, H, W) of any channel count.
-    """
-
-    local: ClassVar[bool] = True
-
-    def inapplicable(self, observation: Observation) -> str | None:
-        if observation.domain.kind != "image":
-            return f"total variation is a prior on images, not on a {observation.domain.kind}: set tv = 0"
-        return None
-
-    def __call__(self, candidate: Candidate) -> Tensor:
-        return total_variation(candidate.unit)
-
-    def residuals(self, candidate: Candidate) -> Tensor:
-        """Reweighted least squares: d / sqrt(|d|) with |d| held, whose square is |d| (floor: half an 8-bit level)."""
-        return torch.cat([_reweighted(d).flatten() for d in _differences(candidate.unit)])
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Mean absolute difference of neighboring pixels of images (..., H, W), horizontal plus vertical."""
-    return torch.stack([_mean(d.abs()) for d in _differences(images)]).sum()
-
-
-def _reweighted(difference: Tensor) -> Tensor:
-    held = difference.detach().abs().clamp_min(FLOOR)
-    return difference / (held * max(1, difference.numel())).sqrt()
+from leakgauge.inversion.objective import Candidate, LeastSquares
+from leakgauge.inversion.variation import FLOOR, OPPONENT, differences, opponent
 
 
 @dataclass(frozen=True)
@@ -71,7 +34,7 @@ class Smoothness(LeastSquares):
         return None
 
     def residuals(self, candidate: Candidate) -> Tensor:
-        vertical, horizontal = _differences(self._weighted(candidate.unit))
+        vertical, horizontal = differences(self._weighted(candidate.unit))
         # The difference of neighboring differences; across a border there is none.
         laplacian = pad(vertical, (0, 0, 0, 1)) - pad(vertical, (0, 0, 1, 0))
         laplacian = laplacian + pad(horizontal, (0, 1)) - pad(horizontal, (1, 0))
@@ -81,9 +44,7 @@ class Smoothness(LeastSquares):
         """Opponent colors, each times the root of its weight."""
         if unit.shape[-3] != len(OPPONENT):
             return unit
-        weights = unit.new_tensor((1.0, *self.chroma)).sqrt()
-        axes = torch.nn.functional.normalize(unit.new_tensor(OPPONENT), dim=1)
-        return torch.einsum("kc,bchw->bkhw", weights[:, None] * axes, unit)
+        return opponent(unit, unit.new_tensor((1.0, *self.chroma)).sqrt())
 
 
 @dataclass(frozen=True)
@@ -107,11 +68,22 @@ class InRange(LeastSquares):
         return (unit - unit.clamp(0, 1)).flatten() / math.sqrt(unit.numel())
 
 
-def _differences(unit: Tensor) -> tuple[Tensor, Tensor]:
-    """Of vertical and of horizontal neighbors."""
-    return unit[..., 1:, :] - unit[..., :-1, :], unit[..., :, 1:] - unit[..., :, :-1]
+@dataclass(frozen=True)
+class Orthogonality(LeastSquares):
+    """Mean squared correlation of two examples of the batch, their values centered; 0 of one alone.
 
+    Examples (B, *shape) of any domain. That examples of a batch be orthogonal is asked by Qian et al.:
+    Minimal Conditions Analysis of Gradient-based Reconstruction in Federated Learning, 2020, of their products pixel
+    by pixel; the correlation, which gains nothing from darker or flatter examples, is ours.
+    """
 
-def _mean(values: Tensor) -> Tensor:
-    """The mean, zero where an image one pixel wide has no neighbors."""
-    return values.sum() / max(1, values.numel())
+    collective: ClassVar[bool] = True
+
+    def residuals(self, candidate: Candidate) -> Tensor:
+        rows = candidate.unit.flatten(1)
+        centered = rows - rows.mean(1, keepdim=True)
+        # A flat example correlates with none, and has a slope.
+        square = centered.square().sum(1).clamp_min(FLOOR**2)
+        one, other = torch.triu_indices(len(rows), len(rows), 1)
+        inner = (centered[one] * centered[other]).sum(1)
+        return inner / (square[one] * square[other]).sqrt() / math.sqrt(max(1, len(one)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from leakgauge.core import Observation
 from leakgauge.inversion.labels import Labels
 from leakgauge.inversion.objective import Candidate, Term
-from leakgauge.inversion.parametrization import Direct
+from leakgauge.inversion.parametrization import Parametrization
 from leakgauge.inversion.simulation import Simulator
 
 Variables = tuple[Tensor, ...]
@@ -27,7 +27,7 @@ class Problem:
 
     observation: Observation
     objective: Term
-    parametrization: Direct
+    parametrization: Parametrization
     labels: Labels
     fixed: Tensor | None
 
@@ -40,7 +40,7 @@ class Problem:
     def candidate(self, variables: Variables, simulate: Simulator) -> Candidate:
         """What these variables stand for, and what it would have shared, where any term asks for that."""
         unit, targets = self.decode(variables)
-        asked = any(not term.local for term in self.terms)
+        asked = any(term.matches for term in self.terms)
         simulated = simulate(unit, targets) if asked else {}
         return Candidate(unit, targets, simulated, self.observation.update.tensors)
 
