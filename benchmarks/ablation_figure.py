@@ -3,7 +3,8 @@
     python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png
 
 Reads rows that kept a picture (`picture`, `original` and `other`: PNG in base64), and runs no attack. Every batch that
-has one is a column, every recipe a row; numbers are means over the batch, in brackets those of the control.
+has one is a column, every recipe a row; numbers are means over the batch, in brackets those of the control. Under each
+original its loss: of an example that the network is sure of, an update tells next to nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ def draw(rows: list[Row]) -> Image.Image:
     for batch in batches:
         pen.text((x, 10), batch, fill=INK, font=font(15))
         paste(page, samples[batch], x, HEAD)
+        wide = samples[batch].width // len(first[batch]["loss"])
+        for k, loss in enumerate(first[batch]["loss"]):
+            pen.text(
+                (x + k * wide, HEAD + height + 2), f"loss {loss:.2g}", fill=PALE, font=font(12)
+            )
         for i, recipe in enumerate(recipes):
             row = strips.get((recipe, batch))
             if row is not None:
