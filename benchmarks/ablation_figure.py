@@ -1,6 +1,6 @@
 """The ablation as a picture: originals, what each recipe made of their gradient, and its control, from a JSON file.
 
-    python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png
+    python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png --network resnet20
 
 Reads rows that kept a picture (`picture`, `original` and `other`: PNG in base64), and runs no attack. Every batch that
 has one is a column, every recipe a row; numbers are means over the batch, in brackets those of the control. Under each
@@ -19,14 +19,15 @@ from statistics import mean
 from common import Row
 from PIL import Image, ImageDraw, ImageFont
 
-SCALE, GAP, LEFT, HEAD = 3, 12, 210, 40
+SIDE, GAP, LEFT, HEAD = 96, 12, 210, 40
 INK, PALE = "#1f2430", "#6b7280"
 
 
 def decoded(text: str) -> Image.Image:
-    """A PNG in base64, enlarged without smoothing: a pixel stays a pixel."""
+    """A PNG in base64, SIDE pixels high, enlarged without smoothing: a pixel stays a pixel."""
     image = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
-    return image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.NEAREST)
+    how = Image.Resampling.NEAREST if image.height <= SIDE else Image.Resampling.LANCZOS
+    return image.resize((image.width * SIDE // image.height, SIDE), how)
 
 
 def draw(rows: list[Row]) -> Image.Image:
@@ -36,9 +37,8 @@ def draw(rows: list[Row]) -> Image.Image:
     strips = {(row["recipe"], batch_of(row)): row for row in rows}
     first = {batch_of(row): row for row in reversed(rows)}
     samples = {batch: decoded(row["original"]) for batch, row in first.items()}
-    height = next(iter(samples.values())).height
     across = LEFT + sum(image.width + GAP for image in samples.values())
-    step = height + GAP + 18
+    step = SIDE + GAP + 18
     page = Image.new("RGB", (across, HEAD + step * (len(recipes) + 2)), "white")
     pen = ImageDraw.Draw(page)
     x = LEFT
@@ -47,20 +47,18 @@ def draw(rows: list[Row]) -> Image.Image:
         paste(page, samples[batch], x, HEAD)
         wide = samples[batch].width // len(first[batch]["loss"])
         for k, loss in enumerate(first[batch]["loss"]):
-            pen.text(
-                (x + k * wide, HEAD + height + 2), f"loss {loss:.2g}", fill=PALE, font=font(12)
-            )
+            pen.text((x + k * wide, HEAD + SIDE + 2), f"loss {loss:.2g}", fill=PALE, font=font(12))
         for i, recipe in enumerate(recipes):
             row = strips.get((recipe, batch))
             if row is not None:
                 paste(page, decoded(row["picture"]), x, HEAD + step * (i + 1))
                 pen.text(
-                    (x, HEAD + step * (i + 1) + height + 2), words(row), fill=PALE, font=font(12)
+                    (x, HEAD + step * (i + 1) + SIDE + 2), words(row), fill=PALE, font=font(12)
                 )
         paste(page, decoded(first[batch]["other"]), x, HEAD + step * (len(recipes) + 1))
         x += samples[batch].width + GAP
     for i, name in enumerate(["originals", *recipes, "the control's images"]):
-        pen.text((10, HEAD + step * i + height // 2 - 9), name, fill=INK, font=font(15))
+        pen.text((10, HEAD + step * i + SIDE // 2 - 9), name, fill=INK, font=font(15))
     return page
 
 
@@ -71,7 +69,7 @@ def paste(page: Image.Image, image: Image.Image, x: int, y: int) -> None:
 
 def batch_of(row: Row) -> str:
     """What a column is."""
-    return f"batch of {row['size']}, draw {row['draw']}"
+    return f"{row['network']}, batch of {row['size']}, draw {row['draw']}"
 
 
 def words(row: Row) -> str:
@@ -94,8 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, metavar="FILE.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    parser.add_argument("--network", default="", help="only those whose name starts so")
     given = parser.parse_args()
-    rows = [row for row in json.loads(given.rows.read_text())["rows"] if "picture" in row]
+    every = json.loads(given.rows.read_text())["rows"]
+    rows = [r for r in every if "picture" in r and r["network"].startswith(given.network)]
     if not rows:
         raise SystemExit(
             f"{given.rows}: expected rows with pictures, found none: run its benchmark"
