@@ -2,7 +2,7 @@
 
 from leakgauge.inversion.consensus import Consensus
 from leakgauge.inversion.descent import Descent, SignedAdam
-from leakgauge.inversion.distances import L2, BalancedL2, Cosine, LayerNorms, TensorCosine
+from leakgauge.inversion.distances import L1, L2, BalancedL2, Cosine, LayerNorms, TensorCosine
 from leakgauge.inversion.engine import GradientMatching
 from leakgauge.inversion.features import FeatureMatch
 from leakgauge.inversion.gauss_newton import GaussNewton
@@ -15,6 +15,7 @@ from leakgauge.inversion.priors import Energy, InRange, Smoothness, TotalVariati
 from leakgauge.inversion.statistics import BatchStatistics
 
 __all__ = [
+    "L1",
     "L2",
     "LBFGS",
     "Affine",
