@@ -74,6 +74,13 @@ def training(attack: lg.Attack) -> lg.LocalTraining:
     return lg.FedAvg(epochs=2, minibatch=1, shuffle=True) if several else lg.FedSGD()
 
 
+def seen_by(attack: lg.Attack, batch: lg.Batch, observe: Observe) -> lg.Observation:
+    """What the attack is given of a batch: under noise, where it is on noise."""
+    noisy = isinstance(attack, attacks.BayesOptimal)
+    under = lg.defenses.GaussianNoise(std=1e-2) if noisy else None
+    return observe(network(attack), batch, training=training(attack), under=under)
+
+
 SEVERAL = ("OrderInvariant",)
 """Attacks that one example says nothing to."""
 
@@ -90,7 +97,7 @@ QUICK = {name: quick(name) for name in attacks.__all__}
 @pytest.mark.parametrize("batch_size", [1, 3])
 class TestContract:
     def run(self, attack: lg.Attack, batch_size: int, observe: Observe) -> lg.Reconstruction:
-        observation = observe(network(attack), images(batch_size), training=training(attack))
+        observation = seen_by(attack, images(batch_size), observe)
         reason = attack.inapplicable(observation)
         if reason is not None:
             assert batch_size > 1 or type(attack).__name__ in SEVERAL, reason
@@ -130,7 +137,7 @@ class TestContract:
     def test_leaves_the_observed_model_alone(
         self, attack: lg.Attack, batch_size: int, observe: Observe
     ) -> None:
-        observation = observe(network(attack), images(batch_size), training=training(attack))
+        observation = seen_by(attack, images(batch_size), observe)
         if attack.inapplicable(observation) is not None:
             pytest.skip("inapplicable")
         before = copy.deepcopy(observation.model.state_dict())
@@ -148,12 +155,12 @@ class TestContract:
         self, attack: lg.Attack, batch_size: int, observe: Observe
     ) -> None:
         batch = images(batch_size)
-        observation = observe(network(attack), batch, training=training(attack))
+        observation = seen_by(attack, batch, observe)
         if attack.inapplicable(observation) is not None:
             pytest.skip("inapplicable")
         expected = attack(observation, seeds=lg.Seeds(3))
         poisoned = images(batch_size)
-        observation = observe(network(attack), poisoned, training=training(attack))
+        observation = seen_by(attack, poisoned, observe)
         poisoned.inputs.fill_(float("nan"))
         poisoned.targets.fill_(0)
         found = attack(observation, seeds=lg.Seeds(3))
@@ -163,7 +170,7 @@ class TestContract:
             assert torch.equal(expected.targets, found.targets)
 
     def test_tells_its_progress(self, attack: lg.Attack, batch_size: int, observe: Observe) -> None:
-        observation = observe(network(attack), images(batch_size), training=training(attack))
+        observation = seen_by(attack, images(batch_size), observe)
         if attack.inapplicable(observation) is not None:
             pytest.skip("inapplicable")
         shares: list[float] = []

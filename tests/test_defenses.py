@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -14,8 +15,10 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import defenses
-from leakgauge.core import Loss, Tensors
+from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
 from leakgauge.defenses import (
+    Chain,
+    Clipping,
     GaussianNoise,
     LaplacianNoise,
     Quantization,
@@ -26,14 +29,27 @@ from leakgauge.defenses import (
 
 CASES: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
+    "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
+    "Clipping": Clipping(norm=0.1),
     "GaussianNoise": GaussianNoise(std=0.1),
     "LaplacianNoise": LaplacianNoise(std=0.1),
     "Quantization": Quantization(format="int8"),
     "RandomSparsification": RandomSparsification(sparsity=0.5),
     "TopK": TopK(sparsity=0.5),
 }
+NEUTRAL: dict[str, lg.Defense] = {
+    "Undefended": Undefended(),
+    "Chain": Chain(),
+    "Clipping": Clipping(norm=1e9),
+    "GaussianNoise": GaussianNoise(std=1e-30),
+    "LaplacianNoise": LaplacianNoise(std=1e-30),
+    "RandomSparsification": RandomSparsification(sparsity=0.0),
+    "TopK": TopK(sparsity=0.0),
+}
+"""The weakest setting of each that has one: nothing is changed."""
 RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification"}
-MASKS = {"RandomSparsification", "TopK", "Undefended"}
+KNOWN = {"Chain", "Clipping", "RandomSparsification", "TopK", "Undefended"}
+"""What a knowing adversary computes exactly from the true batch."""
 
 
 def raw(dtype: torch.dtype = torch.float32) -> lg.Update:
@@ -65,7 +81,7 @@ class TestContract:
         defense = CASES[name]
         strength = getattr(defense, "strength")  # noqa: B009
         own = [field.name for field in fields(defense)]  # type: ignore[arg-type]
-        assert (strength is None) == (name == "Undefended")
+        assert (strength is None) == (name in {"Chain", "Undefended"})
         assert strength is None or strength in own
 
     def test_the_seed_decides(self, name: str) -> None:
@@ -75,6 +91,33 @@ class TestContract:
         )
         assert all(torch.equal(one[n], same[n]) for n in one)
         assert all(torch.equal(one[n], other[n]) for n in one) == (name not in RANDOM)
+
+    def test_it_says_what_it_hides_from_whom_and_who_sees_through(self, name: str) -> None:
+        claim = getattr(CASES[name], "claim")  # noqa: B009
+        assert all((claim.hides, claim.whom, claim.adversary))
+        assert (claim == Undefended.claim) == (name == "Undefended")
+
+    def test_its_weakest_setting_changes_nothing(self, name: str) -> None:
+        if name not in NEUTRAL:
+            pytest.skip("has no setting that does nothing")
+        client_ = client(mlp(), defense=NEUTRAL[name])
+        plain, batch = client(mlp()), images(3)
+        found, expected = (
+            one.share(one.global_model(seeds=lg.Seeds(0)), batch, seeds=lg.Seeds(0))
+            for one in (client_, plain)
+        )
+        for n, tensor in expected.tensors.items():
+            assert torch.allclose(found.tensors[n], tensor, rtol=1e-6, atol=1e-20)
+
+    def test_batch_and_model_are_left_as_they_were(self, name: str) -> None:
+        batch, model = images(3), mlp()
+        held = client(model, defense=CASES[name])
+        before = {n: t.clone() for n, t in model.state_dict().items()}
+        inputs, targets = batch.inputs.clone(), batch.targets.clone()
+        held.share(held.global_model(seeds=lg.Seeds(0)), batch, seeds=lg.Seeds(0))
+        assert torch.equal(batch.inputs, inputs)
+        assert torch.equal(batch.targets, targets)
+        assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
     def test_tensors_of_one_shape_are_drawn_apart(self, name: str) -> None:
         twins = lg.Update({"a": torch.ones(50), "b": torch.ones(50)})
@@ -108,13 +151,13 @@ class TestContract:
         found.check(edges.tensors)
 
     def test_who_knows_it_explains_what_was_observed(self, name: str) -> None:
-        """adapt(observed) on the undefended update: what was observed, where the defense is a mask."""
+        """adapt(observed) on the undefended update: what was observed, where the defense is a mask or a bound."""
         update, defense = raw(), CASES[name]
         observed = defense.on_update(update, seeds=lg.Seeds(0))
         adapted = defense.adapt(observed)(update.tensors)
         assert adapted.keys() == observed.tensors.keys()
         equal = all(torch.equal(adapted[n], t) for n, t in observed.tensors.items())
-        assert equal == (name in MASKS)
+        assert equal == (name in KNOWN)
 
     def test_the_adaptation_is_differentiable(self, name: str) -> None:
         update, defense = raw(), CASES[name]
@@ -142,7 +185,104 @@ class TestContract:
             for seen in [observe(mlp(), batch, under=CASES[name], defense=told)]
         )
         assert known <= unknown
-        assert (known == 0) == (name in MASKS)
+        assert (known == 0) == (name in KNOWN)
+
+
+class TestClipping:
+    def test_is_as_long_as_the_bound_and_points_where_it_did(self) -> None:
+        update = raw()
+        found = Clipping(norm=0.01).on_update(update, seeds=lg.Seeds(0))
+        flat, clipped = (
+            torch.cat([t.flatten() for t in u.tensors.values()]) for u in (update, found)
+        )
+        assert float(clipped.norm()) == pytest.approx(0.01, rel=1e-5)
+        assert float(functional.cosine_similarity(flat, clipped, dim=0)) == pytest.approx(1.0)
+
+    def test_shorter_updates_are_left(self) -> None:
+        update = raw()
+        found = Clipping(norm=1e3).on_update(update, seeds=lg.Seeds(0))
+        assert all(torch.equal(found.tensors[n], t) for n, t in update.tensors.items())
+
+
+class TestChain:
+    def test_is_each_part_in_its_order(self) -> None:
+        update = raw()
+        first, second = TopK(sparsity=0.5), Clipping(norm=0.1)
+        by_hand = second.on_update(first.on_update(update, seeds=lg.Seeds(0)), seeds=lg.Seeds(0))
+        for defenses_, same in (((first, second), True), ((second, first), False)):
+            found = Chain(defenses=defenses_).on_update(update, seeds=lg.Seeds(0)).tensors
+            norm = torch.stack([t.norm() for t in found.values()]).norm()
+            equal = all(torch.equal(found[n], t) for n, t in by_hand.tensors.items())
+            assert equal == same
+            assert (float(norm) == pytest.approx(0.1)) == same
+
+    def test_parts_of_one_kind_draw_apart(self) -> None:
+        zeros = lg.Update({"a": torch.zeros(2000)})
+        twice = Chain(defenses=(GaussianNoise(std=0.3), GaussianNoise(std=0.3)))
+        spread = twice.on_update(zeros, seeds=lg.Seeds(0)).tensors["a"].std()
+        assert float(spread) == pytest.approx(0.3 * 2**0.5, rel=0.1)
+
+    def test_noises_add_and_units_are_left_behind(self) -> None:
+        chain = Chain(
+            defenses=(Chain(defenses=(GaussianNoise(std=3.0),)), LaplacianNoise(std=4.0), TopK())
+        )
+        assert parts_of(chain) == (GaussianNoise(std=3.0), LaplacianNoise(std=4.0), TopK())
+        assert noise_of(chain) == (5.0, "gaussian")
+        assert noise_of(LaplacianNoise(std=4.0)) == (4.0, "laplacian")
+        assert noise_of(TopK()) is None
+        assert in_other_units(chain) == Chain(defenses=(TopK(),))
+        assert in_other_units(Clipping()) is None
+        assert in_other_units(None) is None
+
+
+class Silenced(Undefended):
+    """Replaces the last tensor of the update by noise, tells who knows, and hides the last layer's weights."""
+
+    def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
+        *_, last = update.tensors
+        return lg.Update({**update.tensors, last: torch.ones_like(update.tensors[last])})
+
+    def adapt(self, observed: lg.Update) -> Callable[[Tensors], Tensors]:
+        *_, last = observed.tensors
+        return lambda simulated: {**simulated, last: torch.zeros_like(simulated[last])}
+
+    def believed(self, observed: lg.Update) -> lg.Update:
+        *_, last = observed.tensors
+        return lg.Update({**observed.tensors, last: torch.zeros_like(observed.tensors[last])})
+
+    def shown(self, model: nn.Module, *, seeds: lg.Seeds) -> nn.Module:
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            list(other.parameters())[-1].zero_()
+        return other
+
+
+class TestWhatIsHidden:
+    @pytest.mark.parametrize(
+        "defense", [Silenced(), Chain(defenses=(TopK(sparsity=0.0), Silenced()))]
+    )
+    def test_who_knows_leaves_out_what_says_nothing(
+        self, defense: lg.Defense, observe: Callable[..., lg.Observation]
+    ) -> None:
+        batch = images(1)
+        attack = lg.attacks.IDLG(steps=1)
+        told, untold = (
+            attack(observe(mlp(), batch, under=defense, defense=known), seeds=lg.Seeds(0)).residual
+            for known in (True, False)
+        )
+        assert told is not None
+        assert untold is not None
+        assert told < untold
+
+    def test_the_server_holds_what_it_is_shown(
+        self, observe: Callable[..., lg.Observation]
+    ) -> None:
+        plain, hidden = (
+            list(observe(mlp(), images(1), under=under).model.parameters())[-1]
+            for under in (None, Silenced())
+        )
+        assert bool(plain.any())
+        assert not bool(hidden.any())
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.audit import Case, Source, default_text, parse, read
 from leakgauge.audit.case import cells
+from leakgauge.audit.materials import DATA, MODELS
 from leakgauge.audit.options import names, snake
-from leakgauge.audit.resolve import ATTACKS, DATA, DEFENSES, MODELS, resolve
+from leakgauge.audit.resolve import ATTACKS, DEFENSES, resolve
 
 SMALL = """
 data = "digits"
@@ -240,6 +241,32 @@ class TestWhatIsRight:
                 attacks=(attacks.LinearLayer(), attacks.IDLG(steps=3), attacks.IDLG(steps=4))
             )
         ]
+
+    def test_a_chain_is_swept_link_by_link(self) -> None:
+        links = '"top_k", {name = "gaussian_noise", std = [0.1, 0.2]}'
+        line = f'defenses = ["none", {{name = "chain", defenses = [{links}]}}]'
+        assert case(SMALL + line).defenses == [
+            None,
+            *(
+                defenses.Chain(defenses=(defenses.TopK(), defenses.GaussianNoise(std=std)))
+                for std in (0.1, 0.2)
+            ),
+        ]
+
+    @pytest.mark.parametrize(
+        ("links", "words"),
+        [
+            ('["top_k", "top_j"]', ("defenses.0.defenses.1", "did you mean 'top_k'?")),
+            ('["top_k", {name = "top_k", sparsity = 2.0}]', ("defenses.0.defenses.1.sparsity",)),
+            ("[]", ("defenses.0.defenses", "at least one value")),
+            ('"top_k"', ("defenses.0.defenses", "'top_k'")),
+            ('["none"]', ("defenses.0.defenses.0", "'none'")),
+        ],
+    )
+    def test_mistakes_in_a_chain_are_told_by_their_link(
+        self, links: str, words: tuple[str, ...]
+    ) -> None:
+        refused(SMALL + f'defenses = [{{name = "chain", defenses = {links}}}]', *words)
 
     @pytest.mark.parametrize(
         ("threat", "grants"),

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from leakgauge import metrics
+from leakgauge.audit.materials import DATA, MODELS
 from leakgauge.audit.options import CONTEXT
-from leakgauge.audit.resolve import ATTACKS, DATA, DEFENSES, MODELS, THREATS
+from leakgauge.audit.resolve import ATTACKS, DEFENSES, THREATS
 
 
 def first_line(part: Any) -> str:

@@ -3,6 +3,7 @@
 from leakgauge.attacks.april import April, AprilMatching
 from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
+from leakgauge.attacks.bayes_optimal import BayesOptimal
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.deep_image_prior import DeepImagePrior
@@ -34,6 +35,7 @@ __all__ = [
     "AprilMatching",
     "Auto",
     "BalancedDLG",
+    "BayesOptimal",
     "CocktailParty",
     "CorrectedSurrogate",
     "DeepImagePrior",

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import product
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
 from torch.nn import functional
 
-from leakgauge import attacks, data, defenses, federated, models, threats
+from leakgauge import attacks, defenses, federated, threats
 from leakgauge.audit.case import Case
+from leakgauge.audit.materials import Materials, is_object, listed, load, model_builder
 from leakgauge.audit.options import (
-    Options,
     checked,
-    explain,
     find,
     names,
     sweep,
-    takes,
-    type_hints,
 )
-from leakgauge.audit.specification import CaseSpecification, Named, Part, Specification
+from leakgauge.audit.specification import CaseSpecification, Part, Specification
 from leakgauge.core import (
     Attack,
     Defense,
@@ -32,10 +27,7 @@ from leakgauge.core import (
     Seeds,
     SpecificationError,
 )
-from leakgauge.data import Dataset
 
-DATA = {name: getattr(data, name) for name in data.LOADERS}
-MODELS = {name: getattr(models, name) for name in models.BUILDERS}
 ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
@@ -80,116 +72,6 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
     return resolved
 
 
-Build = Callable[[Dataset, int | None], nn.Module]
-"""A model for a data set's domain, of so many classes."""
-
-
-def model_builder(part: Part, where: str, seed: int) -> Build:
-    """What makes the model that `part` names once the data is known, its options checked now."""
-    builder = find(part.name, MODELS, where)
-    weights = part.options.get("weights")
-    if weights is not None and not isinstance(weights, str):
-        raise SpecificationError(
-            f"{where}.weights",
-            expected="the path of a safetensors file",
-            found=repr(weights),
-            remedy="correct the value",
-        )
-    train = part.options.get("train", False)
-    if not isinstance(train, bool):
-        raise SpecificationError(
-            f"{where}.train",
-            expected="true for train mode, or false",
-            found=repr(train),
-            remedy="correct the value",
-        )
-    own = ("weights", "train")
-    given = {name: value for name, value in part.options.items() if name not in own}
-    options = checked(builder, given, where)
-
-    def build(dataset: Dataset, classes: int | None) -> nn.Module:
-        if classes is None:
-            raise SpecificationError(
-                where,
-                expected="a data set with classes",
-                found=f"{dataset.name!r} without",
-                remedy="state how many classes it has",
-            )
-        return models.build(
-            builder,
-            dataset.domain,
-            classes,
-            seed=seed,
-            weights=weights,
-            train=train,
-            **options,
-        )
-
-    return build
-
-
-@dataclass(frozen=True)
-class Materials:
-    """What attacks may hold besides numbers, from the tables that name it: networks and public examples."""
-
-    dataset: Callable[[], Dataset]
-    seeds: Seeds
-
-    def supplied(self, factory: Any, options: Options, where: str) -> Options:
-        """Options with each table, or name, that stands for a network or for examples made into them.
-
-        A list of several is a sweep, as elsewhere.
-        """
-        if is_object(factory) or not callable(factory):  # told by `make`
-            return options
-        makers = {nn.Module: self.network, Tensor: self.examples}
-        found = dict(options)
-        for name, hint in type_hints(factory).items():
-            make_one = next((m for kind, m in makers.items() if takes(hint, kind)), None)
-            if make_one is None or name not in options:
-                continue
-            value, place = options[name], f"{where}.{name}"
-            listed = isinstance(value, list)
-            each_one = [make_one(part_of(v, place), place) for v in (value if listed else [value])]
-            found[name] = each_one if listed else each_one[0]
-        return found
-
-    def network(self, part: Part, where: str) -> nn.Module:
-        """A network on the audit's domain, of the audit's classes or of so many as `classes` says."""
-        options = part.options
-        classes = options.pop("classes", None)
-        if classes is not None and (not isinstance(classes, int) or classes is True or classes < 1):
-            raise SpecificationError(
-                f"{where}.classes",
-                expected="a number of classes, at least 1",
-                found=repr(classes),
-                remedy="correct the value, or leave it out for the data's own",
-            )
-        build = model_builder(Part(name=part.name, **options), where, self.seeds.integer(where))
-        return build(self.dataset(), self.dataset().classes if classes is None else classes)
-
-    def examples(self, part: Part, where: str) -> Tensor:
-        """The inputs of a data set, all of them."""
-        return load(part, where).inputs
-
-
-def part_of(value: Any, where: str) -> Part:
-    """A part from its name, or from a table with a name. Raises SpecificationError."""
-    try:
-        return TypeAdapter(Named).validate_python(value, strict=True)
-    except ValidationError as error:
-        raise explain(error, where, ["name"]) from error
-
-
-def load(part: Part, where: str) -> Dataset:
-    """The data set that `part` names, from a loader or a user's own factory."""
-    if ":" in part.name and part.name not in DATA:
-        return data.custom(part.name, **part.options)
-    loader = find(part.name, DATA, where)
-    dataset: Dataset = loader(**checked(loader, part.options, where))
-    return dataset
-
-
 def one(
     part: Part, known: dict[str, Any], where: str, kind: Any, *, without: tuple[str, ...] = ()
 ) -> Any:
@@ -202,21 +84,31 @@ def each(
     parts: list[Part], known: dict[str, Any], where: str, kind: Any, materials: Materials
 ) -> list[Any]:
     """The objects that `parts` name; a list among an option's values is a sweep."""
+    return [
+        made
+        for i, part in enumerate(parts)
+        for made in variants(part, known, f"{where}.{i}", kind, materials)
+    ]
+
+
+def variants(
+    part: Part, known: dict[str, Any], where: str, kind: Any, materials: Materials
+) -> list[Any]:
+    """The objects that one part names."""
     made = []
-    for i, part in enumerate(parts):
-        factory: Callable[..., Any] = find(part.name, known, f"{where}.{i}")
-        options = nested(part.options, f"{where}.{i}", materials)
-        options = materials.supplied(factory, options, f"{where}.{i}")
+    factory: Callable[..., Any] = find(part.name, known, where)
+    for given in chained(nested(part.options, where, materials), where, materials):
+        options = materials.supplied(factory, given, where)
         for key, value in options.items():
             if value in ([], ()):
                 raise SpecificationError(
-                    f"{where}.{i}.{key}",
+                    f"{where}.{key}",
                     expected="at least one value",
                     found="none",
                     remedy="give one, or leave the option out",
                 )
         chosen = [options] if is_object(factory) else sweep(factory, options)
-        made += [make(factory, choice, f"{where}.{i}", kind) for choice in chosen]
+        made += [make(factory, choice, where, kind) for choice in chosen]
     return made
 
 
@@ -227,12 +119,23 @@ def nested(options: dict[str, Any], where: str, materials: Materials) -> dict[st
         return {**options, "attack": inner[0]}
     if not isinstance(options.get("attacks"), list):
         return options
-    try:
-        parts = TypeAdapter(list[Named]).validate_python(options["attacks"], strict=True)
-    except ValidationError as error:
-        raise explain(error, f"{where}.attacks", ["name"]) from error
+    parts = listed(options["attacks"], f"{where}.attacks")
     made = each(parts, ATTACKS, f"{where}.attacks", Attack, materials)
     return {**options, "attacks": tuple(made)}
+
+
+def chained(options: dict[str, Any], where: str, materials: Materials) -> Iterator[dict[str, Any]]:
+    """Options with a chain's defenses made into objects: one chain for each combination of their sweeps."""
+    if not isinstance(options.get("defenses"), list):
+        yield options
+        return
+    place = f"{where}.defenses"
+    links = [
+        variants(part, DEFENSES, f"{place}.{i}", Defense, materials)
+        for i, part in enumerate(listed(options["defenses"], place))
+    ]
+    for combination in product(*links):
+        yield {**options, "defenses": combination}
 
 
 def make(factory: Any, options: dict[str, Any], where: str, kind: Any) -> Any:
@@ -255,11 +158,6 @@ def make(factory: Any, options: dict[str, Any], where: str, kind: Any) -> Any:
             remedy="see the protocol's docstring",
         )
     return made
-
-
-def is_object(factory: Any) -> bool:
-    """Whether a name stands for a part made already, not for what makes one."""
-    return not isinstance(factory, type) and isinstance(factory, (Attack, Defense, LocalTraining))
 
 
 def no_defense() -> None:

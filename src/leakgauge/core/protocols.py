@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Progress = Callable[[float], None]
+NoiseLaw = Literal["gaussian", "laplacian"]
 
 
 def silent(fraction: float) -> None:
@@ -114,6 +116,15 @@ class Defense(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a defense hides, from whom, and what an adversary does who knows it: a line each, for a reader."""
+
+    hides: str
+    whom: str
+    adversary: str
+
+
 @runtime_checkable
 class AddsNoise(Defense, Protocol):
     """A defense that adds independent noise of mean zero to each entry of the update."""
@@ -122,6 +133,72 @@ class AddsNoise(Defense, Protocol):
     def std(self) -> float:
         """Its standard deviation, in the update's own units."""
         ...
+
+    @property
+    def law(self) -> NoiseLaw:
+        """What it is drawn from."""
+        ...
+
+
+@runtime_checkable
+class Misleads(Defense, Protocol):
+    """A defense after which a part of the update says nothing of the batch, or what is not so."""
+
+    def believed(self, observed: Update) -> Update:
+        """What a knowing adversary matches: `observed`, zero where it says nothing. Then `adapt` is zero there too."""
+        ...
+
+
+@runtime_checkable
+class HidesModel(Defense, Protocol):
+    """A defense under which the server does not hold the whole network."""
+
+    def shown(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
+        """The client's network as the server holds it: what it lacks is drawn anew."""
+        ...
+
+
+@runtime_checkable
+class Combined(Defense, Protocol):
+    """Several defenses that act one after the other."""
+
+    @property
+    def defenses(self) -> tuple[Defense, ...]:
+        """In their order."""
+        ...
+
+    def of(self, defenses: tuple[Defense, ...]) -> Defense:
+        """The same combination of others."""
+        ...
+
+
+def parts_of(defense: Defense | None) -> tuple[Defense, ...]:
+    """A defense's parts in their order: itself, where it is not several; none where there is none."""
+    if defense is None:
+        return ()
+    if not isinstance(defense, Combined):
+        return (defense,)
+    return tuple(part for inner in defense.defenses for part in parts_of(inner))
+
+
+def noise_of(defense: Defense | None) -> tuple[float, NoiseLaw] | None:
+    """Standard deviation and law of the noise that a defense adds to each entry; None where it adds none.
+
+    Independent noises add their variances; the sum of several is taken for Gaussian.
+    """
+    noises = [part for part in parts_of(defense) if isinstance(part, AddsNoise)]
+    if not noises:
+        return None
+    total = sum(part.std**2 for part in noises) ** 0.5
+    return total, noises[0].law if len(noises) == 1 else "gaussian"
+
+
+def in_other_units(defense: Defense | None) -> Defense | None:
+    """What still holds of a defense once the adversary has scaled the update: the parts without units of their own."""
+    kept = [part for part in parts_of(defense) if not getattr(part, "absolute", False)]
+    if isinstance(defense, Combined) and kept:
+        return defense.of(tuple(kept))
+    return kept[0] if kept else None
 
 
 @runtime_checkable

@@ -1,6 +1,8 @@
 """Defenses, by name. A specification's `name = "gaussian_noise"` is `GaussianNoise` here."""
 
 from leakgauge.defenses.base import Undefended
+from leakgauge.defenses.chain import Chain
+from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
 from leakgauge.defenses.quantization import Quantization
@@ -8,6 +10,8 @@ from leakgauge.defenses.random_sparsification import RandomSparsification
 from leakgauge.defenses.top_k import TopK
 
 __all__ = [
+    "Chain",
+    "Clipping",
     "GaussianNoise",
     "LaplacianNoise",
     "Quantization",

@@ -8,14 +8,20 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from leakgauge.core import LocalTraining, Seeds, Tensors, Update
+from leakgauge.core import Claim, LocalTraining, Seeds, Tensors, Update
 
 
 @dataclass(frozen=True)
 class Undefended:
-    """Identity at all four seams. Subclasses are frozen dataclasses that override one of them."""
+    """Identity at all four seams. Subclasses are frozen dataclasses that override one of them.
 
-    strength: ClassVar[str | None] = None  # the field that a figure puts on its axis
+    strength: the field that a figure puts on its axis. absolute: whether that is in the update's own
+    units, so that it means nothing on an update that was scaled.
+    """
+
+    strength: ClassVar[str | None] = None
+    absolute: ClassVar[bool] = False
+    claim: ClassVar[Claim] = Claim("nothing", "nobody", "takes the update as it is")
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         return inputs, targets

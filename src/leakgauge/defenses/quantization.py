@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leakgauge.core import Seeds, Update
+from leakgauge.core import Claim, Seeds, Update
 from leakgauge.defenses.base import Undefended
 
 
@@ -17,6 +17,11 @@ class Quantization(Undefended):
     """Round to fp16, bf16, or int8 (symmetric: 255 levels across the largest magnitude of each tensor)."""
 
     strength: ClassVar[str] = "format"
+    claim: ClassVar[Claim] = Claim(
+        "the last digits of each entry of the update",
+        "whoever sees the update",
+        "matches the rounded update, and counts the rounding among errors",
+    )
     format: Literal["fp16", "bf16", "int8"] = "fp16"
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:

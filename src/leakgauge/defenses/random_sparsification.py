@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from leakgauge.core import Seeds, Tensors, Update
+from leakgauge.core import Claim, Seeds, Tensors, Update
 from leakgauge.core.ranges import Share
 from leakgauge.defenses.base import Undefended, keep_observed_support
 
@@ -18,6 +18,11 @@ class RandomSparsification(Undefended):
     """Zero each entry with probability `sparsity` in [0, 1)."""
 
     strength: ClassVar[str] = "sparsity"
+    claim: ClassVar[Claim] = Claim(
+        "a random part of the entries of the update",
+        "whoever sees the update",
+        "compares the entries that were sent: which they are, the update shows",
+    )
     sparsity: Share = 0.2
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from leakgauge.core import Seeds, Tensors, Update
+from leakgauge.core import Claim, Seeds, Tensors, Update
 from leakgauge.core.ranges import Share
 from leakgauge.defenses.base import Undefended, keep_observed_support
 
@@ -18,6 +18,11 @@ class TopK(Undefended):
     """Zero the smallest magnitudes of each tensor: the share `sparsity` in [0, 1) of its entries."""
 
     strength: ClassVar[str] = "sparsity"
+    claim: ClassVar[Claim] = Claim(
+        "the entries of the update of least magnitude",
+        "whoever sees the update",
+        "compares the entries that were sent: which they are, the update shows",
+    )
     sparsity: Share = 0.2
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:

@@ -13,6 +13,7 @@ from leakgauge.core import (
     DataError,
     Defense,
     Domain,
+    HidesModel,
     LocalTraining,
     Loss,
     ModelError,
@@ -20,6 +21,7 @@ from leakgauge.core import (
     Tensors,
     Update,
     UserError,
+    parts_of,
     trainable,
 )
 from leakgauge.federated.statistics import carried
@@ -67,6 +69,13 @@ class Client:
         model = copy.deepcopy(self.model)
         if self.defense is not None:
             model = self.defense.on_model(model, seeds=seeds.child("defense"))
+        return model
+
+    def seen_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
+        """The client's `model` as the server holds it."""
+        for part in parts_of(self.defense):
+            if isinstance(part, HidesModel):
+                model = part.shown(model, seeds=seeds.child("defense"))
         return model
 
     def drawn(self, count: int, *, seeds: Seeds) -> Client:

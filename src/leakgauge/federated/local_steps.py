@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from leakgauge.core import AddsNoise, LocalSteps, Observation, Tensors, Update, trainable
+from leakgauge.core import LocalSteps, Observation, Tensors, Update, in_other_units, trainable
 from leakgauge.federated.rounds import Rounds, parted
 from leakgauge.federated.training import FedSGD
 
@@ -24,10 +24,9 @@ def as_one_gradient(observation: Observation) -> Observation:
         return observation
     scale = multiplier(observation)
     update = Update({name: -t / scale for name, t in observation.update.tensors.items()})
-    knowledge = observation.knowledge
-    if isinstance(knowledge.defense, AddsNoise):
-        # Its strength is in the weight difference's units.
-        knowledge = replace(knowledge, defense=None)
+    known = observation.knowledge
+    # Noise and bounds are in the weight difference's units.
+    knowledge = replace(known, defense=in_other_units(known.defense))
     single = replace(training, training=FedSGD()) if isinstance(training, Rounds) else FedSGD()
     return replace(observation, training=single, update=update, knowledge=knowledge)
 

@@ -3,7 +3,7 @@
 from leakgauge.inversion.consensus import Consensus
 from leakgauge.inversion.deep_prior import DeepPrior
 from leakgauge.inversion.descent import Descent, SignedAdam
-from leakgauge.inversion.distances import L2, BalancedL2, Cosine, LayerNorms, TensorCosine
+from leakgauge.inversion.distances import L1, L2, BalancedL2, Cosine, LayerNorms, TensorCosine
 from leakgauge.inversion.engine import GradientMatching
 from leakgauge.inversion.feature_statistics import FeatureStatistics
 from leakgauge.inversion.features import FeatureMatch
@@ -33,6 +33,7 @@ from leakgauge.inversion.variation import (
 )
 
 __all__ = [
+    "L1",
     "L2",
     "LBFGS",
     "VARIATIONS",

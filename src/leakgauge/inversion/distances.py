@@ -51,6 +51,15 @@ class L2(Distance):
 
 
 @dataclass(frozen=True)
+class L1(Term):
+    """sum_l ||g_l - g*_l||_1 (Deng et al. 2021, TAG): most likely under Laplacian noise."""
+
+    def __call__(self, candidate: Candidate) -> Tensor:
+        pairs = ((candidate.simulated[n], seen) for n, seen in candidate.observed.items())
+        return torch.stack([(ours - theirs).abs().sum() for ours, theirs in pairs]).sum()
+
+
+@dataclass(frozen=True)
 class LayerNorms(Term):
     """sum_l ||g_l - g*_l||, norms not squared (Yin et al. 2021): each tensor pulls alike until it fits."""
 

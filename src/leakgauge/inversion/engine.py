@@ -37,7 +37,7 @@ from leakgauge.inversion.judgment import diagnose, nothing_found
 from leakgauge.inversion.labels import Labels
 from leakgauge.inversion.objective import Falling, Term, unmatched
 from leakgauge.inversion.parametrization import Direct, Parametrization
-from leakgauge.inversion.simulation import in_precision, simulator
+from leakgauge.inversion.simulation import believed, in_precision, simulator
 from leakgauge.inversion.smoothing import smoothed
 from leakgauge.inversion.statistics import BatchStatistics
 from leakgauge.inversion.step import BuiltStep, choose, mixed
@@ -110,7 +110,7 @@ class GradientMatching:
     ) -> Reconstruction:
         observation.require(self)
         clock = time.perf_counter()
-        seen = mean_network(observation)
+        seen = believed(mean_network(observation))
         if self.precision == "double":
             seen = in_precision(seen, torch.float64)
         with seeds.isolated("simulation"), attention.written_out():

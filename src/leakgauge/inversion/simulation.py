@@ -10,7 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from leakgauge.core import Observation, SingleGradient, Tensors, Update, trainable
+from leakgauge.core import (
+    Misleads,
+    Observation,
+    SingleGradient,
+    Tensors,
+    Update,
+    parts_of,
+    trainable,
+)
 from leakgauge.federated.rounds import Rounds, joined, parted
 
 
@@ -66,6 +74,15 @@ def functional_gradient(observation: Observation, training: SingleGradient) -> S
         return gradient
 
     return simulate
+
+
+def believed(observation: Observation) -> Observation:
+    """The observation without the parts of its update that a known defense made say nothing, or what is not so."""
+    update = observation.update
+    for part in parts_of(observation.knowledge.defense):
+        if isinstance(part, Misleads):
+            update = part.believed(update)
+    return observation if update is observation.update else replace(observation, update=update)
 
 
 def adaptation(observation: Observation) -> Callable[[Tensors], Tensors]:

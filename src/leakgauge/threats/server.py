@@ -71,7 +71,7 @@ class Server:
             training = Withheld(training.kind)
         labels = batch.targets.detach().clone() if self.order else _shuffled(batch.targets, seeds)
         return Observation(
-            model=model,
+            model=client.seen_model(model, seeds=seeds),
             loss=client.loss,
             training=training,
             update=update,

@@ -1,0 +1,104 @@
+"""The most likely batch under known noise. Balunović, Dimitrov, Staab, Vechev: Bayesian Framework for Gradient Leakage,
+ICLR 2022, section 4.
+
+    maximize over x   log p(g* | x) + log p(x)
+    log p(g* | x) = - ||g(x, y) - g*||^2 / (2 s^2)           Gaussian noise of standard deviation s
+                  = - sqrt(2) ||g(x, y) - g*||_1 / s         Laplacian noise
+    log p(x)      = - sum |x_i - x_j| / b                    over neighboring pixels i, j
+
+by Adam on the sign of the gradient, or by L-BFGS. Both terms are in nats: no weight between them is left to choose.
+b is the mean difference of neighbors in photographs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from leakgauge.attacks.labels import refused
+from leakgauge.attacks.recipe import matched
+from leakgauge.core import Observation, Progress, Reconstruction, Seeds, noise_of, silent
+from leakgauge.core.ranges import Count, Positive
+from leakgauge.inversion import (
+    L1,
+    L2,
+    LBFGS,
+    Direct,
+    GradientMatching,
+    InRange,
+    Known,
+    SignedAdam,
+    Spectral,
+    Term,
+    TotalVariation,
+)
+from leakgauge.inversion.descent import Descent
+
+OUTSIDE = 100.0
+"""Nats a value and squared unit beyond the public range, for a descent without a box."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BayesOptimal:
+    """What a known defense's noise is, decides the distance; its strength, the weight of the prior.
+
+    `neighbors`: b in units of the range, 0.04 of photographs at 32 px. `descent` "signed_adam" for any
+    network, "lbfgs" for smooth ones.
+    """
+
+    steps: Count = 4000
+    lr: Positive = 0.1
+    neighbors: Positive = 0.04
+    descent: Literal["signed_adam", "lbfgs"] = "signed_adam"
+    trials: Count = 1
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size", "defense"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if noise_of(observation.knowledge.defense) is None:
+            return "the known defense adds no noise: nothing says which distance is likely"
+        if observation.domain.kind != "image":
+            return f"its prior is of images, not of a {observation.domain.kind}"
+        return refused(self.matching(observation), observation)
+
+    def evaluations(self, observation: Observation) -> int:
+        return self.trials * self.steps
+
+    def objective(self, observation: Observation) -> Term:
+        """Minus the log-posterior, in nats a value of the batch."""
+        noise = noise_of(observation.knowledge.defense)
+        channels, height, width = observation.domain.shape
+        values = observation.batch_size * channels * height * width
+        # TotalVariation is two means, over vertical and over horizontal neighbors.
+        prior = (1 / self.neighbors) * TotalVariation()
+        if noise is None:
+            return prior
+        std, law = noise
+        likelihood: Term = L2() if law == "gaussian" else L1()
+        scale = 1 / (2 * std**2) if law == "gaussian" else 2**0.5 / std
+        return (scale / values) * likelihood + prior
+
+    def matching(self, observation: Observation) -> GradientMatching:
+        """The composition that this attack stands for."""
+        objective = self.objective(observation)
+        parametrization: Direct = Direct(center=0.5, spread=0.25, box=True)
+        descent: Descent = SignedAdam(steps=self.steps, lr=self.lr)
+        if self.descent == "lbfgs":
+            objective = objective + OUTSIDE * InRange()
+            parametrization = Spectral(center=0.5, noise=0.3)
+            descent = LBFGS(steps=self.steps, history=100, line_search="strong_wolfe")
+        return GradientMatching(
+            objective=objective,
+            parametrization=parametrization,
+            labels=Known(),
+            descent=descent,
+            trials=self.trials,
+        )
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        return matched(self.matching(observation), observation, seeds, progress)

@@ -1,0 +1,59 @@
+"""Defenses one after the other: what one gives, the next takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from leakgauge.core import Claim, Defense, LocalTraining, Seeds, Tensors, Update
+from leakgauge.defenses.base import Undefended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Undefended):
+    """`defenses` in their order at every seam, each with draws of its own; who knows them goes through them alike."""
+
+    claim: ClassVar[Claim] = Claim(
+        "what its parts hide",
+        "whom they hide it from",
+        "simulates each part in its order, by what was observed at the end of all",
+    )
+    defenses: tuple[Defense, ...] = ()
+
+    def of(self, defenses: tuple[Defense, ...]) -> Chain:
+        """The chain of others."""
+        return replace(self, defenses=defenses)
+
+    def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
+        for i, defense in enumerate(self.defenses):
+            inputs, targets = defense.on_batch(inputs, targets, seeds=seeds.child(str(i)))
+        return inputs, targets
+
+    def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
+        for i, defense in enumerate(self.defenses):
+            model = defense.on_model(model, seeds=seeds.child(str(i)))
+        return model
+
+    def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
+        for i, defense in enumerate(self.defenses):
+            training = defense.on_training(training, seeds=seeds.child(str(i)))
+        return training
+
+    def on_update(self, update: Update, *, seeds: Seeds) -> Update:
+        for i, defense in enumerate(self.defenses):
+            update = defense.on_update(update, seeds=seeds.child(str(i)))
+        return update
+
+    def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
+        """Each one's, by what was observed at the end of all."""
+        each = [defense.adapt(observed) for defense in self.defenses]
+
+        def through(simulated: Tensors) -> Tensors:
+            for one in each:
+                simulated = one(simulated)
+            return simulated
+
+        return through
