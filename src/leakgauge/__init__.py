@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from leakgauge import attacks, data, defenses, inversion, metrics, models
+from leakgauge import attacks, data, defenses, inversion, metrics, models, utility
 from leakgauge.audit import Case, Run, audit
 from leakgauge.core import (
     Attack,
@@ -91,5 +91,6 @@ __all__ = [
     "inversion",
     "metrics",
     "models",
+    "utility",
     "write_report",
 ]

@@ -16,12 +16,16 @@ class Undefended:
     """Identity at all four seams. Subclasses are frozen dataclasses that override one of them.
 
     strength: the field that a figure puts on its axis. absolute: whether that is in the update's own
-    units, so that it means nothing on an update that was scaled.
+    units, so that it means nothing on an update that was scaled. bits: of each value that is sent.
     """
 
     strength: ClassVar[str | None] = None
     absolute: ClassVar[bool] = False
     claim: ClassVar[Claim] = Claim("nothing", "nobody", "takes the update as it is")
+
+    @property
+    def bits(self) -> int:
+        return 32
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         return inputs, targets

@@ -1,0 +1,25 @@
+"""How many bytes an update takes on its way to the server."""
+
+from __future__ import annotations
+
+import math
+
+from leakgauge.core import Defense, Update, parts_of
+
+FLOAT = 32
+"""Bits of a value that no defense shortens."""
+
+
+def sent_bytes(update: Update, defense: Defense | None = None) -> int:
+    """Bytes of one update as a plain encoder would send it, whichever is shorter of each tensor:
+
+    every value, or the values that are not zero, each with its place in ceil(log2 n) bits. A value has as many bits
+    as the defense's shortest format (`bits`, 32 where none is stated). No entropy coding, no headers.
+    """
+    bits = min([getattr(part, "bits", FLOAT) for part in parts_of(defense)], default=FLOAT)
+    total = 0.0
+    for tensor in update.tensors.values():
+        count, kept = tensor.numel(), int((tensor != 0).sum())
+        place = math.ceil(math.log2(count)) if count > 1 else 0
+        total += min(count * bits, kept * (bits + place))
+    return math.ceil(total / 8)

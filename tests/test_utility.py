@@ -1,0 +1,149 @@
+"""Federated training with a defense: who holds what, what is learned, what is sent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge import defenses
+from leakgauge.utility import Federation, History, label_skew, sent_bytes
+
+LOCAL = lg.FedAvg(epochs=2, minibatch=16, learning_rate=0.05, momentum=0.9, shuffle=True)
+TARGETS = torch.arange(10).repeat_interleave(50)
+
+
+def digits(part: slice) -> lg.Dataset:
+    """Some of them."""
+    data = lg.data.digits()
+    return replace(data, inputs=data.inputs[part], targets=data.targets[part])
+
+
+def client(
+    defense: lg.Defense | None = None, training: lg.LocalTraining | None = None
+) -> lg.Client:
+    """With an MLP that digits train in seconds."""
+    data = digits(slice(0, 8))
+    return lg.Client(
+        model=lg.models.build(lg.models.mlp, data.domain, 10, seed=0),
+        loss=functional.cross_entropy,
+        domain=data.domain,
+        classes=10,
+        training=training or LOCAL,
+        defense=defense,
+    )
+
+
+def trained(
+    held: lg.Client, rounds: int = 3, seed: int = 0, examples: int | None = None
+) -> History:
+    """A short run."""
+    federation = Federation(clients=3, rounds=rounds, alpha=1.0, examples=examples)
+    return federation.train(
+        held, digits(slice(0, 600)), digits(slice(600, 900)), seeds=lg.Seeds(seed)
+    )
+
+
+class TestLabelSkew:
+    def test_every_example_has_one_client(self) -> None:
+        parts = label_skew(TARGETS, 5, 0.5, seeds=lg.Seeds(0))
+        assert torch.equal(torch.cat(parts).sort().values, torch.arange(500))
+
+    def test_alpha_is_how_alike_they_are(self) -> None:
+        def unlike(alpha: float) -> float:
+            parts = label_skew(TARGETS, 5, alpha, seeds=lg.Seeds(0))
+            counts = torch.stack([torch.bincount(TARGETS[part], minlength=10) for part in parts])
+            return float((counts / counts.sum(1, keepdim=True)).std(0).mean())
+
+        assert unlike(0.1) > 2 * unlike(1.0) > 4 * unlike(100.0)
+
+    def test_the_seed_decides(self) -> None:
+        first, same, other = (
+            label_skew(TARGETS, 4, 0.5, seeds=lg.Seeds(seed)) for seed in (0, 0, 1)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+    def test_each_has_its_least_or_it_is_told(self) -> None:
+        parts = label_skew(TARGETS, 5, 0.3, seeds=lg.Seeds(0), least=40)
+        assert min(len(part) for part in parts) >= 40
+        with pytest.raises(lg.DataError, match="fewer clients"):
+            label_skew(TARGETS[:3], 5, 0.5, seeds=lg.Seeds(0))
+
+
+class TestTraffic:
+    update = lg.Update({"a": torch.tensor([[0.0, 1.0, 0.0, 0.0]] * 64), "b": torch.ones(10)})
+
+    def test_dense_values_take_four_bytes(self) -> None:
+        dense = lg.Update({"a": torch.ones(3, 7), "b": torch.ones(1)})
+        assert sent_bytes(dense) == 4 * 22
+
+    def test_zeros_are_left_out_where_places_cost_less(self) -> None:
+        # 64 of 256 values, with places of 8 bits; b whole.
+        assert sent_bytes(self.update) == 64 * (32 + 8) // 8 + 40
+
+    def test_short_formats_count(self) -> None:
+        int8 = defenses.Quantization(format="int8")
+        assert sent_bytes(self.update, int8) == 64 * (8 + 8) // 8 + 10
+        chain = defenses.Chain(defenses=(defenses.TopK(), defenses.Quantization(format="fp16")))
+        assert sent_bytes(self.update, chain) == 64 * (16 + 8) // 8 + 20
+
+
+class TestFederation:
+    def test_learns(self) -> None:
+        history = trained(client(), rounds=5)
+        assert history.accuracy[0] < 0.3 < 0.7 < history.accuracy[-1]
+        assert len(history.accuracy) == 6
+        assert len(history.sent) == len(history.seconds) == 5
+        assert sum(history.sizes) == 600
+
+    def test_one_gradient_a_round_is_the_gradient_of_all(self) -> None:
+        held = client(training=lg.FedSGD())
+        history = trained(held, rounds=1)
+        data, model = digits(slice(0, 600)), held.global_model(seeds=lg.Seeds(0))
+        parts = torch.cat(label_skew(data.targets, 3, 1.0, seeds=lg.Seeds(0)))
+        loss = functional.cross_entropy(model(data.inputs[parts]), data.targets[parts])
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        for after, before, gradient in zip(
+            history.model.parameters(), model.parameters(), gradients, strict=True
+        ):
+            assert torch.allclose(after, before - gradient, atol=1e-6)
+
+    def test_the_seed_decides_and_the_client_is_left(self) -> None:
+        held = client(defenses.GaussianNoise(std=1e-3))
+        before = [p.clone() for p in held.model.parameters()]
+        first, same, other = (trained(held, 2, seed, examples=40) for seed in (0, 0, 1))
+        assert first.accuracy == same.accuracy
+        assert any(
+            not torch.equal(a, b)
+            for a, b in zip(first.model.parameters(), other.model.parameters(), strict=True)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(before, held.model.parameters(), strict=True))
+
+    def test_a_defense_costs_accuracy_or_saves_bytes(self) -> None:
+        plain = trained(client())
+        noisy = trained(client(defenses.GaussianNoise(std=0.3)))
+        sparse = trained(client(defenses.TopK(sparsity=0.9)))
+        assert noisy.accuracy[-1] < plain.accuracy[-1] - 0.2
+        assert noisy.sent == plain.sent
+        assert sum(sparse.sent) < 0.2 * sum(plain.sent)
+
+    def test_one_that_diverges_ends_and_says_so(self) -> None:
+        history = trained(client(defenses.GaussianNoise(std=1e18)), rounds=4)
+        assert history.diverged
+        assert not trained(client(), rounds=1).diverged
+        assert len(history.accuracy) == len(history.sent) + 1 < 5
+
+    def test_tells_its_progress(self) -> None:
+        shares: list[float] = []
+        Federation(clients=2, rounds=2).train(
+            client(),
+            digits(slice(0, 60)),
+            digits(slice(60, 80)),
+            seeds=lg.Seeds(0),
+            progress=shares.append,
+        )
+        assert shares == [0.5, 1.0]
