@@ -232,6 +232,12 @@ class Branching(nn.Module):
 
 
 class TestGraph:
+    def test_a_view_of_another_layout_copies(self) -> None:
+        graph = trace(lambda x: (2 * x.view(-1),), torch.zeros(2, 3))
+        turned = torch.arange(6.0).reshape(3, 2).t()
+        (found,) = graph.module(*graph.constants, turned)
+        assert torch.equal(found, 2 * turned.reshape(-1))
+
     def test_repeats_are_computed_once_and_random_numbers_are_not(self) -> None:
         once = trace(lambda x: (x.sin() + x.detach().sin(),), torch.rand(3))
         assert str(once.module.code).count("sin.default") == 1

@@ -20,6 +20,7 @@ Flat = Callable[..., tuple[Tensor, ...]]
 """A function of tensors that returns tensors."""
 
 _ATEN = torch.ops.aten
+_VIEWS = (_ATEN.view.default, _ATEN._unsafe_view.default)
 _ALIASES = (_ATEN.alias.default, _ATEN.detach.default)
 
 
@@ -58,6 +59,7 @@ def trace(function: Flat, *arguments: Tensor) -> Graph:
     graph = traced.graph
     constants = _lift(traced)
     _drop_aliases(graph)
+    _free_layouts(graph)
     _drop_repeats(graph)
     _merge_convolutions(graph)
     graph.eliminate_dead_code()
@@ -91,6 +93,13 @@ def _drop_aliases(graph: fx.Graph) -> None:
         if node.target in _ALIASES:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+
+
+def _free_layouts(graph: fx.Graph) -> None:
+    """Let each view copy where it must: a convolution may lay its output out otherwise than the trace foresaw."""
+    for node in graph.nodes:
+        if node.target in _VIEWS:
+            node.target = _ATEN.reshape.default
 
 
 def _drop_repeats(graph: fx.Graph) -> None:
