@@ -23,6 +23,9 @@ from leakgauge.defenses import (
     LaplacianNoise,
     Quantization,
     RandomSparsification,
+    Sign,
+    Soteria,
+    StochasticQuantization,
     TopK,
     Undefended,
 )
@@ -35,6 +38,9 @@ CASES: dict[str, lg.Defense] = {
     "LaplacianNoise": LaplacianNoise(std=0.1),
     "Quantization": Quantization(format="int8"),
     "RandomSparsification": RandomSparsification(sparsity=0.5),
+    "Sign": Sign(),
+    "Soteria": Soteria(sparsity=0.5),
+    "StochasticQuantization": StochasticQuantization(levels=3, bucket=16),
     "TopK": TopK(sparsity=0.5),
 }
 NEUTRAL: dict[str, lg.Defense] = {
@@ -44,11 +50,12 @@ NEUTRAL: dict[str, lg.Defense] = {
     "GaussianNoise": GaussianNoise(std=1e-30),
     "LaplacianNoise": LaplacianNoise(std=1e-30),
     "RandomSparsification": RandomSparsification(sparsity=0.0),
+    "Soteria": Soteria(sparsity=0.0),
     "TopK": TopK(sparsity=0.0),
 }
 """The weakest setting of each that has one: nothing is changed."""
-RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification"}
-KNOWN = {"Chain", "Clipping", "RandomSparsification", "TopK", "Undefended"}
+RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification", "StochasticQuantization"}
+KNOWN = {"Chain", "Clipping", "RandomSparsification", "Soteria", "TopK", "Undefended"}
 """What a knowing adversary computes exactly from the true batch."""
 
 
@@ -81,7 +88,7 @@ class TestContract:
         defense = CASES[name]
         strength = getattr(defense, "strength")  # noqa: B009
         own = [field.name for field in fields(defense)]  # type: ignore[arg-type]
-        assert (strength is None) == (name in {"Chain", "Undefended"})
+        assert (strength is None) == (name in {"Chain", "Sign", "Undefended"})
         assert strength is None or strength in own
 
     def test_the_seed_decides(self, name: str) -> None:

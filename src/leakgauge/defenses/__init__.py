@@ -7,6 +7,9 @@ from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
 from leakgauge.defenses.quantization import Quantization
 from leakgauge.defenses.random_sparsification import RandomSparsification
+from leakgauge.defenses.sign import Sign
+from leakgauge.defenses.soteria import Soteria
+from leakgauge.defenses.stochastic_quantization import StochasticQuantization
 from leakgauge.defenses.top_k import TopK
 
 __all__ = [
@@ -16,6 +19,9 @@ __all__ = [
     "LaplacianNoise",
     "Quantization",
     "RandomSparsification",
+    "Sign",
+    "Soteria",
+    "StochasticQuantization",
     "TopK",
     "Undefended",
 ]
