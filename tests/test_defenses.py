@@ -17,10 +17,12 @@ import leakgauge as lg
 from leakgauge import defenses
 from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
 from leakgauge.defenses import (
+    DGC,
     Chain,
     Clipping,
     GaussianNoise,
     LaplacianNoise,
+    LayerPruning,
     Quantization,
     RandomSparsification,
     Sign,
@@ -34,8 +36,10 @@ CASES: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
     "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
     "Clipping": Clipping(norm=0.1),
+    "DGC": DGC(sparsity=0.9),
     "GaussianNoise": GaussianNoise(std=0.1),
     "LaplacianNoise": LaplacianNoise(std=0.1),
+    "LayerPruning": LayerPruning(share=0.4),
     "Quantization": Quantization(format="int8"),
     "RandomSparsification": RandomSparsification(sparsity=0.5),
     "Sign": Sign(),
@@ -47,15 +51,26 @@ NEUTRAL: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
     "Chain": Chain(),
     "Clipping": Clipping(norm=1e9),
+    "DGC": DGC(sparsity=0.0),
     "GaussianNoise": GaussianNoise(std=1e-30),
     "LaplacianNoise": LaplacianNoise(std=1e-30),
+    "LayerPruning": LayerPruning(share=0.0),
     "RandomSparsification": RandomSparsification(sparsity=0.0),
     "Soteria": Soteria(sparsity=0.0),
     "TopK": TopK(sparsity=0.0),
 }
 """The weakest setting of each that has one: nothing is changed."""
 RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification", "StochasticQuantization"}
-KNOWN = {"Chain", "Clipping", "RandomSparsification", "Soteria", "TopK", "Undefended"}
+KNOWN = {
+    "Chain",
+    "Clipping",
+    "DGC",
+    "LayerPruning",
+    "RandomSparsification",
+    "Soteria",
+    "TopK",
+    "Undefended",
+}
 """What a knowing adversary computes exactly from the true batch."""
 
 

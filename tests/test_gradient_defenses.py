@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.defenses import Chain, Sign, Soteria, StochasticQuantization, TopK
+from leakgauge.core import Tensors, remembered
+from leakgauge.defenses import (
+    DGC,
+    Chain,
+    LayerPruning,
+    Sign,
+    Soteria,
+    StochasticQuantization,
+    TopK,
+)
 from leakgauge.defenses.soteria import tellings
 
 LAST = "5.weight"
@@ -189,3 +198,91 @@ def test_they_chain() -> None:
         )
         > 0.5
     )
+
+
+class TestDGC:
+    def rounds(self, defense: lg.Defense, count: int = 6) -> tuple[list[Tensor], list[Tensors]]:
+        """What is sent of random gradients in each round, and the memory after it."""
+        generator = torch.Generator().manual_seed(0)
+        sent, memories, memory = [], [], dict[str, Tensor]()
+        for _ in range(count):
+            update = lg.Update({"a": torch.randn(5, 8, generator=generator)})
+            after, memory = remembered(defense, update, memory, seeds=lg.Seeds(0))
+            sent.append(after.tensors["a"])
+            memories.append(memory)
+        return sent, memories
+
+    def test_the_first_round_is_top_k(self) -> None:
+        update = lg.Update({"a": torch.randn(5, 8, generator=torch.Generator().manual_seed(0))})
+        one, other = (
+            d.on_update(update, seeds=lg.Seeds(0)).tensors["a"]
+            for d in (DGC(sparsity=0.8), TopK(sparsity=0.8))
+        )
+        assert torch.equal(one, other)
+        assert torch.equal(one, self.rounds(DGC(sparsity=0.8))[0][0])
+
+    def test_all_is_sent_in_the_end(self) -> None:
+        """What was sent and what waits are all the momentum-corrected updates."""
+        generator = torch.Generator().manual_seed(0)
+        sent, memories = self.rounds(DGC(sparsity=0.8, momentum=0.9))
+        velocity = corrected = torch.zeros(5, 8)
+        for one in sent:
+            velocity = 0.9 * velocity + torch.randn(5, 8, generator=generator)
+            corrected = corrected + velocity
+            velocity = velocity * (one == 0)
+            assert int((one != 0).sum()) == 8
+        total = torch.stack(sent).sum(dim=0) + memories[-1]["residual/a"]
+        assert torch.allclose(total, corrected, atol=1e-5)
+        assert torch.allclose(memories[-1]["momentum/a"], velocity, atol=1e-6)
+
+    def test_without_sparsity_nothing_waits(self) -> None:
+        _, memories = self.rounds(DGC(sparsity=0.0))
+        assert not any(bool(t.any()) for t in memories[-1].values())
+
+    def test_parts_of_a_chain_keep_their_own_memory(self) -> None:
+        alone, memories = self.rounds(DGC(sparsity=0.8))
+        chain = Chain(defenses=(TopK(sparsity=0.0), Chain(defenses=(DGC(sparsity=0.8),))))
+        chained, held = self.rounds(chain)
+        assert all(torch.equal(a, b) for a, b in zip(alone, chained, strict=True))
+        assert set(held[-1]) == {"1/0/momentum/a", "1/0/residual/a"}
+        assert torch.equal(held[-1]["1/0/residual/a"], memories[-1]["residual/a"])
+
+    def test_the_memory_that_is_given_is_left(self) -> None:
+        update = lg.Update({"a": torch.ones(4)})
+        memory = {"momentum/a": torch.ones(4), "residual/a": torch.ones(4)}
+        DGC(sparsity=0.5).remember(update, memory, seeds=lg.Seeds(0))
+        assert all(torch.equal(t, torch.ones(4)) for t in memory.values())
+
+    def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
+        told, untold = attacked(observe, mlp(), wave(), DGC(sparsity=0.9))
+        assert told > untold + 5
+
+
+class TestLayerPruning:
+    def test_the_longest_layers_are_withheld_whole(self) -> None:
+        update = lg.Update(
+            {
+                "a.weight": torch.full((2, 2), 3.0),
+                "a.bias": torch.zeros(2),
+                "b.weight": torch.full((2, 2), 1.0),
+                "b.bias": torch.full((2,), 9.0),
+                "scale": torch.tensor(2.0),
+            }
+        )
+        found = LayerPruning(share=0.4).on_update(update, seeds=lg.Seeds(0)).tensors
+        assert [name for name, t in found.items() if bool(t.any())] == ["a.weight", "scale"]
+        both = LayerPruning(share=0.7).on_update(update, seeds=lg.Seeds(0)).tensors
+        assert [name for name, t in both.items() if bool(t.any())] == ["scale"]
+
+    def test_layers_are_named(self) -> None:
+        model, batch = mlp(), images(1)
+        found = shared(model, batch, LayerPruning(share=0.0, named="[35]")).tensors
+        assert {name for name, t in found.items() if bool(t.any())} == {"1.weight", "1.bias"}
+
+    def test_a_name_that_no_layer_bears_is_told(self) -> None:
+        with pytest.raises(lg.UpdateError, match="a layer among 1, 3, 5"):
+            shared(mlp(), images(1), LayerPruning(named="head"))
+
+    def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
+        told, untold = attacked(observe, sigmoid_cnn(), wave(), LayerPruning(share=0.4))
+        assert told > untold + 5

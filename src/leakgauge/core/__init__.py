@@ -27,11 +27,13 @@ from leakgauge.core.protocols import (
     Misleads,
     NoiseLaw,
     Progress,
+    Remembers,
     Shuffled,
     SingleGradient,
     in_other_units,
     noise_of,
     parts_of,
+    remembered,
     silent,
 )
 from leakgauge.core.reconstruction import Cost, Diagnosis, Reconstruction, Snapshot, Status
@@ -66,6 +68,7 @@ __all__ = [
     "OutputError",
     "Progress",
     "Reconstruction",
+    "Remembers",
     "Seeds",
     "Shuffled",
     "SingleGradient",
@@ -82,6 +85,7 @@ __all__ = [
     "in_other_units",
     "noise_of",
     "parts_of",
+    "remembered",
     "silent",
     "trainable",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -159,6 +159,17 @@ class HidesModel(Defense, Protocol):
 
 
 @runtime_checkable
+class Remembers(Defense, Protocol):
+    """A defense that carries something from round to round. `on_update` is its first round."""
+
+    def remember(
+        self, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
+    ) -> tuple[Update, Tensors]:
+        """What is sent, and the memory of the next round; `memory` is empty at the first, and left as it was."""
+        ...
+
+
+@runtime_checkable
 class Combined(Defense, Protocol):
     """Several defenses that act one after the other."""
 
@@ -191,6 +202,15 @@ def noise_of(defense: Defense | None) -> tuple[float, NoiseLaw] | None:
         return None
     total = sum(part.std**2 for part in noises) ** 0.5
     return total, noises[0].law if len(noises) == 1 else "gaussian"
+
+
+def remembered(
+    defense: Defense, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
+) -> tuple[Update, Tensors]:
+    """What a defense sends in one round, and its memory of the next: none of one that carries nothing."""
+    if isinstance(defense, Remembers):
+        return defense.remember(update, memory, seeds=seeds)
+    return defense.on_update(update, seeds=seeds), {}
 
 
 def in_other_units(defense: Defense | None) -> Defense | None:

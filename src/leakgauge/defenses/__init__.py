@@ -3,8 +3,10 @@
 from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
+from leakgauge.defenses.dgc import DGC
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
+from leakgauge.defenses.layer_pruning import LayerPruning
 from leakgauge.defenses.quantization import Quantization
 from leakgauge.defenses.random_sparsification import RandomSparsification
 from leakgauge.defenses.sign import Sign
@@ -13,10 +15,12 @@ from leakgauge.defenses.stochastic_quantization import StochasticQuantization
 from leakgauge.defenses.top_k import TopK
 
 __all__ = [
+    "DGC",
     "Chain",
     "Clipping",
     "GaussianNoise",
     "LaplacianNoise",
+    "LayerPruning",
     "Quantization",
     "RandomSparsification",
     "Sign",
