@@ -16,6 +16,7 @@ from leakgauge.defenses import (
     DGC,
     Chain,
     LayerPruning,
+    Outpost,
     Sign,
     Soteria,
     StochasticQuantization,
@@ -286,3 +287,57 @@ class TestLayerPruning:
     def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
         told, untold = attacked(observe, sigmoid_cnn(), wave(), LayerPruning(share=0.4))
         assert told > untold + 5
+
+
+class TestOutpost:
+    def test_pruning_alone_is_top_k(self) -> None:
+        model, batch = mlp(), images(2)
+        found = shared(model, batch, Outpost(noise=0.0)).tensors
+        expected = shared(model, batch, TopK(sparsity=0.8)).tensors
+        assert all(torch.equal(found[n], t) for n, t in expected.items())
+
+    def test_noise_is_as_wide_as_the_layer_s_weights_and_where_most_is_told(self) -> None:
+        model, batch = mlp(), images(2)
+        plain = shared(model, batch).tensors
+        found = shared(model, batch, Outpost(noise=2.0, sparsity=0.0)).tensors
+        information = torch.cat([t.square().mean(dim=0).flatten() for t in plain.values()])
+        bar = information.sort(descending=True).values[int(0.4 * len(information))]
+        for name, weight in model.named_parameters():
+            noise = found[name] - plain[name]
+            noised = (plain[name].square().mean(dim=0) > bar).expand_as(noise)
+            assert bool((noise != 0).eq(noised).all())
+            if int(noised.sum()) > 500:
+                expected = 2 * float(weight.detach().var())
+                assert float(noise[noised].std()) == pytest.approx(expected, rel=0.1)
+
+    def test_it_acts_less_often_as_training_goes_on(self) -> None:
+        model, batch = mlp(), images(1)
+        plain = shared(model, batch).tensors[LAST]
+        late = Outpost(decay=1.0, iteration=3)
+        acted = [
+            not torch.equal(shared(model, batch, late, root=root).tensors[LAST], plain)
+            for root in range(200)
+        ]
+        # Four standard errors of 200 draws of probability 1/4.
+        assert sum(acted) / 200 == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 200) ** 0.5)
+
+    def test_weight_differences_are_refused(self) -> None:
+        with pytest.raises(lg.SpecificationError, match="one gradient"):
+            shared(mlp(), images(1), Outpost(), training=lg.FedAvg())
+
+    def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
+        told, untold = attacked(observe, mlp(), wave(), Outpost())
+        assert told > untold + 4
+
+    def test_noise_alone_is_not_believed_and_what_stands_out_of_it_is(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        seen = torch.zeros(100, 3)
+        seen[:, 0] = 0.01 * torch.randn(100, generator=generator)
+        seen[:20, 0] += 1.0
+        seen[:20, 1] = 0.02
+        found = Outpost().believed(lg.Update({"a": seen})).tensors["a"]
+        assert torch.equal(found[:20, :2], seen[:20, :2])
+        assert not bool(found[20:].any())
+        assert torch.equal(
+            Outpost(sparsity=0.2).believed(lg.Update({"a": seen})).tensors["a"], seen
+        )

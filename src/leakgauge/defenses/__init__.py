@@ -7,6 +7,7 @@ from leakgauge.defenses.dgc import DGC
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
 from leakgauge.defenses.layer_pruning import LayerPruning
+from leakgauge.defenses.outpost import Outpost
 from leakgauge.defenses.quantization import Quantization
 from leakgauge.defenses.random_sparsification import RandomSparsification
 from leakgauge.defenses.sign import Sign
@@ -21,6 +22,7 @@ __all__ = [
     "GaussianNoise",
     "LaplacianNoise",
     "LayerPruning",
+    "Outpost",
     "Quantization",
     "RandomSparsification",
     "Sign",
