@@ -18,6 +18,7 @@ from leakgauge import defenses
 from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
 from leakgauge.defenses import (
     DGC,
+    DPSGD,
     Chain,
     Clipping,
     GaussianNoise,
@@ -38,6 +39,7 @@ CASES: dict[str, lg.Defense] = {
     "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
     "Clipping": Clipping(norm=0.1),
     "DGC": DGC(sparsity=0.9),
+    "DPSGD": DPSGD(max_norm=0.1, noise_multiplier=0.0),
     "GaussianNoise": GaussianNoise(std=0.1),
     "LaplacianNoise": LaplacianNoise(std=0.1),
     "LayerPruning": LayerPruning(share=0.4),
@@ -68,6 +70,7 @@ KNOWN = {
     "Chain",
     "Clipping",
     "DGC",
+    "DPSGD",
     "LayerPruning",
     "RandomSparsification",
     "Soteria",

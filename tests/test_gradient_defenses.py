@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -11,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.core import Tensors, remembered
+from leakgauge.core import Tensors, noise_of, remembered
 from leakgauge.defenses import (
     DGC,
+    DPSGD,
     Chain,
     LayerPruning,
     Outpost,
@@ -341,3 +344,115 @@ class TestOutpost:
         assert torch.equal(
             Outpost(sparsity=0.2).believed(lg.Update({"a": seen})).tensors["a"], seen
         )
+
+
+class TestDPSGD:
+    def by_hand(self, model: nn.Module, batch: lg.Batch, norm: float) -> Tensors:
+        """The mean of the examples' clipped gradients, by torch.func."""
+        parameters = {n: p.detach() for n, p in model.named_parameters()}
+
+        def loss(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
+            output = torch.func.functional_call(model, parameters, (x[None],))
+            return functional.cross_entropy(output, y[None])
+
+        each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(
+            parameters, batch.inputs, batch.targets
+        )
+        flat = torch.cat([t.flatten(1) for t in each.values()], dim=1)
+        scale = (norm / flat.norm(dim=1)).clamp(max=1)
+        return {n: torch.einsum("b,b...->...", scale, t) / len(batch) for n, t in each.items()}
+
+    @pytest.mark.parametrize("norm", [0.5, 2.5, 100.0])
+    def test_without_noise_is_the_mean_of_clipped_gradients(self, norm: float) -> None:
+        model, batch = sigmoid_cnn(), images(3)
+        found = shared(model, batch, DPSGD(max_norm=norm, noise_multiplier=0.0)).tensors
+        expected = self.by_hand(model, batch, norm)
+        assert all(torch.allclose(found[n], t, atol=1e-6) for n, t in expected.items())
+        plain = shared(model, batch).tensors
+        same = all(torch.allclose(found[n], t, atol=1e-6) for n, t in plain.items())
+        assert same == (norm == 100.0)
+
+    @pytest.mark.parametrize("count", [1, 4])
+    def test_noise_is_the_less_the_larger_the_batch(self, count: int) -> None:
+        model, batch = mlp(), images(count)
+        defense = DPSGD(max_norm=2.0, noise_multiplier=3.0)
+        quiet = shared(model, batch, DPSGD(max_norm=2.0, noise_multiplier=0.0)).tensors
+        one, same, other = (shared(model, batch, defense, root=root).tensors for root in (0, 0, 1))
+        noise = torch.cat([(one[n] - t).flatten() for n, t in quiet.items()])
+        assert float(noise.std()) == pytest.approx(6 / count, rel=0.05)
+        assert noise_of(Chain(defenses=(defense,)), count) == (6 / count, "gaussian")
+        assert noise_of(defense) is None
+        assert all(torch.equal(one[n], same[n]) for n in one)
+        assert not any(torch.equal(one[n], other[n]) for n in one)
+
+    def test_weight_differences_and_batch_norm_are_refused(self) -> None:
+        with pytest.raises(lg.SpecificationError, match="clipping and gaussian_noise"):
+            shared(mlp(), images(2), DPSGD(), training=lg.FedAvg())
+        normed = nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 4)
+        )
+        with pytest.raises(lg.ModelError, match="BatchNorm in train mode"):
+            shared(normed, images(2), DPSGD())
+
+    def test_who_knows_it_simulates_the_clipping(
+        self, observe: Callable[..., lg.Observation]
+    ) -> None:
+        defense = DPSGD(max_norm=0.5, noise_multiplier=0.0)
+        known = observe(mlp(), images(2), under=defense)
+        assert known.training == defense.simulated(lg.FedSGD())
+        assert observe(mlp(), images(2), under=defense, defense=False).training == lg.FedSGD()
+
+    def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
+        both = lg.Batch(torch.cat([wave(0.0).inputs, wave(2.0).inputs]), torch.tensor([0, 1]))
+        defense = DPSGD(max_norm=0.1, noise_multiplier=1e-3)
+        told, untold = attacked(observe, mlp(), both, defense)
+        assert told > untold + 1
+
+    def test_its_noise_decides_the_most_likely_batch(
+        self, observe: Callable[..., lg.Observation]
+    ) -> None:
+        attack = lg.attacks.BayesOptimal(steps=2)
+        noisy, quiet = (
+            observe(mlp(), images(2), under=DPSGD(noise_multiplier=m), labels=True)
+            for m in (1e-2, 0.0)
+        )
+        assert attack.inapplicable(noisy) is None
+        assert "adds no noise" in (attack.inapplicable(quiet) or "")
+        assert attack(noisy, seeds=lg.Seeds(0)).inputs.shape == (2, 1, 8, 8)
+
+
+class TestEpsilon:
+    def test_without_noise_there_is_none(self) -> None:
+        defense = DPSGD(noise_multiplier=0.0)
+        assert defense.epsilon(steps=1, sample_rate=0.1, delta=1e-5) == math.inf
+
+    def test_without_opacus_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+        with pytest.raises(lg.SpecificationError, match=r"leakgauge\[dp\]"):
+            DPSGD().epsilon(steps=1, sample_rate=0.1, delta=1e-5)
+
+    @pytest.mark.parametrize("steps", [1, 16])
+    def test_of_whole_batches_it_is_near_the_closed_form(self, steps: int) -> None:
+        """T / (2 s^2) + sqrt(2 T log(1 / delta)) / s (Mironov 2017); the accountant's is tighter."""
+        pytest.importorskip("opacus")
+        bound = steps / (2 * 8.0**2) + (2 * steps * math.log(1e5)) ** 0.5 / 8.0
+        found = DPSGD(noise_multiplier=8.0).epsilon(steps=steps, sample_rate=1.0, delta=1e-5)
+        assert 0.7 * bound < found <= bound
+
+    def test_sampling_amplifies(self) -> None:
+        pytest.importorskip("opacus")
+        whole, sampled = (
+            DPSGD().epsilon(steps=10, sample_rate=rate, delta=1e-5) for rate in (1.0, 0.01)
+        )
+        assert sampled < whole / 5
+
+    def test_per_example_gradients_are_those_of_opacus(self) -> None:
+        opacus = pytest.importorskip("opacus")
+        model, batch = mlp(), images(3)
+        sampled = opacus.GradSampleModule(mlp(), loss_reduction="mean")
+        functional.cross_entropy(sampled(batch.inputs), batch.targets).backward()
+        for i in range(3):
+            one = lg.Batch(batch.inputs[i : i + 1], batch.targets[i : i + 1])
+            own = shared(model, one, DPSGD(max_norm=1e9, noise_multiplier=0.0)).tensors
+            for name, parameter in sampled._module.named_parameters():
+                assert torch.allclose(own[name], parameter.grad_sample[i], atol=1e-6)

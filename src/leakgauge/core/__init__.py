@@ -16,7 +16,9 @@ from leakgauge.core.errors import (
 from leakgauge.core.observation import Knowledge, Observation, check_knowledge
 from leakgauge.core.protocols import (
     AddsNoise,
+    AddsNoiseByBatch,
     Attack,
+    ChangesTraining,
     Claim,
     Combined,
     Defense,
@@ -35,6 +37,7 @@ from leakgauge.core.protocols import (
     parts_of,
     remembered,
     silent,
+    simulated_training,
 )
 from leakgauge.core.reconstruction import Cost, Diagnosis, Reconstruction, Snapshot, Status
 from leakgauge.core.seeds import Seeds
@@ -42,7 +45,9 @@ from leakgauge.core.update import Tensors, Update, UpdateKind, trainable
 
 __all__ = [
     "AddsNoise",
+    "AddsNoiseByBatch",
     "Attack",
+    "ChangesTraining",
     "Claim",
     "Column",
     "Combined",
@@ -87,5 +92,6 @@ __all__ = [
     "parts_of",
     "remembered",
     "silent",
+    "simulated_training",
     "trainable",
 ]

@@ -141,6 +141,29 @@ class AddsNoise(Defense, Protocol):
 
 
 @runtime_checkable
+class AddsNoiseByBatch(Defense, Protocol):
+    """A defense that adds such noise to the mean over a batch, the less the larger it is."""
+
+    @property
+    def law(self) -> NoiseLaw:
+        """What it is drawn from."""
+        ...
+
+    def std_of(self, count: int) -> float:
+        """Its standard deviation on a batch of `count` examples, in the update's own units."""
+        ...
+
+
+@runtime_checkable
+class ChangesTraining(Defense, Protocol):
+    """A defense whose gradient computation can be simulated, all but what is drawn in it."""
+
+    def simulated(self, training: LocalTraining) -> LocalTraining:
+        """The forward operator of an adversary who knows the defense."""
+        ...
+
+
+@runtime_checkable
 class Misleads(Defense, Protocol):
     """A defense after which a part of the update says nothing of the batch, or what is not so."""
 
@@ -192,16 +215,30 @@ def parts_of(defense: Defense | None) -> tuple[Defense, ...]:
     return tuple(part for inner in defense.defenses for part in parts_of(inner))
 
 
-def noise_of(defense: Defense | None) -> tuple[float, NoiseLaw] | None:
+def noise_of(defense: Defense | None, count: int | None = None) -> tuple[float, NoiseLaw] | None:
     """Standard deviation and law of the noise that a defense adds to each entry; None where it adds none.
 
+    `count`: how many examples the update is of; what depends on it is left out where it is not known.
     Independent noises add their variances; the sum of several is taken for Gaussian.
     """
-    noises = [part for part in parts_of(defense) if isinstance(part, AddsNoise)]
+    parts = parts_of(defense)
+    noises = [(part.std, part.law) for part in parts if isinstance(part, AddsNoise)]
+    if count is not None:
+        by_batch = (part for part in parts if isinstance(part, AddsNoiseByBatch))
+        noises += [(part.std_of(count), part.law) for part in by_batch]
+    noises = [(std, law) for std, law in noises if std > 0]
     if not noises:
         return None
-    total = sum(part.std**2 for part in noises) ** 0.5
-    return total, noises[0].law if len(noises) == 1 else "gaussian"
+    total = sum(std**2 for std, _ in noises) ** 0.5
+    return total, noises[0][1] if len(noises) == 1 else "gaussian"
+
+
+def simulated_training(defense: Defense | None, training: LocalTraining) -> LocalTraining:
+    """The local training under a known defense, as far as it can be simulated."""
+    for part in parts_of(defense):
+        if isinstance(part, ChangesTraining):
+            training = part.simulated(training)
+    return training
 
 
 def remembered(

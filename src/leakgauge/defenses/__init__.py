@@ -4,6 +4,7 @@ from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.dgc import DGC
+from leakgauge.defenses.dpsgd import DPSGD
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
 from leakgauge.defenses.layer_pruning import LayerPruning
@@ -17,6 +18,7 @@ from leakgauge.defenses.top_k import TopK
 
 __all__ = [
     "DGC",
+    "DPSGD",
     "Chain",
     "Clipping",
     "GaussianNoise",
