@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.core import Tensors, noise_of, remembered
+from leakgauge.core import SingleGradient, Tensors, noise_of, remembered
 from leakgauge.defenses import (
     DGC,
     DPSGD,
@@ -26,6 +26,7 @@ from leakgauge.defenses import (
     TopK,
 )
 from leakgauge.defenses.soteria import tellings
+from leakgauge.federated.aggregated import Aggregated
 
 LAST = "5.weight"
 """The last linear layer of `mlp`."""
@@ -393,6 +394,40 @@ class TestDPSGD:
         )
         with pytest.raises(lg.ModelError, match="BatchNorm in train mode"):
             shared(normed, images(2), DPSGD())
+
+    def test_the_clipped_mean_is_the_gradient_of_a_scalar_and_can_be_differentiated_forward(
+        self,
+    ) -> None:
+        model, batch = sigmoid_cnn(), images(3)
+        operator = DPSGD(max_norm=0.5).simulated(lg.FedSGD())
+        assert isinstance(operator, SingleGradient)
+        parameters = {n: p.detach() for n, p in model.named_parameters()}
+
+        def gradient(inputs: Tensor) -> Tensors:
+            def scalar(held: Tensors) -> Tensor:
+                loss = functional.cross_entropy
+                return operator.scalar(model, loss, held, inputs, batch.targets)
+
+            found: Tensors = torch.func.grad(scalar)(parameters)
+            return found
+
+        along = torch.randn(batch.inputs.shape, generator=torch.Generator().manual_seed(0))
+        value, slope = torch.func.jvp(gradient, (batch.inputs,), (along,))
+        expected = self.by_hand(model, batch, 0.5)
+        moved = self.by_hand(model, lg.Batch(batch.inputs + 1e-2 * along, batch.targets), 0.5)
+        back = self.by_hand(model, lg.Batch(batch.inputs - 1e-2 * along, batch.targets), 0.5)
+        for name, t in expected.items():
+            assert torch.allclose(value[name], t, atol=1e-6)
+            assert slope[name].dtype == torch.float32
+            assert torch.allclose(slope[name], (moved[name] - back[name]) / 2e-2, atol=2e-3)
+
+    def test_behind_an_aggregation_each_client_clips(self) -> None:
+        defense = DPSGD(max_norm=0.5)
+        inner, clipped = lg.FedSGD(), defense.simulated(lg.FedSGD())
+        both = Aggregated(training=inner, clients=2, each=(inner, inner))
+        assert defense.simulated(both) == Aggregated(
+            training=clipped, clients=2, each=(clipped, clipped)
+        )
 
     def test_who_knows_it_simulates_the_clipping(
         self, observe: Callable[..., lg.Observation]

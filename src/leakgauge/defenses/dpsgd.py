@@ -7,7 +7,7 @@ algorithm 1.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -19,12 +19,14 @@ from leakgauge.core import (
     Loss,
     NoiseLaw,
     Seeds,
+    SingleGradient,
     SpecificationError,
     Tensors,
     UpdateKind,
 )
 from leakgauge.core.ranges import NonNegative, Positive
 from leakgauge.defenses.base import Undefended
+from leakgauge.federated.aggregated import Aggregated
 from leakgauge.federated.per_example import ClippedExamples
 
 
@@ -52,17 +54,20 @@ class DPSGD(Undefended):
         return self.noise_multiplier * self.max_norm / count
 
     def simulated(self, training: LocalTraining) -> LocalTraining:
-        """The clipping without the noise."""
-        return ClippedExamples(training, self.max_norm)
-
-    def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
-        if training.kind != "gradient":
+        """The clipping without the noise; of several clients, each one's."""
+        if isinstance(training, Aggregated):
+            inner, each = self.simulated(training.training), map(self.simulated, training.each)
+            return replace(training, training=inner, each=tuple(each))
+        if not isinstance(training, SingleGradient):
             raise SpecificationError(
                 "defense DPSGD",
                 expected="a client that shares one gradient",
                 found=f"an update of kind {training.kind!r}",
                 remedy="train by fedsgd, or bound the weight difference: a chain of clipping and gaussian_noise",
             )
+        return ClippedExamples(training, self.max_norm)
+
+    def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
         return _Noised(self.simulated(training), self, seeds)
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leakgauge.core import LocalTraining, Loss, ModelError, Tensors, UpdateKind
+from leakgauge.core import Loss, ModelError, SingleGradient, Tensors, UpdateKind
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class ClippedExamples:
     The client's forward operator and, without its noise, the adversary's: differentiable through the bound.
     """
 
-    training: LocalTraining
+    training: SingleGradient
     max_norm: float
 
     @property
@@ -55,9 +56,27 @@ class ClippedExamples:
                 total[name] = total[name] + scale * t if name in total else scale * t
         return total
 
+    def scalar(
+        self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
+    ) -> Tensor:
+        """1/B sum_b c_b L_b, whose gradient is that mean: c_b = min(1, max_norm / ||g_b||) is held in `parameters`."""
+        fixed = {name: p.detach() for name, p in parameters.items()}
+        losses = []
+        for i in range(len(inputs)):
+            of_one = partial(self._loss, model, loss, inputs[i : i + 1], targets[i : i + 1])
+            own: Tensors = torch.func.grad(of_one)(fixed)
+            losses.append(clipping_scale(own, self.max_norm) * of_one(parameters))
+        return torch.stack(losses).mean()
+
+    def _loss(
+        self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, parameters: Tensors
+    ) -> Tensor:
+        return self.training.scalar(model, loss, parameters, inputs, targets)
+
 
 def clipping_scale(tensors: Tensors, norm: float) -> Tensor:
     """min(1, norm / ||g||), ||g|| over all tensors, differentiable; 1 for an update of zeros."""
     square = torch.stack([t.square().sum() for t in tensors.values()]).sum()
     length = square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-    return (norm / length).clamp(max=1.0)
+    # Not norm / length: forward derivatives of a number over a scalar tensor come out in float64.
+    return (torch.full_like(length, norm) / length).clamp(max=1.0)
