@@ -71,7 +71,8 @@ class Outpost(Undefended):
 
     def believed(self, observed: Update) -> Update:
         """`observed`, zero where there is little but noise. Needs a `sparsity` of a half or more to tell."""
-        return observed if self.sparsity < 0.5 else observed.map(out_of_noise)
+        telling_apart = self.noise > 0 and self.sparsity >= 0.5
+        return observed.map(out_of_noise) if telling_apart else observed
 
 
 @dataclass(frozen=True)
