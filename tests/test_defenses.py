@@ -17,12 +17,19 @@ import leakgauge as lg
 from leakgauge import defenses
 from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
 from leakgauge.defenses import (
+    DGC,
+    DPSGD,
     Chain,
     Clipping,
     GaussianNoise,
     LaplacianNoise,
+    LayerPruning,
+    Outpost,
     Quantization,
     RandomSparsification,
+    Sign,
+    Soteria,
+    StochasticQuantization,
     TopK,
     Undefended,
 )
@@ -31,24 +38,45 @@ CASES: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
     "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
     "Clipping": Clipping(norm=0.1),
+    "DGC": DGC(sparsity=0.9),
+    "DPSGD": DPSGD(max_norm=0.1, noise_multiplier=0.0),
     "GaussianNoise": GaussianNoise(std=0.1),
     "LaplacianNoise": LaplacianNoise(std=0.1),
+    "LayerPruning": LayerPruning(share=0.4),
+    "Outpost": Outpost(),
     "Quantization": Quantization(format="int8"),
     "RandomSparsification": RandomSparsification(sparsity=0.5),
+    "Sign": Sign(),
+    "Soteria": Soteria(sparsity=0.5),
+    "StochasticQuantization": StochasticQuantization(levels=3, bucket=16),
     "TopK": TopK(sparsity=0.5),
 }
 NEUTRAL: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
     "Chain": Chain(),
     "Clipping": Clipping(norm=1e9),
+    "DGC": DGC(sparsity=0.0),
     "GaussianNoise": GaussianNoise(std=1e-30),
     "LaplacianNoise": LaplacianNoise(std=1e-30),
+    "LayerPruning": LayerPruning(share=0.0),
+    "Outpost": Outpost(sparsity=0.0, noise=0.0),
     "RandomSparsification": RandomSparsification(sparsity=0.0),
+    "Soteria": Soteria(sparsity=0.0),
     "TopK": TopK(sparsity=0.0),
 }
 """The weakest setting of each that has one: nothing is changed."""
-RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification"}
-KNOWN = {"Chain", "Clipping", "RandomSparsification", "TopK", "Undefended"}
+RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification", "StochasticQuantization"}
+KNOWN = {
+    "Chain",
+    "Clipping",
+    "DGC",
+    "DPSGD",
+    "LayerPruning",
+    "RandomSparsification",
+    "Soteria",
+    "TopK",
+    "Undefended",
+}
 """What a knowing adversary computes exactly from the true batch."""
 
 
@@ -81,7 +109,7 @@ class TestContract:
         defense = CASES[name]
         strength = getattr(defense, "strength")  # noqa: B009
         own = [field.name for field in fields(defense)]  # type: ignore[arg-type]
-        assert (strength is None) == (name in {"Chain", "Undefended"})
+        assert (strength is None) == (name in {"Chain", "Sign", "Undefended"})
         assert strength is None or strength in own
 
     def test_the_seed_decides(self, name: str) -> None:

@@ -116,7 +116,8 @@ def layer_name(observation: Observation) -> str | None:
 
 def known_noise(observation: Observation) -> Noise | None:
     """The noise that a known defense adds; None where it adds none."""
-    noise = noise_of(observation.knowledge.defense)
+    known = observation.knowledge
+    noise = noise_of(known.defense, known.batch_size)
     return None if noise is None else Noise(sigma=noise[0])
 
 

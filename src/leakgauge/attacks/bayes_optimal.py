@@ -57,7 +57,8 @@ class BayesOptimal:
         return frozenset({"batch_size", "defense"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if noise_of(observation.knowledge.defense) is None:
+        known = observation.knowledge
+        if noise_of(known.defense, known.batch_size) is None:
             return "the known defense adds no noise: nothing says which distance is likely"
         if observation.domain.kind != "image":
             return f"its prior is of images, not of a {observation.domain.kind}"
@@ -68,7 +69,7 @@ class BayesOptimal:
 
     def objective(self, observation: Observation) -> Term:
         """Minus the log-posterior, in nats a value of the batch."""
-        noise = noise_of(observation.knowledge.defense)
+        noise = noise_of(observation.knowledge.defense, observation.batch_size)
         channels, height, width = observation.domain.shape
         values = observation.batch_size * channels * height * width
         # TotalVariation is two means, over vertical and over horizontal neighbors.

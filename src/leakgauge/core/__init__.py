@@ -17,7 +17,9 @@ from leakgauge.core.errors import (
 from leakgauge.core.observation import Knowledge, Observation, check_knowledge
 from leakgauge.core.protocols import (
     AddsNoise,
+    AddsNoiseByBatch,
     Attack,
+    ChangesTraining,
     Claim,
     Combined,
     Defense,
@@ -28,12 +30,15 @@ from leakgauge.core.protocols import (
     Misleads,
     NoiseLaw,
     Progress,
+    Remembers,
     Shuffled,
     SingleGradient,
     in_other_units,
     noise_of,
     parts_of,
+    remembered,
     silent,
+    simulated_training,
 )
 from leakgauge.core.reconstruction import Cost, Diagnosis, Reconstruction, Snapshot, Status
 from leakgauge.core.seeds import Seeds
@@ -41,7 +46,9 @@ from leakgauge.core.update import Tensors, Update, UpdateKind, trainable
 
 __all__ = [
     "AddsNoise",
+    "AddsNoiseByBatch",
     "Attack",
+    "ChangesTraining",
     "Claim",
     "Column",
     "Combined",
@@ -68,6 +75,7 @@ __all__ = [
     "OutputError",
     "Progress",
     "Reconstruction",
+    "Remembers",
     "Seeds",
     "Shuffled",
     "SingleGradient",
@@ -84,6 +92,8 @@ __all__ = [
     "in_other_units",
     "noise_of",
     "parts_of",
+    "remembered",
     "silent",
+    "simulated_training",
     "trainable",
 ]

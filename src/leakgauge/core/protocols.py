@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -141,6 +141,29 @@ class AddsNoise(Defense, Protocol):
 
 
 @runtime_checkable
+class AddsNoiseByBatch(Defense, Protocol):
+    """A defense that adds such noise to the mean over a batch, the less the larger it is."""
+
+    @property
+    def law(self) -> NoiseLaw:
+        """What it is drawn from."""
+        ...
+
+    def std_of(self, count: int) -> float:
+        """Its standard deviation on a batch of `count` examples, in the update's own units."""
+        ...
+
+
+@runtime_checkable
+class ChangesTraining(Defense, Protocol):
+    """A defense whose gradient computation can be simulated, all but what is drawn in it."""
+
+    def simulated(self, training: LocalTraining) -> LocalTraining:
+        """The forward operator of an adversary who knows the defense."""
+        ...
+
+
+@runtime_checkable
 class Misleads(Defense, Protocol):
     """A defense after which a part of the update says nothing of the batch, or what is not so."""
 
@@ -155,6 +178,17 @@ class HidesModel(Defense, Protocol):
 
     def shown(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """The client's network as the server holds it: what it lacks is drawn anew."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Defense, Protocol):
+    """A defense that carries something from round to round. `on_update` is its first round."""
+
+    def remember(
+        self, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
+    ) -> tuple[Update, Tensors]:
+        """What is sent, and the memory of the next round; `memory` is empty at the first, and left as it was."""
         ...
 
 
@@ -181,16 +215,39 @@ def parts_of(defense: Defense | None) -> tuple[Defense, ...]:
     return tuple(part for inner in defense.defenses for part in parts_of(inner))
 
 
-def noise_of(defense: Defense | None) -> tuple[float, NoiseLaw] | None:
+def noise_of(defense: Defense | None, count: int | None = None) -> tuple[float, NoiseLaw] | None:
     """Standard deviation and law of the noise that a defense adds to each entry; None where it adds none.
 
+    `count`: how many examples the update is of; what depends on it is left out where it is not known.
     Independent noises add their variances; the sum of several is taken for Gaussian.
     """
-    noises = [part for part in parts_of(defense) if isinstance(part, AddsNoise)]
+    parts = parts_of(defense)
+    noises = [(part.std, part.law) for part in parts if isinstance(part, AddsNoise)]
+    if count is not None:
+        by_batch = (part for part in parts if isinstance(part, AddsNoiseByBatch))
+        noises += [(part.std_of(count), part.law) for part in by_batch]
+    noises = [(std, law) for std, law in noises if std > 0]
     if not noises:
         return None
-    total = sum(part.std**2 for part in noises) ** 0.5
-    return total, noises[0].law if len(noises) == 1 else "gaussian"
+    total = sum(std**2 for std, _ in noises) ** 0.5
+    return total, noises[0][1] if len(noises) == 1 else "gaussian"
+
+
+def simulated_training(defense: Defense | None, training: LocalTraining) -> LocalTraining:
+    """The local training under a known defense, as far as it can be simulated."""
+    for part in parts_of(defense):
+        if isinstance(part, ChangesTraining):
+            training = part.simulated(training)
+    return training
+
+
+def remembered(
+    defense: Defense, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
+) -> tuple[Update, Tensors]:
+    """What a defense sends in one round, and its memory of the next: none of one that carries nothing."""
+    if isinstance(defense, Remembers):
+        return defense.remember(update, memory, seeds=seeds)
+    return defense.on_update(update, seeds=seeds), {}
 
 
 def in_other_units(defense: Defense | None) -> Defense | None:

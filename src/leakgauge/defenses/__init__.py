@@ -3,19 +3,33 @@
 from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
+from leakgauge.defenses.dgc import DGC
+from leakgauge.defenses.dpsgd import DPSGD
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
+from leakgauge.defenses.layer_pruning import LayerPruning
+from leakgauge.defenses.outpost import Outpost
 from leakgauge.defenses.quantization import Quantization
 from leakgauge.defenses.random_sparsification import RandomSparsification
+from leakgauge.defenses.sign import Sign
+from leakgauge.defenses.soteria import Soteria
+from leakgauge.defenses.stochastic_quantization import StochasticQuantization
 from leakgauge.defenses.top_k import TopK
 
 __all__ = [
+    "DGC",
+    "DPSGD",
     "Chain",
     "Clipping",
     "GaussianNoise",
     "LaplacianNoise",
+    "LayerPruning",
+    "Outpost",
     "Quantization",
     "RandomSparsification",
+    "Sign",
+    "Soteria",
+    "StochasticQuantization",
     "TopK",
     "Undefended",
 ]

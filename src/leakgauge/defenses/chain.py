@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from leakgauge.core import Claim, Defense, LocalTraining, Seeds, Tensors, Update
+from leakgauge.core import Claim, Defense, LocalTraining, Seeds, Tensors, Update, remembered
 from leakgauge.defenses.base import Undefended
 
 
@@ -43,9 +43,18 @@ class Chain(Undefended):
         return training
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
+        return self.remember(update, {}, seeds=seeds)[0]
+
+    def remember(
+        self, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
+    ) -> tuple[Update, Tensors]:
+        """Each part keeps its own memory, under its place."""
+        kept: Tensors = {}
         for i, defense in enumerate(self.defenses):
-            update = defense.on_update(update, seeds=seeds.child(str(i)))
-        return update
+            own = {n.removeprefix(f"{i}/"): t for n, t in memory.items() if n.startswith(f"{i}/")}
+            update, after = remembered(defense, update, own, seeds=seeds.child(str(i)))
+            kept |= {f"{i}/{name}": t for name, t in after.items()}
+        return update, kept
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         """Each one's, by what was observed at the end of all."""

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from leakgauge.core import Claim, Seeds, Tensors, Update
 from leakgauge.core.ranges import Positive
 from leakgauge.defenses.base import Undefended
+from leakgauge.federated.per_example import clipping_scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +26,12 @@ class Clipping(Undefended):
     norm: Positive = 1.0
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
-        scale = self._scale(update.tensors)
+        scale = clipping_scale(update.tensors, self.norm)
         return update.map(lambda t: t * scale.to(t))
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         def clip(simulated: Tensors) -> Tensors:
-            scale = self._scale(simulated)
+            scale = clipping_scale(simulated, self.norm)
             return {name: t * scale.to(t) for name, t in simulated.items()}
 
         return clip
-
-    def _scale(self, tensors: Tensors) -> Tensor:
-        """min(1, norm / ||g||), differentiable; 1 for an update of zeros."""
-        square = torch.stack([t.square().sum() for t in tensors.values()]).sum()
-        length = square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-        return (self.norm / length).clamp(max=1.0)

@@ -26,14 +26,16 @@ class TopK(Undefended):
     sparsity: Share = 0.2
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
-        def keep(t: Tensor) -> Tensor:
-            dropped = int(self.sparsity * t.numel())
-            order = t.abs().flatten().argsort(stable=True)
-            kept = t.flatten().clone()
-            kept[order[:dropped]] = 0
-            return kept.view_as(t)
-
-        return update.map(keep)
+        return update.map(lambda t: largest(t, self.sparsity))
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         return keep_observed_support(observed)
+
+
+def largest(t: Tensor, sparsity: float) -> Tensor:
+    """A tensor without the share `sparsity` of its entries of least magnitude; ties fall in their order."""
+    dropped = int(sparsity * t.numel())
+    order = t.abs().flatten().argsort(stable=True)
+    kept = t.flatten().clone()
+    kept[order[:dropped]] = 0
+    return kept.view_as(t)

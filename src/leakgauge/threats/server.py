@@ -16,6 +16,7 @@ from leakgauge.core import (
     Shuffled,
     SpecificationError,
     Tensors,
+    simulated_training,
 )
 from leakgauge.federated.client import Batch, Client, check_finite
 from leakgauge.federated.statistics import check_normalizers
@@ -69,6 +70,8 @@ class Server:
         training = drawn.protocol if self.order else client.protocol
         if not self.hyperparameters and training.kind == "delta":
             training = Withheld(training.kind)
+        if self.defense:
+            training = simulated_training(client.defense, training)
         labels = batch.targets.detach().clone() if self.order else _shuffled(batch.targets, seeds)
         return Observation(
             model=client.seen_model(model, seeds=seeds),

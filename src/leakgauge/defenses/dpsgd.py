@@ -1,0 +1,123 @@
+"""DP-SGD. Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang: Deep Learning with Differential Privacy, CCS 2016,
+algorithm 1.
+
+    1/B ( sum over examples b of  g_b min(1, max_norm / ||g_b||)   +   N(0, (noise_multiplier max_norm)^2) )
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.core import (
+    Claim,
+    LocalTraining,
+    Loss,
+    NoiseLaw,
+    Seeds,
+    SingleGradient,
+    SpecificationError,
+    Tensors,
+    UpdateKind,
+)
+from leakgauge.core.ranges import NonNegative, Positive
+from leakgauge.defenses.base import Undefended
+from leakgauge.federated.aggregated import Aggregated
+from leakgauge.federated.per_example import ClippedExamples
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD(Undefended):
+    """Each example's gradient clipped at `max_norm` > 0, in the gradient's own units; Gaussian noise on their mean.
+
+    The noise on each entry has standard deviation noise_multiplier * max_norm / B. The defaults are ours. Raises
+    SpecificationError of several local steps, ModelError of BatchNorm in train mode.
+    """
+
+    strength: ClassVar[str] = "noise_multiplier"
+    absolute: ClassVar[bool] = True
+    law: ClassVar[NoiseLaw] = "gaussian"
+    claim: ClassVar[Claim] = Claim(
+        "whether any one example was there, within epsilon",
+        "whoever sees the update",
+        "simulates the clipping of each example, and matches by squares, the most likely batch under Gaussian noise",
+    )
+    max_norm: Positive = 1.0
+    noise_multiplier: NonNegative = 1.0
+
+    def std_of(self, count: int) -> float:
+        """The noise's standard deviation on the mean over `count` examples."""
+        return self.noise_multiplier * self.max_norm / count
+
+    def simulated(self, training: LocalTraining) -> LocalTraining:
+        """The clipping without the noise; of several clients, each one's."""
+        if isinstance(training, Aggregated):
+            inner, each = self.simulated(training.training), map(self.simulated, training.each)
+            return replace(training, training=inner, each=tuple(each))
+        if not isinstance(training, SingleGradient):
+            raise SpecificationError(
+                "defense DPSGD",
+                expected="a client that shares one gradient",
+                found=f"an update of kind {training.kind!r}",
+                remedy="train by fedsgd, or bound the weight difference: a chain of clipping and gaussian_noise",
+            )
+        return ClippedExamples(training, self.max_norm)
+
+    def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
+        return _Noised(self.simulated(training), self, seeds)
+
+    def epsilon(self, *, steps: int, sample_rate: float, delta: float) -> float:
+        """The epsilon of (epsilon, delta)-differential privacy after so many steps, by Opacus' RDP accountant.
+
+        `sample_rate` in (0, 1]: the probability of each example to be in a batch, drawn for each by itself
+        (Poisson); fixed batches it does not cover. Infinite without noise. Raises SpecificationError without Opacus.
+        """
+        if self.noise_multiplier == 0:
+            return math.inf
+        try:
+            from opacus.accountants import RDPAccountant
+        except ImportError as error:
+            raise SpecificationError(
+                "DPSGD.epsilon",
+                expected="the package opacus",
+                found="none that can be imported",
+                remedy="install it: pip install 'leakgauge[dp]'",
+            ) from error
+        accountant = RDPAccountant()
+        accountant.history = [(self.noise_multiplier, sample_rate, steps)]
+        return float(accountant.get_epsilon(delta))
+
+
+@dataclass(frozen=True)
+class _Noised:
+    """Local training with DP-SGD's noise on its update."""
+
+    base: LocalTraining
+    defense: DPSGD
+    seeds: Seeds
+
+    @property
+    def kind(self) -> UpdateKind:
+        return self.base.kind
+
+    def __call__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        create_graph: bool = False,
+    ) -> Tensors:
+        """The noised mean; inputs (B, *shape), targets (B,) or (B, K)."""
+        generator = self.seeds.generator("dp-sgd")
+        std = self.defense.std_of(len(inputs))
+        clipped = self.base(model, loss, inputs, targets, create_graph=create_graph)
+        return {
+            n: t + std * torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t)
+            for n, t in clipped.items()
+        }
