@@ -89,6 +89,7 @@ class TestTraffic:
         int8 = defenses.Quantization(format="int8")
         assert sent_bytes(self.update, int8) == 64 * (8 + 8) // 8 + 10
         chain = defenses.Chain(defenses=(defenses.TopK(), defenses.Quantization(format="fp16")))
+        assert sent_bytes(self.update, defenses.Sign()) == 32 + 2  # 256 bits, and 10
         assert sent_bytes(self.update, chain) == 64 * (16 + 8) // 8 + 20
 
 
@@ -136,6 +137,26 @@ class TestFederation:
         assert history.diverged
         assert not trained(client(), rounds=1).diverged
         assert len(history.accuracy) == len(history.sent) + 1 < 5
+
+    def test_what_a_round_held_back_comes_later(self) -> None:
+        held = client(defenses.DGC(sparsity=0.99, momentum=0.0))
+        data, model = digits(slice(0, 20)), held.global_model(seeds=lg.Seeds(0))
+        batch = lg.Batch(data.inputs, data.targets)
+        raw = client().share(model, batch, seeds=lg.Seeds(0)).tensors
+        first, memory = held.continued(model, batch, {}, seeds=lg.Seeds(0))
+        second, left = held.continued(model, batch, memory, seeds=lg.Seeds(0))
+        for name, tensor in raw.items():
+            whole = first.tensors[name] + second.tensors[name] + left[f"residual/{name}"]
+            assert torch.allclose(whole, 2 * tensor, atol=1e-6)
+        alone = held.share(model, batch, seeds=lg.Seeds(0)).tensors
+        assert any(not torch.equal(second.tensors[name], t) for name, t in alone.items())
+
+    def test_memories_are_each_client_s_own(self) -> None:
+        forgetful = trained(client(defenses.TopK(sparsity=0.9)), rounds=3)
+        remembering = trained(client(defenses.DGC(sparsity=0.9, momentum=0.0)), rounds=3)
+        # The first round has nothing to remember.
+        assert remembering.accuracy[1] == forgetful.accuracy[1]
+        assert remembering.accuracy[2:] != forgetful.accuracy[2:]
 
     def test_tells_its_progress(self) -> None:
         shares: list[float] = []

@@ -33,6 +33,10 @@ class Sign(Undefended):
         "compares the sign of its own update, smoothed so that it can be descended on",
     )
 
+    @property
+    def bits(self) -> int:
+        return 1
+
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         return update.map(lambda t: mean_magnitude(t) * t.sign())
 

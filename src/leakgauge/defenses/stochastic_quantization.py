@@ -6,6 +6,7 @@ Encoding, NIPS 2017, section 3.1.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +35,10 @@ class StochasticQuantization(Undefended):
     )
     levels: Count = 7
     bucket: Count = 512
+
+    @property
+    def bits(self) -> int:
+        return math.ceil(math.log2(2 * self.levels + 1))
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         generator = seeds.generator("stochastic quantization")

@@ -22,6 +22,7 @@ from leakgauge.core import (
     Update,
     UserError,
     parts_of,
+    remembered,
     trainable,
 )
 from leakgauge.federated.statistics import carried
@@ -86,11 +87,18 @@ class Client:
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
         """Train `model` on `batch` and return what leaves the client. Raises UpdateError where it is not finite."""
-        update = self._trained(model, batch, seeds)
+        return self.continued(model, batch, {}, seeds=seeds)[0]
+
+    def continued(
+        self, model: nn.Module, batch: Batch, memory: Tensors, *, seeds: Seeds
+    ) -> tuple[Update, Tensors]:
+        """What `share` returns, and what the defense carries to its next round, of what it carried to this one."""
+        update, later = self._trained(model, batch, seeds), Tensors()
         if self.defense is not None:
-            update = self.defense.on_update(update, seeds=seeds.child("defense")).detached()
+            child = seeds.child("defense")
+            update, later = remembered(self.defense, update, memory, seeds=child)
         update.check(trainable(model))
-        return update
+        return update.detached(), later
 
     def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
         """The running statistics of BatchNorm layers in train mode after the training that `share` runs, by name.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Progress, Seeds, Update, UpdateError, silent, trainable
+from leakgauge.core import Progress, Seeds, Tensors, Update, UpdateError, silent, trainable
 from leakgauge.core.ranges import Count, Positive
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client
@@ -68,6 +68,7 @@ class Federation:
         parts = label_skew(data.targets, self.clients, self.alpha, seeds=seeds)
         model = client.global_model(seeds=seeds)
         accuracy, sent, seconds = [accuracy_of(model, test)], list[int](), list[float]()
+        memories: list[Tensors] = [{} for _ in parts]
         diverged = False
         for number in range(self.rounds):
             clock = time.perf_counter()
@@ -76,15 +77,16 @@ class Federation:
                 self.drawn(data, part, each.child(f"client/{i}")) for i, part in enumerate(parts)
             ]
             try:
-                updates = [
-                    client.share(model, batch, seeds=each.child(f"client/{i}"))
-                    for i, batch in enumerate(batches)
+                shared = [
+                    client.continued(model, batch, memory, seeds=each.child(f"client/{i}"))
+                    for i, (batch, memory) in enumerate(zip(batches, memories, strict=True))
                 ]
             except UpdateError:
                 if number == 0:  # not the training's doing
                     raise
                 diverged = True
                 break
+            updates, memories = [one for one, _ in shared], [later for _, later in shared]
             mean = WeightedMean()(updates, [len(batch) for batch in batches], seeds=each)
             step(model, mean, self.server_lr)
             seconds.append(time.perf_counter() - clock)
