@@ -5,6 +5,8 @@ from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
+from leakgauge.defenses.local_layers import LocalLayers
+from leakgauge.defenses.precode import Precode
 from leakgauge.defenses.quantization import Quantization
 from leakgauge.defenses.random_sparsification import RandomSparsification
 from leakgauge.defenses.top_k import TopK
@@ -14,6 +16,8 @@ __all__ = [
     "Clipping",
     "GaussianNoise",
     "LaplacianNoise",
+    "LocalLayers",
+    "Precode",
     "Quantization",
     "RandomSparsification",
     "TopK",
