@@ -22,6 +22,7 @@ from leakgauge.defenses import (
     GaussianNoise,
     LaplacianNoise,
     LocalLayers,
+    Mixup,
     Precode,
     Quantization,
     RandomSparsification,
@@ -36,6 +37,7 @@ CASES: dict[str, lg.Defense] = {
     "GaussianNoise": GaussianNoise(std=0.1),
     "LaplacianNoise": LaplacianNoise(std=0.1),
     "LocalLayers": LocalLayers(last=1),
+    "Mixup": Mixup(alpha=1.0),
     "Precode": Precode(latent=8),
     "Quantization": Quantization(format="int8"),
     "RandomSparsification": RandomSparsification(sparsity=0.5),
@@ -55,7 +57,7 @@ NEUTRAL: dict[str, lg.Defense] = {
 RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification"}
 KNOWN = {"Chain", "Clipping", "RandomSparsification", "TopK", "Undefended"}
 """What a knowing adversary computes exactly from the true batch."""
-EARLIER = {"LocalLayers", "Precode"}
+EARLIER = {"Mixup", "LocalLayers", "Precode"}
 """What a knowing adversary computes exactly from the true update, but not from the true batch: not all is known."""
 
 

@@ -13,6 +13,7 @@ from leakgauge.attacks.grad_inversion import GradInversion
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.mixup_decoding import MixupDecoding
 from leakgauge.attacks.one_gradient import OneGradient
 from leakgauge.attacks.order_invariant import OrderInvariant
 from leakgauge.attacks.peeling import Peeling
@@ -41,6 +42,7 @@ __all__ = [
     "GradInversion",
     "InvertingGradients",
     "LinearLayer",
+    "MixupDecoding",
     "OneGradient",
     "OrderInvariant",
     "Peeling",

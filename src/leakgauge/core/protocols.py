@@ -159,6 +159,21 @@ class HidesModel(Defense, Protocol):
 
 
 @runtime_checkable
+class Mixes(Defense, Protocol):
+    """A defense that trains on mixtures of the batch's examples, of their labels alike: it is given targets (B, K)."""
+
+    @property
+    def mixed(self) -> int:
+        """How many examples make a mixture."""
+        ...
+
+    @property
+    def mirror(self) -> float | None:
+        """About which value, in the data's own units, each value is mirrored by chance; None where none is."""
+        ...
+
+
+@runtime_checkable
 class Combined(Defense, Protocol):
     """Several defenses that act one after the other."""
 
@@ -191,6 +206,12 @@ def noise_of(defense: Defense | None) -> tuple[float, NoiseLaw] | None:
         return None
     total = sum(part.std**2 for part in noises) ** 0.5
     return total, noises[0].law if len(noises) == 1 else "gaussian"
+
+
+def mixing_of(defense: Defense | None) -> Mixes | None:
+    """The one part that mixes examples; None where none does, or several."""
+    found = [part for part in parts_of(defense) if isinstance(part, Mixes)]
+    return found[0] if len(found) == 1 else None
 
 
 def in_other_units(defense: Defense | None) -> Defense | None:

@@ -6,6 +6,7 @@ from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
 from leakgauge.defenses.local_layers import LocalLayers
+from leakgauge.defenses.mixup import Mixup
 from leakgauge.defenses.precode import Precode
 from leakgauge.defenses.quantization import Quantization
 from leakgauge.defenses.random_sparsification import RandomSparsification
@@ -17,6 +18,7 @@ __all__ = [
     "GaussianNoise",
     "LaplacianNoise",
     "LocalLayers",
+    "Mixup",
     "Precode",
     "Quantization",
     "RandomSparsification",
