@@ -25,6 +25,9 @@ FEW: dict[str, lg.Attack] = {
     ),
     "DropoutInversion": attacks.DropoutInversion(attack=attacks.InvertingGradients(steps=3)),
     "GradInversion": attacks.GradInversion(steps=3, trials=2),
+    "InstaHideDecoding": attacks.InstaHideDecoding(
+        attack=attacks.InvertingGradients(steps=3), draws=2
+    ),
     "MixupDecoding": attacks.MixupDecoding(
         attack=attacks.InvertingGradients(steps=3), pairings=2, moves=1
     ),
@@ -67,6 +70,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
 
 UNDER: dict[str, lg.Defense] = {
     "BayesOptimal": lg.defenses.GaussianNoise(std=1e-2),
+    "InstaHideDecoding": lg.defenses.InstaHide(),
     "MixupDecoding": lg.defenses.Mixup(),
 }
 """What attacks on a defense are given."""

@@ -20,6 +20,7 @@ from leakgauge.defenses import (
     Chain,
     Clipping,
     GaussianNoise,
+    InstaHide,
     LaplacianNoise,
     LocalLayers,
     Mixup,
@@ -35,6 +36,7 @@ CASES: dict[str, lg.Defense] = {
     "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
     "Clipping": Clipping(norm=0.1),
     "GaussianNoise": GaussianNoise(std=0.1),
+    "InstaHide": InstaHide(mixed=2),
     "LaplacianNoise": LaplacianNoise(std=0.1),
     "LocalLayers": LocalLayers(last=1),
     "Mixup": Mixup(alpha=1.0),
@@ -57,7 +59,7 @@ NEUTRAL: dict[str, lg.Defense] = {
 RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification"}
 KNOWN = {"Chain", "Clipping", "RandomSparsification", "TopK", "Undefended"}
 """What a knowing adversary computes exactly from the true batch."""
-EARLIER = {"Mixup", "LocalLayers", "Precode"}
+EARLIER = {"InstaHide", "Mixup", "LocalLayers", "Precode"}
 """What a knowing adversary computes exactly from the true update, but not from the true batch: not all is known."""
 
 

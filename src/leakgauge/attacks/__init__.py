@@ -11,6 +11,7 @@ from leakgauge.attacks.dropout_inversion import DropoutInversion
 from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.grad_inversion import GradInversion
 from leakgauge.attacks.idlg import IDLG
+from leakgauge.attacks.instahide_decoding import InstaHideDecoding
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
 from leakgauge.attacks.mixup_decoding import MixupDecoding
@@ -40,6 +41,7 @@ __all__ = [
     "DropoutInversion",
     "FeatureInversion",
     "GradInversion",
+    "InstaHideDecoding",
     "InvertingGradients",
     "LinearLayer",
     "MixupDecoding",

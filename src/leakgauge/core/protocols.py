@@ -172,6 +172,10 @@ class Mixes(Defense, Protocol):
         """About which value, in the data's own units, each value is mirrored by chance; None where none is."""
         ...
 
+    def weights(self, count: int, *, seeds: Seeds) -> Tensor:
+        """How much of each of `count` examples each mixture holds, (B, B): drawn as the client draws it."""
+        ...
+
 
 @runtime_checkable
 class Combined(Defense, Protocol):

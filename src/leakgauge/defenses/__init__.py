@@ -4,6 +4,7 @@ from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.gaussian_noise import GaussianNoise
+from leakgauge.defenses.instahide import InstaHide
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
 from leakgauge.defenses.local_layers import LocalLayers
 from leakgauge.defenses.mixup import Mixup
@@ -16,6 +17,7 @@ __all__ = [
     "Chain",
     "Clipping",
     "GaussianNoise",
+    "InstaHide",
     "LaplacianNoise",
     "LocalLayers",
     "Mixup",

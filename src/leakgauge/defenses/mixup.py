@@ -38,13 +38,17 @@ class Mixup(Undefended):
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         """Mixtures of inputs (B, *shape) and of targets (B,) or (B, K), numbers both."""
-        share = self._share(seeds)
-        order = torch.randperm(len(inputs), generator=seeds.generator("mixup order"))
-        order = order.to(inputs.device)
+        weights = self.weights(len(inputs), seeds=seeds).to(inputs)
         return (
-            share * inputs + (1 - share) * inputs[order],
-            share * targets + (1 - share) * targets[order],
+            torch.einsum("ij,j...->i...", weights, inputs),
+            torch.einsum("ij,j...->i...", weights, targets),
         )
+
+    def weights(self, count: int, *, seeds: Seeds) -> Tensor:
+        """lambda I + (1 - lambda) P, (B, B)."""
+        share = self._share(seeds)
+        order = torch.randperm(count, generator=seeds.generator("mixup order"))
+        return share * torch.eye(count) + (1 - share) * torch.eye(count)[order]
 
     def _share(self, seeds: Seeds) -> float:
         """lambda in [1/2, 1]."""
