@@ -26,6 +26,12 @@ FEW: dict[str, lg.Attack] = {
     "DropoutInversion": attacks.DropoutInversion(attack=attacks.InvertingGradients(steps=3)),
     "GradInversion": attacks.GradInversion(steps=3, trials=2),
     "GradViT": attacks.GradViT(steps=4, trials=2),
+    "InstaHideDecoding": attacks.InstaHideDecoding(
+        attack=attacks.InvertingGradients(steps=3), draws=2
+    ),
+    "MixupDecoding": attacks.MixupDecoding(
+        attack=attacks.InvertingGradients(steps=3), pairings=2, moves=1
+    ),
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
     "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
     "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
@@ -64,6 +70,14 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
+UNDER: dict[str, lg.Defense] = {
+    "BayesOptimal": lg.defenses.GaussianNoise(std=1e-2),
+    "InstaHideDecoding": lg.defenses.InstaHide(),
+    "MixupDecoding": lg.defenses.Mixup(),
+}
+"""What attacks on a defense are given."""
+
+
 LOCAL_STEPS = ("CorrectedSurrogate", "OneGradient", "OrderInvariant", "SurrogateModel")
 """Attacks on weight differences."""
 
@@ -75,9 +89,8 @@ def training(attack: lg.Attack) -> lg.LocalTraining:
 
 
 def seen_by(attack: lg.Attack, batch: lg.Batch, observe: Observe) -> lg.Observation:
-    """What the attack is given of a batch: under noise, where it is on noise."""
-    noisy = isinstance(attack, attacks.BayesOptimal)
-    under = lg.defenses.GaussianNoise(std=1e-2) if noisy else None
+    """What the attack is given of a batch: under the defense that it is on, where it is on one."""
+    under = UNDER.get(type(attack).__name__)
     return observe(network(attack), batch, training=training(attack), under=under)
 
 

@@ -13,8 +13,10 @@ from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.grad_inversion import GradInversion
 from leakgauge.attacks.gradvit import GradViT
 from leakgauge.attacks.idlg import IDLG
+from leakgauge.attacks.instahide_decoding import InstaHideDecoding
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
+from leakgauge.attacks.mixup_decoding import MixupDecoding
 from leakgauge.attacks.one_gradient import OneGradient
 from leakgauge.attacks.order_invariant import OrderInvariant
 from leakgauge.attacks.peeling import Peeling
@@ -43,8 +45,10 @@ __all__ = [
     "FeatureInversion",
     "GradInversion",
     "GradViT",
+    "InstaHideDecoding",
     "InvertingGradients",
     "LinearLayer",
+    "MixupDecoding",
     "OneGradient",
     "OrderInvariant",
     "Peeling",

@@ -193,6 +193,25 @@ class Remembers(Defense, Protocol):
 
 
 @runtime_checkable
+class Mixes(Defense, Protocol):
+    """A defense that trains on mixtures of the batch's examples, of their labels alike: it is given targets (B, K)."""
+
+    @property
+    def mixed(self) -> int:
+        """How many examples make a mixture."""
+        ...
+
+    @property
+    def mirror(self) -> float | None:
+        """About which value, in the data's own units, each value is mirrored by chance; None where none is."""
+        ...
+
+    def weights(self, count: int, *, seeds: Seeds) -> Tensor:
+        """How much of each of `count` examples each mixture holds, (B, B): drawn as the client draws it."""
+        ...
+
+
+@runtime_checkable
 class Combined(Defense, Protocol):
     """Several defenses that act one after the other."""
 
@@ -248,6 +267,12 @@ def remembered(
     if isinstance(defense, Remembers):
         return defense.remember(update, memory, seeds=seeds)
     return defense.on_update(update, seeds=seeds), {}
+
+
+def mixing_of(defense: Defense | None) -> Mixes | None:
+    """The one part that mixes examples; None where none does, or several."""
+    found = [part for part in parts_of(defense) if isinstance(part, Mixes)]
+    return found[0] if len(found) == 1 else None
 
 
 def in_other_units(defense: Defense | None) -> Defense | None:

@@ -6,9 +6,13 @@ from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.dgc import DGC
 from leakgauge.defenses.dpsgd import DPSGD
 from leakgauge.defenses.gaussian_noise import GaussianNoise
+from leakgauge.defenses.instahide import InstaHide
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
 from leakgauge.defenses.layer_pruning import LayerPruning
+from leakgauge.defenses.local_layers import LocalLayers
+from leakgauge.defenses.mixup import Mixup
 from leakgauge.defenses.outpost import Outpost
+from leakgauge.defenses.precode import Precode
 from leakgauge.defenses.quantization import Quantization
 from leakgauge.defenses.random_sparsification import RandomSparsification
 from leakgauge.defenses.sign import Sign
@@ -22,9 +26,13 @@ __all__ = [
     "Chain",
     "Clipping",
     "GaussianNoise",
+    "InstaHide",
     "LaplacianNoise",
     "LayerPruning",
+    "LocalLayers",
+    "Mixup",
     "Outpost",
+    "Precode",
     "Quantization",
     "RandomSparsification",
     "Sign",

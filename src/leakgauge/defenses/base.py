@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Claim, LocalTraining, Seeds, Tensors, Update
@@ -47,3 +48,8 @@ def keep_observed_support(observed: Update) -> Callable[[Tensors], Tensors]:
     """Zero what the observed update zeroes: how an adversary simulates any sparsification."""
     masks = {name: (t != 0).to(t.dtype) for name, t in observed.tensors.items()}
     return lambda simulated: {name: t * masks[name] for name, t in simulated.items()}
+
+
+def zeroed(tensors: Tensors, names: Container[str]) -> Tensors:
+    """The tensors, those of these names all zeros."""
+    return {name: torch.zeros_like(t) if name in names else t for name, t in tensors.items()}

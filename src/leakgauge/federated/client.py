@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from leakgauge.core import (
     DataError,
@@ -16,6 +17,7 @@ from leakgauge.core import (
     HidesModel,
     LocalTraining,
     Loss,
+    Mixes,
     ModelError,
     Seeds,
     Tensors,
@@ -115,6 +117,8 @@ class Client:
         training = with_orders(self.training, len(batch), seeds=seeds.child("client"))
         seeds = seeds.child("defense")
         if defense is not None:
+            if any(isinstance(part, Mixes) for part in parts_of(defense)):
+                targets = mixable(targets, self.classes).to(inputs)
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
             training = defense.on_training(training, seeds=seeds)
         with seeds.isolated("training"):
@@ -140,6 +144,20 @@ class Client:
                 found=f"{type(error).__name__}: {error}",
                 remedy="match the model's first and last layers to the data",
             ) from error
+
+
+def mixable(targets: Tensor, classes: int | None) -> Tensor:
+    """Targets that can be averaged: class labels (B,) as rows (B, K), others as they are. DataError without K."""
+    if targets.ndim != 1 or targets.is_floating_point():
+        return targets
+    if classes is None:
+        raise DataError(
+            "batch",
+            expected="a known number of classes, to mix class labels",
+            found="none",
+            remedy="state how many classes the data has",
+        )
+    return one_hot(targets, classes)
 
 
 def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:

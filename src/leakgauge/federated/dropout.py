@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from leakgauge.core import Observation, trainable
+from leakgauge.federated.bottleneck import at_mean, samples
 from leakgauge.federated.rounds import Rounds
 from leakgauge.federated.training import stateless
 
@@ -150,17 +151,22 @@ def middle(observation: Observation, count: int) -> Tensor:
 
 
 def mean_network(observation: Observation) -> Observation:
-    """The observation with dropout off in the adversary's own copy of the model; as it was where none is active.
+    """The observation whose own copy of the model draws nothing, in dropout or in a variational bottleneck.
 
-    Nothing else leaves train mode. Masks drawn anew would make each simulated update another, and a
-    descent would follow chance.
+    As it was where neither draws. Nothing else leaves train mode. Masks or codes drawn anew would make each
+    simulated update another, and a descent would follow chance.
     """
-    if not drawn(observation):
-        return observation
+    if samples(observation.model):
+        return mean_network(_mapped(observation, at_mean))
+    return _mapped(observation, _still) if drawn(observation) else observation
+
+
+def _mapped(observation: Observation, change: Callable[[nn.Module], nn.Module]) -> Observation:
+    """The observation with each round's model changed."""
     training = observation.training
     if isinstance(training, Rounds):
-        training = replace(training, models=tuple(map(_still, training.models)))
-    return replace(observation, model=_still(observation.model), training=training)
+        training = replace(training, models=tuple(map(change, training.models)))
+    return replace(observation, model=change(observation.model), training=training)
 
 
 def _still(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from leakgauge.federated.withheld import untold
 from leakgauge.inversion.descent import Identification
 from leakgauge.inversion.distances import MATCHED, Cosine, relative_residual
 from leakgauge.inversion.objective import Candidate
-from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.simulation import believed, simulator
 
 
 def residual_of(observation: Observation, found: Reconstruction) -> float | None:
@@ -26,7 +26,7 @@ def residual_of(observation: Observation, found: Reconstruction) -> float | None
     # A label of -1 is one that the attack does not know.
     if found.targets is None or bool((found.targets < 0).any()):
         return None
-    observation = mean_network(observation)
+    observation = believed(mean_network(observation))
     unit = observation.domain.to_unit(found.inputs)
     if untold(observation.training):
         return _aside(observation, unit, found.targets)

@@ -1,0 +1,96 @@
+"""PRECODE. Scheliga, Mäder, Seeland: PRECODE - A Generic Model Extension to Prevent Deep Gradient Leakage, WACV 2022.
+
+A variational bottleneck before the last linear layer: the gradients of the bottleneck and of what follows it
+depend on what was drawn. Who knows it leaves them out of the matching: Scheliga, Mäder, Seeland: Privacy Preserving
+Federated Learning with Convolutional Variational Bottlenecks, arXiv:2309.04515.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from leakgauge.core import Claim, ModelError, Seeds, Tensors, Update, trainable
+from leakgauge.core.ranges import Count, NonNegative
+from leakgauge.defenses.base import Undefended, zeroed
+from leakgauge.federated.bottleneck import VariationalBottleneck
+
+MARK = "precode"
+"""The bottleneck's name within what stands where the last layer was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precode(Undefended):
+    """A bottleneck of `latent` values, whose KL term weighs `beta` in whatever loss is trained.
+
+    256 and 1e-3 are what implementations of it use; in the paper's text we could not check them. The last
+    linear layer is told by the order in which the model registers its layers.
+    """
+
+    strength: ClassVar[str] = "latent"
+    claim: ClassVar[Claim] = Claim(
+        "the gradients of the bottleneck and of the last layer, behind what it draws",
+        "whoever sees the update",
+        "matches the layers before the bottleneck alone, with nothing drawn",
+    )
+    latent: Count = 256
+    beta: NonNegative = 1e-3
+
+    def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
+        """A copy with the bottleneck. Raises ModelError where it does not end with a linear layer behind others."""
+        name, last = last_linear(model)
+        after = copy.deepcopy(model)
+        with seeds.isolated("precode"):
+            bottleneck = VariationalBottleneck(last.in_features, self.latent, self.beta)
+        inner = OrderedDict(
+            [(MARK, bottleneck.to(last.weight)), ("head", after.get_submodule(name))]
+        )
+        parent, _, leaf = name.rpartition(".")
+        setattr(after.get_submodule(parent), leaf, nn.Sequential(inner).train(last.training))
+        return after
+
+    def believed(self, observed: Update) -> Update:
+        return Update(zeroed(observed.tensors, behind(observed.tensors)), observed.kind)
+
+    def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
+        hidden = behind(observed.tensors)
+        return lambda simulated: zeroed(simulated, hidden)
+
+
+def behind(names: Iterable[str]) -> frozenset[str]:
+    """The parameters of the bottleneck and of the layer that follows it; none where there is no bottleneck."""
+    split = {name: name.split(".") for name in names}
+    stems = {tuple(parts[: parts.index(MARK)]) for parts in split.values() if MARK in parts}
+    return frozenset(
+        name
+        for name, parts in split.items()
+        if any(tuple(parts[: len(stem)]) == stem for stem in stems)
+    )
+
+
+def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The linear layer that the model registers last of all that it trains, and its name. Raises ModelError."""
+    parameters = list(trainable(model))
+    name = parameters[-1].rpartition(".")[0] if parameters else ""
+    last = model.get_submodule(name)
+    # A subclass may use its weight without being called, as attention's output projection.
+    if type(last) is not nn.Linear or not name:
+        raise ModelError(
+            f"model {type(model).__name__}",
+            expected="a linear layer, registered last, before which a bottleneck can stand",
+            found=f"{type(last).__name__} {name!r}",
+            remedy="end the model with torch.nn.Linear, or choose another defense",
+        )
+    if all(other.rpartition(".")[0] == name for other in parameters):
+        raise ModelError(
+            f"model {type(model).__name__}",
+            expected="trained layers before its last linear one",
+            found="none",
+            remedy="take a deeper model, or another defense",
+        )
+    return name, last
