@@ -142,7 +142,7 @@ class TestList:
         lines = capsys.readouterr().out.splitlines()
         assert all("Needs: model, protocol, update, batch_size" in line for line in lines)
         told = [x.partition(":")[0] for x in lines if "batch_size, defense." in x]
-        assert told == ["bayes_optimal", "insta_hide_decoding", "mixup_decoding"]
+        assert told == ["bayes_optimal", "instahide_decoding", "mixup_decoding"]
         assert any(line.startswith("dlg:") and "steps = 300" in line for line in lines)
 
     def test_as_a_module(self) -> None:

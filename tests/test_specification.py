@@ -162,6 +162,7 @@ def test_the_default_resolves_and_shows_most_attacks_and_defenses() -> None:
         ("LinearLayer", "linear_layer"),
         ("TopK", "top_k"),
         ("InvertingGradients", "inverting_gradients"),
+        ("InstaHideDecoding", "instahide_decoding"),
     ],
 )
 def test_class_names_become_specification_names(name: str, expected: str) -> None:

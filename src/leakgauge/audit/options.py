@@ -29,7 +29,12 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 def snake(name: str) -> str:
     """CamelCase or ACRONYM to snake_case: DLG to dlg, LinearLayer to linear_layer, GradViT to grad_vit."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("ViT", "Vit")).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", _words(name)).lower()
+
+
+def _words(name: str) -> str:
+    """The name with the field's own spellings, ViT and InstaHide, as one word each."""
+    return name.replace("ViT", "Vit").replace("InstaHide", "Instahide")
 
 
 def find(name: str, known: Mapping[str, Any], where: str) -> Any:
