@@ -210,8 +210,7 @@ def unmixed(mixtures: Tensor, mixing: Mixing, most: int) -> tuple[Tensor, tuple[
 def ghosts(unit: Tensor) -> float:
     """How much images (B, C, H, W) share their edges, and leave their range: both where each holds a part of others.
 
-    Total variation does not tell them: undoing raises contrast. On 40 draws of 3 photographs at lambda 0.75 it found
-    the pairing in 12% (chance: 17%), this in 88%.
+    Total variation does not tell them: undoing raises contrast.
     """
     edges = torch.cat([unit.diff(dim=2).flatten(1), unit.diff(dim=3).flatten(1)], dim=1)
     edges = functional.normalize(edges, dim=1)

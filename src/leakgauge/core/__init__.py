@@ -1,6 +1,25 @@
 """What travels between rooms, and the errors. Imports nothing else of ours."""
 
 from leakgauge.core.configuration import Configured
+from leakgauge.core.defense import (
+    AddsNoise,
+    AddsNoiseByBatch,
+    ChangesTraining,
+    Claim,
+    Combined,
+    Defense,
+    HidesModel,
+    Misleads,
+    Mixes,
+    NoiseLaw,
+    Remembers,
+    in_other_units,
+    mixing_of,
+    noise_of,
+    parts_of,
+    remembered,
+    simulated_training,
+)
 from leakgauge.core.domain import Column, Domain, ImageDomain, TableDomain
 from leakgauge.core.errors import (
     DataError,
@@ -16,31 +35,14 @@ from leakgauge.core.errors import (
 )
 from leakgauge.core.observation import Knowledge, Observation, check_knowledge
 from leakgauge.core.protocols import (
-    AddsNoise,
-    AddsNoiseByBatch,
     Attack,
-    ChangesTraining,
-    Claim,
-    Combined,
-    Defense,
-    HidesModel,
     LocalSteps,
     LocalTraining,
     Loss,
-    Misleads,
-    Mixes,
-    NoiseLaw,
     Progress,
-    Remembers,
     Shuffled,
     SingleGradient,
-    in_other_units,
-    mixing_of,
-    noise_of,
-    parts_of,
-    remembered,
     silent,
-    simulated_training,
 )
 from leakgauge.core.reconstruction import Cost, Diagnosis, Reconstruction, Snapshot, Status
 from leakgauge.core.seeds import Seeds

@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
 
+from leakgauge.core.defense import Defense
 from leakgauge.core.domain import Domain
 from leakgauge.core.errors import KnowledgeError
-from leakgauge.core.protocols import Attack, Defense, LocalTraining, Loss
+from leakgauge.core.protocols import Attack, LocalTraining, Loss
 from leakgauge.core.update import Tensors, Update
 
 
