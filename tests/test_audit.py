@@ -148,6 +148,13 @@ class TestRecords:
         assert not run.interrupted
         assert run.folder == tmp_path / "run"
 
+    def test_a_chain_is_named_by_its_parts(self) -> None:
+        parts = (defenses.Clipping(norm=2.0), defenses.GaussianNoise(std=1e-3))
+        case = images_case(defenses=[defenses.Chain(defenses=parts)])
+        told = lg.audit(case).cells[0]["defense"]
+        assert told["name"] == "clipping + gaussian_noise"
+        assert (told["strength_name"], told["strength"]) == ("norm, std", "2, 0.001")
+
     def test_a_cell_says_what_was_attacked_with_what_knowing_what(self) -> None:
         case = images_case(examples=[5, 7], batch_sizes=[2], defenses=[defenses.TopK(sparsity=0.5)])
         (cell,) = lg.audit(case, seed=4).cells

@@ -17,12 +17,14 @@ from leakgauge.audit.pictures import picture, tile
 from leakgauge.audit.scores import assignment, in_range, metrics_of, perceptual, score
 from leakgauge.core import (
     Attack,
+    Combined,
     Defense,
     Progress,
     Reconstruction,
     Seeds,
     Snapshot,
     Status,
+    parts_of,
     silent,
 )
 from leakgauge.defenses import Undefended
@@ -97,7 +99,7 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
 def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
     """What was attacked, with what, knowing what: everything that is known before the attack."""
     case, data, defense = cell.case, cell.case.data, cell.defense
-    strength = getattr(defense, "strength", None) if isinstance(defense, Undefended) else None
+    strength, value = strength_of(defense)
     labels = drawn.batch.targets.tolist()
     columns = getattr(data.domain, "columns", None)
     attack = attack_name(cell.attack)
@@ -125,7 +127,7 @@ def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
             "name": name_of(defense),
             "repr": "none" if defense is None else repr(defense),
             "strength_name": strength,
-            "strength": getattr(defense, strength) if strength else None,
+            "strength": value,
         },
         "attack": {"name": attack, "repr": repr(cell.attack)},
         "threat": {
@@ -145,8 +147,20 @@ def attack_name(attack: Attack) -> str:
 
 
 def name_of(defense: Defense | None) -> str:
-    """The name that a specification gives a defense."""
+    """The name that a specification gives a defense; of a chain, those of its parts."""
+    if isinstance(defense, Combined):
+        return " + ".join(map(name_of, parts_of(defense))) or "none"
     return "none" if defense is None else snake(type(defense).__name__)
+
+
+def strength_of(defense: Defense | None) -> tuple[str | None, float | str | None]:
+    """What a figure puts on its axis, and its value; of a chain, those of its parts in one text."""
+    if isinstance(defense, Combined):
+        each = [found for found in map(strength_of, parts_of(defense)) if found[0] is not None]
+        texts = (f"{value:g}" if isinstance(value, float) else str(value) for _, value in each)
+        return ", ".join(str(name) for name, _ in each) or None, ", ".join(texts) or None
+    name = getattr(defense, "strength", None) if isinstance(defense, Undefended) else None
+    return name, getattr(defense, name) if name else None
 
 
 def empty(reason: str) -> dict[str, Any]:
