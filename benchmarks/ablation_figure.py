@@ -1,6 +1,6 @@
 """The ablation as a picture: originals, what each recipe made of their gradient, and its control, from a JSON file.
 
-    python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png --network resnet20
+    python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png
 
 Reads rows that kept a picture (`picture`, `original` and `other`: PNG in base64), and runs no attack. Every batch that
 has one is a column, every recipe a row; numbers are means over the batch, in brackets those of the control. Under each
@@ -92,10 +92,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, metavar="FILE.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
-    parser.add_argument("--network", default="", help="only those whose name starts so")
     given = parser.parse_args()
-    every = json.loads(given.rows.read_text())["rows"]
-    rows = [r for r in every if "picture" in r and r["network"].startswith(given.network)]
+    rows = [row for row in json.loads(given.rows.read_text())["rows"] if "picture" in row]
     if not rows:
         raise SystemExit(
             f"{given.rows}: expected rows with pictures, found none: run its benchmark"

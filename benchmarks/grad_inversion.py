@@ -146,7 +146,9 @@ def run(job: Job, given: Options) -> Row:
     row = {**vars(job), "seed": seed, "attack": repr(attack), "loss": losses[held].tolist()}
     row |= spent | scored(data, batch, guess) | {"notes": list(guess.notes)}
     row |= beside_control(data, held.tolist(), guess, lg.Seeds(seed).generator("control"))
-    return row | (pictures(data, held, guess, generator) if job.draw == 0 else {})
+    # Those of larger images would be megabytes.
+    kept = job.draw == 0 and job.network == "resnet20"
+    return row | (pictures(data, held, guess, generator) if kept else {})
 
 
 def halves(unsure: Tensor, size: int, generator: torch.Generator) -> Tensor:
