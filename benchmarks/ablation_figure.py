@@ -47,7 +47,12 @@ def draw(rows: list[Row]) -> Image.Image:
         paste(page, samples[batch], x, HEAD)
         wide = samples[batch].width // len(first[batch]["loss"])
         for k, loss in enumerate(first[batch]["loss"]):
-            pen.text((x + k * wide, HEAD + SIDE + 2), f"loss {loss:.2g}", fill=PALE, font=font(12))
+            pen.text(
+                (x + k * wide, HEAD + SIDE + 2),
+                f"loss {max(loss, 0.0):.2g}",
+                fill=PALE,
+                font=font(12),
+            )
         for i, recipe in enumerate(recipes):
             row = strips.get((recipe, batch))
             if row is not None:
