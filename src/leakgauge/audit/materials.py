@@ -86,9 +86,9 @@ class Materials:
             if make_one is None or name not in options:
                 continue
             value, place = options[name], f"{where}.{name}"
-            listed = isinstance(value, list)
-            each_one = [make_one(part_of(v, place), place) for v in (value if listed else [value])]
-            found[name] = each_one if listed else each_one[0]
+            swept = isinstance(value, list)
+            each_one = [make_one(part_of(v, place), place) for v in (value if swept else [value])]
+            found[name] = each_one if swept else each_one[0]
         return found
 
     def network(self, part: Part, where: str) -> nn.Module:

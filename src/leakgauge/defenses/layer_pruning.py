@@ -11,7 +11,7 @@ import torch
 
 from leakgauge.core import Claim, Seeds, Tensors, Update, UpdateError
 from leakgauge.core.ranges import Share
-from leakgauge.defenses.base import Undefended
+from leakgauge.defenses.base import Undefended, zeroed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,7 @@ class LayerPruning(Undefended):
         longest = longest[: int(self.share * len(others))]
         withheld |= {list(others)[i] for i in longest}
         gone = {name for layer in withheld for name in layers[layer]}
-        return Update(
-            {n: torch.zeros_like(t) if n in gone else t for n, t in update.tensors.items()},
-            update.kind,
-        )
+        return Update(zeroed(update.tensors, gone), update.kind)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         """Simulated updates without the layers that are zero in the observed one."""
@@ -57,9 +54,7 @@ class LayerPruning(Undefended):
             if not any(bool(seen[n].any()) for n in names)
             for name in names
         }
-        return lambda simulated: {
-            n: torch.zeros_like(t) if n in silent else t for n, t in simulated.items()
-        }
+        return lambda simulated: zeroed(simulated, silent)
 
     def _named(self, layers: list[str]) -> set[str]:
         if self.named is None:
