@@ -18,7 +18,7 @@ from typing import Literal
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import matched
 from leakgauge.core import Observation, Progress, Reconstruction, Seeds, noise_of, silent
-from leakgauge.core.ranges import Count, Positive
+from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import (
     L1,
     L2,
@@ -43,13 +43,14 @@ class BayesOptimal:
     """What a known defense's noise is, decides the distance; its strength, the weight of the prior.
 
     `neighbors`: b in units of the range, 0.04 of photographs at 32 px. `descent` "signed_adam" for any
-    network, "lbfgs" for smooth ones.
+    network, "lbfgs" for smooth ones, or ones that `smoothing` makes so, as in `smoothed_matching`.
     """
 
     steps: Count = 4000
     lr: Positive = 0.1
     neighbors: Positive = 0.04
     descent: Literal["signed_adam", "lbfgs"] = "signed_adam"
+    smoothing: NonNegative = 0.0
     trials: Count = 1
 
     @property
@@ -96,6 +97,7 @@ class BayesOptimal:
             labels=Known(),
             descent=descent,
             trials=self.trials,
+            smoothing=self.smoothing,
         )
 
     def __call__(

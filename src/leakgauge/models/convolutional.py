@@ -16,27 +16,28 @@ from leakgauge.models.parts import Activation, counts, dropping, images, normali
 
 
 class LeNet(nn.Module):
-    """Three 5x5 convolutions of 12 channels, strides 2, 2, 1, then, behind dropout, one linear layer."""
+    """Three 5x5 convolutions of so many channels, strides 2, 2, 1, then, behind dropout, one linear layer."""
 
     def __init__(
         self,
         domain: ImageDomain,
         classes: int,
         *,
+        channels: int = 12,
         activation: Activation = "sigmoid",
         init: float = 0.5,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        channels = (domain.channels, 12, 12, 12)
+        widths = (domain.channels, channels, channels, channels)
         layers: list[nn.Module] = []
         for i, stride in enumerate((2, 2, 1)):
-            layers.append(nn.Conv2d(channels[i], channels[i + 1], 5, padding=2, stride=stride))
+            layers.append(nn.Conv2d(widths[i], widths[i + 1], 5, padding=2, stride=stride))
             layers.append(parts.activation(activation))
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         # Each stride of 2 halves a side, rounding up.
-        self.linear = nn.Linear(12 * -(-domain.height // 4) * -(-domain.width // 4), classes)
+        self.linear = nn.Linear(channels * -(-domain.height // 4) * -(-domain.width // 4), classes)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init, init)
 
@@ -101,23 +102,26 @@ def lenet(
     domain: Domain,
     classes: int,
     *,
+    channels: int = 12,
     activation: Activation = "sigmoid",
     init: float = 0.5,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
-    """The LeNet of Deep Leakage from Gradients (Zhu et al. 2019), for images of any size.
+    """The LeNet of Deep Leakage from Gradients (Zhu et al. 2019), for images of any size; theirs has 12 channels.
 
     Every weight and bias is drawn from U(-init, init); `dropout` is the probability before the linear
     layer. In eval mode. Raises ModelError for a domain other than images, an unknown activation,
     options that are not positive, and a dropout that is no probability below 1.
     """
     image = images(domain, "lenet")
-    counts("lenet", classes=classes)
+    counts("lenet", classes=classes, channels=channels)
     dropping("lenet", dropout)
     _check_init(init)
     with seeded(seed):
-        return LeNet(image, classes, activation=activation, init=init, dropout=dropout).eval()
+        return LeNet(
+            image, classes, channels=channels, activation=activation, init=init, dropout=dropout
+        ).eval()
 
 
 def convnet(

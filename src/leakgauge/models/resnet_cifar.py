@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain
-from leakgauge.models.parts import counts, images, normalizer, seeded
+from leakgauge.models.parts import counts, dropping, images, normalizer, seeded
 
 # Those of ImageNet, which the published CIFAR-10 weights were trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -46,19 +46,27 @@ class _Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """6 n + 2 layers: a convolution, three stages of `blocks` = n blocks, one linear layer."""
+    """6 n + 2 layers: a convolution, three stages of `blocks` = n blocks, then, behind dropout, one linear layer."""
 
     def __init__(
-        self, domain: ImageDomain, classes: int, *, blocks: int, normalize: nn.Module
+        self,
+        domain: ImageDomain,
+        classes: int,
+        *,
+        blocks: int,
+        width: int,
+        dropout: float,
+        normalize: nn.Module,
     ) -> None:
         super().__init__()
         self.normalize = normalize
-        self.conv1 = nn.Conv2d(domain.channels, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
-        self.linear = nn.Linear(64, classes)
+        self.conv1 = nn.Conv2d(domain.channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.linear = nn.Linear(4 * width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -67,7 +75,7 @@ class CifarResNet(nn.Module):
         """Logits (B, classes) of images (B, C, H, W) in [0, 1]."""
         out = F.relu(self.bn1(self.conv1(self.normalize(x))))
         out = self.layer3(self.layer2(self.layer1(out)))
-        return cast(Tensor, self.linear(out.mean((2, 3))))
+        return cast(Tensor, self.linear(self.dropout(out.mean((2, 3)))))
 
 
 def _stage(inputs: int, planes: int, blocks: int, *, stride: int) -> nn.Sequential:
@@ -82,31 +90,45 @@ def _build(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     seed: int,
+    *,
+    width: int = 16,
+    dropout: float = 0.0,
 ) -> nn.Module:
     name = f"resnet{depth}"
     image = images(domain, name)
-    counts(name, classes=classes)
+    counts(name, classes=classes, width=width)
+    dropping(name, dropout)
     if mean is None and std is None:
         mean, std = (MEAN, STD) if image.channels == 3 else ([0.5] * image.channels,) * 2
     with seeded(seed):
         normalize = normalizer(domain, mean, std)
-        return CifarResNet(image, classes, blocks=(depth - 2) // 6, normalize=normalize).eval()
+        return CifarResNet(
+            image,
+            classes,
+            blocks=(depth - 2) // 6,
+            width=width,
+            dropout=dropout,
+            normalize=normalize,
+        ).eval()
 
 
 def resnet20(
     domain: Domain,
     classes: int,
     *,
+    width: int = 16,
+    dropout: float = 0.0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """ResNet-20 for 32x32 images (He et al. 2016, section 4.2): 269,722 parameters at 10 classes.
+    """ResNet-20 for 32x32 images (He et al. 2016, section 4.2): 269,722 parameters at 10 classes and width 16.
 
     mean and std: one for each channel, of the first layer's normalization (default: ImageNet's for
-    three channels, else 0.5). In eval mode. Raises ModelError for a domain other than images.
+    three channels, else 0.5); `dropout` is the probability before the last layer, which they have not. In eval
+    mode. Raises ModelError for a domain other than images, a width that is not positive, a dropout not below 1.
     """
-    return _build(20, domain, classes, mean, std, seed)
+    return _build(20, domain, classes, mean, std, seed, width=width, dropout=dropout)
 
 
 def resnet32(
