@@ -6,11 +6,12 @@ help.
 
 LeNet (sigmoid, weights from U(-0.5, 0.5)) and an untrained ResNet-20 in eval mode, one CIFAR-10 image, label withheld.
 "naive" takes the update for one gradient of the plain network: `second_order` on LeNet, `smoothed_matching` on
-ResNet-20. "adaptive" knows the defense: the distance and the prior's weight of the noise (`bayes_optimal`), entries that
-were not sent left out, dropout's masks as variables, local steps simulated. Of the number of filters there is nothing to
-know. The control is the same guess scored against other images of the label, five draws. An example leaks as in the
-report: 20 dB or SSIM 0.5, and 3 dB above the control. A defense stops leakage here where fewer than half of the images
-leak; it helps where at least 1 dB less above the control is read than without, no image counting for more than 40 dB.
+ResNet-20. "adaptive" knows the defense: the distance and the prior's weight of the noise (`bayes_optimal`), entries
+that were not sent left out, dropout's masks as variables, local steps simulated. Of the number of filters there is
+nothing to know. The control is the same guess scored against other images of the label, five draws. An example leaks
+as in the report: 20 dB or SSIM 0.5, and 3 dB above the control. A defense stops leakage here where fewer than half of
+the images leak; it helps where at least 1 dB less above the control is read than without, no image counting for more
+than 40 dB.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from leakgauge.defenses import (
     StochasticQuantization,
     TopK,
 )
-from leakgauge.defenses.soteria import tellings
+from leakgauge.defenses.soteria import estimated, features_of, tellings
 from leakgauge.federated.aggregated import Aggregated
 
 LAST = "5.weight"
@@ -83,13 +83,15 @@ class TestSoteria:
         each = torch.stack([jacobian[b, :, b].flatten(1) for b in range(3)])  # (B, n, pixels)
         lengths, features = each.norm(dim=2), head(batch.inputs)
         expected = torch.where(features > 0, features / lengths, 0.0).mean(dim=0)
-        found = tellings(model, model.get_submodule("5"), batch.inputs)  # type: ignore[arg-type]
-        assert torch.allclose(found, expected, rtol=1e-4)
+        read = features_of(model, model.get_submodule("5"), batch.inputs)  # type: ignore[arg-type]
+        assert torch.allclose(tellings(*read), expected, rtol=1e-4)
+        probed = estimated(*read, 4000, torch.Generator().manual_seed(0))
+        assert torch.allclose(probed, expected, rtol=0.1)
 
     def test_the_columns_that_tell_most_are_zero_and_all_else_is_left(self) -> None:
         model, batch = mlp(), images(1)
         plain, found = shared(model, batch), shared(model, batch, Soteria(sparsity=0.25))
-        ratio = tellings(model, model.get_submodule("5"), batch.inputs)  # type: ignore[arg-type]
+        ratio = tellings(*features_of(model, model.get_submodule("5"), batch.inputs))  # type: ignore[arg-type]
         assert pruned_columns(found, plain) == set(ratio.topk(12).indices.tolist())
         kept = (found.tensors[LAST] != 0).any(dim=0)
         assert torch.equal(found.tensors[LAST][:, kept], plain.tensors[LAST][:, kept])

@@ -24,7 +24,7 @@ from leakgauge.core import (
     UpdateKind,
     trainable,
 )
-from leakgauge.core.ranges import Share
+from leakgauge.core.ranges import Share, Whole
 from leakgauge.defenses.base import Undefended
 from leakgauge.federated.training import stateless
 
@@ -37,7 +37,9 @@ class Soteria(Undefended):
     two axes belongs to. 0.6 is what the authors' code is run with against Inverting Gradients (0.01 against
     DLG). Ours: over several examples the ratio's mean (their code sums its reciprocal, which is infinite for
     a feature of 0); of several local steps, the weight difference is pruned, once, by the features at the model
-    that was sent. Raises ModelError where there is no such layer.
+    that was sent. `probes`: gradients are measured feature by feature where 0, a backward pass each; else ||dr_i/dX||
+    is the root mean square of (dr_i/dX) v over so many standard normal v, with which all features are told at once:
+    16 err by about a fifth. Raises ModelError where there is no such layer.
     """
 
     strength: ClassVar[str] = "sparsity"
@@ -48,9 +50,10 @@ class Soteria(Undefended):
     )
     sparsity: Share = 0.6
     layer: str | None = None
+    probes: Whole = 0
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
-        return _Pruned(training, self)
+        return _Pruned(training, self, seeds)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         """Simulated updates without the columns that are zero in the observed one."""
@@ -74,6 +77,7 @@ class _Pruned:
 
     base: LocalTraining
     defense: Soteria
+    seeds: Seeds
 
     @property
     def kind(self) -> UpdateKind:
@@ -93,7 +97,12 @@ class _Pruned:
         # What the forward pass draws, it draws again in the training itself.
         devices = [inputs.device] if inputs.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            telling = tellings(model, linear(model, name), inputs)
+            features, leaf = features_of(model, linear(model, name), inputs)
+        if self.defense.probes:
+            generator = self.seeds.generator("soteria probes")
+            telling = estimated(features, leaf, self.defense.probes, generator)
+        else:
+            telling = tellings(features, leaf)
         pruned = int(self.defense.sparsity * len(telling))
         mask = torch.ones_like(telling)
         mask[telling.argsort(descending=True, stable=True)[:pruned]] = 0
@@ -101,8 +110,8 @@ class _Pruned:
         return {**update, name: update[name] * mask.to(update[name])}
 
 
-def tellings(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> Tensor:
-    """|r_i| / ||dr_i/dX|| (n,) of each feature that `layer` reads, the mean over inputs (B, *shape); 0 where r_i is.
+def features_of(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What `layer` reads (B, n), and the inputs (B, *shape) that its gradients are taken at.
 
     Raises ModelError where the layer's input is not (B, n).
     """
@@ -123,21 +132,42 @@ def tellings(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> Tensor:
             else "a layer that is not run",
             remedy="name another with layer",
         )
-    features = told[0]
-    ratios = [_ratio(features[:, i], leaf) for i in range(features.shape[1])]
-    return torch.stack(ratios)
+    return told[0], leaf
 
 
-def _ratio(feature: Tensor, leaf: Tensor) -> Tensor:
-    """The mean over examples of |r| / ||dr/dX|| of one feature (B,)."""
-    slope: Tensor = torch.zeros_like(leaf)
-    if feature.requires_grad:
-        (slope,) = torch.autograd.grad(
-            feature.sum(), leaf, retain_graph=True, materialize_grads=True
-        )
-    length = slope.flatten(1).norm(dim=1).clamp_min(torch.finfo(slope.dtype).tiny)
-    ratio: Tensor = feature.detach().abs() / length
-    return ratio.mean()
+def tellings(features: Tensor, leaf: Tensor) -> Tensor:
+    """|r_i| / ||dr_i/dX|| (n,) of features (B, n), the mean over inputs (B, *shape); 0 where r_i is."""
+    lengths = []
+    for feature in features.unbind(1):
+        slope: Tensor = torch.zeros_like(leaf)
+        if feature.requires_grad:
+            (slope,) = torch.autograd.grad(
+                feature.sum(), leaf, retain_graph=True, materialize_grads=True
+            )
+        lengths.append(slope.flatten(1).norm(dim=1))
+    return ratio(features, torch.stack(lengths, 1))
+
+
+def estimated(features: Tensor, leaf: Tensor, probes: int, generator: torch.Generator) -> Tensor:
+    """The same with ||dr_i/dX|| estimated along `probes` random directions."""
+    if not features.requires_grad:
+        return ratio(features, torch.zeros_like(features))
+    # Two reverse passes make a forward one: the slope of u -> (dr/dX)' u, along v.
+    dual = torch.zeros_like(features, requires_grad=True)
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(features, leaf, dual, create_graph=True)
+    squares = torch.zeros_like(features)
+    for _ in range(probes):
+        v = torch.randn(leaf.shape, generator=generator).to(leaf)
+        (along,) = torch.autograd.grad(slope, dual, v, retain_graph=True)
+        squares += along.square()
+    return ratio(features, (squares / probes).sqrt())
+
+
+def ratio(features: Tensor, lengths: Tensor) -> Tensor:
+    """The mean over examples (B, n) of |r| / ||dr/dX||: (n,)."""
+    lengths = lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
+    return (features.detach().abs() / lengths).mean(0)
 
 
 def linear(model: nn.Module, weight: str) -> nn.Linear:
