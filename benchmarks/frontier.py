@@ -4,8 +4,8 @@ LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10. Leakage: batches of 4 drawn
 starts from, labels withheld. "naive" does not know the defense and takes the update as it is (`vanishing_prior`);
 "adaptive" knows it. Each guess is also scored against other images of the same labels, five draws: the blind control.
 Accuracy: 5 clients of unlike labels (Dirichlet, alpha 0.5), each sharing one gradient of 32 examples in each of 300
-rounds (or local steps on them), on images that none holds; the mean over the last tenth of the rounds. One run each: the
-difference between seeds is told in the last line. With InstaHide and mixup test images are taken as they are.
+rounds (or local steps on them), on images that none holds; the mean over the last tenth of the rounds. One run
+each: the difference between seeds is told in the last line. With InstaHide and mixup test images are taken as they are.
 A setting is dominated where another leaks no more, to whichever adversary reads more, and keeps no less accuracy.
 """
 
@@ -31,7 +31,7 @@ from leakgauge.utility import Federation
 NAME = "frontier"
 TRAINING = "cifar10_jpeg75.npz"
 TEST = 800
-SIZE, DRAWS = 4, 2
+DRAWS = 2
 ROUNDS, QUICK_ROUNDS = 300, 10
 SEEDS = 3
 """Trainings without a defense, that tell how far two runs differ by chance."""
@@ -60,8 +60,8 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def kinds(setting: Setting) -> tuple[Kind, ...]:
-    """Of the width and the activation there is nothing that a naive adversary ignores."""
-    alone = setting.family in ("none", "filters", "activation")
+    """Of width, activation and batch size there is nothing that a naive adversary ignores."""
+    alone = setting.family in ("none", "filters", "activation", "batch")
     return ("adaptive",) if alone else ("naive", "adaptive")
 
 
@@ -133,7 +133,7 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     data = images(given.data)
     seeds = lg.Seeds(1000 * given.seed + job.draw)
     order = torch.randperm(len(data), generator=seeds.generator("batch")).tolist()
-    indices, known = order[:SIZE], job.kind == "adaptive"
+    indices, known = order[: setting.size], job.kind == "adaptive"
     client, server = client_of(data, setting), lg.Server(defense=known)
     seen = server.observe(client, chosen(data, indices), seeds=seeds)
     attack = attack_of(setting, known=known, quick=given.quick)

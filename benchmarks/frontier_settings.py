@@ -27,6 +27,8 @@ class Setting:
     """Of the server's rate."""
     quality: bool = True
     """Whether accuracy is measured."""
+    size: int = 4
+    """Examples of the batch that is attacked; training takes 32 whatever this is."""
 
     @property
     def name(self) -> str:
@@ -60,6 +62,7 @@ def of_model() -> list[Setting]:
         *(Setting("dropout", p, model={"dropout": p}) for p in (0.1, 0.25, 0.5)),
         *(Setting("filters", n, model={"channels": n}) for n in (4, 24, 48)),
         *(Setting("activation", name, model={"activation": name}) for name in ("sigmoid", "gelu")),
+        *(Setting("batch", size, size=size, quality=False) for size in (1, 8, 16)),
         *(Setting("local steps", n, steps=n) for n in (1, 5, 20)),
         *(Setting("PRECODE", n, d.Precode(latent=n)) for n in (256, 64, 16)),
         Setting("local layers", "last", d.LocalLayers(last=1), quality=False),

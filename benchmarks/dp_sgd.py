@@ -1,0 +1,144 @@
+"""DP-SGD: what leaks, and what is learned, against epsilon.
+
+LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10, each example's gradient clipped at norm 1, one noise multiplier a
+line. Leakage: batches of 1 and 4 at the model that training starts from, labels withheld; "naive" takes the update as
+it is (`vanishing_prior`), "adaptive" simulates the clipping and matches by the noise's own law (`bayes_optimal`;
+without noise it is the naive attack that knows the clipping). Accuracy and epsilon: the federated training of `frontier.py`.
+Epsilon is that of a client with an equal share of the images, at delta 1e-5, by Opacus' RDP accountant, as if its
+examples were drawn by Poisson's law: one round's, and that of all rounds. An attack on one round answers to the former.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from statistics import mean
+from typing import Literal
+
+import torch
+from common import Options, Row, chosen, header, images, measure, options, reconstructed, table
+from controls import beside_control, every
+from frontier import ROUNDS, client_of, federated, trained
+from frontier import Job as Training
+from frontier_settings import QUICK_STEPS, STEPS, Setting
+
+import leakgauge as lg
+from leakgauge import attacks
+from leakgauge.defenses import DPSGD
+from leakgauge.report.leak import leaked
+
+NAME = "dp_sgd"
+MULTIPLIERS = (0.0, 1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+QUICK = (0.01, 1.0)
+SIZES, DRAWS = (1, 4), 2
+EXAMPLES, DELTA = 32, 1e-5
+Kind = Literal["naive", "adaptive", "accuracy"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attack on one batch at one noise multiplier, or one training run (size 0)."""
+
+    multiplier: float
+    kind: Kind
+    size: int
+    draw: int
+
+
+def jobs_of(given: Options) -> list[Job]:
+    """Draw by draw."""
+    multipliers = QUICK if given.quick else MULTIPLIERS
+    found = [
+        Job(z, kind, size, draw)
+        for draw in range(1 if given.quick else DRAWS)
+        for z in multipliers
+        for size in SIZES
+        for kind in ("naive", "adaptive")
+    ]
+    return found + [Job(z, "accuracy", 0, 0) for z in multipliers]
+
+
+def defense_of(multiplier: float) -> DPSGD:
+    """The defense of one line."""
+    return DPSGD(max_norm=1.0, noise_multiplier=multiplier)
+
+
+def run(job: Job, given: Options) -> Row:
+    """One row."""
+    setting = Setting("DP-SGD", job.multiplier, defense_of(job.multiplier))
+    row = {**vars(job), "defense": repr(setting.defense)}
+    if job.kind == "accuracy":
+        return row | spent(job, given) | trained(Training("", "accuracy", 0), setting, given)
+    return row | read(job, setting, given)
+
+
+def spent(job: Job, given: Options) -> Row:
+    """Epsilon of one round and of all; None stands for no bound."""
+    data, _ = federated(given)
+    rate = min(1.0, EXAMPLES / (len(data) / 5))
+    defense = defense_of(job.multiplier)
+    one, whole = (
+        defense.epsilon(steps=steps, sample_rate=share, delta=DELTA) if job.multiplier else None
+        for steps, share in ((1, 1.0), (ROUNDS, rate))
+    )
+    return {"epsilon_round": one, "epsilon": whole, "sample_rate": rate}
+
+
+def read(job: Job, setting: Setting, given: Options) -> Row:
+    """One attack, scored beside the control."""
+    data = images(given.data)
+    seeds = lg.Seeds(1000 * given.seed + job.draw).child(f"size/{job.size}")
+    order = torch.randperm(len(data), generator=seeds.generator("batch")).tolist()
+    indices, known = order[: job.size], job.kind == "adaptive"
+    seen = lg.Server(defense=known).observe(
+        client_of(data, setting), chosen(data, indices), seeds=seeds
+    )
+    steps = QUICK_STEPS if given.quick else STEPS
+    attack: lg.Attack = attacks.VanishingPrior(steps=steps)
+    if known and job.multiplier:
+        attack = attacks.BayesOptimal(descent="lbfgs", steps=steps)
+    guess, told = reconstructed(attack, seen, seeds)
+    scores = beside_control(data, indices, guess, seeds.generator("controls"))
+    pairs = zip(scores["psnr"], scores["control_psnr"], scores["ssim"], strict=True)
+    told["leaked"] = [leaked("image", one, control, ssim) for one, control, ssim in pairs]
+    return told | {"attack": repr(attack), "residual": guess.residual} | scores
+
+
+def main() -> None:
+    """Run and print."""
+    given = options(NAME, __doc__ or "")
+    header(given)
+    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    heads = ["multiplier", "epsilon, a round", "epsilon, whole", "accuracy"]
+    for size in SIZES:
+        heads += [f"B={size}: naive", "control", "adaptive", "control", "leaked"]
+    table(heads, [line(z, rows) for z in MULTIPLIERS if any(r["multiplier"] == z for r in rows)])
+
+
+def line(multiplier: float, rows: list[Row]) -> list[str]:
+    """One line: means over examples."""
+    some = [row for row in rows if row["multiplier"] == multiplier]
+    texts = [f"{multiplier:g}"]
+    runs = [row for row in some if row["kind"] == "accuracy"]
+    texts += [bound(runs, key) for key in ("epsilon_round", "epsilon")]
+    texts.append(f"{runs[0]['accuracy']:.3f}" if runs else "-")
+    for size in SIZES:
+        for kind in ("naive", "adaptive"):
+            held = [row for row in some if (row["size"], row["kind"]) == (size, kind)]
+            for metric in ("psnr", "control_psnr"):
+                values = every(held, metric)
+                texts.append(f"{mean(values):.1f}" if values else "-")
+        verdicts = every(held, "leaked")
+        texts.append(f"{sum(verdicts):.0f}/{len(verdicts)}" if verdicts else "-")
+    return texts
+
+
+def bound(runs: list[Row], key: str) -> str:
+    """An epsilon; without noise there is none that is finite."""
+    if not runs:
+        return "-"
+    return "inf" if runs[0][key] is None else f"{runs[0][key]:.3g}"
+
+
+if __name__ == "__main__":
+    main()
