@@ -19,8 +19,10 @@ from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
 from leakgauge.defenses import (
     DGC,
     DPSGD,
+    Activation,
     Chain,
     Clipping,
+    Dropout,
     GaussianNoise,
     InstaHide,
     LaplacianNoise,
@@ -40,10 +42,12 @@ from leakgauge.defenses import (
 
 CASES: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
+    "Activation": Activation(kind="tanh"),
     "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
     "Clipping": Clipping(norm=0.1),
     "DGC": DGC(sparsity=0.9),
     "DPSGD": DPSGD(max_norm=0.1, noise_multiplier=0.0),
+    "Dropout": Dropout(p=0.5),
     "GaussianNoise": GaussianNoise(std=0.1),
     "InstaHide": InstaHide(mixed=2),
     "LaplacianNoise": LaplacianNoise(std=0.1),
@@ -64,6 +68,7 @@ NEUTRAL: dict[str, lg.Defense] = {
     "Chain": Chain(),
     "Clipping": Clipping(norm=1e9),
     "DGC": DGC(sparsity=0.0),
+    "Dropout": Dropout(p=0.0),
     "GaussianNoise": GaussianNoise(std=1e-30),
     "LaplacianNoise": LaplacianNoise(std=1e-30),
     "LayerPruning": LayerPruning(share=0.0),
@@ -76,6 +81,7 @@ NEUTRAL: dict[str, lg.Defense] = {
 """The weakest setting of each that has one: nothing is changed."""
 RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification", "StochasticQuantization"}
 KNOWN = {
+    "Activation",
     "Chain",
     "Clipping",
     "DGC",
@@ -87,7 +93,7 @@ KNOWN = {
     "Undefended",
 }
 """What a knowing adversary computes exactly from the true batch."""
-EARLIER = {"InstaHide", "Mixup", "LocalLayers", "Precode"}
+EARLIER = {"Dropout", "InstaHide", "Mixup", "LocalLayers", "Precode"}
 """What a knowing adversary computes exactly from the true update, but not from the true batch: not all is known."""
 
 

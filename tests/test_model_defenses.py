@@ -12,7 +12,15 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.core import Misleads, ModelError, trainable
-from leakgauge.defenses import Chain, GaussianNoise, LocalLayers, Precode, TopK
+from leakgauge.defenses import (
+    Activation,
+    Chain,
+    Dropout,
+    GaussianNoise,
+    LocalLayers,
+    Precode,
+    TopK,
+)
 from leakgauge.federated.bottleneck import VariationalBottleneck, at_mean, samples
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.labels import head
@@ -242,3 +250,42 @@ class TestLocalLayers:
         assert known is not None
         assert naive is not None
         assert known < naive
+
+
+class TestDropout:
+    def test_masks_are_drawn_in_training_alone_and_searched_by_who_knows(
+        self, observe: Callable[..., lg.Observation]
+    ) -> None:
+        model, batch = mlp().eval(), images(2)
+        after = Dropout(p=0.5).on_model(model, seeds=lg.Seeds(0))
+        active = {name for name, module in after.named_modules() if module.training}
+        assert active == {"5.dropout"}
+        assert torch.equal(after.eval()(batch.inputs), model(batch.inputs))
+        plain = observe(mlp(), batch).update.tensors["5.weight"]
+        seen = observe(mlp(), batch, under=Dropout(p=0.5))
+        silent = (seen.update.tensors["5.head.weight"] == 0).all(dim=0)
+        assert int(silent.sum()) > int((plain == 0).all(dim=0).sum())
+        assert lg.attacks.DropoutInversion().inapplicable(seen) is None
+
+    def test_a_model_that_ends_otherwise_is_refused(self) -> None:
+        with pytest.raises(ModelError, match="last"):
+            Dropout().on_model(nn.Linear(4, 2), seeds=lg.Seeds(0))
+
+
+class TestActivation:
+    def test_every_activation_is_another_and_the_weights_are_left(self) -> None:
+        model = mlp()
+        after = Activation(kind="tanh").on_model(model, seeds=lg.Seeds(0))
+        assert [type(m) for m in after.children()].count(nn.Tanh) == 2
+        assert not any(isinstance(m, nn.ReLU) for m in after.modules())
+        assert all(torch.equal(after.state_dict()[n], t) for n, t in model.state_dict().items())
+
+    def test_one_module_that_is_run_twice_is_replaced_in_each_place(self) -> None:
+        shared = nn.ReLU()
+        model = nn.Sequential(nn.Linear(4, 4), shared, nn.Linear(4, 4), shared)
+        after = Activation(kind="gelu").on_model(model, seeds=lg.Seeds(0))
+        assert [type(m) for m in after.children()].count(nn.GELU) == 2
+
+    def test_a_model_without_any_is_told(self) -> None:
+        with pytest.raises(ModelError, match=r"torch\.nn\.ReLU"):
+            Activation().on_model(nn.Sequential(nn.Linear(4, 2)), seeds=lg.Seeds(0))

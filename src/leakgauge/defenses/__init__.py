@@ -1,10 +1,12 @@
 """Defenses, by name. A specification's `name = "gaussian_noise"` is `GaussianNoise` here."""
 
+from leakgauge.defenses.activation import Activation
 from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.dgc import DGC
 from leakgauge.defenses.dpsgd import DPSGD
+from leakgauge.defenses.dropout import Dropout
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.instahide import InstaHide
 from leakgauge.defenses.laplacian_noise import LaplacianNoise
@@ -23,8 +25,10 @@ from leakgauge.defenses.top_k import TopK
 __all__ = [
     "DGC",
     "DPSGD",
+    "Activation",
     "Chain",
     "Clipping",
+    "Dropout",
     "GaussianNoise",
     "InstaHide",
     "LaplacianNoise",

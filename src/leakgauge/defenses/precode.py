@@ -7,17 +7,16 @@ Federated Learning with Convolutional Variational Bottlenecks, arXiv:2309.04515.
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from leakgauge.core import Claim, ModelError, Seeds, Tensors, Update, trainable
+from leakgauge.core import Claim, Seeds, Tensors, Update
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.defenses.base import Undefended, zeroed
+from leakgauge.defenses.last_linear import before_last_linear, last_linear
 from leakgauge.federated.bottleneck import VariationalBottleneck
 
 MARK = "precode"
@@ -43,16 +42,10 @@ class Precode(Undefended):
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """A copy with the bottleneck. Raises ModelError where it does not end with a linear layer behind others."""
-        name, last = last_linear(model)
-        after = copy.deepcopy(model)
+        _, last = last_linear(model)
         with seeds.isolated("precode"):
             bottleneck = VariationalBottleneck(last.in_features, self.latent, self.beta)
-        inner = OrderedDict(
-            [(MARK, bottleneck.to(last.weight)), ("head", after.get_submodule(name))]
-        )
-        parent, _, leaf = name.rpartition(".")
-        setattr(after.get_submodule(parent), leaf, nn.Sequential(inner).train(last.training))
-        return after
+        return before_last_linear(model, MARK, bottleneck.to(last.weight).train(last.training))
 
     def believed(self, observed: Update) -> Update:
         return Update(zeroed(observed.tensors, behind(observed.tensors)), observed.kind)
@@ -71,26 +64,3 @@ def behind(names: Iterable[str]) -> frozenset[str]:
         for name, parts in split.items()
         if any(tuple(parts[: len(stem)]) == stem for stem in stems)
     )
-
-
-def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
-    """The linear layer that the model registers last of all that it trains, and its name. Raises ModelError."""
-    parameters = list(trainable(model))
-    name = parameters[-1].rpartition(".")[0] if parameters else ""
-    last = model.get_submodule(name)
-    # A subclass may use its weight without being called, as attention's output projection.
-    if type(last) is not nn.Linear or not name:
-        raise ModelError(
-            f"model {type(model).__name__}",
-            expected="a linear layer, registered last, before which a bottleneck can stand",
-            found=f"{type(last).__name__} {name!r}",
-            remedy="end the model with torch.nn.Linear, or choose another defense",
-        )
-    if all(other.rpartition(".")[0] == name for other in parameters):
-        raise ModelError(
-            f"model {type(model).__name__}",
-            expected="trained layers before its last linear one",
-            found="none",
-            remedy="take a deeper model, or another defense",
-        )
-    return name, last
