@@ -1,4 +1,4 @@
-"""Another activation. Ours; which one a network has is said to matter by many, of DLG (Zhu et al. 2019, section 4.2: it
+"""Another activation. Ours; which one a network has is said to matter by many, of DLG (Zhu et al. 2019: it
 needs networks that are twice differentiable) on.
 """
 
