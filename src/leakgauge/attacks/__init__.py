@@ -13,6 +13,7 @@ from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.grad_inversion import GradInversion
 from leakgauge.attacks.gradvit import GradViT
 from leakgauge.attacks.idlg import IDLG
+from leakgauge.attacks.inpainting import Inpainting
 from leakgauge.attacks.instahide_decoding import InstaHideDecoding
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -27,6 +28,7 @@ from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.spear_plus_plus import SpearPlusPlus
 from leakgauge.attacks.surrogate_model import SurrogateModel
+from leakgauge.attacks.transformation_inversion import TransformationInversion
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "FeatureInversion",
     "GradInversion",
     "GradViT",
+    "Inpainting",
     "InstaHideDecoding",
     "InvertingGradients",
     "LinearLayer",
@@ -58,5 +61,6 @@ __all__ = [
     "Spear",
     "SpearPlusPlus",
     "SurrogateModel",
+    "TransformationInversion",
     "VanishingPrior",
 ]
