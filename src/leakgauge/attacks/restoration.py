@@ -45,10 +45,10 @@ def restored(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Te
             error = mean_square(forward(found) - target) + beyond(found)
             # L-BFGS stops by absolute sizes: the error, which is to become small, is what is scaled up.
             value = (error / weight + roughness(found)).sum()
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
 
-    descent.step(closure)
+    descent.step(closure)  # type: ignore[no-untyped-call]
     return found.detach()
 
 
@@ -117,7 +117,7 @@ def statistics(images: Tensor, known: Tensor) -> Tensor:
     sharp = (curve.sqrt() / slope.sqrt().clamp_min(FLOOR)).clamp_min(FLOOR).log()
     color = torch.full_like(contrast, TYPICAL[2][0])
     if images.shape[1] == 3:
-        red, green, blue = images.split(1, dim=1)
+        red, green, blue = (images[:, i : i + 1] for i in range(3))
         energy = (red - blue).square() + (red - 2 * green + blue).square()
         color = ((averaged(energy, mask) / 2).sqrt() / contrast).clamp_min(10 * FLOOR).log()
     return torch.stack([level, contrast.log(), color, sharp], dim=1)

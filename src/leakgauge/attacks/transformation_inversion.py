@@ -11,7 +11,9 @@ x~ alike (more contrast or less), the one chosen leaves the likelier photograph.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,6 +31,7 @@ from leakgauge.attacks.restoration import (
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     Cost,
+    Domain,
     Observation,
     Progress,
     Reconstruction,
@@ -77,10 +80,7 @@ class TransformationInversion:
         assert defense is not None, "inapplicable() refuses this"
         found = self.attack(observation, seeds=seeds, progress=lambda done: progress(0.9 * done))
         seen = domain.to_unit(found.inputs).clamp(0, 1)
-        units = [
-            lambda unit, one=one: domain.to_unit(one(domain.from_unit(unit)))
-            for one in defense.maps
-        ]
+        units = [partial(_in_unit, domain, one) for one in defense.maps]
         guess, chosen = undone(seen, units, self)
         progress(1.0)
         names = ", ".join(str(index) for index in chosen)
@@ -95,7 +95,7 @@ class TransformationInversion:
 
 
 def undone(
-    seen: Tensor, maps: list[Map], attack: TransformationInversion
+    seen: Tensor, maps: Sequence[Map], attack: TransformationInversion
 ) -> tuple[Tensor, list[int]]:
     """The likeliest originals (B, C, H, W) of transformed images, and which map of each."""
     guesses, scores = [], []
@@ -108,3 +108,8 @@ def undone(
     best = torch.stack(scores).argmin(0)
     rows = torch.arange(len(seen), device=seen.device)
     return torch.stack(guesses)[best, rows], best.tolist()
+
+
+def _in_unit(domain: Domain, one: Map, unit: Tensor) -> Tensor:
+    """A map of the data's own units, in unit coordinates."""
+    return domain.to_unit(one(domain.from_unit(unit)))
