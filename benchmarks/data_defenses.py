@@ -123,8 +123,11 @@ def main() -> None:
     lines = []
     for (size, defense), group in groupby(rows, key):
         some = list(group)
-        for name in ("naive", "adaptive") if "adaptive" in some[0] else ("naive",):
-            lines.append([size, defense, name, len(some), *figures([row[name] for row in some])])
+        lines += [
+            [size, defense, name, len(some), *figures([row[name] for row in some])]
+            for name in ("naive", "adaptive")
+            if name in some[0]
+        ]
     headings = ["batch", "defense", "attack", "batches", "PSNR, dB", "least", "control", "SSIM"]
     table([*headings, "control"], lines)
 

@@ -17,6 +17,7 @@ import leakgauge as lg
 from leakgauge import defenses
 from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
 from leakgauge.defenses import (
+    ATS,
     DGC,
     DPSGD,
     Chain,
@@ -28,6 +29,8 @@ from leakgauge.defenses import (
     LocalLayers,
     Mixup,
     Outpost,
+    PatchDropout,
+    PixelDropout,
     Precode,
     Quantization,
     RandomSparsification,
@@ -40,6 +43,7 @@ from leakgauge.defenses import (
 
 CASES: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
+    "ATS": ATS(),
     "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
     "Clipping": Clipping(norm=0.1),
     "DGC": DGC(sparsity=0.9),
@@ -51,6 +55,8 @@ CASES: dict[str, lg.Defense] = {
     "Outpost": Outpost(),
     "LocalLayers": LocalLayers(last=1),
     "Mixup": Mixup(alpha=1.0),
+    "PatchDropout": PatchDropout(share=0.5),
+    "PixelDropout": PixelDropout(share=0.5),
     "Precode": Precode(latent=8),
     "Quantization": Quantization(format="int8"),
     "RandomSparsification": RandomSparsification(sparsity=0.5),
@@ -61,6 +67,7 @@ CASES: dict[str, lg.Defense] = {
 }
 NEUTRAL: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
+    "ATS": ATS(policies=""),
     "Chain": Chain(),
     "Clipping": Clipping(norm=1e9),
     "DGC": DGC(sparsity=0.0),
@@ -69,6 +76,8 @@ NEUTRAL: dict[str, lg.Defense] = {
     "LayerPruning": LayerPruning(share=0.0),
     "Outpost": Outpost(sparsity=0.0, noise=0.0),
     "LocalLayers": LocalLayers(last=0),
+    "PatchDropout": PatchDropout(share=0.0),
+    "PixelDropout": PixelDropout(share=0.0),
     "RandomSparsification": RandomSparsification(sparsity=0.0),
     "Soteria": Soteria(sparsity=0.0),
     "TopK": TopK(sparsity=0.0),
@@ -87,7 +96,15 @@ KNOWN = {
     "Undefended",
 }
 """What a knowing adversary computes exactly from the true batch."""
-EARLIER = {"InstaHide", "Mixup", "LocalLayers", "Precode"}
+EARLIER = {
+    "ATS",
+    "InstaHide",
+    "Mixup",
+    "LocalLayers",
+    "PatchDropout",
+    "PixelDropout",
+    "Precode",
+}
 """What a knowing adversary computes exactly from the true update, but not from the true batch: not all is known."""
 
 
@@ -120,7 +137,7 @@ class TestContract:
         defense = CASES[name]
         strength = getattr(defense, "strength")  # noqa: B009
         own = [field.name for field in fields(defense)]  # type: ignore[arg-type]
-        assert (strength is None) == (name in {"Chain", "Sign", "Undefended"})
+        assert (strength is None) == (name in {"ATS", "Chain", "Sign", "Undefended"})
         assert strength is None or strength in own
 
     def test_the_seed_decides(self, name: str) -> None:

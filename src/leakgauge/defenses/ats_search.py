@@ -43,9 +43,10 @@ class Found(NamedTuple):
 class ATSSearch:
     """Policies for `ATS`, best first: `"+".join(found.policy for found in search(...)[:2])` is a hybrid of two.
 
-    `candidates`: policies drawn, of up to `longest` operations. `threshold`: the least S_acc; it falls with the number of
-    images that S_acc is of. `examples`: images that S_pri is of, `bins` steps of t each. `epochs`: of the brief training, by SGD at
-    `learning_rate` in minibatches of `minibatch`; 0 leaves the model as it is. The training's settings are ours.
+    `candidates`: policies drawn, of up to `longest` operations. `threshold`: the least S_acc, which falls with
+    `jacobians`, the number of images that it is of. `examples`: images that S_pri is of, `bins` steps of t each.
+    `epochs`: of the brief training, by SGD at `learning_rate` in minibatches of `minibatch`; 0 leaves the model as it
+    is. The training's settings are ours.
     """
 
     candidates: Count = 1600
