@@ -107,7 +107,7 @@ class ATSSearch:
             for _ in range(self.epochs):
                 for batch in torch.randperm(len(inputs), generator=generator).split(self.minibatch):
                     descent.zero_grad()
-                    loss(model(inputs[batch]), targets[batch]).backward()
+                    loss(model(inputs[batch]), targets[batch]).backward()  # type: ignore[no-untyped-call]
                     descent.step()
         return model
 
@@ -118,7 +118,8 @@ def privacy_score(
     """S_pri of transformed images (N, C, H, W): how early on the way to them gradients point as theirs do."""
     generator = seeds.generator("noise")
     areas = []
-    for image, label in zip(inputs.split(1), targets.split(1), strict=True):
+    for i in range(len(inputs)):
+        image, label = inputs[i : i + 1], targets[i : i + 1]
         noise = torch.rand(image.shape, generator=generator).to(image)
         aim = FedSGD()(model, loss, image, label)
         curve = [
