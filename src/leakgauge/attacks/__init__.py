@@ -5,6 +5,7 @@ from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.bayes_optimal import BayesOptimal
 from leakgauge.attacks.cocktail_party import CocktailParty
+from leakgauge.attacks.concealment_matching import ConcealmentMatching
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.deep_image_prior import DeepImagePrior
 from leakgauge.attacks.dlg import DLG
@@ -41,6 +42,7 @@ __all__ = [
     "BalancedDLG",
     "BayesOptimal",
     "CocktailParty",
+    "ConcealmentMatching",
     "CorrectedSurrogate",
     "DeepImagePrior",
     "DropoutInversion",

@@ -165,6 +165,21 @@ class Erases(Defense, Protocol):
 
 
 @runtime_checkable
+class Conceals(Defense, Protocol):
+    """A defense that trains on an invented example of another class beside each one."""
+
+    @property
+    def mixing(self) -> float:
+        """How much of the invented example's target is its own class; the rest is that of the concealed one."""
+        ...
+
+    @property
+    def divisor(self) -> float:
+        """What the sum of the two mean losses is divided by."""
+        ...
+
+
+@runtime_checkable
 class Combined(Defense, Protocol):
     """Several defenses that act one after the other."""
 
@@ -237,6 +252,12 @@ def transforming_of(defense: Defense | None) -> Transforms | None:
 def erasing_of(defense: Defense | None) -> Erases | None:
     """The one part that overwrites parts of images; None where none does, or several."""
     found = [part for part in parts_of(defense) if isinstance(part, Erases)]
+    return found[0] if len(found) == 1 else None
+
+
+def concealing_of(defense: Defense | None) -> Conceals | None:
+    """The one part that conceals examples; None where none does, or several."""
+    found = [part for part in parts_of(defense) if isinstance(part, Conceals)]
     return found[0] if len(found) == 1 else None
 
 

@@ -4,6 +4,7 @@ from leakgauge.defenses.ats import ATS
 from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
+from leakgauge.defenses.dcs2 import DCS2
 from leakgauge.defenses.dgc import DGC
 from leakgauge.defenses.dpsgd import DPSGD
 from leakgauge.defenses.gaussian_noise import GaussianNoise
@@ -24,6 +25,7 @@ from leakgauge.defenses.top_k import TopK
 
 __all__ = [
     "ATS",
+    "DCS2",
     "DGC",
     "DPSGD",
     "Chain",

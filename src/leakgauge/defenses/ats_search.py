@@ -105,7 +105,9 @@ class ATSSearch:
         generator = seeds.generator("training")
         with seeds.isolated("training"):
             for _ in range(self.epochs):
-                for batch in torch.randperm(len(inputs), generator=generator).split(self.minibatch):
+                order = torch.randperm(len(inputs), generator=generator)
+                for start in range(0, len(inputs), self.minibatch):
+                    batch = order[start : start + self.minibatch]
                     descent.zero_grad()
                     loss(model(inputs[batch]), targets[batch]).backward()  # type: ignore[no-untyped-call]
                     descent.step()
