@@ -20,6 +20,7 @@ FEW: dict[str, lg.Attack] = {
     "Auto": attacks.Auto(
         attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
     ),
+    "ConcealmentMatching": attacks.ConcealmentMatching(attack=attacks.InvertingGradients(steps=3)),
     "CorrectedSurrogate": attacks.CorrectedSurrogate(
         attack=attacks.VanishingPrior(steps=3), stages=2
     ),
@@ -76,6 +77,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
 
 UNDER: dict[str, lg.Defense] = {
     "BayesOptimal": lg.defenses.GaussianNoise(std=1e-2),
+    "ConcealmentMatching": lg.defenses.DCS2(steps=3),
     "Inpainting": lg.defenses.PatchDropout(share=0.3),
     "InstaHideDecoding": lg.defenses.InstaHide(),
     "MixupDecoding": lg.defenses.Mixup(),

@@ -18,6 +18,7 @@ from leakgauge import defenses
 from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
 from leakgauge.defenses import (
     ATS,
+    DCS2,
     DGC,
     DPSGD,
     Chain,
@@ -46,6 +47,7 @@ CASES: dict[str, lg.Defense] = {
     "ATS": ATS(),
     "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
     "Clipping": Clipping(norm=0.1),
+    "DCS2": DCS2(steps=3),
     "DGC": DGC(sparsity=0.9),
     "DPSGD": DPSGD(max_norm=0.1, noise_multiplier=0.0),
     "GaussianNoise": GaussianNoise(std=0.1),
@@ -98,6 +100,7 @@ KNOWN = {
 """What a knowing adversary computes exactly from the true batch."""
 EARLIER = {
     "ATS",
+    "DCS2",
     "InstaHide",
     "Mixup",
     "LocalLayers",
