@@ -53,7 +53,7 @@ class DCS2(Undefended):
     claim: ClassVar[Claim] = Claim(
         "each example beside an invented one of another label, whose gradient is much the same",
         "whoever sees the update",
-        "reads the invented label and matches both examples, weighted as the client does; so far in vain",
+        "reads the invented label and matches both examples, weighted as the client weighs them",
     )
     mixing: Annotated[float, Ge(0), Le(1)] = 0.7
     steps: Whole = 1000

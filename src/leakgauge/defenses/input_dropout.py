@@ -62,7 +62,10 @@ class PixelDropout(Undefended):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchDropout(PixelDropout):
-    """The same of squares of `side` pixels on a grid from the upper left corner; the last are cut where it ends."""
+    """A `share` of each image's squares of `side` pixels in [0, 1) overwritten by `fill`, in the data's own units.
+
+    Squares lie on a grid from the upper left corner; the last are cut where the image ends. The rest as PixelDropout.
+    """
 
     claim: ClassVar[Claim] = Claim(
         "the patches that are dropped, in this round: they are not in the update at all",
