@@ -20,12 +20,14 @@ FEW: dict[str, lg.Attack] = {
     "Auto": attacks.Auto(
         attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
     ),
+    "ConcealmentMatching": attacks.ConcealmentMatching(attack=attacks.InvertingGradients(steps=3)),
     "CorrectedSurrogate": attacks.CorrectedSurrogate(
         attack=attacks.VanishingPrior(steps=3), stages=2
     ),
     "DropoutInversion": attacks.DropoutInversion(attack=attacks.InvertingGradients(steps=3)),
     "GradInversion": attacks.GradInversion(steps=3, trials=2),
     "GradViT": attacks.GradViT(steps=4, trials=2),
+    "Inpainting": attacks.Inpainting(attack=attacks.InvertingGradients(steps=3), steps=5),
     "InstaHideDecoding": attacks.InstaHideDecoding(
         attack=attacks.InvertingGradients(steps=3), draws=2
     ),
@@ -35,6 +37,9 @@ FEW: dict[str, lg.Attack] = {
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
     "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
     "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
+    "TransformationInversion": attacks.TransformationInversion(
+        attack=attacks.InvertingGradients(steps=3), steps=5
+    ),
     "SecondOrder": attacks.SecondOrder(warm=1, iterations=3, stages=1),
     "SoftmaxUnmixing": attacks.SoftmaxUnmixing(warm=1, iterations=3, stages=1),
 }
@@ -72,8 +77,11 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
 
 UNDER: dict[str, lg.Defense] = {
     "BayesOptimal": lg.defenses.GaussianNoise(std=1e-2),
+    "ConcealmentMatching": lg.defenses.DCS2(steps=3),
+    "Inpainting": lg.defenses.PatchDropout(share=0.3),
     "InstaHideDecoding": lg.defenses.InstaHide(),
     "MixupDecoding": lg.defenses.Mixup(),
+    "TransformationInversion": lg.defenses.ATS(policies="24-18"),
 }
 """What attacks on a defense are given."""
 

@@ -17,6 +17,8 @@ import leakgauge as lg
 from leakgauge import defenses
 from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
 from leakgauge.defenses import (
+    ATS,
+    DCS2,
     DGC,
     DPSGD,
     Activation,
@@ -30,6 +32,8 @@ from leakgauge.defenses import (
     LocalLayers,
     Mixup,
     Outpost,
+    PatchDropout,
+    PixelDropout,
     Precode,
     Quantization,
     RandomSparsification,
@@ -43,8 +47,10 @@ from leakgauge.defenses import (
 CASES: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
     "Activation": Activation(kind="tanh"),
+    "ATS": ATS(),
     "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
     "Clipping": Clipping(norm=0.1),
+    "DCS2": DCS2(steps=3),
     "DGC": DGC(sparsity=0.9),
     "DPSGD": DPSGD(max_norm=0.1, noise_multiplier=0.0),
     "Dropout": Dropout(p=0.5),
@@ -55,6 +61,8 @@ CASES: dict[str, lg.Defense] = {
     "Outpost": Outpost(),
     "LocalLayers": LocalLayers(last=1),
     "Mixup": Mixup(alpha=1.0),
+    "PatchDropout": PatchDropout(share=0.5),
+    "PixelDropout": PixelDropout(share=0.5),
     "Precode": Precode(latent=8),
     "Quantization": Quantization(format="int8"),
     "RandomSparsification": RandomSparsification(sparsity=0.5),
@@ -65,6 +73,7 @@ CASES: dict[str, lg.Defense] = {
 }
 NEUTRAL: dict[str, lg.Defense] = {
     "Undefended": Undefended(),
+    "ATS": ATS(policies=""),
     "Chain": Chain(),
     "Clipping": Clipping(norm=1e9),
     "DGC": DGC(sparsity=0.0),
@@ -74,6 +83,8 @@ NEUTRAL: dict[str, lg.Defense] = {
     "LayerPruning": LayerPruning(share=0.0),
     "Outpost": Outpost(sparsity=0.0, noise=0.0),
     "LocalLayers": LocalLayers(last=0),
+    "PatchDropout": PatchDropout(share=0.0),
+    "PixelDropout": PixelDropout(share=0.0),
     "RandomSparsification": RandomSparsification(sparsity=0.0),
     "Soteria": Soteria(sparsity=0.0),
     "TopK": TopK(sparsity=0.0),
@@ -93,7 +104,17 @@ KNOWN = {
     "Undefended",
 }
 """What a knowing adversary computes exactly from the true batch."""
-EARLIER = {"Dropout", "InstaHide", "Mixup", "LocalLayers", "Precode"}
+EARLIER = {
+    "ATS",
+    "DCS2",
+    "Dropout",
+    "InstaHide",
+    "Mixup",
+    "LocalLayers",
+    "PatchDropout",
+    "PixelDropout",
+    "Precode",
+}
 """What a knowing adversary computes exactly from the true update, but not from the true batch: not all is known."""
 
 
@@ -126,7 +147,7 @@ class TestContract:
         defense = CASES[name]
         strength = getattr(defense, "strength")  # noqa: B009
         own = [field.name for field in fields(defense)]  # type: ignore[arg-type]
-        assert (strength is None) == (name in {"Chain", "Sign", "Undefended"})
+        assert (strength is None) == (name in {"ATS", "Chain", "Sign", "Undefended"})
         assert strength is None or strength in own
 
     def test_the_seed_decides(self, name: str) -> None:

@@ -5,6 +5,7 @@ from leakgauge.attacks.auto import Auto
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.bayes_optimal import BayesOptimal
 from leakgauge.attacks.cocktail_party import CocktailParty
+from leakgauge.attacks.concealment_matching import ConcealmentMatching
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.deep_image_prior import DeepImagePrior
 from leakgauge.attacks.dlg import DLG
@@ -13,6 +14,7 @@ from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.grad_inversion import GradInversion
 from leakgauge.attacks.gradvit import GradViT
 from leakgauge.attacks.idlg import IDLG
+from leakgauge.attacks.inpainting import Inpainting
 from leakgauge.attacks.instahide_decoding import InstaHideDecoding
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -27,6 +29,7 @@ from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
 from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.spear_plus_plus import SpearPlusPlus
 from leakgauge.attacks.surrogate_model import SurrogateModel
+from leakgauge.attacks.transformation_inversion import TransformationInversion
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 
 __all__ = [
@@ -39,12 +42,14 @@ __all__ = [
     "BalancedDLG",
     "BayesOptimal",
     "CocktailParty",
+    "ConcealmentMatching",
     "CorrectedSurrogate",
     "DeepImagePrior",
     "DropoutInversion",
     "FeatureInversion",
     "GradInversion",
     "GradViT",
+    "Inpainting",
     "InstaHideDecoding",
     "InvertingGradients",
     "LinearLayer",
@@ -58,5 +63,6 @@ __all__ = [
     "Spear",
     "SpearPlusPlus",
     "SurrogateModel",
+    "TransformationInversion",
     "VanishingPrior",
 ]

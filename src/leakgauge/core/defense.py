@@ -136,6 +136,50 @@ class Mixes(Defense, Protocol):
 
 
 @runtime_checkable
+class Transforms(Defense, Protocol):
+    """A defense that puts each example through a map of its own, drawn from a few."""
+
+    @property
+    def maps(self) -> tuple[Callable[[Tensor], Tensor], ...]:
+        """Each map that may be drawn: (B, *shape) to such, in the data's own units; with a slope."""
+        ...
+
+
+@runtime_checkable
+class Erases(Defense, Protocol):
+    """A defense that overwrites a part of each image by one value, elsewhere in each."""
+
+    @property
+    def fill(self) -> float:
+        """That value, in the data's own units."""
+        ...
+
+    @property
+    def side(self) -> int:
+        """The side of the squares that are overwritten, in pixels; they lie on a grid from the upper left corner."""
+        ...
+
+    def erased(self, height: int, width: int) -> int:
+        """How many squares of an image are overwritten."""
+        ...
+
+
+@runtime_checkable
+class Conceals(Defense, Protocol):
+    """A defense that trains on an invented example of another class beside each one."""
+
+    @property
+    def mixing(self) -> float:
+        """How much of the invented example's target is its own class; the rest is that of the concealed one."""
+        ...
+
+    @property
+    def divisor(self) -> float:
+        """What the sum of the two mean losses is divided by."""
+        ...
+
+
+@runtime_checkable
 class Combined(Defense, Protocol):
     """Several defenses that act one after the other."""
 
@@ -196,6 +240,24 @@ def remembered(
 def mixing_of(defense: Defense | None) -> Mixes | None:
     """The one part that mixes examples; None where none does, or several."""
     found = [part for part in parts_of(defense) if isinstance(part, Mixes)]
+    return found[0] if len(found) == 1 else None
+
+
+def transforming_of(defense: Defense | None) -> Transforms | None:
+    """The one part that transforms examples; None where none does, or several."""
+    found = [part for part in parts_of(defense) if isinstance(part, Transforms)]
+    return found[0] if len(found) == 1 else None
+
+
+def erasing_of(defense: Defense | None) -> Erases | None:
+    """The one part that overwrites parts of images; None where none does, or several."""
+    found = [part for part in parts_of(defense) if isinstance(part, Erases)]
+    return found[0] if len(found) == 1 else None
+
+
+def concealing_of(defense: Defense | None) -> Conceals | None:
+    """The one part that conceals examples; None where none does, or several."""
+    found = [part for part in parts_of(defense) if isinstance(part, Conceals)]
     return found[0] if len(found) == 1 else None
 
 

@@ -1,0 +1,115 @@
+"""DCS-2 undone: the private example and the one that conceals it, matched as the batch of two that they are. Ours.
+
+    u = grad 1/3 (L(x, y) + mu L(x_c, y_c) + (1 - mu) L(x_c, y))  =  2/3 grad (L(x, y) + L(x_c, t)) / 2,
+    t = mu y_c + (1 - mu) y,  as cross entropy is linear in targets
+    y: granted, or the least entry of the last bias' gradient; y_c: the least of the others
+    (x, x_c) by gradient matching of 3/2 u, of which x is kept
+
+That the batch is larger, mu and the divisor are granted with the defense; y_c and x_c are not. The invented example is
+not sought among those that the client would have invented: the update alone decides. Where the client's update was
+projected, the weights are others, and the match stays incomplete.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.second_order import SecondOrder
+from leakgauge.core import (
+    Conceals,
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    concealing_of,
+    silent,
+)
+from leakgauge.inversion import GradientMatching, Read
+from leakgauge.inversion.labels import head
+
+DEFAULT = SecondOrder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcealmentMatching:
+    """`attack` on the pair of private and invented example; batch 1, models whose last layer has a bias."""
+
+    attack: Recipe = DEFAULT
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size", "defense"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if concealing_of(observation.knowledge.defense) is None:
+            return "the known defense conceals no example behind another"
+        found, labels = head(observation), observation.knowledge.labels
+        if found is None or f"{found[0]}.bias" not in observation.update.tensors:
+            return "reads labels from the bias of a last linear layer, which the model lacks"
+        if labels is not None and labels.ndim != 1:
+            return "the invented example is told by its class: needs class labels"
+        one = observation.not_one_example()
+        return one or self._matching(torch.zeros(0)).inapplicable(observation)
+
+    def evaluations(self, observation: Observation) -> int:
+        return self.attack.evaluations(observation)
+
+    def _matching(self, targets: Tensor) -> GradientMatching:
+        return replace(self.attack.matching(), labels=Read(targets))
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        clock = time.perf_counter()
+        defense = concealing_of(observation.knowledge.defense)
+        assert defense is not None, "inapplicable() refuses this"
+        label, other = labels_of_pair(observation)
+        pair = as_pair(observation, defense)
+        targets = soft(label, other, defense.mixing, observation)
+        found = self._matching(targets)(pair, seeds=seeds, progress=progress)
+        return replace(
+            found,
+            inputs=found.inputs[:1],
+            targets=torch.tensor([label], device=found.inputs.device),
+            found=found.found[:1],
+            course=(),
+            cost=Cost(found.cost.evaluations, time.perf_counter() - clock),
+            notes=(*found.notes, f"concealment: the invented example is of class {other}"),
+        )
+
+
+def labels_of_pair(observation: Observation) -> tuple[int, int]:
+    """The private example's class and the invented one's."""
+    layer = head(observation)
+    assert layer is not None, "inapplicable() refuses this"
+    slopes = observation.update.tensors[f"{layer[0]}.bias"]
+    granted = observation.knowledge.labels
+    label = int(slopes.argmin() if granted is None else granted[0])
+    left = slopes.clone()
+    left[label] = torch.inf
+    return label, int(left.argmin())
+
+
+def as_pair(observation: Observation, defense: Conceals) -> Observation:
+    """The observation as one of the mean gradient of two examples."""
+    scaled = observation.update.map(lambda t: t * (defense.divisor / 2))
+    knowledge = replace(
+        observation.knowledge, batch_size=2, labels=None, label_counts=None, defense=None
+    )
+    return replace(observation, update=scaled, knowledge=knowledge)
+
+
+def soft(label: int, other: int, mixing: float, observation: Observation) -> Tensor:
+    """Targets (2, K) of the pair."""
+    assert observation.classes is not None, "a head was found"
+    like = next(iter(observation.update.tensors.values()))
+    one, two = one_hot(torch.tensor([label, other]), observation.classes).to(like)
+    return torch.stack([one, mixing * two + (1 - mixing) * one])

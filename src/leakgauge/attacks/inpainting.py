@@ -1,0 +1,103 @@
+"""What input dropout took, filled in from what is around it. Ours; we know of no publication.
+
+    x~ by gradient matching, which is told of no mask;   erased: the k squares of x~ nearest the fill, k known
+    x = x~ where not erased;  elsewhere the smoothest x around it (`restoration`)
+
+What was dropped is not in the update: no attack on one round has more than the neighbors tell. A part of an image that
+has the fill's own color is taken for erased, and filled with about that color again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from leakgauge.attacks.labels import refused
+from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.restoration import restored
+from leakgauge.attacks.second_order import SecondOrder
+from leakgauge.core import (
+    Cost,
+    Erases,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    erasing_of,
+    silent,
+)
+from leakgauge.core.ranges import Count, Positive
+
+DEFAULT = SecondOrder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpainting:
+    """`attack`, and its guess with what the known defense erased filled in, by `steps` of L-BFGS.
+
+    `weight`: of smoothness beside the mean squared error of what was kept.
+    """
+
+    attack: Recipe = DEFAULT
+    weight: Positive = 1e-4
+    steps: Count = 300
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size", "defense"})
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        if erasing_of(observation.knowledge.defense) is None:
+            return "the known defense erases no part of images"
+        if observation.domain.kind != "image":
+            return f"it fills images in, not a {observation.domain.kind}"
+        return refused(self.attack.matching(), observation)
+
+    def evaluations(self, observation: Observation) -> int:
+        return self.attack.evaluations(observation)
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        observation.require(self)
+        clock = time.perf_counter()
+        defense, domain = erasing_of(observation.knowledge.defense), observation.domain
+        assert defense is not None, "inapplicable() refuses this"
+        found = self.attack(observation, seeds=seeds, progress=lambda done: progress(0.9 * done))
+        lost = erased(found.inputs, defense)
+        guess = filled(domain.to_unit(found.inputs), lost, weight=self.weight, steps=self.steps)
+        progress(1.0)
+        share = float(lost.double().mean())
+        return replace(
+            found,
+            inputs=domain.from_unit(guess.to(found.inputs)),
+            course=(),
+            diagnosis=None,
+            cost=Cost(found.cost.evaluations, time.perf_counter() - clock),
+            notes=(*found.notes, f"inpainting: {share:.0%} of each image taken for erased"),
+        )
+
+
+def erased(seen: Tensor, defense: Erases) -> Tensor:
+    """Which pixels of images (B, C, H, W), in the data's units, a defense will have overwritten: (B, 1, H, W)."""
+    height, width = seen.shape[-2:]
+    error = (seen.double() - defense.fill).square().mean(1, keepdim=True)
+    side = min(defense.side, height, width)
+    # Squares that are cut at the end count as the mean over what they hold.
+    distance = avg_pool2d(error, side, ceil_mode=True)
+    order = distance.flatten(1).argsort(dim=1, stable=True)
+    mask = torch.zeros_like(distance.flatten(1), dtype=torch.bool)
+    mask.scatter_(1, order[:, : defense.erased(height, width)], True)
+    grid = mask.view(distance.shape)
+    return grid.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., :height, :width]
+
+
+def filled(seen: Tensor, lost: Tensor, *, weight: float, steps: int) -> Tensor:
+    """Images (B, C, H, W) in unit coordinates, what is `lost` (B, 1, H, W) of them filled in smoothly."""
+    kept = seen.double()
+    smooth = restored(kept, lambda unit: torch.where(lost, kept, unit), weight=weight, steps=steps)
+    return torch.where(lost, smooth.clamp(0, 1), kept)

@@ -1,0 +1,187 @@
+"""The image operations of AutoAugment's library (Cubuk et al. 2019), as ATS uses them, in torch.
+
+What Pillow's operations of these names give, on values in [0, 1] that need not be 8-bit: no operation rounds but
+posterize and equalize, whose meaning is of levels. Each has a slope for who goes back through it: clamping, levels and
+the inverted part of solarize are differentiated as if they were not there (straight through), or as they are.
+
+    magnitude m = span[k] at the index k of 0 ... 9;  s in {-1, 1} a direction, drawn
+    shear x (m s)    out(i, j) = in(i, j + m s (i + 1/2)), cubic;   translate x    out(i, j) = in(i, j + m s W)
+    enhance          d + (1 + m s) (in - d), clamped;  d: gray, mean gray, black, smoothed
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, one_hot
+
+LEVELS = 255
+LUMA = (0.299, 0.587, 0.114)
+ROTATION_FILL = 128 / LEVELS
+
+
+class Operation(NamedTuple):
+    """What is done to images (B, C, H, W) at a magnitude; `span` its magnitudes; whether it has two directions."""
+
+    apply: Callable[[Tensor, float], Tensor]
+    span: tuple[float, float]
+    signed: bool
+
+    def magnitude(self, index: int) -> float:
+        """That of the index in 0 ... 9."""
+        low, high = self.span
+        return low + (high - low) * index / 9
+
+
+def translated(images: Tensor, share: float, *, axis: int) -> Tensor:
+    """Moved by a share of the side, to the nearest pixel; black where nothing was."""
+    side = images.shape[axis]
+    source = (torch.arange(side, dtype=torch.float64) + 0.5 + share * side).floor().long()
+    inside = (source >= 0) & (source < side)
+    moved = images.index_select(axis, source.clamp(0, side - 1).to(images.device))
+    shape = [side if a == axis % images.ndim else 1 for a in range(images.ndim)]
+    return moved * inside.to(images).view(shape)
+
+
+def sheared(images: Tensor, slope: float, *, axis: int) -> Tensor:
+    """Each row (axis -1) or column (axis -2) moved in proportion to its place, cubic; black where nothing was."""
+    if axis == -2:
+        return sheared(images.transpose(-1, -2), slope, axis=-1).transpose(-1, -2)
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
+    place = torch.arange(width, dtype=torch.float64)[None, :] + 0.5 + slope * rows
+    inside = ((place >= 0) & (place < width)).to(images)
+    left = (place - 0.5).floor()
+    found = torch.zeros_like(images)
+    for tap in range(-1, 3):
+        weight = _cubic((place - 0.5 - left - tap).abs()).to(images)
+        index = (left + tap).long().clamp(0, width - 1).to(images.device)
+        found = found + weight * images.gather(-1, index.expand(images.shape))
+    return straight_clamp(found) * inside
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' kernel with a = -1, which Pillow's transforms have."""
+    near = (distance - 2) * distance.square() + 1
+    far = ((5 - distance) * distance - 8) * distance + 4
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
+
+
+def rotated(images: Tensor, degrees: float) -> Tensor:
+    """Turned counterclockwise about the middle, to the nearest pixel; middle gray where nothing was."""
+    height, width = images.shape[-2:]
+    angle = -math.radians(degrees)
+    down = torch.arange(height, dtype=torch.float64)[:, None] + 0.5 - height / 2
+    across = torch.arange(width, dtype=torch.float64)[None, :] + 0.5 - width / 2
+    column = (math.cos(angle) * across + math.sin(angle) * down + width / 2).floor().long()
+    row = (-math.sin(angle) * across + math.cos(angle) * down + height / 2).floor().long()
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).flatten()
+    turned = images.flatten(-2)[..., index.to(images.device)].view(images.shape)
+    return torch.where(inside.to(images.device), turned, ROTATION_FILL)
+
+
+def blended(images: Tensor, factor: float, degenerate: Callable[[Tensor], Tensor]) -> Tensor:
+    """degenerate + factor * (images - degenerate), clamped: Pillow's ImageEnhance."""
+    base = degenerate(images)
+    return straight_clamp(base + factor * (images - base))
+
+
+def gray(images: Tensor) -> Tensor:
+    """Brightness in every channel; images of other than three channels as they are."""
+    if images.shape[-3] != 3:
+        return images
+    weights = images.new_tensor(LUMA)[:, None, None]
+    return (images * weights).sum(-3, keepdim=True).expand(images.shape)
+
+
+def mean_gray(images: Tensor) -> Tensor:
+    """The mean of each image's brightness."""
+    return gray(images).mean((-3, -2, -1), keepdim=True).expand(images.shape)
+
+
+def smoothed(images: Tensor) -> Tensor:
+    """Means of 3 x 3 pixels, the middle five times; the border as it is."""
+    if min(images.shape[-2:]) < 3:
+        return images
+    kernel = images.new_ones(1, 1, 3, 3)
+    kernel[..., 1, 1] = 5
+    inner = conv2d(images.flatten(0, -3).unsqueeze(1), kernel / kernel.sum())
+    found = images.clone()
+    found[..., 1:-1, 1:-1] = inner.view(*images.shape[:-2], *inner.shape[-2:])
+    return found
+
+
+def posterized(images: Tensor, bits: float) -> Tensor:
+    """The highest `bits`, rounded, of eight."""
+    step = 2 ** (8 - round(bits))
+    levels = (images * LEVELS).round()
+    return straight((levels / step).floor() * step / LEVELS, images)
+
+
+def solarized(images: Tensor, threshold: float) -> Tensor:
+    """Values from `threshold`, of 0 ... 256, on are inverted."""
+    return torch.where(images * LEVELS < threshold, images, 1 - images)
+
+
+def stretched(images: Tensor, _: float) -> Tensor:
+    """Autocontrast: each channel from its least to its largest value, to [0, 1]; a flat one as it is."""
+    low, high = images.amin((-2, -1), keepdim=True), images.amax((-2, -1), keepdim=True)
+    flat = high <= low
+    span = torch.where(flat, torch.ones_like(high), high - low)
+    return torch.where(flat, images, (images - low) / span)
+
+
+def equalized(images: Tensor, _: float) -> Tensor:
+    """Each channel's histogram of 256 levels made flat, as Pillow counts it."""
+    levels = (images.detach() * LEVELS).round().clamp(0, LEVELS).long()
+    histogram = one_hot(levels.flatten(-2), LEVELS + 1).sum(-2)
+    last = levels.amax((-2, -1))
+    top = histogram.gather(-1, last[..., None])
+    step = (histogram.sum(-1, keepdim=True) - top) // LEVELS
+    before = histogram.cumsum(-1) - histogram
+    table = (before + step // 2).div(step.clamp_min(1), rounding_mode="floor").clamp(0, LEVELS)
+    found = table.gather(-1, levels.flatten(-2)).view(images.shape).to(images) / LEVELS
+    kept = (step == 0)[..., None]
+    return torch.where(kept, images, straight(found, images))
+
+
+def straight(found: Tensor, images: Tensor) -> Tensor:
+    """`found`, with the slope of `images`."""
+    return images + (found - images).detach() if images.requires_grad else found
+
+
+def straight_clamp(images: Tensor) -> Tensor:
+    """Clamped to [0, 1], with the slope of what is not: who goes back is not stopped where it is out of range."""
+    return straight(images.clamp(0, 1), images)
+
+
+def enhancing(degenerate: Callable[[Tensor], Tensor]) -> Operation:
+    """Away from `degenerate` or towards it, by up to a half."""
+    return Operation(
+        lambda images, m: blended(images, 1 + m, degenerate), span=(0.0, 0.5), signed=True
+    )
+
+
+TRANSLATION = (0.0, 150 / 331)
+OPERATIONS: dict[str, Operation] = {
+    "shear_x": Operation(partial(sheared, axis=-1), (0.0, 0.3), signed=True),
+    "shear_y": Operation(partial(sheared, axis=-2), (0.0, 0.3), signed=True),
+    "translate_x": Operation(partial(translated, axis=-1), TRANSLATION, signed=True),
+    "translate_y": Operation(partial(translated, axis=-2), TRANSLATION, signed=True),
+    "rotate": Operation(rotated, (0.0, 30.0), signed=False),
+    "color": enhancing(gray),
+    "posterize": Operation(posterized, (8.0, 4.0), signed=False),
+    "solarize": Operation(solarized, (256.0, 0.0), signed=False),
+    "contrast": enhancing(mean_gray),
+    "sharpness": enhancing(smoothed),
+    "brightness": enhancing(torch.zeros_like),
+    "autocontrast": Operation(stretched, (0.0, 0.0), signed=False),
+    "equalize": Operation(equalized, (0.0, 0.0), signed=False),
+    "invert": Operation(lambda images, _: 1 - images, (0.0, 0.0), signed=False),
+}

@@ -1,0 +1,108 @@
+"""DCS-2 against its formula, and who knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import images, sigmoid_cnn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge.attacks.concealment_matching import as_pair, labels_of_pair, soft
+from leakgauge.core import ModelError, SpecificationError
+from leakgauge.defenses import DCS2
+from leakgauge.defenses.dcs2 import _Concealed, cosine, inner, projected
+from leakgauge.inversion.simulation import simulator
+
+LOSS = functional.cross_entropy
+
+
+def concealing(defense: DCS2) -> _Concealed:
+    training = defense.on_training(lg.FedSGD(), seeds=lg.Seeds(0))
+    assert isinstance(training, _Concealed)
+    return training
+
+
+class TestDCS2:
+    def test_what_is_shared_is_the_mean_of_private_and_invented(self) -> None:
+        batch, model, training = images(2), sigmoid_cnn(), concealing(DCS2(steps=5))
+        own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
+        others = training.labels(model, batch.inputs, batch.targets)
+        assert not bool((others == batch.targets).any())
+        invented = training.invented(model, LOSS, batch.inputs, others, own)
+        rows = torch.eye(4)
+        mixed = 0.7 * rows[others] + 0.3 * rows[batch.targets]
+        both = lg.FedSGD()(
+            model,
+            LOSS,
+            torch.cat([batch.inputs, invented]),
+            torch.cat([rows[batch.targets], mixed]),
+        )
+        found = training(model, LOSS, batch.inputs, batch.targets)
+        assert float(inner(found, own)) > 0
+        assert all(torch.allclose(found[n], 2 / 3 * t, atol=1e-6) for n, t in both.items())
+
+    def test_the_invented_gradient_turns_to_the_private_one_and_the_image_away(self) -> None:
+        batch, model = images(1), sigmoid_cnn()
+        own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
+        angles, distances = [], []
+        for steps in (0, 60):
+            training = concealing(DCS2(steps=steps))
+            others = training.labels(model, batch.inputs, batch.targets)
+            found = training.invented(model, LOSS, batch.inputs, others, own)
+            angles.append(float(cosine(lg.FedSGD()(model, LOSS, found, others), own)))
+            distances.append(float((found - batch.inputs).norm()))
+        assert angles[1] > angles[0] + 0.1
+        assert distances[1] > distances[0]
+
+    def test_the_search_ends_where_it_is_far_enough(self) -> None:
+        batch, model = images(1), sigmoid_cnn()
+        own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
+        found = [
+            concealing(DCS2(steps=steps, enough=1e-6)).invented(
+                model, LOSS, batch.inputs, torch.tensor([1]), own
+            )
+            for steps in (10, 50)
+        ]
+        assert torch.equal(*found)
+
+    def test_what_points_against_is_turned(self) -> None:
+        own = {"a": torch.tensor([1.0, 0.0])}
+        turned = projected({"a": torch.tensor([-3.0, 1.0])}, own)["a"]
+        assert turned.tolist() == pytest.approx([0.0, 1.0], abs=5e-3)
+        least = projected({"a": torch.tensor([-0.1, 1.0])}, own)["a"]
+        assert least.tolist() == pytest.approx([0.4, 1.0])
+        kept = {"a": torch.tensor([0.1, 1.0])}
+        assert projected(kept, own) is kept
+
+    def test_other_targets_and_local_steps_are_refused(self) -> None:
+        with pytest.raises(SpecificationError, match="one gradient"):
+            DCS2().on_training(lg.FedAvg(), seeds=lg.Seeds(0))
+        with pytest.raises(ModelError, match="class labels"):
+            concealing(DCS2(steps=0))(sigmoid_cnn(), LOSS, images(1).inputs, torch.rand(1, 4))
+
+
+class TestWhoKnowsIt:
+    def test_the_pair_explains_the_update(self, observe: Callable[..., lg.Observation]) -> None:
+        """At the true pair, with labels as read, the scaled update is matched to rounding."""
+        batch, model, defense = images(1), sigmoid_cnn(), DCS2(steps=5)
+        seen = observe(model, batch, under=defense)
+        training = defense.on_training(lg.FedSGD(), seeds=lg.Seeds(7).child("defense"))
+        assert isinstance(training, _Concealed)
+        others = training.labels(model, batch.inputs, batch.targets)
+        assert labels_of_pair(seen) == (int(batch.targets), int(others))
+        own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
+        invented = training.invented(model, LOSS, batch.inputs, others, own)
+        pair = as_pair(seen, defense)
+        targets = soft(int(batch.targets), int(others), defense.mixing, seen)
+        found = simulator(pair, create_graph=False)(torch.cat([batch.inputs, invented]), targets)
+        assert all(torch.allclose(found[n], t, atol=1e-6) for n, t in pair.update.tensors.items())
+
+    def test_other_observations_are_refused(self, observe: Callable[..., lg.Observation]) -> None:
+        attack = lg.attacks.ConcealmentMatching(attack=lg.attacks.InvertingGradients(steps=1))
+        assert attack.inapplicable(observe(sigmoid_cnn(), images(1)))
+        under = DCS2(steps=0)
+        assert attack.inapplicable(observe(sigmoid_cnn(), images(2), under=under))
+        assert attack.inapplicable(observe(sigmoid_cnn(), images(1), under=under)) is None
