@@ -381,7 +381,7 @@ class TestDPSGD:
         one, same, other = (shared(model, batch, defense, root=root).tensors for root in (0, 0, 1))
         noise = torch.cat([(one[n] - t).flatten() for n, t in quiet.items()])
         assert float(noise.std()) == pytest.approx(6 / count, rel=0.05)
-        assert noise_of(Chain(defenses=(defense,)), count) == (6 / count, "gaussian")
+        assert noise_of(Chain(defenses=(defense,)), [count]) == (6 / count, "gaussian")
         assert noise_of(defense) is None
         assert all(torch.equal(one[n], same[n]) for n in one)
         assert not any(torch.equal(one[n], other[n]) for n in one)

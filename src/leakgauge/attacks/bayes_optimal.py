@@ -17,7 +17,7 @@ from typing import Literal
 
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import matched
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, noise_of, silent
+from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.core.ranges import Count, Positive
 from leakgauge.inversion import (
     L1,
@@ -57,8 +57,7 @@ class BayesOptimal:
         return frozenset({"batch_size", "defense"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        known = observation.knowledge
-        if noise_of(known.defense, known.batch_size) is None:
+        if observation.noise is None:
             return "the known defense adds no noise: nothing says which distance is likely"
         if observation.domain.kind != "image":
             return f"its prior is of images, not of a {observation.domain.kind}"
@@ -69,7 +68,7 @@ class BayesOptimal:
 
     def objective(self, observation: Observation) -> Term:
         """Minus the log-posterior, in nats a value of the batch."""
-        noise = noise_of(observation.knowledge.defense, observation.batch_size)
+        noise = observation.noise
         channels, height, width = observation.domain.shape
         values = observation.batch_size * channels * height * width
         # TotalVariation is two means, over vertical and over horizontal neighbors.

@@ -67,6 +67,11 @@ class Client:
         """What turns the batch into what leaves, before any defense: the adversary's forward operator."""
         return self.training
 
+    @property
+    def contributors(self) -> int:
+        """Of how many clients what leaves is the mean."""
+        return 1
+
     def global_model(self, *, seeds: Seeds) -> nn.Module:
         """A copy of the network that server and client both use, after the defense's model seam."""
         model = copy.deepcopy(self.model)

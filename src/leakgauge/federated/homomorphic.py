@@ -203,7 +203,7 @@ class Keys:
     def encrypt(self, vector: Tensor, unit: float, seeds: Seeds) -> tuple[list[Any], float]:
         """(d,) integers as ciphertexts, N / 2 in each, and the seconds that this took but for seeding."""
         found, spent = [], 0.0
-        for i, chunk in enumerate(vector.double().split(self.ckks.slots)):
+        for i, chunk in enumerate(torch.split(vector.double(), self.ckks.slots)):
             # SEAL begins its generator anew at each encryption: one seed for two would cancel what hides both.
             encryptor = self.seal.Encryptor(
                 self._context(seeds.integer(f"ciphertext/{i}")), self.public
