@@ -4,6 +4,7 @@ from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.dgc import DGC
+from leakgauge.defenses.dp_fedavg import DPFedAvg
 from leakgauge.defenses.dpsgd import DPSGD
 from leakgauge.defenses.gaussian_noise import GaussianNoise
 from leakgauge.defenses.instahide import InstaHide
@@ -25,6 +26,7 @@ __all__ = [
     "DPSGD",
     "Chain",
     "Clipping",
+    "DPFedAvg",
     "GaussianNoise",
     "InstaHide",
     "LaplacianNoise",
