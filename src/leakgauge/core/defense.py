@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -107,6 +107,15 @@ class HidesModel(Defense, Protocol):
 
 
 @runtime_checkable
+class KeepsLocal(Defense, Protocol):
+    """A defense under which a client keeps parameters of its own: they neither leave it nor come from the server."""
+
+    def local(self, names: Iterable[str]) -> frozenset[str]:
+        """Which of the parameters of these names they are."""
+        ...
+
+
+@runtime_checkable
 class Remembers(Defense, Protocol):
     """A defense that carries something from round to round. `on_update` is its first round."""
 
@@ -206,6 +215,13 @@ def remembered(
     if isinstance(defense, Remembers):
         return defense.remember(update, memory, seeds=seeds)
     return defense.on_update(update, seeds=seeds), {}
+
+
+def local_of(defense: Defense | None, names: Iterable[str]) -> frozenset[str]:
+    """Which of the parameters of these names stay a client's own."""
+    held = list(names)
+    parts = (part for part in parts_of(defense) if isinstance(part, KeepsLocal))
+    return frozenset[str]().union(*(part.local(held) for part in parts))
 
 
 def mixing_of(defense: Defense | None) -> Mixes | None:
