@@ -80,6 +80,15 @@ class AddsNoiseByBatch(Defense, Protocol):
 
 
 @runtime_checkable
+class RoundsAtRandom(Defense, Protocol):
+    """A defense that rounds each entry up or down to a multiple of a step, by chance, right on average."""
+
+    def steps(self, observed: Update) -> Tensors:
+        """The step of each entry, as what was observed tells it: positive, infinite where nothing does."""
+        ...
+
+
+@runtime_checkable
 class ChangesTraining(Defense, Protocol):
     """A defense whose gradient computation can be simulated, all but what is drawn in it."""
 
@@ -198,6 +207,12 @@ def _noises(defense: Defense | None, count: int | None) -> list[tuple[float, Noi
         by_batch = (part for part in parts if isinstance(part, AddsNoiseByBatch))
         noises += [(part.std_of(count), part.law) for part in by_batch]
     return noises
+
+
+def rounding_of(defense: Defense | None) -> RoundsAtRandom | None:
+    """The part that rounds at random, where it is the last to act; None where none does."""
+    *_, last = (None, *parts_of(defense))
+    return last if isinstance(last, RoundsAtRandom) else None
 
 
 def simulated_training(defense: Defense | None, training: LocalTraining) -> LocalTraining:
