@@ -27,7 +27,8 @@ class DPFedAvg(Undefended):
     The noise's standard deviation is noise_multiplier * max_norm / sqrt(clients).
     `clients` = 1: each update is private by itself (local DP). C: the noises of C clients add up to that of the
     paper's server, which must see no more than their sum, as behind secure aggregation: one update by itself has
-    but a share. The defaults are ours.
+    but a share. Behind an aggregation, who knows it simulates the bound on the mean, not each client's. The
+    defaults are ours.
     """
 
     strength: ClassVar[str] = "noise_multiplier"
