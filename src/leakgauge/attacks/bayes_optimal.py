@@ -38,6 +38,7 @@ from leakgauge.inversion import (
     Known,
     RandomRounding,
     SignedAdam,
+    Smoothness,
     Spectral,
     Term,
     TotalVariation,
@@ -52,13 +53,16 @@ OUTSIDE = 100.0
 class BayesOptimal:
     """What a known defense's noise is, decides the distance; its strength, the weight of the prior.
 
-    `neighbors`: b in units of the range, 0.04 of photographs at 32 px. `descent` "signed_adam" for any
-    network, "lbfgs" for smooth ones.
+    `neighbors`: b in units of the range, 0.04 of photographs at 32 px. `prior` "smoothness", ours, is Gaussian instead:
+    log p(x) = - n S(x) / (2 r), S as in `Smoothness`, of n values; `roughness` r, its mean over photographs at 32 px.
+    `descent` "signed_adam" for any network, "lbfgs" for smooth ones.
     """
 
     steps: Count = 4000
     lr: Positive = 0.1
     neighbors: Positive = 0.04
+    prior: Literal["variation", "smoothness"] = "variation"
+    roughness: Positive = 0.15
     descent: Literal["signed_adam", "lbfgs"] = "signed_adam"
     trials: Count = 1
 
@@ -82,6 +86,8 @@ class BayesOptimal:
         values = observation.batch_size * channels * height * width
         # TotalVariation is two means, over vertical and over horizontal neighbors.
         prior = (1 / self.neighbors) * TotalVariation()
+        if self.prior == "smoothness":
+            prior = (0.5 / self.roughness) * Smoothness()
         rounded = rounding(observation)
         if rounded is not None:
             return (1 / values) * RandomRounding(rounded.steps(observation.update)) + prior
