@@ -80,14 +80,21 @@ def run(job: Job, given: Options) -> Row:
     )
     if job.part == "protocol":
         return row | protocol(job, owner, batch, seed)
-    return row | attacked(job, owner, batch, decoy, seed)
-
-
-def attacked(job: Job, owner: lg.Client, batch: lg.Batch, decoy: lg.Batch, seed: int) -> Row:
-    """An attack on what this adversary sees, and the blind control."""
     kind = lg.MaskedUpdate if job.part == "masked" else lg.SecureAggregator
     threat = kind(clients=job.clients, bits=job.bits, labels=job.attack == "l-bfgs")
-    attack, seeds = ATTACKS[job.attack], lg.Seeds(seed)
+    return row | attacked(ATTACKS[job.attack], threat, owner, batch, decoy, seed)
+
+
+def attacked(
+    attack: lg.Attack,
+    threat: lg.ThreatModel,
+    owner: lg.Client,
+    batch: lg.Batch,
+    decoy: lg.Batch,
+    seed: int,
+) -> Row:
+    """An attack on what this adversary sees, and the blind control."""
+    seeds = lg.Seeds(seed)
     scores, guess = {}, None
     for name, seen_of in (("control_psnr", decoy), ("psnr", batch)):
         seen = threat.observe(owner, seen_of, seeds=seeds.child(name))

@@ -119,6 +119,35 @@ class TestAggregator:
         )
         assert float(off.std()) == pytest.approx(0.1 / 4, rel=0.05)
 
+    @pytest.mark.parametrize(
+        ("defense", "std"),
+        [
+            (defenses.GaussianNoise(std=0.1), 0.1 * (3**2 + 2**2 + 2**2) ** 0.5 / 7),
+            (defenses.LaplacianNoise(std=0.1), 0.1 * (3**2 + 2**2 + 2**2) ** 0.5 / 7),
+            # 1 / B of each client, times its weight of B / 7.
+            (defenses.DPSGD(max_norm=1e3, noise_multiplier=1e-4), 0.1 * 3**0.5 / 7),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_who_looks_at_a_mean_knows_its_noise(self, defense: lg.Defense, std: float) -> None:
+        """7 examples of 3 clients: weights of 3, 2 and 2."""
+        batch, threat = images(7), lg.Aggregator(clients=3)
+        clean = threat.observe(client(mlp()), batch, seeds=SEEDS).update.tensors
+        seen = threat.observe(client(mlp(), defense=defense), batch, seeds=SEEDS)
+        off = torch.cat([(seen.update.tensors[n] - t).flatten() for n, t in clean.items()])
+        assert seen.noise == (pytest.approx(std), "gaussian")
+        assert float(off.std()) == pytest.approx(std, rel=0.05)
+
+    def test_equal_weights_where_the_batch_size_is_withheld(self) -> None:
+        held = client(mlp(), defense=defenses.GaussianNoise(std=0.1))
+        threat = lg.Aggregator(clients=4, batch_size=False)
+        seen = threat.observe(held, images(8), seeds=SEEDS)
+        assert seen.noise == (pytest.approx(0.05), "gaussian")
+        alone = lg.Server(batch_size=False).observe(held, images(8), seeds=SEEDS)
+        assert alone.noise == (pytest.approx(0.1), "gaussian")
+        untold = lg.Aggregator(clients=4, defense=False).observe(held, images(8), seeds=SEEDS)
+        assert untold.noise is None
+
     def test_grants_knowledge_of_the_whole_group(self) -> None:
         threat = lg.Aggregator(clients=2, label_counts=True)
         assert threat.grants == {"batch_size", "label_counts", "defense", "hyperparameters"}

@@ -10,7 +10,7 @@ from conftest import images, mlp, psnr
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.inversion import L1, L2, Candidate
+from leakgauge.inversion import L1, L2, Candidate, Smoothness
 
 Observe = Callable[..., lg.Observation]
 NOISY = {
@@ -68,6 +68,18 @@ class TestAttack:
         attack = attacks.BayesOptimal(steps=400, neighbors=0.3, descent=descent)  # type: ignore[arg-type]
         guess = attack(seen, seeds=lg.Seeds(0))
         assert float(psnr(batch.inputs, guess.inputs)) > 20
+
+    def test_smoothness_as_a_prior_is_gaussian(self, observe: Observe) -> None:
+        """log p = - S / (2 r), in nats a value; beside it, the same likelihood."""
+        seen = observe(mlp(), images(1), under=NOISY["gaussian"], labels=True)
+        flat = torch.full((1, 1, 8, 8), 0.5)
+        rough = flat + 0.2 * torch.eye(8)
+        attack = attacks.BayesOptimal(prior="smoothness", roughness=0.25)
+        objective = attack.objective(seen)
+        apart = objective(candidate(seen, rough, 0.3)) - objective(candidate(seen, flat, 0.3))
+        expected = 2 * Smoothness()(candidate(seen, rough, 0.3))
+        assert float(apart) == pytest.approx(float(expected), rel=1e-4)
+        assert float(expected) > 0.01
 
     def test_needs_to_know_noise(self, observe: Observe) -> None:
         attack = attacks.BayesOptimal(steps=1)

@@ -107,6 +107,8 @@ EXPORTS: dict[str, Sequence[str]] = {
     "metrics": sorted(lg.metrics.CLOSER),
     "threats": [
         "aggregator",
+        "encrypted_update",
+        "homomorphic_aggregator",
         "masked_update",
         "neighbor",
         "outsider",

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.core import SingleGradient, Tensors, noise_of, remembered
+from leakgauge.core import SingleGradient, Tensors, noise_of, remembered, rounding_of
 from leakgauge.defenses import (
     DGC,
     DPSGD,
     Chain,
+    GaussianNoise,
     LayerPruning,
     Outpost,
     Sign,
@@ -27,6 +28,7 @@ from leakgauge.defenses import (
 )
 from leakgauge.defenses.soteria import estimated, features_of, tellings
 from leakgauge.federated.aggregated import Aggregated
+from leakgauge.inversion.rounding import EDGE, surprise
 
 LAST = "5.weight"
 """The last linear layer of `mlp`."""
@@ -186,6 +188,65 @@ class TestStochasticQuantization:
         defense = StochasticQuantization(levels=1, bucket=2)
         found = defense.on_update(large, seeds=lg.Seeds(3)).tensors["a"]
         assert float(found[2:].abs().max()) < 1e-2
+
+    @pytest.mark.parametrize("levels", [2, 3, 7, 127])
+    def test_the_step_of_each_bucket_shows(self, levels: int) -> None:
+        generator = torch.Generator().manual_seed(levels)
+        update = lg.Update(
+            {
+                "weight": torch.randn(40, 50, generator=generator),
+                "bias": torch.randn(10, generator=generator),
+                "scale": torch.randn((), generator=generator),
+                "zero": torch.zeros(3),
+            }
+        )
+        defense = StochasticQuantization(levels=levels, bucket=512)
+        found = defense.steps(defense.on_update(update, seeds=lg.Seeds(0)))
+        weight = update.tensors["weight"].flatten().split(512)
+        for known, bucket in zip(found["weight"].flatten().split(512), weight, strict=True):
+            assert torch.allclose(known, bucket.norm() / levels)
+        for name in ("bias", "scale"):
+            assert torch.allclose(found[name], update.tensors[name].norm() / levels)
+        assert bool(found["zero"].isinf().all())
+
+    def test_an_update_s_two_levels_are_all_that_can_happen(self) -> None:
+        """Their probabilities, as the adversary has them, add up to 1; what cannot be is dear and not flat."""
+        share = torch.linspace(0.06, 0.94, 9)
+        assert torch.allclose(
+            (-surprise(share)).exp() + (-surprise(1 - share)).exp(), torch.ones(9)
+        )
+        dear = surprise(torch.tensor([EDGE, 1.0, 1.5, 2.0]))
+        assert bool((dear.diff() > 1).all())
+
+    def test_who_knows_it_seeks_the_most_likely_batch(
+        self, observe: Callable[..., lg.Observation]
+    ) -> None:
+        attack = lg.attacks.BayesOptimal(steps=60, descent="lbfgs")
+        seen = observe(sigmoid_cnn(), wave(), under=StochasticQuantization(levels=3), labels=True)
+        assert attack.inapplicable(seen) is None
+        found = psnr(wave().inputs, attack(seen, seeds=lg.Seeds(0)).inputs)
+        squares = lg.attacks.VanishingPrior(steps=60)(seen, seeds=lg.Seeds(0))
+        assert float(found) > float(psnr(wave().inputs, squares.inputs)) + 1
+        untold = observe(
+            sigmoid_cnn(), wave(), under=StochasticQuantization(), labels=True, defense=False
+        )
+        assert "defense" in attack.requires - untold.knowledge.granted()
+
+    def test_a_later_noise_or_a_mean_blurs_the_steps(
+        self, observe: Callable[..., lg.Observation]
+    ) -> None:
+        """Then the rounding is not what is most likely."""
+        defense = StochasticQuantization()
+        for held, last in (
+            ((defense, GaussianNoise(std=0.1)), False),
+            ((TopK(), defense), True),
+            ((defense, TopK()), False),
+        ):
+            assert (rounding_of(Chain(defenses=held)) is defense) == last
+        mean = lg.Aggregator(clients=2, labels=True).observe(
+            client(mlp(), defense=defense), images(2), seeds=lg.Seeds(0)
+        )
+        assert "nor rounds" in (lg.attacks.BayesOptimal().inapplicable(mean) or "")
 
     def test_many_levels_change_little(self) -> None:
         found = self.quantized(StochasticQuantization(levels=10**6))
@@ -383,7 +444,7 @@ class TestDPSGD:
         one, same, other = (shared(model, batch, defense, root=root).tensors for root in (0, 0, 1))
         noise = torch.cat([(one[n] - t).flatten() for n, t in quiet.items()])
         assert float(noise.std()) == pytest.approx(6 / count, rel=0.05)
-        assert noise_of(Chain(defenses=(defense,)), count) == (6 / count, "gaussian")
+        assert noise_of(Chain(defenses=(defense,)), [count]) == (6 / count, "gaussian")
         assert noise_of(defense) is None
         assert all(torch.equal(one[n], same[n]) for n in one)
         assert not any(torch.equal(one[n], other[n]) for n in one)

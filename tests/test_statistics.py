@@ -193,7 +193,7 @@ class TestThreats:
             told(model, images(3))
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("threat", [lg.Neighbor, lg.MaskedUpdate])
+    @pytest.mark.parametrize("threat", [lg.Neighbor, lg.MaskedUpdate, lg.EncryptedUpdate])
     def test_who_never_sees_them_cannot_be_told(self, threat: type[lg.Server]) -> None:
         with pytest.raises(lg.SpecificationError, match=r"threat\.statistics"):
             threat(statistics=True)

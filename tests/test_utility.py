@@ -168,3 +168,69 @@ class TestFederation:
             progress=shares.append,
         )
         assert shares == [0.5, 1.0]
+
+
+class TestLocalLayers:
+    def test_each_client_keeps_its_own_and_the_server_s_stay(self) -> None:
+        """By hand: each trains on with the head that it had, and the rest is averaged."""
+        defense = defenses.LocalLayers(last=1)
+        held = client(defense, training=lg.FedSGD())
+        history = trained(held, rounds=2)
+        data, plain = digits(slice(0, 600)), client(training=lg.FedSGD())
+        parts = label_skew(data.targets, 3, 1.0, seeds=lg.Seeds(0))
+        start = dict(plain.global_model(seeds=lg.Seeds(0)).named_parameters())
+        *_, weight, bias = start
+        trunk = {n: p.detach().clone() for n, p in start.items()}
+        heads = [{n: start[n].detach().clone() for n in (weight, bias)} for _ in parts]
+        for _ in range(2):
+            total = {n: torch.zeros_like(p) for n, p in trunk.items()}
+            for part, head in zip(parts, heads, strict=True):
+                model = plain.global_model(seeds=lg.Seeds(0))
+                model.load_state_dict({**trunk, **head})
+                batch = lg.Batch(data.inputs[part], data.targets[part])
+                update = plain.share(model, batch, seeds=lg.Seeds(0)).tensors
+                for name, tensor in update.items():
+                    if name in head:
+                        head[name] -= tensor
+                    else:
+                        total[name] += len(part) / 600 * tensor
+            trunk = {n: p - total[n] for n, p in trunk.items()}
+        for name, parameter in history.model.named_parameters():
+            assert torch.allclose(parameter, trunk[name], atol=1e-6)
+        test, scores = digits(slice(600, 900)), []
+        for head in heads:
+            model = plain.global_model(seeds=lg.Seeds(0))
+            model.load_state_dict({**trunk, **head})
+            scores.append(float((model(test.inputs).argmax(1) == test.targets).double().mean()))
+        assert history.accuracy[-1] == pytest.approx(sum(scores) / 3, abs=1e-2)
+
+    def test_it_learns_and_no_bytes_of_the_head_are_sent(self) -> None:
+        history, plain = trained(client(defenses.LocalLayers(last=1)), 4), trained(client(), 4)
+        assert history.accuracy[0] < 0.3 < 0.5 < history.accuracy[-1]
+        assert sum(history.sent) < sum(plain.sent)
+
+    def test_what_a_later_defense_does_to_the_update_leaves_them_alone(self) -> None:
+        """Noise on what is sent is none on the head that stays, nor on the server's."""
+        noisy = defenses.Chain(
+            defenses=(defenses.LocalLayers(last=1), defenses.GaussianNoise(std=1.0))
+        )
+        held, batch = client(noisy), digits(slice(0, 20))
+        model = held.global_model(seeds=lg.Seeds(0))
+        _, memory = held.continued(
+            model, lg.Batch(batch.inputs, batch.targets), {}, seeds=lg.Seeds(0)
+        )
+        raw = client().share(model, lg.Batch(batch.inputs, batch.targets), seeds=lg.Seeds(0))
+        *_, weight, bias = raw.tensors
+        own = held.own_model(model, memory, rate=0.5)
+        before = dict(model.named_parameters())
+        for name, parameter in own.named_parameters():
+            change = raw.tensors[name] if name in (weight, bias) else 0
+            assert torch.allclose(parameter, before[name] + change)
+        history = trained(held, rounds=1)
+        after = dict(history.model.named_parameters())
+        assert torch.equal(after[weight], before[weight])
+
+    def test_without_local_layers_all_have_the_server_s_model(self) -> None:
+        held = client()
+        model = held.global_model(seeds=lg.Seeds(0))
+        assert held.own_model(model, {"residual/a": torch.ones(1)}, rate=1.0) is model

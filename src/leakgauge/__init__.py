@@ -34,6 +34,8 @@ from leakgauge.federated import Batch, Client, FedAvg, FedSGD
 from leakgauge.report import write as write_report
 from leakgauge.threats import (
     Aggregator,
+    EncryptedUpdate,
+    HomomorphicAggregator,
     MaskedUpdate,
     Neighbor,
     Outsider,
@@ -56,8 +58,10 @@ __all__ = [
     "Dataset",
     "Defense",
     "Domain",
+    "EncryptedUpdate",
     "FedAvg",
     "FedSGD",
+    "HomomorphicAggregator",
     "ImageDomain",
     "Impossible",
     "Knowledge",

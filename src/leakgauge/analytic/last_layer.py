@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from leakgauge.analytic.links import Link, link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Layer, Noise
-from leakgauge.core import Observation, noise_of
+from leakgauge.core import Observation
 
 ROUNDING = {
     torch.float64: 2.0**-53,
@@ -116,8 +116,7 @@ def layer_name(observation: Observation) -> str | None:
 
 def known_noise(observation: Observation) -> Noise | None:
     """The noise that a known defense adds; None where it adds none."""
-    known = observation.knowledge
-    noise = noise_of(known.defense, known.batch_size)
+    noise = observation.noise
     return None if noise is None else Noise(sigma=noise[0])
 
 

@@ -4,6 +4,7 @@ ICLR 2022, section 4.
     maximize over x   log p(g* | x) + log p(x)
     log p(g* | x) = - ||g(x, y) - g*||^2 / (2 s^2)           Gaussian noise of standard deviation s
                   = - sqrt(2) ||g(x, y) - g*||_1 / s         Laplacian noise
+                  = sum log(1 - |g(x, y) - g*| / s)          rounding at random to multiples of s (ours)
     log p(x)      = - sum |x_i - x_j| / b                    over neighboring pixels i, j
 
 by Adam on the sign of the gradient, or by L-BFGS. Both terms are in nats: no weight between them is left to choose.
@@ -17,7 +18,15 @@ from typing import Literal
 
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import matched
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, noise_of, silent
+from leakgauge.core import (
+    Observation,
+    Progress,
+    Reconstruction,
+    RoundsAtRandom,
+    Seeds,
+    rounding_of,
+    silent,
+)
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import (
     L1,
@@ -27,7 +36,9 @@ from leakgauge.inversion import (
     GradientMatching,
     InRange,
     Known,
+    RandomRounding,
     SignedAdam,
+    Smoothness,
     Spectral,
     Term,
     TotalVariation,
@@ -42,13 +53,17 @@ OUTSIDE = 100.0
 class BayesOptimal:
     """What a known defense's noise is, decides the distance; its strength, the weight of the prior.
 
-    `neighbors`: b in units of the range, 0.04 of photographs at 32 px. `descent` "signed_adam" for any
-    network, "lbfgs" for smooth ones, or ones that `smoothing` makes so, as in `smoothed_matching`.
+    `neighbors`: b in units of the range, 0.04 of photographs at 32 px. `prior` "smoothness", ours, is Gaussian instead:
+    log p(x) = - n S(x) / (2 r), S as in `Smoothness`, of n values; `roughness` r, its mean over photographs at 32 px.
+    `descent` "signed_adam" for any network, "lbfgs" for smooth ones, or ones that `smoothing` makes so, as in
+    `smoothed_matching`.
     """
 
     steps: Count = 4000
     lr: Positive = 0.1
     neighbors: Positive = 0.04
+    prior: Literal["variation", "smoothness"] = "variation"
+    roughness: Positive = 0.15
     descent: Literal["signed_adam", "lbfgs"] = "signed_adam"
     smoothing: NonNegative = 0.0
     trials: Count = 1
@@ -58,9 +73,8 @@ class BayesOptimal:
         return frozenset({"batch_size", "defense"})
 
     def inapplicable(self, observation: Observation) -> str | None:
-        known = observation.knowledge
-        if noise_of(known.defense, known.batch_size) is None:
-            return "the known defense adds no noise: nothing says which distance is likely"
+        if observation.noise is None and rounding(observation) is None:
+            return "the known defense adds no noise, nor rounds at random: nothing says which distance is likely"
         if observation.domain.kind != "image":
             return f"its prior is of images, not of a {observation.domain.kind}"
         return refused(self.matching(observation), observation)
@@ -70,14 +84,18 @@ class BayesOptimal:
 
     def objective(self, observation: Observation) -> Term:
         """Minus the log-posterior, in nats a value of the batch."""
-        noise = noise_of(observation.knowledge.defense, observation.batch_size)
         channels, height, width = observation.domain.shape
         values = observation.batch_size * channels * height * width
         # TotalVariation is two means, over vertical and over horizontal neighbors.
         prior = (1 / self.neighbors) * TotalVariation()
-        if noise is None:
+        if self.prior == "smoothness":
+            prior = (0.5 / self.roughness) * Smoothness()
+        rounded = rounding(observation)
+        if rounded is not None:
+            return (1 / values) * RandomRounding(rounded.steps(observation.update)) + prior
+        if observation.noise is None:
             return prior
-        std, law = noise
+        std, law = observation.noise
         likelihood: Term = L2() if law == "gaussian" else L1()
         scale = 1 / (2 * std**2) if law == "gaussian" else 2**0.5 / std
         return (scale / values) * likelihood + prior
@@ -105,3 +123,9 @@ class BayesOptimal:
     ) -> Reconstruction:
         observation.require(self)
         return matched(self.matching(observation), observation, seeds, progress)
+
+
+def rounding(observation: Observation) -> RoundsAtRandom | None:
+    """The rounding of a known defense, where no noise is beside it, and no mean of clients has blurred it."""
+    alone = observation.noise is None and observation.clients == 1
+    return rounding_of(observation.knowledge.defense) if alone else None

@@ -28,13 +28,14 @@ def names(module: ModuleType) -> dict[str, Any]:
 
 
 def snake(name: str) -> str:
-    """CamelCase or ACRONYM to snake_case: DLG to dlg, LinearLayer to linear_layer, GradViT to grad_vit."""
+    """CamelCase or ACRONYM to snake_case: DLG to dlg, LinearLayer to linear_layer, DPFedAvg to dp_fedavg."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", _words(name)).lower()
 
 
 def _words(name: str) -> str:
-    """The name with the field's own spellings, ViT and InstaHide, as one word each."""
-    return name.replace("ViT", "Vit").replace("InstaHide", "Instahide")
+    """The name with the field's own spellings, ViT, InstaHide and FedAvg, as one word each."""
+    spelled = name.replace("ViT", "Vit").replace("InstaHide", "Instahide")
+    return spelled.replace("DPFedAvg", "DP_Fedavg")
 
 
 def find(name: str, known: Mapping[str, Any], where: str) -> Any:

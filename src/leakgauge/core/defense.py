@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -79,6 +80,15 @@ class AddsNoiseByBatch(Defense, Protocol):
 
 
 @runtime_checkable
+class RoundsAtRandom(Defense, Protocol):
+    """A defense that rounds each entry up or down to a multiple of a step, by chance, right on average."""
+
+    def steps(self, observed: Update) -> Tensors:
+        """The step of each entry, as what was observed tells it: positive, infinite where nothing does."""
+        ...
+
+
+@runtime_checkable
 class ChangesTraining(Defense, Protocol):
     """A defense whose gradient computation can be simulated, all but what is drawn in it."""
 
@@ -102,6 +112,15 @@ class HidesModel(Defense, Protocol):
 
     def shown(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """The client's network as the server holds it: what it lacks is drawn anew."""
+        ...
+
+
+@runtime_checkable
+class KeepsLocal(Defense, Protocol):
+    """A defense under which a client keeps parameters of its own: they neither leave it nor come from the server."""
+
+    def local(self, names: Iterable[str]) -> frozenset[str]:
+        """Which of the parameters of these names they are."""
         ...
 
 
@@ -202,22 +221,42 @@ def parts_of(defense: Defense | None) -> tuple[Defense, ...]:
     return tuple(part for inner in defense.defenses for part in parts_of(inner))
 
 
-def noise_of(defense: Defense | None, count: int | None = None) -> tuple[float, NoiseLaw] | None:
-    """Standard deviation and law of the noise that a defense adds to each entry; None where it adds none.
+def noise_of(
+    defense: Defense | None, counts: Sequence[int | None] = (None,)
+) -> tuple[float, NoiseLaw] | None:
+    """Standard deviation and law of the noise that a defense leaves on each entry; None where it adds none.
 
-    `count`: how many examples the update is of; what depends on it is left out where it is not known.
-    Independent noises add their variances; the sum of several is taken for Gaussian.
+    `counts`: how many examples each client's update is of, whose mean, weighted by them, is looked at; equal weights
+    where one is not known, and then what depends on it is left out. Independent noises add their variances; the sum
+    of several is taken for Gaussian.
     """
+    known = [count for count in counts if count is not None]
+    found: list[tuple[float, NoiseLaw]] = []
+    for count in counts:
+        weight = 1 / len(counts)
+        if count is not None and len(known) == len(counts):
+            weight = count / sum(known)
+        found += [(weight * std, law) for std, law in _noises(defense, count) if std > 0]
+    if not found:
+        return None
+    total = math.hypot(*(std for std, _ in found))
+    return total, found[0][1] if len(found) == 1 else "gaussian"
+
+
+def _noises(defense: Defense | None, count: int | None) -> list[tuple[float, NoiseLaw]]:
+    """Of each part of a client's defense that adds any."""
     parts = parts_of(defense)
     noises = [(part.std, part.law) for part in parts if isinstance(part, AddsNoise)]
     if count is not None:
         by_batch = (part for part in parts if isinstance(part, AddsNoiseByBatch))
         noises += [(part.std_of(count), part.law) for part in by_batch]
-    noises = [(std, law) for std, law in noises if std > 0]
-    if not noises:
-        return None
-    total = sum(std**2 for std, _ in noises) ** 0.5
-    return total, noises[0][1] if len(noises) == 1 else "gaussian"
+    return noises
+
+
+def rounding_of(defense: Defense | None) -> RoundsAtRandom | None:
+    """The part that rounds at random, where it is the last to act; None where none does."""
+    *_, last = (None, *parts_of(defense))
+    return last if isinstance(last, RoundsAtRandom) else None
 
 
 def simulated_training(defense: Defense | None, training: LocalTraining) -> LocalTraining:
@@ -235,6 +274,13 @@ def remembered(
     if isinstance(defense, Remembers):
         return defense.remember(update, memory, seeds=seeds)
     return defense.on_update(update, seeds=seeds), {}
+
+
+def local_of(defense: Defense | None, names: Iterable[str]) -> frozenset[str]:
+    """Which of the parameters of these names stay a client's own."""
+    held = list(names)
+    parts = (part for part in parts_of(defense) if isinstance(part, KeepsLocal))
+    return frozenset[str]().union(*(part.local(held) for part in parts))
 
 
 def mixing_of(defense: Defense | None) -> Mixes | None:

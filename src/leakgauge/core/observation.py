@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor, nn
 
-from leakgauge.core.defense import Defense
+from leakgauge.core.defense import Defense, NoiseLaw, noise_of
 from leakgauge.core.domain import Domain
 from leakgauge.core.errors import KnowledgeError
 from leakgauge.core.protocols import Attack, LocalTraining, Loss
@@ -37,7 +38,10 @@ class Knowledge:
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """All that an attack is given. Made by a ThreatModel alone; nothing in it refers to the batch."""
+    """All that an attack is given. Made by a ThreatModel alone; nothing in it refers to the batch.
+
+    `clients`: of how many clients the update is the mean, weighted by their examples.
+    """
 
     model: nn.Module
     loss: Loss
@@ -46,6 +50,7 @@ class Observation:
     domain: Domain
     classes: int | None
     knowledge: Knowledge
+    clients: int = 1
 
     def require(self, attack: Attack) -> None:
         """Raise KnowledgeError unless everything that `attack` needs is granted."""
@@ -61,6 +66,17 @@ class Observation:
         """Why what reads one example's gradient cannot read this update; None where it may."""
         several = f"recovers one example: batch {self.batch_size} > 1"
         return self.not_one_gradient() or (several if self.batch_size > 1 else None)
+
+    @property
+    def noise(self) -> tuple[float, NoiseLaw] | None:
+        """Standard deviation and law of the noise that the known defense left on each entry; None of none known.
+
+        Of several clients, each adds its own; they hold parts of the batch as equal as can be.
+        """
+        total, counts = self.knowledge.batch_size, list[int | None]([None] * self.clients)
+        if total is not None:
+            counts = [len(part) for part in torch.arange(total).tensor_split(self.clients)]
+        return noise_of(self.knowledge.defense, counts)
 
     @property
     def batch_size(self) -> int:

@@ -7,6 +7,7 @@ from leakgauge.defenses.chain import Chain
 from leakgauge.defenses.clipping import Clipping
 from leakgauge.defenses.dcs2 import DCS2
 from leakgauge.defenses.dgc import DGC
+from leakgauge.defenses.dp_fedavg import DPFedAvg
 from leakgauge.defenses.dpsgd import DPSGD
 from leakgauge.defenses.dropout import Dropout
 from leakgauge.defenses.gaussian_noise import GaussianNoise
@@ -33,6 +34,7 @@ __all__ = [
     "Activation",
     "Chain",
     "Clipping",
+    "DPFedAvg",
     "Dropout",
     "GaussianNoise",
     "InstaHide",

@@ -6,7 +6,6 @@ algorithm 1.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -25,6 +24,7 @@ from leakgauge.core import (
     UpdateKind,
 )
 from leakgauge.core.ranges import NonNegative, Positive
+from leakgauge.defenses.accounting import rdp_epsilon
 from leakgauge.defenses.base import Undefended
 from leakgauge.federated.aggregated import Aggregated
 from leakgauge.federated.per_example import ClippedExamples
@@ -76,20 +76,9 @@ class DPSGD(Undefended):
         `sample_rate` in (0, 1]: the probability of each example to be in a batch, drawn for each by itself
         (Poisson); fixed batches it does not cover. Infinite without noise. Raises SpecificationError without Opacus.
         """
-        if self.noise_multiplier == 0:
-            return math.inf
-        try:
-            from opacus.accountants import RDPAccountant
-        except ImportError as error:
-            raise SpecificationError(
-                "DPSGD.epsilon",
-                expected="the package opacus",
-                found="none that can be imported",
-                remedy="install it: pip install 'leakgauge[dp]'",
-            ) from error
-        accountant = RDPAccountant()
-        accountant.history = [(self.noise_multiplier, sample_rate, steps)]
-        return float(accountant.get_epsilon(delta))
+        return rdp_epsilon(
+            self.noise_multiplier, steps=steps, sample_rate=sample_rate, delta=delta, of="DPSGD"
+        )
 
 
 @dataclass(frozen=True)

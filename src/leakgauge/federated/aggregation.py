@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from torch import Tensor
+
 from leakgauge.core import Seeds, Update, UpdateError
 
 
@@ -19,6 +21,15 @@ class Aggregation(Protocol):
 
     def __call__(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Update:
         """`counts` holds how many examples each client trained on. Raises UpdateError where they do not fit."""
+        ...
+
+
+@runtime_checkable
+class Concealing(Aggregation, Protocol):
+    """An aggregation of which the server sees each client's message, but cannot read it."""
+
+    def concealed(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
+        """(d,) numbers in [-1, 1], float64: what the first of `clients` clients alike sends of d entries."""
         ...
 
 
@@ -73,4 +84,4 @@ def check_alike(updates: Sequence[Update], counts: Sequence[int]) -> None:
         update.check(updates[0].tensors)
 
 
-__all__ = ["Aggregation", "Sum", "WeightedMean", "check_alike"]
+__all__ = ["Aggregation", "Concealing", "Sum", "WeightedMean", "check_alike"]

@@ -23,12 +23,17 @@ from leakgauge.core import (
     Tensors,
     Update,
     UserError,
+    local_of,
     parts_of,
     remembered,
     trainable,
 )
+from leakgauge.federated.local_steps import moved
 from leakgauge.federated.statistics import carried
 from leakgauge.federated.training import FedSGD, with_orders
+
+OWN = "own/"
+"""What a client's memory calls the updates of parameters that stay its own."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ class Client:
         """What turns the batch into what leaves, before any defense: the adversary's forward operator."""
         return self.training
 
+    @property
+    def contributors(self) -> int:
+        """Of how many clients what leaves is the mean."""
+        return 1
+
     def global_model(self, *, seeds: Seeds) -> nn.Module:
         """A copy of the network that server and client both use, after the defense's model seam."""
         model = copy.deepcopy(self.model)
@@ -94,13 +104,29 @@ class Client:
     def continued(
         self, model: nn.Module, batch: Batch, memory: Tensors, *, seeds: Seeds
     ) -> tuple[Update, Tensors]:
-        """What `share` returns, and what the defense carries to its next round, of what it carried to this one."""
-        update, later = self._trained(model, batch, seeds), Tensors()
+        """What `share` returns, and what is carried to the next round, of what was carried to this one.
+
+        That is the defense's memory, and of parameters that stay the client's own the sum of all their updates.
+        `model` is the client's own, see `own_model`.
+        """
+        trained, later = self._trained(model, batch, seeds), Tensors()
+        update = trained
         if self.defense is not None:
             child = seeds.child("defense")
             update, later = remembered(self.defense, update, memory, seeds=child)
         update.check(trainable(model))
+        for name in local_of(self.defense, trained.tensors):
+            later[OWN + name] = trained.tensors[name] + memory.get(OWN + name, 0)
         return update.detached(), later
+
+    def own_model(self, model: nn.Module, memory: Tensors, *, rate: float) -> nn.Module:
+        """This client's network: a copy of the server's `model`, the parameters of its own moved as `memory` has it.
+
+        By their weight differences, or against their gradients, times `rate`. Where it has none, `model` itself.
+        """
+        gathered = {n.removeprefix(OWN): t for n, t in memory.items() if n.startswith(OWN)}
+        scale = 1.0 if self.training.kind == "delta" else -rate
+        return moved(model, gathered, scale) if gathered else model
 
     def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
         """The running statistics of BatchNorm layers in train mode after the training that `share` runs, by name.

@@ -53,6 +53,10 @@ class Group(Client):
         return Aggregated(training=self.training, clients=self.clients, each=self.each)
 
     @property
+    def contributors(self) -> int:
+        return self.clients
+
+    @property
     def protocol(self) -> LocalTraining:
         """What turns the whole batch into the aggregate: where no example meets another, one gradient of all."""
         apart = not any(module.training for module in self.model.modules())

@@ -50,9 +50,10 @@ def interpolated(observation: Observation, share: float) -> Observation:
 
 
 def moved(model: nn.Module, tensors: Tensors, scale: float) -> nn.Module:
-    """A copy of the model with scale times these tensors added to its parameters."""
+    """A copy of the model with scale times these tensors added to its parameters of their names."""
     after = copy.deepcopy(model)
+    parameters = trainable(after)
     with torch.no_grad():
-        for name, parameter in trainable(after).items():
-            parameter += scale * tensors[name]
+        for name, tensor in tensors.items():
+            parameters[name] += scale * tensor
     return after

@@ -23,7 +23,14 @@ from torch import Tensor
 from leakgauge.core import Seeds, Update, UpdateError
 from leakgauge.core.ranges import Count
 from leakgauge.federated.aggregation import check_alike
-from leakgauge.federated.finite_field import FixedPoint, add, subtract, to_field, to_integers
+from leakgauge.federated.finite_field import (
+    MODULUS,
+    FixedPoint,
+    add,
+    subtract,
+    to_field,
+    to_integers,
+)
 from leakgauge.federated.masking import KEY, KeyPair, key, mask, seal, unseal
 from leakgauge.federated.secret_sharing import SIZE, join, split
 from leakgauge.federated.vectors import flat, shaped
@@ -208,6 +215,11 @@ class SecureAggregation:
         members, _, sealed = self.meet(clients, seeds)
         letters = {sender: sealed[sender][0] for sender in sealed}
         return members[0].mask(self.vector(update, count, members[0].seeds), letters)[:-1]
+
+    def concealed(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
+        """(d,) in [-1, 1]: that masked vector, its field scaled."""
+        masked = self.masked(update, count, clients=clients, seeds=seeds)
+        return to_integers(masked).double() / (MODULUS // 2)
 
     def mean(self, transcript: Transcript, like: Update) -> Update:
         """The weighted mean of the updates that arrived, with names, shapes and types as `like` has them."""

@@ -23,6 +23,7 @@ from leakgauge.inversion.objective import (
 from leakgauge.inversion.parametrization import Direct, Guessed, Parametrization, Spectral
 from leakgauge.inversion.patches import PatchBorders
 from leakgauge.inversion.priors import Energy, InRange, Orthogonality, Smoothness
+from leakgauge.inversion.rounding import RandomRounding
 from leakgauge.inversion.statistics import BatchStatistics
 from leakgauge.inversion.variation import (
     VARIATIONS,
@@ -67,6 +68,7 @@ __all__ = [
     "Orthogonality",
     "Parametrization",
     "PatchBorders",
+    "RandomRounding",
     "Read",
     "SignedAdam",
     "Smoothness",

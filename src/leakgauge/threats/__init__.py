@@ -1,6 +1,12 @@
 """Threat models: who attacks, and what they know. The only makers of an Observation."""
 
-from leakgauge.threats.aggregator import Aggregator, MaskedUpdate, SecureAggregator
+from leakgauge.threats.aggregator import (
+    Aggregator,
+    EncryptedUpdate,
+    HomomorphicAggregator,
+    MaskedUpdate,
+    SecureAggregator,
+)
 from leakgauge.threats.neighbor import Neighbor
 from leakgauge.threats.outsider import Outsider
 from leakgauge.threats.server import Server, ThreatModel
@@ -8,6 +14,8 @@ from leakgauge.threats.several_rounds import SeveralRounds
 
 __all__ = [
     "Aggregator",
+    "EncryptedUpdate",
+    "HomomorphicAggregator",
     "MaskedUpdate",
     "Neighbor",
     "Outsider",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from torch import nn
 
 from leakgauge.core import Knowledge, Observation, Seeds, Update
 from leakgauge.core.ranges import Count, Positive
-from leakgauge.federated.aggregation import Aggregation, WeightedMean
+from leakgauge.federated.aggregation import Aggregation, Concealing, WeightedMean
 from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.finite_field import MODULUS, FixedPoint, to_integers
+from leakgauge.federated.finite_field import FixedPoint
 from leakgauge.federated.group import Group
+from leakgauge.federated.homomorphic import HomomorphicEncryption
 from leakgauge.federated.secure_aggregation import SecureAggregation
 from leakgauge.federated.vectors import shaped
 from leakgauge.threats.server import Server, refuse_statistics
@@ -46,20 +47,42 @@ class Aggregator(Server):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecureAggregator(Aggregator):
-    """The server of a secure aggregation: sees masked vectors, of which only the weighted mean can be read.
+class Quantized(Aggregator):
+    """An aggregator whose clients quantize their updates to `bits` bits in [-clip, clip]: exact to half a step.
 
-    Updates are quantized to `bits` bits in [-clip, clip]: the mean is exact to half a step. That of
-    running statistics, where granted, is not quantized.
+    The mean of running statistics, where granted, is not quantized.
     """
 
     bits: Count = 32
     clip: Positive = 16.0
 
     @property
+    def fixed(self) -> FixedPoint:
+        """The fixed point of the clients."""
+        return FixedPoint(clip=self.clip, bits=self.bits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecureAggregator(Quantized):
+    """The server of a secure aggregation: sees masked vectors, of which only the weighted mean can be read."""
+
+    @property
     def aggregation(self) -> SecureAggregation:
         """Bonawitz et al. 2017."""
-        return SecureAggregation(fixed=FixedPoint(clip=self.clip, bits=self.bits))
+        return SecureAggregation(fixed=self.fixed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HomomorphicAggregator(Quantized):
+    """A holder of the key under homomorphic encryption: another client, who is given the decrypted mean.
+
+    Sees no ciphertexts but of the sum. The mean is that of `SecureAggregator`, bit for bit.
+    """
+
+    @property
+    def aggregation(self) -> HomomorphicEncryption:
+        """CKKS (Cheon et al. 2017)."""
+        return HomomorphicEncryption(fixed=self.fixed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,26 +98,51 @@ class MaskedUpdate(SecureAggregator):
 
     def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on `batch` and return its masked vector as the update."""
-        same = {each.name: getattr(client, each.name) for each in fields(Client)}
-        masked = _Masked(**same, clients=self.clients, aggregation=self.aggregation)
-        return Server.observe(self, masked, batch, seeds=seeds)
+        return Server.observe(self, Concealed.of(client, self), batch, seeds=seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Masked(Client):
-    """A client whose update leaves it masked."""
+class EncryptedUpdate(HomomorphicAggregator):
+    """The server of a homomorphic encryption: sees one client's ciphertexts, without the key: noise, if they hold.
+
+    The batch is that client's. The model is granted all the same, as that which training began with is
+    mostly known. As many numbers of the ciphertexts as the update has are read as numbers in [-clip, clip].
+    """
+
+    def __post_init__(self) -> None:
+        refuse_statistics(self, "running statistics leave the client encrypted, as the update does")
+
+    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+        """Let `client` train on `batch` and return numbers of its ciphertexts as the update."""
+        return Server.observe(self, Concealed.of(client, self), batch, seeds=seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concealed(Client):
+    """One of `clients` clients alike, whose update leaves it as noise, read as numbers in [-clip, clip]."""
 
     clients: int
-    aggregation: SecureAggregation = field(default_factory=SecureAggregation)
+    aggregation: Concealing
+    clip: float
+
+    @classmethod
+    def of(cls, client: Client, threat: SecureAggregator | HomomorphicAggregator) -> Concealed:
+        """`client` in the aggregation that `threat` looks at."""
+        same = {each.name: getattr(client, each.name) for each in fields(Client)}
+        return cls(**same, clients=threat.clients, aggregation=threat.aggregation, clip=threat.clip)
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
         update = super().share(model, batch, seeds=seeds)
-        masked = self.aggregation.masked(
+        seen = self.aggregation.concealed(
             update, len(batch), clients=self.clients, seeds=seeds.child("aggregation")
         )
-        unit = to_integers(masked).double() / (MODULUS // 2)
-        vector = unit * self.aggregation.fixed.clip
-        return Update(shaped(vector, update.tensors), update.kind)
+        return Update(shaped(seen * self.clip, update.tensors), update.kind)
 
 
-__all__ = ["Aggregator", "MaskedUpdate", "SecureAggregator"]
+__all__ = [
+    "Aggregator",
+    "EncryptedUpdate",
+    "HomomorphicAggregator",
+    "MaskedUpdate",
+    "SecureAggregator",
+]

@@ -80,6 +80,7 @@ class Server:
             update=update,
             domain=client.domain,
             classes=client.classes,
+            clients=client.contributors,
             knowledge=Knowledge(
                 batch_size=len(batch) if self.batch_size else None,
                 labels=labels if self.labels else None,
