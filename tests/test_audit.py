@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -170,6 +170,7 @@ class TestRecords:
             "repr": "TopK(sparsity=0.5)",
             "strength_name": "sparsity",
             "strength": 0.5,
+            "claim": asdict(defenses.TopK.claim),
         }
         assert cell["attack"] == {"name": "linear_layer", "repr": "LinearLayer()"}
         assert cell["threat"]["grants"] == ["batch_size", "defense", "hyperparameters"]

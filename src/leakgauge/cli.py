@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"leakgauge: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("leakgauge: interrupted before the first cell was done", file=sys.stderr)
+        print("leakgauge: interrupted before there was anything to tell", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -189,6 +189,8 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
     if not folder.is_dir():
         run, page = run_audit(console, options, options.source, command, priced=True)
         folder, interrupted = page.parent, run.interrupted
+        if interrupted and not run.trainings:
+            raise KeyboardInterrupt
     elif options.settings or options.out or options.seed is not None:
         raise SpecificationError(
             "command line",

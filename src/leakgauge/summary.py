@@ -68,8 +68,9 @@ def price(setting: report.Setting) -> list[str]:
     if worst is not None:
         value = wording.percent if worst.kind == "table" else wording.decibels
         above = value(setting.above) + (" leaked" if setting.leaked else "")
+    strength = "" if setting.strength is None else f" {wording.plain(setting.strength)}"
     return [
-        setting.name,
+        setting.defense + strength,
         above,
         wording.rate(setting.accuracy),
         "-" if setting.undefended else wording.lost(setting.loss),

@@ -128,7 +128,7 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict
         return told | {"note": "no epsilon: without noise there is no bound"}
     return told | {
         "value": value,
-        "note": "for the client whose examples are used most often, as if each were drawn by itself",
+        "note": "that of the client whose examples are used most often, as if each were drawn by itself",
     }
 
 

@@ -36,11 +36,17 @@ class Exposure:
     kind: str
     score: float | None
     control: float | None
-    leaked: bool | None  # at least one example; None where none could be judged
+    leaks: int  # examples that leaked by the rule, of those judged
+    judged: int
     labels: float | None
     weak: bool
     inapplicable: bool
     telling: bool
+
+    @property
+    def leaked(self) -> bool | None:
+        """Whether at least one example leaked; None where none could be judged."""
+        return self.leaks > 0 if self.judged else None
 
     @property
     def above(self) -> float:
@@ -218,7 +224,8 @@ def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
         kind=first.kind,
         score=median(chain.from_iterable(cell.scores.get(name, ()) for cell in run)),
         control=median(chain.from_iterable(cell.control_scores.get(name, ()) for cell in run)),
-        leaked=any(verdicts) if verdicts else None,
+        leaks=sum(verdicts),
+        judged=len(verdicts),
         labels=fmean(labels) if labels else None,
         weak=any(cell.status in WEAK and not any_leak(cell) for cell in run),
         inapplicable=not run,

@@ -16,6 +16,8 @@ from leakgauge.report.wording import plain, points
 
 LEFT, RIGHT, TOP, WIDTH, HEIGHT = 58.0, 26.0, 34.0, 760.0, 330.0
 INSET = 26.0
+HEAD, FOOT = 14.0, 26.0
+"""Room for marks and labels above the top of the axis and below the blind control."""
 HUES = 8
 """Colors of lines that the style sheet knows; further defenses use them again."""
 CEILING = 60.0
@@ -38,7 +40,7 @@ class Frame:
 
     def y(self, above: float) -> float:
         """Where leakage lies; what is beyond the axis lies on its edge."""
-        return TOP + HEIGHT * (1 - min(above / self.top, 1.0))
+        return TOP + HEAD + (HEIGHT - HEAD - FOOT) * (1 - min(above / self.top, 1.0))
 
     def at(self, setting: Setting) -> tuple[float, float]:
         """Where a setting lies."""
@@ -134,7 +136,8 @@ def _grid(frame: Frame) -> list[str]:
         # What stands higher is drawn there too.
         told = f"≥ {told}" if i * step == CEILING and not frame.percent else told
         parts.append(caption(LEFT - 8, y + 4, told, "tick end"))
-    parts.append(caption(LEFT + 4, base - 6, "blind control", "level-label control"))
+    parts.append(caption(LEFT + 4, frame.y(0) - 6, "blind control", "level-label control"))
+    parts.append(segment(LEFT, base, right, base, "base"))
     tick = _step(frame.high - frame.low)
     for i in range(round((frame.high - frame.low) / tick) + 1):
         accuracy = frame.low + i * tick
@@ -169,14 +172,14 @@ def _labels(settings: Sequence[Setting], frame: Frame, hues: dict[str, int]) -> 
     texts = [_label(setting) for setting in settings]
     marks = [frame.at(setting) for setting in settings]
     bounds = Box(LEFT + 3, TOP + 2, WIDTH - 3, TOP + HEIGHT - 2)
-    words = Box(LEFT, TOP + HEIGHT - 18, LEFT + PITCH * 14, TOP + HEIGHT)
+    words = Box(LEFT, frame.y(0) - 18, LEFT + PITCH * 14, frame.y(0))
     placed = place(marks, texts, bounds, [words])
     parts = [
         _lead(mark, label, setting, hues)
         for mark, label, setting in zip(marks, placed, settings, strict=True)
     ]
     for text, label, setting in zip(texts, placed, settings, strict=True):
-        parts.append(caption(label.x, label.y, text, f"value {_hue(setting, hues)}"))
+        parts.append(caption(label.x, label.y, text, f"value {label.anchor} {_hue(setting, hues)}"))
     return parts
 
 

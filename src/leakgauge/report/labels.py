@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 DISTANCES = (0.0, 10.0, 22.0, 36.0, 52.0, 70.0, 90.0, 112.0, 136.0, 162.0)
 ANGLES = (0, 180, 315, 45, 225, 135, 270, 90, 337, 23, 203, 157, 292, 248, 68, 112)
 """Degrees, clockwise from the right, best first."""
-MARK, PITCH, LINE = 9.0, 7.2, 14.0
-"""Half a point with its air; a character; a line of text. CSS pixels."""
+MARK, PITCH, LINE, CLEAR = 9.0, 7.2, 14.0, 20.0
+"""Half a point with its air; a character; a line of text; how far a label is nobody's. CSS pixels."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,23 @@ class Box:
         across = self.left >= other.left and self.right <= other.right
         return across and self.top >= other.top and self.bottom <= other.bottom
 
+    def gap(self, point: tuple[float, float]) -> float:
+        """How far a point lies outside."""
+        across = max(self.left - point[0], point[0] - self.right, 0.0)
+        down = max(self.top - point[1], point[1] - self.bottom, 0.0)
+        return math.hypot(across, down)
+
 
 @dataclass(frozen=True)
 class Placed:
-    """A label's left end and baseline, and the end of the line that leads to it where it is far."""
+    """A label's end that faces its mark, its baseline, and the end of the line that leads to it where it is far.
+
+    `anchor`: which end that is, as SVG has it: "start", "middle" or "end".
+    """
 
     x: float
     y: float
+    anchor: str
     lead: tuple[float, float] | None
 
 
@@ -54,23 +65,34 @@ def place(
     found: dict[int, Placed] = {}
     # Those with most neighbors have least choice.
     crowd = [sum(math.dist(one, other) < 60 for other in marks) for one in marks]
-    for i in sorted(range(len(marks)), key=lambda i: (crowd[i], marks[i])):
+    for i in sorted(range(len(marks)), key=lambda i: (-crowd[i], marks[i])):
         width = PITCH * len(texts[i])
-        placed, box = _nearest(marks[i], width, bounds, [*filled, *points[:i], *points[i + 1 :]])
+        others = [mark for j, mark in enumerate(marks) if j != i]
+        blocked = [*filled, *points[:i], *points[i + 1 :]]
+        placed, box = _nearest(marks[i], others, width, partial(_free, bounds, blocked))
         found[i] = placed
         filled.append(box)
     return [found[i] for i in range(len(marks))]
 
 
+def _free(bounds: Box, blocked: Sequence[Box], box: Box) -> bool:
+    return box.within(bounds) and not any(box.overlaps(other) for other in blocked)
+
+
 def _nearest(
-    mark: tuple[float, float], width: float, bounds: Box, others: Sequence[Box]
+    mark: tuple[float, float],
+    others: Sequence[tuple[float, float]],
+    width: float,
+    free: Callable[[Box], bool],
 ) -> tuple[Placed, Box]:
-    for distance in DISTANCES:
-        for angle in ANGLES:
-            placed, box = _at(mark, width, distance, angle)
-            if box.within(bounds) and not any(box.overlaps(other) for other in others):
-                return placed, box
-    return _at(mark, width, 0.0, 0)
+    """The nearest place that is free; one nearer to another mark would be taken for that one's."""
+    candidates = [_at(mark, width, d, angle) for d in DISTANCES for angle in ANGLES]
+    fitting = [(placed, box) for placed, box in candidates if free(box)]
+    for placed, box in fitting:
+        own = box.gap(mark)
+        if all(box.gap(other) > min(own + 4, CLEAR) for other in others):
+            return placed, box
+    return next(iter(fitting), candidates[0])
 
 
 def _at(
@@ -80,7 +102,8 @@ def _at(
     along, down = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     reach = MARK + distance
     x, y = mark[0] + reach * along, mark[1] + reach * down
-    left = x if along > 0.3 else (x - width if along < -0.3 else x - width / 2)
+    anchor = "start" if along > 0.3 else ("end" if along < -0.3 else "middle")
+    left = x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
     middle = y + LINE / 2 * down
     box = Box(left, middle - LINE / 2, left + width, middle + LINE / 2)
-    return Placed(left, middle + 4, (x, y) if distance > 12 else None), box
+    return Placed(x, middle + 4, anchor, (x, y) if distance > 12 else None), box

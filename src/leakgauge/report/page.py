@@ -163,13 +163,14 @@ def _share(cells: Sequence[Cell]) -> str:
 
 
 def _view(frontier: Frontier, *, partial: bool) -> View:
-    told = dict.fromkeys(s.epsilon_note for s in frontier.settings if s.epsilon_note)
+    # One note for each reason, not for each strength.
+    told = {s.epsilon_note: s.epsilon is not None for s in frontier.settings if s.epsilon_note}
     advice = recommend(frontier, partial=partial)
     return View(
         frontier=frontier,
         advice=advice,
         figure=frontier_figure.draw(frontier, advice),
-        notes=tuple(f"Epsilon: {text}." for text in told),
+        notes=tuple(f"{'epsilon is ' if known else ''}{text}." for text, known in told.items()),
     )
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from leakgauge.report.frontier import Exposure, Frontier, Setting
-from leakgauge.report.wording import decibels, listed, percent, plural, points, rate, size
+from leakgauge.report.wording import decibels, percent, plain, plural, points, rate, size, together
 
 LOSS = 0.02
 """Accuracy that may be lost, where nothing else is asked."""
@@ -167,19 +167,20 @@ def _reasons(setting: Setting, allowed: float) -> tuple[Reason, ...]:
     found: list[Reason] = []
     if setting.leaked:
         found.append(Reason.LEAKS)
-    telling = [exposure for exposure in setting.judged if exposure.telling]
-    if not setting.judged or not (telling or setting.undefended or _silent(setting)):
+    if not _evidence(setting):
         found.append(Reason.UNTRIED)
     if setting.diverged or _loss(setting) > allowed + 1e-12:
         found.append(Reason.COSTS)
-    if not setting.leaked and any(exposure.weak for exposure in telling or setting.judged):
+    if not setting.leaked and any(exposure.weak for exposure in _evidence(setting)):
         found.append(Reason.WEAK)
     return tuple(found)
 
 
-def _silent(setting: Setting) -> bool:
-    """Whether none of its attacks reads the undefended update either."""
-    return not any(exposure.telling for exposure in setting.exposures)
+def _evidence(setting: Setting) -> list[Exposure]:
+    """The attacks that tell something of a defense: those that read the undefended update, where any does."""
+    if setting.undefended or not any(exposure.telling for exposure in setting.exposures):
+        return list(setting.judged)
+    return [exposure for exposure in setting.judged if exposure.telling]
 
 
 def _words(setting: Setting, reasons: Sequence[Reason]) -> str:
@@ -195,12 +196,17 @@ def _words(setting: Setting, reasons: Sequence[Reason]) -> str:
 
 
 def read(exposure: Exposure | None) -> str:
-    """What an attack read: `dlg, batch of 4: 31.2 dB (blind control 9.1 dB)`."""
+    """What an attack read: `dlg, batch of 1, read 31.2 dB (blind control 9.1 dB)`."""
     if exposure is None:
         return "no attack could be judged"
     value = percent if exposure.kind == "table" else decibels
     score, control = value(exposure.score), value(exposure.control)
-    return f"{exposure.attack}, batch of {exposure.batch_size}: {score} (blind control {control})"
+    told = (
+        f"{exposure.attack}, batch of {exposure.batch_size}, read {score} (blind control {control})"
+    )
+    # A median over a batch may hide the one example that leaked.
+    some = 0 < exposure.leaks < exposure.judged
+    return told + (f", and {exposure.leaks} of {exposure.judged} examples leaked" if some else "")
 
 
 def _untried(setting: Setting) -> str:
@@ -210,7 +216,7 @@ def _untried(setting: Setting) -> str:
 
 
 def _unfinished(setting: Setting) -> str:
-    return listed(list(dict.fromkeys(e.attack for e in setting.judged if e.weak)))
+    return together(dict.fromkeys(e.attack for e in _evidence(setting) if e.weak))
 
 
 def _lost(setting: Setting) -> str:
@@ -240,7 +246,7 @@ def _why(chosen: Setting, among: Sequence[Setting], frontier: Frontier) -> Itera
     yield f"It {accuracy}{error}; each round takes {size(chosen.bytes_a_round)} of all clients together."
     yield f"The most that an attack read: {read(chosen.worst)}."
     if chosen.epsilon is not None:
-        yield f"Differential privacy: epsilon {chosen.epsilon:.3g} at delta {chosen.delta:g}, {chosen.epsilon_note}."
+        yield f"Epsilon is {plain(chosen.epsilon)} at delta {plain(chosen.delta)}, {chosen.epsilon_note}."
     elif chosen.epsilon_note:
         yield f"Differential privacy: {chosen.epsilon_note}."
     best = min(among, key=_loss)
@@ -255,7 +261,7 @@ def _why(chosen: Setting, among: Sequence[Setting], frontier: Frontier) -> Itera
         )
     idle = [e.attack for e in chosen.exposures if e.inapplicable]
     if idle:
-        yield f"Not applicable to it, and so not tried: {listed(list(dict.fromkeys(idle)))}."
+        yield f"Not applicable to it, and so not tried: {together(dict.fromkeys(idle))}."
 
 
 def _nearest(settings: Sequence[Setting], allowed: float) -> Iterator[str]:
@@ -265,7 +271,7 @@ def _nearest(settings: Sequence[Setting], allowed: float) -> Iterator[str]:
     ]
     if held:
         least = min(held, key=_loss)
-        weak = ", on weak evidence" if any(e.weak for e in least.judged) else ""
+        weak = ", on weak evidence" if any(e.weak for e in _evidence(least)) else ""
         yield f"The cheapest that held{weak}: {least.name}; it {_lost(least)}."
     cheap = [s for s in settings if s.leaked and _loss(s) <= allowed and not s.undefended]
     if cheap:
@@ -279,8 +285,8 @@ def _caveat(frontier: Frontier, *, partial: bool) -> str:
     attacks = list(dict.fromkeys(e.attack for s in frontier.settings for e in s.exposures))
     sizes = sorted({e.batch_size for s in frontier.settings for e in s.exposures})
     return (
-        f"This holds against {listed(attacks)} with the budget of this run, on batches of"
-        f" {listed([str(size) for size in sizes])}, and for {plural(frontier.rounds or 0, 'round')} of training:"
+        f"All this is against {together(attacks)} with the budget of this run, on batches of"
+        f" {together(map(str, sizes))}, and for {plural(frontier.rounds or 0, 'round')} of training:"
         " a stronger attack, more steps or more knowledge may read what these did not."
         + (" The run stopped early: not all that was planned is in it." if partial else "")
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from leakgauge.report.records import Cell, Column
@@ -150,6 +150,12 @@ def listed(items: Sequence[str], most: int = 4) -> str:
     """`a; b; c and 2 more`: long lists are cut and say so."""
     shown, rest = items[:most], len(items) - most
     return "; ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+def together(items: Iterable[str]) -> str:
+    """`one`, `one and two`, `one, two and three`."""
+    *before, last = items
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def remedy(cell: Cell) -> str:
