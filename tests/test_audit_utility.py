@@ -15,7 +15,7 @@ from conftest import mlp
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.audit import Source, execute, plan, plan_from, without_times
+from leakgauge.audit import Source, plan, plan_from
 from leakgauge.defenses.base import Undefended
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
@@ -195,19 +195,6 @@ def data():
     generator = torch.Generator().manual_seed(0)
     return torch.rand((24, 1, 8, 8), generator=generator) / 2 + targets[:, None, None, None] / 6, targets
 """
-
-
-class TestDeterminism:
-    def test_a_seed_and_two_workers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "their_bright_data.py").write_text(BRIGHT, "utf-8")
-        monkeypatch.syspath_prepend(tmp_path)
-        for name, workers in (("one", 1), ("two", 2)):
-            execute(plan_from(Source(SPEC)), out=tmp_path / name, workers=workers)
-        one, two = (without_times(on_disk(tmp_path / name)) for name in ("one", "two"))
-        assert one == two
-        assert [record["type"] for record in one].count("utility") == 6
-        other = execute(plan_from(Source(SPEC, (), 1))).trainings
-        assert other[0]["accuracy"] != one[4]["accuracy"] or other[0]["sizes"] != one[4]["sizes"]
 
 
 class TestPlan:

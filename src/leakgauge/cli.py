@@ -141,9 +141,9 @@ def run_audit(
     spec: str | None,
     command: str,
     *,
-    priced: bool = False,
+    loss: float | None = None,
 ) -> tuple[Run, Path]:
-    """Plan, say what it will cost, run, report. With `priced`, refuse a specification that measures no utility."""
+    """Plan, say what it will cost, run, report. A `loss` to recommend within needs utility measured."""
     if options.workers < 1:
         raise SpecificationError(
             "--workers", expected="at least 1", found=str(options.workers), remedy="raise it"
@@ -152,7 +152,7 @@ def run_audit(
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     source = Source(read(spec), tuple(options.settings), options.seed)
-    if priced and all(case.utility is None for case in parse(source).cases):
+    if loss is not None and all(case.utility is None for case in parse(source).cases):
         raise SpecificationError(
             f"specification {str(spec)!r}",
             expected="a case with a section utility, to know what defenses cost",
@@ -165,7 +165,7 @@ def run_audit(
     workers = min(options.workers, len(plan.jobs))
     announce(console, plan, workers, out)
     run = watch(console, plan, out=out, workers=workers, command=command)
-    return run, report.write(Path(out))
+    return run, report.write(out, report.LOSS if loss is None else loss)
 
 
 def run_recommend(options: argparse.Namespace, command: str) -> int:
@@ -187,7 +187,7 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
     console, folder, interrupted = Console(stderr=True), Path(options.source), False
     page = folder / report.PAGE
     if not folder.is_dir():
-        run, page = run_audit(console, options, options.source, command, priced=True)
+        run, page = run_audit(console, options, options.source, command, loss=options.loss)
         folder, interrupted = page.parent, run.interrupted
         if interrupted and not run.trainings:
             raise KeyboardInterrupt

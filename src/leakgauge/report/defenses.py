@@ -172,7 +172,7 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
     if not scored:
         return "No score at any setting."
     leaking = [plain(point.strength) for point in scored if point.leaked]
-    if open_ and not any(any_leak(cell) for cell in open_):
+    if open_ and not leaking and not any(any_leak(cell) for cell in open_):
         return "Nothing leaked without the defense either, so this shows nothing about it."
     if len(leaking) == len(scored):
         return "Leaked at every setting tried."

@@ -92,7 +92,9 @@ class Setting:
         """The defense with its strength: `top_k, sparsity = 0.9`."""
         if self.strength is None:
             return "no defense" if self.undefended else self.defense
-        return f"{self.defense}, {self.strength_name or 'strength'} = {plain(self.strength)}"
+        told = f"{self.strength_name or 'strength'} = {plain(self.strength)}"
+        # A chain has several names and values.
+        return f"{self.defense} ({told})" if "," in told else f"{self.defense}, {told}"
 
     @property
     def judged(self) -> tuple[Exposure, ...]:

@@ -136,7 +136,7 @@ def _grid(frame: Frame) -> list[str]:
         # What stands higher is drawn there too.
         told = f"≥ {told}" if i * step == CEILING and not frame.percent else told
         parts.append(caption(LEFT - 8, y + 4, told, "tick end"))
-    parts.append(caption(LEFT + 4, frame.y(0) - 6, "blind control", "level-label control"))
+    parts.append(caption(LEFT + 4, frame.y(0) + 17, "blind control", "level-label control"))
     parts.append(segment(LEFT, base, right, base, "base"))
     tick = _step(frame.high - frame.low)
     for i in range(round((frame.high - frame.low) / tick) + 1):
@@ -172,7 +172,7 @@ def _labels(settings: Sequence[Setting], frame: Frame, hues: dict[str, int]) -> 
     texts = [_label(setting) for setting in settings]
     marks = [frame.at(setting) for setting in settings]
     bounds = Box(LEFT + 3, TOP + 2, WIDTH - 3, TOP + HEIGHT - 2)
-    words = Box(LEFT, frame.y(0) - 18, LEFT + PITCH * 14, frame.y(0))
+    words = Box(LEFT, frame.y(0) + 5, LEFT + PITCH * 14, frame.y(0) + 22)
     placed = place(marks, texts, bounds, [words])
     parts = [
         _lead(mark, label, setting, hues)

@@ -51,8 +51,11 @@ class Row:
     label: float | None
 
 
-def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
-    """The page as HTML text; pictures are read from `folder`. Raises DataError for bad records."""
+def render(records: Sequence[Mapping[str, Any]], folder: Path, allowed: float = LOSS) -> str:
+    """The page as HTML text; pictures are read from `folder`. Raises DataError for bad records.
+
+    `allowed`: accuracy, in [0, 1], that what is recommended may lose.
+    """
     run = parse(records)
     album = Album(folder)
     environment = Environment(
@@ -72,7 +75,7 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
         rule=leak.RULE,
         cases=gallery.cases(run.cells, album),
         panels=defenses.panels(run.cells, album),
-        frontiers=[_view(frontier, partial=run.partial) for frontier in frontiers(run)],
+        frontiers=[_view(frontier, allowed, partial=run.partial) for frontier in frontiers(run)],
         rows=[_row(cell) for cell in run.cells],
         licences=dict.fromkeys((c.data_name, c.licence) for c in run.cells if c.data_name),
         controls=dict.fromkeys(cell.control_kind for cell in run.cells if cell.control_kind),
@@ -88,10 +91,10 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
     return "\n".join(line.rstrip() for line in page.splitlines()) + "\n"
 
 
-def write(folder: str | Path) -> Path:
+def write(folder: str | Path, allowed: float = LOSS) -> Path:
     """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
     folder = Path(folder)
-    page = render(read(folder / RECORDS), folder)
+    page = render(read(folder / RECORDS), folder, allowed)
     path = folder / PAGE
     # An ordinary file, not one of mkstemp's: the page keeps the rights that the user's umask gives.
     temporary = folder / f".{PAGE}.{os.getpid()}"
@@ -162,10 +165,10 @@ def _share(cells: Sequence[Cell]) -> str:
     return f"{leaking} of {len(cells)}" if cells else "none run"
 
 
-def _view(frontier: Frontier, *, partial: bool) -> View:
+def _view(frontier: Frontier, allowed: float, *, partial: bool) -> View:
     # One note for each reason, not for each strength.
     told = {s.epsilon_note: s.epsilon is not None for s in frontier.settings if s.epsilon_note}
-    advice = recommend(frontier, partial=partial)
+    advice = recommend(frontier, allowed, partial=partial)
     return View(
         frontier=frontier,
         advice=advice,
