@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -170,6 +170,7 @@ class TestRecords:
             "repr": "TopK(sparsity=0.5)",
             "strength_name": "sparsity",
             "strength": 0.5,
+            "claim": asdict(defenses.TopK.claim),
         }
         assert cell["attack"] == {"name": "linear_layer", "repr": "LinearLayer()"}
         assert cell["threat"]["grants"] == ["batch_size", "defense", "hyperparameters"]
@@ -389,6 +390,7 @@ model = {name = "mlp", width = 12, depth = 2}
 training = {batch_size = [1, 2]}
 attacks = ["linear_layer", {name = "inverting_gradients", steps = 4, trials = 2}]
 defenses = ["none", {name = "gaussian_noise", std = 0.01}]
+utility = {clients = 2, rounds = 2}
 """
 
 
@@ -409,14 +411,16 @@ class TestDeterminism:
         wide = self.run(tmp_path / "wide", workers=2)
         assert torch.equal(before, torch.random.get_rng_state())
         expected = without_times(strict(first))
-        assert len(expected) == 10
+        kinds = [record["type"] for record in expected]
+        assert kinds == ["run", *["cell"] * 8, *["utility"] * 2, "end"]
         assert without_times(strict(again)) == expected
         assert without_times(strict(wide)) == expected
         assert pictures(first) == pictures(again) == pictures(wide)
         assert len(pictures(first)) > 30
         for one, two in zip(expected[1:-1], strict(other)[1:-1], strict=True):
             assert one["id"] == two["id"]
-            assert one["data"]["examples"] != two["data"]["examples"]
+            drawn = "sizes" if one["type"] == "utility" else "data"
+            assert one[drawn] != two[drawn]
         assert pictures(first) != pictures(other)
 
     def test_only_times_are_left_out(self) -> None:

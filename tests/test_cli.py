@@ -344,6 +344,76 @@ class TestMistakes:
         assert "SPEC.toml" in capsys.readouterr().out
 
 
+PRICED = """
+data = "digits"
+model = {name = "mlp", depth = 2, width = 16}
+attacks = ["linear_layer"]
+defenses = ["none", {name = "top_k", sparsity = [0.5, 0.999]}]
+utility = {clients = 2, rounds = 2, examples = 8}
+"""
+
+
+class TestRecommend:
+    def recommend(self, *arguments: str) -> int:
+        return main(["recommend", *arguments])
+
+    def test_from_a_specification_and_from_its_run(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (here / "priced.toml").write_text(PRICED, "utf-8")
+        first = ("priced.toml", "--loss", "1", "--out", "run", "--workers", "1")
+        assert self.recommend(*first) == 0
+        told = capsys.readouterr()
+        assert "Use top_k, sparsity = 0.999" in told.out
+        assert "Refused:" in told.out
+        assert "top_k, sparsity = 0.5: leaks: linear_layer" in told.out
+        assert "3 audits" in told.err
+        assert "3 trainings" in told.err
+        assert (here / "run/report.html").is_file()
+        assert self.recommend("run", "--loss", "1") == 0
+        assert capsys.readouterr().out == told.out
+        assert self.recommend("run", "--json") == 0
+        (advice,) = strict(capsys.readouterr().out)
+        assert advice["allowed_loss"] == 0.02
+        assert {"recommended", "refused", "caveat", "evidence"} <= set(advice)
+
+    def test_an_audit_prints_what_safety_costs(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (here / "priced.toml").write_text(PRICED, "utf-8")
+        assert audit("priced.toml", "--out", "run") == 0
+        assert "what safety costs" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["gone"], ("'gone'", "the folder of a run, or a specification")),
+            (["."], ("records.jsonl", "leakgauge audit")),
+            (["small.toml"], ("utility", "none")),
+            (["small.toml", "--loss", "2"], ("--loss", "[0, 1]")),
+            (["small.toml", "--loss", "few"], ("--loss", "'few'")),
+            ([".", "--seed", "1"], ("--seed", "specification")),
+            ([], ("RUN_DIR|SPEC.toml",)),
+        ],
+    )
+    def test_mistakes_are_one_line(
+        self,
+        here: Path,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        words: tuple[str, ...],
+    ) -> None:
+        assert self.recommend(*arguments) == 2
+        TestMistakes().one_line(capsys, *words)
+        assert not (here / "leakgauge-runs").exists()
+
+    def test_a_run_without_utility(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert audit("small.toml", "--out", "run") == 0
+        capsys.readouterr()
+        assert self.recommend("run") == 2
+        TestMistakes().one_line(capsys, "records of utility", "'run'")
+
+
 class TestEndings:
     def test_what_is_not_built_yet_is_exit_code_1(
         self, here: Path, capsys: pytest.CaptureFixture[str]

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from leakgauge import attacks, data, defenses, inversion, metrics, models, utility
-from leakgauge.audit import Case, Run, audit
+from leakgauge.audit import Case, Run, Utility, audit
 from leakgauge.core import (
     Attack,
     Column,
@@ -88,6 +88,7 @@ __all__ = [
     "Update",
     "UpdateError",
     "UserError",
+    "Utility",
     "attacks",
     "audit",
     "data",

@@ -1,4 +1,4 @@
-"""The command: `leakgauge audit` and `leakgauge list`."""
+"""The command: `leakgauge audit`, `leakgauge recommend` and `leakgauge list`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from leakgauge.audit import (
     available_cores,
     check_folder,
     execute,
+    parse,
     plan_from,
     read,
 )
 from leakgauge.catalog import CATALOG, lines
 from leakgauge.core import LeakGaugeError, SpecificationError, UserError
-from leakgauge.summary import tables
+from leakgauge.summary import prices, tables
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 
@@ -59,10 +60,36 @@ def parser() -> Parser:
         description="Measure how much private training data leaks from shared gradients and updates. "
         "Audit only models and data that you may.",
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{audit,list}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{audit,recommend,list}")
     audit = commands.add_parser("audit", help="run an audit and write its report")
     audit.add_argument("spec", nargs="?", metavar="SPEC.toml", help="left out: the default audit")
-    audit.add_argument(
+    running(audit)
+    audit.add_argument("--json", action="store_true", help="print the records instead of a table")
+    advice = commands.add_parser(
+        "recommend", help="the cheapest setting of a defense that stops what was read"
+    )
+    advice.add_argument(
+        "source",
+        metavar="RUN_DIR|SPEC.toml",
+        help="the folder of an audit with utility, or a specification to audit first",
+    )
+    advice.add_argument(
+        "--loss",
+        type=float,
+        default=report.LOSS,
+        metavar="SHARE",
+        help=f"test accuracy that may be lost, in [0, 1] (default: {report.LOSS:g})",
+    )
+    running(advice)
+    advice.add_argument("--json", action="store_true", help="print the recommendation as JSON")
+    listing = commands.add_parser("list", help="what can be named in a specification")
+    listing.add_argument("what", choices=sorted(CATALOG))
+    return top
+
+
+def running(command: argparse.ArgumentParser) -> None:
+    """Options of whatever runs an audit."""
+    command.add_argument(
         "--set",
         action="append",
         default=[],
@@ -70,20 +97,16 @@ def parser() -> Parser:
         dest="settings",
         help="override the specification, in every case; may be given several times",
     )
-    audit.add_argument(
+    command.add_argument(
         "--out", metavar="DIR", help="folder of the run (default: leakgauge-runs/TIME)"
     )
-    audit.add_argument("--seed", type=int, help="root seed (default: the specification's)")
-    audit.add_argument("--json", action="store_true", help="print the records instead of a table")
-    audit.add_argument(
+    command.add_argument("--seed", type=int, help="root seed (default: the specification's)")
+    command.add_argument(
         "--workers",
         type=int,
         default=available_cores(),
         help="worker processes (default: one for each core)",
     )
-    listing = commands.add_parser("list", help="what can be named in a specification")
-    listing.add_argument("what", choices=sorted(CATALOG))
-    return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +117,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "list":
             print("\n".join(lines(options.what)))
             return 0
-        return run_audit(options, "leakgauge " + shlex.join(given))
+        command = "leakgauge " + shlex.join(given)
+        if options.command == "recommend":
+            return run_recommend(options, command)
+        console = Console(stderr=True)
+        run, page = run_audit(console, options, options.spec, command)
+        conclude(console, run, page, as_json=options.json)
+        return INTERRUPTED if run.interrupted else 0
     except UserError as error:
         print(f"leakgauge: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -102,13 +131,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"leakgauge: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("leakgauge: interrupted before the first cell was done", file=sys.stderr)
+        print("leakgauge: interrupted before there was anything to tell", file=sys.stderr)
         return INTERRUPTED
 
 
-def run_audit(options: argparse.Namespace, command: str) -> int:
-    """Plan, say what it will cost, run, report."""
-    console = Console(stderr=True)
+def run_audit(
+    console: Console,
+    options: argparse.Namespace,
+    spec: str | None,
+    command: str,
+    *,
+    loss: float | None = None,
+) -> tuple[Run, Path]:
+    """Plan, say what it will cost, run, report. A `loss` to recommend within needs utility measured."""
     if options.workers < 1:
         raise SpecificationError(
             "--workers", expected="at least 1", found=str(options.workers), remedy="raise it"
@@ -116,24 +151,71 @@ def run_audit(options: argparse.Namespace, command: str) -> int:
     # A user's own `module:factory` lies where the command is run, as with `python -m`.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    source = Source(read(options.spec), tuple(options.settings), options.seed)
+    source = Source(read(spec), tuple(options.settings), options.seed)
+    if loss is not None and all(case.utility is None for case in parse(source).cases):
+        raise SpecificationError(
+            f"specification {str(spec)!r}",
+            expected="a case with a section utility, to know what defenses cost",
+            found="none",
+            remedy="add utility = {} or --set utility={}",
+        )
     out = options.out or f"leakgauge-runs/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     check_folder(out)
     plan = plan_from(source)
-    workers = min(options.workers, len(plan.cells))
+    workers = min(options.workers, len(plan.jobs))
     announce(console, plan, workers, out)
     run = watch(console, plan, out=out, workers=workers, command=command)
-    page = report.write(Path(out))
-    conclude(console, run, page, as_json=options.json)
-    return INTERRUPTED if run.interrupted else 0
+    return run, report.write(out, report.LOSS if loss is None else loss)
+
+
+def run_recommend(options: argparse.Namespace, command: str) -> int:
+    """Recommend from the records of a run, or of an audit that is run first."""
+    if not 0 <= options.loss <= 1:
+        raise SpecificationError(
+            "--loss",
+            expected="a share of accuracy in [0, 1]",
+            found=str(options.loss),
+            remedy="write 0.02 for two points of a hundred",
+        )
+    if not Path(options.source).exists():
+        raise SpecificationError(
+            f"recommend {options.source!r}",
+            expected="the folder of a run, or a specification",
+            found="no such file or folder",
+            remedy="check the path",
+        )
+    console, folder, interrupted = Console(stderr=True), Path(options.source), False
+    page = folder / report.PAGE
+    if not folder.is_dir():
+        run, page = run_audit(console, options, options.source, command, loss=options.loss)
+        folder, interrupted = page.parent, run.interrupted
+        if interrupted and not run.trainings:
+            raise KeyboardInterrupt
+    elif options.settings or options.out or options.seed is not None:
+        raise SpecificationError(
+            "command line",
+            expected="a specification where --set, --out or --seed is given",
+            found=f"the folder {options.source!r}",
+            remedy="leave them out, or name the specification",
+        )
+    found = report.recommendations(folder, options.loss)
+    if options.json:
+        print(json.dumps([advice.as_json() for advice in found], indent=1, allow_nan=False))
+    else:
+        shown = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        for advice in found:
+            shown.print("\n".join(advice.lines()), markup=False)
+    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    return INTERRUPTED if interrupted else 0
 
 
 def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
     """What will be run, and about how long it takes, before it starts."""
     seconds = max(1.0, plan.total / workers)
     about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    trainings = f" and {len(plan.trainings)} trainings" if plan.trainings else ""
     console.print(
-        f"{len(plan.cells)} audits, each beside its blind control, in {workers} "
+        f"{len(plan.cells)} audits, each beside its blind control,{trainings} in {workers} "
         f"process{'es' if workers > 1 else ''}: about {about} if nothing else runs here. "
         "Ctrl-C keeps what is done.",
         highlight=False,
@@ -156,10 +238,10 @@ def watch(console: Console, plan: Plan, *, out: str, workers: int, command: str)
         transient=True,
     )
     with bar:
-        task = bar.add_task("auditing", total=1.0, cells=f"0/{len(plan.cells)}")
+        task = bar.add_task("auditing", total=1.0, cells=f"0/{len(plan.jobs)}")
 
         def told(share: float, done: int) -> None:
-            bar.update(task, completed=share, cells=f"{done}/{len(plan.cells)}")
+            bar.update(task, completed=share, cells=f"{done}/{len(plan.jobs)}")
 
         return execute(plan, out=out, workers=workers, watch=told, command=command)
 
@@ -170,7 +252,7 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
         print(json.dumps({"report": str(page), "records": run.records}, indent=1))
     else:
         shown = Console()
-        for table in tables(run.cells):
+        for table in (*tables(run.cells), *prices(run.records)):
             shown.print(table)
         shown.print(
             "Medians over the examples of a batch. blind: the same attack on an update of other data;"
@@ -178,5 +260,6 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
             style="dim",
         )
     if run.interrupted:
-        console.print(f"Interrupted: {len(run.cells)} finished audits were kept.", highlight=False)
+        done = len(run.cells) + len(run.trainings)
+        console.print(f"Interrupted: what was finished, {done} records, was kept.", highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)

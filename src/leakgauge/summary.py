@@ -10,6 +10,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from leakgauge import report
+from leakgauge.report import wording
+
 Cell = Mapping[str, Any]
 
 
@@ -37,6 +40,44 @@ def table(case: str, cells: Sequence[Cell]) -> Table:
     for cell in cells:
         shown.add_row(*row(cell))
     return shown
+
+
+def prices(records: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """One table for each case whose utility was measured: what each setting leaves to read, and costs."""
+    for frontier in report.frontiers(report.parse(records)):
+        shown = Table(
+            title=f"{frontier.case}: what safety costs",
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        shown.add_column("defense", overflow="fold")
+        for heading in ("above control", "accuracy", "lost", "bytes", "epsilon"):
+            shown.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column("dominated", no_wrap=True)
+        for setting in frontier.settings:
+            shown.add_row(*price(setting))
+        yield shown
+
+
+def price(setting: report.Setting) -> list[str]:
+    """The texts of one row: leakage of the worst attack, and what the setting costs a round."""
+    worst = setting.worst
+    above = "-"
+    if worst is not None:
+        value = wording.percent if worst.kind == "table" else wording.decibels
+        above = value(setting.above) + (" leaked" if setting.leaked else "")
+    strength = "" if setting.strength is None else f" {wording.plain(setting.strength)}"
+    return [
+        setting.defense + strength,
+        above,
+        wording.rate(setting.accuracy),
+        "-" if setting.undefended else wording.lost(setting.loss),
+        wording.size(setting.bytes_a_round),
+        "-" if setting.epsilon is None else wording.plain(setting.epsilon),
+        "yes" if setting.dominated_by else "",
+    ]
 
 
 def unit(cells: Sequence[Cell]) -> str:

@@ -5,6 +5,7 @@ from leakgauge.audit.records import check_folder, without_times
 from leakgauge.audit.run import Plan, Run, audit, available_cores, execute, plan, plan_from
 from leakgauge.audit.scores import assignment, score
 from leakgauge.audit.specification import Source, default_text, parse, read
+from leakgauge.audit.utility import Utility
 
 __all__ = [
     "Case",
@@ -12,6 +13,7 @@ __all__ = [
     "Plan",
     "Run",
     "Source",
+    "Utility",
     "assignment",
     "audit",
     "available_cores",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from leakgauge.audit.scores import metrics_of
+from leakgauge.audit.utility import Utility
 from leakgauge.core import Attack, DataError, Defense, LocalTraining, Loss, Seeds, check_knowledge
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
@@ -21,7 +23,7 @@ class Case:
     """Every attack against every defense at every batch size, on one data set and one model.
 
     `examples` fixes which examples make the batch (the first B of them); otherwise the seed draws
-    them, anew for each of `repeats` batches.
+    them, anew for each of `repeats` batches. `utility`: how to measure what the defenses cost, if at all.
     """
 
     name: str
@@ -36,11 +38,24 @@ class Case:
     examples: Sequence[int] | None = None
     repeats: int = 1
     model_name: str | None = None
+    utility: Utility | None = None
 
     @property
     def labels_granted(self) -> bool:
         """Whether the adversary is told the labels, so that they cannot leak."""
         return bool({"labels", "label_counts"} & self.threat.grants)
+
+    @property
+    def model_record(self) -> dict[str, Any]:
+        """The model as records hold it."""
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        name = self.model_name or type(self.model).__name__
+        return {"name": name, "parameters": sum(p.numel() for p in trained)}
+
+    @property
+    def training_record(self) -> dict[str, Any]:
+        """The local training as records hold it."""
+        return {"name": type(self.training).__name__.lower(), "repr": repr(self.training)}
 
     def client(self, defense: Defense | None = None) -> Client:
         """The client that holds this case's model and trains under `defense`."""
@@ -96,6 +111,8 @@ class Case:
                 found=str(list(self.examples)),
                 remedy="name examples that the data set has",
             )
+        if self.utility is not None:
+            self.utility.check(self.name, self.data)
         # Weights of a metric that do not fit are told now, not after the first attack.
         metrics_of(self.data.domain, self.data.inputs[:0])
         client, last = self.client(), int(self.data.targets.argmax())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,22 +12,19 @@ from torch import Tensor
 
 from leakgauge import metrics
 from leakgauge.audit.case import Cell
+from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.pictures import picture, tile
+from leakgauge.audit.records import JobResult
 from leakgauge.audit.scores import assignment, in_range, metrics_of, perceptual, score
 from leakgauge.core import (
-    Attack,
-    Combined,
-    Defense,
     Progress,
     Reconstruction,
     Seeds,
     Snapshot,
     Status,
-    parts_of,
     silent,
 )
-from leakgauge.defenses import Undefended
 from leakgauge.federated import Batch
 
 STRIP = 8
@@ -36,22 +33,13 @@ POOL = 100
 """Other examples, at most, among which a guess must point at its own original."""
 
 
-@dataclass
-class CellResult:
-    """A record, and the pictures that it names by path relative to the run's folder."""
-
-    index: int
-    record: dict[str, Any]
-    pictures: dict[str, bytes] = field(default_factory=dict)
-
-
-def run_cell(cell: Cell, root: int, progress: Progress = silent) -> CellResult:
+def run_cell(cell: Cell, root: int, progress: Progress = silent) -> JobResult:
     """Run one cell of an audit whose root seed is `root`; `progress` is told the share done, in [0, 1]."""
     seeds = Seeds(root).child(cell.observation_path)
     drawn = draw(cell, Seeds(root).child(cell.case.name))
     client = cell.case.client(cell.defense)
     observation = cell.case.threat.observe(client, drawn.batch, seeds=seeds.child("observed"))
-    result = CellResult(cell.index, describe(cell, drawn, root))
+    result = JobResult(cell.index, describe(cell, drawn, root))
     reason = cell.attack.inapplicable(observation)
     if reason is not None:
         result.record |= empty(reason)
@@ -99,7 +87,6 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
 def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
     """What was attacked, with what, knowing what: everything that is known before the attack."""
     case, data, defense = cell.case, cell.case.data, cell.defense
-    strength, value = strength_of(defense)
     labels = drawn.batch.targets.tolist()
     columns = getattr(data.domain, "columns", None)
     attack = attack_name(cell.attack)
@@ -116,19 +103,11 @@ def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
             "label_names": [data.class_names[i] for i in labels] if data.class_names else None,
             "columns": [asdict(column) for column in columns] if columns else None,
         },
-        "model": {
-            "name": case.model_name or type(case.model).__name__,
-            "parameters": sum(p.numel() for p in case.model.parameters() if p.requires_grad),
-        },
-        "training": {"name": type(case.training).__name__.lower(), "repr": repr(case.training)},
+        "model": case.model_record,
+        "training": case.training_record,
         "batch_size": cell.batch_size,
         "repeat": cell.repeat,
-        "defense": {
-            "name": name_of(defense),
-            "repr": "none" if defense is None else repr(defense),
-            "strength_name": strength,
-            "strength": value,
-        },
+        "defense": defense_record(defense),
         "attack": {"name": attack, "repr": repr(cell.attack)},
         "threat": {
             "name": snake(type(case.threat).__name__),
@@ -137,30 +116,6 @@ def describe(cell: Cell, drawn: Drawn, root: int) -> dict[str, Any]:
         },
         "seed": root,
     }
-
-
-def attack_name(attack: Attack) -> str:
-    """The name that a specification gives an attack, and in brackets that of the one within it."""
-    inner = getattr(attack, "attack", None)
-    name = snake(type(attack).__name__)
-    return f"{name} ({snake(type(inner).__name__)})" if inner is not None else name
-
-
-def name_of(defense: Defense | None) -> str:
-    """The name that a specification gives a defense; of a chain, those of its parts."""
-    if isinstance(defense, Combined):
-        return " + ".join(map(name_of, parts_of(defense))) or "none"
-    return "none" if defense is None else snake(type(defense).__name__)
-
-
-def strength_of(defense: Defense | None) -> tuple[str | None, float | str | None]:
-    """What a figure puts on its axis, and its value; of a chain, those of its parts in one text."""
-    if isinstance(defense, Combined):
-        each = [found for found in map(strength_of, parts_of(defense)) if found[0] is not None]
-        texts = (f"{value:g}" if isinstance(value, float) else str(value) for _, value in each)
-        return ", ".join(str(name) for name, _ in each) or None, ", ".join(texts) or None
-    name = getattr(defense, "strength", None) if isinstance(defense, Undefended) else None
-    return name, getattr(defense, name) if name else None
 
 
 def empty(reason: str) -> dict[str, Any]:
@@ -186,7 +141,7 @@ def empty(reason: str) -> dict[str, Any]:
 
 
 def fill(
-    result: CellResult,
+    result: JobResult,
     cell: Cell,
     drawn: Drawn,
     guess: Reconstruction,
@@ -225,7 +180,7 @@ def fill(
     show(result, domain.kind, batch.inputs, guess.inputs[order], control.inputs[blind_order])
 
 
-def show(result: CellResult, kind: str, original: Tensor, guess: Tensor, control: Tensor) -> None:
+def show(result: JobResult, kind: str, original: Tensor, guess: Tensor, control: Tensor) -> None:
     """Pictures of images, rows of tables; a domain of another kind is told by its scores alone."""
     sides = {"original": original, "reconstruction": guess, "control": control}
     if kind == "image":
@@ -241,7 +196,7 @@ def show(result: CellResult, kind: str, original: Tensor, guess: Tensor, control
 
 
 def course(
-    result: CellResult, cell: Cell, batch: Batch, snapshots: Sequence[Snapshot]
+    result: JobResult, cell: Cell, batch: Batch, snapshots: Sequence[Snapshot]
 ) -> list[dict[str, Any]]:
     """Up to STRIP snapshots, evenly along the kept ones, each scored for the reader's eyes alone."""
     if not snapshots:
@@ -270,7 +225,7 @@ def course(
     return entries
 
 
-def save(result: CellResult, name: str, image: Tensor) -> str:
+def save(result: JobResult, name: str, image: Tensor) -> str:
     """Keep a PNG under the cell's own folder; returns its path in the run's folder."""
     path = f"images/{result.index:03d}/{name}.png"
     result.pictures[path] = picture(image)

@@ -1,4 +1,4 @@
-"""Execution of cells: one after another here, or side by side in worker processes."""
+"""Execution of cells and trainings: one after another here, or side by side in worker processes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from typing import Any
 
 import torch
 
-from leakgauge.audit.case import Cell, cells
-from leakgauge.audit.cell import CellResult, run_cell
+from leakgauge.audit.jobs import Job, jobs, run_job
+from leakgauge.audit.records import JobResult
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.specification import Source, parse
 from leakgauge.core import LeakGaugeError
 
 Told = Callable[[int, float], None]
-"""Index of a cell and the share of it done, in [0, 1]."""
+"""Index of a cell or training and the share of it done, in [0, 1]."""
 STEP = 0.02
-"""Least progress of a cell that is worth a message between processes."""
-Done = Callable[[CellResult], None]
+"""Least progress of one that is worth a message between processes."""
+Done = Callable[[JobResult], None]
 """Takes each result as it comes, in any order."""
 
 
-def serial(planned: Sequence[Cell], root: int, *, told: Told, done: Done) -> None:
-    """Cells in order, in this process."""
-    for cell in planned:
-        done(run_cell(cell, root, partial(told, cell.index)))
+def serial(planned: Sequence[Job], root: int, *, told: Told, done: Done) -> None:
+    """One after the other, in order, in this process."""
+    for job in planned:
+        done(run_job(job, root, partial(told, job.index)))
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker process does: it makes the same plan from the same source, and runs cells by index."""
+    """What a worker process does: it makes the same plan from the same source, and runs what it is told by index."""
 
     source: Source
     root: int
@@ -48,33 +48,33 @@ class Worker:
         # Ctrl-C reaches the whole process group; the parent decides what to do about it. On Windows this is all.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(1)
-        planned = list(cells(resolve(parse(self.source))))
+        planned = jobs(resolve(parse(self.source)))
         while (index := self.tasks.get()) is not None:
             self.answers.put(self.run(planned[index]))
 
-    def run(self, cell: Cell) -> CellResult | LeakGaugeError:
+    def run(self, job: Job) -> JobResult | LeakGaugeError:
         sent = 0.0
 
         def told(share: float) -> None:
             nonlocal sent
             if share >= sent + STEP:
                 sent = share
-                self.answers.put((cell.index, share))
+                self.answers.put((job.index, share))
 
         try:
-            return run_cell(cell, self.root, told)
+            return run_job(job, self.root, told)
         except LeakGaugeError as error:
             return error
 
 
 def parallel(
-    source: Source, planned: Sequence[Cell], root: int, *, workers: int, told: Told, done: Done
+    source: Source, planned: Sequence[Job], root: int, *, workers: int, told: Told, done: Done
 ) -> None:
-    """Cells from `workers` processes of one thread each. Any exception, Ctrl-C too, ends the processes."""
+    """Results from `workers` processes of one thread each. Any exception, Ctrl-C too, ends the processes."""
     context = multiprocessing.get_context("spawn")
     tasks, answers = context.Queue(), context.Queue()
-    for cell in planned:
-        tasks.put(cell.index)
+    for job in planned:
+        tasks.put(job.index)
     for _ in range(workers):
         tasks.put(None)
     worker = Worker(source, root, tasks, answers)
@@ -88,7 +88,7 @@ def parallel(
             answer = receive(answers, processes)
             if isinstance(answer, LeakGaugeError):
                 raise answer
-            if isinstance(answer, CellResult):
+            if isinstance(answer, JobResult):
                 left -= 1
                 told(answer.index, 1.0)
                 done(answer)

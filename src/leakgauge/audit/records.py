@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from leakgauge.core import OutputError
 NAME = "records.jsonl"
 TIMES = frozenset({"started", "seconds"})
 """Fields that differ between two runs of one seed on one machine; nothing else does."""
+
+
+@dataclass
+class JobResult:
+    """A record, and the pictures that it names by path relative to the run's folder."""
+
+    index: int
+    record: dict[str, Any]
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
 
 def check_folder(path: str | Path) -> None:

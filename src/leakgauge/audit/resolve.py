@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from leakgauge import attacks, defenses, federated, threats
 from leakgauge.audit.case import Case
-from leakgauge.audit.materials import Materials, is_object, listed, load, model_builder
+from leakgauge.audit.materials import Materials, is_object, listed, load, model_builder, part_of
 from leakgauge.audit.options import (
     checked,
     find,
@@ -19,6 +19,7 @@ from leakgauge.audit.options import (
     sweep,
 )
 from leakgauge.audit.specification import CaseSpecification, Part, Specification
+from leakgauge.audit.utility import Utility
 from leakgauge.core import (
     Attack,
     Defense,
@@ -32,6 +33,8 @@ ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
 TRAININGS = {"fedsgd": federated.FedSGD, "fedavg": federated.FedAvg}
+PARTS = ("train", "test")
+"""Data sets of `utility`."""
 THREATS = {name: part for name, part in names(threats).items() if name != "threat_model"}
 
 
@@ -55,6 +58,7 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
             case.training, TRAININGS, f"{where}.training", LocalTraining, without=("batch_size",)
         ),
         "threat": one(case.threat, THREATS, f"{where}.threat", threats.ThreatModel),
+        "utility": priced(case.utility, f"{where}.utility"),
         "loss": find(case.loss, LOSSES, f"{where}.loss"),
     }
     build = model_builder(case.model, f"{where}.model", seeds.child(where).integer("model"))
@@ -70,6 +74,16 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
     )
     resolved.check()
     return resolved
+
+
+def priced(options: dict[str, Any] | None, where: str) -> Utility | None:
+    """How to measure what defenses cost: numbers checked first, then `train` and `test` loaded."""
+    if options is None:
+        return None
+    given = {name: part_of(options[name], f"{where}.{name}") for name in PARTS if name in options}
+    numbers = checked(Utility, {k: v for k, v in options.items() if k not in PARTS}, where)
+    parts = {name: load(part, f"{where}.{name}") for name, part in given.items()}
+    return Utility(**(numbers | parts))
 
 
 def one(

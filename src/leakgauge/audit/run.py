@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,18 +18,17 @@ from typing import Any
 
 import torch
 
-from leakgauge.audit.case import Case, Cell, cells
-from leakgauge.audit.cell import CellResult
+from leakgauge.audit.case import Case, Cell
+from leakgauge.audit.costs import costs, training_costs
 from leakgauge.audit.execution import parallel, serial
-from leakgauge.audit.records import RunFolder
+from leakgauge.audit.jobs import Job, jobs
+from leakgauge.audit.records import JobResult, RunFolder
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.specification import Source, parse
-from leakgauge.core import Observation, Seeds
-from leakgauge.federated.local_steps import as_one_gradient
-from leakgauge.federated.withheld import untold
+from leakgauge.audit.training import TrainingRun
 
 Watch = Callable[[float, int], None]
-"""Told the share of the planned work done, in [0, 1], and the number of cells finished."""
+"""Told the share of the planned work done, in [0, 1], and the number of cells and trainings finished."""
 
 
 @dataclass
@@ -45,77 +44,51 @@ class Run:
         """The records of cells alone."""
         return [record for record in self.records if record["type"] == "cell"]
 
+    @property
+    def trainings(self) -> list[dict[str, Any]]:
+        """The records of utility alone."""
+        return [record for record in self.records if record["type"] == "utility"]
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Every cell of an audit, and about how many seconds each will take on one thread."""
+    """Every cell of an audit, then every training, and about how many seconds each will take on one thread."""
 
-    cells: tuple[Cell, ...]
+    jobs: tuple[Job, ...]
     seconds: tuple[float, ...]
     seed: int
     source: Source | None = None
 
     @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Attacks alone."""
+        return tuple(job for job in self.jobs if isinstance(job, Cell))
+
+    @property
+    def trainings(self) -> tuple[TrainingRun, ...]:
+        """Trainings alone."""
+        return tuple(job for job in self.jobs if isinstance(job, TrainingRun))
+
+    @property
     def total(self) -> float:
-        """Seconds of all cells together; divide by the number of workers."""
+        """Seconds of all together; divide by the number of workers."""
         return sum(self.seconds)
 
 
 def plan(cases: Sequence[Case], *, seed: int = 0, source: Source | None = None) -> Plan:
-    """Check the cases whole, then measure one evaluation of each update to foretell the cost."""
+    """Check the cases whole, then measure an evaluation of each update and a client's round to foretell the cost."""
     for case in cases:
         case.check()
-    planned = tuple(cells(cases))
+    planned = Plan(tuple(jobs(cases)), (), seed, source)
     with one_thread():
-        return Plan(planned, costs(planned, seed), seed, source)
+        foretold = training_costs(planned.trainings, seed)
+        return replace(planned, seconds=(*costs(planned.cells, seed), *foretold))
 
 
 def plan_from(source: Source) -> Plan:
     """The plan of a specification. Raises UserError for anything wrong in it."""
     specification = parse(source)
     return plan(resolve(specification), seed=specification.seed, source=source)
-
-
-def costs(planned: Sequence[Cell], seed: int) -> tuple[float, ...]:
-    """Seconds of each cell, attack and blind control, from one timed evaluation of its update."""
-    timed: dict[tuple[int, int], tuple[Observation, float]] = {}
-    found = []
-    for cell in planned:
-        key = id(cell.case), cell.batch_size
-        if key not in timed:
-            batch = cell.case.batch(cell.case.indices(cell.batch_size, 0, Seeds(seed))[0])
-            observation = cell.case.threat.observe(
-                cell.case.client(), batch, seeds=Seeds(seed).child("plan")
-            )
-            held = untold(observation.training)
-            timely = as_one_gradient(observation) if held else observation
-            timed[key] = observation, step_seconds(timely, batch.targets)
-        observation, step = timed[key]
-        able = cell.attack.inapplicable(observation) is None
-        found.append(2 * step * cell.attack.evaluations(observation) if able else 0.0)
-    return tuple(found)
-
-
-def step_seconds(observation: Observation, targets: torch.Tensor) -> float:
-    """Seconds of one simulated update and its derivative to the inputs; the second of two counts."""
-    seconds = 0.0
-    for _ in range(2):
-        clock = time.perf_counter()
-        unit = torch.full((len(targets), *observation.domain.shape), 0.5, requires_grad=True)
-        tensors = observation.training(
-            observation.model,
-            observation.loss,
-            observation.domain.from_unit(unit),
-            targets,
-            create_graph=True,
-        )
-        value = torch.stack([t.square().sum() for t in tensors.values()]).sum()
-        if value.requires_grad:
-            # A loss without a second derivative still trains; gradient matching says so itself.
-            with suppress(RuntimeError):
-                torch.autograd.grad(value, unit, materialize_grads=True, allow_unused=True)
-        seconds = time.perf_counter() - clock
-    return seconds
 
 
 def execute(
@@ -126,7 +99,7 @@ def execute(
     watch: Watch | None = None,
     command: str = "leakgauge.audit",
 ) -> Run:
-    """Run a plan. Ctrl-C keeps every finished cell, and marks the run as interrupted.
+    """Run a plan. Ctrl-C keeps what is finished, and marks the run as interrupted.
 
     `workers` processes need a plan made from a specification; objects are run in this process.
     """
@@ -139,7 +112,7 @@ def execute(
         if workers > 1 and plan.source is not None:
             parallel(
                 plan.source,
-                plan.cells,
+                plan.jobs,
                 plan.seed,
                 workers=workers,
                 told=keeper.told,
@@ -147,7 +120,7 @@ def execute(
             )
         else:
             with one_thread():
-                serial(plan.cells, plan.seed, told=keeper.told, done=keeper.done)
+                serial(plan.jobs, plan.seed, told=keeper.told, done=keeper.done)
     except KeyboardInterrupt:
         run.interrupted = True
     finally:
@@ -187,19 +160,19 @@ class _Keeper:
 
     def __init__(self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None) -> None:
         self.plan, self.run, self.folder, self.watch = plan, run, folder, watch
-        self.waiting: dict[int, CellResult] = {}
+        self.waiting: dict[int, JobResult] = {}
         self.next = 0
-        self.shares = [0.0] * len(plan.cells)
-        # A cell that costs nothing measurable still counts, so that the bar can end.
+        self.shares = [0.0] * len(plan.jobs)
+        # One that costs nothing measurable still counts, so that the bar can end.
         self.weights = [max(seconds, 0.05) for seconds in plan.seconds]
 
     def told(self, index: int, share: float) -> None:
         self.shares[index] = max(self.shares[index], share)
         if self.watch is not None:
             done = sum(w * s for w, s in zip(self.weights, self.shares, strict=True))
-            self.watch(done / sum(self.weights), len(self.run.cells) + len(self.waiting))
+            self.watch(done / sum(self.weights), self.next + len(self.waiting))
 
-    def done(self, result: CellResult) -> None:
+    def done(self, result: JobResult) -> None:
         self.waiting[result.index] = result
         while self.next in self.waiting:
             with uninterrupted():
@@ -207,7 +180,7 @@ class _Keeper:
                 self.next += 1
         self.told(result.index, 1.0)
 
-    def keep(self, result: CellResult) -> None:
+    def keep(self, result: JobResult) -> None:
         self.write(result.record, result.pictures)
 
     def write(self, record: dict[str, Any], pictures: dict[str, bytes] | None = None) -> None:
@@ -220,13 +193,15 @@ class _Keeper:
         for index in sorted(self.waiting):
             with uninterrupted():
                 self.keep(self.waiting.pop(index))
-        completed = len(self.run.cells)
+        kept, trained = len(self.run.cells), len(self.run.trainings)
+        trainings = {"completed": trained, "planned": len(self.plan.trainings)}
         self.write(
             {
                 "type": "end",
-                "completed": completed,
+                "completed": kept,
                 "planned": len(self.plan.cells),
-                "interrupted": completed < len(self.plan.cells),
+                **({"trainings": trainings} if self.plan.trainings else {}),
+                "interrupted": kept + trained < len(self.plan.jobs),
                 "seconds": seconds,
             }
         )
@@ -255,6 +230,7 @@ def header(plan: Plan, command: str) -> dict[str, Any]:
         },
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "planned": len(plan.cells),
+        **({"trainings": {"planned": len(plan.trainings)}} if plan.trainings else {}),
     }
 
 

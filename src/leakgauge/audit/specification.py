@@ -68,6 +68,7 @@ class CaseSpecification(BaseModel):
     ]
     examples: list[Annotated[int, Field(ge=0)]] | None = None
     repeats: Count = 1
+    utility: dict[str, Any] | None = None
 
 
 class Specification(BaseModel):

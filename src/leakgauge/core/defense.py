@@ -89,6 +89,15 @@ class RoundsAtRandom(Defense, Protocol):
 
 
 @runtime_checkable
+class TellsEpsilon(Defense, Protocol):
+    """A defense with a bound by differential privacy."""
+
+    def epsilon(self, *, steps: int, sample_rate: float, delta: float) -> float:
+        """The epsilon of (epsilon, delta)-differential privacy; SpecificationError without what computes it."""
+        ...
+
+
+@runtime_checkable
 class ChangesTraining(Defense, Protocol):
     """A defense whose gradient computation can be simulated, all but what is drawn in it."""
 

@@ -9,6 +9,7 @@ from itertools import chain
 
 from markupsafe import Markup
 
+from leakgauge.report.claims import Claim
 from leakgauge.report.figures import Axis, Line, Point, sweep
 from leakgauge.report.leak import (
     IMAGE_FLOOR,
@@ -34,6 +35,7 @@ class Panel:
     batch_size: int
     defense: str
     reprs: list[str]
+    claims: tuple[Claim, ...]
     summary: str
     pictured: int  # counted from 1; 0 where one picture is all, or there is none
     figure: Markup
@@ -81,6 +83,7 @@ def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
         batch_size=first.batch_size,
         defense=first.defense,
         reprs=list(dict.fromkeys(cell.defense_repr for cell in group if cell.defense_repr)),
+        claims=first.claims,
         summary=_summary(points, open_),
         pictured=shown + 1 if first.batch_size > 1 and first.images else 0,
         figure=figure if points else Markup(""),
@@ -169,7 +172,7 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
     if not scored:
         return "No score at any setting."
     leaking = [plain(point.strength) for point in scored if point.leaked]
-    if open_ and not any(any_leak(cell) for cell in open_):
+    if open_ and not leaking and not any(any_leak(cell) for cell in open_):
         return "Nothing leaked without the defense either, so this shows nothing about it."
     if len(leaking) == len(scored):
         return "Leaked at every setting tried."

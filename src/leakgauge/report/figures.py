@@ -133,13 +133,13 @@ def sweep(
 
 
 def _grid(axis: Axis, right: float) -> list[str]:
-    parts = [_text(LEFT, TOP - 9, axis.title, "axis-title")]
+    parts = [caption(LEFT, TOP - 9, axis.title, "axis-title")]
     for i in range(round(axis.top / axis.step) + 1):
         value = i * axis.step
         y = axis.y(value)
-        parts.append(_segment(LEFT, y, right, y, "base" if i == 0 else "grid"))
+        parts.append(segment(LEFT, y, right, y, "base" if i == 0 else "grid"))
         label = f"{100 * value:.0f}%" if axis.percent else plain(value)
-        parts.append(_text(LEFT - 7, y + 4, label, "tick end"))
+        parts.append(caption(LEFT - 7, y + 4, label, "tick end"))
     return parts
 
 
@@ -149,10 +149,10 @@ def _levels(lines: Sequence[Line], axis: Axis, right: float) -> list[str]:
     labels = spread([y for y, _ in known], 15.0, TOP, TOP + HEIGHT)
     parts = []
     for (y, line), at in zip(known, labels, strict=True):
-        parts.append(_segment(LEFT, y, right, y, f"level {line.style}"))
-        parts.append(_segment(right, y, right + 9, at, f"lead {line.style}"))
+        parts.append(segment(LEFT, y, right, y, f"level {line.style}"))
+        parts.append(segment(right, y, right + 9, at, f"lead {line.style}"))
         label = f"{line.label} {axis.text(line.value or 0.0)}"
-        parts.append(_text(right + 13, at + 4, label, f"level-label {line.style}"))
+        parts.append(caption(right + 13, at + 4, label, f"level-label {line.style}"))
     return parts
 
 
@@ -170,13 +170,13 @@ def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str
     last = (-math.inf, 0.0)
     for x, point in zip(xs, points, strict=True):
         if point.value is None:
-            parts.append(_text(x, TOP + HEIGHT - 6, "no score", "tick middle"))
+            parts.append(caption(x, TOP + HEIGHT - 6, "no score", "tick middle"))
             continue
         y = axis.y(point.value)
         top = y
         if point.low is not None and point.high is not None and point.low < point.high:
             top = axis.y(point.high)
-            parts.append(_segment(x, axis.y(point.low), x, top, "range"))
+            parts.append(segment(x, axis.y(point.low), x, top, "range"))
         note = f"<title>{escape(point.note)}</title>"
         if point.leaked:
             parts.append(f'<circle class="point leaked" cx="{x:.1f}" cy="{y:.1f}" r="5.5">{note}')
@@ -189,7 +189,7 @@ def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str
         if x - last[0] < 30 and abs(above - last[1]) < 13:
             above = last[1] - 13
         last = (x, above)
-        parts.append(_text(x, above, axis.text(point.value), "value middle"))
+        parts.append(caption(x, above, axis.text(point.value), "value middle"))
     return parts
 
 
@@ -199,11 +199,11 @@ def _feet(
     base = TOP + HEIGHT
     parts = []
     for x, slot, point in zip(xs, slots, points, strict=True):
-        parts.append(_segment(x, base, x, base + 5, "base"))
-        parts.append(_segment(x, base + 5, slot, base + 20, "connector"))
-        parts.append(_text(slot, base + 34, plain(point.strength), "tick middle strong"))
+        parts.append(segment(x, base, x, base + 5, "base"))
+        parts.append(segment(x, base + 5, slot, base + 20, "connector"))
+        parts.append(caption(slot, base + 34, plain(point.strength), "tick middle strong"))
     how = {"log": " (log scale)", "linear": "", "even": ""}[scale([p.strength for p in points])]
-    parts.append(_text((LEFT + right) / 2, base + 54, f"{name}{how}", "axis-title middle"))
+    parts.append(caption((LEFT + right) / 2, base + 54, f"{name}{how}", "axis-title middle"))
     return parts
 
 
@@ -215,10 +215,10 @@ def _thumbnails(
     for slot, point in zip(slots, points, strict=True):
         state = "leaked" if point.leaked else ("held" if point.value is not None else "no score")
         parts.append(_image(slot, top, point.picture, f"reconstruction, {point.note}"))
-        parts.append(_text(slot, top + THUMB + 16, state, f"state middle {state}"))
+        parts.append(caption(slot, top + THUMB + 16, state, f"state middle {state}"))
     if original:
         parts.append(_image(right + 62, top, original, "private original"))
-        parts.append(_text(right + 62, top + THUMB + 16, "original", "state middle"))
+        parts.append(caption(right + 62, top + THUMB + 16, "original", "state middle"))
     return parts
 
 
@@ -229,9 +229,11 @@ def _image(middle: float, top: float, uri: str | None, words: str) -> str:
     return f'<image {box} href="{escape(uri)}"><title>{escape(words)}</title></image>'
 
 
-def _segment(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+def segment(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    """A line of a class of style."""
     return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, words: str, style: str) -> str:
+def caption(x: float, y: float, words: str, style: str) -> str:
+    """Escaped words of a class of style, at their baseline."""
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'

@@ -14,13 +14,25 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from leakgauge.core.errors import OutputError
-from leakgauge.report import defenses, gallery, leak, wording
+from leakgauge.core.errors import DataError, OutputError
+from leakgauge.report import defenses, frontier_figure, gallery, leak, wording
+from leakgauge.report.frontier import Frontier, frontiers
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
+from leakgauge.report.recommendation import LOSS, Recommendation, recommend
 from leakgauge.report.records import Cell, Run, parse, read
 
 RECORDS, PAGE = "records.jsonl", "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The frontier of one case: its figure, what is recommended, and what to know of its numbers."""
+
+    frontier: Frontier
+    advice: Recommendation
+    figure: Markup
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +51,11 @@ class Row:
     label: float | None
 
 
-def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
-    """The page as HTML text; pictures are read from `folder`. Raises DataError for bad records."""
+def render(records: Sequence[Mapping[str, Any]], folder: Path, allowed: float = LOSS) -> str:
+    """The page as HTML text; pictures are read from `folder`. Raises DataError for bad records.
+
+    `allowed`: accuracy, in [0, 1], that what is recommended may lose.
+    """
     run = parse(records)
     album = Album(folder)
     environment = Environment(
@@ -60,6 +75,7 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
         rule=leak.RULE,
         cases=gallery.cases(run.cells, album),
         panels=defenses.panels(run.cells, album),
+        frontiers=[_view(frontier, allowed, partial=run.partial) for frontier in frontiers(run)],
         rows=[_row(cell) for cell in run.cells],
         licences=dict.fromkeys((c.data_name, c.licence) for c in run.cells if c.data_name),
         controls=dict.fromkeys(cell.control_kind for cell in run.cells if cell.control_kind),
@@ -75,10 +91,10 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path) -> str:
     return "\n".join(line.rstrip() for line in page.splitlines()) + "\n"
 
 
-def write(folder: str | Path) -> Path:
+def write(folder: str | Path, allowed: float = LOSS) -> Path:
     """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
     folder = Path(folder)
-    page = render(read(folder / RECORDS), folder)
+    page = render(read(folder / RECORDS), folder, allowed)
     path = folder / PAGE
     # An ordinary file, not one of mkstemp's: the page keeps the rights that the user's umask gives.
     temporary = folder / f".{PAGE}.{os.getpid()}"
@@ -94,6 +110,21 @@ def write(folder: str | Path) -> Path:
             remedy="free space or change its rights, then draw the report again",
         ) from None
     return path
+
+
+def recommendations(folder: str | Path, allowed: float = LOSS) -> list[Recommendation]:
+    """For each case of a run's folder whose utility was measured. Raises DataError where there is none."""
+    folder = Path(folder)
+    run = parse(read(folder / RECORDS))
+    found = frontiers(run)
+    if not found:
+        raise DataError(
+            f"run {str(folder)!r}",
+            expected="records of utility, to know what defenses cost",
+            found="none",
+            remedy="audit a specification with a section utility: utility = {rounds = 20}",
+        )
+    return [recommend(frontier, allowed, partial=run.partial) for frontier in found]
 
 
 def _resource(name: str) -> str:
@@ -132,6 +163,18 @@ def _tallies(run: Run) -> list[tuple[str, str]]:
 def _share(cells: Sequence[Cell]) -> str:
     leaking = sum(bool(leak.any_leak(cell)) for cell in cells)
     return f"{leaking} of {len(cells)}" if cells else "none run"
+
+
+def _view(frontier: Frontier, allowed: float, *, partial: bool) -> View:
+    # One note for each reason, not for each strength.
+    told = {s.epsilon_note: s.epsilon is not None for s in frontier.settings if s.epsilon_note}
+    advice = recommend(frontier, allowed, partial=partial)
+    return View(
+        frontier=frontier,
+        advice=advice,
+        figure=frontier_figure.draw(frontier, advice),
+        notes=tuple(f"{'epsilon is ' if known else ''}{text}." for text, known in told.items()),
+    )
 
 
 def _row(cell: Cell) -> Row:

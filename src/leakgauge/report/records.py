@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from leakgauge.core.errors import DataError
+from leakgauge.report.claims import Claim, claims_of
 from leakgauge.report.lenient import integer, mapping, number, numbers, sequence, text, texts
+from leakgauge.report.trainings import Training, training
 
 SCHEMA = 1
 PSNR_CEILING = 200.0
@@ -62,6 +64,7 @@ class Cell:
     batch_size: int
     defense: str
     defense_repr: str
+    claims: tuple[Claim, ...]
     strength_name: str | None
     strength: float | str | None
     attack: str
@@ -107,11 +110,13 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A whole run: its header, its cells in the order of the records, and how it ended."""
+    """A whole run: its header, its cells and trainings in the order of the records, and how it ended."""
 
     header: Mapping[str, Any]
     cells: tuple[Cell, ...]
+    trainings: tuple[Training, ...]
     planned: int
+    trainings_planned: int
     seconds: float | None
     partial: bool
 
@@ -144,12 +149,16 @@ def parse(records: Sequence[Mapping[str, Any]]) -> Run:
         )
     end = next((r for r in records if r.get("type") == "end"), None)
     cells = tuple(_cell(n, r) for n, r in enumerate(records, 1) if r.get("type") == "cell")
+    utility = [(n, r) for n, r in enumerate(records, 1) if r.get("type") == "utility"]
+    due = mapping((end or header).get("trainings"))
     planned = max(integer((end or header).get("planned")) or 0, len(cells))
     stopped = end is None or bool(end.get("interrupted"))
     return Run(
         header=header,
         cells=cells,
+        trainings=tuple(training(n, r) for n, r in utility),
         planned=planned,
+        trainings_planned=max(integer(due.get("planned")) or 0, len(utility)),
         seconds=number(end.get("seconds")) if end else None,
         partial=stopped or len(cells) < planned,
     )
@@ -215,6 +224,7 @@ def _contest(
     return {
         "defense": text(defense.get("name")) or "none",
         "defense_repr": text(defense.get("repr")),
+        "claims": claims_of(defense),
         "strength_name": text(defense.get("strength_name")) or None,
         "strength": number(strength) if not isinstance(strength, str) else strength,
         "attack": text(attack.get("name")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from leakgauge.report.records import Cell, Column
@@ -85,6 +85,35 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def rate(value: float | None) -> str:
+    """An accuracy in [0, 1] as a percentage with one decimal."""
+    return MISSING if value is None else f"{100 * value:.1f}%"
+
+
+def lost(share: float | None) -> str:
+    """Accuracy lost, in points of a hundred; what was gained has a plus."""
+    if share is None:
+        return MISSING
+    told = f"{-100 * share:+.1f}"
+    return "0.0" if told in ("+0.0", "-0.0") else told.replace("-", "\u2212")
+
+
+def points(share: float) -> str:
+    """A difference of accuracies, in points of a hundred."""
+    told = f"{100 * share:.1f}".removesuffix(".0")
+    return f"{told} point" if told == "1" else f"{told} points"
+
+
+def size(count_: float | None) -> str:
+    """Bytes, in thousands and millions where there are so many."""
+    if count_ is None:
+        return MISSING
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count_ >= factor:
+            return f"{plain(count_ / factor)} {unit}"
+    return f"{count_:.0f} B"
+
+
 def measured(value: float | None, column: Column) -> str:
     """A table's value with its column's decimals and unit."""
     if value is None or not math.isfinite(value):
@@ -121,6 +150,12 @@ def listed(items: Sequence[str], most: int = 4) -> str:
     """`a; b; c and 2 more`: long lists are cut and say so."""
     shown, rest = items[:most], len(items) - most
     return "; ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+def together(items: Iterable[str]) -> str:
+    """`one`, `one and two`, `one, two and three`."""
+    *before, last = items
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def remedy(cell: Cell) -> str:

@@ -1,0 +1,26 @@
+"""The units of work of an audit: every cell, then every training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from leakgauge.audit.case import Case, Cell, cells
+from leakgauge.audit.cell import run_cell
+from leakgauge.audit.records import JobResult
+from leakgauge.audit.training import TrainingRun, run_training, trainings
+from leakgauge.core import Progress, silent
+
+Job = Cell | TrainingRun
+
+
+def jobs(cases: Sequence[Case]) -> list[Job]:
+    """All of them, by index, in the order of records."""
+    planned: list[Job] = list(cells(cases))
+    return [*planned, *trainings(cases, len(planned))]
+
+
+def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
+    """Run one of an audit whose root seed is `root`; `progress` is told the share done, in [0, 1]."""
+    if isinstance(job, Cell):
+        return run_cell(job, root, progress)
+    return run_training(job, root, progress)

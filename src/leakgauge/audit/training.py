@@ -1,0 +1,158 @@
+"""One training of a case's model under one defense: what it learned, sent and took, written down."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from leakgauge.audit.case import Case
+from leakgauge.audit.naming import defense_record, name_of
+from leakgauge.audit.records import JobResult
+from leakgauge.audit.utility import Utility
+from leakgauge.core import (
+    Defense,
+    Mixes,
+    Progress,
+    Seeds,
+    SpecificationError,
+    TellsEpsilon,
+    parts_of,
+    silent,
+)
+from leakgauge.data import Dataset
+from leakgauge.utility import History, label_skew
+from leakgauge.utility.federation import accuracy_of
+
+DELTA = 1e-5
+"""Of (epsilon, delta)-differential privacy."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One federated training under one defense: a unit of work, and of record, beside cells."""
+
+    index: int
+    case: Case
+    utility: Utility
+    defense: Defense | None
+    repeat: int
+
+    def seeds(self, root: int) -> Seeds:
+        """Equal for all defenses, so that they differ by what they do alone."""
+        return Seeds(root).child(self.case.name).child("utility").child(f"r{self.repeat}")
+
+    def data(self, root: int) -> tuple[Dataset, Dataset]:
+        """What is trained and tested on: equal for all repeats."""
+        seeds = Seeds(root).child(self.case.name).child("utility")
+        return self.utility.split(self.case.data, seeds)
+
+    def parts(self, train: Dataset, root: int) -> list[Tensor]:
+        """Which examples each client holds. Raises DataError where they do not suffice."""
+        utility = self.utility
+        return label_skew(train.targets, utility.clients, utility.alpha, seeds=self.seeds(root))
+
+
+def trainings(cases: Sequence[Case], first: int) -> Iterator[TrainingRun]:
+    """All trainings, in the order of records, counted from `first`."""
+    index = first
+    for case in cases:
+        if case.utility is None:
+            continue
+        # A setting that is named twice is trained once; none is trained always.
+        settings = {repr(defense): defense for defense in (None, *case.defenses)}
+        for repeat in range(case.utility.repeats):
+            for defense in settings.values():
+                yield TrainingRun(index, case, case.utility, defense, repeat)
+                index += 1
+
+
+def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> JobResult:
+    """Train under one defense in an audit whose root seed is `root`; `progress` is told the share done."""
+    client, (train, test) = run.case.client(run.defense), run.data(root)
+    history = run.utility.federation.train(
+        client, train, test, seeds=run.seeds(root), progress=progress
+    )
+    return JobResult(run.index, record(run, root, train, test, history))
+
+
+def record(
+    run: TrainingRun, root: int, train: Dataset, test: Dataset, history: History
+) -> dict[str, Any]:
+    """Everything that a reader needs of one training."""
+    case, utility = run.case, run.utility
+    return {
+        "type": "utility",
+        "id": f"{run.index:03d}/{case.name}/utility/r{run.repeat}/{name_of(run.defense)}",
+        "case": case.name,
+        "data": {"train": [train.name, len(train)], "test": [test.name, len(test)]},
+        "model": case.model_record,
+        "training": case.training_record,
+        "federation": asdict(utility.federation),
+        "repeat": run.repeat,
+        "defense": defense_record(run.defense),
+        "accuracy": list(history.accuracy),
+        "sent_bytes": list(history.sent),
+        "seconds": list(history.seconds),
+        "sizes": list(history.sizes),
+        "diverged": history.diverged,
+        "epsilon": epsilon(run.defense, utility, history),
+        "seed": root,
+    }
+
+
+def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict[str, Any] | None:
+    """What a defense's accountant says of the client that is in most danger; None of one that has none.
+
+    `value` is None where there is no bound, or none could be told: `note` says why.
+    """
+    parts = parts_of(defense)
+    telling = [part for part in parts if isinstance(part, TellsEpsilon)]
+    if not telling:
+        return None
+    # The fewer examples a client has, the more of its training each of them is.
+    rates = [min(utility.examples or size, size) / size for size in history.sizes]
+    steps, rate = len(history.sent), max(rates)
+    told = {"value": None, "delta": DELTA, "steps": steps, "sample_rate": rate}
+    if any(isinstance(part, Mixes) for part in parts):
+        return told | {"note": "no epsilon: mixtures let one example act in several"}
+    try:
+        # The accountant warns of bounds that could be tighter: they hold all the same.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = min(
+                part.epsilon(steps=steps, sample_rate=rate, delta=DELTA) for part in telling
+            )
+    except SpecificationError as error:
+        return told | {"note": f"no epsilon: {error}"}
+    if not math.isfinite(value):
+        return told | {"note": "no epsilon: without noise there is no bound"}
+    return told | {
+        "value": value,
+        "note": "that of the client whose examples are used most often, as if each were drawn by itself",
+    }
+
+
+def seconds_of(run: TrainingRun, root: int) -> float:
+    """About how long a training takes, from one client's first round and one look at the test set.
+
+    Raises what the training itself would: data that does not suffice, a defense that does not fit.
+    """
+    (train, test), seeds = run.data(root), run.seeds(root)
+    client = run.case.client(run.defense)
+    model = client.global_model(seeds=seeds)
+    federation, parts = run.utility.federation, run.parts(train, root)
+    batches = [federation.drawn(train, part, seeds.child("plan")) for part in parts]
+    batch = max(batches, key=len)
+    clock = time.perf_counter()
+    client.continued(model, batch, {}, seeds=seeds.child("plan"))
+    share = (time.perf_counter() - clock) / len(batch)
+    clock = time.perf_counter()
+    accuracy_of(model, test)
+    looking = time.perf_counter() - clock
+    return looking + federation.rounds * (share * sum(map(len, batches)) + looking)

@@ -1,0 +1,269 @@
+"""Leakage against accuracy: each setting of a defense as one point, and which points another one beats.
+
+Reads records alone. Leakage of a setting is that of the worst attack on it: the median over examples of PSNR (of a
+table, of the share of columns read) above the blind control's. A setting is dominated where another has no more
+leakage, by the rule and by that number, and no less accuracy, and is better in one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from statistics import fmean, stdev
+
+from leakgauge.report.leak import any_leak, leaks, metric
+from leakgauge.report.quantiles import median
+from leakgauge.report.records import Cell, Run
+from leakgauge.report.trainings import Training
+from leakgauge.report.wording import plain
+
+WEAK = ("unconverged", "diverged")
+"""Ways to end that say little about safety."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """What one attack on one batch size read at one setting, over all batches.
+
+    score and control: medians over examples, dB or share of columns. telling: whether the same attack read
+    something where there was no defense, so that it says something of the defense if it does not.
+    """
+
+    attack: str
+    batch_size: int
+    kind: str
+    score: float | None
+    control: float | None
+    leaks: int  # examples that leaked by the rule, of those judged
+    judged: int
+    labels: float | None
+    weak: bool
+    inapplicable: bool
+    telling: bool
+
+    @property
+    def leaked(self) -> bool | None:
+        """Whether at least one example leaked; None where none could be judged."""
+        return self.leaks > 0 if self.judged else None
+
+    @property
+    def above(self) -> float:
+        """How far the score stands above the blind control; 0 at or below it, and where there is no score."""
+        if self.score is None or self.control is None or self.score <= self.control:
+            return 0.0
+        return self.score - self.control
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A defense at one strength: what it left to read, and what it cost.
+
+    accuracy: mean final test accuracy over repeats, in [0, 1]; spread: its standard deviation over them. loss: what
+    is lost of it against no defense. error: the standard error of an accuracy of a test set of that size.
+    """
+
+    case: str
+    defense: str
+    strength_name: str | None
+    strength: float | str | None
+    repr: str
+    exposures: tuple[Exposure, ...]
+    accuracy: float | None
+    spread: float | None
+    error: float | None
+    loss: float | None
+    bytes_a_round: float | None
+    seconds_a_round: float | None
+    epsilon: float | None
+    epsilon_note: str
+    delta: float | None
+    diverged: bool
+    dominated_by: str | None = None
+
+    @property
+    def undefended(self) -> bool:
+        """Whether this is the model trained, and the update shared, as it is."""
+        return self.defense == "none"
+
+    @property
+    def name(self) -> str:
+        """The defense with its strength: `top_k, sparsity = 0.9`."""
+        if self.strength is None:
+            return "no defense" if self.undefended else self.defense
+        told = f"{self.strength_name or 'strength'} = {plain(self.strength)}"
+        # A chain has several names and values.
+        return f"{self.defense} ({told})" if "," in told else f"{self.defense}, {told}"
+
+    @property
+    def judged(self) -> tuple[Exposure, ...]:
+        """What was judged by the rule."""
+        return tuple(exposure for exposure in self.exposures if exposure.leaked is not None)
+
+    @property
+    def worst(self) -> Exposure | None:
+        """The attack that read most: a leak before none, then by how far it stands above control."""
+        return max(self.judged, key=lambda e: (bool(e.leaked), e.above), default=None)
+
+    @property
+    def leaked(self) -> bool:
+        """Whether an example leaked by the rule, under any attack."""
+        return any(exposure.leaked for exposure in self.judged)
+
+    @property
+    def above(self) -> float:
+        """Of the worst attack."""
+        return self.worst.above if self.worst else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """All settings of one case, no defense first, in the order of the records."""
+
+    case: str
+    kind: str
+    settings: tuple[Setting, ...]
+    trained: int
+    tested: int
+    clients: int | None
+    rounds: int | None
+    repeats: int
+
+    @property
+    def placed(self) -> tuple[Setting, ...]:
+        """Those whose leakage and accuracy are both known."""
+        return tuple(s for s in self.settings if s.worst and s.accuracy is not None)
+
+
+def frontiers(run: Run) -> list[Frontier]:
+    """One for each case whose utility was measured, in the order of the records."""
+    names = dict.fromkeys(training.case for training in run.trainings)
+    return [
+        _frontier(
+            name,
+            [cell for cell in run.cells if cell.case == name],
+            [training for training in run.trainings if training.case == name],
+        )
+        for name in names
+    ]
+
+
+def _frontier(case: str, cells: Sequence[Cell], trainings: Sequence[Training]) -> Frontier:
+    named = {training.defense_repr: training for training in trainings}
+    open_ = [training for training in trainings if training.defense == "none"]
+    base = _accuracy(open_)
+    telling = {_attacked(cell) for cell in cells if cell.undefended and any_leak(cell)}
+    known = any(cell.undefended for cell in cells)
+    settings = []
+    for text, first in named.items():
+        # What was trained under a name is what was attacked under it, whatever the order of records.
+        own = [cell for cell in cells if (cell.defense, cell.defense_repr) == (first.defense, text)]
+        told = [training for training in trainings if training.defense_repr == text]
+        settings.append(_setting(first, own, told, base, telling if known else None))
+    first = trainings[0]
+    return Frontier(
+        case=case,
+        kind=cells[0].kind if cells else "",
+        settings=tuple(replace(s, dominated_by=_better(s, settings)) for s in settings),
+        trained=first.trained,
+        tested=first.tested,
+        clients=first.clients,
+        rounds=first.rounds,
+        repeats=len({training.repeat for training in trainings}),
+    )
+
+
+def _setting(
+    first: Training,
+    cells: Sequence[Cell],
+    trainings: Sequence[Training],
+    base: float | None,
+    telling: set[tuple[object, ...]] | None,
+) -> Setting:
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_attacked(cell), []).append(cell)
+    finals = [training.final for training in trainings if training.final is not None]
+    accuracy = _accuracy(trainings)
+    epsilons = [t.epsilon for t in trainings if t.epsilon is not None]
+    return Setting(
+        case=first.case,
+        defense=first.defense,
+        strength_name=first.strength_name,
+        strength=first.strength,
+        repr=first.defense_repr,
+        exposures=tuple(
+            _exposure(group, telling is None or key in telling) for key, group in groups.items()
+        ),
+        accuracy=accuracy,
+        spread=stdev(finals) if len(finals) > 1 else None,
+        error=_standard_error(accuracy, first.tested),
+        loss=base - accuracy if base is not None and accuracy is not None else None,
+        bytes_a_round=_mean([t.bytes_a_round for t in trainings]),
+        seconds_a_round=_mean([t.seconds_a_round for t in trainings]),
+        epsilon=max(epsilons) if epsilons else None,
+        epsilon_note=first.epsilon_note,
+        delta=first.delta,
+        diverged=any(training.diverged for training in trainings),
+    )
+
+
+def _attacked(cell: Cell) -> tuple[object, ...]:
+    """What the cells of one exposure share, and the undefended ones with them."""
+    return (cell.batch_size, cell.attack, cell.attack_repr, cell.threat)
+
+
+def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
+    first = cells[0]
+    run = [cell for cell in cells if not cell.inapplicable]
+    name = metric(first.kind)
+    verdicts = [v for v in chain.from_iterable(map(leaks, run)) if v is not None]
+    labels = [v for cell in run for v in cell.scores.get("label", ()) if v is not None]
+    return Exposure(
+        attack=first.attack,
+        batch_size=first.batch_size,
+        kind=first.kind,
+        score=median(chain.from_iterable(cell.scores.get(name, ()) for cell in run)),
+        control=median(chain.from_iterable(cell.control_scores.get(name, ()) for cell in run)),
+        leaks=sum(verdicts),
+        judged=len(verdicts),
+        labels=fmean(labels) if labels else None,
+        weak=any(cell.status in WEAK and not any_leak(cell) for cell in run),
+        inapplicable=not run,
+        telling=telling,
+    )
+
+
+def _accuracy(trainings: Sequence[Training]) -> float | None:
+    finals = [training.final for training in trainings if training.final is not None]
+    return fmean(finals) if finals else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _standard_error(accuracy: float | None, tested: int) -> float | None:
+    """Of a share of `tested` examples, by the binomial law."""
+    if accuracy is None or tested < 1:
+        return None
+    return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / tested)
+
+
+def _better(setting: Setting, settings: Sequence[Setting]) -> str | None:
+    """The name of the most accurate setting that dominates this one."""
+    beating = [other for other in settings if dominates(other, setting)]
+    return max(beating, key=lambda other: other.accuracy or 0.0).name if beating else None
+
+
+def dominates(one: Setting, other: Setting) -> bool:
+    """Whether `one` has no more leakage and no less accuracy, one of them strictly."""
+    if one.accuracy is None or other.accuracy is None or not (one.worst and other.worst):
+        return False
+    better = (
+        one.leaked <= other.leaked and one.above <= other.above and one.accuracy >= other.accuracy
+    )
+    equal = (one.leaked, one.above, one.accuracy) == (other.leaked, other.above, other.accuracy)
+    return better and not equal
