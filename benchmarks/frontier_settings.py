@@ -42,7 +42,12 @@ def settings() -> list[Setting]:
 
 def of_data() -> list[Setting]:
     d = defenses
+    policies = {"hybrid": {}, "43-18-18": {"policies": "43-18-18"}, "3-1-7": {"policies": "3-1-7"}}
     return [
+        *(Setting("ATS", name, d.ATS(**given)) for name, given in policies.items()),
+        *(Setting("pixel dropout", s, d.PixelDropout(share=s)) for s in (0.3, 0.5, 0.7)),
+        *(Setting("patch dropout", s, d.PatchDropout(share=s)) for s in (0.3, 0.5, 0.7)),
+        Setting("DCS-2, batch 1", "", d.DCS2(), size=1, quality=False),
         *(Setting("mixup", a, d.Mixup(alpha=a)) for a in (0.2, 1.0, 5.0)),
         *(Setting("InstaHide", k, d.InstaHide(mixed=k)) for k in (2, 4, 6)),
         *(
@@ -65,9 +70,9 @@ def of_model() -> list[Setting]:
         *(Setting("batch", size, size=size, quality=False) for size in (1, 8, 16)),
         *(Setting("local steps", n, steps=n) for n in (1, 5, 20)),
         *(Setting("PRECODE", n, d.Precode(latent=n)) for n in (256, 64, 16)),
-        Setting("local layers", "last", d.LocalLayers(last=1), quality=False),
-        Setting("local layers", "first", d.LocalLayers(last=0, first=1), quality=False),
-        Setting("local layers", "both", d.LocalLayers(last=1, first=1), quality=False),
+        Setting("local layers", "last", d.LocalLayers(last=1)),
+        Setting("local layers", "first", d.LocalLayers(last=0, first=1)),
+        Setting("local layers", "both", d.LocalLayers(last=1, first=1)),
     ]
 
 
@@ -82,6 +87,10 @@ def of_gradient() -> list[Setting]:
         *(
             Setting("DP-SGD", z, d.DPSGD(max_norm=1.0, noise_multiplier=z))
             for z in (0.01, 0.1, 1.0)
+        ),
+        *(
+            Setting("DP-FedAvg", z, d.DPFedAvg(max_norm=1.0, noise_multiplier=z))
+            for z in (0.001, 0.01, 0.1)
         ),
         *(Setting("precision", name, d.Quantization(format=name)) for name in PRECISIONS),
         Setting("sign", "", d.Sign()),
@@ -118,13 +127,21 @@ def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.Attack:
         return corrected if known else attacks.OneGradient(attack=plain)
     if not known:
         return plain
-    noisy: lg.Attack = attacks.BayesOptimal(descent="lbfgs", steps=steps)
+    noisy = attacks.BayesOptimal(descent="lbfgs", steps=3 * steps)
+    rounded = attacks.BayesOptimal(descent="lbfgs", steps=steps, prior="smoothness")
+    inpainting = attacks.Inpainting(attack=plain)
     dropout = attacks.DropoutInversion(attack=plain, weight=0.0, start="mean")
     pairings = 1 if quick else 6
-    special = {
+    special: dict[str, lg.Attack] = {
+        "ATS": attacks.TransformationInversion(attack=plain),
+        "pixel dropout": inpainting,
+        "patch dropout": inpainting,
+        "DCS-2, batch 1": attacks.ConcealmentMatching(attack=plain),
         "Gaussian": noisy,
         "Laplacian": noisy,
         "DP-SGD": noisy,
+        "DP-FedAvg": noisy,
+        "QSGD": rounded,
         "dropout": dropout,
         "mixup": attacks.MixupDecoding(attack=plain, pairings=pairings),
         "InstaHide": attacks.InstaHideDecoding(attack=plain, draws=2 if quick else 8),

@@ -16,6 +16,7 @@ from conftest import mlp
 import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.audit import Source, plan, plan_from
+from leakgauge.core import Protected
 from leakgauge.defenses.base import Undefended
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
@@ -136,6 +137,7 @@ class Told(Undefended):
     """Says an epsilon of what it is asked."""
 
     bound: float = 1.0
+    protects: Protected = "example"
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float) -> float:
         return self.bound * steps * sample_rate
@@ -155,6 +157,14 @@ class TestEpsilon:
         told = self.of(Told())
         assert told["value"] == pytest.approx(3 * told["sample_rate"])
         assert (told["steps"], told["delta"]) == (3, 1e-5)
+
+    def test_a_client_takes_part_in_every_round(self) -> None:
+        run = lg.audit(
+            case(defenses=[Told(protects="client")], utility=lg.Utility(clients=2, rounds=3))
+        )
+        told = run.trainings[1]["epsilon"]
+        assert (told["value"], told["sample_rate"]) == (3.0, 1.0)
+        assert "client" in told["note"]
 
     def test_a_bound_that_is_none_is_null(self) -> None:
         told = self.of(Told(bound=math.inf))

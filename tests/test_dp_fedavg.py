@@ -70,18 +70,18 @@ def test_behind_a_chain_its_noise_is_known() -> None:
 
 class TestEpsilon:
     def test_without_noise_there_is_none(self) -> None:
-        assert DPFedAvg(noise_multiplier=0.0).epsilon(rounds=1, delta=1e-5) == math.inf
+        assert DPFedAvg(noise_multiplier=0.0).epsilon(steps=1, delta=1e-5) == math.inf
 
     def test_without_opacus_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "opacus.accountants", None)
         with pytest.raises(lg.SpecificationError, match=r"DPFedAvg.*leakgauge\[dp\]") as caught:
-            DPFedAvg().epsilon(rounds=1, delta=1e-5)
+            DPFedAvg().epsilon(steps=1, delta=1e-5)
         assert "\n" not in str(caught.value)
 
     def test_a_round_of_clients_counts_as_a_step_of_examples(self) -> None:
         pytest.importorskip("opacus")
         for rate in (1.0, 0.1):
-            found = DPFedAvg(noise_multiplier=2.0).epsilon(rounds=9, delta=1e-5, client_rate=rate)
+            found = DPFedAvg(noise_multiplier=2.0).epsilon(steps=9, delta=1e-5, sample_rate=rate)
             steps = DPSGD(noise_multiplier=2.0).epsilon(steps=9, sample_rate=rate, delta=1e-5)
             assert found == steps
             # Mironov 2017: T / (2 s^2) + sqrt(2 T log(1 / delta)) / s bounds it; sampling only helps.
@@ -90,12 +90,12 @@ class TestEpsilon:
     def test_more_rounds_cost_more_and_more_noise_less(self) -> None:
         pytest.importorskip("opacus")
         base, longer, quieter = (
-            DPFedAvg(noise_multiplier=z).epsilon(rounds=rounds, delta=1e-5)
+            DPFedAvg(noise_multiplier=z).epsilon(steps=rounds, delta=1e-5)
             for z, rounds in ((4.0, 1), (4.0, 10), (2.0, 1))
         )
         assert base < min(longer, quieter)
 
     def test_the_share_of_noise_is_no_matter_of_the_whole(self) -> None:
         pytest.importorskip("opacus")
-        local, central = (DPFedAvg(clients=n).epsilon(rounds=1, delta=1e-5) for n in (1, 100))
+        local, central = (DPFedAvg(clients=n).epsilon(steps=1, delta=1e-5) for n in (1, 100))
         assert local == central

@@ -77,9 +77,16 @@ def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) ->
             found=f"an object of type {type(part).__name__}",
             remedy="name what makes the part",
         )
-    model = signature_model(part)
+    model, hints = signature_model(part), type_hints(part)
+    # TOML has lists alone; strictly, none is a tuple.
+    given = {
+        name: tuple(value)
+        if isinstance(value, list) and typing.get_origin(hints.get(name)) is tuple
+        else value
+        for name, value in options.items()
+    }
     try:
-        valid = model.model_validate(dict(options), strict=True)
+        valid = model.model_validate(given, strict=True)
     except ValidationError as error:
         raise explain(error, where, sorted(model.model_fields)) from error
     return {name: getattr(valid, name) for name in valid.model_fields_set}

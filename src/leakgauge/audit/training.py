@@ -19,6 +19,7 @@ from leakgauge.core import (
     Defense,
     Mixes,
     Progress,
+    Protected,
     Seeds,
     SpecificationError,
     TellsEpsilon,
@@ -106,6 +107,12 @@ def record(
     }
 
 
+NOTES: dict[Protected, str] = {
+    "example": "that of the client whose examples are used most often, as if each were drawn by itself",
+    "client": "that of one client's taking part, every client in every round, towards whom the defense names",
+}
+
+
 def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict[str, Any] | None:
     """What a defense's accountant says of the client that is in most danger; None of one that has none.
 
@@ -117,25 +124,32 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict
         return None
     # The fewer examples a client has, the more of its training each of them is.
     rates = [min(utility.examples or size, size) / size for size in history.sizes]
-    steps, rate = len(history.sent), max(rates)
-    told = {"value": None, "delta": DELTA, "steps": steps, "sample_rate": rate}
+    steps = len(history.sent)
+    sampled: dict[Protected, float] = {"example": max(rates), "client": 1.0}
+    told = {
+        "value": None,
+        "delta": DELTA,
+        "steps": steps,
+        "sample_rate": sampled[telling[0].protects],
+    }
     if any(isinstance(part, Mixes) for part in parts):
         return told | {"note": "no epsilon: mixtures let one example act in several"}
     try:
         # The accountant warns of bounds that could be tighter: they hold all the same.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            value = min(
-                part.epsilon(steps=steps, sample_rate=rate, delta=DELTA) for part in telling
+            value, protects = min(
+                (
+                    part.epsilon(steps=steps, sample_rate=sampled[part.protects], delta=DELTA),
+                    part.protects,
+                )
+                for part in telling
             )
     except SpecificationError as error:
         return told | {"note": f"no epsilon: {error}"}
     if not math.isfinite(value):
         return told | {"note": "no epsilon: without noise there is no bound"}
-    return told | {
-        "value": value,
-        "note": "that of the client whose examples are used most often, as if each were drawn by itself",
-    }
+    return told | {"value": value, "sample_rate": sampled[protects], "note": NOTES[protects]}
 
 
 def seconds_of(run: TrainingRun, root: int) -> float:

@@ -1,31 +1,28 @@
 """What travels between rooms, and the errors. Imports nothing else of ours."""
 
 from leakgauge.core.configuration import Configured
-from leakgauge.core.defense import (
+from leakgauge.core.defense import Claim, Combined, Defense, in_other_units, parts_of
+from leakgauge.core.disclosure import (
     AddsNoise,
     AddsNoiseByBatch,
     ChangesTraining,
-    Claim,
-    Combined,
     Conceals,
-    Defense,
     Erases,
     HidesModel,
     KeepsLocal,
     Misleads,
     Mixes,
     NoiseLaw,
+    Protected,
     Remembers,
     RoundsAtRandom,
     TellsEpsilon,
     Transforms,
     concealing_of,
     erasing_of,
-    in_other_units,
     local_of,
     mixing_of,
     noise_of,
-    parts_of,
     remembered,
     rounding_of,
     simulated_training,
@@ -93,6 +90,7 @@ __all__ = [
     "Observation",
     "OutputError",
     "Progress",
+    "Protected",
     "Reconstruction",
     "Remembers",
     "RoundsAtRandom",

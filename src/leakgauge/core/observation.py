@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core.defense import Defense, NoiseLaw, noise_of
+from leakgauge.core.defense import Defense
+from leakgauge.core.disclosure import NoiseLaw, noise_of
 from leakgauge.core.domain import Domain
 from leakgauge.core.errors import KnowledgeError
 from leakgauge.core.protocols import Attack, LocalTraining, Loss

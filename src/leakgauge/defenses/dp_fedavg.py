@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from leakgauge.core import Claim, NoiseLaw, Seeds, Tensors, Update
+from leakgauge.core import Claim, NoiseLaw, Protected, Seeds, Tensors, Update
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.defenses.accounting import rdp_epsilon
 from leakgauge.defenses.base import Undefended
@@ -34,6 +34,7 @@ class DPFedAvg(Undefended):
     strength: ClassVar[str] = "noise_multiplier"
     absolute: ClassVar[bool] = True
     law: ClassVar[NoiseLaw] = "gaussian"
+    protects: ClassVar[Protected] = "client"
     claim: ClassVar[Claim] = Claim(
         "whether any one client took part, whatever its examples, within epsilon",
         "whoever sees the mean of so many clients' updates; with one, whoever sees the update",
@@ -60,17 +61,17 @@ class DPFedAvg(Undefended):
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         return self.clipping.adapt(observed)
 
-    def epsilon(self, *, rounds: int, delta: float, client_rate: float = 1.0) -> float:
+    def epsilon(self, *, steps: int, sample_rate: float = 1.0, delta: float) -> float:
         """The epsilon of (epsilon, delta)-differential privacy after so many rounds, by Opacus' RDP accountant.
 
-        Neighbors differ in one client, there or not. `client_rate` in (0, 1]: with which probability each takes
+        Neighbors differ in one client, there or not. `sample_rate` in (0, 1]: with which probability each takes
         part in a round; below 1 it counts only where nobody sees who did. Of clients of unlike weight in the mean,
         those above the average are protected less. Infinite without noise. Raises SpecificationError without Opacus.
         """
         return rdp_epsilon(
             self.noise_multiplier,
-            steps=rounds,
-            sample_rate=client_rate,
+            steps=steps,
+            sample_rate=sample_rate,
             delta=delta,
             of="DPFedAvg",
         )

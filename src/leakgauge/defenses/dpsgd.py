@@ -17,6 +17,7 @@ from leakgauge.core import (
     LocalTraining,
     Loss,
     NoiseLaw,
+    Protected,
     Seeds,
     SingleGradient,
     SpecificationError,
@@ -41,6 +42,7 @@ class DPSGD(Undefended):
     strength: ClassVar[str] = "noise_multiplier"
     absolute: ClassVar[bool] = True
     law: ClassVar[NoiseLaw] = "gaussian"
+    protects: ClassVar[Protected] = "example"
     claim: ClassVar[Claim] = Claim(
         "whether any one example was there, within epsilon",
         "whoever sees the update",
