@@ -131,7 +131,7 @@ def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.Attack:
     rounded = attacks.BayesOptimal(descent="lbfgs", steps=steps, prior="smoothness")
     inpainting = attacks.Inpainting(attack=plain)
     dropout = attacks.DropoutInversion(attack=plain, weight=0.0, start="mean")
-    pairings = 1 if quick else 6
+    scout, pairings = attacks.VanishingPrior(steps=steps // 3), 1 if quick else 24
     special: dict[str, lg.Attack] = {
         "ATS": attacks.TransformationInversion(attack=plain),
         "pixel dropout": inpainting,
@@ -143,7 +143,7 @@ def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.Attack:
         "DP-FedAvg": noisy,
         "QSGD": rounded,
         "dropout": dropout,
-        "mixup": attacks.MixupDecoding(attack=plain, pairings=pairings),
+        "mixup": attacks.MixupDecoding(attack=plain, scout=scout, pairings=pairings, moves=3),
         "InstaHide": attacks.InstaHideDecoding(attack=plain, draws=2 if quick else 8),
         "InstaHide + top-k": attacks.InstaHideDecoding(attack=plain, draws=2 if quick else 8),
     }

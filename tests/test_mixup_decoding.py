@@ -11,7 +11,8 @@ from conftest import client, images, psnr, sigmoid_cnn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.attacks.mixup_decoding import Mixing, allowed_pairings, mixings, solved, unmixed
+from leakgauge.attacks.mixup_decoding import Mixing, allowed_pairings, mixings_of, solved, unmixed
+from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import DataError, mixing_of
 from leakgauge.defenses import Chain, Mixup, TopK
 
@@ -99,24 +100,25 @@ class TestDecoding:
 
     def test_mixings_are_each_tried_once(self) -> None:
         generator = torch.Generator()
-        some = list(mixings([0, 1], 24, generator))
+        some = list(mixings_of([0, 1], 24, generator))
         assert len(some) == 4
         assert sum(not one.settled for one in some) == 1
-        assert len(list(mixings([1, 1], 24, generator))) == 1
-        assert len(list(mixings(list(range(8)), 3, generator))) == 9
+        assert len(list(mixings_of([1, 1], 24, generator))) == 1
+        assert len(list(mixings_of(list(range(8)), 3, generator))) == 9
 
     def test_other_defenses_are_refused(self, observe: Callable[..., lg.Observation]) -> None:
         attack = lg.attacks.MixupDecoding()
         for under in (None, TopK()):
             assert attack.inapplicable(observe(sigmoid_cnn(), images(2), under=under, labels=True))
 
-    def test_examples_come_out_of_mixtures(self) -> None:
+    @pytest.mark.parametrize("scout", [None, lg.attacks.VanishingPrior(steps=100)])
+    def test_examples_come_out_of_mixtures(self, scout: Recipe | None) -> None:
         """lambda 0.78, both mixed with each other; who takes mixtures for examples is left with them."""
         batch, inner = smooth(2), lg.attacks.SecondOrder()
         seen = lg.Server(labels=True).observe(
             client(sigmoid_cnn(), defense=Mixup()), batch, seeds=lg.Seeds(8)
         )
-        decoding = lg.attacks.MixupDecoding(attack=inner, moves=1)
+        decoding = lg.attacks.MixupDecoding(attack=inner, scout=scout, shortlist=1, moves=1)
         assert decoding.inapplicable(seen) is None
         found, naive = (one(seen, seeds=lg.Seeds(0)) for one in (decoding, inner))
         assert float(psnr(batch.inputs, found.inputs).mean()) > 6 + float(

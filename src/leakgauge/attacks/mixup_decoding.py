@@ -2,7 +2,8 @@
 
     mixtures x~ = M x,  targets y~ = M y,    M = lambda I + (1 - lambda) P,  P a permutation, lambda in [1/2, 1]
     for pairs of classes and lambda on a grid: x~ by gradient matching at the targets that they mean;
-    the least objective chooses, then lambda is moved by ever smaller steps, each from the mixtures at hand
+    the least objective chooses, then lambda is moved by ever smaller steps, and to where the images within the
+    mixtures at hand share the least; each move from those mixtures
     x = M^-1 x~,    of all P with these pairs of classes, that of least
         sum_{i < j} cor(d x_i, d x_j)^2 + 100 distance(x, [0, 1]^n)^2 / n,   d: differences of neighboring pixels
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice, permutations
 
 import torch
@@ -32,6 +33,8 @@ DEFAULT = SecondOrder()
 GRID = (0.9, 0.75, 0.6)
 """Values of lambda tried for each pairing, and below them half the distance between two: the first move of lambda."""
 STEP = 0.075
+SHARES = tuple(0.5 + 0.01 * i for i in range(6, 51))
+"""Values of lambda at which mixtures at hand are undone, to see where their images share the least."""
 SINGULAR = 0.05
 """How near to 1/2 lambda makes examples that were mixed with each other inseparable."""
 ALIKE = 0.01
@@ -65,6 +68,8 @@ class MixupDecoding:
     """`attack` at every mixing of the labels that comes into question, and the best mixtures undone.
 
     The attack must match closely: a wrong mixing explains an update to 1e-3 of its norm, and first order ends there.
+    `scout`, where given, tries the mixings in its place, at less cost; `attack` then takes the best `shortlist`
+    pairings.
 
     Labels are granted, or read first. At most `pairings` sets of pairs of classes are tried, drawn by chance where
     there are more: 24 are all of four examples. lambda is moved `moves` times. `undone`: the most permutations of
@@ -72,6 +77,8 @@ class MixupDecoding:
     """
 
     attack: Recipe = DEFAULT
+    scout: Recipe | None = None
+    shortlist: Count = 3
     pairings: Count = 24
     moves: Whole = 4
     undone: Count = 1000
@@ -91,10 +98,13 @@ class MixupDecoding:
         return refused(self.attack.matching(), observation)
 
     def evaluations(self, observation: Observation) -> int:
-        return self._runs(observation.batch_size) * self.attack.evaluations(observation)
+        tried = len(GRID) * min(self.pairings, math.factorial(min(observation.batch_size, 20)))
+        scouted = 0 if self.scout is None else tried * self.scout.evaluations(observation)
+        return scouted + self._runs(tried) * self.attack.evaluations(observation)
 
-    def _runs(self, batch: int) -> int:
-        return len(GRID) * min(self.pairings, math.factorial(min(batch, 20))) + 2 * self.moves
+    def _runs(self, tried: int) -> int:
+        """How often the attack is run, where so many mixings come into question."""
+        return (tried if self.scout is None else self.shortlist) + 3 * self.moves
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
@@ -102,10 +112,8 @@ class MixupDecoding:
         observation.require(self)
         clock = time.perf_counter()
         labels, told = labels_of(observation, seeds)
-        search = _Search(self.attack.matching(), observation, seeds, progress)
-        search.planned = self._runs(len(labels))
-        for mixing in mixings(labels.tolist(), self.pairings, seeds.generator("pairings")):
-            search.attempt(mixing)
+        mixings = list(mixings_of(labels.tolist(), self.pairings, seeds.generator("pairings")))
+        search = self._begun(mixings, observation, seeds, progress)
         for i in range(self.moves if search.best[0].settled else 0):
             search.move(STEP / 2**i)
         progress(1.0)
@@ -122,27 +130,52 @@ class MixupDecoding:
             notes=(*told, *found.notes, f"mixings tried: {search.tried}", *notes),
         )
 
+    def _begun(
+        self, mixings: list[Mixing], observation: Observation, seeds: Seeds, progress: Progress
+    ) -> _Search:
+        """The attack's search after all mixings, or after those that the scout found best."""
+        search = _Search(self.attack.matching(), observation, seeds, progress)
+        search.planned = self._runs(len(mixings))
+        if self.scout is None:
+            for mixing in mixings:
+                search.attempt(mixing)
+            return search
+        scouting = replace(search, matching=self.scout.matching(), planned=len(mixings), all=[])
+        scouting.progress = lambda share: progress(share / 2)
+        for mixing in mixings:
+            scouting.attempt(mixing)
+        search.progress = lambda share: progress(0.5 + share / 2)
+        search.tried, search.evaluations = scouting.tried, scouting.evaluations
+        for mixing, start in scouting.leading(self.shortlist):
+            search.attempt(mixing, start)
+        return search
 
+
+@dataclass
 class _Search:
     """The mixings tried so far, and the best of them."""
 
-    def __init__(
-        self,
-        matching: GradientMatching,
-        observation: Observation,
-        seeds: Seeds,
-        progress: Progress,
-    ) -> None:
-        self.matching, self.observation, self.seeds = matching, observation, seeds
-        self.progress, self.planned = progress, 1
-        self.tried = self.evaluations = 0
-        self.all: list[tuple[float, Mixing, Reconstruction]] = []
+    matching: GradientMatching
+    observation: Observation
+    seeds: Seeds
+    progress: Progress
+    planned: int = 1
+    tried: int = 0
+    evaluations: int = 0
+    all: list[tuple[float, Mixing, Reconstruction]] = field(default_factory=list)
 
     @property
     def best(self) -> tuple[Mixing, Reconstruction]:
         """That of the least objective."""
         _, mixing, found = min(self.all, key=lambda one: one[0])
         return mixing, found
+
+    def leading(self, count: int) -> list[tuple[Mixing, Reconstruction]]:
+        """The best of each of the best `count` pairings."""
+        found: dict[tuple[tuple[int, ...], ...], tuple[Mixing, Reconstruction]] = {}
+        for _, mixing, guess in sorted(self.all, key=lambda one: one[0]):
+            found.setdefault((mixing.major, mixing.minor), (mixing, guess))
+        return list(found.values())[:count]
 
     def attempt(self, mixing: Mixing, start: Reconstruction | None = None) -> None:
         """Look for the mixtures at the targets that a mixing means, from those of another where given."""
@@ -159,17 +192,20 @@ class _Search:
         self.evaluations += found.cost.evaluations
         value = found.objectives[found.trial] if found.objectives else math.inf
         self.all = [*self.all, (value, mixing, found)]
-        self.progress(min(1.0, self.tried / self.planned))
+        self.progress(min(1.0, len(self.all) / self.planned))
 
     def move(self, step: float) -> None:
-        """Try the best mixing with a lambda a step larger and smaller."""
+        """Try the best mixing with a lambda a step larger and smaller, and where its images share the least."""
         mixing, found = self.best
-        for share in (mixing.share - step, mixing.share + step):
+        mixtures = self.observation.domain.to_unit(found.inputs)
+        order = next(allowed_pairings(mixing))
+        apart = min(SHARES, key=lambda share: ghosts(solved(mixtures, share, order)))
+        for share in (mixing.share - step, mixing.share + step, apart):
             if 0.5 <= share <= 1:
                 self.attempt(replace(mixing, share=share), found)
 
 
-def mixings(labels: list[int], most: int, generator: torch.Generator) -> Iterator[Mixing]:
+def mixings_of(labels: list[int], most: int, generator: torch.Generator) -> Iterator[Mixing]:
     """Every lambda of the grid with every set of pairs of classes, or with `most` of them drawn by chance."""
     if math.factorial(min(len(labels), 20)) <= most:
         orders = [list(order) for order in permutations(range(len(labels)))]
