@@ -382,6 +382,18 @@ class TestMistakes:
     def test_options_of_a_defense(self, defense: str, words: tuple[str, ...]) -> None:
         refused(SMALL + f"defenses = [{defense}]", *words)
 
+    def test_options_that_are_tuples_or_attacks_are_read(self) -> None:
+        attack = "{name = 'mixup_decoding', scout = {name = 'vanishing_prior', steps = 5}}"
+        text = (
+            SMALL.replace('["linear_layer"]', f"[{attack}]")
+            + "defenses = [{name = 'local_layers', names = ['1']}]"
+        )
+        (case,) = resolve(parse(Source(text)))
+        assert list(case.attacks) == [
+            lg.attacks.MixupDecoding(scout=lg.attacks.VanishingPrior(steps=5))
+        ]
+        assert list(case.defenses) == [lg.defenses.LocalLayers(names=("1",))]
+
     def test_a_defense_after_none_is_named_by_its_own_place(self) -> None:
         line = "defenses = ['none', 'top_k', {name = 'gaussian_noise', std = -1}]"
         refused(SMALL + line, "cases.0.defenses.2.std")

@@ -31,6 +31,8 @@ from leakgauge.core import (
 
 ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
+INNER = ("attack", "scout")
+"""Options that are an attack each."""
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
 TRAININGS = {"fedsgd": federated.FedSGD, "fedavg": federated.FedAvg}
 PARTS = ("train", "test")
@@ -127,10 +129,11 @@ def variants(
 
 
 def nested(options: dict[str, Any], where: str, materials: Materials) -> dict[str, Any]:
-    """Options with attacks among them (auto's; the one that one_gradient runs) made into objects."""
-    if isinstance(options.get("attack"), (str, dict)):
-        inner = nested({"attacks": [options["attack"]]}, where, materials)["attacks"]
-        return {**options, "attack": inner[0]}
+    """Options with attacks among them (auto's; those that other attacks run) made into objects."""
+    for key in INNER:
+        if isinstance(options.get(key), (str, dict)):
+            inner = nested({"attacks": [options[key]]}, where, materials)["attacks"]
+            options = {**options, key: inner[0]}
     if not isinstance(options.get("attacks"), list):
         return options
     parts = listed(options["attacks"], f"{where}.attacks")
