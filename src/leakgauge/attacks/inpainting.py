@@ -9,19 +9,17 @@ has the fill's own color is taken for erased, and filled with about that color a
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from leakgauge.attacks.labels import refused
-from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.recipe import Recipe, mended
 from leakgauge.attacks.restoration import restored
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
-    Cost,
     Erases,
     Observation,
     Progress,
@@ -64,22 +62,18 @@ class Inpainting:
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
         observation.require(self)
-        clock = time.perf_counter()
         defense, domain = erasing_of(observation.knowledge.defense), observation.domain
         assert defense is not None, "inapplicable() refuses this"
-        found = self.attack(observation, seeds=seeds, progress=lambda done: progress(0.9 * done))
-        lost = erased(found.inputs, defense)
-        guess = filled(domain.to_unit(found.inputs), lost, weight=self.weight, steps=self.steps)
-        progress(1.0)
-        share = float(lost.double().mean())
-        return replace(
-            found,
-            inputs=domain.from_unit(guess.to(found.inputs)),
-            course=(),
-            diagnosis=None,
-            cost=Cost(found.cost.evaluations, time.perf_counter() - clock),
-            notes=(*found.notes, f"inpainting: {share:.0%} of each image taken for erased"),
-        )
+
+        def fill(inputs: Tensor) -> tuple[Tensor, str]:
+            lost = erased(inputs, defense)
+            guess = filled(domain.to_unit(inputs), lost, weight=self.weight, steps=self.steps)
+            share = float(lost.double().mean())
+            return domain.from_unit(
+                guess
+            ), f"inpainting: {share:.0%} of each image taken for erased"
+
+        return mended(self.attack, observation, fill, seeds=seeds, progress=progress)
 
 
 def erased(seen: Tensor, defense: Erases) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
+from torch import Tensor
+
 from leakgauge.attacks.labels import refused, settled
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
 from leakgauge.inversion import GradientMatching
 
 
@@ -44,3 +47,27 @@ def matched(
     found = settling(observation, seeds=seeds, progress=progress)
     cost = replace(found.cost, seconds=found.cost.seconds + before)
     return replace(found, cost=cost, notes=(*notes, *found.notes))
+
+
+def mended(
+    attack: Recipe,
+    observation: Observation,
+    mend: Callable[[Tensor], tuple[Tensor, str]],
+    *,
+    seeds: Seeds,
+    progress: Progress,
+) -> Reconstruction:
+    """What the attack finds, its inputs (B, *shape), in data units, put through `mend`, which says what it did."""
+    clock = time.perf_counter()
+    found = attack(observation, seeds=seeds, progress=lambda done: progress(0.9 * done))
+    inputs, note = mend(found.inputs)
+    progress(1.0)
+    # The snapshots and the diagnosis are of what was found before.
+    return replace(
+        found,
+        inputs=inputs.to(found.inputs),
+        course=(),
+        diagnosis=None,
+        cost=Cost(found.cost.evaluations, time.perf_counter() - clock),
+        notes=(*found.notes, note),
+    )

@@ -10,16 +10,15 @@ x~ alike (more contrast or less), the one chosen leaves the likelier photograph.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from leakgauge.attacks.labels import refused
-from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.recipe import Recipe, mended
 from leakgauge.attacks.restoration import (
     Map,
     beyond,
@@ -30,7 +29,6 @@ from leakgauge.attacks.restoration import (
 )
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
-    Cost,
     Domain,
     Observation,
     Progress,
@@ -75,23 +73,18 @@ class TransformationInversion:
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
         observation.require(self)
-        clock = time.perf_counter()
         defense, domain = transforming_of(observation.knowledge.defense), observation.domain
         assert defense is not None, "inapplicable() refuses this"
-        found = self.attack(observation, seeds=seeds, progress=lambda done: progress(0.9 * done))
-        seen = domain.to_unit(found.inputs).clamp(0, 1)
         units = [partial(_in_unit, domain, one) for one in defense.maps]
-        guess, chosen = undone(seen, units, self)
-        progress(1.0)
-        names = ", ".join(str(index) for index in chosen)
-        return replace(
-            found,
-            inputs=domain.from_unit(guess.to(found.inputs)),
-            course=(),
-            diagnosis=None,
-            cost=Cost(found.cost.evaluations, time.perf_counter() - clock),
-            notes=(*found.notes, f"transformations: of {len(units)}, number {names} undone"),
-        )
+
+        def undo(inputs: Tensor) -> tuple[Tensor, str]:
+            guess, chosen = undone(domain.to_unit(inputs).clamp(0, 1), units, self)
+            names = ", ".join(str(index) for index in chosen)
+            return domain.from_unit(
+                guess
+            ), f"transformations: of {len(units)}, number {names} undone"
+
+        return mended(self.attack, observation, undo, seeds=seeds, progress=progress)
 
 
 def undone(
