@@ -1,9 +1,9 @@
 """DP-SGD: what leaks, and what is learned, against epsilon.
 
 LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10, each example's gradient clipped at norm 1, one noise multiplier a
-line. Leakage: batches of 1 and 4 at the model that training starts from, labels withheld; "naive" takes the update as
-it is (`vanishing_prior`), "adaptive" simulates the clipping and matches by the noise's own law (`bayes_optimal`;
-without noise it is the naive attack that knows the clipping). Accuracy and epsilon: the training of `frontier.py`.
+line. Leakage: batches of 1 and 4 at the model that training starts from, labels granted, as epsilon's adversary has them; "naive" takes
+the update as it is (`vanishing_prior`), "adaptive" simulates the clipping and matches by the noise's own law
+(`bayes_optimal`; without noise it is the naive attack that knows the clipping). Accuracy and epsilon: the training of `frontier.py`.
 Epsilon is that of a client with an equal share of the images, at delta 1e-5, by Opacus' RDP accountant, as if its
 examples were drawn by Poisson's law: one round's, and that of all rounds. An attack on one round answers to the former.
 """
@@ -93,13 +93,12 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     seeds = lg.Seeds(1000 * given.seed + job.draw).child(f"size/{job.size}")
     order = torch.randperm(len(data), generator=seeds.generator("batch")).tolist()
     indices, known = order[: job.size], job.kind == "adaptive"
-    seen = lg.Server(defense=known).observe(
-        client_of(data, setting), chosen(data, indices), seeds=seeds
-    )
-    steps = QUICK_STEPS if given.quick else STEPS
+    client, server = client_of(data, setting), lg.Server(defense=known, labels=True)
+    seen = server.observe(client, chosen(data, indices), seeds=seeds)
+    steps = QUICK_STEPS if given.quick else 3 * STEPS
     attack: lg.Attack = attacks.VanishingPrior(steps=steps)
     if known and job.multiplier:
-        attack = attacks.BayesOptimal(descent="lbfgs", steps=3 * steps)
+        attack = attacks.BayesOptimal(descent="lbfgs", steps=steps)
     guess, told = reconstructed(attack, seen, seeds)
     scores = beside_control(data, indices, guess, seeds.generator("controls"))
     pairs = zip(scores["psnr"], scores["control_psnr"], scores["ssim"], strict=True)
