@@ -1,11 +1,12 @@
 """DP-SGD: what leaks, and what is learned, against epsilon.
 
 LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10, each example's gradient clipped at norm 1, one noise multiplier a
-line. Leakage: batches of 1 and 4 at the model that training starts from, labels granted, as epsilon's adversary has them; "naive" takes
-the update as it is (`vanishing_prior`), "adaptive" simulates the clipping and matches by the noise's own law
-(`bayes_optimal`; without noise it is the naive attack that knows the clipping). Accuracy and epsilon: the training of `frontier.py`.
-Epsilon is that of a client with an equal share of the images, at delta 1e-5, by Opacus' RDP accountant, as if its
-examples were drawn by Poisson's law: one round's, and that of all rounds. An attack on one round answers to the former.
+line. Leakage: batches of 1 and 4 at the model that training starts from, labels granted, as epsilon's adversary has
+them; "naive" takes the update as it is (`vanishing_prior`), "adaptive" simulates the clipping and matches by the
+noise's own law (`bayes_optimal`; without noise it is the naive attack that knows the clipping).
+Accuracy and epsilon: the training of `frontier.py`. Epsilon is that of a client with an equal share of the images, at
+delta 1e-5, by Opacus' RDP accountant, as if its examples were drawn by Poisson's law: one round's, and that of all
+rounds. An attack on one round answers to the former.
 """
 
 from __future__ import annotations

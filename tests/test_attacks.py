@@ -36,6 +36,7 @@ FEW: dict[str, lg.Attack] = {
     ),
     "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
     "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
+    "SignalMatching": attacks.SignalMatching(attack=attacks.InvertingGradients(steps=3)),
     "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
     "TransformationInversion": attacks.TransformationInversion(
         attack=attacks.InvertingGradients(steps=3), steps=5
@@ -81,6 +82,7 @@ UNDER: dict[str, lg.Defense] = {
     "Inpainting": lg.defenses.PatchDropout(share=0.3),
     "InstaHideDecoding": lg.defenses.InstaHide(),
     "MixupDecoding": lg.defenses.Mixup(),
+    "SignalMatching": lg.defenses.LocalLayers(last=1),
     "TransformationInversion": lg.defenses.ATS(policies="24-18"),
 }
 """What attacks on a defense are given."""

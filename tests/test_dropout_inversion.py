@@ -20,10 +20,11 @@ from leakgauge.inversion import Candidate, Read, TotalVariation
 from leakgauge.inversion.batching import Loop, together
 from leakgauge.inversion.compilation import Compiled
 from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.masks import MaskMean, Masks, OfInputs, masks_of, widened
+from leakgauge.inversion.masks import MaskMean, Masks, masks_of, widened
 from leakgauge.inversion.problem import Problem
 from leakgauge.inversion.simulation import simulator
 from leakgauge.inversion.step import DoubleBackward
+from leakgauge.inversion.wide import OfInputs
 
 Observe = Callable[..., lg.Observation]
 

@@ -20,13 +20,13 @@ from leakgauge.inversion import GradientMatching, InRange, Read
 from leakgauge.inversion.masks import (
     MaskMean,
     Masks,
-    OfInputs,
     OfMasks,
     Start,
     Wide,
     masks_of,
     widened,
 )
+from leakgauge.inversion.wide import OfInputs
 
 DEFAULT = InvertingGradients(steps=4000)
 
@@ -57,7 +57,7 @@ class DropoutInversion:
         return replace(
             plain,
             objective=objective + self.outside * OfMasks(InRange(), masks),
-            parametrization=Wide(base=plain.parametrization, masks=masks, begin=self.start),
+            parametrization=Wide(base=plain.parametrization, layout=masks, begin=self.start),
         )
 
     def inapplicable(self, observation: Observation) -> str | None:

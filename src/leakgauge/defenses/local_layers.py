@@ -33,7 +33,8 @@ class LocalLayers(Undefended):
     claim: ClassVar[Claim] = Claim(
         "weights and gradients of the local layers",
         "whoever sees the update, the server among them",
-        "compares the shared layers, simulated with local layers drawn anew",
+        "compares the shared layers, simulated with local layers drawn anew; before the first local one, with the "
+        "signal that comes back a variable (attack signal_matching)",
     )
     last: Whole = 1
     first: Whole = 0

@@ -35,7 +35,8 @@ class Precode(Undefended):
     claim: ClassVar[Claim] = Claim(
         "the gradients of the bottleneck and of the last layer, behind what it draws",
         "whoever sees the update",
-        "matches the layers before the bottleneck alone, with nothing drawn",
+        "matches the layers before the bottleneck alone, the signal that comes back to them a variable "
+        "(attack signal_matching)",
     )
     latent: Count = 256
     beta: NonNegative = 1e-3

@@ -1,8 +1,4 @@
-"""Dropout masks as further coordinates of each example, so that any descent can move them beside the inputs.
-
-The adversary's own copy of the model takes *wide* examples: the n values of an input, then the m values of
-its masks, in the order in which the forward pass asks for them. All else of the engine stays as it is.
-"""
+"""Dropout masks as further variables of each example, in the order in which the forward pass asks for them."""
 
 from __future__ import annotations
 
@@ -14,24 +10,22 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leakgauge.core import Domain, Observation, trainable
+from leakgauge.core import Observation, trainable
 from leakgauge.federated.dropout import Masked, drawn, middle, with_forward
 from leakgauge.federated.fedavg import FedAvg
 from leakgauge.federated.rounds import Rounds
 from leakgauge.federated.training import stateless
-from leakgauge.inversion.distances import Distance
 from leakgauge.inversion.objective import Candidate, LeastSquares, Term
-from leakgauge.inversion.parametrization import Parametrization
+from leakgauge.inversion.wide import Beside, Layout, WideDomain
 
 
 @dataclass(frozen=True)
-class Masks:
-    """How wide examples are laid out: an input's shape, then for each mask its shape and its p.
+class Masks(Layout):
+    """Masks beside an input: for each its shape and its p.
 
     A mask of shape (k, *rest) for one example is (B k, *rest) for a batch of B.
     """
 
-    inputs: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     rates: tuple[float, ...]
 
@@ -40,13 +34,9 @@ class Masks:
         """Values of the input, then of each mask, for one example."""
         return [math.prod(self.inputs), *map(math.prod, self.shapes)]
 
-    def input_of(self, wide: Tensor) -> Tensor:
-        """The inputs (B, *shape) within wide examples (B, n + m): a view."""
-        return torch.unflatten(wide[:, : self.sizes[0]], 1, self.inputs)
-
-    def masks_of(self, wide: Tensor) -> Tensor:
-        """All masks (B, m): a view."""
-        return wide[:, self.sizes[0] :]
+    @property
+    def extra(self) -> int:
+        return sum(self.sizes[1:])
 
     def each(self, wide: Tensor) -> list[Tensor]:
         """The masks, each in the shape that the forward pass asks for."""
@@ -58,10 +48,6 @@ class Masks:
         """1 - p of each value of all masks, (m,)."""
         pairs = zip(self.rates, self.sizes[1:], strict=True)
         return torch.cat([like.new_full((size,), 1 - p) for p, size in pairs])
-
-    def joined(self, inputs: Tensor, masks: Tensor) -> Tensor:
-        """Wide examples of inputs (B, *shape) and masks (B, m)."""
-        return torch.cat([inputs.flatten(1), masks], dim=1)
 
 
 def masks_of(observation: Observation) -> Masks | str:
@@ -105,30 +91,6 @@ def _random(observation: Observation, masks: Masks) -> bool:
 
 
 @dataclass(frozen=True)
-class WideDomain:
-    """The domain of wide examples; masks are their own unit coordinates."""
-
-    base: Domain
-    masks: Masks
-
-    @property
-    def kind(self) -> str:
-        return self.base.kind
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (sum(self.masks.sizes),)
-
-    def to_unit(self, inputs: Tensor) -> Tensor:
-        narrow = self.base.to_unit(self.masks.input_of(inputs))
-        return self.masks.joined(narrow, self.masks.masks_of(inputs))
-
-    def from_unit(self, unit: Tensor) -> Tensor:
-        narrow = self.base.from_unit(self.masks.input_of(unit))
-        return self.masks.joined(narrow, self.masks.masks_of(unit))
-
-
-@dataclass(frozen=True)
 class _WideForward:
     """A forward pass of wide examples."""
 
@@ -153,14 +115,13 @@ Start = Literal["bernoulli", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wide(Parametrization):
+class Wide(Beside):
     """The variables of `base`, then the masks themselves, which a step leaves in [0, 1].
 
     They start as a client draws them, or all at their mean 1 - p.
     """
 
-    base: Parametrization
-    masks: Masks
+    layout: Masks
     begin: Start = "bernoulli"
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
@@ -168,23 +129,15 @@ class Wide(Parametrization):
         assert isinstance(observation.domain, WideDomain), "widened() makes the observation"
         narrow = replace(observation, domain=observation.domain.base)
         inputs = self.base.start(narrow, generator)
-        keep = self.masks.keep(inputs).expand(len(inputs), -1)
+        keep = self.layout.keep(inputs).expand(len(inputs), -1)
         if self.begin == "bernoulli":
             chance = torch.rand(keep.shape, generator=generator).to(inputs)
             keep = (chance < keep).to(inputs)
-        return self.masks.joined(inputs, keep)
-
-    def decode(self, variables: Tensor) -> Tensor:
-        inputs = self.base.decode(self.masks.input_of(variables))
-        return self.masks.joined(inputs, self.masks.masks_of(variables))
-
-    def encode(self, unit: Tensor) -> Tensor:
-        inputs = self.base.encode(self.masks.input_of(unit))
-        return self.masks.joined(inputs, self.masks.masks_of(unit))
+        return self.layout.joined(inputs, keep)
 
     def project(self, variables: Tensor) -> None:
-        self.base.project(self.masks.input_of(variables))
-        self.masks.masks_of(variables).clamp_(0, 1)
+        super().project(variables)
+        self.layout.rest_of(variables).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
@@ -211,36 +164,7 @@ class OfMasks(Term):
     local: ClassVar[bool] = True
 
     def __call__(self, candidate: Candidate) -> Tensor:
-        return self.term(replace(candidate, unit=self.masks.masks_of(candidate.unit)))
+        return self.term(replace(candidate, unit=self.masks.rest_of(candidate.unit)))
 
     def residuals(self, candidate: Candidate) -> Tensor | None:
-        return self.term.residuals(replace(candidate, unit=self.masks.masks_of(candidate.unit)))
-
-
-@dataclass(frozen=True)
-class OfInputs(Term):
-    """A term, written for examples as they are, on the inputs within wide ones."""
-
-    term: Term
-    masks: Masks
-
-    @property
-    def local(self) -> bool:  # type: ignore[override]
-        return self.term.local
-
-    @property
-    def collective(self) -> bool:  # type: ignore[override]
-        return self.term.collective
-
-    def __call__(self, candidate: Candidate) -> Tensor:
-        return self.term(replace(candidate, unit=self.masks.input_of(candidate.unit)))
-
-    def residuals(self, candidate: Candidate) -> Tensor | None:
-        return self.term.residuals(replace(candidate, unit=self.masks.input_of(candidate.unit)))
-
-    def parts(self, progress: float) -> tuple[tuple[float, Term], ...]:
-        # A distance looks at updates alone, and second-order descents know it by its type.
-        return tuple(
-            (weight, term if isinstance(term, Distance) else OfInputs(term, self.masks))
-            for weight, term in self.term.parts(progress)
-        )
+        return self.term.residuals(replace(candidate, unit=self.masks.rest_of(candidate.unit)))
