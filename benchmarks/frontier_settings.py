@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import leakgauge as lg
@@ -73,6 +73,8 @@ def of_model() -> list[Setting]:
         Setting("local layers", "last", d.LocalLayers(last=1)),
         Setting("local layers", "first", d.LocalLayers(last=0, first=1)),
         Setting("local layers", "both", d.LocalLayers(last=1, first=1)),
+        Setting("PRECODE", "64, batch 1", d.Precode(latent=64), size=1, quality=False),
+        Setting("local layers", "last, batch 1", d.LocalLayers(last=1), size=1, quality=False),
     ]
 
 
@@ -132,7 +134,9 @@ def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.Attack:
     inpainting = attacks.Inpainting(attack=plain)
     dropout = attacks.DropoutInversion(attack=plain, weight=0.0, start="mean")
     scout, pairings = attacks.VanishingPrior(steps=steps // 3), 1 if quick else 24
+    signal = attacks.SignalMatching(attack=replace(plain, steps=2 * steps))
     special: dict[str, lg.Attack] = {
+        "PRECODE": signal,
         "ATS": attacks.TransformationInversion(attack=plain),
         "pixel dropout": inpainting,
         "patch dropout": inpainting,
@@ -147,4 +151,6 @@ def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.Attack:
         "InstaHide": attacks.InstaHideDecoding(attack=plain, draws=2 if quick else 8),
         "InstaHide + top-k": attacks.InstaHideDecoding(attack=plain, draws=2 if quick else 8),
     }
+    if setting.family == "local layers" and str(setting.strength).startswith("last"):
+        return signal
     return special.get(setting.family, plain)
