@@ -147,6 +147,14 @@ class TestList:
         assert told == ["bayes_optimal", "instahide_decoding", "mixup_decoding"]
         assert any(line.startswith("dlg:") and "steps = 300" in line for line in lines)
 
+    def test_a_reader_who_leaves_early_is_no_error(self) -> None:
+        command = [sys.executable, "-m", "leakgauge", "list", "attacks"]
+        reader = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert reader.stdout is not None
+        reader.stdout.close()
+        _, told = reader.communicate(timeout=60)
+        assert (reader.returncode, told) == (0, b"")
+
     def test_as_a_module(self) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "leakgauge", "list", "attacks"],

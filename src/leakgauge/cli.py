@@ -113,17 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = parser().parse_args(given)
-        if options.command == "list":
-            print("\n".join(lines(options.what)))
-            return 0
-        command = "leakgauge " + shlex.join(given)
-        if options.command == "recommend":
-            return run_recommend(options, command)
-        console = Console(stderr=True)
-        run, page = run_audit(console, options, options.spec, command)
-        conclude(console, run, page, as_json=options.json)
-        return INTERRUPTED if run.interrupted else 0
+        code = run(given)
+        # Else a reader who has gone is noticed only after the last line of this program.
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"leakgauge: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -133,6 +126,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("leakgauge: interrupted before there was anything to tell", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output wants no more of it, as `head` does. The run and its report are on disk.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run(given: Sequence[str]) -> int:
+    """Run one command; returns its exit code."""
+    options = parser().parse_args(given)
+    if options.command == "list":
+        print("\n".join(lines(options.what)))
+        return 0
+    command = "leakgauge " + shlex.join(given)
+    if options.command == "recommend":
+        return run_recommend(options, command)
+    console = Console(stderr=True)
+    done, page = run_audit(console, options, options.spec, command)
+    conclude(console, done, page, as_json=options.json)
+    return INTERRUPTED if done.interrupted else 0
 
 
 def run_audit(
