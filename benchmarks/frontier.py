@@ -3,7 +3,7 @@
 LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10. Leakage: batches of 4 drawn images, at the model that training
 starts from, labels withheld. "naive" does not know the defense and takes the update as it is (`vanishing_prior`);
 "adaptive" knows it. Each guess is also scored against other images of the same labels, five draws: the blind control.
-Accuracy: 5 clients of unlike labels (Dirichlet, alpha 0.5), each sharing one gradient of 32 examples in each of 300
+Accuracy: 5 clients of unlike labels (Dirichlet, alpha 0.5), each sharing one gradient of 32 examples in each of 200
 rounds (or local steps on them), on images that none holds; the mean over the last tenth of the rounds. One run
 each: the difference between seeds is told in the last line. With InstaHide and mixup test images are taken as they are.
 A setting is dominated where another leaks no more, to whichever adversary reads more, and keeps no less accuracy.
@@ -30,9 +30,9 @@ from leakgauge.utility import Federation
 
 NAME = "frontier"
 TRAINING = "cifar10_jpeg75.npz"
-TEST = 800
+TEST = 500
 DRAWS = 2
-ROUNDS, QUICK_ROUNDS = 300, 10
+ROUNDS, QUICK_ROUNDS = 200, 10
 SEEDS = 3
 """Trainings without a defense, that tell how far two runs differ by chance."""
 Kind = Literal["naive", "adaptive", "accuracy"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import client, images, mlp
+from conftest import client, images, mlp, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,6 +33,7 @@ from leakgauge.analytic.label_recovery.bounds import completed
 from leakgauge.analytic.label_recovery.llg import taken
 from leakgauge.analytic.label_recovery.stand_ins import natural, scenes
 from leakgauge.analytic.label_recovery.tilting import Tilt, merged
+from leakgauge.defenses import RandomSparsification, TopK
 from leakgauge.federated import FedAvg
 
 Observe = Callable[..., lg.Observation]
@@ -266,3 +267,31 @@ def test_dummies_are_in_the_domain_and_repeat(observe: Observe) -> None:
         assert float(unit.max()) <= 1
         assert torch.equal(drawn, kind(observation, 5, SEEDS.generator("some")))
         assert len(torch.unique(unit.std((1, 2, 3)))) == 5
+
+
+class TestSparsified:
+    """A known sparsification: what was not sent is left out, not read as zero."""
+
+    @pytest.mark.parametrize(
+        "defense", [TopK(sparsity=0.9), RandomSparsification(sparsity=0.9)], ids=["top-k", "random"]
+    )
+    def test_labels_are_read_from_what_was_sent(
+        self, defense: lg.Defense, observe: Observe
+    ) -> None:
+        right = {True: 0, False: 0}
+        for draw, labels in enumerate(([0, 0, 1, 1], [2, 2, 2, 3], [1, 3, 3, 0])):
+            for known in right:
+                seen = observe(sigmoid_cnn(seed=draw), batch(labels), under=defense, defense=known)
+                found = recover_labels(seen, seeds=lg.Seeds(draw)).counts
+                truth = torch.bincount(torch.tensor(labels), minlength=4)
+                right[known] += int(torch.minimum(found, truth).sum())
+        assert right[True] >= 10
+        assert right[True] > right[False]
+
+    def test_a_bias_of_which_nothing_was_sent_is_no_crash(self, observe: Observe) -> None:
+        seen = observe(sigmoid_cnn(), images(3))
+        tensors = {**seen.update.tensors, "5.bias": torch.zeros(4)}
+        silent = replace(seen, update=lg.Update(tensors))
+        for known in (TopK(sparsity=0.5), None):
+            told = replace(silent, knowledge=replace(silent.knowledge, defense=known))
+            assert int(recover_labels(told, seeds=lg.Seeds(0)).counts.sum()) == 3

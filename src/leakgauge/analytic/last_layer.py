@@ -33,6 +33,8 @@ def read(
     if isinstance(found, str):
         return found
     layer, link = found
+    if layer.dbias is not None and not bool(layer.dbias.any()):
+        return "the gradient of the last layer's bias is 0"
     reason = unreadable(layer, link)
     if reason is not None:
         return reason

@@ -115,6 +115,23 @@ def head_of(
     return layer, link
 
 
+def sent(observation: Observation) -> Tensor | None:
+    """Which entries of the last layer's gradient, (C, d + 1) with the bias last, a known defense has left.
+
+    None where it leaves all, or none, or where there is no such layer.
+    """
+    seen, defense = as_gradient(observation), observation.knowledge.defense
+    if defense is None:
+        return None
+    ones = {name: torch.ones_like(t) for name, t in seen.update.tensors.items()}
+    kept = {name: (t != 0).to(t) for name, t in defense.adapt(seen.update)(ones).items()}
+    found = last_layer(replace(seen, update=replace(seen.update, tensors=kept)))
+    if isinstance(found, str) or found[0].dbias is None:
+        return None
+    mask = torch.cat([found[0].dweight, found[0].dbias.unsqueeze(1)], 1) != 0
+    return None if bool(mask.all()) or not bool(mask.any()) else mask.double()
+
+
 def told(found: tuple[Layer, Link] | str) -> tuple[Layer, Link]:
     """What `head_of` found. Raises ValueError with its reason where it found none."""
     if isinstance(found, str):

@@ -13,6 +13,7 @@ from leakgauge.analytic.label_recovery.base import (
     head_of,
     many_steps,
     mean_gradient,
+    sent,
     told,
     whole,
 )
@@ -75,14 +76,16 @@ class BestLabels:
         rule = Tilting(auxiliary=self.auxiliary)
         tilt = rule.estimate(observation, layer, link, seeds)
         known = torch.zeros(len(link.targets), dtype=torch.long)
-        bounded = Bounds().inapplicable(observation) is None
+        # What is proven of a whole gradient is not, of one with entries left out.
+        whole_one = sent(observation) is None
+        bounded = whole_one and Bounds().inapplicable(observation) is None
         if bounded:
             known = Bounds().least(shared, layer, link, seeds)
         if tilt.misfit <= rule.explained and tilt.spread <= self.agreed:
             least = torch.zeros_like(known) if several else known
             counts = whole(torch.maximum(tilt.counts, least.double()), layer.batch)
             return LabelRecovery.of(counts, "tilting", tilt.told, _proof(least, layer.batch))
-        if not several and layer.batch <= self.unmixing:
+        if whole_one and not several and layer.batch <= self.unmixing:
             found, proven = _unmixed(observation, seeds, torch.zeros_like(known))
             if proven:
                 return LabelRecovery.of(found, "softmax_unmixing", certified=True)

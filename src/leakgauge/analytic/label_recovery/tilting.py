@@ -7,7 +7,8 @@ batch, n with label c, nearest to a law P(n | c) that all classes tilt alike by 
     minimize   (|| dW - sum_nc a_nc (p_n - t_c) h_n' ||^2 / || dW ||^2  +  the same of db) / SLACK
                + COMMON KL(b, 1/N)  +  sum_c q_c KL(a_.c / q_c, b P(. | c)),          q_c = sum_n a_nc free.
 
-Then k = K (sum_nc a_nc p_n - db). Nobody knows P(n | c): a dummy's label is anyone's, as in networks that are not
+Then k = K (sum_nc a_nc p_n - db). Of entries that a known defense did not send, neither misfit counts, and for db
+stands what the shares make of it. Nobody knows P(n | c): a dummy's label is anyone's, as in networks that are not
 trained, or the network answers it (P ~ p_nc), as in those that are; and no dummies are the client's images. So each
 kind of stand-in and each law answers, weighted by the inverse square of the misfit it leaves, and their variance
 v about their mean, beyond what rounding to whole counts removes, tells how far to trust it: with all classes alike
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told, whole
+from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, sent, told, whole
 from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, natural, scenes
 from leakgauge.analytic.links import Link
@@ -94,11 +95,12 @@ class Tilting:
     ) -> Estimate:
         """What the stand-ins tell together."""
         tilts: list[Tilt] = []
+        mask = sent(observation)
         for inputs, targets in self.stand_ins(observation, seeds):
             features = features_of(observation, inputs)
             answers = link.value(outputs(layer, features) / link.temperature)
             for law in laws(answers, link, targets):
-                tilt = tilted(layer, link, features, answers, law)
+                tilt = tilted(layer, link, features, answers, law, mask)
                 tilts.append(tilt)
                 if tilts[0].misfit > self.explained:
                     return merged(tilts, layer.batch)
@@ -127,20 +129,30 @@ def laws(answers: Tensor, link: Link, targets: Tensor | None) -> list[Tensor]:
     return found
 
 
-def tilted(layer: Layer, link: Link, features: Tensor, answers: Tensor, law: Tensor) -> Tilt:
-    """The counts that these stand-ins tell; features (N, d), answers (N, C) and law (N, C)."""
+def tilted(
+    layer: Layer,
+    link: Link,
+    features: Tensor,
+    answers: Tensor,
+    law: Tensor,
+    mask: Tensor | None = None,
+) -> Tilt:
+    """The counts that these stand-ins tell; features (N, d), answers (N, C), law (N, C), mask (C, d + 1) as `sent`."""
     assert layer.dbias is not None, "inapplicable() refuses this"
     size = features.mean(0).norm().clamp_min(1e-300)
     points = torch.cat([features / size, torch.ones(len(features), 1).double()], 1)
     goal = torch.cat([layer.dweight / size, layer.dbias.unsqueeze(1)], 1) / link.scale
+    seen = torch.ones_like(goal) if mask is None else mask
     column = torch.ones(goal.shape[1]).double() / goal[:, :-1].square().sum().clamp_min(1e-300)
-    column[-1] = EXACT / goal[:, -1].square().sum().clamp_min(1e-300)
+    # Of a bias that was not sent there is no misfit to weigh.
+    biases = goal[:, -1].square().sum()
+    column[-1] = EXACT / biases if bool(seen[:, -1].any()) and float(biases) > 0 else 0.0
     common = torch.zeros(len(features), dtype=torch.float64, requires_grad=True)
     own = torch.zeros_like(answers, requires_grad=True)
     shares = torch.zeros(len(link.targets), dtype=torch.float64, requires_grad=True)
 
-    def parts() -> tuple[Tensor, Tensor, Tensor]:
-        """The misfit of each column, the divergences, and the share (N,) of each stand-in."""
+    def parts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The misfit of each column, the divergences, the share (N,) of each stand-in, and the db (C,) they make."""
         tilt = common.log_softmax(0)
         base = (tilt.unsqueeze(1) + law).log_softmax(0)
         each = (base + own).log_softmax(0)
@@ -148,16 +160,17 @@ def tilted(layer: Layer, link: Link, features: Tensor, answers: Tensor, law: Ten
         explained = (answers * joint.sum(1, keepdim=True) - joint @ link.targets).T @ points
         away = (tilt.exp() * tilt).sum() + math.log(len(tilt))
         far = (joint * (each - base)).sum()
-        return (explained - goal).square().sum(0) * column, COMMON * away + far, joint.sum(1)
+        misfits = ((explained - goal) * seen).square().sum(0) * column
+        return misfits, COMMON * away + far, joint.sum(1), explained[:, -1]
 
     def objective() -> Tensor:
-        misfits, divergence, _ = parts()
+        misfits, divergence, *_ = parts()
         return misfits.sum() / SLACK + divergence
 
     _descend([common, own, shares], objective)
     with torch.no_grad():
-        misfits, _, each = parts()
-        unknown = each @ answers - layer.dbias / link.scale
+        misfits, _, each, made = parts()
+        unknown = each @ answers - torch.where(seen[:, -1] != 0, goal[:, -1], made)
         found = torch.linalg.solve(link.targets.T, unknown)
     return Tilt(layer.batch * found, float(misfits[:-1].sum()))
 
