@@ -144,7 +144,15 @@ class TestList:
         lines = capsys.readouterr().out.splitlines()
         assert all("Needs: model, protocol, update, batch_size" in line for line in lines)
         told = [x.partition(":")[0] for x in lines if "batch_size, defense." in x]
-        assert told == ["bayes_optimal", "instahide_decoding", "mixup_decoding"]
+        assert told == [
+            "bayes_optimal",
+            "concealment_matching",
+            "inpainting",
+            "instahide_decoding",
+            "mixup_decoding",
+            "signal_matching",
+            "transformation_inversion",
+        ]
         assert any(line.startswith("dlg:") and "steps = 300" in line for line in lines)
 
     def test_a_reader_who_leaves_early_is_no_error(self) -> None:
