@@ -11,7 +11,7 @@ that were not sent left out, dropout's masks as variables, local steps simulated
 nothing to know. The control is the same guess scored against other images of the label, five draws. An example leaks
 as in the report: 20 dB or SSIM 0.5, and 3 dB above the control. A defense stops leakage here where fewer than half of
 the images leak; it helps where at least 1 dB less above the control is read than without, no image counting for more
-than 40 dB.
+than 40 dB. "either" takes of each image what the adversary reads who reads more.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def main() -> None:
         for (network, name), setting in SETTINGS.items()
         if (line := summary(network, name, setting, rows))
     ]
-    table([*heads, "published", "naive agrees", "adaptive agrees"], lines)
+    table([*heads, "published", "holds: naive", "holds: either"], lines)
 
 
 def summary(network: str, name: str, setting: Setting, rows: list[Row]) -> list[object]:
@@ -210,11 +210,16 @@ def summary(network: str, name: str, setting: Setting, rows: list[Row]) -> list[
     for held in some.values():
         line += figures(held)
     plain = of(rows, network, "none", "naive")
-    return [
-        *line,
-        setting.claimed or "",
-        *(holds(setting.claimed, held, plain) for held in some.values()),
-    ]
+    # Who knows the defense may leave it out of account all the same.
+    either = [max(pair, key=verdict) for pair in pairs(some["naive"], some["adaptive"])]
+    verdicts = (holds(setting.claimed, held, plain) for held in (some["naive"], either))
+    return [*line, setting.claimed or "", *verdicts]
+
+
+def pairs(naive: list[Row], adaptive: list[Row]) -> list[list[Row]]:
+    """The rows of each image, by whichever adversaries have one."""
+    done = [row for row in (*naive, *adaptive) if "psnr" in row]
+    return [[row for row in done if row["image"] == i] for i in sorted({r["image"] for r in done})]
 
 
 def of(rows: list[Row], network: str, name: str, how: str) -> list[Row]:
@@ -244,6 +249,11 @@ def holds(claimed: Claimed | None, some: list[Row], plain: list[Row]) -> str:
         return ("yes" if mean(lost) >= 1 else "no") if lost else ""
     stopped = sum(row["leaked"] for row in done) < len(done) / 2
     return "yes" if stopped == (claimed == "stops") else "no"
+
+
+def verdict(row: Row) -> tuple[bool, float]:
+    """Whether the image leaked, then how much of it."""
+    return row["leaked"], above(row)
 
 
 def above(row: Row) -> float:
