@@ -1,6 +1,6 @@
 """What each defense stops, against a naive and an adaptive adversary, and what accuracy it costs.
 
-LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10. Leakage: batches of 4 drawn images, at the model that training
+LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10. Leakage: a batch of 4 drawn images, at the model that training
 starts from, labels withheld. "naive" does not know the defense and takes the update as it is (`vanishing_prior`);
 "adaptive" knows it. Each guess is also scored against other images of the same labels, five draws: the blind control.
 Accuracy: 5 clients of unlike labels (Dirichlet, alpha 0.5), each sharing one gradient of 32 examples in each of 200
@@ -31,7 +31,7 @@ from leakgauge.utility import Federation
 NAME = "frontier"
 TRAINING = "cifar10_jpeg75.npz"
 TEST = 500
-DRAWS = 2
+DRAWS = 1
 ROUNDS, QUICK_ROUNDS = 200, 10
 SEEDS = 3
 """Trainings without a defense, that tell how far two runs differ by chance."""

@@ -24,6 +24,8 @@ from leakgauge.report.figures import caption, segment
 from leakgauge.report.labels import Box, place
 
 PANELS = {"data": of_data, "model": of_model, "gradient": of_gradient}
+HIGHEST = 25.0
+"""dB above the control from where all are drawn alike."""
 LEFT, TOP, WIDTH, HEIGHT, GAP = 62.0, 64.0, 400.0, 420.0, 22.0
 HUES = (
     "#0f62a8",
@@ -96,7 +98,7 @@ class Frame:
 
     def at(self, mark: Mark) -> tuple[float, float]:
         """Where a setting lies."""
-        return self.x(mark.accuracy), self.y(mark.above)
+        return self.x(mark.accuracy), self.y(min(mark.above, self.top))
 
     def x(self, accuracy: float) -> float:
         """Where an accuracy lies."""
@@ -111,19 +113,21 @@ def draw(rows: list[Row]) -> str:
     """The whole figure as SVG."""
     points = {name: point for name in SETTINGS if (point := summary(name, rows))}
     everything = marks_of(points, list(SETTINGS))
-    highest = max(mark.above for mark in everything)
+    highest = min(HIGHEST, max(mark.above for mark in everything))
     accuracies = [mark.accuracy for mark in everything]
     low, high = 0.05 * (min(accuracies) // 0.05), 0.05 * (max(accuracies) // 0.05 + 1)
     parts = []
     for i, (title, settings) in enumerate(PANELS.items()):
-        frame = Frame(LEFT + i * (WIDTH + GAP), low, high, -3.0, 5 * (highest // 5 + 1))
+        frame = Frame(LEFT + i * (WIDTH + GAP), low, high, -3.0, 5 * -(-highest // 5))
         marks = marks_of(points, ["none", *(one.name for one in settings())])
         parts += panel(title, marks, frame, first=i == 0)
     across = LEFT + len(PANELS) * (WIDTH + GAP)
     down = TOP + HEIGHT + 60
-    words = "PSNR above the blind control, dB, to whichever adversary reads more"
+    words = (
+        f"PSNR above the blind control, dB (at most {HIGHEST:g} are drawn), to whoever reads more"
+    )
     parts.append(caption(LEFT - 44, 20, words, ""))
-    told = "● an example leaked   ◆ none did   hollow: another setting leaks no more and is no less accurate"
+    told = "● an example leaked · ◆ none did · hollow: another setting leaks no more and is no less accurate"
     parts.append(caption(across - GAP, 20, told, "end"))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {across:.0f} {down:.0f}" width="{across:.0f}">'
     paper = f'<rect width="{across:.0f}" height="{down:.0f}" fill="#fff"/>'
