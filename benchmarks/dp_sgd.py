@@ -31,7 +31,7 @@ from leakgauge.report.leak import leaked
 NAME = "dp_sgd"
 MULTIPLIERS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
 QUICK = (0.01, 1.0)
-SIZES, DRAWS = (1, 4), 2
+SIZES, DRAWS = (1, 4), 1
 EXAMPLES, DELTA = 32, 1e-5
 Kind = Literal["naive", "adaptive", "accuracy"]
 
@@ -47,19 +47,16 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Draw by draw, so that a run that is cut still says something of each line."""
+    """Attacks first, then trainings."""
     multipliers = QUICK if given.quick else MULTIPLIERS
-    draws = [
-        [
-            Job(z, kind, size, draw)
-            for z in multipliers
-            for size in SIZES
-            for kind in ("naive", "adaptive")
-        ]
-        for draw in range(1 if given.quick else DRAWS)
+    attacked = [
+        Job(z, kind, size, draw)
+        for draw in range(DRAWS)
+        for z in multipliers
+        for size in SIZES
+        for kind in ("naive", "adaptive")
     ]
-    trained = [Job(z, "accuracy", 0, 0) for z in multipliers]
-    return [*draws[0], *trained, *(job for later in draws[1:] for job in later)]
+    return attacked + [Job(z, "accuracy", 0, 0) for z in multipliers]
 
 
 def defense_of(multiplier: float) -> DPSGD:

@@ -189,13 +189,13 @@ def summary(name: str, rows: list[Row]) -> Row:
 
 
 def leakage(point: Row) -> float | None:
-    """PSNR above the control, by whichever adversary reads more."""
+    """PSNR above the control, by whichever adversary reads more; less than the control is not less leakage."""
     told = [
         point[f"{kind}_psnr"] - point[f"{kind}_control_psnr"]
         for kind in ("naive", "adaptive")
         if f"{kind}_psnr" in point
     ]
-    return max(told) if told else None
+    return max(0.0, *told) if told else None
 
 
 def dominating(name: str, points: dict[str, Row]) -> str:
