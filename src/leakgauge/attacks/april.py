@@ -22,7 +22,15 @@ from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.tokens import Tokens, tokens_of
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import Recipe, matched
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+)
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
@@ -40,7 +48,7 @@ LABELS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class April:
+class April(BaseAttack):
     """The patches of one image from linear equations. `equations`: "attention" are the paper's."""
 
     equations: Literal["attention", "embedding"] = "attention"
@@ -49,7 +57,7 @@ class April:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         reason = unfit(observation)
         if reason is not None:
             return reason
@@ -66,14 +74,13 @@ class April:
     def evaluations(self, observation: Observation) -> int:
         return len(CUTS) * LABELS
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         observation = mean_network(observation)
         clock = time.perf_counter()
         tokens = tokens_of(observation.model, observation.domain)
-        assert isinstance(tokens, Tokens), "inapplicable() refuses this"
+        assert isinstance(tokens, Tokens), "unsuited() refuses this"
         with seeds.isolated("simulation"):
             guesses = [
                 guess for cut in CUTS for guess in self.guesses(observation, tokens, cut=cut)
@@ -213,7 +220,7 @@ class AprilMatching(Recipe):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         found = unfit(observation) or self.named(observation)
         return found if isinstance(found, str) else refused(found.matching(), observation)
 
@@ -221,9 +228,9 @@ class AprilMatching(Recipe):
         found = self.named(observation)
         return 0 if isinstance(found, str) else found.matching().evaluations(observation)
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         found = self.named(observation)
-        assert isinstance(found, AprilMatching), "inapplicable() refuses this"
+        assert isinstance(found, AprilMatching), "unsuited() refuses this"
         return matched(found.matching(), observation, seeds, progress)

@@ -24,13 +24,13 @@ from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.surrogate_model import SurrogateModel
 from leakgauge.core import (
     Attack,
+    BaseAttack,
     Cost,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
     Status,
-    silent,
 )
 from leakgauge.core.ranges import Count
 from leakgauge.inversion.smoothing import bends
@@ -40,7 +40,7 @@ EXACT = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Auto:
+class Auto(BaseAttack):
     """Runs `attacks` in their order until one settles the batch, and returns the best match.
 
     By default closed forms first, descents after them. Settled is what is certified, matched with every
@@ -80,7 +80,7 @@ class Auto:
         suited = [suit(attack, observation) for attack in self.attacks]
         return [attack for attack in suited if self.refusal(attack, observation) is None]
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if self.applicable(observation):
             return None
         return "; ".join(self.refusals(observation))
@@ -115,10 +115,9 @@ class Auto:
     def evaluations(self, observation: Observation) -> int:
         return sum(a.evaluations(observation) for a in self.applicable(observation))
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         clock = time.perf_counter()
         able = self.applicable(observation)
         costs = [attack.evaluations(observation) for attack in able]

@@ -19,13 +19,13 @@ from typing import Literal
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import matched
 from leakgauge.core import (
+    BaseAttack,
     Observation,
     Progress,
     Reconstruction,
     RoundsAtRandom,
     Seeds,
     rounding_of,
-    silent,
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import (
@@ -50,7 +50,7 @@ OUTSIDE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class BayesOptimal:
+class BayesOptimal(BaseAttack):
     """What a known defense's noise is, decides the distance; its strength, the weight of the prior.
 
     `neighbors`: b in units of the range, 0.04 of photographs at 32 px. `prior` "smoothness", ours, is Gaussian instead:
@@ -72,7 +72,7 @@ class BayesOptimal:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if observation.noise is None and rounding(observation) is None:
             return "the known defense adds no noise, nor rounds at random: nothing says which distance is likely"
         if observation.domain.kind != "image":
@@ -118,10 +118,9 @@ class BayesOptimal:
             smoothing=self.smoothing,
         )
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         return matched(self.matching(observation), observation, seeds, progress)
 
 

@@ -26,7 +26,15 @@ from leakgauge.analytic.linear import LinearEntry, entry, layer_call
 from leakgauge.analytic.mixtures import mixture
 from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered, edges
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+)
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import MATCHED, relative_residual
@@ -40,7 +48,7 @@ EXPLAINED = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocktailParty:
+class CocktailParty(BaseAttack):
     """Every input of a first linear layer, for batches smaller than its outputs, whatever the labels.
 
     steps to sharpness are those of `optimizer = "adam"`, the paper's; its weights are tuned a model there, and
@@ -59,7 +67,7 @@ class CocktailParty:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         reason = observation.not_one_gradient()
         if reason is not None:
             return reason
@@ -71,14 +79,13 @@ class CocktailParty:
     def evaluations(self, observation: Observation) -> int:
         return 1
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         observation = mean_network(observation)
         clock = time.perf_counter()
         found = entry(observation)
-        assert isinstance(found, LinearEntry), "inapplicable() refuses this"
+        assert isinstance(found, LinearEntry), "unsuited() refuses this"
         tensors = observation.update.tensors
         shared = mixture(
             tensors[f"{found.name}.weight"].cpu(),

@@ -22,6 +22,7 @@ from torch.nn.functional import one_hot
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
+    BaseAttack,
     Conceals,
     Cost,
     Observation,
@@ -29,7 +30,6 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     concealing_of,
-    silent,
 )
 from leakgauge.inversion import GradientMatching, Read
 from leakgauge.inversion.labels import head
@@ -38,7 +38,7 @@ DEFAULT = SecondOrder()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConcealmentMatching:
+class ConcealmentMatching(BaseAttack):
     """`attack` on the pair of private and invented example; batch 1, models whose last layer has a bias."""
 
     attack: Recipe = DEFAULT
@@ -47,7 +47,7 @@ class ConcealmentMatching:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if concealing_of(observation.knowledge.defense) is None:
             return "the known defense conceals no example behind another"
         found, labels = head(observation), observation.knowledge.labels
@@ -64,13 +64,12 @@ class ConcealmentMatching:
     def _matching(self, targets: Tensor) -> GradientMatching:
         return replace(self.attack.matching(), labels=Read(targets))
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         clock = time.perf_counter()
         defense = concealing_of(observation.knowledge.defense)
-        assert defense is not None, "inapplicable() refuses this"
+        assert defense is not None, "unsuited() refuses this"
         label, other = labels_of_pair(observation)
         pair = as_pair(observation, defense)
         targets = soft(label, other, defense.mixing, observation)

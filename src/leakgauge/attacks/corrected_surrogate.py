@@ -25,6 +25,7 @@ from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 from leakgauge.core import (
+    BaseAttack,
     Cost,
     LocalSteps,
     Observation,
@@ -34,7 +35,6 @@ from leakgauge.core import (
     Snapshot,
     Tensors,
     Update,
-    silent,
 )
 from leakgauge.core.ranges import Count, Share
 from leakgauge.federated.dropout import mean_network
@@ -49,7 +49,7 @@ DEFAULT = VanishingPrior(steps=60)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorrectedSurrogate:
+class CorrectedSurrogate(BaseAttack):
     """`stages` runs of `attack` at one model, each against what the true steps of the last guess correct.
 
     A weight of the attack's objective that changes with progress does so over all stages. `orders`: over how
@@ -66,7 +66,7 @@ class CorrectedSurrogate:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if observation.training.kind == "gradient":
             return "the update is one gradient: there is nothing to correct"
         training = observation.training
@@ -83,14 +83,13 @@ class CorrectedSurrogate:
     def asked(self, observation: Observation) -> int:
         """How many orders a simulation is averaged over."""
         training, knowledge = observation.training, observation.knowledge
-        assert isinstance(training, LocalSteps), "inapplicable() refuses this"
+        assert isinstance(training, LocalSteps), "unsuited() refuses this"
         known = knowledge.order is not None or training.whole(observation.batch_size)
         return 1 if known else self.orders
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         clock, spent = time.perf_counter(), 0
         results: list[tuple[float, Reconstruction]] = []
         course: list[Snapshot] = []

@@ -16,7 +16,7 @@ from annotated_types import Ge
 
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import matched
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import (
     VARIATIONS,
@@ -36,7 +36,7 @@ WARMUP = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepImagePrior:
+class DeepImagePrior(BaseAttack):
     """Adam on the weights of an untrained convolutional generator, one an example. Images only.
 
     `width` channels at each of `levels` + 1 resolutions, as in DeepPrior. Stopping early is part of the prior:
@@ -56,7 +56,7 @@ class DeepImagePrior:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if observation.domain.kind != "image":
             return f"the deep image prior generates images, not a {observation.domain.kind}"
         return refused(self.matching(observation), observation)
@@ -82,7 +82,7 @@ class DeepImagePrior:
             trials=self.trials,
         )
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         return matched(self.matching(observation), observation, seeds, progress)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.recipe import Recipe
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import GradientMatching, InRange, Read
@@ -32,7 +32,7 @@ DEFAULT = InvertingGradients(steps=4000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropoutInversion:
+class DropoutInversion(BaseAttack):
     """`attack` with the masks of all dropout layers as variables beside the inputs.
 
     `weight`: of the masks' means, the paper's 1e-4 against a cosine distance. What a client drew has not
@@ -60,19 +60,18 @@ class DropoutInversion:
             parametrization=Wide(base=plain.parametrization, layout=masks, begin=self.start),
         )
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         masks = masks_of(observation)
         return masks if isinstance(masks, str) else self.attack.inapplicable(observation)
 
     def evaluations(self, observation: Observation) -> int:
         return self.attack.evaluations(observation)
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         masks = masks_of(observation)
-        assert isinstance(masks, Masks), "inapplicable() refuses this"
+        assert isinstance(masks, Masks), "unsuited() refuses this"
         matching = self.matching(masks)
         if not matching.labels.free:
             # Rules that read labels know examples as they are.

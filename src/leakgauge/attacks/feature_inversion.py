@@ -20,7 +20,7 @@ from annotated_types import Ge
 from leakgauge.analytic.hidden import read, refusal
 from leakgauge.attacks.labels import withheld
 from leakgauge.attacks.softmax_unmixing import completed
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, Status
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     LBFGS,
@@ -43,7 +43,7 @@ from leakgauge.inversion.labels import Labels
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureInversion:
+class FeatureInversion(BaseAttack):
     """For networks whose linear layer tells each example's features; the notes say how those were read.
 
     `rounds` as in CocktailParty. On tables, set smoothness = 0.
@@ -60,7 +60,7 @@ class FeatureInversion:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         reason = (
             refusal(observation) or entangled(observation) or self.prior().inapplicable(observation)
         )
@@ -86,17 +86,16 @@ class FeatureInversion:
             prior = prior + self.tv * VARIATIONS[self.variation]
         return prior
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         seen = read(observation, seeds.generator("features"), rounds=self.rounds)
         if isinstance(seen, str):
             return nothing_found(observation, Status.INAPPLICABLE, seen)
         labels = completed(seen.labels, observation, seeds)
         if observation.batch_size == 1:
             labels = rule(observation).start(observation, seeds.generator("labels"))
-        assert labels is not None, "inapplicable() refuses this"
+        assert labels is not None, "unsuited() refuses this"
         term = FeatureMatch.of(observation, seen.layer, seen.features, seen.error)
         objective = term + self.prior()
         if self.gradients > 0:

@@ -20,7 +20,14 @@ from torch import Tensor, nn
 
 from leakgauge.analytic.label_recovery import GradInversionRule
 from leakgauge.attacks.labels import granted
-from leakgauge.core import Configured, Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import (
+    BaseAttack,
+    Configured,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+)
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import (
@@ -55,7 +62,7 @@ MEANS: dict[str, Mean] = {"lazy": lazy, "registered": registered}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class FidelityMatching(Configured):
+class FidelityMatching(Configured, BaseAttack):
     """An Attack of these terms. Recipes are frozen dataclasses that override `terms`, `priors` and defaults."""
 
     steps: Count = 20_000
@@ -80,7 +87,7 @@ class FidelityMatching(Configured):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if self.public is not None and self.public.shape[1:] != observation.domain.shape:
             return f"public images of shape {tuple(self.public.shape[1:])} for {observation.domain.shape}"
         if self.proxy is not None and self.statistics(observation).inapplicable(observation):
@@ -147,10 +154,9 @@ class FidelityMatching(Configured):
             group=consensus,
         )
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         seen = mean_network(observation)
         labels: Labels = Known()
         if not granted(seen):

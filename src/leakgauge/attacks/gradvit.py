@@ -56,12 +56,12 @@ class GradViT(FidelityMatching):
     start: Share = 0.5
     reduced: NonNegative = 0.5
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if self.patch_prior > 0 and observation.domain.kind == "image":
             size = self.size(observation)
             if isinstance(size, str):
                 return size
-        return super().inapplicable(observation)
+        return super().unsuited(observation)
 
     def size(self, observation: Observation) -> int | str:
         """The side of the patches in pixels, given or found; or why it is not known."""

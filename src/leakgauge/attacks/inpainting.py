@@ -20,13 +20,13 @@ from leakgauge.attacks.recipe import Recipe, mended
 from leakgauge.attacks.restoration import restored
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
+    BaseAttack,
     Erases,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
     erasing_of,
-    silent,
 )
 from leakgauge.core.ranges import Count, Positive
 
@@ -34,7 +34,7 @@ DEFAULT = SecondOrder()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpainting:
+class Inpainting(BaseAttack):
     """`attack`, and its guess with what the known defense erased filled in, by `steps` of L-BFGS.
 
     `weight`: of smoothness beside the mean squared error of what was kept.
@@ -48,7 +48,7 @@ class Inpainting:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if erasing_of(observation.knowledge.defense) is None:
             return "the known defense erases no part of images"
         if observation.domain.kind != "image":
@@ -58,12 +58,11 @@ class Inpainting:
     def evaluations(self, observation: Observation) -> int:
         return self.attack.evaluations(observation)
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         defense, domain = erasing_of(observation.knowledge.defense), observation.domain
-        assert defense is not None, "inapplicable() refuses this"
+        assert defense is not None, "unsuited() refuses this"
 
         def fill(inputs: Tensor) -> tuple[Tensor, str]:
             lost = erased(inputs, defense)

@@ -21,7 +21,15 @@ from torch.nn import functional
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.labels import labels_of, refused
 from leakgauge.attacks.recipe import Recipe
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, mixing_of, silent
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    mixing_of,
+)
 from leakgauge.core.ranges import Count
 from leakgauge.inversion import Read
 
@@ -30,7 +38,7 @@ DEFAULT = InvertingGradients(steps=1000, tv=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstaHideDecoding:
+class InstaHideDecoding(BaseAttack):
     """`attack` at `draws` mixings of the labels; the best encryptions without their signs. Labels granted, or read."""
 
     attack: Recipe = DEFAULT
@@ -40,7 +48,7 @@ class InstaHideDecoding:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         mixing, labels = mixing_of(observation.knowledge.defense), observation.knowledge.labels
         if mixing is None or mixing.mirror is None:
             return "the known defense is not InstaHide"
@@ -51,10 +59,9 @@ class InstaHideDecoding:
     def evaluations(self, observation: Observation) -> int:
         return self.draws * self.attack.evaluations(observation)
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         clock = time.perf_counter()
         labels, told = labels_of(observation, seeds)
         found = [self._at_draw(i, labels, observation, seeds, progress) for i in range(self.draws)]
@@ -62,8 +69,8 @@ class InstaHideDecoding:
             found, key=lambda one: one.objectives[one.trial] if one.objectives else torch.inf
         )
         mixing = mixing_of(observation.knowledge.defense)
-        assert mixing is not None, "inapplicable() refuses this"
-        assert mixing.mirror is not None, "inapplicable() refuses this"
+        assert mixing is not None, "unsuited() refuses this"
+        assert mixing.mirror is not None, "unsuited() refuses this"
         progress(1.0)
         spent = sum(one.cost.evaluations for one in found)
         return replace(
@@ -85,8 +92,8 @@ class InstaHideDecoding:
     ) -> Reconstruction:
         """The encryptions at one draw of the mixing."""
         mixing = mixing_of(observation.knowledge.defense)
-        assert mixing is not None, "inapplicable() refuses this"
-        assert observation.classes is not None, "inapplicable() refuses this"
+        assert mixing is not None, "unsuited() refuses this"
+        assert observation.classes is not None, "unsuited() refuses this"
         like = next(iter(observation.update.tensors.values()))
         weights = mixing.weights(len(labels), seeds=seeds.child(f"mixing/{draw}")).to(like)
         targets = weights @ functional.one_hot(labels, observation.classes).to(like)

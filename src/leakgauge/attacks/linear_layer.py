@@ -17,13 +17,13 @@ from torch import Tensor
 
 from leakgauge.analytic.linear import LinearEntry, deltas, entry, rank_one, ratios
 from leakgauge.core import (
+    BaseAttack,
     Cost,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
     Status,
-    silent,
 )
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import MATCHED, relative_residual
@@ -39,14 +39,14 @@ TOLERANCES = (1e-5, 1e-3, 1e-2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearLayer:
+class LinearLayer(BaseAttack):
     """Every example that an output of the first linear layer isolates, exactly; labels with it."""
 
     @property
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         reason = observation.not_one_gradient()
         if reason is not None:
             return reason
@@ -56,14 +56,13 @@ class LinearLayer:
     def evaluations(self, observation: Observation) -> int:
         return 1
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         observation = mean_network(observation)
         clock = time.perf_counter()
         found = entry(observation)
-        assert isinstance(found, LinearEntry), "inapplicable() refuses this"
+        assert isinstance(found, LinearEntry), "unsuited() refuses this"
         search = _Peeling(observation, found)
         with seeds.isolated("simulation"):
             if observation.batch_size == 1:

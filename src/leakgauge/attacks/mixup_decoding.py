@@ -25,7 +25,15 @@ from torch.nn import functional
 from leakgauge.attacks.labels import labels_of, refused
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.second_order import SecondOrder
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, mixing_of, silent
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    mixing_of,
+)
 from leakgauge.core.ranges import Count, Whole
 from leakgauge.inversion import GradientMatching, Guessed, Read
 
@@ -64,7 +72,7 @@ class Mixing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixupDecoding:
+class MixupDecoding(BaseAttack):
     """`attack` at every mixing of the labels that comes into question, and the best mixtures undone.
 
     The attack must match closely: a wrong mixing explains an update to 1e-3 of its norm, and first order ends there.
@@ -87,7 +95,7 @@ class MixupDecoding:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         mixing, labels = mixing_of(observation.knowledge.defense), observation.knowledge.labels
         if mixing is None or mixing.mixed != 2 or mixing.mirror is not None:
             return "the known defense is not mixup"
@@ -106,10 +114,9 @@ class MixupDecoding:
         """How often the attack is run, where so many mixings come into question."""
         return (tried if self.scout is None else self.shortlist) + 3 * self.moves
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         clock = time.perf_counter()
         labels, told = labels_of(observation, seeds)
         mixings = list(mixings_of(labels.tolist(), self.pairings, seeds.generator("pairings")))

@@ -10,7 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
-from leakgauge.core import Attack, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core import (
+    Attack,
+    BaseAttack,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+)
 from leakgauge.federated.local_steps import as_one_gradient
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion.distances import MATCHED
@@ -20,7 +28,7 @@ DEFAULT = InvertingGradients(steps=4000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneGradient:
+class OneGradient(BaseAttack):
     """`attack` on an update of several local steps, as if it were one gradient."""
 
     attack: Attack = DEFAULT
@@ -29,7 +37,7 @@ class OneGradient:
     def requires(self) -> frozenset[str]:
         return self.attack.requires | {"batch_size"}
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if observation.training.kind == "gradient":
             return "the update is one gradient already"
         return self.attack.inapplicable(as_one_gradient(observation))
@@ -37,10 +45,9 @@ class OneGradient:
     def evaluations(self, observation: Observation) -> int:
         return self.attack.evaluations(as_one_gradient(observation)) + 1
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         found = self.attack(as_one_gradient(observation), seeds=seeds, progress=progress)
         return judged(observation, found)
 

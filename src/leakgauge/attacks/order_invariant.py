@@ -19,7 +19,7 @@ from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.fedavg import EpochsApart, FedAvg
 from leakgauge.inversion import Candidate, Read, Term
@@ -44,7 +44,7 @@ class OrderInvariance(Term):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrderInvariant:
+class OrderInvariant(BaseAttack):
     """`attack` on one batch for each local epoch, whose mean images are held alike by `invariance`."""
 
     attack: Recipe = DEFAULT
@@ -54,7 +54,7 @@ class OrderInvariant:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         training = observation.training
         if not isinstance(training, FedAvg):
             return "needs an update of local epochs (fedavg), and their hyperparameters"
@@ -67,13 +67,12 @@ class OrderInvariant:
     def evaluations(self, observation: Observation) -> int:
         return self.attack.evaluations(observation) + 1
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         clock = time.perf_counter()
         training, batch = observation.training, observation.batch_size
-        assert isinstance(training, FedAvg), "inapplicable() refuses this"
+        assert isinstance(training, FedAvg), "unsuited() refuses this"
         labels, notes = labels_of(observation, seeds)
         orders = seeds.generator("label order")
         each = [labels[torch.randperm(batch, generator=orders)] for _ in range(training.epochs)]

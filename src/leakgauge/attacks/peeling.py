@@ -21,7 +21,15 @@ from torch import Tensor
 from leakgauge.analytic.chain import Chain, chain_of
 from leakgauge.analytic.peeling import Known, peeled
 from leakgauge.attacks.rgap import Beginning, beginnings, compared, label_of, shared, unstarted
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+)
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     LBFGS,
@@ -54,7 +62,7 @@ EXACT = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peeling:
+class Peeling(BaseAttack):
     """One image through convolutions, ReLU and max pools, exactly where each layer's gradient tells its input.
 
     `rough` steps for an image from few activations, under `smoothness`; `steps` for the last.
@@ -68,7 +76,7 @@ class Peeling:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         reason = observation.not_one_example()
         if reason is not None:
             return reason
@@ -81,12 +89,11 @@ class Peeling:
         # Line searches take a quarter more.
         return (self.rough + RESTARTS * self.steps) * 5 // 4
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         chain = chain_of(observation.model, observation.domain)
-        assert isinstance(chain, Chain), "inapplicable() refuses this"
+        assert isinstance(chain, Chain), "unsuited() refuses this"
         found = beginnings(chain, observation)
         labels = label_of(observation, found[0], seeds) if found else None
         if labels is None:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from leakgauge.attacks.labels import refused, settled
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
 from leakgauge.inversion import GradientMatching
 
 
-class Recipe:
+class Recipe(BaseAttack):
     """An Attack that is a `GradientMatching`. Subclasses are frozen dataclasses that override `matching`."""
 
     def matching(self) -> GradientMatching:
@@ -24,14 +24,14 @@ class Recipe:
     def requires(self) -> frozenset[str]:
         return self.matching().requires
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         return refused(self.matching(), observation)
 
     def evaluations(self, observation: Observation) -> int:
         return self.matching().evaluations(observation)
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         return matched(self.matching(), observation, seeds, progress)
 

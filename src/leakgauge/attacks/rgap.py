@@ -27,7 +27,15 @@ from leakgauge.analytic.linear import rank_one
 from leakgauge.analytic.output_layer import Start, starts
 from leakgauge.analytic.rank_index import LayerRank, carried, measured
 from leakgauge.attacks.labels import labels_of, withheld
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+)
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.simulation import simulator
@@ -37,7 +45,7 @@ PROVEN = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class RGAP:
+class RGAP(BaseAttack):
     """One example through a chain of convolutions and linear layers without pools, in closed form.
 
     `rows`: "plain" stacks the equations of a layer as they are, as in the paper; "balanced" divides
@@ -50,7 +58,7 @@ class RGAP:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         reason = observation.not_one_example()
         if reason is not None:
             return reason
@@ -62,13 +70,12 @@ class RGAP:
     def evaluations(self, observation: Observation) -> int:
         return 3
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         clock = time.perf_counter()
         chain = chain_of(observation.model, observation.domain)
-        assert isinstance(chain, Chain), "inapplicable() refuses this"
+        assert isinstance(chain, Chain), "unsuited() refuses this"
         with seeds.isolated("simulation"):
             guesses: list[_Guess] = []
             for start in beginnings(chain, observation):

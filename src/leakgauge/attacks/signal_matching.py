@@ -18,12 +18,12 @@ from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 from leakgauge.core import (
+    BaseAttack,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
     SingleGradient,
-    silent,
 )
 from leakgauge.inversion import GradientMatching, Read
 from leakgauge.inversion.signals import Signals, WithSignal, scaled, severed, split_of
@@ -33,7 +33,7 @@ DEFAULT = VanishingPrior(steps=2000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignalMatching:
+class SignalMatching(BaseAttack):
     """`attack` on the layers before the first hidden one, with the signal that comes back to them as variables.
 
     Labels, where granted or read, are reported, and used for nothing.
@@ -45,7 +45,7 @@ class SignalMatching:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if not isinstance(observation.training, SingleGradient):
             return "needs an update that is one gradient"
         split = split_of(observation)
@@ -65,12 +65,11 @@ class SignalMatching:
             labels=Read(none),
         )
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         split = split_of(observation)
-        assert not isinstance(split, str), "inapplicable() refuses this"
+        assert not isinstance(split, str), "unsuited() refuses this"
         layer, features = split
         signals = scaled(observation, layer, features, seeds.generator("signals"))
         like = next(iter(observation.update.tensors.values()))

@@ -17,7 +17,7 @@ from leakgauge.analytic.last_layer import last_layer, layer_name, read, unreadab
 from leakgauge.analytic.softmax_unmixing import Unmixed
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.second_order import SecondOrder
-from leakgauge.core import Observation, Progress, Reconstruction, Seeds, Status, silent
+from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, Status
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import Falling, FeatureMatch, Read
 from leakgauge.inversion.features import entangled
@@ -25,7 +25,7 @@ from leakgauge.inversion.judgment import nothing_found
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftmaxUnmixing:
+class SoftmaxUnmixing(BaseAttack):
     """For batches, of equal labels too, smaller than the number of classes; smooth networks.
 
     `weight` is that of the features at the start, against an objective of about 1. The rest as in
@@ -52,7 +52,7 @@ class SoftmaxUnmixing:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         found = last_layer(observation)
         if isinstance(found, str):
             return found
@@ -65,10 +65,9 @@ class SoftmaxUnmixing:
     def evaluations(self, observation: Observation) -> int:
         return self.descent.evaluations(observation)
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         seen = read(observation, seeds.generator("unmixing"))
         layer = layer_name(observation)
         if isinstance(seen, str) or layer is None:

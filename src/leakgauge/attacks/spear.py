@@ -15,7 +15,7 @@ time, so that a wrong one is told before Q is whole, and what is found narrows w
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
@@ -28,13 +28,13 @@ from leakgauge.analytic.relu_layer import Factors, factors_of, relu_entry, separ
 from leakgauge.analytic.relu_search import LOOSE, Propose, Search, search, strict
 from leakgauge.analytic.sparse_directions import Allowed, descend, null_vectors
 from leakgauge.core import (
+    BaseAttack,
     Cost,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
     Status,
-    silent,
 )
 from leakgauge.core.ranges import Count
 from leakgauge.federated.dropout import mean_network
@@ -55,7 +55,7 @@ Proposer = Callable[[Factors, torch.Generator], Propose]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReluSearch(ABC):
+class ReluSearch(BaseAttack):
     """What SPEAR and SPEAR++ share: all but how directions are proposed, in up to `rounds` rounds."""
 
     rounds: Count = 200
@@ -64,7 +64,7 @@ class ReluSearch(ABC):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         found = relu_entry(observation)
         return found if isinstance(found, str) else None
 
@@ -72,10 +72,9 @@ class ReluSearch(ABC):
         # One backward pass for each class, to read the labels, and one to compare the update.
         return (observation.classes or 0) + 1
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         observation = mean_network(observation)
         with seeds.isolated("simulation"):
             return recover(observation, self.proposer, self.rounds, seeds, progress)
@@ -95,11 +94,11 @@ class Spear(ReluSearch):
     samples: Count = 128
     steps: Count = 60
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         batch = observation.knowledge.batch_size or 1
         if batch > MOST:
             return f"batch {batch} > {MOST} for exact search"
-        return super().inapplicable(observation)
+        return super().unsuited(observation)
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
         """Null vectors of sampled submatrices, each led to the sparse direction near it."""

@@ -19,7 +19,7 @@ from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.labels import refused, settled_over_steps
 from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
-from leakgauge.core import Cost, Observation, Progress, Reconstruction, Seeds, silent
+from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.ranges import Count
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.local_steps import interpolated
@@ -34,7 +34,7 @@ DEFAULT = InvertingGradients(steps=1000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurrogateModel:
+class SurrogateModel(BaseAttack):
     """`attack` at a model between the two that are known, `stages` times, alpha chosen anew after each."""
 
     attack: Recipe = DEFAULT
@@ -48,7 +48,7 @@ class SurrogateModel:
         """One stage."""
         return self.attack.matching()
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if observation.training.kind == "gradient":
             return "the update is one gradient: there is no end model"
         return refused(self.matching(), interpolated(observation, 0.5))
@@ -59,10 +59,9 @@ class SurrogateModel:
         compared = len(SHARES) * (self.stages - 1)
         return first + (self.stages - 1) * later.evaluations(observation) + compared + 1
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         observation = mean_network(observation)
         clock = time.perf_counter()
         share, spent = 0.5, 0

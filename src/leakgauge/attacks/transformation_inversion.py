@@ -29,12 +29,12 @@ from leakgauge.attacks.restoration import (
 )
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
+    BaseAttack,
     Domain,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
-    silent,
     transforming_of,
 )
 from leakgauge.core.ranges import Count, Positive
@@ -43,7 +43,7 @@ DEFAULT = SecondOrder()
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformationInversion:
+class TransformationInversion(BaseAttack):
     """`attack`, and each example of its guess back through every transformation that the known defense may draw.
 
     `weight`: of smoothness, w. `error`: the root mean squared misfit, in [0, 1], that counts as much as one unit of
@@ -59,7 +59,7 @@ class TransformationInversion:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if transforming_of(observation.knowledge.defense) is None:
             return "the known defense does not transform images"
         if observation.domain.kind != "image":
@@ -69,12 +69,11 @@ class TransformationInversion:
     def evaluations(self, observation: Observation) -> int:
         return self.attack.evaluations(observation)
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         defense, domain = transforming_of(observation.knowledge.defense), observation.domain
-        assert defense is not None, "inapplicable() refuses this"
+        assert defense is not None, "unsuited() refuses this"
         units = [partial(_in_unit, domain, one) for one in defense.maps]
 
         def undo(inputs: Tensor) -> tuple[Tensor, str]:

@@ -1,5 +1,6 @@
 """What travels between rooms, and the errors. Imports nothing else of ours."""
 
+from leakgauge.core.attack import CERTIFIED_WITHIN, CONVERGED_WITHIN, BaseAttack
 from leakgauge.core.configuration import Configured
 from leakgauge.core.defense import Claim, Combined, Defense, in_other_units, parts_of
 from leakgauge.core.disclosure import (
@@ -30,6 +31,7 @@ from leakgauge.core.disclosure import (
 )
 from leakgauge.core.domain import Column, Domain, ImageDomain, TableDomain
 from leakgauge.core.errors import (
+    AttackError,
     DataError,
     Impossible,
     KnowledgeError,
@@ -57,9 +59,13 @@ from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update, UpdateKind, trainable
 
 __all__ = [
+    "CERTIFIED_WITHIN",
+    "CONVERGED_WITHIN",
     "AddsNoise",
     "AddsNoiseByBatch",
     "Attack",
+    "AttackError",
+    "BaseAttack",
     "ChangesTraining",
     "Claim",
     "Column",

@@ -8,6 +8,7 @@ LeakGaugeError
 │   ├── UpdateError           an update with non-finite values or unknown tensors
 │   ├── KnowledgeError        an attack needs knowledge that the threat model does not grant
 │   └── OutputError           a folder or file that cannot be written
+├── AttackError               an attack failed on a user's model or loss
 ├── Impossible                theory forbids it: no implementation will ever do this
 └── NotSupportedYet           possible, but not built
 """
@@ -60,6 +61,10 @@ class KnowledgeError(UserError):
 
 class OutputError(UserError):
     """A folder or file that cannot be written."""
+
+
+class AttackError(LeakGaugeError):
+    """An attack failed on a user's model or loss. Its cause is the exception that ended it."""
 
 
 class Impossible(LeakGaugeError):

@@ -57,6 +57,11 @@ class Observation:
         """Raise KnowledgeError unless everything that `attack` needs is granted."""
         check_knowledge(attack, self.knowledge.granted())
 
+    @property
+    def has_signal(self) -> bool:
+        """Whether any entry of the update differs from zero."""
+        return any(bool(t.any()) for t in self.update.tensors.values())
+
     def not_one_gradient(self) -> str | None:
         """Why what reads one gradient cannot read this update, in one line; None where it may."""
         if self.training.kind == "gradient":

@@ -17,6 +17,8 @@ class Status(StrEnum):
     UNCONVERGED = "unconverged"  # the budget ended first
     DIVERGED = "diverged"  # the objective became non-finite
     INAPPLICABLE = "inapplicable"  # the attack's conditions do not hold here
+    NO_SIGNAL = "no signal"  # every entry of the update is zero: nothing was observed
+    FAILED = "failed"  # an exception ended the attack; the record gives the reason
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from leakgauge.core import (
+    BaseAttack,
     Cost,
     Observation,
     Progress,
@@ -23,7 +24,6 @@ from leakgauge.core import (
     Seeds,
     Snapshot,
     Status,
-    silent,
 )
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.withheld import untold
@@ -48,7 +48,7 @@ STATISTICS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientMatching:
+class GradientMatching(BaseAttack):
     """Search for inputs (and labels) whose simulated update is the observed one.
 
     `trials` independent starts; they end early once one reaches `tolerance`. Where `halving`, the
@@ -77,7 +77,7 @@ class GradientMatching:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def unsuited(self, observation: Observation) -> str | None:
         if untold(observation.training):
             return "the local steps are not told: surrogate_model and one_gradient do without"
         any_example = self.group is not None or isinstance(self.descent, GaussNewton)
@@ -105,10 +105,9 @@ class GradientMatching:
         # What is not quite true leads at first, and must not keep the update from being matched.
         return self.objective + (weight if term.exact else Falling(weight, 1e-4 * weight)) * term
 
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation.require(self)
         clock = time.perf_counter()
         seen = believed(mean_network(observation))
         if self.precision == "double":

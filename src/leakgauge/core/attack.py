@@ -1,0 +1,123 @@
+"""What every attack of ours does around its own search."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from leakgauge.core.errors import AttackError, LeakGaugeError
+from leakgauge.core.observation import Observation
+from leakgauge.core.protocols import Progress, silent
+from leakgauge.core.reconstruction import Reconstruction, Status
+from leakgauge.core.seeds import Seeds
+
+CONVERGED_WITHIN = 1e-3
+"""Largest relative residual ||g - g*|| / ||g*|| of the whole update that counts as converged."""
+CERTIFIED_WITHIN = 1e-4
+"""Largest relative residual of the whole update that counts as certified: rounding of a float32 update."""
+
+
+class BaseAttack(ABC):
+    """Check an observation, search, and check the status of the result.
+
+    A subclass implements `requires`, `unsuited`, `evaluations` and `reconstruct`. This class keeps four promises
+    for all of them. An update of zeros gives the status NO_SIGNAL. A status is never better than the residual of
+    the whole update allows. Every exception that leaves an attack is a LeakGaugeError. Missing knowledge is told
+    before any compute.
+    """
+
+    @property
+    @abstractmethod
+    def requires(self) -> frozenset[str]:
+        """Return the names of the knowledge (fields of `Knowledge`) that the attack needs."""
+
+    @abstractmethod
+    def unsuited(self, observation: Observation) -> str | None:
+        """Return why the attack cannot run on this observation, in one line, or None if it can."""
+
+    @abstractmethod
+    def evaluations(self, observation: Observation) -> int:
+        """Return the largest number of simulated updates that a run computes."""
+
+    @abstractmethod
+    def reconstruct(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress
+    ) -> Reconstruction:
+        """Return a reconstruction of the batch. `progress` is told the fraction done, in [0, 1]."""
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        """Return why the attack cannot run on this observation, in one line, or None if it can.
+
+        Raises:
+            AttackError: the check itself failed on the model or the loss.
+        """
+        with named_failures(self, "check"):
+            return self.unsuited(observation)
+
+    def __call__(
+        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
+    ) -> Reconstruction:
+        """Return a reconstruction of the batch. `progress` is told the fraction done, in [0, 1].
+
+        Raises:
+            KnowledgeError: the threat model withholds what the attack requires.
+            AttackError: the search failed on the model or the loss.
+        """
+        observation.require(self)
+        if not observation.has_signal:
+            return no_signal(observation)
+        with named_failures(self, "search"):
+            found = self.reconstruct(observation, seeds=seeds, progress=progress)
+        return bounded(found)
+
+
+@contextmanager
+def named_failures(attack: object, step: str) -> Iterator[None]:
+    """Raise every foreign exception as an AttackError that names the attack. The cause stays attached."""
+    try:
+        yield
+    except LeakGaugeError:
+        raise
+    # A user's model and loss can fail in any way that Python knows. The audit records each failure.
+    except Exception as error:
+        found = " ".join(f"{type(error).__name__}: {error}".split())
+        raise AttackError(f"{type(attack).__name__}: its {step} failed: {found}") from error
+
+
+def no_signal(observation: Observation) -> Reconstruction:
+    """Return a reconstruction without a guess, for an update whose entries are all zero."""
+    like = next(iter(observation.update.tensors.values()))
+    batch = observation.knowledge.batch_size or 1
+    middle = torch.full((batch, *observation.domain.shape), 0.5).to(like)
+    return Reconstruction(
+        inputs=observation.domain.from_unit(middle),
+        targets=None,
+        found=torch.zeros(batch, dtype=torch.bool),
+        status=Status.NO_SIGNAL,
+        message="every entry of the update is 0: nothing was observed, so nothing can be said about leakage",
+    )
+
+
+def bounded(found: Reconstruction) -> Reconstruction:
+    """Return the reconstruction with the best status that the residual of the whole update allows."""
+    if found.status not in (Status.CERTIFIED, Status.CONVERGED):
+        return found
+    if found.residual is None:
+        reason = "the whole update was not simulated"
+        return replace(
+            found, status=Status.UNCONVERGED, message=f"{found.message}; not proven: {reason}"
+        )
+    allowed = CERTIFIED_WITHIN if found.status is Status.CERTIFIED else CONVERGED_WITHIN
+    if found.residual <= allowed:
+        return found
+    matched = found.residual <= CONVERGED_WITHIN
+    return replace(
+        found,
+        status=Status.CONVERGED if matched else Status.UNCONVERGED,
+        message=f"{found.message}; not {found.status}: the whole update is matched "
+        f"to {found.residual:.2g} of its norm only",
+    )
