@@ -225,7 +225,7 @@ class TestAttack:
             lg.Observation(**{**vars(seen), "update": blank}), seeds=lg.Seeds(0)
         )
         assert not guess.found.any()
-        assert guess.status is lg.Status.UNCONVERGED
+        assert guess.status is lg.Status.NO_SIGNAL
 
     @pytest.mark.parametrize(
         ("model", "batch_size", "reason"),

@@ -332,8 +332,9 @@ class TestClosedForms:
     def test_dropout_behind_the_first_layer_hides_nothing_from_it(self, observe: Observe) -> None:
         batch = images(1)
         guess = attacks.LinearLayer()(observe(dropping(0.5), batch), seeds=lg.Seeds(0))
-        assert guess.status is lg.Status.CERTIFIED
         assert psnr(batch.inputs, guess.inputs).min() > 80
+        # The masks are unknown, so the whole update cannot be simulated: the status promises nothing.
+        assert guess.status is lg.Status.UNCONVERGED
 
     @pytest.mark.parametrize("attack", [attacks.LinearLayer(), attacks.Spear(rounds=2)])
     def test_what_is_certified_is_right(self, observe: Observe, attack: lg.Attack) -> None:

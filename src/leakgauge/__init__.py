@@ -6,6 +6,8 @@ from leakgauge import attacks, data, defenses, inversion, metrics, models, utili
 from leakgauge.audit import Case, Run, Utility, audit
 from leakgauge.core import (
     Attack,
+    AttackError,
+    BaseAttack,
     Column,
     DataError,
     Defense,
@@ -50,6 +52,8 @@ __version__ = version("leakgauge")
 __all__ = [
     "Aggregator",
     "Attack",
+    "AttackError",
+    "BaseAttack",
     "Batch",
     "Case",
     "Client",
