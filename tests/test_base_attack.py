@@ -97,7 +97,9 @@ def test_an_update_of_zeros_has_its_own_status(attack: lg.BaseAttack) -> None:
 
 
 def test_foreign_exceptions_name_the_attack_and_keep_their_cause() -> None:
-    with pytest.raises(lg.AttackError, match="^Claims: its search failed: RuntimeError: two lines$") as e:
+    with pytest.raises(
+        lg.AttackError, match=r"^Claims: its search failed: RuntimeError: two lines$"
+    ) as e:
         Claims(search_fails=True)(seen(), seeds=lg.Seeds(0))
     assert isinstance(e.value.__cause__, RuntimeError)
     with pytest.raises(lg.AttackError, match="Claims: its check failed: ZeroDivisionError"):
