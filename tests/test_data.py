@@ -335,12 +335,10 @@ def test_image_folders_that_cannot_be_read(tmp_path: Path) -> None:
     told(lambda: data.image_folder(tmp_path), "a.png", "readable image")
     told(lambda: data.image_folder(tmp_path / "a.png"), "a folder")
     picture(tmp_path / "a.png")
-    told(lambda: data.image_folder(tmp_path, size=0), "at least 1 pixel")
+    told(lambda: data.image_folder(tmp_path, size=0), "size from 1 to 8,192 pixels")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:-40])
     told(lambda: data.image_folder(tmp_path), "a.png", "readable image")
-    picture(tmp_path / "a.png", mode="I;16", shade=40_000)
-    told(lambda: data.image_folder(tmp_path), "8-bit", "I;16")
     picture(tmp_path / "class" / "b.png")
     told(lambda: data.image_folder(tmp_path), "beside 1 subfolders")
 

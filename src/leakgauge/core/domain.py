@@ -80,6 +80,14 @@ class Column:
                 found=f"{self.low} and {self.high}",
                 remedy="give the column's public range",
             )
+        low, span = torch.tensor([self.low, self.high - self.low], dtype=torch.float32).tolist()
+        if not (math.isfinite(low) and 0 < span < math.inf):
+            raise DataError(
+                f"column {self.name!r}",
+                expected="a range whose ends and width float32 can hold, as inputs are float32",
+                found=f"{self.low} to {self.high}",
+                remedy="store the column in other units",
+            )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,11 @@ LeakGaugeError
 
 from __future__ import annotations
 
+from leakgauge.core.lines import one_line
+
+LONGEST = 1500
+"""Characters of a message's part that are shown."""
+
 
 class LeakGaugeError(Exception):
     """Root of the tree."""
@@ -25,8 +30,9 @@ class UserError(LeakGaugeError):
 
     def __init__(self, where: str, *, expected: str, found: str, remedy: str) -> None:
         self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
-        line = f"{where}: expected {expected}; found {found}; {remedy}"
-        super().__init__(" ".join(line.split()))
+        # Names and contents of files are others': none may break the line, nor fill a screen.
+        parts = [one_line(part, LONGEST) for part in (where, expected, found, remedy)]
+        super().__init__("{}: expected {}; found {}; {}".format(*parts))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling between worker processes.

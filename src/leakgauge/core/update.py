@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from leakgauge.core.errors import UpdateError
+from leakgauge.core.errors import OutputError, UpdateError
+from leakgauge.core.files import reason
+from leakgauge.core.tensors import REALS, is_plain_real, read_tensors
 
 UpdateKind = Literal["gradient", "delta"]
 Tensors = dict[str, Tensor]
@@ -57,6 +59,13 @@ class Update:
                     found=f"{tuple(tensor.shape)}",
                     remedy="pass the model that this update was computed on",
                 )
+            if not is_plain_real(tensor):
+                raise UpdateError(
+                    f"update[{name!r}]",
+                    expected="a dense tensor of real numbers of 16 to 64 bits",
+                    found=f"{tensor.dtype}, {tensor.layout}",
+                    remedy="convert it, for example with tensor.float()",
+                )
             if not bool(torch.isfinite(tensor).all()):
                 raise UpdateError(
                     f"update[{name!r}]",
@@ -66,30 +75,42 @@ class Update:
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors, a format that cannot run code."""
+        """Write as safetensors, a format that cannot run code. Raises OutputError where it cannot."""
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.tensors.items()}
-        save_file(tensors, path, metadata={"kind": self.kind})
+        try:
+            save_file(tensors, path, metadata={"kind": self.kind})
+        except (OSError, SafetensorError) as error:
+            raise OutputError(
+                f"update file {str(path)!r}",
+                expected="a file that can be written",
+                found=reason(error),
+                remedy="check the folder, its rights and its free space",
+            ) from error
 
     @classmethod
     def load(cls, path: str | Path, *, kind: UpdateKind | None = None) -> Update:
-        """Read a safetensors file; its kind is what the file says, unless given.
+        """Read a safetensors file of real numbers of 16 to 64 bits.
 
-        Raises UpdateError where it is missing or not safetensors.
+        kind: "gradient" or "delta"; by default what the file says, and a gradient where it says
+        nothing. Raises UpdateError for a file that `read_tensors` refuses, and for an unknown kind.
         """
-        try:
-            tensors = load_file(path)
-            if kind is None:
-                with safe_open(path, "pt") as file:
-                    told = (file.metadata() or {}).get("kind")
-                kind = "delta" if told == "delta" else "gradient"
-            return cls(tensors, kind)
-        except (OSError, SafetensorError) as error:
+        where = f"update file {str(path)!r}"
+        tensors, metadata = read_tensors(
+            path,
+            where,
+            error=UpdateError,
+            types=REALS,
+            remedy="save updates with Update.save or safetensors.torch.save_file",
+        )
+        told = metadata.get("kind", "gradient") if kind is None else kind
+        if told not in get_args(UpdateKind):
             raise UpdateError(
-                f"update file {str(path)!r}",
-                expected="a readable .safetensors file",
-                found=str(error),
-                remedy="save updates with Update.save or safetensors.torch.save_file",
-            ) from error
+                where,
+                expected="kind 'gradient' or 'delta'",
+                found=repr(told),
+                remedy="pass kind=..., or write it into the file's metadata",
+            )
+        return cls(tensors, "delta" if told == "delta" else "gradient")
 
 
 def trainable(model: nn.Module) -> Tensors:

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from leakgauge.core import DataError, Domain, ImageDomain, TableDomain
+from leakgauge.core.ranges import Count
 from leakgauge.data.dataset import Dataset
 from leakgauge.data.files import find_file
+from leakgauge.data.members import Array, read_members
 
 Split = Literal["train", "test", "val"]
-Array = NDArray[Any]
 
 # Without a split: what was meant to be read first, then what a model was least likely trained on.
 _DEFAULT = ("", "test_", "train_", "val_")
 _KEYS = "images and labels, or inputs and labels, as they are or behind train_, test_ or val_"
 
 
-def npz(path: str | Path, split: Split | None = None, *, classes: int | None = None) -> Dataset:
-    """Examples from a NumPy archive: images, or a table.
+def npz(path: str | Path, split: Split | None = None, *, classes: Count | None = None) -> Dataset:
+    """Read examples from a NumPy archive: images, or a table.
 
-    Keys are `images` (uint8, NHWC with 1 to 4 channels, or NHW; read as [0, 1]) or `inputs` (float
-    (N, D), in the columns' units), with `labels` (integers (N,) or (N, 1), from 0); each may carry
-    the prefix train_, test_ or val_, which `split` chooses (default: no prefix, else test, else
-    train, else val). Tables: `columns` (names), `lows` and `highs` (public ranges, (D,)); without
-    ranges every value must lie in [0, 1]. `classes`: the number of classes, else that of the key
-    `classes` (names), else the largest label plus one. The path is looked up as given, then under
-    $LEAKGAUGE_DATA and its data folder. Raises DataError where any of this does not hold.
+    Keys are `images` (uint8 or uint16, NHWC with 1 to 4 channels, or NHW; read as [0, 1]) or
+    `inputs` (float (N, D), in the columns' units), with `labels` (integers (N,) or (N, 1), from 0).
+    Each may carry the prefix train_, test_ or val_, which `split` chooses (default: no prefix, else
+    test, else train, else val). Tables: `columns` (names), `lows` and `highs` (public ranges, (D,)).
+    Without ranges every value must lie in [0, 1]. Any byte order, and Fortran's order of axes, are
+    read alike.
+
+    Args:
+        path: looked up as given, then under $LEAKGAUGE_DATA and its data folder.
+        split: "train", "test" or "val".
+        classes: the number of classes, at least 1. Default: that of the key `classes` (names), else
+            the largest label plus one.
+
+    Raises:
+        DataError: where any of this does not hold. Encrypted archives, pickled arrays, archives of
+            more than 8 GiB, packed or unpacked, and arrays whose shape does not fit their declared
+            bytes are refused before they are unpacked.
     """
     where = f"archive {str(path)!r}"
-    arrays, keys = _read(find_file(path, "data"), where, split)
+    arrays, keys = _read(path, where, split)
     prefix, kind = _choose(keys, where, split)
     values, labels = arrays[prefix + kind], arrays[prefix + "labels"]
-    names = tuple(str(name) for name in arrays["classes"].ravel()) if "classes" in arrays else ()
+    names = _texts(arrays["classes"], "classes", where) if "classes" in arrays else ()
     targets = _targets(labels, where)
     if kind == "images":
         inputs, domain = _images(values, where)
@@ -51,7 +60,7 @@ def npz(path: str | Path, split: Split | None = None, *, classes: int | None = N
             found=f"{len(targets)} labels",
             remedy=f"mend {prefix}{kind} or {prefix}labels",
         )
-    known = classes or len(names) or int(targets.max(initial=-1)) + 1
+    known = len(names) or int(targets.max(initial=-1)) + 1 if classes is None else classes
     return Dataset(
         name=Path(path).stem + (f" {prefix[:-1]}" if prefix else ""),
         inputs=torch.from_numpy(inputs),
@@ -62,25 +71,12 @@ def npz(path: str | Path, split: Split | None = None, *, classes: int | None = N
     )
 
 
-def _read(file: Path, where: str, split: Split | None) -> tuple[dict[str, Array], list[str]]:
+def _read(path: str | Path, where: str, split: Split | None) -> tuple[dict[str, Array], list[str]]:
     """The arrays that the split needs, and no others, as archives can be large; and every key."""
     prefixes = _DEFAULT if split is None else (f"{split}_",)
     wanted = {p + k for p in prefixes for k in ("images", "inputs", "labels")}
-    wanted |= {"classes", "columns", "lows", "highs"}
-    try:
-        archive = np.load(file, allow_pickle=False)
-        if isinstance(archive, np.lib.npyio.NpzFile):
-            with archive:
-                arrays = {key: archive[key] for key in archive.files if key in wanted}
-                return arrays, sorted(archive.files)
-        found = "a single array (.npy)"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        found = str(error) or type(error).__name__
-    raise DataError(
-        where,
-        expected="a NumPy archive (.npz) without pickled arrays",
-        found=found,
-        remedy="write it with numpy.savez, from plain numeric and string arrays",
+    return read_members(
+        find_file(path, "data"), where, wanted | {"classes", "columns", "lows", "highs"}
     )
 
 
@@ -101,15 +97,20 @@ def _choose(keys: list[str], where: str, split: Split | None) -> tuple[str, str]
 def _images(values: Array, where: str) -> tuple[Array, Domain]:
     if values.ndim == 3:
         values = values[..., None]
-    if values.dtype != np.uint8 or values.ndim != 4 or not 1 <= values.shape[-1] <= 4:
+    if (
+        values.dtype not in (np.uint8, np.uint16)
+        or values.ndim != 4
+        or not 1 <= values.shape[-1] <= 4
+    ):
         raise DataError(
             where,
-            expected="images as uint8 of shape (N, H, W, C) with 1 to 4 channels, or (N, H, W)",
+            expected="images as uint8 or uint16 of shape (N, H, W, C) with 1 to 4 channels, or (N, H, W)",
             found=f"{values.dtype} of shape {values.shape}",
-            remedy="store 8-bit images, channels last",
+            remedy="store images of 8 or 16 bits a channel, channels last",
         )
     height, width, channels = values.shape[1:]
-    inputs = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+    inputs = np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+    inputs /= np.iinfo(values.dtype).max
     return inputs, ImageDomain(channels, height, width)
 
 
@@ -122,17 +123,26 @@ def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, 
             remedy="store a table as floats; images belong under the key images, as uint8",
         )
     width = values.shape[1]
-    names = arrays.get("columns", np.array([f"column {i}" for i in range(width)]))
+    _check_values(values, where)
+    names = _names(arrays, width, where)
     lows = arrays.get("lows", np.zeros(width))
     highs = arrays.get("highs", np.ones(width))
-    shapes = {"columns": names.shape, "lows": lows.shape, "highs": highs.shape}
-    if any(shape != (width,) for shape in shapes.values()) or lows.dtype.kind not in "iuf":
+    shapes = {"columns": (len(names),), "lows": lows.shape, "highs": highs.shape}
+    if any(shape != (width,) for shape in shapes.values()):
         raise DataError(
             where,
             expected=f"columns, lows and highs of shape ({width},), one for each column of inputs",
             found=", ".join(f"{key} {shape}" for key, shape in shapes.items()),
             remedy="give one name, low and high for each column",
         )
+    for key, ends in (("lows", lows), ("highs", highs)):
+        if ends.dtype.kind not in "iuf":
+            raise DataError(
+                where,
+                expected=f"{key} as numbers",
+                found=str(ends.dtype),
+                remedy="store the public range of each column as floats",
+            )
     known = "lows" in arrays and "highs" in arrays
     if not known and bool(((values < 0) | (values > 1)).any()):
         raise DataError(
@@ -141,7 +151,7 @@ def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, 
             found="not both, and values outside [0, 1]",
             remedy="add both keys; ranges taken from the records themselves would leak them",
         )
-    domain = TableDomain.from_ranges([str(n) for n in names], lows.tolist(), highs.tolist())
+    domain = TableDomain.from_ranges(names, lows.tolist(), highs.tolist())
     return values.astype(np.float32), domain
 
 
@@ -154,4 +164,49 @@ def _targets(labels: Array, where: str) -> NDArray[np.int64]:
             found=f"{labels.dtype} of shape {labels.shape}",
             remedy="store one class index for each example",
         )
+    if int(flat.max(initial=0)) > np.iinfo(np.int64).max:
+        raise DataError(
+            where,
+            expected="labels of at most 63 bits",
+            found=str(int(flat.max())),
+            remedy="number the classes from 0",
+        )
     return flat.astype(np.int64)
+
+
+def _check_values(values: Array, where: str) -> None:
+    """Raise DataError for values that float32, which models compute in, cannot hold."""
+    largest = np.abs(values).max(initial=0, where=np.isfinite(values))
+    if largest > np.finfo(np.float32).max:
+        raise DataError(
+            where,
+            expected="inputs within the range of float32, up to 3.4e38",
+            found=f"{largest:.3g}",
+            remedy="store the table in other units",
+        )
+
+
+def _names(arrays: dict[str, Array], width: int, where: str) -> tuple[str, ...]:
+    """The names of the columns, made up where the archive has none."""
+    if "columns" in arrays:
+        return _texts(arrays["columns"], "columns", where)
+    return tuple(f"column {i}" for i in range(width))
+
+
+def _texts(values: Array, key: str, where: str) -> tuple[str, ...]:
+    """Names of columns or classes, from text or whole numbers (N,); a byte order mark is dropped."""
+    if values.ndim != 1 or values.dtype.kind not in "USiu":
+        raise DataError(
+            where,
+            expected=f"{key} as text of shape (N,)",
+            found=f"{values.dtype} of shape {values.shape}",
+            remedy="store one name for each",
+        )
+    try:
+        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
+    # Text of bytes that is not UTF-8, or characters that Unicode does not have.
+    except ValueError as error:
+        raise DataError(
+            where, expected=f"{key} in UTF-8", found=str(error), remedy="store them as text"
+        ) from error
+    return tuple(text.removeprefix("\ufeff") for text in texts)

@@ -12,6 +12,9 @@ from leakgauge.core import DataError, Domain
 # float32 units do not map the ends of a column's range to 0 and 1 exactly.
 _ROUNDING = 1e-5
 
+MOST_CLASSES = 2**20
+"""Most classes of a data set: each is an output of the model."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -39,9 +42,9 @@ class Dataset:
 
     def _check_inputs(self) -> None:
         shape = tuple(self.domain.shape)
-        if tuple(self.inputs.shape[1:]) != shape or len(self.inputs) == 0:
+        if tuple(self.inputs.shape[1:]) != shape or self.inputs.numel() == 0:
             raise self._error(
-                expected=f"at least one example, each of shape {shape}",
+                expected=f"at least one example, each of shape {shape}, none of its sides 0",
                 found=f"inputs of shape {tuple(self.inputs.shape)}",
                 remedy="give inputs as (N, *shape) in the domain's own shape",
             )
@@ -72,6 +75,12 @@ class Dataset:
                 expected=f"int64 targets of shape ({len(self.inputs)},), one for each example",
                 found=f"{self.targets.dtype} of shape {tuple(self.targets.shape)}",
                 remedy="give one class index for each example",
+            )
+        if self.classes is not None and not 1 <= self.classes <= MOST_CLASSES:
+            raise self._error(
+                expected=f"from 1 to {MOST_CLASSES:,} classes",
+                found=str(self.classes),
+                remedy="number the classes from 0, without gaps",
             )
         low, high = int(self.targets.min()), int(self.targets.max())
         if low < 0 or (self.classes is not None and high >= self.classes):

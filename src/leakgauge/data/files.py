@@ -6,15 +6,29 @@ import os
 from pathlib import Path
 
 from leakgauge.core import DataError, UserError
+from leakgauge.core.files import reason
 
 VARIABLE = "LEAKGAUGE_DATA"
 
 
 def find_file(path: str | Path, *subfolders: str, error: type[UserError] = DataError) -> Path:
-    """The first that exists of: the path as given, under $LEAKGAUGE_DATA, under its subfolders.
+    """Return the first that exists of the path as given, under $LEAKGAUGE_DATA, under its subfolders.
 
-    Files and folders alike. Raises `error` (a kind of UserError) where there is none.
+    A file or a folder. Raises `error` where there is none, and for a path that cannot be looked up.
     """
+    try:
+        return _find(path, subfolders, error)
+    # No such user behind ~, a NUL character, a name that is too long, a folder that may not be read.
+    except (RuntimeError, ValueError, OSError) as cause:
+        raise error(
+            f"file {str(path)!r}",
+            expected="a path that can be looked up",
+            found=reason(cause),
+            remedy="check the path and its rights",
+        ) from cause
+
+
+def _find(path: str | Path, subfolders: tuple[str, ...], error: type[UserError]) -> Path:
     given = Path(path).expanduser()
     candidates = [given]
     root = os.environ.get(VARIABLE)

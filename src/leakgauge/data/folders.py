@@ -3,48 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from leakgauge.core import DataError, ImageDomain
+from leakgauge.core.files import reason
 from leakgauge.data.dataset import Dataset
 from leakgauge.data.files import find_file
+from leakgauge.data.pictures import FORMATS, Background, read_picture
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+MOST_FILES = 2**18
+"""Most image files in a folder: 262,144."""
+MOST_VALUES = 2**31
+"""Most numbers in all images of a folder together: 8 GiB as float32."""
+LARGEST_SIDE = 8192
+"""Largest `size`, in pixels."""
 
-_GRAY = frozenset({"1", "L", "LA"})
-_COLOR = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
 
+def image_folder(
+    path: str | Path,
+    size: Annotated[int, Ge(1), Le(LARGEST_SIDE)] | None = None,
+    background: Background | None = None,
+) -> Dataset:
+    """Read PNG, JPEG, WebP and BMP files: inputs (N, C, H, W) in [0, 1].
 
-def image_folder(path: str | Path, size: int | None = None) -> Dataset:
-    """Examples from PNG, JPEG, WebP and BMP files: inputs (N, C, H, W) in [0, 1].
+    C is 1 where all files are gray, else 3. Subfolders are classes, in sorted order. A flat folder
+    is one class. Files are read in the order of their names. Other files, and files whose names start
+    with a dot, are left out. Links are followed. See `read_picture` for what a file may hold: of 8
+    bits a channel, or gray PNG of 16 bits; upright as EXIF says; of the format that its ending says.
 
-    C is 1 where all files are gray, else 3. Subfolders are classes, in sorted order; a flat folder
-    is one class. All images must have one size in pixels, unless `size` is given: then each is
-    center-cropped and resized to that square. The path is looked up as given, then under
-    $LEAKGAUGE_DATA and its data folder. Raises DataError for a missing or empty folder, an
-    unreadable file, 16-bit images, and mixed sizes.
+    Args:
+        path: looked up as given, then under $LEAKGAUGE_DATA and its data folder.
+        size: center-crop each image and resize it to that square, from 1 to 8192 pixels a side.
+            Default: all images must have one size.
+        background: "black" or "white", put behind transparent pixels. Default: a file with
+            transparent pixels is refused.
+
+    Raises:
+        DataError: for a missing or empty folder, one of more than MOST_FILES images or MOST_VALUES
+            numbers, mixed sizes, and a file that `read_picture` refuses.
     """
     root = find_file(path, "data")
     where = f"image folder {str(path)!r}"
-    if size is not None and size < 1:
+    if size is not None and not 1 <= size <= LARGEST_SIDE:
         raise DataError(
-            where, expected="a size of at least 1 pixel", found=str(size), remedy="mend the size"
+            where,
+            expected=f"a size from 1 to {LARGEST_SIDE:,} pixels",
+            found=str(size),
+            remedy="correct the size",
         )
-    groups = _groups(root, where)
-    images = [(file, _read(file)) for files in groups.values() for file in files]
-    if size is not None:
-        shape = (size, size)
-        images = [
-            (file, ImageOps.fit(image, shape, Image.Resampling.LANCZOS)) for file, image in images
-        ]
-    _check_sizes(images, where)
-    mode = "L" if all(image.mode == "L" for _, image in images) else "RGB"
-    inputs = torch.stack([_tensor(image.convert(mode)) for _, image in images])
-    counts = torch.tensor([len(files) for files in groups.values()])
+    try:
+        groups = _groups(root, where)
+    except OSError as error:
+        raise DataError(
+            where,
+            expected="a folder whose files may be listed",
+            found=f"{reason(error)}: {error.filename!r}",
+            remedy="check the rights of the folder and its subfolders",
+        ) from error
+    files = [file for group in groups.values() for file in group]
+    inputs = _stacked(files, size, background, where)
+    counts = torch.tensor([len(group) for group in groups.values()])
     return Dataset(
         name=root.resolve().name,
         inputs=inputs,
@@ -74,55 +96,51 @@ def _groups(root: Path, where: str) -> dict[str, list[Path]]:
     if not groups and not flat:
         raise DataError(
             where,
-            expected="files ending in " + ", ".join(sorted(SUFFIXES)),
+            expected="files ending in " + ", ".join(sorted(FORMATS)),
             found="none, neither in it nor in its subfolders",
             remedy="give a folder of images",
+        )
+    count = sum(map(len, groups.values())) or len(flat)
+    if count > MOST_FILES:
+        raise DataError(
+            where,
+            expected=f"at most {MOST_FILES:,} images",
+            found=f"{count:,}",
+            remedy="give a folder with fewer: an audit needs a batch and as many others",
         )
     return groups or {root.resolve().name: flat}
 
 
 def _files(folder: Path) -> list[Path]:
-    found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+    """What is named as an image is, folders apart: a pipe or a dead link is told where it is read."""
+    found = (f for f in folder.iterdir() if f.suffix.lower() in FORMATS and not f.is_dir())
     return sorted(f for f in found if not f.name.startswith("."))
 
 
-def _read(file: Path) -> Image.Image:
-    """An image as mode L (gray) or RGB, turned as its EXIF data says."""
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-    # Pillow reports broken files by any of these.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"image file {str(file)!r}",
-            expected="a readable image",
-            found=str(error),
-            remedy="mend or remove this file",
-        ) from error
-    if image.mode not in _GRAY | _COLOR:
-        raise DataError(
-            f"image file {str(file)!r}",
-            expected="8-bit gray or color",
-            found=f"Pillow mode {image.mode}",
-            remedy="convert it to 8 bits a channel, or load it as an array with npz",
-        )
-    return image.convert("L" if image.mode in _GRAY else "RGB")
-
-
-def _check_sizes(images: list[tuple[Path, Image.Image]], where: str) -> None:
-    (first, reference), *rest = images
-    for file, image in rest:
-        if image.size != reference.size:
+def _stacked(
+    files: list[Path], size: int | None, background: Background | None, where: str
+) -> Tensor:
+    """All images (N, C, H, W), gray repeated over three channels where one has color."""
+    images: list[Tensor] = []
+    values = 0
+    for file in files:
+        image = read_picture(file, size=size, background=background)
+        if images and image.shape[1:] != images[0].shape[1:]:
+            sides = [f"{i.shape[2]}x{i.shape[1]}" for i in (images[0], image)]
             raise DataError(
                 where,
                 expected="images of one size",
-                found=f"{first.name} of {reference.size[0]}x{reference.size[1]} pixels and "
-                f"{file.name} of {image.size[0]}x{image.size[1]}",
+                found=f"{files[0].name!r} of {sides[0]} pixels and {file.name!r} of {sides[1]}",
                 remedy="give size=... to center-crop and resize them all",
             )
-
-
-def _tensor(image: Image.Image) -> Tensor:
-    array = torch.from_numpy(np.array(image)).float() / 255
-    return array[None] if array.ndim == 2 else array.permute(2, 0, 1).contiguous()
+        values += 3 * image[0].numel()
+        if values > MOST_VALUES:
+            raise DataError(
+                where,
+                expected=f"at most {MOST_VALUES:,} numbers, of three channels, in all images",
+                found=f"more in the first {len(images) + 1:,} of {len(files):,} images",
+                remedy="give fewer images, or a smaller size=...",
+            )
+        images.append(image)
+    channels = max(image.shape[0] for image in images)
+    return torch.stack([image.expand(channels, -1, -1) for image in images])

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leakgauge.core import ModelError
+from leakgauge.core.tensors import REALS, WHOLE, read_tensors
 from leakgauge.data.files import find_file
 
 
@@ -20,11 +19,17 @@ def load_weights(model: nn.Module, path: str | Path, *, unread: tuple[str, ...] 
     unread: beginnings of the names of tensors that the file may hold and the model does not want.
     Floating-point tensors are cast to the model's own type (a float16 file loads into a float32
     model). The path is looked up as given, then under $LEAKGAUGE_DATA and its weights folder.
-    Raises ModelError for a missing or unreadable file, keys or shapes that differ, and non-finite
-    values; the model is then as it was.
+    Raises ModelError for a file that `read_tensors` refuses, keys or shapes that differ, and
+    non-finite values. The model is then as it was.
     """
     where = f"weights {str(path)!r}"
-    read = _read(find_file(path, "weights", error=ModelError), where)
+    read, _ = read_tensors(
+        find_file(path, "weights", error=ModelError),
+        where,
+        error=ModelError,
+        types=REALS | WHOLE,
+        remedy="convert it with safetensors.torch.save_file(model.state_dict(), path)",
+    )
     tensors = {name: tensor for name, tensor in read.items() if not name.startswith(unread)}
     expected: dict[str, Tensor] = model.state_dict()
     _check_keys(tensors, expected, where)
@@ -32,18 +37,6 @@ def load_weights(model: nn.Module, path: str | Path, *, unread: tuple[str, ...] 
     model.load_state_dict(
         {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
     )
-
-
-def _read(file: Path, where: str) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            where,
-            expected="a readable .safetensors file",
-            found=str(error),
-            remedy="convert it with safetensors.torch.save_file(model.state_dict(), path)",
-        ) from error
 
 
 def _check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:

@@ -1,0 +1,19 @@
+"""Text from others, made safe for one line of a terminal."""
+
+from __future__ import annotations
+
+
+def one_line(text: str, longest: int) -> str:
+    """Return `text` as one line of printable characters, at most `longest` of them.
+
+    Runs of white space become one space. A control character, a lone surrogate or a character that
+    changes the direction of writing becomes its escape sequence, so that a file name cannot move the
+    cursor. A longer text loses its middle.
+    """
+    # Only what can be shown is looked at: a value of megabytes must not cost a pass over all of it.
+    kept = text if len(text) <= 4 * longest else text[: 2 * longest] + text[-2 * longest :]
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(kept.split()))
+    if len(line) <= longest and kept is text:
+        return line
+    half = (longest - 5) // 2
+    return f"{line[:half]} ... {line[-half:]}"
