@@ -108,6 +108,12 @@ def strict(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
+def in_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records in the order of the plan: several workers finish in any order."""
+    first, *middle, last = records
+    return [first, *sorted(middle, key=lambda record: int(record["index"])), last]
+
+
 def pictures(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
 
@@ -272,7 +278,7 @@ class TestRecords:
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     @pytest.mark.parametrize("data", ["image", "table"])
     def test_numbers_that_are_none_are_null(self, tmp_path: Path, value: float, data: str) -> None:
-        wild = Guess(objective=value, residual=value, value=value)
+        wild = Guess(objective=value, residual=value)
         case = images_case(attacks=[wild])
         if data == "table":
             case = images_case(attacks=[wild], data=patients(), model=mlp(2, classes=2))
@@ -414,7 +420,7 @@ class TestDeterminism:
         kinds = [record["type"] for record in expected]
         assert kinds == ["run", *["cell"] * 8, *["utility"] * 2, "end"]
         assert without_times(strict(again)) == expected
-        assert without_times(strict(wide)) == expected
+        assert in_order(without_times(strict(wide))) == expected
         assert pictures(first) == pictures(again) == pictures(wide)
         assert len(pictures(first)) > 30
         for one, two in zip(expected[1:-1], strict(other)[1:-1], strict=True):
@@ -547,7 +553,7 @@ class TestEndings:
         assert len(cells) == len(run.cells) == end["completed"] == record - 1
         assert end["interrupted"] is True
 
-    def test_an_error_in_an_attack_keeps_what_is_finished(self, tmp_path: Path) -> None:
+    def test_an_error_in_an_attack_ends_one_cell(self, tmp_path: Path) -> None:
         class Refused(lg.DataError):
             pass
 
@@ -559,11 +565,10 @@ class TestEndings:
             if calls == 3:
                 raise Refused("here", expected="this", found="that", remedy="do so")
 
-        with pytest.raises(Refused):
-            lg.audit(images_case(attacks=[Guess(on_call=fail)], repeats=3), out=tmp_path / "run")
-        *_, cell, end = strict(tmp_path / "run")
-        assert cell["type"] == "cell"
-        assert (end["completed"], end["interrupted"]) == (1, True)
+        lg.audit(images_case(attacks=[Guess(on_call=fail)], repeats=3), out=tmp_path / "run")
+        _, *cells, end = strict(tmp_path / "run")
+        assert [cell["status"] for cell in cells] == ["unconverged", "failed", "unconverged"]
+        assert (end["completed"], end["failed"], end["interrupted"]) == (3, 1, False)
 
     def test_an_earlier_run_is_left_as_it_is(self, tmp_path: Path) -> None:
         lg.audit(images_case(), out=tmp_path)

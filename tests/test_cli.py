@@ -431,15 +431,15 @@ class TestRecommend:
 
 
 class TestEndings:
-    def test_what_is_not_built_yet_is_exit_code_1(
+    def test_an_attack_that_is_not_built_yet_is_a_failed_audit(
         self, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         text = SMALL.replace("linear_layer", "their_parts:Unbuilt")
         (here / "unbuilt.toml").write_text(text, "utf-8")
         assert audit("unbuilt.toml", "--out", "run") == 1
-        assert capsys.readouterr().err.splitlines()[-1] == "leakgauge: not built yet"
+        assert "the attack failed: not built yet" in capsys.readouterr().err
         *_, end = (here / "run/records.jsonl").read_text().splitlines()
-        assert strict(end)["interrupted"] is True
+        assert (strict(end)["completed"], strict(end)["failed"]) == (2, 2)
 
     def test_ctrl_c_while_planning(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         text = SMALL.replace("their_parts:model", "their_parts:interrupting")

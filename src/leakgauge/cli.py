@@ -34,11 +34,22 @@ from leakgauge.audit import (
     plan_from,
     read,
 )
+from leakgauge.audit.failures import FOLDER as FAILURES
 from leakgauge.catalog import CATALOG, lines
-from leakgauge.core import LeakGaugeError, SpecificationError, UserError
+from leakgauge.core import (
+    Impossible,
+    LeakGaugeError,
+    NotSupportedYet,
+    SpecificationError,
+    UserError,
+)
 from leakgauge.summary import prices, tables
 
-USER_MISTAKE, INTERRUPTED = 2, 130
+FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+
+
+SHOWN = 5
+"""Failures that are told one by one."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,19 +121,23 @@ def running(command: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run the command; return its exit code.
+
+    0: all was done. 1: an audit or a training failed; the others are done and recorded. 2: the input was refused
+    before anything ran. 130: Ctrl-C.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = run(given)
         # Else a reader who has gone is noticed only after the last line of this program.
         sys.stdout.flush()
         return code
-    except UserError as error:
+    except (UserError, Impossible, NotSupportedYet) as error:
         print(f"leakgauge: {error}", file=sys.stderr)
         return USER_MISTAKE
     except LeakGaugeError as error:
         print(f"leakgauge: {error}", file=sys.stderr)
-        return 1
+        return FAILED
     except KeyboardInterrupt:
         print("leakgauge: interrupted before there was anything to tell", file=sys.stderr)
         return INTERRUPTED
@@ -144,7 +159,14 @@ def run(given: Sequence[str]) -> int:
     console = Console(stderr=True)
     done, page = run_audit(console, options, options.spec, command)
     conclude(console, done, page, as_json=options.json)
-    return INTERRUPTED if done.interrupted else 0
+    return exit_code(done)
+
+
+def exit_code(run: Run) -> int:
+    """Return the exit code that tells how a run ended."""
+    if run.interrupted:
+        return INTERRUPTED
+    return FAILED if run.failures else 0
 
 
 def run_audit(
@@ -196,12 +218,13 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
             found="no such file or folder",
             remedy="check the path",
         )
-    console, folder, interrupted = Console(stderr=True), Path(options.source), False
+    console, folder, code = Console(stderr=True), Path(options.source), 0
     page = folder / report.PAGE
     if not folder.is_dir():
         run, page = run_audit(console, options, options.source, command, loss=options.loss)
-        folder, interrupted = page.parent, run.interrupted
-        if interrupted and not run.trainings:
+        folder, code = page.parent, exit_code(run)
+        tell_failures(console, run)
+        if run.interrupted and not run.trainings:
             raise KeyboardInterrupt
     elif options.settings or options.out or options.seed is not None:
         raise SpecificationError(
@@ -218,7 +241,7 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
         for advice in found:
             shown.print("\n".join(advice.lines()), markup=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
-    return INTERRUPTED if interrupted else 0
+    return code
 
 
 def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
@@ -232,6 +255,11 @@ def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
         "Ctrl-C keeps what is done.",
         highlight=False,
     )
+    if plan.unknown:
+        console.print(
+            f"The cost of {plan.unknown} of them could not be measured and is not in that time.",
+            highlight=False,
+        )
     console.print(f"Writing to {out}", highlight=False, soft_wrap=True)
 
 
@@ -271,7 +299,24 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
             " leakage is what stands above it.",
             style="dim",
         )
+    tell_failures(console, run)
     if run.interrupted:
         done = len(run.cells) + len(run.trainings)
         console.print(f"Interrupted: what was finished, {done} records, was kept.", highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+def tell_failures(console: Console, run: Run) -> None:
+    """Say what failed, and where the tracebacks lie. The first SHOWN failures are told one by one."""
+    if not run.failures:
+        return
+    console.print(f"{len(run.failures)} failed; the others are not affected:", highlight=False)
+    for record in run.failures[:SHOWN]:
+        failure = record["failure"]
+        text = f"  {record['id']}: the {failure['step']} failed: {failure['reason']}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if len(run.failures) > SHOWN:
+        console.print(f"  and {len(run.failures) - SHOWN} more", highlight=False)
+    if run.folder is not None:
+        folder = run.folder / FAILURES
+        console.print(f"Tracebacks: {folder}", highlight=False, soft_wrap=True)

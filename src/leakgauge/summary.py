@@ -86,7 +86,7 @@ def unit(cells: Sequence[Cell]) -> str:
 
 
 def row(cell: Cell) -> list[str]:
-    """The texts of one row; an attack that could not run shows dashes."""
+    """The texts of one row; an attack that could not run, or failed, shows dashes."""
     strength = cell["defense"]["strength"]
     defense = cell["defense"]["name"] + (f" {strength}" if strength is not None else "")
     start = [str(cell["batch_size"]), defense, cell["attack"]["name"]]
@@ -94,12 +94,13 @@ def row(cell: Cell) -> list[str]:
         return [*start, "-", "-", "-", cell["status"]]
     scores, control = cell["scores"], cell["control"]["scores"]
     label = scores["label"]
+    status = cell["status"] if control else f"{cell['status']}, no control"
     return [
         *start,
         leakage(scores),
-        leakage(control),
+        leakage(control) if control else "-",
         "-" if label is None else f"{sum(label):.0f}/{len(label)}",
-        cell["status"],
+        status,
     ]
 
 

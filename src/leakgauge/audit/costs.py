@@ -3,48 +3,121 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 
 from leakgauge.audit.case import Cell
+from leakgauge.audit.failures import Failed, tried
 from leakgauge.audit.training import TrainingRun, seconds_of
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Attack, Impossible, NotSupportedYet, Observation, Seeds, UserError
 from leakgauge.federated.local_steps import as_one_gradient
 from leakgauge.federated.withheld import untold
 
+Result = TypeVar("Result")
 
-def training_costs(planned: Sequence[TrainingRun], seed: int) -> tuple[float, ...]:
-    """Seconds of each training, measured once for each defense. Raises what trainings would raise."""
-    timed: dict[tuple[int, str], float] = {}
+
+Seconds = float | None
+"""None where a cost cannot be known."""
+
+
+def training_costs(planned: Sequence[TrainingRun], seed: int) -> tuple[Seconds, ...]:
+    """Return the seconds of each training, measured once for each defense.
+
+    Raises:
+        UserError: what a training would raise for a mistake of the user.
+    """
+    timed: dict[tuple[int, str], Seconds] = {}
     for run in planned:
         key = id(run.case), repr(run.defense)
         if key not in timed:
-            timed[key] = seconds_of(run, seed)
+            timed[key] = measured(partial(seconds_of, run, seed))
         elif run.defense is None:  # another repeat, with its own way to share the data out
             run.parts(run.data(seed)[0], seed)
     return tuple(timed[id(run.case), repr(run.defense)] for run in planned)
 
 
-def costs(planned: Sequence[Cell], seed: int) -> tuple[float, ...]:
-    """Seconds of each cell, attack and blind control, from one timed evaluation of its update."""
-    timed: dict[tuple[int, int], tuple[Observation, float]] = {}
-    found = []
+def costs(planned: Sequence[Cell], seed: int) -> tuple[Seconds, ...]:
+    """Return the seconds of each cell, attack and blind control, from one timed evaluation of its update.
+
+    Each case, batch size and defense makes one observation, that of the first repeat.
+
+    Raises:
+        UserError: what an observation raises for a mistake of the user, before any attack.
+    """
+    steps: dict[tuple[int, int], Seconds] = {}
+    found: dict[tuple[int, int, str], dict[int, Seconds]] = {}
     for cell in planned:
         key = id(cell.case), cell.batch_size
-        if key not in timed:
-            batch = cell.case.batch(cell.case.indices(cell.batch_size, 0, Seeds(seed))[0])
-            observation = cell.case.threat.observe(
-                cell.case.client(), batch, seeds=Seeds(seed).child("plan")
-            )
-            held = untold(observation.training)
-            timely = as_one_gradient(observation) if held else observation
-            timed[key] = observation, step_seconds(timely, batch.targets)
-        observation, step = timed[key]
-        able = cell.attack.inapplicable(observation) is None
-        found.append(2 * step * cell.attack.evaluations(observation) if able else 0.0)
-    return tuple(found)
+        if key not in steps:
+            steps[key] = measured(partial(undefended_seconds, cell, seed))
+        if _setting(cell) not in found:
+            found[_setting(cell)] = costs_of_attacks(cell, steps[key], seed)
+    return tuple(found[_setting(cell)][id(cell.attack)] for cell in planned)
+
+
+def _setting(cell: Cell) -> tuple[int, int, str]:
+    return id(cell.case), cell.batch_size, repr(cell.defense)
+
+
+def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]:
+    """Return the seconds of each attack on the update of `cell`, by the attack's id.
+
+    Args:
+        step: seconds of one simulated update and its derivative.
+    """
+    observation = measured(partial(observed, cell, seed))
+
+    def cost(attack: Attack) -> Seconds:
+        if step is None or observation is None:
+            return None
+        count = measured(partial(evaluations, attack, observation))
+        return None if count is None else 2 * step * count
+
+    return {id(attack): cost(attack) for attack in cell.case.attacks}
+
+
+def measured(compute: Callable[[], Result]) -> Result | None:
+    """Return what `compute` returns, or None if it failed: the job will say how.
+
+    Raises:
+        UserError: a mistake that the user can mend before anything runs.
+    """
+    found = tried("plan", compute)
+    if not isinstance(found, Failed):
+        return found
+    if isinstance(found.cause, (UserError, Impossible, NotSupportedYet)):
+        raise found.cause
+    return None
+
+
+def observed(cell: Cell, seed: int, *, defended: bool = True) -> Observation:
+    """Return the first repeat's observation of a cell."""
+    first = replace(cell, repeat=0)
+    case, seeds = cell.case, Seeds(seed).child(first.observation_path).child("observed")
+    batch = case.batch(case.indices(cell.batch_size, 0, Seeds(seed).child(case.name))[0])
+    client = case.client(cell.defense if defended else None)
+    return case.threat.observe(client, batch, seeds=seeds)
+
+
+def undefended_seconds(cell: Cell, seed: int) -> float:
+    """Return the seconds of one simulated update without a defense, and of its derivative."""
+    observation = observed(cell, seed, defended=False)
+    held = untold(observation.training)
+    timely = as_one_gradient(observation) if held else observation
+    targets = cell.case.batch(range(cell.batch_size)).targets
+    return step_seconds(timely, targets)
+
+
+def evaluations(attack: Attack, observation: Observation) -> int:
+    """Return the largest number of simulated updates of a run; 0 if the attack cannot run at all."""
+    if not observation.has_signal or attack.inapplicable(observation) is not None:
+        return 0
+    return attack.evaluations(observation)
 
 
 def step_seconds(observation: Observation, targets: torch.Tensor) -> float:

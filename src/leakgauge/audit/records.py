@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,11 @@ TIMES = frozenset({"started", "seconds"})
 
 @dataclass
 class JobResult:
-    """A record, and the pictures that it names by path relative to the run's folder."""
+    """A record, and the files that it names by path relative to the run's folder: pictures, a traceback."""
 
     index: int
     record: dict[str, Any]
-    pictures: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 def check_folder(path: str | Path) -> None:
@@ -47,7 +48,7 @@ def _unusable(folder: Path, found: str) -> OutputError:
 
 
 class RunFolder:
-    """A new folder of one run: records as they come, pictures beside them."""
+    """A new folder of one run: records as they come, pictures and tracebacks beside them."""
 
     def __init__(self, path: str | Path) -> None:
         """Raises OutputError where the folder cannot be made or holds a run already."""
@@ -60,13 +61,11 @@ class RunFolder:
         except OSError as error:
             raise _unusable(self.path, str(error)) from error
 
-    def append(
-        self, record: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None
-    ) -> None:
-        """Write the pictures first, then the record that names them, as one line in one call."""
+    def append(self, record: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+        """Write the files first, then the record that names them, as one line in one call."""
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            for name, content in (pictures or {}).items():
+            for name, content in (files or {}).items():
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
@@ -81,6 +80,19 @@ class RunFolder:
                 found=str(error),
                 remedy="free space or choose another with --out",
             ) from error
+
+
+def writable(value: Any) -> Any:
+    """Return a record's value as JSON can hold it: None for NaN and infinity, the text of what JSON does not know."""
+    if isinstance(value, Mapping):
+        return {str(key): writable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [writable(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
 
 
 def without_times(value: Any) -> Any:

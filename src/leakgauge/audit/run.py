@@ -33,29 +33,45 @@ Watch = Callable[[float, int], None]
 
 @dataclass
 class Run:
-    """What an audit leaves: its folder (None where it wrote none) and its records, in order."""
+    """What an audit leaves: its folder (None if it wrote none) and its records, as they were finished.
+
+    `tracebacks`: the traceback of each failure, by the name that its record gives the log.
+    """
 
     folder: Path | None
     records: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+    tracebacks: dict[str, str] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[dict[str, Any]]:
-        """The records of cells alone."""
-        return [record for record in self.records if record["type"] == "cell"]
+        """The records of cells alone, in the order of the plan."""
+        return self._of("cell")
 
     @property
     def trainings(self) -> list[dict[str, Any]]:
-        """The records of utility alone."""
-        return [record for record in self.records if record["type"] == "utility"]
+        """The records of utility alone, in the order of the plan."""
+        return self._of("utility")
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """The records of cells and trainings in which something failed, in the order of the plan."""
+        return [record for record in (*self.cells, *self.trainings) if record["failure"]]
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        found = [record for record in self.records if record["type"] == kind]
+        return sorted(found, key=lambda record: int(record["index"]))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every cell of an audit, then every training, and about how many seconds each will take on one thread."""
+    """Every cell of an audit, then every training, and about how many seconds each will take on one thread.
+
+    The seconds of a job are None if they could not be measured.
+    """
 
     jobs: tuple[Job, ...]
-    seconds: tuple[float, ...]
+    seconds: tuple[float | None, ...]
     seed: int
     source: Source | None = None
 
@@ -71,8 +87,13 @@ class Plan:
 
     @property
     def total(self) -> float:
-        """Seconds of all together; divide by the number of workers."""
-        return sum(self.seconds)
+        """Seconds of all whose cost is known, together. Divide by the number of workers."""
+        return sum(seconds for seconds in self.seconds if seconds is not None)
+
+    @property
+    def unknown(self) -> int:
+        """How many jobs have a cost that could not be measured."""
+        return self.seconds.count(None)
 
 
 def plan(cases: Sequence[Case], *, seed: int = 0, source: Source | None = None) -> Plan:
@@ -156,43 +177,37 @@ def uninterrupted() -> Iterator[None]:
 
 
 class _Keeper:
-    """Writes records in the order of the plan, whatever order they come in."""
+    """Writes each record when it is finished, whatever the order of the plan."""
 
     def __init__(self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None) -> None:
         self.plan, self.run, self.folder, self.watch = plan, run, folder, watch
-        self.waiting: dict[int, JobResult] = {}
-        self.next = 0
+        self.finished = 0
         self.shares = [0.0] * len(plan.jobs)
         # One that costs nothing measurable still counts, so that the bar can end.
-        self.weights = [max(seconds, 0.05) for seconds in plan.seconds]
+        self.weights = [max(seconds or 0.0, 0.05) for seconds in plan.seconds]
 
     def told(self, index: int, share: float) -> None:
         self.shares[index] = max(self.shares[index], share)
         if self.watch is not None:
             done = sum(w * s for w, s in zip(self.weights, self.shares, strict=True))
-            self.watch(done / sum(self.weights), self.next + len(self.waiting))
+            self.watch(done / sum(self.weights), self.finished)
 
     def done(self, result: JobResult) -> None:
-        self.waiting[result.index] = result
-        while self.next in self.waiting:
-            with uninterrupted():
-                self.keep(self.waiting.pop(self.next))
-                self.next += 1
+        with uninterrupted():
+            self.write(result.record, result.files)
+            self.finished += 1
+            if result.record["failure"]:
+                name = result.record["failure"]["log"]
+                self.run.tracebacks[name] = result.files[name].decode()
         self.told(result.index, 1.0)
 
-    def keep(self, result: JobResult) -> None:
-        self.write(result.record, result.pictures)
-
-    def write(self, record: dict[str, Any], pictures: dict[str, bytes] | None = None) -> None:
+    def write(self, record: dict[str, Any], files: dict[str, bytes] | None = None) -> None:
         if self.folder is not None:
-            self.folder.append(record, pictures)
+            self.folder.append(record, files)
         self.run.records.append(record)
 
     def close(self, *, seconds: float) -> None:
-        """Results that came out of order, then the last line."""
-        for index in sorted(self.waiting):
-            with uninterrupted():
-                self.keep(self.waiting.pop(index))
+        """Write the last line."""
         kept, trained = len(self.run.cells), len(self.run.trainings)
         trainings = {"completed": trained, "planned": len(self.plan.trainings)}
         self.write(
@@ -201,6 +216,7 @@ class _Keeper:
                 "completed": kept,
                 "planned": len(self.plan.cells),
                 **({"trainings": trainings} if self.plan.trainings else {}),
+                "failed": len(self.run.failures),
                 "interrupted": kept + trained < len(self.plan.jobs),
                 "seconds": seconds,
             }

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from leakgauge.audit.case import Case
+from leakgauge.audit.failures import Failed, failed_result, step
 from leakgauge.audit.naming import defense_record, name_of
 from leakgauge.audit.records import JobResult
 from leakgauge.audit.utility import Utility
@@ -22,6 +23,7 @@ from leakgauge.core import (
     Protected,
     Seeds,
     SpecificationError,
+    Status,
     TellsEpsilon,
     parts_of,
     silent,
@@ -74,36 +76,60 @@ def trainings(cases: Sequence[Case], first: int) -> Iterator[TrainingRun]:
 
 
 def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> JobResult:
-    """Train under one defense in an audit whose root seed is `root`; `progress` is told the share done."""
-    client, (train, test) = run.case.client(run.defense), run.data(root)
-    history = run.utility.federation.train(
-        client, train, test, seeds=run.seeds(root), progress=progress
-    )
-    return JobResult(run.index, record(run, root, train, test, history))
+    """Train under one defense in an audit whose root seed is `root`; `progress` is told the fraction done.
+
+    Whatever model, loss, data or defense raises becomes a record with the status FAILED.
+    """
+    record = describe(run, root)
+    try:
+        with step("training"):
+            client, (train, test) = run.case.client(run.defense), run.data(root)
+            history = run.utility.federation.train(
+                client, train, test, seeds=run.seeds(root), progress=progress
+            )
+            return JobResult(run.index, record | measured(run, train, test, history))
+    except Failed as failed:
+        record |= {"status": str(Status.FAILED), "message": str(failed)}
+        return failed_result(run.index, record, failed)
 
 
-def record(
-    run: TrainingRun, root: int, train: Dataset, test: Dataset, history: History
-) -> dict[str, Any]:
-    """Everything that a reader needs of one training."""
+def describe(run: TrainingRun, root: int) -> dict[str, Any]:
+    """Return what is trained and how, with nothing measured yet."""
     case, utility = run.case, run.utility
     return {
         "type": "utility",
+        "index": run.index,
         "id": f"{run.index:03d}/{case.name}/utility/r{run.repeat}/{name_of(run.defense)}",
         "case": case.name,
-        "data": {"train": [train.name, len(train)], "test": [test.name, len(test)]},
+        "data": {"train": None, "test": None},
         "model": case.model_record,
         "training": case.training_record,
         "federation": asdict(utility.federation),
         "repeat": run.repeat,
         "defense": defense_record(run.defense),
+        "accuracy": [],
+        "sent_bytes": [],
+        "seconds": [],
+        "sizes": [],
+        "diverged": False,
+        "epsilon": None,
+        "seed": root,
+        "status": "trained",
+        "message": "",
+        "failure": None,
+    }
+
+
+def measured(run: TrainingRun, train: Dataset, test: Dataset, history: History) -> dict[str, Any]:
+    """Return what a training learned, sent and took."""
+    return {
+        "data": {"train": [train.name, len(train)], "test": [test.name, len(test)]},
         "accuracy": list(history.accuracy),
         "sent_bytes": list(history.sent),
         "seconds": list(history.seconds),
         "sizes": list(history.sizes),
         "diverged": history.diverged,
-        "epsilon": epsilon(run.defense, utility, history),
-        "seed": root,
+        "epsilon": epsilon(run.defense, run.utility, history),
     }
 
 

@@ -61,7 +61,7 @@ def panels(cells: Sequence[Cell], album: Album) -> list[Panel]:
 
 def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
     first = group[0]
-    run = [cell for cell in group if not cell.inapplicable]
+    run = [cell for cell in group if cell.ran]
     shown = _pictured([*open_, *run])
     points = [_point(cells, shown, album) for cells in _by_strength(run)]
     original = next(iter(first.images.get("original", ())[shown : shown + 1]), None)
@@ -88,7 +88,7 @@ def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
         pictured=shown + 1 if first.batch_size > 1 and first.images else 0,
         figure=figure if points else Markup(""),
         wide=len(points) > 6,
-        skipped=[cell for cell in group if cell.inapplicable],
+        skipped=[cell for cell in group if not cell.ran],
     )
 
 

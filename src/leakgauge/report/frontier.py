@@ -41,6 +41,7 @@ class Exposure:
     labels: float | None
     weak: bool
     inapplicable: bool
+    failed: bool
     telling: bool
 
     @property
@@ -80,6 +81,7 @@ class Setting:
     epsilon_note: str
     delta: float | None
     diverged: bool
+    untrained: bool  # a training of it failed
     dominated_by: str | None = None
 
     @property
@@ -206,6 +208,7 @@ def _setting(
         epsilon_note=first.epsilon_note,
         delta=first.delta,
         diverged=any(training.diverged for training in trainings),
+        untrained=any(training.failure for training in trainings),
     )
 
 
@@ -216,7 +219,7 @@ def _attacked(cell: Cell) -> tuple[object, ...]:
 
 def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
     first = cells[0]
-    run = [cell for cell in cells if not cell.inapplicable]
+    run = [cell for cell in cells if cell.ran]
     name = metric(first.kind)
     verdicts = [v for v in chain.from_iterable(map(leaks, run)) if v is not None]
     labels = [v for cell in run for v in cell.scores.get("label", ()) if v is not None]
@@ -230,7 +233,8 @@ def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
         judged=len(verdicts),
         labels=fmean(labels) if labels else None,
         weak=any(cell.status in WEAK and not any_leak(cell) for cell in run),
-        inapplicable=not run,
+        inapplicable=all(cell.inapplicable for cell in cells),
+        failed=any(cell.failure for cell in cells),
         telling=telling,
     )
 

@@ -78,7 +78,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One case: its undefended audits, and those that could not be run."""
+    """One case: its undefended audits, and those that could not be run or failed."""
 
     name: str
     first: Cell
@@ -91,14 +91,14 @@ def cases(cells: Sequence[Cell], album: Album) -> list[Case]:
     found = []
     for name in dict.fromkeys(cell.case for cell in cells):
         mine = [cell for cell in cells if cell.case == name]
-        shown = [cell for cell in mine if cell.undefended and not cell.inapplicable]
+        shown = [cell for cell in mine if cell.undefended and cell.ran]
         shown.sort(key=lambda cell: cell.batch_size)
         found.append(
             Case(
                 name=name,
                 first=mine[0],
                 blocks=[block(cell, album) for cell in shown],
-                skipped=[cell for cell in mine if cell.undefended and cell.inapplicable],
+                skipped=[cell for cell in mine if cell.undefended and not cell.ran],
             )
         )
     return found

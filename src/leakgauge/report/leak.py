@@ -46,7 +46,7 @@ def leaked(
 
 def leaks(cell: Cell) -> tuple[bool | None, ...]:
     """Whether each example of a cell leaked; None where it cannot be judged."""
-    if cell.inapplicable:
+    if not cell.ran:
         return ()
     name, verdicts = metric(cell.kind), []
     for i in range(max(cell.batch_size, len(cell.scores.get(name, ())))):
@@ -97,9 +97,7 @@ def _sentence(
     if not cells:
         return "open", "No verdict: this run holds no audits."
     if not open_ and not defended:
-        why = "inapplicable" if all(c.inapplicable for c in cells) else "inapplicable or unscored"
-        one = len(cells) == 1
-        return "open", f"No verdict: {'the only audit is' if one else 'all audits are'} {why}."
+        return "open", f"No verdict: {_unjudged(cells)}."
     leaking, despite = sum(map(bool, map(any_leak, open_))), sum(map(bool, map(any_leak, defended)))
     what = "at least one example was rebuilt far above the blind control"
     if leaking:
@@ -110,6 +108,20 @@ def _sentence(
         return "leak", f"Private data leaked through a defense: in {despite} of {of} {what}."
     tested = plural(len(open_ or defended), ("un" if open_ else "") + "defended audit")
     return "held", f"No leak was found: in none of {tested} did an example stand far above control."
+
+
+def _unjudged(cells: Sequence[Cell]) -> str:
+    """Return why no audit of a run could be judged."""
+    one = len(cells) == 1
+    who = "the only audit" if one else "all audits"
+    if all(cell.failed for cell in cells):
+        return f"{who} failed"
+    if all(cell.inapplicable for cell in cells):
+        return f"{who} {'is' if one else 'are'} inapplicable"
+    failed = sum(cell.failed for cell in cells)
+    if failed:
+        return f"{failed} of {plural(len(cells), 'audit')} failed, and the others are inapplicable or unscored"
+    return f"{who} {'is' if one else 'are'} inapplicable or unscored"
 
 
 def _worst(cells: Sequence[Cell]) -> str:

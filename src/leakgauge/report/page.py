@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from leakgauge.core.errors import DataError, OutputError
 from leakgauge.report import defenses, frontier_figure, gallery, leak, wording
+from leakgauge.report.failures import failures
 from leakgauge.report.frontier import Frontier, frontiers
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
@@ -72,6 +73,7 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path, allowed: float = 
         facts=_facts(run),
         verdict=leak.verdict(run.cells),
         tallies=_tallies(run),
+        failures=failures(run),
         rule=leak.RULE,
         cases=gallery.cases(run.cells, album),
         panels=defenses.panels(run.cells, album),
@@ -147,16 +149,18 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _tallies(run: Run) -> list[tuple[str, str]]:
-    """Four numbers that carry the page, each with what it counts."""
+    """Return the numbers that carry the page, each with what it counts."""
     judged = [cell for cell in run.cells if leak.any_leak(cell) is not None]
     open_ = [cell for cell in judged if cell.undefended]
     defended = [cell for cell in judged if not cell.undefended]
     idle = sum(cell.inapplicable for cell in run.cells)
+    failed = sum(cell.failed for cell in run.cells)
     return [
         (_share(open_), "undefended audits leaked"),
         (_share(defended), "defended audits leaked"),
         (f"{len(run.cells)} of {run.planned}", "planned audits are in these records"),
         (str(idle), "could not be run (inapplicable)"),
+        *([(str(failed), "failed: no result")] if failed else []),
     ]
 
 

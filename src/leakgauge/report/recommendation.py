@@ -171,7 +171,7 @@ def _reasons(setting: Setting, allowed: float) -> tuple[Reason, ...]:
         found.append(Reason.UNTRIED)
     if setting.diverged or _loss(setting) > allowed + 1e-12:
         found.append(Reason.COSTS)
-    if not setting.leaked and any(exposure.weak for exposure in _evidence(setting)):
+    if not setting.leaked and (any(e.weak for e in _evidence(setting)) or _failed(setting)):
         found.append(Reason.WEAK)
     return tuple(found)
 
@@ -183,6 +183,12 @@ def _evidence(setting: Setting) -> list[Exposure]:
     return [exposure for exposure in setting.judged if exposure.telling]
 
 
+def _failed(setting: Setting) -> list[Exposure]:
+    """Return the attacks that would tell something of a defense, had none of their audits failed."""
+    told = setting.undefended or not any(exposure.telling for exposure in setting.exposures)
+    return [e for e in setting.exposures if e.failed and (told or e.telling)]
+
+
 def _words(setting: Setting, reasons: Sequence[Reason]) -> str:
     told = {
         Reason.LEAKS: lambda: (
@@ -190,7 +196,7 @@ def _words(setting: Setting, reasons: Sequence[Reason]) -> str:
         ),
         Reason.UNTRIED: lambda: f"no evidence: {_untried(setting)}",
         Reason.COSTS: lambda: "its training diverged" if setting.diverged else f"{_lost(setting)}",
-        Reason.WEAK: lambda: f"weak evidence: {_unfinished(setting)} had not converged",
+        Reason.WEAK: lambda: f"weak evidence: {_unfinished(setting)}",
     }
     return "; ".join(told[reason]() for reason in reasons)
 
@@ -210,18 +216,27 @@ def read(exposure: Exposure | None) -> str:
 
 
 def _untried(setting: Setting) -> str:
+    if _failed(setting):
+        return f"{together(dict.fromkeys(e.attack for e in _failed(setting)))} failed on it"
     if any(exposure.inapplicable for exposure in setting.exposures):
         return "no attack that reads the undefended update is applicable to it"
     return "no attack on it could be judged"
 
 
 def _unfinished(setting: Setting) -> str:
-    return together(dict.fromkeys(e.attack for e in _evidence(setting) if e.weak))
+    """Return why the evidence of a setting is weak, by the attacks that say too little."""
+    weak = dict.fromkeys(e.attack for e in _evidence(setting) if e.weak)
+    failed = dict.fromkeys(e.attack for e in _failed(setting))
+    told = [
+        f"{together(weak)} had not converged" if weak else "",
+        f"an audit by {together(failed)} failed" if failed else "",
+    ]
+    return ", and ".join(text for text in told if text)
 
 
 def _lost(setting: Setting) -> str:
     if setting.loss is None:
-        return "its accuracy is not known"
+        return "its training failed" if setting.untrained else "its accuracy is not known"
     if setting.loss <= 0:
         return "loses no accuracy"
     return f"loses {points(setting.loss)} of accuracy"
@@ -235,7 +250,9 @@ def _sentence(chosen: Setting | None, allowed: float, *, weak: bool) -> str:
         sentence = "No defense is needed against these attacks: nothing leaked without one."
     else:
         sentence = f"Use {chosen.name}: no example leaked, {within}."
-    return sentence + (" The evidence is weak: an attack had not converged." if weak else "")
+    return sentence + (
+        " The evidence is weak: an attack had not converged, or failed." if weak else ""
+    )
 
 
 def _why(chosen: Setting, among: Sequence[Setting], frontier: Frontier) -> Iterator[str]:
@@ -271,7 +288,7 @@ def _nearest(settings: Sequence[Setting], allowed: float) -> Iterator[str]:
     ]
     if held:
         least = min(held, key=_loss)
-        weak = ", on weak evidence" if any(e.weak for e in _evidence(least)) else ""
+        weak = ", on weak evidence" if Reason.WEAK in _reasons(least, allowed) else ""
         yield f"The cheapest that held{weak}: {least.name}; it {_lost(least)}."
     cheap = [s for s in settings if s.leaked and _loss(s) <= allowed and not s.undefended]
     if cheap:

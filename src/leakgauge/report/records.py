@@ -15,6 +15,7 @@ from typing import Any
 
 from leakgauge.core.errors import DataError
 from leakgauge.report.claims import Claim, claims_of
+from leakgauge.report.failure import Failure, failure_of
 from leakgauge.report.lenient import integer, mapping, number, numbers, sequence, text, texts
 from leakgauge.report.trainings import Training, training
 
@@ -82,6 +83,8 @@ class Cell:
     control_scores: Scores
     control_kind: str
     control_status: str
+    control_message: str
+    failure: Failure | None
     found: tuple[bool, ...]
     course: tuple[Moment, ...]
     images: Mapping[str, tuple[str, ...]]
@@ -99,6 +102,16 @@ class Cell:
         """Whether the attack could not be run here at all."""
         return self.status == "inapplicable"
 
+    @property
+    def failed(self) -> bool:
+        """Whether an exception ended the audit before there was a reconstruction to score."""
+        return self.status == "failed"
+
+    @property
+    def ran(self) -> bool:
+        """Whether there is a reconstruction to look at."""
+        return not (self.inapplicable or self.failed)
+
     def score(self, name: str, example: int) -> float | None:
         """The attack's score for one example; None where it has none."""
         return _at(self.scores, name, example)
@@ -110,7 +123,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A whole run: its header, its cells and trainings in the order of the records, and how it ended."""
+    """A whole run: its header, its cells and trainings in the order of the plan, and how it ended."""
 
     header: Mapping[str, Any]
     cells: tuple[Cell, ...]
@@ -148,8 +161,9 @@ def parse(records: Sequence[Mapping[str, Any]]) -> Run:
             remedy="draw the report with the version of LeakGauge that made the records",
         )
     end = next((r for r in records if r.get("type") == "end"), None)
-    cells = tuple(_cell(n, r) for n, r in enumerate(records, 1) if r.get("type") == "cell")
-    utility = [(n, r) for n, r in enumerate(records, 1) if r.get("type") == "utility"]
+    numbered = sorted(enumerate(records, 1), key=_place)
+    cells = tuple(_cell(n, r) for n, r in numbered if r.get("type") == "cell")
+    utility = [(n, r) for n, r in numbered if r.get("type") == "utility"]
     due = mapping((end or header).get("trainings"))
     planned = max(integer((end or header).get("planned")) or 0, len(cells))
     stopped = end is None or bool(end.get("interrupted"))
@@ -162,6 +176,12 @@ def parse(records: Sequence[Mapping[str, Any]]) -> Run:
         seconds=number(end.get("seconds")) if end else None,
         partial=stopped or len(cells) < planned,
     )
+
+
+def _place(numbered: tuple[int, Mapping[str, Any]]) -> tuple[int, int]:
+    """Return the place of a record in the plan: lines are in the order in which they were finished."""
+    position, record = numbered
+    return integer(record.get("index")) or 0, position
 
 
 def _decode(name: str, line_number: int, line: str) -> Mapping[str, Any]:
@@ -246,6 +266,8 @@ def _outcome(
         "control_scores": _scores(control.get("scores")),
         "control_kind": text(control.get("kind")),
         "control_status": text(control.get("status")),
+        "control_message": text(control.get("message")),
+        "failure": failure_of(record),
         "found": tuple(bool(value) for value in sequence(record.get("found"))),
         "course": tuple(_moment(mapping(m)) for m in sequence(record.get("course"))),
         "images": {key: texts(value) for key, value in images.items()},

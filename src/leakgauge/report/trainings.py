@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from leakgauge.core.errors import DataError
+from leakgauge.report.failure import Failure, failure_of
 from leakgauge.report.lenient import integer, mapping, number, numbers, sequence, text
 
 
@@ -15,6 +16,7 @@ from leakgauge.report.lenient import integer, mapping, number, numbers, sequence
 class Training:
     """One federated training: accuracy in [0, 1] before and after each round, what rounds sent and took."""
 
+    id: str
     case: str
     defense: str
     defense_repr: str
@@ -32,6 +34,7 @@ class Training:
     epsilon: float | None
     epsilon_note: str
     delta: float | None
+    failure: Failure | None
 
     @property
     def final(self) -> float | None:
@@ -52,6 +55,7 @@ def training(position: int, record: Mapping[str, Any]) -> Training:
     strength, told = defense.get("strength"), mapping(record.get("epsilon"))
     data = mapping(record.get("data"))
     return Training(
+        id=text(record.get("id")),
         case=str(record["case"]),
         defense=text(defense.get("name")) or "none",
         defense_repr=text(defense.get("repr")),
@@ -69,6 +73,7 @@ def training(position: int, record: Mapping[str, Any]) -> Training:
         epsilon=number(told.get("value")),
         epsilon_note=text(told.get("note")),
         delta=number(told.get("delta")),
+        failure=failure_of(record),
     )
 
 

@@ -1,0 +1,115 @@
+"""What ended a cell or a training: its step, its reason in one line, and its traceback."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from leakgauge.audit.records import JobResult
+from leakgauge.core import LeakGaugeError, Progress
+
+Result = TypeVar("Result")
+
+FOLDER = "failures"
+"""Folder of the tracebacks, beside the records."""
+LONGEST = 400
+"""Most characters of a reason. The traceback holds all of it."""
+
+
+class Failed(Exception):
+    """A step of a cell or a training that an exception ended.
+
+    Args:
+        step: what was done: "data", "update", "check", "attack", "metric", "control" or "training".
+        cause: the exception.
+    """
+
+    def __init__(self, step: str, cause: BaseException) -> None:
+        self.step, self.cause = step, cause
+        super().__init__(f"the {step} failed: {reason_of(cause)}")
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Return the failure as the record of the job `index` holds it."""
+        return {"step": self.step, "reason": reason_of(self.cause), "log": log_of(index)}
+
+    @property
+    def traceback(self) -> bytes:
+        """The traceback of the exception and of its causes, as text in UTF-8."""
+        return "".join(traceback.format_exception(self.cause)).encode(errors="backslashreplace")
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Raise every exception of one step as Failed, which names the step.
+
+    A user's module may raise anything, call sys.exit, or need more memory than there is: one cell fails.
+    Ctrl-C is no failure and passes.
+    """
+    try:
+        yield
+    except Failed:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Failed(name, error) from error
+
+
+def tried(name: str, compute: Callable[[], Result]) -> Result | Failed:
+    """Return what `compute` returns, or the failure that ended it."""
+    try:
+        with step(name):
+            return compute()
+    except Failed as failed:
+        return failed
+
+
+def failed_result(
+    index: int,
+    record: Mapping[str, Any],
+    failed: Failed,
+    files: Mapping[str, bytes] | None = None,
+) -> JobResult:
+    """Return the result of the job `index`, with its failure in the record and its traceback among the files."""
+    return JobResult(
+        index,
+        {**record, "failure": failed.record(index)},
+        {**(files or {}), log_of(index): failed.traceback},
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the type and the text of an exception in one line; the text alone if it is one of ours."""
+    ours = isinstance(error, LeakGaugeError)
+    # The text of a foreign exception is foreign code, which `traceback` calls with care.
+    told = str(error) if ours else "".join(traceback.format_exception_only(error))
+    line = " ".join(told.split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "\u2026"
+
+
+def log_of(index: int) -> str:
+    """Return the path of a job's traceback, relative to the folder of the run."""
+    return f"{FOLDER}/{index:03d}.log"
+
+
+class WatcherError(BaseException):
+    """The progress callback failed. It belongs to the caller, so that no cell is to blame.
+
+    It is no Exception, so that it passes the handlers between the callback and the caller.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+        super().__init__(cause)
+
+
+def blameless(progress: Progress) -> Progress:
+    """Return a callback that raises what `progress` raises in a WatcherError."""
+
+    def told(fraction: float) -> None:
+        try:
+            progress(fraction)
+        except Exception as error:
+            raise WatcherError(error) from error
+
+    return told
