@@ -16,6 +16,7 @@ from leakgauge.audit.failures import Failed, tried
 from leakgauge.audit.training import TrainingRun, seconds_of
 from leakgauge.core import Attack, Impossible, NotSupportedYet, Observation, Seeds, UserError
 from leakgauge.federated.local_steps import as_one_gradient
+from leakgauge.federated.training import local_update
 from leakgauge.federated.withheld import untold
 
 Result = TypeVar("Result")
@@ -126,7 +127,8 @@ def step_seconds(observation: Observation, targets: torch.Tensor) -> float:
     for _ in range(2):
         clock = time.perf_counter()
         unit = torch.full((len(targets), *observation.domain.shape), 0.5, requires_grad=True)
-        tensors = observation.training(
+        tensors = local_update(
+            observation.training,
             observation.model,
             observation.loss,
             observation.domain.from_unit(unit),

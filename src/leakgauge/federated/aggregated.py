@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import LocalSteps, LocalTraining, Loss, Seeds, Shuffled, Tensors, UpdateKind
-from leakgauge.federated.training import with_orders
+from leakgauge.federated.training import local_update, with_orders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,7 @@ class Aggregated:
         total: Tensors = {}
         for training, x, y in parts:
             share = len(x) / len(inputs)
-            for name, t in training(model, loss, x, y, create_graph=create_graph).items():
+            update = local_update(training, model, loss, x, y, create_graph=create_graph)
+            for name, t in update.items():
                 total[name] = share * t if name not in total else total[name] + share * t
         return total

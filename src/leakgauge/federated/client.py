@@ -30,7 +30,7 @@ from leakgauge.core import (
 )
 from leakgauge.federated.local_steps import moved
 from leakgauge.federated.statistics import carried
-from leakgauge.federated.training import FedSGD, with_orders
+from leakgauge.federated.training import FedSGD, local_update, with_orders
 
 OWN = "own/"
 """What a client's memory calls the updates of parameters that stay its own."""
@@ -148,7 +148,8 @@ class Client:
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
             training = defense.on_training(training, seeds=seeds)
         with seeds.isolated("training"):
-            return Update(training(model, self.loss, inputs, targets), training.kind).detached()
+            update = local_update(training, model, self.loss, inputs, targets)
+            return Update(update, training.kind).detached()
 
     def check(self, batch: Batch) -> None:
         """Raise ModelError or DataError unless model, loss and batch fit together."""
@@ -158,7 +159,8 @@ class Client:
             # What goes wrong here is told below; a warning on the way would only blur it.
             with warnings.catch_warnings(), Seeds().isolated("check"):
                 warnings.simplefilter("ignore")
-                self.training(copy.deepcopy(self.model), self.loss, batch.inputs, batch.targets)
+                model = copy.deepcopy(self.model)
+                local_update(self.training, model, self.loss, batch.inputs, batch.targets)
         except UserError:
             raise
         # A user's forward and loss can fail in any way that Python knows: each becomes one line.

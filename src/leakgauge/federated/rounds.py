@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from leakgauge.core import LocalSteps, LocalTraining, Loss, Tensors, UpdateKind
+from leakgauge.federated.training import local_update
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class Rounds:
         """The updates of all rounds; inputs (B, *shape), targets (B,) or (B, K). Leaves the models as they were."""
         return joined(
             [
-                self.training(held, loss, inputs, targets, create_graph=create_graph)
+                local_update(self.training, held, loss, inputs, targets, create_graph=create_graph)
                 for held in (model, *self.models)
             ]
         )

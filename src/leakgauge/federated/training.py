@@ -5,6 +5,7 @@ The client runs it to train, the adversary runs the very same object to simulate
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from leakgauge.core import (
     UpdateKind,
     trainable,
 )
+from leakgauge.federated.untouched import untouched
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class FedSGD:
         self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> Tensor:
         """The function of `parameters` whose gradient is the update. Raises ModelError where it is no scalar."""
-        value = loss(stateless(model, parameters, inputs), targets)
+        output = stateless(model, parameters, inputs)
+        with untouched(loss):
+            value = loss(output, targets)
         check_scalar(value)
         return value
 
@@ -67,12 +71,33 @@ def with_orders(training: LocalTraining, count: int, *, seeds: Seeds) -> LocalTr
 
 
 def stateless(model: nn.Module, parameters: Tensors, inputs: Tensor) -> Tensor:
-    """The model's output at `parameters`, writing to none of its buffers."""
-    training = any(module.training for module in model.modules())
-    # Train-mode BatchNorm updates its running statistics in place: it gets copies to write to.
-    buffers = {name: b.clone() for name, b in model.named_buffers()} if training else {}
-    output: Tensor = functional_call(model, {**parameters, **buffers}, (inputs,))
+    """Return the model's output at `parameters` for inputs (B, *shape), and leave no trace in the model.
+
+    Each call starts from the same buffers and attributes. That holds for the client's training and for every
+    simulation of it.
+    """
+    with untouched(model):
+        output: Tensor = functional_call(model, parameters, (inputs,))
     return output
+
+
+def local_update(
+    training: LocalTraining,
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    create_graph: bool = False,
+) -> Tensors:
+    """Run `training` and leave no trace in the model, the loss or the training.
+
+    inputs (B, *shape), targets (B,) or (B, K).
+    """
+    # Training of this library runs the model through `stateless` alone.
+    ours = type(training).__module__.startswith("leakgauge.")
+    with nullcontext() if ours else untouched(model, loss, training):
+        return training(model, loss, inputs, targets, create_graph=create_graph)
 
 
 def check_differentiable(value: Tensor) -> None:

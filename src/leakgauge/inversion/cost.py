@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from leakgauge.core import SingleGradient
+from leakgauge.federated.training import local_update
 from leakgauge.inversion.compilation import Order
 from leakgauge.inversion.problem import Problem
 
@@ -71,7 +72,7 @@ class Work:
         own = {p.untyped_storage().data_ptr() for p in seen.model.parameters()}
         flops, operators = FlopCounterMode(display=False), _Operators()  # type: ignore[no-untyped-call]
         with flops, operators, saved_tensors_hooks(keep, lambda tensor: tensor):
-            training(seen.model, seen.loss, inputs, targets)
+            local_update(training, seen.model, seen.loss, inputs, targets)
         update = sum(t.nbytes for t in seen.update.tensors.values())
         return cls(
             flops=flops.get_total_flops(),

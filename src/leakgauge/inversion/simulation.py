@@ -20,6 +20,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.federated.rounds import Rounds, joined, parted
+from leakgauge.federated.training import local_update
 
 
 class Simulator(Protocol):
@@ -46,8 +47,13 @@ def simulator(observation: Observation, *, create_graph: bool) -> Simulator:
     def simulate(unit: Tensor, targets: Tensor) -> Tensors:
         inputs = observation.domain.from_unit(unit)
         return adapt(
-            observation.training(
-                observation.model, observation.loss, inputs, targets, create_graph=create_graph
+            local_update(
+                observation.training,
+                observation.model,
+                observation.loss,
+                inputs,
+                targets,
+                create_graph=create_graph,
             )
         )
 

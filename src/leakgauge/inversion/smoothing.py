@@ -27,7 +27,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.federated.dropout import middle
-from leakgauge.federated.training import stateless
+from leakgauge.federated.training import local_update, stateless
 
 _RELUS = frozenset({functional.relu, torch.relu, Tensor.relu})
 _IN_PLACE = frozenset({functional.relu_, torch.relu_, Tensor.relu_, functional.hardtanh_})
@@ -118,7 +118,9 @@ class SmoothTraining:
     ) -> Tensors:
         """The update of one batch, as the training itself computes it."""
         with SmoothReLU(self.width):
-            return self.training(model, loss, inputs, targets, create_graph=create_graph)
+            return local_update(
+                self.training, model, loss, inputs, targets, create_graph=create_graph
+            )
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from leakgauge.core import ModelError, SingleGradient, Tensors, trainable
+from leakgauge.federated.training import local_update
 from leakgauge.inversion.compilation import Compiled, NotCompiled
 from leakgauge.inversion.cost import Work, favored
 from leakgauge.inversion.problem import Problem, Variables
@@ -68,7 +69,8 @@ class ForwardOverReverse:
         """The objective, its gradient at the variables with the update held, and that at the update."""
         problem, seen = self.problem, self.problem.observation
         unit, targets = (t.detach() for t in problem.decode(leaves))
-        update = seen.training(seen.model, seen.loss, seen.domain.from_unit(unit), targets)
+        inputs = seen.domain.from_unit(unit)
+        update = local_update(seen.training, seen.model, seen.loss, inputs, targets)
         held = {name: t.requires_grad_() for name, t in update.items()}
         adapt = adaptation(seen)
         value = problem.value(leaves, problem.weights(progress), lambda unit, targets: adapt(held))
