@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import Domain
+from leakgauge.federated.untouched import output_of
 
 AGREEMENT = 1e-9
 """Relative error at which the modules, called one after the other, are the model."""
@@ -150,7 +151,8 @@ def chain_of(model: nn.Module, domain: Domain) -> Chain | str:
     if invert is None:
         return f"the first layer, {links[0].name!r}, does not see an invertible affine map of the input"
     with torch.no_grad():
-        output = model(domain.from_unit(torch.full((1, *domain.shape), 0.5).double())).shape[1:]
+        middle = torch.full((1, *domain.shape), 0.5).double()
+        output = output_of(model, domain.from_unit(middle)).shape[1:]
     return Chain(tuple(links), model, enter, invert, tuple(output))
 
 
@@ -166,7 +168,7 @@ def _calls(model: nn.Module, domain: Domain) -> list[_Call]:
         for name, module in model.named_modules():
             if next(module.children(), None) is None:
                 hooks.callback(module.register_forward_hook(partial(note, name)).remove)
-        model(domain.from_unit(middle))
+        output_of(model, domain.from_unit(middle))
     return calls
 
 
@@ -185,7 +187,7 @@ def _is_sequence(model: nn.Module, calls: list[_Call], domain: Domain) -> bool:
     unit = torch.rand((2, *domain.shape), generator=generator, dtype=torch.float64)
     with torch.no_grad():
         inputs = domain.from_unit(unit)
-        given, expected = _through(calls, inputs), model(inputs)
+        given, expected = _through(calls, inputs), output_of(model, inputs)
     if given is None or given.numel() != expected.numel():
         return False
     return bool((given.reshape_as(expected) - expected).norm() <= AGREEMENT * expected.norm())

@@ -12,6 +12,7 @@ from leakgauge.analytic.links import Link, link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Layer, Noise
 from leakgauge.core import Observation
+from leakgauge.federated.untouched import output_of
 
 ROUNDING = {
     torch.float64: 2.0**-53,
@@ -108,7 +109,7 @@ def layer_name(observation: Observation) -> str | None:
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear):
                 hooks.callback(module.register_forward_hook(partial(note, name)).remove)
-        prediction = model(domain.from_unit(middle))
+        prediction = output_of(model, domain.from_unit(middle))
     for name, inputs, output in calls:
         once = sum(other == name for other, _, _ in calls) == 1
         if once and output is prediction and inputs.ndim == 2:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from leakgauge.core import Domain, Observation
 from leakgauge.federated.dropout import drawn, mean_network
+from leakgauge.federated.untouched import output_of, value_of
 
 DENSE_LIMIT = 4096
 """Inputs and features up to which a general affine map is inverted; elementwise maps have no limit."""
@@ -71,7 +72,7 @@ def first_linear(
             if isinstance(module, nn.Linear):
                 hook = partial(lambda layer, *_: order.append(layer), (name, module))
                 hooks.callback(module.register_forward_pre_hook(hook).remove)
-        model(domain.from_unit(middle))
+        output_of(model, domain.from_unit(middle))
     if not order:
         return None
     name, layer = order[0]
@@ -89,7 +90,7 @@ def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tens
         lambda _, arguments, output: seen.append((arguments[0], output))
     )
     try:
-        prediction = model(inputs)
+        prediction = output_of(model, inputs)
     finally:
         hook.remove()
     return (*seen[0], prediction)
@@ -103,7 +104,7 @@ def deltas(observation: Observation, entry: LinearEntry, unit: Tensor, label: in
     inputs = observation.domain.from_unit(unit)
     _, output, prediction = layer_call(entry.model, entry.layer, inputs)
     targets = torch.full((len(unit),), label, dtype=torch.long)
-    value = observation.loss(prediction, targets) * len(unit)
+    value = value_of(observation.loss, prediction, targets) * len(unit)
     (delta,) = torch.autograd.grad(value, [output])
     return delta / observation.batch_size
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Loss
+from leakgauge.federated.untouched import value_of
 
 Activation = Literal["softmax", "sigmoid", "identity"]
 PROBE = 1e4
@@ -99,7 +100,7 @@ def derivative(loss: Loss, outputs: Tensor, label: int) -> Tensor | None:
     """dL/dz (C,) at outputs (C,) of one example; None where the loss takes no class label."""
     point = outputs.clone().unsqueeze(0).requires_grad_()
     try:
-        value = loss(point, torch.tensor([label]))
+        value = value_of(loss, point, torch.tensor([label]))
     except (TypeError, ValueError, RuntimeError, IndexError):
         return None  # it wants targets of another kind
     if value.ndim != 0 or not value.requires_grad:

@@ -18,6 +18,7 @@ from torch import Tensor
 from leakgauge.analytic.chain import Chain
 from leakgauge.analytic.linear import rank_one
 from leakgauge.core import Loss
+from leakgauge.federated.untouched import value_of
 
 STEPS = 40
 """Values of t tried in each power of ten."""
@@ -59,7 +60,7 @@ def starts(
         point = z.detach().clone().requires_grad_()
         targets = torch.full((len(z),), label, dtype=torch.long)
         # The loss is a mean over the examples.
-        value = loss(chain.finish(point), targets) * len(z)
+        value = value_of(loss, chain.finish(point), targets) * len(z)
         (found,) = torch.autograd.grad(value, [point])
         return found
 

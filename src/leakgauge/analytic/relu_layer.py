@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import LinearEntry, entry
 from leakgauge.core import Observation
+from leakgauge.federated.untouched import output_of
 
 FLOOR = 0.1
 """Columns of G fainter than this share of the strongest are scaled like it: they would be mostly noise."""
@@ -254,7 +255,8 @@ def followed_by_relu(entry: LinearEntry, shape: tuple[int, ...]) -> bool:
     hook = entry.layer.register_forward_hook(lambda *_: probe)
     try:
         with torch.random.fork_rng(devices=[]):  # a model may drop units
-            prediction = entry.model(torch.full((8, *shape), 0.5, dtype=torch.float64))
+            middle = torch.full((8, *shape), 0.5, dtype=torch.float64)
+            prediction = output_of(entry.model, middle)
     finally:
         hook.remove()
     weights = torch.randn(prediction.shape, generator=generator, dtype=torch.float64)

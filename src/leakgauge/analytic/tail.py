@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, Loss, Observation
+from leakgauge.federated.untouched import output_of, value_of
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class Tail:
         stand_in = torch.full((len(features), *self.domain.shape), 0.5, dtype=torch.float64)
         hook = self.layer.register_forward_hook(lambda *_: output)
         try:
-            prediction = self.model(self.domain.from_unit(stand_in))
+            prediction = output_of(self.model, self.domain.from_unit(stand_in))
         finally:
             hook.remove()
         targets = torch.full((len(features),), label, dtype=torch.long)
         # The loss is a mean, over N here and over B at the client.
-        value = self.loss(prediction, targets) * len(features)
+        value = value_of(self.loss, prediction, targets) * len(features)
         (delta,) = torch.autograd.grad(value, [output])
         return delta / self.batch
 

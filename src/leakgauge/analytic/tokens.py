@@ -23,6 +23,7 @@ from torch.nn.functional import fold, unfold
 
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import Domain, Tensors
+from leakgauge.federated.untouched import output_of
 
 AGREEMENT = 1e-8
 """Relative error to which an equation must hold on a simulated gradient in float64."""
@@ -133,7 +134,7 @@ def _probe(model: nn.Module, domain: Domain) -> _Probe | str:
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
                 hooks.callback(module.register_forward_hook(partial(note, name)).remove)
-        output = model(domain.from_unit(unit))
+        output = output_of(model, domain.from_unit(unit))
     if not convolutions:
         return "the model has no convolution that cuts the image into patches"
     name, conv, seen = convolutions[0]
@@ -190,7 +191,7 @@ def _entry(model: nn.Module, conv: nn.Conv2d, domain: Domain, unit: Tensor) -> T
     seen: list[Tensor] = []
     hook = conv.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
-        model(domain.from_unit(unit))
+        output_of(model, domain.from_unit(unit))
     finally:
         hook.remove()
     return seen[0].flatten(1)

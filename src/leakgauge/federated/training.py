@@ -22,7 +22,7 @@ from leakgauge.core import (
     UpdateKind,
     trainable,
 )
-from leakgauge.federated.untouched import untouched
+from leakgauge.federated.untouched import untouched, value_of
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class FedSGD:
     ) -> Tensor:
         """The function of `parameters` whose gradient is the update. Raises ModelError where it is no scalar."""
         output = stateless(model, parameters, inputs)
-        with untouched(loss):
-            value = loss(output, targets)
+        value = value_of(loss, output, targets)
         check_scalar(value)
         return value
 

@@ -17,6 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from leakgauge.core import Loss
+
 _ATOMS = frozenset({bool, int, float, str, tuple, type(None), FunctionType, nn.Parameter})
 _MAPPINGS = frozenset({dict, OrderedDict, defaultdict, Counter})
 _SEQUENCES = frozenset({list, deque})
@@ -40,10 +42,16 @@ def untouched(*objects: object) -> Iterator[None]:
         state.restore()
 
 
-def forward(model: nn.Module, inputs: Tensor) -> Any:
+def output_of(model: nn.Module, inputs: Tensor) -> Any:
     """Return the output of `model` for inputs (B, *shape), and leave no trace in the model."""
     with untouched(model):
         return model(inputs)
+
+
+def value_of(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:
+    """Return the value of `loss`, and leave no trace in it."""
+    with untouched(loss):
+        return loss(output, targets)
 
 
 class _State:
@@ -163,4 +171,4 @@ class _State:
             cell.cell_contents = value
 
 
-__all__ = ["forward", "untouched"]
+__all__ = ["output_of", "untouched", "value_of"]

@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from leakgauge.core import Domain, ModelError, Observation, Tensors
 from leakgauge.federated.statistics import BatchNorm, Moments, normalizers
+from leakgauge.federated.untouched import untouched
 from leakgauge.inversion.objective import Candidate, LeastSquares
 
 EPSILON = 1e-5
@@ -104,7 +105,8 @@ def given_to(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str
 
     hooks = [model.get_submodule(n).register_forward_pre_hook(keep(n)) for n in names]
     try:
-        functional_call(model, _state(model, inputs), (inputs,))
+        with untouched(model):
+            functional_call(model, _state(model, inputs), (inputs,))
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from leakgauge.core import Domain, Observation
+from leakgauge.federated.untouched import untouched
 from leakgauge.inversion.objective import Candidate, LeastSquares
 
 _TOGETHER = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -37,7 +38,8 @@ class Headless:
             lambda _, arguments: seen.append(arguments[0])
         )
         try:
-            functional_call(self.model, cast, (self.domain.from_unit(unit),))
+            with untouched(self.model):
+                functional_call(self.model, cast, (self.domain.from_unit(unit),))
         finally:
             hook.remove()
         return seen[0].flatten(1)

@@ -26,6 +26,7 @@ from leakgauge.core.ranges import Count, Positive
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client
 from leakgauge.federated.aggregation import WeightedMean
+from leakgauge.federated.untouched import output_of
 from leakgauge.utility.partition import label_skew
 from leakgauge.utility.traffic import sent_bytes
 
@@ -155,7 +156,7 @@ def accuracy_of(model: nn.Module, test: Dataset) -> float:
     model.eval()
     with torch.no_grad():
         hits = [
-            model(inputs).argmax(1) == targets
+            output_of(model, inputs).argmax(1) == targets
             for inputs, targets in zip(
                 torch.split(test.inputs, CHUNK), torch.split(test.targets, CHUNK), strict=True
             )
