@@ -88,10 +88,9 @@ def _lift(traced: fx.GraphModule) -> tuple[Tensor, ...]:
 
 
 def _drop_aliases(graph: fx.Graph) -> None:
-    """Replace aliases and plain copies of a tensor by the tensor. The graph changes nothing in place."""
+    """Nothing is changed in place, so that another name for a tensor is the tensor."""
     for node in list(graph.nodes):
-        copied = node.target is _ATEN.clone.default and not node.kwargs
-        if copied or node.target in _ALIASES:
+        if node.target in _ALIASES:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
 
