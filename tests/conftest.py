@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,6 +112,21 @@ def observe() -> Callable[..., lg.Observation]:
         return lg.Server(**granted).observe(trained, batch, seeds=lg.Seeds(7))
 
     return make
+
+
+def shifted(seen: lg.Observation, *, seed: int) -> lg.Observation:
+    """The observation with each entry of the update moved to the next number up or down; zeros stay.
+
+    Another processor rounds differently: an exact attack must not depend on that.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(tensor: Tensor) -> Tensor:
+        up = torch.rand(tensor.shape, generator=generator) < 0.5
+        aim = torch.where(up, torch.inf, -torch.inf).to(tensor)
+        return torch.where(tensor == 0, tensor, torch.nextafter(tensor, aim))
+
+    return replace(seen, update=seen.update.map(moved))
 
 
 def psnr(truth: Tensor, guess: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge.analytic.independence import NegentropyDescent, fixed_point, whitening
 from leakgauge.analytic.mixtures import mixture
-from leakgauge.analytic.silence import independent, vanishing
+from leakgauge.analytic.silence import Silent, credited, independent, vanishing
 from leakgauge.analytic.tail import Tail
 from leakgauge.attacks import CocktailParty
 
@@ -138,6 +138,25 @@ class TestSilence:
         found = vanishing(shared, start, depth)
         assert found is not None
         assert independent([found, found], torch.zeros(3, 0).double()).shape == (3, 1)
+
+
+    def test_a_mixture_that_vanishes_as_often_is_not_credible(self) -> None:
+        """Two classes: delta is one signal times a factor of each example, so pairs of examples cancel."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = torch.rand((3, 40), generator=generator, dtype=torch.float64)
+        layer = torch.randn((120, 40), generator=generator, dtype=torch.float64)
+        active = (inputs @ layer.T > 0).double().T
+        signal = torch.randn((120, 1), generator=generator, dtype=torch.float64)
+        deltas = active * signal * torch.tensor([1.0, 0.9, 1.1], dtype=torch.float64)
+        shared = mixture(deltas @ inputs, deltas.sum(1), 3)
+        own = (shared.left.T @ deltas).T
+        pair = 0.9 * own[0] - own[1]
+        quiet = ((shared.left @ torch.stack([own[0], pair]).T).abs() < 1e-9).sum(0)
+        assert quiet[1] > quiet[0]
+        found = [Silent(p / p.norm(), 1.0) for p in (pair, *own)]
+        kept = credited(shared, found, layer @ shared.signals[:, :-1].T)
+        assert len(kept) == 3
+        assert independent(kept, torch.zeros(3, 0).double()).shape == (3, 3)
 
 
 def test_the_tail_causes_what_the_client_shares(observe: Observe) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, sigmoid_cnn
+from conftest import images, mlp, psnr, shifted, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,17 +56,24 @@ class TestRead:
 
     @pytest.mark.parametrize("equal", [False, True])
     def test_a_batch_by_unmixing_a_hidden_layer(self, observe: Observe, equal: bool) -> None:
-        batch = images(5)
-        if equal:
-            batch = lg.Batch(batch.inputs, torch.full((5,), 3))
-        seen = observe(hidden_cnn(), batch)
-        features = read(seen, torch.Generator().manual_seed(0), rounds=12)
-        assert not isinstance(features, str)
-        assert "Cocktail Party Attack on '4', 5 of 5" in features.source
-        truth = true_features(seen, batch.inputs)
-        assert apart(features.features, truth).max() < 1e-4
-        nearest = torch.cdist(truth, features.features).argmin(1)
-        assert features.labels[nearest].tolist() == batch.targets.tolist()
+        """Over draws of network, batch and rounding: with four classes, mixtures of five examples are sparse too."""
+        read_whole = 0
+        for draw in range(20):
+            batch = images(5, seed=draw)
+            if equal:
+                batch = lg.Batch(batch.inputs, torch.full((5,), 3))
+            seen = shifted(observe(hidden_cnn(seed=draw), batch), seed=draw)
+            features = read(seen, torch.Generator().manual_seed(0), rounds=12)
+            assert not isinstance(features, str)
+            assert "Cocktail Party Attack on '4'" in features.source
+            if "5 of 5" not in features.source:
+                continue
+            truth = true_features(seen, batch.inputs)
+            assert apart(features.features, truth).max() < 1e-4
+            nearest = torch.cdist(truth, features.features).argmin(1)
+            assert features.labels[nearest].tolist() == batch.targets.tolist()
+            read_whole += 1
+        assert read_whole >= 19
 
     def test_a_batch_by_softmax_unmixing_of_the_last_layer(self, observe: Observe) -> None:
         batch = images(2)

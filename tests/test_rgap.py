@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import client, images, mlp, psnr, sigmoid_cnn
+from conftest import client, images, mlp, psnr, shifted, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.analytic.chain import Chain, chain_of
+from leakgauge.analytic.chain import Chain, chain_of, largest_zero
 from leakgauge.analytic.constraints import System, system_of
 from leakgauge.analytic.rank_index import LayerRank, carried, rank_index
 from leakgauge.attacks import RGAP
@@ -71,6 +71,45 @@ def test_exact_on_other_chains(model: nn.Module, observe: Observe) -> None:
     assert psnr(batch.inputs, guess.inputs).min() > 60
     assert guess.targets is not None
     assert guess.targets.tolist() == batch.targets.tolist()
+
+
+def test_exact_behind_relu_whatever_the_rounding(observe: Observe) -> None:
+    """One output of a ReLU taken for 0, or not, by its rounding would spoil every layer before it."""
+    read = 0
+    for draw in range(12):
+        model = lg.models.build(
+            lg.models.cnn,
+            GRAY,
+            4,
+            seed=draw,
+            channels=(16, 24),
+            kernels=(3, 3),
+            strides=(1, 2),
+            paddings=(1, 1),
+            bias=False,
+            activation="relu",
+        )
+        batch = images(1, seed=draw)
+        guess = RGAP()(shifted(observe(model, batch), seed=draw), seeds=lg.Seeds(0))
+        exact = bool(psnr(batch.inputs, guess.inputs).min() > 60)
+        assert exact or guess.status is not lg.Status.CERTIFIED
+        read += exact and guess.status is lg.Status.CERTIFIED
+    assert read >= 11
+
+
+@pytest.mark.parametrize(
+    ("values", "noise", "zero"),
+    [
+        ([0.0, 3e-7, -1e-7, 2e-4, 0.5], 6e-8, 3e-7),  # a zero beyond twice the most negative
+        ([0.0, 1e-16, 2e-24, 1e-3, 0.2], 6e-8, 0.2 * 6e-8),  # no negative to measure by
+        ([0.0, 1e-3, 0.5, 1.0], 0.0, 0.0),  # exact
+        ([-0.1, 0.0, 0.25, 0.4, 1.0], 6e-8, 0.2),  # blurred: no gap decides
+    ],
+)
+def test_the_zeros_of_a_relu_end_at_the_gap(
+    values: list[float], noise: float, zero: float
+) -> None:
+    assert largest_zero(torch.tensor(values).double(), noise) == pytest.approx(zero)
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -25,6 +25,11 @@ AGREEMENT = 1e-9
 OPEN = 1e-12
 """How near to an activation's limit a value is taken to be, where rounding put it beyond."""
 
+DOUBTFUL = 30.0
+"""Multiple of the error's estimate, up to which an output of a ReLU may be 0 or not."""
+GAP = 10.0
+"""Least ratio of two neighboring outputs of a ReLU between which the zeros are taken to end."""
+
 Inverse = Callable[[Any, Tensor], Tensor]
 
 
@@ -61,10 +66,13 @@ class Link:
         (gradient,) = torch.autograd.grad(self.layer(x), [x], delta.unsqueeze(0))
         return gradient[0]
 
-    def deactivate(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From what follows, h (*output): z, where z is known, and the slope dh/dz (each *output). No pool."""
+    def deactivate(self, h: Tensor, *, noise: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """From what follows, h (*output): z, where z is known, and the slope dh/dz (each *output). No pool.
+
+        noise: the least error of h, relative to its largest entry.
+        """
         assert self.pool is None, "unpooled() refuses this"
-        return undone(self.after, h)
+        return undone(self.after, h, noise=noise)
 
 
 def applied(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
@@ -74,18 +82,20 @@ def applied(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
     return z
 
 
-def undone(modules: tuple[nn.Module, ...], h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def undone(
+    modules: tuple[nn.Module, ...], h: Tensor, *, noise: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """From h after functions of one entry each: z, where z is known, and the slope dh/dz, each like h.
 
-    A ReLU hides z where it gave 0, and its slope is 0 there.
+    A ReLU hides z where it gave 0, and its slope is 0 there. noise: the least error of h, relative to its
+    largest entry.
     """
     # Strides of channels last, with the gradient of a sum, mislead BatchNorm's backward (torch 2.13).
     h = h.contiguous()
     z, known = h, torch.ones_like(h, dtype=torch.bool)
     for module in reversed(modules):
         if isinstance(module, nn.ReLU):
-            # True values are not negative: those that are measure the noise of all.
-            known &= z > 2 * (-z.min()).clamp_min(0)
+            known &= z > largest_zero(z, noise)
         else:
             undo = inverse(module)
             assert undo is not None, "chain_of() refuses this"
@@ -93,6 +103,23 @@ def undone(modules: tuple[nn.Module, ...], h: Tensor) -> tuple[Tensor, Tensor, T
     point = torch.where(known, z, -torch.ones_like(z)).requires_grad_()
     (slope,) = torch.autograd.grad(applied(modules, point).sum(), [point])
     return z, known, torch.where(known, slope, 0)
+
+
+def largest_zero(h: Tensor, noise: float) -> float:
+    """Return the value up to which an entry of h, the output of a ReLU with an error, counts as 0.
+
+    noise: the least error of h, relative to its largest entry.
+    """
+    # True values are not negative, so the most negative entry measures the error. It differs from entry to entry.
+    floor = max(2 * float(-h.min()), noise * float(h.abs().max()), 0.0)
+    above = h[h > floor].sort().values
+    doubtful = above[: int((above <= DOUBTFUL * floor).sum()) + 1]
+    if len(doubtful) < 2:
+        return floor
+    # A single misplaced entry spoils every layer before: the wide gap between rounding and values decides.
+    ratios = doubtful[1:] / doubtful[:-1]
+    widest = int(ratios.argmax())
+    return float(doubtful[widest]) if float(ratios[widest]) >= GAP else floor
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from leakgauge.analytic.independence import whitening
 from leakgauge.analytic.mixtures import Mixture
-from leakgauge.analytic.silence import independent, sampled, vanishing
+from leakgauge.analytic.silence import credited, independent, sampled, vanishing
 from leakgauge.analytic.tail import Tail
 
 PROVEN = 1e-2
@@ -76,7 +76,8 @@ def unmix(
         found = [vanishing(mixture, s, d) for s, d in zip(starts.T, depth, strict=True)]
         silents = [one for one in found if one is not None]
         if count <= FEW:
-            silents += sampled(mixture, generator)
+            outputs = unmixer.tail.responses(mixture.signals)
+            silents = credited(mixture, silents + sampled(mixture, generator), outputs)
         known = independent(silents, known)
         whole = known.shape[1] == count
         if whole:

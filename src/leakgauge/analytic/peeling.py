@@ -46,10 +46,13 @@ class Known:
     misfit: float = 0.0
 
 
-def peeled(chain: Chain, known: Known, dweight: Tensor, rough: Tensor | None) -> Known | str:
+def peeled(
+    chain: Chain, known: Known, dweight: Tensor, rough: Tensor | None, *, noise: float
+) -> Known | str:
     """The same of the layer before, from its weight's gradient dweight (O, C, *kernel); or why not.
 
     rough: unit coordinates (1, *shape) of an image like the example, asked for where a pool lies between.
+    noise: relative rounding error of the update.
     """
     link, behind = chain.links[known.place - 1], chain.links[known.place]
     if not isinstance(link.layer, nn.Conv2d):
@@ -57,12 +60,13 @@ def peeled(chain: Chain, known: Known, dweight: Tensor, rough: Tensor | None) ->
     back = behind.back(known.delta).reshape(link.pooled)
     after = known.x.reshape(link.pooled)
     if link.pool is None:
-        _, _, slope = link.deactivate(after)
+        _, _, slope = link.deactivate(after, noise=noise)
         delta = back * slope
     else:
         assert rough is not None, "a pool asks for a rough picture"
         floor = least_of(chain, known.place - 1)
-        search = _Placing(link, link.pool, dweight, sizes(link, after, back), floor)
+        size = sizes(link, after, back, noise=noise)
+        search = _Placing(link, link.pool, dweight, size, floor)
         delta = search.run(*_seen(chain, known.place - 1, rough))
     return _solved(link, known.place - 1, delta, dweight)
 
@@ -76,10 +80,13 @@ def least_of(chain: Chain, place: int) -> float:
     return 0.0 if last and isinstance(last[0], nn.ReLU) else -math.inf
 
 
-def sizes(link: Link, after: Tensor, back: Tensor) -> Tensor:
-    """What each window passes back to z, (C, windows), from what follows the pool and its gradient."""
-    z, _, slope = undone(link.then, after)
-    _, known, steep = undone(link.after, z)
+def sizes(link: Link, after: Tensor, back: Tensor, *, noise: float) -> Tensor:
+    """What each window passes back to z, (C, windows), from what follows the pool and its gradient.
+
+    noise: relative rounding error of the update.
+    """
+    z, _, slope = undone(link.then, after, noise=noise)
+    _, known, steep = undone(link.after, z, noise=noise)
     return torch.where(known, back * slope * steep, 0).flatten(1)
 
 

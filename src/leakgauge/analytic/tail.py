@@ -43,6 +43,13 @@ class Tail:
         """The layer's output (N, O) for its inputs (N, F)."""
         return torch.nn.functional.linear(features, self.layer.weight, self.layer.bias).detach()
 
+    def responses(self, signals: Tensor) -> Tensor:
+        """Return [W, b] @ signals' (O, n) of signals (n, F + 1), the bias's last."""
+        weight = torch.nn.functional.linear(self.layer.weight, signals[:, :-1])
+        if self.layer.bias is not None:
+            weight = weight + torch.outer(self.layer.bias, signals[:, -1])
+        return weight.detach()
+
     def deltas(self, features: Tensor, label: int) -> Tensor:
         """The gradient (N, O) at the layer's output that each example, of that label, adds to the batch's."""
         output = self.outputs(features).requires_grad_()

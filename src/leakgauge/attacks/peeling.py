@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.chain import Chain, chain_of
+from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.peeling import Known, peeled
 from leakgauge.attacks.rgap import Beginning, beginnings, compared, label_of, shared, unstarted
 from leakgauge.core import (
@@ -157,7 +158,8 @@ class _Peel:
         rough = None
         if link.pool is not None:
             rough = self.observation.domain.to_unit(self.guesses[-1].inputs).double().cpu()
-        told = peeled(self.chain, known, dweight, rough)
+        noise = rounding(self.observation.update.tensors[f"{link.name}.weight"]).shared
+        told = peeled(self.chain, known, dweight, rough, noise=noise)
         if isinstance(told, str):
             return told
         if told.misfit > FITS:

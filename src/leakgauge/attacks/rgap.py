@@ -211,7 +211,8 @@ def recursion(
     ranks: list[LayerRank] = []
     for i in range(start.place - 1, -1, -1):
         link, following = chain.links[i], chain.links[i + 1]
-        z, known, slope = link.deactivate(x.reshape(link.output))
+        noise = rounding(observation.update.tensors[f"{link.name}.weight"]).shared
+        z, known, slope = link.deactivate(x.reshape(link.output), noise=noise)
         delta = following.back(delta).reshape(link.output) * slope
         dweight = shared(observation, f"{link.name}.weight")
         assert dweight is not None, "unstarted() refuses this"
@@ -219,7 +220,6 @@ def recursion(
         if bias is not None:
             z = z - bias.detach().reshape(-1, *[1] * (z.ndim - 1))
         system = system_of(link, delta, known)
-        noise = rounding(observation.update.tensors[f"{link.name}.weight"]).shared
         x = system.solve(dweight, z, noise=noise, balanced=balanced).reshape(link.shape)
         ranks.append(measured(link.name, link.shape, system))
     return x, carried(tuple(reversed(ranks)))
