@@ -139,7 +139,6 @@ class TestSilence:
         assert found is not None
         assert independent([found, found], torch.zeros(3, 0).double()).shape == (3, 1)
 
-
     def test_a_mixture_that_vanishes_as_often_is_not_credible(self) -> None:
         """Two classes: delta is one signal times a factor of each example, so pairs of examples cancel."""
         generator = torch.Generator().manual_seed(0)

@@ -106,9 +106,7 @@ def test_exact_behind_relu_whatever_the_rounding(observe: Observe) -> None:
         ([-0.1, 0.0, 0.25, 0.4, 1.0], 6e-8, 0.2),  # blurred: no gap decides
     ],
 )
-def test_the_zeros_of_a_relu_end_at_the_gap(
-    values: list[float], noise: float, zero: float
-) -> None:
+def test_the_zeros_of_a_relu_end_at_the_gap(values: list[float], noise: float, zero: float) -> None:
     assert largest_zero(torch.tensor(values).double(), noise) == pytest.approx(zero)
 
 
