@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -323,6 +323,37 @@ class TestDraws:
             assert len(others) == 4
             assert not set(private) & set(others)
         assert case.indices(7, 0, lg.Seeds(0))[1] == []
+
+    def test_the_control_has_no_example_of_the_batch(self) -> None:
+        """Images that a data set holds twice count as one: as control they would score like the truth."""
+        twice = [0, 1, 2, 3]
+        case = images_case(batch_sizes=[4], examples=twice, attacks=[Guess()])
+        inputs = case.data.inputs.clone()
+        assert len(inputs) >= 10
+        inputs[4:6], inputs[0] = inputs[1:3], inputs[3]
+        doubled = replace(case, data=replace(case.data, inputs=inputs))
+        private, others = doubled.indices(4, 0, lg.Seeds(0))
+        assert (private, others) == (twice, [6, 7, 8, 9])
+        pool = doubled.pool(4, 0, lg.Seeds(0), 100)
+        assert pool == list(range(6, len(inputs)))
+        (record,) = lg.audit(doubled, seed=0).cells
+        assert record["notes"][:2] == [
+            "2 of the 4 examples of the batch are equal to another one of it",
+            "2 other examples of the data set equal one of the batch: the control is without them",
+        ]
+        assert "other examples of the same data set" in record["control"]["kind"]
+
+    def test_a_data_set_of_equal_examples_has_a_control_of_noise(self) -> None:
+        case = images_case(batch_sizes=[2], attacks=[Guess()])
+        same = case.data.inputs[:1].expand_as(case.data.inputs).clone()
+        (record,) = lg.audit(replace(case, data=replace(case.data, inputs=same)), seed=0).cells
+        assert "uniform random examples" in record["control"]["kind"]
+        assert record["notes"][0].startswith("2 of the 2 examples of the batch are equal")
+        assert record["candidates"] is None, "no other image is left to point at"
+
+    def test_different_examples_are_not_spoken_of(self) -> None:
+        (record,) = lg.audit(images_case(batch_sizes=[3], attacks=[Guess()]), seed=0).cells
+        assert not [note for note in record["notes"] if "equal" in note]
 
     def test_the_control_bears_the_labels_that_are_granted(self) -> None:
         """A control that could not know the labels would score below what the labels alone tell."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from leakgauge.audit.duplicates import differing
 from leakgauge.audit.scores import metrics_of
 from leakgauge.audit.utility import Utility
 from leakgauge.core import Attack, DataError, Defense, LocalTraining, Loss, Seeds, check_knowledge
@@ -80,10 +81,19 @@ class Case:
         return drawn
 
     def indices(self, batch_size: int, repeat: int, seeds: Seeds) -> tuple[list[int], list[int]]:
-        """Examples of the private batch, and of the blind control's: disjoint, or none where too few remain."""
+        """Return the examples of the private batch and of the blind control's, or no control's if too few remain.
+
+        No input of the control equals one of the private batch.
+        """
         order = self.order(batch_size, repeat, seeds)
-        decoys = order[batch_size : 2 * batch_size]
-        return order[:batch_size], decoys if len(decoys) == batch_size else []
+        private = order[:batch_size]
+        decoys = differing(self.data.inputs, private, order[batch_size:], batch_size)
+        return private, decoys if len(decoys) == batch_size else []
+
+    def pool(self, batch_size: int, repeat: int, seeds: Seeds, count: int) -> list[int]:
+        """Return up to `count` other examples, none equal to one of the private batch."""
+        order = self.order(batch_size, repeat, seeds)
+        return differing(self.data.inputs, order[:batch_size], order[batch_size:], count)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """These examples, in this order."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leakgauge.audit.attempt import attempt
 from leakgauge.audit.case import Cell
+from leakgauge.audit.duplicates import differing, equal_examples
 from leakgauge.audit.failures import Failed, failed_result, step, tried
 from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
@@ -75,6 +76,7 @@ def contest(
 
     control = tried("control", blind)
     result = JobResult(cell.index, record | scored(judge, guess, control, drawn.decoy_is))
+    result.record["notes"] = [*drawn.notes, *result.record["notes"]]
     with step("picture"):
         show(result, judge, guess, control)
     if isinstance(control, Failed):
@@ -91,6 +93,7 @@ class Drawn:
     decoy: Batch
     decoy_is: str
     pool: Tensor
+    notes: tuple[str, ...]
 
 
 def draw(cell: Cell, seeds: Seeds) -> Drawn:
@@ -105,11 +108,29 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
         unit = torch.rand((len(batch), *case.data.domain.shape), generator=generator)
         labels = torch.randint(case.data.classes or 1, (len(batch),), generator=generator)
         decoy = Batch(case.data.domain.from_unit(unit), labels)
-        kind = "uniform random examples (the data set holds too few others)"
+        kind = "uniform random examples (the data set holds too few others that differ)"
     if case.labels_granted:
         decoy = Batch(decoy.inputs, batch.targets)
-    pool = case.order(cell.batch_size, cell.repeat, seeds)[cell.batch_size :][:POOL]
-    return Drawn(private, batch, decoy, kind, case.batch(pool).inputs)
+    pool = case.pool(cell.batch_size, cell.repeat, seeds, POOL)
+    first = case.order(cell.batch_size, cell.repeat, seeds)[cell.batch_size : 2 * cell.batch_size]
+    left_out = len(first) - len(differing(case.data.inputs, private, first, len(first)))
+    notes = notes_on(batch, left_out)
+    # The pool may be empty, which no batch is.
+    return Drawn(private, batch, decoy, kind, case.data.inputs[pool], notes)
+
+
+def notes_on(batch: Batch, left_out: int) -> tuple[str, ...]:
+    """Return what the record says of equal examples."""
+    found = []
+    if equal := equal_examples(batch.inputs):
+        found.append(
+            f"{equal} of the {len(batch)} examples of the batch are equal to another one of it"
+        )
+    if left_out:
+        found.append(
+            f"{left_out} other examples of the data set equal one of the batch: the control is without them"
+        )
+    return tuple(found)
 
 
 def describe(cell: Cell, root: int) -> dict[str, Any]:
