@@ -399,9 +399,9 @@ def test_custom_factories(module: str) -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("own_examples", "package.module:factory"),
-        (":pair", "package.module:factory"),
-        ("own_examples:", "package.module:factory"),
+        ("own_examples", "package.module:name"),
+        (":pair", "package.module:name"),
+        ("own_examples:", "package.module:name"),
         ("own_nowhere:pair", "own_nowhere"),
         ("own_broken:pair", "own_broken"),
         ("own_lacking:pair", "a_package_that_is_not_there"),

@@ -9,11 +9,15 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from leakgauge import report
+from leakgauge.core.lines import one_line
 from leakgauge.report import wording
 
 Cell = Mapping[str, Any]
+LONGEST = 300
+"""Most characters of a text in a table."""
 
 
 def tables(cells: Sequence[Cell]) -> Iterator[Table]:
@@ -25,9 +29,8 @@ def tables(cells: Sequence[Cell]) -> Iterator[Table]:
 def table(case: str, cells: Sequence[Cell]) -> Table:
     """One row for each cell of a case, narrow enough for 80 columns."""
     shown = Table(
-        title=f"{case} (B: batch size)",
+        title=shown_text(f"{case} (B: batch size)", style="bold"),
         title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -38,7 +41,7 @@ def table(case: str, cells: Sequence[Cell]) -> Table:
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("status", no_wrap=True)
     for cell in cells:
-        shown.add_row(*row(cell))
+        shown.add_row(*map(shown_text, row(cell)))
     return shown
 
 
@@ -46,9 +49,8 @@ def prices(records: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
     """One table for each case whose utility was measured: what each setting leaves to read, and costs."""
     for frontier in report.frontiers(report.parse(records)):
         shown = Table(
-            title=f"{frontier.case}: what safety costs",
+            title=shown_text(f"{frontier.case}: what safety costs", style="bold"),
             title_justify="left",
-            title_style="bold",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
@@ -57,8 +59,13 @@ def prices(records: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
             shown.add_column(heading, justify="right", no_wrap=True)
         shown.add_column("dominated", no_wrap=True)
         for setting in frontier.settings:
-            shown.add_row(*price(setting))
+            shown.add_row(*map(shown_text, price(setting)))
         yield shown
+
+
+def shown_text(text: str, style: str = "") -> Text:
+    """Return text of a record as it is, without markup in brackets, and without control characters."""
+    return Text(one_line(text, LONGEST), style=style)
 
 
 def price(setting: report.Setting) -> list[str]:

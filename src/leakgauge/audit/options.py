@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import typing
@@ -16,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from leakgauge.core import SpecificationError
+from leakgauge.core.references import foreign, imported
 
 Options = dict[str, Any]
 CONTEXT = frozenset({"domain", "classes", "seed"})
@@ -53,21 +53,6 @@ def find(name: str, known: Mapping[str, Any], where: str) -> Any:
     )
 
 
-def imported(reference: str, where: str) -> Any:
-    """The object that `package.module:name` names. Raises SpecificationError where there is none."""
-    module_name, _, attribute = reference.partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    # Importing runs the user's own module, which can fail in any way that Python knows.
-    except Exception as error:
-        raise SpecificationError(
-            where,
-            expected="package.module:name of something importable",
-            found=f"{reference!r} ({type(error).__name__}: {error})",
-            remedy="correct the name, or add its folder to PYTHONPATH",
-        ) from error
-
-
 def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) -> Options:
     """`options` as `part` declares them: types, ranges and names. Raises SpecificationError."""
     if not callable(part):
@@ -77,7 +62,9 @@ def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) ->
             found=f"an object of type {type(part).__name__}",
             remedy="name what makes the part",
         )
-    model, hints = signature_model(part), type_hints(part)
+    hints = type_hints(part)
+    with foreign(where, "a part whose options can be read", remedy="declare them one by one"):
+        model = signature_model(part)
     # TOML has lists alone; strictly, none is a tuple.
     given = {
         name: tuple(value)
@@ -97,7 +84,12 @@ def type_hints(part: Callable[..., Any]) -> dict[str, Any]:
     # A dataclass's own __init__ knows the names of its module alone, not those that its bases' fields use.
     made = inspect.isclass(part) and not is_dataclass(part)
     maker = part.__init__ if made else part
-    return typing.get_type_hints(maker, include_extras=True)
+    with foreign(
+        f"part {getattr(part, '__name__', type(part).__name__)!r}",
+        "annotations that can be read",
+        remedy="let them name types that its module has when it runs",
+    ):
+        return typing.get_type_hints(maker, include_extras=True)
 
 
 def signature_model(part: Callable[..., Any]) -> type[BaseModel]:

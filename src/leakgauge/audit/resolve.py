@@ -28,6 +28,7 @@ from leakgauge.core import (
     Seeds,
     SpecificationError,
 )
+from leakgauge.core.references import foreign
 
 ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
@@ -166,8 +167,11 @@ def make(factory: Any, options: dict[str, Any], where: str, kind: Any) -> Any:
                 remedy="name its class, or leave the options out",
             )
         return factory
-    made = factory(**checked(factory, options, where))
-    if made is not None and not isinstance(made, kind):
+    valid = checked(factory, options, where)
+    with foreign(where, "a part that can be made", remedy="correct it, or its options"):
+        made = factory(**valid)
+        fits = isinstance(made, kind) or factory is no_defense
+    if not fits:
         raise SpecificationError(
             where,
             expected=f"something with the methods of leakgauge.{kind.__name__}",

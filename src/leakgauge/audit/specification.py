@@ -9,9 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from leakgauge.audit.options import explain
+from leakgauge.audit.toml import check_tree, text_of, tree_of
 from leakgauge.core import SpecificationError
 from leakgauge.core.ranges import Count
 
@@ -22,6 +24,14 @@ def _named(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable() or len(value) > LONGEST_NAME:
+        raise PydanticCustomError(
+            "name", f"a name of at most {LONGEST_NAME} printable characters in one line"
+        )
+    return value
 
 
 class Part(BaseModel):
@@ -36,6 +46,8 @@ class Part(BaseModel):
         return dict(self.model_extra or {})
 
 
+LONGEST_NAME = 200
+"""Most characters in the name of a case."""
 Named = Annotated[Part, BeforeValidator(_named)]
 
 
@@ -56,7 +68,7 @@ class CaseSpecification(BaseModel):
     """One case: every attack against every defense at every batch size."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str | None = None
+    name: Annotated[str, AfterValidator(_printable)] | None = None
     data: Named
     model: Named
     loss: str = "cross_entropy"
@@ -97,28 +109,12 @@ def read(path: str | Path | None) -> str:
     """The text of a specification file, or of the default. Raises SpecificationError."""
     if path is None:
         return default_text()
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecificationError(
-            f"specification {str(path)!r}",
-            expected="a readable TOML file",
-            found=str(error),
-            remedy="check the path, or leave it out for the default audit",
-        ) from error
+    return text_of(path)
 
 
 def parse(source: Source) -> Specification:
     """The checked specification. Raises SpecificationError."""
-    try:
-        tree = tomllib.loads(source.text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecificationError(
-            "specification",
-            expected="TOML",
-            found=str(error),
-            remedy="correct that line",
-        ) from error
+    tree = tree_of(source.text, "specification")
     if "cases" not in tree:
         # A file of one case may leave the list out: its sections then stand at the top.
         top = {key: tree.pop(key) for key in list(tree) if key != "seed"}
@@ -127,6 +123,7 @@ def parse(source: Source) -> Specification:
         apply(tree, setting)
     if source.seed is not None:
         tree["seed"] = source.seed
+    check_tree(tree, "specification")
     try:
         return Specification.model_validate(tree, strict=True)
     except ValidationError as error:
@@ -153,22 +150,29 @@ def apply(tree: dict[str, Any], setting: str) -> None:
             remedy="write [[cases]]",
         )
     for root in roots:
-        put(root, keys, value_of(text.strip()), setting)
+        put(root, keys, value_of(text.strip(), f"--set {setting}"), setting)
 
 
-def value_of(text: str) -> Any:
-    """A TOML value; text that is none is a string, so that quotes may be left out."""
+def value_of(text: str, where: str) -> Any:
+    """Return a TOML value. Text that is none is a string, so that quotes may be left out.
+
+    Raises SpecificationError for a value that `tree_of` refuses otherwise.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        tree = tree_of(f"value = {text}", where)
+    except SpecificationError as error:
+        if isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            return text
+        raise
+    # More than a value: text of several lines, which is none.
+    return tree["value"] if len(tree) == 1 else text
 
 
 def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
     """Follow keys (integers index lists) and set the last, making sections on the way."""
     node = root
     for key in keys[:-1]:
-        if isinstance(node, list) and key.isascii() and key.isdigit() and int(key) < len(node):
+        if isinstance(node, list) and is_index(key, node):
             child: Any = node[int(key)]
             if isinstance(child, str):
                 child = node[int(key)] = {"name": child}
@@ -187,7 +191,7 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
             )
         node = child
     last = keys[-1]
-    if isinstance(node, list) and last.isascii() and last.isdigit() and int(last) < len(node):
+    if isinstance(node, list) and is_index(last, node):
         node[int(last)] = value
     elif isinstance(node, dict):
         node[last] = value
@@ -198,3 +202,8 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
             found=repr(last),
             remedy="lists are indexed from 0, as in attacks.0.steps",
         )
+
+
+def is_index(key: str, values: Sequence[Any]) -> bool:
+    """Return whether a key is the index of one of the values. It may have any number of digits."""
+    return key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import DataError, Domain, ImageDomain, SpecificationError
+from leakgauge.core.references import foreign, imported
 from leakgauge.data.dataset import Dataset
 
 _RETURNS = "a Dataset, (inputs, targets) or (inputs, targets, domain)"
@@ -22,12 +22,19 @@ def custom(reference: str, **options: Any) -> Dataset:
 
     "package.module:factory" returns a Dataset, (inputs, targets), or (inputs, targets, domain),
     tensors or arrays: inputs float (N, *shape) in the domain's units, targets integer (N,). Without
-    a domain, inputs (N, C, H, W) are images in [0, 1]. Raises SpecificationError where the
-    reference names nothing that can be called so, DataError where it returns something else.
+    a domain, inputs (N, C, H, W) are images in [0, 1].
+
+    Raises:
+        SpecificationError: where `imported` refuses the reference, or the factory takes other options.
+        DataError: where the factory raises an exception, or returns something else.
     """
-    factory = _resolve(reference)
+    where = f"data {reference!r}"
+    factory = _factory(reference, where)
     _check_call(factory, reference, options)
-    result = factory(**options)
+    with foreign(
+        where, "a factory that returns", remedy="correct it, or its options", error=DataError
+    ):
+        result = factory(**options)
     if isinstance(result, Dataset):
         return result
     if not isinstance(result, tuple) or len(result) not in (2, 3):
@@ -49,34 +56,9 @@ def custom(reference: str, **options: Any) -> Dataset:
     return Dataset(reference, inputs.float(), targets.long(), domain, classes)
 
 
-def _resolve(reference: str) -> Callable[..., Any]:
-    where = f"data {reference!r}"
-    module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute or module_name.startswith("."):
-        raise SpecificationError(
-            where,
-            expected='a reference such as "package.module:factory"',
-            found=repr(reference),
-            remedy="put one colon between the module and the factory",
-        )
-    try:
-        factory = importlib.import_module(module_name)
-    except Exception as error:
-        raise SpecificationError(
-            where,
-            expected=f"an importable module {module_name!r}",
-            found=str(error),
-            remedy="check the name, and that its folder is installed or in PYTHONPATH",
-        ) from error
-    for name in attribute.split("."):
-        if not hasattr(factory, name):
-            raise SpecificationError(
-                where,
-                expected=f"{attribute!r} in module {module_name!r}",
-                found="no such name",
-                remedy="check the spelling of the factory",
-            )
-        factory = getattr(factory, name)
+def _factory(reference: str, where: str) -> Callable[..., Any]:
+    """What `reference` names, if it can be called."""
+    factory = imported(reference, where)
     if not callable(factory):
         raise SpecificationError(
             where,
@@ -84,7 +66,8 @@ def _resolve(reference: str) -> Callable[..., Any]:
             found=_describe(factory),
             remedy="name a factory that returns the data set",
         )
-    return factory
+    found: Callable[..., Any] = factory
+    return found
 
 
 def _check_call(factory: Callable[..., Any], reference: str, options: dict[str, Any]) -> None:

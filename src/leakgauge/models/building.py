@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from leakgauge.core import Domain, ModelError
+from leakgauge.core.references import foreign
+from leakgauge.models.allowance import Allowance
 from leakgauge.models.parts import seeded
 from leakgauge.models.weights import load_weights
 
@@ -31,12 +33,18 @@ def build(
     builder: called as builder(domain, classes, **options), or as builder(**options) where its
     signature requires no positional argument and names no domain; one that has a parameter `seed`
     is given it. weights: a safetensors file, see `load_weights`. Raises ModelError where the
-    builder cannot be called so, where it returns no torch.nn.Module, and for weights that do not
-    fit.
+    builder cannot be called so, raises an exception itself, returns no torch.nn.Module, or makes
+    more tensors than `Allowance` grants, and for weights that do not fit.
     """
     where = f"model {getattr(builder, '__name__', repr(builder))!r}"
     arguments = _arguments(builder, domain, classes, seed, options, where)
-    with seeded(seed):
+    with (
+        seeded(seed),
+        foreign(
+            where, "a builder that returns", remedy="correct it, or its options", error=ModelError
+        ),
+        Allowance(where),
+    ):
         model = builder(*arguments.args, **arguments.kwargs)
     if not isinstance(model, nn.Module):
         raise ModelError(

@@ -14,6 +14,9 @@ from leakgauge.core import Domain, ImageDomain, ModelError, TableDomain
 
 Activation = Literal["sigmoid", "relu", "tanh", "gelu", "leaky_relu"]
 
+MOST = 2**20
+"""Largest width, depth or other count of a reference network."""
+
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
@@ -126,14 +129,14 @@ def images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageDomain:
 
 
 def counts(builder: str, **values: int) -> None:
-    """Raise ModelError unless each of the values is a whole number of at least one."""
+    """Raise ModelError unless each of the values is a whole number from 1 to MOST."""
     for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or not 1 <= value <= MOST:
             raise ModelError(
                 f"model {builder!r}",
-                expected=f"{name} as a whole number of at least 1",
+                expected=f"{name} as a whole number from 1 to {MOST:,}",
                 found=repr(value),
-                remedy=f"mend the option {name}",
+                remedy=f"correct the option {name}",
             )
 
 

@@ -1,0 +1,307 @@
+"""Names from others: `package.module:name` leads to a user's own part, or is refused in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import leakgauge as lg
+from leakgauge.audit.resolve import resolve
+from leakgauge.audit.specification import Source, parse
+from leakgauge.core.references import imported
+from leakgauge.models import allowance, build
+
+OWN = """
+from __future__ import annotations
+import functools
+import os
+import pathlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import torch
+from torch import nn
+
+import leakgauge as lg
+
+if TYPE_CHECKING:
+    from nowhere import Unknown
+
+system = os.system
+save = torch.save
+number = 3
+text = "x\\x1b[2J"
+tensor = torch.zeros(3)
+
+
+def data(count: int = 4):
+    return torch.rand(count, 1, 4, 4), torch.arange(count) % 2
+
+
+few = functools.partial(data, count=2)
+
+
+@functools.lru_cache
+def cached():
+    return data()
+
+
+class Made:
+    @staticmethod
+    def data():
+        return data()
+
+
+def failing(count=4):
+    raise ValueError("no\\n\\x1b[2Jexamples")
+
+
+def leaving():
+    raise SystemExit(3)
+
+
+def nothing():
+    return None
+
+
+def annotated(value: Unknown = 0):
+    return lg.defenses.Clipping()
+
+
+def private(_count=4):
+    return data()
+
+
+def model(domain, classes, width: int = 4):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+
+
+def huge(domain, classes):
+    return nn.Linear(10**6, 10**6)
+
+
+def deep(domain, classes):
+    return nn.Sequential(*(nn.Linear(1, 1) for _ in range(10**6)))
+
+
+def no_network(domain, classes):
+    return "network"
+
+
+class Strange:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+strange = Strange()
+"""
+
+SPECIFICATION = """
+data = "own_named_parts:data"
+model = "own_named_parts:model"
+attacks = ["linear_layer"]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_named_parts.py").write_text(OWN)
+    (tmp_path / "leaves_at_import.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "fails_at_import.py").write_text("\n\nraise ValueError('not\\ntoday')\n")
+    (tmp_path / "waits_at_import.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in list(sys.modules):
+        if name in ("own_named_parts", "leaves_at_import", "fails_at_import", "waits_at_import"):
+            monkeypatch.delitem(sys.modules, name)
+    return "own_named_parts"
+
+
+def line_of(call: Callable[[], object], kind: type[Exception] = lg.UserError) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    line = str(caught.value)
+    assert line.isprintable()
+    return line
+
+
+def specified(**changes: str) -> list[lg.Case]:
+    lines = dict(line.split(" = ", 1) for line in SPECIFICATION.strip().splitlines())
+    text = "\n".join(f"{key} = {value}" for key, value in (lines | changes).items())
+    return resolve(parse(Source(text)))
+
+
+NO_PARTS = [
+    "builtins:open",
+    "builtins:exec",
+    "sys:exit",
+    "os:system",
+    "posix:system",
+    "os.path:join",
+    "pathlib:Path",
+    "subprocess:run",
+    "shutil:rmtree",
+    "antigravity:x",
+    "this:s",
+    "torch:save",
+    "torch:load",
+    "torch.hub:load",
+    "numpy:save",
+    "numpy:fromfile",
+    "PIL.Image:open",
+    "safetensors.torch:save_file",
+    "leakgauge.cli:main",
+    "leakgauge.audit:audit",
+    "leakgauge.report:write",
+    "own_named_parts:system",
+    "own_named_parts:save",
+    "own_named_parts:Path",
+    "own_named_parts:os.system",
+    "own_named_parts:pathlib",
+    "own_named_parts:number",
+    "own_named_parts:text",
+    "own_named_parts:tensor",
+]
+
+
+@pytest.mark.parametrize("reference", NO_PARTS)
+@pytest.mark.parametrize("section", ["data", "model", "loss", "attacks", "defenses", "training"])
+def test_what_others_wrote_is_no_part(own: str, section: str, reference: str) -> None:
+    line = line_of(lambda: specified(**{section: repr(reference)}), lg.SpecificationError)
+    assert "of your own module" in line
+    assert repr(reference) in line
+
+
+def test_modules_of_python_are_not_even_imported(own: str) -> None:
+    """Some do things when they are: this one opens a browser."""
+    line_of(lambda: imported("antigravity:fly", "x"))
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["data", "few", "cached", "Made.data", "Made"])
+def test_what_its_user_wrote_is(own: str, name: str) -> None:
+    assert callable(imported(f"{own}:{name}", "data"))
+    if name != "Made":
+        assert len(lg.data.custom(f"{own}:{name}")) in (2, 4)
+
+
+@pytest.mark.parametrize(
+    "reference", ["torch.nn.functional:cross_entropy", "torch.nn:Linear", "leakgauge.data:digits"]
+)
+def test_modules_losses_and_our_own_parts_may_be_named(reference: str) -> None:
+    assert callable(imported(reference, "loss"))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "x",
+        ":x",
+        "x:",
+        "x:y:z",
+        "x:.y",
+        "x.:y",
+        "..x:y",
+        ".:y",
+        "x\0y:z",
+        "x y:z",
+        "x\x1b[2J:y",
+        ":",
+    ],
+)
+def test_references_of_another_form(own: str, reference: str) -> None:
+    line_of(lambda: imported(reference, "data"), lg.SpecificationError)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("leaves_at_import", "SystemExit: 0 (leaves_at_import.py, line 2)"),
+        ("fails_at_import", "ValueError: not today (fails_at_import.py, line 3)"),
+        ("not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(own: str, module: str, words: str) -> None:
+    assert words in line_of(lambda: imported(f"{module}:x", "data"), lg.SpecificationError)
+
+
+def test_ctrl_c_during_an_import_is_none_of_its_faults(own: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        imported("waits_at_import:x", "data")
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "words"),
+    [
+        ("data", '"own_named_parts:failing"', "ValueError: no \\x1b[2Jexamples"),
+        ("data", '"own_named_parts:leaving"', "SystemExit: 3"),
+        ("data", '"own_named_parts:nothing"', "type NoneType"),
+        ("model", '"own_named_parts:failing"', "ValueError: no"),
+        ("model", '"own_named_parts:no_network"', "a torch.nn.Module"),
+        ("attacks", '"own_named_parts:failing"', "own_named_parts.py, line"),
+        ("attacks", '"own_named_parts:leaving"', "SystemExit"),
+        ("attacks", '"own_named_parts:nothing"', "type NoneType"),
+        ("attacks", '"own_named_parts:Made"', "methods of leakgauge.Attack"),
+        ("attacks", '"own_named_parts:strange"', ""),
+        ("training", '"own_named_parts:nothing"', "methods of leakgauge.LocalTraining"),
+        ("threat", '"own_named_parts:nothing"', "methods of leakgauge.ThreatModel"),
+        ("defenses", '"own_named_parts:nothing"', "type NoneType"),
+        ("defenses", '"own_named_parts:annotated"', "name 'Unknown' is not defined"),
+        ("defenses", '{name = "own_named_parts:private", count = 3}', ""),
+        ("loss", '"own_named_parts:Made"', ""),
+        ("loss", '"own_named_parts:leaving"', ""),
+    ],
+)
+def test_factories_that_are_none(own: str, section: str, value: str, words: str) -> None:
+    assert words in line_of(lambda: specified(**{section: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("huge", "entries in all its tensors"), ("deep", "at most 10,000 tensors")]
+)
+def test_a_model_that_no_memory_holds_is_not_built(own: str, name: str, words: str) -> None:
+    assert words in line_of(lambda: specified(model=f'"{own}:{name}"'), lg.ModelError)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        '{name = "mlp", width = 9223372036854775807}',
+        '{name = "mlp", depth = 9223372036854775807}',
+        '{name = "mlp", width = 1000000}',
+        '{name = "mlp", depth = 1000000, width = 1}',
+        '{name = "vit", dim = 1000000, heads = 1}',
+        '{name = "lenet", width = 1000000}',
+        '{name = "convnet", width = 1000000}',
+    ],
+)
+def test_reference_networks_of_any_size(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allowance, "memory", lambda: 2**30)
+    line_of(lambda: specified(data='{name = "photos", size = 16}', model=model), lg.UserError)
+
+
+def test_counting_changes_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = lg.ImageDomain(3, 16, 16)
+    for builder in (lg.models.lenet, lg.models.vit, lg.models.resnet18):
+        counted = build(builder, domain, 5, seed=3)
+        plain = builder(domain, 5, seed=3)
+        states = zip(counted.state_dict().values(), plain.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in states)
+
+
+def test_the_allowance_follows_the_memory_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(domain: Any, classes: int) -> nn.Module:
+        return nn.Linear(100, 10)
+
+    domain = lg.ImageDomain(1, 4, 4)
+    monkeypatch.setattr(allowance, "memory", lambda: 1010 * allowance.BYTES_AN_ENTRY)
+    build(small, domain, 2)
+    monkeypatch.setattr(allowance, "memory", lambda: 1009 * allowance.BYTES_AN_ENTRY)
+    with pytest.raises(lg.ModelError, match=r"at most 1,009 entries.*at least 1,010"):
+        build(small, domain, 2)
