@@ -23,7 +23,7 @@ from torch import nn
 import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.audit import Source, execute, plan, plan_from, without_times
-from leakgauge.audit.execution import uninterrupted
+from leakgauge.audit.signals import unheard_by_children
 from leakgauge.core import Progress, Snapshot, silent
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
@@ -667,7 +667,7 @@ def test_a_process_started_uninterrupted_does_not_see_ctrl_c() -> None:
     """Not even before its first line runs: a handler of its own would come too late."""
     code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with uninterrupted():
+    with unheard_by_children():
         inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert inside.stdout.strip() == "True"
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -347,9 +347,23 @@ def test_missing_records_are_a_user_s_mistake(tmp_path: Path) -> None:
 
 
 def test_a_malformed_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "records.jsonl").write_text(json.dumps(header()) + '\n{"type": "cel', "utf-8")
+    (tmp_path / "records.jsonl").write_text(json.dumps(header()) + '\n{"type": "cel\n', "utf-8")
     with pytest.raises(DataError, match=r"records\.jsonl, line 2"):
         write(tmp_path)
+
+
+@pytest.mark.parametrize("rest", ['{"type": "cel', '{"type": "cell", "id": "', "{"])
+def test_a_last_line_that_was_cut_is_left_out(tmp_path: Path, rest: str) -> None:
+    whole = "\n".join(map(json.dumps, [header(planned=2), cell()]))
+    (tmp_path / "records.jsonl").write_text(f"{whole}\n{rest}", "utf-8")
+    page = write(tmp_path).read_text("utf-8")
+    assert "1 of 2 planned audits" in page
+
+
+def test_audits_are_shown_in_the_order_of_the_plan(folder: Path) -> None:
+    late, early = cell(id="late", index=1), cell(id="early", index=0)
+    page = render([header(), late, early], folder)
+    assert page.index("<small>early</small>") < page.index("<small>late</small>")
 
 
 def test_a_page_that_cannot_be_written_is_a_user_s_mistake(tmp_path: Path) -> None:

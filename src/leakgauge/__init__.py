@@ -1,5 +1,11 @@
 """LeakGauge measures how much private training data leaks from shared gradients and updates."""
 
+from leakgauge.interrupts import end_quietly, is_command
+
+if is_command():
+    # Ctrl-C must not show a traceback of the imports below, which take seconds.
+    end_quietly()
+
 from importlib.metadata import version
 
 from leakgauge import attacks, data, defenses, inversion, metrics, models, utility
@@ -22,6 +28,7 @@ from leakgauge.core import (
     NotSupportedYet,
     Observation,
     OutputError,
+    OutputLost,
     Reconstruction,
     Seeds,
     SpecificationError,
@@ -78,6 +85,7 @@ __all__ = [
     "NotSupportedYet",
     "Observation",
     "OutputError",
+    "OutputLost",
     "Outsider",
     "Reconstruction",
     "Run",

@@ -35,17 +35,20 @@ from leakgauge.audit import (
     read,
 )
 from leakgauge.audit.failures import FOLDER as FAILURES
+from leakgauge.audit.signals import code_of, stoppable
 from leakgauge.catalog import CATALOG, lines
 from leakgauge.core import (
     Impossible,
     LeakGaugeError,
     NotSupportedYet,
+    OutputError,
+    OutputLost,
     SpecificationError,
     UserError,
 )
 from leakgauge.summary import prices, tables
 
-FAILED, USER_MISTAKE, INTERRUPTED = 1, 2, 130
+FAILED, USER_MISTAKE = 1, 2
 
 
 SHOWN = 5
@@ -70,6 +73,8 @@ def parser() -> Parser:
         prog="leakgauge",
         description="Measure how much private training data leaks from shared gradients and updates. "
         "Audit only models and data that you may.",
+        epilog="Exit codes: 0 done, 1 an audit failed (the others are recorded), 2 refused before anything ran, "
+        "130 Ctrl-C, 143 SIGTERM.",
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="{audit,recommend,list}")
     audit = commands.add_parser("audit", help="run an audit and write its report")
@@ -124,23 +129,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code.
 
     0: all was done. 1: an audit or a training failed; the others are done and recorded. 2: the input was refused
-    before anything ran. 130: Ctrl-C.
+    before anything ran. 130: Ctrl-C. 143: SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = run(given)
+        with stoppable():
+            code = run(given)
         # Else a reader who has gone is noticed only after the last line of this program.
         sys.stdout.flush()
         return code
+    except OutputLost as error:
+        print(f"leakgauge: {error}", file=sys.stderr)
+        return FAILED
     except (UserError, Impossible, NotSupportedYet) as error:
         print(f"leakgauge: {error}", file=sys.stderr)
         return USER_MISTAKE
     except LeakGaugeError as error:
         print(f"leakgauge: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("leakgauge: interrupted before there was anything to tell", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        (told,) = getattr(stop, "__notes__", ["Nothing was recorded."])
+        print(f"leakgauge: interrupted. {told}", file=sys.stderr)
+        return code_of(stop)
     except BrokenPipeError:
         # Whoever read the output wants no more of it, as `head` does. The run and its report are on disk.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -165,7 +175,7 @@ def run(given: Sequence[str]) -> int:
 def exit_code(run: Run) -> int:
     """Return the exit code that tells how a run ended."""
     if run.interrupted:
-        return INTERRUPTED
+        return run.code
     return FAILED if run.failures else 0
 
 
@@ -199,7 +209,23 @@ def run_audit(
     workers = min(options.workers, len(plan.jobs))
     announce(console, plan, workers, out)
     run = watch(console, plan, out=out, workers=workers, command=command)
-    return run, report.write(out, report.LOSS if loss is None else loss)
+    return run, drawn(out, report.LOSS if loss is None else loss)
+
+
+def drawn(out: str, loss: float) -> Path:
+    """Return the path of the report of a run that has just ended. What keeps it from being drawn loses no record."""
+    try:
+        return report.write(out, loss)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"The records are whole, in {out}. The report was not drawn.")
+        raise
+    except OutputError as error:
+        raise OutputLost(
+            f"output folder {out!r}",
+            expected="room for the report",
+            found=error.found,
+            remedy="free space, then draw it by leakgauge.write_report: the records are whole",
+        ) from error
 
 
 def run_recommend(options: argparse.Namespace, command: str) -> int:
@@ -225,7 +251,8 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
         folder, code = page.parent, exit_code(run)
         tell_failures(console, run)
         if run.interrupted and not run.trainings:
-            raise KeyboardInterrupt
+            console.print(f"Interrupted before a training was finished. Report: {page}")
+            return code
     elif options.settings or options.out or options.seed is not None:
         raise SpecificationError(
             "command line",

@@ -28,14 +28,26 @@ def run_cell(cell: Cell, root: int, progress: Progress = silent) -> JobResult:
 
     Whatever model, loss, defense, attack or metric raises becomes a record with the status FAILED.
     """
-    record = describe(cell, root)
     try:
-        with step("data"):
-            drawn = draw(cell, Seeds(root).child(cell.case.name))
-            record["data"] |= chosen(cell, drawn)
-        return contest(cell, root, drawn, record, progress)
+        drawn = drawn_for(cell, root)
+        return contest(cell, root, drawn, described(cell, root, drawn), progress)
     except Failed as failed:
-        return failed_result(cell.index, record | unscored(Status.FAILED, str(failed)), failed)
+        return failed_cell(cell, root, failed)
+
+
+def drawn_for(cell: Cell, root: int) -> Drawn:
+    """Return the batches of a cell. Raise Failed if they cannot be drawn."""
+    with step("data"):
+        return draw(cell, Seeds(root).child(cell.case.name))
+
+
+def failed_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
+    """Return the result of a cell that has no scores since `failed` ended it."""
+    try:
+        record = described(cell, root, drawn_for(cell, root))
+    except Failed:
+        record = describe(cell, root)
+    return failed_result(cell.index, record | unscored(Status.FAILED, str(failed)), failed)
 
 
 def contest(
@@ -167,11 +179,14 @@ def describe(cell: Cell, root: int) -> dict[str, Any]:
     }
 
 
-def chosen(cell: Cell, drawn: Drawn) -> dict[str, Any]:
-    """Return which examples the private batch holds, and their labels."""
-    labels, names = drawn.batch.targets.tolist(), cell.case.data.class_names
-    return {
-        "examples": drawn.indices,
-        "labels": labels,
-        "label_names": [names[i] for i in labels] if names else None,
-    }
+def described(cell: Cell, root: int, drawn: Drawn) -> dict[str, Any]:
+    """Return what is known before the attack, with the examples of the private batch and their labels."""
+    record = describe(cell, root)
+    with step("data"):
+        labels, names = drawn.batch.targets.tolist(), cell.case.data.class_names
+        record["data"] |= {
+            "examples": drawn.indices,
+            "labels": labels,
+            "label_names": [names[i] for i in labels] if names else None,
+        }
+    return record

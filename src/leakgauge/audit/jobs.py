@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from leakgauge.audit.case import Case, Cell, cells
-from leakgauge.audit.cell import run_cell
-from leakgauge.audit.failures import WatcherError, blameless
+from leakgauge.audit.cell import failed_cell, run_cell
+from leakgauge.audit.failures import Failed, WatcherError, blameless
 from leakgauge.audit.records import JobResult, writable
-from leakgauge.audit.training import TrainingRun, run_training, trainings
-from leakgauge.core import Progress, silent
+from leakgauge.audit.training import TrainingRun, failed_training, run_training, trainings
+from leakgauge.core import LeakGaugeError, Progress, silent
 
 Job = Cell | TrainingRun
 
@@ -31,5 +31,18 @@ def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
         result: JobResult = run(job, root, blameless(progress))
     except WatcherError as error:
         raise error.cause from None
+    result.record = writable(result.record)
+    return result
+
+
+class WorkerLost(LeakGaugeError):
+    """The process of a job ended before it had a result, twice."""
+
+
+def lost_job(job: Job, root: int, how: str) -> JobResult:
+    """Return the result of a job whose processes ended, the last one as `how` says."""
+    failed = Failed("worker", WorkerLost(f"its process ended twice, the last time {how}"))
+    fail: Any = failed_cell if isinstance(job, Cell) else failed_training
+    result: JobResult = fail(job, root, failed)
     result.record = writable(result.record)
     return result

@@ -6,11 +6,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from leakgauge.core import OutputError
+from leakgauge.core import OutputError, OutputLost
 
 NAME = "records.jsonl"
 TIMES = frozenset({"started", "seconds"})
@@ -55,6 +56,7 @@ class RunFolder:
         check_folder(path)
         self.path = Path(path)
         self.file = self.path / NAME
+        self.lines = 0
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.file.open("x").close()
@@ -62,24 +64,46 @@ class RunFolder:
             raise _unusable(self.path, str(error)) from error
 
     def append(self, record: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
-        """Write the files first, then the record that names them, as one line in one call."""
+        """Write the files first, then the record that names them, as one line.
+
+        Raises:
+            OutputLost: there was no room, say. Nothing of the record is left: the lines before it are whole.
+        """
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        made: list[Path] = []
         try:
             for name, content in (files or {}).items():
                 target = self.path / name
                 target.parent.mkdir(parents=True, exist_ok=True)
+                made.append(target)
                 target.write_bytes(content)
-            with self.file.open("ab") as stream:
-                stream.write(line.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
+            append_whole(self.file, line.encode(errors="backslashreplace"))
+            self.lines += 1
         except OSError as error:
-            raise OutputError(
+            for target in made:
+                with suppress(OSError):
+                    target.unlink()
+            raise OutputLost(
                 f"output folder {str(self.path)!r}",
                 expected="a folder that can be written",
-                found=str(error),
-                remedy="free space or choose another with --out",
+                found=error.strerror or str(error),
+                remedy="free space, then run again with another --out: "
+                f"the first {self.lines} lines of {NAME} are whole",
             ) from error
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Append to a file all of `content`, or nothing. Raises OSError."""
+    with path.open("ab", buffering=0) as stream:
+        before = os.fstat(stream.fileno()).st_size
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[stream.write(rest) :]
+            os.fsync(stream.fileno())
+        except OSError:
+            os.ftruncate(stream.fileno(), before)
+            raise
 
 
 def writable(value: Any) -> Any:

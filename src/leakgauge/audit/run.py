@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +22,10 @@ from leakgauge.audit.execution import parallel, serial
 from leakgauge.audit.jobs import Job, jobs
 from leakgauge.audit.records import JobResult, RunFolder
 from leakgauge.audit.resolve import resolve
+from leakgauge.audit.signals import code_of, held
 from leakgauge.audit.specification import Source, parse
 from leakgauge.audit.training import TrainingRun
+from leakgauge.core import OutputLost
 
 Watch = Callable[[float, int], None]
 """Told the share of the planned work done, in [0, 1], and the number of cells and trainings finished."""
@@ -35,12 +35,14 @@ Watch = Callable[[float, int], None]
 class Run:
     """What an audit leaves: its folder (None if it wrote none) and its records, as they were finished.
 
+    `code`: the exit code of a process that was interrupted so, 130 after Ctrl-C and 143 after SIGTERM; else 0.
     `tracebacks`: the traceback of each failure, by the name that its record gives the log.
     """
 
     folder: Path | None
     records: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+    code: int = 0
     tracebacks: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -122,7 +124,12 @@ def execute(
 ) -> Run:
     """Run a plan. Ctrl-C keeps what is finished, and marks the run as interrupted.
 
-    `workers` processes need a plan made from a specification; objects are run in this process.
+    `workers` processes need a plan made from a specification; objects are run in this process. Records are written as
+    they are finished. Their `index` is their place in the plan.
+
+    Raises:
+        OutputError: `out` cannot be used.
+        OutputLost: a record could not be written. Those before it are whole.
     """
     folder = RunFolder(out) if out is not None else None
     run = Run(folder.path if folder else None)
@@ -142,8 +149,8 @@ def execute(
         else:
             with one_thread():
                 serial(plan.jobs, plan.seed, told=keeper.told, done=keeper.done)
-    except KeyboardInterrupt:
-        run.interrupted = True
+    except KeyboardInterrupt as stop:
+        run.interrupted, run.code = True, code_of(stop)
     finally:
         keeper.close(seconds=time.perf_counter() - clock)
     return run
@@ -160,28 +167,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends: a record is written and counted, or neither."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held:
-            raise KeyboardInterrupt
-
-
 class _Keeper:
     """Writes each record when it is finished, whatever the order of the plan."""
 
     def __init__(self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None) -> None:
         self.plan, self.run, self.folder, self.watch = plan, run, folder, watch
-        self.finished = 0
+        self.finished, self.lost = 0, False
         self.shares = [0.0] * len(plan.jobs)
         # One that costs nothing measurable still counts, so that the bar can end.
         self.weights = [max(seconds or 0.0, 0.05) for seconds in plan.seconds]
@@ -193,7 +184,7 @@ class _Keeper:
             self.watch(done / sum(self.weights), self.finished)
 
     def done(self, result: JobResult) -> None:
-        with uninterrupted():
+        with held():
             self.write(result.record, result.files)
             self.finished += 1
             if result.record["failure"]:
@@ -203,24 +194,31 @@ class _Keeper:
 
     def write(self, record: dict[str, Any], files: dict[str, bytes] | None = None) -> None:
         if self.folder is not None:
-            self.folder.append(record, files)
+            try:
+                self.folder.append(record, files)
+            except OutputLost:
+                self.lost = True
+                raise
         self.run.records.append(record)
 
     def close(self, *, seconds: float) -> None:
-        """Write the last line."""
+        """Write the last line, unless a record was lost already: then there is no room for it."""
+        if self.lost:
+            return
         kept, trained = len(self.run.cells), len(self.run.trainings)
         trainings = {"completed": trained, "planned": len(self.plan.trainings)}
-        self.write(
-            {
-                "type": "end",
-                "completed": kept,
-                "planned": len(self.plan.cells),
-                **({"trainings": trainings} if self.plan.trainings else {}),
-                "failed": len(self.run.failures),
-                "interrupted": kept + trained < len(self.plan.jobs),
-                "seconds": seconds,
-            }
-        )
+        with held():
+            self.write(
+                {
+                    "type": "end",
+                    "completed": kept,
+                    "planned": len(self.plan.cells),
+                    **({"trainings": trainings} if self.plan.trainings else {}),
+                    "failed": len(self.run.failures),
+                    "interrupted": kept + trained < len(self.plan.jobs),
+                    "seconds": seconds,
+                }
+            )
 
 
 def header(plan: Plan, command: str) -> dict[str, Any]:

@@ -80,17 +80,21 @@ def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> Jo
 
     Whatever model, loss, data or defense raises becomes a record with the status FAILED.
     """
-    record = describe(run, root)
     try:
         with step("training"):
             client, (train, test) = run.case.client(run.defense), run.data(root)
             history = run.utility.federation.train(
                 client, train, test, seeds=run.seeds(root), progress=progress
             )
-            return JobResult(run.index, record | measured(run, train, test, history))
+            return JobResult(run.index, describe(run, root) | measured(run, train, test, history))
     except Failed as failed:
-        record |= {"status": str(Status.FAILED), "message": str(failed)}
-        return failed_result(run.index, record, failed)
+        return failed_training(run, root, failed)
+
+
+def failed_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
+    """Return the result of a training that `failed` ended."""
+    record = describe(run, root) | {"status": str(Status.FAILED), "message": str(failed)}
+    return failed_result(run.index, record, failed)
 
 
 def describe(run: TrainingRun, root: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ LeakGaugeError
 │   ├── UpdateError           an update with non-finite values or unknown tensors
 │   ├── KnowledgeError        an attack needs knowledge that the threat model does not grant
 │   └── OutputError           a folder or file that cannot be written
+│       └── OutputLost        it could be written at first: a full disk, a folder that is gone
 ├── AttackError               an attack failed on a user's model or loss
 ├── Impossible                theory forbids it: no implementation will ever do this
 └── NotSupportedYet           possible, but not built
@@ -67,6 +68,10 @@ class KnowledgeError(UserError):
 
 class OutputError(UserError):
     """A folder or file that cannot be written."""
+
+
+class OutputLost(OutputError):
+    """A folder that could be written when a run began, and cannot any more. Records before it are whole."""
 
 
 class AttackError(LeakGaugeError):

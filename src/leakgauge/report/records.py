@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,13 @@ class Run:
 
 
 def read(path: Path) -> list[Mapping[str, Any]]:
-    """The records of a JSON-lines file. Raises DataError if there is none or a line is bad."""
+    """Return the records of a JSON-lines file.
+
+    A last line that a crash cut in two is left out: nothing that was finished stands in it.
+
+    Raises:
+        DataError: there is no such file, or another line is bad.
+    """
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -146,8 +153,13 @@ def read(path: Path) -> list[Mapping[str, Any]]:
             found=reason.lower(),
             remedy="run `leakgauge audit` first, or name the folder that it wrote",
         ) from None
-    lines = ((n, line) for n, line in enumerate(content.split("\n"), start=1) if line.strip())
-    return [_decode(path.name, number, line) for number, line in lines]
+    whole, _, rest = content.rpartition("\n")
+    lines = [(n, line) for n, line in enumerate(whole.split("\n"), start=1) if line.strip()]
+    records = [_decode(path.name, number, line) for number, line in lines]
+    if rest.strip():
+        with suppress(DataError):
+            records.append(_decode(path.name, 0, rest))
+    return records
 
 
 def parse(records: Sequence[Mapping[str, Any]]) -> Run:

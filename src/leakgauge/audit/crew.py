@@ -1,0 +1,187 @@
+"""The worker processes of a run, as their parent sees them: who does what, and who is gone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from leakgauge.audit.jobs import Job, lost_job
+from leakgauge.audit.records import JobResult
+from leakgauge.audit.signals import held, unheard_by_children
+from leakgauge.audit.specification import Source
+from leakgauge.audit.worker import Fraction, Message, Ready, Unable, Worker
+from leakgauge.core import LeakGaugeError
+
+Told = Callable[[int, float], None]
+"""Takes the index of a job and the fraction of it done, in [0, 1]."""
+Done = Callable[[JobResult], None]
+"""Takes each result when it is finished, in any order."""
+LOOK = 1.0
+"""Seconds between two looks at who is alive. A death is mostly noticed at once, by its pipe."""
+TRIES = 2
+"""Processes that a job may end before it counts as failed."""
+PATIENCE = 2.0
+"""Seconds for a worker to end by itself when all is done."""
+
+
+@dataclass(eq=False)
+class Member:
+    """One worker process: its end of the pipe, and the index of the job that it has in hand."""
+
+    process: BaseProcess
+    pipe: Connection
+    ready: bool = False
+    job: int | None = None
+
+
+class Crew:
+    """Runs jobs in worker processes, which are replaced when they are killed.
+
+    Each has a pipe of its own. A queue that several share stays locked for good if one is killed while it writes.
+    """
+
+    def __init__(
+        self, source: Source, planned: Sequence[Job], root: int, *, told: Told, done: Done
+    ) -> None:
+        self.planned, self.root, self.told, self.done = planned, root, told, done
+        self.worker = Worker(source, root)
+        self.context = multiprocessing.get_context("spawn")
+        self.waiting = deque(range(len(planned)))
+        self.left = len(planned)
+        self.members: list[Member] = []
+        self.lost: Counter[int] = Counter()
+
+    def start(self) -> None:
+        """Start one more worker."""
+        # A signal in the middle would leave a process that nobody knows.
+        with held():
+            mine, theirs = self.context.Pipe()
+            process = self.context.Process(target=self.worker, args=(theirs,), daemon=True)
+            with unheard_by_children():
+                process.start()
+            # Only the worker may hold its end, or the end of the worker would not close the pipe.
+            theirs.close()
+            self.members.append(Member(process, mine))
+
+    def run(self) -> None:
+        """Wait until every job has its result."""
+        while self.left:
+            pipes = [member.pipe for member in self.members]
+            wait([*pipes, *(member.process.sentinel for member in self.members)], timeout=LOOK)
+            for member in tuple(self.members):
+                # A message that a signal cuts in two could not be read on.
+                with held():
+                    self.hear(member)
+            self.distribute()
+
+    def hear(self, member: Member) -> None:
+        """Take every message of a worker, and notice if it has ended."""
+        ended = member.process.exitcode is not None
+        try:
+            while member.pipe.poll():
+                self.take(member, member.pipe.recv())
+        except (EOFError, OSError):
+            ended = True
+        if ended:
+            self.lose(member)
+
+    def take(self, member: Member, message: Message) -> None:
+        """Act on one message of a worker."""
+        match message:
+            case Ready():
+                member.ready = True
+            case Unable(reason):
+                raise LeakGaugeError(
+                    f"a worker process could not make the plan: {reason}; run again with --workers 1"
+                )
+            case Fraction(index, done):
+                self.told(index, done)
+            case JobResult():
+                member.job = None
+                self.finish(message)
+
+    def finish(self, result: JobResult) -> None:
+        """Hand a result on."""
+        self.left -= 1
+        self.told(result.index, 1.0)
+        self.done(result)
+
+    def distribute(self) -> None:
+        """Give each idle worker a job."""
+        for member in self.members:
+            if member.ready and member.job is None and self.waiting:
+                member.job = self.waiting.popleft()
+                try:
+                    member.pipe.send(member.job)
+                except OSError:
+                    # It has just ended and did not begin. `hear` will notice.
+                    self.waiting.appendleft(member.job)
+                    member.job = None
+
+    def lose(self, member: Member) -> None:
+        """Try the job of a worker that ended once more, or record it as failed. Start another worker."""
+        self.members.remove(member)
+        member.process.join()
+        member.pipe.close()
+        how = ending(member.process.exitcode)
+        if member.job is not None:
+            self.lost[member.job] += 1
+            if self.lost[member.job] < TRIES:
+                self.waiting.appendleft(member.job)
+            else:
+                self.finish(lost_job(self.planned[member.job], self.root, how))
+        if member.ready and self.left > len(self.members):
+            self.start()
+        if self.left and not self.members:
+            raise LeakGaugeError(
+                f"every worker process ended before it could work, the last {how}: run again with --workers 1"
+            )
+
+    def collect(self) -> None:
+        """Take what is finished, down to the message that is on its way. End all workers."""
+        with held():
+            for member in tuple(self.members):
+                try:
+                    while member.pipe.poll():
+                        message = member.pipe.recv()
+                        if isinstance(message, JobResult):
+                            self.finish(message)
+                except (EOFError, OSError):
+                    continue
+
+    def dismiss(self, patience: float) -> None:
+        """End all workers. They have `patience` seconds to do so by themselves."""
+        with held():
+            limit = time.monotonic() + patience
+            for member in self.members:
+                if patience:
+                    self.say_goodbye(member)
+            for member in self.members:
+                if patience:
+                    member.process.join(max(0.0, limit - time.monotonic()))
+                member.process.kill()
+                member.process.join()
+                member.pipe.close()
+            self.members.clear()
+
+    def say_goodbye(self, member: Member) -> None:
+        """Tell a worker that there is no more to do."""
+        try:
+            member.pipe.send(None)
+        except OSError:
+            return
+
+
+def ending(code: int | None) -> str:
+    """Return how a process ended, by its exit code."""
+    if code is None or code >= 0:
+        return f"with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
+    memory = ", as when the machine runs out of memory" if name == "SIGKILL" else ""
+    return f"by signal {-code} ({name}{memory})"

@@ -1,0 +1,37 @@
+"""Ctrl-C during the seconds that the imports take: one line and exit code 130, no traceback.
+
+The package runs this before it imports anything else. It imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+
+INTERRUPTED = 130
+
+
+def is_command() -> bool:
+    """Return whether this process was started as `leakgauge` or as `python -m leakgauge`."""
+    # Python imports the package of the module that -m names before it sets the name of the program.
+    if sys.argv[:1] == ["-m"]:
+        return ("-m", "leakgauge") in pairwise(sys.orig_argv)
+    return bool(sys.argv) and Path(sys.argv[0]).stem == "leakgauge"
+
+
+def end_quietly() -> None:
+    """End the process with one line at Ctrl-C, until the command sets a handler of its own."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"leakgauge: interrupted. Nothing was recorded.\n")
+    # An exception would unwind through imports that are half done, some of them foreign.
+    os._exit(INTERRUPTED)
