@@ -33,9 +33,9 @@ from leakgauge.inversion import (
 )
 from leakgauge.inversion.descent import Ending, Evaluation, Request, Run, Setting
 from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.labels import head
 from leakgauge.inversion.lbfgs import Memory
 from leakgauge.inversion.problem import Variables
+from leakgauge.output import head_of
 
 Observe = Callable[..., lg.Observation]
 
@@ -488,10 +488,13 @@ class TestLabels:
         assert "batch 2 > 1" in (LastLayer().inapplicable(observe(mlp(), images(2))) or "")
 
     def test_the_head_is_the_last_layer_of_the_classes_size(self, observe: Observe) -> None:
-        found = head(observe(mlp(width=4), images(1)))
+        domain = lg.ImageDomain(1, 8, 8)
+        found = head_of(mlp(width=4), domain)
         assert found is not None
-        assert found[0] == "5"
-        assert head(observe(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), images(1))) is None
+        assert found.name == "5"
+        convolution = head_of(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), domain)
+        assert convolution is not None
+        assert convolution.name == "0"
 
     def test_granted_labels_come_first(self, observe: Observe) -> None:
         batch = lg.Batch(images(4).inputs, torch.tensor([2, 0, 2, 3]))

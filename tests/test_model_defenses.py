@@ -23,8 +23,8 @@ from leakgauge.defenses import (
 )
 from leakgauge.federated.bottleneck import VariationalBottleneck, at_mean, samples
 from leakgauge.federated.dropout import mean_network
-from leakgauge.inversion.labels import head
 from leakgauge.inversion.simulation import believed
+from leakgauge.output import head_of
 
 
 def precoded(model: nn.Module, *, seed: int = 0, beta: float = 0.1) -> nn.Module:
@@ -123,9 +123,9 @@ class TestPrecode:
         assert {p.dtype for p in after.parameters()} == {torch.float64}
         assert not any(module.training for module in after.modules())
         seen = observe(mlp(), images(2), under=Precode(latent=6))
-        found = head(seen)
+        found = head_of(seen.model, seen.domain)
         assert found is not None
-        assert found[0] == "5.head"
+        assert found.name == "5.head"
 
     def test_models_that_end_otherwise_are_refused(self) -> None:
         ends = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(1, 4, 3))

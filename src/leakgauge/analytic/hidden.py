@@ -17,6 +17,7 @@ from leakgauge.analytic.mixtures import Mixture, mixture
 from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered
 from leakgauge.core import Observation
+from leakgauge.output import contribution_of
 
 PROBES = 8
 """Random inputs, by whose features it is told whether features can be negative."""
@@ -81,7 +82,8 @@ def refusal(observation: Observation) -> str | None:
         return (
             f"batch {batch} > {least}: the first linear layer, {found.name!r}, tells no more apart"
         )
-    return None if observation.classes is not None else "needs a loss over classes"
+    contribution = contribution_of(observation)
+    return contribution if isinstance(contribution, str) else None
 
 
 def read(observation: Observation, generator: torch.Generator, *, rounds: int) -> Features | str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from functools import partial
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leakgauge.analytic.links import Link, link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Layer, Noise
 from leakgauge.core import Observation
-from leakgauge.federated.untouched import output_of
+from leakgauge.output import head_of, shared_head
 
 ROUNDING = {
     torch.float64: 2.0**-53,
@@ -39,88 +38,82 @@ def read(
     reason = unreadable(layer, link)
     if reason is not None:
         return reason
-    name = layer_name(observation)
-    assert name is not None, "last_layer() found it"
-    shared = observation.update.tensors[f"{name}.weight"]
+    shared = shared_weight(observation)
     return unmix(
         layer,
         link,
         generator=generator,
-        noise=noise or known_noise(observation) or rounding(shared),
+        noise=noise or known_noise(observation, layer) or rounding(shared),
         counts=label_counts(observation, len(link.targets)),
     )
 
 
 def last_layer(observation: Observation) -> tuple[Layer, Link] | str:
-    """The linear layer whose output is the model's, with its gradient; the loss's link; or why not."""
+    """Return the head with its mean gradient, in units of a mean loss of scale 1, and the link; or why not.
+
+    Sums over the batch, scales of the loss and of the logits are divided out: all that reads the layer sees
+    1 / B sum_i weights[y_i] (act(z_i / temperature) - targets[y_i]) h_i', except for uneven class weights.
+    """
     reason = observation.not_one_gradient()
     if reason is not None:
         return reason
     if observation.knowledge.batch_size is None:
         return "needs the batch size"
-    name = layer_name(observation)
-    if name is None:
-        return "the model's output is not that of a linear layer"
-    tensors = observation.update.tensors
-    if f"{name}.weight" not in tensors:
-        return f"the weight of the last layer, {name!r}, is not trained"
-    layer = observation.model.get_submodule(name)
-    assert isinstance(layer, nn.Linear), "layer_name() names linear layers alone"
-    link = link_of(observation.loss, layer.out_features)
-    if link is None:
-        return "the loss is not cross-entropy, nor another whose gradient is act(z) - target"
-
-    def plain(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.detach().double().cpu()
-
-    weight, dweight = plain(layer.weight), plain(tensors[f"{name}.weight"])
-    assert weight is not None
-    assert dweight is not None
-    if not bool(dweight.any()):
+    head = shared_head(observation)
+    if isinstance(head, str):
+        return head
+    if not bool(head.dweight.any()):
         return "the last layer's gradient is 0"
-    bias, dbias = plain(layer.bias), plain(tensors.get(f"{name}.bias"))
-    return Layer(weight, bias, dweight, dbias, observation.batch_size), link
+    link = link_of(head.loss, len(head.weight))
+    if link is None:
+        return "the loss is not cross-entropy, nor another whose gradient is act(z) - target, by a mean or a sum"
+    whole = unit_of(link, observation.batch_size)
+    layer = Layer(
+        head.weight,
+        head.bias,
+        head.dweight / whole,
+        None if head.dbias is None else head.dbias / whole,
+        observation.batch_size,
+    )
+    return layer, replace(link, scale=1.0)
+
+
+def unit_of(link: Link, batch: int) -> float:
+    """Return what the head's gradient is divided by: the loss's scale, times B for a sum."""
+    return link.scale * (batch if link.reduction.divisors is None else 1)
 
 
 def unreadable(layer: Layer, link: Link) -> str | None:
-    """Why the layer cannot tell so many examples apart; None where it may."""
+    """Return why the layer cannot tell the examples of the batch apart, or None if it may."""
+    if layer.batch > 1 and not link.even:
+        return "the loss weighs classes unevenly, and the weights of the batch are not known"
     if layer.batch <= min(len(link.targets) - 1, layer.weight.shape[1] + 1):
         return None
     return f"a last layer of {len(link.targets)} outputs cannot tell {layer.batch} examples apart"
 
 
 def layer_name(observation: Observation) -> str | None:
-    """The name of the linear layer that is called once, on one vector an example, last; else None."""
-    calls: list[tuple[str, Tensor, Tensor]] = []
-    model, domain = observation.model, observation.domain
-    like = next(iter(observation.update.tensors.values()))
-    parameter = next(model.parameters(), like)
-    middle = torch.full((1, *domain.shape), 0.5, dtype=parameter.dtype, device=parameter.device)
-
-    def note(name: str, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append((name, arguments[0], output))
-
-    modes = {module: module.training for module in model.modules()}
-    with ExitStack() as hooks, torch.no_grad():
-        # One probe example: normalization by its own statistics would fail, and change buffers.
-        for module, mode in modes.items():
-            hooks.callback(module.train, mode)
-        model.eval()
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear):
-                hooks.callback(module.register_forward_hook(partial(note, name)).remove)
-        prediction = output_of(model, domain.from_unit(middle))
-    for name, inputs, output in calls:
-        once = sum(other == name for other, _, _ in calls) == 1
-        if once and output is prediction and inputs.ndim == 2:
-            return name
-    return None
+    """Return the name of the head, or None if the model has none."""
+    head = head_of(observation.model, observation.domain)
+    return None if head is None else head.name
 
 
-def known_noise(observation: Observation) -> Noise | None:
-    """The noise that a known defense adds; None where it adds none."""
+def shared_weight(observation: Observation) -> Tensor:
+    """Return the gradient of the head's weight as it was shared. The model must have a head."""
+    head = head_of(observation.model, observation.domain)
+    assert head is not None, "last_layer() found it"
+    return observation.update.tensors[head.weight]
+
+
+def units(observation: Observation, layer: Layer) -> float:
+    """Return the layer's gradient divided by what was shared: one number, of the loss's and logits' scales."""
+    return float(layer.dweight.norm() / shared_weight(observation).double().norm())
+
+
+def known_noise(observation: Observation, layer: Layer) -> Noise | None:
+    """Return the noise that a known defense adds, in the layer's units, or None if it adds none."""
     noise = observation.noise
-    return None if noise is None else Noise(sigma=noise[0])
+    return None if noise is None else Noise(sigma=noise[0] * units(observation, layer))
 
 
 def rounding(shared: Tensor) -> Noise:

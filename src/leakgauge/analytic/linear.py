@@ -15,9 +15,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Domain, Observation
+from leakgauge.core import Domain, Loss, Observation
 from leakgauge.federated.dropout import drawn, mean_network
 from leakgauge.federated.untouched import output_of, value_of
+from leakgauge.output import Contribution, contribution_of, loss_in
 
 DENSE_LIMIT = 4096
 """Inputs and features up to which a general affine map is inverted; elementwise maps have no limit."""
@@ -29,13 +30,16 @@ POWER_STEPS = 200
 class LinearEntry:
     """The first linear layer of a model, with the affine map of unit coordinates that feeds it.
 
-    invert maps the layer's input (N, F) to unit coordinates (N, *shape).
+    invert maps the layer's input (N, F) to unit coordinates (N, *shape). model and loss: float64, on the CPU.
+    contribution: how an example adds to the update, or why that is not known.
     """
 
     name: str
     layer: nn.Linear
     model: nn.Module
     invert: Callable[[Tensor], Tensor]
+    loss: Loss
+    contribution: Contribution | str
 
 
 def entry(observation: Observation) -> LinearEntry | str:
@@ -58,7 +62,8 @@ def entry(observation: Observation) -> LinearEntry | str:
         return (
             f"the first linear layer, {name!r}, does not see an invertible affine map of the input"
         )
-    return LinearEntry(name, layer, model, invert)
+    loss = loss_in(observation, torch.float64, torch.device("cpu"))
+    return LinearEntry(name, layer, model, invert, loss, contribution_of(observation))
 
 
 def first_linear(
@@ -97,16 +102,14 @@ def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tens
 
 
 def deltas(observation: Observation, entry: LinearEntry, unit: Tensor, label: int) -> Tensor:
-    """delta (N, O): the gradient at the layer's output that each example of `unit` adds to the batch's.
-
-    The loss is a mean, over N here and over B at the client.
-    """
+    """Return delta (N, O): the gradient at the layer's output that each example of `unit` adds to the batch's."""
+    assert isinstance(entry.contribution, Contribution), "callers refuse this"
     inputs = observation.domain.from_unit(unit)
     _, output, prediction = layer_call(entry.model, entry.layer, inputs)
     targets = torch.full((len(unit),), label, dtype=torch.long)
-    value = value_of(observation.loss, prediction, targets) * len(unit)
+    value = value_of(entry.loss, prediction, targets) * entry.contribution.factor(len(unit), label)
     (delta,) = torch.autograd.grad(value, [output])
-    return delta / observation.batch_size
+    return delta
 
 
 def inverse_of_affine(

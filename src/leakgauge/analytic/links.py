@@ -1,7 +1,10 @@
-"""How a loss answers to the last layer's outputs: dL/dz = scale (act(z / temperature) - target of the label).
+"""How a loss answers to the last layer's outputs, measured by calling it.
 
-Softmax cross-entropy (with label smoothing, and a temperature), binary cross-entropy against one-hot
-targets and squared error are of this form. Which one a loss is, its derivatives at a few points tell.
+    dL/dz_i = weights[y_i] scale (act(z_i / temperature) - targets[y_i]) share_i
+
+share_i: what the reduction leaves of an example's own slope (`output.Reduction`). Softmax cross-entropy with label
+smoothing, temperature and class weights, binary cross-entropy against one-hot targets, and squared error have this
+form, with a mean or a sum over the batch.
 """
 
 from __future__ import annotations
@@ -13,24 +16,45 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Loss
-from leakgauge.federated.untouched import value_of
+from leakgauge.output.reduction import WITHIN, Reduction, reduction_of, slopes
 
 Activation = Literal["softmax", "sigmoid", "identity"]
-PROBE = 1e4
+FAR = 1e4
 """An output so large that softmax and sigmoid are saturated at any temperature in use."""
+STEPS = (1.0, 0.1, 10.0, 0.01, 100.0)
+"""Outputs at which the temperature is measured, in turn, until act is not saturated there."""
+SATURATED = 1e-3
+"""Distance of act from both its ends below which it is saturated."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """dL/dz of one example of label y is scale (act(z / temperature) - targets[y]); targets (C, C)."""
+    """The own slope of an example of label y: weights[y] scale (act(z / temperature) - targets[y]).
+
+    targets (C, C): a row for each label. weights (C,): of each label, 1 for label 0. reduction: how a batch is
+    combined.
+    """
 
     activation: Activation
     scale: float
     temperature: float
     targets: Tensor
+    weights: Tensor
+    reduction: Reduction
+
+    @property
+    def even(self) -> bool:
+        """Whether every class weighs alike, in the slopes and in the mean."""
+        return self.reduction.even and bool((self.weights - 1).abs().max() < WITHIN)
+
+    @property
+    def loads(self) -> Tensor:
+        """How much an example of each class (C,) weighs in the sum of the batch's slopes, over its divisor."""
+        divisors = self.reduction.divisors
+        return self.weights if divisors is None else self.weights * divisors
 
     def value(self, outputs: Tensor) -> Tensor:
-        """act of outputs (..., C) that were divided by the temperature."""
+        """Return act of outputs (..., C) that were divided by the temperature."""
         if self.activation == "softmax":
             return outputs.softmax(-1)
         return outputs.sigmoid() if self.activation == "sigmoid" else outputs
@@ -46,64 +70,83 @@ class Link:
 
 
 def link_of(loss: Loss, classes: int) -> Link | None:
-    """The link of a mean loss on outputs (B, C) and class labels (B,); None where it is of another form."""
-    origin = torch.zeros(classes, dtype=torch.float64)
-    unit = torch.eye(classes, dtype=torch.float64)[0]
-    base = derivative(loss, origin, 0)
-    if base is None:
+    """Return the link of a loss on outputs (B, C) and class labels (B,), or None if it is of another form."""
+    reduction = reduction_of(loss, classes)
+    if reduction is None:
         return None
-    rise = derivative(loss, PROBE * unit, 0)
-    if rise is None:
-        return None
-    step = float(rise[0] - base[0])
-    found: list[tuple[Activation, float]] = [
-        ("softmax", step / (1 - 1 / classes)),
-        ("sigmoid", 2 * step),
-        ("identity", step / PROBE),
-    ]
-    for activation, scale in found:
-        link = _fitted(loss, activation, scale, classes)
+    for activation in ("softmax", "sigmoid", "identity"):
+        link = _fitted(loss, activation, classes, reduction)
         if link is not None:
             return link
     return None
 
 
-def _fitted(loss: Loss, activation: Activation, scale: float, classes: int) -> Link | None:
-    """The link of this activation and scale, where it meets the loss's derivatives at a test point."""
-    if not 0 < scale < PROBE:
+def _fitted(loss: Loss, activation: Activation, classes: int, reduction: Reduction) -> Link | None:
+    """The link of this activation, if it meets the loss's slopes at a test point, else None."""
+    origin = torch.zeros(classes, dtype=torch.float64)
+    at_origin = [slopes(loss, origin.unsqueeze(0), [y]) for y in range(classes)]
+    if any(slope is None for slope in at_origin):
         return None
-    # The slope of cross-entropy of z / t is 1 / t of that of z: scale and temperature are one number.
-    temperature = 1 / scale if activation == "softmax" else 1.0
-    link = Link(activation, scale, temperature, torch.zeros(classes, classes, dtype=torch.float64))
-    point = torch.linspace(-1, 1, classes, dtype=torch.float64)
-    value = link.value(torch.zeros_like(point))
-    rows = []
-    for label in range(classes):
-        slope = derivative(loss, torch.zeros_like(point), label)
+    base = torch.cat([slope for slope in at_origin if slope is not None])
+    measured = _scale(loss, activation, base)
+    if measured is None:
+        return None
+    scales, temperature = measured
+    draft = Link(activation, 1.0, temperature, base, scales, reduction)
+    # Rounding of 1e-17 would drown the classes that a trained network holds for impossible.
+    targets = draft.value(origin) - base / scales.unsqueeze(1)
+    whole = targets.round()
+    targets = torch.where((targets - whole).abs() < 1e-6, whole, targets)
+    weights = scales / scales[0]
+    weights = torch.where((weights - 1).abs() < WITHIN, 1.0, weights)
+    link = Link(activation, float(scales[0]), temperature, targets, weights, reduction)
+    return (
+        link if all(_meets(loss, link, label) for label in {0, classes // 2, classes - 1}) else None
+    )
+
+
+def _scale(loss: Loss, activation: Activation, base: Tensor) -> tuple[Tensor, float] | None:
+    """weights scale (C,) and the temperature, from slopes at points around the origin, or None if they contradict."""
+    classes = len(base)
+    if activation == "identity":
+        scales = _moves(loss, base, 1.0)
+        return None if scales is None or not bool((scales > 0).all()) else (scales, 1.0)
+    middle = 1 / classes if activation == "softmax" else 0.5
+    # act goes from its middle to 1 as an output goes to infinity.
+    rises = _moves(loss, base, FAR)
+    if rises is None or not bool((rises > 0).all()):
+        return None
+    scales = rises / (1 - middle)
+    for step in STEPS:
+        moves = _moves(loss, base, step)
+        if moves is None:
+            return None
+        act = middle + float(moves[0] / scales[0])
+        if 1 - act > SATURATED and act - middle > SATURATED * (1 - middle):
+            odds = act / (1 - act) * ((classes - 1) if activation == "softmax" else 1)
+            found = step / float(torch.tensor(odds, dtype=torch.float64).log())
+            return scales, 1.0 if abs(found - 1) < WITHIN else found
+    return None
+
+
+def _moves(loss: Loss, base: Tensor, step: float) -> Tensor | None:
+    """How far each label's own slope at output c (C,) moves as that output goes from 0 to `step`, c another label."""
+    found = []
+    for label in range(len(base)):
+        other = (label + 1) % len(base)
+        point = torch.zeros((1, len(base)), dtype=torch.float64)
+        point[0, other] = step
+        slope = slopes(loss, point, [label])
         if slope is None:
             return None
-        rows.append(value - slope / scale)
-    # Rounding of 1e-17 would drown the classes that a trained network holds for impossible.
-    targets = torch.stack(rows)
-    whole = targets.round()
-    targets = torch.where((targets - whole).abs() < 1e-9, whole, targets)
-    link = Link(activation, scale, temperature, targets)
-    for label in {0, classes - 1}:
-        slope = derivative(loss, point, label)
-        told = scale * (link.value(point / temperature) - link.targets[label])
-        if slope is None or not torch.allclose(slope, told, rtol=1e-5, atol=1e-7 * scale):
-            return None
-    return link
+        found.append(slope[0, other] - base[label, other])
+    return torch.stack(found)
 
 
-def derivative(loss: Loss, outputs: Tensor, label: int) -> Tensor | None:
-    """dL/dz (C,) at outputs (C,) of one example; None where the loss takes no class label."""
-    point = outputs.clone().unsqueeze(0).requires_grad_()
-    try:
-        value = value_of(loss, point, torch.tensor([label]))
-    except (TypeError, ValueError, RuntimeError, IndexError):
-        return None  # it wants targets of another kind
-    if value.ndim != 0 or not value.requires_grad:
-        return None
-    (slope,) = torch.autograd.grad(value, [point])
-    return slope[0]
+def _meets(loss: Loss, link: Link, label: int) -> bool:
+    """Whether the link foretells the loss's slope at a test point."""
+    point = link.temperature * torch.linspace(-1, 1, len(link.targets), dtype=torch.float64)
+    slope = slopes(loss, point.unsqueeze(0), [label])
+    size = link.scale * float(link.weights[label])
+    told = size * (link.value(point / link.temperature) - link.targets[label])
+    return slope is not None and torch.allclose(slope[0], told, rtol=1e-5, atol=1e-6 * size)

@@ -10,32 +10,35 @@ from torch import Tensor, nn
 
 from leakgauge.core import Domain, Loss, Observation
 from leakgauge.federated.untouched import output_of, value_of
+from leakgauge.output import Contribution, contribution_of, loss_in
 
 
 @dataclass(frozen=True)
 class Tail:
-    """A linear layer of the model, in float64, and what follows it; the client's loss is a mean over `batch`."""
+    """A linear layer of the model, in float64, and what follows it, with how an example adds to the update."""
 
     model: nn.Module
     layer: nn.Linear
     loss: Loss
     domain: Domain
-    batch: int
+    contribution: Contribution
     classes: int
 
     @classmethod
     def of(cls, observation: Observation, name: str) -> Tail:
         """From the linear layer `name` on. The model must have classes."""
         assert observation.classes is not None, "callers refuse this"
+        contribution = contribution_of(observation)
+        assert isinstance(contribution, Contribution), "callers refuse this"
         model = copy.deepcopy(observation.model).cpu().double()
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear), "callers name linear layers alone"
         return cls(
             model,
             layer,
-            observation.loss,
+            loss_in(observation, torch.float64, torch.device("cpu")),
             observation.domain,
-            observation.batch_size,
+            contribution,
             observation.classes,
         )
 
@@ -60,10 +63,11 @@ class Tail:
         finally:
             hook.remove()
         targets = torch.full((len(features),), label, dtype=torch.long)
-        # The loss is a mean, over N here and over B at the client.
-        value = value_of(self.loss, prediction, targets) * len(features)
+        value = value_of(self.loss, prediction, targets) * self.contribution.factor(
+            len(features), label
+        )
         (delta,) = torch.autograd.grad(value, [output])
-        return delta / self.batch
+        return delta
 
     def depth(self, features: Tensor) -> Tensor:
         """How far the outputs (N, O) that pass no gradient back, whatever the label, lie below 0; 0 at the others."""

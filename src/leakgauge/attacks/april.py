@@ -23,6 +23,8 @@ from leakgauge.analytic.tokens import Tokens, tokens_of
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import Recipe, matched
 from leakgauge.core import (
+    CERTIFIED_WITHIN,
+    CONVERGED_WITHIN,
     BaseAttack,
     Cost,
     Observation,
@@ -34,13 +36,11 @@ from leakgauge.core import (
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
-from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.judgment import nothing_found
-from leakgauge.inversion.labels import head
 from leakgauge.inversion.simulation import simulator
+from leakgauge.output import OneLabel, label_of_one, shared_head
 
-PROVEN = 1e-4
-"""Residual at which a determined solution is certified."""
 CUTS = (1.0, 1e1, 1e2, 1e3, 1e4)
 """Singular values of G dropped: below these multiples of its rounding. The residual chooses."""
 LABELS = 2
@@ -128,9 +128,9 @@ class _Guess:
     def reconstruction(self, observation: Observation, cost: Cost) -> Reconstruction:
         """With a status that the rank and the residual prove, or do not."""
         status = Status.UNCONVERGED
-        if self.residual <= MATCHED:
+        if self.residual <= CONVERGED_WITHIN:
             status = Status.CONVERGED
-        if self.residual <= PROVEN and not self.short:
+        if self.residual <= CERTIFIED_WITHIN and not self.short:
             status = Status.CERTIFIED
         told = "not determined (" + "; ".join(self.short) + ")" if self.short else "determined"
         return Reconstruction(
@@ -151,22 +151,26 @@ def unfit(observation: Observation) -> str | None:
         return reason
     if observation.domain.kind != "image":
         return f"cuts images into patches, not a {observation.domain.kind}"
-    if observation.knowledge.labels is None and head(observation) is None:
-        return "labels are not granted, and the model has no last linear layer to read them from"
-    return None
+    if observation.knowledge.labels is not None:
+        return None
+    found = label_of_one(observation)
+    return (
+        f"labels are not granted, and cannot be read: {found}" if isinstance(found, str) else None
+    )
 
 
 def likely(observation: Observation) -> list[Tensor]:
-    """The label (1,) where granted, else those of largest row in the last layer's gradient.
-
-    With cross-entropy the example's own output has the largest derivative, whatever the features' signs.
-    """
+    """Return the labels (1,) worth simulating: the granted one, else the one read and the likeliest others."""
     if observation.knowledge.labels is not None:
         return [observation.knowledge.labels]
-    found = head(observation)
-    assert found is not None, "unfit() refuses this"
-    rows = observation.update.tensors[f"{found[0]}.weight"].norm(dim=1)
-    return list(rows.argsort(descending=True)[:LABELS].unsqueeze(1))
+    found, head = label_of_one(observation), shared_head(observation)
+    assert isinstance(found, OneLabel), "unfit() refuses this"
+    assert not isinstance(head, str), "unfit() refuses this"
+    device = next(iter(observation.update.tensors.values())).device
+    # With cross-entropy the example's own output has the largest derivative, whatever the features' signs.
+    rows = head.dweight.norm(dim=1).argsort(descending=True)[:LABELS].tolist()
+    tried = [found.label] if found.certain else dict.fromkeys([found.label, *rows])
+    return [torch.tensor([label], device=device) for label in tried]
 
 
 def truncated_inverse(slopes: Tensor, least: float) -> tuple[Tensor, int]:

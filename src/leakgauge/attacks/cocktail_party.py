@@ -27,6 +27,7 @@ from leakgauge.analytic.mixtures import mixture
 from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered, edges
 from leakgauge.core import (
+    CERTIFIED_WITHIN,
     BaseAttack,
     Cost,
     Observation,
@@ -37,14 +38,14 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.federated.dropout import mean_network
-from leakgauge.inversion.distances import MATCHED, relative_residual
-from leakgauge.inversion.judgment import nothing_found
+from leakgauge.inversion.distances import relative_residual
+from leakgauge.inversion.judgment import nothing_found, status_of
 from leakgauge.inversion.simulation import simulator
 from leakgauge.inversion.variation import OPPONENT, TotalVariation
 
 ZERO = torch.zeros(())
-EXPLAINED = 1e-4
-"""Share of the layer's gradient left over, at which the examples are certified."""
+EXPLAINED = CERTIFIED_WITHIN
+"""Fraction of the layer's gradient left over at which the examples explain it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,10 @@ class CocktailParty(BaseAttack):
         if observation.classes is None:
             return "needs a loss over classes, to tell which example causes what"
         found = entry(observation)
-        return found if isinstance(found, str) else too_many(observation, found.name)
+        if isinstance(found, str):
+            return found
+        unknown = found.contribution if isinstance(found.contribution, str) else None
+        return too_many(observation, found.name) or unknown
 
     def evaluations(self, observation: Observation) -> int:
         return 1
@@ -181,11 +185,8 @@ def reconstruction(
         simulated = simulator(observation, create_graph=False)(unit, sources.labels.to(like.device))
         residual = float(relative_residual(simulated, observation.update.tensors))
     proven = int(sources.proven.sum())
-    status = Status.UNCONVERGED
-    if proven == batch and sources.left_over < EXPLAINED:
-        status = Status.CERTIFIED
-    elif residual is not None and residual <= MATCHED:
-        status = Status.CONVERGED
+    exact = proven == batch and sources.left_over < EXPLAINED
+    status = status_of(observation, unit, sources.labels, residual, proven=exact)
     return Reconstruction(
         inputs=observation.domain.from_unit(unit).detach(),
         targets=sources.labels,

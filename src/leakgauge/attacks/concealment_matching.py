@@ -32,7 +32,7 @@ from leakgauge.core import (
     concealing_of,
 )
 from leakgauge.inversion import GradientMatching, Read
-from leakgauge.inversion.labels import head
+from leakgauge.output import shared_head
 
 DEFAULT = SecondOrder()
 
@@ -50,8 +50,8 @@ class ConcealmentMatching(BaseAttack):
     def unsuited(self, observation: Observation) -> str | None:
         if concealing_of(observation.knowledge.defense) is None:
             return "the known defense conceals no example behind another"
-        found, labels = head(observation), observation.knowledge.labels
-        if found is None or f"{found[0]}.bias" not in observation.update.tensors:
+        found, labels = shared_head(observation), observation.knowledge.labels
+        if isinstance(found, str) or found.dbias is None:
             return "reads labels from the bias of a last linear layer, which the model lacks"
         if labels is not None and labels.ndim != 1:
             return "the invented example is told by its class: needs class labels"
@@ -87,9 +87,10 @@ class ConcealmentMatching(BaseAttack):
 
 def labels_of_pair(observation: Observation) -> tuple[int, int]:
     """The private example's class and the invented one's."""
-    layer = head(observation)
-    assert layer is not None, "inapplicable() refuses this"
-    slopes = observation.update.tensors[f"{layer[0]}.bias"]
+    head = shared_head(observation)
+    assert not isinstance(head, str), "unsuited() refuses this"
+    assert head.dbias is not None, "unsuited() refuses this"
+    slopes = head.dbias
     granted = observation.knowledge.labels
     label = int(slopes.argmin() if granted is None else granted[0])
     left = slopes.clone()

@@ -17,21 +17,22 @@ from torch import Tensor
 
 from leakgauge.analytic.linear import LinearEntry, deltas, entry, rank_one, ratios
 from leakgauge.core import (
+    CERTIFIED_WITHIN,
     BaseAttack,
     Cost,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
-    Status,
 )
 from leakgauge.federated.dropout import mean_network
-from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.distances import relative_residual
+from leakgauge.inversion.judgment import status_of
 from leakgauge.inversion.labels import Known, LastLayer
 from leakgauge.inversion.simulation import simulator
 
-EXPLAINED = 1e-4
-"""Share of the layer's gradient left over, at which the examples found are certified in float32."""
+EXPLAINED = CERTIFIED_WITHIN
+"""Fraction of the layer's gradient left over at which the examples found explain it."""
 CHANCE = 1e-3
 """Relative error above which one output's match proves little by itself."""
 TOLERANCES = (1e-5, 1e-3, 1e-2)
@@ -51,7 +52,11 @@ class LinearLayer(BaseAttack):
         if reason is not None:
             return reason
         found = entry(observation)
-        return found if isinstance(found, str) else None
+        if isinstance(found, str):
+            return found
+        # A batch of one needs no label to be divided; of several, each is told by what it causes.
+        several = observation.knowledge.batch_size != 1 and observation.classes is not None
+        return found.contribution if several and isinstance(found.contribution, str) else None
 
     def evaluations(self, observation: Observation) -> int:
         return 1
@@ -229,14 +234,13 @@ class _Peeling:
             # The domain's range is public: a value outside it is noise, for certain.
             unit[i] = self.entry.invert(example.features.unsqueeze(0))[0].clamp(0, 1)
         left = self.left_over()
-        exact = left < EXPLAINED and self.verified_count == batch
+        proven = left < EXPLAINED and self.verified_count == batch
         targets = self.labels(seeds)
         residual = None
         if targets is not None and self.verified_count == batch:
             simulated = simulator(observation, create_graph=False)(unit.to(like), targets)
             residual = float(relative_residual(simulated, observation.update.tensors))
-        matched = residual is not None and residual <= MATCHED
-        status = Status.CERTIFIED if exact else Status.CONVERGED if matched else Status.UNCONVERGED
+        status = status_of(observation, unit.to(like), targets, residual, proven=proven)
         how = f"{self.verified_count} of {batch} examples isolated"
         if self.tolerance > TOLERANCES[0]:
             how += f", to {self.tolerance:g} of what they must cause: likely, not proven"
@@ -257,7 +261,9 @@ class _Peeling:
     def labels(self, seeds: Seeds) -> Tensor | None:
         """Labels found with the examples; for batch 1 read from the last layer."""
         if self.observation.batch_size == 1:
-            for rule in (LastLayer(), Known()):
+            rules = (LastLayer(), Known())
+            granted = self.observation.knowledge.granted() & {"labels", "label_counts"}
+            for rule in reversed(rules) if granted else rules:
                 if rule.inapplicable(self.observation) is None:
                     return rule.start(self.observation, seeds.generator("labels"))
             return None

@@ -24,10 +24,12 @@ from leakgauge.analytic.chain import Chain, chain_of, unpooled
 from leakgauge.analytic.constraints import system_of, too_large
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import rank_one
-from leakgauge.analytic.output_layer import Start, starts
+from leakgauge.analytic.output_layer import starts
 from leakgauge.analytic.rank_index import LayerRank, carried, measured
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.core import (
+    CERTIFIED_WITHIN,
+    CONVERGED_WITHIN,
     BaseAttack,
     Cost,
     Observation,
@@ -36,12 +38,10 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
-from leakgauge.inversion.distances import MATCHED, relative_residual
+from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.simulation import simulator
-
-PROVEN = 1e-4
-"""Residual at which a determined solution is certified."""
+from leakgauge.output.one_label import Explained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class RGAP(BaseAttack):
             for start in beginnings(chain, observation):
                 balanced = self.rows == "balanced"
                 guesses.append(_finished(observation, chain, start, seeds, balanced))
-                if guesses[-1].misfit <= PROVEN:
+                if guesses[-1].misfit <= CERTIFIED_WITHIN:
                     break
         progress(1.0)
         cost = Cost(len(guesses), time.perf_counter() - clock)
@@ -117,9 +117,9 @@ class _Guess:
         """With a status that the ranks and the residual prove, or do not."""
         short = [layer for layer in self.ranks if layer.index < 0]
         status = Status.UNCONVERGED
-        if self.misfit <= MATCHED:
+        if self.misfit <= CONVERGED_WITHIN:
             status = Status.CONVERGED
-        if self.misfit <= PROVEN and not short:
+        if self.misfit <= CERTIFIED_WITHIN and not short:
             status = Status.CERTIFIED
         told = "every layer's input is determined"
         if short:
@@ -180,7 +180,7 @@ def shared(observation: Observation, name: str) -> Tensor | None:
 def beginnings(chain: Chain, observation: Observation) -> list[Beginning]:
     """Where the recursion may start, best first."""
     last = chain.links[-1]
-    explained: list[Start] = []
+    explained: list[Explained] = []
     dweight = shared(observation, f"{last.name}.weight")
     assert dweight is not None, "unstarted() refuses this"
     if isinstance(last.layer, nn.Linear) and observation.classes is not None and dweight.any():

@@ -17,11 +17,12 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from leakgauge.analytic.linear import LinearEntry, deltas
 from leakgauge.analytic.relu_layer import Factors, factors_of, relu_entry, separate
@@ -38,16 +39,13 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import Count
 from leakgauge.federated.dropout import mean_network
-from leakgauge.inversion.distances import MATCHED, relative_residual
-from leakgauge.inversion.judgment import nothing_found
+from leakgauge.inversion.distances import relative_residual
+from leakgauge.inversion.judgment import nothing_found, status_of
 from leakgauge.inversion.simulation import simulator
+from leakgauge.output import Contribution
 
 MOST = 25
 """The largest batch of an exact search, as in the paper."""
-EXPLAINED = 1e-4
-"""Share of the update left over, at which a batch that agrees with the layer is certified."""
-MANY = 64
-"""Signs that must agree, each by chance one time in two, to prove a batch whose labels are unknown."""
 WIDEST = (0.5, 0.05)
 """Where e starts, by turns: narrow where directions lie close together, as those of two classes do."""
 
@@ -168,13 +166,7 @@ def finish(
         residual = float(relative_residual(simulated, observation.update.tensors))
         evaluations += 1
     exact = factors.clean and result.agreement >= strict(factors).agreed
-    # Without labels the signs alone must prove it: those beyond the B - 1 that any direction has.
-    spare = factors.batch * (len(factors.live) - factors.batch)
-    status = Status.UNCONVERGED
-    if exact and (spare >= MANY if residual is None else residual <= EXPLAINED):
-        status = Status.CERTIFIED
-    elif residual is not None and residual <= MATCHED:
-        status = Status.CONVERGED
+    status = status_of(observation, unit.to(like), targets, residual, proven=exact)
     return Reconstruction(
         inputs=observation.domain.from_unit(unit).to(like),
         targets=targets,
@@ -199,5 +191,12 @@ def labels_of(
     granted = observation.knowledge.labels
     if granted is not None and not granted.is_floating_point() and granted.ndim == 1:
         tried = sorted(set(granted.tolist()))
-    misfit = [(deltas(observation, entry, unit, label) - delta).norm(dim=1) for label in tried]
+    if isinstance(entry.contribution, str):
+        # How much each example adds is not known: the direction of what it causes tells its label.
+        entry = replace(entry, contribution=Contribution(None, 1.0, 1.0))
+        delta = normalize(delta, dim=1)
+        caused = [normalize(deltas(observation, entry, unit, label), dim=1) for label in tried]
+    else:
+        caused = [deltas(observation, entry, unit, label) for label in tried]
+    misfit = [(one - delta).norm(dim=1) for one in caused]
     return torch.tensor(tried)[torch.stack(misfit).argmin(0)], len(misfit)

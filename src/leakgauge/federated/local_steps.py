@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from leakgauge.core import LocalSteps, Observation, Tensors, Update, in_other_units, trainable
+from leakgauge.core import Observation, Tensors, Update, in_other_units, trainable
+from leakgauge.federated.calibration import steps_of
 from leakgauge.federated.rounds import Rounds, parted
 from leakgauge.federated.training import FedSGD
 
@@ -32,10 +33,9 @@ def as_one_gradient(observation: Observation) -> Observation:
 
 
 def multiplier(observation: Observation) -> float:
-    """What the update is of a gradient that stays the same over all steps, but for the sign; 1 where not told."""
-    many = observation.knowledge.batch_size or 1
-    training = observation.training
-    return training.multiplier(many) if isinstance(training, LocalSteps) else 1.0
+    """Return the size of the update against a gradient that stays the same over all steps, or 1 if it is not told."""
+    training = steps_of(observation)
+    return 1.0 if training is None else training.multiplier(observation.knowledge.batch_size or 1)
 
 
 def interpolated(observation: Observation, share: float) -> Observation:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leakgauge.core import Observation, Tensors
+from leakgauge.core import CONVERGED_WITHIN, Observation, Tensors
 from leakgauge.inversion.objective import Candidate, LeastSquares, Term
 
-MATCHED = 1e-3
+MATCHED = CONVERGED_WITHIN
 """A relative residual of the update, ||g - g*|| / ||g*||, at which a reconstruction counts as converged."""
 
 
@@ -25,10 +25,17 @@ def squared_norms(tensors: Tensors) -> Tensor:
 
 
 def relative_residual(simulated: Tensors, observed: Tensors) -> Tensor:
-    """||g - g*|| / ||g*||: the measure by which different attacks on one observation compare."""
+    """Return ||g - g*|| / ||g*||: the measure by which different attacks on one observation compare.
+
+    Both are divided by the largest entry of g* first: squares of 1e-30 are 0 in float32.
+    """
+    largest = max((float(t.abs().max()) for t in observed.values() if t.numel()), default=0.0)
+    unit = largest or 1.0
+    ours = {name: simulated[name].double() / unit for name in observed}
+    theirs = {name: t.double() / unit for name, t in observed.items()}
     tiny = torch.finfo(torch.float64).tiny
-    difference = squared_differences(simulated, observed).double().sum()
-    return (difference / squared_norms(observed).double().sum().clamp_min(tiny)).sqrt()
+    difference = squared_differences(ours, theirs).sum()
+    return (difference / squared_norms(theirs).sum().clamp_min(tiny)).sqrt()
 
 
 class Distance(LeastSquares):

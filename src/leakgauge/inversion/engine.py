@@ -255,6 +255,8 @@ class _Run:
                 cost=cost,
             )
         unit, targets = trial.problem.decode(trial.best.variables)
+        if targets.ndim == 2 and observation.classes is not None and self.matching.labels.free:
+            targets = targets.argmax(-1)  # the status is that of the labels that are returned
         simulated = simulator(observation, create_graph=False)(unit, targets)
         residual = float(relative_residual(simulated, observation.update.tensors))
         inputs = observation.domain.from_unit(unit).detach()

@@ -8,14 +8,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from leakgauge.core import Cost, Diagnosis, Observation, Reconstruction, Status
+from leakgauge.core import (
+    CERTIFIED_WITHIN,
+    CONVERGED_WITHIN,
+    Cost,
+    Diagnosis,
+    Observation,
+    Reconstruction,
+    Status,
+    Tensors,
+)
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.local_steps import interpolated
+from leakgauge.federated.training import FedSGD
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion.descent import Identification
 from leakgauge.inversion.distances import MATCHED, Cosine, relative_residual
+from leakgauge.inversion.features import entangled
 from leakgauge.inversion.objective import Candidate
 from leakgauge.inversion.simulation import believed, simulator
+from leakgauge.output import contribution_of
 
 
 def residual_of(observation: Observation, found: Reconstruction) -> float | None:
@@ -40,6 +52,53 @@ def _aside(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     simulated = simulator(seen, create_graph=False)(unit, targets)
     cosine = 1 - float(Cosine()(Candidate(unit, targets, simulated, seen.update.tensors)))
     return math.sqrt(max(0.0, 1 - cosine**2))
+
+
+def status_of(
+    observation: Observation,
+    unit: Tensor,
+    targets: Tensor | None,
+    residual: float | None,
+    *,
+    proven: bool,
+) -> Status:
+    """Return the status that the residual of the whole update allows. proven: the method's own checks all passed.
+
+    An example that the network is sure of hardly moves the update, so a small residual says little of it. A certified
+    batch matches the update to CERTIFIED_WITHIN of the part of its faintest example.
+    """
+    if targets is None or residual is None or residual > CONVERGED_WITHIN:
+        return Status.UNCONVERGED
+    if proven and residual <= CERTIFIED_WITHIN * faintest(observation, unit, targets):
+        return Status.CERTIFIED
+    return Status.CONVERGED
+
+
+def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
+    """Return the norm of the least example's part of the simulated gradient, relative to the whole.
+
+    It is 1 for one example, and 0 if parts are not told apart: examples that meet in the model, or a loss of unknown
+    reduction.
+    """
+    if len(unit) == 1:
+        return 1.0
+    contribution = contribution_of(observation)
+    if entangled(observation) or isinstance(contribution, str) or targets.ndim > 1:
+        return 0.0
+    inputs = observation.domain.from_unit(unit).detach()
+    model, loss, train = observation.model, observation.loss, FedSGD()
+    targets = targets.to(inputs.device)
+    whole = _norm(train(model, loss, inputs, targets)) * contribution.size
+    parts = [
+        _norm(train(model, loss, inputs[i : i + 1], targets[i : i + 1]))
+        * contribution.factor(1, int(label))
+        for i, label in enumerate(targets)
+    ]
+    return min(parts) / whole if whole > 0 else 0.0
+
+
+def _norm(tensors: Tensors) -> float:
+    return float(torch.stack([t.detach().double().norm() for t in tensors.values()]).norm())
 
 
 def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:

@@ -11,6 +11,14 @@ from torch import Tensor, nn
 from leakgauge.core import Observation, trainable
 from leakgauge.federated.local_steps import as_one_gradient
 from leakgauge.federated.training import stateless
+from leakgauge.output import (
+    OneLabel,
+    SharedHead,
+    label_of_one,
+    reduction_of,
+    shared_head,
+    slope_of,
+)
 
 
 class Labels(Protocol):
@@ -32,16 +40,6 @@ class Labels(Protocol):
     def decode(self, variables: Tensor) -> Tensor:
         """Targets (B,) or (B, K)."""
         ...
-
-
-def head(observation: Observation) -> tuple[str, nn.Module] | None:
-    """The last linear layer with one output for each class, by name; None where the model has none."""
-    found: tuple[str, nn.Module] | None = None
-    for name, module in observation.model.named_modules():
-        classifies = isinstance(module, nn.Linear) and module.out_features == observation.classes
-        if classifies and f"{name}.weight" in observation.update.tensors:
-            found = (name, module)
-    return found
 
 
 @dataclass(frozen=True)
@@ -108,24 +106,28 @@ class Read:
 
 @dataclass(frozen=True)
 class LastLayer:
-    """The class whose row of the last weight's gradient sums lowest (Zhao et al. 2020, equation 4). Batch 1."""
+    """The label of a batch of one, as the one that explains the last layer's gradient (`output.one_label`).
+
+    Zhao et al. 2020 read it from signs. Their rule is a case of this one, and needs cross-entropy.
+    """
 
     @property
     def free(self) -> bool:
         return False
 
     def inapplicable(self, observation: Observation) -> str | None:
+        """Return why the label cannot be read, in one line, or None if it can."""
         if observation.batch_size != 1:
             return f"reads one label from the last layer: batch {observation.batch_size} > 1"
-        if head(observation) is None:
-            return "the model has no last linear layer with one output for each class"
-        return None
+        found = label_of_one(as_one_gradient(observation))
+        return found if isinstance(found, str) else None
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        found = head(observation)
-        assert found is not None, "inapplicable() refuses this"
-        rows = as_one_gradient(observation).update.tensors[f"{found[0]}.weight"].sum(dim=1)
-        return rows.argmin().unsqueeze(0)
+        """Return the label (1,)."""
+        found = label_of_one(as_one_gradient(observation))
+        assert isinstance(found, OneLabel), "inapplicable() refuses this"
+        like = next(iter(observation.update.tensors.values()))
+        return torch.tensor([found.label], device=like.device)
 
     def decode(self, variables: Tensor) -> Tensor:
         return variables
@@ -135,8 +137,8 @@ class LastLayer:
 class Known:
     """Granted labels, else granted counts, else counts estimated from the last layer's bias.
 
-    The gradient of that bias is db = mean_j softmax_j - counts / B. The mean softmax is unknown; its
-    value on inputs drawn uniformly from the domain stands for it, which is near for an untrained model.
+    db = sum_i share s(z_i, y_i) with s the own slope of an example. The mean of s over inputs drawn uniformly from the
+    domain stands for the unknown s of each label, which is near for an untrained model.
     """
 
     probes: int = 32
@@ -146,17 +148,25 @@ class Known:
         return False
 
     def inapplicable(self, observation: Observation) -> str | None:
+        """Return why there are no labels, in one line, or None if there are."""
         knowledge = observation.knowledge
         if knowledge.labels is not None or knowledge.label_counts is not None:
             return None
-        found = head(observation)
-        if found is None or f"{found[0]}.bias" not in observation.update.tensors:
+        if observation.classes is None:
+            return "labels are not granted, and no loss over classes tells them"
+        found = shared_head(as_one_gradient(observation))
+        if isinstance(found, str):
+            return f"labels are not granted, and cannot be read: {found}"
+        if found.dbias is None:
             return (
                 "labels are not granted, and the model's last layer has no bias to read them from"
             )
+        if slope_of(found.loss, len(found.weight)) is None:
+            return "labels are not granted, and the loss takes no class labels"
         return None
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Return labels (B,), in ascending order unless they are granted."""
         knowledge = observation.knowledge
         if knowledge.labels is not None:
             return knowledge.labels
@@ -166,19 +176,48 @@ class Known:
         return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
     def estimate(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Counts (K,) that sum to B, the largest of B (softmax - db) taken one example at a time."""
-        found = head(observation)
-        assert found is not None, "inapplicable() refuses this"
-        bias = as_one_gradient(observation).update.tensors[f"{found[0]}.bias"]
-        unit = torch.rand((self.probes, *observation.domain.shape), generator=generator)
-        with torch.no_grad():
-            inputs = observation.domain.from_unit(unit.to(bias))
-            output = stateless(observation.model, trainable(observation.model), inputs)
-        score = observation.batch_size * (output.softmax(-1).mean(0) - bias)
-        counts = torch.zeros(len(bias), dtype=torch.long, device=bias.device)
-        for _ in range(observation.batch_size):
+        """Return counts (K,) that sum to B: whole numbers near the least-squares solution, one example at a time."""
+        head = shared_head(as_one_gradient(observation))
+        assert not isinstance(head, str), "inapplicable() refuses this"
+        assert head.dbias is not None, "inapplicable() refuses this"
+        assert observation.classes is not None, "inapplicable() refuses this"
+        slope = slope_of(head.loss, len(head.weight))
+        assert slope is not None, "inapplicable() refuses this"
+        outputs = self.outputs(observation, head, generator)
+        each = torch.stack([slope(outputs, y).mean(0) for y in range(observation.classes)])
+        reduction = reduction_of(head.loss, observation.classes, width=len(head.weight))
+        count = observation.batch_size
+        summed = reduction is not None and reduction.divisors is None
+        # The sum of own slopes, and the number of examples in the same unit.
+        goal, unit = head.dbias * (1 if summed else count), float(each.norm())
+        equations = torch.cat([each.T, torch.full((1, len(each)), unit).double()])
+        right = torch.cat([goal, torch.tensor([unit * count]).double()])
+        score = torch.linalg.pinv(equations) @ right
+        counts = torch.zeros(len(each), dtype=torch.long)
+        for _ in range(count):
             counts[(score - counts).argmax()] += 1
-        return counts
+        return counts.to(next(iter(observation.update.tensors.values())).device)
+
+    def outputs(
+        self, observation: Observation, head: SharedHead, generator: torch.Generator
+    ) -> Tensor:
+        """Return logits (N, C) of inputs drawn uniformly from the domain, in float64."""
+        unit = torch.rand((self.probes, *observation.domain.shape), generator=generator)
+        like = next(observation.model.parameters())
+        seen: list[Tensor] = []
+
+        def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            seen.append(head.head.features(observation.model, arguments[0]))
+
+        hook = observation.model.get_submodule(head.head.name).register_forward_pre_hook(note)
+        try:
+            with torch.no_grad():
+                inputs = observation.domain.from_unit(unit.to(like))
+                stateless(observation.model, trainable(observation.model), inputs)
+        finally:
+            hook.remove()
+        outputs = seen[0].double().cpu() @ head.weight.T
+        return outputs if head.bias is None else outputs + head.bias
 
     def decode(self, variables: Tensor) -> Tensor:
         return variables

@@ -21,6 +21,7 @@ from leakgauge.core import (
 )
 from leakgauge.federated.rounds import Rounds, joined, parted
 from leakgauge.federated.training import local_update
+from leakgauge.output import loss_in
 
 
 class Simulator(Protocol):
@@ -32,10 +33,11 @@ class Simulator(Protocol):
 
 
 def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
-    """The observation with the adversary's own copy of model and update in another precision."""
+    """Return the observation with the adversary's own copy of model, loss and update in another precision."""
     return replace(
         observation,
         model=copy.deepcopy(observation.model).to(dtype),
+        loss=loss_in(observation, dtype),
         update=observation.update.map(lambda t: t.to(dtype)),
     )
 

@@ -8,6 +8,7 @@ from leakgauge.analytic.label_recovery.grad_inversion import GradInversionRule
 from leakgauge.analytic.label_recovery.idlg import Idlg
 from leakgauge.analytic.label_recovery.ilrg import Ilrg
 from leakgauge.analytic.label_recovery.llg import Llg, LlgPlus, LlgStar
+from leakgauge.analytic.label_recovery.one_label import LabelOfOne
 from leakgauge.analytic.label_recovery.rlg import Rlg
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary
 from leakgauge.analytic.label_recovery.tilting import Tilting
@@ -21,6 +22,7 @@ __all__ = [
     "Idlg",
     "Ilrg",
     "LabelMethod",
+    "LabelOfOne",
     "LabelRecovery",
     "Llg",
     "LlgPlus",

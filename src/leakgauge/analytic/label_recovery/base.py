@@ -12,9 +12,9 @@ from leakgauge.analytic.last_layer import last_layer
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import LocalSteps, Observation, Seeds, Update, trainable
+from leakgauge.federated.calibration import steps_of
 from leakgauge.federated.local_steps import interpolated
 from leakgauge.federated.training import FedSGD
-from leakgauge.federated.withheld import untold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,14 @@ class LabelMethod(Protocol):
 
 def many_steps(observation: Observation) -> LocalSteps | str:
     """The local training, where its steps are known; or why they are not."""
-    training = observation.training
     if observation.update.kind != "delta":
         return f"needs a difference of weights, not an update of kind {observation.update.kind!r}"
-    if untold(training) or not isinstance(training, LocalSteps):
-        return f"the steps of a local training {type(training).__name__} are not told"
     if observation.knowledge.batch_size is None:
         return "needs the batch size"
-    return training
+    found = steps_of(observation)
+    if found is None:
+        return f"the steps of a local training {type(observation.training).__name__} are not told"
+    return found
 
 
 def mean_gradient(observation: Observation, training: LocalSteps) -> Observation:
@@ -96,11 +96,12 @@ def as_gradient(observation: Observation) -> Observation:
 
 
 def head_of(
-    observation: Observation, *, bias: bool = False, one_hot: bool = False
+    observation: Observation, *, bias: bool = False, one_hot: bool = False, uneven: bool = False
 ) -> tuple[Layer, Link] | str:
-    """The last layer's gradient and the loss's link; or why the method cannot read it.
+    """Return the last layer's gradient and the loss's link, or why the method cannot read it.
 
-    bias: the gradient of the bias is needed; one_hot: so are targets of 0 and 1.
+    bias: the gradient of the bias is needed. one_hot: targets of 0 and 1 are needed. uneven: the method knows of
+    class weights.
     """
     found = last_layer(as_gradient(observation))
     if isinstance(found, str):
@@ -108,6 +109,8 @@ def head_of(
     layer, link = found
     if bias and layer.dbias is None:
         return "needs the gradient of the last layer's bias"
+    if not uneven and not link.even:
+        return "needs a loss that weighs all classes alike"
     if one_hot and link.activation == "identity":
         return "needs outputs squashed by softmax or sigmoid, not squared error"
     if one_hot and not torch.equal(link.targets, torch.eye(len(link.targets)).double()):

@@ -20,11 +20,13 @@ from leakgauge.analytic.label_recovery.base import (
     LabelRecovery,
     head_of,
     many_steps,
+    mean_gradient,
     told,
     whole,
 )
 from leakgauge.analytic.label_recovery.ilrg import embeddings, outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
+from leakgauge.analytic.last_layer import units
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Observation, Seeds
@@ -32,6 +34,8 @@ from leakgauge.core.ranges import Count
 
 FAINT = 1e-6
 """Of the largest entry: a negative entry smaller than this may be rounding."""
+AMPLITUDES = (1.0, 10.0, 100.0)
+"""Standard deviations, in unit coordinates, of the noise on which features are seen. A ReLU is at least 0 on all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +48,11 @@ class Bounds:
     dummies: Count = 16
 
     def inapplicable(self, observation: Observation) -> str | None:
-        found = head_of(observation, bias=True, one_hot=True)
+        found = head_of(observation, bias=True, one_hot=True, uneven=True)
         return found if isinstance(found, str) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, link = told(head_of(observation, bias=True, one_hot=True))
+        layer, link = told(head_of(observation, bias=True, one_hot=True, uneven=True))
         seen = self.least(observation, layer, link, seeds)
         counts = completed(seen, layer.batch, amplified(layer, link))
         known = min(int(seen.sum()), layer.batch)
@@ -57,9 +61,17 @@ class Bounds:
 
     def least(self, observation: Observation, layer: Layer, link: Link, seeds: Seeds) -> Tensor:
         """At least how many examples of each class (C,)."""
-        inputs = natural(observation, self.dummies, seeds.generator("dummies"))
-        signed = bool((features_of(observation, inputs) < 0).any())
-        return shown(layer, link.scale, signed=signed, blur=blurred(observation, layer))
+        signed = can_be_negative(observation, self.dummies, seeds.generator("dummies"))
+        return shown(layer, link, signed=signed, blur=blurred(observation, layer))
+
+
+def can_be_negative(observation: Observation, dummies: int, generator: torch.Generator) -> bool:
+    """Return whether features are seen below 0, on images and on values far beyond the domain's range."""
+    inputs = [natural(observation, dummies, generator)]
+    for amplitude in AMPLITUDES:
+        drawn = torch.randn((dummies, *observation.domain.shape), generator=generator)
+        inputs.append(observation.domain.from_unit(0.5 + amplitude * drawn))
+    return any(bool((features_of(observation, some) < 0).any()) for some in inputs)
 
 
 def blurred(observation: Observation, layer: Layer) -> float:
@@ -68,17 +80,22 @@ def blurred(observation: Observation, layer: Layer) -> float:
     if isinstance(training, str):
         return 0.0
     step = torch.finfo(next(iter(observation.update.tensors.values())).dtype).eps
-    return float(layer.weight.abs().max()) * step / training.multiplier(observation.batch_size)
+    size = float(layer.weight.abs().max()) * step / abs(training.multiplier(observation.batch_size))
+    return size * units(mean_gradient(observation, training), layer)
 
 
-def shown(layer: Layer, scale: float, *, signed: bool, blur: float = 0.0) -> Tensor:
-    """At least how many examples of each class (C,); signed: whether features can be negative.
+def shown(layer: Layer, link: Link, *, signed: bool, blur: float = 0.0) -> Tensor:
+    """Return at least how many examples of each class (C,) there are. signed: whether features can be negative.
 
-    blur: the error of an entry of the gradient, beside its own rounding.
+    blur: the error of an entry of the gradient, beside its own rounding. With class weights w and a mean over
+    divisors d, k_c w_c d_c / sum_i d(y_i) >= -db_c, and that sum is B d at least for the smallest d.
     """
     assert layer.dbias is not None, "inapplicable() refuses this"
-    lowest = -layer.batch * layer.dbias / scale
-    unsure = FAINT * max(1.0, float(lowest.abs().max())) + layer.batch * blur / scale
+    divisors = link.reduction.divisors
+    least = 1.0 if divisors is None else float(divisors.min())
+    heaviest = link.scale * link.loads / least
+    lowest = -layer.batch * layer.dbias / heaviest
+    unsure = FAINT * max(1.0, float(lowest.abs().max())) + layer.batch * blur / heaviest.min()
     counts = torch.ceil(lowest - unsure).clamp_min(0).long()
     if not signed:
         negative = layer.dweight.min(1).values < -FAINT * layer.dweight.abs().max() - blur
@@ -91,7 +108,7 @@ def amplified(layer: Layer, link: Link) -> Tensor:
     assert layer.dbias is not None, "inapplicable() refuses this"
     answers = link.value(outputs(layer, embeddings(layer)) / link.temperature).diagonal()
     faint = (1 - answers).clamp_min(1 / layer.batch)
-    return (-layer.batch * layer.dbias / link.scale / faint).clamp(0, layer.batch)
+    return (-layer.batch * layer.dbias / link.scale / link.weights / faint).clamp(0, layer.batch)
 
 
 def completed(seen: Tensor, batch: int, amplitude: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from leakgauge.analytic.label_recovery.base import (
     whole,
 )
 from leakgauge.analytic.label_recovery.bounds import Bounds, amplified, completed
-from leakgauge.analytic.label_recovery.idlg import Idlg
 from leakgauge.analytic.label_recovery.llg import LlgStar
+from leakgauge.analytic.label_recovery.one_label import LabelOfOne
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary
 from leakgauge.analytic.label_recovery.tilting import Tilting
 from leakgauge.analytic.last_layer import label_counts, read
@@ -29,13 +29,19 @@ from leakgauge.core.ranges import Count, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class BestLabels:
-    """Counts, whatever the batch size, by the first that holds.
+    """Read label counts by the first method that holds, whatever the batch size.
 
-    1. What is granted. 2. `Idlg` for batch 1. 3. `Tilting`, where its stand-ins explain the gradient, and differ in
-    the counts by at most `agreed` of the batch, as in networks that are not trained far; at least what is proven.
-    4. Softmax unmixing up to batch `unmixing`, where it proves every label. 5. What `Bounds` proves, and the labels
-    that unmixing has found, completed by a prior. 6. Without a gradient of the bias, `LlgStar`. Differences of
-    weights are taken for mean gradients, in the middle of the way. auxiliary: labeled examples of the adversary's.
+    1. What is granted. 2. `LabelOfOne` for batch 1. 3. `Tilting`, if its stand-ins explain the gradient, and differ in
+    the counts by at most `agreed` of the batch, as in networks that are not trained far. Counts are then at least what
+    is proven. 4. Softmax unmixing up to batch `unmixing`, if it proves every label. 5. What `Bounds` proves, and the
+    labels that unmixing has found, completed by a prior. 6. Without a gradient of the bias, `LlgStar`.
+
+    Weight differences are taken for mean gradients, in the middle of the way.
+
+    Args:
+        auxiliary: labeled examples of the adversary's own.
+        unmixing: largest batch for softmax unmixing.
+        agreed: largest difference of the stand-ins' counts, as a fraction of the batch.
     """
 
     auxiliary: Auxiliary | None = None
@@ -49,7 +55,9 @@ class BestLabels:
         if _granted(observation) is not None:
             return None
         seen, _ = _as_one(observation)
-        found = head_of(seen, bias=True)
+        if LabelOfOne().inapplicable(seen) is None:
+            return None
+        found = head_of(seen, bias=True, uneven=True)
         if isinstance(found, str) and LlgStar().inapplicable(seen) is not None:
             return found
         return None
@@ -62,9 +70,11 @@ class BestLabels:
         if counts is not None:
             return LabelRecovery.of(counts, "granted", certified=True)
         seen, notes = _as_one(observation)
-        if Idlg().inapplicable(seen) is None:
-            return _noted(Idlg()(seen, seeds=seeds), *notes)
-        if isinstance(head_of(seen, bias=True), str):
+        if LabelOfOne().inapplicable(seen) is None:
+            one = LabelOfOne()(seen, seeds=seeds)
+            # The mean of several steps is near one gradient only.
+            return _noted(replace(one, certified=one.certified and not notes), *notes)
+        if isinstance(head_of(seen, bias=True, uneven=True), str):
             return _noted(LlgStar()(seen, seeds=seeds), *notes, "the bias has no gradient")
         return _noted(self._read(observation, seen, seeds, several=bool(notes)), *notes)
 
@@ -72,7 +82,7 @@ class BestLabels:
         self, shared: Observation, observation: Observation, seeds: Seeds, *, several: bool
     ) -> LabelRecovery:
         """The counts from one gradient, or from the mean of several; shared: as it was shared."""
-        layer, link = told(head_of(observation, bias=True))
+        layer, link = told(head_of(observation, bias=True, uneven=True))
         rule = Tilting(auxiliary=self.auxiliary)
         tilt = rule.estimate(observation, layer, link, seeds)
         known = torch.zeros(len(link.targets), dtype=torch.long)

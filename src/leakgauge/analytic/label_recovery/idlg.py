@@ -20,14 +20,16 @@ class Idlg:
     """For batch 1 and targets of 0 and 1."""
 
     def inapplicable(self, observation: Observation) -> str | None:
-        found = head_of(observation, one_hot=True)
+        found = head_of(observation, one_hot=True, uneven=True)
         if isinstance(found, str):
             return found
         batch = found[0].batch
         return f"reads one label: batch {batch} > 1" if batch > 1 else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, _ = told(self.inapplicable(observation) or head_of(observation, one_hot=True))
+        layer, _ = told(
+            self.inapplicable(observation) or head_of(observation, one_hot=True, uneven=True)
+        )
         slopes = layer.dbias if layer.dbias is not None else opposed(layer.dweight)
         counts = torch.zeros(len(slopes), dtype=torch.long)
         counts[slopes.argmin()] = 1

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.analytic.label_recovery.leaves import leaves
-from leakgauge.analytic.last_layer import layer_name
 from leakgauge.core import ImageDomain, Observation, trainable
 from leakgauge.federated.training import stateless
+from leakgauge.output import head_of
 
 BRIGHTNESS = (0.47, 0.12)
 """Mean and standard deviation of a photograph's mean brightness."""
@@ -102,15 +102,15 @@ def _lit(image: Tensor, varied: float, generator: torch.Generator) -> Tensor:
 
 def features_of(observation: Observation, inputs: Tensor) -> Tensor:
     """What the last linear layer takes (N, d) of inputs (N, *shape) in the domain's units; float64."""
-    name = layer_name(observation)
-    assert name is not None, "last_layer() found it"
+    head = head_of(observation.model, observation.domain)
+    assert head is not None, "last_layer() found it"
     like = next(observation.model.parameters())
     seen: list[Tensor] = []
 
     def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        seen.append(arguments[0])
+        seen.append(head.features(observation.model, arguments[0]))
 
-    hook = observation.model.get_submodule(name).register_forward_pre_hook(note)
+    hook = observation.model.get_submodule(head.name).register_forward_pre_hook(note)
     try:
         with torch.no_grad():
             for some in torch.split(inputs.to(like), 64):

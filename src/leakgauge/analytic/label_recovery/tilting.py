@@ -82,11 +82,11 @@ class Tilting:
     explained: Positive = 0.5
 
     def inapplicable(self, observation: Observation) -> str | None:
-        found = head_of(observation, bias=True)
+        found = head_of(observation, bias=True, uneven=True)
         return found if isinstance(found, str) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, link = told(head_of(observation, bias=True))
+        layer, link = told(head_of(observation, bias=True, uneven=True))
         found = self.estimate(observation, layer, link, seeds)
         return LabelRecovery.of(whole(found.counts, layer.batch), "tilting", found.told)
 
@@ -156,10 +156,10 @@ def tilted(
         tilt = common.log_softmax(0)
         base = (tilt.unsqueeze(1) + law).log_softmax(0)
         each = (base + own).log_softmax(0)
-        joint = each.exp() * shares.softmax(0)
+        joint = weighed(each.exp() * shares.softmax(0), link)
         explained = (answers * joint.sum(1, keepdim=True) - joint @ link.targets).T @ points
         away = (tilt.exp() * tilt).sum() + math.log(len(tilt))
-        far = (joint * (each - base)).sum()
+        far = (each.exp() * shares.softmax(0) * (each - base)).sum()
         misfits = ((explained - goal) * seen).square().sum(0) * column
         return misfits, COMMON * away + far, joint.sum(1), explained[:, -1]
 
@@ -171,8 +171,17 @@ def tilted(
     with torch.no_grad():
         misfits, _, each, made = parts()
         unknown = each @ answers - torch.where(seen[:, -1] != 0, goal[:, -1], made)
-        found = torch.linalg.solve(link.targets.T, unknown)
+        found = torch.linalg.solve(link.targets.T, unknown) / link.loads
+        if link.reduction.divisors is not None and not link.even:
+            found = found / found.sum()  # a mean over class weights fixes the sum of k_c d_c alone
     return Tilt(layer.batch * found, float(misfits[:-1].sum()))
+
+
+def weighed(joint: Tensor, link: Link) -> Tensor:
+    """How much each stand-in of each class (N, C) weighs in the mean gradient; joint (N, C): how many there are."""
+    loads = joint * link.loads
+    divisors = link.reduction.divisors
+    return loads if divisors is None else loads / (joint * divisors).sum()
 
 
 def _descend(variables: list[Tensor], objective: Callable[[], Tensor]) -> None:

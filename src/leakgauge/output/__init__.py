@@ -1,0 +1,23 @@
+"""The end of a model: which layer gives its output, how the loss combines a batch, and the label of one example."""
+
+from leakgauge.output.contribution import Contribution, contribution_of
+from leakgauge.output.head import Finish, Head, SharedHead, head_of, shared_head
+from leakgauge.output.one_label import OneLabel, label_of_one, slope_of
+from leakgauge.output.precision import loss_in
+from leakgauge.output.reduction import Reduction, reduction_of
+
+__all__ = [
+    "Contribution",
+    "Finish",
+    "Head",
+    "OneLabel",
+    "Reduction",
+    "SharedHead",
+    "contribution_of",
+    "head_of",
+    "label_of_one",
+    "loss_in",
+    "reduction_of",
+    "shared_head",
+    "slope_of",
+]

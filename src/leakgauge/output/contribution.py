@@ -1,0 +1,68 @@
+"""How much of the slope of one example is in the update of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import Observation
+from leakgauge.federated.calibration import gradient_size
+from leakgauge.output.head import head_of
+from leakgauge.output.reduction import reduction_of
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """The fraction of its own slope that an example of label y has in the update: size divisors[y] / total.
+
+    divisors (C,), or None for a sum over the batch. total: the sum of the batch's divisors.
+    """
+
+    divisors: Tensor | None
+    total: float
+    size: float
+
+    def factor(self, simulated: int, label: int) -> float:
+        """Return what turns the slopes of a loss of `simulated` examples, all of this label, into the client's."""
+        if self.divisors is None:
+            return self.size
+        return self.size * simulated * float(self.divisors[label]) / self.total
+
+
+def contribution_of(observation: Observation) -> Contribution | str:
+    """Return how an example adds to an update of kind "gradient", or in one line why that is not known."""
+    if observation.classes is None:
+        return "needs a loss over classes"
+    if observation.knowledge.batch_size is None:
+        return "needs the batch size"
+    head = head_of(observation.model, observation.domain)
+    loss, width = observation.loss, observation.classes
+    if head is not None:
+        loss, width = head.loss(observation.loss), head.outputs
+    classes = max(observation.classes, width)
+    reduction = reduction_of(loss, classes, width=width)
+    if reduction is None:
+        return "the loss over class labels is neither a mean nor a sum over the examples"
+    size, batch = gradient_size(observation), observation.batch_size
+    if reduction.divisors is None or reduction.even:
+        return Contribution(reduction.divisors, float(batch), size)
+    counts = _counts(observation, classes)
+    if counts is None and batch > 1:
+        return "the loss divides by class weights of the batch's labels, which are not granted"
+    if counts is None:
+        # Of one example the weight cancels.
+        return Contribution(torch.ones(classes).double(), 1.0, size)
+    return Contribution(reduction.divisors, float(reduction.divisors @ counts.double()), size)
+
+
+def _counts(observation: Observation, classes: int) -> Tensor | None:
+    """How many examples of each class (C,), if they are granted."""
+    knowledge = observation.knowledge
+    if knowledge.label_counts is not None:
+        return torch.cat([knowledge.label_counts.cpu(), torch.zeros(classes)])[:classes]
+    labels = knowledge.labels
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
+        return None
+    return torch.bincount(labels.cpu(), minlength=classes)

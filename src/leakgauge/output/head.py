@@ -1,0 +1,248 @@
+"""The head: the layer whose output is the model's output, up to a known function.
+
+A layer is the head if the model's output depends on the layer's output z and on nothing else that is trained.
+The order of registration says nothing about that. Each candidate is cut: its output is replaced by random values,
+and the output of the model must follow them alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from leakgauge.core import Domain, Loss, Observation
+from leakgauge.federated.calibration import gradient_size
+from leakgauge.federated.untouched import output_of, value_of
+
+Finish = Literal["identity", "log_softmax", "softmax"]
+"""What the model does with the scaled logits."""
+PROBES = 2
+"""Random inputs that the model is run on."""
+WITHIN = 1e-4
+"""Relative error of float32 arithmetic up to which two outputs are equal."""
+SPREAD = 3.0
+"""Standard deviation of the random values that replace the head's output: some are far below 0."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The layer that gives the model's output: output = finish(scale * z), z = W h + b averaged over places.
+
+    name: the module. weight, bias: the names of its parameters, None if it has no bias. outputs: C. A linear layer has
+    one place. A convolution has one place per position of its output.
+    """
+
+    name: str
+    weight: str
+    bias: str | None
+    outputs: int
+    finish: Finish
+    scale: float
+    squeezed: bool
+
+    def logits_to_output(self, logits: Tensor) -> Tensor:
+        """Return what the model would return for scaled logits (N, C), differentiable."""
+        finished = logits
+        if self.finish == "log_softmax":
+            finished = logits.log_softmax(-1)
+        elif self.finish == "softmax":
+            finished = logits.softmax(-1)
+        return finished.squeeze(1) if self.squeezed else finished
+
+    def loss(self, loss: Loss) -> Loss:
+        """Return the loss as a function of scaled logits (N, C) and targets."""
+        return lambda logits, targets: value_of(loss, self.logits_to_output(logits), targets)
+
+    def features(self, model: nn.Module, given: Tensor) -> Tensor:
+        """Return h (N, d): what the head reads of its input (N, ...), averaged over places."""
+        return features_of(model.get_submodule(self.name), given)
+
+
+@dataclass(frozen=True)
+class SharedHead:
+    """The head in float64 on the CPU, in units in which the model's logits are W h + b.
+
+    weight and dweight (C, d), bias and dbias (C,) or None. loss: a function of logits (N, C) and targets.
+    """
+
+    head: Head
+    weight: Tensor
+    bias: Tensor | None
+    dweight: Tensor
+    dbias: Tensor | None
+    loss: Loss
+
+
+def shared_head(observation: Observation) -> SharedHead | str:
+    """Return the head with its part of the update, or in one line why it cannot be read."""
+    head = head_of(observation.model, observation.domain)
+    if head is None:
+        return "the model's output is not that of a linear layer"
+    tensors = observation.update.tensors
+    if head.weight not in tensors:
+        return f"the weight of the last layer, {head.name!r}, is not trained"
+    held = dict(observation.model.named_parameters())
+
+    def plain(tensor: Tensor) -> Tensor:
+        return tensor.detach().double().cpu().flatten(1) if tensor.ndim > 1 else _vector(tensor)
+
+    bias = None if head.bias is None else head.scale * plain(held[head.bias])
+    dbias = tensors.get(head.bias) if head.bias is not None else None
+    size = gradient_size(observation)
+    return SharedHead(
+        head,
+        head.scale * plain(held[head.weight]),
+        bias,
+        plain(tensors[head.weight]) / (head.scale * size),
+        None if dbias is None else plain(dbias) / (head.scale * size),
+        head.loss(observation.loss),
+    )
+
+
+def _vector(tensor: Tensor) -> Tensor:
+    return tensor.detach().double().cpu()
+
+
+def head_of(model: nn.Module, domain: Domain) -> Head | None:
+    """Return the head of the model, or None if its output is not that of one linear layer or convolution.
+
+    A layer that is called twice, or whose weight serves elsewhere too, is no head: its gradient is a sum of several.
+    """
+    # The model may keep what it sees, and count its calls: a copy does that instead.
+    model = copy.deepcopy(model).eval()
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    unit = torch.rand((PROBES, *domain.shape), generator=generator).to(like)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        inputs = domain.from_unit(unit)
+        calls, output = _called(model, inputs)
+        if not isinstance(output, Tensor):
+            return None
+        times = Counter(name for name, *_ in calls)
+        for name, given, made in reversed(calls):
+            layer = model.get_submodule(name)
+            if times[name] == 1 and _plain(layer, given, made):
+                found = _cut(model, name, layer, inputs, made, generator)
+                if found is not None:
+                    return found
+    return None
+
+
+def features_of(layer: nn.Module, given: Tensor) -> Tensor:
+    """Return the input (N, ...) of a linear layer or convolution as vectors (N, d), averaged over places."""
+    if not isinstance(layer, nn.Conv2d):
+        return given.flatten(1)
+    assert not isinstance(layer.padding, str), "_plain() refuses this"
+    patches = functional.unfold(
+        given, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+    )
+    return patches.mean(-1)
+
+
+def _called(model: nn.Module, inputs: Tensor) -> tuple[list[tuple[str, Tensor, Tensor]], Any]:
+    """Every call of a linear layer or convolution with its input and output, and the model's output."""
+    calls: list[tuple[str, Tensor, Tensor]] = []
+
+    def note(name: str, _: nn.Module, arguments: tuple[Any, ...], named: Any, made: Any) -> None:
+        given = arguments[0] if arguments else next(iter(named.values()), None)
+        if isinstance(given, Tensor) and isinstance(made, Tensor):
+            calls.append((name, given.detach(), made.detach()))
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                hook = module.register_forward_hook(partial(note, name), with_kwargs=True)
+                hooks.callback(hook.remove)
+        with torch.no_grad():
+            output = output_of(model, inputs)
+    return calls, output
+
+
+def _plain(layer: nn.Module, given: Tensor, made: Tensor) -> bool:
+    """Whether the layer computed W h + b of one vector an example, or of one vector a place."""
+    with torch.no_grad():
+        if isinstance(layer, nn.Linear):
+            if given.ndim != 2:
+                return False
+            expected = functional.linear(given, layer.weight, layer.bias)
+        elif isinstance(layer, nn.Conv2d):
+            whole = layer.groups == 1 and not isinstance(layer.padding, str)
+            if given.ndim != 4 or not whole or layer.padding_mode != "zeros":
+                return False
+            expected = functional.conv2d(
+                given, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation
+            )
+        else:
+            return False
+    return len(made) == PROBES and expected.shape == made.shape and _near(expected, made)
+
+
+def _cut(
+    model: nn.Module,
+    name: str,
+    layer: nn.Module,
+    inputs: Tensor,
+    made: Tensor,
+    generator: torch.Generator,
+) -> Head | None:
+    """The head if the model's output follows this layer's output alone, else None."""
+    stand_in = SPREAD * torch.randn(made.shape, generator=generator).to(made)
+    stand_in.requires_grad_()
+    hook = layer.register_forward_hook(lambda *_: stand_in)
+    try:
+        output = output_of(model, inputs)
+    finally:
+        hook.remove()
+    # Only floating-point parameters can have a gradient: others are no part of the update.
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not isinstance(output, Tensor) or not output.requires_grad or len(output) != PROBES:
+        return None
+    slopes = torch.autograd.grad(output.sum(), [stand_in, *trained], allow_unused=True)
+    if slopes[0] is None or any(slope is not None for slope in slopes[1:]):
+        return None
+    pooled = stand_in.detach().flatten(2).mean(2) if made.ndim == 4 else stand_in.detach()
+    finished = _finish(pooled, output.detach())
+    names = {id(p): n for n, p in model.named_parameters()}
+    weight, bias = (names.get(id(getattr(layer, part))) for part in ("weight", "bias"))
+    if finished is None or weight is None or (layer.bias is not None and bias is None):
+        return None
+    squeezed = output.ndim == 1
+    return Head(name, weight, bias, pooled.shape[1], *finished, squeezed)
+
+
+def _finish(logits: Tensor, output: Tensor) -> tuple[Finish, float] | None:
+    """What makes the output (N, ...) of logits (N, C), and by which scale they were multiplied before."""
+    if output.numel() != logits.numel():
+        return None
+    logits, output = logits.double(), output.reshape(len(logits), -1).double()
+    scale = _ratio(output, logits)
+    if scale != 0 and _near(scale * logits, output):
+        return "identity", scale
+    if logits.shape[1] < 2:
+        return None
+    even = logits - logits.mean(1, keepdim=True)
+    logs: list[tuple[Finish, Tensor]] = [("log_softmax", output)]
+    if bool((output > 0).all()):
+        logs.append(("softmax", output.log()))
+    for kind, log in logs:
+        scale = _ratio(log - log.mean(1, keepdim=True), even)
+        if scale != 0 and _near((scale * logits).log_softmax(1), log):
+            return kind, scale
+    return None
+
+
+def _ratio(one: Tensor, other: Tensor) -> float:
+    found = float((one * other).sum() / other.square().sum())
+    return 1.0 if abs(found - 1) < WITHIN else found
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() <= WITHIN * other.abs().max())

@@ -1,0 +1,109 @@
+"""How a loss combines the examples of a batch, measured by calling it.
+
+With own_i the slope of the loss of example i alone, the loss of a batch has the slope
+
+    own_i d(y_i) / sum_j d(y_j)     for a mean (all d equal), or a mean that divides by class weights d
+    own_i                           for a sum
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import Loss
+from leakgauge.federated.untouched import value_of
+
+WITHIN = 1e-5
+"""Relative error of the slopes of a test batch up to which the form holds. A loss may compute in float32."""
+TESTED = 4
+"""Examples of the test batch."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How much of its own slope each example has in a batch.
+
+    divisors (C,): d of each class, its mean 1. None for a sum.
+    """
+
+    divisors: Tensor | None
+
+    @property
+    def even(self) -> bool:
+        """Whether every class has the same divisor, so that the labels of the others do not matter."""
+        return self.divisors is None or bool((self.divisors - 1).abs().max() < WITHIN)
+
+    def share(self, count: int) -> float:
+        """Return the fraction of its own slope that an example has in a batch of `count`. Needs `even`."""
+        return 1.0 if self.divisors is None else 1 / count
+
+    def shares(self, labels: Tensor) -> Tensor:
+        """Return the fraction (B,) of its own slope that each example has in a batch of these labels (B,)."""
+        if self.divisors is None:
+            return torch.ones(len(labels), dtype=torch.float64)
+        held = self.divisors[labels.cpu()]
+        return held / held.sum()
+
+
+def reduction_of(loss: Loss, classes: int, *, width: int | None = None) -> Reduction | None:
+    """Return how the loss combines examples of class labels, or None if it is of neither form.
+
+    width: outputs of an example, by default one for each class.
+    """
+    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    outputs = torch.randn((TESTED, width or classes), generator=generator, dtype=torch.float64)
+    labels = list(range(classes))
+    own = [slopes(loss, outputs[:1], [label]) for label in labels]
+    pairs = [slopes(loss, outputs[:2], [label, labels[0]]) for label in labels]
+    if any(slope is None for slope in (*own, *pairs)):
+        return None
+    sizes = torch.stack([slope[0].norm() for slope in own if slope is not None])
+    together = torch.stack([slope[0].norm() for slope in pairs if slope is not None])
+    if not bool(torch.isfinite(sizes).all()) or not bool((sizes > 0).all()):
+        return None  # the loss ignores a class, and its examples leave no trace
+    if not bool((together > 0).all()):
+        return None
+    # (d_y + d_0) / d_y: 2 for equal divisors, 1 for a sum.
+    against = sizes / together - 1
+    if bool((against.abs() < WITHIN).all()):
+        return _tested(Reduction(None), loss, outputs, classes)
+    if bool((against <= WITHIN).any()):
+        return None
+    divisors = 1 / against
+    divisors = divisors / divisors.mean()
+    if bool((divisors - 1).abs().max() < WITHIN):
+        divisors = torch.ones_like(divisors)
+    return _tested(Reduction(divisors), loss, outputs, classes)
+
+
+def slopes(loss: Loss, outputs: Tensor, labels: list[int]) -> Tensor | None:
+    """Return dL/dz (N, C) at outputs (N, C), or None if the loss takes no such class labels.
+
+    The loss is asked in float64, and in float32 if its own tensors ask for that.
+    """
+    for dtype in (torch.float64, torch.float32):
+        point = outputs.detach().to(dtype).clone().requires_grad_()
+        try:
+            value = value_of(loss, point, torch.tensor(labels))
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, AssertionError):
+            continue  # it wants targets of another kind, or numbers of another type
+        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
+            return None
+        (slope,) = torch.autograd.grad(value, [point], allow_unused=True)
+        return None if slope is None else slope.double()
+    return None
+
+
+def _tested(found: Reduction, loss: Loss, outputs: Tensor, classes: int) -> Reduction | None:
+    """The reduction if it foretells the slopes of a batch of several labels, else None."""
+    labels = [i % classes for i in range(len(outputs))]
+    whole = slopes(loss, outputs, labels)
+    alone = [slopes(loss, outputs[i : i + 1], [label]) for i, label in enumerate(labels)]
+    if whole is None or any(slope is None for slope in alone):
+        return None
+    own = torch.cat([slope for slope in alone if slope is not None])
+    expected = found.shares(torch.tensor(labels)).unsqueeze(1) * own
+    return found if bool((whole - expected).norm() <= 10 * WITHIN * whole.norm()) else None
