@@ -168,21 +168,29 @@ def _called(model: nn.Module, inputs: Tensor) -> tuple[list[tuple[str, Tensor, T
 
 def _plain(layer: nn.Module, given: Tensor, made: Tensor) -> bool:
     """Whether the layer computed W h + b of one vector an example, or of one vector a place."""
+    if isinstance(layer, nn.Linear):
+        fits = given.ndim == 2
+    elif isinstance(layer, nn.Conv2d):
+        whole = layer.groups == 1 and not isinstance(layer.padding, str)
+        fits = given.ndim == 4 and whole and layer.padding_mode == "zeros"
+    else:
+        return False
+    if not fits or len(made) != PROBES:
+        return False
     with torch.no_grad():
-        if isinstance(layer, nn.Linear):
-            if given.ndim != 2:
-                return False
-            expected = functional.linear(given, layer.weight, layer.bias)
-        elif isinstance(layer, nn.Conv2d):
-            whole = layer.groups == 1 and not isinstance(layer.padding, str)
-            if given.ndim != 4 or not whole or layer.padding_mode != "zeros":
-                return False
-            expected = functional.conv2d(
-                given, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation
-            )
-        else:
-            return False
-    return len(made) == PROBES and expected.shape == made.shape and _near(expected, made)
+        expected = _made(layer, given)
+    return expected.shape == made.shape and _near(expected, made)
+
+
+def _made(layer: nn.Module, given: Tensor, *, detached: bool = False) -> Tensor:
+    """What a linear layer or convolution makes of its input. detached: its weights have no slope."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d), "_plain() refuses others"
+    weight, bias = layer.weight, layer.bias
+    if detached:
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if isinstance(layer, nn.Linear):
+        return functional.linear(given, weight, bias)
+    return functional.conv2d(given, weight, bias, layer.stride, layer.padding, layer.dilation)
 
 
 def _cut(
@@ -214,8 +222,29 @@ def _cut(
     weight, bias = (names.get(id(getattr(layer, part))) for part in ("weight", "bias"))
     if finished is None or weight is None or (layer.bias is not None and bias is None):
         return None
+    if _serves_elsewhere(model, layer, inputs):
+        return None
     squeezed = output.ndim == 1
     return Head(name, weight, bias, pooled.shape[1], *finished, squeezed)
+
+
+def _serves_elsewhere(model: nn.Module, layer: nn.Module, inputs: Tensor) -> bool:
+    """Whether the output depends on the layer's weights by another way than the layer's own output."""
+
+    def without_slope(_: nn.Module, arguments: tuple[Any, ...], named: Any, __: Any) -> Tensor:
+        given = arguments[0] if arguments else next(iter(named.values()))
+        return _made(layer, given, detached=True)
+
+    hook = layer.register_forward_hook(without_slope, with_kwargs=True)
+    try:
+        output = output_of(model, inputs.detach().requires_grad_())
+    finally:
+        hook.remove()
+    held = [p for p in layer.parameters() if p.requires_grad]
+    if not held or not output.requires_grad:
+        return False
+    slopes = torch.autograd.grad(output.sum(), held, allow_unused=True)
+    return any(slope is not None for slope in slopes)
 
 
 def _finish(logits: Tensor, output: Tensor) -> tuple[Finish, float] | None:

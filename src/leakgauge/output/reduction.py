@@ -8,6 +8,7 @@ With own_i the slope of the loss of example i alone, the loss of a batch has the
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +88,9 @@ def slopes(loss: Loss, outputs: Tensor, labels: list[int]) -> Tensor | None:
     for dtype in (torch.float64, torch.float32):
         point = outputs.detach().to(dtype).clone().requires_grad_()
         try:
-            value = value_of(loss, point, torch.tensor(labels))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # labels may not be what the loss is made for
+                value = value_of(loss, point, torch.tensor(labels))
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, AssertionError):
             continue  # it wants targets of another kind, or numbers of another type
         if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
