@@ -23,6 +23,8 @@ PROVEN = 1e-2
 """Relative error of what an example would cause, over all outputs, up to which it is held to be right."""
 FEW = 10
 """Examples up to which outputs drawn at random are likely to find them, where the guesses do not."""
+SINGULAR = 1e-6
+"""Least singular value of unit directions that tell all examples apart."""
 PATIENCE = 2
 """Rounds without an example more, after which the search ends."""
 
@@ -81,10 +83,10 @@ def unmix(
         known = independent(silents, known)
         whole = known.shape[1] == count
         if whole:
-            guess = torch.linalg.solve(known, mixture.signals)
+            known, sources = repaired(mixture, unmixer, known)
         else:
             guess, starts = components(mixture, unmixer, known, generator)
-        sources = explained(mixture, unmixer, guess, known.shape[1])
+            sources = explained(mixture, unmixer, guess, known.shape[1])
         best = min(best, sources, key=lambda one: one.left_over)
         idle = 0 if known.shape[1] > confirmed else idle + 1
         if (whole and bool(sources.proven.all())) or idle == PATIENCE:
@@ -95,6 +97,49 @@ def unmix(
             guess, starts = components(mixture, unmixer, known, generator)
         confirmed = max(confirmed, known.shape[1])
     return best
+
+
+def repaired(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> tuple[Tensor, Sources]:
+    """Return a direction for each example (n, n), wrong ones replaced while that explains more, and the sources.
+
+    A wrong direction spoils the inputs of all examples but its own, which follows from the other directions. The
+    model tells what the right input causes, and so the right direction.
+    """
+    sources = separated(mixture, unmixer, known)
+    while not bool(sources.proven.all()):
+        right, causing = caused_directions(mixture, unmixer.tail, sources.features)
+        better = torch.where(causing, right, known)
+        if float(torch.linalg.svdvals(better)[-1]) < SINGULAR:
+            break
+        improved = separated(mixture, unmixer, better)
+        if improved.left_over >= sources.left_over:
+            break
+        known, sources = better, improved
+    return known, sources
+
+
+def caused_directions(mixture: Mixture, tail: Tail, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the directions (n, N) of what inputs (N, F) cause in the model, and which inputs (N,) are right.
+
+    An input is right if, for some label, what it causes is a combination of the mixture's columns.
+    """
+    least = torch.full((len(features),), torch.inf, dtype=torch.float64)
+    directions = torch.zeros(mixture.left.shape[1], len(features), dtype=torch.float64)
+    for label in range(tail.classes):
+        caused = tail.deltas(features, label).T
+        size = caused.norm(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
+        inside = mixture.left.T @ caused
+        outside = (caused - mixture.left @ inside).norm(dim=0) / size
+        better = outside < least
+        least = torch.where(better, outside, least)
+        directions = torch.where(better, inside / size, directions)
+    return directions, least <= PROVEN
+
+
+def separated(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
+    """Return the examples that a direction for each (n, n) tells."""
+    guess = torch.linalg.solve(known, mixture.signals)
+    return explained(mixture, unmixer, guess, known.shape[1])
 
 
 def components(
