@@ -35,6 +35,7 @@ from leakgauge.audit import (
     read,
 )
 from leakgauge.audit.failures import FOLDER as FAILURES
+from leakgauge.audit.grid import MOST_CELLS
 from leakgauge.audit.signals import code_of, stoppable
 from leakgauge.catalog import CATALOG, lines
 from leakgauge.core import (
@@ -123,6 +124,13 @@ def running(command: argparse.ArgumentParser) -> None:
         default=available_cores(),
         help="worker processes (default: one for each core)",
     )
+    command.add_argument(
+        "--max-cells",
+        type=int,
+        default=MOST_CELLS,
+        metavar="N",
+        help=f"audits and trainings that may be planned (default: {MOST_CELLS})",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,10 +196,11 @@ def run_audit(
     loss: float | None = None,
 ) -> tuple[Run, Path]:
     """Plan, say what it will cost, run, report. A `loss` to recommend within needs utility measured."""
-    if options.workers < 1:
-        raise SpecificationError(
-            "--workers", expected="at least 1", found=str(options.workers), remedy="raise it"
-        )
+    for name, value in (("--workers", options.workers), ("--max-cells", options.max_cells)):
+        if value < 1:
+            raise SpecificationError(
+                name, expected="at least 1", found=str(value), remedy="raise it"
+            )
     # A user's own `module:factory` lies where the command is run, as with `python -m`.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -205,7 +214,7 @@ def run_audit(
         )
     out = options.out or f"leakgauge-runs/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     check_folder(out)
-    plan = plan_from(source)
+    plan = plan_from(source, max_cells=options.max_cells)
     workers = min(options.workers, len(plan.jobs))
     announce(console, plan, workers, out)
     run = watch(console, plan, out=out, workers=workers, command=command)
@@ -274,7 +283,7 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
 def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
     """What will be run, and about how long it takes, before it starts."""
     seconds = max(1.0, plan.total / workers)
-    about = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    about = rounded(seconds)
     trainings = f" and {len(plan.trainings)} trainings" if plan.trainings else ""
     console.print(
         f"{len(plan.cells)} audits, each beside its blind control,{trainings} in {workers} "
@@ -288,6 +297,18 @@ def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
             highlight=False,
         )
     console.print(f"Writing to {out}", highlight=False, soft_wrap=True)
+
+
+UNITS = (("s", 1.0, 90.0), ("min", 60.0, 90.0), ("h", 3600.0, 48.0), ("days", 86400.0, 700.0))
+"""Units of time: their seconds, and how many of them are told before the next larger one is better."""
+
+
+def rounded(seconds: float) -> str:
+    """Return a time as a reader can grasp it: `20 s`, `40 min`, `3 days`, `2 years`."""
+    for unit, size, most in UNITS:
+        if seconds < most * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / (365.25 * 86400):,.0f} years"
 
 
 def watch(console: Console, plan: Plan, *, out: str, workers: int, command: str) -> Run:

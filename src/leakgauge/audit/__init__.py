@@ -1,8 +1,9 @@
 """Audits: specification, planning, execution, records."""
 
 from leakgauge.audit.case import Case, Cell
+from leakgauge.audit.machine import available_cores
 from leakgauge.audit.records import check_folder, without_times
-from leakgauge.audit.run import Plan, Run, audit, available_cores, execute, plan, plan_from
+from leakgauge.audit.run import Plan, Run, audit, execute, plan, plan_from
 from leakgauge.audit.scores import assignment, score
 from leakgauge.audit.specification import Source, default_text, parse, read
 from leakgauge.audit.utility import Utility

@@ -17,6 +17,7 @@ from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
 from leakgauge.audit.records import JobResult
 from leakgauge.core import Progress, Seeds, Status, silent
+from leakgauge.data import Dataset
 from leakgauge.federated import Batch
 
 POOL = 100
@@ -118,8 +119,8 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
     else:
         generator = seeds.generator("decoy")
         unit = torch.rand((len(batch), *case.data.domain.shape), generator=generator)
-        labels = torch.randint(case.data.classes or 1, (len(batch),), generator=generator)
-        decoy = Batch(case.data.domain.from_unit(unit), labels)
+        targets = random_targets(case.data, len(batch), generator)
+        decoy = Batch(case.data.domain.from_unit(unit), targets)
         kind = "uniform random examples (the data set holds too few others that differ)"
     if case.labels_granted:
         decoy = Batch(decoy.inputs, batch.targets)
@@ -129,6 +130,13 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
     notes = notes_on(batch, left_out)
     # The pool may be empty, which no batch is.
     return Drawn(private, batch, decoy, kind, case.data.inputs[pool], notes)
+
+
+def random_targets(data: Dataset, count: int, generator: torch.Generator) -> Tensor:
+    """Return targets for `count` examples of noise: classes at random, else targets of random examples of the data."""
+    if data.classes is not None and data.targets.ndim == 1 and not data.targets.is_floating_point():
+        return torch.randint(data.classes, (count,), generator=generator)
+    return data.targets[torch.randint(len(data.targets), (count,), generator=generator)]
 
 
 def notes_on(batch: Batch, left_out: int) -> tuple[str, ...]:

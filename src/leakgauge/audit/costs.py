@@ -71,7 +71,10 @@ def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]
     Args:
         step: seconds of one simulated update and its derivative.
     """
-    observation = measured(partial(observed, cell, seed))
+    try:
+        observation = measured(partial(observed, cell, seed))
+    except UserError as error:
+        raise located(error, cell) from error
 
     def cost(attack: Attack) -> Seconds:
         if step is None or observation is None:
@@ -94,6 +97,17 @@ def measured(compute: Callable[[], Result]) -> Result | None:
     if isinstance(found.cause, (UserError, Impossible, NotSupportedYet)):
         raise found.cause
     return None
+
+
+def located(error: UserError, cell: Cell) -> UserError:
+    """Return the error with the case, defense and batch size that it is about."""
+    defense = "no defense" if cell.defense is None else repr(cell.defense)
+    return type(error)(
+        f"case {cell.case.name!r}, {defense}, batch of {cell.batch_size}: {error.where}",
+        expected=error.expected,
+        found=error.found,
+        remedy=error.remedy,
+    )
 
 
 def observed(cell: Cell, seed: int, *, defended: bool = True) -> Observation:

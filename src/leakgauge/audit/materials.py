@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from leakgauge import data, models
+from leakgauge.audit.grid import check_size
 from leakgauge.audit.options import Options, checked, explain, find, takes, type_hints
 from leakgauge.audit.specification import Named, Part
 from leakgauge.core import Attack, Defense, LocalTraining, Seeds, SpecificationError
@@ -68,10 +69,18 @@ def model_builder(part: Part, where: str, seed: int) -> Build:
 
 @dataclass(frozen=True)
 class Materials:
-    """What attacks may hold besides numbers, from the tables that name it: networks and public examples."""
+    """What attacks may hold besides numbers, from the tables that name it: networks and public examples.
+
+    `most`: how many parts one sweep may name; None allows any number.
+    """
 
     dataset: Callable[[], Dataset]
     seeds: Seeds
+    most: int | None = None
+
+    def check_size(self, where: str, lists: Mapping[str, int]) -> None:
+        """Raise SpecificationError if a sweep names more than `most` parts, before one of them is made."""
+        check_size(where, {f"values of {name}": count for name, count in lists.items()}, self.most)
 
     def supplied(self, factory: Any, options: Options, where: str) -> Options:
         """Options with each table, or name, that stands for a network or for examples made into them.

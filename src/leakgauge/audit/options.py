@@ -134,18 +134,22 @@ def explain(error: ValidationError, where: str, known: Sequence[str]) -> Specifi
 
 
 def sweep(part: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[Options]:
-    """Each combination of the options for which a list stands where `part` takes one value."""
+    """Yield each combination of the options for which a list stands where `part` takes one value."""
+    lists = swept(part, options)
+    for values in product(*lists.values()):
+        yield {**options, **dict(zip(lists, values, strict=True))}
+
+
+def swept(part: Any, options: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the options for which a list stands where `part` takes one value."""
     if not callable(part):  # told by `checked`
-        yield dict(options)
-        return
+        return {}
     hints = type_hints(part)
-    swept = {
+    return {
         name: value
         for name, value in options.items()
         if isinstance(value, list) and not takes_list(hints.get(name))
     }
-    for values in product(*swept.values()):
-        yield {**options, **dict(zip(swept, values, strict=True))}
 
 
 def takes(hint: Any, kind: type) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 from leakgauge.core import OutputError, OutputLost
 
 NAME = "records.jsonl"
-TIMES = frozenset({"started", "seconds"})
-"""Fields that differ between two runs of one seed on one machine; nothing else does."""
+TIMES = frozenset({"started", "seconds", "workers"})
+"""Fields that differ between two runs of one seed on one machine, with one build of each library. No other does."""
 
 
 @dataclass
@@ -120,7 +120,11 @@ def writable(value: Any) -> Any:
 
 
 def without_times(value: Any) -> Any:
-    """A record less its times: what a second run of the same seed must reproduce exactly."""
+    """Return a record without its times and its number of processes.
+
+    A second run of the same seed reproduces the rest exactly, on the same machine and library builds. The order of
+    the records is that in which they were finished: sort them by `index` to compare runs of several processes.
+    """
     if isinstance(value, Mapping):
         return {key: without_times(item) for key, item in value.items() if key not in TIMES}
     if isinstance(value, list):

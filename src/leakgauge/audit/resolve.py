@@ -11,12 +11,14 @@ from torch.nn import functional
 
 from leakgauge import attacks, defenses, federated, threats
 from leakgauge.audit.case import Case
+from leakgauge.audit.grid import check_size
 from leakgauge.audit.materials import Materials, is_object, listed, load, model_builder, part_of
 from leakgauge.audit.options import (
     checked,
     find,
     names,
     sweep,
+    swept,
 )
 from leakgauge.audit.specification import CaseSpecification, Part, Specification
 from leakgauge.audit.utility import Utility
@@ -41,17 +43,25 @@ PARTS = ("train", "test")
 THREATS = {name: part for name, part in names(threats).items() if name != "threat_model"}
 
 
-def resolve(specification: Specification) -> list[Case]:
-    """Cases with their data and models, checked whole. Raises UserError for the first mistake."""
+def resolve(specification: Specification, most: int | None = None) -> list[Case]:
+    """Return the cases with their data and models, checked whole.
+
+    Args:
+        specification: what the cases are made from.
+        most: how many audits and trainings a case may ask for; None allows any number.
+
+    Raises:
+        UserError: the first mistake.
+    """
     seeds = Seeds(specification.seed)
-    return [resolve_case(i, case, seeds) for i, case in enumerate(specification.cases)]
+    return [resolve_case(i, case, seeds, most) for i, case in enumerate(specification.cases)]
 
 
-def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
+def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | None) -> Case:
     """One case: names and options of every part first, as the likeliest mistakes; then data, then model."""
     where = f"cases.{index}"
     dataset = cache(lambda: load(case.data, f"{where}.data"))
-    made = Materials(dataset, seeds.child(where))
+    made = Materials(dataset, seeds.child(where), most)
     named = {
         "attacks": each(case.attacks, ATTACKS, f"{where}.attacks", Attack, made),
         "defenses": each(
@@ -64,6 +74,13 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds) -> Case:
         "utility": priced(case.utility, f"{where}.utility"),
         "loss": find(case.loss, LOSSES, f"{where}.loss"),
     }
+    axes = {
+        "batch sizes": len(case.training.batch_size),
+        "repeats": case.repeats,
+        "defenses": len(named["defenses"]),
+        "attacks": len(named["attacks"]),
+    }
+    check_size(where, axes, most)
     build = model_builder(case.model, f"{where}.model", seeds.child(where).integer("model"))
     resolved = Case(
         name=case.name or f"{case.data.name}, {case.model.name}",
@@ -124,8 +141,12 @@ def variants(
                     found="none",
                     remedy="give one, or leave the option out",
                 )
-        chosen = [options] if is_object(factory) else sweep(factory, options)
-        made += [make(factory, choice, where, kind) for choice in chosen]
+        if is_object(factory):
+            made.append(make(factory, options, where, kind))
+            continue
+        lists = swept(factory, options)
+        materials.check_size(where, {name: len(values) for name, values in lists.items()})
+        made += [make(factory, choice, where, kind) for choice in sweep(factory, options)]
     return made
 
 
@@ -152,6 +173,7 @@ def chained(options: dict[str, Any], where: str, materials: Materials) -> Iterat
         variants(part, DEFENSES, f"{place}.{i}", Defense, materials)
         for i, part in enumerate(listed(options["defenses"], place))
     ]
+    materials.check_size(place, {f"link {i}": len(link) for i, link in enumerate(links)})
     for combination in product(*links):
         yield {**options, "defenses": combination}
 

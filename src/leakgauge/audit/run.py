@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +17,9 @@ import torch
 from leakgauge.audit.case import Case, Cell
 from leakgauge.audit.costs import costs, training_costs
 from leakgauge.audit.execution import parallel, serial
+from leakgauge.audit.grid import MOST_CELLS, check_total
 from leakgauge.audit.jobs import Job, jobs
+from leakgauge.audit.machine import machine
 from leakgauge.audit.records import JobResult, RunFolder
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.signals import code_of, held
@@ -98,8 +98,29 @@ class Plan:
         return self.seconds.count(None)
 
 
-def plan(cases: Sequence[Case], *, seed: int = 0, source: Source | None = None) -> Plan:
-    """Check the cases whole, then measure an evaluation of each update and a client's round to foretell the cost."""
+def plan(
+    cases: Sequence[Case],
+    *,
+    seed: int = 0,
+    source: Source | None = None,
+    max_cells: int | None = MOST_CELLS,
+) -> Plan:
+    """Check the cases whole, and measure what they will cost.
+
+    One observation of each case, batch size and defense is made, and one client's round of each training.
+
+    Args:
+        cases: what to audit.
+        seed: the root seed.
+        source: what the cases are made from, so that worker processes can make them anew.
+        max_cells: how many audits and trainings there may be; None allows any number.
+
+    Raises:
+        UserError: a mistake in a case, or a grid that is too large.
+    """
+    for case in cases:
+        case.check_shape()
+    check_total(cases, max_cells)
     for case in cases:
         case.check()
     planned = Plan(tuple(jobs(cases)), (), seed, source)
@@ -108,10 +129,15 @@ def plan(cases: Sequence[Case], *, seed: int = 0, source: Source | None = None) 
         return replace(planned, seconds=(*costs(planned.cells, seed), *foretold))
 
 
-def plan_from(source: Source) -> Plan:
-    """The plan of a specification. Raises UserError for anything wrong in it."""
+def plan_from(source: Source, *, max_cells: int | None = MOST_CELLS) -> Plan:
+    """Return the plan of a specification.
+
+    Raises:
+        UserError: anything that is wrong in it.
+    """
     specification = parse(source)
-    return plan(resolve(specification), seed=specification.seed, source=source)
+    cases = resolve(specification, max_cells)
+    return plan(cases, seed=specification.seed, source=source, max_cells=max_cells)
 
 
 def execute(
@@ -135,14 +161,16 @@ def execute(
     run = Run(folder.path if folder else None)
     keeper = _Keeper(plan, run, folder, watch)
     clock = time.perf_counter()
-    keeper.write(header(plan, command))
+    # Objects cannot be made anew in another process.
+    processes = workers if plan.source is not None else 1
+    keeper.write(header(plan, command, processes))
     try:
-        if workers > 1 and plan.source is not None:
+        if processes > 1 and plan.source is not None:
             parallel(
                 plan.source,
                 plan.jobs,
                 plan.seed,
-                workers=workers,
+                workers=processes,
                 told=keeper.told,
                 done=keeper.done,
             )
@@ -221,8 +249,8 @@ class _Keeper:
             )
 
 
-def header(plan: Plan, command: str) -> dict[str, Any]:
-    """The first record: what repeats this run."""
+def header(plan: Plan, command: str, workers: int) -> dict[str, Any]:
+    """Return the first record: what repeats this run, to the bit on the same machine and library builds."""
     source = plan.source
     return {
         "type": "run",
@@ -237,22 +265,11 @@ def header(plan: Plan, command: str) -> dict[str, Any]:
             "numpy": version("numpy"),
             "python": platform.python_version(),
         },
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": available_cores(),
-            "device": "cpu",
-        },
+        "machine": machine(workers),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "planned": len(plan.cells),
         **({"trainings": {"planned": len(plan.trainings)}} if plan.trainings else {}),
     }
-
-
-def available_cores() -> int:
-    """Processors that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def audit(
@@ -261,7 +278,22 @@ def audit(
     seed: int = 0,
     out: str | Path | None = None,
     watch: Watch | None = None,
+    max_cells: int | None = MOST_CELLS,
 ) -> Run:
-    """Audit cases built from objects, in this process; with `out`, records and pictures go there."""
+    """Audit cases built from objects, in this process.
+
+    A cell or training that fails becomes a record with its reason, see `Run.failures`. The others run.
+
+    Args:
+        cases: one case, or several.
+        seed: the root seed.
+        out: folder of the records, pictures and tracebacks; None writes nothing.
+        watch: told the fraction of the work that is done, in [0, 1], and how many cells are finished.
+        max_cells: how many audits and trainings there may be; None allows any number.
+
+    Raises:
+        UserError: what can be known to fail before any attack runs.
+        OutputLost: a record could not be written. Those before it are whole.
+    """
     listed = [cases] if isinstance(cases, Case) else list(cases)
-    return execute(plan(listed, seed=seed), out=out, watch=watch)
+    return execute(plan(listed, seed=seed, max_cells=max_cells), out=out, watch=watch)

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import DataError, Loss, Seeds, Tensors, UpdateKind, trainable
-from leakgauge.core.ranges import Count, NonNegative, Positive
+from leakgauge.core.ranges import Count, NonNegative, Positive, check_ranges
 from leakgauge.federated.training import FedSGD
 
+MOST_STEPS = 1_000_000
+"""Local steps of one client: a limit that no published protocol comes near."""
 State = tuple[Tensor, ...]
 """Parameters, then velocities where there is momentum."""
 
@@ -51,6 +53,10 @@ class FedAvg:
     shuffle: bool = False
     orders: tuple[tuple[int, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise SpecificationError if an option lies outside its range."""
+        check_ranges(self)
+
     @property
     def kind(self) -> UpdateKind:
         return "delta"
@@ -66,9 +72,21 @@ class FedAvg:
         return replace(self, shuffle=False, orders=orders)
 
     def steps(self, count: int) -> list[Step]:
-        """Every local step on `count` examples. Raises DataError where the drawn orders are of another count."""
+        """Return every local step on `count` examples.
+
+        Raises:
+            DataError: the drawn orders are of another count, or there are more than MOST_STEPS steps.
+        """
         found = []
         size = self.minibatch or count
+        total = self.epochs * -(-count // size)
+        if total > MOST_STEPS:
+            raise DataError(
+                "local training",
+                expected=f"at most {MOST_STEPS:,} local steps",
+                found=f"{total:,}: {self.epochs:,} epochs over minibatches of {size:,} of {count:,} examples",
+                remedy="lower epochs, or raise minibatch",
+            )
         for epoch in range(self.epochs):
             order = self.orders[epoch] if self.orders else tuple(range(count))
             if len(order) != count:

@@ -143,9 +143,16 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("Started", str(header.get("started") or wording.MISSING)),
         ("Took", wording.duration(run.seconds)),
         ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
-        ("Machine", ", ".join(f"{name}: {value}" for name, value in machine.items())),
+        ("Machine", "; ".join(f"{name}: {_inline(value)}" for name, value in machine.items())),
     ]
     return [(name, value or wording.MISSING) for name, value in facts]
+
+
+def _inline(value: object) -> str:
+    """Return a value of the header in words; of a mapping, its names and values."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(f"{name} {text}" for name, text in value.items()) or "none"
 
 
 def _tallies(run: Run) -> list[tuple[str, str]]:

@@ -1,0 +1,94 @@
+"""What the last bits of a result hang on: processor, instruction sets, libraries and thread counts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SWITCHES = (
+    "ATEN_CPU_CAPABILITY",
+    "BLIS_NUM_THREADS",
+    "DNNL_MAX_CPU_ISA",
+    "KMP_AFFINITY",
+    "MKL_CBWR",
+    "MKL_DEBUG_CPU_TYPE",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_NUM_THREADS",
+    "OMP_DYNAMIC",
+    "OMP_NUM_THREADS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "OPENBLAS_NUM_THREADS",
+    "OPENBLAS_VERBOSE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Environment variables that change which instructions and how many threads the libraries use."""
+LIBRARIES = (
+    ("MKL", r"Math Kernel Library Version (\S+)"),
+    ("oneDNN", r"MKL-DNN v(\S+)"),
+    ("OpenMP", r"OpenMP (\d+)"),
+)
+"""What torch was built with: a name, and where its version stands in torch's description of its build."""
+
+
+def machine(workers: int) -> dict[str, Any]:
+    """Return the machine as the header of a run holds it. `workers`: processes that run cells, of one thread each."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": available_cores(),
+        "device": "cpu",
+        "workers": workers,
+        "threads": {"each cell": 1, "interop": torch.get_num_interop_threads()},
+        "libraries": libraries(torch.__config__.show()),
+        "environment": {name: os.environ[name] for name in SWITCHES if name in os.environ},
+    }
+
+
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the name of the processor, as the system tells it."""
+    if sys.platform == "linux":
+        return named(Path("/proc/cpuinfo")) or platform.machine()
+    if sys.platform == "darwin":
+        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+        return told or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def named(description: Path) -> str:
+    """Return the name of the first processor in Linux' description of them, or "" if it has none."""
+    try:
+        text = description.read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    # ARM processors have no name there, but numbers that tell them apart.
+    for key in ("model name", "Model", "CPU part"):
+        found = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
+        if found:
+            return " ".join(found[1].split()) if key != "CPU part" else f"CPU part {found[1]}"
+    return ""
+
+
+def libraries(build: str) -> dict[str, str]:
+    """Return the versions of the libraries that do the arithmetic, from torch's description of its build."""
+    found = {name: re.search(pattern, build) for name, pattern in LIBRARIES}
+    return {name: match[1] for name, match in found.items() if match}

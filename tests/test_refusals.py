@@ -1,0 +1,352 @@
+"""What can be known to fail is refused before anything runs, in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import mlp
+from PIL import Image
+
+import leakgauge as lg
+from leakgauge import attacks, defenses
+from leakgauge.audit import Source, plan, plan_from
+from leakgauge.audit.cell import draw, random_targets
+from leakgauge.audit.grid import number
+from leakgauge.audit.machine import named
+from leakgauge.cli import main, rounded
+from leakgauge.core.ranges import check_ranges
+
+DOMAIN = lg.ImageDomain(1, 8, 8)
+SPEC = """
+data = "digits"
+model = {name = "mlp", width = 4, depth = 2}
+attacks = ["linear_layer"]
+"""
+MANY = list(range(1, 1001))
+
+
+def noise(count: int = 6) -> lg.Dataset:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand((count, 1, 8, 8), generator=generator)
+    return lg.Dataset("noise", inputs, torch.arange(count) % 4, DOMAIN, 4)
+
+
+def case(**changes: Any) -> lg.Case:
+    settings: dict[str, Any] = {
+        "name": "small",
+        "data": noise(),
+        "model": mlp(),
+        "attacks": [attacks.LinearLayer()],
+    }
+    return lg.Case(**(settings | changes))
+
+
+def one_line(error: BaseException, *words: str) -> None:
+    assert "\n" not in str(error)
+    assert len(str(error)) < 500
+    for word in words:
+        assert word in str(error)
+
+
+SPECIFICATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a defense that the protocol forbids": (
+        SPEC + 'training = "fedavg"\ndefenses = ["none", "clipping", "dpsgd"]',
+        ("DPSGD", "batch of 1", "shares one gradient"),
+    ),
+    "a layer that is not there": (
+        SPEC + 'defenses = [{name = "layer_pruning", named = "typo"}]',
+        ("LayerPruning", "'typo'", "linear0, linear1"),
+    ),
+    "noise that overflows": (
+        SPEC + 'defenses = ["none", {name = "gaussian_noise", std = [0.1, 1e300]}]',
+        ("GaussianNoise(std=1e+300)", "NaN or infinite"),
+    ),
+    "a learning rate that overflows": (
+        SPEC + 'training = {name = "fedavg", learning_rate = 1e300, epochs = 3}',
+        ("NaN or infinite", "learning rate"),
+    ),
+    "steps of 401 digits": (
+        SPEC.replace('"linear_layer"', '{name = "dlg", steps = 1' + "0" * 400 + "}"),
+        ("steps", "64 bits"),
+    ),
+    "repeats of 31 digits": (SPEC + "repeats = 1" + "0" * 30, ("repeats",)),
+    "repeats as a real": (SPEC + "repeats = 1e30", ("repeats", "integer")),
+    "a width that overflows": (
+        SPEC.replace("width = 4", "width = 9223372036854775808"),
+        ("width",),
+    ),
+    "a width that no memory holds": (SPEC.replace("width = 4", "width = 2147483647"), ("width",)),
+    "epochs without end": (
+        SPEC + 'training = {name = "fedavg", epochs = 1000000000000}',
+        ("1,000,000 local steps", "lower epochs"),
+    ),
+    "repeats without end": (
+        SPEC + "repeats = 1000000000000000000",
+        ("at most 10,000", "about 1e18 repeats", "--max-cells"),
+    ),
+    "a long sweep": (
+        SPEC + f'defenses = [{{name = "gaussian_noise", std = {list(range(1, 20001))}}}]',
+        ("cases.0.defenses.0", "20,000 values of std"),
+    ),
+    "a sweep of sweeps": (
+        SPEC.replace(
+            '"linear_layer"', f'{{name = "inverting_gradients", steps = {MANY}, trials = {MANY}}}'
+        ),
+        ("cases.0.attacks.0", "1,000,000 (1,000 values of steps x 1,000 values of trials)"),
+    ),
+    "a chain of sweeps": (
+        SPEC
+        + f'defenses = [{{name = "chain", defenses = [{{name = "gaussian_noise", std = {MANY}}}, '
+        f'{{name = "clipping", norm = {MANY}}}]}}]',
+        ("defenses.0.defenses", "1,000,000"),
+    ),
+    "an attack within an attack": (
+        SPEC.replace(
+            '"linear_layer"',
+            f'{{name = "auto", attacks = [{{name = "dlg", steps = {MANY}, lr = {MANY}}}]}}',
+        ),
+        ("attacks", "1,000,000"),
+    ),
+    "axes that multiply": (
+        SPEC.replace('"linear_layer"', f'{{name = "dlg", steps = {MANY}}}')
+        + f'defenses = [{{name = "gaussian_noise", std = {MANY}}}]',
+        ("1,000,000 (1,000 defenses x 1,000 attacks)",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), SPECIFICATIONS.values(), ids=SPECIFICATIONS)
+def test_a_specification(text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(lg.UserError) as caught:
+        plan_from(Source(text))
+    one_line(caught.value, *words)
+
+
+OBJECTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "no attack": ({"attacks": []}, ("attacks", "at least one")),
+    "no defense": ({"defenses": []}, ("defenses", "at least one")),
+    "no batch size": ({"batch_sizes": []}, ("batch_sizes", "at least one")),
+    "a negative batch": ({"batch_sizes": [-1]}, ("batch_sizes", "-1")),
+    "an empty batch": ({"batch_sizes": [1, 0]}, ("batch_sizes", "0")),
+    "half an example": ({"batch_sizes": [1.5]}, ("batch_sizes", "1.5")),
+    "a flag": ({"batch_sizes": [True]}, ("batch_sizes", "True")),
+    "no repeat": ({"repeats": 0}, ("repeats", "0")),
+    "repeats without end": ({"repeats": 10**30}, ("about 1e30 audits", "max_cells")),
+    "a class": ({"attacks": [attacks.LinearLayer]}, ("the class LinearLayer",)),
+    "a name": ({"attacks": ["dlg"]}, ("'dlg'", "leakgauge.Attack")),
+    "a defense's name": ({"defenses": ["none"]}, ("'none'", "leakgauge.Defense")),
+    "no steps": ({"attacks": [attacks.IDLG(steps=0)]}, ("IDLG.steps", "at least 1")),
+    "no steps within": (
+        {"attacks": [attacks.Auto(attacks=(attacks.IDLG(steps=-3),))]},
+        ("IDLG.steps", "-3"),
+    ),
+    "negative noise": (
+        {"defenses": [defenses.GaussianNoise(std=-1)]},
+        ("GaussianNoise.std", "greater than 0", "-1"),
+    ),
+    "a share of 2 in a chain": (
+        {"defenses": [defenses.Chain(defenses=(defenses.TopK(sparsity=2),))]},
+        ("TopK.sparsity", "less than 1"),
+    ),
+    "no clients": ({"threat": lg.Aggregator(clients=0)}, ("Aggregator.clients",)),
+    "no rounds": ({"utility": lg.Utility(rounds=0)}, ("Utility.rounds",)),
+    "trainings without end": (
+        {"utility": lg.Utility(clients=2, repeats=10**20)},
+        ("about 2e20 trainings", "1 case"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), OBJECTS.values(), ids=OBJECTS)
+def test_objects(tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(lg.UserError) as caught:
+        lg.audit(case(**changes), out=tmp_path / "run")
+    one_line(caught.value, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_audit_of_nothing() -> None:
+    with pytest.raises(lg.SpecificationError, match="at least one case"):
+        lg.audit([])
+
+
+class TestRanges:
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"epochs": 0}, ("FedAvg.epochs", "a whole number of at least 1", "found 0")),
+            ({"epochs": 1.5}, ("FedAvg.epochs", "1.5")),
+            ({"epochs": True}, ("FedAvg.epochs", "True")),
+            ({"minibatch": 0}, ("FedAvg.minibatch",)),
+            ({"learning_rate": math.nan}, ("FedAvg.learning_rate", "finite", "nan")),
+            ({"learning_rate": math.inf}, ("FedAvg.learning_rate", "inf")),
+            ({"learning_rate": "fast"}, ("FedAvg.learning_rate", "'fast'")),
+            ({"momentum": -0.1}, ("FedAvg.momentum", "of at least 0")),
+            ({"decay": None}, ("FedAvg.decay", "None")),
+        ],
+    )
+    def test_a_protocol_made_in_python(
+        self, options: dict[str, Any], words: tuple[str, ...]
+    ) -> None:
+        with pytest.raises(lg.SpecificationError) as caught:
+            lg.FedAvg(**options)
+        one_line(caught.value, *words)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"minibatch": None},
+            {"minibatch": 3},
+            {"learning_rate": 1},
+            {"epochs": np.int64(2), "learning_rate": np.float32(0.5)},
+        ],
+    )
+    def test_what_lies_inside_is_taken(self, options: dict[str, Any]) -> None:
+        assert lg.FedAvg(**options).taken(3) >= 1
+
+    def test_every_part_s_defaults_lie_inside(self) -> None:
+        made = [getattr(attacks, name) for name in attacks.__all__]
+        made += [getattr(defenses, name) for name in defenses.__all__]
+        checked = 0
+        for part in made:
+            try:
+                found = part()
+            except TypeError:  # it has options without a default
+                continue
+            check_ranges(found)
+            checked += 1
+        assert checked > 40
+
+
+class TestLimit:
+    def test_a_flag_lifts_it(self) -> None:
+        assert len(plan_from(Source(SPEC + "repeats = 3"), max_cells=3).cells) == 3
+        with pytest.raises(lg.SpecificationError, match="at most 2 "):
+            plan_from(Source(SPEC + "repeats = 3"), max_cells=2)
+        assert len(plan([case(repeats=3)], max_cells=None).cells) == 3
+        with pytest.raises(lg.SpecificationError, match=r"at most 5 .* found 6 .* in 2 cases"):
+            plan([case(repeats=3), case(repeats=3)], max_cells=5)
+        with pytest.raises(lg.SpecificationError, match="at most 2 "):
+            lg.audit(case(repeats=3), max_cells=2)
+
+    def test_on_the_command_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "spec.toml").write_text(SPEC + "repeats = 3", "utf-8")
+        command = ["audit", "spec.toml", "--out", "run", "--workers", "1", "--max-cells"]
+        assert main([*command, "2"]) == 2
+        told = capsys.readouterr().err
+        assert len(told.splitlines()) == 1
+        assert "found 3 (3 repeats)" in told
+        assert main([*command, "0"]) == 2
+        assert main([*command, "3"]) == 0
+
+    @pytest.mark.parametrize(
+        ("count", "text"),
+        [
+            (10_000, "10,000"),
+            (10**15, "1,000,000,000,000,000"),
+            (2 * 10**30, "about 2e30"),
+            (7 * 10**5000, "about 7e5000"),
+            (10**23, "about 1e23"),
+        ],
+    )
+    def test_numbers_that_can_be_read(self, count: int, text: str) -> None:
+        assert number(count) == text
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [(3, "3 s"), (600, "10 min"), (1e4, "3 h"), (1e6, "12 days"), (1e15, "31,688,088 years")],
+    )
+    def test_times_that_can_be_read(self, seconds: float, text: str) -> None:
+        assert rounded(seconds) == text
+
+
+class TestNoiseControl:
+    """Where the batch is the whole data set, the control is noise, whatever the targets are."""
+
+    @pytest.mark.parametrize("batch_sizes", [[6], [1, 6]])
+    def test_classes(self, batch_sizes: list[int]) -> None:
+        run = lg.audit(case(batch_sizes=batch_sizes))
+        assert "uniform random" in run.cells[-1]["control"]["kind"]
+        assert not run.failures
+
+    def test_a_number_of_classes_that_is_not_known(self) -> None:
+        data = replace(noise(), classes=None, targets=torch.arange(6) % 3 + 1)
+        found = draw(plan([case(data=data, batch_sizes=[6])]).cells[0], lg.Seeds(0))
+        assert "uniform random" in found.decoy_is
+        assert set(found.decoy.targets.tolist()) <= {1, 2, 3}
+        (cell,) = lg.audit(case(data=data, batch_sizes=[6])).cells
+        assert cell["failure"] is None
+
+    @pytest.mark.parametrize(
+        ("targets", "classes"),
+        [
+            (torch.linspace(-1, 1, 6), None),
+            (torch.linspace(-1, 1, 6)[:, None], None),
+            (torch.eye(6), 6),
+            (torch.arange(6 * 64).reshape(6, 8, 8) % 3, 3),
+        ],
+    )
+    def test_targets_of_any_kind(self, targets: torch.Tensor, classes: int | None) -> None:
+        data: Any = SimpleNamespace(targets=targets, classes=classes)
+        found = random_targets(data, 10, torch.Generator().manual_seed(0))
+        assert (found.shape, found.dtype) == ((10, *targets.shape[1:]), targets.dtype)
+        known = [row.tolist() for row in targets]
+        assert all(row.tolist() in known for row in found)
+
+    def test_a_folder_of_one_class(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LEAKGAUGE_DATA", str(tmp_path))
+        (tmp_path / "faces/ann").mkdir(parents=True)
+        pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+        for i, image in enumerate(pixels):
+            Image.fromarray(image).save(tmp_path / f"faces/ann/{i}.png")
+        text = f"""
+        data = {{name = "image_folder", path = "{tmp_path}/faces"}}
+        model = {{name = "mlp", width = 4, depth = 2}}
+        attacks = ["auto"]
+        training = {{batch_size = [1, 4]}}
+        """
+        planned = plan_from(Source(text))
+        run = lg.audit([cell.case for cell in planned.cells][:1])
+        assert not run.failures
+        assert len(run.cells) == 2
+
+
+def test_the_header_tells_what_the_last_bits_hang_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MKL_ENABLE_INSTRUCTIONS", "AVX2")
+    lg.audit(case(), out=tmp_path / "run")
+    found = json.loads((tmp_path / "run/records.jsonl").read_text().splitlines()[0])["machine"]
+    assert found["processor"]
+    assert found["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert found["threads"] == {"each cell": 1, "interop": torch.get_num_interop_threads()}
+    assert found["workers"] == 1
+    assert found["environment"]["MKL_ENABLE_INSTRUCTIONS"] == "AVX2"
+    page = lg.write_report(tmp_path / "run").read_text("utf-8")
+    assert "MKL_ENABLE_INSTRUCTIONS AVX2" in page
+    assert "The same seed gives the same bits on the same machine" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor : 0\nmodel name\t: Some CPU  @ 2 GHz\nflags : a\n", "Some CPU @ 2 GHz"),
+        ("processor : 0\nCPU part\t: 0xd0c\n", "CPU part 0xd0c"),
+        ("processor : 0\nModel : Board 4\n", "Board 4"),
+        ("", ""),
+    ],
+)
+def test_the_processor_has_a_name(tmp_path: Path, text: str, name: str) -> None:
+    (tmp_path / "cpuinfo").write_text(text, "utf-8")
+    assert named(tmp_path / "cpuinfo") == name
