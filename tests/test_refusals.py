@@ -259,6 +259,7 @@ class TestLimit:
             (7 * 10**5000, "about 7e5000"),
             (10**23, "about 1e23"),
         ],
+        ids=lambda value: "count" if isinstance(value, int) else value,
     )
     def test_numbers_that_can_be_read(self, count: int, text: str) -> None:
         assert number(count) == text
