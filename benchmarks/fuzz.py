@@ -1,0 +1,364 @@
+"""Hostile specifications, archives, images, updates and weights: how many gave a traceback, hung, or wrote anything.
+
+Each mutant is read as the command reads it, up to the first cell: success, or one line of ours, is right. A traceback
+is any other exception, a process that died, or a line that is not printable. A mutant hangs after 10 seconds. Writes
+are seen by Python's audit events, and by comparing the folder before and after.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import common
+import fuzz_mutants as mutants
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import leakgauge as lg
+from leakgauge.audit import Source, check_folder, plan_from, read
+from leakgauge.models import load_weights
+
+COUNTS = {
+    "specification": 3500,
+    "archive": 2500,
+    "images": 2500,
+    "update": 1250,
+    "weights": 1250,
+}
+"""Mutants of each kind: 11,000."""
+LIMIT = 10.0
+"""Seconds after which a mutant hangs."""
+PATIENCE = 60.0
+"""Seconds after which a process that does not answer is killed, and its mutant hangs."""
+MEMORY = 2**32
+"""Address space of a process that reads mutants: 4 GiB."""
+BATCH = 250
+
+
+class Hung(BaseException):
+    """Raised by the alarm: no handler of an Exception can swallow it."""
+
+
+@dataclass
+class Watch:
+    """What a mutant writes or starts while it is read, by Python's audit events."""
+
+    on: bool = False
+    seen: list[str] = field(default_factory=list)
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event == "open":
+            path, mode, flags = arguments
+            written = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+            writing = bool(set(mode or "") & set("wax+")) or bool((flags or 0) & written)
+            if writing and str(path) != os.devnull:
+                self.seen.append(f"open {path!r}")
+        elif event in EVENTS:
+            self.seen.append(f"{event} {arguments!r}"[:200])
+
+
+EVENTS = frozenset(
+    {
+        *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"),
+        *("os.chmod", "os.chown", "os.utime", "os.system", "os.exec", "os.fork", "os.posix_spawn"),
+        *("os.spawn", "subprocess.Popen", "shutil.rmtree", "shutil.move", "shutil.copyfile"),
+        *("socket.connect", "socket.bind", "webbrowser.open", "ctypes.dlopen", "tempfile.mkstemp"),
+    }
+)
+
+
+def model() -> nn.Module:
+    """The network that weights and updates are for."""
+    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def lay_out(folder: Path) -> None:
+    """The files that valid specifications name."""
+    for name, arrays in (("data.npz", "images"), ("table.npz", "table")):
+        np.savez(folder / name, **mutants.ARRAYS[arrays])
+    (folder / "broken.npz").write_bytes(b"PK\3\4broken")
+    lg.Update(dict(model().state_dict())).save(folder / "weights.safetensors")
+    (folder / "images").mkdir()
+    for i in range(4):
+        image = Image.new("RGB", (8, 8), (60 * i, 0, 0))
+        image.save(folder / "images" / f"{i}.png")
+    os.mkfifo(folder / "pipe")
+
+
+# Readers: each writes a mutant into a folder, and gives what reads it.
+
+Reader = Callable[[], object]
+
+
+def specification(folder: Path, rng: random.Random) -> Reader:
+    content, settings = mutants.mutated_specification(rng)
+    (folder / "spec.toml").write_bytes(content)
+
+    def run() -> None:
+        text = read("spec.toml")
+        check_folder("out")
+        plan_from(Source(text, settings))
+
+    return run
+
+
+def archive(folder: Path, rng: random.Random) -> Reader:
+    (folder / "mutant.npz").write_bytes(mutants.mutated_archive(rng))
+    split: Any = rng.choice([None, None, "train"])
+    return lambda: lg.data.npz("mutant.npz", split)
+
+
+def images(folder: Path, rng: random.Random) -> Reader:
+    (folder / "mutant").mkdir()
+    mutants.write_folder(folder / "mutant", rng)
+    size = rng.choice([None, 8, 8])
+    background: Any = rng.choice([None, "white"])
+    return lambda: lg.data.image_folder("mutant", size, background)
+
+
+def update(folder: Path, rng: random.Random) -> Reader:
+    parameters = dict(model().named_parameters())
+    values = {name: torch.ones_like(p) for name, p in parameters.items()}
+    (folder / "mutant.safetensors").write_bytes(mutants.mutated_tensors(rng, values))
+    return lambda: lg.Update.load("mutant.safetensors").check(parameters)
+
+
+def weights(folder: Path, rng: random.Random) -> Reader:
+    held = model()
+    content = mutants.mutated_tensors(rng, dict(held.state_dict()))
+    (folder / "mutant.safetensors").write_bytes(content)
+    return lambda: load_weights(held, "mutant.safetensors")
+
+
+READERS = {f.__name__: f for f in (specification, archive, images, update, weights)}
+
+
+# One mutant
+
+
+@contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """Inside, the working folder is `folder`."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder below, with its size and time of change."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        found[str(path)] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def run_one(target: str, seed: str, watch: Watch) -> common.Row:
+    """Read one mutant, and say how it ended."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="fuzz") as name, in_folder(Path(name)):
+        folder = Path(name)
+        if target == "specification":
+            lay_out(folder)
+        read_mutant = READERS[target](folder, rng)
+        before = tree(folder)
+        watch.seen.clear()
+        clock = time.perf_counter()
+        outcome, line = timed(read_mutant, watch)
+        seconds = time.perf_counter() - clock
+        wrote = [*watch.seen, *(set(tree(folder).items()) ^ set(before.items()))]
+    # A C extension may not be interrupted: the alarm is then heard late.
+    hung = outcome == "hung" or seconds > LIMIT
+    return {
+        "seed": seed,
+        "outcome": "hung" if hung else outcome,
+        "line": line,
+        "seconds": seconds,
+        "wrote": [str(path) for path in wrote],
+    }
+
+
+def timed(read_mutant: Reader, watch: Watch) -> tuple[str, str]:
+    """The outcome, and the line or the traceback that it ended with."""
+    signal.setitimer(signal.ITIMER_REAL, LIMIT)
+    watch.on = True
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            read_mutant()
+        if told:
+            return "traceback", f"a warning: {told[0].message}"
+        return "success", ""
+    except lg.UserError as error:
+        watch.on = False
+        line = str(error)
+        return ("refused" if line.isprintable() and len(line) < 7000 else "traceback"), line
+    except Hung:
+        watch.on = False
+        return "hung", traceback.format_exc()
+    # Whatever else comes is what this benchmark counts.
+    except BaseException:
+        watch.on = False
+        return "traceback", traceback.format_exc()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        watch.on = False
+
+
+def alarm(*_: Any) -> None:
+    """The handler of the timer."""
+    raise Hung
+
+
+def work(target: str, seeds: list[str], answers: Connection) -> None:
+    """A process: read mutants one after the other, and answer after each."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGALRM, alarm)
+    # What a mutant prints is no part of its line.
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    watch = Watch()
+    # Imports that are put off are done once, so that none is taken for a write.
+    sound = random.Random("sound")
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as name, in_folder(Path(name)):
+            lay_out(Path(name))
+            with warnings.catch_warnings(), suppressed():
+                plan_from(Source(mutants.specification(sound)))
+    sys.addaudithook(watch)
+    for seed in seeds:
+        answers.send(run_one(target, seed, watch))
+    answers.close()
+
+
+@contextmanager
+def suppressed() -> Iterator[None]:
+    """Errors of ours end nothing."""
+    try:
+        yield
+    except lg.LeakGaugeError:
+        pass
+
+
+def supervise(job: tuple[str, list[str]]) -> list[common.Row]:
+    """Rows of a batch. A process that dies or does not answer costs its mutant, and another goes on."""
+    target, left = job
+    context = multiprocessing.get_context("spawn")
+    rows: list[common.Row] = []
+    while left:
+        mine, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(target, left, theirs))
+        process.start()
+        theirs.close()
+        patience = 3 * PATIENCE  # the first answer waits for imports
+        try:
+            while left and mine.poll(patience):
+                rows.append(mine.recv())
+                left, patience = left[1:], PATIENCE
+        except EOFError:
+            process.join()
+            rows.append(lost(left[0], "traceback", f"the process ended with {process.exitcode}"))
+            left = left[1:]
+        else:
+            if left:
+                rows.append(lost(left[0], "hung", f"no answer in {PATIENCE:.0f} s"))
+                left = left[1:]
+                process.kill()
+        process.join()
+    return rows
+
+
+def lost(seed: str, outcome: str, line: str) -> common.Row:
+    """The row of a mutant whose process gave none."""
+    return {"seed": seed, "outcome": outcome, "line": line, "seconds": PATIENCE, "wrote": []}
+
+
+def batches(given: common.Options) -> list[tuple[str, list[str]]]:
+    """All mutants by their seeds, in batches of one kind."""
+    share = 0.01 if given.quick else 1.0
+    jobs = []
+    for target, count in COUNTS.items():
+        seeds = [f"{given.seed}/{target}/{i}" for i in range(round(count * share))]
+        jobs += [(target, seeds[i : i + BATCH]) for i in range(0, len(seeds), BATCH)]
+    return jobs
+
+
+def main() -> None:
+    """Run and print."""
+    given = common.options("fuzz", __doc__ or "")
+    common.header(given, "made by the seed")
+    jobs = batches(given)
+    wanted = os.environ.get("FUZZ_ONLY")
+    jobs = [job for job in jobs if wanted in (None, job[0])]
+    rows: list[common.Row] = []
+    clock = time.perf_counter()
+    with ThreadPoolExecutor(given.workers) as pool:
+        for done, found in enumerate(pool.map(supervise, jobs), 1):
+            rows += found
+            spent = time.perf_counter() - clock
+            print(f"\r{done}/{len(jobs)}, {spent:.0f} s", end="", file=sys.stderr, flush=True)
+            save(given, rows, complete=done == len(jobs) and wanted is None)
+    print(file=sys.stderr)
+    for row in rows:
+        if row["outcome"] in ("traceback", "hung") or row["wrote"]:
+            print(f"{row['seed']}: {row['outcome']} {row['wrote']}\n{row['line']}\n")
+    common.table(
+        ["kind", "mutants", "read", "refused", "traceback", "hung", "wrote", "longest (s)"],
+        [[r[key] for key in r] for r in summary(rows)],
+    )
+
+
+def summary(rows: list[common.Row]) -> list[common.Row]:
+    """One row for each kind, then one for all."""
+    kinds = {target: [r for r in rows if f"/{target}/" in r["seed"]] for target in COUNTS}
+    found = []
+    for kind, members in [*kinds.items(), ("all", rows)]:
+        ends = Counter(row["outcome"] for row in members)
+        found.append(
+            {
+                "kind": kind,
+                "mutants": len(members),
+                "success": ends["success"],
+                "refused": ends["refused"],
+                "traceback": ends["traceback"],
+                "hung": ends["hung"],
+                "wrote": sum(bool(row["wrote"]) for row in members),
+                "seconds": round(max((row["seconds"] for row in members), default=0), 1),
+            }
+        )
+    return found
+
+
+def save(given: common.Options, rows: list[common.Row], *, complete: bool) -> None:
+    """The summary, and each mutant that failed: of the others, the seed makes them again."""
+    failed = [r for r in rows if r["outcome"] in ("traceback", "hung") or r["wrote"]]
+    common.save("fuzz", given, [*summary(rows), *failed], complete=complete, data="by the seed")
+
+
+if __name__ == "__main__":
+    main()
