@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -19,25 +20,92 @@ import torch
 from PIL import Image
 from safetensors.torch import save as tensors_to_bytes
 
-from leakgauge.audit.resolve import ATTACKS, DEFENSES, THREATS
-from leakgauge.data import LOADERS
-from leakgauge.models import BUILDERS
+from leakgauge.audit.materials import DATA, MODELS
+from leakgauge.audit.options import CONTEXT
+from leakgauge.audit.resolve import ATTACKS, DEFENSES, THREATS, TRAININGS
 
 Random = random.Random
 
 INTEGERS = [0, 1, 2, 3, 7, 8, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**64 - 1]
 VALUES = [
-    *("0", "-1", "1", "2", "3", "10", "1000", "100000", "9223372036854775807", "9223372036854775808"),
+    *(
+        "0",
+        "-1",
+        "1",
+        "2",
+        "3",
+        "10",
+        "1000",
+        "100000",
+        "9223372036854775807",
+        "9223372036854775808",
+    ),
     *("-9223372036854775809", "9" * 31, "9" * 5000, "0x" + "f" * 5000, "1e30", "1e308", "1e-308"),
-    *("-0.0", "inf", "-inf", "nan", "true", "false", "[]", "{}", "[[]]", "[1, 2]", '""', "''", "0.5"),
+    *(
+        "-0.0",
+        "inf",
+        "-inf",
+        "nan",
+        "true",
+        "false",
+        "[]",
+        "{}",
+        "[[]]",
+        "[1, 2]",
+        '""',
+        "''",
+        "0.5",
+    ),
     *("1979-05-27", "07:32:00", "1979-05-27T07:32:00Z", '"\\u0000"', '"\\u001b[2J"', '"\\n"'),
-    *('"' + "x" * 10_000 + '"', "[" * 400, "{a = " * 400, "[" * 31 + "]" * 31, '["", {}]', '"../.."'),
-    *("[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]", "[nan]", "[[1], [2]]", '{name = ""}', "{x = 1}", '["none"]'),
+    *(
+        '"' + "x" * 10_000 + '"',
+        "[" * 400,
+        "{a = " * 400,
+        "[" * 31 + "]" * 31,
+        '["", {}]',
+        '"../.."',
+    ),
+    *(
+        "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]",
+        "[nan]",
+        "[[1], [2]]",
+        '{name = ""}',
+        "{x = 1}",
+        '["none"]',
+    ),
 ]
 NAMES = [
-    *("builtins:open", "sys:exit", "os:system", "pathlib:Path", "torch:save", "numpy:save", ":", "a:b"),
-    *("", "none", "\\u202e", "~nobody-here/x", "/dev/zero", "/dev/stdin", "/", ".", "..", "data.npz"),
-    *("images", "weights.safetensors", "broken.npz", "pipe", "x" * 300, "antigravity:x", "__main__:x"),
+    *(
+        "builtins:open",
+        "sys:exit",
+        "os:system",
+        "pathlib:Path",
+        "torch:save",
+        "numpy:save",
+        ":",
+        "a:b",
+    ),
+    *(
+        "",
+        "none",
+        "\\u202e",
+        "~nobody-here/x",
+        "/dev/zero",
+        "/dev/stdin",
+        "/",
+        ".",
+        "..",
+        "data.npz",
+    ),
+    *(
+        "images",
+        "weights.safetensors",
+        "broken.npz",
+        "pipe",
+        "x" * 300,
+        "antigravity:x",
+        "__main__:x",
+    ),
 ]
 OPTIONS = ["steps", "lr", "width", "depth", "size", "batch_size", "epochs", "attack", "labels"]
 OPTIONS += ["std", "sparsity", "clients", "path", "weights", "seed", "format", "iterations", "name"]
@@ -77,63 +145,175 @@ def mutated_bytes(content: Content, rng: Random, *, most: int = 6) -> Content:
 
 # Specifications
 
-_MODELS = [
-    '{name = "mlp", width = 8, depth = 2}',
-    '"lenet"',
-    '{name = "cnn", activation = "tanh"}',
-    '{name = "vit", patch = 4, dim = 8, depth = 1, heads = 2}',
-    '{name = "mlp", width = 8, depth = 3, activation = "gelu", dropout = 0.1, train = true}',
-    '{name = "mlp", width = 4, depth = 2, weights = "weights.safetensors"}',
-    '"resnet18"',
-    '{name = "convnet", width = 2}',
+Tree = dict[str, Any]
+"""A section: options by name, or the text of a TOML value."""
+
+_MODELS: list[Tree] = [
+    {"name": "mlp", "width": 8, "depth": 2},
+    {"name": "lenet"},
+    {"name": "cnn", "activation": "tanh"},
+    {"name": "vit", "patch": 4, "dim": 8, "depth": 1, "heads": 2},
+    {"name": "mlp", "width": 8, "depth": 3, "activation": "gelu", "dropout": 0.1, "train": True},
+    {"name": "mlp", "width": 8, "depth": 2},
+    {"name": "convnet", "width": 2},
+    {"name": "cnn6"},
+    {"name": "resnet20"},
 ]
-_DATA = [
-    '{name = "npz", path = "data.npz"}',
-    '{name = "npz", path = "table.npz", classes = 3}',
-    '{name = "image_folder", path = "images", size = 8}',
-    '{name = "photos", size = 8}',
-    '"digits"',
-    '"diabetes"',
+_DATA: list[Tree] = [
+    {"name": "npz", "path": "data.npz"},
+    {"name": "image_folder", "path": "images", "size": 16},
+    {"name": "photos", "size": 16},
+    {"name": "npz", "path": "table.npz"},
+    {"name": "diabetes"},
 ]
-_TRAINING = [
-    '"fedsgd"',
-    '{name = "fedsgd", batch_size = [1, 2]}',
-    '{name = "fedavg", lr = 0.1, epochs = 2, batch_size = 2}',
+_TRAINING: list[Tree] = [
+    {"name": "fedsgd"},
+    {"name": "fedsgd", "batch_size": [1, 2]},
+    {"name": "fedavg", "learning_rate": 0.1, "epochs": 2, "batch_size": 2},
 ]
+_QUICK = {"dcs2": {"steps": 2}, "ats": {"candidates": 2}}
+"""Defenses that search: with few steps, as each setting is run once before an audit starts."""
+_PARTS: dict[str, dict[str, Any]] = {
+    "attacks": ATTACKS,
+    "defenses": DEFENSES,
+    "threat": THREATS,
+    "training": TRAININGS,
+    "model": MODELS,
+    "data": DATA,
+}
 
 
-def specification(rng: Random) -> str:
-    """Return a valid specification, or one whose parts do not suit each other."""
-    attacks, defenses = sorted(ATTACKS), sorted(DEFENSES)
-    some = rng.sample(attacks, rng.randint(1, 3))
-    lines = [
-        f"data = {rng.choice(_DATA)}",
-        f"model = {rng.choice(_MODELS)}",
-        f"attacks = [{', '.join(json.dumps(name) for name in some)}]",
+def specification(rng: Random) -> list[tuple[str, Any]]:
+    """Return the sections of a valid specification, or of one whose parts do not suit each other."""
+    flat = rng.random() < 0.3
+    data = rng.choice(_DATA[3:] if flat else _DATA[:3])
+    model = rng.choice([_MODELS[0], _MODELS[4]] if flat else _MODELS)
+    sections: list[tuple[str, Any]] = [
+        ("data", dict(data)),
+        ("model", dict(model)),
+        ("attacks", [{"name": n} for n in rng.sample(sorted(ATTACKS), rng.randint(1, 2))]),
     ]
+    if rng.random() < 0.4:
+        sections.append(("training", dict(rng.choice(_TRAINING))))
     if rng.random() < 0.5:
-        lines.append(f"training = {rng.choice(_TRAINING)}")
-    if rng.random() < 0.5:
-        chosen = rng.sample(defenses, rng.randint(1, 2))
-        lines.append(f"defenses = [{', '.join(json.dumps(name) for name in ['none', *chosen])}]")
+        name = rng.choice(sorted(DEFENSES))
+        sections.append(("defenses", [{"name": "none"}, {"name": name, **_QUICK.get(name, {})}]))
     if rng.random() < 0.3:
-        lines.append(f"threat = {json.dumps(rng.choice(sorted(THREATS)))}")
-    if rng.random() < 0.2:
-        lines.append("examples = [0, 3, 1]")
-    if rng.random() < 0.2:
-        lines.append("repeats = 2")
+        sections.append(("threat", {"name": rng.choice(sorted(THREATS))}))
     if rng.random() < 0.1:
-        lines.append("utility = {clients = 2, rounds = 1}")
-    if rng.random() < 0.2:
-        lines.insert(0, f"seed = {rng.randrange(10)}\n[[cases]]")
-    return "\n".join(lines) + "\n"
+        sections.append(("examples", [0, 3, 1]))
+    if rng.random() < 0.1:
+        sections.append(("repeats", 2))
+    if rng.random() < 0.1:
+        sections.append(("utility", {"clients": 2, "rounds": 1}))
+    return sections
+
+
+def written(value: Any) -> str:
+    """Return a value as TOML; text that is TOML already, a `Verbatim`, as it is."""
+    match value:
+        case Verbatim():
+            return str(value)
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "{" + ", ".join(f"{key} = {written(v)}" for key, v in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(written, value)) + "]"
+        case str():
+            return json.dumps(value)
+        case _:
+            return repr(value)
+
+
+class Verbatim(str):
+    """Text of a TOML value."""
+
+
+_SIMPLE = ["0", "1", "2", "3", "-1", "0.0", "0.5", "1.0", "2.5", "-0.5", "1e-300", "1e300", "nan"]
+_SIMPLE += [
+    "inf",
+    "true",
+    "false",
+    '""',
+    "[]",
+    "[1, 2]",
+    "[0.5, 0.25]",
+    '["a", "b"]',
+    "1000",
+    "100000",
+]
+_SIMPLE += ["9223372036854775807", "[[0, 1], [1, 0]]", "{}", '{name = "mlp", width = 4}', "[[]]"]
+
+
+_WHOLE = [
+    "0",
+    "1",
+    "2",
+    "3",
+    "5",
+    "16",
+    "1000",
+    "100000",
+    "2147483648",
+    "9223372036854775807",
+    "-1",
+]
+_REAL = [
+    "0.0",
+    "1e-300",
+    "1e-8",
+    "0.1",
+    "0.5",
+    "0.999999",
+    "1.0",
+    "3.0",
+    "1e8",
+    "1e300",
+    "-0.5",
+    "nan",
+]
+
+
+def _with_option(sections: list[tuple[str, Any]], rng: Random) -> None:
+    """One of a part's own options set to a value of its kind, or of any kind."""
+    held = [(key, value) for key, value in sections if key in _PARTS]
+    key, value = rng.choice(held)
+    part = rng.choice(value) if isinstance(value, list) else value
+    maker = _PARTS[key].get(part["name"])
+    parameters = {} if maker is None else inspect.signature(maker).parameters
+    known = [n for n in parameters if n not in CONTEXT]
+    name = rng.choice([*known, *known, *known, rng.choice(OPTIONS)])
+    default = parameters[name].default if name in parameters else None
+    part[name] = Verbatim(rng.choice(_literals(default, rng)))
+
+
+def _literals(default: Any, rng: Random) -> list[str]:
+    """TOML values for an option of this default."""
+    if rng.random() < 0.7:
+        match default:
+            case bool():
+                return ["true", "false"]
+            case int():
+                return _WHOLE
+            case float():
+                return _REAL
+            case str():
+                return [f'"{text}"' for text in ("fp16", "int4", "relu", "1-2+3", "linear0", "x")]
+    return [*_SIMPLE, *_SIMPLE, *VALUES, *(f'"{name}"' for name in NAMES)]
+
+
+def text_of(sections: list[tuple[str, Any]], rng: Random) -> str:
+    """Return the specification as TOML, a case at the top or in a list."""
+    text = "\n".join(f"{key} = {written(value)}" for key, value in sections) + "\n"
+    return f"seed = {rng.randrange(10)}\n[[cases]]\n{text}" if rng.random() < 0.2 else text
 
 
 _TOKEN = re.compile(r'"[^"\n]*"|[\w.+-]+|[\[\]{}=,\n]')
 
 
 def _hostile(rng: Random) -> str:
-    names = [*ATTACKS, *DEFENSES, *THREATS, *LOADERS, *BUILDERS, *NAMES]
+    names = [*ATTACKS, *DEFENSES, *THREATS, *DATA, *MODELS, *NAMES]
     return rng.choice(VALUES) if rng.random() < 0.6 else f'"{rng.choice(names)}"'
 
 
@@ -162,16 +342,22 @@ def _swapped(text: str, rng: Random) -> str:
 
 def mutated_specification(rng: Random) -> tuple[Content, tuple[str, ...]]:
     """Return the bytes of a specification, and settings as `--set` takes them."""
-    text = specification(rng)
+    sections = specification(rng)
+    roll = rng.random()
+    if roll < 0.6:
+        for _ in range(rng.choice([1, 1, 1, 2])):
+            _with_option(sections, rng)
+    text = text_of(sections, rng)
     settings: tuple[str, ...] = ()
     if rng.random() < 0.15:
         keys = [*OPTIONS, "data", "model", "attacks", "0", "cases", "9" * 20, "", "a.b", "training"]
         path = ".".join(rng.choice(keys) for _ in range(rng.randint(1, 4)))
         settings = (f"{path}={_hostile(rng).strip(chr(34))}",)
-    for _ in range(rng.choice([0, 1, 1, 1, 1, 2])):
-        text = _swapped(text, rng)
+    if 0.6 <= roll < 0.9:
+        for _ in range(rng.choice([1, 1, 2])):
+            text = _swapped(text, rng)
     content = text.encode()
-    if rng.random() < 0.1:
+    if rng.random() < 0.05:
         content = mutated_bytes(content, rng)
     if rng.random() < 0.02:
         content = rng.choice([b"\xef\xbb\xbf", b"\xff\xfe", b"\0"]) + content
@@ -199,7 +385,16 @@ _DTYPES = ["u1", ">u2", "<i8", "f2", "<f4", ">f8", "g", "c8", "c16", "?", "U3", 
 _DTYPES += ["M8[s]", "m8[s]", "u8", "f8", "i1"]
 _SHAPES = [(), (0,), (6,), (6, 1), (1, 6), (6, 0), (6, 3), (3, 6, 1), (6, 8, 8, 9), (1, 1, 1, 1, 1)]
 _DESCRIPTIONS = [
-    *("'|O'", "'<f99999999'", "'<U999999999'", "[('a', '<f4')]", "'|u1'", "'<c16'", "'|V0'", "'|S0'"),
+    *(
+        "'|O'",
+        "'<f99999999'",
+        "'<U999999999'",
+        "[('a', '<f4')]",
+        "'|u1'",
+        "'<c16'",
+        "'|V0'",
+        "'|S0'",
+    ),
     *("None", "'\\x00'", "('|u1', (9, 9))", "[" * 200, "'<f8'", "'>i2'"),
 ]
 _DIMENSIONS = ["(1152921504606846976, 8)", f"({10**50},)", "(-1,)", "(6, 8, 8)", "()", "(0, 0)"]
@@ -215,7 +410,9 @@ def _array_bytes(value: Any, rng: Random) -> Content:
         end = content.index(b"\n") + 1
         text = content[10:end].decode("latin-1")
         if rng.random() < 0.5:
-            text = re.sub(r"'descr': [^,]*", lambda m: f"'descr': {rng.choice(_DESCRIPTIONS)}", text)
+            text = re.sub(
+                r"'descr': [^,]*", lambda m: f"'descr': {rng.choice(_DESCRIPTIONS)}", text
+            )
         if rng.random() < 0.5:
             text = re.sub(
                 r"'shape': \([^)]*\)", lambda m: f"'shape': {rng.choice(_DIMENSIONS)}", text
@@ -334,7 +531,9 @@ def _png_chunks(content: Content, rng: Random) -> Content:
                 chunks[i] = kind, mutated_bytes(body, rng, most=2)
             case 1:
                 more = rng.choice([b"tRNS", b"PLTE", b"acTL", b"fcTL", b"eXIf", b"zTXt", b"iCCP"])
-                chunks.insert(i, (more, bytes(rng.randrange(256) for _ in range(rng.randint(0, 40)))))
+                chunks.insert(
+                    i, (more, bytes(rng.randrange(256) for _ in range(rng.randint(0, 40))))
+                )
             case 2:
                 chunks.insert(rng.randrange(len(chunks)), chunks[i])
             case 3 if len(chunks) > 1:
@@ -365,21 +564,38 @@ def write_folder(root: Path, rng: Random) -> None:
         group = root / rng.choice(["", "", "a", "b", "c.png", "\x1b[2J"])
         group.mkdir(exist_ok=True)
         ending, content = mutated_picture(rng)
-        stem = rng.choice([f"{i}"] * 12 + ["\x1b[2J\n", "\udc80", ".hidden", "\u202e", "a b", "x" * 200])
+        stem = rng.choice(
+            [f"{i}"] * 12 + ["\x1b[2J\n", "\udc80", ".hidden", "\u202e", "a b", "x" * 200]
+        )
         (group / f"{stem}{ending}").write_bytes(content)
     place = root / f"odd{rng.choice(_ENDINGS)}"
     roll = rng.random()
     if roll < 0.02:
         os.mkfifo(place)
     elif roll < 0.06:
-        place.symlink_to(rng.choice(["/dev/zero", "gone", place.name, "/dev/stdin", "/proc/self/mem"]))
+        place.symlink_to(
+            rng.choice(["/dev/zero", "gone", place.name, "/dev/stdin", "/proc/self/mem"])
+        )
     elif roll < 0.08:
         place.mkdir()
 
 
 # Tensors
 
-_HEADERS = ["F32", "F64", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "U16", "BOOL", "C64", "F4", "X"]
+_HEADERS = [
+    "F32",
+    "F64",
+    "F16",
+    "BF16",
+    "F8_E4M3",
+    "F8_E5M2",
+    "I64",
+    "U16",
+    "BOOL",
+    "C64",
+    "F4",
+    "X",
+]
 
 
 def mutated_tensors(rng: Random, tensors: dict[str, torch.Tensor]) -> Content:
@@ -397,7 +613,9 @@ def mutated_tensors(rng: Random, tensors: dict[str, torch.Tensor]) -> Content:
             )
         case 3:
             held[name] = held[name].reshape(-1)
-    content = tensors_to_bytes(held, metadata={"kind": rng.choice(["gradient", "delta", "\x1b", ""])})
+    content = tensors_to_bytes(
+        held, metadata={"kind": rng.choice(["gradient", "delta", "\x1b", ""])}
+    )
     roll = rng.random()
     if roll < 0.5:
         return _tensor_header(content, rng)
@@ -419,16 +637,22 @@ def _tensor_header(content: Content, rng: Random) -> Content:
         case 3:
             header["__metadata__"] = rng.choice([{"kind": 3}, [], {"kind": "x" * 5000}, {"a": {}}])
         case 4:
-            header[rng.choice(["a", name + "\n", ""])] = rng.choice([entry, 3, None, {}, {"dtype": "F32"}])
+            header[rng.choice(["a", name + "\n", ""])] = rng.choice(
+                [entry, 3, None, {}, {"dtype": "F32"}]
+            )
         case 5:
             text = json.dumps(header).encode()
-            text = rng.choice([b"[" * 3000, text[:-2], text + b"}", text.replace(b'"', b"'"), b"\xff"])
+            text = rng.choice(
+                [b"[" * 3000, text[:-2], text + b"}", text.replace(b'"', b"'"), b"\xff"]
+            )
             return struct.pack("<Q", len(text)) + text + content[8 + length :]
         case 6:
             fields = rng.choice([*INTEGERS, length + 1, length - 1]) % 2**64
             return struct.pack("<Q", fields) + content[8:]
         case _:
-            entry[rng.choice(["dtype", "shape", "data_offsets"])] = rng.choice([True, 1.5, "F32", {}])
+            entry[rng.choice(["dtype", "shape", "data_offsets"])] = rng.choice(
+                [True, 1.5, "F32", {}]
+            )
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 

@@ -47,6 +47,8 @@ from leakgauge.core import (
     SpecificationError,
     UserError,
 )
+from leakgauge.core.errors import LONGEST
+from leakgauge.core.lines import one_line
 from leakgauge.summary import prices, tables
 
 FAILED, USER_MISTAKE = 1, 2
@@ -147,13 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except OutputLost as error:
-        print(f"leakgauge: {error}", file=sys.stderr)
+        print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=sys.stderr)
         return FAILED
     except (UserError, Impossible, NotSupportedYet) as error:
-        print(f"leakgauge: {error}", file=sys.stderr)
+        print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=sys.stderr)
         return USER_MISTAKE
     except LeakGaugeError as error:
-        print(f"leakgauge: {error}", file=sys.stderr)
+        print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as stop:
         (told,) = getattr(stop, "__notes__", ["Nothing was recorded."])
@@ -275,9 +277,16 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
     else:
         shown = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         for advice in found:
-            shown.print("\n".join(advice.lines()), markup=False)
-    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+            text = "\n".join(one_line(line, LONGEST) for line in advice.lines())
+            shown.print(text, markup=False)
+    tell_path(console, "Report:", page)
     return code
+
+
+def tell_path(console: Console, what: str, path: str | Path) -> None:
+    """Print where something lies. A path is shown as it is: brackets in it are no markup."""
+    text = one_line(f"{what} {path}", LONGEST)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
@@ -296,7 +305,7 @@ def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
             f"The cost of {plan.unknown} of them could not be measured and is not in that time.",
             highlight=False,
         )
-    console.print(f"Writing to {out}", highlight=False, soft_wrap=True)
+    tell_path(console, "Writing to", out)
 
 
 UNITS = (("s", 1.0, 90.0), ("min", 60.0, 90.0), ("h", 3600.0, 48.0), ("days", 86400.0, 700.0))
@@ -351,7 +360,7 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
     if run.interrupted:
         done = len(run.cells) + len(run.trainings)
         console.print(f"Interrupted: what was finished, {done} records, was kept.", highlight=False)
-    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    tell_path(console, "Report:", page)
 
 
 def tell_failures(console: Console, run: Run) -> None:
@@ -361,10 +370,11 @@ def tell_failures(console: Console, run: Run) -> None:
     console.print(f"{len(run.failures)} failed; the others are not affected:", highlight=False)
     for record in run.failures[:SHOWN]:
         failure = record["failure"]
-        text = f"  {record['id']}: the {failure['step']} failed: {failure['reason']}"
+        text = f"{record['id']}: the {failure['step']} failed: {failure['reason']}"
+        text = "  " + one_line(text, LONGEST)
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if len(run.failures) > SHOWN:
         console.print(f"  and {len(run.failures) - SHOWN} more", highlight=False)
     if run.folder is not None:
         folder = run.folder / FAILURES
-        console.print(f"Tracebacks: {folder}", highlight=False, soft_wrap=True)
+        tell_path(console, "Tracebacks:", folder)

@@ -9,9 +9,13 @@ from typing import Any
 
 def number(value: object) -> float | None:
     """A float, infinities included; None for anything that is not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # JSON's integers have no limit
+        return None
+    return None if math.isnan(found) else found
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -199,7 +199,8 @@ def _place(numbered: tuple[int, Mapping[str, Any]]) -> tuple[int, int]:
 def _decode(name: str, line_number: int, line: str) -> Mapping[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    # RecursionError: lists within lists, thousands deep.
+    except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or "type" not in record:
         raise DataError(
