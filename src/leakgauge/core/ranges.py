@@ -14,8 +14,11 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from leakgauge.core.errors import SpecificationError
 
-Count = Annotated[int, Ge(1)]
-Whole = Annotated[int, Ge(0)]
+MOST = 10**9
+"""Largest number of steps, examples or parts: no more can be counted to in a day."""
+
+Count = Annotated[int, Ge(1), Le(MOST)]
+Whole = Annotated[int, Ge(0), Le(MOST)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 NonNegative = Annotated[float, Ge(0), Lt(math.inf)]
 Share = Annotated[float, Ge(0), Lt(1)]

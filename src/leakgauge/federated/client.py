@@ -28,6 +28,7 @@ from leakgauge.core import (
     remembered,
     trainable,
 )
+from leakgauge.federated.fedavg import first_epoch
 from leakgauge.federated.local_steps import moved
 from leakgauge.federated.statistics import carried
 from leakgauge.federated.training import FedSGD, local_update, with_orders
@@ -160,7 +161,9 @@ class Client:
             with warnings.catch_warnings(), Seeds().isolated("check"):
                 warnings.simplefilter("ignore")
                 model = copy.deepcopy(self.model)
-                local_update(self.training, model, self.loss, batch.inputs, batch.targets)
+                # One epoch shows whether they fit; the others take their time.
+                training = first_epoch(self.training)
+                local_update(training, model, self.loss, batch.inputs, batch.targets)
         except UserError:
             raise
         # A user's forward and loss can fail in any way that Python knows: each becomes one line.

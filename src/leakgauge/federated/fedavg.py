@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from leakgauge.core import DataError, Loss, Seeds, Tensors, UpdateKind, trainable
+from leakgauge.core import DataError, LocalTraining, Loss, Seeds, Tensors, UpdateKind, trainable
 from leakgauge.core.ranges import Count, NonNegative, Positive, check_ranges
 from leakgauge.federated.training import FedSGD
 
@@ -44,7 +45,7 @@ class FedAvg:
     examples in an order of its own, which `drawn` fixes in `orders`; until then, in the batch's order.
     """
 
-    epochs: Count = 1
+    epochs: Annotated[int, Ge(1), Le(MOST_STEPS)] = 1
     minibatch: Count | None = None
     learning_rate: Positive = 0.01
     momentum: NonNegative = 0.0
@@ -260,3 +261,10 @@ class _Draws:
             for device, state in zip(self.devices, self.cuda, strict=True):
                 torch.cuda.set_rng_state(state, device)
             yield
+
+
+def first_epoch(training: LocalTraining) -> LocalTraining:
+    """Return FedAvg with its first epoch alone, and any other local training as it is."""
+    if type(training) is not FedAvg:
+        return training
+    return replace(training, epochs=1, orders=training.orders[:1])
