@@ -17,6 +17,7 @@ from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
 from leakgauge.audit.records import JobResult
 from leakgauge.core import Progress, Seeds, Status, silent
+from leakgauge.core.attack import no_signal
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
 
@@ -60,8 +61,11 @@ def contest(
     own = seeds.child("attack").child(repr(cell.attack))
     with step("update"):
         observation = case.threat.observe(client, drawn.batch, seeds=seeds.child("observed"))
+    if not observation.has_signal:
+        nothing = no_signal(observation)
+        return JobResult(cell.index, record | unscored(nothing.status, nothing.message))
     with step("check"):
-        reason = cell.attack.inapplicable(observation) if observation.has_signal else None
+        reason = cell.attack.inapplicable(observation)
     if reason is not None:
         return JobResult(cell.index, record | unscored(Status.INAPPLICABLE, str(reason)))
     count, judge = (

@@ -27,7 +27,7 @@ WEAK = ("unconverged", "diverged")
 class Exposure:
     """What one attack on one batch size read at one setting, over all batches.
 
-    score and control: medians over examples, dB or share of columns. telling: whether the same attack read
+    silent: whether an update was all zeros, so that nothing was observed. score and control: medians over examples, dB or share of columns. telling: whether the same attack read
     something where there was no defense, so that it says something of the defense if it does not.
     """
 
@@ -42,6 +42,7 @@ class Exposure:
     weak: bool
     inapplicable: bool
     failed: bool
+    silent: bool
     telling: bool
 
     @property
@@ -235,6 +236,7 @@ def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
         weak=any(cell.status in WEAK and not any_leak(cell) for cell in run),
         inapplicable=all(cell.inapplicable for cell in cells),
         failed=any(cell.failure for cell in cells),
+        silent=any(cell.silent for cell in cells),
         telling=telling,
     )
 

@@ -88,7 +88,20 @@ def verdict(cells: Sequence[Cell]) -> Verdict:
     if weak:
         verb = "audit without a leak ended" if len(weak) == 1 else "audits without a leak ended"
         caveat = f"{len(weak)} {verb} before the attack converged: that is weak evidence of safety."
+    caveat = " ".join(text for text in (caveat, _silent(cells)) if text)
     return Verdict(tone, sentence, _worst(judged), listed(held), listed(broken), caveat)
+
+
+def _silent(cells: Sequence[Cell]) -> str:
+    """Return what is said of updates without any signal, or an empty string if there are none."""
+    silent = sum(cell.silent for cell in cells)
+    if not silent:
+        return ""
+    verb = "audit observed" if silent == 1 else "audits observed"
+    return (
+        f"{silent} {verb} an update of zeros: nothing can be said about leakage there. Check the learning rate, the"
+        " loss and the defense's strength."
+    )
 
 
 def _sentence(
@@ -118,9 +131,13 @@ def _unjudged(cells: Sequence[Cell]) -> str:
         return f"{who} failed"
     if all(cell.inapplicable for cell in cells):
         return f"{who} {'is' if one else 'are'} inapplicable"
+    if all(cell.silent for cell in cells):
+        return f"{who} observed an update of zeros"
     failed = sum(cell.failed for cell in cells)
     if failed:
         return f"{failed} of {plural(len(cells), 'audit')} failed, and the others are inapplicable or unscored"
+    if any(cell.silent for cell in cells):
+        return f"{who} are inapplicable or unscored, or observed an update of zeros"
     return f"{who} {'is' if one else 'are'} inapplicable or unscored"
 
 

@@ -162,12 +162,14 @@ def _tallies(run: Run) -> list[tuple[str, str]]:
     defended = [cell for cell in judged if not cell.undefended]
     idle = sum(cell.inapplicable for cell in run.cells)
     failed = sum(cell.failed for cell in run.cells)
+    silent = sum(cell.silent for cell in run.cells)
     return [
         (_share(open_), "undefended audits leaked"),
         (_share(defended), "defended audits leaked"),
         (f"{len(run.cells)} of {run.planned}", "planned audits are in these records"),
         (str(idle), "could not be run (inapplicable)"),
         *([(str(failed), "failed: no result")] if failed else []),
+        *([(str(silent), "observed an update of zeros (no signal)")] if silent else []),
     ]
 
 

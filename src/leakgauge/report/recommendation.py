@@ -171,7 +171,8 @@ def _reasons(setting: Setting, allowed: float) -> tuple[Reason, ...]:
         found.append(Reason.UNTRIED)
     if setting.diverged or _loss(setting) > allowed + 1e-12:
         found.append(Reason.COSTS)
-    if not setting.leaked and (any(e.weak for e in _evidence(setting)) or _failed(setting)):
+    weak = any(e.weak for e in _evidence(setting)) or _failed(setting) or _silent(setting)
+    if not setting.leaked and weak:
         found.append(Reason.WEAK)
     return tuple(found)
 
@@ -187,6 +188,11 @@ def _failed(setting: Setting) -> list[Exposure]:
     """Return the attacks that would tell something of a defense, had none of their audits failed."""
     told = setting.undefended or not any(exposure.telling for exposure in setting.exposures)
     return [e for e in setting.exposures if e.failed and (told or e.telling)]
+
+
+def _silent(setting: Setting) -> list[Exposure]:
+    """Return the attacks of which an audit observed an update of zeros."""
+    return [exposure for exposure in setting.exposures if exposure.silent]
 
 
 def _words(setting: Setting, reasons: Sequence[Reason]) -> str:
@@ -218,6 +224,8 @@ def read(exposure: Exposure | None) -> str:
 def _untried(setting: Setting) -> str:
     if _failed(setting):
         return f"{together(dict.fromkeys(e.attack for e in _failed(setting)))} failed on it"
+    if _silent(setting):
+        return "its update is all zeros, so that nothing was observed"
     if any(exposure.inapplicable for exposure in setting.exposures):
         return "no attack that reads the undefended update is applicable to it"
     return "no attack on it could be judged"
@@ -227,9 +235,11 @@ def _unfinished(setting: Setting) -> str:
     """Return why the evidence of a setting is weak, by the attacks that say too little."""
     weak = dict.fromkeys(e.attack for e in _evidence(setting) if e.weak)
     failed = dict.fromkeys(e.attack for e in _failed(setting))
+    silent = dict.fromkeys(e.attack for e in _silent(setting))
     told = [
         f"{together(weak)} had not converged" if weak else "",
         f"an audit by {together(failed)} failed" if failed else "",
+        f"an audit by {together(silent)} observed an update of zeros" if silent else "",
     ]
     return ", and ".join(text for text in told if text)
 
@@ -251,7 +261,7 @@ def _sentence(chosen: Setting | None, allowed: float, *, weak: bool) -> str:
     else:
         sentence = f"Use {chosen.name}: no example leaked, {within}."
     return sentence + (
-        " The evidence is weak: an attack had not converged, or failed." if weak else ""
+        " The evidence is weak: an attack had not converged, failed, or observed an update of zeros." if weak else ""
     )
 
 

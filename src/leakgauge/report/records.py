@@ -109,9 +109,14 @@ class Cell:
         return self.status == "failed"
 
     @property
+    def silent(self) -> bool:
+        """Whether every entry of the update was zero, so that there was nothing to attack."""
+        return self.status == "no signal"
+
+    @property
     def ran(self) -> bool:
         """Whether there is a reconstruction to look at."""
-        return not (self.inapplicable or self.failed)
+        return not (self.inapplicable or self.failed or self.silent)
 
     def score(self, name: str, example: int) -> float | None:
         """The attack's score for one example; None where it has none."""

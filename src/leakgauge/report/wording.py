@@ -26,6 +26,7 @@ STATUS_MEANINGS = {
     "unconverged": "the budget ended first; this says little about safety",
     "diverged": "the objective became non-finite; this says little about safety",
     "inapplicable": "the attack's conditions do not hold here, so it was not run",
+    "no signal": "every entry of the update is 0: nothing was observed, so this says nothing about leakage",
     "failed": "an exception ended the audit; this says nothing about leakage",
 }
 
