@@ -42,6 +42,7 @@ from leakgauge.inversion.smoothing import smoothed
 from leakgauge.inversion.statistics import BatchStatistics
 from leakgauge.inversion.step import BuiltStep, choose, mixed
 from leakgauge.inversion.trial import RUNGS, Trial, halved, meet, settle
+from leakgauge.inversion.units import rescaled
 
 STATISTICS = 0.1
 """Weight of granted batch statistics; 0.01 to 1 did alike on images that no benchmark attacks."""
@@ -112,6 +113,7 @@ class GradientMatching(BaseAttack):
         seen = believed(mean_network(observation))
         if self.precision == "double":
             seen = in_precision(seen, torch.float64)
+        seen = rescaled(seen)
         with seeds.isolated("simulation"), attention.written_out():
             run = _Run(replace(self, objective=self.informed(seen)), seen, seeds, progress)
             run.descend()

@@ -27,8 +27,9 @@ WEAK = ("unconverged", "diverged")
 class Exposure:
     """What one attack on one batch size read at one setting, over all batches.
 
-    silent: whether an update was all zeros, so that nothing was observed. score and control: medians over examples, dB or share of columns. telling: whether the same attack read
-    something where there was no defense, so that it says something of the defense if it does not.
+    score and control: medians over examples, dB or share of columns. silent: whether an update was all zeros, so that
+    nothing was observed. telling: whether the same attack read something where there was no defense, so that it says
+    something of the defense if it does not.
     """
 
     attack: str

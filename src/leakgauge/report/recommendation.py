@@ -261,7 +261,9 @@ def _sentence(chosen: Setting | None, allowed: float, *, weak: bool) -> str:
     else:
         sentence = f"Use {chosen.name}: no example leaked, {within}."
     return sentence + (
-        " The evidence is weak: an attack had not converged, failed, or observed an update of zeros." if weak else ""
+        " The evidence is weak: an attack had not converged, failed, or observed an update of zeros."
+        if weak
+        else ""
     )
 
 
