@@ -1,0 +1,53 @@
+"""A loss 1e-30 times as large is attacked as well as its twin."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import images, mlp, psnr, sigmoid_cnn
+from torch import Tensor, nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge.inversion.distances import relative_residual
+
+A = lg.attacks
+ATTACKS: dict[str, tuple[lg.Attack, nn.Module, int]] = {
+    "linear_layer": (A.LinearLayer(), mlp(), 2),
+    "cocktail_party": (A.CocktailParty(), mlp(), 2),
+    "spear": (A.Spear(), mlp(), 2),
+    "second_order": (A.SecondOrder(iterations=60), sigmoid_cnn(), 1),
+    "softmax_unmixing": (A.SoftmaxUnmixing(iterations=60), sigmoid_cnn(), 2),
+    "idlg": (A.IDLG(steps=20), sigmoid_cnn(), 1),
+    "inverting_gradients": (A.InvertingGradients(steps=40), sigmoid_cnn(), 1),
+}
+
+
+def attacked(attack: lg.Attack, model: nn.Module, count: int, scale: float) -> tuple[float, str]:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return scale * functional.cross_entropy(outputs, targets)
+
+    batch, domain = images(count), lg.ImageDomain(1, 8, 8)
+    client = lg.Client(model=model, loss=loss, domain=domain, classes=4)
+    observation = lg.Server().observe(client, batch, seeds=lg.Seeds(0))
+    found = attack(observation, seeds=lg.Seeds(0))
+    assert found.residual is not None
+    return float(psnr(batch.inputs, found.inputs).min()), found.status
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_as_well_as_the_twin(name: str) -> None:
+    attack, model, count = ATTACKS[name]
+    usual, expected = attacked(attack, model, count, 1.0)
+    faint, status = attacked(attack, model, count, 1e-30)
+    assert status == expected
+    assert faint > min(usual - 3, 55)
+
+
+def test_residuals_of_any_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen = {"w": torch.rand(4, 3, generator=generator)}
+    off = {"w": 1.01 * seen["w"]}
+    for scale in (1e-38, 1e-30, 1.0, 1e30):
+        one, other = ({"w": scale * t["w"]} for t in (off, seen))
+        assert float(relative_residual(one, other)) == pytest.approx(0.01, rel=1e-2)
