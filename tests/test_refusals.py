@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import mlp
 from PIL import Image
+from torch import nn
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
@@ -351,3 +352,59 @@ def test_the_header_tells_what_the_last_bits_hang_on(
 def test_the_processor_has_a_name(tmp_path: Path, text: str, name: str) -> None:
     (tmp_path / "cpuinfo").write_text(text, "utf-8")
     assert named(tmp_path / "cpuinfo") == name
+
+
+@dataclass(frozen=True)
+class Own:
+    """A user's own attack. `count`: what it says of its cost."""
+
+    requires: Any = frozenset({"batch_size"})
+    count: Any = 1
+    reason: Any = "I had rather not"
+
+    def inapplicable(self, observation: lg.Observation) -> Any:
+        return self.reason
+
+    def evaluations(self, observation: lg.Observation) -> Any:
+        return self.count
+
+    def __call__(self, observation: lg.Observation, **_: Any) -> lg.Reconstruction:
+        raise NotImplementedError
+
+
+class Unnamed(Own):
+    def __repr__(self) -> str:
+        raise ValueError("no name")
+
+
+class TestOwnParts:
+    @pytest.mark.parametrize("requires", ["batch_size", None, frozenset({"everything"}), 3])
+    def test_what_it_requires_is_a_set_of_names(self, requires: Any) -> None:
+        with pytest.raises(lg.SpecificationError) as caught:
+            plan([case(attacks=[Own(requires=requires)])])
+        one_line(caught.value, "Own.requires", "batch_size", repr(requires))
+
+    def test_a_part_without_a_name(self) -> None:
+        with pytest.raises(lg.SpecificationError) as caught:
+            plan([case(attacks=[Unnamed()])])
+        one_line(caught.value, "Unnamed", "no name", "__repr__")
+
+    @pytest.mark.parametrize("count", [None, "many", math.nan, math.inf, -1, 10**400])
+    def test_a_cost_that_is_no_number_is_unknown(self, count: Any) -> None:
+        assert plan([case(attacks=[Own(count=count, reason=None)])]).unknown == 1
+
+    @pytest.mark.parametrize("reason", ["two\nlines", "x" * 9000, 3])
+    def test_its_reason_is_one_line(self, reason: Any) -> None:
+        (cell,) = lg.audit(case(attacks=[Own(reason=reason)])).cells
+        assert cell["status"] == "inapplicable"
+        assert "\n" not in cell["message"]
+        assert len(cell["message"]) < 500
+
+    def test_a_forward_that_ends_the_program(self) -> None:
+        class Leaving(nn.Flatten):
+            def forward(self, input: torch.Tensor) -> torch.Tensor:
+                raise SystemExit(0)
+
+        model = nn.Sequential(Leaving(), nn.Linear(64, 4))
+        with pytest.raises(lg.ModelError, match="SystemExit"):
+            plan([case(model=model)])

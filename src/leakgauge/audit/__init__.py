@@ -1,9 +1,10 @@
 """Audits: specification, planning, execution, records."""
 
 from leakgauge.audit.case import Case, Cell
+from leakgauge.audit.keeper import Plan, Run
 from leakgauge.audit.machine import available_cores
 from leakgauge.audit.records import check_folder, without_times
-from leakgauge.audit.run import Plan, Run, audit, execute, plan, plan_from
+from leakgauge.audit.run import audit, execute, plan, plan_from
 from leakgauge.audit.scores import assignment, score
 from leakgauge.audit.specification import Source, default_text, parse, read
 from leakgauge.audit.utility import Utility

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,10 +20,8 @@ from leakgauge.core import (
     LocalTraining,
     Loss,
     Seeds,
-    SpecificationError,
     check_knowledge,
 )
-from leakgauge.core.ranges import check_ranges
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
 from leakgauge.threats import Server, ThreatModel
@@ -127,36 +124,8 @@ class Case:
         """How many trainings the case asks for, at most: a defense that is named twice is trained once."""
         return 0 if self.utility is None else self.utility.repeats * (1 + len(self.defenses))
 
-    def check_shape(self) -> None:
-        """Raise a UserError for what is wrong whatever the data: lists without a value, numbers out of range."""
-        for name in ("attacks", "defenses", "batch_sizes"):
-            if not len(getattr(self, name)):
-                raise mistake(self.name, name, "at least one", "none", "give one")
-        for name, values in (("batch_sizes", self.batch_sizes), ("repeats", (self.repeats,))):
-            for value in values:
-                if not is_count(value):
-                    raise mistake(
-                        self.name, name, "whole numbers from 1", repr(value), "correct it"
-                    )
-        for name, kind, parts in (
-            ("attacks", Attack, self.attacks),
-            ("defenses", Defense, [part for part in self.defenses if part is not None]),
-            ("training", LocalTraining, [self.training]),
-            ("threat", ThreatModel, [self.threat]),
-        ):
-            for part in parts:
-                if not isinstance(part, kind) or isinstance(part, type):
-                    wanted = f"objects with the methods of leakgauge.{kind.__name__}"
-                    found = f"the class {part.__name__}" if isinstance(part, type) else repr(part)
-                    raise mistake(
-                        self.name, name, wanted, found, "see the docstring of the protocol"
-                    )
-                check_ranges(part)
-        check_ranges(self.utility)
-
     def check(self) -> None:
         """Raise a UserError for everything that can be known to fail before any compute."""
-        self.check_shape()
         for attack in self.attacks:
             check_knowledge(attack, self.threat.grants)
         available = len(self.data) if self.examples is None else len(self.examples)
@@ -185,18 +154,6 @@ class Case:
             indices = self.indices(size, 0, Seeds())[0]
             # The largest label stands in, as a later draw may hold it.
             client.check(self.batch([last, *indices[1:]]))
-
-
-def is_count(value: object) -> bool:
-    """Return whether a value is a whole number from 1."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def mistake(case: str, name: str, expected: str, found: str, remedy: str) -> SpecificationError:
-    """Return the error of one field of a case."""
-    return SpecificationError(
-        f"case {case!r}, {name}", expected=expected, found=found, remedy=remedy
-    )
 
 
 @dataclass(frozen=True)

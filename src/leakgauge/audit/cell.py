@@ -11,7 +11,7 @@ from torch import Tensor
 from leakgauge.audit.attempt import attempt
 from leakgauge.audit.case import Cell
 from leakgauge.audit.duplicates import differing, equal_examples
-from leakgauge.audit.failures import Failed, failed_result, step, tried
+from leakgauge.audit.failures import Failed, failed_result, one_line, step, tried
 from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
@@ -67,7 +67,7 @@ def contest(
     with step("check"):
         reason = cell.attack.inapplicable(observation)
     if reason is not None:
-        return JobResult(cell.index, record | unscored(Status.INAPPLICABLE, str(reason)))
+        return JobResult(cell.index, record | unscored(Status.INAPPLICABLE, one_line(reason)))
     count, judge = (
         len(drawn.batch),
         Judge(case.data.domain, drawn.batch, drawn.pool, case.labels_granted),

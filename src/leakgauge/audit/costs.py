@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -79,8 +81,7 @@ def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]
     def cost(attack: Attack) -> Seconds:
         if step is None or observation is None:
             return None
-        count = measured(partial(evaluations, attack, observation))
-        return None if count is None else 2 * step * count
+        return measured(lambda: 2 * step * number_of(evaluations(attack, observation)))
 
     return {id(attack): cost(attack) for attack in cell.case.attacks}
 
@@ -133,6 +134,14 @@ def evaluations(attack: Attack, observation: Observation) -> int:
     if not observation.has_signal or attack.inapplicable(observation) is not None:
         return 0
     return attack.evaluations(observation)
+
+
+def number_of(count: object) -> float:
+    """Return a number of evaluations, which may come from a user's own attack. Raise ValueError if it is none."""
+    number = float(count) if isinstance(count, Real) else math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f"not a number of evaluations: {count!r}")
+    return number
 
 
 def step_seconds(observation: Observation, targets: torch.Tensor) -> float:

@@ -83,7 +83,12 @@ def reason_of(error: BaseException) -> str:
     ours = isinstance(error, LeakGaugeError)
     # The text of a foreign exception is foreign code, which `traceback` calls with care.
     told = str(error) if ours else "".join(traceback.format_exception_only(error))
-    line = " ".join(told.split())
+    return one_line(told)
+
+
+def one_line(told: object) -> str:
+    """Return a text of a user's own code in one line of at most LONGEST characters."""
+    line = " ".join(str(told).split())
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "\u2026"
 
 

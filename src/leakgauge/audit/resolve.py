@@ -20,6 +20,7 @@ from leakgauge.audit.options import (
     sweep,
     swept,
 )
+from leakgauge.audit.shape import check_shape
 from leakgauge.audit.specification import CaseSpecification, Part, Specification
 from leakgauge.audit.utility import Utility
 from leakgauge.core import (
@@ -92,6 +93,7 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | 
         model_name=describe(case.model),
         **named,
     )
+    check_shape(resolved)
     resolved.check()
     return resolved
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,88 +14,18 @@ from typing import Any
 
 import torch
 
-from leakgauge.audit.case import Case, Cell
+from leakgauge.audit.case import Case
 from leakgauge.audit.costs import costs, training_costs
 from leakgauge.audit.execution import parallel, serial
 from leakgauge.audit.grid import MOST_CELLS, check_total
-from leakgauge.audit.jobs import Job, jobs
+from leakgauge.audit.jobs import jobs
+from leakgauge.audit.keeper import Keeper, Plan, Run, Watch
 from leakgauge.audit.machine import machine
-from leakgauge.audit.records import JobResult, RunFolder
+from leakgauge.audit.records import RunFolder
 from leakgauge.audit.resolve import resolve
-from leakgauge.audit.signals import code_of, held
+from leakgauge.audit.shape import check_shape
+from leakgauge.audit.signals import code_of
 from leakgauge.audit.specification import Source, parse
-from leakgauge.audit.training import TrainingRun
-from leakgauge.core import OutputLost
-
-Watch = Callable[[float, int], None]
-"""Told the share of the planned work done, in [0, 1], and the number of cells and trainings finished."""
-
-
-@dataclass
-class Run:
-    """What an audit leaves: its folder (None if it wrote none) and its records, as they were finished.
-
-    `code`: the exit code of a process that was interrupted so, 130 after Ctrl-C and 143 after SIGTERM; else 0.
-    `tracebacks`: the traceback of each failure, by the name that its record gives the log.
-    """
-
-    folder: Path | None
-    records: list[dict[str, Any]] = field(default_factory=list)
-    interrupted: bool = False
-    code: int = 0
-    tracebacks: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def cells(self) -> list[dict[str, Any]]:
-        """The records of cells alone, in the order of the plan."""
-        return self._of("cell")
-
-    @property
-    def trainings(self) -> list[dict[str, Any]]:
-        """The records of utility alone, in the order of the plan."""
-        return self._of("utility")
-
-    @property
-    def failures(self) -> list[dict[str, Any]]:
-        """The records of cells and trainings in which something failed, in the order of the plan."""
-        return [record for record in (*self.cells, *self.trainings) if record["failure"]]
-
-    def _of(self, kind: str) -> list[dict[str, Any]]:
-        found = [record for record in self.records if record["type"] == kind]
-        return sorted(found, key=lambda record: int(record["index"]))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Every cell of an audit, then every training, and about how many seconds each will take on one thread.
-
-    The seconds of a job are None if they could not be measured.
-    """
-
-    jobs: tuple[Job, ...]
-    seconds: tuple[float | None, ...]
-    seed: int
-    source: Source | None = None
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """Attacks alone."""
-        return tuple(job for job in self.jobs if isinstance(job, Cell))
-
-    @property
-    def trainings(self) -> tuple[TrainingRun, ...]:
-        """Trainings alone."""
-        return tuple(job for job in self.jobs if isinstance(job, TrainingRun))
-
-    @property
-    def total(self) -> float:
-        """Seconds of all whose cost is known, together. Divide by the number of workers."""
-        return sum(seconds for seconds in self.seconds if seconds is not None)
-
-    @property
-    def unknown(self) -> int:
-        """How many jobs have a cost that could not be measured."""
-        return self.seconds.count(None)
 
 
 def plan(
@@ -119,7 +49,7 @@ def plan(
         UserError: a mistake in a case, or a grid that is too large.
     """
     for case in cases:
-        case.check_shape()
+        check_shape(case)
     check_total(cases, max_cells)
     for case in cases:
         case.check()
@@ -159,7 +89,7 @@ def execute(
     """
     folder = RunFolder(out) if out is not None else None
     run = Run(folder.path if folder else None)
-    keeper = _Keeper(plan, run, folder, watch)
+    keeper = Keeper(plan, run, folder, watch)
     clock = time.perf_counter()
     # Objects cannot be made anew in another process.
     processes = workers if plan.source is not None else 1
@@ -193,60 +123,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-class _Keeper:
-    """Writes each record when it is finished, whatever the order of the plan."""
-
-    def __init__(self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None) -> None:
-        self.plan, self.run, self.folder, self.watch = plan, run, folder, watch
-        self.finished, self.lost = 0, False
-        self.shares = [0.0] * len(plan.jobs)
-        # One that costs nothing measurable still counts, so that the bar can end.
-        self.weights = [max(seconds or 0.0, 0.05) for seconds in plan.seconds]
-
-    def told(self, index: int, share: float) -> None:
-        self.shares[index] = max(self.shares[index], share)
-        if self.watch is not None:
-            done = sum(w * s for w, s in zip(self.weights, self.shares, strict=True))
-            self.watch(done / sum(self.weights), self.finished)
-
-    def done(self, result: JobResult) -> None:
-        with held():
-            self.write(result.record, result.files)
-            self.finished += 1
-            if result.record["failure"]:
-                name = result.record["failure"]["log"]
-                self.run.tracebacks[name] = result.files[name].decode()
-        self.told(result.index, 1.0)
-
-    def write(self, record: dict[str, Any], files: dict[str, bytes] | None = None) -> None:
-        if self.folder is not None:
-            try:
-                self.folder.append(record, files)
-            except OutputLost:
-                self.lost = True
-                raise
-        self.run.records.append(record)
-
-    def close(self, *, seconds: float) -> None:
-        """Write the last line, unless a record was lost already: then there is no room for it."""
-        if self.lost:
-            return
-        kept, trained = len(self.run.cells), len(self.run.trainings)
-        trainings = {"completed": trained, "planned": len(self.plan.trainings)}
-        with held():
-            self.write(
-                {
-                    "type": "end",
-                    "completed": kept,
-                    "planned": len(self.plan.cells),
-                    **({"trainings": trainings} if self.plan.trainings else {}),
-                    "failed": len(self.run.failures),
-                    "interrupted": kept + trained < len(self.plan.jobs),
-                    "seconds": seconds,
-                }
-            )
 
 
 def header(plan: Plan, command: str, workers: int) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class Client:
         except UserError:
             raise
         # A user's forward and loss can fail in any way that Python knows: each becomes one line.
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(
                 f"model {type(self.model).__name__}",
                 expected=f"a forward and a loss that accept inputs {tuple(batch.inputs.shape)} "

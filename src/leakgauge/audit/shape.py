@@ -1,0 +1,72 @@
+"""What is wrong with a case made in Python, whatever its data: parts of a wrong kind, numbers out of range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+from leakgauge.audit.case import Case
+from leakgauge.audit.failures import Failed, reason_of, tried
+from leakgauge.core import Attack, Defense, Knowledge, LocalTraining, SpecificationError
+from leakgauge.core.ranges import check_ranges
+from leakgauge.threats import ThreatModel
+
+
+def check_shape(case: Case) -> None:
+    """Raise SpecificationError for the first mistake in the fields of a case."""
+    for name in ("attacks", "defenses", "batch_sizes"):
+        if not len(getattr(case, name)):
+            raise mistake(case, name, "at least one", "none", "give one")
+    for name, values in (("batch_sizes", case.batch_sizes), ("repeats", (case.repeats,))):
+        for value in values:
+            if not is_count(value):
+                raise mistake(case, name, "whole numbers from 1", repr(value), "correct it")
+    for name, kind, part in parts(case):
+        check_part(case, name, kind, part)
+    for attack in case.attacks:
+        check_requires(case, attack)
+    check_ranges(case.utility)
+
+
+def parts(case: Case) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the parts of a case that a user may have written: the field, its protocol, the part."""
+    yield from (("attacks", Attack, attack) for attack in case.attacks)
+    yield from (("defenses", Defense, d) for d in case.defenses if d is not None)
+    yield "training", LocalTraining, case.training
+    yield "threat", ThreatModel, case.threat
+
+
+def check_part(case: Case, name: str, kind: Any, part: Any) -> None:
+    """Raise SpecificationError unless a part has the methods of its protocol, a name and options in their ranges."""
+    # A record names a part by its repr, and the seeds of a cell depend on it.
+    text = tried("name", lambda: str(repr(part)))
+    if isinstance(text, Failed):
+        found = f"one of {type(part).__name__} that fails: {reason_of(text.cause)}"
+        raise mistake(case, name, "parts with a repr", found, "correct its __repr__")
+    if isinstance(part, type) or not isinstance(part, kind):
+        wanted = f"objects with the methods of leakgauge.{kind.__name__}"
+        found = f"the class {part.__name__}" if isinstance(part, type) else text
+        raise mistake(case, name, wanted, found, "see the docstring of the protocol")
+    check_ranges(part)
+
+
+def check_requires(case: Case, attack: Attack) -> None:
+    """Raise SpecificationError unless an attack requires a set of names of knowledge."""
+    needs, known = attack.requires, Knowledge.names()
+    if not isinstance(needs, (set, frozenset)) or not needs <= known:
+        name = f"attacks, {type(attack).__name__}.requires"
+        wanted = f"a set of names among {', '.join(sorted(known))}"
+        raise mistake(case, name, wanted, repr(needs), "correct it")
+
+
+def is_count(value: object) -> bool:
+    """Return whether a value is a whole number from 1."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def mistake(case: Case, name: str, expected: str, found: str, remedy: str) -> SpecificationError:
+    """Return the error of one field of a case."""
+    return SpecificationError(
+        f"case {case.name!r}, {name}", expected=expected, found=found, remedy=remedy
+    )
