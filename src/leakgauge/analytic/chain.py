@@ -6,7 +6,6 @@ that are no module) is refused with its reason.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import Domain
+from leakgauge.federated.probing import doubled, probing, single, spread
 from leakgauge.federated.untouched import output_of
 
 AGREEMENT = 1e-9
@@ -29,6 +30,8 @@ DOUBTFUL = 30.0
 """Multiple of the error's estimate, up to which an output of a ReLU may be 0 or not."""
 GAP = 10.0
 """Least ratio of two neighboring outputs of a ReLU between which the zeros are taken to end."""
+
+FLOAT64 = torch.zeros((), dtype=torch.float64)
 
 Inverse = Callable[[Any, Tensor], Tensor]
 
@@ -153,12 +156,16 @@ class _Call:
 def chain_of(model: nn.Module, domain: Domain) -> Chain | str:
     """The chain that `model` is on the examples of `domain`, or in one line why it is none."""
     for name, module in model.named_modules():
+        if is_parametrized(module):
+            return f"the weight of {name!r} is parametrized (weight norm, spectral norm)"
         if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             return f"{name!r} draws a mask of its own"
         if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
             return f"{name!r} normalizes by the batch's own statistics"
-    model = copy.deepcopy(model).cpu().double()
+    model = doubled(model)
     calls = _calls(model, domain)
+    if isinstance(calls, str):
+        return calls
     if not _is_sequence(model, calls, domain):
         return "the model is not its modules one after the other (skip connections, or functions)"
     places = [i for i, call in enumerate(calls) if next(call.module.parameters(), None) is not None]
@@ -178,25 +185,30 @@ def chain_of(model: nn.Module, domain: Domain) -> Chain | str:
     if invert is None:
         return f"the first layer, {links[0].name!r}, does not see an invertible affine map of the input"
     with torch.no_grad():
-        middle = torch.full((1, *domain.shape), 0.5).double()
-        output = output_of(model, domain.from_unit(middle)).shape[1:]
+        probe = domain.from_unit(spread(domain.shape, 1, FLOAT64))
+        output = single(output_of(model, probe)).shape[1:]
     return Chain(tuple(links), model, enter, invert, tuple(output))
 
 
-def _calls(model: nn.Module, domain: Domain) -> list[_Call]:
-    """The modules without children, as the forward calls them."""
+def _calls(model: nn.Module, domain: Domain) -> list[_Call] | str:
+    """Return the modules without children, as the forward calls them; or in one line why they make no chain."""
     calls: list[_Call] = []
+    others: list[str] = []
 
-    def note(name: str, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(_Call(name, module, tuple(arguments[0].shape[1:]), tuple(output.shape[1:])))
+    def note(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        (given,) = arguments if len(arguments) == 1 else (None,)
+        if not isinstance(given, Tensor) or not isinstance(output, Tensor):
+            others.append(f"{name!r} ({type(module).__name__}) takes or gives more than one tensor")
+            return
+        calls.append(_Call(name, module, tuple(given.shape[1:]), tuple(output.shape[1:])))
 
-    middle = torch.full((1, *domain.shape), 0.5, dtype=torch.float64)
+    probe = spread(domain.shape, 1, FLOAT64)
     with ExitStack() as hooks, torch.no_grad():
         for name, module in model.named_modules():
             if next(module.children(), None) is None:
                 hooks.callback(module.register_forward_hook(partial(note, name)).remove)
-        output_of(model, domain.from_unit(middle))
-    return calls
+        single(output_of(model, domain.from_unit(probe)))
+    return others[0] if others else calls
 
 
 def _through(calls: list[_Call], x: Tensor) -> Tensor | None:
@@ -204,17 +216,16 @@ def _through(calls: list[_Call], x: Tensor) -> Tensor | None:
     for call in calls:
         if x[0].numel() != torch.Size(call.shape).numel():
             return None
-        x = call.module(x.reshape(-1, *call.shape))
+        with probing(f"{call.name!r}"):
+            x = single(call.module(x.reshape(-1, *call.shape).clone()))
     return x
 
 
 def _is_sequence(model: nn.Module, calls: list[_Call], domain: Domain) -> bool:
     """Whether the calls, each on the one before, give what the model gives."""
-    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
-    unit = torch.rand((2, *domain.shape), generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        inputs = domain.from_unit(unit)
-        given, expected = _through(calls, inputs), output_of(model, inputs)
+        inputs = domain.from_unit(spread(domain.shape, 2, FLOAT64))
+        given, expected = _through(calls, inputs), single(output_of(model, inputs))
     if given is None or given.numel() != expected.numel():
         return False
     return bool((given.reshape_as(expected) - expected).norm() <= AGREEMENT * expected.norm())

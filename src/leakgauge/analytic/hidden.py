@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +16,10 @@ from leakgauge.analytic.mixtures import Mixture, mixture
 from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered
 from leakgauge.core import Observation
+from leakgauge.federated.probing import doubled, spread
 from leakgauge.output import contribution_of
 
+FLOAT64 = torch.zeros((), dtype=torch.float64)
 PROBES = 8
 """Random inputs, by whose features it is told whether features can be negative."""
 
@@ -51,14 +52,14 @@ def deep(observation: Observation) -> Deep | str:
     reason = observation.not_one_gradient()
     if reason is not None:
         return reason
-    model = copy.deepcopy(observation.model).cpu().double().eval()
+    model = doubled(observation.model).eval()
     found = first_linear(model, observation.domain)
     if found is None:
         return "the model has no linear layer that its forward calls"
     name, linear, feature = found
     if f"{name}.weight" not in observation.update.tensors:
         return f"the weight of the first linear layer, {name!r}, is not trained"
-    axes = feature(torch.full((1, *observation.domain.shape), 0.5, dtype=torch.float64)).ndim - 1
+    axes = feature(spread(observation.domain.shape, 1, FLOAT64)).ndim - 1
     if axes != 1:
         return f"the first linear layer, {name!r}, sees {axes} axes an example, not one vector"
     if linear.bias is None or f"{name}.bias" not in observation.update.tensors:

@@ -6,7 +6,6 @@ All in float64.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Domain, Loss, Observation
+from leakgauge.core import Domain, Loss, Observation, ProbeError
 from leakgauge.federated.dropout import drawn, mean_network
+from leakgauge.federated.probing import doubled, probing, spread
 from leakgauge.federated.untouched import output_of, value_of
 from leakgauge.output import Contribution, contribution_of, loss_in
 
+FLOAT64 = torch.zeros((), dtype=torch.float64)
 DENSE_LIMIT = 4096
 """Inputs and features up to which a general affine map is inverted; elementwise maps have no limit."""
 AFFINE_TOLERANCE = 1e-9
@@ -45,15 +46,18 @@ class LinearEntry:
 def entry(observation: Observation) -> LinearEntry | str:
     """The linear layer that sees the examples themselves, or why there is none, in one line."""
     # Masks drawn behind the layer change none of its inputs; probes see the network without them.
-    model = copy.deepcopy(mean_network(observation).model).cpu().double()
+    model = doubled(mean_network(observation).model)
     found = first_linear(model, observation.domain)
     if found is None:
         return "the model has no linear layer that its forward calls"
     name, layer, feature = found
     if drawn(observation, before=name):
         return f"dropout ahead of the first linear layer, {name!r}, hides part of what it sees"
-    if layer.bias is None or f"{name}.bias" not in observation.update.tensors:
+    tensors = observation.update.tensors
+    if layer.bias is None or f"{name}.bias" not in tensors:
         return f"the first linear layer, {name!r}, has no trainable bias to divide by"
+    if f"{name}.weight" not in tensors:
+        return f"the first linear layer, {name!r}, has no weight of its own that is trained"
     probe = feature(torch.zeros(1, *observation.domain.shape, dtype=torch.float64))
     if probe.ndim != 2:
         return f"the first linear layer, {name!r}, sees {probe.ndim - 1} axes an example, not one vector"
@@ -70,14 +74,14 @@ def first_linear(
     model: nn.Module, domain: Domain
 ) -> tuple[str, nn.Linear, Callable[[Tensor], Tensor]] | None:
     """Name, layer and input (as a function of unit coordinates) of the linear layer called first."""
-    middle = torch.full((1, *domain.shape), 0.5, dtype=torch.float64)
+    probe = spread(domain.shape, 1, FLOAT64)
     order: list[tuple[str, nn.Linear]] = []
     with ExitStack() as hooks, torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear):
                 hook = partial(lambda layer, *_: order.append(layer), (name, module))
                 hooks.callback(module.register_forward_pre_hook(hook).remove)
-        output_of(model, domain.from_unit(middle))
+        output_of(model, domain.from_unit(probe))
     if not order:
         return None
     name, layer = order[0]
@@ -98,6 +102,8 @@ def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tens
         prediction = output_of(model, inputs)
     finally:
         hook.remove()
+    if not seen:
+        raise ProbeError("the model calls other layers on other inputs")
     return (*seen[0], prediction)
 
 
@@ -107,9 +113,10 @@ def deltas(observation: Observation, entry: LinearEntry, unit: Tensor, label: in
     inputs = observation.domain.from_unit(unit)
     _, output, prediction = layer_call(entry.model, entry.layer, inputs)
     targets = torch.full((len(unit),), label, dtype=torch.long)
-    value = value_of(entry.loss, prediction, targets) * entry.contribution.factor(len(unit), label)
-    (delta,) = torch.autograd.grad(value, [output])
-    return delta
+    with probing("the loss"):
+        value = value_of(entry.loss, prediction, targets)
+        (delta,) = torch.autograd.grad(value, [output])
+    return delta * entry.contribution.factor(len(unit), label)
 
 
 def inverse_of_affine(

@@ -18,7 +18,8 @@ from torch.nn.functional import normalize
 
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import LinearEntry, entry
-from leakgauge.core import Observation
+from leakgauge.core import Domain, Observation
+from leakgauge.federated.probing import probing, single, spread
 from leakgauge.federated.untouched import output_of
 
 FLOOR = 0.1
@@ -90,7 +91,7 @@ def relu_entry(observation: Observation) -> LinearEntry | str:
         return found
     if f"{found.name}.weight" not in observation.update.tensors:
         return f"the weight of the first linear layer, {found.name!r}, is not trained"
-    if not followed_by_relu(found, observation.domain.shape):
+    if not followed_by_relu(found, observation.domain):
         return f"no ReLU follows the first linear layer, {found.name!r}"
     batch = observation.knowledge.batch_size or 1
     most = min(found.layer.out_features, found.layer.in_features + 1)
@@ -247,7 +248,7 @@ def separate(factors: Factors, directions: Tensor, outputs: int) -> tuple[Tensor
     return features[:, :-1], delta
 
 
-def followed_by_relu(entry: LinearEntry, shape: tuple[int, ...]) -> bool:
+def followed_by_relu(entry: LinearEntry, domain: Domain) -> bool:
     """Whether outputs of the layer that are below 0 move nothing, and those above mostly do."""
     generator = torch.Generator().manual_seed(0)  # probes of a function: any points serve
     probe = torch.randn((8, entry.layer.out_features), generator=generator, dtype=torch.float64)
@@ -255,12 +256,13 @@ def followed_by_relu(entry: LinearEntry, shape: tuple[int, ...]) -> bool:
     hook = entry.layer.register_forward_hook(lambda *_: probe)
     try:
         with torch.random.fork_rng(devices=[]):  # a model may drop units
-            middle = torch.full((8, *shape), 0.5, dtype=torch.float64)
-            prediction = output_of(entry.model, middle)
+            inputs = domain.from_unit(spread(domain.shape, 8, probe))
+            prediction = single(output_of(entry.model, inputs))
     finally:
         hook.remove()
     weights = torch.randn(prediction.shape, generator=generator, dtype=torch.float64)
-    (slope,) = torch.autograd.grad((prediction * weights).sum(), [probe], allow_unused=True)
+    with probing():
+        (slope,) = torch.autograd.grad((prediction * weights).sum(), [probe], allow_unused=True)
     if slope is None:
         return False
     above = probe.detach() > 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, Loss, Observation
+from leakgauge.federated.probing import doubled, probing, spread
 from leakgauge.federated.untouched import output_of, value_of
 from leakgauge.output import Contribution, contribution_of, loss_in
 
@@ -30,7 +30,7 @@ class Tail:
         assert observation.classes is not None, "callers refuse this"
         contribution = contribution_of(observation)
         assert isinstance(contribution, Contribution), "callers refuse this"
-        model = copy.deepcopy(observation.model).cpu().double()
+        model = doubled(observation.model)
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear), "callers name linear layers alone"
         return cls(
@@ -56,18 +56,17 @@ class Tail:
     def deltas(self, features: Tensor, label: int) -> Tensor:
         """The gradient (N, O) at the layer's output that each example, of that label, adds to the batch's."""
         output = self.outputs(features).requires_grad_()
-        stand_in = torch.full((len(features), *self.domain.shape), 0.5, dtype=torch.float64)
+        stand_in = spread(self.domain.shape, len(features), features)
         hook = self.layer.register_forward_hook(lambda *_: output)
         try:
             prediction = output_of(self.model, self.domain.from_unit(stand_in))
         finally:
             hook.remove()
         targets = torch.full((len(features),), label, dtype=torch.long)
-        value = value_of(self.loss, prediction, targets) * self.contribution.factor(
-            len(features), label
-        )
-        (delta,) = torch.autograd.grad(value, [output])
-        return delta
+        with probing("the loss"):
+            value = value_of(self.loss, prediction, targets)
+            (delta,) = torch.autograd.grad(value, [output])
+        return delta * self.contribution.factor(len(features), label)
 
     def depth(self, features: Tensor) -> Tensor:
         """How far the outputs (N, O) that pass no gradient back, whatever the label, lie below 0; 0 at the others."""

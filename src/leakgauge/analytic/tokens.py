@@ -11,7 +11,6 @@ Whether a model is built so is not read from names: both are checked on its own 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch.nn.functional import fold, unfold
 
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import Domain, Tensors
+from leakgauge.federated.probing import doubled, probing, single, spread
 from leakgauge.federated.untouched import output_of
 
 AGREEMENT = 1e-8
@@ -85,7 +85,7 @@ def attention_side(
 
 def tokens_of(model: nn.Module, domain: Domain) -> Tokens | str:
     """The equations that hold for `model`, or in one line why there are none."""
-    model = copy.deepcopy(model).cpu().double().eval()
+    model = doubled(model).eval()
     probe = _probe(model, domain)
     if isinstance(probe, str):
         return probe
@@ -118,8 +118,7 @@ class _Probe:
 
 def _probe(model: nn.Module, domain: Domain) -> _Probe | str:
     """The gradient of a random direction of the output at a random input."""
-    generator = torch.Generator().manual_seed(0)  # probes of an identity: any points serve
-    unit = torch.rand((1, *domain.shape), generator=generator, dtype=torch.float64)
+    unit = spread(domain.shape, 1, torch.zeros((), dtype=torch.float64))
     convolutions: list[tuple[str, nn.Conv2d, Tensor]] = []
     heard: list[tuple[str, Tensor]] = []
 
@@ -134,7 +133,7 @@ def _probe(model: nn.Module, domain: Domain) -> _Probe | str:
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
                 hooks.callback(module.register_forward_hook(partial(note, name)).remove)
-        output = output_of(model, domain.from_unit(unit))
+        output = single(output_of(model, domain.from_unit(unit)))
     if not convolutions:
         return "the model has no convolution that cuts the image into patches"
     name, conv, seen = convolutions[0]
@@ -144,10 +143,12 @@ def _probe(model: nn.Module, domain: Domain) -> _Probe | str:
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if f"{name}.weight" not in parameters:
         return f"the weight of the patch embedding, {name!r}, is not trained"
+    generator = torch.Generator().manual_seed(0)  # probes of an identity: any direction serves
     direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
-    grads = torch.autograd.grad(
-        (output * direction).sum(), list(parameters.values()), materialize_grads=True
-    )
+    with probing():
+        grads = torch.autograd.grad(
+            (output * direction).sum(), list(parameters.values()), materialize_grads=True
+        )
     gradient = dict(zip(parameters, grads, strict=True))
     return _Probe((name, conv), seen, heard, gradient)
 

@@ -24,9 +24,12 @@ from leakgauge.attacks.spear import Spear
 from leakgauge.attacks.surrogate_model import SurrogateModel
 from leakgauge.core import (
     Attack,
+    AttackError,
     BaseAttack,
     Cost,
+    ModelError,
     Observation,
+    ProbeError,
     Progress,
     Reconstruction,
     Seeds,
@@ -39,6 +42,10 @@ EXACT = 1e-5
 """Residual at which what is left of a float32 update is rounding: no residual chooses below it."""
 
 
+FAILURES = (AttackError, ModelError, ProbeError)
+"""What ends one attack on a user's model, and must not end the others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Auto(BaseAttack):
     """Runs `attacks` in their order until one settles the batch, and returns the best match.
@@ -46,7 +53,7 @@ class Auto(BaseAttack):
     By default closed forms first, descents after them. Settled is what is certified, matched with every
     direction of the batch told apart, or for a single example matched to rounding.
     "Best" is the least relative residual of the update: the adversary's own measure. The notes say
-    what ran, and why what did not run could not. Second order is left to networks of at most `small`
+    what ran, what failed, and why what did not run could not. Second order is left to networks of at most `small`
     parameters: its matrices grow with them; DLG's L-BFGS to networks without ReLU. Name an attack to run it all
     the same.
     """
@@ -76,23 +83,30 @@ class Auto(BaseAttack):
         return frozenset({"batch_size"})
 
     def applicable(self, observation: Observation) -> list[Attack]:
-        """The attacks that can run here, in their order, each as `suit` has it."""
-        suited = [suit(attack, observation) for attack in self.attacks]
-        return [attack for attack in suited if self.refusal(attack, observation) is None]
+        """Return the attacks that can run here, in their order, each as `suit` has it."""
+        return self.sorted_out(observation)[0]
 
     def unsuited(self, observation: Observation) -> str | None:
-        if self.applicable(observation):
-            return None
-        return "; ".join(self.refusals(observation))
+        able, refusals = self.sorted_out(observation)
+        return None if able else "; ".join(refusals)
 
-    def refusals(self, observation: Observation) -> list[str]:
-        """One line for each attack that cannot run here."""
-        suited = [suit(attack, observation) for attack in self.attacks]
-        reasons = ((attack, self.refusal(attack, observation)) for attack in suited)
-        return [f"{title(attack)}: {why}" for attack, why in reasons if why is not None]
+    def sorted_out(self, observation: Observation) -> tuple[list[Attack], list[str]]:
+        """Return the attacks that can run here, and one line for each that cannot."""
+        able: list[Attack] = []
+        refusals: list[str] = []
+        for attack in (suit(attack, observation) for attack in self.attacks):
+            try:
+                reason = self.refusal(attack, observation)
+            except FAILURES as error:
+                reason = f"its check failed: {error}"
+            if reason is None:
+                able.append(attack)
+            else:
+                refusals.append(f"{title(attack)}: {reason}")
+        return able, refusals
 
     def refusal(self, attack: Attack, observation: Observation) -> str | None:
-        """Why `attack` cannot run here, for want of knowledge or otherwise; None where it can."""
+        """Return why `attack` cannot run here, or None if it can."""
         missing = sorted(attack.requires - observation.knowledge.granted())
         if missing:
             return f"needs {', '.join(missing)}"
@@ -119,24 +133,29 @@ class Auto(BaseAttack):
         self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         clock = time.perf_counter()
-        able = self.applicable(observation)
+        able, notes = self.sorted_out(observation)
         costs = [attack.evaluations(observation) for attack in able]
         planned, done = max(1, sum(costs)), 0
-        notes = self.refusals(observation)
         results: list[tuple[Attack, Reconstruction]] = []
         for attack, cost in zip(able, costs, strict=True):
             share, start = cost / planned, done / planned
-            result = attack(
-                observation,
-                seeds=seeds.child(title(attack)),
-                progress=lambda f, start=start, share=share: progress(start + share * f),  # type: ignore[misc]
-            )
             done += cost
+            try:
+                result = attack(
+                    observation,
+                    seeds=seeds.child(title(attack)),
+                    progress=lambda f, start=start, share=share: progress(start + share * f),  # type: ignore[misc]
+                )
+            except FAILURES as error:
+                notes.append(f"{title(attack)} failed: {error}")
+                continue
             results.append((attack, result))
             notes.append(f"{title(attack)}: {result.status}, {result.message}")
             if settled(result):
                 break
         progress(1.0)
+        if not results:
+            raise AttackError(f"no attack that applies here could run: {'; '.join(notes)}")
         attack, best = min(results, key=lambda pair: _residual(pair[1]))
         spent = sum(result.cost.evaluations for _, result in results)
         return replace(
@@ -147,10 +166,13 @@ class Auto(BaseAttack):
 
 
 def suit(attack: Attack, observation: Observation) -> Attack:
-    """The attack; where the update is of several local steps, and it reads one gradient alone, on their mean."""
+    """Return the attack, or `OneGradient` of it if it cannot read an update of several local steps."""
     if observation.training.kind == "gradient" or isinstance(attack, OneGradient):
         return attack
-    return attack if attack.inapplicable(observation) is None else OneGradient(attack=attack)
+    try:
+        return attack if attack.inapplicable(observation) is None else OneGradient(attack=attack)
+    except FAILURES:
+        return attack  # its check fails again where it is asked for the reason
 
 
 def title(attack: Attack) -> str:

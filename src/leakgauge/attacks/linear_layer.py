@@ -176,7 +176,7 @@ class _Peeling:
         margin = max(1e-3, 10 * tolerance)
         inside = ((unit > -margin) & (unit < 1 + margin)).flatten(1).all(1)
         candidates, unit, rows = candidates[inside], unit[inside], rows[inside]
-        if len(rows) == 0 or self.observation.classes is None:
+        if len(rows) == 0 or isinstance(self.entry.contribution, str):
             return []
         error, label, delta = self.explain(unit, rows, bias)
         limit = tolerance * (1 + self.scale / bias[rows].abs())

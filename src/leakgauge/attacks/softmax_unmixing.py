@@ -56,11 +56,8 @@ class SoftmaxUnmixing(BaseAttack):
         found = last_layer(observation)
         if isinstance(found, str):
             return found
-        return (
-            unreadable(*found)
-            or entangled(observation)
-            or self.descent.matching().objective.inapplicable(observation)
-        )
+        matching = replace(self.descent.matching(), labels=Read(torch.zeros(0, dtype=torch.long)))
+        return unreadable(*found) or entangled(observation) or matching.inapplicable(observation)
 
     def evaluations(self, observation: Observation) -> int:
         return self.descent.evaluations(observation)

@@ -185,7 +185,7 @@ def labels_of(
     observation: Observation, entry: LinearEntry, unit: Tensor, delta: Tensor
 ) -> tuple[Tensor | None, int]:
     """For each example the class that causes its delta (B, O) best, and how many classes were tried."""
-    if observation.classes is None:
+    if observation.classes is None or isinstance(entry.contribution, str):
         return None, 0
     tried = list(range(observation.classes))
     granted = observation.knowledge.labels

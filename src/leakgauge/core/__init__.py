@@ -2,6 +2,7 @@
 
 from leakgauge.core.attack import CERTIFIED_WITHIN, CONVERGED_WITHIN, BaseAttack
 from leakgauge.core.configuration import Configured
+from leakgauge.core.copies import copied, unwrapped
 from leakgauge.core.defense import Claim, Combined, Defense, in_other_units, parts_of
 from leakgauge.core.disclosure import (
     AddsNoise,
@@ -40,6 +41,7 @@ from leakgauge.core.errors import (
     NotSupportedYet,
     OutputError,
     OutputLost,
+    ProbeError,
     SpecificationError,
     UpdateError,
     UserError,
@@ -97,6 +99,7 @@ __all__ = [
     "Observation",
     "OutputError",
     "OutputLost",
+    "ProbeError",
     "Progress",
     "Protected",
     "Reconstruction",
@@ -118,6 +121,7 @@ __all__ = [
     "UserError",
     "check_knowledge",
     "concealing_of",
+    "copied",
     "erasing_of",
     "in_other_units",
     "local_of",
@@ -130,4 +134,5 @@ __all__ = [
     "simulated_training",
     "trainable",
     "transforming_of",
+    "unwrapped",
 ]

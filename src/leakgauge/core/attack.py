@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from leakgauge.core.errors import AttackError, LeakGaugeError
+from leakgauge.core.errors import AttackError, LeakGaugeError, ProbeError
 from leakgauge.core.observation import Observation
 from leakgauge.core.protocols import Progress, silent
 from leakgauge.core.reconstruction import Reconstruction, Status
@@ -55,8 +55,11 @@ class BaseAttack(ABC):
         Raises:
             AttackError: the check itself failed on the model or the loss.
         """
-        with named_failures(self, "check"):
-            return self.unsuited(observation)
+        try:
+            with named_failures(self, "check"):
+                return self.unsuited(observation)
+        except ProbeError as error:
+            return str(error)
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent

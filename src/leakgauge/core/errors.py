@@ -10,6 +10,7 @@ LeakGaugeError
 │   └── OutputError           a folder or file that cannot be written
 │       └── OutputLost        it could be written at first: a full disk, a folder that is gone
 ├── AttackError               an attack failed on a user's model or loss
+├── ProbeError                a user's model or loss failed on a probe of what it is
 ├── Impossible                theory forbids it: no implementation will ever do this
 └── NotSupportedYet           possible, but not built
 """
@@ -76,6 +77,10 @@ class OutputLost(OutputError):
 
 class AttackError(LeakGaugeError):
     """An attack failed on a user's model or loss. Its cause is the exception that ended it."""
+
+
+class ProbeError(LeakGaugeError):
+    """A user's model or loss failed on a probe. An attack's check turns it into a reason not to run."""
 
 
 class Impossible(LeakGaugeError):

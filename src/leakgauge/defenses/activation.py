@@ -4,13 +4,12 @@ needs networks that are twice differentiable) on.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from leakgauge.core import Claim, ModelError, Seeds
+from leakgauge.core import Claim, ModelError, Seeds, copied
 from leakgauge.defenses.base import Undefended
 
 NAMED: dict[str, type[nn.Module]] = {
@@ -42,7 +41,7 @@ class Activation(Undefended):
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """A copy with the other activation. Raises ModelError where no module is one."""
-        after = copy.deepcopy(model)
+        after = copied(model)
         modules = dict(after.named_modules(remove_duplicate=False))
         places = [name for name, module in modules.items() if isinstance(module, KINDS)]
         if not places or places == [""]:

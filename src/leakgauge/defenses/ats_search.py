@@ -14,7 +14,6 @@ three operations, S_acc over 100 images, threshold -85. What of it the paper its
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from leakgauge.core import DataError, Loss, Seeds, Tensors, trainable
+from leakgauge.core import DataError, Loss, Seeds, Tensors, copied, trainable
 from leakgauge.core.ranges import Count, Positive, Whole
 from leakgauge.defenses.ats import ATS, LIBRARY
 from leakgauge.federated.training import FedSGD, stateless
@@ -66,7 +65,7 @@ class ATSSearch:
 
         inputs (N, C, H, W) in [0, 1], targets (N,): the searcher's own data. Raises DataError where no policy passes.
         """
-        untrained = copy.deepcopy(model).eval()
+        untrained = copied(model).eval()
         trained = self.trained(model, loss, inputs, targets, seeds=seeds).eval()
         some, many = inputs[: self.examples], inputs[: self.jacobians]
         found = []
@@ -100,7 +99,7 @@ class ATSSearch:
         self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, *, seeds: Seeds
     ) -> nn.Module:
         """A copy of the model after the brief training."""
-        model = copy.deepcopy(model).train()
+        model = copied(model).train()
         descent = torch.optim.SGD(model.parameters(), lr=self.learning_rate, momentum=0.9)
         generator = seeds.generator("training")
         with seeds.isolated("training"):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 
 from torch import nn
 
-from leakgauge.core import ModelError, trainable
+from leakgauge.core import ModelError, copied, trainable
 
 
 def before_last_linear(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """A copy in which `module`, called `name`, reads what the last linear layer read. Raises ModelError as below."""
     place, last = last_linear(model)
-    after = copy.deepcopy(model)
+    after = copied(model)
     inner = OrderedDict([(name, module), ("head", after.get_submodule(place))])
     whole = nn.Sequential(inner)
     whole.training = last.training

@@ -9,14 +9,13 @@ Who knows it compares the shared layers alone, simulated with local layers drawn
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from leakgauge.core import Claim, ModelError, Seeds, Tensors, Update, trainable
+from leakgauge.core import Claim, ModelError, Seeds, Tensors, Update, copied, trainable
 from leakgauge.core.ranges import Whole
 from leakgauge.defenses.base import Undefended, zeroed
 
@@ -67,7 +66,7 @@ class LocalLayers(Undefended):
 
     def shown(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """A copy whose local layers are drawn anew, their running statistics with them."""
-        after = copy.deepcopy(model)
+        after = copied(model)
         names = list(trainable(after))
         local = self.local(names)
         with seeds.isolated("local layers"):
@@ -94,7 +93,7 @@ def redraw(module: nn.Module) -> None:
 
     From torch's global generator on the CPU.
     """
-    drawn = copy.deepcopy(module).cpu()
+    drawn = copied(module).cpu()
     reset = getattr(drawn, "reset_parameters", None)
     if callable(reset):
         reset()

@@ -7,11 +7,12 @@ Leakage, WACV 2022, section 3; Alemi, Fischer, Dillon, Murphy: Deep Variational 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from leakgauge.core import copied
 
 
 class VariationalBottleneck(nn.Module):
@@ -72,7 +73,7 @@ def samples(model: nn.Module) -> bool:
 
 def at_mean(model: nn.Module) -> nn.Module:
     """A copy of the model whose variational bottlenecks draw nothing."""
-    after = copy.deepcopy(model)
+    after = copied(model)
     for module in after.modules():
         if isinstance(module, VariationalBottleneck):
             module.sampling = False

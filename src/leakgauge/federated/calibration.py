@@ -6,7 +6,6 @@ update is compared with the gradient of the loss there.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +16,13 @@ from leakgauge.core import (
     LocalTraining,
     Loss,
     Observation,
+    ProbeError,
     Tensors,
     UpdateKind,
+    copied,
 )
 from leakgauge.federated.aggregated import Aggregated
+from leakgauge.federated.probing import probing
 from leakgauge.federated.rounds import Rounds
 from leakgauge.federated.training import FedSGD
 from leakgauge.federated.withheld import untold
@@ -111,9 +113,13 @@ def calibrated(observation: Observation) -> Calibration:
         return Calibration(None, exact=False)
     if observation.classes is None or observation.knowledge.batch_size is None:
         return Calibration(None, exact=False)
-    draws = [_drawn(observation, inner, draw) for draw in range(DRAWS)]
+    try:
+        draws = [_drawn(observation, inner, draw) for draw in range(DRAWS)]
+    except ProbeError:
+        return Calibration(None, exact=False)
     sizes = [size for size, _ in draws]
-    if any(cosine < ALONG for _, cosine in draws):
+    # A slope of zero has no direction: its cosine is not a number.
+    if not all(cosine >= ALONG for _, cosine in draws):
         return Calibration(None, exact=False)
     size = sum(sizes) / len(sizes)
     apart = max(abs(one - size) for one in sizes) / abs(size)
@@ -137,10 +143,10 @@ def _drawn(observation: Observation, training: LocalTraining, draw: int) -> tupl
     inputs = observation.domain.from_unit(unit)
     sign = -1.0 if training.kind == "delta" else 1.0
     # The training may draw numbers of its own, and move the model's state.
-    with torch.random.fork_rng(devices=[]):
+    with probing("local training"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw)
-        made = training(copy.deepcopy(observation.model), observation.loss, inputs, targets)
-        slope = FedSGD()(copy.deepcopy(observation.model), observation.loss, inputs, targets)
+        made = training(copied(observation.model), observation.loss, inputs, targets)
+        slope = FedSGD()(copied(observation.model), observation.loss, inputs, targets)
     one = sign * torch.cat([made[name].detach().double().flatten() for name in slope])
     other = torch.cat([t.detach().double().flatten() for t in slope.values()])
     size = float(one @ other / other.square().sum())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +16,7 @@ from leakgauge.core import (
     Defense,
     Domain,
     HidesModel,
+    LeakGaugeError,
     LocalTraining,
     Loss,
     Mixes,
@@ -22,12 +24,12 @@ from leakgauge.core import (
     Seeds,
     Tensors,
     Update,
-    UserError,
     local_of,
     parts_of,
     remembered,
     trainable,
 )
+from leakgauge.federated.auditable import audited, check_finite
 from leakgauge.federated.fedavg import first_epoch
 from leakgauge.federated.local_steps import moved
 from leakgauge.federated.statistics import carried
@@ -80,7 +82,7 @@ class Client:
 
     def global_model(self, *, seeds: Seeds) -> nn.Module:
         """A copy of the network that server and client both use, after the defense's model seam."""
-        model = copy.deepcopy(self.model)
+        model = audited(self.model)
         if self.defense is not None:
             model = self.defense.on_model(model, seeds=seeds.child("defense"))
         return model
@@ -148,33 +150,43 @@ class Client:
                 targets = mixable(targets, self.classes).to(inputs)
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
             training = defense.on_training(training, seeds=seeds)
-        with seeds.isolated("training"):
+        with seeds.isolated("training"), fitting(model, inputs, targets):
             update = local_update(training, model, self.loss, inputs, targets)
             return Update(update, training.kind).detached()
 
     def check(self, batch: Batch) -> None:
         """Raise ModelError or DataError unless model, loss and batch fit together."""
         check_batch(batch, self.domain, self.classes)
-        check_finite(self.model)
-        try:
-            # What goes wrong here is told below; a warning on the way would only blur it.
-            with warnings.catch_warnings(), Seeds().isolated("check"):
-                warnings.simplefilter("ignore")
-                model = copy.deepcopy(self.model)
-                # One epoch shows whether they fit; the others take their time.
-                training = first_epoch(self.training)
-                local_update(training, model, self.loss, batch.inputs, batch.targets)
-        except UserError:
-            raise
-        # A user's forward and loss can fail in any way that Python knows: each becomes one line.
-        except (Exception, SystemExit) as error:
-            raise ModelError(
-                f"model {type(self.model).__name__}",
-                expected=f"a forward and a loss that accept inputs {tuple(batch.inputs.shape)} "
-                f"and targets {tuple(batch.targets.shape)}",
-                found=f"{type(error).__name__}: {error}",
-                remedy="match the model's first and last layers to the data",
-            ) from error
+        model = audited(self.model)
+        check_finite(model)
+        # What goes wrong here is told below; a warning on the way would only blur it.
+        with (
+            warnings.catch_warnings(),
+            Seeds().isolated("check"),
+            fitting(model, batch.inputs, batch.targets),
+        ):
+            warnings.simplefilter("ignore")
+            # One epoch shows whether they fit; the others take their time.
+            training = first_epoch(self.training)
+            local_update(training, model, self.loss, batch.inputs, batch.targets)
+
+
+@contextmanager
+def fitting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[None]:
+    """Raise every foreign exception of a training as a ModelError: model, loss and batch do not fit together."""
+    try:
+        yield
+    except LeakGaugeError:
+        raise
+    # A user's forward and loss can fail in any way that Python knows: each becomes one line.
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"model {type(model).__name__}",
+            expected=f"a forward and a loss that accept inputs {tuple(inputs.shape)} "
+            f"and targets {tuple(targets.shape)}",
+            found=f"{type(error).__name__}: {error}",
+            remedy="match the model's first and last layers to the data",
+        ) from error
 
 
 def mixable(targets: Tensor, classes: int | None) -> Tensor:
@@ -214,22 +226,3 @@ def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:
                 found=f"{low} to {high}",
                 remedy="raise the model's number of classes",
             )
-
-
-def check_finite(model: nn.Module) -> None:
-    """Raise ModelError where a parameter or buffer is not finite, or where nothing can be trained."""
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ModelError(
-                f"model {type(model).__name__}",
-                expected="finite weights",
-                found=f"NaN or infinity in {name!r}",
-                remedy="load a sound checkpoint",
-            )
-    if not trainable(model):
-        raise ModelError(
-            f"model {type(model).__name__}",
-            expected="at least one trainable parameter",
-            found="none",
-            remedy="set requires_grad on the parameters that the client trains",
-        )

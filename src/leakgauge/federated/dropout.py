@@ -6,10 +6,10 @@ caught where they are made, so that a module and torch.nn.functional.dropout in 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from leakgauge.core import Observation, trainable
+from leakgauge.core import Observation, copied, trainable
 from leakgauge.federated.bottleneck import at_mean, samples
+from leakgauge.federated.probing import probing, spread
 from leakgauge.federated.rounds import Rounds
 from leakgauge.federated.training import stateless
 
@@ -122,15 +123,24 @@ class Masked(DropoutMode):
         return inputs * self.left.pop(0) / (1 - call.p)
 
 
-def drawn(observation: Observation, count: int = 2, *, before: str | None = None) -> list[Call]:
-    """The masks that a forward pass of `count` examples draws: all, or those before the module of that name runs."""
+def drawn(
+    observation: Observation, count: int | None = None, *, before: str | None = None
+) -> list[Call]:
+    """Return the masks that a forward pass of `count` examples draws: all, or those before module `before` runs.
+
+    The default count is the batch size where it is known: the model ran on as many at the client.
+
+    Raises:
+        ProbeError: the model fails on the probe.
+    """
     model = observation.model
     if not any(module.training for module in model.modules()):
         return []
     if before is not None:
-        model = copy.deepcopy(model)
+        model = copied(model)
+    count = count or observation.knowledge.batch_size or 2
     still, seen = Still(), list[int]()
-    with ExitStack() as inside, torch.no_grad():
+    with ExitStack() as inside, torch.no_grad(), probing():
         if before is not None:
             model.get_submodule(before).register_forward_pre_hook(
                 lambda *_: seen.append(len(still.calls))
@@ -138,16 +148,19 @@ def drawn(observation: Observation, count: int = 2, *, before: str | None = None
         # What else is random in the model must not move the generator of the program.
         inside.enter_context(torch.random.fork_rng(devices=[]))
         inside.enter_context(still)
-        stateless(model, trainable(model), middle(observation, count))
+        stateless(model, trainable(model), probes(observation, count))
     return still.calls[: seen[0]] if seen else still.calls
 
 
-def middle(observation: Observation, count: int) -> Tensor:
-    """`count` examples from the middle of the domain, as the model takes them."""
+def probes(observation: Observation, count: int) -> Tensor:
+    """Return `count` examples (count, *shape) of the domain, as the model takes them, the same in every call."""
+    return observation.domain.from_unit(spread(observation.domain.shape, count, taken(observation)))
+
+
+def taken(observation: Observation) -> Tensor:
+    """Return a tensor of the type and device that the model takes."""
     like = next(iter(observation.update.tensors.values()))
-    like = next(observation.model.parameters(), like)
-    unit = torch.full((count, *observation.domain.shape), 0.5, dtype=like.dtype, device=like.device)
-    return observation.domain.from_unit(unit)
+    return next(observation.model.parameters(), like)
 
 
 def mean_network(observation: Observation) -> Observation:
@@ -188,6 +201,22 @@ def with_forward(
     model: nn.Module, around: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> nn.Module:
     """A copy of the model with around(forward) for its forward; names of parameters stay as they are."""
-    after = copy.deepcopy(model)
-    after.forward = around(after.forward)
+    after = copied(model)
+    own = type(after).__call__
+    if own is nn.Module.__call__:
+        after.forward = around(after.forward)
+    else:
+        after.__class__ = _calling(type(after), around)
     return after
+
+
+def _calling(
+    kind: type[nn.Module], around: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> type[nn.Module]:
+    """Return a subclass for a module that overrides `__call__`, where a new `forward` would not be asked."""
+    own = kind.__call__
+
+    def called(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return around(partial(own, self))(*args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": called})

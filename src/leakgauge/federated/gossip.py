@@ -9,14 +9,13 @@ with W the Metropolis-Hastings weights of the graph. Nothing else leaves a node.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Seeds, SpecificationError, trainable
+from leakgauge.core import Seeds, SpecificationError, copied, trainable
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.vectors import flat, shaped
 
@@ -108,7 +107,7 @@ class Gossip:
 
 def at(model: nn.Module, state: Tensor) -> nn.Module:
     """A copy of `model` with the trainable parameters `state` (d,)."""
-    moved = copy.deepcopy(model)
+    moved = copied(model)
     parameters = trainable(moved)
     with torch.no_grad():
         for name, value in shaped(state, parameters).items():

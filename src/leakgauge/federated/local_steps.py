@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
 from torch import nn
 
-from leakgauge.core import Observation, Tensors, Update, in_other_units, trainable
+from leakgauge.core import Observation, Tensors, Update, copied, in_other_units, trainable
 from leakgauge.federated.calibration import steps_of
 from leakgauge.federated.rounds import Rounds, parted
 from leakgauge.federated.training import FedSGD
@@ -51,7 +50,7 @@ def interpolated(observation: Observation, share: float) -> Observation:
 
 def moved(model: nn.Module, tensors: Tensors, scale: float) -> nn.Module:
     """A copy of the model with scale times these tensors added to its parameters of their names."""
-    after = copy.deepcopy(model)
+    after = copied(model)
     parameters = trainable(after)
     with torch.no_grad():
         for name, tensor in tensors.items():

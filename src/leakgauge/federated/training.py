@@ -5,7 +5,6 @@ The client runs it to train, the adversary runs the very same object to simulate
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -70,13 +69,13 @@ def with_orders(training: LocalTraining, count: int, *, seeds: Seeds) -> LocalTr
 
 
 def stateless(model: nn.Module, parameters: Tensors, inputs: Tensor) -> Tensor:
-    """Return the model's output at `parameters` for inputs (B, *shape), and leave no trace in the model.
+    """Return the model's output at `parameters` for inputs (B, *shape), and leave no trace in either.
 
     Each call starts from the same buffers and attributes. That holds for the client's training and for every
     simulation of it.
     """
     with untouched(model):
-        output: Tensor = functional_call(model, parameters, (inputs,))
+        output: Tensor = functional_call(model, parameters, (inputs.clone(),))
     return output
 
 
@@ -89,14 +88,17 @@ def local_update(
     *,
     create_graph: bool = False,
 ) -> Tensors:
-    """Run `training` and leave no trace in the model, the loss or the training.
+    """Run `training` and leave no trace in the model, the loss, the batch or the training.
 
     inputs (B, *shape), targets (B,) or (B, K).
     """
     # Training of this library runs the model through `stateless` alone.
     ours = type(training).__module__.startswith("leakgauge.")
-    with nullcontext() if ours else untouched(model, loss, training):
+    if ours:
         return training(model, loss, inputs, targets, create_graph=create_graph)
+    with untouched(model, loss, training):
+        # Training of the user's own may write to what it is given.
+        return training(model, loss, inputs.clone(), targets.clone(), create_graph=create_graph)
 
 
 def check_differentiable(value: Tensor) -> None:

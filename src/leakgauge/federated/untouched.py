@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from leakgauge.core import Loss
+from leakgauge.federated.probing import probing
 
 _ATOMS = frozenset({bool, int, float, str, tuple, type(None), FunctionType, nn.Parameter})
 _MAPPINGS = frozenset({dict, OrderedDict, defaultdict, Counter})
@@ -43,9 +44,13 @@ def untouched(*objects: object) -> Iterator[None]:
 
 
 def output_of(model: nn.Module, inputs: Tensor) -> Any:
-    """Return the output of `model` for inputs (B, *shape), and leave no trace in the model."""
-    with untouched(model):
-        return model(inputs)
+    """Return the output of `model` for inputs (B, *shape), and leave no trace in the model or the inputs.
+
+    Raises:
+        ProbeError: the model fails on these inputs.
+    """
+    with probing(), untouched(model):
+        return model(inputs.clone())
 
 
 def value_of(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:

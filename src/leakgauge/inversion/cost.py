@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from leakgauge.core import SingleGradient
 from leakgauge.federated.training import local_update
@@ -70,12 +70,12 @@ class Work:
 
         inputs = seen.domain.from_unit(unit)
         own = {p.untyped_storage().data_ptr() for p in seen.model.parameters()}
-        flops, operators = FlopCounterMode(display=False), _Operators()  # type: ignore[no-untyped-call]
-        with flops, operators, saved_tensors_hooks(keep, lambda tensor: tensor):
+        operators = _Operators()  # type: ignore[no-untyped-call]
+        with operators, saved_tensors_hooks(keep, lambda tensor: tensor):
             local_update(training, seen.model, seen.loss, inputs, targets)
         update = sum(t.nbytes for t in seen.update.tensors.values())
         return cls(
-            flops=flops.get_total_flops(),
+            flops=operators.flops,
             operators=operators.count,
             parameters=seen.update.size,
             held=sum(size for place, size in saved.items() if place not in own),
@@ -100,15 +100,23 @@ class Work:
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that run."""
+    """Counts the operators that run, and the floating-point operations of products and convolutions.
+
+    PyTorch's own counter also tracks modules, by hooks that end the backward pass of parametrized weights.
+    """
 
     count = 0
+    flops = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self.count += 1
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=found)
+        return found
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from leakgauge.federated.withheld import untold
 from leakgauge.inversion import attention
 from leakgauge.inversion.batching import Loop, Trials, choose_trials
 from leakgauge.inversion.consensus import Consensus
+from leakgauge.inversion.derivability import unrunnable
 from leakgauge.inversion.descent import Descent, Ending, Evaluation
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.gauss_newton import GaussNewton
@@ -84,11 +85,18 @@ class GradientMatching(BaseAttack):
         any_example = self.group is not None or isinstance(self.descent, GaussNewton)
         if any_example and not self.parametrization.invertible:
             return "a group, and second order, want variables for any example: a generator has none"
+        seen = self.seen(observation)
         return (
-            self.objective.inapplicable(observation)
+            unrunnable(seen)
+            or self.objective.inapplicable(observation)
             or self.labels.inapplicable(observation)
-            or self.descent.inapplicable(observation)
+            or self.descent.inapplicable(seen)
         )
+
+    def seen(self, observation: Observation) -> Observation:
+        """Return the observation as the search simulates it: nothing drawn anew, in its precision and scale."""
+        seen = believed(mean_network(observation))
+        return rescaled(in_precision(seen, torch.float64) if self.precision == "double" else seen)
 
     def evaluations(self, observation: Observation) -> int:
         whole = self.trials * self.descent.evaluations
@@ -110,10 +118,7 @@ class GradientMatching(BaseAttack):
         self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         clock = time.perf_counter()
-        seen = believed(mean_network(observation))
-        if self.precision == "double":
-            seen = in_precision(seen, torch.float64)
-        seen = rescaled(seen)
+        seen = self.seen(observation)
         with seeds.isolated("simulation"), attention.written_out():
             run = _Run(replace(self, objective=self.informed(seen)), seen, seeds, progress)
             run.descend()

@@ -106,7 +106,7 @@ def given_to(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str
     hooks = [model.get_submodule(n).register_forward_pre_hook(keep(n)) for n in names]
     try:
         with untouched(model):
-            functional_call(model, _state(model, inputs), (inputs,))
+            functional_call(model, _state(model, inputs), (inputs.clone(),))
     finally:
         for hook in hooks:
             hook.remove()

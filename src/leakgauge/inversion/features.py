@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from leakgauge.core import Domain, Observation
+from leakgauge.core import Domain, Observation, copied
 from leakgauge.federated.untouched import untouched
 from leakgauge.inversion.objective import Candidate, LeastSquares
 
@@ -28,7 +27,7 @@ class Headless:
     @classmethod
     def of(cls, observation: Observation, layer: str) -> Headless:
         """`layer` names a module that is called once."""
-        return cls(copy.deepcopy(observation.model), observation.domain, layer)
+        return cls(copied(observation.model), observation.domain, layer)
 
     def __call__(self, unit: Tensor) -> Tensor:
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
@@ -39,7 +38,7 @@ class Headless:
         )
         try:
             with untouched(self.model):
-                functional_call(self.model, cast, (self.domain.from_unit(unit),))
+                functional_call(self.model, cast, (self.domain.from_unit(unit).clone(),))
         finally:
             hook.remove()
         return seen[0].flatten(1)

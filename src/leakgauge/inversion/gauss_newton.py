@@ -20,6 +20,7 @@ from torch import Tensor
 
 from leakgauge.core import Observation, SingleGradient
 from leakgauge.inversion.curvature import Curvature, counted
+from leakgauge.inversion.derivability import underivable
 from leakgauge.inversion.descent import (
     Ending,
     Evaluation,
@@ -66,7 +67,7 @@ class GaussNewton:
 
     def inapplicable(self, observation: Observation) -> str | None:
         if isinstance(observation.training, SingleGradient):
-            return None
+            return underivable(observation, observation.training)
         return "second order needs local training whose update is one gradient"
 
     def run(self, start: Variables, setting: Setting) -> Run:

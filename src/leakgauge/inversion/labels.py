@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leakgauge.core import Observation, trainable
 from leakgauge.federated.local_steps import as_one_gradient
+from leakgauge.federated.targets import refused_targets
 from leakgauge.federated.training import stateless
 from leakgauge.output import (
     OneLabel,
@@ -58,7 +59,9 @@ class Joint:
     def inapplicable(self, observation: Observation) -> str | None:
         if observation.classes is None:
             return "joint labels need a classification loss; grant the targets instead"
-        return None
+        like = next(iter(observation.update.tensors.values()))
+        shape = (observation.batch_size, observation.classes)
+        return refused_targets(observation, self.decode(like.new_zeros(shape)))
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         assert observation.classes is not None, "inapplicable() refuses this"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Observation, trainable
-from leakgauge.federated.dropout import Masked, drawn, middle, with_forward
+from leakgauge.federated.dropout import Masked, drawn, taken, with_forward
 from leakgauge.federated.fedavg import FedAvg
+from leakgauge.federated.probing import probing, single
 from leakgauge.federated.rounds import Rounds
 from leakgauge.federated.training import stateless
 from leakgauge.inversion.objective import Candidate, LeastSquares, Term
@@ -78,15 +79,15 @@ def masks_of(observation: Observation) -> Masks | str:
 
 def _random(observation: Observation, masks: Masks) -> bool:
     """Whether the network still answers by chance where its masks are given."""
-    seen, inputs = widened(observation, masks), middle(observation, 2)
+    seen, like = widened(observation, masks), taken(observation)
     generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
-    unit = torch.rand((2, *seen.domain.shape), generator=generator).to(inputs)
+    unit = torch.rand((2, *seen.domain.shape), generator=generator).to(like)
     wide = seen.domain.from_unit(unit)
     answers = []
     for seed in range(2):
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), probing():
             torch.default_generator.manual_seed(seed)
-            answers.append(stateless(seen.model, trainable(seen.model), wide))
+            answers.append(single(stateless(seen.model, trainable(seen.model), wide)))
     return not torch.equal(*answers)
 
 
@@ -99,7 +100,7 @@ class _WideForward:
 
     def __call__(self, wide: Tensor) -> Any:
         with Masked(self.masks.each(wide)):
-            return self.forward(self.masks.input_of(wide))
+            return self.forward(self.masks.input_of(wide).clone())
 
 
 def widened(observation: Observation, masks: Masks) -> Observation:

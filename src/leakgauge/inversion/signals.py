@@ -8,7 +8,6 @@ that of any network behind.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Observation, Tensors, Update, trainable
-from leakgauge.federated.dropout import middle
+from leakgauge.core import Observation, Tensors, Update, copied, trainable
+from leakgauge.federated.dropout import probes
+from leakgauge.federated.probing import probing
 from leakgauge.federated.training import stateless
 from leakgauge.inversion.simulation import believed, simulator
 from leakgauge.inversion.wide import Beside, Layout, WideDomain
@@ -82,7 +82,7 @@ def _hides(layer: str, gone: frozenset[str]) -> bool:
 
 def _run_order(observation: Observation) -> list[tuple[str, Tensor]]:
     """The layers with parameters of their own in the order in which they run on one example, with what each reads."""
-    model = copy.deepcopy(observation.model)
+    model = copied(observation.model)
     found: list[tuple[str, Tensor]] = []
 
     def told(name: str) -> Callable[..., None]:
@@ -92,8 +92,8 @@ def _run_order(observation: Observation) -> list[tuple[str, Tensor]]:
     for name, module in model.named_modules():
         if name in owners:
             module.register_forward_pre_hook(told(name))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        stateless(model, trainable(model), middle(observation, 1))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), probing():
+        stateless(model, trainable(model), probes(observation, 1))
     return found
 
 
@@ -118,7 +118,7 @@ class _SeveredForward:
 
         handle = self.layer.register_forward_pre_hook(stop)
         try:
-            self.forward(self.signals.input_of(wide))
+            self.forward(self.signals.input_of(wide).clone())
         except _Reached:
             pass
         finally:
@@ -129,7 +129,7 @@ class _SeveredForward:
 
 def severed(observation: Observation, layer: str, signals: Signals) -> Observation:
     """The observation with the adversary's own copy of the model, which ends before `layer`."""
-    model = copy.deepcopy(observation.model)
+    model = copied(observation.model)
     model.forward = _SeveredForward(model.forward, model.get_submodule(layer), signals)
     return replace(
         observation,

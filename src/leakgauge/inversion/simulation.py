@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -16,6 +15,7 @@ from leakgauge.core import (
     SingleGradient,
     Tensors,
     Update,
+    copied,
     parts_of,
     trainable,
 )
@@ -36,7 +36,7 @@ def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
     """Return the observation with the adversary's own copy of model, loss and update in another precision."""
     return replace(
         observation,
-        model=copy.deepcopy(observation.model).to(dtype),
+        model=copied(observation.model).to(dtype),
         loss=loss_in(observation, dtype),
         update=observation.update.map(lambda t: t.to(dtype)),
     )

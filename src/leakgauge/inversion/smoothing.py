@@ -26,7 +26,8 @@ from leakgauge.core import (
     UpdateKind,
     trainable,
 )
-from leakgauge.federated.dropout import middle
+from leakgauge.federated.dropout import probes
+from leakgauge.federated.probing import probing
 from leakgauge.federated.training import local_update, stateless
 
 _RELUS = frozenset({functional.relu, torch.relu, Tensor.relu})
@@ -91,8 +92,9 @@ def bends(observation: Observation) -> bool:
     """Whether a forward pass of the model runs a ReLU of any form, as a module or a function."""
     model, smooth = observation.model, SmoothReLU(1.0)
     # What is random in the model must not move the generator of the program.
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), smooth:
-        stateless(model, trainable(model), middle(observation, 2))
+    count = observation.knowledge.batch_size or 2
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), probing(), smooth:
+        stateless(model, trainable(model), probes(observation, count))
     return smooth.met > 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.core import Observation
+from leakgauge.core import Observation, ProbeError
 from leakgauge.federated.calibration import gradient_size
 from leakgauge.output.head import head_of
 from leakgauge.output.reduction import reduction_of
@@ -37,7 +37,10 @@ def contribution_of(observation: Observation) -> Contribution | str:
         return "needs a loss over classes"
     if observation.knowledge.batch_size is None:
         return "needs the batch size"
-    head = head_of(observation.model, observation.domain)
+    try:
+        head = head_of(observation.model, observation.domain)
+    except ProbeError as error:
+        return str(error)
     loss, width = observation.loss, observation.classes
     if head is not None:
         loss, width = head.loss(observation.loss), head.outputs

@@ -7,7 +7,6 @@ and the output of the model must follow them alone.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakgauge.core import Domain, Loss, Observation
+from leakgauge.core import Domain, Loss, Observation, ProbeError, copied
 from leakgauge.federated.calibration import gradient_size
+from leakgauge.federated.probing import probing
 from leakgauge.federated.untouched import output_of, value_of
 
 Finish = Literal["identity", "log_softmax", "softmax"]
@@ -83,7 +83,10 @@ class SharedHead:
 
 def shared_head(observation: Observation) -> SharedHead | str:
     """Return the head with its part of the update, or in one line why it cannot be read."""
-    head = head_of(observation.model, observation.domain)
+    try:
+        head = head_of(observation.model, observation.domain)
+    except ProbeError as error:
+        return str(error)
     if head is None:
         return "the model's output is not that of a linear layer"
     tensors = observation.update.tensors
@@ -115,9 +118,12 @@ def head_of(model: nn.Module, domain: Domain) -> Head | None:
     """Return the head of the model, or None if its output is not that of one linear layer or convolution.
 
     A layer that is called twice, or whose weight serves elsewhere too, is no head: its gradient is a sum of several.
+
+    Raises:
+        ProbeError: the model fails on random inputs of the domain.
     """
     # The model may keep what it sees, and count its calls: a copy does that instead.
-    model = copy.deepcopy(model).eval()
+    model = copied(model).eval()
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
     unit = torch.rand((PROBES, *domain.shape), generator=generator).to(like)
@@ -213,7 +219,8 @@ def _cut(
     trained = [p for p in model.parameters() if p.requires_grad]
     if not isinstance(output, Tensor) or not output.requires_grad or len(output) != PROBES:
         return None
-    slopes = torch.autograd.grad(output.sum(), [stand_in, *trained], allow_unused=True)
+    with probing():
+        slopes = torch.autograd.grad(output.sum(), [stand_in, *trained], allow_unused=True)
     if slopes[0] is None or any(slope is not None for slope in slopes[1:]):
         return None
     pooled = stand_in.detach().flatten(2).mean(2) if made.ndim == 4 else stand_in.detach()
@@ -243,7 +250,8 @@ def _serves_elsewhere(model: nn.Module, layer: nn.Module, inputs: Tensor) -> boo
     held = [p for p in layer.parameters() if p.requires_grad]
     if not held or not output.requires_grad:
         return False
-    slopes = torch.autograd.grad(output.sum(), held, allow_unused=True)
+    with probing():
+        slopes = torch.autograd.grad(output.sum(), held, allow_unused=True)
     return any(slope is not None for slope in slopes)
 
 

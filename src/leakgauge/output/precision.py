@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Loss, Observation
+from leakgauge.core import Loss, Observation, ProbeError
+from leakgauge.federated.probing import probing
 from leakgauge.federated.untouched import value_of
 
 
@@ -53,8 +54,9 @@ def _takes(loss: Loss, observation: Observation, dtype: torch.dtype, device: tor
     ]
     for targets in kinds:
         try:
-            value_of(loss, outputs, targets())
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, AssertionError):
+            with probing("the loss"):
+                value_of(loss, outputs, targets())
+        except ProbeError:
             continue
         return True
     return False

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.core import Loss
+from leakgauge.core import Loss, ProbeError
+from leakgauge.federated.probing import probing
 from leakgauge.federated.untouched import value_of
 
 WITHIN = 1e-5
@@ -88,14 +89,14 @@ def slopes(loss: Loss, outputs: Tensor, labels: list[int]) -> Tensor | None:
     for dtype in (torch.float64, torch.float32):
         point = outputs.detach().to(dtype).clone().requires_grad_()
         try:
-            with warnings.catch_warnings():
+            with probing("the loss"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # labels may not be what the loss is made for
                 value = value_of(loss, point, torch.tensor(labels))
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, AssertionError):
+                if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
+                    return None
+                (slope,) = torch.autograd.grad(value, [point], allow_unused=True)
+        except ProbeError:
             continue  # it wants targets of another kind, or numbers of another type
-        if not isinstance(value, Tensor) or value.ndim != 0 or not value.requires_grad:
-            return None
-        (slope,) = torch.autograd.grad(value, [point], allow_unused=True)
         return None if slope is None else slope.double()
     return None
 

@@ -17,7 +17,8 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.ranges import Count, Positive, Whole
-from leakgauge.federated.client import Batch, Client, check_finite
+from leakgauge.federated.auditable import check_finite
+from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.gossip import Gossip, at, circulant, distances, metropolis
 from leakgauge.federated.overhearing import Estimate, View, estimate
 from leakgauge.federated.vectors import shaped

@@ -18,7 +18,8 @@ from leakgauge.core import (
     Tensors,
     simulated_training,
 )
-from leakgauge.federated.client import Batch, Client, check_finite
+from leakgauge.federated.auditable import check_finite
+from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.statistics import check_normalizers
 from leakgauge.federated.withheld import Withheld
 

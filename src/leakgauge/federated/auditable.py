@@ -1,0 +1,68 @@
+"""Which modules can be audited, and the copy of one that an audit works on."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from leakgauge.core import ModelError, copied, trainable, unwrapped
+
+
+def audited(model: nn.Module) -> nn.Module:
+    """Return the copy of a user's model that client and adversary work on, out of its wrappers.
+
+    Raises:
+        ModelError: the model is lazy, compiled to TorchScript, or cannot be copied.
+    """
+    model = unwrapped(model)
+    name = f"model {type(model).__name__}"
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ModelError(
+            name,
+            expected="a module of Python code, whose parameters can be replaced",
+            found="TorchScript",
+            remedy="pass the module that was scripted or traced",
+        )
+    lazy = [key for key, tensor in state_of(model).items() if is_lazy(tensor)]
+    if lazy:
+        raise ModelError(
+            name,
+            expected="parameters with shapes",
+            found=f"{lazy[0]!r}, which is lazy",
+            remedy="call the model on one batch first",
+        )
+    try:
+        return copied(model)
+    # A module can refuse to be copied in any way that Python knows.
+    except Exception as error:
+        raise ModelError(
+            name,
+            expected="a module that copy.deepcopy can copy",
+            found=f"{type(error).__name__}: {error}",
+            remedy="keep no open file, lock or generator on the module",
+        ) from error
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise ModelError if a parameter or buffer is not finite, or if nothing can be trained."""
+    for name, tensor in state_of(model).items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(
+                f"model {type(model).__name__}",
+                expected="finite weights",
+                found=f"NaN or infinity in {name!r}",
+                remedy="load a sound checkpoint",
+            )
+    if not trainable(model):
+        raise ModelError(
+            f"model {type(model).__name__}",
+            expected="at least one trainable parameter",
+            found="none",
+            remedy="set requires_grad on the parameters that the client trains",
+        )

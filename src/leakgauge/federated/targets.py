@@ -1,0 +1,31 @@
+"""Which targets a user's loss takes, told by asking it."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import Observation, ProbeError, trainable
+from leakgauge.federated.dropout import probes
+from leakgauge.federated.probing import probing
+from leakgauge.federated.training import check_differentiable, check_scalar, stateless
+
+BROADCAST = "Using a target size"
+"""How PyTorch begins its warning that a loss stretches targets of another shape over the outputs."""
+
+
+def refused_targets(observation: Observation, targets: Tensor) -> str | None:
+    """Return why the loss takes no `targets` (B,) or (B, K) of the model's outputs, or None if it takes them."""
+    inputs = probes(observation, len(targets))
+    try:
+        with probing("the loss"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.filterwarnings("error", message=BROADCAST)
+            output = stateless(observation.model, trainable(observation.model), inputs)
+            value = observation.loss(output, targets)
+            check_scalar(value)
+            check_differentiable(value)
+    except ProbeError as error:
+        return f"targets of shape {tuple(targets.shape)} do not fit: {error}"
+    return None
