@@ -215,6 +215,18 @@ class TestSize:
             warnings.simplefilter("error")  # Pillow's own would stand on a second line
             refused(tmp_path, "a.png", content, "67,108,864 pixels", "10000x10000")
 
+    def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        content = encoded(color(), "JPEG", progressive=True)
+        scans = content.count(b"\xff\xda")
+        assert scans > 3
+        monkeypatch.setattr(pictures, "MOST_WORK", scans * 24)
+        (tmp_path / "a.jpg").write_bytes(content)
+        assert len(image_folder(tmp_path)) == 1
+        monkeypatch.setattr(pictures, "MOST_WORK", scans * 24 - 1)
+        refused(tmp_path, "a.jpg", content, f"{scans} scans of 24 pixels", "baseline")
+
     def test_no_pixels(self, tmp_path: Path) -> None:
         refused(tmp_path, "a.png", png(8, 0, 0, 4, b""))
         refused(tmp_path, "a.png", b"")

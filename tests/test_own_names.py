@@ -14,8 +14,9 @@ from torch import nn
 import leakgauge as lg
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.specification import Source, parse
+from leakgauge.core import allowance
 from leakgauge.core.references import imported
-from leakgauge.models import allowance, build
+from leakgauge.models import build
 
 OWN = """
 from __future__ import annotations
@@ -305,3 +306,20 @@ def test_the_allowance_follows_the_memory_granted(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(allowance, "memory", lambda: 1009 * allowance.BYTES_AN_ENTRY)
     with pytest.raises(lg.ModelError, match=r"at most 1,009 entries.*at least 1,010"):
         build(small, domain, 2)
+
+
+def test_a_defense_that_extends_the_model_is_counted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def client(latent: int) -> lg.Client:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+        return lg.Client(
+            model=model,
+            loss=nn.functional.cross_entropy,
+            domain=lg.ImageDomain(1, 4, 4),
+            classes=2,
+            defense=lg.defenses.Precode(latent=latent),
+        )
+
+    monkeypatch.setattr(allowance, "memory", lambda: 10_000 * allowance.BYTES_AN_ENTRY)
+    client(8).global_model(seeds=lg.Seeds(0))
+    with pytest.raises(lg.ModelError, match=r"Precode.*at most 10,000 entries"):
+        client(10**9).global_model(seeds=lg.Seeds(0))

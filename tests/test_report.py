@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from PIL import Image
 
 from leakgauge import report
 from leakgauge.core.errors import DataError, OutputError
-from leakgauge.report import figures, render, write
+from leakgauge.report import figures, lenient, render, write
 from leakgauge.report.gallery import read_within
 from leakgauge.report.leak import any_leak, leaked, leaks, verdict
 from leakgauge.report.quantiles import median, quantile
-from leakgauge.report.records import Cell, Column, parse
+from leakgauge.report.records import Cell, Column, parse, read
 
 COLUMNS = [
     {"name": "age", "unit": "years", "low": 0, "high": 120, "decimals": 0},
@@ -390,3 +391,26 @@ def test_the_room_imports_nothing_of_ours_but_the_errors() -> None:
     ours = {name for name in names if name.startswith("leakgauge")}
     assert "leakgauge.core.errors" in ours
     assert all(n.startswith("leakgauge.report") for n in ours - {"leakgauge.core.errors"})
+
+
+class TestRecordsOfOthers:
+    """Bytes that this program did not write are refused in one line, or read leniently."""
+
+    @pytest.mark.parametrize(
+        "line",
+        ["[" * 100_000, '{"type": "cell"}', '{"type": ' + "9" * 5000 + "}", "\x1b[2J", '{"a": 1}'],
+    )
+    def test_lines_that_are_no_record(self, tmp_path: Path, line: str) -> None:
+        (tmp_path / "records.jsonl").write_text(line + "\n{}\n")
+        with pytest.raises(DataError) as caught:
+            parse(read(tmp_path / "records.jsonl"))
+        assert str(caught.value).isprintable()
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "records.jsonl")
+        with pytest.raises(DataError, match="no regular file"):
+            read(tmp_path / "records.jsonl")
+
+    def test_a_number_that_no_float_holds(self) -> None:
+        assert lenient.number(10**400) is None
+        assert lenient.integer(-(10**400)) is None

@@ -20,6 +20,8 @@ MOST_BYTES = 2**28
 """Largest image file: 256 MiB."""
 MOST_PIXELS = 2**26
 """Most pixels of an image, by its header: 67 million, 8192 x 8192."""
+MOST_WORK = 2**31
+"""Most pixels of a JPEG times its scans: each scan of a progressive one goes over all pixels again."""
 Background = Literal["black", "white"]
 
 _GRAY, _COLOR = ("1", "L"), ("RGB", "P")
@@ -92,6 +94,8 @@ def _check_header(opened: Image.Image, file: Path, promised: str, where: str) ->
     width, height = opened.size
     if not 1 <= width * height <= MOST_PIXELS:
         raise _too_large(where, f"{width}x{height}")
+    if promised == "JPEG":
+        _check_scans(file, width * height, where)
     if promised == "PNG":
         depth, color = _png_kind(file)
         # Pillow keeps the upper 8 bits alone, and does not say so.
@@ -102,6 +106,18 @@ def _check_header(opened: Image.Image, file: Path, promised: str, where: str) ->
                 found="color or alpha of 16 bits a channel",
                 remedy="convert it to 8 bits, or store the images as uint16 in an archive (npz)",
             )
+
+
+def _check_scans(file: Path, pixels: int, where: str) -> None:
+    """Raise DataError for a JPEG of more scans than any camera writes, which would take hours to decode."""
+    scans = file.read_bytes().count(b"\xff\xda")
+    if scans * pixels > MOST_WORK:
+        raise DataError(
+            where,
+            expected=f"at most {MOST_WORK:,} pixels in all scans of a progressive image",
+            found=f"{scans:,} scans of {pixels:,} pixels",
+            remedy="save it again as a baseline JPEG",
+        )
 
 
 def _too_large(where: str, found: str) -> DataError:

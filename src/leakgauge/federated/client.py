@@ -29,6 +29,7 @@ from leakgauge.core import (
     remembered,
     trainable,
 )
+from leakgauge.core.allowance import Allowance
 from leakgauge.federated.auditable import audited, check_finite
 from leakgauge.federated.fedavg import first_epoch
 from leakgauge.federated.local_steps import moved
@@ -84,7 +85,8 @@ class Client:
         """A copy of the network that server and client both use, after the defense's model seam."""
         model = audited(self.model)
         if self.defense is not None:
-            model = self.defense.on_model(model, seeds=seeds.child("defense"))
+            with Allowance(f"defense {type(self.defense).__name__}"):
+                model = self.defense.on_model(model, seeds=seeds.child("defense"))
         return model
 
     def seen_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:

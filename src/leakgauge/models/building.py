@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from leakgauge.core import Domain, ModelError
+from leakgauge.core.allowance import Allowance
 from leakgauge.core.references import foreign
-from leakgauge.models.allowance import Allowance
 from leakgauge.models.parts import seeded
 from leakgauge.models.weights import load_weights
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from errno import ENODEV
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,8 @@ def read(path: Path) -> list[Mapping[str, Any]]:
         DataError: there is no such file, or another line is bad.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(ENODEV, "No regular file")  # opening a pipe would wait for its writer
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "bytes that are not UTF-8"

@@ -1,4 +1,4 @@
-"""How large a model may be: counted while it is built, before each tensor takes its memory."""
+"""How large a model may be: counted while it is built or extended, before each tensor takes its memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leakgauge.core import ModelError
+from leakgauge.core.errors import ModelError
 
 MOST_ENTRIES = 2**31
 """Most entries in all tensors of a model, on any machine."""
