@@ -2,8 +2,8 @@
 
 Each mutant is read as the command reads it, up to the first cell: success, or one line of ours, is right. A traceback
 is any other exception, a process that died, a warning, or a line that is not printable. A mutant hangs after 10
-seconds of the processor, or 60 by the clock. A specification whose every check has passed, and which then computes
-its own updates to foretell the cost, is counted apart, as measuring: it is valid, and large. Writes are seen by
+seconds of the processor, or 60 by the clock. A specification that is still computing an update of its own model then,
+to check it or to foretell the cost, is counted apart, as measuring: it is valid, and large. Writes are seen by
 Python's audit events, and by comparing the folder before and after.
 """
 
@@ -56,8 +56,8 @@ PATIENCE = 90.0
 MEMORY = 2**32
 """Address space of a process that reads mutants: 4 GiB."""
 BATCH = 250
-COSTS = "costs.py"
-"""The module that runs one update of each setting, after every check, to foretell what the audit takes."""
+COMPUTING = {"local_update", "costs", "training_costs"}
+"""Functions that compute with the specification's own model and data: once in a check, once for each setting's cost."""
 
 
 class Hung(BaseException):
@@ -226,8 +226,8 @@ def timed(read_mutant: Reader, watch: Watch) -> tuple[str, str]:
         return ("refused" if line.isprintable() and len(line) < 7000 else "traceback"), line
     except Hung as stop:
         watch.on = False
-        inside = {Path(f.filename).name for f in traceback.extract_tb(stop.__traceback__)}
-        return ("measuring" if COSTS in inside else "hung"), traceback.format_exc()
+        inside = {f.name for f in traceback.extract_tb(stop.__traceback__)}
+        return ("measuring" if inside & COMPUTING else "hung"), traceback.format_exc()
     # Whatever else comes is what this benchmark counts.
     except BaseException:  # noqa: BLE001
         watch.on = False
