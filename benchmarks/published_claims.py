@@ -29,7 +29,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.federated import FedAvg
+from leakgauge.federated import FedAvg, FedSGD
 from leakgauge.report.leak import leaked
 
 NAME = "published_claims"
@@ -166,7 +166,7 @@ def run(job: Job, given: Options) -> Row:
         domain=data.domain,
         classes=10,
         defense=setting.defense,
-        **({"training": FedAvg(epochs=setting.steps, learning_rate=RATE)} if setting.steps else {}),
+        training=FedAvg(epochs=setting.steps, learning_rate=RATE) if setting.steps else FedSGD(),
     )
     server = lg.Server(defense=job.adversary == "adaptive")
     seeds = lg.Seeds(given.seed).child(f"{job.network}/{index}")

@@ -17,7 +17,7 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
-from leakgauge.core.attack import bounded, no_signal
+from leakgauge.core.attack import bounded, no_signal, steady
 
 
 def attempt(
@@ -34,7 +34,7 @@ def attempt(
     if not observation.has_signal:
         return no_signal(observation)
     found = attack(observation, seeds=seeds, progress=progress)
-    return bounded(sound(attack, found, observation, count))
+    return steady(observation, bounded(sound(attack, found, observation, count)))
 
 
 def sound(attack: Attack, found: Any, observation: Observation, count: int) -> Reconstruction:

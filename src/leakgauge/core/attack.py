@@ -75,7 +75,7 @@ class BaseAttack(ABC):
             return no_signal(observation)
         with named_failures(self, "search"):
             found = self.reconstruct(observation, seeds=seeds, progress=progress)
-        return bounded(found)
+        return steady(observation, bounded(found))
 
 
 @contextmanager
@@ -103,6 +103,21 @@ def no_signal(observation: Observation) -> Reconstruction:
         status=Status.NO_SIGNAL,
         message="every entry of the update is 0: nothing was observed, so nothing can be said about leakage",
     )
+
+
+def steady(observation: Observation, found: Reconstruction) -> Reconstruction:
+    """Return the reconstruction with a note if the model changes as it runs. It then is not converged nor certified.
+
+    What the adversary simulates is then not what the client computed. No residual proves anything.
+    """
+    if observation.unsteady is None:
+        return found
+    notes = [note for note in found.notes if note != observation.unsteady]
+    noted = replace(found, notes=(*notes, observation.unsteady))
+    if found.status not in (Status.CERTIFIED, Status.CONVERGED):
+        return noted
+    message = f"{found.message}; not {found.status}: {observation.unsteady}"
+    return replace(noted, status=Status.UNCONVERGED, message=message.removeprefix("; "))
 
 
 def bounded(found: Reconstruction) -> Reconstruction:

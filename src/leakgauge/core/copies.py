@@ -1,28 +1,35 @@
-"""Copies of a user's module."""
+"""Copies of a user's objects."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import TypeVar
 
 from torch import Tensor, nn
 
-Module = TypeVar("Module", bound=nn.Module)
+T = TypeVar("T")
 
 
-def copied(module: Module) -> Module:
-    """Return a copy of `module` that shares no tensor with it.
+def copied(value: T) -> T:
+    """Return a copy of a module or another object that shares no tensor with it. Functions are not copied.
 
     Tensors that a forward pass left on a module (weight and spectral norm by hooks keep their result) have a
     graph, and Python cannot copy them. The copy gets their values alone. Its next forward computes them anew.
     """
-    left = (
-        value
-        for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    )
-    return copy.deepcopy(module, {id(value): value.detach().clone() for value in left})
+    return copy.deepcopy(value, {id(left): left.detach().clone() for left in _computed(value)})
+
+
+def _computed(value: object) -> Iterator[Tensor]:
+    """Yield the tensors with a graph that attributes hold, or containers in attributes."""
+    owners = list(value.modules()) if isinstance(value, nn.Module) else [value]
+    for owner in owners:
+        for held in list(getattr(owner, "__dict__", {}).values()):
+            inside = held.values() if isinstance(held, dict) else held
+            several = isinstance(held, (dict, list, tuple, set))
+            for each in inside if several else (held,):
+                if isinstance(each, Tensor) and not each.is_leaf:
+                    yield each
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

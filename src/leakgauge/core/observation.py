@@ -42,6 +42,7 @@ class Observation:
     """All that an attack is given. Made by a ThreatModel alone; nothing in it refers to the batch.
 
     `clients`: of how many clients the update is the mean, weighted by their examples.
+    `unsteady`: why a simulation of the same batch gives another update, in one line, or None if it gives the same.
     """
 
     model: nn.Module
@@ -52,6 +53,7 @@ class Observation:
     classes: int | None
     knowledge: Knowledge
     clients: int = 1
+    unsteady: str | None = None
 
     def require(self, attack: Attack) -> None:
         """Raise KnowledgeError unless everything that `attack` needs is granted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.allowance import Allowance
 from leakgauge.federated.auditable import audited, check_finite
+from leakgauge.federated.copies import own_copy
 from leakgauge.federated.fedavg import first_epoch
 from leakgauge.federated.local_steps import moved
 from leakgauge.federated.statistics import carried
@@ -62,7 +63,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Client:
-    """A model, its loss, the protocol and the defense: everything but the batch."""
+    """A model, its loss, the protocol and the defense: everything but the batch.
+
+    `trained_on`, if a list, gets each batch that the client trains on, as its defense made it.
+    """
 
     model: nn.Module
     loss: Loss
@@ -70,6 +74,7 @@ class Client:
     classes: int | None
     training: LocalTraining = field(default_factory=FedSGD)
     defense: Defense | None = None
+    trained_on: list[Batch] | None = field(default=None, repr=False, compare=False)
 
     @property
     def protocol(self) -> LocalTraining:
@@ -80,6 +85,13 @@ class Client:
     def contributors(self) -> int:
         """Of how many clients what leaves is the mean."""
         return 1
+
+    def apart(self) -> Client:
+        """Return this client with its own copy of everything but the model, which each training copies itself."""
+        kept = {"model", "trained_on"}
+        names = [each.name for each in fields(self) if each.name not in kept]
+        own = {name: own_copy(getattr(self, name), name) for name in names}
+        return replace(self, **own, trained_on=None)
 
     def global_model(self, *, seeds: Seeds) -> nn.Module:
         """A copy of the network that server and client both use, after the defense's model seam."""
@@ -152,6 +164,8 @@ class Client:
                 targets = mixable(targets, self.classes).to(inputs)
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
             training = defense.on_training(training, seeds=seeds)
+        if self.trained_on is not None:
+            self.trained_on.append(Batch(inputs, targets))
         with seeds.isolated("training"), fitting(model, inputs, targets):
             update = local_update(training, model, self.loss, inputs, targets)
             return Update(update, training.kind).detached()
@@ -159,7 +173,7 @@ class Client:
     def check(self, batch: Batch) -> None:
         """Raise ModelError or DataError unless model, loss and batch fit together."""
         check_batch(batch, self.domain, self.classes)
-        model = audited(self.model)
+        model, own = audited(self.model), self.apart()
         check_finite(model)
         # What goes wrong here is told below; a warning on the way would only blur it.
         with (
@@ -169,8 +183,8 @@ class Client:
         ):
             warnings.simplefilter("ignore")
             # One epoch shows whether they fit; the others take their time.
-            training = first_epoch(self.training)
-            local_update(training, model, self.loss, batch.inputs, batch.targets)
+            training = first_epoch(own.training)
+            local_update(training, model, own.loss, batch.inputs, batch.targets)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class _State:
                 for cell in owner.__closure__ or ():
                     self._take_cell(cell)
             attributes = getattr(owner, "__dict__", None)
-            if attributes and isinstance(attributes, dict):
+            if isinstance(attributes, dict):
                 for value in attributes.values():
                     if isinstance(value, nn.Module):
                         self._take_modules(value)

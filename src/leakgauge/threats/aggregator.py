@@ -40,10 +40,10 @@ class Aggregator(Server):
         """How the clients' updates become one."""
         return WeightedMean()
 
-    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+    def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `clients` clients like `client` train on `batch`. Raises DataError where one would have no example."""
         group = Group.of(client, self.clients, self.aggregation)
-        return super().observe(group, batch, seeds=seeds)
+        return super().look(group, batch, seeds=seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +96,9 @@ class MaskedUpdate(SecureAggregator):
     def __post_init__(self) -> None:
         refuse_statistics(self, "running statistics leave the client masked, as the update does")
 
-    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+    def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on `batch` and return its masked vector as the update."""
-        return Server.observe(self, Concealed.of(client, self), batch, seeds=seeds)
+        return Server.look(self, Concealed.of(client, self), batch, seeds=seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +112,9 @@ class EncryptedUpdate(HomomorphicAggregator):
     def __post_init__(self) -> None:
         refuse_statistics(self, "running statistics leave the client encrypted, as the update does")
 
-    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+    def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on `batch` and return numbers of its ciphertexts as the update."""
-        return Server.observe(self, Concealed.of(client, self), batch, seeds=seeds)
+        return Server.look(self, Concealed.of(client, self), batch, seeds=seeds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.ranges import Count, Positive, Whole
-from leakgauge.federated.auditable import check_finite
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.gossip import Gossip, at, circulant, distances, metropolis
 from leakgauge.federated.overhearing import Estimate, View, estimate
@@ -64,7 +63,7 @@ class Neighbor(Server):
             )
         return away.index(self.hops)
 
-    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+    def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let the network train, and return the victim's gradient as this node works it out."""
         if client.training.kind != "gradient":
             raise SpecificationError(
@@ -73,13 +72,14 @@ class Neighbor(Server):
                 found=repr(client.training),
                 remedy="set training.name to fedsgd",
             )
+        # First, so that what the adversary gets is copied before any node trains.
+        seen = super().look(client, batch, seeds=seeds)
         model = client.global_model(seeds=seeds)
-        check_finite(model)
         heard = self.overhear(client, model, batch, seeds)
         like = trainable(model)
         return replace(
-            super().observe(client, batch, seeds=seeds),
-            model=at(model, heard.model),
+            seen,
+            model=at(seen.model, heard.model),
             update=Update(shaped(heard.step / self.learning_rate, like)),
         )
 

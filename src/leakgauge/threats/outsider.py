@@ -26,9 +26,9 @@ class Outsider(Aggregator):
     rate: Positive = 0.1
     statistics: bool = True
 
-    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+    def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `clients` clients train on `batch`, and return what the next global model shows."""
-        seen = super().observe(client, batch, seeds=seeds)
+        seen = super().look(client, batch, seeds=seeds)
         scale = -self.rate if seen.update.kind == "gradient" else 1.0
         before = trainable(seen.model)
         after = trainable(moved(seen.model, seen.update.tensors, scale))

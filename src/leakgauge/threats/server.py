@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,7 +21,10 @@ from leakgauge.core import (
 from leakgauge.federated.auditable import check_finite
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.statistics import check_normalizers
+from leakgauge.federated.steadiness import Steadiness
 from leakgauge.federated.withheld import Withheld
+from leakgauge.threats.handover import handed
+from leakgauge.threats.inspection import SharedState, check_isolated
 
 
 @runtime_checkable
@@ -62,31 +65,55 @@ class Server:
         return frozenset(field.name for field in fields(self) if getattr(self, field.name))
 
     def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
-        """Let `client` train on `batch` and return what this adversary sees of it."""
+        """Let `client` train on `batch` and return what this adversary sees of it.
+
+        The client trains with its own copies of model, loss, training and defense. The adversary's copies are made
+        before. The observation holds nothing that leads to the batch, but for what the threat model grants.
+
+        Raises:
+            ModelError: something that both must share keeps what the client trained on, or a hook changes the update.
+        """
+        trained_on, shared = [batch], SharedState.of(client, batch)
+        own = replace(client.apart(), trained_on=trained_on)
+        seen = self.look(own, batch, seeds=seeds)
+        drawn = own.drawn(len(batch), seeds=seeds)
+        secret = () if self.order else orders_of(drawn)
+        # Orders that the caller fixed are part of the protocol, which is known.
+        check_isolated(seen, trained_on, () if secret == orders_of(client) else secret)
+        shared.check()
+        return seen
+
+    def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+        """Return the observation, unchecked. `client` is this call's own."""
+        given = client.apart()
         model = client.global_model(seeds=seeds)
         check_finite(model)
+        shown = given.seen_model(handed(client, model, batch), seeds=seeds)
+        steadiness = Steadiness.of(client, model, batch)
         drawn = client.drawn(len(batch), seeds=seeds)
         update = drawn.share(model, batch, seeds=seeds)
-        orders = drawn.protocol.orders if isinstance(drawn.protocol, Shuffled) else ()
-        training = drawn.protocol if self.order else client.protocol
+        theirs = given.drawn(len(batch), seeds=seeds)
+        orders = orders_of(theirs)
+        training = theirs.protocol if self.order else given.protocol
         if not self.hyperparameters and training.kind == "delta":
             training = Withheld(training.kind)
         if self.defense:
-            training = simulated_training(client.defense, training)
+            training = simulated_training(given.defense, training)
         labels = batch.targets.detach().clone() if self.order else _shuffled(batch.targets, seeds)
         return Observation(
-            model=client.seen_model(model, seeds=seeds),
-            loss=client.loss,
+            model=shown,
+            loss=given.loss,
             training=training,
             update=update,
-            domain=client.domain,
+            domain=given.domain,
             classes=client.classes,
             clients=client.contributors,
+            unsteady=steadiness.after(),
             knowledge=Knowledge(
                 batch_size=len(batch) if self.batch_size else None,
                 labels=labels if self.labels else None,
                 label_counts=_counts(batch.targets, client.classes) if self.label_counts else None,
-                defense=client.defense if self.defense else None,
+                defense=given.defense if self.defense else None,
                 order=orders if self.order else None,
                 hyperparameters=training if self.hyperparameters else None,
                 statistics=self.told(drawn, model, batch, seeds=seeds) if self.statistics else None,
@@ -99,6 +126,11 @@ class Server:
         """The statistics, where granted. Raises KnowledgeError where no layer of the model keeps any."""
         check_normalizers(model)
         return client.statistics(model, batch, seeds=seeds)
+
+
+def orders_of(client: Client) -> tuple[tuple[int, ...], ...]:
+    """Return the order of each local epoch, if the client shuffles and has drawn them."""
+    return client.protocol.orders if isinstance(client.protocol, Shuffled) else ()
 
 
 def refuse_statistics(threat: Server, because: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from leakgauge.core import Knowledge, Observation, Seeds, Update
+from leakgauge.core import Knowledge, Observation, Seeds, Update, copied
 from leakgauge.core.ranges import Count, Positive
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.local_steps import moved
@@ -31,9 +31,9 @@ class SeveralRounds(Server):
         """Names of the knowledge granted."""
         return super().grants & Knowledge.names()
 
-    def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+    def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on `batch` in each round and return all that this adversary sees."""
-        first = super().observe(client, batch, seeds=seeds)
+        first = super().look(client, batch, seeds=seeds)
         # One order for all rounds: what the client drew in the first.
         drawn = client.drawn(len(batch), seeds=seeds)
         models, updates = [first.model], [first.update]
@@ -41,9 +41,9 @@ class SeveralRounds(Server):
         for t in range(1, self.rounds):
             models.append(self.moved(models[-1], updates[-1]))
             adopt(models[-1], told[-1])
-            own = seeds.child(f"round/{t}")
-            updates.append(drawn.share(models[-1], batch, seeds=own))
-            told.append(drawn.statistics(models[-1], batch, seeds=own) if self.statistics else {})
+            own, model = seeds.child(f"round/{t}"), copied(models[-1])
+            updates.append(drawn.share(model, batch, seeds=own))
+            told.append(drawn.statistics(model, batch, seeds=own) if self.statistics else {})
         tensors = joined([update.tensors for update in updates])
         return replace(
             first,

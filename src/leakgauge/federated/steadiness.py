@@ -1,0 +1,116 @@
+"""Whether a model computes the same whenever it runs: the client's training and every simulation of it must agree."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from leakgauge.core import Seeds, Tensors, copied
+from leakgauge.federated.client import Batch, Client, fitting
+from leakgauge.federated.training import FedSGD, local_update
+
+EQUAL_WITHIN = 1e-5
+"""Largest relative difference of two evaluations that counts as rounding. Threads add up in any order."""
+PROBED = 2
+"""How many examples the library's own training is probed on. A local training of the user's sees the whole batch."""
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """Compares evaluations of one update at equal inputs and equal seeds of torch.
+
+    `first` is taken before the client trains, on a copy of its model. What one forward changes and
+    `leakgauge.federated.untouched` cannot undo shows in a later one.
+    """
+
+    client: Client
+    model: nn.Module
+    batch: Batch
+    first: Tensors
+    reason: str | None
+
+    @classmethod
+    def of(cls, client: Client, model: nn.Module, batch: Batch) -> Steadiness:
+        """Evaluate twice on one copy of `model`."""
+        twin = copied(model)
+        first = evaluated(client, twin, batch)
+        return cls(client, model, batch, first, written(twin, model))._compared(twin)
+
+    def after(self) -> str | None:
+        """Return why client and simulation may differ, in one line, or None if they agree. Evaluates once more."""
+        return self._compared(copied(self.model)).reason
+
+    def _compared(self, model: nn.Module) -> Steadiness:
+        if self.reason is not None:
+            return self
+        apart = difference(self.first, evaluated(self.client, model, self.batch))
+        reason = None
+        if apart > EQUAL_WITHIN:
+            reason = (
+                "the model changes as it runs: two evaluations at one input and one seed differ by "
+                f"{apart:.2g} of their norm"
+            )
+        return Steadiness(self.client, self.model, self.batch, self.first, reason)
+
+
+def evaluated(client: Client, model: nn.Module, batch: Batch, *, whole: bool = False) -> Tensors:
+    """Return one update of `model`, at seeds of its own for every generator of torch.
+
+    On the first PROBED examples for the library's own training, unless `whole`.
+    """
+    ours = type(client.training).__module__.startswith("leakgauge.")
+    training = FedSGD() if ours else client.training
+    count = len(batch) if whole or not ours else min(PROBED, len(batch))
+    inputs, targets = batch.inputs[:count], batch.targets[:count]
+    with own_generators(inputs.device), fitting(model, inputs, targets):
+        return local_update(training, model, client.loss, inputs, targets)
+
+
+@contextmanager
+def own_generators(device: torch.device) -> Iterator[None]:
+    """Seed torch's generators inside, and put all generators back, those of Python and numpy too."""
+    python, numbers = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), Seeds().isolated("steadiness"):
+            if devices:
+                torch.cuda.manual_seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+
+
+def difference(one: Tensors, other: Tensors) -> float:
+    """Return ||a - b|| / ||a|| of two updates, 0 for equal ones. Values that are not finite count as 0."""
+    a, b = (
+        torch.cat([torch.nan_to_num(t.detach(), 0, 0, 0).double().flatten() for t in u.values()])
+        for u in (one, other)
+    )
+    if torch.equal(a, b):
+        return 0.0
+    scale = torch.maximum(a.norm(), b.norm())
+    return float((a - b).norm() / scale)
+
+
+def written(after: nn.Module, before: nn.Module) -> str | None:
+    """Return that a run wrote to a parameter or a buffer, in one line, or None if it did not."""
+    held: Tensors = {**dict(before.named_parameters()), **dict(before.named_buffers())}
+    now: Tensors = {**dict(after.named_parameters()), **dict(after.named_buffers())}
+    changed = [n for n, t in now.items() if n in held and not _same(held[n], t)]
+    if not changed:
+        return None
+    return f"the model changes as it runs: its forward writes to {changed[0]!r}"
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)))
+
+
+__all__ = ["Steadiness", "difference", "evaluated"]

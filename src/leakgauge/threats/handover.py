@@ -1,0 +1,85 @@
+"""The model as the adversary gets it: a copy made before the client trains, without the client's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from leakgauge.core import ModelError, copied
+from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.steadiness import EQUAL_WITHIN, difference, evaluated
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+"""Where a module keeps its hooks. Other attributes of a module note options of a hook under the same key."""
+
+
+def handed(client: Client, model: nn.Module, batch: Batch) -> nn.Module:
+    """Return a copy of `model` without the hooks that the user registered. Hooks of torch itself stay.
+
+    Weight norm, spectral norm and pruning of torch are hooks that belong to the computation.
+
+    Raises:
+        ModelError: a hook changes the update, so that the adversary's model would be another one.
+    """
+    found, dropped = without_hooks(model)
+    if dropped:
+        apart = difference(
+            evaluated(client, copied(model), batch),
+            evaluated(client, copied(found), batch),
+        )
+        if apart > EQUAL_WITHIN:
+            raise ModelError(
+                f"model {type(model).__name__}",
+                expected="hooks that only look on, since the adversary's model has none",
+                found=f"{', '.join(dropped[:3])}, without which the update differs by {apart:.2g} of its norm",
+                remedy="compute it in the forward of a module",
+            )
+    return found
+
+
+def without_hooks(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """Return a copy of `model` without the user's hooks, and the names of those that it lacks."""
+    found = copied(model)
+    return found, [drop(hooks, key, name) for name, hooks, key in user_hooks(found)]
+
+
+def user_hooks(model: nn.Module) -> Iterator[tuple[str, dict[int, Any], int]]:
+    """Yield the module's name, the dictionary and the key of every hook that does not come from torch."""
+    for name, module in model.named_modules():
+        for kind in _HOOKS:
+            hooks = getattr(module, kind, None) or {}
+            for key, hook in list(hooks.items()):
+                if not _from_torch(hook):
+                    yield f"{kind.strip('_')} of {name or type(module).__name__!r}", hooks, key
+
+
+def drop(hooks: dict[int, Any], key: int, name: str) -> str:
+    """Remove a hook and return its name."""
+    del hooks[key]
+    return name
+
+
+def _from_torch(hook: Callable[..., Any]) -> bool:
+    """Return whether a hook is a function of torch, an object of a class of torch, or its method."""
+    # Torch may put a wrapper around a user's function.
+    inner = getattr(hook, "hook", hook)
+    while isinstance(inner, partial):
+        inner = inner.func
+    owner = getattr(inner, "__self__", None)
+    place = getattr(inner, "__module__", None) if owner is None else type(owner).__module__
+    return isinstance(place, str) and (place == "torch" or place.startswith("torch."))
+
+
+__all__ = ["handed", "without_hooks"]

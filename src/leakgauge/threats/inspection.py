@@ -1,0 +1,113 @@
+"""A search of everything that an observation reaches for the private batch.
+
+The adversary's model is a copy from before the training, and the client trains with its own copies of loss, training
+and defense. A function cannot be copied, though: a closure variable, a default or a global list may keep what the
+client's training passed in. So may a model that ran on the batch before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.core import ModelError, Observation, Seeds
+from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.steadiness import evaluated
+from leakgauge.threats.handover import without_hooks
+from leakgauge.threats.reach import Place, reached
+from leakgauge.threats.secrets import Secrets, as_tensor
+
+
+def check_isolated(
+    observation: Observation, batches: Sequence[Batch], orders: Sequence[Sequence[int]]
+) -> None:
+    """Raise ModelError if the observation leads to a private batch, to its targets or to its order.
+
+    batches: the private batch, and every batch that the client's defense made of it. orders: the order in which the
+    client visits its examples, epoch by epoch, unless it is granted. What the threat model grants is not searched. Of
+    the update, only shared memory counts: its values are what the audit is about.
+    """
+    granted = observation.knowledge
+    secrets = Secrets.of(batches, orders, observation.domain)
+    if granted.labels is not None and granted.order is not None:
+        secrets = replace(secrets, targets=())
+    known: list[object] = [granted.labels, granted.label_counts, granted.order, granted.statistics]
+    for place in reached(observation, "observation", skipped=[*known, observation.update]):
+        found = secrets.found_in(place.value)
+        if found is not None:
+            raise kept(place, found)
+    told = [*observation.update.tensors.values(), *(granted.statistics or {}).values()]
+    for tensor in [*told, *(t for t in known if isinstance(t, Tensor))]:
+        if secrets.shares_memory(tensor):
+            raise kept(Place("observation.update", tensor), "memory of the private batch")
+
+
+@dataclass(frozen=True)
+class SharedState:
+    """What functions and classes hold, which client and adversary share: no copy parts them.
+
+    Whatever is new there after the client trained comes from the batch: an output, a gradient, a part of the targets.
+    `client` is a copy that never trains, its model without hooks. `before`: fingerprints of the arrays that it reached.
+    """
+
+    client: Client
+    before: frozenset[bytes]
+
+    @classmethod
+    def of(cls, client: Client, like: Batch) -> SharedState:
+        """Take the state before `client` trains on a batch of the shapes of `like`.
+
+        One update of random inputs comes first, so that what forward or loss caches by shape is there already.
+        """
+        own = client.apart()
+        evaluated(own, own.global_model(seeds=Seeds()), neutral(own, like), whole=True)
+        still = replace(client.apart(), model=without_hooks(client.model)[0])
+        arrays = (fingerprint(place.value) for place in reached(still, "client"))
+        return cls(still, frozenset(key for key in arrays if key is not None))
+
+    def check(self) -> None:
+        """Raise ModelError if an array is reached that was not there before."""
+        for place in reached(self.client, "client"):
+            key = fingerprint(place.value)
+            if key is not None and key not in self.before:
+                raise kept(place, f"a {type(place.value).__name__} that the training left there")
+
+
+def neutral(client: Client, like: Batch) -> Batch:
+    """Return random inputs and constant targets of the shapes of a batch."""
+    unit = torch.rand(like.inputs.shape, generator=Seeds().generator("neutral"))
+    constant = 0.5 if like.targets.is_floating_point() else 0
+    inputs = client.domain.from_unit(unit).to(like.inputs)
+    return Batch(inputs, torch.full_like(like.targets, constant))
+
+
+def fingerprint(value: object) -> bytes | None:
+    """Return a digest of a tensor, an array, bytes or a list of two numbers or more, or None of anything else.
+
+    Parameters are left out: copies of a model have their own.
+    """
+    if isinstance(value, (nn.Parameter, tuple)):
+        return None
+    tensor = as_tensor(value)
+    if tensor is None or tensor.numel() < 2:
+        return None
+    flat = tensor.contiguous().flatten().cpu().view(torch.uint8)
+    return blake2b(flat.numpy().tobytes(), digest_size=16).digest()
+
+
+def kept(place: Place, what: str) -> ModelError:
+    """Return the error for an object at `place` that holds `what`."""
+    return ModelError(
+        place.path,
+        expected="nothing of what the client trained on",
+        found=what,
+        remedy="do not keep inputs, targets or outputs there: run the model on other data before the audit, "
+        "and let forward, loss and hooks keep nothing outside the object that they belong to",
+    )
+
+
+__all__ = ["SharedState", "check_isolated"]

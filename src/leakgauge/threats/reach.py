@@ -1,0 +1,203 @@
+"""Everything that Python code can reach from an object by its attributes, items, closures and named globals."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import sysconfig
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, partial
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+    ModuleType,
+)
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ATOMS = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.Size)
+_LIBRARY = tuple(
+    path
+    for key in ("stdlib", "platstdlib", "purelib", "platlib")
+    if (path := sysconfig.get_path(key))
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An object, and the path that leads to it."""
+
+    path: str
+    value: Any
+
+
+def reached(root: object, name: str, *, skipped: Sequence[object] = ()) -> Iterator[Place]:
+    """Yield every object that `root` leads to, with the shortest path, which starts with `name`.
+
+    Nothing is followed from `skipped` on.
+
+    Functions are followed through closures, defaults, attributes and the globals that their code names. Classes and
+    globals of installed packages are not followed: neither holds what one training passed in.
+    """
+    seen = {id(each) for each in skipped if each is not None}
+    # Objects made on the way stay alive, so that no other object gets their identity.
+    alive: list[object] = []
+    # Breadth first: the shortest path is the one to read.
+    left = deque([Place(name, root)])
+    while left:
+        place = left.popleft()
+        value = place.value
+        if isinstance(value, _ATOMS) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        alive.append(value)
+        yield place
+        left.extend(Place(f"{place.path}{step}", each) for step, each in followed(value))
+
+
+def followed(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what one object leads to directly, and the step there."""
+    if isinstance(value, Tensor):
+        yield from _of_tensor(value)
+    elif isinstance(value, np.ndarray):
+        yield ".base", value.base
+        if value.dtype.kind == "O":
+            yield "[...]", list(value.flat)
+    elif isinstance(value, Mapping):
+        yield from ((f"[{key!r:.40}]", each) for key, each in list(value.items()))
+        yield ".keys()", [key for key in value if not isinstance(key, _ATOMS)]
+        yield from _attributes(value)
+    elif isinstance(value, (list, tuple)):
+        plain = all(isinstance(each, _ATOMS) for each in value)
+        yield from () if plain else ((f"[{i}]", each) for i, each in enumerate(value))
+        yield from _attributes(value)
+    elif isinstance(value, FunctionType):
+        yield from _of_function(value)
+    elif isinstance(value, MethodType):
+        yield "", value.__self__
+        yield "", value.__func__
+    elif isinstance(value, partial):
+        yield ".func", value.func
+        yield ".args", value.args
+        yield ".keywords", value.keywords
+    elif isinstance(value, CellType):
+        yield from _of_cell("", value)
+    elif isinstance(value, weakref.ref):
+        yield "()", value()
+    elif isinstance(value, type):
+        if not _installed(value):
+            yield from ((f".{name}", each) for name, each in vars(value).items())
+            yield from ((f"<{base.__name__}>", base) for base in value.__bases__)
+    elif isinstance(value, (property, staticmethod, classmethod)):
+        yield from ((f"<{i}>", each) for i, each in enumerate(gc.get_referents(value)))
+    elif isinstance(value, GeneratorType):
+        yield ".gi_frame", value.gi_frame
+    elif isinstance(value, FrameType):
+        yield ".f_locals", value.f_locals
+    elif isinstance(value, torch.autograd.graph.Node):
+        yield from _of_node(value)
+    elif isinstance(value, BuiltinFunctionType):
+        yield ".__self__", value.__self__
+    elif not isinstance(value, (ModuleType, CodeType)):
+        yield from _of_object(value)
+
+
+def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
+    yield from _attributes(value)
+    if is_dataclass(value):
+        yield from ((f".{f.name}", getattr(value, f.name, None)) for f in fields(value))
+    if isinstance(value, AbstractSet):
+        yield "{...}", list(value)
+    yield f"<{type(value).__name__}>", type(value)
+    # Caches, iterators and objects with slots: what Python's own collector sees of them.
+    for i, each in enumerate(gc.get_referents(value)):
+        if not isinstance(each, ModuleType):
+            yield f"<{i}>", each
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    held = getattr(value, "__dict__", None)
+    if isinstance(held, dict):
+        yield from ((f".{name}", each) for name, each in list(held.items()))
+
+
+def _of_tensor(tensor: Tensor) -> Iterator[tuple[str, Any]]:
+    yield from _attributes(tensor)
+    if tensor.is_leaf:
+        yield ".grad", tensor.grad
+    yield "._backward_hooks", tensor._backward_hooks
+    if tensor.grad_fn is not None:
+        yield ".grad_fn", tensor.grad_fn
+
+
+def _of_node(node: torch.autograd.graph.Node) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors that a step of a graph saved, and the steps before it."""
+    yield from _attributes(node)
+    for name in dir(node):
+        if name.startswith("_saved_") or name == "saved_tensors":
+            with suppress(RuntimeError):  # Its backward has freed them.
+                yield f".{name}", getattr(node, name)
+    yield from ((f".next_functions[{i}]", each) for i, (each, _) in enumerate(node.next_functions))
+
+
+def _of_cell(step: str, cell: CellType) -> Iterator[tuple[str, Any]]:
+    try:
+        yield step, cell.cell_contents
+    except ValueError:  # The variable has no value yet.
+        return
+
+
+def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield from _of_cell(f".<closure {name}>", cell)
+    yield ".__defaults__", function.__defaults__
+    yield ".__kwdefaults__", function.__kwdefaults__
+    yield from _attributes(function)
+    if _installed(function):
+        return
+    names = _named(function.__code__)
+    for name in names & function.__globals__.keys():
+        value = function.__globals__[name]
+        if not isinstance(value, ModuleType):
+            yield f".<global {name}>", value
+        elif not _in_library(getattr(value, "__file__", None), value.__name__):
+            # Of a module, what the code may name of it.
+            for inner in names & vars(value).keys():
+                yield f".<global {name}.{inner}>", vars(value)[inner]
+
+
+def _named(code: CodeType) -> set[str]:
+    """Return the names that code looks up, and the code of functions in it."""
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return set(code.co_names).union(*map(_named, inner))
+
+
+def _installed(value: Any) -> bool:
+    """Return whether a class or function comes with Python, an installed package or this library."""
+    name = getattr(value, "__module__", None) or "builtins"
+    module = sys.modules.get(name)
+    return _in_library(getattr(module, "__file__", None), name)
+
+
+@cache
+def _in_library(file: str | None, name: str) -> bool:
+    root = name.partition(".")[0]
+    if root == "leakgauge" or root in sys.stdlib_module_names:
+        return root != "__main__"
+    return file is not None and file.startswith(_LIBRARY)
+
+
+__all__ = ["Place", "reached"]

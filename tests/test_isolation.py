@@ -1,0 +1,461 @@
+"""Nothing that an observation reaches is the private batch, its targets or its order, whoever tries to keep it."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from types import FrameType, ModuleType
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from conftest import mlp, sigmoid_cnn
+from torch import Tensor, nn
+from torch.nn import functional
+
+import leakgauge as lg
+from leakgauge.core import Update
+from leakgauge.defenses import Undefended
+
+B = 6
+TARGETS = torch.tensor([2, 0, 3, 1, 1, 2])
+DOMAIN = lg.ImageDomain(1, 8, 8)
+KEPT: list[Any] = []
+"""A global list in which forward, loss and hooks of this file keep what they are given."""
+
+
+def private() -> lg.Batch:
+    """A batch of which no two examples, and no two orders, are alike."""
+    generator = torch.Generator().manual_seed(11)
+    return lg.Batch(torch.rand((B, 1, 8, 8), generator=generator), TARGETS.clone())
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    """No test sees what another one kept."""
+    yield
+    KEPT.clear()
+    InClass.kept = None
+    kept_by_default.__defaults__[0].clear()  # type: ignore[index]
+
+
+class Keeping(nn.Module):
+    """A network that hands each input to `keep` in its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = mlp()
+        self.kept: Any = None
+        self.listed: list[Any] = []
+        self.deep: dict[str, list[Any]] = {"list": []}
+        self.register_buffer("buffer", torch.zeros(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.keep(x)
+        output: Tensor = self.network(x)
+        return output
+
+    def keep(self, x: Tensor) -> None:
+        """Nothing, here."""
+
+
+class InAttribute(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.kept = x
+
+
+class InChild(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.network.kept = x.detach().clone()
+
+
+class InBuffer(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.buffer = x.detach().clone()
+
+
+class InNewBuffer(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.register_buffer("new", x.detach().double())
+
+
+class InList(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.listed.append(x)
+
+
+class InDeepList(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.deep["list"].append(x.detach().flatten())
+
+
+class InNumbers(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.deep["list"].append(x.tolist())
+
+
+class InArray(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.deep["list"].append(x.detach().numpy().astype("float16"))
+
+
+class InGlobal(Keeping):
+    def keep(self, x: Tensor) -> None:
+        KEPT.append(255 * x.detach())
+
+
+class InClass(Keeping):
+    kept_by_all: ClassVar[list[Any]] = []
+
+    def keep(self, x: Tensor) -> None:
+        type(self).kept = x.detach()  # type: ignore[assignment]
+
+
+class InParameter(Keeping):
+    def keep(self, x: Tensor) -> None:
+        self.network[1].weight.kept = x.detach()  # type: ignore[index]
+
+
+class InHook(Keeping):
+    """Registers a hook in its forward."""
+
+    def keep(self, x: Tensor) -> None:
+        self.register_forward_hook(lambda *_: KEPT.append(x) if x is None else None)
+
+
+def with_forward_hook() -> nn.Module:
+    model, kept = mlp(), list[Any]()
+    model.register_forward_hook(lambda _, given, output: kept.append(given[0]))
+    return model
+
+
+def with_pre_hook() -> nn.Module:
+    model = mlp()
+    model[1].register_forward_pre_hook(lambda module, given: setattr(module, "kept", given[0]))  # type: ignore[index]
+    return model
+
+
+def with_method_hook() -> nn.Module:
+    keeper, model = InAttribute(), mlp()
+    model.register_forward_pre_hook(lambda _, given: keeper.keep(given[0]))
+    model.keeper = [keeper]  # type: ignore[assignment]
+    return model
+
+
+def with_list_s_own_method() -> nn.Module:
+    model = Keeping()
+    model.register_forward_pre_hook(lambda _, given: model.listed.append(given[0]))
+    return model
+
+
+def with_backward_hook() -> nn.Module:
+    model, kept = sigmoid_cnn(), list[Any]()
+
+    def hook(module: nn.Module, inner: Any, outer: Any) -> None:
+        kept.append((inner, outer, module))
+
+    model.register_full_backward_hook(hook)
+    return model
+
+
+def with_parameter_hook() -> nn.Module:
+    model, kept = mlp(), list[Any]()
+    for parameter in model.parameters():
+        parameter.register_hook(kept.append)
+    return model
+
+
+def run_before() -> nn.Module:
+    """The user looked at the private batch before the audit."""
+    model = InAttribute()
+    model(private().inputs)
+    return model
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    kind.__name__: kind
+    for kind in (
+        InAttribute,
+        InChild,
+        InBuffer,
+        InNewBuffer,
+        InList,
+        InDeepList,
+        InNumbers,
+        InArray,
+        InGlobal,
+        InClass,
+        InParameter,
+        InHook,
+    )
+} | {
+    make.__name__: make
+    for make in (
+        with_forward_hook,
+        with_pre_hook,
+        with_method_hook,
+        with_list_s_own_method,
+        with_backward_hook,
+        with_parameter_hook,
+        run_before,
+    )
+}
+
+
+class KeepingLoss(nn.Module):
+    """A loss that keeps its arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Any = None
+        self.deep = [[torch.zeros(1)]]
+
+    def forward(self, output: Tensor, targets: Tensor) -> Tensor:
+        self.kept = output, targets
+        self.deep[0].append(targets)
+        return functional.cross_entropy(output, targets)
+
+
+def kept_in_closure() -> Any:
+    kept = list[Any]()
+    deep = [[torch.zeros(1)]]
+
+    def loss(output: Tensor, targets: Tensor) -> Tensor:
+        kept.append(targets)
+        deep[0].append(targets.detach().clone())
+        return functional.cross_entropy(output, targets)
+
+    return loss
+
+
+def kept_in_global(output: Tensor, targets: Tensor) -> Tensor:
+    KEPT.append(targets)
+    return functional.cross_entropy(output, targets)
+
+
+def kept_by_default(output: Tensor, targets: Tensor, kept: list[Any] = []) -> Tensor:  # noqa: B006
+    kept.append(targets.tolist())
+    return functional.cross_entropy(output, targets)
+
+
+def kept_in_attribute(output: Tensor, targets: Tensor) -> Tensor:
+    kept_in_attribute.kept = targets  # type: ignore[attr-defined]
+    return functional.cross_entropy(output, targets)
+
+
+LOSSES: dict[str, Callable[[], Any]] = {
+    "object": KeepingLoss,
+    "closure": kept_in_closure,
+    "global": lambda: kept_in_global,
+    "default": lambda: kept_by_default,
+    "attribute": lambda: kept_in_attribute,
+}
+
+
+@dataclass
+class OwnSGD:
+    """A user's own local training. It keeps what it is given where `keep` says."""
+
+    keep: str = ""
+    kept: list[Any] = field(default_factory=list)
+    deep: list[list[Any]] = field(default_factory=lambda: [[]])
+
+    @property
+    def kind(self) -> lg.core.UpdateKind:
+        return "gradient"
+
+    def __call__(
+        self, model: Any, loss: Any, inputs: Tensor, targets: Tensor, *, create_graph: bool = False
+    ) -> dict[str, Tensor]:
+        if self.keep == "self":
+            self.kept.append(inputs)
+            self.deep[0].append(inputs)
+        elif self.keep == "model":
+            model.kept = inputs
+        elif self.keep == "global":
+            KEPT.append(inputs)
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        found = torch.autograd.grad(
+            loss(model(inputs), targets), list(named.values()), create_graph=create_graph
+        )
+        return dict(zip(named, found, strict=True))
+
+
+@dataclass(frozen=True)
+class KeepingDefense(Undefended):
+    """Keeps the batch at each of its seams, and changes nothing."""
+
+    kept: list[Any] = field(default_factory=list)
+
+    def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Any) -> tuple[Tensor, Tensor]:
+        self.kept.append((inputs, targets))
+        return inputs, targets
+
+    def on_update(self, update: Update, *, seeds: Any) -> Update:
+        self.kept.append(update)
+        return update
+
+
+@dataclass(frozen=True)
+class Flipping(Undefended):
+    """Trains on mirrored images, and tells a global list."""
+
+    def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Any) -> tuple[Tensor, Tensor]:
+        return inputs.flip(-1), targets
+
+
+THREATS: dict[str, Callable[[], lg.Server]] = {
+    "server": lg.Server,
+    "server, all granted": lambda: lg.Server(labels=True, label_counts=True, order=True),
+    "server, nothing granted": lambda: lg.Server(
+        batch_size=False, defense=False, hyperparameters=False
+    ),
+    "aggregator": lambda: lg.threats.Aggregator(clients=2),
+    "secure": lambda: lg.threats.SecureAggregator(clients=2),
+    "masked": lambda: lg.threats.MaskedUpdate(clients=2),
+    "homomorphic": lambda: lg.threats.HomomorphicAggregator(clients=2),
+    "encrypted": lambda: lg.threats.EncryptedUpdate(clients=2),
+    "outsider": lambda: lg.threats.Outsider(clients=2),
+    "rounds": lambda: lg.threats.SeveralRounds(rounds=2),
+    "neighbor": lambda: lg.threats.Neighbor(nodes=3, degree=2, listening=2),
+}
+TRAININGS: dict[str, Callable[[], Any]] = {
+    "fedsgd": lg.FedSGD,
+    "fedavg": lambda: lg.FedAvg(epochs=2, minibatch=2, shuffle=True),
+    "own": lambda: OwnSGD("self"),
+}
+ENCRYPTED = {"homomorphic", "encrypted"}
+PROTOCOLS = [
+    pytest.param(
+        threat,
+        training,
+        marks=pytest.mark.skipif(
+            threat in ENCRYPTED and find_spec("tenseal") is None, reason="needs tenseal"
+        ),
+    )
+    for threat in THREATS
+    for training in TRAININGS
+    # Nodes of a gossip train by one gradient a round.
+    if (threat, training) != ("neighbor", "fedavg")
+]
+
+
+def reachable(root: object) -> list[Any]:
+    """Every object that the garbage collector finds from `root`, but for what belongs to modules of others."""
+    others = {id(vars(module)) for name, module in sys.modules.items() if name != __name__}
+    seen, left, found = set(others), [root], list[Any]()
+    while left:
+        value = left.pop()
+        if id(value) in seen or isinstance(value, (ModuleType, FrameType)):
+            continue
+        if isinstance(value, type) and value.__module__ != __name__:
+            continue
+        if isinstance(value, dict) and value.get("__name__") == __name__:
+            # The globals of this file: what its functions may keep there, not its tests.
+            left.append(KEPT)
+            continue
+        seen.add(id(value))
+        found.append(value)
+        left += gc.get_referents(value)
+        if isinstance(value, Tensor):
+            left += [value.grad, value._backward_hooks, vars(value)]
+    return found
+
+
+def numbers(value: Any) -> Tensor | None:
+    """The numbers of a tensor, an array or a nested list."""
+    if isinstance(value, Tensor):
+        return value.detach().double()
+    if isinstance(value, (list, tuple)) or type(value).__name__ == "ndarray":
+        try:
+            return torch.tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            return None
+    return None
+
+
+def assert_isolated(seen: lg.Observation, batch: lg.Batch, orders: list[Tensor]) -> None:
+    """Walk all that the observation reaches and look for the batch."""
+    memory = {t.untyped_storage().data_ptr() for t in (batch.inputs, batch.targets)}
+    examples = [form for x in batch.inputs.double() for form in (x, 255 * x, x.flip(-1))]
+    told = seen.knowledge.labels is not None and seen.knowledge.order is not None
+    whole = [*orders] if told else [batch.targets.double(), *orders]
+    known = [seen.knowledge.labels, *seen.update.tensors.values()]
+    count = 0
+    for value in reachable(seen):
+        if isinstance(value, Tensor):
+            assert value.untyped_storage().data_ptr() not in memory or not value.numel()
+        if any(value is each for each in known):
+            continue
+        found = numbers(value)
+        if found is None or not found.numel():
+            continue
+        count += 1
+        flat = found.flatten()
+        for secret in whole:
+            assert flat.shape != secret.shape or not torch.equal(flat, secret), value
+        if flat.numel() % 64 == 0:
+            for row in flat.view(-1, 64):
+                assert not any(torch.allclose(row, x.flatten(), atol=1e-3) for x in examples)
+    assert count > 5, "the walk must reach the model"
+
+
+def observed(
+    threat: str, training: str, *, model: nn.Module, loss: Any, defense: Any = None
+) -> tuple[lg.Observation, lg.Batch, list[Tensor]]:
+    """The observation of the private batch, the batch, and the orders that the client drew, unless granted."""
+    batch, seeds = private(), lg.Seeds(3)
+    owner = lg.Client(
+        model=model,
+        loss=loss,
+        domain=DOMAIN,
+        classes=4,
+        training=TRAININGS[training](),
+        defense=defense,
+    )
+    adversary = THREATS[threat]()
+    drawn = owner.drawn(B, seeds=seeds).training
+    secret = [] if adversary.order else list(getattr(drawn, "orders", ()))
+    orders = [torch.tensor(order).double() for order in secret]
+    return adversary.observe(owner, batch, seeds=seeds), batch, orders
+
+
+def outcome(threat: str, training: str, **parts: Any) -> str:
+    """Observe and walk. Returns where the observation was refused, or "isolated"."""
+    try:
+        seen, batch, orders = observed(threat, training, **parts)
+    except lg.ModelError as refused:
+        return str(refused)
+    assert_isolated(seen, batch, orders)
+    return "isolated"
+
+
+def is_refusal(ended: str) -> bool:
+    """Whether it is the one line that tells where the batch is kept."""
+    told = ": expected nothing of what the client trained on; found "
+    return ended.startswith("observation.") and told in ended and "\n" not in ended
+
+
+REFUSED = {"InGlobal", "InClass", "run_before"}
+"""What no copy can take from the adversary: a function's globals, a class, a batch that was kept before."""
+
+
+@pytest.mark.parametrize(("threat", "training"), PROTOCOLS)
+def test_a_model_cannot_hand_its_input_on(threat: str, training: str) -> None:
+    for name, make in MODELS.items():
+        ended = outcome(threat, training, model=make(), loss=functional.cross_entropy)
+        assert is_refusal(ended) if name in REFUSED else ended == "isolated", name
+        KEPT.clear()
+        InClass.kept = None
+
+
+@pytest.mark.parametrize(("threat", "training"), PROTOCOLS)
+def test_a_loss_cannot_hand_its_targets_on(threat: str, training: str) -> None:
+    for name, make in LOSSES.items():
+        ended = outcome(threat, training, model=mlp(), loss=make())
+        assert is_refusal(ended) or ended == "isolated", (name, ended)
+        KEPT.clear()
+        print(threat, training, name, ended)
