@@ -59,14 +59,11 @@ class Steadiness:
         return Steadiness(self.client, self.model, self.batch, self.first, reason)
 
 
-def evaluated(client: Client, model: nn.Module, batch: Batch, *, whole: bool = False) -> Tensors:
-    """Return one update of `model`, at seeds of its own for every generator of torch.
-
-    On the first PROBED examples for the library's own training, unless `whole`.
-    """
+def evaluated(client: Client, model: nn.Module, batch: Batch) -> Tensors:
+    """Return one update of `model`, at seeds of its own for every generator of torch."""
     ours = type(client.training).__module__.startswith("leakgauge.")
     training = FedSGD() if ours else client.training
-    count = len(batch) if whole or not ours else min(PROBED, len(batch))
+    count = min(PROBED, len(batch)) if ours else len(batch)
     inputs, targets = batch.inputs[:count], batch.targets[:count]
     with own_generators(inputs.device), fitting(model, inputs, targets):
         return local_update(training, model, client.loss, inputs, targets)
@@ -88,15 +85,14 @@ def own_generators(device: torch.device) -> Iterator[None]:
 
 
 def difference(one: Tensors, other: Tensors) -> float:
-    """Return ||a - b|| / ||a|| of two updates, 0 for equal ones. Values that are not finite count as 0."""
-    a, b = (
-        torch.cat([torch.nan_to_num(t.detach(), 0, 0, 0).double().flatten() for t in u.values()])
-        for u in (one, other)
-    )
-    if torch.equal(a, b):
+    """Return the relative difference ||a - b|| / max(||a||, ||b||) of two updates; 0 for equal ones.
+
+    Entries that are not finite count as 0.
+    """
+    if all(_same(t, other[name]) for name, t in one.items()):
         return 0.0
-    scale = torch.maximum(a.norm(), b.norm())
-    return float((a - b).norm() / scale)
+    a, b = (torch.cat([_finite(t).double().flatten() for t in u.values()]) for u in (one, other))
+    return float((a - b).norm() / torch.maximum(a.norm(), b.norm()))
 
 
 def written(after: nn.Module, before: nn.Module) -> str | None:
@@ -110,7 +106,11 @@ def written(after: nn.Module, before: nn.Module) -> str | None:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)))
+    return torch.equal(one, other) or torch.equal(_finite(one), _finite(other))
 
 
-__all__ = ["Steadiness", "difference", "evaluated"]
+def _finite(tensor: Tensor) -> Tensor:
+    return torch.nan_to_num(tensor.detach(), 0.0, 0.0, 0.0)
+
+
+__all__ = ["Steadiness", "difference", "evaluated", "own_generators"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
 from torch import nn
 
 from leakgauge.core import Knowledge, Observation, Seeds, Update
@@ -39,6 +40,11 @@ class Aggregator(Server):
     def aggregation(self) -> Aggregation:
         """How the clients' updates become one."""
         return WeightedMean()
+
+    def sizes(self, count: int) -> list[int]:
+        """Return how many of `count` examples one client trains on: each number once."""
+        parts = torch.arange(count).tensor_split(self.clients)
+        return sorted({len(part) for part in parts if len(part)})
 
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `clients` clients like `client` train on `batch`. Raises DataError where one would have no example."""
@@ -96,6 +102,10 @@ class MaskedUpdate(SecureAggregator):
     def __post_init__(self) -> None:
         refuse_statistics(self, "running statistics leave the client masked, as the update does")
 
+    def sizes(self, count: int) -> list[int]:
+        """Return how many of `count` examples one client trains on: all, as the batch is that client's."""
+        return [count]
+
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on `batch` and return its masked vector as the update."""
         return Server.look(self, Concealed.of(client, self), batch, seeds=seeds)
@@ -111,6 +121,10 @@ class EncryptedUpdate(HomomorphicAggregator):
 
     def __post_init__(self) -> None:
         refuse_statistics(self, "running statistics leave the client encrypted, as the update does")
+
+    def sizes(self, count: int) -> list[int]:
+        """Return how many of `count` examples one client trains on: all, as the batch is that client's."""
+        return [count]
 
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on `batch` and return numbers of its ciphertexts as the update."""

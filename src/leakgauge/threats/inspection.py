@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from leakgauge.core import ModelError, Observation, Seeds
 from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.steadiness import evaluated
+from leakgauge.federated.steadiness import evaluated, own_generators
+from leakgauge.federated.training import local_update
 from leakgauge.threats.handover import without_hooks
 from leakgauge.threats.reach import Place, reached
 from leakgauge.threats.secrets import Secrets, as_tensor
@@ -58,13 +59,18 @@ class SharedState:
     before: frozenset[bytes]
 
     @classmethod
-    def of(cls, client: Client, like: Batch) -> SharedState:
-        """Take the state before `client` trains on a batch of the shapes of `like`.
+    def of(cls, client: Client, like: Batch, sizes: Sequence[int]) -> SharedState:
+        """Take the state before `client` trains on examples of the shapes of `like`, as many at once as in `sizes`.
 
-        One update of random inputs comes first, so that what forward or loss caches by shape is there already.
+        Training on random inputs comes first, so that what forward or loss caches by shape is there already.
         """
         own = client.apart()
-        evaluated(own, own.global_model(seeds=Seeds()), neutral(own, like), whole=True)
+        model, batch = own.global_model(seeds=Seeds()), neutral(own, like)
+        evaluated(own, model, batch)
+        for size in sizes:
+            with own_generators(batch.inputs.device):
+                some = batch.inputs[:size], batch.targets[:size]
+                local_update(own.training, model, own.loss, *some)
         still = replace(client.apart(), model=without_hooks(client.model)[0])
         arrays = (fingerprint(place.value) for place in reached(still, "client"))
         return cls(still, frozenset(key for key in arrays if key is not None))

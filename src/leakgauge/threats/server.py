@@ -73,7 +73,8 @@ class Server:
         Raises:
             ModelError: something that both must share keeps what the client trained on, or a hook changes the update.
         """
-        trained_on, shared = [batch], SharedState.of(client, batch)
+        trained_on, sizes = [batch], self.sizes(len(batch))
+        shared = SharedState.of(client, batch, sizes)
         own = replace(client.apart(), trained_on=trained_on)
         seen = self.look(own, batch, seeds=seeds)
         drawn = own.drawn(len(batch), seeds=seeds)
@@ -82,6 +83,10 @@ class Server:
         check_isolated(seen, trained_on, () if secret == orders_of(client) else secret)
         shared.check()
         return seen
+
+    def sizes(self, count: int) -> list[int]:
+        """Return how many of `count` examples one client trains on: each number once."""
+        return [count]
 
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Return the observation, unchecked. `client` is this call's own."""
