@@ -51,20 +51,18 @@ def shared_with_masks(
     steps: list[list[Tensor]] = []
 
     def keep(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        if not torch.is_grad_enabled():
-            return  # not the training, but a look at the network
         steps[-1].append((output != 0).to(output))
 
     hooks = [model.register_forward_pre_hook(lambda *_: steps.append([]))]
     hooks += [m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Dropout)]
+    owner, seeds = client(model, training=training), lg.Seeds(7)
     with ExitStack() as end:
         for hook in hooks:
             end.callback(hook.remove)
-        seen = lg.Server(labels=True).observe(
-            client(model, training=training), batch, seeds=lg.Seeds(7)
-        )
-    # The observation holds a copy of the model as it was then, hooks and all.
-    return replace(seen, model=dropping()), [step for step in steps if step]
+        owner.share(owner.global_model(seeds=seeds), batch, seeds=seeds)
+    # Equal seeds draw equal masks.
+    seen = lg.Server(labels=True).observe(owner, batch, seeds=seeds)
+    return seen, [step for step in steps if step]
 
 
 class TestMasks:

@@ -529,6 +529,7 @@ def test_the_caller_s_objects_stay_as_they_were() -> None:
     owner = lg.Client(
         model=model, loss=loss, domain=DOMAIN, classes=4, training=training, defense=defense
     )
+    owner.check(batch)
     for _ in range(2):
         lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
     assert model.kept is None

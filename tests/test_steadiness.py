@@ -217,7 +217,33 @@ def test_other_statuses_stay_and_are_noted() -> None:
     assert found.notes[-1].startswith(TOLD)
 
 
-@pytest.mark.parametrize("attack", [lg.attacks.LinearLayer(), lg.attacks.SecondOrder()], ids=repr)
+class OwnSure:
+    """The same claim by a user's class that derives from nothing of ours."""
+
+    def __repr__(self) -> str:
+        return "OwnSure()"
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def inapplicable(self, observation: lg.Observation) -> str | None:
+        return None
+
+    def evaluations(self, observation: lg.Observation) -> int:
+        return 1
+
+    def __call__(
+        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Any = None
+    ) -> lg.Reconstruction:
+        return Sure(lg.Status.CONVERGED).reconstruct(observation, seeds=seeds, progress=progress)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [lg.attacks.LinearLayer(), lg.attacks.SecondOrder(warm=2, iterations=3, stages=1), OwnSure()],
+    ids=repr,
+)
 def test_a_record_says_so(attack: lg.Attack) -> None:
     data = lg.Dataset(
         name="noise",
@@ -229,4 +255,4 @@ def test_a_record_says_so(attack: lg.Attack) -> None:
     case = lg.Case(name="random", data=data, model=ByNumpy(), attacks=[attack])
     (record,) = lg.audit(case, seed=0).cells
     assert record["status"] not in ("converged", "certified")
-    assert any(note.startswith(TOLD) for note in record["notes"])
+    assert sum(note.startswith(TOLD) for note in record["notes"]) == 1
