@@ -8,6 +8,7 @@ client's training passed in. So may a model that ran on the batch before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import ModelError, Observation, Seeds
-from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.auditable import audited
+from leakgauge.federated.client import Batch, Client, fitting
 from leakgauge.federated.steadiness import evaluated, own_generators
 from leakgauge.federated.training import local_update
 from leakgauge.threats.handover import without_hooks
@@ -64,14 +66,10 @@ class SharedState:
 
         Training on random inputs comes first, so that what forward or loss caches by shape is there already.
         """
-        own = client.apart()
-        model, batch = own.global_model(seeds=Seeds()), neutral(own, like)
-        evaluated(own, model, batch)
-        for size in sizes:
-            with own_generators(batch.inputs.device):
-                some = batch.inputs[:size], batch.targets[:size]
-                local_update(own.training, model, own.loss, *some)
-        still = replace(client.apart(), model=without_hooks(client.model)[0])
+        # A model may refuse random inputs and still take the batch. Then its caches, if any, are not filled.
+        with suppress(ModelError):
+            fill_caches(client.apart(), like, sizes)
+        still = replace(client.apart(), model=without_hooks(audited(client.model))[0])
         arrays = (fingerprint(place.value) for place in reached(still, "client"))
         return cls(still, frozenset(key for key in arrays if key is not None))
 
@@ -81,6 +79,16 @@ class SharedState:
             key = fingerprint(place.value)
             if key is not None and key not in self.before:
                 raise kept(place, f"a {type(place.value).__name__} that the training left there")
+
+
+def fill_caches(client: Client, like: Batch, sizes: Sequence[int]) -> None:
+    """Train on random inputs, as many at once as in `sizes`, and forget the updates."""
+    model, batch = client.global_model(seeds=Seeds()), neutral(client, like)
+    evaluated(client, model, batch)
+    for size in sizes:
+        some = batch.inputs[:size], batch.targets[:size]
+        with own_generators(batch.inputs.device), fitting(model, *some):
+            local_update(client.training, model, client.loss, *some)
 
 
 def neutral(client: Client, like: Batch) -> Batch:
