@@ -32,7 +32,7 @@ def constants(*values: float, kind: str = "gradient") -> list[lg.Update]:
     ("counts", "mean"), [([1, 1, 1, 1], 2.5), ([1, 2, 3, 4], 3.0), ([4, 3, 2, 1], 2.0)]
 )
 def test_four_clients_with_1_2_3_4(counts: list[int], mean: float) -> None:
-    updates = constants(1, 2, 3, 4)
+    updates = constants(1.0, 2.0, 3.0, 4.0)
     averaged = WeightedMean()(updates, counts, seeds=SEEDS)
     summed = Sum()(updates, counts, seeds=SEEDS)
     assert list(averaged.tensors) == ["a", "b"]
