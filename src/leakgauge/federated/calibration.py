@@ -96,6 +96,18 @@ def steps_of(observation: Observation) -> LocalSteps | None:
     return None if found.size is None else Calibrated(training, found.size, found.exact)
 
 
+def one_gradient(observation: Observation) -> bool:
+    """Return whether the update, up to a known factor, is one gradient of the loss at the model that was sent.
+
+    What is proven of a gradient is proven of such an update only.
+    """
+    training = observation.training
+    if training.kind == "delta":
+        known = steps_of(observation)
+        return known is not None and known.taken(observation.knowledge.batch_size or 1) == 1
+    return calibrated(observation).exact
+
+
 def gradient_size(observation: Observation) -> float:
     """Return the size of an update of kind "gradient" against the gradient of the loss: 1 if it is not measurable."""
     if observation.training.kind != "gradient":
@@ -119,11 +131,14 @@ def calibrated(observation: Observation) -> Calibration:
         return Calibration(None, exact=False)
     sizes = [size for size, _ in draws]
     # A slope of zero has no direction: its cosine is not a number.
-    if not all(cosine >= ALONG for _, cosine in draws):
+    turned = {cosine > 0 for _, cosine in draws}
+    if len(turned) > 1 or not all(abs(cosine) >= ALONG for _, cosine in draws):
         return Calibration(None, exact=False)
     size = sum(sizes) / len(sizes)
     apart = max(abs(one - size) for one in sizes) / abs(size)
-    return Calibration(size, exact=apart < EXACT and all(1 - c < EXACT**2 * 10 for _, c in draws))
+    return Calibration(
+        size, exact=apart < EXACT and all(1 - abs(c) < EXACT**2 * 10 for _, c in draws)
+    )
 
 
 def _tells(training: LocalTraining) -> bool:

@@ -26,14 +26,17 @@ from leakgauge.analytic.label_recovery.base import (
 )
 from leakgauge.analytic.label_recovery.ilrg import embeddings, outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
-from leakgauge.analytic.last_layer import units
+from leakgauge.analytic.last_layer import known_noise, units
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Observation, Seeds
 from leakgauge.core.ranges import Count
+from leakgauge.federated.calibration import one_gradient
 
 FAINT = 1e-6
 """Of the largest entry: a negative entry smaller than this may be rounding."""
+CERTAIN = 6.0
+"""Standard deviations of the noise below which nothing is proven."""
 AMPLITUDES = (1.0, 10.0, 100.0)
 """Standard deviations, in unit coordinates, of the noise on which features are seen. A ReLU is at least 0 on all."""
 
@@ -56,13 +59,16 @@ class Bounds:
         seen = self.least(observation, layer, link, seeds)
         counts = completed(seen, layer.batch, amplified(layer, link))
         known = min(int(seen.sum()), layer.batch)
+        if not one_gradient(observation):
+            return LabelRecovery.of(counts, "bounds", "the update is only near one gradient")
         note = f"{known} of {layer.batch} labels are proven by the update, the others a prior's"
         return LabelRecovery.of(counts, "bounds", note, certified=known == layer.batch)
 
     def least(self, observation: Observation, layer: Layer, link: Link, seeds: Seeds) -> Tensor:
         """At least how many examples of each class (C,)."""
         signed = can_be_negative(observation, self.dummies, seeds.generator("dummies"))
-        return shown(layer, link, signed=signed, blur=blurred(observation, layer))
+        blur = blurred(observation, layer) + CERTAIN * noise_in(observation, layer, link)
+        return shown(layer, link, signed=signed, blur=blur)
 
 
 def can_be_negative(observation: Observation, dummies: int, generator: torch.Generator) -> bool:
@@ -72,6 +78,21 @@ def can_be_negative(observation: Observation, dummies: int, generator: torch.Gen
         drawn = torch.randn((dummies, *observation.domain.shape), generator=generator)
         inputs.append(observation.domain.from_unit(0.5 + amplitude * drawn))
     return any(bool((features_of(observation, some) < 0).any()) for some in inputs)
+
+
+def noise_in(observation: Observation, layer: Layer, link: Link) -> float:
+    """Return the standard deviation of the noise on an entry of the gradient, known or seen.
+
+    Softmax's slopes sum to 0 over the classes, so every column of the gradient does. What a column sums to is noise,
+    whether the adversary was told of it or not.
+    """
+    known = known_noise(observation, layer)
+    told = 0.0 if known is None else known.sigma
+    if link.activation != "softmax" or layer.dbias is None:
+        return told
+    columns = torch.cat([layer.dweight.sum(0), layer.dbias.sum().unsqueeze(0)])
+    seen = float(columns.square().mean().sqrt()) / len(layer.dbias) ** 0.5
+    return max(told, seen)
 
 
 def blurred(observation: Observation, layer: Layer) -> float:

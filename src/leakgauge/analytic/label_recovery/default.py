@@ -25,6 +25,7 @@ from leakgauge.analytic.label_recovery.tilting import Tilting
 from leakgauge.analytic.last_layer import label_counts, read
 from leakgauge.core import Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
+from leakgauge.federated.calibration import Calibrated, one_gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +72,17 @@ class BestLabels:
             return LabelRecovery.of(counts, "granted", certified=True)
         seen, notes = _as_one(observation)
         if LabelOfOne().inapplicable(seen) is None:
-            one = LabelOfOne()(seen, seeds=seeds)
-            # The mean of several steps is near one gradient only.
-            return _noted(replace(one, certified=one.certified and not notes), *notes)
+            return _noted(LabelOfOne()(observation, seeds=seeds), *notes)
         if isinstance(head_of(seen, bias=True, uneven=True), str):
             return _noted(LlgStar()(seen, seeds=seeds), *notes, "the bias has no gradient")
-        return _noted(self._read(observation, seen, seeds, several=bool(notes)), *notes)
+        return _noted(
+            self._read(observation, seen, seeds, several=not one_gradient(observation)), *notes
+        )
 
     def _read(
         self, shared: Observation, observation: Observation, seeds: Seeds, *, several: bool
     ) -> LabelRecovery:
-        """The counts from one gradient, or from the mean of several; shared: as it was shared."""
+        """Return the counts. shared: the observation as it was shared. several: it is only near one gradient."""
         layer, link = told(head_of(observation, bias=True, uneven=True))
         rule = Tilting(auxiliary=self.auxiliary)
         tilt = rule.estimate(observation, layer, link, seeds)
@@ -102,7 +103,8 @@ class BestLabels:
             known = torch.maximum(known, found)
         if not bounded:
             return LabelRecovery.of(whole(tilt.counts, layer.batch), "tilting", tilt.told)
-        note = f"{_proof(known, layer.batch)}, the others a prior's"
+        least = torch.zeros_like(known) if several else known
+        note = f"{_proof(least, layer.batch)}, the others a prior's"
         counts = completed(known, layer.batch, amplified(layer, link))
         return LabelRecovery.of(counts, "bounds", tilt.told, note)
 
@@ -145,8 +147,9 @@ def _as_one(observation: Observation) -> tuple[Observation, tuple[str, ...]]:
     if isinstance(training, str):
         return observation, ()
     count = training.taken(observation.batch_size)
+    steps = "steps that are not told" if isinstance(training, Calibrated) else f"{count} steps"
     seen = mean_gradient(observation, training)
-    return seen, (f"the mean gradient of {count} steps, in their middle",) if count > 1 else ()
+    return seen, (f"the mean gradient of {steps}, in their middle",) if count > 1 else ()
 
 
 def _noted(found: LabelRecovery, *notes: str) -> LabelRecovery:

@@ -12,7 +12,8 @@ import torch
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, as_gradient
 from leakgauge.core import Observation, Seeds
-from leakgauge.federated.calibration import calibrated
+from leakgauge.federated.calibration import one_gradient
+from leakgauge.federated.local_steps import as_one_gradient
 from leakgauge.output import OneLabel, label_of_one
 
 
@@ -35,7 +36,9 @@ class LabelOfOne:
         note = f"1 of 1 labels is told by the update: it alone explains it, to {found.misfit:.0e}"
         if not found.certain:
             note = "no label explains the last layer's gradient: its direction decides"
-        exact = calibrated(observation).exact
+        exact = one_gradient(observation)
+        if found.certain and not exact:
+            note = f"it alone explains the last layer's gradient, to {found.misfit:.0e}"
         return LabelRecovery.of(counts, "one_label", note, certified=found.certain and exact)
 
     def _read(self, observation: Observation) -> OneLabel | str:
@@ -44,5 +47,5 @@ class LabelOfOne:
             return (
                 "needs the batch size" if batch is None else f"reads one label: batch {batch} > 1"
             )
-        seen = as_gradient(observation)
-        return seen.not_one_gradient() or label_of_one(seen)
+        # Of steps that are not told, the direction says enough.
+        return label_of_one(as_one_gradient(as_gradient(observation)))

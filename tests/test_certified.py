@@ -1,0 +1,152 @@
+"""A status promises what it says: certified and converged follow from the residual of the whole observed update.
+
+Each residual is recomputed here from what was returned. What is certified is scored against the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from test_output import LOSSES, TwoHeads, batch_of, network, observed, seeded
+from torch import Tensor, nn
+
+import leakgauge as lg
+from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
+from leakgauge.inversion.judgment import faintest, residual_of, status_of
+
+A = lg.attacks
+ATTACKS: dict[str, lg.Attack] = {
+    "linear_layer": A.LinearLayer(),
+    "cocktail_party": A.CocktailParty(rounds=1),
+    "spear": A.Spear(rounds=10),
+    "rgap": A.RGAP(),
+    "peeling": A.Peeling(rough=10, steps=20),
+    "idlg": A.IDLG(steps=3),
+    "softmax_unmixing": A.SoftmaxUnmixing(warm=1, iterations=5, stages=1),
+    "linear_layer over steps": A.OneGradient(attack=A.LinearLayer()),
+}
+
+
+class Unused(nn.Module):
+    """It registers a layer last that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.answer = nn.Linear(64, 48), nn.Linear(48, 10)
+        self.unused = nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.answer(self.body(x.flatten(1)).relu())
+        return answer
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(8, 8, 3, 2, 1),
+        nn.LeakyReLU(0.2),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "tanh": lambda: network(nn.Tanh),
+    "gelu": lambda: network(nn.GELU),
+    "two heads": TwoHeads,
+    "unused head": Unused,
+    "convolutions": convolutional,
+}
+
+
+def twins() -> lg.Batch:
+    return lg.Batch(batch_of(1, 3).inputs.repeat(2, 1, 1, 1), torch.tensor([4, 7]))
+
+
+BATCHES: dict[str, Callable[[], lg.Batch]] = {
+    "one": lambda: batch_of(1, 1),
+    "three": lambda: batch_of(3, 2),
+    "twins": twins,
+}
+STEPS = lg.FedAvg(learning_rate=0.01, epochs=2)
+CASES = [
+    *((model, loss, "one", lg.FedSGD()) for model in MODELS for loss in LOSSES),
+    *((model, "mean", "one", STEPS) for model in MODELS),
+    *(
+        (model, loss, batch, lg.FedSGD())
+        for model in ("tanh", "unused head")
+        for loss in ("mean", "sum", "class weights", "focal")
+        for batch in ("three", "twins")
+    ),
+]
+
+
+def check(observation: lg.Observation, batch: lg.Batch, found: lg.Reconstruction) -> bool:
+    """Assert what the status promises. Return whether it promises anything."""
+    if found.status not in (lg.Status.CERTIFIED, lg.Status.CONVERGED):
+        return False
+    assert found.targets is not None
+    made = observation.training(observation.model, observation.loss, found.inputs, found.targets)
+    seen = observation.update.tensors
+    size = max(float(t.abs().max()) for t in seen.values())
+    gap = torch.cat([((made[n] - t).double() / size).flatten() for n, t in seen.items()])
+    whole = torch.cat([(t.double() / size).flatten() for t in seen.values()])
+    residual = float(gap.norm() / whole.norm())
+    assert residual <= 1.1 * CONVERGED_WITHIN
+    if found.status is lg.Status.CERTIFIED:
+        assert residual <= 1.1 * CERTIFIED_WITHIN
+        order = lg.metrics.assign(batch.inputs, found.inputs)
+        assert float(lg.metrics.psnr(batch.inputs, found.inputs[order]).min()) > 40
+        assert torch.equal(found.targets[order], batch.targets)
+    return True
+
+
+@pytest.mark.parametrize(("model", "loss", "batch", "training"), CASES)
+def test_a_status_is_kept(model: str, loss: str, batch: str, training: lg.LocalTraining) -> None:
+    private = BATCHES[batch]()
+    observation = observed(seeded(MODELS[model]), private, LOSSES[loss], training=training)
+    able = [a for a in ATTACKS.values() if a.inapplicable(observation) is None]
+    kept = [check(observation, private, a(observation, seeds=lg.Seeds(1))) for a in able]
+    # Whatever the loss, one example behind a linear layer or a chain is read, and said to be.
+    assert batch != "one" or training is STEPS or any(kept)
+
+
+def test_a_faint_example_is_not_certified_by_a_small_residual() -> None:
+    """All of label 0 look alike to a network that answers 0: whatever image stands there, the update is matched."""
+    model = network(nn.ReLU)
+    with torch.no_grad():
+        model[-1].bias[0] = 16.0  # type: ignore[index, union-attr]
+    batch = batch_of(2, 5)
+    batch = lg.Batch(batch.inputs, torch.tensor([0, 1]))
+    observation = observed(model, batch)
+    wrong = batch.inputs.clone()
+    wrong[0] = 1 - wrong[0]
+    found = lg.Reconstruction(
+        inputs=wrong,
+        targets=batch.targets,
+        found=torch.ones(2, dtype=torch.bool),
+        status=lg.Status.CERTIFIED,
+    )
+    residual = residual_of(observation, found)
+    assert residual is not None
+    assert residual < CERTIFIED_WITHIN
+    assert faintest(observation, wrong, batch.targets) < 1e-4
+    arguments = (observation, wrong, batch.targets, residual)
+    assert status_of(*arguments, proven=True) is lg.Status.CONVERGED
+    true = replace(found, inputs=batch.inputs)
+    assert (residual_of(observation, true) or 0.0) < 1e-6
+
+
+@pytest.mark.parametrize("loss", ["mean", "class weights"])
+@pytest.mark.parametrize("attack", [A.Auto(attacks=(A.LinearLayer(), A.SecondOrder(iterations=5)))])
+def test_losses_that_hold_tensors(loss: str, attack: lg.Attack) -> None:
+    """Their float32 tensors meet the adversary's float64 copy."""
+    batch = batch_of(2, 1)
+    for own in (LOSSES[loss], lambda z, y: LOSSES[loss](z, y)):
+        observation = observed(network(nn.Tanh), batch, own)
+        found = attack(observation, seeds=lg.Seeds(0))
+        assert found.residual is not None
