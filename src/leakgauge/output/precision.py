@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +25,12 @@ def loss_in(
         moved = copy.deepcopy(loss).to(dtype=dtype)
         loss = moved if device is None else moved.to(device)
     like = next(iter(observation.update.tensors.values()))
-    if dtype == like.dtype or _takes(loss, observation, dtype, device or like.device):
+    if dtype == like.dtype:
         return loss
-    if not _takes(observation.loss, observation, like.dtype, like.device):
-        return loss  # it wants targets of a kind that is not tried: it is asked as it is
-    return observed_precision(observation.loss, like)
+    # A loss that takes no kind of targets that is tried here is asked as it is.
+    wanted = _taken(observation.loss, observation, like.dtype, like.device)
+    found = _taken(loss, observation, dtype, device or like.device)
+    return loss if wanted <= found else observed_precision(observation.loss, like)
 
 
 def observed_precision(loss: Loss, like: Tensor) -> Loss:
@@ -43,20 +43,22 @@ def observed_precision(loss: Loss, like: Tensor) -> Loss:
     return asked
 
 
-def _takes(loss: Loss, observation: Observation, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the loss takes outputs of this type with targets of any usual kind."""
-    width = observation.classes or 1
-    outputs = torch.zeros((1, width), dtype=dtype, device=device)
-    kinds: list[Callable[[], Tensor]] = [
-        lambda: torch.zeros(1, dtype=torch.long, device=device),
-        lambda: torch.zeros_like(outputs),
-        lambda: torch.zeros((), dtype=dtype, device=device).expand(1),
-    ]
-    for targets in kinds:
+def _taken(
+    loss: Loss, observation: Observation, dtype: torch.dtype, device: torch.device
+) -> set[str]:
+    """Which of the usual kinds of targets the loss takes with outputs of this type."""
+    outputs = torch.zeros((1, observation.classes or 1), dtype=dtype, device=device)
+    kinds = {
+        "class labels": torch.zeros(1, dtype=torch.long, device=device),
+        "a number for each output": torch.zeros_like(outputs),
+        "a number for each example": outputs.new_zeros(1),
+    }
+    found = set()
+    for name, targets in kinds.items():
         try:
             with probing("the loss"):
-                value_of(loss, outputs, targets())
+                value_of(loss, outputs, targets)
         except ProbeError:
             continue
-        return True
-    return False
+        found.add(name)
+    return found

@@ -11,6 +11,7 @@ a class that would get less than half an example.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -87,11 +88,11 @@ def noise_in(observation: Observation, layer: Layer, link: Link) -> float:
     whether the adversary was told of it or not.
     """
     known = known_noise(observation, layer)
-    told = 0.0 if known is None else known.sigma
+    told = 0.0 if known is None else float(known.sigma)
     if link.activation != "softmax" or layer.dbias is None:
         return told
     columns = torch.cat([layer.dweight.sum(0), layer.dbias.sum().unsqueeze(0)])
-    seen = float(columns.square().mean().sqrt()) / len(layer.dbias) ** 0.5
+    seen = float(columns.square().mean().sqrt()) / math.sqrt(len(layer.dbias))
     return max(told, seen)
 
 

@@ -1,0 +1,124 @@
+"""A user's own local training is read as well as ours: what its update tells is found by running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from test_output import batch_of, network, observed
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import leakgauge as lg
+from leakgauge.analytic.label_recovery import BestLabels
+from leakgauge.attacks.labels import labels_of
+from leakgauge.core import UpdateKind
+from leakgauge.federated.calibration import calibrated, one_gradient
+
+
+@dataclass(frozen=True)
+class Own:
+    """Plain SGD, by a class of a user's own that says nothing of its steps."""
+
+    kind: UpdateKind = "delta"
+    rate: float = 0.05
+    steps: int = 1
+    factor: float = 1.0
+    signs: bool = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        loss: lg.Loss,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        create_graph: bool = False,
+    ) -> dict[str, Tensor]:
+        start = dict(model.named_parameters())
+        now = {name: p.detach().clone().requires_grad_() for name, p in start.items()}
+        for _ in range(self.steps):
+            value = loss(functional_call(model, now, (inputs,)), targets)
+            slopes = torch.autograd.grad(value, list(now.values()), create_graph=create_graph)
+            moved = [g.sign() if self.signs else g for g in slopes]
+            now = {n: p - self.rate * g for (n, p), g in zip(now.items(), moved, strict=True)}
+        made = {name: now[name] - start[name] for name in start}
+        if self.kind == "gradient":
+            made = {name: -self.factor / self.rate * t for name, t in made.items()}
+        return made if create_graph else {name: t.detach() for name, t in made.items()}
+
+
+EXACT = {
+    "sgd": Own(),
+    "gradient": Own("gradient"),
+    "seven gradients": Own("gradient", factor=7.0),
+    "uphill": Own("gradient", factor=-1.0),
+}
+NEAR = {"five steps": Own(steps=5), "signs": Own(rate=1e-3, signs=True)}
+
+
+@pytest.mark.parametrize("name", [*EXACT, *NEAR])
+def test_the_label_of_one(name: str) -> None:
+    for seed in range(10):
+        batch = batch_of(1, seed)
+        model = network(nn.ReLU, seed=seed)
+        observation = observed(model, batch, training=(EXACT | NEAR)[name])
+        labels, notes = labels_of(observation, lg.Seeds(seed))
+        assert torch.equal(labels, batch.targets)
+        assert ("told by the update" in str(notes)) == (name in EXACT)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_counts_of_a_batch(name: str) -> None:
+    for seed in range(2):
+        batch = batch_of(6, seed)
+        observation = observed(network(nn.ReLU, seed=seed), batch, training=EXACT[name])
+        assert one_gradient(observation)
+        found = BestLabels()(observation, seeds=lg.Seeds(seed))
+        assert torch.equal(found.labels, batch.targets.sort().values)
+        assert "6 of 6 labels are told" in str(found.notes)
+
+
+def test_the_size_is_measured() -> None:
+    for training, size in ((Own(rate=0.2), 0.2), (Own("gradient", factor=7.0), 7.0)):
+        found = calibrated(observed(network(nn.Tanh), batch_of(3), training=training))
+        assert found.size == pytest.approx(size, rel=1e-4)
+        assert found.exact
+    several = observed(network(nn.Tanh), batch_of(3), training=Own(steps=5))
+    assert not calibrated(several).exact
+    assert not one_gradient(several)
+
+
+def test_what_is_only_near_a_gradient_is_not_called_told() -> None:
+    for seed in range(2):
+        batch = batch_of(6, seed)
+        for training in (Own(steps=5), lg.FedAvg(learning_rate=0.05, epochs=5)):
+            observation = observed(network(nn.ReLU, seed=seed), batch, training=training)
+            found = BestLabels()(observation, seeds=lg.Seeds(seed))
+            assert not found.certified
+            assert "0 of 6 labels are told" in str(found.notes)
+
+
+def test_noise_that_nobody_spoke_of_proves_nothing() -> None:
+    class Noisy(Own):
+        def __call__(self, *arguments: object, **named: bool) -> dict[str, Tensor]:
+            made = super().__call__(*arguments, **named)  # type: ignore[arg-type]
+            generator = torch.Generator().manual_seed(5)
+            return {
+                n: t + 1e-3 * torch.randn(t.shape, generator=generator) for n, t in made.items()
+            }
+
+    batch = batch_of(6, 1)
+    clean = observed(network(nn.ReLU), batch)
+    noisy = observed(network(nn.ReLU), batch, training=Noisy("gradient"))
+    blurred = lg.Observation(
+        **{name: getattr(clean, name) for name in clean.__dataclass_fields__}
+        | {"update": noisy.update}
+    )
+    found = BestLabels()(blurred, seeds=lg.Seeds(0))
+    claimed = int(next(n for n in found.notes if "told by the update" in n).split(" of ")[0])
+    truth = torch.bincount(batch.targets, minlength=10)
+    assert found.counts is not None
+    assert claimed <= int(torch.minimum(found.counts, truth).sum())
+    assert not found.certified or torch.equal(found.counts, truth)
