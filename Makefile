@@ -4,13 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: audit test coverage lint readme check clean
+# Tests of exact attacks, which must not depend on how a processor rounds.
+EXACT := $(patsubst %,tests/test_%.py,april cocktail_party feature_inversion features linear_layer peeling rgap \
+	signal_matching spear unmixing)
+# Intel's processors obey MKL_ENABLE_INSTRUCTIONS, others MKL_CBWR.
+PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+	MKL_CBWR=COMPATIBLE
+
+.PHONY: audit test exact coverage lint readme check clean
 
 audit: $(VENV)/.installed
 	$(BIN)/leakgauge audit $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# Once without vector instructions and with two threads, once with every update moved by one unit in the last place.
+exact: $(VENV)/.installed-dev
+	$(PLAIN) OMP_WAIT_POLICY=PASSIVE LEAKGAUGE_TEST_THREADS=2 $(BIN)/python -m pytest -n auto $(EXACT) $(ARGS)
+	LEAKGAUGE_TEST_ULP=1 $(BIN)/python -m pytest -n auto $(EXACT) $(ARGS)
 
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term-missing:skip-covered $(ARGS)
@@ -24,7 +36,7 @@ lint: $(VENV)/.installed-dev
 readme: $(VENV)/.installed-dev
 	$(BIN)/python tests/quickstart.py
 
-check: lint test readme
+check: lint test exact readme
 
 # torch first and pinned: without that, another package may pull a build with gigabytes of CUDA.
 $(VENV)/.torch: constraints.txt

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from torch.nn import functional
 
 import leakgauge as lg
 
-torch.set_num_threads(1)
+# `make exact` sets both: tests of exact attacks must pass whatever the rounding.
+torch.set_num_threads(int(os.environ.get("LEAKGAUGE_TEST_THREADS", "1")))
+ULP = int(os.environ.get("LEAKGAUGE_TEST_ULP", "0"))
 
 
 def mlp(inputs: int = 64, width: int = 48, classes: int = 4, *, seed: int = 0) -> nn.Module:
@@ -115,18 +119,36 @@ def observe() -> Callable[..., lg.Observation]:
 
 
 def shifted(seen: lg.Observation, *, seed: int) -> lg.Observation:
-    """The observation with each entry of the update moved to the next number up or down; zeros stay.
+    """The observation, its update moved as `moved` does."""
+    return replace(seen, update=moved(seen.update, seed=seed))
+
+
+def moved(update: lg.Update, *, seed: int) -> lg.Update:
+    """The update with each entry moved to the next number up or down, by a draw of signs; zeros stay.
 
     Another processor rounds differently: an exact attack must not depend on that.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def moved(tensor: Tensor) -> Tensor:
+    def next_to(tensor: Tensor) -> Tensor:
         up = torch.rand(tensor.shape, generator=generator) < 0.5
         aim = torch.where(up, torch.inf, -torch.inf).to(tensor)
         return torch.where(tensor == 0, tensor, torch.nextafter(tensor, aim))
 
-    return replace(seen, update=seen.update.map(moved))
+    return update.map(next_to)
+
+
+@pytest.fixture(autouse=True)
+def other_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With LEAKGAUGE_TEST_ULP=K, move what every client's training gives by the draw of signs K."""
+    if ULP == 0:
+        return
+    trained = lg.Client._trained
+
+    def rounded(*arguments: Any) -> lg.Update:
+        return moved(trained(*arguments), seed=ULP)
+
+    monkeypatch.setattr(lg.Client, "_trained", rounded)
 
 
 def psnr(truth: Tensor, guess: Tensor) -> Tensor:
