@@ -254,7 +254,7 @@ class TestUnsound:
         )
         (cell,) = lg.audit(silent_).cells
         assert cell["status"] == "no signal"
-        assert cell["found"] == [False]
+        assert cell["scores"] is None
 
     def test_a_graph_is_cut(self) -> None:
         def grown(guess: lg.Reconstruction) -> lg.Reconstruction:
@@ -374,6 +374,18 @@ class TestReport:
         assert "1 of 1 audit failed." in page
         assert "&lt;b&gt;" in page
         assert "<b>ValueError" not in page
+
+    def test_no_leak_beside_failures_is_no_verdict(self, tmp_path: Path) -> None:
+        failing = Own(on_call=raising(ValueError("mine")), name="failing")
+        lg.audit(case(attacks=[failing, Own()]), out=tmp_path / "run")
+        page = lg.write_report(tmp_path / "run").read_text("utf-8")
+        assert '<h1 class="open">No leak was found, but 1 of 2 undefended audits failed' in page
+
+    def test_many_failures_are_folded(self, tmp_path: Path) -> None:
+        lg.audit(case(attacks=[Own(on_call=raising(ValueError("mine")))], repeats=20), out=tmp_path)
+        page = lg.write_report(tmp_path).read_text("utf-8")
+        assert "The other 12 failures" in page
+        assert page.count("failures/0") == 20
 
     def test_an_audit_without_failures_has_no_list_of_them(self, tmp_path: Path) -> None:
         lg.audit(case(), out=tmp_path / "run")

@@ -86,12 +86,12 @@ SPECIFICATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "a width that no memory holds": (SPEC.replace("width = 4", "width = 2147483647"), ("width",)),
     "epochs without end": (
-        SPEC + 'training = {name = "fedavg", epochs = 1000000000000}',
-        ("1,000,000 local steps", "lower epochs"),
+        SPEC + 'training = {name = "fedavg", epochs = 1000000, minibatch = 1, batch_size = 2}',
+        ("1,000,000 local steps", "2,000,000", "lower epochs"),
     ),
     "repeats without end": (
-        SPEC + "repeats = 1000000000000000000",
-        ("at most 10,000", "about 1e18 repeats", "--max-cells"),
+        SPEC + "repeats = 1000000000",
+        ("at most 10,000", "1,000,000,000 repeats", "--max-cells"),
     ),
     "a long sweep": (
         SPEC + f'defenses = [{{name = "gaussian_noise", std = {list(range(1, 20001))}}}]',
@@ -160,8 +160,8 @@ OBJECTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no clients": ({"threat": lg.Aggregator(clients=0)}, ("Aggregator.clients",)),
     "no rounds": ({"utility": lg.Utility(rounds=0)}, ("Utility.rounds",)),
     "trainings without end": (
-        {"utility": lg.Utility(clients=2, repeats=10**20)},
-        ("about 2e20 trainings", "1 case"),
+        {"utility": lg.Utility(clients=2, repeats=10**9)},
+        ("2,000,000,000 trainings", "1 case"),
     ),
 }
 

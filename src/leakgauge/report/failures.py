@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from leakgauge.report.failure import Failure
 from leakgauge.report.records import Cell, Run
@@ -23,8 +24,12 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Failures:
-    """All failures of a run, and how many there are in one sentence. It is false if there are none."""
+    """All failures of a run, and how many there are in one sentence. It is false if there are none.
 
+    `first`: how many the page shows before it folds the others away.
+    """
+
+    first: ClassVar[int] = 8
     shown: tuple[Entry, ...]
     told: str
 

@@ -119,6 +119,13 @@ def _sentence(
     if despite:
         of = plural(len(defended), "defended audit")
         return "leak", f"Private data leaked through a defense: in {despite} of {of} {what}."
+    broken = sum(cell.failed for cell in cells if cell.undefended)
+    if broken:
+        of = plural(sum(cell.undefended for cell in cells), "undefended audit")
+        return "open", (
+            f"No leak was found, but {broken} of {of} failed: in none of the others did an example stand far"
+            " above control."
+        )
     tested = plural(len(open_ or defended), ("un" if open_ else "") + "defended audit")
     return "held", f"No leak was found: in none of {tested} did an example stand far above control."
 
