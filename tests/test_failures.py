@@ -139,10 +139,26 @@ class TestAttack:
         assert run.failures == [failed]
         assert not run.interrupted
 
-    def test_an_attack_of_ours_names_itself_and_its_cause(self) -> None:
-        """A model that fails once its input asks for a derivative, as a function without a second one does."""
+    def test_an_attack_of_ours_names_itself_and_its_cause(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any, **__: Any) -> lg.Reconstruction:
+            raise ZeroDivisionError("in the middle")
 
-        class OnceDifferentiable(nn.Module):
+        monkeypatch.setattr(attacks.LinearLayer, "reconstruct", broken)
+        run = lg.audit(case(attacks=[attacks.LinearLayer(), Own()]))
+        failed, sound = run.cells
+        assert failed["status"] == "failed"
+        assert (
+            "LinearLayer: its search failed: ZeroDivisionError: in the middle" in failed["message"]
+        )
+        assert "in broken" in run.tracebacks[failed["failure"]["log"]]
+        assert sound["status"] == "unconverged"
+
+    def test_a_model_that_takes_no_input_with_a_graph(self) -> None:
+        """Whether an attack declines it or fails on it: the one beside it runs."""
+
+        class Picky(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.inner = mlp()
@@ -151,12 +167,10 @@ class TestAttack:
                 assert not x.requires_grad, "no derivative for you"
                 return self.inner(x)  # type: ignore[no-any-return]
 
-        search = attacks.InvertingGradients(steps=2)
-        run = lg.audit(case(model=OnceDifferentiable(), attacks=[search, Own()]))
-        failed, sound = run.cells
-        assert failed["status"] == "failed"
-        assert "no derivative for you" in failed["message"]
-        assert "no derivative for you" in run.tracebacks[failed["failure"]["log"]]
+        run = lg.audit(case(model=Picky(), attacks=[attacks.InvertingGradients(steps=2), Own()]))
+        picky, sound = run.cells
+        assert picky["status"] in ("failed", "inapplicable")
+        assert "no derivative for you" in picky["message"]
         assert sound["status"] == "unconverged"
 
     def test_the_second_attack_runs_after_a_layer_that_the_first_does_not_know(self) -> None:
@@ -415,6 +429,20 @@ class TestReport:
         assert advice.chosen is None
         told = {refusal.setting.defense: refusal.words for refusal in advice.refused}
         assert "shy failed on it" in told["top_k"]
+
+    def test_where_an_attack_failed_nothing_is_called_safe(self, tmp_path: Path) -> None:
+        failing = Own(on_call=raising(ValueError("mine")), name="failing")
+        priced = case(
+            attacks=[failing, Own()],
+            defenses=[None, defenses.TopK(sparsity=0.9)],
+            utility=lg.Utility(clients=2, rounds=1),
+        )
+        lg.audit(priced, out=tmp_path / "run")
+        (advice,) = recommendations(tmp_path / "run", 1.0)
+        assert advice.evidence == "weak"
+        assert "No defense is needed" not in advice.sentence
+        assert "an audit by own failed" in advice.sentence
+        assert "failed" in lg.write_report(tmp_path / "run").read_text("utf-8")
 
 
 PARTS = """

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from leakgauge.report.evidence import evidence_of, failed_of, silent_of, why_untried, why_weak
 from leakgauge.report.frontier import Exposure, Frontier, Setting
 from leakgauge.report.wording import decibels, percent, plain, plural, points, rate, size, together
 
@@ -167,32 +168,14 @@ def _reasons(setting: Setting, allowed: float) -> tuple[Reason, ...]:
     found: list[Reason] = []
     if setting.leaked:
         found.append(Reason.LEAKS)
-    if not _evidence(setting):
+    if not evidence_of(setting):
         found.append(Reason.UNTRIED)
     if setting.diverged or _loss(setting) > allowed + 1e-12:
         found.append(Reason.COSTS)
-    weak = any(e.weak for e in _evidence(setting)) or _failed(setting) or _silent(setting)
+    weak = any(e.weak for e in evidence_of(setting)) or failed_of(setting) or silent_of(setting)
     if not setting.leaked and weak:
         found.append(Reason.WEAK)
     return tuple(found)
-
-
-def _evidence(setting: Setting) -> list[Exposure]:
-    """The attacks that tell something of a defense: those that read the undefended update, where any does."""
-    if setting.undefended or not any(exposure.telling for exposure in setting.exposures):
-        return list(setting.judged)
-    return [exposure for exposure in setting.judged if exposure.telling]
-
-
-def _failed(setting: Setting) -> list[Exposure]:
-    """Return the attacks that would tell something of a defense, had none of their audits failed."""
-    told = setting.undefended or not any(exposure.telling for exposure in setting.exposures)
-    return [e for e in setting.exposures if e.failed and (told or e.telling)]
-
-
-def _silent(setting: Setting) -> list[Exposure]:
-    """Return the attacks of which an audit observed an update of zeros."""
-    return [exposure for exposure in setting.exposures if exposure.silent]
 
 
 def _words(setting: Setting, reasons: Sequence[Reason]) -> str:
@@ -200,9 +183,9 @@ def _words(setting: Setting, reasons: Sequence[Reason]) -> str:
         Reason.LEAKS: lambda: (
             f"leaks: {read(setting.worst)}" if setting.worst else Reason.LEAKS.value
         ),
-        Reason.UNTRIED: lambda: f"no evidence: {_untried(setting)}",
+        Reason.UNTRIED: lambda: f"no evidence: {why_untried(setting)}",
         Reason.COSTS: lambda: "its training diverged" if setting.diverged else f"{_lost(setting)}",
-        Reason.WEAK: lambda: f"weak evidence: {_unfinished(setting)}",
+        Reason.WEAK: lambda: f"weak evidence: {why_weak(setting)}",
     }
     return "; ".join(told[reason]() for reason in reasons)
 
@@ -221,29 +204,6 @@ def read(exposure: Exposure | None) -> str:
     return told + (f", and {exposure.leaks} of {exposure.judged} examples leaked" if some else "")
 
 
-def _untried(setting: Setting) -> str:
-    if _failed(setting):
-        return f"{together(dict.fromkeys(e.attack for e in _failed(setting)))} failed on it"
-    if _silent(setting):
-        return "its update is all zeros, so that nothing was observed"
-    if any(exposure.inapplicable for exposure in setting.exposures):
-        return "no attack that reads the undefended update is applicable to it"
-    return "no attack on it could be judged"
-
-
-def _unfinished(setting: Setting) -> str:
-    """Return why the evidence of a setting is weak, by the attacks that say too little."""
-    weak = dict.fromkeys(e.attack for e in _evidence(setting) if e.weak)
-    failed = dict.fromkeys(e.attack for e in _failed(setting))
-    silent = dict.fromkeys(e.attack for e in _silent(setting))
-    told = [
-        f"{together(weak)} had not converged" if weak else "",
-        f"an audit by {together(failed)} failed" if failed else "",
-        f"an audit by {together(silent)} observed an update of zeros" if silent else "",
-    ]
-    return ", and ".join(text for text in told if text)
-
-
 def _lost(setting: Setting) -> str:
     if setting.loss is None:
         return "its training failed" if setting.untrained else "its accuracy is not known"
@@ -256,15 +216,13 @@ def _sentence(chosen: Setting | None, allowed: float, *, weak: bool) -> str:
     within = f"within {points(allowed)} of the accuracy without a defense"
     if chosen is None:
         return f"No setting tried keeps leakage at the blind control {within}."
-    if chosen.undefended:
-        sentence = "No defense is needed against these attacks: nothing leaked without one."
-    else:
+    if not chosen.undefended:
         sentence = f"Use {chosen.name}: no example leaked, {within}."
-    return sentence + (
-        " The evidence is weak: an attack had not converged, failed, or observed an update of zeros."
-        if weak
-        else ""
-    )
+    elif failed_of(chosen):
+        sentence = "Nothing leaked without a defense, but not every audit ran to its end."
+    else:
+        sentence = "No defense is needed against these attacks: nothing leaked without one."
+    return sentence + (f" The evidence is weak: {why_weak(chosen)}." if weak else "")
 
 
 def _why(chosen: Setting, among: Sequence[Setting], frontier: Frontier) -> Iterator[str]:
