@@ -22,13 +22,14 @@ from leakgauge.core import (
     Seeds,
     check_knowledge,
 )
+from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
 from leakgauge.threats import Server, ThreatModel
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Case(Summarized):
     """Every attack against every defense at every batch size, on one data set and one model.
 
     `examples` fixes which examples make the batch (the first B of them); otherwise the seed draws
@@ -156,8 +157,8 @@ class Case:
             client.check(self.batch([last, *indices[1:]]))
 
 
-@dataclass(frozen=True)
-class Cell:
+@dataclass(frozen=True, repr=False)
+class Cell(Summarized):
     """One attack on one update: the unit of work, and of record."""
 
     index: int

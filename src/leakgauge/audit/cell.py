@@ -18,6 +18,7 @@ from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
 from leakgauge.audit.records import JobResult
 from leakgauge.core import Progress, Seeds, Status, silent
 from leakgauge.core.attack import no_signal
+from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
 
@@ -101,8 +102,8 @@ def contest(
     return result
 
 
-@dataclass(frozen=True)
-class Drawn:
+@dataclass(frozen=True, repr=False)
+class Drawn(Summarized):
     """The private batch, a batch independent of it whose update is the blind control's, and other inputs."""
 
     indices: list[int]

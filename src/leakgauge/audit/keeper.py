@@ -14,13 +14,14 @@ from leakgauge.audit.signals import held
 from leakgauge.audit.specification import Source
 from leakgauge.audit.training import TrainingRun
 from leakgauge.core import OutputLost
+from leakgauge.core.summaries import Summarized
 
 Watch = Callable[[float, int], None]
 """Told the share of the planned work done, in [0, 1], and the number of cells and trainings finished."""
 
 
-@dataclass
-class Run:
+@dataclass(repr=False)
+class Run(Summarized):
     """What an audit leaves: its folder (None if it wrote none) and its records, as they were finished.
 
     `code`: the exit code of a process that was interrupted so, 130 after Ctrl-C and 143 after SIGTERM; else 0.

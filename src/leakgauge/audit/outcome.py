@@ -15,6 +15,7 @@ from leakgauge.audit.pictures import picture, tile
 from leakgauge.audit.records import JobResult
 from leakgauge.audit.scores import Metric, assignment, in_range, metrics_of, perceptual, score
 from leakgauge.core import Cost, Domain, Reconstruction, Snapshot, Status
+from leakgauge.core.summaries import Summarized
 from leakgauge.federated import Batch
 
 STRIP = 8
@@ -44,8 +45,8 @@ def unscored(status: Status, message: str) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Judged:
+@dataclass(frozen=True, repr=False)
+class Judged(Summarized):
     """A reconstruction, which of its guesses stands for which private example (B,), and its scores."""
 
     found: Reconstruction
@@ -58,8 +59,8 @@ class Judged:
         return self.found.inputs[self.order]
 
 
-@dataclass(frozen=True)
-class Judge:
+@dataclass(frozen=True, repr=False)
+class Judge(Summarized):
     """Scores reconstructions of `batch`. `pool` (N, *shape): other inputs that a guess must not point at."""
 
     domain: Domain

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from leakgauge.core import OutputError, OutputLost
+from leakgauge.core.summaries import Summarized
 
 NAME = "records.jsonl"
 TIMES = frozenset({"started", "seconds", "workers"})
 """Fields that differ between two runs of one seed on one machine, with one build of each library. No other does."""
 
 
-@dataclass
-class JobResult:
+@dataclass(repr=False)
+class JobResult(Summarized):
     """A record, and the files that it names by path relative to the run's folder: pictures, a traceback."""
 
     index: int

@@ -8,6 +8,7 @@ import torch
 
 from leakgauge.core import DataError, Seeds
 from leakgauge.core.ranges import Count, Positive
+from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.utility import Federation
 
@@ -15,8 +16,8 @@ HELD_OUT = 0.2
 """Share of the training data that becomes the test set where none is named."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Utility:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Utility(Summarized):
     """Federated training of a case's model by its own local training, under each of its defenses and under none.
 
     `train`: the case's data where left out. `test`: where left out, a fifth of the training data, drawn by the seed and

@@ -12,11 +12,12 @@ from leakgauge.core.disclosure import NoiseLaw, noise_of
 from leakgauge.core.domain import Domain
 from leakgauge.core.errors import KnowledgeError
 from leakgauge.core.protocols import Attack, LocalTraining, Loss
+from leakgauge.core.summaries import Summarized
 from leakgauge.core.update import Tensors, Update
 
 
-@dataclass(frozen=True, kw_only=True)
-class Knowledge:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Knowledge(Summarized):
     """What a threat model grants beyond model, protocol and update; None means not granted."""
 
     batch_size: int | None = None
@@ -37,8 +38,8 @@ class Knowledge:
         return frozenset(name for name in self.names() if getattr(self, name) is not None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Observation:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Observation(Summarized):
     """All that an attack is given. Made by a ThreatModel alone; nothing in it refers to the batch.
 
     `clients`: of how many clients the update is the mean, weighted by their examples.

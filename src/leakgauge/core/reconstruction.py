@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from leakgauge.core.summaries import Summarized
+
 
 class Status(StrEnum):
     """How an attack ended. Not reaching a solution is a status, not an exception."""
@@ -21,8 +23,8 @@ class Status(StrEnum):
     FAILED = "failed"  # an exception ended the attack; the record gives the reason
 
 
-@dataclass(frozen=True)
-class Snapshot:
+@dataclass(frozen=True, repr=False)
+class Snapshot(Summarized):
     """The iterate after `evaluations` simulated updates and `seconds`: its objective and its inputs (B, *shape)."""
 
     evaluations: int
@@ -63,8 +65,8 @@ class Diagnosis:
         return f"{self.verdict}: the update tells {seen} of the batch apart"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reconstruction:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Reconstruction(Summarized):
     """A guess of the batch, in no particular order.
 
     inputs (B, *shape) in the domain's units; targets (B,) class indices, or None where the attack

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from leakgauge.core.errors import OutputError, UpdateError
 from leakgauge.core.files import reason
+from leakgauge.core.summaries import Summarized
 from leakgauge.core.tensors import REALS, is_plain_real, read_tensors
 
 UpdateKind = Literal["gradient", "delta"]
 Tensors = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Update:
+@dataclass(frozen=True, repr=False)
+class Update(Summarized):
     """Named tensors shaped like the model's parameters: a gradient (FedSGD) or a weight difference."""
 
     tensors: Tensors

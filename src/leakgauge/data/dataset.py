@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import DataError, Domain
+from leakgauge.core.summaries import Summarized
 
 # float32 units do not map the ends of a column's range to 0 and 1 exactly.
 _ROUNDING = 1e-5
@@ -16,8 +17,8 @@ MOST_CLASSES = 2**20
 """Most classes of a data set: each is an output of the model."""
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset(Summarized):
     """Labeled examples of one domain, in the domain's own units.
 
     inputs: float32 (N, *domain.shape); targets: int64 (N,), each in [0, classes) where classes is

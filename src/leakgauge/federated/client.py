@@ -30,6 +30,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.allowance import Allowance
+from leakgauge.core.summaries import Summarized
 from leakgauge.federated.auditable import audited, check_finite
 from leakgauge.federated.copies import own_copy
 from leakgauge.federated.fedavg import first_epoch
@@ -41,8 +42,8 @@ OWN = "own/"
 """What a client's memory calls the updates of parameters that stay its own."""
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, repr=False)
+class Batch(Summarized):
     """A private batch: inputs (B, *shape) in the domain's units, targets (B,) or (B, K)."""
 
     inputs: Tensor
@@ -61,8 +62,8 @@ class Batch:
         return len(self.inputs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Client:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Client(Summarized):
     """A model, its loss, the protocol and the defense: everything but the batch.
 
     `trained_on`, if a list, gets each batch that the client trains on, as its defense made it.

@@ -20,7 +20,7 @@ from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.statistics import averaged
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Group(Client):
     """`clients` clients alike, who hold parts of a batch as equal in size as can be, in its order."""
 

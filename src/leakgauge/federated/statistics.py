@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import KnowledgeError, Tensors
+from leakgauge.core.summaries import Summarized
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
+@dataclass(frozen=True, eq=False, repr=False)
+class Moments(Summarized):
     """Mean and unbiased variance of what a layer is given, (C,) each, over examples and places.
 
     The biased variance is (n - 1) / n of it, for n values per channel: examples times places.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Seeds, Tensors, copied
+from leakgauge.core.summaries import Summarized
 from leakgauge.federated.client import Batch, Client, fitting
 from leakgauge.federated.training import FedSGD, local_update
 
@@ -21,8 +22,8 @@ PROBED = 2
 """How many examples the library's own training is probed on. A local training of the user's sees the whole batch."""
 
 
-@dataclass(frozen=True)
-class Steadiness:
+@dataclass(frozen=True, repr=False)
+class Steadiness(Summarized):
     """Compares evaluations of one update at equal inputs and equal seeds of torch.
 
     `first` is taken before the client trains, on a copy of its model. What one forward changes and

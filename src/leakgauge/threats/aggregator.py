@@ -131,7 +131,7 @@ class EncryptedUpdate(HomomorphicAggregator):
         return Server.look(self, Concealed.of(client, self), batch, seeds=seeds)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Concealed(Client):
     """One of `clients` clients alike, whose update leaves it as noise, read as numbers in [-clip, clip]."""
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import ModelError, Observation, Seeds
+from leakgauge.core.summaries import Summarized
 from leakgauge.federated.auditable import audited
 from leakgauge.federated.client import Batch, Client, fitting
 from leakgauge.federated.steadiness import evaluated, own_generators
@@ -49,8 +50,8 @@ def check_isolated(
             raise kept(Place("observation.update", tensor), "memory of the private batch")
 
 
-@dataclass(frozen=True)
-class SharedState:
+@dataclass(frozen=True, repr=False)
+class SharedState(Summarized):
     """What functions and classes hold, which client and adversary share: no copy parts them.
 
     Whatever is new there after the client trained comes from the batch: an output, a gradient, a part of the targets.

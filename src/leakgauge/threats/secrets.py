@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Domain
+from leakgauge.core.summaries import Summarized
 from leakgauge.federated.client import Batch
 
 ALIKE = 0.01
@@ -26,8 +27,8 @@ CHUNK = 1 << 22
 """Most values compared at once."""
 
 
-@dataclass(frozen=True)
-class Secrets:
+@dataclass(frozen=True, repr=False)
+class Secrets(Summarized):
     """The private batch in the forms by which it is recognized.
 
     memory: where its tensors lie. examples: for each number F of values, (N, F) examples in all units.
