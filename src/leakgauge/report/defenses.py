@@ -127,7 +127,7 @@ def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
         value=value,
         low=quantile(values, 0.1),
         high=quantile(values, 0.9),
-        leaked=any(verdicts),
+        leaked=any(verdicts) if verdicts else None,
         weak=any(cell.status in ("unconverged", "diverged") for cell in cells),
         picture=album.uri(picture),
         note=note,
@@ -171,12 +171,25 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
     scored = [point for point in points if point.value is not None]
     if not scored:
         return "No score at any setting."
-    leaking = [plain(point.strength) for point in scored if point.leaked]
+    judged = [point for point in scored if point.leaked is not None]
+    if not judged:
+        return "No example could be judged: the blind controls are missing."
+    leaking = [plain(point.strength) for point in judged if point.leaked]
     if open_ and not leaking and not any(any_leak(cell) for cell in open_):
         return "Nothing leaked without the defense either, so this shows nothing about it."
-    if len(leaking) == len(scored):
-        return "Leaked at every setting tried."
-    held = ", ".join(plain(point.strength) for point in scored if not point.leaked)
+    unjudged = [plain(point.strength) for point in scored if point.leaked is None]
+    aside = f" Not judged at {', '.join(unjudged)}." if unjudged else ""
+    if len(leaking) == len(judged):
+        return (
+            f"Leaked at every setting that was judged.{aside}"
+            if aside
+            else "Leaked at every setting tried."
+        )
+    held = ", ".join(plain(point.strength) for point in judged if not point.leaked)
     told = f"Leaked at {', '.join(leaking)}; held at {held}." if leaking else "Held."
-    weak = any(point.weak and not point.leaked for point in scored)
-    return told + (" Where it held, the attack had not converged: weak evidence." if weak else "")
+    weak = any(point.weak and not point.leaked for point in judged)
+    return (
+        told
+        + aside
+        + (" Where it held, the attack had not converged: weak evidence." if weak else "")
+    )

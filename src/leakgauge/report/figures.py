@@ -27,7 +27,7 @@ class Point:
     value: float | None
     low: float | None
     high: float | None
-    leaked: bool
+    leaked: bool | None  # None if no example could be judged
     weak: bool  # the attack had not converged
     picture: str | None
     note: str
@@ -183,7 +183,8 @@ def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str
             parts.append("</circle>")
         else:
             shape = f"M{x:.1f} {y - 6.5:.1f}l6.5 6.5l-6.5 6.5l-6.5 -6.5z"
-            parts.append(f'<path class="point held" d="{shape}">{note}</path>')
+            style = "held" if point.leaked is False else "unjudged"
+            parts.append(f'<path class="point {style}" d="{shape}">{note}</path>')
         above = top - 10 if top > TOP + 12 else y + 20
         # Labels of near neighbors climb over each other.
         if x - last[0] < 30 and abs(above - last[1]) < 13:
@@ -213,13 +214,20 @@ def _thumbnails(
     top = TOP + HEIGHT + 68
     parts = []
     for slot, point in zip(slots, points, strict=True):
-        state = "leaked" if point.leaked else ("held" if point.value is not None else "no score")
+        state = _state(point)
         parts.append(_image(slot, top, point.picture, f"reconstruction, {point.note}"))
         parts.append(caption(slot, top + THUMB + 16, state, f"state middle {state}"))
     if original:
         parts.append(_image(right + 62, top, original, "private original"))
         parts.append(caption(right + 62, top + THUMB + 16, "original", "state middle"))
     return parts
+
+
+def _state(point: Point) -> str:
+    """Return what is said below the picture of a point."""
+    if point.value is None:
+        return "no score"
+    return {True: "leaked", False: "held", None: "not judged"}[point.leaked]
 
 
 def _image(middle: float, top: float, uri: str | None, words: str) -> str:
