@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_output import batch_of, network, observed
+from test_output import LOSSES, batch_of, network, observed
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -14,7 +14,9 @@ import leakgauge as lg
 from leakgauge.analytic.label_recovery import BestLabels
 from leakgauge.attacks.labels import labels_of
 from leakgauge.core import UpdateKind
+from leakgauge.federated.aggregated import Aggregated
 from leakgauge.federated.calibration import calibrated, one_gradient
+from leakgauge.inversion.judgment import residual_of
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,30 @@ def test_noise_that_nobody_spoke_of_proves_nothing() -> None:
     assert found.counts is not None
     assert claimed <= int(torch.minimum(found.counts, truth).sum())
     assert not found.certified or torch.equal(found.counts, truth)
+
+
+@pytest.mark.parametrize("name", ["sum", "class weights"])
+def test_the_aggregate_of_losses_that_are_no_mean(name: str) -> None:
+    """The mean of clients' sums is not the sum over all: the adversary simulates the clients one by one."""
+    batch = batch_of(4, 2)
+    client = lg.Client(
+        model=network(nn.ReLU).eval(),
+        loss=LOSSES[name],
+        domain=lg.ImageDomain(1, 8, 8),
+        classes=10,
+    )
+    observation = lg.Aggregator(clients=2).observe(client, batch, seeds=lg.Seeds(0))
+    found = lg.Reconstruction(
+        inputs=batch.inputs,
+        targets=batch.targets,
+        found=torch.ones(4, dtype=torch.bool),
+        status=lg.Status.UNCONVERGED,
+    )
+    # Which example is whose is not told: a sum does not mind, class weights do.
+    residual = residual_of(observation, found)
+    assert residual is not None
+    assert name == "class weights" or residual < 1e-5
+    assert isinstance(observation.training, Aggregated)
+    if name == "sum":
+        read = BestLabels()(observation, seeds=lg.Seeds(0))
+        assert torch.equal(read.labels, batch.targets.sort().values)

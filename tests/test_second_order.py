@@ -127,6 +127,17 @@ class TestCurvature:
         probe = torch.ones(len(expected)).double()
         assert torch.allclose(curvature.inverse(at)(expected @ probe), probe, rtol=1e-4)
 
+    def test_a_sum_over_examples_is_separable_too(self, observe: Observe) -> None:
+        of, at = problem(observe, L2(), batch=3, label_counts=True)
+        seen = replace(of.observation, loss=torch.nn.CrossEntropyLoss(reduction="sum"))
+        of = replace(of, observation=seen)
+        assert Linearization(of, at, of.weights(0.0)).share == 1.0
+        curvature = dense(of, at)
+        curvature.factorize(1e-4)
+        expected = gram(of, at) + curvature.shift * torch.eye(flatten(at).numel())
+        probe = torch.ones(len(expected)).double()
+        assert torch.allclose(curvature.inverse(at)(expected @ probe), probe, rtol=1e-4)
+
     def test_linear_layers_are_compressed_without_loss(self, observe: Observe) -> None:
         of, at = problem(observe, L2(), model=mlp())
         place = Linearization(of, at, of.weights(0.0))

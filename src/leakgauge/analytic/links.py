@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Loss
-from leakgauge.output.reduction import WITHIN, Reduction, reduction_of, slopes
+from leakgauge.output.reduction import WITHIN, Reduction, own_slopes, reduction_of, slopes
 
 Activation = Literal["softmax", "sigmoid", "identity"]
 FAR = 1e4
@@ -84,11 +84,11 @@ def link_of(loss: Loss, classes: int) -> Link | None:
 def _fitted(loss: Loss, activation: Activation, classes: int, reduction: Reduction) -> Link | None:
     """The link of this activation, if it meets the loss's slopes at a test point, else None."""
     origin = torch.zeros(classes, dtype=torch.float64)
-    at_origin = [slopes(loss, origin.unsqueeze(0), [y]) for y in range(classes)]
-    if any(slope is None for slope in at_origin):
+    labels = list(range(classes))
+    base = own_slopes(loss, origin.expand(classes, -1), labels, reduction)
+    if base is None:
         return None
-    base = torch.cat([slope for slope in at_origin if slope is not None])
-    measured = _scale(loss, activation, base)
+    measured = _scale(loss, activation, base, reduction)
     if measured is None:
         return None
     scales, temperature = measured
@@ -105,20 +105,22 @@ def _fitted(loss: Loss, activation: Activation, classes: int, reduction: Reducti
     )
 
 
-def _scale(loss: Loss, activation: Activation, base: Tensor) -> tuple[Tensor, float] | None:
+def _scale(
+    loss: Loss, activation: Activation, base: Tensor, reduction: Reduction
+) -> tuple[Tensor, float] | None:
     """weights scale (C,) and the temperature, from slopes at points around the origin, or None if they contradict."""
     classes = len(base)
     if activation == "identity":
-        scales = _moves(loss, base, 1.0)
+        scales = _moves(loss, base, reduction, 1.0)
         return None if scales is None or not bool((scales > 0).all()) else (scales, 1.0)
     middle = 1 / classes if activation == "softmax" else 0.5
     # act goes from its middle to 1 as an output goes to infinity.
-    rises = _moves(loss, base, FAR)
+    rises = _moves(loss, base, reduction, FAR)
     if rises is None or not bool((rises > 0).all()):
         return None
     scales = rises / (1 - middle)
     for step in STEPS:
-        moves = _moves(loss, base, step)
+        moves = _moves(loss, base, reduction, step)
         if moves is None:
             return None
         act = middle + float(moves[0] / scales[0])
@@ -129,18 +131,15 @@ def _scale(loss: Loss, activation: Activation, base: Tensor) -> tuple[Tensor, fl
     return None
 
 
-def _moves(loss: Loss, base: Tensor, step: float) -> Tensor | None:
+def _moves(loss: Loss, base: Tensor, reduction: Reduction, step: float) -> Tensor | None:
     """How far each label's own slope at output c (C,) moves as that output goes from 0 to `step`, c another label."""
-    found = []
-    for label in range(len(base)):
-        other = (label + 1) % len(base)
-        point = torch.zeros((1, len(base)), dtype=torch.float64)
-        point[0, other] = step
-        slope = slopes(loss, point, [label])
-        if slope is None:
-            return None
-        found.append(slope[0, other] - base[label, other])
-    return torch.stack(found)
+    classes = len(base)
+    labels = torch.arange(classes)
+    others = (labels + 1) % classes
+    points = torch.zeros_like(base)
+    points[labels, others] = step
+    found = own_slopes(loss, points, labels.tolist(), reduction)
+    return None if found is None else found[labels, others] - base[labels, others]
 
 
 def _meets(loss: Loss, link: Link, label: int) -> bool:

@@ -16,6 +16,7 @@ from leakgauge.core import (
 )
 from leakgauge.federated.aggregated import Aggregated
 from leakgauge.federated.aggregation import Aggregation, WeightedMean
+from leakgauge.federated.averaging import averages
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.statistics import averaged
 
@@ -58,10 +59,13 @@ class Group(Client):
 
     @property
     def protocol(self) -> LocalTraining:
-        """What turns the whole batch into the aggregate: where no example meets another, one gradient of all."""
+        """Return what turns the whole batch into the aggregate.
+
+        It is one gradient of all examples if none meets another in the model, and the loss is a mean over them.
+        """
         apart = not any(module.training for module in self.model.modules())
         single = isinstance(self.training, SingleGradient) and apart
-        return self.training if single else self.aggregated
+        return self.training if single and averages(self.loss, self.classes) else self.aggregated
 
     def drawn(self, count: int, *, seeds: Seeds) -> Group:
         """The group with each client's orders drawn."""

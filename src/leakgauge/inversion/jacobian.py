@@ -32,7 +32,7 @@ class Tangents:
 class Linearization:
     """The residuals of a problem at one place: r(v + e) = r(v) + J e + ..., J by columns.
 
-    Where the loss is a mean over examples that do not meet in the model, as the numbers themselves
+    If the loss is a mean or a sum over examples that do not meet in the model, as the numbers themselves
     show, the columns of an example cost one example's derivatives, not the batch's. Raises ModelError
     for a protocol whose update is not one gradient.
     """
@@ -52,31 +52,39 @@ class Linearization:
         self.gradient = functional_gradient(problem.observation, training)
         self.unit, self.targets = problem.decode(self.variables)
         self.whole = self.gradient(self.unit, self.targets)
-        self.separable = self._separable()
+        self.share = self._share()
         parts = list(zip(weights, problem.terms, strict=True))
         self.matched = [(w, t) for w, t in parts if t.matches and w > 0]
         self.local = [(w, t) for w, t in parts if t.local and w > 0]
         self.names = [name for name, _ in self._residual_tensors(self.whole)]
         self.compressions = self._compressions()
 
-    def _separable(self) -> bool:
-        """Whether the batch's gradient is the mean of the examples'."""
+    @property
+    def separable(self) -> bool:
+        """Whether an example's part of the gradient is a known multiple of its own gradient."""
+        return self.share is not None
+
+    def _share(self) -> float | None:
+        """Return what the batch's gradient holds of each example's own: 1 / B of a mean, 1 of a sum, else None."""
         modules = self.problem.observation.model.modules()
         # Train-mode BatchNorm refuses a single example; other meetings show in the numbers.
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in modules):
-            return False
-        mean = {name: torch.zeros_like(t) for name, t in self.whole.items()}
+            return None
+        total = {name: torch.zeros_like(t) for name, t in self.whole.items()}
         for i in range(self.batch):
             one = self.gradient(self.unit[i : i + 1], self.targets[i : i + 1])
-            mean = {name: t + one[name] / self.batch for name, t in mean.items()}
-        gap = sum(float((mean[n] - t).square().sum()) for n, t in self.whole.items())
+            total = {name: t + one[name] for name, t in total.items()}
         size = sum(float(t.square().sum()) for t in self.whole.values())
-        return gap <= 1e-6 * size
+        for share in (1 / self.batch, 1.0):
+            apart = (share * total[n] - t for n, t in self.whole.items())
+            if sum(float(t.square().sum()) for t in apart) <= 1e-6 * size:
+                return share
+        return None
 
     def columns(self, example: int, tangents: Tangents) -> Iterator[Tensor]:
         """J's columns along the tangents of one example, as rows (n, residuals), in chunks."""
         moving, at = self._moving(example)
-        share = 1 / self.batch if self.separable else 1.0
+        share = 1.0 if self.share is None else self.share
 
         def derivative(*directions: Tensor) -> Tensor:
             change = torch.func.jvp(moving, at, directions)[1]

@@ -20,6 +20,8 @@ from leakgauge.federated.untouched import value_of
 
 WITHIN = 1e-5
 """Relative error of the slopes of a test batch up to which the form holds. A loss may compute in float32."""
+TOGETHER = 512
+"""Examples of a batch at most: losses over many classes take much memory."""
 TESTED = 4
 """Examples of the test batch."""
 
@@ -57,28 +59,56 @@ def reduction_of(loss: Loss, classes: int, *, width: int | None = None) -> Reduc
     """
     generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
     outputs = torch.randn((TESTED, width or classes), generator=generator, dtype=torch.float64)
-    labels = list(range(classes))
-    own = [slopes(loss, outputs[:1], [label]) for label in labels]
-    pairs = [slopes(loss, outputs[:2], [label, labels[0]]) for label in labels]
-    if any(slope is None for slope in (*own, *pairs)):
-        return None
-    sizes = torch.stack([slope[0].norm() for slope in own if slope is not None])
-    together = torch.stack([slope[0].norm() for slope in pairs if slope is not None])
-    if not bool(torch.isfinite(sizes).all()) or not bool((sizes > 0).all()):
-        return None  # the loss ignores a class, and its examples leave no trace
-    if not bool((together > 0).all()):
-        return None
-    # (d_y + d_0) / d_y: 2 for equal divisors, 1 for a sum.
-    against = sizes / together - 1
-    if bool((against.abs() < WITHIN).all()):
+    each: list[Tensor] = []
+    for labels in torch.split(torch.arange(classes), TOGETHER):
+        # Class 0 is in every batch, so that the divisors of different batches compare.
+        found = _divisors(loss, outputs[:1], [0, *labels.tolist()])
+        if found is None:
+            return None
+        each.append(found[1:])
+    against = torch.cat(each)
+    if bool((against == 0).all()):
         return _tested(Reduction(None), loss, outputs, classes)
-    if bool((against <= WITHIN).any()):
+    if bool((against == 0).any()):
         return None
-    divisors = 1 / against
-    divisors = divisors / divisors.mean()
+    divisors = against / against.mean()
     if bool((divisors - 1).abs().max() < WITHIN):
         divisors = torch.ones_like(divisors)
     return _tested(Reduction(divisors), loss, outputs, classes)
+
+
+def own_slopes(
+    loss: Loss, outputs: Tensor, labels: list[int], reduction: Reduction
+) -> Tensor | None:
+    """Return the slope (N, C) of each example's own loss at outputs (N, C), or None as `slopes` does."""
+    found: list[Tensor] = []
+    for some, names in zip(
+        torch.split(outputs, TOGETHER), torch.split(torch.tensor(labels), TOGETHER), strict=True
+    ):
+        whole = slopes(loss, some, names.tolist())
+        if whole is None:
+            return None
+        found.append(whole / reduction.shares(names).unsqueeze(1))
+    return torch.cat(found)
+
+
+def _divisors(loss: Loss, output: Tensor, labels: list[int]) -> Tensor | None:
+    """Divisors of labels (N,) relative to that of the first, all 0 for a sum, or None if it is neither."""
+    whole = slopes(loss, output.expand(len(labels), -1), labels)
+    alone = [slopes(loss, output, [label]) for label in labels]
+    if whole is None or any(slope is None for slope in alone):
+        return None
+    own = torch.cat([slope for slope in alone if slope is not None])
+    sizes = own.norm(dim=1)
+    if not bool(torch.isfinite(sizes).all()) or not bool((sizes > 0).all()):
+        return None  # the loss ignores a class, and its examples leave no trace
+    shares = whole.norm(dim=1) / sizes
+    if bool(((shares - 1).abs() < WITHIN).all()):
+        return torch.zeros_like(shares)
+    if abs(float(shares.sum()) - 1) > len(labels) * WITHIN or not bool((shares > 0).all()):
+        return None
+    relative: Tensor = shares / shares[0]
+    return relative
 
 
 def slopes(loss: Loss, outputs: Tensor, labels: list[int]) -> Tensor | None:
