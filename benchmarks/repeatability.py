@@ -17,7 +17,7 @@ from typing import Any
 
 from common import PHOTOS, Options, Row, header, options, save, table
 
-from leakgauge.audit import Source, execute, plan_from, without_times
+from leakgauge.audit import Source, execute, in_order, plan_from, without_times
 
 NAME = "repeatability"
 SPECIFICATION = """
@@ -96,9 +96,9 @@ def run(folder: Path, seed: int, workers: int, settings: tuple[str, ...]) -> Non
 
 
 def records(folder: Path) -> list[Any]:
-    """The records of a run, less their times."""
+    """Return the records of a run in the order of the plan, without their times."""
     lines = (folder / "records.jsonl").read_text("utf-8").splitlines()
-    return [without_times(json.loads(line)) for line in lines]
+    return [without_times(record) for record in in_order([json.loads(line) for line in lines])]
 
 
 def pictures(folder: Path) -> dict[str, bytes]:

@@ -22,7 +22,7 @@ from torch import nn
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.audit import Source, execute, plan, plan_from, without_times
+from leakgauge.audit import Source, execute, in_order, plan, plan_from, without_times
 from leakgauge.audit.signals import unheard_by_children
 from leakgauge.core import Progress, Snapshot, silent
 
@@ -106,12 +106,6 @@ def strict(folder: Path) -> list[dict[str, Any]]:
 
     lines = (folder / "records.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line, parse_constant=refuse) for line in lines]
-
-
-def in_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records in the order of the plan: several workers finish in any order."""
-    first, *middle, last = records
-    return [first, *sorted(middle, key=lambda record: int(record["index"])), last]
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
@@ -451,7 +445,7 @@ class TestDeterminism:
         kinds = [record["type"] for record in expected]
         assert kinds == ["run", *["cell"] * 8, *["utility"] * 2, "end"]
         assert without_times(strict(again)) == expected
-        assert in_order(without_times(strict(wide))) == expected
+        assert without_times(in_order(strict(wide))) == expected
         assert pictures(first) == pictures(again) == pictures(wide)
         assert len(pictures(first)) > 30
         for one, two in zip(expected[1:-1], strict(other)[1:-1], strict=True):

@@ -3,7 +3,7 @@
 from leakgauge.audit.case import Case, Cell
 from leakgauge.audit.keeper import Plan, Run
 from leakgauge.audit.machine import available_cores
-from leakgauge.audit.records import check_folder, without_times
+from leakgauge.audit.records import check_folder, in_order, without_times
 from leakgauge.audit.run import audit, execute, plan, plan_from
 from leakgauge.audit.scores import assignment, score
 from leakgauge.audit.specification import Source, default_text, parse, read
@@ -22,6 +22,7 @@ __all__ = [
     "check_folder",
     "default_text",
     "execute",
+    "in_order",
     "parse",
     "plan",
     "plan_from",

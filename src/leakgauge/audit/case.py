@@ -175,7 +175,7 @@ class Cell(Summarized):
 
 
 def cells(cases: Sequence[Case]) -> Iterator[Cell]:
-    """All cells, in the order of records."""
+    """All cells, in the order of the plan."""
     index = 0
     for case in cases:
         for batch_size in case.batch_sizes:

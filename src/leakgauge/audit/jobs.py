@@ -16,7 +16,7 @@ Job = Cell | TrainingRun
 
 
 def jobs(cases: Sequence[Case]) -> list[Job]:
-    """All of them, by index, in the order of records."""
+    """All of them, by index, in the order of the plan."""
     planned: list[Job] = list(cells(cases))
     return [*planned, *trainings(cases, len(planned))]
 

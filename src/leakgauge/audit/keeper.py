@@ -96,12 +96,14 @@ class Keeper:
         self.shares = [0.0] * len(plan.jobs)
         # One that costs nothing measurable still counts, so that the bar can end.
         self.weights = [max(seconds or 0.0, 0.05) for seconds in plan.seconds]
+        self.total, self.reached = sum(self.weights), 0.0
 
     def told(self, index: int, share: float) -> None:
-        self.shares[index] = max(self.shares[index], share)
+        gained = max(0.0, share - self.shares[index])
+        self.shares[index] += gained
+        self.reached += gained * self.weights[index]
         if self.watch is not None:
-            done = sum(w * s for w, s in zip(self.weights, self.shares, strict=True))
-            self.watch(done / sum(self.weights), self.finished)
+            self.watch(min(1.0, self.reached / self.total), self.finished)
 
     def done(self, result: JobResult) -> None:
         with held():

@@ -34,7 +34,7 @@ SWITCHES = (
 )
 """Environment variables that change which instructions and how many threads the libraries use."""
 LIBRARIES = (
-    ("MKL", r"Math Kernel Library Version (\S+)"),
+    ("MKL", r"Math Kernel Library Version ([\d.]+)"),
     ("oneDNN", r"MKL-DNN v(\S+)"),
     ("OpenMP", r"OpenMP (\d+)"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,11 +120,22 @@ def writable(value: Any) -> Any:
     return str(value)
 
 
+def in_order(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the records of a run with its cells and trainings in the order of the plan, header first, end last.
+
+    On disk they are in the order in which they were finished.
+    """
+    ends = {"run": -math.inf, "end": math.inf}
+    return sorted(
+        records, key=lambda record: float(ends.get(record["type"], record.get("index", 0)))
+    )
+
+
 def without_times(value: Any) -> Any:
     """Return a record without its times and its number of processes.
 
-    A second run of the same seed reproduces the rest exactly, on the same machine and library builds. The order of
-    the records is that in which they were finished: sort them by `index` to compare runs of several processes.
+    A second run of the same seed reproduces the rest exactly, on the same machine and library builds. See `in_order`
+    for runs of several processes.
     """
     if isinstance(value, Mapping):
         return {key: without_times(item) for key, item in value.items() if key not in TIMES}

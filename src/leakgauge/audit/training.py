@@ -62,7 +62,7 @@ class TrainingRun:
 
 
 def trainings(cases: Sequence[Case], first: int) -> Iterator[TrainingRun]:
-    """All trainings, in the order of records, counted from `first`."""
+    """All trainings, in the order of the plan, counted from `first`."""
     index = first
     for case in cases:
         if case.utility is None:

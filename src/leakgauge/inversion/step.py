@@ -141,7 +141,7 @@ BuiltStep = DoubleBackward | ForwardOverReverse | Compiled
 def choose(problem: Problem, planned: int) -> tuple[BuiltStep, str]:
     """The step for so many planned evaluations, and for the record why; "" where it is the plain one.
 
-    By a count of operations, never by timing: the same seed gives the same bits.
+    By a count of operations, never by timing: the same seed gives the same bits on one machine.
     """
     training = problem.observation.training
     if not isinstance(training, SingleGradient):
