@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
+from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.judgment import faintest, residual_of, status_of
 
 A = lg.attacks
+CODED = (torch.float16, torch.bfloat16)
 ATTACKS: dict[str, lg.Attack] = {
     "linear_layer": A.LinearLayer(),
     "cocktail_party": A.CocktailParty(rounds=1),
@@ -155,3 +157,23 @@ def test_losses_that_hold_tensors(loss: str, attack: lg.Attack) -> None:
         observation = observed(network(nn.Tanh), batch, own)
         found = attack(observation, seeds=lg.Seeds(0))
         assert found.residual is not None
+
+
+def test_the_tolerances_leave_room_for_rounding_and_no_more() -> None:
+    """The true batch in another order is certified in float32; what float16 codes is not, bfloat16 is not converged."""
+
+    def deep() -> nn.Module:
+        layers = [m for _ in range(8) for m in (nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU())]
+        return nn.Sequential(nn.Conv2d(1, 4, 3, 1, 1), *layers, nn.Flatten(), nn.Linear(256, 10))
+
+    batch, order = batch_of(4, 1), torch.tensor([2, 0, 3, 1])
+    observation = observed(seeded(deep), batch)
+    seen = observation.update.tensors
+    again = observation.training(
+        observation.model, observation.loss, batch.inputs[order], batch.targets[order]
+    )
+    assert float(relative_residual(again, seen)) < CERTIFIED_WITHIN / 3
+    coded = {dtype: {n: t.to(dtype).float() for n, t in seen.items()} for dtype in CODED}
+    residuals = {dtype: float(relative_residual(seen, held)) for dtype, held in coded.items()}
+    assert CERTIFIED_WITHIN < residuals[torch.float16] < CONVERGED_WITHIN
+    assert residuals[torch.bfloat16] > CONVERGED_WITHIN

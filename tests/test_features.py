@@ -94,3 +94,29 @@ class TestAttack:
         assert found is not None
         assert found[0] == 2
         assert sorted(found.tolist()) == [1, 2, 2]
+
+
+@pytest.mark.parametrize("behind", [True, False], ids=["pooled behind", "pooled before"])
+def test_the_head_may_be_a_convolution(observe: Observe, behind: bool) -> None:
+    """Its gradient sees the mean of its places: so does the term."""
+    last = [nn.Conv2d(8, 6, 1), nn.AdaptiveAvgPool2d(1)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = [nn.Conv2d(1, 8, 3, 2, 1), nn.Sigmoid()]
+        model = nn.Sequential(*first, *(last if behind else last[::-1]), nn.Flatten())
+    batch = same(images(2))
+    observation = observe(model, batch)
+    attack = attacks.SoftmaxUnmixing(warm=1, iterations=5, stages=1)
+    assert attack.inapplicable(observation) is None
+    seen = read(observation, torch.Generator().manual_seed(0))
+    assert not isinstance(seen, str)
+    assert bool(seen.found.all())
+    name = layer_name(observation)
+    assert name is not None
+    term = FeatureMatch.of(observation, name, seen.features, torch.zeros(2), pooled=True)
+    unit = batch.inputs.double()
+    values = [
+        float(term(Candidate(u, batch.targets, {}, {}, slice(None)))) for u in (unit, unit.flip(0))
+    ]
+    assert min(values) < 1e-4
+    assert attack(observation, seeds=lg.Seeds(0)).residual is not None

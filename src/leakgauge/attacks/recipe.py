@@ -10,7 +10,9 @@ from torch import Tensor
 
 from leakgauge.attacks.labels import refused, settled
 from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
+from leakgauge.core.attack import bounded
 from leakgauge.inversion import GradientMatching
+from leakgauge.inversion.judgment import residual_of
 
 
 class Recipe(BaseAttack):
@@ -57,17 +59,28 @@ def mended(
     seeds: Seeds,
     progress: Progress,
 ) -> Reconstruction:
-    """What the attack finds, its inputs (B, *shape), in data units, put through `mend`, which says what it did."""
+    """Return what the attack finds, its inputs (B, *shape) in data units put through `mend`, with what `mend` says.
+
+    Status and residual are those of the mended inputs: what is returned is what is judged.
+    """
     clock = time.perf_counter()
     found = attack(observation, seeds=seeds, progress=lambda done: progress(0.9 * done))
     inputs, note = mend(found.inputs)
     progress(1.0)
     # The snapshots and the diagnosis are of what was found before.
-    return replace(
+    after = replace(
         found,
         inputs=inputs.to(found.inputs),
         course=(),
         diagnosis=None,
-        cost=Cost(found.cost.evaluations, time.perf_counter() - clock),
+        cost=Cost(found.cost.evaluations + 1, time.perf_counter() - clock),
         notes=(*found.notes, note),
+    )
+    residual = residual_of(observation, after)
+    matched = "its update is not simulated"
+    if residual is not None:
+        matched = f"its update is {residual:.2g} of the norm away"
+    return replace(
+        bounded(replace(after, residual=residual)),
+        message=f"{found.message}; {matched} after the last step",
     )

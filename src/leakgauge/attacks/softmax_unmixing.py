@@ -75,7 +75,7 @@ class SoftmaxUnmixing(BaseAttack):
             return nothing_found(observation, Status.INAPPLICABLE, reason)
         matching = self.descent.matching()
         error = torch.where(seen.found, seen.error, torch.inf)
-        term = FeatureMatch.of(observation, layer, seen.features, error)
+        term = FeatureMatch.of(observation, layer, seen.features, error, pooled=True)
         features = Falling(self.weight, 1e-4 * self.weight) * term
         matching = replace(matching, objective=matching.objective + features, labels=Read(labels))
         guess = matching(observation, seeds=seeds, progress=progress)

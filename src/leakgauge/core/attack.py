@@ -16,9 +16,17 @@ from leakgauge.core.reconstruction import Reconstruction, Status
 from leakgauge.core.seeds import Seeds
 
 CONVERGED_WITHIN = 1e-3
-"""Largest relative residual ||g - g*|| / ||g*|| of the whole update that counts as converged."""
+"""Largest relative residual ||g - g*|| / ||g*|| of the whole update that counts as converged.
+
+An update coded in float16 leaves 2e-4 of the true batch's own update, one in bfloat16 1.6e-3. So nothing that is read
+from a bfloat16 update is called converged: it tells no more than that.
+"""
 CERTIFIED_WITHIN = 1e-4
-"""Largest relative residual of the whole update that counts as certified: rounding of a float32 update."""
+"""Largest relative residual of the whole update that counts as certified: rounding of a float32 update.
+
+The true batch in another order, or in float64, leaves up to 1e-7 in networks of few layers, and 2e-5 in one of 20
+convolutions. An update coded in float16 leaves 2e-4, so that it certifies nothing.
+"""
 
 
 class BaseAttack(ABC):

@@ -12,22 +12,27 @@ from torch.func import functional_call
 from leakgauge.core import Domain, Observation, copied
 from leakgauge.federated.untouched import untouched
 from leakgauge.inversion.objective import Candidate, LeastSquares
+from leakgauge.output.head import features_of
 
 _TOGETHER = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True, eq=False)
 class Headless:
-    """The observed model up to the input of a layer: unit (B, *shape) to features (B, d)."""
+    """The observed model up to the input of a layer: unit (B, *shape) to features (B, d).
+
+    pooled: features of a convolution are averaged over its places, as its gradient sees them.
+    """
 
     model: nn.Module
     domain: Domain
     layer: str
+    pooled: bool = False
 
     @classmethod
-    def of(cls, observation: Observation, layer: str) -> Headless:
-        """`layer` names a module that is called once."""
-        return cls(copied(observation.model), observation.domain, layer)
+    def of(cls, observation: Observation, layer: str, *, pooled: bool = False) -> Headless:
+        """Return the network of an observed model. `layer` names a module that is called once."""
+        return cls(copied(observation.model), observation.domain, layer, pooled)
 
     def __call__(self, unit: Tensor) -> Tensor:
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
@@ -41,6 +46,8 @@ class Headless:
                 functional_call(self.model, cast, (self.domain.from_unit(unit).clone(),))
         finally:
             hook.remove()
+        if self.pooled:
+            return features_of(self.model.get_submodule(self.layer), seen[0])
         return seen[0].flatten(1)
 
 
@@ -67,9 +74,15 @@ class FeatureMatch(LeastSquares):
 
     @classmethod
     def of(
-        cls, observation: Observation, layer: str, features: Tensor, error: Tensor
+        cls,
+        observation: Observation,
+        layer: str,
+        features: Tensor,
+        error: Tensor,
+        *,
+        pooled: bool = False,
     ) -> FeatureMatch:
-        """error (B,): relative, inf where the features are not known."""
+        """Return the term for features (B, d). error (B,): relative, inf if they are not known. pooled: as Headless."""
         known = error.isfinite()
         spread = features[known] - features[known].mean(0)
         # One example alone differs from none: its own size is the scale.
@@ -78,7 +91,7 @@ class FeatureMatch(LeastSquares):
         # Examples that are one image differ by nothing: rounding is the least scale.
         noise = size * error.nan_to_num(posinf=0.0).clamp_min(1e-6)
         trust = torch.where(known & (size > 0), 1 / (scale + noise), 0.0)
-        return cls(Headless.of(observation, layer), features, trust)
+        return cls(Headless.of(observation, layer, pooled=pooled), features, trust)
 
     def inapplicable(self, observation: Observation) -> str | None:
         return entangled(observation)
