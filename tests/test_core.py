@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.core import UserError, check_knowledge, errors, trainable
+from leakgauge.core import UserError, check_knowledge, errors, lines, trainable
 
 USER_ERRORS = [
     kind
@@ -285,3 +285,41 @@ class TestKnowledge:
 
     def test_what_is_granted_passes(self) -> None:
         check_knowledge(attacks.DLG(), frozenset({"batch_size"}))
+
+
+class TestLines:
+    """Text from others, made safe for one line of a terminal."""
+
+    @given(st.text())
+    @settings(max_examples=200, deadline=None, derandomize=True)
+    def test_any_text_becomes_one_printable_line(self, text: str) -> None:
+        line = lines.one_line(text, 100)
+        assert line.isprintable()
+        assert len(line) <= 100
+        assert line.encode() or not text.strip()
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("a\n  b\tc", "a b c"),
+            ("\x1b[2J", "\\x1b[2J"),
+            ("\u202egnp.a", "\\u202egnp.a"),
+            ("\udc80", "\\udc80"),
+            ("größer, 大", "größer, 大"),
+            ("[/x]", "[/x]"),
+        ],
+    )
+    def test_examples(self, text: str, line: str) -> None:
+        assert lines.one_line(text, 100) == line
+
+    def test_a_long_text_keeps_both_ends(self) -> None:
+        line = lines.one_line("begin" + "x" * 10**6 + "end", 60)
+        assert len(line) <= 60
+        assert line.startswith("begin")
+        assert line.endswith("end")
+
+    def test_a_message_of_megabytes_is_shortened(self) -> None:
+        error = lg.DataError("x" * 10**6, expected="y" * 10**6, found="z\x1b" * 10**6, remedy="w")
+        assert len(str(error)) < 3500
+        assert str(error).isprintable()
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -323,3 +323,30 @@ def test_a_defense_that_extends_the_model_is_counted_too(monkeypatch: pytest.Mon
     client(8).global_model(seeds=lg.Seeds(0))
     with pytest.raises(lg.ModelError, match=r"Precode.*at most 10,000 entries"):
         client(10**9).global_model(seeds=lg.Seeds(0))
+
+
+def test_a_check_runs_one_epoch_however_many_there_are() -> None:
+    calls = []
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        calls.append(len(target))
+        return nn.functional.cross_entropy(output, target)
+
+    client = lg.Client(
+        model=nn.Sequential(nn.Flatten(), nn.Linear(16, 2)),
+        loss=loss,
+        domain=lg.ImageDomain(1, 4, 4),
+        classes=2,
+        training=lg.FedAvg(epochs=1_000_000, minibatch=1, shuffle=False),
+    )
+    client.check(lg.Batch(torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 0])))
+    assert len(calls) < 20
+
+
+@pytest.mark.parametrize("option", ["epochs", "minibatch"])
+def test_counts_have_a_largest_value(option: str) -> None:
+    training = f'{{name = "fedavg", {option} = 9223372036854775807}}'
+    data = '{name = "photos", size = 8}'
+    line = line_of(lambda: specified(data=data, model='"mlp"', training=training))
+    assert f"training.{option}" in line
+    assert "less than or equal to" in line

@@ -33,7 +33,8 @@ def refused(text: str, *words: str, settings: tuple[str, ...] = ()) -> None:
     [
         ("repeats = " + "9" * 5000, "at most 64 bits; found one of thousands of digits"),
         ("repeats = 0x" + "f" * 5000, "specification.repeats: expected an integer"),
-        ("repeats = -9223372036854775809", "64 bits"),
+        ("repeats = -9223372036854775809", "found -9223372036854775809"),
+        ("repeats = 9223372036854775808", "found 9223372036854775808"),
         ("examples = [1, 18446744073709551616]", "specification.examples.1"),
         ("x = " + "[" * 300 + "]" * 300, "32 deep"),
         ("x = " + "{a = " * 300 + "1" + "}" * 300, "32 deep"),

@@ -80,11 +80,12 @@ def check_tree(tree: dict[str, Any], where: str) -> None:
         if depth > DEEPEST:
             raise _too_deep(where)
         # Not by its digits: there may be more of them than Python prints.
+        bits = value.bit_length() if isinstance(value, int) else 0
         if isinstance(value, int) and value not in INTEGERS:
             raise SpecificationError(
                 f"{where}.{path}",
-                expected="an integer of at most 64 bits",
-                found=f"one of {value.bit_length():,} bits",
+                expected="an integer of at most 64 bits, from -2^63 to 2^63 - 1",
+                found=str(value) if bits < 100 else f"one of {bits:,} bits",
                 remedy="correct the value",
             )
 

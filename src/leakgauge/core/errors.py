@@ -21,6 +21,8 @@ from leakgauge.core.lines import one_line
 
 LONGEST = 1500
 """Characters of a message's part that are shown."""
+PLACE = 300
+"""Characters of where a mistake is that are shown."""
 
 
 class LeakGaugeError(Exception):
@@ -33,7 +35,7 @@ class UserError(LeakGaugeError):
     def __init__(self, where: str, *, expected: str, found: str, remedy: str) -> None:
         self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
         # Names and contents of files are others': none may break the line, nor fill a screen.
-        parts = [one_line(part, LONGEST) for part in (where, expected, found, remedy)]
+        parts = map(one_line, (where, expected, found, remedy), (PLACE, LONGEST, LONGEST, LONGEST))
         super().__init__("{}: expected {}; found {}; {}".format(*parts))
 
     def __reduce__(self) -> tuple[object, ...]:

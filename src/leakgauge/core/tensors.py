@@ -59,6 +59,14 @@ def _check_header(path: str | Path, where: str, error: type[UserError], remedy: 
     """Raise `error` for a header longer than LONGEST_HEADER, before anything parses it."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
+    size = Path(path).stat().st_size
+    if length > size:
+        raise error(
+            where,
+            expected=_EXPECTED,
+            found=f"a header of {length:,} bytes in {size:,}: another format, or a file cut short",
+            remedy=remedy,
+        )
     if length > LONGEST_HEADER:
         raise error(
             where,
