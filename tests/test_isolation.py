@@ -616,29 +616,64 @@ class Thief(BaseAttack):
         )
 
 
+def stealing(threat: Any, training: Any) -> lg.Case:
+    """The thief against a model that keeps its input."""
+    generator = torch.Generator().manual_seed(0)
+    data = lg.Dataset(
+        name="noise",
+        inputs=torch.rand((12, 1, 8, 8), generator=generator),
+        targets=torch.arange(12) % 4,
+        domain=DOMAIN,
+        classes=4,
+    )
+    return lg.Case(
+        name="thief",
+        data=data,
+        model=InAttribute(),
+        attacks=[Thief()],
+        batch_sizes=[4],
+        threat=threat,
+        training=training,
+    )
+
+
+class Careless:
+    """A user's own threat model, which hands on the very model that trained."""
+
+    grants = frozenset({"batch_size"})
+
+    def observe(self, client: lg.Client, batch: lg.Batch, *, seeds: lg.Seeds) -> lg.Observation:
+        model = InAttribute()
+        model(batch.inputs)
+        update = client.share(model, batch, seeds=seeds)
+        knowledge = lg.Knowledge(batch_size=len(batch))
+        return lg.Observation(
+            model=model,
+            loss=client.loss,
+            training=client.training,
+            update=update,
+            domain=client.domain,
+            classes=client.classes,
+            knowledge=knowledge,
+        )
+
+
+def test_an_own_threat_model_is_searched_by_the_audit() -> None:
+    (record,) = lg.audit(stealing(Careless(), lg.FedSGD()), seed=0).cells
+    assert record["status"] == "failed"
+    assert (
+        "observation.model.kept: expected nothing of what the client trained on"
+        in record["message"]
+    )
+
+
 @pytest.mark.parametrize("threat", ["server", "aggregator", "secure", "outsider", "rounds"])
 @pytest.mark.parametrize("training", ["fedsgd", "fedavg"])
 def test_an_attack_that_returns_what_the_model_kept_scores_like_its_control(
     threat: str, training: str
 ) -> None:
     """Seen to score 200 dB."""
-    data = lg.Dataset(
-        name="noise",
-        inputs=torch.rand(12, 1, 8, 8),
-        targets=torch.arange(12) % 4,
-        domain=DOMAIN,
-        classes=4,
-    )
-    case = lg.Case(
-        name="thief",
-        data=data,
-        model=InAttribute(),
-        attacks=[Thief()],
-        batch_sizes=[4],
-        threat=THREATS[threat](),
-        training=TRAININGS[training](),
-    )
-    (record,) = lg.audit(case, seed=0).cells
+    (record,) = lg.audit(stealing(THREATS[threat](), TRAININGS[training]()), seed=0).cells
     assert record["status"] == "unconverged"
     assert record["scores"]["psnr"] == record["control"]["scores"]["psnr"]
     assert max(record["scores"]["psnr"]) < 20

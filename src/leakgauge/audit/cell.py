@@ -21,6 +21,7 @@ from leakgauge.core.attack import no_signal
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
+from leakgauge.threats import observed
 
 POOL = 100
 """Other examples, at most, among which a guess must point at its own original."""
@@ -61,7 +62,7 @@ def contest(
     seeds = Seeds(root).child(cell.observation_path)
     own = seeds.child("attack").child(repr(cell.attack))
     with step("update"):
-        observation = case.threat.observe(client, drawn.batch, seeds=seeds.child("observed"))
+        observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
     if not observation.has_signal:
         nothing = no_signal(observation)
         return JobResult(cell.index, record | unscored(nothing.status, nothing.message))
@@ -81,7 +82,7 @@ def contest(
         guess = judge(found)
 
     def blind() -> Judged:
-        update = case.threat.observe(client, drawn.decoy, seeds=seeds.child("control"))
+        update = observed(case.threat, client, drawn.decoy, seeds=seeds.child("control"))
         return judge(
             attempt(
                 cell.attack,

@@ -9,7 +9,7 @@ from leakgauge.threats.aggregator import (
 )
 from leakgauge.threats.neighbor import Neighbor
 from leakgauge.threats.outsider import Outsider
-from leakgauge.threats.server import Server, ThreatModel
+from leakgauge.threats.server import Server, ThreatModel, observed
 from leakgauge.threats.several_rounds import SeveralRounds
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "Server",
     "SeveralRounds",
     "ThreatModel",
+    "observed",
 ]

@@ -133,6 +133,18 @@ class Server:
         return client.statistics(model, batch, seeds=seeds)
 
 
+def observed(threat: ThreatModel, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
+    """Return what the adversary of any threat model sees, a user's own too.
+
+    Raises:
+        ModelError: what a threat model of the user's own returns leads to the batch or its targets.
+    """
+    seen = threat.observe(client, batch, seeds=seeds)
+    if not isinstance(threat, Server):
+        check_isolated(seen, [batch], ())
+    return seen
+
+
 def orders_of(client: Client) -> tuple[tuple[int, ...], ...]:
     """Return the order of each local epoch, if the client shuffles and has drawn them."""
     return client.protocol.orders if isinstance(client.protocol, Shuffled) else ()
@@ -166,4 +178,4 @@ def _counts(targets: Tensor, classes: int | None) -> Tensor:
     return torch.bincount(targets.detach(), minlength=classes)
 
 
-__all__ = ["Server", "ThreatModel", "refuse_statistics"]
+__all__ = ["Server", "ThreatModel", "observed", "refuse_statistics"]
