@@ -84,7 +84,7 @@ class SharedState(Summarized):
 
 def fill_caches(client: Client, like: Batch, sizes: Sequence[int]) -> None:
     """Train on random inputs, as many at once as in `sizes`, and forget the updates."""
-    model, batch = client.global_model(seeds=Seeds()), neutral(client, like)
+    model, batch = audited(client.model), neutral(client, like)
     evaluated(client, model, batch)
     for size in sizes:
         some = batch.inputs[:size], batch.targets[:size]
