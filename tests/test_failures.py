@@ -333,6 +333,24 @@ class TestControl:
         assert ">not judged</text>" in page
         assert ">held</text>" not in page
 
+    def test_a_defense_is_not_credited_where_the_undefended_audit_failed(
+        self, tmp_path: Path
+    ) -> None:
+        @dataclass(frozen=True, kw_only=True)
+        class Bare(Own):
+            def __call__(
+                self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+            ) -> Any:
+                if observation.knowledge.defense is None:
+                    raise ValueError("bare")
+                return super().__call__(observation, seeds=seeds, progress=progress)
+
+        both = [None, defenses.GaussianNoise(std=0.1)]
+        lg.audit(case(attacks=[Bare()], defenses=both), out=tmp_path / "run")
+        page = lg.write_report(tmp_path / "run").read_text("utf-8")
+        assert "No audit without the defense could be judged" in page
+        assert "Nothing leaked without the defense" not in page
+
     def test_a_metric_that_fails_on_the_control_alone(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -176,6 +176,8 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
         return "No example could be judged: the blind controls are missing."
     leaking = [plain(point.strength) for point in judged if point.leaked]
     if open_ and not leaking and not any(any_leak(cell) for cell in open_):
+        if all(any_leak(cell) is None for cell in open_):
+            return "No audit without the defense could be judged, so this shows nothing about it."
         return "Nothing leaked without the defense either, so this shows nothing about it."
     unjudged = [plain(point.strength) for point in scored if point.leaked is None]
     aside = f" Not judged at {', '.join(unjudged)}." if unjudged else ""
