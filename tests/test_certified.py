@@ -17,6 +17,7 @@ import leakgauge as lg
 from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
 from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.judgment import faintest, residual_of, status_of
+from leakgauge.threats import SeveralRounds
 
 A = lg.attacks
 CODED = (torch.float16, torch.bfloat16)
@@ -122,6 +123,45 @@ def test_a_status_is_kept(model: str, loss: str, batch: str, training: lg.LocalT
     assert batch != "one" or training is STEPS or any(kept)
 
 
+THREATS: dict[str, lg.Server] = {
+    "aggregator": lg.Aggregator(clients=2),
+    "outsider": lg.Outsider(clients=2),
+    "several rounds": SeveralRounds(rounds=2),
+    "neighbor": lg.Neighbor(nodes=3, listening=2),
+    "defended": lg.Server(defense=True),
+    "steps withheld": lg.Server(hyperparameters=False),
+}
+DEFENSES = {"defended": lg.defenses.TopK(sparsity=0.3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [(name, lg.FedSGD()) for name in THREATS]
+    # A neighbor hears gradients only.
+    + [(name, STEPS) for name in THREATS if name != "neighbor"],
+)
+def test_a_status_is_kept_under_every_threat(name: str, training: lg.LocalTraining) -> None:
+    private = batch_of(2, 4)
+    client = lg.Client(
+        model=seeded(Unused).eval(),
+        loss=nn.CrossEntropyLoss(),
+        domain=lg.ImageDomain(1, 8, 8),
+        classes=10,
+        training=training,
+        defense=DEFENSES.get(name),
+    )
+    observation = THREATS[name].observe(client, private, seeds=lg.Seeds(0))
+    for attack in ATTACKS.values():
+        if attack.inapplicable(observation) is None:
+            found = attack(observation, seeds=lg.Seeds(1))
+            kept = found.status in (lg.Status.CERTIFIED, lg.Status.CONVERGED)
+            residual = residual_of(observation, found)
+            assert not kept or (residual is not None and residual <= 1.1 * CONVERGED_WITHIN)
+            if found.status is lg.Status.CERTIFIED:
+                order = lg.metrics.assign(private.inputs, found.inputs)
+                assert float(lg.metrics.psnr(private.inputs, found.inputs[order]).min()) > 40
+
+
 def test_a_faint_example_is_not_certified_by_a_small_residual() -> None:
     """All of label 0 look alike to a network that answers 0: whatever image stands there, the update is matched."""
     model = network(nn.ReLU)
@@ -177,3 +217,13 @@ def test_the_tolerances_leave_room_for_rounding_and_no_more() -> None:
     residuals = {dtype: float(relative_residual(seen, held)) for dtype, held in coded.items()}
     assert CERTIFIED_WITHIN < residuals[torch.float16] < CONVERGED_WITHIN
     assert residuals[torch.bfloat16] > CONVERGED_WITHIN
+
+
+def test_class_weights_of_unknown_labels_hide_nothing_from_directions() -> None:
+    """How much an example adds depends on the others' labels, where its slope points does not."""
+    batch = batch_of(3, 2)
+    observation = observed(seeded(Unused), batch, LOSSES["class weights"])
+    assert "class weights" in str(A.LinearLayer().inapplicable(observation))
+    found = A.Spear(rounds=10)(observation, seeds=lg.Seeds(1))
+    assert found.status is lg.Status.CERTIFIED
+    assert check(observation, batch, found)

@@ -42,7 +42,7 @@ from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.judgment import nothing_found, status_of
 from leakgauge.inversion.simulation import simulator
-from leakgauge.output import Contribution
+from leakgauge.output import UNEVEN, Contribution
 
 MOST = 25
 """The largest batch of an exact search, as in the paper."""
@@ -185,13 +185,14 @@ def labels_of(
     observation: Observation, entry: LinearEntry, unit: Tensor, delta: Tensor
 ) -> tuple[Tensor | None, int]:
     """For each example the class that causes its delta (B, O) best, and how many classes were tried."""
-    if observation.classes is None or isinstance(entry.contribution, str):
+    uneven = entry.contribution == UNEVEN
+    if observation.classes is None or (isinstance(entry.contribution, str) and not uneven):
         return None, 0
     tried = list(range(observation.classes))
     granted = observation.knowledge.labels
     if granted is not None and not granted.is_floating_point() and granted.ndim == 1:
         tried = sorted(set(granted.tolist()))
-    if isinstance(entry.contribution, str):
+    if uneven:
         # How much each example adds is not known: the direction of what it causes tells its label.
         entry = replace(entry, contribution=Contribution(None, 1.0, 1.0))
         delta = normalize(delta, dim=1)

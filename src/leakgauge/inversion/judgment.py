@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -82,8 +83,12 @@ def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     """
     if len(unit) == 1:
         return 1.0
-    contribution = contribution_of(observation)
-    if entangled(observation) or isinstance(contribution, str) or targets.ndim > 1:
+    if targets.ndim > 1 or entangled(observation):
+        return 0.0
+    # Class weights divide by those of the batch's labels, which are judged here as if they were known.
+    knowledge = replace(observation.knowledge, labels=targets, label_counts=None)
+    contribution = contribution_of(replace(observation, knowledge=knowledge))
+    if isinstance(contribution, str):
         return 0.0
     inputs = observation.domain.from_unit(unit).detach()
     model, loss, train = observation.model, observation.loss, FedSGD()

@@ -12,6 +12,9 @@ from leakgauge.federated.calibration import gradient_size
 from leakgauge.output.head import head_of
 from leakgauge.output.reduction import reduction_of
 
+UNEVEN = "the loss divides by class weights of the batch's labels, which are not granted"
+"""Why sizes are not known. Directions are: each example's slope points where its own does."""
+
 
 @dataclass(frozen=True)
 class Contribution:
@@ -53,7 +56,7 @@ def contribution_of(observation: Observation) -> Contribution | str:
         return Contribution(reduction.divisors, float(batch), size)
     counts = _counts(observation, classes)
     if counts is None and batch > 1:
-        return "the loss divides by class weights of the batch's labels, which are not granted"
+        return UNEVEN
     if counts is None:
         # Of one example the weight cancels.
         return Contribution(torch.ones(classes).double(), 1.0, size)
