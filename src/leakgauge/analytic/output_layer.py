@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leakgauge.analytic.chain import Chain
 from leakgauge.core import Loss
+from leakgauge.federated.untouched import value_of
 from leakgauge.output.one_label import MOST, Explained, explain, slope_of
 
 MISFIT = 1e-2
@@ -28,7 +29,7 @@ def starts(
     layer = chain.links[-1].layer
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
-    slope = slope_of(lambda z, targets: loss(chain.finish(z), targets), len(weight))
+    slope = slope_of(lambda z, targets: value_of(loss, chain.finish(z), targets), len(weight))
     if slope is None:
         return []
     found = explain(slope, weight, bias, dweight, dbias, range(classes))

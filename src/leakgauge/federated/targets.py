@@ -11,6 +11,7 @@ from leakgauge.core import Observation, ProbeError, trainable
 from leakgauge.federated.dropout import probes
 from leakgauge.federated.probing import probing
 from leakgauge.federated.training import check_differentiable, check_scalar, stateless
+from leakgauge.federated.untouched import value_of
 
 BROADCAST = "Using a target size"
 """How PyTorch begins its warning that a loss stretches targets of another shape over the outputs."""
@@ -23,7 +24,7 @@ def refused_targets(observation: Observation, targets: Tensor) -> str | None:
         with probing("the loss"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("error", message=BROADCAST)
             output = stateless(observation.model, trainable(observation.model), inputs)
-            value = observation.loss(output, targets)
+            value = value_of(observation.loss, output, targets)
             check_scalar(value)
             check_differentiable(value)
     except ProbeError as error:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Loss, Observation, ProbeError
+from leakgauge.core import Loss, Observation, ProbeError, copied
 from leakgauge.federated.probing import probing
 from leakgauge.federated.untouched import value_of
 
@@ -22,7 +20,7 @@ def loss_in(
     """
     loss = observation.loss
     if isinstance(loss, nn.Module):
-        moved = copy.deepcopy(loss).to(dtype=dtype)
+        moved = copied(loss).to(dtype=dtype)
         loss = moved if device is None else moved.to(device)
     like = next(iter(observation.update.tensors.values()))
     if dtype == like.dtype:
