@@ -365,6 +365,11 @@ def needs(path): return images, labels
 def text(): return "images"
 def single(): return (images,)
 def strings(): return "images", "labels"
+def sparse(): return images.to_sparse(), labels
+def meta(): return images.to("meta"), labels
+def complex_(): return images.to(torch.complex64), labels
+def wide(): return images.numpy().astype("longdouble"), labels
+def swapped(): return images.numpy().astype(">f4"), labels.numpy().astype(">i2")
 def bytes_(): return (images * 255).byte(), labels
 def float_labels(): return images, labels.float()
 def no_domain(): return images, labels, "image"
@@ -390,6 +395,9 @@ def test_custom_factories(module: str) -> None:
     arrays = data.custom(f"{module}:arrays")
     assert torch.equal(arrays.inputs, pair.inputs)
     assert torch.equal(arrays.targets, pair.targets)
+    swapped = data.custom(f"{module}:swapped")
+    assert torch.equal(swapped.inputs, pair.inputs)
+    assert torch.equal(swapped.targets, pair.targets)
     assert len(data.custom(f"{module}:sized", count=2)) == 2
     assert data.custom(f"{module}:whole").name == "digits"
     table: Tensor = data.custom(f"{module}:table").inputs
@@ -424,6 +432,10 @@ def test_custom_options_that_do_not_fit(module: str) -> None:
         ("text", "type str"),
         ("single", "a tuple of 1"),
         ("strings", "tensors or numeric arrays"),
+        ("sparse", "dense tensors"),
+        ("meta", "dense tensors"),
+        ("complex_", "floating-point inputs"),
+        ("wide", "numeric arrays"),
         ("bytes_", "divide 8-bit values by 255"),
         ("float_labels", "integer targets"),
         ("no_domain", "a Domain"),

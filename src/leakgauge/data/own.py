@@ -98,11 +98,12 @@ def _domain(inputs: Tensor, reference: str) -> Domain:
 
 
 def _tensor(value: object, reference: str) -> Tensor:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
         return value.detach().cpu()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(np.ascontiguousarray(value))
-    raise _wrong(reference, expected="tensors or numeric arrays", found=_describe(value))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+        # PyTorch reads the machine's own byte order alone.
+        return torch.from_numpy(np.ascontiguousarray(value, value.dtype.newbyteorder("=")))
+    raise _wrong(reference, expected="dense tensors or numeric arrays", found=_describe(value))
 
 
 def _describe(value: object) -> str:
