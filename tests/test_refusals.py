@@ -22,7 +22,8 @@ from leakgauge.audit import Source, plan, plan_from
 from leakgauge.audit.cell import draw, random_targets
 from leakgauge.audit.grid import number
 from leakgauge.audit.machine import named
-from leakgauge.cli import main, rounded
+from leakgauge.cli import main
+from leakgauge.console import rounded
 from leakgauge.core.ranges import check_ranges
 
 DOMAIN = lg.ImageDomain(1, 8, 8)

@@ -13,31 +13,21 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from leakgauge import report
 from leakgauge.audit import (
-    Plan,
     Run,
     Source,
     available_cores,
     check_folder,
-    execute,
     parse,
     plan_from,
     read,
 )
-from leakgauge.audit.failures import FOLDER as FAILURES
 from leakgauge.audit.grid import MOST_CELLS
 from leakgauge.audit.signals import code_of, stoppable
 from leakgauge.catalog import CATALOG, lines
+from leakgauge.console import announce, conclude, tell_failures, tell_path, watch
 from leakgauge.core import (
     Impossible,
     LeakGaugeError,
@@ -49,13 +39,8 @@ from leakgauge.core import (
 )
 from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
-from leakgauge.summary import prices, tables
 
 FAILED, USER_MISTAKE = 1, 2
-
-
-SHOWN = 5
-"""Failures that are told one by one."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -281,100 +266,3 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
             shown.print(text, markup=False)
     tell_path(console, "Report:", page)
     return code
-
-
-def tell_path(console: Console, what: str, path: str | Path) -> None:
-    """Print where something lies. A path is shown as it is: brackets in it are no markup."""
-    text = one_line(f"{what} {path}", LONGEST)
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
-    """What will be run, and about how long it takes, before it starts."""
-    seconds = max(1.0, plan.total / workers)
-    about = rounded(seconds)
-    trainings = f" and {len(plan.trainings)} trainings" if plan.trainings else ""
-    console.print(
-        f"{len(plan.cells)} audits, each beside its blind control,{trainings} in {workers} "
-        f"process{'es' if workers > 1 else ''}: about {about} if nothing else runs here. "
-        "Ctrl-C keeps what is done.",
-        highlight=False,
-    )
-    if plan.unknown:
-        console.print(
-            f"The cost of {plan.unknown} of them could not be measured and is not in that time.",
-            highlight=False,
-        )
-    tell_path(console, "Writing to", out)
-
-
-UNITS = (("s", 1.0, 90.0), ("min", 60.0, 90.0), ("h", 3600.0, 48.0), ("days", 86400.0, 700.0))
-"""Units of time: their seconds, and how many of them are told before the next larger one is better."""
-
-
-def rounded(seconds: float) -> str:
-    """Return a time as a reader can grasp it: `20 s`, `40 min`, `3 days`, `2 years`."""
-    for unit, size, most in UNITS:
-        if seconds < most * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds / (365.25 * 86400):,.0f} years"
-
-
-def watch(console: Console, plan: Plan, *, out: str, workers: int, command: str) -> Run:
-    """Run the plan under a live progress bar."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[cells]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("auditing", total=1.0, cells=f"0/{len(plan.jobs)}")
-
-        def told(share: float, done: int) -> None:
-            bar.update(task, completed=share, cells=f"{done}/{len(plan.jobs)}")
-
-        return execute(plan, out=out, workers=workers, watch=told, command=command)
-
-
-def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
-    """The table, or the records; and where the report lies."""
-    if as_json:
-        print(json.dumps({"report": str(page), "records": run.records}, indent=1))
-    else:
-        shown = Console()
-        for table in (*tables(run.cells), *prices(run.records)):
-            shown.print(table)
-        shown.print(
-            "Medians over the examples of a batch. blind: the same attack on an update of other data;"
-            " leakage is what stands above it.",
-            style="dim",
-        )
-    tell_failures(console, run)
-    if run.interrupted:
-        done = len(run.cells) + len(run.trainings)
-        console.print(f"Interrupted: what was finished, {done} records, was kept.", highlight=False)
-    tell_path(console, "Report:", page)
-
-
-def tell_failures(console: Console, run: Run) -> None:
-    """Say what failed, and where the tracebacks lie. The first SHOWN failures are told one by one."""
-    if not run.failures:
-        return
-    console.print(f"{len(run.failures)} failed; the others are not affected:", highlight=False)
-    for record in run.failures[:SHOWN]:
-        failure = record["failure"]
-        text = f"{record['id']}: the {failure['step']} failed: {failure['reason']}"
-        text = "  " + one_line(text, LONGEST)
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-    if len(run.failures) > SHOWN:
-        console.print(f"  and {len(run.failures) - SHOWN} more", highlight=False)
-    if run.folder is not None:
-        folder = run.folder / FAILURES
-        tell_path(console, "Tracebacks:", folder)

@@ -41,7 +41,11 @@ LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
 TRAININGS = {"fedsgd": federated.FedSGD, "fedavg": federated.FedAvg}
 PARTS = ("train", "test")
 """Data sets of `utility`."""
-THREATS = {name: part for name, part in names(threats).items() if name != "threat_model"}
+THREATS = {
+    name: part
+    for name, part in names(threats).items()
+    if isinstance(part, type) and name != "threat_model"
+}
 
 
 def resolve(specification: Specification, most: int | None = None) -> list[Case]:
