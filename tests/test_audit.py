@@ -292,6 +292,29 @@ class TestRecords:
         assert three["scores"] == white["scores"]
 
 
+@dataclass(frozen=True)
+class Draws(Guess):
+    """An attack that keeps the seeds that it is given."""
+
+    given: list[lg.Seeds] = field(default_factory=list, repr=False)
+
+    def __call__(
+        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+    ) -> lg.Reconstruction:
+        self.given.append(seeds)
+        return super().__call__(observation, seeds=seeds, progress=progress)
+
+
+def test_the_seeds_of_an_attack_do_not_draw_the_batch() -> None:
+    attack = Draws()
+    run = lg.audit(images_case(attacks=[attack], batch_sizes=[3]), seed=7)
+    case = images_case(batch_sizes=[3])
+    assert [run.cells[0]["data"]["examples"]] != [
+        case.indices(3, 0, seeds.child(case.name))[0] for seeds in attack.given[:1]
+    ]
+    assert all(seeds.root != 7 for seeds in attack.given)
+
+
 class TestDraws:
     def drawn(self, *, seed: int = 0, **changes: Any) -> list[list[int]]:
         run = lg.audit(images_case(attacks=[Guess()], **changes), seed=seed)

@@ -60,7 +60,8 @@ def contest(
     """Return the result of the attack and its blind control. Raise Failed where there is none to score."""
     case, client = cell.case, cell.case.client(cell.defense)
     seeds = Seeds(root).child(cell.observation_path)
-    own = seeds.child("attack").child(repr(cell.attack))
+    # A root of their own: the audit's would draw the batch, the label order and the noise once more.
+    own = Seeds(seeds.child("attack").integer(repr(cell.attack)))
     with step("update"):
         observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
     if not observation.has_signal:

@@ -54,8 +54,7 @@ class Steadiness(Summarized):
         reason = None
         if apart > EQUAL_WITHIN:
             reason = (
-                "the model changes as it runs: two evaluations at one input and one seed differ by "
-                f"{apart:.2g} of their norm"
+                "the model changes as it runs: two evaluations at one input and one seed differ"
             )
         return Steadiness(self.client, self.model, self.batch, self.first, reason)
 
