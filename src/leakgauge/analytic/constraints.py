@@ -64,7 +64,8 @@ class System:
         about equal relative errors. As they are, the weight's outweigh the gradient's by far.
         """
         channels, places = self.weight.shape[1:]
-        told = self.left.T @ dweight.flatten(2).permute(0, 2, 1).reshape(-1, channels)
+        kernel = dweight.reshape(*dweight.shape[:2], -1)  # a linear layer's has one place
+        told = self.left.T @ kernel.permute(0, 2, 1).reshape(-1, channels)
         right = torch.zeros((channels, places), dtype=told.dtype)
         right[:, : len(told)] = told.T
         diagonal = self.values.repeat(channels)

@@ -31,6 +31,7 @@ from leakgauge.core import (
     Seeds,
     concealing_of,
 )
+from leakgauge.federated.targets import refused_targets
 from leakgauge.inversion import GradientMatching, Read
 from leakgauge.output import shared_head
 
@@ -55,7 +56,9 @@ class ConcealmentMatching(BaseAttack):
             return "reads labels from the bias of a last linear layer, which the model lacks"
         if labels is not None and labels.ndim != 1:
             return "the invented example is told by its class: needs class labels"
-        one = observation.not_one_example()
+        rows = found.weight.new_full((2, len(found.weight)), 1 / len(found.weight))
+        like = next(iter(observation.update.tensors.values()))
+        one = observation.not_one_example() or refused_targets(observation, rows.to(like))
         return one or self._matching(torch.zeros(0)).inapplicable(observation)
 
     def evaluations(self, observation: Observation) -> int:

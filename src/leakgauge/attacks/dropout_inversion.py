@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
+from leakgauge.attacks.labels import settled
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.ranges import NonNegative
@@ -72,10 +73,11 @@ class DropoutInversion(BaseAttack):
     ) -> Reconstruction:
         masks = masks_of(observation)
         assert isinstance(masks, Masks), "unsuited() refuses this"
-        matching = self.matching(masks)
+        matching, notes = self.matching(masks), tuple[str, ...]()
         if not matching.labels.free:
             # Rules that read labels know examples as they are.
             plain = mean_network(observation)
+            matching, notes = settled(matching, plain, seeds)
             labels = matching.labels.start(plain, seeds.generator("labels"))
             matching = replace(matching, labels=Read(labels))
         found = matching(widened(observation, masks), seeds=seeds, progress=progress)
@@ -83,5 +85,5 @@ class DropoutInversion(BaseAttack):
             found,
             inputs=masks.input_of(found.inputs).clone(),
             course=tuple(replace(s, inputs=masks.input_of(s.inputs).clone()) for s in found.course),
-            notes=(*found.notes, f"masks: {sum(masks.sizes[1:])} values an example"),
+            notes=(*notes, *found.notes, f"masks: {sum(masks.sizes[1:])} values an example"),
         )

@@ -66,7 +66,10 @@ class FeatureInversion(BaseAttack):
         )
         if reason is not None:
             return reason
+        labels = observation.knowledge.labels
         one = observation.batch_size == 1
+        if not one and labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+            return "features are told apart by class labels, and the targets granted are others"
         return rule(observation).inapplicable(observation) if one else withheld(observation)
 
     def evaluations(self, observation: Observation) -> int:
@@ -92,9 +95,12 @@ class FeatureInversion(BaseAttack):
         seen = read(observation, seeds.generator("features"), rounds=self.rounds)
         if isinstance(seen, str):
             return nothing_found(observation, Status.INAPPLICABLE, seen)
-        labels = completed(seen.labels, observation, seeds)
-        if observation.batch_size == 1:
-            labels = rule(observation).start(observation, seeds.generator("labels"))
+        one = observation.batch_size == 1
+        labels = (
+            rule(observation).start(observation, seeds.generator("labels"))
+            if one
+            else completed(seen.labels, observation, seeds)
+        )
         assert labels is not None, "unsuited() refuses this"
         term = FeatureMatch.of(observation, seen.layer, seen.features, seen.error)
         objective = term + self.prior()

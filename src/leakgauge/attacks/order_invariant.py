@@ -107,11 +107,11 @@ def averaged(unit: Tensor, labels: Tensor, epochs: int) -> Tensor:
     from scipy.optimize import linear_sum_assignment
 
     parts = unit.reshape(epochs, -1, *unit.shape[1:])
-    kinds = labels.reshape(epochs, -1)
+    kinds = labels.reshape(epochs, parts.shape[1], -1)
     total = parts[0].clone()
     for part, kind in zip(parts[1:], kinds[1:], strict=True):
         cost = torch.cdist(parts[0].flatten(1).double(), part.flatten(1).double())
-        cost = cost + APART * (kinds[0].unsqueeze(1) != kind)
+        cost = cost + APART * (kinds[0].unsqueeze(1) != kind).any(-1)
         _, chosen = linear_sum_assignment(cost.cpu().numpy())
         total += part[torch.from_numpy(chosen)]
     return total / epochs

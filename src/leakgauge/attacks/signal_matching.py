@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.recipe import Recipe
@@ -48,8 +49,12 @@ class SignalMatching(BaseAttack):
     def unsuited(self, observation: Observation) -> str | None:
         if not isinstance(observation.training, SingleGradient):
             return "needs an update that is one gradient"
+        if type(observation.model).__call__ is not nn.Module.__call__:
+            return "the model overrides __call__, so that its forward cannot be ended early"
         split = split_of(observation)
-        return split if isinstance(split, str) else None
+        if isinstance(split, str):
+            return split
+        return self.attack.matching().objective.inapplicable(observation)
 
     def evaluations(self, observation: Observation) -> int:
         return self.attack.evaluations(observation) + 1

@@ -33,13 +33,16 @@ def score(
 ) -> dict[str, list[float] | None]:
     """Metrics by name (see `metrics_of`), one value for each example of the batch, in the batch's order.
 
-    `label` is None where labels were granted (there is nothing to leak) or the attack makes no guess.
+    `label` is None if labels were granted (there is nothing to leak), if targets are no class labels, or if the attack
+    makes no guess.
     """
     truth, found = domain.to_unit(batch.inputs), in_range(domain, guess.inputs[order])
     values = {name: metric(truth, found).tolist() for name, metric in chosen.items()}
     label: list[float] | None = None
-    if not labels_granted and guess.targets is not None and guess.targets.ndim == 1:
-        label = metrics.label_match(batch.targets, guess.targets[order]).tolist()
+    classes = batch.targets.ndim == 1 and not batch.targets.is_floating_point()
+    guessed = guess.targets if classes and not labels_granted else None
+    if guessed is not None and guessed.ndim == 1:
+        label = metrics.label_match(batch.targets, guessed[order]).tolist()
     return {**values, "label": label}
 
 

@@ -30,3 +30,12 @@ def refused_targets(observation: Observation, targets: Tensor) -> str | None:
     except ProbeError as error:
         return f"targets of shape {tuple(targets.shape)} do not fit: {error}"
     return None
+
+
+def unlabeled(observation: Observation) -> str | None:
+    """Return why the loss takes no class labels (B,), or None if it takes them."""
+    if observation.classes is None:
+        return "needs a loss over classes"
+    count = observation.knowledge.batch_size or 2
+    device = next(iter(observation.update.tensors.values())).device
+    return refused_targets(observation, torch.zeros(count, dtype=torch.long, device=device))

@@ -37,7 +37,10 @@ def underivable(observation: Observation, training: SingleGradient) -> str | Non
     def gradient(unit: Tensor) -> Tensors:
         def scalar(parameters: Tensors) -> Tensor:
             inputs = observation.domain.from_unit(unit)
-            return training.scalar(observation.model, _any, parameters, inputs, unit)
+            targets = observation.knowledge.labels
+            if targets is None:
+                return training.scalar(observation.model, _any, parameters, inputs, unit)
+            return training.scalar(observation.model, observation.loss, parameters, inputs, targets)
 
         found: Tensors = torch.func.grad(scalar)(parameters)
         return found

@@ -26,6 +26,7 @@ from leakgauge.core import (
     Status,
 )
 from leakgauge.federated.dropout import mean_network
+from leakgauge.federated.targets import unlabeled
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion import attention
 from leakgauge.inversion.batching import Loop, Trials, choose_trials
@@ -82,6 +83,11 @@ class GradientMatching(BaseAttack):
     def unsuited(self, observation: Observation) -> str | None:
         if untold(observation.training):
             return "the local steps are not told: surrogate_model and one_gradient do without"
+        labels = observation.knowledge.labels
+        if self.group is not None and labels is not None and labels.ndim > 2:
+            return (
+                "a group tells examples apart by one label each, and the targets granted are planes"
+            )
         any_example = self.group is not None or isinstance(self.descent, GaussNewton)
         if any_example and not self.parametrization.invertible:
             return "a group, and second order, want variables for any example: a generator has none"
@@ -269,7 +275,8 @@ class _Run:
         inputs = observation.domain.from_unit(unit).detach()
         status, message = self.verdict(residual)
         diagnosis = diagnose((ending := trial.ending or Ending()).identification, residual)
-        soft = targets.ndim == 2 and observation.classes is not None
+        # Rows of class probabilities are told as class indices, if the loss knows such.
+        soft = targets.ndim == 2 and unlabeled(observation) is None
         return Reconstruction(
             inputs=inputs,
             targets=targets.argmax(-1) if soft else targets.detach(),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from leakgauge.core import Observation, trainable
 from leakgauge.federated.local_steps import as_one_gradient
-from leakgauge.federated.targets import refused_targets
+from leakgauge.federated.targets import refused_targets, unlabeled
 from leakgauge.federated.training import stateless
 from leakgauge.output import (
     OneLabel,
@@ -61,7 +61,9 @@ class Joint:
             return "joint labels need a classification loss; grant the targets instead"
         like = next(iter(observation.update.tensors.values()))
         shape = (observation.batch_size, observation.classes)
-        return refused_targets(observation, self.decode(like.new_zeros(shape)))
+        # The search moves rows (B, K), and returns the class of each.
+        rows = self.decode(like.new_zeros(shape))
+        return unlabeled(observation) or refused_targets(observation, rows)
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         assert observation.classes is not None, "inapplicable() refuses this"

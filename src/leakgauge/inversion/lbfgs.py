@@ -76,12 +76,10 @@ class Memory:
         steps, changes = self.steps[:k], self.changes[:k]
         upper = self.products[:k, :k].triu()
         gamma = float(upper[-1, -1] / self.norms[k - 1, k - 1])
-        inner: Tensor = torch.linalg.solve_triangular(
-            upper, (steps @ gradient)[:, None], upper=True
-        )[:, 0]
+        inner = _solved(upper, steps @ gradient, upper=True)
         right = upper.diagonal() * inner + gamma * (self.norms[:k, :k] @ inner)
         right = right - gamma * (changes @ gradient)
-        outer: Tensor = torch.linalg.solve_triangular(upper.T, right[:, None], upper=False)[:, 0]
+        outer = _solved(upper.T, right, upper=False)
         return -(gamma * gradient + steps.T @ outer - gamma * (changes.T @ inner))
 
     def two_loops(self, gradient: Tensor) -> Tensor:
@@ -241,3 +239,11 @@ def advance(
             return None
         memory.clear()
     return None
+
+
+def _solved(triangle: Tensor, right: Tensor, *, upper: bool) -> Tensor:
+    """Return x (k,) with triangle x = right. LAPACK knows no half precision, so those are solved in float32."""
+    wide = torch.promote_types(triangle.dtype, torch.float32)
+    found = torch.linalg.solve_triangular(triangle.to(wide), right[:, None].to(wide), upper=upper)
+    solved: Tensor = found[:, 0].to(right)
+    return solved

@@ -1,0 +1,128 @@
+"""Every attack on every ordinary module: which read the private example, which decline, and what the control says.
+
+The modules, losses and attacks are those of the contract test (tests/zoo). The control is the same attack on the
+update of another batch, scored against the private batch: what a reader without the update would reach.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common import ROOT, Options, Row, header, measure, options, scored, table
+
+import leakgauge as lg
+
+sys.path.insert(0, str(ROOT.parent / "tests"))
+
+from zoo.animals import ZOO, batch_of, client_of  # type: ignore[import-not-found]
+from zoo.attacks import raids  # type: ignore[import-not-found]
+from zoo.goals import GOALS  # type: ignore[import-not-found]
+
+BUDGET, QUICK = 20, 2
+"""Times three steps of each search, and of a quick run."""
+CLEAR = 3.0
+"""PSNR (dB) by which an attack must beat its control to have read the example."""
+QUICK_MODULES = ("mlp", "lstm", "batch_norm", "tuple_heads", "segmenter")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One module; a row holds all attacks on it."""
+
+    module: str
+    budget: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What `common.scored` asks of a data set."""
+
+    domain: lg.Domain
+
+
+def run(job: Job) -> Row:
+    """Every attack on one module, by name: its outcome, and PSNR (dB) of the private batch and of the control."""
+    warnings.simplefilter("ignore")
+    return {
+        "module": job.module,
+        "cells": {name: cell(job, name) for name in raids(job.budget)},
+    }
+
+
+def cell(job: Job, name: str) -> Row:
+    """One attack on one module, labels withheld."""
+    raid, animal = raids(job.budget)[name], ZOO[job.module]
+    goal, count = GOALS[animal.goal], raid.counts[0]
+    client = client_of(animal, goal, training=raid.training, defense=raid.defense)
+    private, other = (batch_of(animal, goal, count, seed=job.seed + draw) for draw in (0, 1))
+    seeds = lg.Seeds(job.seed)
+    try:
+        seen = lg.Server().observe(client, private, seeds=seeds)
+        reason = raid.attack.inapplicable(seen)
+        if reason is not None:
+            return {"outcome": "inapplicable", "reason": reason}
+        found = raid.attack(seen, seeds=seeds)
+        blind = raid.attack(lg.Server().observe(client, other, seeds=seeds), seeds=seeds)
+    except lg.UserError as error:
+        return {"outcome": "declined", "reason": str(error)}
+    except lg.LeakGaugeError as error:
+        return {"outcome": "failed", "reason": str(error)}
+    data: Any = _Data(animal.domain)
+    mine, control = (mean(scored(data, private, guess)["psnr"]) for guess in (found, blind))
+    return {
+        "outcome": "read" if mine > control + CLEAR else "ran",
+        "status": str(found.status),
+        "batch": count,
+        "psnr": mine,
+        "control_psnr": control,
+        "residual": found.residual,
+        "seconds": found.cost.seconds,
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of one value for each example. An exact example counts as 200 dB."""
+    return sum(min(value, 200.0) for value in values) / len(values)
+
+
+MARKS = {"read": "R", "ran": "r", "inapplicable": ".", "declined": "d", "failed": "F"}
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the matrix of outcomes, the cells that ran, and the counts."""
+    names = list(raids(1))
+    for number, name in enumerate(names):
+        print(f"{number:3d} {name}")
+    print("R read (3 dB or more above the control), r ran, . inapplicable, d declined, F failed")
+    columns = ["module", *(str(number) for number in range(len(names)))]
+    table(columns, ([r["module"], *(MARKS[r["cells"][n]["outcome"]] for n in names)] for r in rows))
+    ran = [(row["module"], name, row["cells"][name]) for row in rows for name in names]
+    ran = [each for each in ran if "psnr" in each[2]]
+    table(
+        ["module", "attack", "status", "private dB", "control dB"],
+        ([m, n, c["status"], f"{c['psnr']:.1f}", f"{c['control_psnr']:.1f}"] for m, n, c in ran),
+    )
+    outcomes = [c["outcome"] for row in rows for c in row["cells"].values()]
+    print(", ".join(f"{outcomes.count(kind)} {kind}" for kind in MARKS), f"of {len(outcomes)}")
+    for row in rows:
+        for name, each in row["cells"].items():
+            if each["outcome"] == "failed":
+                print(f"{row['module']}, {name}: {each['reason']}")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    given: Options = options("zoo", __doc__ or "")
+    header(given, "the zoo (uniform random examples)")
+    modules = QUICK_MODULES if given.quick else tuple(ZOO)
+    jobs = [Job(name, QUICK if given.quick else BUDGET, given.seed) for name in modules]
+    show(measure(run, jobs, given, name="zoo", data="the zoo (uniform random examples)"))
+
+
+if __name__ == "__main__":
+    main()
