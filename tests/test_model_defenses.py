@@ -272,6 +272,32 @@ class TestDropout:
             Dropout().on_model(nn.Linear(4, 2), seeds=lg.Seeds(0))
 
 
+class Auxiliary(nn.Module):
+    """A head, and an auxiliary head that is registered behind it and computed, but not returned."""
+
+    def __init__(self, *, first: bool) -> None:
+        super().__init__()
+        names = ["auxiliary", "head"] if first else ["head", "auxiliary"]
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh())
+        for name in names:
+            setattr(self, name, nn.Linear(16, 4))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.body(inputs)
+        self.auxiliary(features)
+        output: Tensor = self.head(features)
+        return output
+
+
+@pytest.mark.parametrize("defense", [Dropout(p=0.5), Precode(latent=6)])
+def test_a_defense_is_not_put_before_a_layer_that_the_output_ignores(
+    observe: Callable[..., lg.Observation], defense: lg.Defense
+) -> None:
+    observe(Auxiliary(first=True), images(1), under=defense)
+    with pytest.raises(ModelError, match="register the head after"):
+        observe(Auxiliary(first=False), images(1), under=defense)
+
+
 class TestActivation:
     def test_every_activation_is_another_and_the_weights_are_left(self) -> None:
         model = mlp()

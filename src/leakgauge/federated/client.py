@@ -35,6 +35,7 @@ from leakgauge.federated.auditable import audited, check_finite
 from leakgauge.federated.copies import own_copy
 from leakgauge.federated.fedavg import first_epoch
 from leakgauge.federated.local_steps import moved
+from leakgauge.federated.placement import check_placed
 from leakgauge.federated.statistics import carried
 from leakgauge.federated.training import FedSGD, local_update, with_orders
 
@@ -97,10 +98,13 @@ class Client(Summarized):
     def global_model(self, *, seeds: Seeds) -> nn.Module:
         """A copy of the network that server and client both use, after the defense's model seam."""
         model = audited(self.model)
-        if self.defense is not None:
-            with Allowance(f"defense {type(self.defense).__name__}"):
-                model = self.defense.on_model(model, seeds=seeds.child("defense"))
-        return model
+        if self.defense is None:
+            return model
+        name = type(self.defense).__name__
+        with Allowance(f"defense {name}"):
+            defended = self.defense.on_model(model, seeds=seeds.child("defense"))
+        check_placed(model, defended, self.domain, name)
+        return defended
 
     def seen_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """The client's `model` as the server holds it."""

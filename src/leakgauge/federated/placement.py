@@ -1,0 +1,60 @@
+"""Whether what a defense puts into a model takes part in the model's output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from leakgauge.core import Domain, ModelError, Tensors, copied, trainable
+from leakgauge.federated.probing import spread
+from leakgauge.federated.untouched import output_of
+
+PROBES = 2
+"""Random inputs that the model is run on."""
+
+
+def check_placed(before: nn.Module, after: nn.Module, domain: Domain, defense: str) -> None:
+    """Check that the output of `after` depends on the parameters that a defense added or moved.
+
+    A defense finds its place by the order in which a model registers its layers. A layer that is registered last and
+    whose output the model does not return, such as an auxiliary head, would leave the model undefended.
+
+    Raises:
+        ModelError: the output depends on none of these parameters.
+        ProbeError: the model fails on random inputs of the domain.
+    """
+    moved = displaced(trainable(before), trainable(after))
+    if not moved:
+        return
+    model = copied(after).eval()
+    parameters = trainable(model)
+    inputs = domain.from_unit(spread(domain.shape, PROBES, next(iter(parameters.values()))))
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        outputs = [t for t in tree_leaves(output_of(model, inputs)) if isinstance(t, Tensor)]
+        value = torch.stack([t.square().sum() for t in outputs if t.requires_grad]).sum()
+        slopes = torch.autograd.grad(
+            value, [parameters[name] for name in moved], materialize_grads=True
+        )
+    if not any(bool(slope.any()) for slope in slopes):
+        raise ModelError(
+            f"defense {defense}",
+            expected="a model whose output depends on the layer that it registers last",
+            found=f"no dependence on {moved[-1]!r}",
+            remedy="register the head after every other layer",
+        )
+
+
+def displaced(before: Tensors, after: Tensors) -> list[str]:
+    """Return the new names of the parameters that a defense put into a module of its own, or of all new ones.
+
+    The layers that a defense adds may have a gradient of their own, such as that of a KL term. The layer that it moved
+    behind them has one only if the output depends on it.
+    """
+    fresh = [name for name in after if name not in before]
+    gone = [tensor for name, tensor in before.items() if name not in after]
+    moved = [n for n in fresh if any(torch.equal(after[n], tensor) for tensor in gone)]
+    return moved or fresh
+
+
+__all__ = ["check_placed"]
