@@ -22,7 +22,7 @@ from zoo.animals import ZOO, batch_of, client_of  # type: ignore[import-not-foun
 from zoo.attacks import raids  # type: ignore[import-not-found]
 from zoo.goals import GOALS  # type: ignore[import-not-found]
 
-BUDGET, QUICK = 20, 2
+BUDGET, QUICK = 10, 2
 """Times three steps of each search, and of a quick run."""
 CLEAR = 3.0
 """PSNR (dB) by which an attack must beat its control to have read the example."""

@@ -313,6 +313,8 @@ def test_the_seeds_of_an_attack_do_not_draw_the_batch() -> None:
         case.indices(3, 0, seeds.child(case.name))[0] for seeds in attack.given[:1]
     ]
     assert all(seeds.root != 7 for seeds in attack.given)
+    # Nor do they tell the private run from its control.
+    assert [seeds.path for seeds in attack.given] == ["", ""]
 
 
 class TestDraws:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -317,17 +318,14 @@ class TestControl:
         assert "1 of 1 undefended audit " in page  # the other attack's alone
 
     def test_a_defense_is_not_credited_without_a_control(self, tmp_path: Path) -> None:
-        @dataclass(frozen=True, kw_only=True)
-        class Once(Own):
-            def __call__(
-                self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
-            ) -> Any:
-                if seeds.path.endswith("/control"):
-                    raise ValueError("no control")
-                return super().__call__(observation, seeds=seeds, progress=progress)
+        calls = count()
+
+        def every_second() -> None:
+            if next(calls) % 2:
+                raise ValueError("no control")
 
         both = [None, defenses.GaussianNoise(std=0.1)]
-        lg.audit(case(attacks=[Once()], defenses=both), out=tmp_path / "run")
+        lg.audit(case(attacks=[Own(on_call=every_second)], defenses=both), out=tmp_path / "run")
         page = lg.write_report(tmp_path / "run").read_text("utf-8")
         assert "No example could be judged: the blind controls are missing." in page
         assert ">not judged</text>" in page

@@ -89,7 +89,8 @@ def contest(
                 cell.attack,
                 update,
                 count,
-                seeds=own.child("control"),
+                # No path: an attack that knows its control could do worse there.
+                seeds=Seeds(own.integer("control")),
                 progress=lambda done: progress(0.5 + done / 2),
             )
         )
