@@ -30,6 +30,7 @@ from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.judgment import status_of
 from leakgauge.inversion.labels import Known, LastLayer
 from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.targets import solved_targets
 
 EXPLAINED = CERTIFIED_WITHIN
 """Fraction of the layer's gradient left over at which the examples found explain it."""
@@ -236,6 +237,8 @@ class _Peeling:
         left = self.left_over()
         proven = left < EXPLAINED and self.verified_count == batch
         targets = self.labels(seeds)
+        if targets is None and self.verified_count == batch:
+            targets = solved_targets(observation, unit.to(like))
         residual = None
         if targets is not None and self.verified_count == batch:
             simulated = simulator(observation, create_graph=False)(unit.to(like), targets)

@@ -42,6 +42,7 @@ from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.judgment import nothing_found, status_of
 from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.targets import solved_targets
 from leakgauge.output import UNEVEN, Contribution
 
 MOST = 25
@@ -158,6 +159,8 @@ def finish(
     unit = entry.invert(features).clamp(0, 1)
     targets, evaluations = labels_of(observation, entry, unit, delta)
     like = next(iter(observation.update.tensors.values()))
+    if targets is None:
+        targets = solved_targets(observation, unit.to(like))
     residual = None
     if targets is not None:
         simulated = simulator(observation, create_graph=False)(

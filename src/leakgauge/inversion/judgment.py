@@ -83,7 +83,7 @@ def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     """
     if len(unit) == 1:
         return 1.0
-    if targets.ndim > 1 or entangled(observation):
+    if targets.ndim > 1 or targets.is_floating_point() or entangled(observation):
         return 0.0
     # Class weights divide by those of the batch's labels, which are judged here as if they were known.
     knowledge = replace(observation.knowledge, labels=targets, label_counts=None)
