@@ -247,6 +247,7 @@ class TestTables:
             ({"columns": np.ones(3)}, "columns as text"),
             ({"columns": np.array([[b"\xff"] * 3])}, "columns as text"),
             ({"columns": np.array([b"\xff"] * 3)}, "UTF-8"),
+            ({"columns": np.array([0x110005] * 3, np.uint32).view("U1")}, "UTF-8"),
             ({"classes": np.array(0)}, "classes as text"),
             ({"labels": np.array([0, 2**63], np.uint64)}, "63 bits"),
             ({"labels": np.array([0, 2**40])}, "1,048,576 classes"),
@@ -280,3 +281,12 @@ class TestTables:
 def test_a_range_that_inputs_cannot_hold(low: float, high: float) -> None:
     with pytest.raises(DataError, match="float32 can hold"):
         Column("dose", low, high)
+
+
+def test_an_archive_of_more_numbers_than_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(tmp_path, parts())
+    npz(path)
+    monkeypatch.setattr(dataset, "memory", lambda: 1)
+    refused(path, "at most 0 numbers")

@@ -335,7 +335,7 @@ def test_image_folders_that_cannot_be_read(tmp_path: Path) -> None:
     told(lambda: data.image_folder(tmp_path), "a.png", "readable image")
     told(lambda: data.image_folder(tmp_path / "a.png"), "a folder")
     picture(tmp_path / "a.png")
-    told(lambda: data.image_folder(tmp_path, size=0), "size from 1 to 8,192 pixels")
+    told(lambda: data.image_folder(tmp_path, size=0), "size from 1 to 2,048 pixels")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:-40])
     told(lambda: data.image_folder(tmp_path), "a.png", "readable image")

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 
 from leakgauge.core import DataError, ImageDomain
-from leakgauge.data import folders, image_folder, pictures
+from leakgauge.data import dataset, folders, image_folder, pictures
 
 RANDOM = np.random.default_rng(0)
 
@@ -240,13 +240,13 @@ class TestSize:
     def test_a_size_that_no_memory_holds(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(encoded(color(), "PNG"))
         for size in (0, -1, 10**6):
-            with pytest.raises(DataError, match="size from 1 to 8,192 pixels"):
+            with pytest.raises(DataError, match="size from 1 to 2,048 pixels"):
                 image_folder(tmp_path, size=size)
 
     def test_all_images_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in "abc":
             (tmp_path / f"{name}.png").write_bytes(encoded(color(), "PNG"))
-        monkeypatch.setattr(folders, "MOST_VALUES", 2 * 3 * 24)
+        monkeypatch.setattr(dataset, "MOST_VALUES", 2 * 3 * 24)
         with pytest.raises(DataError, match="first 3 of 3 images"):
             image_folder(tmp_path)
         monkeypatch.setattr(folders, "MOST_FILES", 2)

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 import leakgauge as lg
+from leakgauge.audit import plan
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.specification import Source, parse
 from leakgauge.core import allowance
+from leakgauge.core.installed import required_distributions, required_modules
 from leakgauge.core.references import imported
 from leakgauge.models import build
 
@@ -102,6 +104,62 @@ class Strange:
 
 
 strange = Strange()
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise SystemExit("in str")
+
+
+def mute(count=4):
+    raise Mute
+
+
+def closing(count=4):
+    raise GeneratorExit
+
+
+def expanded():
+    return torch.zeros(1).expand(2**40).view(2**34, 1, 8, 8), torch.zeros(1).long().expand(2**34)
+
+
+class Broken(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, *args, **kwargs):
+        raise RuntimeError("broken")
+
+
+class Plain(torch.Tensor):
+    pass
+
+
+def broken():
+    return torch.rand(4, 1, 4, 4).as_subclass(Broken), torch.tensor([0, 1, 0, 1])
+
+
+def plain():
+    return torch.rand(4, 1, 4, 4).as_subclass(Plain), torch.tensor([0, 1, 0, 1])
+
+
+def empty(domain, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, classes, device="meta"))
+
+
+class MuteModel(nn.Module):
+    def __init__(self, domain, classes):
+        super().__init__()
+        self.layer = nn.Linear(16, classes)
+
+    def forward(self, x):
+        raise Mute
+
+
+def mute_loss(output, target):
+    raise GeneratorExit
+
+
+def of_one(output):
+    return output.mean()
 """
 
 SPECIFICATION = """
@@ -116,6 +174,11 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "own_named_parts.py").write_text(OWN)
     (tmp_path / "leaves_at_import.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "fails_at_import.py").write_text("\n\nraise ValueError('not\\ntoday')\n")
+    (tmp_path / "ends_at_import.py").write_text("class E(BaseException): pass\nraise E('now')\n")
+    (tmp_path / "closes_at_import.py").write_text("raise GeneratorExit\n")
+    (tmp_path / "mute_at_import.py").write_text(
+        "class E(Exception):\n    def __str__(self): return 3\nraise E\n"
+    )
     (tmp_path / "waits_at_import.py").write_text("raise KeyboardInterrupt\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in list(sys.modules):
@@ -160,6 +223,13 @@ NO_PARTS = [
     "leakgauge.cli:main",
     "leakgauge.audit:audit",
     "leakgauge.report:write",
+    "joblib:load",
+    "sympy:sympify",
+    "pytest:main",
+    "_pytest.config:main",
+    "torchgen.utils:run",
+    "pip:main",
+    "functorch.compile:config",
     "own_named_parts:system",
     "own_named_parts:save",
     "own_named_parts:Path",
@@ -225,6 +295,9 @@ def test_references_of_another_form(own: str, reference: str) -> None:
     [
         ("leaves_at_import", "SystemExit: 0 (leaves_at_import.py, line 2)"),
         ("fails_at_import", "ValueError: not today (fails_at_import.py, line 3)"),
+        ("ends_at_import", "E: now (ends_at_import.py, line 2)"),
+        ("closes_at_import", "GeneratorExit: "),
+        ("mute_at_import", "E: a text that cannot be read"),
         ("not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
     ],
 )
@@ -243,7 +316,13 @@ def test_ctrl_c_during_an_import_is_none_of_its_faults(own: str) -> None:
         ("data", '"own_named_parts:failing"', "ValueError: no \\x1b[2Jexamples"),
         ("data", '"own_named_parts:leaving"', "SystemExit: 3"),
         ("data", '"own_named_parts:nothing"', "type NoneType"),
+        ("data", '"own_named_parts:mute"', "Mute: a text that cannot be read"),
+        ("data", '"own_named_parts:closing"', "GeneratorExit"),
+        ("data", '"own_named_parts:expanded"', "numbers in all examples"),
+        ("data", '"own_named_parts:broken"', "RuntimeError: broken"),
         ("model", '"own_named_parts:failing"', "ValueError: no"),
+        ("model", '"own_named_parts:mute"', "Mute: a text that cannot be read"),
+        ("model", '"own_named_parts:closing"', "GeneratorExit"),
         ("model", '"own_named_parts:no_network"', "a torch.nn.Module"),
         ("attacks", '"own_named_parts:failing"', "own_named_parts.py, line"),
         ("attacks", '"own_named_parts:leaving"', "SystemExit"),
@@ -261,6 +340,62 @@ def test_ctrl_c_during_an_import_is_none_of_its_faults(own: str) -> None:
 )
 def test_factories_that_are_none(own: str, section: str, value: str, words: str) -> None:
     assert words in line_of(lambda: specified(**{section: value}))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "words"),
+    [
+        ("model", "MuteModel", "Mute: a text that cannot be read"),
+        ("model", "empty", "device meta"),
+        ("loss", "mute_loss", "GeneratorExit"),
+        ("loss", "of_one", "the loss to (outputs, targets)"),
+    ],
+)
+def test_parts_that_fail_when_they_run(own: str, section: str, name: str, words: str) -> None:
+    assert words in line_of(lambda: plan(specified(**{section: f'"{own}:{name}"'})), lg.ModelError)
+
+
+def test_a_tensor_of_a_class_of_its_own_becomes_a_plain_one(own: str) -> None:
+    assert type(lg.data.custom(f"{own}:plain").inputs) is torch.Tensor
+
+
+def test_an_exception_whose_text_fails_is_told_of_an_attack(own: str) -> None:
+    class Attack(lg.BaseAttack):
+        requires = frozenset({"batch_size"})
+
+        def unsuited(self, observation: lg.Observation) -> str | None:
+            imported(f"{own}:mute", "data")()
+            return None
+
+        def evaluations(self, observation: lg.Observation) -> int:
+            return 0
+
+        def reconstruct(self, observation: Any, *, seeds: Any, progress: Any) -> Any:
+            raise AssertionError
+
+    observation: Any = None
+    line = line_of(lambda: Attack().inapplicable(observation), lg.AttackError)
+    assert "Mute: a text that cannot be read" in line
+
+
+def test_a_users_own_package_may_bear_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A requirement lies in its own folder: a module of the same name elsewhere is another."""
+    (tmp_path / "playwright.py").write_text("def data(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "playwright":
+            monkeypatch.delitem(sys.modules, name)
+    assert callable(imported("playwright:data", "data"))
+    monkeypatch.delitem(sys.modules, "playwright")
+
+
+def test_requirements_are_followed_to_their_end() -> None:
+    assert {"torch", "sympy", "mpmath", "joblib", "pytest", "pluggy", "pip"} <= (
+        required_distributions()
+    )
+    assert "leakgauge" not in required_modules()
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ def step(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except Failed:
+    except (Failed, KeyboardInterrupt, WatcherError):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise Failed(name, error) from error
 
 

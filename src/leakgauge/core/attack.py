@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from leakgauge.core.errors import AttackError, LeakGaugeError, ProbeError
+from leakgauge.core.lines import said
 from leakgauge.core.observation import Observation
 from leakgauge.core.protocols import Progress, silent
 from leakgauge.core.reconstruction import Reconstruction, Status
@@ -95,7 +96,7 @@ def named_failures(attack: object, step: str) -> Iterator[None]:
         raise
     # A user's model and loss can fail in any way that Python knows. The audit records each failure.
     except Exception as error:
-        found = " ".join(f"{type(error).__name__}: {error}".split())
+        found = " ".join(said(error).split())
         raise AttackError(f"{type(attack).__name__}: its {step} failed: {found}") from error
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+SILENT = "a text that cannot be read"
+
 
 def one_line(text: str, longest: int) -> str:
     """Return `text` as one line of printable characters, at most `longest` of them.
@@ -17,3 +21,28 @@ def one_line(text: str, longest: int) -> str:
         return line
     half = (longest - 5) // 2
     return f"{line[:half]} ... {line[-half:]}"
+
+
+def said(error: BaseException) -> str:
+    """Return the type and the text of an exception: `ValueError: too small`. Never raise.
+
+    The text of a foreign exception is foreign code, which may fail.
+    """
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, or SILENT if it cannot be read."""
+    with suppress(Exception, SystemExit, GeneratorExit):
+        return str(error)
+    return SILENT
+
+
+def printable(text: str) -> str:
+    """Return `text` with each character that cannot be shown as its escape sequence. White space stays.
+
+    Control characters, lone surrogates and characters that change the direction of writing cannot be shown.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in " \t\n" else ascii(c)[1:-1] for c in text)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,29 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from leakgauge.core.errors import LeakGaugeError, SpecificationError, UserError
+from leakgauge.core.installed import is_ours_or_pythons
+from leakgauge.core.lines import said
 
-TOOLS = frozenset(
-    {
-        "PIL",
-        "annotated_types",
-        "cryptography",
-        "jinja2",
-        "numpy",
-        "pip",
-        "pydantic",
-        "pydantic_core",
-        "rich",
-        "safetensors",
-        "scipy",
-        "setuptools",
-        "skimage",
-        "sklearn",
-        "torch",
-    }
-)
-"""Packages that make no part of an audit; many of their functions read and write files."""
 PARTS = ("torch.nn",)
-"""What of them does: modules and losses."""
+"""Modules of required packages that make parts all the same: networks and losses."""
 OURS = ("audit", "catalog", "cli", "report", "summary")
 """Modules of leakgauge that run audits rather than make their parts."""
 
@@ -49,7 +30,8 @@ def imported(reference: str, where: str) -> Any:
 
     Raises SpecificationError where the reference is of another form than `package.module:name`, the
     module cannot be imported or ends the program, it has no such name, or the name is of something
-    that its user did not write: a part of Python, or a tool among our dependencies.
+    that its user did not write. That is a part of Python, or of a package that LeakGauge requires,
+    directly or through others, see `required_distributions`.
     """
     module_name, _, attribute = reference.partition(":")
     names = attribute.split(".")
@@ -97,10 +79,10 @@ def _home(found: Any) -> str:
 
 
 def _check_home(module: str, reference: str, where: str) -> None:
-    """Raise SpecificationError for a module that is Python's, or a tool's."""
+    """Raise SpecificationError for a module of Python, of a required package, or one of ours that runs audits."""
     root, _, rest = module.partition(".")
     inside = any(f"{module}.".startswith(f"{part}.") for part in PARTS)
-    if root in sys.stdlib_module_names or (root in TOOLS and not inside):
+    if not inside and is_ours_or_pythons(root):
         raise _no_part(reference, f"something of {root!r}", where)
     if root == "leakgauge" and rest.partition(".")[0] in OURS:
         raise _no_part(reference, f"something of {module!r}", where)
@@ -111,7 +93,7 @@ def _no_part(reference: str, found: str, where: str) -> SpecificationError:
         where,
         expected="a function, class or object of your own module",
         found=f"{reference!r}, {found}",
-        remedy="name what makes the part, such as a function that calls it",
+        remedy="write a function in a module of your own that calls it, and name that",
     )
 
 
@@ -125,13 +107,14 @@ def foreign(
 ) -> Iterator[None]:
     """Inside, a user's own code runs: what it raises becomes `error`, in one line, with its place.
 
-    Our own errors pass, and so does Ctrl-C. SystemExit does not: a part must not end an audit.
+    Our own errors pass, and so does Ctrl-C. SystemExit does not, nor another BaseException: a part must not
+    end an audit.
     """
     try:
         yield
-    except LeakGaugeError:
+    except (LeakGaugeError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as cause:
+    except BaseException as cause:
         raise error(where, expected=expected, found=_told(cause), remedy=remedy) from cause
 
 
@@ -141,4 +124,4 @@ def _told(cause: BaseException) -> str:
     own = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
     own = [frame for frame in own if not frame.filename.startswith("<")]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(cause).__name__}: {cause}{place}"
+    return f"{said(cause)}{place}"

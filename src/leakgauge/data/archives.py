@@ -40,8 +40,8 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
 
     Raises:
         DataError: where any of this does not hold. Encrypted archives, pickled arrays, archives of
-            more than 8 GiB, packed or unpacked, and arrays whose shape does not fit their declared
-            bytes are refused before they are unpacked.
+            more than 8 GiB, packed or unpacked, arrays of more numbers than `most_values()`, and
+            arrays whose shape does not fit their declared bytes are refused before they are unpacked.
     """
     where = f"archive {str(path)!r}"
     arrays, keys = _read(path, where, split)
@@ -204,9 +204,9 @@ def _texts(values: Array, key: str, where: str) -> tuple[str, ...]:
         )
     try:
         texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
-    # Text of bytes that is not UTF-8, or characters that Unicode does not have.
-    except ValueError as error:
+    # Text of bytes that is not UTF-8, or characters that Unicode does not have: NumPy tells of them in tolist.
+    except (ValueError, SystemError) as error:
         raise DataError(
-            where, expected=f"{key} in UTF-8", found=str(error), remedy="store them as text"
+            where, expected=f"{key} in UTF-8", found=str(error), remedy="store plain text"
         ) from error
     return tuple(text.removeprefix("\ufeff") for text in texts)

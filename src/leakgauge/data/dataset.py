@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import DataError, Domain
+from leakgauge.core.allowance import memory
 from leakgauge.core.summaries import Summarized
 
 # float32 units do not map the ends of a column's range to 0 and 1 exactly.
@@ -15,6 +16,29 @@ _ROUNDING = 1e-5
 
 MOST_CLASSES = 2**20
 """Most classes of a data set: each is an output of the model."""
+
+
+MOST_VALUES = 2**31
+"""Most numbers in the examples of a data set that is read from others' files or code: 8 GiB as float32."""
+BYTES_A_VALUE = 16
+"""Memory that reading a data set takes for each number, in bytes: float32, unit coordinates and their checks."""
+
+
+def most_values() -> int:
+    """Return how many numbers the examples of a data set may have: MOST_VALUES, or what the memory here allows."""
+    return min(MOST_VALUES, memory() // BYTES_A_VALUE)
+
+
+def check_values(count: int, where: str) -> None:
+    """Raise DataError for more numbers than `most_values` allows."""
+    most = most_values()
+    if count > most:
+        raise DataError(
+            where,
+            expected=f"at most {most:,} numbers in all examples, in the memory here",
+            found=f"{count:,}",
+            remedy="give fewer or smaller examples: an audit needs a few batches",
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)

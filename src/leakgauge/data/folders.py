@@ -11,16 +11,14 @@ from torch import Tensor
 
 from leakgauge.core import DataError, ImageDomain
 from leakgauge.core.files import reason
-from leakgauge.data.dataset import Dataset
+from leakgauge.data.dataset import Dataset, most_values
 from leakgauge.data.files import find_file
 from leakgauge.data.pictures import FORMATS, Background, read_picture
 
 MOST_FILES = 2**18
 """Most image files in a folder: 262,144."""
-MOST_VALUES = 2**31
-"""Most numbers in all images of a folder together: 8 GiB as float32."""
-LARGEST_SIDE = 8192
-"""Largest `size`, in pixels."""
+LARGEST_SIDE = 2048
+"""Largest `size`, in pixels: an audit holds tens of copies of each image."""
 
 
 def image_folder(
@@ -37,13 +35,13 @@ def image_folder(
 
     Args:
         path: looked up as given, then under $LEAKGAUGE_DATA and its data folder.
-        size: center-crop each image and resize it to that square, from 1 to 8192 pixels a side.
+        size: center-crop each image and resize it to that square, from 1 to 2048 pixels a side.
             Default: all images must have one size.
         background: "black" or "white", put behind transparent pixels. Default: a file with
             transparent pixels is refused.
 
     Raises:
-        DataError: for a missing or empty folder, one of more than MOST_FILES images or MOST_VALUES
+        DataError: for a missing or empty folder, one of more than MOST_FILES images, or than `most_values()`
             numbers, mixed sizes, and a file that `read_picture` refuses.
     """
     root = find_file(path, "data")
@@ -122,7 +120,7 @@ def _stacked(
 ) -> Tensor:
     """All images (N, C, H, W), gray repeated over three channels where one has color."""
     images: list[Tensor] = []
-    values = 0
+    values, most = 0, most_values()
     for file in files:
         image = read_picture(file, size=size, background=background)
         if images and image.shape[1:] != images[0].shape[1:]:
@@ -134,10 +132,10 @@ def _stacked(
                 remedy="give size=... to center-crop and resize them all",
             )
         values += 3 * image[0].numel()
-        if values > MOST_VALUES:
+        if values > most:
             raise DataError(
                 where,
-                expected=f"at most {MOST_VALUES:,} numbers, of three channels, in all images",
+                expected=f"at most {most:,} numbers, of three channels, in all images",
                 found=f"more in the first {len(images) + 1:,} of {len(files):,} images",
                 remedy="give fewer images, or a smaller size=...",
             )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from leakgauge.core import DataError, UserError
 from leakgauge.core.files import check_file, reason
+from leakgauge.data.dataset import check_values
 
 MOST_BYTES = 2**33
 """Largest archive that is opened, and most bytes that its arrays may unpack to: 8 GiB."""
@@ -97,6 +98,8 @@ def _array(content: IO[bytes], size: int, name: str, where: str) -> Array:
         raise _refused(
             where, f"{name!r} of shape {shape} and type {dtype} in {held:,} bytes, not {needed:,}"
         )
+    # Bytes become float32, and are copied: 8 GiB of them would take many times that.
+    check_values(math.prod(shape), where)
     packed = content.read(needed + 1)  # to its end, as only there the checksum is compared
     if len(packed) != needed:
         raise _refused(where, f"{len(packed):,} of the {needed:,} bytes of {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import DataError, Domain, ImageDomain, SpecificationError
+from leakgauge.core.lines import text_of
 from leakgauge.core.references import foreign, imported
-from leakgauge.data.dataset import Dataset
+from leakgauge.data.dataset import Dataset, check_values
 
 _RETURNS = "a Dataset, (inputs, targets) or (inputs, targets, domain)"
 
@@ -39,7 +41,10 @@ def custom(reference: str, **options: Any) -> Dataset:
         return result
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise _wrong(reference, expected=_RETURNS, found=_describe(result))
-    inputs, targets = _tensor(result[0], reference), _tensor(result[1], reference)
+    with foreign(
+        where, "tensors that can be read", remedy="return plain tensors or arrays", error=DataError
+    ):
+        inputs, targets = _tensor(result[0], reference), _tensor(result[1], reference)
     if not inputs.is_floating_point():
         raise _wrong(
             reference,
@@ -78,7 +83,7 @@ def _check_call(factory: Callable[..., Any], reference: str, options: dict[str, 
         raise SpecificationError(
             f"data {reference!r}",
             expected=f"a factory that can be called with {sorted(options) or 'no arguments'}",
-            found=str(error),
+            found=text_of(error),
             remedy="mend the options, or give the factory's parameters defaults",
         ) from error
     except ValueError:
@@ -99,7 +104,9 @@ def _domain(inputs: Tensor, reference: str) -> Domain:
 
 def _tensor(value: object, reference: str) -> Tensor:
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
-        return value.detach().cpu()
+        # An expanded tensor takes no memory until it is computed with.
+        check_values(math.prod(value.shape), f"data {reference!r}")
+        return value.detach().cpu().as_subclass(Tensor)
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
         # PyTorch reads the machine's own byte order alone.
         return torch.from_numpy(np.ascontiguousarray(value, value.dtype.newbyteorder("=")))

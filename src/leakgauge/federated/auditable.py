@@ -7,13 +7,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from leakgauge.core import ModelError, copied, trainable, unwrapped
+from leakgauge.core.lines import said
 
 
 def audited(model: nn.Module) -> nn.Module:
     """Return the copy of a user's model that client and adversary work on, out of its wrappers.
 
     Raises:
-        ModelError: the model is lazy, compiled to TorchScript, or cannot be copied.
+        ModelError: the model is lazy or without values (device meta), compiled to TorchScript, or cannot be copied.
     """
     model = unwrapped(model)
     name = f"model {type(model).__name__}"
@@ -32,6 +33,14 @@ def audited(model: nn.Module) -> nn.Module:
             found=f"{lazy[0]!r}, which is lazy",
             remedy="call the model on one batch first",
         )
+    empty = [key for key, tensor in state_of(model).items() if tensor.is_meta]
+    if empty:
+        raise ModelError(
+            name,
+            expected="parameters and buffers with values",
+            found=f"{empty[0]!r} on the device meta, which holds none",
+            remedy="call model.to_empty(device='cpu') and load its weights",
+        )
     try:
         return copied(model)
     # A module can refuse to be copied in any way that Python knows.
@@ -39,7 +48,7 @@ def audited(model: nn.Module) -> nn.Module:
         raise ModelError(
             name,
             expected="a module that copy.deepcopy can copy",
-            found=f"{type(error).__name__}: {error}",
+            found=said(error),
             remedy="keep no open file, lock or generator on the module",
         ) from error
 

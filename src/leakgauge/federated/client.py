@@ -30,6 +30,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.allowance import Allowance
+from leakgauge.core.lines import said
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.auditable import audited, check_finite
 from leakgauge.federated.copies import own_copy
@@ -197,16 +198,16 @@ def fitting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[None]
     """Raise every foreign exception of a training as a ModelError: model, loss and batch do not fit together."""
     try:
         yield
-    except LeakGaugeError:
+    except (LeakGaugeError, KeyboardInterrupt):
         raise
     # A user's forward and loss can fail in any way that Python knows: each becomes one line.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise ModelError(
             f"model {type(model).__name__}",
             expected=f"a forward and a loss that accept inputs {tuple(inputs.shape)} "
             f"and targets {tuple(targets.shape)}",
-            found=f"{type(error).__name__}: {error}",
-            remedy="match the model's first and last layers to the data",
+            found=said(error),
+            remedy="match the model's first and last layers to the data, and the loss to (outputs, targets)",
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from leakgauge.core import ModelError, copied
+from leakgauge.core.lines import said
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ def own_copy(value: T, name: str) -> T:
         raise ModelError(
             name,
             expected="an object that copy.deepcopy can copy, so that the adversary gets its own",
-            found=f"{type(error).__name__}: {error}",
+            found=said(error),
             remedy="keep no open file, lock or generator on it",
         ) from error
 

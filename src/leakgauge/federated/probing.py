@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import LeakGaugeError, ProbeError, copied
+from leakgauge.core.lines import said
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def probing(what: str = "the model") -> Iterator[None]:
         raise
     # A user's module and loss can fail in any way that Python knows.
     except Exception as error:
-        found = " ".join(f"{type(error).__name__}: {error}".split())
+        found = " ".join(said(error).split())
         raise ProbeError(f"{what} fails on a probe: {found[:300]}") from error
 
 
