@@ -19,10 +19,11 @@ from PIL import Image
 from leakgauge import report
 from leakgauge.core.errors import DataError, OutputError
 from leakgauge.report import figures, lenient, render, write
+from leakgauge.report.cells import Cell, Column
 from leakgauge.report.gallery import read_within
 from leakgauge.report.leak import any_leak, leaked, leaks, verdict
 from leakgauge.report.quantiles import median, quantile
-from leakgauge.report.records import Cell, Column, parse, read
+from leakgauge.report.records import parse, read
 
 COLUMNS = [
     {"name": "age", "unit": "years", "low": 0, "high": 120, "decimals": 0},
@@ -332,7 +333,7 @@ def test_quantiles_of_decibels_survive_an_exact_copy() -> None:
 
 
 def test_write_reads_records_and_leaves_only_the_page(folder: Path) -> None:
-    lines = [json.dumps(record) for record in (header(), cell(math.inf), END)]
+    lines = [json.dumps(record) for record in (header(), cell(200.0), END)]
     (folder / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     before = {path.name for path in folder.iterdir()}
     path = write(folder)
@@ -393,6 +394,22 @@ def test_the_room_imports_nothing_of_ours_but_the_errors() -> None:
     assert all(n.startswith("leakgauge.report") for n in ours - {"leakgauge.core.errors"})
 
 
+ANYTHING: list[Any] = [
+    math.inf,
+    -math.inf,
+    math.nan,
+    1e308,
+    -1e308,
+    10**400,
+    10**5000,
+    -1,
+    0,
+    None,
+    True,
+]
+ANYTHING += ["\ud800\x1b\u202e", [], {}, [[]], {"a": {}}, [1] * 1000]
+
+
 class TestRecordsOfOthers:
     """Bytes that this program did not write are refused in one line, or read leniently."""
 
@@ -414,3 +431,66 @@ class TestRecordsOfOthers:
     def test_a_number_that_no_float_holds(self) -> None:
         assert lenient.number(10**400) is None
         assert lenient.integer(-(10**400)) is None
+
+    @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e308, 10**400, True, "4"])
+    def test_what_is_no_finite_number_is_missing(self, value: object) -> None:
+        assert lenient.number(value) is None
+        assert lenient.integer(value) is None
+
+    @pytest.mark.parametrize("content", ["", "\n\n", '{"type": []}\n', '{"type": "cell"}\n'])
+    def test_a_folder_without_a_header_is_refused_in_one_line(
+        self, tmp_path: Path, content: str
+    ) -> None:
+        (tmp_path / "records.jsonl").write_text(content)
+        for draws in (write, report.recommendations):
+            with pytest.raises(DataError, match="header of a run") as caught:
+                draws(tmp_path)
+            assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("turn", range(len(ANYTHING)))
+    def test_every_field_may_hold_anything(self, folder: Path, turn: int) -> None:
+        training = {
+            "type": "utility", "case": "photographs", "repeat": 0, "accuracy": [0.1, 0.9], "seconds": [1.0],
+            "sent_bytes": [10, 20], "data": {"train": ["d", 10], "test": ["d", 5]},
+            "defense": {"name": "none", "repr": "none"}, "federation": {"clients": 2, "rounds": 1},
+            "epsilon": {"value": 1.0, "delta": 1e-5, "note": "n"}, "diverged": False,
+        }  # fmt: skip
+        twice = training | {"repeat": 1}
+        whole = [header(), cell(), defended(0.1, 30.0), table(case="t"), training, twice, END]
+        value = ANYTHING[turn]
+        edited = [spoiled(record, value) for record in whole]
+        places = [(i, k) for i, record in enumerate(whole) for k in record if k not in KEPT]
+        # Each field alone takes one of the values: all of them took a minute.
+        one_by_one = [
+            [*whole[:i], whole[i] | {key: value}, *whole[i + 1 :]]
+            for i, key in places[turn :: len(ANYTHING)]
+        ]
+        for records in (edited, *one_by_one):
+            page = render(records, folder)
+            page.encode("utf-8")
+            assert "\x1b" not in page
+            assert "\u202e" not in page
+            for advice in report.frontiers(parse(records)):
+                json.dumps(report.recommend(advice).as_json(), allow_nan=False)
+
+    def test_trainings_of_a_case_that_was_not_attacked(self) -> None:
+        training = {
+            "type": "utility",
+            "case": "other",
+            "accuracy": [0.5],
+            "defense": {"name": "none"},
+        }
+        (found,) = report.frontiers(parse([header(), cell(), training, END]))
+        assert "against none" in report.recommend(found).caveat
+
+
+KEPT = ("type", "schema", "id", "case", "attack", "status", "batch_size")
+
+
+def spoiled(record: Any, value: object, name: str = "") -> Any:
+    """Return a record with `value` for every leaf but its names."""
+    if isinstance(record, dict):
+        return {k: v if k in KEPT else spoiled(v, value, k) for k, v in record.items()}
+    if isinstance(record, list):
+        return [spoiled(item, value, name) for item in record]
+    return value

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from markupsafe import Markup
 
+from leakgauge.report.cells import Cell
 from leakgauge.report.claims import Claim
 from leakgauge.report.figures import Axis, Line, Point, sweep
 from leakgauge.report.leak import (
@@ -22,7 +24,6 @@ from leakgauge.report.leak import (
 )
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
-from leakgauge.report.records import Cell
 from leakgauge.report.wording import decibels, percent, plain, plural
 
 
@@ -52,10 +53,10 @@ def panels(cells: Sequence[Cell], album: Album) -> list[Panel]:
     for cell in cells:
         if not cell.undefended:
             groups.setdefault((*partner(cell), cell.defense), []).append(cell)
-    open_ = {
-        key: [cell for cell in cells if cell.undefended and partner(cell) == key]
-        for key in {partner(group[0]) for group in groups.values()}
-    }
+    open_: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.undefended:
+            open_[partner(cell)].append(cell)
     return [_panel(group, open_[partner(group[0])], album) for group in groups.values()]
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from leakgauge.report.cells import Cell
 from leakgauge.report.failure import Failure
-from leakgauge.report.records import Cell, Run
+from leakgauge.report.records import Run
 from leakgauge.report.trainings import Training
 from leakgauge.report.wording import plural, setting
 

@@ -8,14 +8,16 @@ leakage, by the rule and by that number, and no less accuracy, and is better in 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean, stdev
 
+from leakgauge.report.cells import Cell
 from leakgauge.report.leak import any_leak, leaks, metric
 from leakgauge.report.quantiles import median
-from leakgauge.report.records import Cell, Run
+from leakgauge.report.records import Run
 from leakgauge.report.trainings import Training
 from leakgauge.report.wording import plain
 
@@ -142,19 +144,20 @@ class Frontier:
 
 def frontiers(run: Run) -> list[Frontier]:
     """One for each case whose utility was measured, in the order of the records."""
-    names = dict.fromkeys(training.case for training in run.trainings)
-    return [
-        _frontier(
-            name,
-            [cell for cell in run.cells if cell.case == name],
-            [training for training in run.trainings if training.case == name],
-        )
-        for name in names
-    ]
+    cells: dict[str, list[Cell]] = defaultdict(list)
+    trainings: dict[str, list[Training]] = defaultdict(list)
+    for cell in run.cells:
+        cells[cell.case].append(cell)
+    for training in run.trainings:
+        trainings[training.case].append(training)
+    return [_frontier(name, cells[name], own) for name, own in trainings.items()]
 
 
 def _frontier(case: str, cells: Sequence[Cell], trainings: Sequence[Training]) -> Frontier:
     named = {training.defense_repr: training for training in trainings}
+    attacked: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        attacked[cell.defense, cell.defense_repr].append(cell)
     open_ = [training for training in trainings if training.defense == "none"]
     base = _accuracy(open_)
     telling = {_attacked(cell) for cell in cells if cell.undefended and any_leak(cell)}
@@ -162,7 +165,7 @@ def _frontier(case: str, cells: Sequence[Cell], trainings: Sequence[Training]) -
     settings = []
     for text, first in named.items():
         # What was trained under a name is what was attacked under it, whatever the order of records.
-        own = [cell for cell in cells if (cell.defense, cell.defense_repr) == (first.defense, text)]
+        own = attacked[first.defense, text]
         told = [training for training in trainings if training.defense_repr == text]
         settings.append(_setting(first, own, told, base, telling if known else None))
     first = trainings[0]

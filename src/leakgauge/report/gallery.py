@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leakgauge.report.cells import Cell, Column
 from leakgauge.report.leak import COLUMN_TOLERANCE, leaks, metric
 from leakgauge.report.pictures import Album
-from leakgauge.report.records import Cell, Column
 from leakgauge.report.wording import (
     IIP,
     LPIPS,

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakgauge.report.records import Cell
+from leakgauge.report.cells import Cell
 from leakgauge.report.wording import decibels, listed, percent, plain, plural, setting
 
 IMAGE_FLOOR = 20.0  # dB

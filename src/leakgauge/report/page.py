@@ -16,12 +16,13 @@ from markupsafe import Markup
 
 from leakgauge.core.errors import DataError, OutputError
 from leakgauge.report import defenses, frontier_figure, gallery, leak, wording
+from leakgauge.report.cells import Cell
 from leakgauge.report.failures import failures
 from leakgauge.report.frontier import Frontier, frontiers
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
 from leakgauge.report.recommendation import LOSS, Recommendation, recommend
-from leakgauge.report.records import Cell, Run, parse, read
+from leakgauge.report.records import Run, parse, read
 
 RECORDS, PAGE = "records.jsonl", "report.html"
 
@@ -117,16 +118,18 @@ def write(folder: str | Path, allowed: float = LOSS) -> Path:
 def recommendations(folder: str | Path, allowed: float = LOSS) -> list[Recommendation]:
     """For each case of a run's folder whose utility was measured. Raises DataError where there is none."""
     folder = Path(folder)
-    run = parse(read(folder / RECORDS))
-    found = frontiers(run)
-    if not found:
+    records = read(folder / RECORDS)
+    # Looked for first: a hundred thousand cells would be typed for nothing.
+    if not any(record.get("type") == "utility" for record in records):
+        parse([record for record in records if record.get("type") == "run"])
         raise DataError(
             f"run {str(folder)!r}",
             expected="records of utility, to know what defenses cost",
             found="none",
             remedy="audit a specification with a section utility: utility = {rounds = 20}",
         )
-    return [recommend(frontier, allowed, partial=run.partial) for frontier in found]
+    run = parse(records)
+    return [recommend(frontier, allowed, partial=run.partial) for frontier in frontiers(run)]
 
 
 def _resource(name: str) -> str:
@@ -135,24 +138,15 @@ def _resource(name: str) -> str:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     """What a stranger needs to repeat the run."""
-    header = run.header
-    versions, machine = header.get("versions") or {}, header.get("machine") or {}
     facts = [
-        ("Command", str(header.get("command") or wording.MISSING)),
-        ("Root seed", str(header.get("seed", wording.MISSING))),
-        ("Started", str(header.get("started") or wording.MISSING)),
+        ("Command", run.header.command),
+        ("Root seed", run.header.seed),
+        ("Started", run.header.started),
         ("Took", wording.duration(run.seconds)),
-        ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
-        ("Machine", "; ".join(f"{name}: {_inline(value)}" for name, value in machine.items())),
+        ("Versions", run.header.versions),
+        ("Machine", run.header.machine),
     ]
     return [(name, value or wording.MISSING) for name, value in facts]
-
-
-def _inline(value: object) -> str:
-    """Return a value of the header in words; of a mapping, its names and values."""
-    if not isinstance(value, Mapping):
-        return str(value)
-    return ", ".join(f"{name} {text}" for name, text in value.items()) or "none"
 
 
 def _tallies(run: Run) -> list[tuple[str, str]]:

@@ -56,13 +56,13 @@ def training(position: int, record: Mapping[str, Any]) -> Training:
     data = mapping(record.get("data"))
     return Training(
         id=text(record.get("id")),
-        case=str(record["case"]),
+        case=text(record["case"]),
         defense=text(defense.get("name")) or "none",
         defense_repr=text(defense.get("repr")),
         strength_name=text(defense.get("strength_name")) or None,
-        strength=number(strength) if not isinstance(strength, str) else strength,
+        strength=text(strength) if isinstance(strength, str) else number(strength),
         repeat=integer(record.get("repeat")) or 0,
-        accuracy=tuple(v for v in numbers(record.get("accuracy")) if v is not None),
+        accuracy=tuple(v for v in numbers(record.get("accuracy")) if v is not None and 0 <= v <= 1),
         bytes_a_round=_mean(record.get("sent_bytes")),
         seconds_a_round=_mean(record.get("seconds")),
         tested=_count(data.get("test")),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from leakgauge.report.records import Cell, Column
+from leakgauge.report.cells import Cell, Column
 
 MISSING = "\u2013"
 
@@ -155,8 +155,8 @@ def listed(items: Sequence[str], most: int = 4) -> str:
 
 
 def together(items: Iterable[str]) -> str:
-    """`one`, `one and two`, `one, two and three`."""
-    *before, last = items
+    """Return `one`, `one and two`, or `one, two and three`. Return `none` if there are no items."""
+    *before, last = list(items) or ["none"]
     return f"{', '.join(before)} and {last}" if before else last
 
 
