@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import images, mlp, psnr, sigmoid_cnn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -299,3 +300,19 @@ class TestDescent:
         )
         assert isinstance(matching, lg.Attack)
         assert attacks.SecondOrder(smoothness=0).inapplicable(observe(mlp(), images(1))) is None
+
+
+@pytest.mark.parametrize("loss", [functional.mse_loss, nn.MSELoss(reduction="sum")])
+def test_squared_error_is_matched_too(loss: lg.core.Loss) -> None:
+    """PyTorch's own kernel of squared error has no forward-over-reverse derivative in torch.func."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+        batch = lg.Batch(torch.rand(1, 1, 8, 8), torch.rand(1, 10))
+    client = lg.Client(model=model, loss=loss, domain=lg.ImageDomain(1, 8, 8), classes=None)
+    seen = lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(0))
+    attack = lg.attacks.SecondOrder(warm=20, iterations=100)
+    assert attack.inapplicable(seen) is None
+    found = attack(seen, seeds=lg.Seeds(0))
+    assert found.status is lg.Status.CONVERGED
+    assert psnr(batch.inputs, found.inputs).min() > 40

@@ -13,6 +13,7 @@ from leakgauge.federated.dropout import probes, taken
 from leakgauge.federated.probing import probing, spread
 from leakgauge.federated.training import stateless
 from leakgauge.inversion import attention
+from leakgauge.inversion.squared_error import with_elementary_squares
 
 
 def unrunnable(observation: Observation) -> str | None:
@@ -40,7 +41,8 @@ def underivable(observation: Observation, training: SingleGradient) -> str | Non
             targets = observation.knowledge.labels
             if targets is None:
                 return training.scalar(observation.model, _any, parameters, inputs, unit)
-            return training.scalar(observation.model, observation.loss, parameters, inputs, targets)
+            loss = with_elementary_squares(observation.loss)
+            return training.scalar(observation.model, loss, parameters, inputs, targets)
 
         found: Tensors = torch.func.grad(scalar)(parameters)
         return found

@@ -21,6 +21,7 @@ from leakgauge.core import (
 )
 from leakgauge.federated.rounds import Rounds, joined, parted
 from leakgauge.federated.training import local_update
+from leakgauge.inversion.squared_error import with_elementary_squares
 from leakgauge.output import loss_in
 
 
@@ -71,12 +72,13 @@ def functional_simulator(observation: Observation, training: SingleGradient) -> 
 def functional_gradient(observation: Observation, training: SingleGradient) -> Simulator:
     """The client's gradient as a pure function, before any defense."""
     parameters = {name: p.detach() for name, p in trainable(observation.model).items()}
+    loss = with_elementary_squares(observation.loss)
 
     def simulate(unit: Tensor, targets: Tensor) -> Tensors:
         inputs = observation.domain.from_unit(unit)
 
         def scalar(parameters: Tensors) -> Tensor:
-            return training.scalar(observation.model, observation.loss, parameters, inputs, targets)
+            return training.scalar(observation.model, loss, parameters, inputs, targets)
 
         gradient: Tensors = torch.func.grad(scalar)(parameters)
         return gradient
