@@ -6,7 +6,8 @@ Each residual is recomputed here from what was returned. What is certified is sc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from test_output import LOSSES, TwoHeads, batch_of, network, observed, seeded
 from torch import Tensor, nn
 
 import leakgauge as lg
+from leakgauge import defenses
 from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
 from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.judgment import faintest, residual_of, status_of
@@ -227,3 +229,64 @@ def test_class_weights_of_unknown_labels_hide_nothing_from_directions() -> None:
     found = A.Spear(rounds=10)(observation, seeds=lg.Seeds(1))
     assert found.status is lg.Status.CERTIFIED
     assert check(observation, batch, found)
+
+
+@dataclass(frozen=True)
+class Liar(lg.BaseAttack):
+    """An attack of a user's own that returns gray and calls it exact."""
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def unsuited(self, observation: lg.Observation) -> str | None:
+        return None
+
+    def evaluations(self, observation: lg.Observation) -> int:
+        return 1
+
+    def reconstruct(self, observation: lg.Observation, **_: object) -> lg.Reconstruction:
+        batch = observation.batch_size
+        return lg.Reconstruction(
+            inputs=torch.full((batch, *observation.domain.shape), 0.5),
+            targets=torch.zeros(batch, dtype=torch.long),
+            found=torch.ones(batch, dtype=torch.bool),
+            status=lg.Status.CERTIFIED,
+            residual=0.0,
+        )
+
+
+def test_an_audit_computes_the_residual_of_a_user_s_own_attack() -> None:
+    (cell,) = lg.audit(audited([Liar()])).cells
+    assert cell["status"] == "unconverged"
+    assert cell["residual"] > 0.1
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(
+    "defense",
+    [defenses.InstaHide(), defenses.ATS(), defenses.PixelDropout(), defenses.PatchDropout()],
+)
+def test_what_a_defense_made_of_the_batch_is_not_certified(defense: lg.Defense, told: bool) -> None:
+    """The closed form reads what was trained on, exactly. The private examples are others."""
+    case = audited([lg.attacks.LinearLayer()], defenses=[defense], threat=lg.Server(defense=told))
+    (cell,) = lg.audit(case).cells
+    assert cell["status"] != "certified"
+    (bare,) = lg.audit(audited([lg.attacks.LinearLayer()])).cells
+    assert bare["status"] == "certified"
+
+
+def audited(tried: list[lg.Attack], **changes: Any) -> lg.Case:
+    """A case of random images, batch 1."""
+    generator = torch.Generator().manual_seed(0)
+    data = lg.Dataset(
+        "random",
+        torch.rand((12, 1, 16, 16), generator=generator),
+        torch.arange(12) % 4,
+        lg.ImageDomain(1, 16, 16),
+        4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 4))
+    return lg.Case(name="case", data=data, model=model, attacks=tried, **changes)

@@ -255,12 +255,9 @@ class TestUnsound:
             Own(change=replaced(status="certified", residual=1e-6), name="proven"),
         ]
         found = lg.audit(case(attacks=claims)).cells
-        assert [cell["status"] for cell in found] == [
-            "unconverged",
-            "unconverged",
-            "converged",
-            "certified",
-        ]
+        # Gray explains nothing. The residual that counts is the one that the audit computes.
+        assert [cell["status"] for cell in found] == ["unconverged"] * 4
+        assert all(cell["residual"] > 0.1 for cell in found)
 
     def test_an_update_of_zeros_is_no_signal_for_any_attack(self) -> None:
         silent_ = case(

@@ -56,9 +56,11 @@ def judged(observation: Observation, found: Reconstruction) -> Reconstruction:
     """What was found under a simpler protocol, with status and residual under the one in use."""
     residual = residual_of(observation, found)
     status, message = found.status, found.message
-    if status in (Status.CERTIFIED, Status.CONVERGED):
-        matched = residual is not None and residual <= MATCHED and not untold(observation.training)
-        status = Status.CONVERGED if matched else Status.UNCONVERGED
+    matched = residual is not None and residual <= MATCHED and not untold(observation.training)
+    if matched:
+        status = Status.CONVERGED
+    elif status in (Status.CERTIFIED, Status.CONVERGED):
+        status = Status.UNCONVERGED
     if residual is not None:
         steps = (
             "one gradient, the steps not told" if untold(observation.training) else "the true steps"

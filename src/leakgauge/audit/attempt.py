@@ -11,30 +11,61 @@ from torch import Tensor
 from leakgauge.core import (
     Attack,
     AttackError,
+    Defense,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
     Status,
+    parts_of,
 )
-from leakgauge.core.attack import bounded, no_signal, steady
+from leakgauge.core.attack import bounded, no_signal, of_the_trained, steady
+from leakgauge.defenses.base import Undefended
+from leakgauge.inversion.judgment import residual_of
 
 
 def attempt(
-    attack: Attack, observation: Observation, count: int, *, seeds: Seeds, progress: Progress
+    attack: Attack,
+    observation: Observation,
+    count: int,
+    defense: Defense | None = None,
+    *,
+    seeds: Seeds,
+    progress: Progress,
 ) -> Reconstruction:
     """Return the reconstruction of a batch of `count` examples, with a status that its residual allows.
 
-    A user's own attack need not derive from BaseAttack. It is held to the same promises here. Whatever the attack
-    raises passes.
+    A user's own attack need not derive from BaseAttack. It is held to the same promises here, and its residual is
+    computed anew. Whatever the attack raises passes.
+
+    Args:
+        defense: the client's. The adversary need not know it.
 
     Raises:
         AttackError: the attack returned something else than a sound reconstruction.
     """
     if not observation.has_signal:
         return no_signal(observation)
-    found = attack(observation, seeds=seeds, progress=progress)
-    return steady(observation, bounded(sound(attack, found, observation, count)))
+    found = sound(attack, attack(observation, seeds=seeds, progress=progress), observation, count)
+    if not type(attack).__module__.startswith("leakgauge."):
+        found = measured(observation, found)
+    found = steady(observation, bounded(found))
+    return of_the_trained(found) if acts_on_examples(defense) else found
+
+
+def measured(observation: Observation, found: Reconstruction) -> Reconstruction:
+    """Return the reconstruction with the residual of the inputs and targets that it returns, if it claims a match."""
+    if found.status not in (Status.CERTIFIED, Status.CONVERGED):
+        return found
+    return replace(found, residual=residual_of(observation, found))
+
+
+def acts_on_examples(defense: Defense | None) -> bool:
+    """Return whether the client may train on other examples than the private ones."""
+    return any(
+        getattr(type(part), "on_batch", None) is not Undefended.on_batch
+        for part in parts_of(defense)
+    )
 
 
 def sound(attack: Attack, found: Any, observation: Observation, count: int) -> Reconstruction:

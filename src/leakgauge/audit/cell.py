@@ -77,7 +77,12 @@ def contest(
     )
     with step("attack"):
         found = attempt(
-            cell.attack, observation, count, seeds=own, progress=lambda done: progress(done / 2)
+            cell.attack,
+            observation,
+            count,
+            cell.defense,
+            seeds=own,
+            progress=lambda done: progress(done / 2),
         )
     with step("metric"):
         guess = judge(found)
@@ -89,6 +94,7 @@ def contest(
                 cell.attack,
                 update,
                 count,
+                cell.defense,
                 # No path: an attack that knows its control could do worse there.
                 seeds=Seeds(own.integer("control")),
                 progress=lambda done: progress(0.5 + done / 2),

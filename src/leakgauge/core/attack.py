@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from leakgauge.core.disclosure import changes_examples
 from leakgauge.core.errors import AttackError, LeakGaugeError, ProbeError
 from leakgauge.core.lines import said
 from leakgauge.core.observation import Observation
@@ -84,7 +85,8 @@ class BaseAttack(ABC):
             return no_signal(observation)
         with named_failures(self, "search"):
             found = self.reconstruct(observation, seeds=seeds, progress=progress)
-        return steady(observation, bounded(found))
+        found = steady(observation, bounded(found))
+        return of_the_trained(found) if changes_examples(observation.knowledge.defense) else found
 
 
 @contextmanager
@@ -127,6 +129,18 @@ def steady(observation: Observation, found: Reconstruction) -> Reconstruction:
         return noted
     message = f"{found.message}; not {found.status}: {observation.unsteady}"
     return replace(noted, status=Status.UNCONVERGED, message=message.removeprefix("; "))
+
+
+def of_the_trained(found: Reconstruction) -> Reconstruction:
+    """Return the reconstruction, at most converged: what is proven is what a defense had made of the batch."""
+    if found.status is not Status.CERTIFIED:
+        return found
+    return replace(
+        found,
+        status=Status.CONVERGED,
+        message=f"{found.message}; not certified: proven is what was trained on, and the defense had changed the "
+        "private examples before",
+    )
 
 
 def bounded(found: Reconstruction) -> Reconstruction:

@@ -264,6 +264,12 @@ def erasing_of(defense: Defense | None) -> Erases | None:
     return _only([part for part in parts_of(defense) if isinstance(part, Erases)])
 
 
+def changes_examples(defense: Defense | None) -> bool:
+    """Whether a defense says that the client trains on other examples than the private ones."""
+    kinds = (Mixes, Transforms, Erases, Conceals)
+    return any(isinstance(part, kinds) for part in parts_of(defense))
+
+
 def concealing_of(defense: Defense | None) -> Conceals | None:
     """The one part that conceals examples; None where none does, or several."""
     return _only([part for part in parts_of(defense) if isinstance(part, Conceals)])

@@ -61,8 +61,9 @@ class Diagnosis:
     @property
     def line(self) -> str:
         """For a message."""
+        # The Jacobian is local: a distant batch, such as a mirror image, may give the same update.
         seen = f"{'' if self.exact else 'at most '}{self.rank} of {self.unknowns} directions"
-        return f"{self.verdict}: the update tells {seen} of the batch apart"
+        return f"{self.verdict}: near this batch, the update tells {seen} apart"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
