@@ -24,6 +24,7 @@ from leakgauge.audit.grid import number
 from leakgauge.audit.machine import named
 from leakgauge.cli import main
 from leakgauge.console import rounded
+from leakgauge.core import allowance
 from leakgauge.core.ranges import check_ranges
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
@@ -173,6 +174,60 @@ def test_objects(tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]
         lg.audit(case(**changes), out=tmp_path / "run")
     one_line(caught.value, *words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "threat",
+    [
+        "{name = 'aggregator', clients = 1000000000}",
+        "{name = 'secure_aggregator', clients = 1000000000}",
+        "{name = 'masked_update', clients = 129}",
+        "{name = 'several_rounds', rounds = 1000000000}",
+        "{name = 'neighbor', nodes = 1000000000}",
+        "{name = 'neighbor', degree = 1000000000}",
+        "{name = 'neighbor', hops = 1000000000}",
+        "{name = 'neighbor', start = 1000000000}",
+        "{name = 'neighbor', listening = 1000000000}",
+    ],
+)
+def test_threats_of_any_size(threat: str) -> None:
+    with pytest.raises(lg.SpecificationError) as caught:
+        plan_from(Source(f"{SPEC}threat = {threat}"))
+    one_line(caught.value, "threat.", "less than or equal to")
+
+
+@pytest.mark.parametrize(
+    ("threat", "words"),
+    [
+        (lg.Aggregator(clients=1024), ("for each of 1024 clients", "batch 1")),
+        (lg.Neighbor(degree=4096), ("degree 4096 on 8 nodes",)),
+        (lg.Neighbor(nodes=64, listening=65), ("at most 4,096", "4,160")),
+    ],
+)
+def test_threats_larger_than_their_batch_or_network(
+    threat: lg.Server, words: tuple[str, ...]
+) -> None:
+    with pytest.raises(lg.UserError) as caught:
+        plan([case(threat=threat)])
+    one_line(caught.value, *words)
+
+
+@pytest.mark.parametrize("threat", [lg.SeveralRounds(rounds=100), lg.Neighbor(listening=100)])
+def test_rounds_whose_models_no_memory_holds(
+    threat: lg.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowance, "memory", lambda: 100_000 * allowance.BYTES_AN_ENTRY)
+    with pytest.raises(lg.SpecificationError) as caught:
+        plan([case(threat=threat)])
+    one_line(caught.value, "at most 100,000 entries in the models of all rounds")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7, 16])
+@pytest.mark.parametrize("clients", [1, 2, 3, 7, 20])
+def test_sizes_are_those_of_the_parts(count: int, clients: int) -> None:
+    parts = torch.arange(count).tensor_split(clients)
+    expected = sorted({len(part) for part in parts if len(part)})
+    assert lg.Aggregator(clients=clients).sizes(count) == expected
 
 
 def test_an_audit_of_nothing() -> None:

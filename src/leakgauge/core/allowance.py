@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leakgauge.core.errors import ModelError
+from leakgauge.core.errors import ModelError, SpecificationError
 
 MOST_ENTRIES = 2**31
 """Most entries in all tensors of a model, on any machine."""
@@ -61,6 +61,18 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 found="more",
                 remedy="lower its depth",
             )
+
+
+def check_kept(where: str, entries: int, remedy: str) -> None:
+    """Raise SpecificationError if the models and updates of several rounds have more entries than an audit may hold."""
+    most = memory() // BYTES_AN_ENTRY
+    if entries > most:
+        raise SpecificationError(
+            where,
+            expected=f"at most {most:,} entries in the models of all rounds, in the memory here",
+            found=f"{entries:,}",
+            remedy=remedy,
+        )
 
 
 def memory() -> int:

@@ -25,9 +25,6 @@ def circulant(nodes: int, degree: int) -> Tensor:
 
     Raises SpecificationError where there is no such connected graph.
     """
-    reach = [step for near in range(1, degree // 2 + 1) for step in (near, -near)]
-    if degree % 2:
-        reach.append(nodes // 2)
     fits = 1 <= degree < nodes and (degree % 2 == 0 or nodes % 2 == 0)
     if not fits or (degree == 1 and nodes > 2):
         raise SpecificationError(
@@ -36,6 +33,9 @@ def circulant(nodes: int, degree: int) -> Tensor:
             found=f"degree {degree} on {nodes} nodes",
             remedy="give a degree below the nodes, even or on evenly many; degree 1 is 2 nodes",
         )
+    reach = [step for near in range(1, degree // 2 + 1) for step in (near, -near)]
+    if degree % 2:
+        reach.append(nodes // 2)
     joined = torch.zeros((nodes, nodes), dtype=torch.bool)
     for node in range(nodes):
         joined[node, [(node + step) % nodes for step in reach]] = True

@@ -37,16 +37,20 @@ class Group(Client):
 
     def parts(self, batch: Batch) -> list[Batch]:
         """Each client's examples. Raises DataError where some would have none."""
-        if len(batch) < self.clients:
-            raise DataError(
-                "batch",
-                expected=f"an example for each of {self.clients} clients, as it is split among them",
-                found=f"batch {len(batch)}",
-                remedy=f"set training.batch_size to {self.clients} or more, or lower threat.clients",
-            )
+        self.check_split(len(batch))
         inputs = batch.inputs.tensor_split(self.clients)
         targets = batch.targets.tensor_split(self.clients)
         return [Batch(x, y) for x, y in zip(inputs, targets, strict=True)]
+
+    def check_split(self, count: int) -> None:
+        """Raise DataError if `count` examples are fewer than the clients."""
+        if count < self.clients:
+            raise DataError(
+                "batch",
+                expected=f"an example for each of {self.clients} clients, as it is split among them",
+                found=f"batch {count}",
+                remedy=f"set training.batch_size to {self.clients} or more, or lower threat.clients",
+            )
 
     @property
     def aggregated(self) -> Aggregated:

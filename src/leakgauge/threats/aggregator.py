@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Annotated
 
-import torch
+from annotated_types import Ge, Le
 from torch import nn
 
 from leakgauge.core import Knowledge, Observation, Seeds, Update
@@ -18,6 +19,11 @@ from leakgauge.federated.secure_aggregation import SecureAggregation
 from leakgauge.federated.vectors import shaped
 from leakgauge.threats.server import Server, refuse_statistics
 
+MOST_CLIENTS = 1024
+"""Most clients of one aggregation: each is simulated."""
+MOST_KEYED = 128
+"""Most clients of a secure aggregation: each agrees on a key with every other, in about 5 s for all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregator(Server):
@@ -29,7 +35,7 @@ class Aggregator(Server):
     Running statistics, where granted, are the clients' weighted mean.
     """
 
-    clients: Count = 4
+    clients: Annotated[int, Ge(1), Le(MOST_CLIENTS)] = 4
 
     @property
     def grants(self) -> frozenset[str]:
@@ -43,12 +49,13 @@ class Aggregator(Server):
 
     def sizes(self, count: int) -> list[int]:
         """Return how many of `count` examples one client trains on: each number once."""
-        parts = torch.arange(count).tensor_split(self.clients)
-        return sorted({len(part) for part in parts if len(part)})
+        least, more = divmod(count, self.clients)
+        return sorted({size for size in (least, least + bool(more)) if size})
 
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `clients` clients like `client` train on `batch`. Raises DataError where one would have no example."""
         group = Group.of(client, self.clients, self.aggregation)
+        group.check_split(len(batch))
         return super().look(group, batch, seeds=seeds)
 
 
@@ -71,6 +78,8 @@ class Quantized(Aggregator):
 @dataclass(frozen=True, kw_only=True)
 class SecureAggregator(Quantized):
     """The server of a secure aggregation: sees masked vectors, of which only the weighted mean can be read."""
+
+    clients: Annotated[int, Ge(1), Le(MOST_KEYED)] = 4
 
     @property
     def aggregation(self) -> SecureAggregation:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import nn
 
 from leakgauge.core import (
@@ -16,12 +18,17 @@ from leakgauge.core import (
     Update,
     trainable,
 )
-from leakgauge.core.ranges import Count, Positive, Whole
+from leakgauge.core.allowance import check_kept
+from leakgauge.core.ranges import Positive
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.gossip import Gossip, at, circulant, distances, metropolis
 from leakgauge.federated.overhearing import Estimate, View, estimate
 from leakgauge.federated.vectors import shaped
 from leakgauge.threats.server import Server, refuse_statistics
+
+MOST_STEPS = 4096
+"""Most steps, nodes times rounds, that are solved for: a dense system of so many unknowns."""
+Number = Annotated[int, Ge(1), Le(MOST_STEPS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +41,11 @@ class Neighbor(Server):
     started from.
     """
 
-    nodes: Count = 8
-    degree: Count = 2
-    hops: Count = 1
-    start: Whole = 0
-    listening: Count = 8
+    nodes: Number = 8
+    degree: Number = 2
+    hops: Number = 1
+    start: Annotated[int, Ge(0), Le(MOST_STEPS)] = 0
+    listening: Number = 8
     learning_rate: Positive = 0.01
     bystanders: Batch | None = field(default=None, repr=False, compare=False)
 
@@ -72,6 +79,7 @@ class Neighbor(Server):
                 found=repr(client.training),
                 remedy="set training.name to fedsgd",
             )
+        self.check_steps(client)
         # First, so that what the adversary gets is copied before any node trains.
         seen = super().look(client, batch, seeds=seeds)
         model = client.global_model(seeds=seeds)
@@ -82,6 +90,19 @@ class Neighbor(Server):
             model=at(seen.model, heard.model),
             update=Update(shaped(heard.step / self.learning_rate, like)),
         )
+
+    def check_steps(self, client: Client) -> None:
+        """Raise SpecificationError if nodes and rounds together are more than can be solved for, or kept."""
+        steps = self.nodes * (self.start + self.listening)
+        if steps > MOST_STEPS:
+            raise SpecificationError(
+                "threat neighbor",
+                expected=f"nodes x (start + listening) of at most {MOST_STEPS:,}",
+                found=f"{steps:,}",
+                remedy="lower nodes, start or listening",
+            )
+        size = sum(parameter.numel() for parameter in client.model.parameters())
+        check_kept("threat neighbor", steps * size, "lower nodes, start or listening")
 
     def overhear(self, client: Client, model: nn.Module, batch: Batch, seeds: Seeds) -> Estimate:
         """Run the network, and estimate the victim's step from what node 0 holds of it."""

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from annotated_types import Ge, Le
 from torch import nn
 
 from leakgauge.core import Knowledge, Observation, Seeds, Update, copied
-from leakgauge.core.ranges import Count, Positive
+from leakgauge.core.allowance import check_kept
+from leakgauge.core.ranges import Positive
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.local_steps import moved
 from leakgauge.federated.rounds import Rounds, joined
 from leakgauge.federated.statistics import adopt
 from leakgauge.threats.server import Server
+
+MOST_ROUNDS = 1000
+"""Most rounds that are matched jointly: the adversary keeps the model and the update of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +29,7 @@ class SeveralRounds(Server):
     is. Where it is told running statistics, it is told each round's, and the next model bears them.
     """
 
-    rounds: Count = 2
+    rounds: Annotated[int, Ge(1), Le(MOST_ROUNDS)] = 2
     rate: Positive = 0.1
 
     @property
@@ -33,6 +39,8 @@ class SeveralRounds(Server):
 
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on `batch` in each round and return all that this adversary sees."""
+        size = sum(parameter.numel() for parameter in client.model.parameters())
+        check_kept("threat.rounds", self.rounds * size, "lower threat.rounds")
         first = super().look(client, batch, seeds=seeds)
         # One order for all rounds: what the client drew in the first.
         drawn = client.drawn(len(batch), seeds=seeds)
