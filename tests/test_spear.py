@@ -14,7 +14,14 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge import defenses
 from leakgauge.analytic.linear import LinearEntry
-from leakgauge.analytic.relu_layer import Factors, factorize, factors_of, from_patterns, relu_entry
+from leakgauge.analytic.relu_layer import (
+    Factors,
+    factorize,
+    factors_of,
+    from_patterns,
+    inverted,
+    relu_entry,
+)
 from leakgauge.analytic.sparse_directions import (
     Allowed,
     descend,
@@ -289,3 +296,28 @@ def test_hopeless_noise_ends_the_search_early(observe: Observe) -> None:
     guess = Spear()(seen, seeds=lg.Seeds(0))
     assert not guess.found.any()
     assert "after 20 rounds" in guess.message
+
+
+def test_directions_that_coincide_end_nothing() -> None:
+    """Under noise a search may end at one direction twice, which has no inverse."""
+    twice = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
+    assert torch.isfinite(inverted(twice)).all()
+    assert torch.equal(inverted(2 * torch.eye(3)), 0.5 * torch.eye(3))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noise_ends_no_search(seed: int) -> None:
+    digits = lg.data.digits()
+    model = lg.models.build(lg.models.mlp, digits.domain, 10, width=32, seed=seed)
+    client = lg.Client(
+        model=model,
+        loss=functional.cross_entropy,
+        domain=digits.domain,
+        classes=10,
+        defense=defenses.GaussianNoise(std=1e-3),
+    )
+    batch = lg.Batch(
+        digits.inputs[2 * seed : 2 * seed + 2], digits.targets[2 * seed : 2 * seed + 2]
+    )
+    seen = lg.Server().observe(client, batch, seeds=lg.Seeds(seed))
+    assert Spear(rounds=20)(seen, seeds=lg.Seeds(seed)).status is not lg.Status.CERTIFIED

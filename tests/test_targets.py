@@ -15,16 +15,14 @@ DOMAIN = lg.ImageDomain(1, 6, 6)
 
 
 def observed(
-    outputs: int, loss: lg.core.Loss, targets: Tensor, training: lg.LocalTraining | None = None
+    outputs: int, loss: lg.core.Loss, targets: Tensor, classes: int | None = None
 ) -> tuple[lg.Observation, lg.Batch]:
     """One update of a ReLU network, and the batch behind it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 40), nn.ReLU(), nn.Linear(40, outputs))
         batch = lg.Batch(torch.rand(len(targets), 1, 6, 6), targets)
-    client = lg.Client(
-        model=model, loss=loss, domain=DOMAIN, classes=None, training=training or lg.FedSGD()
-    )
+    client = lg.Client(model=model, loss=loss, domain=DOMAIN, classes=classes)
     return lg.Server().observe(client, batch, seeds=lg.Seeds(0)), batch
 
 
@@ -76,6 +74,15 @@ def test_auto_prefers_what_explains_the_update(
     assert found.status is lg.Status.CONVERGED
     order = lg.metrics.assign(batch.inputs, found.inputs)
     assert psnr(batch.inputs, found.inputs[order]).min() > 60
+
+
+def test_rows_of_one_class_each_are_labels() -> None:
+    """Cross-entropy takes rows of probabilities as well as labels."""
+    labels = torch.tensor([2, 0, 2])
+    seen, batch = observed(4, functional.cross_entropy, labels, classes=4)
+    found = solved_targets(seen, DOMAIN.to_unit(batch.inputs))
+    assert found is not None
+    assert torch.equal(found, labels)
 
 
 def test_wrong_inputs_have_none() -> None:

@@ -215,10 +215,17 @@ def isotropic(rows: Tensor) -> Tensor:
 
 def patterns(factors: Factors, directions: Tensor) -> tuple[Tensor, Tensor]:
     """For B directions (B, B): the p of each (B, B), scaled to an h that ends in 1, and where [W, b] h <= 0."""
-    inverse = torch.linalg.inv(directions.T)
+    inverse = inverted(directions.T)
     # This sets each direction's scale, and its sign.
     inverse = inverse / (inverse @ factors.last).unsqueeze(1)
     return inverse, (inverse @ factors.layer.T) <= 0
+
+
+def inverted(matrix: Tensor) -> Tensor:
+    """Return the inverse of a matrix (B, B), or its pseudo-inverse if directions coincide, as they may under noise."""
+    inverse, failed = torch.linalg.inv_ex(matrix)
+    found: Tensor = torch.linalg.pinv(matrix) if bool(failed) else inverse
+    return found
 
 
 def consistency(factors: Factors, directions: Tensor) -> float:
@@ -242,7 +249,7 @@ def separate(factors: Factors, directions: Tensor, outputs: int) -> tuple[Tensor
     """The batch that B directions (B, B) make: inputs (B, F), and their delta (B, outputs)."""
     inverse, _ = patterns(factors, directions)
     features = inverse @ torch.linalg.solve(factors.basis, factors.right)
-    caused = factors.scale * (factors.rows @ factors.basis @ torch.linalg.inv(inverse))
+    caused = factors.scale * (factors.rows @ factors.basis @ inverted(inverse))
     delta = torch.zeros((factors.batch, outputs), dtype=torch.float64)
     delta[:, factors.live] = torch.where(factors.zeros(directions), 0.0, caused.T)
     return features[:, :-1], delta

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import CONVERGED_WITHIN, Observation, ProbeError, Tensors
-from leakgauge.federated.targets import refused_targets
+from leakgauge.federated.targets import refused_targets, unlabeled
 from leakgauge.federated.untouched import output_of
 from leakgauge.inversion.distances import relative_residual
 from leakgauge.inversion.simulation import simulator
@@ -31,8 +31,9 @@ def solved_targets(observation: Observation, unit: Tensor) -> Tensor | None:
         unit: inputs (B, *shape) in unit coordinates.
 
     Returns:
-        Targets (B,) or (B, K) as the loss takes them, with which the whole update is matched to CONVERGED_WITHIN. None
-        if the loss takes no numbers, if its gradient is not affine in them, or if they are too many.
+        Targets (B,) or (B, K) as the loss takes them, with which the whole update is matched to CONVERGED_WITHIN, or
+        class labels (B,) if the loss takes both. None if the loss takes no numbers, if its gradient is not affine in
+        them, if several targets would do, or if they are too many.
     """
     try:
         output = output_of(observation.model, observation.domain.from_unit(unit))
@@ -56,20 +57,28 @@ def solved_targets(observation: Observation, unit: Tensor) -> Tensor | None:
 
 
 def _solved(observation: Observation, unit: Tensor, zeros: Tensor) -> Tensor | None:
-    """Targets of the shape of `zeros`, or None if the update is not explained."""
+    """Targets of the shape of `zeros`, or class labels, or None if the update is not explained or leaves a choice."""
     simulate, seen = simulator(observation, create_graph=False), observation.update.tensors
+
+    def residual(targets: Tensor) -> float:
+        return float(relative_residual(simulate(unit, targets), seen))
+
     base = _flat(simulate(unit, zeros))
     moves = [_flat(simulate(unit, row.view_as(zeros))) - base for row in _units(zeros)]
     missing = (_flat(seen) - base).unsqueeze(1)
-    values = torch.linalg.lstsq(torch.stack(moves, 1), missing, driver="gelsd").solution
-    targets = values.view_as(zeros).to(zeros)
-    simulated = simulate(unit, targets)
-    if float(relative_residual(simulated, seen)) > CONVERGED_WITHIN:
+    solved = torch.linalg.lstsq(torch.stack(moves, 1), missing, driver="gelsd")
+    targets = solved.solution.view_as(zeros).to(zeros)
+    if residual(targets) > CONVERGED_WITHIN:
         return None
+    if observation.classes is not None and targets.ndim == 2 and unlabeled(observation) is None:
+        # Cross-entropy is the same for t and t + c p, with answers p: rows are not unique, labels are.
+        labels = targets.argmax(1)
+        return labels if residual(labels) <= CONVERGED_WITHIN else None
     # A gradient that is not affine, such as that of absolute errors, would be explained by other targets too.
     further = _flat(simulate(unit, 2 * targets)) - base
-    bend = further - 2 * (_flat(simulated) - base)
-    return targets if float(bend.norm()) <= CONVERGED_WITHIN * float(further.norm()) else None
+    bend = further - 2 * (_flat(simulate(unit, targets)) - base)
+    affine = float(bend.norm()) <= CONVERGED_WITHIN * float(further.norm())
+    return targets if affine and int(solved.rank) == zeros.numel() else None
 
 
 def _units(zeros: Tensor) -> Tensor:
