@@ -316,3 +316,24 @@ def test_squared_error_is_matched_too(loss: lg.core.Loss) -> None:
     found = attack(seen, seeds=lg.Seeds(0))
     assert found.status is lg.Status.CONVERGED
     assert psnr(batch.inputs, found.inputs).min() > 40
+
+
+class Root(nn.Module):
+    """A square root of features that are 0: its derivative is infinite, and times 0 it is NaN."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (0 * inputs).sqrt() + inputs
+
+
+def test_a_jacobian_that_is_not_finite_ends_the_stage() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), Root(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 4))
+        batch = lg.Batch(torch.rand(1, 1, 8, 8), torch.tensor([1]))
+    client = lg.Client(
+        model=model, loss=functional.cross_entropy, domain=lg.ImageDomain(1, 8, 8), classes=4
+    )
+    seen = lg.Server().observe(client, batch, seeds=lg.Seeds(0))
+    found = lg.attacks.SecondOrder(warm=1, iterations=5, stages=2)(seen, seeds=lg.Seeds(0))
+    assert found.status in (lg.Status.UNCONVERGED, lg.Status.DIVERGED)
+    assert torch.isfinite(found.inputs).all()

@@ -70,13 +70,18 @@ class Curvature:
         shaped = tangents.reshape(self.size, *place.unit.shape[1:])
         return torch.cat(list(place.local_products(example, shaped)))
 
+    @property
+    def finite(self) -> bool:
+        """Whether the Jacobian has no NaN, as that of a square root at 0 has, and no infinity."""
+        return bool(torch.isfinite(self.matrix).all())
+
     def identification(self, unknowns: int) -> Identification:
         """Rank and condition of J, counted in float64; a bound where J is sketched.
 
         Of the inputs' columns alone, the labels held as they were found: a label's variables are
         no direction of the batch.
         """
-        if self.sketched:
+        if self.sketched or not self.finite:
             return Identification(min(self.rows, unknowns), unknowns, None, exact=False)
         inputs = self.columns.reshape(self.batch, self.width, -1)[:, : self.size]
         gram = lower_gram(inputs.reshape(unknowns, -1).double())
@@ -86,9 +91,12 @@ class Curvature:
         return Identification(len(counted), unknowns, condition, exact=True)
 
     def factorize(self, damping: float) -> float:
-        """Cholesky with `damping` relative to the mean diagonal, raised tenfold until it succeeds; returns it."""
+        """Cholesky with `damping` relative to the mean diagonal, raised tenfold until it succeeds; returns it.
+
+        The matrix must be `finite`: no damping helps against NaN.
+        """
         diagonal = self.matrix.diagonal()
-        kept, mean = diagonal.clone(), float(diagonal.mean())
+        kept, mean = diagonal.clone(), float(diagonal.mean()) or 1.0
         while True:
             diagonal.copy_(kept + damping * mean)
             factor, failed = torch.linalg.cholesky_ex(self.matrix)

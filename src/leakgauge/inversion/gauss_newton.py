@@ -144,6 +144,8 @@ class _Descent:
         """One stage with the curvature of where it begins."""
         self.last = None  # the old one makes room for the new
         self.last = curvature = self.curvature(here.vector)
+        if not curvature.finite:
+            return here
         self.damping = curvature.factorize(self.damping)
         inverse = curvature.inverse(self.start)
         memory = Memory(self.plan.iterations, here.vector)
