@@ -484,7 +484,10 @@ class TestSeams:
                 told.append(seeds)
                 return update
 
-        self.seen(Listening())
+        owner = client(mlp(), defense=Listening())
+        # Without a threat model, which puts back what the client's run adds to a list of the caller's.
+        model = owner.global_model(seeds=lg.Seeds(0))
+        owner.share(model, images(3), seeds=lg.Seeds(0))
         assert len(told) == 4
         assert {seeds.root for seeds in told} == {0}
         assert all("defense" in seeds.path for seeds in told)

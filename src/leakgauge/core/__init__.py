@@ -59,7 +59,7 @@ from leakgauge.core.protocols import (
 )
 from leakgauge.core.reconstruction import Cost, Diagnosis, Reconstruction, Snapshot, Status
 from leakgauge.core.seeds import Seeds
-from leakgauge.core.update import Tensors, Update, UpdateKind, trainable
+from leakgauge.core.update import Tensors, Update, UpdateKind, plain_update, trainable
 
 __all__ = [
     "CERTIFIED_WITHIN",
@@ -128,6 +128,7 @@ __all__ = [
     "mixing_of",
     "noise_of",
     "parts_of",
+    "plain_update",
     "remembered",
     "rounding_of",
     "silent",

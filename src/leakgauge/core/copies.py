@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -16,20 +17,26 @@ def copied(value: T) -> T:
 
     Tensors that a forward pass left on a module (weight and spectral norm by hooks keep their result) have a
     graph, and Python cannot copy them. The copy gets their values alone. Its next forward computes them anew.
+    Neither can Python copy sparse and other tensors without a storage of their own. Torch clones those.
     """
-    return copy.deepcopy(value, {id(left): left.detach().clone() for left in _computed(value)})
+    return copy.deepcopy(value, {id(left): left.detach().clone() for left in _uncopied(value)})
 
 
-def _computed(value: object) -> Iterator[Tensor]:
-    """Yield the tensors with a graph that attributes hold, or containers in attributes."""
+def _uncopied(value: object) -> Iterator[Tensor]:
+    """Yield the tensors that deepcopy cannot copy, in attributes or in containers in attributes."""
     owners = list(value.modules()) if isinstance(value, nn.Module) else [value]
     for owner in owners:
         for held in list(getattr(owner, "__dict__", {}).values()):
             inside = held.values() if isinstance(held, dict) else held
             several = isinstance(held, (dict, list, tuple, set))
             for each in inside if several else (held,):
-                if isinstance(each, Tensor) and not each.is_leaf:
+                if isinstance(each, Tensor) and _resists(each):
                     yield each
+
+
+def _resists(tensor: Tensor) -> bool:
+    """Return whether deepcopy cannot copy a tensor: it has a graph, or no storage."""
+    return not tensor.is_leaf or tensor.layout != torch.strided or tensor.is_nested
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -114,6 +114,25 @@ class Update(Summarized):
         return cls(tensors, "delta" if told == "delta" else "gradient")
 
 
+def plain_update(update: Update, parameters: Mapping[str, Tensor]) -> Update:
+    """Return a copy of an update that holds its values alone, so that nothing else leaves a client.
+
+    Its tensors are contiguous, in the order, the type and on the device of `parameters`, whose names they have.
+    """
+    tensors = {
+        name: torch.empty_like(p, memory_format=torch.contiguous_format, requires_grad=False).copy_(
+            update.tensors[name].detach()
+        )
+        for name, p in parameters.items()
+    }
+    return Update(tensors, kind_of(update.kind))
+
+
+def kind_of(kind: str) -> UpdateKind:
+    """Return the kind of an update as a plain string."""
+    return "delta" if kind == "delta" else "gradient"
+
+
 def trainable(model: nn.Module) -> Tensors:
     """The parameters that local training updates, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

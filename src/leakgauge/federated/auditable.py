@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from leakgauge.core import ModelError, copied, trainable, unwrapped
 from leakgauge.core.lines import said
+from leakgauge.federated.layouts import is_finite
 
 
 def audited(model: nn.Module) -> nn.Module:
@@ -49,7 +50,8 @@ def audited(model: nn.Module) -> nn.Module:
             name,
             expected="a module that copy.deepcopy can copy",
             found=said(error),
-            remedy="keep no open file, lock or generator on the module",
+            remedy="give it __deepcopy__, or keep on it no open file, lock, generator or tensor that "
+            "torch cannot copy",
         ) from error
 
 
@@ -61,7 +63,7 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
 def check_finite(model: nn.Module) -> None:
     """Raise ModelError if a parameter or buffer is not finite, or if nothing can be trained."""
     for name, tensor in state_of(model).items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not is_finite(tensor):
             raise ModelError(
                 f"model {type(model).__name__}",
                 expected="finite weights",

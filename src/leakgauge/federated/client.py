@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -26,6 +26,7 @@ from leakgauge.core import (
     Update,
     local_of,
     parts_of,
+    plain_update,
     remembered,
     trainable,
 )
@@ -37,6 +38,7 @@ from leakgauge.federated.copies import own_copy
 from leakgauge.federated.fedavg import first_epoch
 from leakgauge.federated.local_steps import moved
 from leakgauge.federated.placement import check_placed
+from leakgauge.federated.shared import restored
 from leakgauge.federated.statistics import carried
 from leakgauge.federated.training import FedSGD, local_update, with_orders
 
@@ -96,6 +98,11 @@ class Client(Summarized):
         own = {name: own_copy(getattr(self, name), name) for name in names}
         return replace(self, **own, trained_on=None)
 
+    def shared(self) -> AbstractContextManager[None]:
+        """Put back on exit what the code inside changes in classes, functions and globals of the user's objects."""
+        kept = (getattr(self, each.name) for each in fields(self) if each.name != "trained_on")
+        return restored(*kept)
+
     def global_model(self, *, seeds: Seeds) -> nn.Module:
         """A copy of the network that server and client both use, after the defense's model seam."""
         model = audited(self.model)
@@ -140,7 +147,7 @@ class Client(Summarized):
         update.check(trainable(model))
         for name in local_of(self.defense, trained.tensors):
             later[OWN + name] = trained.tensors[name] + memory.get(OWN + name, 0)
-        return update.detached(), later
+        return plain_update(update, trainable(model)), later
 
     def own_model(self, model: nn.Module, memory: Tensors, *, rate: float) -> nn.Module:
         """This client's network: a copy of the server's `model`, the parameters of its own moved as `memory` has it.
@@ -183,6 +190,7 @@ class Client(Summarized):
         check_finite(model)
         # What goes wrong here is told below; a warning on the way would only blur it.
         with (
+            self.shared(),
             warnings.catch_warnings(),
             Seeds().isolated("check"),
             fitting(model, batch.inputs, batch.targets),

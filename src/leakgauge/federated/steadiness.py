@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from leakgauge.core import Seeds, Tensors, copied
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.client import Batch, Client, fitting
+from leakgauge.federated.layouts import bits_of, dense_parts, is_narrow
+from leakgauge.federated.shared import restored
 from leakgauge.federated.training import FedSGD, local_update
 
 EQUAL_WITHIN = 1e-5
@@ -39,9 +41,11 @@ class Steadiness(Summarized):
     @classmethod
     def of(cls, client: Client, model: nn.Module, batch: Batch) -> Steadiness:
         """Evaluate twice on one copy of `model`."""
-        twin = copied(model)
-        first = evaluated(client, twin, batch)
-        return cls(client, model, batch, first, written(twin, model))._compared(twin)
+        # The client's training starts from the state that the adversary gets.
+        with client.shared(), restored(model):
+            twin = copied(model)
+            first = evaluated(client, twin, batch)
+            return cls(client, model, batch, first, written(twin, model))._compared(twin)
 
     def after(self) -> str | None:
         """Return why client and simulation may differ, in one line, or None if they agree. Evaluates once more."""
@@ -106,11 +110,18 @@ def written(after: nn.Module, before: nn.Module) -> str | None:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one, other) or torch.equal(_finite(one), _finite(other))
+    parts, others = dense_parts(one), dense_parts(other)
+    if [part.shape for part in parts] != [part.shape for part in others]:
+        return False
+    return all(
+        torch.equal(bits_of(a), bits_of(b)) or torch.equal(_finite(a), _finite(b))
+        for a, b in zip(parts, others, strict=True)
+    )
 
 
 def _finite(tensor: Tensor) -> Tensor:
-    return torch.nan_to_num(tensor.detach(), 0.0, 0.0, 0.0)
+    wide = tensor.detach().float() if is_narrow(tensor) else tensor.detach()
+    return torch.nan_to_num(wide, 0.0, 0.0, 0.0)
 
 
 __all__ = ["Steadiness", "difference", "evaluated", "own_generators"]

@@ -10,6 +10,7 @@ from torch import nn
 
 from leakgauge.core import ModelError, copied
 from leakgauge.federated.client import Batch, Client
+from leakgauge.federated.shared import restored
 from leakgauge.federated.steadiness import EQUAL_WITHIN, difference, evaluated
 
 _HOOKS = (
@@ -35,10 +36,11 @@ def handed(client: Client, model: nn.Module, batch: Batch) -> nn.Module:
     """
     found, dropped = without_hooks(model)
     if dropped:
-        apart = difference(
-            evaluated(client, copied(model), batch),
-            evaluated(client, copied(found), batch),
-        )
+        with client.shared(), restored(model):
+            apart = difference(
+                evaluated(client, copied(model), batch),
+                evaluated(client, copied(found), batch),
+            )
         if apart > EQUAL_WITHIN:
             raise ModelError(
                 f"model {type(model).__name__}",

@@ -1,8 +1,8 @@
 """A search of everything that an observation reaches for the private batch.
 
 The adversary's model is a copy from before the training, and the client trains with its own copies of loss, training
-and defense. A function cannot be copied, though: a closure variable, a default or a global list may keep what the
-client's training passed in. So may a model that ran on the batch before.
+and defense. What the training changes in classes, functions and globals is put back, see `federated.shared`. The search
+finds what cannot be put back, as in a generator's frame, and what a model kept that ran on the batch before.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from leakgauge.core import ModelError, Observation, Seeds
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.auditable import audited
 from leakgauge.federated.client import Batch, Client, fitting
+from leakgauge.federated.layouts import bits_of
+from leakgauge.federated.reach import Place, reached
 from leakgauge.federated.steadiness import evaluated, own_generators
 from leakgauge.federated.training import local_update
 from leakgauge.threats.handover import without_hooks
-from leakgauge.threats.reach import Place, reached
 from leakgauge.threats.secrets import Secrets, as_tensor
 
 
@@ -110,8 +111,7 @@ def fingerprint(value: object) -> bytes | None:
     tensor = as_tensor(value)
     if tensor is None or tensor.numel() < 2:
         return None
-    flat = tensor.contiguous().flatten().cpu().view(torch.uint8)
-    return blake2b(flat.numpy().tobytes(), digest_size=16).digest()
+    return blake2b(bits_of(tensor).cpu().numpy().tobytes(), digest_size=16).digest()
 
 
 def kept(place: Place, what: str) -> ModelError:

@@ -14,6 +14,7 @@ from torch import Tensor
 from leakgauge.core import Domain
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.client import Batch
+from leakgauge.federated.layouts import dense_parts
 
 ALIKE = 0.01
 """Largest distance of a copy from an example, relative to its spread. An 8-bit copy of an image has about 0.004."""
@@ -145,10 +146,10 @@ def equal(tensor: Tensor, private: Tensor) -> bool:
 def as_tensor(value: Any) -> Tensor | None:
     """Return a dense real tensor of the numbers in `value`, or None if it holds no numbers."""
     if isinstance(value, Tensor):
-        dense = value.detach()
-        if dense.is_sparse or dense.is_quantized or dense.is_meta or dense.is_complex():
-            return None
-        return dense
+        parts = [part for each in dense_parts(value) for part in _real(each)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([part.flatten().double() for part in parts]) if parts else None
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.from_numpy(np.array(value, dtype=np.float64))
     if isinstance(value, (bytes, bytearray, array.array)):
@@ -158,6 +159,10 @@ def as_tensor(value: Any) -> Tensor | None:
         numbers = flat_numbers(value)
         return None if numbers is None else torch.tensor(numbers, dtype=torch.float64)
     return None
+
+
+def _real(tensor: Tensor) -> tuple[Tensor, ...]:
+    return (tensor.real, tensor.imag) if tensor.is_complex() else (tensor,)
 
 
 def _whole(raw: bytes) -> bool:

@@ -16,7 +16,9 @@ from leakgauge.core import (
     Shuffled,
     SpecificationError,
     Tensors,
+    plain_update,
     simulated_training,
+    trainable,
 )
 from leakgauge.federated.auditable import check_finite
 from leakgauge.federated.client import Batch, Client
@@ -68,7 +70,8 @@ class Server:
         """Let `client` train on `batch` and return what this adversary sees of it.
 
         The client trains with its own copies of model, loss, training and defense. The adversary's copies are made
-        before. The observation holds nothing that leads to the batch, but for what the threat model grants.
+        before. What the training changes in classes, functions and globals, which no copy parts, is put back. The
+        observation holds nothing that leads to the batch, but for what the threat model grants.
 
         Raises:
             ModelError: something that both must share keeps what the client trained on, or a hook changes the update.
@@ -76,7 +79,8 @@ class Server:
         trained_on, sizes = [batch], self.sizes(len(batch))
         shared = SharedState.of(client, batch, sizes)
         own = replace(client.apart(), trained_on=trained_on)
-        seen = self.look(own, batch, seeds=seeds)
+        with client.shared():
+            seen = self.look(own, batch, seeds=seeds)
         drawn = own.drawn(len(batch), seeds=seeds)
         secret = () if self.order else orders_of(drawn)
         # Orders that the caller fixed are part of the protocol, which is known.
@@ -139,10 +143,17 @@ def observed(threat: ThreatModel, client: Client, batch: Batch, *, seeds: Seeds)
     Raises:
         ModelError: what a threat model of the user's own returns leads to the batch or its targets.
     """
-    seen = threat.observe(client, batch, seeds=seeds)
-    if not isinstance(threat, Server):
-        check_isolated(seen, [batch], ())
-    return seen
+    if type(threat).observe is Server.observe:
+        return threat.observe(client, batch, seeds=seeds)
+    with client.shared():
+        seen = threat.observe(client, batch, seeds=seeds)
+    check_isolated(seen, [batch], ())
+    update = seen.update
+    like = trainable(seen.model)
+    if update.tensors.keys() != like.keys():
+        # Those of several rounds have names of their own.
+        like = {"".join(name): update.tensors[name] for name in sorted(update.tensors)}
+    return replace(seen, update=plain_update(update, like))
 
 
 def orders_of(client: Client) -> tuple[tuple[int, ...], ...]:

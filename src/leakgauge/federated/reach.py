@@ -98,7 +98,8 @@ def followed(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, weakref.ref):
         yield "()", value()
     elif isinstance(value, type):
-        if not _installed(value):
+        if not comes_installed(value):
+            yield f"<{type(value).__name__}>", type(value)
             yield from ((f".{name}", each) for name, each in vars(value).items())
             yield from ((f"<{base.__name__}>", base) for base in value.__bases__)
     elif isinstance(value, (property, staticmethod, classmethod)):
@@ -120,7 +121,8 @@ def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
     if is_dataclass(value):
         yield from ((f".{f.name}", getattr(value, f.name, None)) for f in fields(value))
     if isinstance(value, AbstractSet):
-        yield "{...}", list(value)
+        # An order that the content gives: a set that is filled again may have another one.
+        yield "{...}", sorted(value, key=hash)
     yield f"<{type(value).__name__}>", type(value)
     # Caches, iterators and objects with slots: what Python's own collector sees of them.
     for i, each in enumerate(gc.get_referents(value)):
@@ -166,7 +168,7 @@ def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
     yield ".__defaults__", function.__defaults__
     yield ".__kwdefaults__", function.__kwdefaults__
     yield from _attributes(function)
-    if _installed(function):
+    if comes_installed(function):
         return
     names = _named(function.__code__)
     for name in names & function.__globals__.keys():
@@ -179,13 +181,24 @@ def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
                 yield f".<global {name}.{inner}>", vars(value)[inner]
 
 
+def globals_of(function: FunctionType) -> Iterator[dict[str, Any]]:
+    """Yield the globals of a function's module, and of the user's modules that its code names."""
+    yield function.__globals__
+    for name in _named(function.__code__) & function.__globals__.keys():
+        value = function.__globals__[name]
+        if isinstance(value, ModuleType) and not _in_library(
+            getattr(value, "__file__", None), value.__name__
+        ):
+            yield vars(value)
+
+
 def _named(code: CodeType) -> set[str]:
     """Return the names that code looks up, and the code of functions in it."""
     inner = [each for each in code.co_consts if isinstance(each, CodeType)]
     return set(code.co_names).union(*map(_named, inner))
 
 
-def _installed(value: Any) -> bool:
+def comes_installed(value: Any) -> bool:
     """Return whether a class or function comes with Python, an installed package or this library."""
     name = getattr(value, "__module__", None) or "builtins"
     module = sys.modules.get(name)
@@ -200,4 +213,4 @@ def _in_library(file: str | None, name: str) -> bool:
     return file is not None and file.startswith(_LIBRARY)
 
 
-__all__ = ["Place", "reached"]
+__all__ = ["Place", "comes_installed", "globals_of", "reached"]
