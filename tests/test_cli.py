@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,6 +89,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def audit(*arguments: str) -> int:
     return main(["audit", *arguments, "--workers", "1"])
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and /dev/full")
 
 
 def strict(text: str) -> Any:
@@ -345,6 +349,40 @@ class TestMistakes:
         self.one_line(capsys, "output folder", "--out")
         assert (here / "file").read_text("utf-8") == "mine"
 
+    @pytest.mark.parametrize(
+        ("out", "words"),
+        [
+            ("a" * 256, "name too long"),
+            ("/".join(["a" * 200] * 30), "name too long"),
+            ("a/../../x", "no folder 'a' to go up from"),
+            ("a/../x", "no folder 'a' to go up from"),
+            ("a\0b", "null"),
+            pytest.param("/proc/x", "o such file", marks=LINUX),
+            pytest.param("/proc", "o such file", marks=LINUX),
+        ],
+    )
+    def test_output_that_cannot_be_made(
+        self, here: Path, capsys: pytest.CaptureFixture[str], out: str, words: str
+    ) -> None:
+        before = sorted(here.rglob("*"))
+        assert audit("small.toml", "--out", out) == 2
+        self.one_line(capsys, "output folder", words)
+        with pytest.raises(lg.OutputError):
+            lg.audit([], out=out)
+        assert sorted(here.rglob("*")) == before
+
+    def test_output_that_goes_up_from_a_folder_that_is_there(self, here: Path) -> None:
+        (here / "a").mkdir()
+        assert audit("small.toml", "--out", "a/../b/c") == 0
+        assert (here / "b" / "c" / "report.html").exists()
+
+    def test_a_source_with_a_name_that_is_too_long(
+        self, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for source in ("a" * 300, "a\0b"):
+            assert main(["recommend", source]) == 2
+            self.one_line(capsys, "no such file or folder")
+
     def test_output_of_an_earlier_run(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert audit("small.toml", "--out", "run") == 0
         before = {p: p.read_bytes() for p in (here / "run").rglob("*") if p.is_file()}
@@ -488,3 +526,63 @@ class TestEndings:
         assert end["interrupted"] is True
         assert end["completed"] == len(cells) in (1, 2)
         assert "This report is partial" in (here / "run/report.html").read_text("utf-8")
+
+
+@LINUX
+class TestStandardOutput:
+    """Whatever becomes of it, a run and its report are whole, and the reason is one line."""
+
+    COMMANDS = (
+        ["list", "attacks"],
+        ["audit", "small.toml", "--out", "run", "--workers", "1"],
+        ["audit", "small.toml", "--out", "run", "--workers", "1", "--json"],
+    )
+
+    def run(self, arguments: Sequence[str], redirection: str, **variables: str) -> tuple[int, str]:
+        command = shlex.join([sys.executable, "-m", "leakgauge", *arguments])
+        done = subprocess.run(
+            f"{command} {redirection}",
+            shell=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=120,
+            check=False,
+            env={**os.environ, **variables},
+        )
+        return done.returncode, done.stderr.decode()
+
+    @pytest.mark.parametrize("arguments", COMMANDS)
+    @pytest.mark.parametrize(
+        ("redirection", "reason"), [(">/dev/full", "No space left"), (">&-", "closed")]
+    )
+    def test_full_or_closed(
+        self, here: Path, arguments: Sequence[str], redirection: str, reason: str
+    ) -> None:
+        code, told = self.run(arguments, redirection)
+        assert code == 1
+        assert "Traceback" not in told
+        assert told.splitlines()[-1].startswith("leakgauge: standard output: ")
+        assert reason in told
+        if arguments[0] == "audit":
+            assert (here / "run" / "report.html").stat().st_size > 10_000
+            assert '"type": "end"' in (here / "run" / "records.jsonl").read_text("utf-8")
+
+    def test_help_for_a_full_disk(self) -> None:
+        code, told = self.run(["audit", "--help"], ">/dev/full")
+        assert code == 1
+        assert told.startswith("leakgauge: standard output: ")
+
+    def test_an_encoding_without_the_characters(self, here: Path) -> None:
+        text = (here / "small.toml").read_text("utf-8")
+        (here / "small.toml").write_text(f'name = "caf\u00e9 \u65e5"\n{text}', "utf-8")
+        code, told = self.run(self.COMMANDS[1], ">shown", PYTHONIOENCODING="ascii")
+        assert (code, "Traceback" in told) == (0, False)
+        assert (here / "shown").read_text("ascii")
+
+    def test_a_folder_whose_name_is_no_text(self, here: Path) -> None:
+        code, told = self.run(
+            ["audit", "small.toml", "--workers", "1", "--out"], "$(printf 'caf\\351')"
+        )
+        assert (code, "Traceback" in told) == (0, False)
+        page = (here / os.fsdecode(b"caf\xe9") / "report.html").read_text("utf-8")
+        assert "caf" in page

@@ -445,3 +445,12 @@ def test_custom_options_that_do_not_fit(module: str) -> None:
 )
 def test_custom_factories_that_return_something_else(module: str, factory: str, words: str) -> None:
     told(lambda: data.custom(f"{module}:{factory}"), words)
+
+
+def test_an_empty_path_is_no_file() -> None:
+    told(lambda: data.npz(""), "expected a path; found an empty text")
+
+
+def test_what_was_found_is_told_in_a_line_that_can_be_read() -> None:
+    error = DataError("x", expected="less", found="a" * 10**6, remedy="shorten it")
+    assert len(str(error)) < 600

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
@@ -39,12 +39,20 @@ from leakgauge.core import (
 )
 from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
+from leakgauge.streams import prepare_streams, printing, silence, unprintable
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 FAILED, USER_MISTAKE = 1, 2
 
 
 class Parser(argparse.ArgumentParser):
     """argparse that tells a mistake in one line, as every other mistake is told."""
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        # argparse's own is silent where the stream cannot be written to.
+        (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
         raise SpecificationError(
@@ -127,11 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before anything ran. 130: Ctrl-C. 143: SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    closed = prepare_streams()
     try:
         with stoppable():
             code = run(given)
-        # Else a reader who has gone is noticed only after the last line of this program.
-        sys.stdout.flush()
+        if closed:
+            raise unprintable("it is closed")
         return code
     except OutputLost as error:
         print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=sys.stderr)
@@ -148,15 +157,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code_of(stop)
     except BrokenPipeError:
         # Whoever read the output wants no more of it, as `head` does. The run and its report are on disk.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return 0
 
 
 def run(given: Sequence[str]) -> int:
     """Run one command; returns its exit code."""
-    options = parser().parse_args(given)
+    with printing():
+        options = parser().parse_args(given)
     if options.command == "list":
-        print("\n".join(lines(options.what)))
+        with printing():
+            print("\n".join(lines(options.what)))
         return 0
     command = "leakgauge " + shlex.join(given)
     if options.command == "recommend":
@@ -233,7 +244,8 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
             found=str(options.loss),
             remedy="write 0.02 for two points of a hundred",
         )
-    if not Path(options.source).exists():
+    # Not by Path: that raises for a name that is too long.
+    if not os.path.exists(options.source):
         raise SpecificationError(
             f"recommend {options.source!r}",
             expected="the folder of a run, or a specification",
@@ -257,12 +269,13 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
             remedy="leave them out, or name the specification",
         )
     found = report.recommendations(folder, options.loss)
-    if options.json:
-        print(json.dumps([advice.as_json() for advice in found], indent=1, allow_nan=False))
-    else:
-        shown = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        for advice in found:
-            text = "\n".join(one_line(line, LONGEST) for line in advice.lines())
-            shown.print(text, markup=False)
+    with printing():
+        if options.json:
+            print(json.dumps([advice.as_json() for advice in found], indent=1, allow_nan=False))
+        else:
+            shown = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+            for advice in found:
+                text = "\n".join(one_line(line, LONGEST) for line in advice.lines())
+                shown.print(text, markup=False)
     tell_path(console, "Report:", page)
     return code

@@ -19,6 +19,7 @@ from leakgauge.audit import Plan, Run, execute
 from leakgauge.audit.failures import FOLDER as FAILURES
 from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
+from leakgauge.streams import printing
 from leakgauge.summary import prices, tables
 
 SHOWN = 5
@@ -81,22 +82,32 @@ def watch(console: Console, plan: Plan, *, out: str, workers: int, command: str)
 
 def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
     """The table, or the records; and where the report lies."""
+    try:
+        with printing():
+            show_results(run, page, as_json=as_json)
+    # Where standard output is full or closed, the run is whole all the same.
+    finally:
+        tell_failures(console, run)
+        if run.interrupted:
+            done = len(run.cells) + len(run.trainings)
+            told = f"Interrupted: what was finished, {done} records, was kept."
+            console.print(told, highlight=False)
+        tell_path(console, "Report:", page)
+
+
+def show_results(run: Run, page: Path, *, as_json: bool) -> None:
+    """Print the records as JSON, or tables of them, to standard output."""
     if as_json:
         print(json.dumps({"report": str(page), "records": run.records}, indent=1))
-    else:
-        shown = Console()
-        for table in (*tables(run.cells), *prices(run.records)):
-            shown.print(table)
-        shown.print(
-            "Medians over the examples of a batch. blind: the same attack on an update of other data;"
-            " leakage is what stands above it.",
-            style="dim",
-        )
-    tell_failures(console, run)
-    if run.interrupted:
-        done = len(run.cells) + len(run.trainings)
-        console.print(f"Interrupted: what was finished, {done} records, was kept.", highlight=False)
-    tell_path(console, "Report:", page)
+        return
+    shown = Console()
+    for table in (*tables(run.cells), *prices(run.records)):
+        shown.print(table)
+    shown.print(
+        "Medians over the examples of a batch. blind: the same attack on an update of other data;"
+        " leakage is what stands above it.",
+        style="dim",
+    )
 
 
 def tell_failures(console: Console, run: Run) -> None:

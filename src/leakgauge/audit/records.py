@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leakgauge.core import OutputError, OutputLost
+from leakgauge.core.files import reason
 from leakgauge.core.summaries import Summarized
 
 NAME = "records.jsonl"
@@ -29,8 +31,18 @@ class JobResult(Summarized):
 
 
 def check_folder(path: str | Path) -> None:
-    """Raise OutputError where a run cannot be written to `path`; makes nothing."""
+    """Raise OutputError if a run cannot be written to `path`. What is made to find out is removed again."""
     folder = Path(path)
+    try:
+        _check_place(folder)
+        _try_out(folder)
+    # ValueError: a path with a NUL character.
+    except (OSError, ValueError) as error:
+        raise _unusable(folder, reason(error)) from error
+
+
+def _check_place(folder: Path) -> None:
+    """Raise OutputError for a path that cannot be a run's folder by what is there already."""
     if folder.exists() and not folder.is_dir():
         raise _unusable(folder, "a file of that name")
     if (folder / NAME).exists():
@@ -38,6 +50,25 @@ def check_folder(path: str | Path) -> None:
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise _unusable(folder, f"no right to write in {str(existing)!r}")
+    for i, part in enumerate(folder.parts):
+        # The system would need that folder made, though nothing is written into it.
+        if part == ".." and not Path(*folder.parts[:i]).is_dir():
+            raise _unusable(folder, f"no folder {str(Path(*folder.parts[:i]))!r} to go up from")
+
+
+def _try_out(folder: Path) -> None:
+    """Make the folder and a file in it, and remove both. Raises OSError: a file system may grant less than rights."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    made: list[Path] = []
+    try:
+        for place in reversed(missing):
+            place.mkdir()
+            made.append(place)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        for place in reversed(made):
+            place.rmdir()
 
 
 def _unusable(folder: Path, found: str) -> OutputError:
@@ -62,7 +93,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.file.open("x").close()
         except OSError as error:
-            raise _unusable(self.path, str(error)) from error
+            raise _unusable(self.path, reason(error)) from error
 
     def append(self, record: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
         """Write the files first, then the record that names them, as one line.

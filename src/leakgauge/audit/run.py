@@ -21,7 +21,7 @@ from leakgauge.audit.grid import MOST_CELLS, check_total
 from leakgauge.audit.jobs import jobs
 from leakgauge.audit.keeper import Keeper, Plan, Run, Watch
 from leakgauge.audit.machine import machine
-from leakgauge.audit.records import RunFolder
+from leakgauge.audit.records import RunFolder, check_folder
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.shape import check_shape
 from leakgauge.audit.signals import code_of
@@ -171,5 +171,7 @@ def audit(
         UserError: what can be known to fail before any attack runs.
         OutputLost: a record could not be written. Those before it are whole.
     """
+    if out is not None:
+        check_folder(out)
     listed = [cases] if isinstance(cases, Case) else list(cases)
     return execute(plan(listed, seed=seed, max_cells=max_cells), out=out, watch=watch)

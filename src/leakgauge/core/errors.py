@@ -23,6 +23,8 @@ LONGEST = 1500
 """Characters of a message's part that are shown."""
 PLACE = 300
 """Characters of where a mistake is that are shown."""
+FOUND = 500
+"""Characters of what was found that are shown. It is others', and may be of any length."""
 
 
 class LeakGaugeError(Exception):
@@ -35,7 +37,7 @@ class UserError(LeakGaugeError):
     def __init__(self, where: str, *, expected: str, found: str, remedy: str) -> None:
         self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
         # Names and contents of files are others': none may break the line, nor fill a screen.
-        parts = map(one_line, (where, expected, found, remedy), (PLACE, LONGEST, LONGEST, LONGEST))
+        parts = map(one_line, (where, expected, found, remedy), (PLACE, LONGEST, FOUND, LONGEST))
         super().__init__("{}: expected {}; found {}; {}".format(*parts))
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -36,13 +36,3 @@ def text_of(error: BaseException) -> str:
     with suppress(Exception, SystemExit, GeneratorExit):
         return str(error)
     return SILENT
-
-
-def printable(text: str) -> str:
-    """Return `text` with each character that cannot be shown as its escape sequence. White space stays.
-
-    Control characters, lone surrogates and characters that change the direction of writing cannot be shown.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in " \t\n" else ascii(c)[1:-1] for c in text)

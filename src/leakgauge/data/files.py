@@ -29,6 +29,13 @@ def find_file(path: str | Path, *subfolders: str, error: type[UserError] = DataE
 
 
 def _find(path: str | Path, subfolders: tuple[str, ...], error: type[UserError]) -> Path:
+    if not str(path):
+        raise error(
+            "file ''",
+            expected="a path",
+            found="an empty text",
+            remedy="name the file, or leave it out",
+        )
     given = Path(path).expanduser()
     candidates = [given]
     root = os.environ.get(VARIABLE)

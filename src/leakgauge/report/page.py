@@ -102,7 +102,8 @@ def write(folder: str | Path, allowed: float = LOSS) -> Path:
     # An ordinary file, not one of mkstemp's: the page keeps the rights that the user's umask gives.
     temporary = folder / f".{PAGE}.{os.getpid()}"
     try:
-        temporary.write_text(page, encoding="utf-8")
+        # Names of files may hold bytes that are no UTF-8, as lone surrogates.
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
