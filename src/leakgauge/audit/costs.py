@@ -117,7 +117,8 @@ def observed(cell: Cell, seed: int, *, defended: bool = True) -> Observation:
     case, seeds = cell.case, Seeds(seed).child(first.observation_path).child("observed")
     batch = case.batch(case.indices(cell.batch_size, 0, Seeds(seed).child(case.name))[0])
     client = case.client(cell.defense if defended else None)
-    return case.threat.observe(client, batch, seeds=seeds)
+    with client.shared():
+        return case.threat.observe(client, batch, seeds=seeds)
 
 
 def undefended_seconds(cell: Cell, seed: int) -> float:

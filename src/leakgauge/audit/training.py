@@ -83,9 +83,11 @@ def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> Jo
     try:
         with step("training"):
             client, (train, test) = run.case.client(run.defense), run.data(root)
-            history = run.utility.federation.train(
-                client, train, test, seeds=run.seeds(root), progress=progress
-            )
+            # Attacks that run later in this process find nothing of it.
+            with client.shared():
+                history = run.utility.federation.train(
+                    client, train, test, seeds=run.seeds(root), progress=progress
+                )
             return JobResult(run.index, describe(run, root) | measured(run, train, test, history))
     except Failed as failed:
         return failed_training(run, root, failed)
@@ -194,7 +196,8 @@ def seconds_of(run: TrainingRun, root: int) -> float:
     batches = [federation.drawn(train, part, seeds.child("plan")) for part in parts]
     batch = max(batches, key=len)
     clock = time.perf_counter()
-    client.continued(model, batch, {}, seeds=seeds.child("plan"))
+    with client.shared():
+        client.continued(model, batch, {}, seeds=seeds.child("plan"))
     share = (time.perf_counter() - clock) / len(batch)
     clock = time.perf_counter()
     accuracy_of(model, test)
