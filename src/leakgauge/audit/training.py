@@ -195,11 +195,11 @@ def seconds_of(run: TrainingRun, root: int) -> float:
     federation, parts = run.utility.federation, run.parts(train, root)
     batches = [federation.drawn(train, part, seeds.child("plan")) for part in parts]
     batch = max(batches, key=len)
-    clock = time.perf_counter()
     with client.shared():
+        clock = time.perf_counter()
         client.continued(model, batch, {}, seeds=seeds.child("plan"))
-    share = (time.perf_counter() - clock) / len(batch)
-    clock = time.perf_counter()
-    accuracy_of(model, test)
-    looking = time.perf_counter() - clock
+        share = (time.perf_counter() - clock) / len(batch)
+        clock = time.perf_counter()
+        accuracy_of(model, test)
+        looking = time.perf_counter() - clock
     return looking + federation.rounds * (share * sum(map(len, batches)) + looking)
