@@ -22,10 +22,14 @@ from leakgauge.core import (
     Seeds,
     check_knowledge,
 )
+from leakgauge.core.ranges import check_argument, check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
 from leakgauge.threats import Server, ThreatModel
+
+LISTS = ("attacks", "defenses", "batch_sizes")
+"""Fields of a case that are lists."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -49,6 +53,15 @@ class Case(Summarized):
     repeats: int = 1
     model_name: str | None = None
     utility: Utility | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SpecificationError if a field is of another kind than its annotation.
+
+        `check_shape` looks at the parts, which may be a user's own, and at the counts.
+        """
+        check_fields(self, without=(*LISTS, "training", "threat", "repeats"))
+        for name in LISTS:
+            check_argument(f"Case.{name}", Sequence[Any], getattr(self, name))
 
     @property
     def labels_granted(self) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leakgauge.core import OutputError, OutputLost
-from leakgauge.core.files import reason
+from leakgauge.core.files import check_path, reason
 from leakgauge.core.summaries import Summarized
 
 NAME = "records.jsonl"
@@ -32,6 +32,7 @@ class JobResult(Summarized):
 
 def check_folder(path: str | Path) -> None:
     """Raise OutputError if a run cannot be written to `path`. What is made to find out is removed again."""
+    check_path(path, "output folder", OutputError)
     folder = Path(path)
     try:
         _check_place(folder)

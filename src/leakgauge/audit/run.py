@@ -26,6 +26,7 @@ from leakgauge.audit.resolve import resolve
 from leakgauge.audit.shape import check_shape
 from leakgauge.audit.signals import code_of
 from leakgauge.audit.specification import Source, parse
+from leakgauge.core.ranges import Seed, check_argument
 
 
 def plan(
@@ -48,6 +49,9 @@ def plan(
     Raises:
         UserError: a mistake in a case, or a grid that is too large.
     """
+    check_argument("cases", Sequence[Case], cases)
+    check_argument("seed", Seed, seed)
+    check_argument("max_cells", int | None, max_cells)
     for case in cases:
         check_shape(case)
     check_total(cases, max_cells)
@@ -171,7 +175,8 @@ def audit(
         UserError: what can be known to fail before any attack runs.
         OutputLost: a record could not be written. Those before it are whole.
     """
+    check_argument("watch", Watch | None, watch)
     if out is not None:
         check_folder(out)
-    listed = [cases] if isinstance(cases, Case) else list(cases)
+    listed: Any = [cases] if isinstance(cases, Case) else cases
     return execute(plan(listed, seed=seed, max_cells=max_cells), out=out, watch=watch)

@@ -26,7 +26,6 @@ def check_shape(case: Case) -> None:
         check_part(case, name, kind, part)
     for attack in case.attacks:
         check_requires(case, attack)
-    check_ranges(case.utility)
 
 
 def parts(case: Case) -> Iterator[tuple[str, Any, Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 
 from leakgauge.core import DataError, Seeds
-from leakgauge.core.ranges import Count, Positive
+from leakgauge.core.ranges import Count, Positive, check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.utility import Federation
@@ -33,6 +33,10 @@ class Utility(Summarized):
     train: Dataset | None = field(default=None, repr=False)
     test: Dataset | None = field(default=None, repr=False)
     repeats: Count = 1
+
+    def __post_init__(self) -> None:
+        """Raise SpecificationError if an option is of another kind than its annotation, or out of range."""
+        check_fields(self)
 
     @property
     def federation(self) -> Federation:

@@ -14,6 +14,7 @@ from leakgauge.core.errors import AttackError, LeakGaugeError, ProbeError
 from leakgauge.core.lines import said
 from leakgauge.core.observation import Observation
 from leakgauge.core.protocols import Progress, silent
+from leakgauge.core.ranges import check_argument, check_ranges
 from leakgauge.core.reconstruction import Reconstruction, Status
 from leakgauge.core.seeds import Seeds
 
@@ -63,8 +64,10 @@ class BaseAttack(ABC):
         """Return why the attack cannot run on this observation, in one line, or None if it can.
 
         Raises:
+            SpecificationError: an option is of another kind than its annotation, or out of range.
             AttackError: the check itself failed on the model or the loss.
         """
+        self._check(observation)
         try:
             with named_failures(self, "check"):
                 return self.unsuited(observation)
@@ -77,9 +80,12 @@ class BaseAttack(ABC):
         """Return a reconstruction of the batch. `progress` is told the fraction done, in [0, 1].
 
         Raises:
+            SpecificationError: an option is of another kind than its annotation, or out of range.
             KnowledgeError: the threat model withholds what the attack requires.
             AttackError: the search failed on the model or the loss.
         """
+        self._check(observation)
+        check_argument(f"{type(self).__name__}, seeds", Seeds, seeds)
         observation.require(self)
         if not observation.has_signal:
             return no_signal(observation)
@@ -87,6 +93,11 @@ class BaseAttack(ABC):
             found = self.reconstruct(observation, seeds=seeds, progress=progress)
         found = steady(observation, bounded(found))
         return of_the_trained(found) if changes_examples(observation.knowledge.defense) else found
+
+    def _check(self, observation: Observation) -> None:
+        """Raise SpecificationError unless the options, and what they hold, are as annotated."""
+        check_argument(f"{type(self).__name__}, observation", Observation, observation)
+        check_ranges(self)
 
 
 @contextmanager

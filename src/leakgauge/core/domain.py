@@ -6,14 +6,17 @@ Attacks search, and metrics score, in unit coordinates; the model sees the domai
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from numbers import Real
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from leakgauge.core.errors import DataError
+from leakgauge.core.kinds import found
+from leakgauge.core.ranges import Count, check_fields
 
 
 @runtime_checkable
@@ -43,9 +46,13 @@ class Domain(Protocol):
 class ImageDomain:
     """Images (C, H, W) with values in [0, 1], any number of channels."""
 
-    channels: int
-    height: int
-    width: int
+    channels: Count
+    height: Count
+    width: Count
+
+    def __post_init__(self) -> None:
+        """Raise DataError unless each side is a whole number from 1."""
+        check_fields(self, DataError)
 
     @property
     def kind(self) -> str:
@@ -73,6 +80,7 @@ class Column:
     decimals: int = 2
 
     def __post_init__(self) -> None:
+        check_fields(self, DataError)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise DataError(
                 f"column {self.name!r}",
@@ -95,6 +103,10 @@ class TableDomain:
     """Rows of a table (D,), each column in its own unit and range."""
 
     columns: tuple[Column, ...]
+
+    def __post_init__(self) -> None:
+        """Raise DataError unless the columns are a sequence of Column."""
+        check_fields(self, DataError)
 
     @property
     def kind(self) -> str:
@@ -121,7 +133,19 @@ class TableDomain:
     def from_ranges(
         cls, names: Sequence[str], lows: Sequence[float], highs: Sequence[float]
     ) -> TableDomain:
-        """A table without units, from one name, low and high for each column."""
+        """Return a table without units, from one name, low and high for each column.
+
+        Raises:
+            DataError: these are no sequences, not equally long, or no text and numbers.
+        """
+        for what, given in (("names", names), ("lows", lows), ("highs", highs)):
+            if isinstance(given, str | bytes) or not isinstance(given, Sized):
+                raise DataError(
+                    f"table, {what}",
+                    expected="one value for each column, as a list",
+                    found=found(given),
+                    remedy="correct the value",
+                )
         if not len(names) == len(lows) == len(highs):
             raise DataError(
                 "table",
@@ -130,4 +154,10 @@ class TableDomain:
                 remedy="give each column's public range",
             )
         rows = zip(names, lows, highs, strict=True)
-        return cls(tuple(Column(name, float(low), float(high)) for name, low, high in rows))
+        return cls(tuple(Column(name, _number(low), _number(high)) for name, low, high in rows))
+
+
+def _number(value: object) -> Any:
+    """Return a number of Python or NumPy, or a tensor of one, as a float. Anything else is returned unchanged."""
+    single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+    return float(value) if single or isinstance(value, Real) else value  # type: ignore[arg-type]

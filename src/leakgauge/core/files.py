@@ -17,6 +17,17 @@ _KINDS = (
 )
 
 
+def check_path(path: object, where: str, error: type[UserError]) -> None:
+    """Raise `error` unless `path` is text or a Path. A number would name an open file of the caller's."""
+    if not isinstance(path, str | os.PathLike):
+        raise error(
+            where,
+            expected="a path, as a string or a pathlib.Path",
+            found=f"an object of type {type(path).__name__}",
+            remedy="give the path",
+        )
+
+
 def check_file(
     path: str | Path, where: str, *, most: int, expected: str, error: type[UserError]
 ) -> None:
@@ -24,6 +35,7 @@ def check_file(
 
     A link is followed. expected: what the file should be, in words, for the message.
     """
+    check_path(path, where, error)
     try:
         found = os.stat(path)
     # ValueError: a path with a NUL character.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from functools import cache
-from numbers import Integral, Real
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from leakgauge.core.errors import SpecificationError
+from leakgauge.core.errors import SpecificationError, UserError
+from leakgauge.core.kinds import UNIONS, WORDS, admits, described, found
 
 MOST = 10**9
 """Largest number of steps, examples or parts: no more can be counted to in a day."""
@@ -21,94 +21,66 @@ Count = Annotated[int, Ge(1), Le(MOST)]
 Whole = Annotated[int, Ge(0), Le(MOST)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 NonNegative = Annotated[float, Ge(0), Lt(math.inf)]
+Seed = Annotated[int, Ge(0), Lt(2**63)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
-WORDS = {
-    Ge: lambda limit: f"of at least {limit.ge}",
-    Gt: lambda limit: f"greater than {limit.gt}",
-    Le: lambda limit: f"of at most {limit.le}",
-    Lt: lambda limit: f"less than {limit.lt}",
-}
+
+def check_argument(
+    where: str, hint: Any, value: object, error: type[UserError] = SpecificationError
+) -> None:
+    """Raise `error` if the annotation `hint` does not admit the value. `where`: what the value is."""
+    if not admits(hint, value):
+        expected = described(hint)
+        raise error(where, expected=expected, found=found(value), remedy="correct the value")
 
 
-def check_ranges(part: object) -> None:
-    """Raise SpecificationError if a field of a dataclass, or of one within it, lies outside its range.
+def check_fields(
+    part: object, error: type[UserError] = SpecificationError, *, without: Collection[str] = ()
+) -> None:
+    """Raise `error` if a field of a dataclass is of another kind or out of range, but for those of `without`.
 
-    A field of another type than its annotation says is refused if the annotation has a range.
+    Of classes of ours every field is checked. Of a user's own class, those whose annotation has a range.
+    """
+    kind: Any = type(part)
+    for name, hint in _checked(kind).items():
+        if name not in without:
+            check_argument(f"{kind.__name__}.{name}", hint, getattr(part, name), error)
+
+
+def check_ranges(part: object, error: type[UserError] = SpecificationError) -> None:
+    """Raise `error` if a field of a dataclass, or of one within it, is of another kind or out of range.
+
+    See `check_fields`.
     """
     if not is_dataclass(part) or isinstance(part, type):
         return
-    hints = _hints(type(part))
-    for field in fields(part):
-        value, hint = getattr(part, field.name), hints.get(field.name)
-        expected = _refused(value, hint)
-        if expected is not None:
-            raise SpecificationError(
-                f"{type(part).__name__}.{field.name}",
-                expected=expected,
-                found=repr(value),
-                remedy="correct the value",
-            )
-        for inner in value if isinstance(value, (list, tuple)) else (value,):
-            check_ranges(inner)
+    kind: Any = type(part)
+    check_fields(part, error)
+    for name in _checked(kind):
+        value = getattr(part, name)
+        for inner in value if isinstance(value, list | tuple) else (value,):
+            check_ranges(inner, error)
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
+def _checked(kind: Any) -> dict[str, Any]:
+    """Return the annotations to check, by the name of the field."""
+    ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    try:
+        hints = typing.get_type_hints(kind, include_extras=True)
+    except NameError:
+        if ours:
+            raise
+        # A user's module may import names for its type checker alone.
+        return {}
+    names = [field.name for field in fields(kind) if field.name in hints]
+    return {name: hints[name] for name in names if ours or _has_range(hints[name])}
 
 
-def _refused(value: Any, hint: Any) -> str | None:
-    """Return what a hint with a range expects instead of the value, or None if it admits it."""
-    ranges = list(_ranges(hint))
-    admitted = any(_admits(value, kind, limits) for kind, limits in ranges)
-    if not ranges or admitted or _unranged(value, hint):
-        return None
-    return " or ".join(dict.fromkeys(_told(kind, limits) for kind, limits in ranges))
-
-
-def _ranges(hint: Any) -> Iterator[tuple[type, tuple[Any, ...]]]:
-    """Yield the type and the limits of each number with a range that a hint allows, but for those within a tuple."""
+def _has_range(hint: Any) -> bool:
+    """Return whether an annotation holds a number with a range, but for those within a container."""
     if typing.get_origin(hint) is Annotated:
         kind, *limits = typing.get_args(hint)
-        ours = tuple(limit for limit in limits if type(limit) in WORDS)
-        if kind in (int, float) and ours:
-            yield kind, ours
-    elif typing.get_origin(hint) not in (list, tuple, dict):
-        for inner in typing.get_args(hint):
-            yield from _ranges(inner)
-
-
-def _unranged(value: Any, hint: Any) -> bool:
-    """Return whether a hint allows the value beside its numbers: None, or an object of another kind."""
-    plain = [a for a in typing.get_args(hint) if typing.get_origin(a) is not Annotated]
-    if value is None:
-        return type(None) in plain
-    others = [a for a in plain if a is not type(None)]
-    return bool(others) and typing.get_origin(hint) is not Annotated and not isinstance(value, Real)
-
-
-def _admits(value: Any, kind: type, limits: tuple[Any, ...]) -> bool:
-    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
-        return False
-    number: Any = value
-    return not math.isnan(number) and all(_within(number, limit) for limit in limits)
-
-
-def _within(number: Any, limit: Any) -> bool:
-    match limit:
-        case Ge(bound):
-            return bool(number >= bound)
-        case Gt(bound):
-            return bool(number > bound)
-        case Le(bound):
-            return bool(number <= bound)
-        case Lt(bound):
-            return bool(number < bound)
-    return True
-
-
-def _told(kind: type, limits: tuple[Any, ...]) -> str:
-    name = "a whole number" if kind is int else "a finite number"
-    bounds = [limit for limit in limits if limit != Lt(math.inf)]
-    return f"{name} {' and '.join(WORDS[type(limit)](limit) for limit in bounds)}"
+        return kind in (int, float) and any(type(limit) in WORDS for limit in limits)
+    inner = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else ()
+    return any(map(_has_range, inner))

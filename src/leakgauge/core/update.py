@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from leakgauge.core.errors import OutputError, UpdateError
-from leakgauge.core.files import reason
+from leakgauge.core.files import check_path, reason
+from leakgauge.core.ranges import check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.core.tensors import REALS, is_plain_real, read_tensors
 
@@ -27,6 +28,10 @@ class Update(Summarized):
 
     tensors: Tensors
     kind: UpdateKind = "gradient"
+
+    def __post_init__(self) -> None:
+        """Raise UpdateError unless names are text, values tensors, and the kind one of UpdateKind."""
+        check_fields(self, UpdateError)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Update:
         """The update with `function` applied to each tensor."""
@@ -77,6 +82,7 @@ class Update(Summarized):
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors, a format that cannot run code. Raises OutputError where it cannot."""
+        check_path(path, "update file", OutputError)
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.tensors.items()}
         try:
             save_file(tensors, path, metadata={"kind": self.kind})

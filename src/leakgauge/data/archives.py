@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from leakgauge.core import DataError, Domain, ImageDomain, TableDomain
+from leakgauge.core.files import check_path
 from leakgauge.core.ranges import Count
 from leakgauge.data.dataset import Dataset
 from leakgauge.data.files import find_file
@@ -43,6 +44,7 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
             more than 8 GiB, packed or unpacked, arrays of more numbers than `most_values()`, and
             arrays whose shape does not fit their declared bytes are refused before they are unpacked.
     """
+    check_path(path, "archive", DataError)
     where = f"archive {str(path)!r}"
     arrays, keys = _read(path, where, split)
     prefix, kind = _choose(keys, where, split)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from leakgauge.core import DataError, Domain
 from leakgauge.core.allowance import memory
+from leakgauge.core.ranges import check_fields
 from leakgauge.core.summaries import Summarized
 
 # float32 units do not map the ends of a column's range to 0 and 1 exactly.
@@ -59,6 +60,7 @@ class Dataset(Summarized):
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
+        check_fields(self, DataError)
         self._check_inputs()
         self._check_targets()
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from leakgauge.core import DataError, UserError
-from leakgauge.core.files import reason
+from leakgauge.core.files import check_path, reason
 
 VARIABLE = "LEAKGAUGE_DATA"
 
@@ -16,6 +16,7 @@ def find_file(path: str | Path, *subfolders: str, error: type[UserError] = DataE
 
     A file or a folder. Raises `error` where there is none, and for a path that cannot be looked up.
     """
+    check_path(path, "file", error)
     try:
         return _find(path, subfolders, error)
     # No such user behind ~, a NUL character, a name that is too long, a folder that may not be read.

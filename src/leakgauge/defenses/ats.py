@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Claim, DataError, Seeds, SpecificationError
+from leakgauge.core.ranges import check_fields
 from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.image_operations import OPERATIONS
 
@@ -74,6 +75,7 @@ class ATS(Undefended):
     policies: str = "3-1-7+43-18-18"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _ = self.chains
 
     @property

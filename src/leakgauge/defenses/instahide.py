@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from leakgauge.core import Claim, Seeds, SpecificationError
+from leakgauge.core.ranges import check_fields
 from leakgauge.defenses.base import Undefended
 
 
@@ -40,6 +41,7 @@ class InstaHide(Undefended):
     mirror: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         # Near 1 / k hardly any draw is accepted.
         if self.bound < 1.2 / self.mixed:
             raise SpecificationError(

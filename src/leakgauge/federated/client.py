@@ -32,6 +32,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.allowance import Allowance
 from leakgauge.core.lines import said
+from leakgauge.core.ranges import Count, check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.auditable import audited, check_finite
 from leakgauge.federated.copies import own_copy
@@ -54,6 +55,16 @@ class Batch(Summarized):
     targets: Tensor
 
     def __post_init__(self) -> None:
+        """Raise DataError unless both are dense tensors, with one target for each input."""
+        check_fields(self, DataError)
+        for name, tensor in (("inputs", self.inputs), ("targets", self.targets)):
+            if tensor.layout != torch.strided or tensor.ndim == 0:
+                raise DataError(
+                    f"batch, {name}",
+                    expected="a dense tensor of at least one axis",
+                    found=f"shape {tuple(tensor.shape)}, layout {tensor.layout}",
+                    remedy="convert it, for example with tensor.to_dense()",
+                )
         if len(self.inputs) != len(self.targets) or len(self.inputs) == 0:
             raise DataError(
                 "batch",
@@ -76,10 +87,14 @@ class Client(Summarized):
     model: nn.Module
     loss: Loss
     domain: Domain
-    classes: int | None
+    classes: Count | None
     training: LocalTraining = field(default_factory=FedSGD)
     defense: Defense | None = None
     trained_on: list[Batch] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raise SpecificationError if a field is of another kind than its annotation, or out of range."""
+        check_fields(self)
 
     @property
     def protocol(self) -> LocalTraining:

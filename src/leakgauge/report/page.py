@@ -96,7 +96,7 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path, allowed: float = 
 
 def write(folder: str | Path, allowed: float = LOSS) -> Path:
     """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
-    folder = Path(folder)
+    folder = _folder(folder)
     page = render(read(folder / RECORDS), folder, allowed)
     path = folder / PAGE
     # An ordinary file, not one of mkstemp's: the page keeps the rights that the user's umask gives.
@@ -118,7 +118,7 @@ def write(folder: str | Path, allowed: float = LOSS) -> Path:
 
 def recommendations(folder: str | Path, allowed: float = LOSS) -> list[Recommendation]:
     """For each case of a run's folder whose utility was measured. Raises DataError where there is none."""
-    folder = Path(folder)
+    folder = _folder(folder)
     records = read(folder / RECORDS)
     # Looked for first: a hundred thousand cells would be typed for nothing.
     if not any(record.get("type") == "utility" for record in records):
@@ -131,6 +131,18 @@ def recommendations(folder: str | Path, allowed: float = LOSS) -> list[Recommend
         )
     run = parse(records)
     return [recommend(frontier, allowed, partial=run.partial) for frontier in frontiers(run)]
+
+
+def _folder(given: str | Path) -> Path:
+    """Return the folder of a run. Raise DataError unless it is given as text or a Path."""
+    if not isinstance(given, str | os.PathLike):
+        raise DataError(
+            "run",
+            expected="the path of its folder",
+            found=f"an object of type {type(given).__name__}",
+            remedy="give the folder that `leakgauge audit` wrote",
+        )
+    return Path(given)
 
 
 def _resource(name: str) -> str:

@@ -109,6 +109,7 @@ class MaskedUpdate(SecureAggregator):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_statistics(self, "running statistics leave the client masked, as the update does")
 
     def sizes(self, count: int) -> list[int]:
@@ -129,6 +130,7 @@ class EncryptedUpdate(HomomorphicAggregator):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_statistics(self, "running statistics leave the client encrypted, as the update does")
 
     def sizes(self, count: int) -> list[int]:

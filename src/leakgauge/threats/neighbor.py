@@ -50,6 +50,7 @@ class Neighbor(Server):
     bystanders: Batch | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_statistics(self, "nodes mix parameters alone, and keep running statistics")
 
     @property

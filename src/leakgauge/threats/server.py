@@ -20,6 +20,7 @@ from leakgauge.core import (
     simulated_training,
     trainable,
 )
+from leakgauge.core.ranges import check_fields
 from leakgauge.federated.auditable import check_finite
 from leakgauge.federated.client import Batch, Client
 from leakgauge.federated.statistics import check_normalizers
@@ -60,6 +61,10 @@ class Server:
     order: bool = False
     hyperparameters: bool = True
     statistics: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise SpecificationError if an option is of another kind than its annotation, or out of range."""
+        check_fields(self)
 
     @property
     def grants(self) -> frozenset[str]:
