@@ -129,6 +129,8 @@ class TestInputs:
         )
 
     def test_threats_and_defenses(self) -> None:
+        refused(lambda: lg.Aggregator(clients=0), lg.SpecificationError, "Aggregator.clients")
+        refused(lambda: lg.Utility(rounds=0), lg.SpecificationError, "Utility.rounds")
         refused(lambda: lg.Server(labels="x"), lg.SpecificationError, "Server.labels")  # type: ignore[arg-type]
         refused(lambda: lg.Neighbor(nodes=None), lg.SpecificationError, "Neighbor.nodes")  # type: ignore[arg-type]
         refused(lambda: lg.MaskedUpdate(labels=2), lg.SpecificationError, "MaskedUpdate.labels")  # type: ignore[arg-type]

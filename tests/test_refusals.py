@@ -159,8 +159,6 @@ OBJECTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"defenses": [defenses.Chain(defenses=(defenses.TopK(sparsity=2),))]},
         ("TopK.sparsity", "less than 1"),
     ),
-    "no clients": ({"threat": lg.Aggregator(clients=0)}, ("Aggregator.clients",)),
-    "no rounds": ({"utility": lg.Utility(rounds=0)}, ("Utility.rounds",)),
     "trainings without end": (
         {"utility": lg.Utility(clients=2, repeats=10**9)},
         ("2,000,000,000 trainings", "1 case"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import gc
 import hashlib
 import json
 import math
@@ -446,6 +447,19 @@ class TestRecordsOfOthers:
             with pytest.raises(DataError, match="header of a run") as caught:
                 draws(tmp_path)
             assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("collecting", [True, False])
+    def test_reading_leaves_the_garbage_collector_as_it_was(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collecting: bool
+    ) -> None:
+        (tmp_path / "records.jsonl").write_text(json.dumps(header()) + "\n[]\n")
+        told: list[bool] = []
+        monkeypatch.setattr(gc, "isenabled", lambda: collecting)
+        monkeypatch.setattr(gc, "disable", lambda: told.append(False))
+        monkeypatch.setattr(gc, "enable", lambda: told.append(True))
+        with pytest.raises(DataError):
+            read(tmp_path / "records.jsonl")
+        assert told == ([False, True] if collecting else [False])
 
     @pytest.mark.parametrize("turn", range(len(ANYTHING)))
     def test_every_field_may_hold_anything(self, folder: Path, turn: int) -> None:

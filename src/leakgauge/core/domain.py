@@ -80,7 +80,9 @@ class Column:
     decimals: int = 2
 
     def __post_init__(self) -> None:
-        check_fields(self, DataError)
+        # Below, numbers that are not finite have a message of their own.
+        numbers = [n for n in ("low", "high") if isinstance(getattr(self, n), float)]
+        check_fields(self, DataError, without=numbers)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise DataError(
                 f"column {self.name!r}",

@@ -103,10 +103,11 @@ def _images(values: Array, where: str) -> tuple[Array, Domain]:
         values.dtype not in (np.uint8, np.uint16)
         or values.ndim != 4
         or not 1 <= values.shape[-1] <= 4
+        or 0 in values.shape[1:]
     ):
         raise DataError(
             where,
-            expected="images as uint8 or uint16 of shape (N, H, W, C) with 1 to 4 channels, or (N, H, W)",
+            expected="images as uint8 or uint16 of shape (N, H, W, C) with 1 to 4 channels, or (N, H, W), none of its sides 0",
             found=f"{values.dtype} of shape {values.shape}",
             remedy="store images of 8 or 16 bits a channel, channels last",
         )

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from leakgauge.core import DataError, ImageDomain
+from leakgauge.core.ranges import check_argument
 from leakgauge.data.dataset import Dataset
 
 SMALLEST, LARGEST = 8, 512
@@ -114,6 +115,7 @@ def photos(size: int = 32) -> Dataset:
     Raises DataError for another size, and where scikit-image or scikit-learn ships without its
     photographs.
     """
+    check_argument("photos, size", int, size, DataError)
     if not SMALLEST <= size <= LARGEST:
         raise DataError(
             "photos",
