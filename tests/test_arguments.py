@@ -97,9 +97,11 @@ class TestInputs:
     @pytest.mark.parametrize("value", ["x", True, None, 3, [1], 1.5])
     def test_tables(self, value: Any) -> None:
         refused(lambda: lg.TableDomain(value), lg.DataError, "TableDomain.columns")
-        for ranges in ((value, [0.0], [1.0]), (["a"], value, [2.0]), (["a"], [0.0], value)):
-            if value != [1] or ranges[0] == value:
-                refused(lambda r=ranges: lg.TableDomain.from_ranges(*r), lg.DataError)
+        if value != "x":  # a sequence of names of one letter
+            refused(lambda: lg.TableDomain.from_ranges(value, [0.0], [1.0]), lg.DataError)
+        if value != [1]:
+            refused(lambda: lg.TableDomain.from_ranges(["a"], value, [2.0]), lg.DataError)
+            refused(lambda: lg.TableDomain.from_ranges(["a"], [0.0], value), lg.DataError)
         if value not in (1.5, 3, True):
             refused(
                 lambda: lg.TableDomain.from_ranges(["a"], [value], [4.0]),

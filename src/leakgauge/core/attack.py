@@ -67,7 +67,7 @@ class BaseAttack(ABC):
             SpecificationError: an option is of another kind than its annotation, or out of range.
             AttackError: the check itself failed on the model or the loss.
         """
-        self._check(observation)
+        check_ranges(self)
         try:
             with named_failures(self, "check"):
                 return self.unsuited(observation)
@@ -84,7 +84,8 @@ class BaseAttack(ABC):
             KnowledgeError: the threat model withholds what the attack requires.
             AttackError: the search failed on the model or the loss.
         """
-        self._check(observation)
+        check_ranges(self)
+        check_argument(f"{type(self).__name__}, observation", Observation, observation)
         check_argument(f"{type(self).__name__}, seeds", Seeds, seeds)
         observation.require(self)
         if not observation.has_signal:
@@ -93,11 +94,6 @@ class BaseAttack(ABC):
             found = self.reconstruct(observation, seeds=seeds, progress=progress)
         found = steady(observation, bounded(found))
         return of_the_trained(found) if changes_examples(observation.knowledge.defense) else found
-
-    def _check(self, observation: Observation) -> None:
-        """Raise SpecificationError unless the options, and what they hold, are as annotated."""
-        check_argument(f"{type(self).__name__}, observation", Observation, observation)
-        check_ranges(self)
 
 
 @contextmanager

@@ -141,7 +141,8 @@ class TableDomain:
             DataError: these are no sequences, not equally long, or no text and numbers.
         """
         for what, given in (("names", names), ("lows", lows), ("highs", highs)):
-            if isinstance(given, str | bytes) or not isinstance(given, Sized):
+            # A string is a sequence of names of one letter.
+            if not isinstance(given, Sized) or (what != "names" and isinstance(given, str)):
                 raise DataError(
                     f"table, {what}",
                     expected="one value for each column, as a list",

@@ -107,7 +107,8 @@ def _images(values: Array, where: str) -> tuple[Array, Domain]:
     ):
         raise DataError(
             where,
-            expected="images as uint8 or uint16 of shape (N, H, W, C) with 1 to 4 channels, or (N, H, W), none of its sides 0",
+            expected="images as uint8 or uint16 of shape (N, H, W, C) with 1 to 4 channels, or (N, H, W), "
+            "none of its sides 0",
             found=f"{values.dtype} of shape {values.shape}",
             remedy="store images of 8 or 16 bits a channel, channels last",
         )
