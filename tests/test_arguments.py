@@ -224,6 +224,17 @@ def test_what_is_right_is_taken() -> None:
     assert replace(client(), classes=None).classes is None
 
 
+@pytest.mark.parametrize("name", ["c", "c" * 1000, "\x1b\n"])
+def test_a_wide_table_is_printed_in_a_short_line(name: str) -> None:
+    names = [f"{name}{i}" for i in range(1000)]
+    text = repr(lg.TableDomain.from_ranges(names, [0.0] * 1000, [1.0] * 1000))
+    assert "1000 columns" in text
+    assert len(text) <= 200
+    assert text.isprintable()
+    narrow = lg.TableDomain.from_ranges(["a"], [0], [1])
+    assert repr(narrow) == f"TableDomain(columns={narrow.columns!r})"
+
+
 @dataclass(frozen=True)
 class Own:
     """A user's own part. Its annotations are not all kept."""

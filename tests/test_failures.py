@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
+from leakgauge.audit import Source, outcome, plan, worker
 from leakgauge.audit import cell as cells
-from leakgauge.audit import outcome, plan
 from leakgauge.audit.failures import reason_of
+from leakgauge.audit.run import one_thread
 from leakgauge.cli import main
 from leakgauge.core import Progress, silent
 from leakgauge.defenses.base import Undefended
@@ -108,6 +110,8 @@ ERRORS: dict[str, BaseException] = {
     "an assertion": AssertionError("batch\nof two lines"),
     "too little memory": MemoryError(),
     "sys.exit": SystemExit(3),
+    "a GeneratorExit": GeneratorExit("closed"),
+    "no Exception": BaseException("of no class"),
     "an error of ours": lg.DataError("here", expected="this", found="that", remedy="do so"),
     "an error without a text": Nameless(),
     "a long text": RuntimeError("x" * 10_000),
@@ -139,6 +143,36 @@ class TestAttack:
         assert run.tracebacks == {failed["failure"]["log"]: log}
         assert run.failures == [failed]
         assert not run.interrupted
+
+    def test_ctrl_c_in_an_attack_passes(self) -> None:
+        run = lg.audit(case(attacks=[Own(on_call=raising(KeyboardInterrupt())), Own()]))
+        assert run.interrupted
+        assert run.cells == []
+        with pytest.raises(KeyboardInterrupt):
+            lg.audit(case(attacks=[Own(on_plan=raising(KeyboardInterrupt()))]))
+
+    @pytest.mark.parametrize(
+        "error", [GeneratorExit("closed"), BaseException(), RuntimeError("no")]
+    )
+    def test_a_plan_survives_what_an_attack_raises(self, error: BaseException) -> None:
+        run = lg.audit(case(attacks=[Own(on_plan=raising(error))]))
+        assert [cell["status"] for cell in run.cells] == ["unconverged"]
+
+    @pytest.mark.parametrize("error", [GeneratorExit("closed"), RuntimeError("no")])
+    def test_a_worker_that_cannot_plan_tells_its_parent_and_ends(
+        self, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+        monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
+        monkeypatch.setattr(worker.signal, "pthread_sigmask", lambda *_: None)
+        monkeypatch.setattr(worker, "parse", fails)
+        mine, theirs = multiprocessing.Pipe()
+        with one_thread():
+            worker.Worker(Source(""), 0)(theirs)
+        assert mine.recv() == worker.Unable(reason_of(error))
 
     def test_an_attack_of_ours_names_itself_and_its_cause(
         self, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from leakgauge.audit.failures import reason_of
+from leakgauge.audit.failures import Failed, reason_of, tried
 from leakgauge.audit.jobs import Job, jobs, run_job
 from leakgauge.audit.records import JobResult
 from leakgauge.audit.resolve import resolve
@@ -62,11 +62,11 @@ class Worker:
         if sys.platform != "win32":
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         torch.set_num_threads(1)
-        try:
-            planned = jobs(resolve(parse(self.source)))
-        except Exception as error:
-            pipe.send(Unable(reason_of(error)))
-            raise
+        # A user's factory can end in any way that Python knows. The parent tells the reason, and ends the run.
+        planned = tried("plan", lambda: jobs(resolve(parse(self.source))))
+        if isinstance(planned, Failed):
+            pipe.send(Unable(reason_of(planned.cause)))
+            return
         pipe.send(Ready())
         while (index := pipe.recv()) is not None:
             pipe.send(self.run(planned[index], pipe))

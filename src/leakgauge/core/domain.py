@@ -16,7 +16,13 @@ from torch import Tensor
 
 from leakgauge.core.errors import DataError
 from leakgauge.core.kinds import found
+from leakgauge.core.lines import one_line
 from leakgauge.core.ranges import Count, check_fields
+
+LINE = 200
+"""Most characters of a table's repr."""
+SHOWN = 3
+"""Columns of a wide table that its repr shows."""
 
 
 @runtime_checkable
@@ -109,6 +115,15 @@ class TableDomain:
     def __post_init__(self) -> None:
         """Raise DataError unless the columns are a sequence of Column."""
         check_fields(self, DataError)
+
+    def __repr__(self) -> str:
+        """Return all columns, or how many there are and the first of them if they are longer than LINE."""
+        text = f"TableDomain(columns={self.columns!r})"
+        if len(text) <= LINE:
+            return text
+        start = f"TableDomain of {len(self.columns)} columns: "
+        shown = [f"{c.name!r} from {c.low:g} to {c.high:g}" for c in self.columns[:SHOWN]]
+        return one_line(f"{start}{', '.join(shown)}, ...", LINE)
 
     @property
     def kind(self) -> str:
