@@ -157,7 +157,9 @@ class TableDomain:
         """
         for what, given in (("names", names), ("lows", lows), ("highs", highs)):
             # A string is a sequence of names of one letter.
-            if not isinstance(given, Sized) or (what != "names" and isinstance(given, str)):
+            text = what != "names" and isinstance(given, str)
+            # A tensor of no axis has a length by its class, but none by itself.
+            if text or not isinstance(given, Sized) or getattr(given, "ndim", 1) == 0:
                 raise DataError(
                     f"table, {what}",
                     expected="one value for each column, as a list",
