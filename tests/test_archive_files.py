@@ -250,7 +250,7 @@ class TestTables:
             ({"columns": np.array([0x110005] * 3, np.uint32).view("U1")}, "UTF-8"),
             ({"classes": np.array(0)}, "classes as text"),
             ({"labels": np.array([0, 2**63], np.uint64)}, "63 bits"),
-            ({"labels": np.array([0, 2**40])}, "131,072 classes"),
+            ({"labels": np.array([0, 2**40])}, "65,536 classes"),
             ({"labels": np.array([[0], [1]], object)}, "'labels' pickled"),
         ],
     )
@@ -273,7 +273,7 @@ class TestTables:
 
     @pytest.mark.parametrize("classes", [0, -1, dataset.MOST_CLASSES + 1])
     def test_a_number_of_classes_that_is_none(self, tmp_path: Path, classes: int) -> None:
-        with pytest.raises(DataError, match=r"from 1 to 131,072 classes"):
+        with pytest.raises(DataError, match=r"from 1 to 65,536 classes"):
             npz(self.table(tmp_path), classes=classes)
 
 

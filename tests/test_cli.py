@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import leakgauge as lg
 from leakgauge.audit.options import names
@@ -586,3 +588,19 @@ class TestStandardOutput:
         assert (code, "Traceback" in told) == (0, False)
         page = (here / os.fsdecode(b"caf\xe9") / "report.html").read_text("utf-8")
         assert "caf" in page
+
+    def test_classes_whose_names_are_no_text(self, here: Path) -> None:
+        for i, name in enumerate((b"c\xff", "d\u202e\x1b[31m".encode())):
+            folder = os.fsencode(here / "images") + b"/" + name
+            os.makedirs(folder)
+            for j in range(2):
+                pixels = np.full((8, 8), 40 * (i + 2 * j), np.uint8)
+                Image.fromarray(pixels).save(Path(os.fsdecode(folder)) / f"{j}.png")
+        (here / "images.toml").write_text(
+            'data = {name = "image_folder", path = "images"}\n'
+            'model = {name = "mlp", width = 4}\nattacks = ["linear_layer"]\n',
+            "utf-8",
+        )
+        assert audit("images.toml", "--out", "run") == 0
+        page = (here / "run" / "report.html").read_text("utf-8")
+        assert not {"\x1b", "\u202e"} & set(page)

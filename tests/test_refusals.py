@@ -228,6 +228,12 @@ def test_sizes_are_those_of_the_parts(count: int, clients: int) -> None:
     assert lg.Aggregator(clients=clients).sizes(count) == expected
 
 
+def test_of_many_examples_that_are_not_there_the_first_is_told() -> None:
+    with pytest.raises(lg.DataError) as caught:
+        case(examples=list(range(100_000))).check()
+    one_line(caught.value, "examples from 0 to 5", "found 6 and 99,993 more")
+
+
 def test_an_audit_of_nothing() -> None:
     with pytest.raises(lg.SpecificationError, match="at least one case"):
         lg.audit([])

@@ -152,11 +152,12 @@ class Case(Summarized):
                 found=f"batch_size {largest}",
                 remedy="lower training.batch_size or give more examples",
             )
-        if self.examples is not None and not all(0 <= i < len(self.data) for i in self.examples):
+        absent = [i for i in self.examples or () if not 0 <= i < len(self.data)]
+        if absent:
             raise DataError(
                 f"case {self.name!r}",
                 expected=f"examples from 0 to {len(self.data) - 1}",
-                found=str(list(self.examples)),
+                found=str(absent[0]) + (f" and {len(absent) - 1:,} more" if absent[1:] else ""),
                 remedy="name examples that the data set has",
             )
         if self.utility is not None:
