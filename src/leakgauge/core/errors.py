@@ -23,7 +23,7 @@ LONGEST = 1500
 """Characters of a message's part that are shown."""
 PLACE = 300
 """Characters of where a mistake is that are shown."""
-FOUND = 500
+FOUND = 700
 """Characters of what was found that are shown. It is others', and may be of any length."""
 
 
