@@ -31,6 +31,8 @@ class Update(Summarized):
 
     def __post_init__(self) -> None:
         """Raise UpdateError unless names are text, values tensors, and the kind one of UpdateKind."""
+        # A subclass of str can carry more than its text.
+        object.__setattr__(self, "kind", kind_of(self.kind))
         check_fields(self, UpdateError)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Update:
@@ -131,12 +133,13 @@ def plain_update(update: Update, parameters: Mapping[str, Tensor]) -> Update:
         )
         for name, p in parameters.items()
     }
-    return Update(tensors, kind_of(update.kind))
+    return Update(tensors, update.kind)
 
 
-def kind_of(kind: str) -> UpdateKind:
-    """Return the kind of an update as a plain string."""
-    return "delta" if kind == "delta" else "gradient"
+def kind_of(kind: UpdateKind) -> UpdateKind:
+    """Return the kind of an update as a plain string. Another value is returned as it is."""
+    kinds: tuple[UpdateKind, ...] = ("gradient", "delta")
+    return next((known for known in kinds if kind == known), kind)
 
 
 def trainable(model: nn.Module) -> Tensors:
