@@ -33,11 +33,11 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
+from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
 from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.simulation import simulator
 from leakgauge.output import OneLabel, label_of_one, shared_head
 

@@ -21,6 +21,7 @@ from leakgauge.analytic.hidden import read, refusal
 from leakgauge.attacks.labels import withheld
 from leakgauge.attacks.softmax_unmixing import completed
 from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, Status
+from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     LBFGS,
@@ -38,7 +39,6 @@ from leakgauge.inversion import (
     VariationName,
 )
 from leakgauge.inversion.features import entangled
-from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.labels import Labels
 
 

@@ -31,6 +31,7 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
+from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     LBFGS,
@@ -46,7 +47,6 @@ from leakgauge.inversion import (
 )
 from leakgauge.inversion.distances import MATCHED
 from leakgauge.inversion.features import Headless
-from leakgauge.inversion.judgment import nothing_found
 
 FITS = 1e-3
 """Relative misfit of a layer's gradient up to which the input that it tells is believed."""

@@ -38,8 +38,8 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
+from leakgauge.core.attack import nothing_found
 from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.judgment import nothing_found
 from leakgauge.inversion.simulation import simulator
 from leakgauge.output.one_label import Explained
 

@@ -18,10 +18,10 @@ from leakgauge.analytic.softmax_unmixing import Unmixed
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, Status
+from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import Falling, FeatureMatch, Read
 from leakgauge.inversion.features import entangled
-from leakgauge.inversion.judgment import nothing_found
 
 
 @dataclass(frozen=True, kw_only=True)

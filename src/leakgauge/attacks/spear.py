@@ -37,10 +37,11 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
+from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.judgment import nothing_found, status_of
+from leakgauge.inversion.judgment import status_of
 from leakgauge.inversion.simulation import simulator
 from leakgauge.inversion.targets import solved_targets
 from leakgauge.output import UNEVEN, Contribution

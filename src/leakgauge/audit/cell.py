@@ -11,13 +11,14 @@ from torch import Tensor
 from leakgauge.audit.attempt import attempt
 from leakgauge.audit.case import Cell
 from leakgauge.audit.duplicates import differing, equal_examples
-from leakgauge.audit.failures import Failed, failed_result, one_line, step, tried
+from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
 from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
 from leakgauge.audit.records import JobResult
 from leakgauge.core import Progress, Seeds, Status, silent
 from leakgauge.core.attack import no_signal
+from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
@@ -70,7 +71,9 @@ def contest(
     with step("check"):
         reason = cell.attack.inapplicable(observation)
     if reason is not None:
-        return JobResult(cell.index, record | unscored(Status.INAPPLICABLE, one_line(reason)))
+        return JobResult(
+            cell.index, record | unscored(Status.INAPPLICABLE, one_line(str(reason), LONGEST))
+        )
     count, judge = (
         len(drawn.batch),
         Judge(case.data.domain, drawn.batch, drawn.pool, case.labels_granted),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from leakgauge.audit.records import JobResult
 from leakgauge.core import LeakGaugeError, Progress
+from leakgauge.core.lines import one_line
 
 Result = TypeVar("Result")
 
@@ -83,13 +84,7 @@ def reason_of(error: BaseException) -> str:
     ours = isinstance(error, LeakGaugeError)
     # The text of a foreign exception is foreign code, which `traceback` calls with care.
     told = str(error) if ours else "".join(traceback.format_exception_only(error))
-    return one_line(told)
-
-
-def one_line(told: object) -> str:
-    """Return a text of a user's own code in one line of at most LONGEST characters."""
-    line = " ".join(str(told).split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "\u2026"
+    return one_line(told, LONGEST)
 
 
 def log_of(index: int) -> str:

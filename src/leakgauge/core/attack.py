@@ -15,7 +15,7 @@ from leakgauge.core.lines import said
 from leakgauge.core.observation import Observation
 from leakgauge.core.protocols import Progress, silent
 from leakgauge.core.ranges import check_argument, check_ranges
-from leakgauge.core.reconstruction import Reconstruction, Status
+from leakgauge.core.reconstruction import Cost, Reconstruction, Status
 from leakgauge.core.seeds import Seeds
 
 CONVERGED_WITHIN = 1e-3
@@ -111,6 +111,16 @@ def named_failures(attack: object, step: str) -> Iterator[None]:
 
 def no_signal(observation: Observation) -> Reconstruction:
     """Return a reconstruction without a guess, for an update whose entries are all zero."""
+    message = (
+        "every entry of the update is 0: nothing was observed, so nothing can be said about leakage"
+    )
+    return nothing_found(observation, Status.NO_SIGNAL, message)
+
+
+def nothing_found(
+    observation: Observation, status: Status, message: str, *, cost: Cost | None = None
+) -> Reconstruction:
+    """Return a reconstruction without a guess: every example is the middle of the domain."""
     like = next(iter(observation.update.tensors.values()))
     batch = observation.knowledge.batch_size or 1
     middle = torch.full((batch, *observation.domain.shape), 0.5).to(like)
@@ -118,8 +128,9 @@ def no_signal(observation: Observation) -> Reconstruction:
         inputs=observation.domain.from_unit(middle),
         targets=None,
         found=torch.zeros(batch, dtype=torch.bool),
-        status=Status.NO_SIGNAL,
-        message="every entry of the update is 0: nothing was observed, so nothing can be said about leakage",
+        status=status,
+        message=message,
+        cost=cost or Cost(),
     )
 
 

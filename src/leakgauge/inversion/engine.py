@@ -25,6 +25,7 @@ from leakgauge.core import (
     Snapshot,
     Status,
 )
+from leakgauge.core.attack import nothing_found
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.targets import unlabeled
 from leakgauge.federated.withheld import untold
@@ -35,7 +36,7 @@ from leakgauge.inversion.derivability import unrunnable
 from leakgauge.inversion.descent import Descent, Ending, Evaluation
 from leakgauge.inversion.distances import MATCHED, relative_residual
 from leakgauge.inversion.gauss_newton import GaussNewton
-from leakgauge.inversion.judgment import diagnose, nothing_found
+from leakgauge.inversion.judgment import diagnose
 from leakgauge.inversion.labels import Labels
 from leakgauge.inversion.objective import Falling, Term, unmatched
 from leakgauge.inversion.parametrization import Direct, Parametrization

@@ -12,7 +12,6 @@ from torch import Tensor
 from leakgauge.core import (
     CERTIFIED_WITHIN,
     CONVERGED_WITHIN,
-    Cost,
     Diagnosis,
     Observation,
     Reconstruction,
@@ -118,20 +117,3 @@ def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
     elif not seen.exact:
         verdict = "undecided"
     return Diagnosis(verdict, seen.rank, seen.unknowns, seen.condition, seen.exact)
-
-
-def nothing_found(
-    observation: Observation, status: Status, message: str, *, cost: Cost | None = None
-) -> Reconstruction:
-    """A reconstruction without a guess: every example is the middle of the domain."""
-    like = next(iter(observation.update.tensors.values()))
-    batch = observation.knowledge.batch_size or 1
-    middle = torch.full((batch, *observation.domain.shape), 0.5).to(like)
-    return Reconstruction(
-        inputs=observation.domain.from_unit(middle),
-        targets=None,
-        found=torch.zeros(batch, dtype=torch.bool),
-        status=status,
-        message=message,
-        cost=cost or Cost(),
-    )
