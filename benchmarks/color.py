@@ -8,7 +8,7 @@ import common
 import torch
 
 import leakgauge as lg
-from leakgauge.inversion.variation import OPPONENT
+from leakgauge.inversion.objectives.variation import OPPONENT
 
 SETS = {
     "photos (scikit-image, scikit-learn)": lambda: lg.data.photos(),

@@ -22,10 +22,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import leakgauge as lg
 from leakgauge.inversion import Cosine, Direct, Known, TotalVariation
-from leakgauge.inversion.batching import Loop, together
-from leakgauge.inversion.compilation import Compiled
-from leakgauge.inversion.problem import Problem, Variables
-from leakgauge.inversion.step import DoubleBackward, ForwardOverReverse
+from leakgauge.inversion.evaluation.batching import Loop, together
+from leakgauge.inversion.evaluation.compilation import Compiled
+from leakgauge.inversion.evaluation.problem import Problem, Variables
+from leakgauge.inversion.evaluation.step import DoubleBackward, ForwardOverReverse
 
 NAME = "step_cost"
 TRIALS = 8

@@ -20,9 +20,9 @@ from torch import nn
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.inversion import engine
-from leakgauge.inversion.problem import Problem
-from leakgauge.inversion.step import BuiltStep, DoubleBackward, choose
+from leakgauge.inversion.evaluation.problem import Problem
+from leakgauge.inversion.evaluation.step import BuiltStep, DoubleBackward, choose
+from leakgauge.inversion.search import engine
 
 NAME = "time_to_quality_relu"
 EAGER, COMPILED = "signed Adam, eager", "signed Adam, our step"

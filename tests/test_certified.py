@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import leakgauge as lg
 from leakgauge import defenses
 from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.judgment import faintest, residual_of, status_of
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.search.judgment import faintest, residual_of, status_of
 from leakgauge.threats import SeveralRounds
 
 A = lg.attacks

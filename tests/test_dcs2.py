@@ -14,7 +14,7 @@ from leakgauge.attacks.concealment_matching import as_pair, labels_of_pair, soft
 from leakgauge.core import ModelError, SpecificationError
 from leakgauge.defenses import DCS2
 from leakgauge.defenses.dcs2 import _Concealed, cosine, inner, projected
-from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.simulation.simulator import simulator
 
 LOSS = functional.cross_entropy
 

@@ -241,8 +241,8 @@ class TestContract:
     ) -> None:
         """Simulating the true batch comes nearer to what was observed for who knows the defense."""
         from leakgauge.federated.dropout import mean_network
-        from leakgauge.inversion.distances import relative_residual
-        from leakgauge.inversion.simulation import believed, simulator
+        from leakgauge.inversion.objectives.distances import relative_residual
+        from leakgauge.inversion.simulation.simulator import believed, simulator
 
         batch = images(2)
         known, unknown = (

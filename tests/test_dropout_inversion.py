@@ -17,14 +17,14 @@ from leakgauge import attacks
 from leakgauge.federated.dropout import drawn, mean_network
 from leakgauge.federated.rounds import Rounds
 from leakgauge.inversion import Candidate, Read, TotalVariation
-from leakgauge.inversion.batching import Loop, together
-from leakgauge.inversion.compilation import Compiled
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.masks import MaskMean, Masks, masks_of, widened
-from leakgauge.inversion.problem import Problem
-from leakgauge.inversion.simulation import simulator
-from leakgauge.inversion.step import DoubleBackward
-from leakgauge.inversion.wide import OfInputs
+from leakgauge.inversion.evaluation.batching import Loop, together
+from leakgauge.inversion.evaluation.compilation import Compiled
+from leakgauge.inversion.evaluation.problem import Problem
+from leakgauge.inversion.evaluation.step import DoubleBackward
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.simulation.simulator import simulator
+from leakgauge.inversion.variables.masks import MaskMean, Masks, masks_of, widened
+from leakgauge.inversion.variables.wide import OfInputs
 
 Observe = Callable[..., lg.Observation]
 

@@ -14,8 +14,8 @@ import leakgauge as lg
 from leakgauge.analytic.hidden import deep, read, refusal
 from leakgauge.attacks import FeatureInversion
 from leakgauge.inversion import Candidate, FeatureMatch, Known, TotalVariation
-from leakgauge.inversion.parametrization import Direct
-from leakgauge.inversion.problem import Problem
+from leakgauge.inversion.evaluation.problem import Problem
+from leakgauge.inversion.variables.parametrization import Direct
 
 Observe = Callable[..., lg.Observation]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.inversion.simulation import in_precision, simulator
+from leakgauge.inversion.simulation.simulator import in_precision, simulator
 
 Observe = Callable[..., lg.Observation]
 

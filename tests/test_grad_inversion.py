@@ -14,12 +14,19 @@ from torch import Tensor, nn
 import leakgauge as lg
 from leakgauge import inversion
 from leakgauge.attacks import GradInversion
-from leakgauge.inversion import engine
-from leakgauge.inversion.batching import Loop, together
-from leakgauge.inversion.consensus import Consensus, Pull, corresponding, lazy, onto, registered
-from leakgauge.inversion.descent import Evaluation, Setting
-from leakgauge.inversion.langevin import LangevinAdam
-from leakgauge.inversion.step import DoubleBackward
+from leakgauge.inversion.descents.descent import Evaluation, Setting
+from leakgauge.inversion.descents.langevin import LangevinAdam
+from leakgauge.inversion.evaluation.batching import Loop, together
+from leakgauge.inversion.evaluation.step import DoubleBackward
+from leakgauge.inversion.search import engine
+from leakgauge.inversion.search.consensus import (
+    Consensus,
+    Pull,
+    corresponding,
+    lazy,
+    onto,
+    registered,
+)
 
 Observe = Callable[..., lg.Observation]
 

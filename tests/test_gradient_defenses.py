@@ -28,7 +28,7 @@ from leakgauge.defenses import (
 )
 from leakgauge.defenses.soteria import estimated, features_of, tellings
 from leakgauge.federated.aggregated import Aggregated
-from leakgauge.inversion.rounding import EDGE, surprise
+from leakgauge.inversion.objectives.rounding import EDGE, surprise
 
 LAST = "5.weight"
 """The last linear layer of `mlp`."""

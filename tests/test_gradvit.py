@@ -16,8 +16,8 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge import inversion
 from leakgauge.attacks import GradViT
-from leakgauge.inversion import attention
-from leakgauge.inversion.patches import patch_size
+from leakgauge.inversion.objectives.patches import patch_size
+from leakgauge.inversion.simulation import attention
 from leakgauge.metrics import BLOCKINESS_CEILING, blockiness
 
 Observe = Callable[..., lg.Observation]

@@ -31,10 +31,10 @@ from leakgauge.inversion import (
     Term,
     TotalVariation,
 )
-from leakgauge.inversion.descent import Ending, Evaluation, Request, Run, Setting
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.lbfgs import Memory
-from leakgauge.inversion.problem import Variables
+from leakgauge.inversion.descents.descent import Ending, Evaluation, Request, Run, Setting
+from leakgauge.inversion.descents.lbfgs import Memory
+from leakgauge.inversion.evaluation.problem import Variables
+from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.output import head_of
 
 Observe = Callable[..., lg.Observation]

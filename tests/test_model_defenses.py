@@ -23,7 +23,7 @@ from leakgauge.defenses import (
 )
 from leakgauge.federated.bottleneck import VariationalBottleneck, at_mean, samples
 from leakgauge.federated.dropout import mean_network
-from leakgauge.inversion.simulation import believed
+from leakgauge.inversion.simulation.simulator import believed
 from leakgauge.output import head_of
 
 

@@ -294,7 +294,7 @@ class TestDefense:
         matching = lg.attacks.InvertingGradients(steps=1).matching()
         guess = matching(observation, seeds=lg.Seeds(0))
         assert guess.residual is not None
-        from leakgauge.inversion.simulation import simulator
+        from leakgauge.inversion.simulation.simulator import simulator
 
         simulated = simulator(observation, create_graph=False)(batch.inputs, batch.targets)
         for name, tensor in observation.update.tensors.items():

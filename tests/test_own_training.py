@@ -16,7 +16,7 @@ from leakgauge.attacks.labels import labels_of
 from leakgauge.core import UpdateKind
 from leakgauge.federated.aggregated import Aggregated
 from leakgauge.federated.calibration import calibrated, one_gradient
-from leakgauge.inversion.judgment import residual_of
+from leakgauge.inversion.search.judgment import residual_of
 
 
 @dataclass(frozen=True)

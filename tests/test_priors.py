@@ -38,10 +38,10 @@ from leakgauge.inversion import (
     Term,
     TotalVariation,
 )
-from leakgauge.inversion.objective import unmatched
-from leakgauge.inversion.problem import Problem
-from leakgauge.inversion.step import Compiled, DoubleBackward, ForwardOverReverse
-from leakgauge.inversion.variation import FLOOR
+from leakgauge.inversion.evaluation.problem import Problem
+from leakgauge.inversion.evaluation.step import Compiled, DoubleBackward, ForwardOverReverse
+from leakgauge.inversion.objectives.objective import unmatched
+from leakgauge.inversion.objectives.variation import FLOOR
 
 Observe = Callable[..., lg.Observation]
 SEEDS = lg.Seeds(0)
@@ -251,7 +251,7 @@ class TestFeatureStatistics:
 
     def test_in_parts_as_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = self.measured(sigmoid_cnn())
-        monkeypatch.setattr("leakgauge.inversion.feature_statistics.CHUNK", 4)
+        monkeypatch.setattr("leakgauge.inversion.objectives.feature_statistics.CHUNK", 4)
         parts = self.measured(sigmoid_cnn())
         for name, moments in whole.seen[0].targets.items():
             assert torch.allclose(moments.mean, parts.seen[0].targets[name].mean, atol=1e-6)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.inversion.simulation import Simulator, simulator
+from leakgauge.inversion.simulation.simulator import Simulator, simulator
 from leakgauge.threats import SeveralRounds
 
 TRAININGS = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.inversion.distances import relative_residual
+from leakgauge.inversion.objectives.distances import relative_residual
 
 A = lg.attacks
 ATTACKS: dict[str, tuple[lg.Attack, nn.Module, int]] = {

@@ -29,14 +29,19 @@ from leakgauge.inversion import (
     Term,
     TotalVariation,
 )
-from leakgauge.inversion.curvature import Curvature, count_sketch, counted, lower_gram
-from leakgauge.inversion.descent import Identification, flatten, unflatten
-from leakgauge.inversion.jacobian import Compression, Linearization, Tangents, least_squares
-from leakgauge.inversion.judgment import diagnose
-from leakgauge.inversion.objective import Candidate
-from leakgauge.inversion.problem import Problem, Variables
-from leakgauge.inversion.simulation import functional_simulator, in_precision
-from leakgauge.inversion.trial import halved
+from leakgauge.inversion.descents.curvature import Curvature, count_sketch, counted, lower_gram
+from leakgauge.inversion.descents.descent import Identification, flatten, unflatten
+from leakgauge.inversion.evaluation.jacobian import (
+    Compression,
+    Linearization,
+    Tangents,
+    least_squares,
+)
+from leakgauge.inversion.evaluation.problem import Problem, Variables
+from leakgauge.inversion.objectives.objective import Candidate
+from leakgauge.inversion.search.judgment import diagnose
+from leakgauge.inversion.search.trial import halved
+from leakgauge.inversion.simulation.simulator import functional_simulator, in_precision
 
 Observe = Callable[..., lg.Observation]
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge.defenses import Chain, GaussianNoise, LayerPruning, LocalLayers, Precode
 from leakgauge.federated.dropout import with_forward
-from leakgauge.inversion.signals import Signals, hidden, severed, split_of
-from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.simulation.simulator import simulator
+from leakgauge.inversion.variables.signals import Signals, hidden, severed, split_of
 
 Observe = Callable[..., lg.Observation]
 

@@ -15,8 +15,8 @@ import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.analytic.label_recovery import recover_labels
 from leakgauge.federated.aggregated import Aggregated
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.simulation.simulator import simulator
 
 
 def normalized_cnn() -> nn.Module:

@@ -15,10 +15,10 @@ import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.core import LocalTraining, Loss, SingleGradient, Tensors
 from leakgauge.inversion import Candidate, Cosine, Direct, Known, Logarithm, Spectral, Term
-from leakgauge.inversion.compilation import Compiled
-from leakgauge.inversion.problem import Problem
-from leakgauge.inversion.smoothing import SmoothReLU, bends, smoothed
-from leakgauge.inversion.step import DoubleBackward
+from leakgauge.inversion.evaluation.compilation import Compiled
+from leakgauge.inversion.evaluation.problem import Problem
+from leakgauge.inversion.evaluation.step import DoubleBackward
+from leakgauge.inversion.simulation.smoothing import SmoothReLU, bends, smoothed
 
 Observe = Callable[..., lg.Observation]
 RELUS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -28,9 +28,9 @@ from leakgauge.inversion import (
     Known,
     LeastSquares,
 )
-from leakgauge.inversion.simulation import simulator
-from leakgauge.inversion.step import DoubleBackward, ForwardOverReverse
-from leakgauge.inversion.trial import Trial
+from leakgauge.inversion.evaluation.step import DoubleBackward, ForwardOverReverse
+from leakgauge.inversion.search.trial import Trial
+from leakgauge.inversion.simulation.simulator import simulator
 
 SEEDS = lg.Seeds(0)
 

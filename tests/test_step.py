@@ -27,13 +27,12 @@ from leakgauge.inversion import (
     compilation,
     step,
 )
-from leakgauge.inversion.batching import Loop, choose_trials, together
-from leakgauge.inversion.compilation import Compiled, NotCompiled
-from leakgauge.inversion.cost import Path, Work, batched, favored
-from leakgauge.inversion.graph import trace
-from leakgauge.inversion.problem import Problem, Variables
-from leakgauge.inversion.simulation import in_precision
-from leakgauge.inversion.step import (
+from leakgauge.inversion.evaluation.batching import Loop, choose_trials, together
+from leakgauge.inversion.evaluation.compilation import Compiled, NotCompiled
+from leakgauge.inversion.evaluation.cost import Path, Work, batched, favored
+from leakgauge.inversion.evaluation.graph import trace
+from leakgauge.inversion.evaluation.problem import Problem, Variables
+from leakgauge.inversion.evaluation.step import (
     DoubleBackward,
     ForwardOverReverse,
     Step,
@@ -41,6 +40,7 @@ from leakgauge.inversion.step import (
     mixed,
     tf32,
 )
+from leakgauge.inversion.simulation.simulator import in_precision
 
 LARGE = Work(
     flops=10**9, operators=200, parameters=10**6, held=10**7, update=10**6, limit=2 * 10**9

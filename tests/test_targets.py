@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.inversion.targets import solved_targets
+from leakgauge.inversion.variables.targets import solved_targets
 
 DOMAIN = lg.ImageDomain(1, 6, 6)
 

@@ -23,10 +23,10 @@ from leakgauge.inversion import (
     TotalVariation,
     engine,
 )
-from leakgauge.inversion.batching import Trials, together
-from leakgauge.inversion.descent import Descent
-from leakgauge.inversion.problem import Problem
-from leakgauge.inversion.simulation import in_precision
+from leakgauge.inversion.descents.descent import Descent
+from leakgauge.inversion.evaluation.batching import Trials, together
+from leakgauge.inversion.evaluation.problem import Problem
+from leakgauge.inversion.simulation.simulator import in_precision
 
 Observe = Callable[..., lg.Observation]
 

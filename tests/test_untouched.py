@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations, prune
 import leakgauge as lg
 from leakgauge.federated.training import FedSGD, local_update, stateless
 from leakgauge.federated.untouched import output_of, untouched, value_of
-from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.simulation.simulator import simulator
 
 
 class Stateful(nn.Module):

@@ -37,8 +37,8 @@ from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.output import OneLabel, label_of_one, shared_head
 
 CUTS = (1.0, 1e1, 1e2, 1e3, 1e4)

@@ -36,7 +36,7 @@ from leakgauge.core import (
     Status,
 )
 from leakgauge.core.ranges import Count
-from leakgauge.inversion.smoothing import bends
+from leakgauge.inversion.simulation.smoothing import bends
 
 EXACT = 1e-5
 """Residual at which what is left of a float32 update is rounding: no residual chooses below it."""

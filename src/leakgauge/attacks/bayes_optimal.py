@@ -43,7 +43,7 @@ from leakgauge.inversion import (
     Term,
     TotalVariation,
 )
-from leakgauge.inversion.descent import Descent
+from leakgauge.inversion.descents.descent import Descent
 
 OUTSIDE = 100.0
 """Nats a value and squared unit beyond the public range, for a descent without a box."""

@@ -39,10 +39,10 @@ from leakgauge.core import (
 from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.federated.dropout import mean_network
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.judgment import status_of
-from leakgauge.inversion.simulation import simulator
-from leakgauge.inversion.variation import OPPONENT, TotalVariation
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.objectives.variation import OPPONENT, TotalVariation
+from leakgauge.inversion.search.judgment import status_of
+from leakgauge.inversion.simulation.simulator import simulator
 
 ZERO = torch.zeros(())
 EXPLAINED = CERTIFIED_WITHIN

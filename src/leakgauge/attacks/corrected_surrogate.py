@@ -42,8 +42,8 @@ from leakgauge.federated.local_steps import interpolated, multiplier
 from leakgauge.federated.training import with_orders
 from leakgauge.federated.withheld import untold
 from leakgauge.inversion import GradientMatching, Guessed, Read, Window
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.simulation import Simulator, simulator
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.simulation.simulator import Simulator, simulator
 
 DEFAULT = VanishingPrior(steps=60)
 

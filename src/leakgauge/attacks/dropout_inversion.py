@@ -18,7 +18,7 @@ from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Se
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.dropout import mean_network
 from leakgauge.inversion import GradientMatching, InRange, Read
-from leakgauge.inversion.masks import (
+from leakgauge.inversion.variables.masks import (
     MaskMean,
     Masks,
     OfMasks,
@@ -27,7 +27,7 @@ from leakgauge.inversion.masks import (
     masks_of,
     widened,
 )
-from leakgauge.inversion.wide import OfInputs
+from leakgauge.inversion.variables.wide import OfInputs
 
 DEFAULT = InvertingGradients(steps=4000)
 

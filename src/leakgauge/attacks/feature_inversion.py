@@ -38,8 +38,8 @@ from leakgauge.inversion import (
     Term,
     VariationName,
 )
-from leakgauge.inversion.features import entangled
-from leakgauge.inversion.labels import Labels
+from leakgauge.inversion.objectives.features import entangled
+from leakgauge.inversion.variables.labels import Labels
 
 
 @dataclass(frozen=True, kw_only=True)

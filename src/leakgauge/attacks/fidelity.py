@@ -48,8 +48,8 @@ from leakgauge.inversion import (
     Term,
     VariationName,
 )
-from leakgauge.inversion.consensus import Mean, lazy, registered
-from leakgauge.inversion.labels import Labels
+from leakgauge.inversion.search.consensus import Mean, lazy, registered
+from leakgauge.inversion.variables.labels import Labels
 
 Distance = Literal["layers", "balanced", "cosine", "relative"]
 DISTANCES: dict[Distance, Term] = {

@@ -21,7 +21,7 @@ from leakgauge.attacks.fidelity import DISTANCES, Distance, FidelityMatching
 from leakgauge.core import Observation
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
 from leakgauge.inversion import Direct, InRange, PatchBorders, Spectral, Stepped, Term
-from leakgauge.inversion.patches import patch_size
+from leakgauge.inversion.objectives.patches import patch_size
 
 RANGE = 5.0
 """Weight of the public range where no box holds the guess in it."""

@@ -26,11 +26,11 @@ from leakgauge.core import (
     Seeds,
 )
 from leakgauge.federated.dropout import mean_network
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.judgment import status_of
-from leakgauge.inversion.labels import Known, LastLayer
-from leakgauge.inversion.simulation import simulator
-from leakgauge.inversion.targets import solved_targets
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.search.judgment import status_of
+from leakgauge.inversion.simulation.simulator import simulator
+from leakgauge.inversion.variables.labels import Known, LastLayer
+from leakgauge.inversion.variables.targets import solved_targets
 
 EXPLAINED = CERTIFIED_WITHIN
 """Fraction of the layer's gradient left over at which the examples found explain it."""

@@ -21,8 +21,8 @@ from leakgauge.core import (
 )
 from leakgauge.federated.local_steps import as_one_gradient
 from leakgauge.federated.withheld import untold
-from leakgauge.inversion.distances import MATCHED
-from leakgauge.inversion.judgment import residual_of
+from leakgauge.inversion.objectives.distances import MATCHED
+from leakgauge.inversion.search.judgment import residual_of
 
 DEFAULT = InvertingGradients(steps=4000)
 

@@ -45,8 +45,8 @@ from leakgauge.inversion import (
     Spectral,
     Term,
 )
-from leakgauge.inversion.distances import MATCHED
-from leakgauge.inversion.features import Headless
+from leakgauge.inversion.objectives.distances import MATCHED
+from leakgauge.inversion.objectives.features import Headless
 
 FITS = 1e-3
 """Relative misfit of a layer's gradient up to which the input that it tells is believed."""

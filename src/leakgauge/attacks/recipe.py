@@ -12,7 +12,7 @@ from leakgauge.attacks.labels import refused, settled
 from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.attack import bounded
 from leakgauge.inversion import GradientMatching
-from leakgauge.inversion.judgment import residual_of
+from leakgauge.inversion.search.judgment import residual_of
 
 
 class Recipe(BaseAttack):

@@ -39,8 +39,8 @@ from leakgauge.core import (
     Status,
 )
 from leakgauge.core.attack import nothing_found
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.output.one_label import Explained
 
 

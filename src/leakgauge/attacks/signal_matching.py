@@ -27,8 +27,8 @@ from leakgauge.core import (
     SingleGradient,
 )
 from leakgauge.inversion import GradientMatching, Read
-from leakgauge.inversion.signals import Signals, WithSignal, scaled, severed, split_of
-from leakgauge.inversion.wide import OfInputs
+from leakgauge.inversion.variables.signals import Signals, WithSignal, scaled, severed, split_of
+from leakgauge.inversion.variables.wide import OfInputs
 
 DEFAULT = VanishingPrior(steps=2000)
 

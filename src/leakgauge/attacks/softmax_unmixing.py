@@ -21,7 +21,7 @@ from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Se
 from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import Falling, FeatureMatch, Read
-from leakgauge.inversion.features import entangled
+from leakgauge.inversion.objectives.features import entangled
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,10 +40,10 @@ from leakgauge.core import (
 from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count
 from leakgauge.federated.dropout import mean_network
-from leakgauge.inversion.distances import relative_residual
-from leakgauge.inversion.judgment import status_of
-from leakgauge.inversion.simulation import simulator
-from leakgauge.inversion.targets import solved_targets
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.search.judgment import status_of
+from leakgauge.inversion.simulation.simulator import simulator
+from leakgauge.inversion.variables.targets import solved_targets
 from leakgauge.output import UNEVEN, Contribution
 
 MOST = 25

@@ -24,7 +24,7 @@ from leakgauge.core.ranges import Count
 from leakgauge.federated.dropout import mean_network
 from leakgauge.federated.local_steps import interpolated
 from leakgauge.inversion import Candidate, Cosine, GradientMatching, Guessed, Read
-from leakgauge.inversion.simulation import simulator
+from leakgauge.inversion.simulation.simulator import simulator
 
 SHARES = tuple(i / 10 for i in range(11))
 """The alphas that are compared."""

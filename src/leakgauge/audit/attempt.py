@@ -21,7 +21,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.attack import bounded, no_signal, of_the_trained, steady
 from leakgauge.defenses.base import Undefended
-from leakgauge.inversion.judgment import residual_of
+from leakgauge.inversion.search.judgment import residual_of
 
 
 def attempt(

@@ -1,17 +1,20 @@
 """Gradient matching as a composition: objective, parametrization, labels, descent, trials."""
 
-from leakgauge.inversion.consensus import Consensus
-from leakgauge.inversion.deep_prior import DeepPrior
-from leakgauge.inversion.descent import Descent, SignedAdam
-from leakgauge.inversion.distances import L1, L2, BalancedL2, Cosine, LayerNorms, TensorCosine
-from leakgauge.inversion.engine import GradientMatching
-from leakgauge.inversion.feature_statistics import FeatureStatistics
-from leakgauge.inversion.features import FeatureMatch
-from leakgauge.inversion.gauss_newton import GaussNewton
-from leakgauge.inversion.labels import Affine, Joint, Known, Labels, LastLayer, Read
-from leakgauge.inversion.langevin import LangevinAdam
-from leakgauge.inversion.lbfgs import LBFGS
-from leakgauge.inversion.objective import (
+from leakgauge.inversion.descents.descent import Descent, SignedAdam
+from leakgauge.inversion.descents.gauss_newton import GaussNewton
+from leakgauge.inversion.descents.langevin import LangevinAdam
+from leakgauge.inversion.descents.lbfgs import LBFGS
+from leakgauge.inversion.objectives.distances import (
+    L1,
+    L2,
+    BalancedL2,
+    Cosine,
+    LayerNorms,
+    TensorCosine,
+)
+from leakgauge.inversion.objectives.feature_statistics import FeatureStatistics
+from leakgauge.inversion.objectives.features import FeatureMatch
+from leakgauge.inversion.objectives.objective import (
     Candidate,
     Falling,
     LeastSquares,
@@ -20,18 +23,22 @@ from leakgauge.inversion.objective import (
     Term,
     Window,
 )
-from leakgauge.inversion.parametrization import Direct, Guessed, Parametrization, Spectral
-from leakgauge.inversion.patches import PatchBorders
-from leakgauge.inversion.priors import Energy, InRange, Orthogonality, Smoothness
-from leakgauge.inversion.rounding import RandomRounding
-from leakgauge.inversion.statistics import BatchStatistics
-from leakgauge.inversion.variation import (
+from leakgauge.inversion.objectives.patches import PatchBorders
+from leakgauge.inversion.objectives.priors import Energy, InRange, Orthogonality, Smoothness
+from leakgauge.inversion.objectives.rounding import RandomRounding
+from leakgauge.inversion.objectives.statistics import BatchStatistics
+from leakgauge.inversion.objectives.variation import (
     VARIATIONS,
     ColorVariation,
     IsotropicVariation,
     TotalVariation,
     VariationName,
 )
+from leakgauge.inversion.search.consensus import Consensus
+from leakgauge.inversion.search.engine import GradientMatching
+from leakgauge.inversion.variables.deep_prior import DeepPrior
+from leakgauge.inversion.variables.labels import Affine, Joint, Known, Labels, LastLayer, Read
+from leakgauge.inversion.variables.parametrization import Direct, Guessed, Parametrization, Spectral
 
 __all__ = [
     "L1",

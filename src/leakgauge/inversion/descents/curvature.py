@@ -1,0 +1,163 @@
+"""The Gauss-Newton matrix J'J: a preconditioner, and what the update tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from leakgauge.inversion.descents.descent import Identification
+from leakgauge.inversion.evaluation.jacobian import Linearization, Tangents
+from leakgauge.inversion.evaluation.problem import Problem, Variables
+
+BLOCK = 768
+SKETCH = 4
+"""Rows that a sketch keeps for each column: with fewer, faint directions drown in strong ones."""
+LARGEST = 2**27
+"""Values of J beyond which it is sketched."""
+ROUNDING = 1e-6
+"""Singular values of J below this share of the largest are float32's errors, not directions that are seen."""
+
+
+class Curvature:
+    """2 (J'J + priors) at one place, over each example's inputs and then its label variables."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        variables: Variables,
+        weights: tuple[float, ...],
+        generator: torch.Generator,
+    ) -> None:
+        place = Linearization(problem, variables, weights)
+        self.batch, self.size = len(variables[0]), variables[0][0].numel()
+        self.classes = variables[1].shape[1] if len(variables) > 1 else 0
+        self.rows, self.sketched = 0, False
+        self.columns = self._columns(place, generator)
+        self.matrix = 2 * lower_gram(self.columns)
+        for example in range(self.batch if place.local else 0):
+            here = slice(example * self.width, example * self.width + self.size)
+            self.matrix[here, here] += 2 * self._priors(place, example)
+        self.damping, self.shift = 0.0, 0.0
+        self.factor: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """Variables of one example."""
+        return self.size + self.classes
+
+    def _columns(self, place: Linearization, generator: torch.Generator) -> Tensor:
+        """J' (B width, rows)."""
+        tangents = every(place)
+        total, done = self.batch * self.width, 0
+        columns, sketch = torch.empty(0), None
+        for example in range(self.batch):
+            for chunk in place.columns(example, tangents):
+                if done == 0:
+                    self.rows = chunk.shape[1]
+                    if self.rows * total > LARGEST:
+                        sketch = count_sketch(chunk, SKETCH * total, generator)
+                    self.sketched = sketch is not None
+                    columns = chunk.new_empty(total, SKETCH * total if sketch else self.rows)
+                columns[done : done + len(chunk)] = sketch(chunk) if sketch else chunk
+                done += len(chunk)
+        return columns
+
+    def _priors(self, place: Linearization, example: int) -> Tensor:
+        """The Gram matrix of one example's priors."""
+        tangents = torch.eye(self.size).to(self.matrix)
+        shaped = tangents.reshape(self.size, *place.unit.shape[1:])
+        return torch.cat(list(place.local_products(example, shaped)))
+
+    @property
+    def finite(self) -> bool:
+        """Whether the Jacobian has no NaN, as that of a square root at 0 has, and no infinity."""
+        return bool(torch.isfinite(self.matrix).all())
+
+    def identification(self, unknowns: int) -> Identification:
+        """Rank and condition of J, counted in float64; a bound where J is sketched.
+
+        Of the inputs' columns alone, the labels held as they were found: a label's variables are
+        no direction of the batch.
+        """
+        if self.sketched or not self.finite:
+            return Identification(min(self.rows, unknowns), unknowns, None, exact=False)
+        inputs = self.columns.reshape(self.batch, self.width, -1)[:, : self.size]
+        gram = lower_gram(inputs.reshape(unknowns, -1).double())
+        values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+        counted = values[values > ROUNDING * values[-1]]
+        condition = float(counted[-1] / counted[0]) if len(counted) else 1.0
+        return Identification(len(counted), unknowns, condition, exact=True)
+
+    def factorize(self, damping: float) -> float:
+        """Cholesky with `damping` relative to the mean diagonal, raised tenfold until it succeeds; returns it.
+
+        The matrix must be `finite`: no damping helps against NaN.
+        """
+        diagonal = self.matrix.diagonal()
+        kept, mean = diagonal.clone(), float(diagonal.mean()) or 1.0
+        while True:
+            diagonal.copy_(kept + damping * mean)
+            factor, failed = torch.linalg.cholesky_ex(self.matrix)
+            if not bool(failed):
+                break
+            damping *= 10
+        diagonal.copy_(kept)
+        self.factor, self.damping, self.shift = factor, damping, damping * mean
+        return damping
+
+    def inverse(self, like: Variables) -> Callable[[Tensor], Tensor]:
+        """Apply the inverse to a flat vector, in the vector's own precision outside the solve."""
+        assert self.factor is not None, "factorize first"
+        factor, count = self.factor, like[0].numel()
+
+        def apply(vector: Tensor) -> Tensor:
+            inputs = vector[:count].reshape(self.batch, self.size)
+            labels = vector[count:].reshape(self.batch, self.classes)
+            dense = torch.cat([inputs, labels], 1).to(factor)
+            solved = torch.cholesky_solve(dense.reshape(-1, 1), factor)
+            solved = solved.reshape(self.batch, self.width).to(vector)
+            return torch.cat(
+                [solved[:, : self.size].reshape(-1), solved[:, self.size :].reshape(-1)]
+            )
+
+        return apply
+
+
+def counted(problem: Problem, variables: Variables, weights: tuple[float, ...]) -> Identification:
+    """What the number of residuals says of the rank, without their Jacobian: a bound."""
+    place = Linearization(problem, variables, weights)
+    first = every(place, most=1)
+    rows, unknowns = next(place.columns(0, first)).shape[1], variables[0].numel()
+    return Identification(min(rows, unknowns), unknowns, None, exact=False)
+
+
+def every(place: Linearization, most: int | None = None) -> Tangents:
+    """The unit vectors of one example's variables, inputs first, or the first few."""
+    shape = place.variables[0].shape[1:]
+    size = shape.numel()
+    classes = place.variables[1].shape[1] if len(place.variables) > 1 else 0
+    unit = torch.eye(size + classes)[:most].to(place.unit)
+    labels = unit[:, size:] if classes else None
+    return Tangents(unit[:, :size].reshape(-1, *shape), labels)
+
+
+def lower_gram(columns: Tensor) -> Tensor:
+    """The lower triangle of J'J from J' (n, rows), in blocks: half the work of the whole; zero above."""
+    gram = columns.new_zeros(len(columns), len(columns))
+    for k in range(0, len(columns), BLOCK):
+        gram[k : k + BLOCK, : k + BLOCK] = columns[k : k + BLOCK] @ columns[: k + BLOCK].T
+    return gram
+
+
+def count_sketch(
+    chunk: Tensor, rows: int, generator: torch.Generator
+) -> Callable[[Tensor], Tensor] | None:
+    """Each residual, with a random sign, into one of `rows` sums (Charikar et al. 2002); None where there are fewer."""
+    width = chunk.shape[1]
+    if width <= rows:
+        return None
+    bucket = torch.randint(rows, (width,), generator=generator).to(chunk.device)
+    sign = (2 * torch.randint(2, (width,), generator=generator) - 1).to(chunk)
+    return lambda values: values.new_zeros(len(values), rows).index_add_(1, bucket, values * sign)

@@ -1,0 +1,249 @@
+"""L-BFGS, as peers run it and as it should be run. Nocedal, Wright: Numerical Optimization, chapters 3, 7."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import Observation
+from leakgauge.inversion.descents.descent import (
+    Ending,
+    Evaluation,
+    Request,
+    Run,
+    Setting,
+    flatten,
+    over,
+    unflatten,
+)
+from leakgauge.inversion.evaluation.problem import Variables
+
+Inverse = Callable[[Tensor], Tensor]
+"""An approximation of the inverse Hessian, applied to a vector."""
+
+
+class Memory:
+    """The last pairs of a step s and the gradient's change y, in the compact form of Byrd et al. (1994).
+
+    A matrix product each for S'g, Y'g and back replaces the two loops over the pairs, which cost more
+    than a gradient where the history is long.
+    """
+
+    def __init__(self, history: int, like: Tensor) -> None:
+        self.history = history
+        self.steps, self.changes = (like.new_zeros(history, len(like)) for _ in range(2))
+        self.products, self.norms = (like.new_zeros(history, history) for _ in range(2))
+        self.length = 0
+
+    def add(self, step: Tensor, change: Tensor) -> None:
+        """Keep a pair, unless its curvature is not positive beyond rounding."""
+        curvature = float(step @ change)
+        if curvature <= 1e-12 * float(step.norm() * change.norm()):
+            return
+        if self.length == self.history:
+            self._forget(max(1, self.history // 8))
+        k = self.length
+        self.steps[k], self.changes[k] = step, change
+        self.products[: k + 1, k] = self.steps[: k + 1] @ change
+        row = self.changes[: k + 1] @ change
+        self.norms[: k + 1, k] = row
+        self.norms[k, : k + 1] = row
+        self.length = k + 1
+
+    def _forget(self, count: int) -> None:
+        """Drop the oldest pairs, several at once: moving the others costs as much as a gradient."""
+        left = self.length - count
+        for rows in (self.steps, self.changes):
+            rows[:left] = rows[count : self.length].clone()
+        for square in (self.products, self.norms):
+            square[:left, :left] = square[count : self.length, count : self.length].clone()
+        self.length = left
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.length = 0
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """-H g with H = gamma I updated by the pairs (Byrd et al. 1994, equation 3.1)."""
+        k = self.length
+        if k == 0:
+            return -gradient * min(1.0, 1 / float(gradient.abs().sum()))
+        steps, changes = self.steps[:k], self.changes[:k]
+        upper = self.products[:k, :k].triu()
+        gamma = float(upper[-1, -1] / self.norms[k - 1, k - 1])
+        inner = _solved(upper, steps @ gradient, upper=True)
+        right = upper.diagonal() * inner + gamma * (self.norms[:k, :k] @ inner)
+        right = right - gamma * (changes @ gradient)
+        outer = _solved(upper.T, right, upper=False)
+        return -(gamma * gradient + steps.T @ outer - gamma * (changes.T @ inner))
+
+    def two_loops(self, gradient: Tensor) -> Tensor:
+        """The same as `direction` by the textbook's recursion: slower, and sounder in float32."""
+        if self.length == 0:
+            return self.direction(gradient)
+        last = self.length - 1
+        gamma = float(self.products[last, last] / self.norms[last, last])
+        return self.preconditioned(gradient, lambda vector: gamma * vector)
+
+    def preconditioned(self, gradient: Tensor, inverse: Inverse) -> Tensor:
+        """-H g with H = `inverse` updated by the pairs, oldest first (two loops, algorithm 7.4)."""
+        rest, weights = gradient.clone(), []
+        for k in reversed(range(self.length)):
+            weights.append(float(self.steps[k] @ rest / self.products[k, k]))
+            rest -= weights[-1] * self.changes[k]
+        found = inverse(rest)
+        for k, weight in zip(range(self.length), reversed(weights), strict=True):
+            along = float(self.changes[k] @ found / self.products[k, k])
+            found += (weight - along) * self.steps[k]
+        return -found
+
+
+class Point(NamedTuple):
+    """A vector, the objective there and its gradient."""
+
+    vector: Tensor
+    value: float
+    gradient: Tensor
+
+
+Ask = Callable[[Tensor], Generator[Request, Evaluation, Point]]
+"""Evaluate a vector, by way of the engine."""
+
+
+def line_search(
+    ask: Ask, here: Point, direction: Tensor, *, first: float = 1.0, most: int = 20
+) -> Generator[Request, Evaluation, Point | None]:
+    """A point that satisfies the strong Wolfe conditions with c1 = 1e-4, c2 = 0.9 (algorithms 3.5, 3.6).
+
+    Where `most` evaluations find none, the lowest that was found; None where none is lower. Values
+    that are not finite count as too high.
+    """
+    slope = float(here.gradient @ direction)
+    low, low_value, low_slope, high = 0.0, here.value, slope, None
+    best: Point | None = None
+    step = first
+    for _ in range(most):
+        there = yield from ask(here.vector + step * direction)
+        rise = float(there.gradient @ direction)
+        ceiling = min(here.value + 1e-4 * step * slope, low_value if low > 0 else math.inf)
+        if not math.isfinite(there.value) or there.value > ceiling:
+            high, high_value = step, there.value
+        else:
+            if abs(rise) <= -0.9 * slope:
+                return there
+            if rise * ((math.inf if high is None else high) - low) >= 0:
+                high, high_value = low, low_value
+            low, low_value, low_slope, best = step, there.value, rise, there
+        if high is None:
+            step *= 2
+        else:
+            step = _between(low, low_value, low_slope, high, high_value)
+    return best
+
+
+def _between(low: float, value: float, slope: float, high: float, high_value: float) -> float:
+    """The minimum of the parabola through both ends, kept off them by a tenth of the interval."""
+    width = high - low
+    bend = 2 * (high_value - value - slope * width) if math.isfinite(high_value) else math.inf
+    share = -slope * width / bend if bend > 0 else 0.5
+    return low + width * min(max(share, 0.1), 0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LBFGS:
+    """Limited-memory BFGS: `steps` iterations (one evaluation each) from a memory of `history` pairs.
+
+    line_search "none" steps by `lr`, as most papers do: it freezes or diverges where curvature
+    changes. It follows torch.optim.LBFGS, whose absolute thresholds it keeps (pairs with y's <= 1e-10
+    are dropped), but does not evaluate a point twice.
+    """
+
+    steps: int = 6000
+    lr: float = 1.0
+    history: int = 100
+    line_search: Literal["none", "strong_wolfe"] = "none"
+
+    @property
+    def evaluations(self) -> int:
+        return self.steps
+
+    def inapplicable(self, observation: Observation) -> str | None:
+        return None
+
+    def run(self, start: Variables, setting: Setting) -> Run:
+        if self.line_search == "none":
+            yield from self._plain(start, setting)
+        else:
+            yield from self._searched(start, setting)
+        return Ending()
+
+    def _plain(self, start: Variables, setting: Setting) -> Run:
+        x = flatten(start).clone()
+        memory, before = Memory(self.history, x), None
+        for step in range(self.steps):
+            variables = unflatten(x.clone(), start)
+            setting.project(variables)
+            x = flatten(variables)
+            seen = yield Request(variables, step / self.steps)
+            gradient = flatten(seen.gradient)
+            if over(seen.value, setting) or float(gradient.abs().max()) <= 1e-7:
+                break
+            if before is not None:
+                moved, change = x - before[0], gradient - before[1]
+                if float(moved @ change) > 1e-10:
+                    memory.add(moved, change)
+            move = self.lr * memory.two_loops(gradient)
+            if float(move @ gradient) > -1e-9 or float(move.abs().max()) <= 1e-9:
+                break
+            before = (x, gradient)
+            x = x + move
+        return Ending()
+
+    def _searched(self, start: Variables, setting: Setting) -> Run:
+        left = self.steps
+
+        def ask(vector: Tensor) -> Generator[Request, Evaluation, Point]:
+            nonlocal left
+            variables = unflatten(vector.clone(), start)
+            seen = yield Request(variables, 1 - left / self.steps)
+            left -= 1
+            return Point(vector, seen.value, flatten(seen.gradient))
+
+        here = yield from ask(flatten(start))
+        memory = Memory(self.history, here.vector)
+        while left > 0 and not over(here.value, setting):
+            found = yield from advance(ask, here, memory, memory.direction, most=min(20, left))
+            if found is None:
+                break
+            here = found
+        return Ending()
+
+
+def advance(
+    ask: Ask, here: Point, memory: Memory, along: Inverse, *, most: int
+) -> Generator[Request, Evaluation, Point | None]:
+    """One iteration with line search; from an emptied memory where the direction fails; None where nothing is lower."""
+    for _ in range(2):
+        direction = along(here.gradient)
+        if float(direction @ here.gradient) < 0:
+            found = yield from line_search(ask, here, direction, most=most)
+            if found is not None:
+                memory.add(found.vector - here.vector, found.gradient - here.gradient)
+                return found
+        if memory.length == 0:
+            return None
+        memory.clear()
+    return None
+
+
+def _solved(triangle: Tensor, right: Tensor, *, upper: bool) -> Tensor:
+    """Return x (k,) with triangle x = right. LAPACK knows no half precision, so those are solved in float32."""
+    wide = torch.promote_types(triangle.dtype, torch.float32)
+    found = torch.linalg.solve_triangular(triangle.to(wide), right[:, None].to(wide), upper=upper)
+    solved: Tensor = found[:, 0].to(right)
+    return solved

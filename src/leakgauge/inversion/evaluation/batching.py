@@ -1,0 +1,73 @@
+"""Trials: one problem's value and gradient at several places at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import SingleGradient
+from leakgauge.inversion.evaluation.compilation import Compiled, NotCompiled
+from leakgauge.inversion.evaluation.cost import Work, batched
+from leakgauge.inversion.evaluation.problem import Problem, Variables
+from leakgauge.inversion.evaluation.step import BuiltStep, choose
+
+
+class Trials(Protocol):
+    """Values and gradients of S trials."""
+
+    def __call__(self, variables: Variables, progress: float) -> tuple[Tensor, Variables]:
+        """Variables with a leading axis S; values (S,) and gradients (S, ...), without a graph."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loop:
+    """One trial after another. fixed: labels (S, B) or (S, B, K), where the descent does not move them."""
+
+    step: BuiltStep
+    fixed: Tensor | None
+
+    def __call__(self, variables: Variables, progress: float) -> tuple[Tensor, Variables]:
+        found = [
+            self._at(s)(tuple(v[s] for v in variables), progress) for s in range(len(variables[0]))
+        ]
+        gradients = zip(*(gradient for _, gradient in found), strict=True)
+        return torch.stack([value for value, _ in found]), tuple(map(torch.stack, gradients))
+
+    def _at(self, trial: int) -> BuiltStep:
+        """The step at that trial's labels."""
+        fixed = None if self.fixed is None else self.fixed[trial]
+        return replace(self.step, problem=replace(self.step.problem, fixed=fixed))
+
+
+def together(problem: Problem, fixed: Tensor | None, count: int, *, fuse: bool = False) -> Compiled:
+    """The trials as one more axis of each operator; exactly `count` of them. Raises NotCompiled."""
+    step = Compiled.of(_first(problem, fixed), fuse=fuse, trials=count)
+    return replace(step, problem=replace(problem, fixed=fixed))
+
+
+def choose_trials(
+    problem: Problem, fixed: Tensor | None, count: int, planned: int
+) -> tuple[Trials, str]:
+    """How to evaluate `count` trials, `planned` times each, and for the record why; "" where nothing is to say.
+
+    By a count of operations, never by timing. Where a model cannot be batched, the line says why.
+    """
+    first = _first(problem, fixed)
+    training, refused = problem.observation.training, ""
+    if count > 1 and isinstance(training, SingleGradient):
+        path = batched(Work.of(first, training), count, planned)
+        try:
+            if path is not None:
+                return together(problem, fixed, count, fuse=path.fuse), path.reason
+        except NotCompiled as error:
+            refused = f"trials: one by one, since {error}"
+    step, said = choose(first, count * planned)
+    return Loop(step, fixed), "; ".join(line for line in (refused, said) if line)
+
+
+def _first(problem: Problem, fixed: Tensor | None) -> Problem:
+    return replace(problem, fixed=None if fixed is None else fixed[0])

@@ -1,0 +1,1 @@
+"""Terms of an objective: distances of updates, and priors on examples."""

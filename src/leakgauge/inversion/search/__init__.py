@@ -1,0 +1,1 @@
+"""Search: restarts, their schedule and consensus, and the status of the result."""

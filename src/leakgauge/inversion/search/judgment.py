@@ -1,0 +1,119 @@
+"""What a guess is worth: judged by the local training that was in use, and what to return where there is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import (
+    CERTIFIED_WITHIN,
+    CONVERGED_WITHIN,
+    Diagnosis,
+    Observation,
+    Reconstruction,
+    Status,
+    Tensors,
+)
+from leakgauge.federated.dropout import mean_network
+from leakgauge.federated.local_steps import interpolated
+from leakgauge.federated.training import FedSGD
+from leakgauge.federated.withheld import untold
+from leakgauge.inversion.descents.descent import Identification
+from leakgauge.inversion.objectives.distances import MATCHED, Cosine, relative_residual
+from leakgauge.inversion.objectives.features import entangled
+from leakgauge.inversion.objectives.objective import Candidate
+from leakgauge.inversion.simulation.simulator import believed, simulator
+from leakgauge.output import contribution_of
+
+
+def residual_of(observation: Observation, found: Reconstruction) -> float | None:
+    """||u - u*|| / ||u*|| of what a guess would have shared; None where it is no guess of the whole batch.
+
+    Where the local steps are not told, the share that one gradient of it, of any size, leaves unexplained.
+    """
+    # A label of -1 is one that the attack does not know.
+    if found.targets is None or bool((found.targets < 0).any()):
+        return None
+    observation = believed(mean_network(observation))
+    unit = observation.domain.to_unit(found.inputs)
+    if untold(observation.training):
+        return _aside(observation, unit, found.targets)
+    simulated = simulator(observation, create_graph=False)(unit, found.targets)
+    return float(relative_residual(simulated, observation.update.tensors))
+
+
+def _aside(observation: Observation, unit: Tensor, targets: Tensor) -> float:
+    """The part of the update that no multiple of one gradient in the middle of the way explains."""
+    seen = interpolated(observation, 0.5)
+    simulated = simulator(seen, create_graph=False)(unit, targets)
+    cosine = 1 - float(Cosine()(Candidate(unit, targets, simulated, seen.update.tensors)))
+    return math.sqrt(max(0.0, 1 - cosine**2))
+
+
+def status_of(
+    observation: Observation,
+    unit: Tensor,
+    targets: Tensor | None,
+    residual: float | None,
+    *,
+    proven: bool,
+) -> Status:
+    """Return the status that the residual of the whole update allows. proven: the method's own checks all passed.
+
+    An example that the network is sure of hardly moves the update, so a small residual says little of it. A certified
+    batch matches the update to CERTIFIED_WITHIN of the part of its faintest example.
+    """
+    if targets is None or residual is None or residual > CONVERGED_WITHIN:
+        return Status.UNCONVERGED
+    if proven and residual <= CERTIFIED_WITHIN * faintest(observation, unit, targets):
+        return Status.CERTIFIED
+    return Status.CONVERGED
+
+
+def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
+    """Return the norm of the least example's part of the simulated gradient, relative to the whole.
+
+    It is 1 for one example, and 0 if parts are not told apart: examples that meet in the model, or a loss of unknown
+    reduction.
+    """
+    if len(unit) == 1:
+        return 1.0
+    if targets.ndim > 1 or targets.is_floating_point() or entangled(observation):
+        return 0.0
+    # Class weights divide by those of the batch's labels, which are judged here as if they were known.
+    knowledge = replace(observation.knowledge, labels=targets, label_counts=None)
+    contribution = contribution_of(replace(observation, knowledge=knowledge))
+    if isinstance(contribution, str):
+        return 0.0
+    inputs = observation.domain.from_unit(unit).detach()
+    model, loss, train = observation.model, observation.loss, FedSGD()
+    targets = targets.to(inputs.device)
+    whole = _norm(train(model, loss, inputs, targets)) * contribution.size
+    parts = [
+        _norm(train(model, loss, inputs[i : i + 1], targets[i : i + 1]))
+        * contribution.factor(1, int(label))
+        for i, label in enumerate(targets)
+    ]
+    return min(parts) / whole if whole > 0 else 0.0
+
+
+def _norm(tensors: Tensors) -> float:
+    return float(torch.stack([t.detach().double().norm() for t in tensors.values()]).norm())
+
+
+def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
+    """The verdict on a batch, where the descent looked at the Jacobian."""
+    if seen is None:
+        return None
+    verdict: Literal["recovered", "collision", "stalled", "undecided"] = "recovered"
+    if residual > MATCHED:
+        verdict = "stalled"
+    elif seen.rank < seen.unknowns:
+        verdict = "collision"
+    elif not seen.exact:
+        verdict = "undecided"
+    return Diagnosis(verdict, seen.rank, seen.unknowns, seen.condition, seen.exact)

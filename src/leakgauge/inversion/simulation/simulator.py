@@ -1,0 +1,112 @@
+"""The adversary's copy of the client: the same forward operator, seen through the defense that it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from leakgauge.core import (
+    Misleads,
+    Observation,
+    SingleGradient,
+    Tensors,
+    Update,
+    copied,
+    parts_of,
+    trainable,
+)
+from leakgauge.federated.rounds import Rounds, joined, parted
+from leakgauge.federated.training import local_update
+from leakgauge.inversion.simulation.squared_error import with_elementary_squares
+from leakgauge.output import loss_in
+
+
+class Simulator(Protocol):
+    """A candidate in, the update that it would have shared out."""
+
+    def __call__(self, unit: Tensor, targets: Tensor) -> Tensors:
+        """unit (B, *shape) in unit coordinates, targets (B,) or (B, K)."""
+        ...
+
+
+def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
+    """Return the observation with the adversary's own copy of model, loss and update in another precision."""
+    return replace(
+        observation,
+        model=copied(observation.model).to(dtype),
+        loss=loss_in(observation, dtype),
+        update=observation.update.map(lambda t: t.to(dtype)),
+    )
+
+
+def simulator(observation: Observation, *, create_graph: bool) -> Simulator:
+    """The client's local training on the observed model, then what a known defense lets through."""
+    adapt = adaptation(observation)
+
+    def simulate(unit: Tensor, targets: Tensor) -> Tensors:
+        inputs = observation.domain.from_unit(unit)
+        return adapt(
+            local_update(
+                observation.training,
+                observation.model,
+                observation.loss,
+                inputs,
+                targets,
+                create_graph=create_graph,
+            )
+        )
+
+    return simulate
+
+
+def functional_simulator(observation: Observation, training: SingleGradient) -> Simulator:
+    """The same update as a pure function, which `torch.func` can transform and `torch.compile` can take."""
+    adapt, gradient = adaptation(observation), functional_gradient(observation, training)
+    return lambda unit, targets: adapt(gradient(unit, targets))
+
+
+def functional_gradient(observation: Observation, training: SingleGradient) -> Simulator:
+    """The client's gradient as a pure function, before any defense."""
+    parameters = {name: p.detach() for name, p in trainable(observation.model).items()}
+    loss = with_elementary_squares(observation.loss)
+
+    def simulate(unit: Tensor, targets: Tensor) -> Tensors:
+        inputs = observation.domain.from_unit(unit)
+
+        def scalar(parameters: Tensors) -> Tensor:
+            return training.scalar(observation.model, loss, parameters, inputs, targets)
+
+        gradient: Tensors = torch.func.grad(scalar)(parameters)
+        return gradient
+
+    return simulate
+
+
+def believed(observation: Observation) -> Observation:
+    """The observation without the parts of its update that a known defense made say nothing, or what is not so."""
+    update = observation.update
+    for part in parts_of(observation.knowledge.defense):
+        if isinstance(part, Misleads):
+            update = part.believed(update)
+    return observation if update is observation.update else replace(observation, update=update)
+
+
+def adaptation(observation: Observation) -> Callable[[Tensors], Tensors]:
+    """What a known defense does to a simulated update; identity where none is known. Each round has its own."""
+    defense, training = observation.knowledge.defense, observation.training
+    if defense is None:
+        return lambda tensors: tensors
+    if not isinstance(training, Rounds):
+        return defense.adapt(observation.update)
+    names, kind = list(trainable(observation.model)), observation.update.kind
+    each = [defense.adapt(Update(t, kind)) for t in parted(observation.update.tensors, names)]
+
+    def adapt(tensors: Tensors) -> Tensors:
+        rounds = parted(tensors, names)
+        return joined([one(held) for one, held in zip(each, rounds, strict=True)])
+
+    return adapt

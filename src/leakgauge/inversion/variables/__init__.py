@@ -1,0 +1,1 @@
+"""Variables of a search: how examples, labels and other unknowns are represented."""
