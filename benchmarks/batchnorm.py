@@ -24,7 +24,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks, inversion
-from leakgauge.federated.statistics import batch_statistics
+from leakgauge.federated.layers.statistics import batch_statistics
 
 NAME = "batchnorm"
 STEPS = {"lenet": 150, "resnet20": 100}

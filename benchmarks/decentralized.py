@@ -19,7 +19,7 @@ from torch import nn
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.federated.vectors import flat
+from leakgauge.federated.aggregation.vectors import flat
 
 NAME = "decentralized"
 NODES = {1: 2, 2: 8, 4: 8}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.federated.dropout import Call, DropoutMode, Masked, drawn, with_forward
+from leakgauge.federated.layers.dropout import Call, DropoutMode, Masked, drawn, with_forward
 
 NAME = "dropout"
 STEPS = 600

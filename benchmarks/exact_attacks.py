@@ -37,7 +37,7 @@ from unmixing import score as features_score
 import leakgauge as lg
 from leakgauge import attacks, models
 from leakgauge.analytic.last_layer import read
-from leakgauge.federated.local_steps import as_one_gradient
+from leakgauge.federated.training.local_steps import as_one_gradient
 
 NAME = "exact_attacks"
 EXACT = 60.0

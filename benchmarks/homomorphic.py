@@ -20,9 +20,9 @@ from torch import nn
 
 import leakgauge as lg
 from leakgauge.federated import CKKS, HomomorphicEncryption, WeightedMean
-from leakgauge.federated.finite_field import FixedPoint
-from leakgauge.federated.homomorphic import Measured
-from leakgauge.federated.vectors import flat
+from leakgauge.federated.aggregation.finite_field import FixedPoint
+from leakgauge.federated.aggregation.homomorphic import Measured
+from leakgauge.federated.aggregation.vectors import flat
 
 NAME = "homomorphic"
 CLIENTS = 5

@@ -19,8 +19,8 @@ from torch import nn
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.federated import SecureAggregation, WeightedMean
-from leakgauge.federated.finite_field import FixedPoint, to_integers
-from leakgauge.federated.secure_aggregation import unmasked_sum
+from leakgauge.federated.aggregation.finite_field import FixedPoint, to_integers
+from leakgauge.federated.aggregation.secure_aggregation import unmasked_sum
 
 NAME = "secure_aggregation"
 CLIENTS = (1, 2, 4, 8, 16)

@@ -20,7 +20,8 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge import models
 from leakgauge.core import Tensors
-from leakgauge.federated import training, untouched
+from leakgauge.federated.isolation import untouched
+from leakgauge.federated.training import fedsgd as training
 
 DOMAIN = lg.ImageDomain(3, 32, 32)
 ROUNDS = 100

@@ -11,7 +11,7 @@ from conftest import client, images, psnr, sigmoid_cnn
 from torch import Tensor, nn
 
 import leakgauge as lg
-from leakgauge.analytic.tokens import Tokens, tokens_of
+from leakgauge.analytic.patch_embedding import Tokens, tokens_of
 from leakgauge.attacks import April, AprilMatching
 from leakgauge.inversion import Candidate, TensorCosine
 

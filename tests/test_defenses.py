@@ -240,7 +240,7 @@ class TestContract:
         self, name: str, observe: Callable[..., lg.Observation]
     ) -> None:
         """Simulating the true batch comes nearer to what was observed for who knows the defense."""
-        from leakgauge.federated.dropout import mean_network
+        from leakgauge.federated.layers.dropout import mean_network
         from leakgauge.inversion.objectives.distances import relative_residual
         from leakgauge.inversion.simulation.simulator import believed, simulator
 

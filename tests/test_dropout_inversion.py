@@ -14,8 +14,8 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.federated.dropout import drawn, mean_network
-from leakgauge.federated.rounds import Rounds
+from leakgauge.federated.layers.dropout import drawn, mean_network
+from leakgauge.federated.training.rounds import Rounds
 from leakgauge.inversion import Candidate, Read, TotalVariation
 from leakgauge.inversion.evaluation.batching import Loop, together
 from leakgauge.inversion.evaluation.compilation import Compiled

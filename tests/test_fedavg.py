@@ -16,9 +16,9 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.attacks.order_invariant import averaged
-from leakgauge.federated.aggregated import Aggregated
-from leakgauge.federated.fedavg import EpochsApart
-from leakgauge.federated.local_steps import as_one_gradient, interpolated
+from leakgauge.federated.training.aggregated import Aggregated
+from leakgauge.federated.training.fedavg import EpochsApart
+from leakgauge.federated.training.local_steps import as_one_gradient, interpolated
 
 Observe = Callable[..., lg.Observation]
 TRAININGS = {

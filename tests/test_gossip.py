@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import leakgauge as lg
+from leakgauge.analytic.overhearing import View, estimate
 from leakgauge.attacks import LinearLayer
 from leakgauge.core import trainable
-from leakgauge.federated.gossip import Gossip, circulant, distances, metropolis
-from leakgauge.federated.overhearing import View, estimate
-from leakgauge.federated.vectors import flat, shaped
+from leakgauge.federated.aggregation.vectors import flat, shaped
+from leakgauge.federated.clients.gossip import Gossip, circulant, distances, metropolis
 
 SEEDS = lg.Seeds(0)
 GRAPHS = [(2, 1), (3, 2), (8, 2), (8, 4), (8, 3), (5, 4)]

@@ -27,7 +27,7 @@ from leakgauge.defenses import (
     TopK,
 )
 from leakgauge.defenses.soteria import estimated, features_of, tellings
-from leakgauge.federated.aggregated import Aggregated
+from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.inversion.objectives.rounding import EDGE, surprise
 
 LAST = "5.weight"

@@ -13,7 +13,7 @@ from torch import Tensor
 import leakgauge as lg
 from leakgauge.attacks import LinearLayer
 from leakgauge.federated import CKKS, HomomorphicEncryption, SecureAggregation, WeightedMean
-from leakgauge.federated.finite_field import FixedPoint
+from leakgauge.federated.aggregation.finite_field import FixedPoint
 
 SEEDS = lg.Seeds(0)
 SMALL = CKKS()

@@ -21,8 +21,8 @@ from leakgauge.defenses import (
     Precode,
     TopK,
 )
-from leakgauge.federated.bottleneck import VariationalBottleneck, at_mean, samples
-from leakgauge.federated.dropout import mean_network
+from leakgauge.federated.layers.bottleneck import VariationalBottleneck, at_mean, samples
+from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.simulation.simulator import believed
 from leakgauge.output import head_of
 

@@ -14,8 +14,8 @@ import leakgauge as lg
 from leakgauge.analytic.label_recovery import BestLabels
 from leakgauge.attacks.labels import labels_of
 from leakgauge.core import UpdateKind
-from leakgauge.federated.aggregated import Aggregated
-from leakgauge.federated.calibration import calibrated, one_gradient
+from leakgauge.federated.training.aggregated import Aggregated
+from leakgauge.federated.training.calibration import calibrated, one_gradient
 from leakgauge.inversion.search.judgment import residual_of
 
 

@@ -16,10 +16,16 @@ from torch import Tensor
 import leakgauge as lg
 from leakgauge.attacks import LinearLayer
 from leakgauge.federated import SecureAggregation, WeightedMean
-from leakgauge.federated.finite_field import MODULUS, FixedPoint, subtract, to_field, to_integers
-from leakgauge.federated.masking import KeyPair, key, mask, seal, unseal
-from leakgauge.federated.secret_sharing import PRIME, join, split
-from leakgauge.federated.secure_aggregation import unmasked_sum
+from leakgauge.federated.aggregation.finite_field import (
+    MODULUS,
+    FixedPoint,
+    subtract,
+    to_field,
+    to_integers,
+)
+from leakgauge.federated.aggregation.masking import KeyPair, key, mask, seal, unseal
+from leakgauge.federated.aggregation.secret_sharing import PRIME, join, split
+from leakgauge.federated.aggregation.secure_aggregation import unmasked_sum
 
 SEEDS = lg.Seeds(0)
 

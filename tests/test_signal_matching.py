@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.defenses import Chain, GaussianNoise, LayerPruning, LocalLayers, Precode
-from leakgauge.federated.dropout import with_forward
+from leakgauge.federated.layers.dropout import with_forward
 from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.inversion.variables.signals import Signals, hidden, severed, split_of
 

@@ -14,7 +14,7 @@ from torch import nn
 import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.analytic.label_recovery import recover_labels
-from leakgauge.federated.aggregated import Aggregated
+from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 

@@ -16,7 +16,7 @@ import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.audit import Source, parse
 from leakgauge.audit.resolve import resolve
-from leakgauge.federated.statistics import Moments, averaged, batch_statistics, middle
+from leakgauge.federated.layers.statistics import Moments, averaged, batch_statistics, middle
 from leakgauge.inversion import (
     L2,
     LBFGS,

@@ -17,8 +17,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
 
 import leakgauge as lg
-from leakgauge.federated.training import FedSGD, local_update, stateless
-from leakgauge.federated.untouched import output_of, untouched, value_of
+from leakgauge.federated.isolation.untouched import output_of, untouched, value_of
+from leakgauge.federated.training.fedsgd import FedSGD, local_update, stateless
 from leakgauge.inversion.simulation.simulator import simulator
 
 

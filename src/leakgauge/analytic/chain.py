@@ -18,8 +18,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import Domain
-from leakgauge.federated.probing import doubled, probing, single, spread
-from leakgauge.federated.untouched import output_of
+from leakgauge.federated.isolation.probing import doubled, probing, single, spread
+from leakgauge.federated.isolation.untouched import output_of
 
 AGREEMENT = 1e-9
 """Relative error at which the modules, called one after the other, are the model."""

@@ -16,7 +16,7 @@ from leakgauge.analytic.mixtures import Mixture, mixture
 from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered
 from leakgauge.core import Observation
-from leakgauge.federated.probing import doubled, spread
+from leakgauge.federated.isolation.probing import doubled, spread
 from leakgauge.output import contribution_of
 
 FLOAT64 = torch.zeros((), dtype=torch.float64)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, Loss, Observation, ProbeError
-from leakgauge.federated.dropout import drawn, mean_network
-from leakgauge.federated.probing import doubled, probing, spread
-from leakgauge.federated.untouched import output_of, value_of
+from leakgauge.federated.isolation.probing import doubled, probing, spread
+from leakgauge.federated.isolation.untouched import output_of, value_of
+from leakgauge.federated.layers.dropout import drawn, mean_network
 from leakgauge.output import Contribution, contribution_of, loss_in
 
 FLOAT64 = torch.zeros((), dtype=torch.float64)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leakgauge.analytic.chain import Chain
 from leakgauge.core import Loss
-from leakgauge.federated.untouched import value_of
+from leakgauge.federated.isolation.untouched import value_of
 from leakgauge.output.one_label import MOST, Explained, explain, slope_of
 
 MISFIT = 1e-2

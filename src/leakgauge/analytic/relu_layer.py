@@ -19,8 +19,8 @@ from torch.nn.functional import normalize
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import LinearEntry, entry
 from leakgauge.core import Domain, Observation
-from leakgauge.federated.probing import probing, single, spread
-from leakgauge.federated.untouched import output_of
+from leakgauge.federated.isolation.probing import probing, single, spread
+from leakgauge.federated.isolation.untouched import output_of
 
 FLOOR = 0.1
 """Columns of G fainter than this share of the strongest are scaled like it: they would be mostly noise."""

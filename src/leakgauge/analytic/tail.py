@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, Loss, Observation
-from leakgauge.federated.probing import doubled, probing, spread
-from leakgauge.federated.untouched import output_of, value_of
+from leakgauge.federated.isolation.probing import doubled, probing, spread
+from leakgauge.federated.isolation.untouched import output_of, value_of
 from leakgauge.output import Contribution, contribution_of, loss_in
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.last_layer import rounding
-from leakgauge.analytic.tokens import Tokens, tokens_of
+from leakgauge.analytic.patch_embedding import Tokens, tokens_of
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import Recipe, matched
 from leakgauge.core import (
@@ -35,7 +35,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
-from leakgauge.federated.dropout import mean_network
+from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator

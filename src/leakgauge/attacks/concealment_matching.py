@@ -31,7 +31,7 @@ from leakgauge.core import (
     Seeds,
     concealing_of,
 )
-from leakgauge.federated.targets import refused_targets
+from leakgauge.federated.layers.targets import refused_targets
 from leakgauge.inversion import GradientMatching, Read
 from leakgauge.output import shared_head
 

@@ -37,10 +37,10 @@ from leakgauge.core import (
     Update,
 )
 from leakgauge.core.ranges import Count, Share
-from leakgauge.federated.dropout import mean_network
-from leakgauge.federated.local_steps import interpolated, multiplier
-from leakgauge.federated.training import with_orders
-from leakgauge.federated.withheld import untold
+from leakgauge.federated.layers.dropout import mean_network
+from leakgauge.federated.training.fedsgd import with_orders
+from leakgauge.federated.training.local_steps import interpolated, multiplier
+from leakgauge.federated.training.withheld import untold
 from leakgauge.inversion import GradientMatching, Guessed, Read, Window
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import Simulator, simulator

@@ -16,7 +16,7 @@ from leakgauge.attacks.labels import settled
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.ranges import NonNegative
-from leakgauge.federated.dropout import mean_network
+from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion import GradientMatching, InRange, Read
 from leakgauge.inversion.variables.masks import (
     MaskMean,

@@ -29,7 +29,7 @@ from leakgauge.core import (
     Seeds,
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
-from leakgauge.federated.dropout import mean_network
+from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion import (
     VARIATIONS,
     BalancedL2,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leakgauge.analytic.label_recovery import BestLabels
 from leakgauge.core import Observation, Seeds
-from leakgauge.federated.local_steps import interpolated
+from leakgauge.federated.training.local_steps import interpolated
 from leakgauge.inversion import GradientMatching, Known, Read
 
 

@@ -25,7 +25,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
 )
-from leakgauge.federated.dropout import mean_network
+from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.judgment import status_of
 from leakgauge.inversion.simulation.simulator import simulator

@@ -19,8 +19,8 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
-from leakgauge.federated.local_steps import as_one_gradient
-from leakgauge.federated.withheld import untold
+from leakgauge.federated.training.local_steps import as_one_gradient
+from leakgauge.federated.training.withheld import untold
 from leakgauge.inversion.objectives.distances import MATCHED
 from leakgauge.inversion.search.judgment import residual_of
 

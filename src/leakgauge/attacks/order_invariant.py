@@ -21,7 +21,7 @@ from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.ranges import NonNegative
-from leakgauge.federated.fedavg import EpochsApart, FedAvg
+from leakgauge.federated.training.fedavg import EpochsApart, FedAvg
 from leakgauge.inversion import Candidate, Read, Term
 
 APART = 1e6

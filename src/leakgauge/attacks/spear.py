@@ -39,7 +39,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count
-from leakgauge.federated.dropout import mean_network
+from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.judgment import status_of
 from leakgauge.inversion.simulation.simulator import simulator

@@ -21,8 +21,8 @@ from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
 from leakgauge.core.ranges import Count
-from leakgauge.federated.dropout import mean_network
-from leakgauge.federated.local_steps import interpolated
+from leakgauge.federated.layers.dropout import mean_network
+from leakgauge.federated.training.local_steps import interpolated
 from leakgauge.inversion import Candidate, Cosine, GradientMatching, Guessed, Read
 from leakgauge.inversion.simulation.simulator import simulator
 

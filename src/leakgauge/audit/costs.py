@@ -17,9 +17,9 @@ from leakgauge.audit.case import Cell
 from leakgauge.audit.failures import Failed, tried
 from leakgauge.audit.training import TrainingRun, seconds_of
 from leakgauge.core import Attack, Impossible, NotSupportedYet, Observation, Seeds, UserError
-from leakgauge.federated.local_steps import as_one_gradient
-from leakgauge.federated.training import local_update
-from leakgauge.federated.withheld import untold
+from leakgauge.federated.training.fedsgd import local_update
+from leakgauge.federated.training.local_steps import as_one_gradient
+from leakgauge.federated.training.withheld import untold
 
 Result = TypeVar("Result")
 

@@ -25,7 +25,7 @@ from torch.nn.functional import cosine_similarity
 from leakgauge.core import DataError, Loss, Seeds, Tensors, copied, trainable
 from leakgauge.core.ranges import Count, Positive, Whole
 from leakgauge.defenses.ats import ATS, LIBRARY
-from leakgauge.federated.training import FedSGD, stateless
+from leakgauge.federated.training.fedsgd import FedSGD, stateless
 
 EPSILON = 1e-5
 

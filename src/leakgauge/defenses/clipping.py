@@ -9,7 +9,7 @@ from typing import ClassVar
 from leakgauge.core import Claim, Seeds, Tensors, Update
 from leakgauge.core.ranges import Positive
 from leakgauge.defenses.base import Undefended
-from leakgauge.federated.per_example import clipping_scale
+from leakgauge.federated.training.per_example import clipping_scale
 
 
 @dataclass(frozen=True, kw_only=True)

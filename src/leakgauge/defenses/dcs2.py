@@ -34,7 +34,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import NonNegative, Positive, Whole
 from leakgauge.defenses.base import Undefended
-from leakgauge.federated.training import stateless
+from leakgauge.federated.training.fedsgd import stateless
 
 MARGIN = 0.5
 EPSILON = 1e-3

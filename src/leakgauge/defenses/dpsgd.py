@@ -27,8 +27,8 @@ from leakgauge.core import (
 from leakgauge.core.ranges import NonNegative, Positive
 from leakgauge.defenses.accounting import rdp_epsilon
 from leakgauge.defenses.base import Undefended
-from leakgauge.federated.aggregated import Aggregated
-from leakgauge.federated.per_example import ClippedExamples
+from leakgauge.federated.training.aggregated import Aggregated
+from leakgauge.federated.training.per_example import ClippedExamples
 
 
 @dataclass(frozen=True, kw_only=True)

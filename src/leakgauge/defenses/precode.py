@@ -17,7 +17,7 @@ from leakgauge.core import Claim, Seeds, Tensors, Update
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.defenses.base import Undefended, zeroed
 from leakgauge.defenses.last_linear import before_last_linear, last_linear
-from leakgauge.federated.bottleneck import VariationalBottleneck
+from leakgauge.federated.layers.bottleneck import VariationalBottleneck
 
 MARK = "precode"
 """The bottleneck's name within what stands where the last layer was."""

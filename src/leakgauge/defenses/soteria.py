@@ -26,7 +26,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import Share, Whole
 from leakgauge.defenses.base import Undefended
-from leakgauge.federated.training import stateless
+from leakgauge.federated.training.fedsgd import stateless
 
 
 @dataclass(frozen=True, kw_only=True)

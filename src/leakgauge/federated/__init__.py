@@ -1,12 +1,12 @@
 """Local training, clients and protocols."""
 
-from leakgauge.federated.aggregation import Aggregation, Sum, WeightedMean
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.fedavg import FedAvg
-from leakgauge.federated.group import Group
-from leakgauge.federated.homomorphic import CKKS, HomomorphicEncryption
-from leakgauge.federated.secure_aggregation import SecureAggregation
-from leakgauge.federated.training import FedSGD
+from leakgauge.federated.aggregation.homomorphic import CKKS, HomomorphicEncryption
+from leakgauge.federated.aggregation.secure_aggregation import SecureAggregation
+from leakgauge.federated.aggregation.sums import Aggregation, Sum, WeightedMean
+from leakgauge.federated.clients.client import Batch, Client
+from leakgauge.federated.clients.group import Group
+from leakgauge.federated.training.fedavg import FedAvg
+from leakgauge.federated.training.fedsgd import FedSGD
 
 __all__ = [
     "CKKS",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Observation, ProbeError
-from leakgauge.federated.calibration import gradient_size
+from leakgauge.federated.training.calibration import gradient_size
 from leakgauge.output.head import head_of
 from leakgauge.output.reduction import reduction_of
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from leakgauge.core import Domain, Loss, Observation, ProbeError, copied
-from leakgauge.federated.calibration import gradient_size
-from leakgauge.federated.probing import probing
-from leakgauge.federated.untouched import output_of, value_of
+from leakgauge.federated.isolation.probing import probing
+from leakgauge.federated.isolation.untouched import output_of, value_of
+from leakgauge.federated.training.calibration import gradient_size
 
 Finish = Literal["identity", "log_softmax", "softmax"]
 """What the model does with the scaled logits."""

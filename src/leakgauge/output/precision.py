@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Loss, Observation, ProbeError, copied
-from leakgauge.federated.probing import probing
-from leakgauge.federated.untouched import value_of
+from leakgauge.federated.isolation.probing import probing
+from leakgauge.federated.isolation.untouched import value_of
 
 
 def loss_in(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Loss, ProbeError
-from leakgauge.federated.probing import probing
-from leakgauge.federated.untouched import value_of
+from leakgauge.federated.isolation.probing import probing
+from leakgauge.federated.isolation.untouched import value_of
 
 WITHIN = 1e-5
 """Relative error of the slopes of a test batch up to which the form holds. A loss may compute in float32."""

@@ -10,13 +10,13 @@ from torch import nn
 
 from leakgauge.core import Knowledge, Observation, Seeds, Update
 from leakgauge.core.ranges import Count, Positive
-from leakgauge.federated.aggregation import Aggregation, Concealing, WeightedMean
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.finite_field import FixedPoint
-from leakgauge.federated.group import Group
-from leakgauge.federated.homomorphic import HomomorphicEncryption
-from leakgauge.federated.secure_aggregation import SecureAggregation
-from leakgauge.federated.vectors import shaped
+from leakgauge.federated.aggregation.finite_field import FixedPoint
+from leakgauge.federated.aggregation.homomorphic import HomomorphicEncryption
+from leakgauge.federated.aggregation.secure_aggregation import SecureAggregation
+from leakgauge.federated.aggregation.sums import Aggregation, Concealing, WeightedMean
+from leakgauge.federated.aggregation.vectors import shaped
+from leakgauge.federated.clients.client import Batch, Client
+from leakgauge.federated.clients.group import Group
 from leakgauge.threats.server import Server, refuse_statistics
 
 MOST_CLIENTS = 1024

@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from leakgauge.core import ModelError, copied
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.shared import restored
-from leakgauge.federated.steadiness import EQUAL_WITHIN, difference, evaluated
+from leakgauge.federated.clients.client import Batch, Client
+from leakgauge.federated.clients.steadiness import EQUAL_WITHIN, difference, evaluated
+from leakgauge.federated.isolation.shared import restored
 
 _HOOKS = (
     "_forward_pre_hooks",

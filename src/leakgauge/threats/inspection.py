@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from leakgauge.core import ModelError, Observation, Seeds
 from leakgauge.core.summaries import Summarized
-from leakgauge.federated.auditable import audited
-from leakgauge.federated.client import Batch, Client, fitting
-from leakgauge.federated.layouts import bits_of
-from leakgauge.federated.reach import Place, reached
-from leakgauge.federated.steadiness import evaluated, own_generators
-from leakgauge.federated.training import local_update
+from leakgauge.federated.clients.client import Batch, Client, fitting
+from leakgauge.federated.clients.steadiness import evaluated, own_generators
+from leakgauge.federated.isolation.auditable import audited
+from leakgauge.federated.isolation.layouts import bits_of
+from leakgauge.federated.isolation.reach import Place, reached
+from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.threats.handover import without_hooks
 from leakgauge.threats.secrets import Secrets, as_tensor
 

@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import nn
 
+from leakgauge.analytic.overhearing import Estimate, View, estimate
 from leakgauge.core import (
     DataError,
     Knowledge,
@@ -20,10 +21,9 @@ from leakgauge.core import (
 )
 from leakgauge.core.allowance import check_kept
 from leakgauge.core.ranges import Positive
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.gossip import Gossip, at, circulant, distances, metropolis
-from leakgauge.federated.overhearing import Estimate, View, estimate
-from leakgauge.federated.vectors import shaped
+from leakgauge.federated.aggregation.vectors import shaped
+from leakgauge.federated.clients.client import Batch, Client
+from leakgauge.federated.clients.gossip import Gossip, at, circulant, distances, metropolis
 from leakgauge.threats.server import Server, refuse_statistics
 
 MOST_STEPS = 4096

@@ -8,9 +8,9 @@ from torch import nn
 
 from leakgauge.core import Observation, Seeds, Tensors, Update, trainable
 from leakgauge.core.ranges import Positive
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.local_steps import moved
-from leakgauge.federated.statistics import normalizers
+from leakgauge.federated.clients.client import Batch, Client
+from leakgauge.federated.layers.statistics import normalizers
+from leakgauge.federated.training.local_steps import moved
 from leakgauge.threats.aggregator import Aggregator
 
 

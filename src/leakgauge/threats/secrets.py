@@ -13,8 +13,8 @@ from torch import Tensor
 
 from leakgauge.core import Domain
 from leakgauge.core.summaries import Summarized
-from leakgauge.federated.client import Batch
-from leakgauge.federated.layouts import dense_parts
+from leakgauge.federated.clients.client import Batch
+from leakgauge.federated.isolation.layouts import dense_parts
 
 ALIKE = 0.01
 """Largest distance of a copy from an example, relative to its spread. An 8-bit copy of an image has about 0.004."""

@@ -21,11 +21,11 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.ranges import check_fields
-from leakgauge.federated.auditable import check_finite
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.statistics import check_normalizers
-from leakgauge.federated.steadiness import Steadiness
-from leakgauge.federated.withheld import Withheld
+from leakgauge.federated.clients.client import Batch, Client
+from leakgauge.federated.clients.steadiness import Steadiness
+from leakgauge.federated.isolation.auditable import check_finite
+from leakgauge.federated.layers.statistics import check_normalizers
+from leakgauge.federated.training.withheld import Withheld
 from leakgauge.threats.handover import handed
 from leakgauge.threats.inspection import SharedState, check_isolated
 

@@ -11,10 +11,10 @@ from torch import nn
 from leakgauge.core import Knowledge, Observation, Seeds, Update, copied
 from leakgauge.core.allowance import check_kept
 from leakgauge.core.ranges import Positive
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.local_steps import moved
-from leakgauge.federated.rounds import Rounds, joined
-from leakgauge.federated.statistics import adopt
+from leakgauge.federated.clients.client import Batch, Client
+from leakgauge.federated.layers.statistics import adopt
+from leakgauge.federated.training.local_steps import moved
+from leakgauge.federated.training.rounds import Rounds, joined
 from leakgauge.threats.server import Server
 
 MOST_ROUNDS = 1000

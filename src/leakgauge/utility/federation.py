@@ -25,8 +25,8 @@ from leakgauge.core import (
 from leakgauge.core.ranges import Count, Positive
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client
-from leakgauge.federated.aggregation import WeightedMean
-from leakgauge.federated.untouched import output_of
+from leakgauge.federated.aggregation.sums import WeightedMean
+from leakgauge.federated.isolation.untouched import output_of
 from leakgauge.utility.partition import label_skew
 from leakgauge.utility.traffic import sent_bytes
 

@@ -12,9 +12,9 @@ from leakgauge.analytic.last_layer import last_layer
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import LocalSteps, Observation, Seeds, Update, trainable
-from leakgauge.federated.calibration import steps_of
-from leakgauge.federated.local_steps import interpolated
-from leakgauge.federated.training import FedSGD
+from leakgauge.federated.training.calibration import steps_of
+from leakgauge.federated.training.fedsgd import FedSGD
+from leakgauge.federated.training.local_steps import interpolated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Observation, Seeds
 from leakgauge.core.ranges import Count
-from leakgauge.federated.calibration import one_gradient
+from leakgauge.federated.training.calibration import one_gradient
 
 FAINT = 1e-6
 """Of the largest entry: a negative entry smaller than this may be rounding."""

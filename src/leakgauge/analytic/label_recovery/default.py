@@ -25,7 +25,7 @@ from leakgauge.analytic.label_recovery.tilting import Tilting
 from leakgauge.analytic.last_layer import label_counts, read
 from leakgauge.core import Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
-from leakgauge.federated.calibration import Calibrated, one_gradient
+from leakgauge.federated.training.calibration import Calibrated, one_gradient
 
 
 @dataclass(frozen=True, kw_only=True)

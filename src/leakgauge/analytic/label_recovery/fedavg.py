@@ -25,7 +25,7 @@ from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, uniform
 from leakgauge.core import Observation, Seeds
 from leakgauge.core.ranges import Count
-from leakgauge.federated.local_steps import moved
+from leakgauge.federated.training.local_steps import moved
 
 
 @dataclass(frozen=True, kw_only=True)

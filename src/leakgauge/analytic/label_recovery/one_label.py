@@ -12,8 +12,8 @@ import torch
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, as_gradient
 from leakgauge.core import Observation, Seeds
-from leakgauge.federated.calibration import one_gradient
-from leakgauge.federated.local_steps import as_one_gradient
+from leakgauge.federated.training.calibration import one_gradient
+from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.output import OneLabel, label_of_one
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from leakgauge.analytic.label_recovery.leaves import leaves
 from leakgauge.core import ImageDomain, Observation, trainable
-from leakgauge.federated.training import stateless
+from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.output import head_of
 
 BRIGHTNESS = (0.47, 0.12)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from leakgauge.core import SingleGradient
-from leakgauge.federated.training import local_update
+from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.inversion.evaluation.compilation import Order
 from leakgauge.inversion.evaluation.problem import Problem
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from leakgauge.core import ModelError, SingleGradient, Tensors, trainable
-from leakgauge.federated.training import local_update
+from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.inversion.evaluation.compilation import Compiled, NotCompiled
 from leakgauge.inversion.evaluation.cost import Work, favored
 from leakgauge.inversion.evaluation.problem import Problem, Variables

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from leakgauge.core import Domain, ModelError, Observation, Tensors
-from leakgauge.federated.statistics import BatchNorm, Moments, normalizers
-from leakgauge.federated.untouched import untouched
+from leakgauge.federated.isolation.untouched import untouched
+from leakgauge.federated.layers.statistics import BatchNorm, Moments, normalizers
 from leakgauge.inversion.objectives.objective import Candidate, LeastSquares
 
 EPSILON = 1e-5

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from leakgauge.core import Domain, Observation, copied
-from leakgauge.federated.untouched import untouched
+from leakgauge.federated.isolation.untouched import untouched
 from leakgauge.inversion.objectives.objective import Candidate, LeastSquares
 from leakgauge.output.head import features_of
 

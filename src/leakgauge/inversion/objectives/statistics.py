@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from leakgauge.core import Observation, Tensors, trainable
-from leakgauge.federated.local_steps import moved
-from leakgauge.federated.rounds import Rounds, parted
-from leakgauge.federated.statistics import (
+from leakgauge.federated.layers.statistics import (
     batch_statistics,
     middle,
     normalizers,
     running,
     steps_between,
 )
+from leakgauge.federated.training.local_steps import moved
+from leakgauge.federated.training.rounds import Rounds, parted
 from leakgauge.inversion.objectives.feature_statistics import FeatureStatistics, Seen
 
 

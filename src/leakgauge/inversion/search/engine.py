@@ -26,9 +26,9 @@ from leakgauge.core import (
     Status,
 )
 from leakgauge.core.attack import nothing_found
-from leakgauge.federated.dropout import mean_network
-from leakgauge.federated.targets import unlabeled
-from leakgauge.federated.withheld import untold
+from leakgauge.federated.layers.dropout import mean_network
+from leakgauge.federated.layers.targets import unlabeled
+from leakgauge.federated.training.withheld import untold
 from leakgauge.inversion.descents.descent import Descent, Ending, Evaluation
 from leakgauge.inversion.descents.gauss_newton import GaussNewton
 from leakgauge.inversion.evaluation.batching import Loop, Trials, choose_trials

@@ -18,10 +18,10 @@ from leakgauge.core import (
     Status,
     Tensors,
 )
-from leakgauge.federated.dropout import mean_network
-from leakgauge.federated.local_steps import interpolated
-from leakgauge.federated.training import FedSGD
-from leakgauge.federated.withheld import untold
+from leakgauge.federated.layers.dropout import mean_network
+from leakgauge.federated.training.fedsgd import FedSGD
+from leakgauge.federated.training.local_steps import interpolated
+from leakgauge.federated.training.withheld import untold
 from leakgauge.inversion.descents.descent import Identification
 from leakgauge.inversion.objectives.distances import MATCHED, Cosine, relative_residual
 from leakgauge.inversion.objectives.features import entangled

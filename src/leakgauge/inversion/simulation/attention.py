@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from leakgauge.core import Observation, Seeds, trainable
-from leakgauge.federated.training import stateless
+from leakgauge.federated.training.fedsgd import stateless
 
 NOTE = "attention: written out, since the fused kernel has no second derivative"
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from leakgauge.core import Observation, ProbeError, SingleGradient, Tensors, trainable
-from leakgauge.federated.dropout import probes, taken
-from leakgauge.federated.probing import probing, spread
-from leakgauge.federated.training import stateless
+from leakgauge.federated.isolation.probing import probing, spread
+from leakgauge.federated.layers.dropout import probes, taken
+from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.inversion.simulation import attention
 from leakgauge.inversion.simulation.squared_error import with_elementary_squares
 

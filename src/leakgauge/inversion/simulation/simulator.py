@@ -19,8 +19,8 @@ from leakgauge.core import (
     parts_of,
     trainable,
 )
-from leakgauge.federated.rounds import Rounds, joined, parted
-from leakgauge.federated.training import local_update
+from leakgauge.federated.training.fedsgd import local_update
+from leakgauge.federated.training.rounds import Rounds, joined, parted
 from leakgauge.inversion.simulation.squared_error import with_elementary_squares
 from leakgauge.output import loss_in
 

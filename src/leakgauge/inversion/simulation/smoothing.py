@@ -26,9 +26,9 @@ from leakgauge.core import (
     UpdateKind,
     trainable,
 )
-from leakgauge.federated.dropout import probes
-from leakgauge.federated.probing import probing
-from leakgauge.federated.training import local_update, stateless
+from leakgauge.federated.isolation.probing import probing
+from leakgauge.federated.layers.dropout import probes
+from leakgauge.federated.training.fedsgd import local_update, stateless
 
 _RELUS = frozenset({functional.relu, torch.relu, Tensor.relu})
 _IN_PLACE = frozenset({functional.relu_, torch.relu_, Tensor.relu_, functional.hardtanh_})

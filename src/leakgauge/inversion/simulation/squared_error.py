@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from leakgauge.core import Loss
-from leakgauge.federated.untouched import value_of
+from leakgauge.federated.isolation.untouched import value_of
 
 
 def with_elementary_squares(loss: Loss) -> Loss:

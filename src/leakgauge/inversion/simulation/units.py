@@ -7,8 +7,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from leakgauge.core import Loss, Observation, SingleGradient, parts_of
-from leakgauge.federated.training import FedSGD
-from leakgauge.federated.untouched import value_of
+from leakgauge.federated.isolation.untouched import value_of
+from leakgauge.federated.training.fedsgd import FedSGD
 
 USUAL = (1e-6, 1e6)
 """Largest entries of an update between which no squares are lost."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Observation, trainable
-from leakgauge.federated.local_steps import as_one_gradient
-from leakgauge.federated.targets import refused_targets, unlabeled
-from leakgauge.federated.training import stateless
+from leakgauge.federated.layers.targets import refused_targets, unlabeled
+from leakgauge.federated.training.fedsgd import stateless
+from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.output import (
     OneLabel,
     SharedHead,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Observation, trainable
-from leakgauge.federated.dropout import Masked, drawn, taken, with_forward
-from leakgauge.federated.fedavg import FedAvg
-from leakgauge.federated.probing import probing, single
-from leakgauge.federated.rounds import Rounds
-from leakgauge.federated.training import stateless
+from leakgauge.federated.isolation.probing import probing, single
+from leakgauge.federated.layers.dropout import Masked, drawn, taken, with_forward
+from leakgauge.federated.training.fedavg import FedAvg
+from leakgauge.federated.training.fedsgd import stateless
+from leakgauge.federated.training.rounds import Rounds
 from leakgauge.inversion.objectives.objective import Candidate, LeastSquares, Term
 from leakgauge.inversion.variables.wide import Beside, Layout, WideDomain
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Observation, Tensors, Update, copied, trainable
-from leakgauge.federated.dropout import probes
-from leakgauge.federated.probing import probing
-from leakgauge.federated.training import stateless
+from leakgauge.federated.isolation.probing import probing
+from leakgauge.federated.layers.dropout import probes
+from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.inversion.simulation.simulator import believed, simulator
 from leakgauge.inversion.variables.wide import Beside, Layout, WideDomain
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import CONVERGED_WITHIN, Observation, ProbeError, Tensors
-from leakgauge.federated.targets import refused_targets, unlabeled
-from leakgauge.federated.untouched import output_of
+from leakgauge.federated.isolation.untouched import output_of
+from leakgauge.federated.layers.targets import refused_targets, unlabeled
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from leakgauge.core import Seeds, Tensors, copied
 from leakgauge.core.summaries import Summarized
-from leakgauge.federated.client import Batch, Client, fitting
-from leakgauge.federated.layouts import bits_of, dense_parts, is_narrow
-from leakgauge.federated.shared import restored
-from leakgauge.federated.training import FedSGD, local_update
+from leakgauge.federated.clients.client import Batch, Client, fitting
+from leakgauge.federated.isolation.layouts import bits_of, dense_parts, is_narrow
+from leakgauge.federated.isolation.shared import restored
+from leakgauge.federated.training.fedsgd import FedSGD, local_update
 
 EQUAL_WITHIN = 1e-5
 """Largest relative difference of two evaluations that counts as rounding. Threads add up in any order."""
@@ -29,7 +29,7 @@ class Steadiness(Summarized):
     """Compares evaluations of one update at equal inputs and equal seeds of torch.
 
     `first` is taken before the client trains, on a copy of its model. What one forward changes and
-    `leakgauge.federated.untouched` cannot undo shows in a later one.
+    `leakgauge.federated.isolation.untouched` cannot undo shows in a later one.
     """
 
     client: Client

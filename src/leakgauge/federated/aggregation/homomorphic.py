@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Seeds, SpecificationError, Update, UpdateError
-from leakgauge.federated.aggregation import check_alike
-from leakgauge.federated.finite_field import FixedPoint
-from leakgauge.federated.vectors import flat, shaped
+from leakgauge.federated.aggregation.finite_field import FixedPoint
+from leakgauge.federated.aggregation.sums import check_alike
+from leakgauge.federated.aggregation.vectors import flat, shaped
 
 MOST_BITS = {4096: 109, 8192: 218, 16384: 438}
 """Bits of all primes together that leave 128 bits of security, by degree (HomomorphicEncryption.org's standard, 2018,

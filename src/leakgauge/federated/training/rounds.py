@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from leakgauge.core import LocalSteps, LocalTraining, Loss, Tensors, UpdateKind
-from leakgauge.federated.training import local_update
+from leakgauge.federated.training.fedsgd import local_update
 
 
 @dataclass(frozen=True, eq=False)

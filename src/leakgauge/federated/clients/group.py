@@ -14,11 +14,11 @@ from leakgauge.core import (
     Tensors,
     Update,
 )
-from leakgauge.federated.aggregated import Aggregated
-from leakgauge.federated.aggregation import Aggregation, WeightedMean
-from leakgauge.federated.averaging import averages
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.statistics import averaged
+from leakgauge.federated.aggregation.averaging import averages
+from leakgauge.federated.aggregation.sums import Aggregation, WeightedMean
+from leakgauge.federated.clients.client import Batch, Client
+from leakgauge.federated.layers.statistics import averaged
+from leakgauge.federated.training.aggregated import Aggregated
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

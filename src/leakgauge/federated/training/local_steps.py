@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from leakgauge.core import Observation, Tensors, Update, copied, in_other_units, trainable
-from leakgauge.federated.calibration import steps_of
-from leakgauge.federated.rounds import Rounds, parted
-from leakgauge.federated.training import FedSGD
+from leakgauge.federated.training.calibration import steps_of
+from leakgauge.federated.training.fedsgd import FedSGD
+from leakgauge.federated.training.rounds import Rounds, parted
 
 
 def as_one_gradient(observation: Observation) -> Observation:

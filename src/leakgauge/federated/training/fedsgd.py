@@ -21,7 +21,7 @@ from leakgauge.core import (
     UpdateKind,
     trainable,
 )
-from leakgauge.federated.untouched import untouched, value_of
+from leakgauge.federated.isolation.untouched import untouched, value_of
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Seeds, SpecificationError, copied, trainable
-from leakgauge.federated.client import Batch, Client
-from leakgauge.federated.vectors import flat, shaped
+from leakgauge.federated.aggregation.vectors import flat, shaped
+from leakgauge.federated.clients.client import Batch, Client
 
 
 def circulant(nodes: int, degree: int) -> Tensor:

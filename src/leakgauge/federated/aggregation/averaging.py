@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from leakgauge.core import Loss, ProbeError
-from leakgauge.federated.probing import probing
-from leakgauge.federated.untouched import value_of
+from leakgauge.federated.isolation.probing import probing
+from leakgauge.federated.isolation.untouched import value_of
 
 
 def averages(loss: Loss, classes: int | None) -> bool:

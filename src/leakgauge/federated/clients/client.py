@@ -34,14 +34,14 @@ from leakgauge.core.allowance import Allowance
 from leakgauge.core.lines import said
 from leakgauge.core.ranges import Count, check_fields
 from leakgauge.core.summaries import Summarized
-from leakgauge.federated.auditable import audited, check_finite
-from leakgauge.federated.copies import own_copy
-from leakgauge.federated.fedavg import first_epoch
-from leakgauge.federated.local_steps import moved
-from leakgauge.federated.placement import check_placed
-from leakgauge.federated.shared import restored
-from leakgauge.federated.statistics import carried
-from leakgauge.federated.training import FedSGD, local_update, with_orders
+from leakgauge.federated.isolation.auditable import audited, check_finite
+from leakgauge.federated.isolation.copies import own_copy
+from leakgauge.federated.isolation.shared import restored
+from leakgauge.federated.layers.placement import check_placed
+from leakgauge.federated.layers.statistics import carried
+from leakgauge.federated.training.fedavg import first_epoch
+from leakgauge.federated.training.fedsgd import FedSGD, local_update, with_orders
+from leakgauge.federated.training.local_steps import moved
 
 OWN = "own/"
 """What a client's memory calls the updates of parameters that stay its own."""

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from leakgauge.core import Seeds, Update, UpdateError
 from leakgauge.core.ranges import Count
-from leakgauge.federated.aggregation import check_alike
-from leakgauge.federated.finite_field import (
+from leakgauge.federated.aggregation.finite_field import (
     MODULUS,
     FixedPoint,
     add,
@@ -31,9 +30,10 @@ from leakgauge.federated.finite_field import (
     to_field,
     to_integers,
 )
-from leakgauge.federated.masking import KEY, KeyPair, key, mask, seal, unseal
-from leakgauge.federated.secret_sharing import SIZE, join, split
-from leakgauge.federated.vectors import flat, shaped
+from leakgauge.federated.aggregation.masking import KEY, KeyPair, key, mask, seal, unseal
+from leakgauge.federated.aggregation.secret_sharing import SIZE, join, split
+from leakgauge.federated.aggregation.sums import check_alike
+from leakgauge.federated.aggregation.vectors import flat, shaped
 
 PublicKeys = tuple[bytes, bytes]
 """One to seal letters with, one to derive masks from."""

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leakgauge.federated.layouts import bits_of, is_dense
-from leakgauge.federated.reach import comes_installed, globals_of, reached
+from leakgauge.federated.isolation.layouts import bits_of, is_dense
+from leakgauge.federated.isolation.reach import comes_installed, globals_of, reached
 
 LARGEST = 1 << 24
 """Largest array that is copied to be put back, in bytes. Larger ones are only searched for the batch."""

@@ -18,10 +18,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from leakgauge.core import Observation, copied, trainable
-from leakgauge.federated.bottleneck import at_mean, samples
-from leakgauge.federated.probing import probing, spread
-from leakgauge.federated.rounds import Rounds
-from leakgauge.federated.training import stateless
+from leakgauge.federated.isolation.probing import probing, spread
+from leakgauge.federated.layers.bottleneck import at_mean, samples
+from leakgauge.federated.training.fedsgd import stateless
+from leakgauge.federated.training.rounds import Rounds
 
 _ENTRIES = frozenset({functional.dropout, torch.dropout})
 _CHANNELS = frozenset(

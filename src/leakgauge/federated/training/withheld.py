@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from leakgauge.core import KnowledgeError, LocalTraining, Loss, Tensors, UpdateKind
-from leakgauge.federated.rounds import Rounds
+from leakgauge.federated.training.rounds import Rounds
 
 
 @dataclass(frozen=True)

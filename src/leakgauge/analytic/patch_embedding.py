@@ -22,8 +22,8 @@ from torch.nn.functional import fold, unfold
 
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import Domain, Tensors
-from leakgauge.federated.probing import doubled, probing, single, spread
-from leakgauge.federated.untouched import output_of
+from leakgauge.federated.isolation.probing import doubled, probing, single, spread
+from leakgauge.federated.isolation.untouched import output_of
 
 AGREEMENT = 1e-8
 """Relative error to which an equation must hold on a simulated gradient in float64."""

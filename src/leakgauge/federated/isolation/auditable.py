@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from leakgauge.core import ModelError, copied, trainable, unwrapped
 from leakgauge.core.lines import said
-from leakgauge.federated.layouts import is_finite
+from leakgauge.federated.isolation.layouts import is_finite
 
 
 def audited(model: nn.Module) -> nn.Module:

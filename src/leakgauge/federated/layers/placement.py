@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from leakgauge.core import Domain, ModelError, Tensors, copied, trainable
-from leakgauge.federated.probing import spread
-from leakgauge.federated.untouched import output_of
+from leakgauge.federated.isolation.probing import spread
+from leakgauge.federated.isolation.untouched import output_of
 
 PROBES = 2
 """Random inputs that the model is run on."""

@@ -21,11 +21,11 @@ from leakgauge.core import (
     UpdateKind,
     copied,
 )
-from leakgauge.federated.aggregated import Aggregated
-from leakgauge.federated.probing import probing
-from leakgauge.federated.rounds import Rounds
-from leakgauge.federated.training import FedSGD
-from leakgauge.federated.withheld import untold
+from leakgauge.federated.isolation.probing import probing
+from leakgauge.federated.training.aggregated import Aggregated
+from leakgauge.federated.training.fedsgd import FedSGD
+from leakgauge.federated.training.rounds import Rounds
+from leakgauge.federated.training.withheld import untold
 
 DRAWS = 2
 """Invented batches that the training is run on."""

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from torch import Tensor
 
-from leakgauge.federated.finite_field import MODULUS
+from leakgauge.federated.aggregation.finite_field import MODULUS
 
 KEY = 32
 """Bytes of a private key, and of the seed of a mask."""

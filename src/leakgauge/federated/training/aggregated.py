@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import LocalSteps, LocalTraining, Loss, Seeds, Shuffled, Tensors, UpdateKind
-from leakgauge.federated.training import local_update, with_orders
+from leakgauge.federated.training.fedsgd import local_update, with_orders
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from leakgauge.core import DataError, LocalTraining, Loss, Seeds, Tensors, UpdateKind, trainable
 from leakgauge.core.ranges import Count, NonNegative, Positive, check_ranges
-from leakgauge.federated.training import FedSGD
+from leakgauge.federated.training.fedsgd import FedSGD
 
 MOST_STEPS = 1_000_000
 """Local steps of one client: a limit that no published protocol comes near."""

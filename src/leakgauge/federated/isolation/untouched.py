@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from leakgauge.core import Loss
-from leakgauge.federated.probing import probing
+from leakgauge.federated.isolation.probing import probing
 
 _ATOMS = frozenset({bool, int, float, str, tuple, type(None), FunctionType, nn.Parameter})
 _MAPPINGS = frozenset({dict, OrderedDict, defaultdict, Counter})

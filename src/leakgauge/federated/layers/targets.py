@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Observation, ProbeError, trainable
-from leakgauge.federated.dropout import probes
-from leakgauge.federated.probing import probing
-from leakgauge.federated.training import check_differentiable, check_scalar, stateless
-from leakgauge.federated.untouched import value_of
+from leakgauge.federated.isolation.probing import probing
+from leakgauge.federated.isolation.untouched import value_of
+from leakgauge.federated.layers.dropout import probes
+from leakgauge.federated.training.fedsgd import check_differentiable, check_scalar, stateless
 
 BROADCAST = "Using a target size"
 """How PyTorch begins its warning that a loss stretches targets of another shape over the outputs."""

@@ -1,0 +1,1 @@
+"""Aggregation of updates: sums, secure aggregation and homomorphic encryption."""

@@ -1,0 +1,1 @@
+"""Clients: alone, in a group, and in a network of neighbors."""

@@ -1,0 +1,1 @@
+"""Local training: one gradient, local steps, several rounds, and views of those."""
