@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 # Tests of exact attacks, which must not depend on how a processor rounds.
-EXACT := $(patsubst %,tests/test_%.py,april cocktail_party feature_inversion features linear_layer peeling rgap \
-	signal_matching spear unmixing)
+EXACT := $(patsubst %,tests/attacks/test_%.py,april cocktail_party feature_inversion linear_layer peeling rgap \
+	signal_matching spear unmixing) tests/inversion/test_features.py
 # Intel's processors obey MKL_ENABLE_INSTRUCTIONS, others MKL_CBWR.
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
 	MKL_CBWR=COMPATIBLE

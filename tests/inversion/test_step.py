@@ -23,10 +23,8 @@ from leakgauge.inversion import (
     Known,
     Term,
     TotalVariation,
-    batching,
-    compilation,
-    step,
 )
+from leakgauge.inversion.evaluation import batching, compilation, step
 from leakgauge.inversion.evaluation.batching import Loop, choose_trials, together
 from leakgauge.inversion.evaluation.compilation import Compiled, NotCompiled
 from leakgauge.inversion.evaluation.cost import Path, Work, batched, favored

@@ -73,7 +73,7 @@ def printed() -> dict[str, Any]:
         "snapshot": found.course[0],
         "batch": batch,
         "client": owner,
-        "group": lg.federated.group.Group.of(owner, 2, group.aggregation),
+        "group": lg.federated.Group.of(owner, 2, group.aggregation),
         "concealed": Concealed.of(owner, lg.threats.SecureAggregator(clients=2)),
         "data": DATA,
         "case": case,

@@ -321,7 +321,7 @@ class TestTerm:
         assert float((slope * along).sum()) == pytest.approx(
             float(ends[0] - ends[1]) / 2e-5, rel=1e-5
         )
-        compiled = lg.inversion.step.Compiled.of(trial.problem)
+        compiled = lg.inversion.evaluation.step.Compiled.of(trial.problem)
         value, (traced,) = compiled(variables, 0.0)
         assert torch.allclose(value, at)
         assert torch.allclose(traced, slope)

@@ -21,11 +21,11 @@ from leakgauge.inversion import (
     Known,
     SignedAdam,
     TotalVariation,
-    engine,
 )
 from leakgauge.inversion.descents.descent import Descent
 from leakgauge.inversion.evaluation.batching import Trials, together
 from leakgauge.inversion.evaluation.problem import Problem
+from leakgauge.inversion.search import engine
 from leakgauge.inversion.simulation.simulator import in_precision
 
 Observe = Callable[..., lg.Observation]
