@@ -1,8 +1,9 @@
 """A search of everything that an observation reaches for the private batch.
 
 The adversary's model is a copy from before the training, and the client trains with its own copies of loss, training
-and defense. What the training changes in classes, functions and globals is put back, see `federated.isolation.shared`. The search
-finds what cannot be put back, as in a generator's frame, and what a model kept that ran on the batch before.
+and defense. What the training changes in classes, functions and globals is put back, see
+`federated.isolation.shared`. The search finds what cannot be put back, as in a generator's frame, and what a model
+kept that ran on the batch before.
 """
 
 from __future__ import annotations
