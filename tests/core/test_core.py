@@ -7,17 +7,19 @@ import inspect
 import math
 import pickle
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import mlp
+from conftest import client, mlp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leakgauge as lg
-from leakgauge import attacks
-from leakgauge.core import UserError, check_knowledge, errors, lines, trainable
+from leakgauge import attacks, inversion
+from leakgauge.core import UserError, check_knowledge, errors, image_grid, lines, trainable
+from leakgauge.threats import observed
 
 USER_ERRORS = [
     kind
@@ -77,6 +79,21 @@ class TestSeeds:
         assert lg.Seeds(root).generator(name).initial_seed() == number
 
 
+@dataclass(frozen=True)
+class Scans:
+    """Examples (3, 4, 4) of a user's own domain in [0, 255]. `grid` says whether they are images."""
+
+    grid: tuple[int, int, int] | None
+    kind = "scan"
+    shape = (3, 4, 4)
+
+    def to_unit(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs / 255
+
+    def from_unit(self, unit: torch.Tensor) -> torch.Tensor:
+        return unit * 255
+
+
 class TestDomains:
     def test_images_are_their_own_unit(self) -> None:
         domain = lg.ImageDomain(3, 4, 5)
@@ -85,6 +102,21 @@ class TestDomains:
         assert domain.kind == "image"
         assert torch.equal(domain.to_unit(x), x)
         assert torch.equal(domain.from_unit(x), x)
+
+    @pytest.mark.parametrize("grid", [(3, 4, 4), None])
+    def test_own_domains_are_images_if_they_have_a_grid(
+        self, grid: tuple[int, int, int] | None
+    ) -> None:
+        domain = Scans(grid)
+        assert image_grid(domain) == grid
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+        own = replace(client(model, classes=2), domain=domain)
+        batch = lg.Batch(torch.rand(1, 3, 4, 4), torch.tensor([0]))
+        observation = observed(lg.Server(), own, batch, seeds=lg.Seeds(0))
+        prior = inversion.TotalVariation().inapplicable(observation)
+        assert prior == (
+            None if grid else "total variation is a prior on images, not on a scan: set tv = 0"
+        )
 
     @given(
         st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6)), min_size=1, max_size=6),

@@ -32,6 +32,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
+    image_grid,
 )
 from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
@@ -149,7 +150,7 @@ def unfit(observation: Observation) -> str | None:
     reason = observation.not_one_example()
     if reason is not None:
         return reason
-    if observation.domain.kind != "image":
+    if image_grid(observation.domain) is None:
         return f"cuts images into patches, not a {observation.domain.kind}"
     if observation.knowledge.labels is not None:
         return None

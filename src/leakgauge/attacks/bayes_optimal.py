@@ -25,6 +25,7 @@ from leakgauge.core import (
     Reconstruction,
     RoundsAtRandom,
     Seeds,
+    image_grid,
     rounding_of,
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive
@@ -75,7 +76,7 @@ class BayesOptimal(BaseAttack):
     def unsuited(self, observation: Observation) -> str | None:
         if observation.noise is None and rounding(observation) is None:
             return "the known defense adds no noise, nor rounds at random: nothing says which distance is likely"
-        if observation.domain.kind != "image":
+        if image_grid(observation.domain) is None:
             return f"its prior is of images, not of a {observation.domain.kind}"
         return refused(self.matching(observation), observation)
 

@@ -35,6 +35,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
+    image_grid,
 )
 from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative, Positive
@@ -122,7 +123,8 @@ class CocktailParty(BaseAttack):
             unit = found.invert(features).clamp(0, 1)
             return layer_call(found.model, found.layer, domain.from_unit(unit))[0].detach()
 
-        images = domain.kind == "image" and min(shape[1:]) > 1
+        grid = image_grid(domain)
+        images = grid is not None and min(grid[1:]) > 1
 
         def views(signals: Tensor) -> Tensor:
             if images and self.optimizer == "fixed_point":

@@ -16,7 +16,7 @@ from annotated_types import Ge
 
 from leakgauge.attacks.labels import refused
 from leakgauge.attacks.recipe import matched
-from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds
+from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, image_grid
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import (
     VARIATIONS,
@@ -57,7 +57,7 @@ class DeepImagePrior(BaseAttack):
         return frozenset({"batch_size"})
 
     def unsuited(self, observation: Observation) -> str | None:
-        if observation.domain.kind != "image":
+        if image_grid(observation.domain) is None:
             return f"the deep image prior generates images, not a {observation.domain.kind}"
         return refused(self.matching(observation), observation)
 

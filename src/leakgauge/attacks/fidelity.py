@@ -27,6 +27,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
+    image_grid,
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
 from leakgauge.federated.layers.dropout import mean_network
@@ -94,7 +95,7 @@ class FidelityMatching(Configured, BaseAttack):
             return "the proxy has no BatchNorm layers: give public images to measure it on"
         if not self.terms(observation):
             return "every term has weight 0, or means nothing on this model"
-        if self.group == "registered" and observation.domain.kind != "image":
+        if self.group == "registered" and image_grid(observation.domain) is None:
             kind = observation.domain.kind
             return f'registration is of images, not of a {kind}: set group = "lazy"'
         if not granted(observation):

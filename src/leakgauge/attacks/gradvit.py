@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leakgauge.attacks.fidelity import DISTANCES, Distance, FidelityMatching
-from leakgauge.core import Observation
+from leakgauge.core import Observation, image_grid
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
 from leakgauge.inversion import Direct, InRange, PatchBorders, Spectral, Stepped, Term
 from leakgauge.inversion.objectives.patches import patch_size
@@ -57,7 +57,7 @@ class GradViT(FidelityMatching):
     reduced: NonNegative = 0.5
 
     def unsuited(self, observation: Observation) -> str | None:
-        if self.patch_prior > 0 and observation.domain.kind == "image":
+        if self.patch_prior > 0 and image_grid(observation.domain) is not None:
             size = self.size(observation)
             if isinstance(size, str):
                 return size

@@ -27,6 +27,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     erasing_of,
+    image_grid,
 )
 from leakgauge.core.ranges import Count, Positive
 
@@ -51,7 +52,7 @@ class Inpainting(BaseAttack):
     def unsuited(self, observation: Observation) -> str | None:
         if erasing_of(observation.knowledge.defense) is None:
             return "the known defense erases no part of images"
-        if observation.domain.kind != "image":
+        if image_grid(observation.domain) is None:
             return f"it fills images in, not a {observation.domain.kind}"
         return refused(self.attack.matching(), observation)
 

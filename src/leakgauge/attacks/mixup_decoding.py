@@ -32,6 +32,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
+    image_grid,
     mixing_of,
 )
 from leakgauge.core.ranges import Count, Whole
@@ -99,7 +100,7 @@ class MixupDecoding(BaseAttack):
         mixing, labels = mixing_of(observation.knowledge.defense), observation.knowledge.labels
         if mixing is None or mixing.mixed != 2 or mixing.mirror is not None:
             return "the known defense is not mixup"
-        if observation.domain.kind != "image":
+        if image_grid(observation.domain) is None:
             return f"it tells pairings apart by edges, which a {observation.domain.kind} lacks"
         if observation.classes is None or (labels is not None and labels.ndim != 1):
             return "mixtures are told by their classes: needs class labels"

@@ -35,6 +35,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
+    image_grid,
     transforming_of,
 )
 from leakgauge.core.ranges import Count, Positive
@@ -62,7 +63,7 @@ class TransformationInversion(BaseAttack):
     def unsuited(self, observation: Observation) -> str | None:
         if transforming_of(observation.knowledge.defense) is None:
             return "the known defense does not transform images"
-        if observation.domain.kind != "image":
+        if image_grid(observation.domain) is None:
             return f"it tells transformations apart by images, not by a {observation.domain.kind}"
         return refused(self.attack.matching(), observation)
 

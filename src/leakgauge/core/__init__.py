@@ -30,7 +30,7 @@ from leakgauge.core.disclosure import (
     simulated_training,
     transforming_of,
 )
-from leakgauge.core.domain import Column, Domain, ImageDomain, TableDomain
+from leakgauge.core.domain import Column, Domain, Gridded, ImageDomain, TableDomain, image_grid
 from leakgauge.core.errors import (
     AttackError,
     DataError,
@@ -81,6 +81,7 @@ __all__ = [
     "Diagnosis",
     "Domain",
     "Erases",
+    "Gridded",
     "HidesModel",
     "ImageDomain",
     "Impossible",
@@ -123,6 +124,7 @@ __all__ = [
     "concealing_of",
     "copied",
     "erasing_of",
+    "image_grid",
     "in_other_units",
     "local_of",
     "mixing_of",

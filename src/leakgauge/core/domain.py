@@ -48,6 +48,24 @@ class Domain(Protocol):
         ...
 
 
+@runtime_checkable
+class Gridded(Protocol):
+    """A domain that says whether its examples are images. A user's own domain may."""
+
+    @property
+    def grid(self) -> tuple[int, int, int] | None:
+        """Shape (C, H, W) of one example in unit coordinates, or None if it is no image."""
+        ...
+
+
+def image_grid(domain: Domain) -> tuple[int, int, int] | None:
+    """Return the shape (C, H, W) of one example of `domain`, or None if its examples are no images.
+
+    Everything that reads examples as images asks here: priors on neighboring pixels, generators of images.
+    """
+    return domain.grid if isinstance(domain, Gridded) else None
+
+
 @dataclass(frozen=True)
 class ImageDomain:
     """Images (C, H, W) with values in [0, 1], any number of channels."""
@@ -66,6 +84,10 @@ class ImageDomain:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        return self.grid
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
         return (self.channels, self.height, self.width)
 
     def to_unit(self, inputs: Tensor) -> Tensor:

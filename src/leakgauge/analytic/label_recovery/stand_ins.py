@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.analytic.label_recovery.leaves import leaves
-from leakgauge.core import ImageDomain, Observation, trainable
+from leakgauge.core import Observation, image_grid, trainable
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.output import head_of
 
@@ -51,35 +51,41 @@ def uniform(observation: Observation, count: int, generator: torch.Generator) ->
 def natural(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
     """Images (count, C, H, W) with a natural image's spectrum; for other domains uniform draws."""
     domain = observation.domain
-    if not isinstance(domain, ImageDomain):
+    grid = image_grid(domain)
+    if grid is None:
         return uniform(observation, count, generator)
     ones = torch.ones(count, 1, 1, 1)
-    image = _noise(domain, ones, COLOR * ones, generator)
+    image = _noise(grid, ones, COLOR * ones, generator)
     return domain.from_unit(_lit(image, 1.0, generator))
 
 
 def scenes(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
     """Images (count, C, H, W) of leaves, varied; for other domains uniform draws."""
     domain = observation.domain
-    if not isinstance(domain, ImageDomain):
+    grid = image_grid(domain)
+    if grid is None:
         return uniform(observation, count, generator)
+    channels, height, width = grid
 
     def drawn(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand((count, 1, 1, 1), generator=generator)
 
     color = MOST_COLOR * drawn(0, 1).square()
-    saturation = color.view(-1, 1).expand(-1, domain.channels)
-    image = leaves((domain.height, domain.width), saturation, generator)
-    noise = _noise(domain, drawn(*SLOPES), color, generator)
+    saturation = color.view(-1, 1).expand(-1, channels)
+    image = leaves((height, width), saturation, generator)
+    noise = _noise(grid, drawn(*SLOPES), color, generator)
     return domain.from_unit(_lit(image + GRAIN * drawn(0, 1).square() * noise, VARIED, generator))
 
 
-def _noise(domain: ImageDomain, slope: Tensor, color: Tensor, generator: torch.Generator) -> Tensor:
+def _noise(
+    grid: tuple[int, int, int], slope: Tensor, color: Tensor, generator: torch.Generator
+) -> Tensor:
     """Of amplitude frequency^-slope, mean 0 and variance 1, for each slope and color (N, 1, 1, 1)."""
-    spectrum = torch.fft.fft2(torch.randn((len(slope), *domain.shape), generator=generator))
-    across, down = torch.fft.fftfreq(domain.width), torch.fft.fftfreq(domain.height)
+    _, height, width = grid
+    spectrum = torch.fft.fft2(torch.randn((len(slope), *grid), generator=generator))
+    across, down = torch.fft.fftfreq(width), torch.fft.fftfreq(height)
     frequency = (down.square().unsqueeze(1) + across.square()).sqrt()
-    floor = 1 / max(domain.height, domain.width)
+    floor = 1 / max(height, width)
     image = torch.fft.ifft2(spectrum / frequency.clamp_min(floor) ** slope).real
     return _standard(image[:, :1] + color * image)
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Observation
+from leakgauge.core import Observation, image_grid
 from leakgauge.inversion.objectives.objective import Candidate, Term
 
 ATTRIBUTE = "patch_size"
@@ -38,9 +38,10 @@ class PatchBorders(Term):
 
     def inapplicable(self, observation: Observation) -> str | None:
         domain = observation.domain
-        if domain.kind != "image":
+        grid = image_grid(domain)
+        if grid is None:
             return f"patches are of images, not of a {domain.kind}: set patch_prior = 0"
-        height, width = domain.shape[-2:]
+        _, height, width = grid
         if height % self.size or width % self.size or self.size >= max(height, width):
             return (
                 f"patches of {self.size} pixels have no borders to compare in {height} x {width}: "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from leakgauge.core import Observation
+from leakgauge.core import Observation, image_grid
 from leakgauge.inversion.objectives.objective import Candidate, LeastSquares
 from leakgauge.inversion.objectives.variation import FLOOR, OPPONENT, differences, opponent
 
@@ -29,7 +29,7 @@ class Smoothness(LeastSquares):
     chroma: tuple[float, float] = (16.0, 50.0)
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if observation.domain.kind != "image":
+        if image_grid(observation.domain) is None:
             return f"smoothness is a prior on images, not on a {observation.domain.kind}"
         return None
 

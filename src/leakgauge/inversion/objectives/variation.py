@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from leakgauge.core import Observation
+from leakgauge.core import Observation, image_grid
 from leakgauge.inversion.objectives.objective import Candidate, Term
 
 FLOOR = 1 / 512
@@ -41,7 +41,7 @@ class Variation(Term):
         raise NotImplementedError
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if observation.domain.kind != "image":
+        if image_grid(observation.domain) is None:
             return f"total variation is a prior on images, not on a {observation.domain.kind}: set tv = 0"
         return None
 
