@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from leakgauge.analytic.linear import inverse_of_affine
-from leakgauge.core import Domain
+from leakgauge.core import Domain, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, single, spread
 from leakgauge.federated.isolation.untouched import output_of
 
@@ -185,7 +185,7 @@ def chain_of(model: nn.Module, domain: Domain) -> Chain | str:
     if invert is None:
         return f"the first layer, {links[0].name!r}, does not see an invertible affine map of the input"
     with torch.no_grad():
-        probe = domain.from_unit(spread(domain.shape, 1, FLOAT64))
+        probe = domain.from_unit(spread(unit_shape(domain), 1, FLOAT64))
         output = single(output_of(model, probe)).shape[1:]
     return Chain(tuple(links), model, enter, invert, tuple(output))
 
@@ -202,7 +202,7 @@ def _calls(model: nn.Module, domain: Domain) -> list[_Call] | str:
             return
         calls.append(_Call(name, module, tuple(given.shape[1:]), tuple(output.shape[1:])))
 
-    probe = spread(domain.shape, 1, FLOAT64)
+    probe = spread(unit_shape(domain), 1, FLOAT64)
     with ExitStack() as hooks, torch.no_grad():
         for name, module in model.named_modules():
             if next(module.children(), None) is None:
@@ -224,7 +224,7 @@ def _through(calls: list[_Call], x: Tensor) -> Tensor | None:
 def _is_sequence(model: nn.Module, calls: list[_Call], domain: Domain) -> bool:
     """Whether the calls, each on the one before, give what the model gives."""
     with torch.no_grad():
-        inputs = domain.from_unit(spread(domain.shape, 2, FLOAT64))
+        inputs = domain.from_unit(spread(unit_shape(domain), 2, FLOAT64))
         given, expected = _through(calls, inputs), single(output_of(model, inputs))
     if given is None or given.numel() != expected.numel():
         return False

@@ -15,7 +15,7 @@ from leakgauge.analytic.linear import first_linear, rank_one
 from leakgauge.analytic.mixtures import Mixture, mixture
 from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered
-from leakgauge.core import Observation
+from leakgauge.core import Observation, unit_shape
 from leakgauge.federated.isolation.probing import doubled, spread
 from leakgauge.output import contribution_of
 
@@ -59,7 +59,7 @@ def deep(observation: Observation) -> Deep | str:
     name, linear, feature = found
     if f"{name}.weight" not in observation.update.tensors:
         return f"the weight of the first linear layer, {name!r}, is not trained"
-    axes = feature(spread(observation.domain.shape, 1, FLOAT64)).ndim - 1
+    axes = feature(spread(unit_shape(observation.domain), 1, FLOAT64)).ndim - 1
     if axes != 1:
         return f"the first linear layer, {name!r}, sees {axes} axes an example, not one vector"
     if linear.bias is None or f"{name}.bias" not in observation.update.tensors:
@@ -127,7 +127,7 @@ def by_unmixing(
     shared: Mixture = mixture(*gradient(observation, found), observation.batch_size)
     if not len(shared.strength):
         return "nothing in the first linear layer's gradient stands out of the noise"
-    shape = (PROBES, *observation.domain.shape)
+    shape = (PROBES, *unit_shape(observation.domain))
     probes = found.feature(torch.rand(shape, generator=generator, dtype=torch.float64))
     # After a ReLU no feature is negative, as random inputs show.
     least = 0.0 if bool((probes >= 0).all()) else -torch.inf

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Domain, Loss, Observation, ProbeError
+from leakgauge.core import Domain, Loss, Observation, ProbeError, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, spread
 from leakgauge.federated.isolation.untouched import output_of, value_of
 from leakgauge.federated.layers.dropout import drawn, mean_network
@@ -58,7 +58,7 @@ def entry(observation: Observation) -> LinearEntry | str:
         return f"the first linear layer, {name!r}, has no trainable bias to divide by"
     if f"{name}.weight" not in tensors:
         return f"the first linear layer, {name!r}, has no weight of its own that is trained"
-    probe = feature(torch.zeros(1, *observation.domain.shape, dtype=torch.float64))
+    probe = feature(torch.zeros(1, *unit_shape(observation.domain), dtype=torch.float64))
     if probe.ndim != 2:
         return f"the first linear layer, {name!r}, sees {probe.ndim - 1} axes an example, not one vector"
     invert = inverse_of_affine(feature, observation.domain)
@@ -74,7 +74,7 @@ def first_linear(
     model: nn.Module, domain: Domain
 ) -> tuple[str, nn.Linear, Callable[[Tensor], Tensor]] | None:
     """Name, layer and input (as a function of unit coordinates) of the linear layer called first."""
-    probe = spread(domain.shape, 1, FLOAT64)
+    probe = spread(unit_shape(domain), 1, FLOAT64)
     order: list[tuple[str, nn.Linear]] = []
     with ExitStack() as hooks, torch.no_grad():
         for name, module in model.named_modules():
@@ -124,17 +124,17 @@ def inverse_of_affine(
 ) -> Callable[[Tensor], Tensor] | None:
     """The inverse of `feature` where it is affine and injective in unit coordinates, else None."""
     generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
-    probes = torch.rand((2, *domain.shape), generator=generator, dtype=torch.float64)
+    probes = torch.rand((2, *unit_shape(domain)), generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        zero = feature(torch.zeros(1, *domain.shape, dtype=torch.float64))
-        ones = feature(torch.ones(1, *domain.shape, dtype=torch.float64))
+        zero = feature(torch.zeros(1, *unit_shape(domain), dtype=torch.float64))
+        ones = feature(torch.ones(1, *unit_shape(domain), dtype=torch.float64))
         values = feature(probes)
     size = probes[0].numel()
     scale = AFFINE_TOLERANCE * (1 + float(values.abs().max()))
     slope = ones - zero
     elementwise = slope.numel() == size and bool(slope.abs().min() > 0)
     if elementwise and torch.allclose(zero + slope * probes.flatten(1), values, rtol=0, atol=scale):
-        return lambda h: ((h - zero) / slope).reshape(-1, *domain.shape)
+        return lambda h: ((h - zero) / slope).reshape(-1, *unit_shape(domain))
     if max(size, zero.numel()) > DENSE_LIMIT:
         return None
     # One point first: a network's Jacobian would take all of its activations for every pixel at once.
@@ -142,7 +142,7 @@ def inverse_of_affine(
         middle = feature(probes.mean(0, keepdim=True))
     if not torch.allclose(middle, values.mean(0, keepdim=True), rtol=0, atol=scale):
         return None
-    basis = torch.eye(size, dtype=torch.float64).reshape(size, *domain.shape)
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, *unit_shape(domain))
     with torch.no_grad():
         jacobian = feature(basis) - zero  # (size, features): exact where the map is affine
     if not torch.allclose(zero + probes.flatten(1) @ jacobian, values, rtol=0, atol=scale):
@@ -150,7 +150,7 @@ def inverse_of_affine(
     if int(torch.linalg.matrix_rank(jacobian)) < size:
         return None
     back = torch.linalg.pinv(jacobian)
-    return lambda h: ((h - zero) @ back).reshape(-1, *domain.shape)
+    return lambda h: ((h - zero) @ back).reshape(-1, *unit_shape(domain))
 
 
 def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:

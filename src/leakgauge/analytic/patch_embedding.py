@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import fold, unfold
 
 from leakgauge.analytic.linear import inverse_of_affine
-from leakgauge.core import Domain, Tensors
+from leakgauge.core import Domain, Tensors, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, single, spread
 from leakgauge.federated.isolation.untouched import output_of
 
@@ -118,7 +118,7 @@ class _Probe:
 
 def _probe(model: nn.Module, domain: Domain) -> _Probe | str:
     """The gradient of a random direction of the output at a random input."""
-    unit = spread(domain.shape, 1, torch.zeros((), dtype=torch.float64))
+    unit = spread(unit_shape(domain), 1, torch.zeros((), dtype=torch.float64))
     convolutions: list[tuple[str, nn.Conv2d, Tensor]] = []
     heard: list[tuple[str, Tensor]] = []
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from leakgauge.analytic.chain import Chain, chain_of, unpooled
 from leakgauge.analytic.constraints import System, system_of, too_large
-from leakgauge.core import Domain
+from leakgauge.core import Domain, unit_shape
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def rank_index(
     reason = next((reason for reason in reasons if reason is not None), None)
     if reason is not None:
         return reason
-    unit = torch.rand((1, *domain.shape), generator=generator, dtype=torch.float64)
+    unit = torch.rand((1, *unit_shape(domain)), generator=generator, dtype=torch.float64)
     found = []
     for link, (delta, follows) in zip(chain.links, _deltas(chain, unit, generator), strict=True):
         _, known, _ = link.deactivate(follows)

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import LinearEntry, entry
-from leakgauge.core import Domain, Observation
+from leakgauge.core import Domain, Observation, unit_shape
 from leakgauge.federated.isolation.probing import probing, single, spread
 from leakgauge.federated.isolation.untouched import output_of
 
@@ -263,7 +263,7 @@ def followed_by_relu(entry: LinearEntry, domain: Domain) -> bool:
     hook = entry.layer.register_forward_hook(lambda *_: probe)
     try:
         with torch.random.fork_rng(devices=[]):  # a model may drop units
-            inputs = domain.from_unit(spread(domain.shape, 8, probe))
+            inputs = domain.from_unit(spread(unit_shape(domain), 8, probe))
             prediction = single(output_of(entry.model, inputs))
     finally:
         hook.remove()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Domain, Loss, Observation
+from leakgauge.core import Domain, Loss, Observation, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, spread
 from leakgauge.federated.isolation.untouched import output_of, value_of
 from leakgauge.output import Contribution, contribution_of, loss_in
@@ -56,7 +56,7 @@ class Tail:
     def deltas(self, features: Tensor, label: int) -> Tensor:
         """The gradient (N, O) at the layer's output that each example, of that label, adds to the batch's."""
         output = self.outputs(features).requires_grad_()
-        stand_in = spread(self.domain.shape, len(features), features)
+        stand_in = spread(unit_shape(self.domain), len(features), features)
         hook = self.layer.register_forward_hook(lambda *_: output)
         try:
             prediction = output_of(self.model, self.domain.from_unit(stand_in))

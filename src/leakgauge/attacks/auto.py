@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from leakgauge.attacks.april import April
 from leakgauge.attacks.balanced_dlg import BalancedDLG
@@ -77,6 +78,8 @@ class Auto(BaseAttack):
         InvertingGradients(steps=4000),
     )
     small: Count = 100_000
+    # Each attack says by itself whether it needs derivatives.
+    discrete: ClassVar[bool] = True
 
     @property
     def requires(self) -> frozenset[str]:

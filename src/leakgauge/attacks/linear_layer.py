@@ -24,6 +24,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
+    unit_shape,
 )
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.objectives.distances import relative_residual
@@ -230,7 +231,7 @@ class _Peeling:
         """Found examples first; the middle of the domain stands where none was found."""
         observation, batch = self.observation, self.observation.batch_size
         like = next(iter(observation.update.tensors.values()))
-        unit = torch.full((batch, *observation.domain.shape), 0.5, dtype=torch.float64)
+        unit = torch.full((batch, *unit_shape(observation.domain)), 0.5, dtype=torch.float64)
         for i, example in enumerate(self.found):
             # The domain's range is public: a value outside it is noise, for certain.
             unit[i] = self.entry.invert(example.features.unsqueeze(0))[0].clamp(0, 1)

@@ -17,7 +17,10 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
+    dtype_of,
+    nearest_examples,
     parts_of,
+    unit_shape,
 )
 from leakgauge.core.attack import bounded, no_signal, of_the_trained, steady
 from leakgauge.defenses.base import Undefended
@@ -33,10 +36,10 @@ def attempt(
     seeds: Seeds,
     progress: Progress,
 ) -> Reconstruction:
-    """Return the reconstruction of a batch of `count` examples, with a status that its residual allows.
+    """Return the reconstruction of a batch of `count` valid examples, with a status that its residual allows.
 
     A user's own attack need not derive from BaseAttack. It is held to the same promises here, and its residual is
-    computed anew. Whatever the attack raises passes.
+    computed anew, as it is if rounding to valid examples moved them. Whatever the attack raises passes.
 
     Args:
         defense: the client's. The adversary need not know it.
@@ -47,7 +50,10 @@ def attempt(
     if not observation.has_signal:
         return no_signal(observation)
     found = sound(attack, attack(observation, seeds=seeds, progress=progress), observation, count)
-    if not type(attack).__module__.startswith("leakgauge."):
+    valid = nearest_examples(observation.domain, found.inputs)
+    moved = valid is not found.inputs and not torch.equal(valid, found.inputs)
+    found = replace(found, inputs=valid)
+    if moved or not type(attack).__module__.startswith("leakgauge."):
         found = measured(observation, found)
     found = steady(observation, bounded(found))
     return of_the_trained(found) if acts_on_examples(defense) else found
@@ -71,8 +77,9 @@ def acts_on_examples(defense: Defense | None) -> bool:
 def sound(attack: Attack, found: Any, observation: Observation, count: int) -> Reconstruction:
     """Return `found` without a graph and on the CPU. Raise AttackError unless it is a sound reconstruction.
 
-    It holds at least `count` guesses in the domain's shape, one flag and at most one target for each, and finite
-    values wherever it says that it has a guess. Only a search that diverged may hold others.
+    It holds at least `count` guesses, one flag and at most one target for each. Guesses are examples of the domain, or
+    what the model is given of its search space. Values are finite wherever it says that it has a guess. Only a search
+    that diverged may hold others.
     """
     if not isinstance(found, Reconstruction):
         raise unsound(attack, "a Reconstruction", f"an object of type {type(found).__name__}")
@@ -81,9 +88,15 @@ def sound(attack: Attack, found: Any, observation: Observation, count: int) -> R
     except ValueError:
         raise unsound(attack, "a Status", repr(found.status)) from None
     inputs, flags = found.inputs, found.found
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        raise unsound(attack, "inputs as a tensor of floating-point numbers", told(inputs))
-    wanted = (max(count, len(inputs)) if inputs.ndim else count, *observation.domain.shape)
+    domain = observation.domain
+    exact = not dtype_of(domain).is_floating_point
+    if not isinstance(inputs, Tensor) or not (
+        inputs.is_floating_point() or (exact and inputs.dtype == dtype_of(domain))
+    ):
+        types = f"{dtype_of(domain)} or " if exact else ""
+        raise unsound(attack, f"inputs as a tensor of {types}floating-point numbers", told(inputs))
+    shape = domain.shape if inputs.dtype == dtype_of(domain) else unit_shape(domain)
+    wanted = (max(count, len(inputs)) if inputs.ndim else count, *shape)
     if tuple(inputs.shape) != wanted:
         raise unsound(attack, f"inputs of shape {wanted}", told(inputs))
     if (

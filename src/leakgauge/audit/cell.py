@@ -16,7 +16,7 @@ from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
 from leakgauge.audit.records import JobResult
-from leakgauge.core import Progress, Seeds, Status, silent
+from leakgauge.core import Progress, Seeds, Status, silent, space_of
 from leakgauge.core.attack import no_signal
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
@@ -135,9 +135,9 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
         decoy, kind = case.batch(others), "other examples of the same data set"
     else:
         generator = seeds.generator("decoy")
-        unit = torch.rand((len(batch), *case.data.domain.shape), generator=generator)
+        drawn = space_of(case.data.domain).sample(len(batch), generator)
         targets = random_targets(case.data, len(batch), generator)
-        decoy = Batch(case.data.domain.from_unit(unit), targets)
+        decoy = Batch(drawn, targets)
         kind = "uniform random examples (the data set holds too few others that differ)"
     if case.labels_granted:
         decoy = Batch(decoy.inputs, batch.targets)

@@ -16,7 +16,15 @@ import torch
 from leakgauge.audit.case import Cell
 from leakgauge.audit.failures import Failed, tried
 from leakgauge.audit.training import TrainingRun, seconds_of
-from leakgauge.core import Attack, Impossible, NotSupportedYet, Observation, Seeds, UserError
+from leakgauge.core import (
+    Attack,
+    Impossible,
+    NotSupportedYet,
+    Observation,
+    Seeds,
+    UserError,
+    unit_shape,
+)
 from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.federated.training.withheld import untold
@@ -150,7 +158,7 @@ def step_seconds(observation: Observation, targets: torch.Tensor) -> float:
     seconds = 0.0
     for _ in range(2):
         clock = time.perf_counter()
-        unit = torch.full((len(targets), *observation.domain.shape), 0.5, requires_grad=True)
+        unit = torch.full((len(targets), *unit_shape(observation.domain)), 0.5, requires_grad=True)
         tensors = local_update(
             observation.training,
             observation.model,

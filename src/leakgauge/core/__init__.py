@@ -30,7 +30,18 @@ from leakgauge.core.disclosure import (
     simulated_training,
     transforming_of,
 )
-from leakgauge.core.domain import Column, Domain, Gridded, ImageDomain, TableDomain, image_grid
+from leakgauge.core.domain import (
+    Column,
+    Domain,
+    Gridded,
+    ImageDomain,
+    TableDomain,
+    dtype_of,
+    image_grid,
+    nearest_examples,
+    space_of,
+    unit_shape,
+)
 from leakgauge.core.errors import (
     AttackError,
     DataError,
@@ -59,6 +70,7 @@ from leakgauge.core.protocols import (
 )
 from leakgauge.core.reconstruction import Cost, Diagnosis, Reconstruction, Snapshot, Status
 from leakgauge.core.seeds import Seeds
+from leakgauge.core.space import Continuous, InSpace, SearchSpace
 from leakgauge.core.update import Tensors, Update, UpdateKind, plain_update, trainable
 
 __all__ = [
@@ -75,6 +87,7 @@ __all__ = [
     "Combined",
     "Conceals",
     "Configured",
+    "Continuous",
     "Cost",
     "DataError",
     "Defense",
@@ -85,6 +98,7 @@ __all__ = [
     "HidesModel",
     "ImageDomain",
     "Impossible",
+    "InSpace",
     "KeepsLocal",
     "Knowledge",
     "KnowledgeError",
@@ -106,6 +120,7 @@ __all__ = [
     "Reconstruction",
     "Remembers",
     "RoundsAtRandom",
+    "SearchSpace",
     "Seeds",
     "Shuffled",
     "SingleGradient",
@@ -123,11 +138,13 @@ __all__ = [
     "check_knowledge",
     "concealing_of",
     "copied",
+    "dtype_of",
     "erasing_of",
     "image_grid",
     "in_other_units",
     "local_of",
     "mixing_of",
+    "nearest_examples",
     "noise_of",
     "parts_of",
     "plain_update",
@@ -135,7 +152,9 @@ __all__ = [
     "rounding_of",
     "silent",
     "simulated_training",
+    "space_of",
     "trainable",
     "transforming_of",
+    "unit_shape",
     "unwrapped",
 ]

@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 
 from leakgauge.core.disclosure import changes_examples
+from leakgauge.core.domain import space_of
 from leakgauge.core.errors import AttackError, LeakGaugeError, ProbeError
 from leakgauge.core.lines import said
 from leakgauge.core.observation import Observation
@@ -41,6 +43,9 @@ class BaseAttack(ABC):
     before any compute.
     """
 
+    discrete: ClassVar[bool] = False
+    """Whether the attack does without derivatives, so that it runs where the search space has none."""
+
     @property
     @abstractmethod
     def requires(self) -> frozenset[str]:
@@ -70,9 +75,16 @@ class BaseAttack(ABC):
         check_ranges(self)
         try:
             with named_failures(self, "check"):
-                return self.unsuited(observation)
+                return self.undifferentiable(observation) or self.unsuited(observation)
         except ProbeError as error:
             return str(error)
+
+    def undifferentiable(self, observation: Observation) -> str | None:
+        """Return why the attack cannot search the domain's space, in one line, or None if it can."""
+        if self.discrete or space_of(observation.domain).differentiable:
+            return None
+        kind = observation.domain.kind
+        return f"it follows derivatives to the examples, which the discrete values of a {kind} lack"
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
@@ -120,12 +132,13 @@ def no_signal(observation: Observation) -> Reconstruction:
 def nothing_found(
     observation: Observation, status: Status, message: str, *, cost: Cost | None = None
 ) -> Reconstruction:
-    """Return a reconstruction without a guess: every example is the middle of the domain."""
+    """Return a reconstruction without a guess: every example is the valid one nearest to the middle."""
     like = next(iter(observation.update.tensors.values()))
     batch = observation.knowledge.batch_size or 1
-    middle = torch.full((batch, *observation.domain.shape), 0.5).to(like)
+    space = space_of(observation.domain)
+    middle = torch.full((batch, *space.shape), 0.5).to(like)
     return Reconstruction(
-        inputs=observation.domain.from_unit(middle),
+        inputs=space.round(middle),
         targets=None,
         found=torch.zeros(batch, dtype=torch.bool),
         status=status,

@@ -1,13 +1,15 @@
-"""Domains: what one example is, in which units, and how it maps to and from [0, 1].
+"""Domains: what one example is, in which units, and in which space an adversary searches for it.
 
-Attacks search, and metrics score, in unit coordinates; the model sees the domain's own values.
+Attacks search, and metrics score, in unit coordinates. The model is given the domain's own values.
+A domain of a user's own needs `kind`, `shape`, `to_unit` and `from_unit`. What else it has, it says by a property:
+`dtype`, `space` and `grid` here, and `modality` in `leakgauge.modalities`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +20,7 @@ from leakgauge.core.errors import DataError
 from leakgauge.core.kinds import found
 from leakgauge.core.lines import one_line
 from leakgauge.core.ranges import Count, check_fields
+from leakgauge.core.space import Continuous, SearchSpace
 
 LINE = 200
 """Most characters of a table's repr."""
@@ -27,24 +30,31 @@ SHOWN = 3
 
 @runtime_checkable
 class Domain(Protocol):
-    """What one example of the private data looks like. Says nothing of pixels."""
+    """What one example of the private data looks like. Says nothing of pixels.
+
+    Examples are float32 unless the domain has a `dtype`, and unit coordinates have the shape of examples unless it
+    has a `space`. Ask `dtype_of`, `space_of` and `image_grid`.
+    """
 
     @property
     def kind(self) -> str:
-        """One word for reports and for choosing metrics: "image", "table", ..."""
+        """One word for messages, and for choosing a modality: "image", "table", ..."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one example."""
+        """Shape of one example. Sequences of different lengths are padded to one shape: see `core.space`."""
         ...
 
     def to_unit(self, inputs: Tensor) -> Tensor:
-        """Domain values (..., *shape) to unit coordinates, in [0, 1] where the values are in range."""
+        """Return unit coordinates of domain values (..., *shape), in [0, 1] where the values are in range."""
         ...
 
     def from_unit(self, unit: Tensor) -> Tensor:
-        """Unit coordinates (..., *shape) to domain values; differentiable, the inverse of `to_unit`."""
+        """Return what the model is given for unit coordinates: the inverse of `to_unit`.
+
+        Differentiable unless the domain's space says otherwise.
+        """
         ...
 
 
@@ -64,6 +74,50 @@ def image_grid(domain: Domain) -> tuple[int, int, int] | None:
     Everything that reads examples as images asks here: priors on neighboring pixels, generators of images.
     """
     return domain.grid if isinstance(domain, Gridded) else None
+
+
+@runtime_checkable
+class Typed(Protocol):
+    """A domain that says of which type its examples are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the values of examples, such as torch.int64 for tokens."""
+        ...
+
+
+def dtype_of(domain: Domain) -> torch.dtype:
+    """Return the type of the values of examples of `domain`: its own, or float32."""
+    return domain.dtype if isinstance(domain, Typed) else torch.float32
+
+
+@runtime_checkable
+class Spaced(Protocol):
+    """A domain with a search space of its own."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space of its examples."""
+        ...
+
+
+def space_of(domain: Domain) -> SearchSpace:
+    """Return the search space of `domain`: its own, or unit coordinates in which every value is valid."""
+    return domain.space if isinstance(domain, Spaced) else Continuous(domain)
+
+
+def unit_shape(domain: Domain) -> tuple[int, ...]:
+    """Return the shape of one example in unit coordinates."""
+    return space_of(domain).shape
+
+
+def nearest_examples(domain: Domain, inputs: Tensor) -> Tensor:
+    """Return the valid examples (N, *shape) nearest to what the model was given.
+
+    Inputs of a continuous domain are returned as they are, out of range or not.
+    """
+    space = space_of(domain)
+    return space.round(space.relax(inputs)) if space.discrete else inputs
 
 
 @dataclass(frozen=True)
@@ -99,13 +153,20 @@ class ImageDomain:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: its name, its unit and the range that is public knowledge."""
+    """One column of a table: its name, its unit and the range that is public knowledge.
+
+    Args:
+        low, high: ends of the range, in the column's unit.
+        decimals: how many decimals a report shows.
+        integer: whether only whole numbers are valid, as of counts and of codes of categories.
+    """
 
     name: str
     low: float
     high: float
     unit: str = ""
     decimals: int = 2
+    integer: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         # Below, numbers that are not finite have a message of their own.
@@ -126,6 +187,43 @@ class Column:
                 found=f"{self.low} to {self.high}",
                 remedy="store the column in other units",
             )
+        if self.integer and not (float(self.low).is_integer() and float(self.high).is_integer()):
+            raise DataError(
+                f"column {self.name!r}",
+                expected="whole numbers at both ends of an integer column",
+                found=f"{self.low} to {self.high}",
+                remedy="widen the range to whole numbers, or leave out integer",
+            )
+
+
+@dataclass(frozen=True)
+class MixedColumns(Continuous):
+    """The search space of rows with integer columns: unit coordinates, in which integer columns have steps."""
+
+    coordinates: TableDomain
+
+    @property
+    def discrete(self) -> bool:
+        return True
+
+    @property
+    def whole(self) -> list[int]:
+        """Places of the integer columns."""
+        return [i for i, column in enumerate(self.coordinates.columns) if column.integer]
+
+    def round(self, relaxed: Tensor) -> Tensor:
+        values = super().round(relaxed)
+        values[..., self.whole] = values[..., self.whole].round()
+        return values
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return rows (count, D). Each value is uniform in its range, each whole number as likely as any other."""
+        unit = torch.rand((count, *self.shape), generator=generator)
+        values = self.coordinates.from_unit(unit)
+        for i in self.whole:
+            low, high = self.coordinates.columns[i].low, self.coordinates.columns[i].high
+            values[:, i] = (low + (unit[:, i] * (high - low + 1)).floor()).clamp(max=high)
+        return values
 
 
 @dataclass(frozen=True)
@@ -154,6 +252,11 @@ class TableDomain:
     @property
     def shape(self) -> tuple[int, ...]:
         return (len(self.columns),)
+
+    @property
+    def space(self) -> SearchSpace:
+        mixed = any(column.integer for column in self.columns)
+        return MixedColumns(self) if mixed else Continuous(self)
 
     def _range(self, like: Tensor) -> tuple[Tensor, Tensor]:
         low = torch.tensor([c.low for c in self.columns], dtype=torch.float64)

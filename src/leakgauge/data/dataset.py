@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.core import DataError, Domain
+from leakgauge.core import DataError, Domain, dtype_of, space_of
 from leakgauge.core.allowance import memory
 from leakgauge.core.ranges import check_fields
 from leakgauge.core.summaries import Summarized
@@ -46,9 +46,12 @@ def check_values(count: int, where: str) -> None:
 class Dataset(Summarized):
     """Labeled examples of one domain, in the domain's own units.
 
-    inputs: float32 (N, *domain.shape); targets: int64 (N,), each in [0, classes) where classes is
-    known; class_names: one for each class, or none. Raises DataError where these do not hold, where
-    a value is not finite, or where a value lies outside the domain's range.
+    inputs: (N, *domain.shape) of the domain's type, float32 by default; targets: int64 (N,), each in
+    [0, classes) where classes is known; class_names: one for each class, or none.
+
+    Raises:
+        DataError: these do not hold, or a value is not finite, is outside the domain's range, or is no valid value of
+            the domain, such as a fraction in an integer column.
     """
 
     name: str
@@ -75,11 +78,13 @@ class Dataset(Summarized):
                 found=f"inputs of shape {tuple(self.inputs.shape)}",
                 remedy="give inputs as (N, *shape) in the domain's own shape",
             )
-        if self.inputs.dtype != torch.float32:
+        dtype = dtype_of(self.domain)
+        if self.inputs.dtype != dtype:
+            named = str(dtype).removeprefix("torch.")
             raise self._error(
-                expected="float32 inputs",
+                expected=f"{named} inputs",
                 found=str(self.inputs.dtype),
-                remedy="convert them to float32 in the domain's units (images: [0, 1])",
+                remedy=f"convert them to {named} in the domain's units (images: [0, 1])",
             )
         if not bool(torch.isfinite(self.inputs).all()):
             raise self._error(
@@ -94,6 +99,18 @@ class Dataset(Summarized):
                 expected="values inside the domain's range, [0, 1] in unit coordinates",
                 found=f"unit coordinates from {low:.4g} to {high:.4g}",
                 remedy="scale images to [0, 1], or widen the public range of the columns",
+            )
+        if space_of(self.domain).discrete:
+            self._check_valid(unit)
+
+    def _check_valid(self, unit: Tensor) -> None:
+        valid = self.domain.to_unit(space_of(self.domain).round(unit))
+        wrong = ((valid - unit).abs() > _ROUNDING).flatten(1).any(1).nonzero().flatten().tolist()
+        if wrong:
+            raise self._error(
+                expected="valid examples, such as whole numbers in integer columns",
+                found=f"{len(wrong)} that are not, the first is example {wrong[0]}",
+                remedy="round their values, or declare the columns real",
             )
 
     def _check_targets(self) -> None:

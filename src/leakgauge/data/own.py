@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leakgauge.core import DataError, Domain, ImageDomain, SpecificationError
+from leakgauge.core import DataError, Domain, ImageDomain, SpecificationError, dtype_of
 from leakgauge.core.lines import text_of
 from leakgauge.core.references import foreign, imported
 from leakgauge.data.dataset import Dataset, check_values
@@ -23,7 +23,7 @@ def custom(reference: str, **options: Any) -> Dataset:
     """Import and call `reference` with `options`; the factory gives a Dataset or tensors.
 
     "package.module:factory" returns a Dataset, (inputs, targets), or (inputs, targets, domain),
-    tensors or arrays: inputs float (N, *shape) in the domain's units, targets integer (N,). Without
+    tensors or arrays: inputs (N, *shape) in the domain's units and type, targets integer (N,). Without
     a domain, inputs (N, C, H, W) are images in [0, 1].
 
     Raises:
@@ -45,20 +45,23 @@ def custom(reference: str, **options: Any) -> Dataset:
         where, "tensors that can be read", remedy="return plain tensors or arrays", error=DataError
     ):
         inputs, targets = _tensor(result[0], reference), _tensor(result[1], reference)
-    if not inputs.is_floating_point():
-        raise _wrong(
-            reference,
-            expected="floating-point inputs",
-            found=str(inputs.dtype),
-            remedy="give the domain's own values as floats (images: divide 8-bit values by 255)",
-        )
     if targets.dtype == torch.bool or targets.is_floating_point() or targets.is_complex():
         raise _wrong(reference, expected="integer targets", found=str(targets.dtype))
     domain = result[2] if len(result) == 3 else _domain(inputs, reference)
     if not isinstance(domain, Domain):
         raise _wrong(reference, expected="a Domain as third value", found=_describe(domain))
+    dtype = dtype_of(domain)
+    if inputs.is_floating_point() != dtype.is_floating_point:
+        raise _wrong(
+            reference,
+            expected="floating-point inputs" if dtype.is_floating_point else f"{dtype} inputs",
+            found=str(inputs.dtype),
+            remedy="give the domain's own values as floats (images: divide 8-bit values by 255)"
+            if dtype.is_floating_point
+            else "give the domain's own values as integers",
+        )
     classes = int(targets.max()) + 1 if targets.numel() else None
-    return Dataset(reference, inputs.float(), targets.long(), domain, classes)
+    return Dataset(reference, inputs.to(dtype), targets.long(), domain, classes)
 
 
 def _factory(reference: str, where: str) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakgauge.core import Domain, Loss, Observation, ProbeError, copied
+from leakgauge.core import Domain, Loss, Observation, ProbeError, copied, unit_shape
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.isolation.untouched import output_of, value_of
 from leakgauge.federated.training.calibration import gradient_size
@@ -126,7 +126,7 @@ def head_of(model: nn.Module, domain: Domain) -> Head | None:
     model = copied(model).eval()
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
-    unit = torch.rand((PROBES, *domain.shape), generator=generator).to(like)
+    unit = torch.rand((PROBES, *unit_shape(domain)), generator=generator).to(like)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         inputs = domain.from_unit(unit)
         calls, output = _called(model, inputs)

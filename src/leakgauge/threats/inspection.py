@@ -16,7 +16,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import ModelError, Observation, Seeds
+from leakgauge.core import ModelError, Observation, Seeds, space_of
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.clients.client import Batch, Client, fitting
 from leakgauge.federated.clients.steadiness import evaluated, own_generators
@@ -96,10 +96,9 @@ def fill_caches(client: Client, like: Batch, sizes: Sequence[int]) -> None:
 
 def neutral(client: Client, like: Batch) -> Batch:
     """Return random inputs and constant targets of the shapes of a batch."""
-    unit = torch.rand(like.inputs.shape, generator=Seeds().generator("neutral"))
+    drawn = space_of(client.domain).sample(len(like), Seeds().generator("neutral"))
     constant = 0.5 if like.targets.is_floating_point() else 0
-    inputs = client.domain.from_unit(unit).to(like.inputs)
-    return Batch(inputs, torch.full_like(like.targets, constant))
+    return Batch(drawn.to(like.inputs), torch.full_like(like.targets, constant))
 
 
 def fingerprint(value: object) -> bytes | None:

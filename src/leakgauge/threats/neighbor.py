@@ -17,6 +17,7 @@ from leakgauge.core import (
     Seeds,
     SpecificationError,
     Update,
+    space_of,
     trainable,
 )
 from leakgauge.core.allowance import check_kept
@@ -132,9 +133,9 @@ class Neighbor(Server):
         count, size = self.nodes - 1, len(like)
         if self.bystanders is None and client.classes is not None:
             generator = seeds.generator("bystanders")
-            unit = torch.rand((count * size, *client.domain.shape), generator=generator)
+            sampled = space_of(client.domain).sample(count * size, generator)
             labels = torch.randint(client.classes, (count * size,), generator=generator)
-            drawn = Batch(client.domain.from_unit(unit), labels)
+            drawn = Batch(sampled, labels)
         elif self.bystanders is not None and len(self.bystanders) >= count:
             drawn = self.bystanders
         else:

@@ -30,7 +30,7 @@ from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
 from leakgauge.analytic.last_layer import known_noise, units
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Observation, Seeds, unit_shape
 from leakgauge.core.ranges import Count
 from leakgauge.federated.training.calibration import one_gradient
 
@@ -76,7 +76,7 @@ def can_be_negative(observation: Observation, dummies: int, generator: torch.Gen
     """Return whether features are seen below 0, on images and on values far beyond the domain's range."""
     inputs = [natural(observation, dummies, generator)]
     for amplitude in AMPLITUDES:
-        drawn = torch.randn((dummies, *observation.domain.shape), generator=generator)
+        drawn = torch.randn((dummies, *unit_shape(observation.domain)), generator=generator)
         inputs.append(observation.domain.from_unit(0.5 + amplitude * drawn))
     return any(bool((features_of(observation, some) < 0).any()) for some in inputs)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.analytic.label_recovery.leaves import leaves
-from leakgauge.core import Observation, image_grid, trainable
+from leakgauge.core import Observation, image_grid, trainable, unit_shape
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.output import head_of
 
@@ -44,7 +44,7 @@ class Auxiliary:
 
 def uniform(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
     """Inputs (count, *shape) drawn uniformly from the domain."""
-    unit = torch.rand((count, *observation.domain.shape), generator=generator)
+    unit = torch.rand((count, *unit_shape(observation.domain)), generator=generator)
     return observation.domain.from_unit(unit)
 
 

@@ -189,6 +189,7 @@ class Client(Summarized):
         seeds = seeds.child("defense")
         if defense is not None:
             if any(isinstance(part, Mixes) for part in parts_of(defense)):
+                check_real(inputs)
                 targets = mixable(targets, self.classes).to(inputs)
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
             training = defense.on_training(training, seeds=seeds)
@@ -246,6 +247,17 @@ def mixable(targets: Tensor, classes: int | None) -> Tensor:
             remedy="state how many classes the data has",
         )
     return one_hot(targets, classes)
+
+
+def check_real(inputs: Tensor) -> None:
+    """Raise DataError unless inputs are real numbers: a mean of integers, such as tokens, stands for no example."""
+    if not inputs.is_floating_point():
+        raise DataError(
+            "batch",
+            expected="examples of real numbers, to mix them",
+            found=f"{inputs.dtype}",
+            remedy="leave out the defense that mixes examples",
+        )
 
 
 def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:

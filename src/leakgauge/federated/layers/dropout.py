@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from leakgauge.core import Observation, copied, trainable
+from leakgauge.core import Observation, copied, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, spread
 from leakgauge.federated.layers.bottleneck import at_mean, samples
 from leakgauge.federated.training.fedsgd import stateless
@@ -154,7 +154,9 @@ def drawn(
 
 def probes(observation: Observation, count: int) -> Tensor:
     """Return `count` examples (count, *shape) of the domain, as the model takes them, the same in every call."""
-    return observation.domain.from_unit(spread(observation.domain.shape, count, taken(observation)))
+    return observation.domain.from_unit(
+        spread(unit_shape(observation.domain), count, taken(observation))
+    )
 
 
 def taken(observation: Observation) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from leakgauge.core import Domain, ModelError, Tensors, copied, trainable
+from leakgauge.core import Domain, ModelError, Tensors, copied, trainable, unit_shape
 from leakgauge.federated.isolation.probing import spread
 from leakgauge.federated.isolation.untouched import output_of
 
@@ -29,7 +29,7 @@ def check_placed(before: nn.Module, after: nn.Module, domain: Domain, defense: s
         return
     model = copied(after).eval()
     parameters = trainable(model)
-    inputs = domain.from_unit(spread(domain.shape, PROBES, next(iter(parameters.values()))))
+    inputs = domain.from_unit(spread(unit_shape(domain), PROBES, next(iter(parameters.values()))))
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         outputs = [t for t in tree_leaves(output_of(model, inputs)) if isinstance(t, Tensor)]
         value = torch.stack([t.square().sum() for t in outputs if t.requires_grad]).sum()

@@ -20,6 +20,7 @@ from leakgauge.core import (
     Tensors,
     UpdateKind,
     copied,
+    unit_shape,
 )
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.training.aggregated import Aggregated
@@ -153,7 +154,7 @@ def _drawn(observation: Observation, training: LocalTraining, draw: int) -> tupl
     count, classes = observation.batch_size, observation.classes
     assert classes is not None, "calibrated() refuses this"
     like = next(iter(observation.update.tensors.values()))
-    unit = torch.rand((count, *observation.domain.shape), generator=generator).to(like)
+    unit = torch.rand((count, *unit_shape(observation.domain)), generator=generator).to(like)
     targets = torch.randint(0, classes, (count,), generator=generator).to(like.device)
     inputs = observation.domain.from_unit(unit)
     sign = -1.0 if training.kind == "delta" else 1.0

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from leakgauge.core import SingleGradient
+from leakgauge.core import SingleGradient, unit_shape
 from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.inversion.evaluation.compilation import Order
 from leakgauge.inversion.evaluation.problem import Problem
@@ -58,7 +58,7 @@ class Work:
         """Count one gradient, at the middle of the domain."""
         seen = problem.observation
         like = next(iter(seen.update.tensors.values()))
-        unit = like.new_full((seen.batch_size, *seen.domain.shape), 0.5)
+        unit = like.new_full((seen.batch_size, *unit_shape(seen.domain)), 0.5)
         held = problem.fixed
         if held is None:
             held = like.new_zeros((seen.batch_size, seen.classes or 1))

@@ -12,7 +12,7 @@ from typing import Any
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from leakgauge.core import Observation, Seeds, trainable
+from leakgauge.core import Observation, Seeds, trainable, unit_shape
 from leakgauge.federated.training.fedsgd import stateless
 
 NOTE = "attention: written out, since the fused kernel has no second derivative"
@@ -32,7 +32,7 @@ def notes(observation: Observation, seeds: Seeds) -> tuple[str, ...]:
 def fused(observation: Observation) -> bool:
     """Whether a forward pass of the model, in training, runs a fused kernel. Draws as the model does."""
     like = next(iter(observation.update.tensors.values()))
-    unit = like.new_full((observation.batch_size, *observation.domain.shape), 0.5)
+    unit = like.new_full((observation.batch_size, *unit_shape(observation.domain)), 0.5)
     inputs, kernels = observation.domain.from_unit(unit), _Kernels()  # type: ignore[no-untyped-call]
     with kernels:
         stateless(observation.model, trainable(observation.model), inputs)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from leakgauge.core import Observation, ProbeError, SingleGradient, Tensors, trainable
+from leakgauge.core import Observation, ProbeError, SingleGradient, Tensors, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, spread
 from leakgauge.federated.layers.dropout import probes, taken
 from leakgauge.federated.training.fedsgd import stateless
@@ -33,7 +33,7 @@ def underivable(observation: Observation, training: SingleGradient) -> str | Non
     Own autograd functions without `setup_context`, NumPy, and branches on values are among the reasons.
     """
     parameters = {name: p.detach() for name, p in trainable(observation.model).items()}
-    unit = spread(observation.domain.shape, observation.batch_size, taken(observation))
+    unit = spread(unit_shape(observation.domain), observation.batch_size, taken(observation))
 
     def gradient(unit: Tensor) -> Tensors:
         def scalar(parameters: Tensors) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Observation, trainable
+from leakgauge.core import Observation, trainable, unit_shape
 from leakgauge.federated.layers.targets import refused_targets, unlabeled
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.local_steps import as_one_gradient
@@ -207,7 +207,7 @@ class Known:
         self, observation: Observation, head: SharedHead, generator: torch.Generator
     ) -> Tensor:
         """Return logits (N, C) of inputs drawn uniformly from the domain, in float64."""
-        unit = torch.rand((self.probes, *observation.domain.shape), generator=generator)
+        unit = torch.rand((self.probes, *unit_shape(observation.domain)), generator=generator)
         like = next(observation.model.parameters())
         seen: list[Tensor] = []
 

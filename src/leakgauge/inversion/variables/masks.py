@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leakgauge.core import Observation, trainable
+from leakgauge.core import Observation, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, single
 from leakgauge.federated.layers.dropout import Masked, drawn, taken, with_forward
 from leakgauge.federated.training.fedavg import FedAvg
@@ -69,7 +69,7 @@ def masks_of(observation: Observation) -> Masks | str:
         if rest or (other.shape[0], other.shape[1:]) != (3 * one, call.shape[1:]):
             return f"a mask of shape {call.shape} for 2 examples has no leading axis of examples"
         shapes.append((one, *call.shape[1:]))
-    found = Masks(observation.domain.shape, tuple(shapes), tuple(call.p for call in calls))
+    found = Masks(unit_shape(observation.domain), tuple(shapes), tuple(call.p for call in calls))
     return (
         "the model draws more at random than dropout masks"
         if _random(observation, found)
@@ -81,7 +81,7 @@ def _random(observation: Observation, masks: Masks) -> bool:
     """Whether the network still answers by chance where its masks are given."""
     seen, like = widened(observation, masks), taken(observation)
     generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
-    unit = torch.rand((2, *seen.domain.shape), generator=generator).to(like)
+    unit = torch.rand((2, *unit_shape(seen.domain)), generator=generator).to(like)
     wide = seen.domain.from_unit(unit)
     answers = []
     for seed in range(2):

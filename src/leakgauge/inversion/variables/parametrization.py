@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakgauge.core import ModelError, Observation
+from leakgauge.core import ModelError, Observation, unit_shape
 
 
 class Parametrization:
@@ -23,7 +23,7 @@ class Parametrization:
 
     def shape(self, observation: Observation) -> tuple[int, ...]:
         """The shape of the variables (B, ...)."""
-        return (observation.batch_size, *observation.domain.shape)
+        return (observation.batch_size, *unit_shape(observation.domain))
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Variables (B, ...), drawn from `generator`."""

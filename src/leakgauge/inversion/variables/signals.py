@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Observation, Tensors, Update, copied, trainable
+from leakgauge.core import Observation, Tensors, Update, copied, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.layers.dropout import probes
 from leakgauge.federated.training.fedsgd import stateless
@@ -147,10 +147,10 @@ def scaled(
     observation: Observation, layer: str, features: int, generator: torch.Generator
 ) -> Signals:
     """Signals in the unit in which drawn ones make an update about as long as the one observed."""
-    signals = Signals(observation.domain.shape, features)
+    signals = Signals(unit_shape(observation.domain), features)
     seen = severed(observation, layer, signals)
     count = observation.batch_size
-    unit = torch.full((count, math.prod(observation.domain.shape)), 0.5)
+    unit = torch.full((count, math.prod(unit_shape(observation.domain))), 0.5)
     drawn = torch.randn((count, features), generator=generator)
     like = next(iter(observation.update.tensors.values()))
     wide = torch.cat([unit, drawn], dim=1).to(like)
