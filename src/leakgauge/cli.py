@@ -29,9 +29,7 @@ from leakgauge.audit.signals import code_of, stoppable
 from leakgauge.catalog import CATALOG, lines
 from leakgauge.console import announce, conclude, tell_failures, tell_path, watch
 from leakgauge.core import (
-    Impossible,
     LeakGaugeError,
-    NotSupportedYet,
     OutputError,
     OutputLost,
     SpecificationError,
@@ -145,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OutputLost as error:
         print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=sys.stderr)
         return FAILED
-    except (UserError, Impossible, NotSupportedYet) as error:
+    except UserError as error:
         print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=sys.stderr)
         return USER_MISTAKE
     except LeakGaugeError as error:

@@ -65,9 +65,7 @@ class Unbuilt:
         return 1
 
     def __call__(self, observation, *, seeds, progress=None):
-        import leakgauge
-
-        raise leakgauge.NotSupportedYet("not built yet")
+        raise NotImplementedError("not built yet")
 """
 
 SMALL = """
@@ -477,7 +475,7 @@ class TestEndings:
         text = SMALL.replace("linear_layer", "their_parts:Unbuilt")
         (here / "unbuilt.toml").write_text(text, "utf-8")
         assert audit("unbuilt.toml", "--out", "run") == 1
-        assert "the attack failed: not built yet" in capsys.readouterr().err
+        assert "the attack failed: NotImplementedError: not built yet" in capsys.readouterr().err
         *_, end = (here / "run/records.jsonl").read_text().splitlines()
         assert (strict(end)["completed"], strict(end)["failed"]) == (2, 2)
 

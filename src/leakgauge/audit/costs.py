@@ -16,15 +16,7 @@ import torch
 from leakgauge.audit.case import Cell
 from leakgauge.audit.failures import Failed, tried
 from leakgauge.audit.training import TrainingRun, seconds_of
-from leakgauge.core import (
-    Attack,
-    Impossible,
-    NotSupportedYet,
-    Observation,
-    Seeds,
-    UserError,
-    unit_shape,
-)
+from leakgauge.core import Attack, Observation, Seeds, UserError, unit_shape
 from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.federated.training.withheld import untold
@@ -103,7 +95,7 @@ def measured(compute: Callable[[], Result]) -> Result | None:
     found = tried("plan", compute)
     if not isinstance(found, Failed):
         return found
-    if isinstance(found.cause, (UserError, Impossible, NotSupportedYet)):
+    if isinstance(found.cause, UserError):
         raise found.cause
     return None
 

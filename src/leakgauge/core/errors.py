@@ -10,9 +10,7 @@ LeakGaugeError
 │   └── OutputError           a folder or file that cannot be written
 │       └── OutputLost        it could be written at first: a full disk, a folder that is gone
 ├── AttackError               an attack failed on a user's model or loss
-├── ProbeError                a user's model or loss failed on a probe of what it is
-├── Impossible                theory forbids it: no implementation will ever do this
-└── NotSupportedYet           possible, but not built
+└── ProbeError                a user's model or loss failed on a probe of what it is
 """
 
 from __future__ import annotations
@@ -85,11 +83,3 @@ class AttackError(LeakGaugeError):
 
 class ProbeError(LeakGaugeError):
     """A user's model or loss failed on a probe. An attack's check turns it into a reason not to run."""
-
-
-class Impossible(LeakGaugeError):
-    """Theory forbids it: no implementation will ever do this."""
-
-
-class NotSupportedYet(LeakGaugeError):
-    """Possible, but not built."""
