@@ -16,7 +16,7 @@ from conftest import mlp
 import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.audit import Source, plan, plan_from
-from leakgauge.core import Protected
+from leakgauge.core import Effect, PrivacyBound, Protected
 from leakgauge.defenses.base import Undefended
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
@@ -138,6 +138,10 @@ class Told(Undefended):
 
     bound: float = 1.0
     protects: Protected = "example"
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (PrivacyBound(protects=self.protects, epsilon=self.epsilon),)
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float) -> float:
         return self.bound * steps * sample_rate

@@ -15,7 +15,17 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import defenses
-from leakgauge.core import Loss, Tensors, in_other_units, noise_of, parts_of
+from leakgauge.core import (
+    Effect,
+    HiddenModel,
+    Loss,
+    Misleading,
+    Noise,
+    Tensors,
+    effect,
+    in_other_units,
+    parts_of,
+)
 from leakgauge.defenses import (
     ATS,
     DCS2,
@@ -299,9 +309,9 @@ class TestChain:
             defenses=(Chain(defenses=(GaussianNoise(std=3.0),)), LaplacianNoise(std=4.0), TopK())
         )
         assert parts_of(chain) == (GaussianNoise(std=3.0), LaplacianNoise(std=4.0), TopK())
-        assert noise_of(chain) == (5.0, "gaussian")
-        assert noise_of(LaplacianNoise(std=4.0)) == (4.0, "laplacian")
-        assert noise_of(TopK()) is None
+        assert effect(chain, Noise) == Noise(std=5.0)
+        assert effect(LaplacianNoise(std=4.0), Noise) == Noise(std=4.0, law="laplacian")
+        assert effect(TopK(), Noise) is None
         assert in_other_units(chain) == Chain(defenses=(TopK(),))
         assert in_other_units(Clipping()) is None
         assert in_other_units(None) is None
@@ -309,6 +319,10 @@ class TestChain:
 
 class Silenced(Undefended):
     """Replaces the last tensor of the update by noise, tells who knows, and hides the last layer's weights."""
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return Misleading(believed=self.believed), HiddenModel(shown=self.shown)
 
     def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
         *_, last = update.tensors

@@ -18,7 +18,7 @@ import leakgauge as lg
 from leakgauge.attacks.inpainting import erased, filled
 from leakgauge.attacks.restoration import TYPICAL, carried_back, restored, statistics
 from leakgauge.attacks.transformation_inversion import undone
-from leakgauge.core import DataError, SpecificationError, erasing_of, transforming_of
+from leakgauge.core import DataError, ErasedPatches, SpecificationError, TransformedExamples, effect
 from leakgauge.defenses import ATS, Chain, Mixup, PatchDropout, PixelDropout, TopK
 from leakgauge.defenses.ats import LIBRARY, Transformation
 from leakgauge.defenses.ats_search import ATSSearch, accuracy_score, privacy_score
@@ -245,7 +245,7 @@ class TestInputDropout:
         side, size = defense.side, -(-8 // defense.side)
         grid = functional.max_pool2d(changed.float(), side, ceil_mode=True).flatten(1)
         assert grid.shape[1] == size**2
-        assert grid.sum(1).tolist() == [defense.erased(8, 8)] * 4
+        assert grid.sum(1).tolist() == [defense.erasure.erased(8, 8)] * 4
         assert len({tuple(row) for row in grid.tolist()}) == 4
         whole = functional.interpolate(grid.view(4, 1, size, size), scale_factor=side)
         assert torch.equal(whole[..., :8, :8].bool(), changed)
@@ -254,7 +254,7 @@ class TestInputDropout:
     def test_what_was_dropped_is_found_and_filled_in(self, defense: PixelDropout) -> None:
         truth = photographs(5).clamp_min(0.02)
         shown, _ = defense.on_batch(truth, torch.zeros(5), seeds=lg.Seeds(0))
-        lost = erased(shown, defense)
+        lost = erased(shown, defense.erasure)
         assert torch.equal(lost, (shown != truth).all(1, keepdim=True))
         found = filled(shown, lost, weight=1e-4, steps=100)
         assert torch.equal(found * ~lost, truth * ~lost)
@@ -265,7 +265,7 @@ class TestInputDropout:
         defense = PatchDropout(share=0.5, side=50)
         shown, _ = defense.on_batch(images(2).inputs, torch.zeros(2), seeds=lg.Seeds(0))
         assert torch.equal(shown, images(2).inputs)
-        assert not bool(erased(shown, defense).any())
+        assert not bool(erased(shown, defense.erasure).any())
 
 
 class TestAdaptiveAttacks:
@@ -274,8 +274,8 @@ class TestAdaptiveAttacks:
         undoing = lg.attacks.TransformationInversion(attack=inner)
         inpainting = lg.attacks.Inpainting(attack=inner)
         chain = Chain(defenses=(TopK(sparsity=0.0), ATS(), PatchDropout()))
-        assert transforming_of(chain) == ATS()
-        assert erasing_of(chain) == PatchDropout()
+        assert effect(chain, TransformedExamples) == effect(ATS(), TransformedExamples)
+        assert effect(chain, ErasedPatches) == ErasedPatches(fill=0.0, side=4, fraction=0.5)
         both = Chain(defenses=(PixelDropout(), PatchDropout()))
         for under in (None, Mixup(), both):
             seen = observe(mlp(), images(1), under=under)

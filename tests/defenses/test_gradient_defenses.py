@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.core import SingleGradient, Tensors, noise_of, remembered, rounding_of
+from leakgauge.core import (
+    Noise,
+    Rounding,
+    SingleGradient,
+    Tensors,
+    defended_update,
+    effect,
+    mean_noise,
+)
 from leakgauge.defenses import (
     DGC,
     DPSGD,
@@ -242,7 +250,7 @@ class TestStochasticQuantization:
             ((TopK(), defense), True),
             ((defense, TopK()), False),
         ):
-            assert (rounding_of(Chain(defenses=held)) is defense) == last
+            assert (effect(Chain(defenses=held), Rounding) is not None) == last
         mean = lg.Aggregator(clients=2, labels=True).observe(
             client(mlp(), defense=defense), images(2), seeds=lg.Seeds(0)
         )
@@ -275,7 +283,7 @@ class TestDGC:
         sent, memories, memory = [], [], dict[str, Tensor]()
         for _ in range(count):
             update = lg.Update({"a": torch.randn(5, 8, generator=generator)})
-            after, memory = remembered(defense, update, memory, seeds=lg.Seeds(0))
+            after, memory = defended_update(defense, update, memory, seeds=lg.Seeds(0))
             sent.append(after.tensors["a"])
             memories.append(memory)
         return sent, memories
@@ -444,8 +452,8 @@ class TestDPSGD:
         one, same, other = (shared(model, batch, defense, root=root).tensors for root in (0, 0, 1))
         noise = torch.cat([(one[n] - t).flatten() for n, t in quiet.items()])
         assert float(noise.std()) == pytest.approx(6 / count, rel=0.05)
-        assert noise_of(Chain(defenses=(defense,)), [count]) == (6 / count, "gaussian")
-        assert noise_of(defense) is None
+        assert mean_noise(Chain(defenses=(defense,)), [count]) == Noise(std=6 / count)
+        assert effect(defense, Noise) is None
         assert all(torch.equal(one[n], same[n]) for n in one)
         assert not any(torch.equal(one[n], other[n]) for n in one)
 

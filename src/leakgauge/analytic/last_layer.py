@@ -113,7 +113,7 @@ def units(observation: Observation, layer: Layer) -> float:
 def known_noise(observation: Observation, layer: Layer) -> Noise | None:
     """Return the noise that a known defense adds, in the layer's units, or None if it adds none."""
     noise = observation.noise
-    return None if noise is None else Noise(sigma=noise[0] * units(observation, layer))
+    return None if noise is None else Noise(sigma=noise.std * units(observation, layer))
 
 
 def rounding(shared: Tensor) -> Noise:

@@ -23,10 +23,10 @@ from leakgauge.core import (
     Observation,
     Progress,
     Reconstruction,
-    RoundsAtRandom,
+    Rounding,
     Seeds,
+    effect,
     image_grid,
-    rounding_of,
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import (
@@ -94,11 +94,12 @@ class BayesOptimal(BaseAttack):
         rounded = rounding(observation)
         if rounded is not None:
             return (1 / values) * RandomRounding(rounded.steps(observation.update)) + prior
-        if observation.noise is None:
+        noise = observation.noise
+        if noise is None:
             return prior
-        std, law = observation.noise
-        likelihood: Term = L2() if law == "gaussian" else L1()
-        scale = 1 / (2 * std**2) if law == "gaussian" else 2**0.5 / std
+        gaussian = noise.law == "gaussian"
+        likelihood: Term = L2() if gaussian else L1()
+        scale = 1 / (2 * noise.std**2) if gaussian else 2**0.5 / noise.std
         return (scale / values) * likelihood + prior
 
     def matching(self, observation: Observation) -> GradientMatching:
@@ -125,7 +126,7 @@ class BayesOptimal(BaseAttack):
         return matched(self.matching(observation), observation, seeds, progress)
 
 
-def rounding(observation: Observation) -> RoundsAtRandom | None:
+def rounding(observation: Observation) -> Rounding | None:
     """The rounding of a known defense, where no noise is beside it, and no mean of clients has blurred it."""
     alone = observation.noise is None and observation.clients == 1
-    return rounding_of(observation.knowledge.defense) if alone else None
+    return effect(observation, Rounding) if alone else None

@@ -23,13 +23,13 @@ from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
-    Conceals,
+    ConcealedExamples,
     Cost,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
-    concealing_of,
+    effect,
 )
 from leakgauge.federated.layers.targets import refused_targets
 from leakgauge.inversion import GradientMatching, Read
@@ -49,7 +49,7 @@ class ConcealmentMatching(BaseAttack):
         return frozenset({"batch_size", "defense"})
 
     def unsuited(self, observation: Observation) -> str | None:
-        if concealing_of(observation.knowledge.defense) is None:
+        if effect(observation, ConcealedExamples) is None:
             return "the known defense conceals no example behind another"
         found, labels = shared_head(observation), observation.knowledge.labels
         if isinstance(found, str) or found.dbias is None:
@@ -71,11 +71,11 @@ class ConcealmentMatching(BaseAttack):
         self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         clock = time.perf_counter()
-        defense = concealing_of(observation.knowledge.defense)
-        assert defense is not None, "unsuited() refuses this"
+        concealed = effect(observation, ConcealedExamples)
+        assert concealed is not None, "unsuited() refuses this"
         label, other = labels_of_pair(observation)
-        pair = as_pair(observation, defense)
-        targets = soft(label, other, defense.mixing, observation)
+        pair = as_pair(observation, concealed)
+        targets = soft(label, other, concealed.mixing, observation)
         found = self._matching(targets)(pair, seeds=seeds, progress=progress)
         return replace(
             found,
@@ -101,9 +101,9 @@ def labels_of_pair(observation: Observation) -> tuple[int, int]:
     return label, int(left.argmin())
 
 
-def as_pair(observation: Observation, defense: Conceals) -> Observation:
+def as_pair(observation: Observation, concealed: ConcealedExamples) -> Observation:
     """The observation as one of the mean gradient of two examples."""
-    scaled = observation.update.map(lambda t: t * (defense.divisor / 2))
+    scaled = observation.update.map(lambda t: t * (concealed.divisor / 2))
     knowledge = replace(
         observation.knowledge, batch_size=2, labels=None, label_counts=None, defense=None
     )

@@ -21,12 +21,12 @@ from leakgauge.attacks.restoration import restored
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
-    Erases,
+    ErasedPatches,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
-    erasing_of,
+    effect,
     image_grid,
 )
 from leakgauge.core.ranges import Count, Positive
@@ -50,7 +50,7 @@ class Inpainting(BaseAttack):
         return frozenset({"batch_size", "defense"})
 
     def unsuited(self, observation: Observation) -> str | None:
-        if erasing_of(observation.knowledge.defense) is None:
+        if effect(observation, ErasedPatches) is None:
             return "the known defense erases no part of images"
         if image_grid(observation.domain) is None:
             return f"it fills images in, not a {observation.domain.kind}"
@@ -62,11 +62,11 @@ class Inpainting(BaseAttack):
     def reconstruct(
         self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        defense, domain = erasing_of(observation.knowledge.defense), observation.domain
-        assert defense is not None, "unsuited() refuses this"
+        patches, domain = effect(observation, ErasedPatches), observation.domain
+        assert patches is not None, "unsuited() refuses this"
 
         def fill(inputs: Tensor) -> tuple[Tensor, str]:
-            lost = erased(inputs, defense)
+            lost = erased(inputs, patches)
             guess = filled(domain.to_unit(inputs), lost, weight=self.weight, steps=self.steps)
             share = float(lost.double().mean())
             return domain.from_unit(
@@ -76,16 +76,16 @@ class Inpainting(BaseAttack):
         return mended(self.attack, observation, fill, seeds=seeds, progress=progress)
 
 
-def erased(seen: Tensor, defense: Erases) -> Tensor:
+def erased(seen: Tensor, patches: ErasedPatches) -> Tensor:
     """Which pixels of images (B, C, H, W), in the data's units, a defense will have overwritten: (B, 1, H, W)."""
     height, width = seen.shape[-2:]
-    error = (seen.double() - defense.fill).square().mean(1, keepdim=True)
-    side = min(defense.side, height, width)
+    error = (seen.double() - patches.fill).square().mean(1, keepdim=True)
+    side = min(patches.side, height, width)
     # Squares that are cut at the end count as the mean over what they hold.
     distance = avg_pool2d(error, side, ceil_mode=True)
     order = distance.flatten(1).argsort(dim=1, stable=True)
     mask = torch.zeros_like(distance.flatten(1), dtype=torch.bool)
-    mask.scatter_(1, order[:, : defense.erased(height, width)], True)
+    mask.scatter_(1, order[:, : patches.erased(height, width)], True)
     grid = mask.view(distance.shape)
     return grid.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., :height, :width]
 

@@ -24,11 +24,12 @@ from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import (
     BaseAttack,
     Cost,
+    MixedExamples,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
-    mixing_of,
+    effect,
 )
 from leakgauge.core.ranges import Count
 from leakgauge.inversion import Read
@@ -49,7 +50,7 @@ class InstaHideDecoding(BaseAttack):
         return frozenset({"batch_size", "defense"})
 
     def unsuited(self, observation: Observation) -> str | None:
-        mixing, labels = mixing_of(observation.knowledge.defense), observation.knowledge.labels
+        mixing, labels = effect(observation, MixedExamples), observation.knowledge.labels
         if mixing is None or mixing.mirror is None:
             return "the known defense is not InstaHide"
         if observation.classes is None or (labels is not None and labels.ndim != 1):
@@ -68,7 +69,7 @@ class InstaHideDecoding(BaseAttack):
         best = min(
             found, key=lambda one: one.objectives[one.trial] if one.objectives else torch.inf
         )
-        mixing = mixing_of(observation.knowledge.defense)
+        mixing = effect(observation, MixedExamples)
         assert mixing is not None, "unsuited() refuses this"
         assert mixing.mirror is not None, "unsuited() refuses this"
         progress(1.0)
@@ -91,7 +92,7 @@ class InstaHideDecoding(BaseAttack):
         progress: Progress,
     ) -> Reconstruction:
         """The encryptions at one draw of the mixing."""
-        mixing = mixing_of(observation.knowledge.defense)
+        mixing = effect(observation, MixedExamples)
         assert mixing is not None, "unsuited() refuses this"
         assert observation.classes is not None, "unsuited() refuses this"
         like = next(iter(observation.update.tensors.values()))

@@ -28,12 +28,13 @@ from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
     Cost,
+    MixedExamples,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
+    effect,
     image_grid,
-    mixing_of,
 )
 from leakgauge.core.ranges import Count, Whole
 from leakgauge.inversion import GradientMatching, Guessed, Read
@@ -97,8 +98,8 @@ class MixupDecoding(BaseAttack):
         return frozenset({"batch_size", "defense"})
 
     def unsuited(self, observation: Observation) -> str | None:
-        mixing, labels = mixing_of(observation.knowledge.defense), observation.knowledge.labels
-        if mixing is None or mixing.mixed != 2 or mixing.mirror is not None:
+        mixing, labels = effect(observation, MixedExamples), observation.knowledge.labels
+        if mixing is None or mixing.per_mixture != 2 or mixing.mirror is not None:
             return "the known defense is not mixup"
         if image_grid(observation.domain) is None:
             return f"it tells pairings apart by edges, which a {observation.domain.kind} lacks"

@@ -35,8 +35,9 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
+    TransformedExamples,
+    effect,
     image_grid,
-    transforming_of,
 )
 from leakgauge.core.ranges import Count, Positive
 
@@ -61,7 +62,7 @@ class TransformationInversion(BaseAttack):
         return frozenset({"batch_size", "defense"})
 
     def unsuited(self, observation: Observation) -> str | None:
-        if transforming_of(observation.knowledge.defense) is None:
+        if effect(observation, TransformedExamples) is None:
             return "the known defense does not transform images"
         if image_grid(observation.domain) is None:
             return f"it tells transformations apart by images, not by a {observation.domain.kind}"
@@ -73,9 +74,9 @@ class TransformationInversion(BaseAttack):
     def reconstruct(
         self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        defense, domain = transforming_of(observation.knowledge.defense), observation.domain
-        assert defense is not None, "unsuited() refuses this"
-        units = [partial(_in_unit, domain, one) for one in defense.maps]
+        transformed, domain = effect(observation, TransformedExamples), observation.domain
+        assert transformed is not None, "unsuited() refuses this"
+        units = [partial(_in_unit, domain, one) for one in transformed.maps]
 
         def undo(inputs: Tensor) -> tuple[Tensor, str]:
             guess, chosen = undone(domain.to_unit(inputs).clamp(0, 1), units, self)

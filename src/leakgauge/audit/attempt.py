@@ -11,6 +11,7 @@ from torch import Tensor
 from leakgauge.core import (
     Attack,
     AttackError,
+    ChangedExamples,
     Defense,
     Observation,
     Progress,
@@ -18,6 +19,7 @@ from leakgauge.core import (
     Seeds,
     Status,
     dtype_of,
+    effects_of,
     nearest_examples,
     parts_of,
     unit_shape,
@@ -67,8 +69,11 @@ def measured(observation: Observation, found: Reconstruction) -> Reconstruction:
 
 
 def acts_on_examples(defense: Defense | None) -> bool:
-    """Return whether the client may train on other examples than the private ones."""
-    return any(
+    """Return whether the client may train on other examples than the private ones.
+
+    A defense states it. One that states nothing, but has an `on_batch` of its own, may do anything there.
+    """
+    return bool(effects_of(defense, ChangedExamples)) or any(
         getattr(type(part), "on_batch", None) is not Undefended.on_batch
         for part in parts_of(defense)
     )

@@ -8,7 +8,16 @@ from typing import Any
 
 from leakgauge.audit.case import Case
 from leakgauge.audit.failures import Failed, reason_of, tried
-from leakgauge.core import Attack, Defense, Knowledge, LocalTraining, SpecificationError
+from leakgauge.core import (
+    Attack,
+    Defense,
+    Effect,
+    Knowledge,
+    LocalTraining,
+    SpecificationError,
+    effects_of,
+    parts_of,
+)
 from leakgauge.core.ranges import check_ranges
 from leakgauge.threats import ThreatModel
 
@@ -24,6 +33,8 @@ def check_shape(case: Case) -> None:
                 raise mistake(case, name, "whole numbers from 1", repr(value), "correct it")
     for name, kind, part in parts(case):
         check_part(case, name, kind, part)
+    for part in (part for defense in case.defenses for part in parts_of(defense)):
+        check_effects(case, part)
     for attack in case.attacks:
         check_requires(case, attack)
 
@@ -48,6 +59,16 @@ def check_part(case: Case, name: str, kind: Any, part: Any) -> None:
         found = f"the class {part.__name__}" if isinstance(part, type) else text
         raise mistake(case, name, wanted, found, "see the docstring of the protocol")
     check_ranges(part)
+
+
+def check_effects(case: Case, part: Defense) -> None:
+    """Raise SpecificationError unless what a defense states as `effects` is a tuple of effects."""
+    told = tried("effects", lambda: effects_of(part, Effect))
+    if isinstance(told, Failed):
+        if isinstance(told.cause, SpecificationError):
+            raise told.cause
+        found = f"one of {type(part).__name__} that fails: {reason_of(told.cause)}"
+        raise mistake(case, "defenses", "a tuple of effects", found, "correct its effects")
 
 
 def check_requires(case: Case, attack: Attack) -> None:

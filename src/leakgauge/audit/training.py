@@ -18,14 +18,14 @@ from leakgauge.audit.records import JobResult
 from leakgauge.audit.utility import Utility
 from leakgauge.core import (
     Defense,
-    Mixes,
+    MixedExamples,
+    PrivacyBound,
     Progress,
     Protected,
     Seeds,
     SpecificationError,
     Status,
-    TellsEpsilon,
-    parts_of,
+    effects_of,
     silent,
 )
 from leakgauge.data import Dataset
@@ -150,9 +150,8 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict
 
     `value` is None where there is no bound, or none could be told: `note` says why.
     """
-    parts = parts_of(defense)
-    telling = [part for part in parts if isinstance(part, TellsEpsilon)]
-    if not telling:
+    bounds = effects_of(defense, PrivacyBound)
+    if not bounds:
         return None
     # The fewer examples a client has, the more of its training each of them is.
     rates = [min(utility.examples or size, size) / size for size in history.sizes]
@@ -162,9 +161,9 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict
         "value": None,
         "delta": DELTA,
         "steps": steps,
-        "sample_rate": sampled[telling[0].protects],
+        "sample_rate": sampled[bounds[0].protects],
     }
-    if any(isinstance(part, Mixes) for part in parts):
+    if effects_of(defense, MixedExamples):
         return told | {"note": "no epsilon: mixtures let one example act in several"}
     try:
         # The accountant warns of bounds that could be tighter: they hold all the same.
@@ -172,10 +171,10 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict
             warnings.simplefilter("ignore")
             value, protects = min(
                 (
-                    part.epsilon(steps=steps, sample_rate=sampled[part.protects], delta=DELTA),
-                    part.protects,
+                    bound.epsilon(steps=steps, sample_rate=sampled[bound.protects], delta=DELTA),
+                    bound.protects,
                 )
-                for part in telling
+                for bound in bounds
             )
     except SpecificationError as error:
         return told | {"note": f"no epsilon: {error}"}

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from leakgauge.core.disclosure import changes_examples
 from leakgauge.core.domain import space_of
+from leakgauge.core.effects import ChangedExamples
 from leakgauge.core.errors import AttackError, LeakGaugeError, ProbeError
 from leakgauge.core.lines import said
 from leakgauge.core.observation import Observation
@@ -19,6 +19,7 @@ from leakgauge.core.protocols import Progress, silent
 from leakgauge.core.ranges import check_argument, check_ranges
 from leakgauge.core.reconstruction import Cost, Reconstruction, Status
 from leakgauge.core.seeds import Seeds
+from leakgauge.core.stated import effects_of
 
 CONVERGED_WITHIN = 1e-3
 """Largest relative residual ||g - g*|| / ||g*|| of the whole update that counts as converged.
@@ -105,7 +106,7 @@ class BaseAttack(ABC):
         with named_failures(self, "search"):
             found = self.reconstruct(observation, seeds=seeds, progress=progress)
         found = steady(observation, bounded(found))
-        return of_the_trained(found) if changes_examples(observation.knowledge.defense) else found
+        return of_the_trained(found) if effects_of(observation, ChangedExamples) else found
 
 
 @contextmanager

@@ -15,7 +15,10 @@ from leakgauge.core.update import Tensors, Update
 
 @runtime_checkable
 class Defense(Protocol):
-    """What a client does against leakage, at four seams, and what an adversary who knows it does in turn."""
+    """What a client does against leakage, at four seams, and what an adversary who knows it does in turn.
+
+    Optional: `effects`, a tuple of `Effect`s, says as data what the defense does to what is seen (core/effects.py).
+    """
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         """Seam 1, the data: inputs (B, *shape) and targets (B,) or (B, K) as trained on."""
@@ -49,7 +52,7 @@ class Claim:
 
 @runtime_checkable
 class Combined(Defense, Protocol):
-    """Several defenses that act one after the other."""
+    """Several defenses that act one after the other. If it states no `effects`, it has those of its parts."""
 
     @property
     def defenses(self) -> tuple[Defense, ...]:
@@ -68,11 +71,3 @@ def parts_of(defense: Defense | None) -> tuple[Defense, ...]:
     if not isinstance(defense, Combined):
         return (defense,)
     return tuple(part for inner in defense.defenses for part in parts_of(inner))
-
-
-def in_other_units(defense: Defense | None) -> Defense | None:
-    """What still holds of a defense once the adversary has scaled the update: the parts without units of their own."""
-    kept = [part for part in parts_of(defense) if not getattr(part, "absolute", False)]
-    if isinstance(defense, Combined) and kept:
-        return defense.of(tuple(kept))
-    return kept[0] if kept else None

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core.defense import Defense
-from leakgauge.core.disclosure import NoiseLaw, noise_of
 from leakgauge.core.domain import Domain
+from leakgauge.core.effects import Noise
 from leakgauge.core.errors import KnowledgeError
 from leakgauge.core.protocols import Attack, LocalTraining, Loss
+from leakgauge.core.stated import mean_noise
 from leakgauge.core.summaries import Summarized
 from leakgauge.core.update import Tensors, Update
 
@@ -77,15 +78,15 @@ class Observation(Summarized):
         return self.not_one_gradient() or (several if self.batch_size > 1 else None)
 
     @property
-    def noise(self) -> tuple[float, NoiseLaw] | None:
-        """Standard deviation and law of the noise that the known defense left on each entry; None of none known.
+    def noise(self) -> Noise | None:
+        """Return the noise that the known defense left on each entry, or None if none is known.
 
-        Of several clients, each adds its own; they hold parts of the batch as equal as can be.
+        Each of several clients adds noise of its own. They hold parts of the batch as equal as can be.
         """
         total, counts = self.knowledge.batch_size, list[int | None]([None] * self.clients)
         if total is not None:
             counts = [len(part) for part in torch.arange(total).tensor_split(self.clients)]
-        return noise_of(self.knowledge.defense, counts)
+        return mean_noise(self, counts)
 
     @property
     def batch_size(self) -> int:

@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from leakgauge.core import Claim, DataError, Seeds, SpecificationError
+from leakgauge.core import Claim, DataError, Effect, Seeds, SpecificationError, TransformedExamples
 from leakgauge.core.ranges import check_fields
 from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.image_operations import OPERATIONS
@@ -93,6 +93,10 @@ class ATS(Undefended):
                 remedy="correct policies",
             )
         return found
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (TransformedExamples(maps=self.maps),)
 
     @property
     def maps(self) -> tuple[Transformation, ...]:

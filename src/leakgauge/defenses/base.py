@@ -9,24 +9,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Claim, LocalTraining, Seeds, Tensors, Update
+from leakgauge.core import Claim, Effect, LocalTraining, Seeds, Tensors, Update
 
 
 @dataclass(frozen=True)
 class Undefended:
     """Identity at all four seams. Subclasses are frozen dataclasses that override one of them.
 
-    strength: the field that a figure puts on its axis. absolute: whether that is in the update's own
-    units, so that it means nothing on an update that was scaled. bits: of each value that is sent.
+    strength: the field that a figure puts on its axis. claim: what the defense hides, for a reader. effects: what it
+    does to what is seen, for an adaptive adversary.
     """
 
     strength: ClassVar[str | None] = None
-    absolute: ClassVar[bool] = False
     claim: ClassVar[Claim] = Claim("nothing", "nobody", "takes the update as it is")
 
     @property
-    def bits(self) -> int:
-        return 32
+    def effects(self) -> tuple[Effect, ...]:
+        return ()
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         return inputs, targets

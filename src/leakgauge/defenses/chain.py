@@ -8,7 +8,19 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from leakgauge.core import Claim, Defense, LocalTraining, Seeds, Tensors, Update, remembered
+from leakgauge.core import (
+    Claim,
+    Defense,
+    Effect,
+    LocalTraining,
+    Memory,
+    Seeds,
+    Tensors,
+    Update,
+    defended_update,
+    effects_in_order,
+    effects_of,
+)
 from leakgauge.defenses.base import Undefended
 
 
@@ -22,6 +34,13 @@ class Chain(Undefended):
         "simulates each part in its order, by what was observed at the end of all",
     )
     defenses: tuple[Defense, ...] = ()
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """Return those of the parts in their order. If any part keeps a memory, the chain does."""
+        own = effects_in_order(self.defenses)
+        kept = any(effects_of(defense, Memory) for defense in self.defenses)
+        return (*own, Memory(remember=self.remember)) if kept else own
 
     def of(self, defenses: tuple[Defense, ...]) -> Chain:
         """The chain of others."""
@@ -52,7 +71,7 @@ class Chain(Undefended):
         kept: Tensors = {}
         for i, defense in enumerate(self.defenses):
             own = {n.removeprefix(f"{i}/"): t for n, t in memory.items() if n.startswith(f"{i}/")}
-            update, after = remembered(defense, update, own, seeds=seeds.child(str(i)))
+            update, after = defended_update(defense, update, own, seeds=seeds.child(str(i)))
             kept |= {f"{i}/{name}": t for name, t in after.items()}
         return update, kept
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from leakgauge.core import Claim, Seeds, Tensors, Update
+from leakgauge.core import Claim, Effect, InUpdateUnits, Seeds, Tensors, Update
 from leakgauge.core.ranges import Positive
 from leakgauge.defenses.base import Undefended
 from leakgauge.federated.training.per_example import clipping_scale
@@ -17,13 +17,16 @@ class Clipping(Undefended):
     """g * min(1, norm / ||g||), ||g|| over all tensors; norm > 0 in the update's own units."""
 
     strength: ClassVar[str] = "norm"
-    absolute: ClassVar[bool] = True
     claim: ClassVar[Claim] = Claim(
         "how long the update is, where it is longer than the bound",
         "whoever sees the update",
         "clips its own update alike: the direction is what it was",
     )
     norm: Positive = 1.0
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (InUpdateUnits(),)
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         scale = clipping_scale(update.tensors, self.norm)

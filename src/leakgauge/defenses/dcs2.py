@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from leakgauge.core import (
     Claim,
+    ConcealedExamples,
+    Effect,
     LocalTraining,
     Loss,
     ModelError,
@@ -61,6 +63,10 @@ class DCS2(Undefended):
     apart: NonNegative = 0.01
     alike: NonNegative = 0.01
     enough: Positive = 120.0
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (ConcealedExamples(mixing=self.mixing, divisor=self.divisor),)
 
     @property
     def divisor(self) -> float:

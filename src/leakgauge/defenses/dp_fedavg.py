@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from leakgauge.core import Claim, NoiseLaw, Protected, Seeds, Tensors, Update
+from leakgauge.core import Claim, Effect, InUpdateUnits, Noise, PrivacyBound, Seeds, Tensors, Update
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.defenses.accounting import rdp_epsilon
 from leakgauge.defenses.base import Undefended
@@ -32,9 +32,6 @@ class DPFedAvg(Undefended):
     """
 
     strength: ClassVar[str] = "noise_multiplier"
-    absolute: ClassVar[bool] = True
-    law: ClassVar[NoiseLaw] = "gaussian"
-    protects: ClassVar[Protected] = "client"
     claim: ClassVar[Claim] = Claim(
         "whether any one client took part, whatever its examples, within epsilon",
         "whoever sees the mean of so many clients' updates; with one, whoever sees the update",
@@ -43,6 +40,11 @@ class DPFedAvg(Undefended):
     max_norm: Positive = 1.0
     noise_multiplier: NonNegative = 1.0
     clients: Count = 1
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        bound = PrivacyBound(protects="client", epsilon=self.epsilon)
+        return InUpdateUnits(), Noise(std=self.std), bound
 
     @property
     def std(self) -> float:

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import (
+    BatchNoise,
+    ChangedTraining,
     Claim,
+    Effect,
+    InUpdateUnits,
     LocalTraining,
     Loss,
-    NoiseLaw,
-    Protected,
+    PrivacyBound,
     Seeds,
     SingleGradient,
     SpecificationError,
@@ -40,9 +43,6 @@ class DPSGD(Undefended):
     """
 
     strength: ClassVar[str] = "noise_multiplier"
-    absolute: ClassVar[bool] = True
-    law: ClassVar[NoiseLaw] = "gaussian"
-    protects: ClassVar[Protected] = "example"
     claim: ClassVar[Claim] = Claim(
         "whether any one example was there, within epsilon",
         "whoever sees the update",
@@ -50,6 +50,15 @@ class DPSGD(Undefended):
     )
     max_norm: Positive = 1.0
     noise_multiplier: NonNegative = 1.0
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            InUpdateUnits(),
+            BatchNoise(std=self.noise_multiplier * self.max_norm),
+            ChangedTraining(simulated=self.simulated),
+            PrivacyBound(protects="example", epsilon=self.epsilon),
+        )
 
     def std_of(self, count: int) -> float:
         """The noise's standard deviation on the mean over `count` examples."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from leakgauge.core import Claim, NoiseLaw, Seeds, Update
+from leakgauge.core import Claim, Effect, InUpdateUnits, Noise, Seeds, Update
 from leakgauge.core.ranges import Positive
 from leakgauge.defenses.base import Undefended
 
@@ -17,14 +17,16 @@ class GaussianNoise(Undefended):
     """g + N(0, std^2), independently for each entry; std > 0 in the gradient's own units."""
 
     strength: ClassVar[str] = "std"
-    absolute: ClassVar[bool] = True
-    law: ClassVar[NoiseLaw] = "gaussian"
     claim: ClassVar[Claim] = Claim(
         "each entry of the update within its noise",
         "whoever sees the update",
         "matches by squares, the most likely batch under Gaussian noise",
     )
     std: Positive = 1e-2
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return InUpdateUnits(), Noise(std=self.std)
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         generator = seeds.generator("gaussian noise")

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakgauge.core import Claim, DataError, Seeds
+from leakgauge.core import Claim, DataError, Effect, ErasedPatches, Seeds
 from leakgauge.core.ranges import Count, Share
 from leakgauge.defenses.base import Undefended
 
@@ -37,9 +37,14 @@ class PixelDropout(Undefended):
     share: Share = 0.5
     fill: float = 0.0
 
-    def erased(self, height: int, width: int) -> int:
-        """How many squares of an image are overwritten."""
-        return int(self.share * squares(height, width, self.side))
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (self.erasure,)
+
+    @property
+    def erasure(self) -> ErasedPatches:
+        """Which squares may be overwritten, by what value, and how many are."""
+        return ErasedPatches(fill=self.fill, side=self.side, fraction=self.share)
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W), each with a mask of its own. Raises DataError of other inputs."""
@@ -52,7 +57,8 @@ class PixelDropout(Undefended):
             )
         height, width = inputs.shape[-2:]
         generator = seeds.generator("input dropout")
-        count, total = self.erased(height, width), squares(height, width, self.side)
+        erasure = self.erasure
+        count, total = erasure.erased(height, width), erasure.squares(height, width)
         masks = torch.zeros(len(inputs), total, dtype=torch.bool)
         for mask in masks:
             mask[torch.randperm(total, generator=generator)[:count]] = True
@@ -73,11 +79,6 @@ class PatchDropout(PixelDropout):
         "finds what was filled, and fills it from the patches around: the edges of each, its middle poorly",
     )
     side: Count = 4  # type: ignore[misc]
-
-
-def squares(height: int, width: int, side: int) -> int:
-    """How many squares cover an image."""
-    return -(-height // side) * -(-width // side)
 
 
 def spread(masks: Tensor, height: int, width: int, side: int) -> Tensor:

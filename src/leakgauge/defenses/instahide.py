@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from leakgauge.core import Claim, Seeds, SpecificationError
+from leakgauge.core import Claim, Effect, MixedExamples, Seeds, SpecificationError
 from leakgauge.core.ranges import check_fields
 from leakgauge.defenses.base import Undefended
 
@@ -50,6 +50,11 @@ class InstaHide(Undefended):
                 found=f"{self.bound:g}",
                 remedy="raise bound, or mixed",
             )
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        mixing = MixedExamples(per_mixture=self.mixed, mirror=self.mirror, weights=self.weights)
+        return (mixing,)
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         """Encryptions of inputs (B, *shape), mixtures of targets (B,) or (B, K), numbers both."""

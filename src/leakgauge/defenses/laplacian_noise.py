@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakgauge.core import Claim, NoiseLaw, Seeds, Update
+from leakgauge.core import Claim, Effect, InUpdateUnits, Noise, Seeds, Update
 from leakgauge.core.ranges import Positive
 from leakgauge.defenses.base import Undefended
 
@@ -18,14 +18,16 @@ class LaplacianNoise(Undefended):
     """g + Laplace(0, b) with b = std / sqrt(2), so that std > 0 means what it means for a Gaussian."""
 
     strength: ClassVar[str] = "std"
-    absolute: ClassVar[bool] = True
-    law: ClassVar[NoiseLaw] = "laplacian"
     claim: ClassVar[Claim] = Claim(
         "each entry of the update within its noise",
         "whoever sees the update",
         "matches by absolute differences, the most likely batch under Laplacian noise",
     )
     std: Positive = 1e-2
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return InUpdateUnits(), Noise(std=self.std, law="laplacian")
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         generator = seeds.generator("laplacian noise")

@@ -15,7 +15,19 @@ from typing import ClassVar
 
 from torch import nn
 
-from leakgauge.core import Claim, ModelError, Seeds, Tensors, Update, copied, trainable
+from leakgauge.core import (
+    Claim,
+    Effect,
+    HiddenModel,
+    KeptLocal,
+    Misleading,
+    ModelError,
+    Seeds,
+    Tensors,
+    Update,
+    copied,
+    trainable,
+)
 from leakgauge.core.ranges import Whole
 from leakgauge.defenses.base import Undefended, zeroed
 
@@ -38,6 +50,14 @@ class LocalLayers(Undefended):
     last: Whole = 1
     first: Whole = 0
     names: tuple[str, ...] = ()
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            KeptLocal(names=self.local),
+            HiddenModel(shown=self.shown),
+            Misleading(believed=self.believed),
+        )
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """The model as it is. Raises ModelError where it lacks a named layer, or has no other than local ones."""

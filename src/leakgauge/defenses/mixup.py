@@ -14,7 +14,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from leakgauge.core import Claim, Seeds
+from leakgauge.core import Claim, Effect, MixedExamples, Seeds
 from leakgauge.defenses.base import Undefended
 
 
@@ -27,14 +27,16 @@ class Mixup(Undefended):
     """
 
     strength: ClassVar[str] = "alpha"
-    mixed: ClassVar[int] = 2
-    mirror: ClassVar[float | None] = None
     claim: ClassVar[Claim] = Claim(
         "each example within a mixture of two",
         "whoever sees the update",
         "finds mixtures with their soft labels, reads from those who was mixed with whom, and solves for the examples",
     )
     alpha: Annotated[float, Ge(1e-2), Le(1e3)] = 1.0
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (MixedExamples(per_mixture=2, weights=self.weights),)
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         """Mixtures of inputs (B, *shape) and of targets (B,) or (B, K), numbers both."""

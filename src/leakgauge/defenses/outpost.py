@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from leakgauge.core import (
     Claim,
+    Effect,
+    InUpdateUnits,
     LocalTraining,
     Loss,
+    Misleading,
     Seeds,
     SpecificationError,
     Tensors,
@@ -42,7 +45,6 @@ class Outpost(Undefended):
     """
 
     strength: ClassVar[str] = "noise"
-    absolute: ClassVar[bool] = True
     claim: ClassVar[Claim] = Claim(
         "the entries of least magnitude, and within noise those of the most Fisher information, "
         "the more the wider a layer's weights spread",
@@ -55,6 +57,10 @@ class Outpost(Undefended):
     sparsity: Share = 0.8
     decay: NonNegative = 0.125
     iteration: Whole = 0
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return InUpdateUnits(), Misleading(believed=self.believed)
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
         if training.kind != "gradient":

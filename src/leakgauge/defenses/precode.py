@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from leakgauge.core import Claim, Seeds, Tensors, Update
+from leakgauge.core import Claim, Effect, Misleading, Seeds, Tensors, Update
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.defenses.base import Undefended, zeroed
 from leakgauge.defenses.last_linear import before_last_linear, last_linear
@@ -40,6 +40,10 @@ class Precode(Undefended):
     )
     latent: Count = 256
     beta: NonNegative = 1e-3
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        return (Misleading(believed=self.believed),)
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """A copy with the bottleneck. Raises ModelError where it does not end with a linear layer behind others."""

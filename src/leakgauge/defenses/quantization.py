@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leakgauge.core import Claim, Seeds, Update
+from leakgauge.core import Claim, Effect, Encoding, Seeds, Update
 from leakgauge.defenses.base import Undefended
 
 
@@ -25,8 +25,8 @@ class Quantization(Undefended):
     format: Literal["fp16", "bf16", "int8"] = "fp16"
 
     @property
-    def bits(self) -> int:
-        return {"fp16": 16, "bf16": 16, "int8": 8}[self.format]
+    def effects(self) -> tuple[Effect, ...]:
+        return (Encoding(bits={"fp16": 16, "bf16": 16, "int8": 8}[self.format]),)
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         return update.map({"fp16": _half, "bf16": _bfloat, "int8": _int8}[self.format])

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakgauge.core import Claim, Seeds, Tensors, Update
+from leakgauge.core import Claim, Effect, Encoding, Seeds, Tensors, Update
 from leakgauge.defenses.base import Undefended
 
 SOFTNESS = 0.3
@@ -34,8 +34,8 @@ class Sign(Undefended):
     )
 
     @property
-    def bits(self) -> int:
-        return 1
+    def effects(self) -> tuple[Effect, ...]:
+        return (Encoding(bits=1),)
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         return update.map(lambda t: mean_magnitude(t) * t.sign())

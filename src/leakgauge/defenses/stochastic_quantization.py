@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leakgauge.core import Claim, Seeds, Tensors, Update
+from leakgauge.core import Claim, Effect, Encoding, Rounding, Seeds, Tensors, Update
 from leakgauge.core.ranges import Count
 from leakgauge.defenses.base import Undefended
 
@@ -43,8 +43,9 @@ class StochasticQuantization(Undefended):
     bucket: Count = 512
 
     @property
-    def bits(self) -> int:
-        return math.ceil(math.log2(2 * self.levels + 1))
+    def effects(self) -> tuple[Effect, ...]:
+        bits = math.ceil(math.log2(2 * self.levels + 1))
+        return Encoding(bits=bits), Rounding(steps=self.steps)
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         generator = seeds.generator("stochastic quantization")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import (
+    ChangedTraining,
     Knowledge,
     KnowledgeError,
     Observation,
@@ -16,8 +17,8 @@ from leakgauge.core import (
     Shuffled,
     SpecificationError,
     Tensors,
+    effect,
     plain_update,
-    simulated_training,
     trainable,
 )
 from leakgauge.core.ranges import check_fields
@@ -111,8 +112,9 @@ class Server:
         training = theirs.protocol if self.order else given.protocol
         if not self.hyperparameters and training.kind == "delta":
             training = Withheld(training.kind)
-        if self.defense:
-            training = simulated_training(given.defense, training)
+        changed = effect(given.defense, ChangedTraining) if self.defense else None
+        if changed is not None:
+            training = changed.simulated(training)
         labels = batch.targets.detach().clone() if self.order else _shuffled(batch.targets, seeds)
         return Observation(
             model=shown,

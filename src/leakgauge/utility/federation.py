@@ -18,7 +18,6 @@ from leakgauge.core import (
     Tensors,
     Update,
     UpdateError,
-    local_of,
     silent,
     trainable,
 )
@@ -26,6 +25,7 @@ from leakgauge.core.ranges import Count, Positive
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client
 from leakgauge.federated.aggregation.sums import WeightedMean
+from leakgauge.federated.clients.client import kept_local
 from leakgauge.federated.isolation.untouched import output_of
 from leakgauge.utility.partition import label_skew
 from leakgauge.utility.traffic import sent_bytes
@@ -82,7 +82,7 @@ class Federation:
         parts = label_skew(data.targets, self.clients, self.alpha, seeds=seeds)
         model = client.global_model(seeds=seeds)
         accuracy, sent, seconds = [accuracy_of(model, test)], list[int](), list[float]()
-        shared_by_all = trainable(model).keys() - local_of(client.defense, trainable(model))
+        shared_by_all = trainable(model).keys() - kept_local(client.defense, trainable(model))
         memories: list[Tensors] = [{} for _ in parts]
         own = [model] * len(parts)
         diverged = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from leakgauge.core import Defense, Update, parts_of
+from leakgauge.core import Defense, Encoding, Update, effect
 
 FLOAT = 32
 """Bits of a value that no defense shortens."""
@@ -14,9 +14,10 @@ def sent_bytes(update: Update, defense: Defense | None = None) -> int:
     """Bytes of one update as a plain encoder would send it, whichever is shorter of each tensor:
 
     every value, or the values that are not zero, each with its place in ceil(log2 n) bits. A value has as many bits
-    as the defense's shortest format (`bits`, 32 where none is stated). No entropy coding, no headers.
+    as the defense's shortest format (`Encoding`; 32 bits if it states none). No entropy coding, no headers.
     """
-    bits = min([getattr(part, "bits", FLOAT) for part in parts_of(defense)], default=FLOAT)
+    encoding = effect(defense, Encoding)
+    bits = FLOAT if encoding is None else encoding.bits
     total = 0.0
     for tensor in update.tensors.values():
         count, kept = tensor.numel(), int((tensor != 0).sum())

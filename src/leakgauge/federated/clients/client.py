@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 
@@ -15,19 +15,20 @@ from leakgauge.core import (
     DataError,
     Defense,
     Domain,
-    HidesModel,
+    HiddenModel,
+    KeptLocal,
     LeakGaugeError,
     LocalTraining,
     Loss,
-    Mixes,
+    MixedExamples,
     ModelError,
     Seeds,
     Tensors,
     Update,
-    local_of,
-    parts_of,
+    defended_update,
+    effect,
+    effects_of,
     plain_update,
-    remembered,
     trainable,
 )
 from leakgauge.core.allowance import Allowance
@@ -131,10 +132,8 @@ class Client(Summarized):
 
     def seen_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """The client's `model` as the server holds it."""
-        for part in parts_of(self.defense):
-            if isinstance(part, HidesModel):
-                model = part.shown(model, seeds=seeds.child("defense"))
-        return model
+        hidden = effect(self.defense, HiddenModel)
+        return model if hidden is None else hidden.shown(model, seeds=seeds.child("defense"))
 
     def drawn(self, count: int, *, seeds: Seeds) -> Client:
         """This client with the orders of its local training drawn for a batch of `count` examples."""
@@ -158,9 +157,9 @@ class Client(Summarized):
         update = trained
         if self.defense is not None:
             child = seeds.child("defense")
-            update, later = remembered(self.defense, update, memory, seeds=child)
+            update, later = defended_update(self.defense, update, memory, seeds=child)
         update.check(trainable(model))
-        for name in local_of(self.defense, trained.tensors):
+        for name in kept_local(self.defense, trained.tensors):
             later[OWN + name] = trained.tensors[name] + memory.get(OWN + name, 0)
         return plain_update(update, trainable(model)), later
 
@@ -188,7 +187,7 @@ class Client(Summarized):
         training = with_orders(self.training, len(batch), seeds=seeds.child("client"))
         seeds = seeds.child("defense")
         if defense is not None:
-            if any(isinstance(part, Mixes) for part in parts_of(defense)):
+            if effects_of(defense, MixedExamples):
                 check_real(inputs)
                 targets = mixable(targets, self.classes).to(inputs)
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
@@ -215,6 +214,12 @@ class Client(Summarized):
             # One epoch shows whether they fit; the others take their time.
             training = first_epoch(own.training)
             local_update(training, model, own.loss, batch.inputs, batch.targets)
+
+
+def kept_local(defense: Defense | None, names: Iterable[str]) -> frozenset[str]:
+    """Return which of the parameters of these names stay a client's own."""
+    kept = effect(defense, KeptLocal)
+    return frozenset() if kept is None else kept.names(list(names))
 
 
 @contextmanager

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import (
-    Misleads,
+    Misleading,
     Observation,
     SingleGradient,
     Tensors,
     Update,
     copied,
-    parts_of,
+    effect,
     trainable,
 )
 from leakgauge.federated.training.fedsgd import local_update
@@ -88,10 +88,10 @@ def functional_gradient(observation: Observation, training: SingleGradient) -> S
 
 def believed(observation: Observation) -> Observation:
     """The observation without the parts of its update that a known defense made say nothing, or what is not so."""
-    update = observation.update
-    for part in parts_of(observation.knowledge.defense):
-        if isinstance(part, Misleads):
-            update = part.believed(update)
+    misleading = effect(observation, Misleading)
+    if misleading is None:
+        return observation
+    update = misleading.believed(observation.update)
     return observation if update is observation.update else replace(observation, update=update)
 
 

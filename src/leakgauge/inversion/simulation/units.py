@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from leakgauge.core import Loss, Observation, SingleGradient, parts_of
+from leakgauge.core import InUpdateUnits, Loss, Observation, SingleGradient, effect
 from leakgauge.federated.isolation.untouched import value_of
 from leakgauge.federated.training.fedsgd import FedSGD
 
@@ -21,7 +21,7 @@ def rescaled(observation: Observation) -> Observation:
     usual, the update is no single gradient, or a known defense has units of its own.
     """
     largest = max(float(t.abs().max()) for t in observation.update.tensors.values() if t.numel())
-    absolute = any(getattr(p, "absolute", False) for p in parts_of(observation.knowledge.defense))
+    absolute = effect(observation, InUpdateUnits) is not None
     single = isinstance(observation.training, FedSGD | SingleGradient)
     if largest == 0 or USUAL[0] <= largest <= USUAL[1] or absolute or not single:
         return observation
