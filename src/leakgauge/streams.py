@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 
-from leakgauge.core import OutputLost
+from leakgauge.core.errors import OutputLost
 from leakgauge.core.files import reason
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from leakgauge import report
 from leakgauge.core.errors import DataError, OutputError
-from leakgauge.report import figures, lenient, render, write
+from leakgauge.report import figures, lenient, render, write_report
 from leakgauge.report.cells import Cell, Column
 from leakgauge.report.gallery import read_within
 from leakgauge.report.leak import any_leak, leaked, leaks, verdict
@@ -337,7 +337,7 @@ def test_write_reads_records_and_leaves_only_the_page(folder: Path) -> None:
     lines = [json.dumps(record) for record in (header(), cell(200.0), END)]
     (folder / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     before = {path.name for path in folder.iterdir()}
-    path = write(folder)
+    path = write_report(folder)
     assert path == folder / "report.html"
     assert {p.name for p in folder.iterdir()} == before | {"report.html"}
     assert "rebuilt exactly" in path.read_text(encoding="utf-8")
@@ -345,21 +345,21 @@ def test_write_reads_records_and_leaves_only_the_page(folder: Path) -> None:
 
 def test_missing_records_are_a_user_s_mistake(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"records\.jsonl.*no such file") as caught:
-        write(tmp_path)
+        write_report(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_malformed_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").write_text(json.dumps(header()) + '\n{"type": "cel\n', "utf-8")
     with pytest.raises(DataError, match=r"records\.jsonl, line 2"):
-        write(tmp_path)
+        write_report(tmp_path)
 
 
 @pytest.mark.parametrize("rest", ['{"type": "cel', '{"type": "cell", "id": "', "{"])
 def test_a_last_line_that_was_cut_is_left_out(tmp_path: Path, rest: str) -> None:
     whole = "\n".join(map(json.dumps, [header(planned=2), cell()]))
     (tmp_path / "records.jsonl").write_text(f"{whole}\n{rest}", "utf-8")
-    page = write(tmp_path).read_text("utf-8")
+    page = write_report(tmp_path).read_text("utf-8")
     assert "1 of 2 planned audits" in page
 
 
@@ -373,7 +373,7 @@ def test_a_page_that_cannot_be_written_is_a_user_s_mistake(tmp_path: Path) -> No
     (tmp_path / "records.jsonl").write_text(json.dumps(header()), "utf-8")
     (tmp_path / "report.html").mkdir()
     with pytest.raises(OutputError, match=r"report\.html"):
-        write(tmp_path)
+        write_report(tmp_path)
     assert not list(tmp_path.glob(".report*"))
 
 
@@ -443,7 +443,7 @@ class TestRecordsOfOthers:
         self, tmp_path: Path, content: str
     ) -> None:
         (tmp_path / "records.jsonl").write_text(content)
-        for draws in (write, report.recommendations):
+        for draws in (write_report, report.recommendations):
             with pytest.raises(DataError, match="header of a run") as caught:
                 draws(tmp_path)
             assert "\n" not in str(caught.value)

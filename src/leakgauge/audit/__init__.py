@@ -1,32 +1,8 @@
-"""Audits: specification, planning, execution, records."""
+"""Audits: specification, planning, execution, records.
 
-from leakgauge.audit.case import Case, Cell
-from leakgauge.audit.keeper import Plan, Run
-from leakgauge.audit.machine import available_cores
-from leakgauge.audit.records import check_folder, in_order, without_times
-from leakgauge.audit.run import audit, execute, plan, plan_from
-from leakgauge.audit.scores import assignment, score
-from leakgauge.audit.specification import Source, default_text, parse, read
-from leakgauge.audit.utility import Utility
+`__init__.pyi` lists the names. Each is imported when it is first used.
+"""
 
-__all__ = [
-    "Case",
-    "Cell",
-    "Plan",
-    "Run",
-    "Source",
-    "Utility",
-    "assignment",
-    "audit",
-    "available_cores",
-    "check_folder",
-    "default_text",
-    "execute",
-    "in_order",
-    "parse",
-    "plan",
-    "plan_from",
-    "read",
-    "score",
-    "without_times",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

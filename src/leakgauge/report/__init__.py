@@ -1,20 +1,8 @@
-"""The report: one self-contained HTML page, drawn from records alone, and what is recommended from them."""
+"""The report: one self-contained HTML page, drawn from records alone, and what is recommended from them.
 
-from leakgauge.report.frontier import Frontier, Setting, frontiers
-from leakgauge.report.page import PAGE, recommendations, render, write
-from leakgauge.report.recommendation import LOSS, Recommendation, recommend
-from leakgauge.report.records import parse
+`__init__.pyi` lists the names. Each is imported when it is first used.
+"""
 
-__all__ = [
-    "LOSS",
-    "PAGE",
-    "Frontier",
-    "Recommendation",
-    "Setting",
-    "frontiers",
-    "parse",
-    "recommend",
-    "recommendations",
-    "render",
-    "write",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,11 +17,12 @@ from markupsafe import Markup
 from leakgauge.core.errors import DataError, OutputError
 from leakgauge.report import defenses, frontier_figure, gallery, leak, wording
 from leakgauge.report.cells import Cell
+from leakgauge.report.defaults import LOSS
 from leakgauge.report.failures import failures
 from leakgauge.report.frontier import Frontier, frontiers
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
-from leakgauge.report.recommendation import LOSS, Recommendation, recommend
+from leakgauge.report.recommendation import Recommendation, recommend
 from leakgauge.report.records import Run, parse, read
 
 RECORDS, PAGE = "records.jsonl", "report.html"
@@ -94,7 +95,7 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path, allowed: float = 
     return "\n".join(line.rstrip() for line in page.splitlines()) + "\n"
 
 
-def write(folder: str | Path, allowed: float = LOSS) -> Path:
+def write_report(folder: str | Path, allowed: float = LOSS) -> Path:
     """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
     folder = _folder(folder)
     page = render(read(folder / RECORDS), folder, allowed)

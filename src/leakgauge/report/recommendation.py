@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from leakgauge.report.defaults import LOSS
 from leakgauge.report.evidence import evidence_of, failed_of, silent_of, why_untried, why_weak
 from leakgauge.report.frontier import Exposure, Frontier, Setting
 from leakgauge.report.wording import decibels, percent, plain, plural, points, rate, size, together
 
-LOSS = 0.02
-"""Accuracy that may be lost, where nothing else is asked."""
 SLOWER = 1.1
 """Ratio of seconds that counts as a difference: less is the machine's."""
 

@@ -1,0 +1,126 @@
+"""What the command does once its line is understood: audits, recommendations and lists."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from leakgauge import report
+from leakgauge.audit import (
+    Run,
+    Source,
+    available_cores,
+    check_folder,
+    parse,
+    plan_from,
+    read,
+)
+from leakgauge.catalog import lines
+from leakgauge.console import announce, conclude, tell_failures, tell_path, watch
+from leakgauge.core import OutputError, OutputLost, SpecificationError
+from leakgauge.core.errors import LONGEST
+from leakgauge.core.lines import one_line
+from leakgauge.exit_codes import DONE, FAILED
+from leakgauge.streams import printing
+
+
+def run(options: argparse.Namespace, command: str) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        options: the command line, as `leakgauge.cli` parses and checks it.
+        command: the command line as it was typed, for the records.
+    """
+    if options.command == "list":
+        with printing():
+            print("\n".join(lines(options.what)))
+        return DONE
+    if options.command == "recommend":
+        return run_recommend(options, command)
+    console = Console(stderr=True)
+    done, page = run_audit(console, options, options.spec, command)
+    conclude(console, done, page, as_json=options.json)
+    return exit_code(done)
+
+
+def exit_code(run: Run) -> int:
+    """Return the exit code that tells how a run ended."""
+    if run.interrupted:
+        return run.code
+    return FAILED if run.failures else DONE
+
+
+def run_audit(
+    console: Console,
+    options: argparse.Namespace,
+    spec: str | None,
+    command: str,
+    *,
+    loss: float | None = None,
+) -> tuple[Run, Path]:
+    """Plan, say what it will cost, run, report. A `loss` to recommend within needs utility measured."""
+    # A user's own `module:factory` lies where the command is run, as with `python -m`.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    source = Source(read(spec), tuple(options.settings), options.seed)
+    if loss is not None and all(case.utility is None for case in parse(source).cases):
+        raise SpecificationError(
+            f"specification {str(spec)!r}",
+            expected="a case with a section utility, to know what defenses cost",
+            found="none",
+            remedy="add utility = {} or --set utility={}",
+        )
+    out = options.out or f"leakgauge-runs/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    check_folder(out)
+    plan = plan_from(source, max_cells=options.max_cells)
+    cores = available_cores() if options.workers is None else options.workers
+    workers = min(cores, len(plan.jobs))
+    announce(console, plan, workers, out)
+    run = watch(console, plan, out=out, workers=workers, command=command)
+    return run, drawn(out, report.LOSS if loss is None else loss)
+
+
+def drawn(out: str, loss: float) -> Path:
+    """Return the path of the report of a run that has just ended. What keeps it from being drawn loses no record."""
+    try:
+        return report.write_report(out, loss)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"The records are whole, in {out}. The report was not drawn.")
+        raise
+    except OutputError as error:
+        raise OutputLost(
+            f"output folder {out!r}",
+            expected="room for the report",
+            found=error.found,
+            remedy="free space, then draw it by leakgauge.write_report: the records are whole",
+        ) from error
+
+
+def run_recommend(options: argparse.Namespace, command: str) -> int:
+    """Recommend from the records of a run, or of an audit that is run first."""
+    console, folder, code = Console(stderr=True), Path(options.source), 0
+    page = folder / report.PAGE
+    if not folder.is_dir():
+        run, page = run_audit(console, options, options.source, command, loss=options.loss)
+        folder, code = page.parent, exit_code(run)
+        tell_failures(console, run)
+        if run.interrupted and not run.trainings:
+            console.print(f"Interrupted before a training was finished. Report: {page}")
+            return code
+    found = report.recommendations(folder, options.loss)
+    with printing():
+        if options.json:
+            print(json.dumps([advice.as_json() for advice in found], indent=1, allow_nan=False))
+        else:
+            shown = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+            for advice in found:
+                text = "\n".join(one_line(line, LONGEST) for line in advice.lines())
+                shown.print(text, markup=False)
+    tell_path(console, "Report:", page)
+    return code
