@@ -14,6 +14,7 @@ from leakgauge.attacks.concealment_matching import as_pair, labels_of_pair, soft
 from leakgauge.core import ModelError, SpecificationError
 from leakgauge.defenses import DCS2
 from leakgauge.defenses.dcs2 import _Concealed, cosine, inner, projected
+from leakgauge.federated.training.wrapper import Task
 from leakgauge.inversion.simulation.simulator import simulator
 
 LOSS = functional.cross_entropy
@@ -31,7 +32,7 @@ class TestDCS2:
         own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
         others = training.labels(model, batch.inputs, batch.targets)
         assert not bool((others == batch.targets).any())
-        invented = training.invented(model, LOSS, batch.inputs, others, own)
+        invented = training.invented(Task(model, LOSS, batch.inputs, batch.targets), others, own)
         rows = torch.eye(4)
         mixed = 0.7 * rows[others] + 0.3 * rows[batch.targets]
         both = lg.FedSGD()(
@@ -51,7 +52,7 @@ class TestDCS2:
         for steps in (0, 60):
             training = concealing(DCS2(steps=steps))
             others = training.labels(model, batch.inputs, batch.targets)
-            found = training.invented(model, LOSS, batch.inputs, others, own)
+            found = training.invented(Task(model, LOSS, batch.inputs, batch.targets), others, own)
             angles.append(float(cosine(lg.FedSGD()(model, LOSS, found, others), own)))
             distances.append(float((found - batch.inputs).norm()))
         assert angles[1] > angles[0] + 0.1
@@ -62,7 +63,7 @@ class TestDCS2:
         own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
         found = [
             concealing(DCS2(steps=steps, enough=1e-6)).invented(
-                model, LOSS, batch.inputs, torch.tensor([1]), own
+                Task(model, LOSS, batch.inputs, batch.targets), torch.tensor([1]), own
             )
             for steps in (10, 50)
         ]
@@ -94,7 +95,7 @@ class TestWhoKnowsIt:
         others = training.labels(model, batch.inputs, batch.targets)
         assert labels_of_pair(seen) == (int(batch.targets), int(others))
         own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
-        invented = training.invented(model, LOSS, batch.inputs, others, own)
+        invented = training.invented(Task(model, LOSS, batch.inputs, batch.targets), others, own)
         pair = as_pair(seen, defense)
         targets = soft(int(batch.targets), int(others), defense.mixing, seen)
         found = simulator(pair, create_graph=False)(torch.cat([batch.inputs, invented]), targets)

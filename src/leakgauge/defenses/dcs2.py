@@ -13,7 +13,7 @@ normalized, which makes distances about four times shorter. What of it the paper
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import torch
@@ -25,18 +25,17 @@ from leakgauge.core import (
     ConcealedExamples,
     Effect,
     LocalTraining,
-    Loss,
     ModelError,
     Seeds,
     SingleGradient,
     SpecificationError,
     Tensors,
-    UpdateKind,
     trainable,
 )
 from leakgauge.core.ranges import NonNegative, Positive, Whole
 from leakgauge.defenses.base import Undefended
 from leakgauge.federated.training.fedsgd import stateless
+from leakgauge.federated.training.wrapper import Task, Wrapper
 
 MARGIN = 0.5
 EPSILON = 1e-3
@@ -85,35 +84,24 @@ class DCS2(Undefended):
 
 
 @dataclass(frozen=True)
-class _Concealed:
+class _Concealed(Wrapper):
     """Local training on the batch and its concealing examples."""
 
-    base: SingleGradient
+    training: SingleGradient
     defense: DCS2
     seeds: Seeds
 
-    @property
-    def kind(self) -> UpdateKind:
-        return self.base.kind
-
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        create_graph: bool = False,
-    ) -> Tensors:
-        """The concealed gradient; inputs (B, *shape), targets (B,). Raises ModelError of other targets."""
-        others = self.labels(model, inputs, targets)
-        own = self.base(model, loss, inputs, targets)
-        invented = self.invented(model, loss, inputs, others, own)
+    def update(self, task: Task) -> Tensors:
+        """Return the concealed gradient. Raise ModelError unless the targets are class labels (B,)."""
+        task = replace(task, create_graph=False)
+        others = self.labels(task.model, task.inputs, task.targets)
+        own = task.by(self.training)
+        invented = self.invented(task, others, own)
         mu = self.defense.mixing
         parts = [
             (1.0, own),
-            (mu, self.base(model, loss, invented, others)),
-            (1 - mu, self.base(model, loss, invented, targets)),
+            (mu, task.by(self.training, inputs=invented, targets=others)),
+            (1 - mu, task.by(self.training, inputs=invented)),
         ]
         mixed = {n: sum_of([w * t[n] for w, t in parts]) / self.defense.divisor for n in own}
         return projected(mixed, own)
@@ -132,11 +120,9 @@ class _Concealed:
         step = torch.randint(1, classes, targets.shape, generator=generator)
         return (targets + step.to(targets)) % classes
 
-    def invented(
-        self, model: nn.Module, loss: Loss, inputs: Tensor, others: Tensor, own: Tensors
-    ) -> Tensor:
-        """Examples (B, *shape) of the labels `others` that conceal `inputs`, whose gradient is `own`."""
-        defense = self.defense
+    def invented(self, task: Task, others: Tensor, own: Tensors) -> Tensor:
+        """Examples (B, *shape) of the labels `others` that conceal the task's, whose gradient is `own`."""
+        defense, model, inputs = self.defense, task.model, task.inputs
         noise = torch.rand(inputs.shape, generator=self.seeds.generator("dcs2 start")).to(inputs)
         found = torch.lerp(inputs, noise, defense.mixing).requires_grad_()
         parameters = trainable(model)
@@ -146,7 +132,7 @@ class _Concealed:
         drops = [int(defense.steps * eighths / 8) for eighths in (3, 5, 7)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(descent, drops, gamma=0.1)
         for _ in range(defense.steps):
-            gradient = self.base(model, loss, found, others, create_graph=True)
+            gradient = task.by(self.training, inputs=found, targets=others, create_graph=True)
             distance = (found - inputs).flatten(1).norm(dim=1).mean()
             answer = stateless(model, parameters, found)
             change = ((answer - outputs).norm(dim=1) / outputs.norm(dim=1)).mean()

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
 
 from leakgauge.core import (
     BatchNoise,
@@ -19,19 +18,18 @@ from leakgauge.core import (
     Effect,
     InUpdateUnits,
     LocalTraining,
-    Loss,
     PrivacyBound,
     Seeds,
     SingleGradient,
     SpecificationError,
     Tensors,
-    UpdateKind,
 )
 from leakgauge.core.ranges import NonNegative, Positive
 from leakgauge.defenses.accounting import rdp_epsilon
 from leakgauge.defenses.base import Undefended
 from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.federated.training.per_example import ClippedExamples
+from leakgauge.federated.training.wrapper import Task, Wrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +53,15 @@ class DPSGD(Undefended):
     def effects(self) -> tuple[Effect, ...]:
         return (
             InUpdateUnits(),
-            BatchNoise(std=self.noise_multiplier * self.max_norm),
+            self.noise,
             ChangedTraining(simulated=self.simulated),
             PrivacyBound(protects="example", epsilon=self.epsilon),
         )
 
-    def std_of(self, count: int) -> float:
-        """The noise's standard deviation on the mean over `count` examples."""
-        return self.noise_multiplier * self.max_norm / count
+    @property
+    def noise(self) -> BatchNoise:
+        """The noise on the sum of the examples' gradients."""
+        return BatchNoise(std=self.noise_multiplier * self.max_norm)
 
     def simulated(self, training: LocalTraining) -> LocalTraining:
         """The clipping without the noise; of several clients, each one's."""
@@ -79,7 +78,7 @@ class DPSGD(Undefended):
         return ClippedExamples(training, self.max_norm)
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
-        return _Noised(self.simulated(training), self, seeds)
+        return _Noised(self.simulated(training), self.noise, seeds)
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float) -> float:
         """The epsilon of (epsilon, delta)-differential privacy after so many steps, by Opacus' RDP accountant.
@@ -93,31 +92,17 @@ class DPSGD(Undefended):
 
 
 @dataclass(frozen=True)
-class _Noised:
+class _Noised(Wrapper):
     """Local training with DP-SGD's noise on its update."""
 
-    base: LocalTraining
-    defense: DPSGD
+    noise: BatchNoise
     seeds: Seeds
 
-    @property
-    def kind(self) -> UpdateKind:
-        return self.base.kind
-
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        create_graph: bool = False,
-    ) -> Tensors:
-        """The noised mean; inputs (B, *shape), targets (B,) or (B, K)."""
+    def update(self, task: Task) -> Tensors:
+        """Return the noised mean."""
         generator = self.seeds.generator("dp-sgd")
-        std = self.defense.std_of(len(inputs))
-        clipped = self.base(model, loss, inputs, targets, create_graph=create_graph)
+        std = self.noise.on_mean(len(task.inputs)).std
         return {
             n: t + std * torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t)
-            for n, t in clipped.items()
+            for n, t in task.by(self.training).items()
         }

@@ -12,25 +12,24 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leakgauge.core import (
     Claim,
     Effect,
     InUpdateUnits,
     LocalTraining,
-    Loss,
     Misleading,
     Seeds,
     SpecificationError,
     Tensors,
     Update,
-    UpdateKind,
     trainable,
 )
 from leakgauge.core.ranges import NonNegative, Share, Whole
 from leakgauge.defenses.base import Undefended, keep_observed_support
 from leakgauge.defenses.top_k import largest
+from leakgauge.federated.training.wrapper import Task, Wrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,33 +81,20 @@ class Outpost(Undefended):
 
 
 @dataclass(frozen=True)
-class _Perturbed:
+class _Perturbed(Wrapper):
     """Local training whose gradient is pruned and noised by risk."""
 
-    base: LocalTraining
     defense: Outpost
     seeds: Seeds
 
-    @property
-    def kind(self) -> UpdateKind:
-        return self.base.kind
-
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        create_graph: bool = False,
-    ) -> Tensors:
-        """The gradient, perturbed; inputs (B, *shape), targets (B,) or (B, K)."""
+    def update(self, task: Task) -> Tensors:
+        """Return the gradient, perturbed."""
         defense, generator = self.defense, self.seeds.generator("outpost")
-        update = self.base(model, loss, inputs, targets, create_graph=create_graph)
+        update = task.by(self.training)
         chance = 1 / (1 + defense.decay * defense.iteration)
         if float(torch.rand((), generator=generator)) >= chance:
             return update
-        noised, weights = telling(update, defense.share), trainable(model)
+        noised, weights = telling(update, defense.share), trainable(task.model)
         found = {}
         for name, gradient in update.items():
             draws = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype)

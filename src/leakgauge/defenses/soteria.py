@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from leakgauge.core import (
     Claim,
     LocalTraining,
-    Loss,
     ModelError,
     Seeds,
     Tensors,
     Update,
-    UpdateKind,
     trainable,
 )
 from leakgauge.core.ranges import Share, Whole
 from leakgauge.defenses.base import Undefended
 from leakgauge.federated.training.fedsgd import stateless
+from leakgauge.federated.training.wrapper import Task, Wrapper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,27 +71,15 @@ class Soteria(Undefended):
 
 
 @dataclass(frozen=True)
-class _Pruned:
+class _Pruned(Wrapper):
     """Local training whose update lacks the columns of the features that tell most of the input."""
 
-    base: LocalTraining
     defense: Soteria
     seeds: Seeds
 
-    @property
-    def kind(self) -> UpdateKind:
-        return self.base.kind
-
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        create_graph: bool = False,
-    ) -> Tensors:
-        """The update, pruned; inputs (B, *shape), targets (B,) or (B, K). Raises ModelError without such a layer."""
+    def update(self, task: Task) -> Tensors:
+        """Return the update, pruned. Raise ModelError if there is no such layer."""
+        model, inputs = task.model, task.inputs
         name = self.defense.weight(trainable(model))
         # What the forward pass draws, it draws again in the training itself.
         devices = [inputs.device] if inputs.device.type == "cuda" else []
@@ -106,7 +93,7 @@ class _Pruned:
         pruned = int(self.defense.sparsity * len(telling))
         mask = torch.ones_like(telling)
         mask[telling.argsort(descending=True, stable=True)[:pruned]] = 0
-        update = self.base(model, loss, inputs, targets, create_graph=create_graph)
+        update = task.by(self.training)
         return {**update, name: update[name] * mask.to(update[name])}
 
 

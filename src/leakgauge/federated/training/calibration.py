@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
 from leakgauge.core import (
     LocalSteps,
     LocalTraining,
-    Loss,
     Observation,
     ProbeError,
     Tensors,
@@ -27,6 +25,7 @@ from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.federated.training.fedsgd import FedSGD
 from leakgauge.federated.training.rounds import Rounds
 from leakgauge.federated.training.withheld import untold
+from leakgauge.federated.training.wrapper import Task, Wrapper
 
 DRAWS = 2
 """Invented batches that the training is run on."""
@@ -48,10 +47,9 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class Calibrated(Wrapper):
     """A user's own local training whose update is a weight difference, with the measured multiplier."""
 
-    training: LocalTraining
     size: float
     exact: bool
     weight_decay: float = 0.0
@@ -72,17 +70,9 @@ class Calibrated:
         """Return whether the order of the examples does not matter. It may in several steps."""
         return self.exact
 
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        create_graph: bool = False,
-    ) -> Tensors:
+    def update(self, task: Task) -> Tensors:
         """Return the update of the user's training."""
-        return self.training(model, loss, inputs, targets, create_graph=create_graph)
+        return task.by(self.training)
 
 
 def steps_of(observation: Observation) -> LocalSteps | None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from leakgauge.core import Loss, ModelError, SingleGradient, Tensors, UpdateKind
+from leakgauge.core import Loss, ModelError, SingleGradient, Tensors
+from leakgauge.federated.training.wrapper import Task, Wrapper
 
 
 @dataclass(frozen=True)
-class ClippedExamples:
+class ClippedExamples(Wrapper):
     """The mean over examples b of g_b * min(1, max_norm / ||g_b||), ||g_b|| over all tensors, g_b by `training`.
 
     The client's forward operator and, without its noise, the adversary's: differentiable through the bound.
@@ -22,24 +23,13 @@ class ClippedExamples:
     training: SingleGradient
     max_norm: float
 
-    @property
-    def kind(self) -> UpdateKind:
-        return self.training.kind
+    def update(self, task: Task) -> Tensors:
+        """Return the mean by parameter name.
 
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        create_graph: bool = False,
-    ) -> Tensors:
-        """The mean by parameter name; inputs (B, *shape), targets (B,) or (B, K).
-
-        Raises ModelError where examples meet in the model, so that none has a gradient of its own.
+        Raises:
+            ModelError: examples meet in the model, so that none has a gradient of its own.
         """
-        if any(isinstance(m, _BatchNorm) and m.training for m in model.modules()):
+        if any(isinstance(m, _BatchNorm) and m.training for m in task.model.modules()):
             raise ModelError(
                 "per-example gradients",
                 expected="a model in which no example meets another",
@@ -47,11 +37,10 @@ class ClippedExamples:
                 remedy="set model.train = false, or use GroupNorm",
             )
         total: Tensors = {}
-        for i in range(len(inputs)):
-            own = self.training(
-                model, loss, inputs[i : i + 1], targets[i : i + 1], create_graph=create_graph
-            )
-            scale = clipping_scale(own, self.max_norm) / len(inputs)
+        for i in range(len(task.inputs)):
+            one = slice(i, i + 1)
+            own = task.by(self.training, inputs=task.inputs[one], targets=task.targets[one])
+            scale = clipping_scale(own, self.max_norm) / len(task.inputs)
             for name, t in own.items():
                 total[name] = total[name] + scale * t if name in total else scale * t
         return total

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
-from leakgauge.core import KnowledgeError, LocalTraining, Loss, Tensors, UpdateKind
+from leakgauge.core import KnowledgeError, LocalTraining, Tensors, UpdateKind
 from leakgauge.federated.training.rounds import Rounds
+from leakgauge.federated.training.wrapper import Operator, Task
 
 
 @dataclass(frozen=True)
-class Withheld:
+class Withheld(Operator):
     """Stands for the local training of an adversary who is not granted its hyperparameters."""
 
     kind: UpdateKind = "delta"
 
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        create_graph: bool = False,
-    ) -> Tensors:
-        """Raises KnowledgeError: nobody can simulate what nobody told."""
+    def update(self, task: Task) -> Tensors:
+        """Raise KnowledgeError: the steps are not known, so that nothing can be simulated."""
         raise KnowledgeError(
             "observation",
             expected="known local steps, to simulate them",

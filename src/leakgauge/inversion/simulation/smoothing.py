@@ -18,17 +18,16 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from leakgauge.core import (
-    LocalTraining,
     Loss,
     Observation,
     SingleGradient,
     Tensors,
-    UpdateKind,
     trainable,
 )
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.layers.dropout import probes
-from leakgauge.federated.training.fedsgd import local_update, stateless
+from leakgauge.federated.training.fedsgd import stateless
+from leakgauge.federated.training.wrapper import Task, Wrapper
 
 _RELUS = frozenset({functional.relu, torch.relu, Tensor.relu})
 _IN_PLACE = frozenset({functional.relu_, torch.relu_, Tensor.relu_, functional.hardtanh_})
@@ -99,30 +98,15 @@ def bends(observation: Observation) -> bool:
 
 
 @dataclass(frozen=True)
-class SmoothTraining:
+class SmoothTraining(Wrapper):
     """Local training in which every ReLU is smooth."""
 
-    training: LocalTraining
     width: float
 
-    @property
-    def kind(self) -> UpdateKind:
-        return self.training.kind
-
-    def __call__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        inputs: Tensor,
-        targets: Tensor,
-        *,
-        create_graph: bool = False,
-    ) -> Tensors:
-        """The update of one batch, as the training itself computes it."""
+    def update(self, task: Task) -> Tensors:
+        """Return the update of one batch, as the training itself computes it."""
         with SmoothReLU(self.width):
-            return local_update(
-                self.training, model, loss, inputs, targets, create_graph=create_graph
-            )
+            return task.by(self.training)
 
 
 @dataclass(frozen=True)
