@@ -42,7 +42,7 @@ class Job:
     image: int
 
 
-def attacks_of(steps: int) -> dict[str, lg.Attack]:
+def attacks_of(steps: int) -> dict[str, lg.BaseAttack]:
     """What is tried, by the name in the table."""
     return {
         "attention": lg.attacks.April(equations="attention"),

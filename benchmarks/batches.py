@@ -12,7 +12,7 @@ import torch
 import leakgauge as lg
 from leakgauge import attacks
 
-METHODS: dict[str, lg.Attack] = {
+METHODS: dict[str, lg.BaseAttack] = {
     "L-BFGS, layers weighted, total variation": common.lbfgs(4000),
     "signed Adam, total variation": attacks.InvertingGradients(steps=4000),
     "second order": attacks.SecondOrder(),

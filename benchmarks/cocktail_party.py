@@ -47,7 +47,7 @@ CLOSED, FEATURES, BOTH, ADAM = (
     "features + gradient",
     "signed Adam",
 )
-ATTACKS: dict[str, lg.Attack] = {
+ATTACKS: dict[str, lg.BaseAttack] = {
     OURS: attacks.CocktailParty(),
     ROUGH: attacks.CocktailParty(rounds=0),
     PAPER: attacks.CocktailParty(optimizer="adam", rounds=0),
@@ -161,7 +161,7 @@ def network(given: Options, data: str, name: str, width: int) -> nn.Module:
     return build(models.lenet) if name == "lenet" else build(models.convnet, width=16)
 
 
-def attack_of(job: Job) -> lg.Attack:
+def attack_of(job: Job) -> lg.BaseAttack:
     """By its name; signed Adam with the total variation that suits the network."""
     if job.method == ADAM:
         return attacks.InvertingGradients(steps=job.steps, tv=TV.get(job.model, 1e-4))

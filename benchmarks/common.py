@@ -131,7 +131,7 @@ def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 
 
 def reconstructed(
-    attack: lg.Attack, seen: lg.Observation, seeds: lg.Seeds
+    attack: lg.BaseAttack, seen: lg.Observation, seeds: lg.Seeds
 ) -> tuple[lg.Reconstruction, Row]:
     """The guess, and `cpu_seconds`: the process's own, which other load on the machine hardly moves."""
     clock = time.process_time()

@@ -26,7 +26,7 @@ NODES = {1: 2, 2: 8, 4: 8}
 LISTENING = 8
 READ = 20.0
 """PSNR (dB) from which an image counts as read: an MSE of at most 1e-2."""
-ATTACKS: dict[str, lg.Attack] = {
+ATTACKS: dict[str, lg.BaseAttack] = {
     "linear_layer": attacks.LinearLayer(),
     "l-bfgs": lbfgs(400),
 }

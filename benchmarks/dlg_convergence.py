@@ -26,13 +26,13 @@ import leakgauge as lg
 
 NAME = "dlg_convergence"
 GOAL = 1e-4
-ATTACKS: dict[str, lg.Attack] = {
+ATTACKS: dict[str, lg.BaseAttack] = {
     "DLG, as in the paper (label unknown)": lg.attacks.DLG(),
     "iDLG, as in the paper": lg.attacks.IDLG(),
     "BalancedDLG, our settings (label unknown)": lg.attacks.BalancedDLG(),
     "BalancedDLG, label read as in iDLG": lg.attacks.BalancedDLG(labels="recovered"),
 }
-QUICK: dict[str, lg.Attack] = {
+QUICK: dict[str, lg.BaseAttack] = {
     "DLG, as in the paper (label unknown)": lg.attacks.DLG(steps=30),
     "iDLG, as in the paper": lg.attacks.IDLG(steps=30),
     "BalancedDLG, our settings (label unknown)": lg.attacks.BalancedDLG(steps=30),

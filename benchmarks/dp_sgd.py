@@ -94,7 +94,7 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     client, server = client_of(data, setting), lg.Server(defense=known, labels=True)
     seen = server.observe(client, chosen(data, indices), seeds=seeds)
     steps = QUICK_STEPS if given.quick else 3 * STEPS
-    attack: lg.Attack = attacks.VanishingPrior(steps=steps)
+    attack: lg.BaseAttack = attacks.VanishingPrior(steps=steps)
     if known and job.multiplier:
         attack = attacks.BayesOptimal(descent="lbfgs", steps=steps)
     guess, told = reconstructed(attack, seen, seeds)

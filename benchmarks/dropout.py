@@ -134,7 +134,7 @@ def run(job: Job, given: Options) -> Row:
     joint = attacks.DropoutInversion(attack=signed)
     # The masks' mean is not quite 1 - p: a weight on it would keep second order from its tolerance.
     second = attacks.DropoutInversion(attack=attacks.SecondOrder(), weight=0.0, start="mean")
-    attack: lg.Attack = {"joint": joint, SECOND: second}.get(job.how, signed)
+    attack: lg.BaseAttack = {"joint": joint, SECOND: second}.get(job.how, signed)
     guess = attack(views.get(job.how, seen), seeds=lg.Seeds(given.seed))
     row = {**vars(job), "seed": given.seed, "attack": repr(attack)}
     return row | scored(data, batch, guess) | {"control_psnr": scored(data, others, guess)["psnr"]}

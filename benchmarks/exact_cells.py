@@ -28,12 +28,12 @@ class Cell:
     precision: torch.dtype = torch.float32
 
 
-def adam(steps: int, tv: float = 1e-4) -> lg.Attack:
+def adam(steps: int, tv: float = 1e-4) -> lg.BaseAttack:
     """Inverting Gradients, of fewer steps than its paper's 24,000."""
     return attacks.InvertingGradients(steps=steps, tv=tv)
 
 
-ATTACKS: dict[str, lg.Attack] = {
+ATTACKS: dict[str, lg.BaseAttack] = {
     "R-GAP": attacks.RGAP(),
     "peeling": attacks.Peeling(),
     "linear layer": attacks.LinearLayer(),

@@ -80,7 +80,7 @@ def sensible(job: Job) -> bool:
     return steps <= UNROLLED or job.how not in HOW[4:]
 
 
-def attack_of(how: str, quick: bool) -> lg.Attack:
+def attack_of(how: str, quick: bool) -> lg.BaseAttack:
     """The attack, within its budget."""
     few = 10 if quick else 1
     if how == "ignored":

@@ -119,7 +119,7 @@ def training_of(setting: Setting) -> dict[str, Any]:
     return {"training": FedAvg(epochs=setting.steps, learning_rate=RATE)}
 
 
-def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.Attack:
+def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.BaseAttack:
     """What an adversary runs who knows the defense, or does not."""
     steps = QUICK_STEPS if quick else STEPS
     plain = attacks.VanishingPrior(steps=steps)
@@ -135,7 +135,7 @@ def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.Attack:
     dropout = attacks.DropoutInversion(attack=plain, weight=0.0, start="mean")
     scout, pairings = attacks.VanishingPrior(steps=steps // 3), 1 if quick else 24
     signal = attacks.SignalMatching(attack=replace(plain, steps=2 * steps))
-    special: dict[str, lg.Attack] = {
+    special: dict[str, lg.BaseAttack] = {
         "PRECODE": signal,
         "ATS": attacks.TransformationInversion(attack=plain),
         "pixel dropout": inpainting,

@@ -61,7 +61,7 @@ BARE = GradInversion(
 )
 FIDELITY = replace(BARE, tv=0.5, l2=1e-3, batchnorm=0.5)
 OURS = "ours: smoothed"
-RECIPES: dict[str, lg.Attack] = {
+RECIPES: dict[str, lg.BaseAttack] = {
     "gradient": BARE,
     "+ fidelity": FIDELITY,
     "+ lazy group": replace(FIDELITY, group="lazy", consistency=10.0),
@@ -114,7 +114,7 @@ def problem(network: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
     return data, lg.models.build(lg.models.resnet20, data.domain, 10, seed=0, weights=weights)
 
 
-def attack_of(job: Job, given: Options) -> lg.Attack:
+def attack_of(job: Job, given: Options) -> lg.BaseAttack:
     """The recipe, with as many steps as the network's price allows."""
     attack = RECIPES[job.recipe]
     if not isinstance(attack, GradInversion):

@@ -59,7 +59,7 @@ RECIPES: dict[str, GradViT] = {
     "+ both": BOTH,
     "+ registered group": replace(BOTH, group="registered", trials=3, consistency=10.0),
 }
-RIVALS: dict[str, lg.Attack] = {
+RIVALS: dict[str, lg.BaseAttack] = {
     "gradient": GRADIENT,
     "smoothed matching": SmoothedMatching(steps=200),
     "closed form": April(equations="embedding"),

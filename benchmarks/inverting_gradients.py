@@ -64,7 +64,7 @@ class Job:
     method: str
 
 
-def attack_of(job: Job, given: Options) -> lg.Attack:
+def attack_of(job: Job, given: Options) -> lg.BaseAttack:
     """The two of the paper, and the one of ours that `auto` would run on the network."""
     steps = 20 if given.quick else STEPS[job.network]
     if job.method == "L2, L-BFGS":

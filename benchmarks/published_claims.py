@@ -125,7 +125,7 @@ def network_of(given: Options, job: Job) -> nn.Module:
     return model
 
 
-def attack_of(job: Job, given: Options) -> lg.Attack:
+def attack_of(job: Job, given: Options) -> lg.BaseAttack:
     """What this adversary runs."""
     setting = SETTINGS[job.network, job.setting]
     known = job.adversary == "adaptive"
@@ -142,11 +142,11 @@ def attack_of(job: Job, given: Options) -> lg.Attack:
     if known and setting.what == "dropout":
         # The masks' mean is not quite 1 - p: a weight on it would keep second order from its tolerance.
         return attacks.DropoutInversion(attack=plain, weight=0.0, start="mean")
-    attack: lg.Attack = plain
+    attack: lg.BaseAttack = plain
     return attack
 
 
-def stepping(network: str, plain: lg.Attack, known: bool) -> lg.Attack:
+def stepping(network: str, plain: lg.BaseAttack, known: bool) -> lg.BaseAttack:
     """Local steps, taken for one gradient or corrected for."""
     if not known:
         return attacks.OneGradient(attack=plain)

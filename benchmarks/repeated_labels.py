@@ -36,7 +36,7 @@ SIZE = 4
 EQUAL = (0, 2, 3, 4)
 DRAWS = 5
 PUBLISHED = {0: 22.03, 2: 19.95, 3: 18.36, 4: 14.03}
-METHODS: dict[str, lg.Attack] = {
+METHODS: dict[str, lg.BaseAttack] = {
     "softmax unmixing": attacks.SoftmaxUnmixing(),
     "second order": attacks.SecondOrder(),
 }

@@ -30,7 +30,7 @@ class Scenario:
     the features of the last linear layer are read, and their relative error must stay below 1e-3.
     """
 
-    attack: lg.Attack
+    attack: lg.BaseAttack
     network: Callable[[int], nn.Module]
     batch: Callable[[int], lg.Batch]
     domain: lg.ImageDomain = GRAY

@@ -25,7 +25,7 @@ from leakgauge.federated.aggregation.secure_aggregation import unmasked_sum
 NAME = "secure_aggregation"
 CLIENTS = (1, 2, 4, 8, 16)
 EXACT = 60.0
-ATTACKS: dict[str, lg.Attack] = {
+ATTACKS: dict[str, lg.BaseAttack] = {
     "linear_layer": attacks.LinearLayer(),
     "spear": attacks.Spear(),
     "l-bfgs": lbfgs(600),
@@ -86,7 +86,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def attacked(
-    attack: lg.Attack,
+    attack: lg.BaseAttack,
     threat: lg.ThreatModel,
     owner: lg.Client,
     batch: lg.Batch,

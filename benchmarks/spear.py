@@ -22,7 +22,7 @@ NAME = "spear"
 EXACT = 60.0
 """PSNR (dB) from which an image counts as read: an error below an eighth of a gray level."""
 FILES = {"mnist": "mnist.npz", "cifar": CIFAR}
-ATTACKS: dict[str, lg.Attack] = {
+ATTACKS: dict[str, lg.BaseAttack] = {
     "spear": attacks.Spear(),
     "spear_plus_plus": attacks.SpearPlusPlus(),
     "slower steps": attacks.SpearPlusPlus(steps=320, rounds=20),

@@ -12,14 +12,14 @@ from leakgauge import attacks
 from leakgauge.attacks.recipe import Recipe
 
 LEVELS = (30.0, 60.0)
-KNOWN: dict[str, lg.Attack] = {
+KNOWN: dict[str, lg.BaseAttack] = {
     "L-BFGS (iDLG)": attacks.IDLG(steps=100),
     "signed Adam (Inverting Gradients, 4000 steps)": attacks.InvertingGradients(
         steps=4000, tv=1e-6
     ),
     "second order": attacks.SecondOrder(),
 }
-UNKNOWN: dict[str, lg.Attack] = {
+UNKNOWN: dict[str, lg.BaseAttack] = {
     "L-BFGS (DLG)": attacks.DLG(steps=100),
     "second order, label read first": attacks.SecondOrder(),
     "second order, joint labels": attacks.SecondOrder(labels="joint"),

@@ -26,7 +26,7 @@ from leakgauge.inversion.search import engine
 
 NAME = "time_to_quality_relu"
 EAGER, COMPILED = "signed Adam, eager", "signed Adam, our step"
-OURS: dict[str, tuple[str, lg.Attack]] = {
+OURS: dict[str, tuple[str, lg.BaseAttack]] = {
     "resnet20": ("smoothed matching", attacks.SmoothedMatching()),
     "convnet": ("peeling", attacks.Peeling()),
 }
@@ -56,7 +56,7 @@ def model_of(name: str, data: lg.Dataset, seed: int) -> nn.Module:
     return lg.models.build(lg.models.convnet, data.domain, 10, seed=seed)
 
 
-def attack_of(job: Job) -> lg.Attack:
+def attack_of(job: Job) -> lg.BaseAttack:
     """Ours by its defaults; signed Adam with its weight of total variation."""
     name, attack = OURS[job.model]
     if job.method == name:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.audit import Source, execute, in_order, plan, plan_from, without_times
 from leakgauge.audit.signals import unheard_by_children
-from leakgauge.core import Progress, Snapshot, silent
+from leakgauge.core import Snapshot
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
 
@@ -65,14 +66,11 @@ class Guess:
     def requires(self) -> frozenset[str]:
         return self.needs
 
-    def inapplicable(self, observation: lg.Observation) -> str | None:
-        return None
+    def plan(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
-    def evaluations(self, observation: lg.Observation) -> int:
-        return 1
-
-    def __call__(
-        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+    def guess(
+        self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
     ) -> lg.Reconstruction:
         self.on_call()
         batch = observation.batch_size
@@ -298,11 +296,11 @@ class Draws(Guess):
 
     given: list[lg.Seeds] = field(default_factory=list, repr=False)
 
-    def __call__(
-        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+    def guess(
+        self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
     ) -> lg.Reconstruction:
         self.given.append(seeds)
-        return super().__call__(observation, seeds=seeds, progress=progress)
+        return super().guess(observation, seeds, progress)
 
 
 def test_the_seeds_of_an_attack_do_not_draw_the_batch() -> None:
@@ -380,12 +378,12 @@ class TestDraws:
 
         @dataclass(frozen=True)
         class Reader(Guess):
-            def __call__(
-                self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+            def guess(
+                self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
             ) -> lg.Reconstruction:
                 assert observation.knowledge.labels is not None
                 seen.append(sorted(observation.knowledge.labels.tolist()))
-                return super().__call__(observation, seeds=seeds, progress=progress)
+                return super().guess(observation, seeds, progress)
 
         lg.audit(images_case(attacks=[Reader()], batch_sizes=[3], threat=lg.Server(labels=True)))
         assert len(seen) == 2
@@ -396,11 +394,11 @@ class TestDraws:
 
         @dataclass(frozen=True)
         class Reader(Guess):
-            def __call__(
-                self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+            def guess(
+                self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
             ) -> lg.Reconstruction:
                 seen.append(observation.update.tensors["1.weight"])
-                return super().__call__(observation, seeds=seeds, progress=progress)
+                return super().guess(observation, seeds, progress)
 
         case = images_case(
             attacks=[Reader(), Reader(value=0.1)], defenses=[defenses.GaussianNoise(std=0.1)]

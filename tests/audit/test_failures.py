@@ -7,6 +7,7 @@ import math
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from leakgauge.audit import cell as cells
 from leakgauge.audit.failures import reason_of
 from leakgauge.audit.run import one_thread
 from leakgauge.cli import main
-from leakgauge.core import Progress, silent
 from leakgauge.defenses.base import Undefended
 from leakgauge.report import recommendations
 
@@ -56,7 +56,6 @@ class Own:
 
     change: Callable[[lg.Reconstruction], Any] = field(default=lambda guess: guess, repr=False)
     on_check: Callable[[], None] = field(default=nothing, repr=False)
-    on_plan: Callable[[], None] = field(default=nothing, repr=False)
     on_call: Callable[[], None] = field(default=nothing, repr=False)
     name: str = "own"
 
@@ -64,19 +63,15 @@ class Own:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: lg.Observation) -> str | None:
+    def plan(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
         self.on_check()
-        return None
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
-    def evaluations(self, observation: lg.Observation) -> int:
-        self.on_plan()
-        return 1
-
-    def __call__(
-        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+    def guess(
+        self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
     ) -> Any:
         self.on_call()
-        progress(0.5)
+        progress(lg.Moment(0.5))
         batch = observation.batch_size
         return self.change(
             lg.Reconstruction(
@@ -86,6 +81,17 @@ class Own:
                 status=lg.Status.UNCONVERGED,
             )
         )
+
+
+def once(error: BaseException) -> Callable[[], None]:
+    """A function that raises `error` at its first call alone."""
+    errors = [error]
+
+    def fail() -> None:
+        if errors:
+            raise errors.pop()
+
+    return fail
 
 
 def raising(error: BaseException, *, after: int = 0) -> Callable[[], None]:
@@ -149,13 +155,13 @@ class TestAttack:
         assert run.interrupted
         assert run.cells == []
         with pytest.raises(KeyboardInterrupt):
-            lg.audit(case(attacks=[Own(on_plan=raising(KeyboardInterrupt()))]))
+            lg.audit(case(attacks=[Own(on_check=raising(KeyboardInterrupt()))]))
 
     @pytest.mark.parametrize(
         "error", [GeneratorExit("closed"), BaseException(), RuntimeError("no")]
     )
     def test_a_plan_survives_what_an_attack_raises(self, error: BaseException) -> None:
-        run = lg.audit(case(attacks=[Own(on_plan=raising(error))]))
+        run = lg.audit(case(attacks=[Own(on_check=once(error))]))
         assert [cell["status"] for cell in run.cells] == ["unconverged"]
 
     @pytest.mark.parametrize("error", [GeneratorExit("closed"), RuntimeError("no")])
@@ -226,7 +232,7 @@ class TestAttack:
         assert not run.interrupted
 
     def test_a_cost_that_cannot_be_known_is_no_mistake(self) -> None:
-        planned = plan([case(attacks=[Own(on_plan=raising(ValueError())), attacks.LinearLayer()])])
+        planned = plan([case(attacks=[Own(on_check=raising(ValueError())), attacks.LinearLayer()])])
         assert planned.seconds[0] is None
         assert planned.seconds[1] is not None
         assert planned.unknown == 1
@@ -367,12 +373,12 @@ class TestControl:
     ) -> None:
         @dataclass(frozen=True, kw_only=True)
         class Bare(Own):
-            def __call__(
-                self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+            def guess(
+                self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
             ) -> Any:
                 if observation.knowledge.defense is None:
                     raise ValueError("bare")
-                return super().__call__(observation, seeds=seeds, progress=progress)
+                return super().guess(observation, seeds, progress)
 
         both = [None, defenses.GaussianNoise(std=0.1)]
         lg.audit(case(attacks=[Bare()], defenses=both), out=tmp_path / "run")
@@ -475,8 +481,8 @@ class TestReport:
 
         @dataclass(frozen=True, kw_only=True)
         class Shy(Own):
-            def __call__(
-                self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+            def guess(
+                self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
             ) -> Any:
                 if observation.knowledge.defense is not None:
                     raise ValueError("defended")
@@ -522,13 +528,10 @@ def data(count=8):
 class Broken:
     requires = frozenset({"batch_size"})
 
-    def inapplicable(self, observation):
-        return None
+    def plan(self, observation):
+        return lg.Plan(evaluations=1, search=self.guess)
 
-    def evaluations(self, observation):
-        return 1
-
-    def __call__(self, observation, *, seeds, progress=None):
+    def guess(self, seeds, progress):
         raise ValueError("mine")
 """
 SPEC = """

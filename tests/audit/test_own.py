@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge.audit import Source, execute, plan_from
-from leakgauge.core import Progress, Tensors, silent
+from leakgauge.core import Tensors
 
 
 class Theirs(nn.Module):
@@ -172,16 +173,15 @@ class Mean:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: lg.Observation) -> str | None:
-        return "it sees one example at a time" if observation.batch_size > 2 else None
+    def plan(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        if observation.batch_size > 2:
+            return lg.Inapplicable("it sees one example at a time")
+        return lg.Plan(evaluations=0, search=partial(self.guess, observation))
 
-    def evaluations(self, observation: lg.Observation) -> int:
-        return 0
-
-    def __call__(
-        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Progress = silent
+    def guess(
+        self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
     ) -> lg.Reconstruction:
-        progress(1.0)
+        progress(lg.Moment(1.0))
         batch = observation.batch_size
         return lg.Reconstruction(
             inputs=torch.full((batch, *observation.domain.shape), self.value),

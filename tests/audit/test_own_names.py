@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import images, mlp
 from torch import nn
 
 import leakgauge as lg
@@ -359,22 +360,17 @@ def test_a_tensor_of_a_class_of_its_own_becomes_a_plain_one(own: str) -> None:
     assert type(lg.data.custom(f"{own}:plain").inputs) is torch.Tensor
 
 
-def test_an_exception_whose_text_fails_is_told_of_an_attack(own: str) -> None:
+def test_an_exception_whose_text_fails_is_told_of_an_attack(
+    own: str, observe: Callable[..., lg.Observation]
+) -> None:
     class Attack(lg.BaseAttack):
         requires = frozenset({"batch_size"})
 
-        def unsuited(self, observation: lg.Observation) -> str | None:
+        def prepare(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
             imported(f"{own}:mute", "data")()
-            return None
-
-        def evaluations(self, observation: lg.Observation) -> int:
-            return 0
-
-        def reconstruct(self, observation: Any, *, seeds: Any, progress: Any) -> Any:
             raise AssertionError
 
-    observation: Any = None
-    line = line_of(lambda: Attack().inapplicable(observation), lg.AttackError)
+    line = line_of(lambda: Attack().plan(observe(mlp(), images(1))), lg.AttackError)
     assert "Mute: a text that cannot be read" in line
 
 

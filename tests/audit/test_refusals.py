@@ -422,13 +422,12 @@ class Own:
     count: Any = 1
     reason: Any = "I had rather not"
 
-    def inapplicable(self, observation: lg.Observation) -> Any:
-        return self.reason
+    def plan(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        if self.reason is not None:
+            return lg.Inapplicable(self.reason)
+        return lg.Plan(evaluations=self.count, search=self.search)
 
-    def evaluations(self, observation: lg.Observation) -> Any:
-        return self.count
-
-    def __call__(self, observation: lg.Observation, **_: Any) -> lg.Reconstruction:
+    def search(self, seeds: lg.Seeds, progress: lg.core.Progress) -> lg.Reconstruction:
         raise NotImplementedError
 
 

@@ -30,6 +30,7 @@ attacks = ["linear_layer"]
 MINE = '''
 """A module of the user's own."""
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -71,13 +72,10 @@ class Guess:
     def requires(self):
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation):
-        return None
+    def plan(self, observation):
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
-    def evaluations(self, observation):
-        return 1
-
-    def __call__(self, observation, *, seeds, progress=lg.core.silent):
+    def guess(self, observation, seeds, progress):
         batch = observation.batch_size
         return lg.Reconstruction(
             inputs=torch.full((batch, *observation.domain.shape), self.value),

@@ -58,13 +58,12 @@ def vector(output, target):
 class Unbuilt:
     requires = frozenset({"batch_size"})
 
-    def inapplicable(self, observation):
-        return None
+    def plan(self, observation):
+        import leakgauge
 
-    def evaluations(self, observation):
-        return 1
+        return leakgauge.Plan(evaluations=1, search=self.guess)
 
-    def __call__(self, observation, *, seeds, progress=None):
+    def guess(self, seeds, progress):
         raise NotImplementedError("not built yet")
 """
 

@@ -35,6 +35,7 @@ PARTS = """
 import os
 import signal
 import time
+from functools import partial
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,16 +54,13 @@ def data(count=40):
 class Quick:
     requires = frozenset({"batch_size"})
 
-    def inapplicable(self, observation):
-        return None
-
-    def evaluations(self, observation):
-        return 1
+    def plan(self, observation):
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
     def act(self):
         pass
 
-    def __call__(self, observation, *, seeds, progress=None):
+    def guess(self, observation, seeds, progress):
         self.act()
         return lg.Reconstruction(
             inputs=torch.full((1, 1, 2, 2), 0.5),

@@ -196,8 +196,9 @@ class TestContract:
         observation = seen_by(attack, images(batch_size), observe)
         if attack.inapplicable(observation) is not None:
             pytest.skip("inapplicable")
-        shares: list[float] = []
-        guess = attack(observation, seeds=lg.Seeds(3), progress=shares.append)
+        moments: list[lg.core.Moment] = []
+        guess = attack(observation, seeds=lg.Seeds(3), progress=moments.append)
+        shares = [moment.fraction for moment in moments]
         assert shares[-1] == 1.0
         assert shares == sorted(shares)
         assert all(0 <= share <= 1 for share in shares)
@@ -341,24 +342,46 @@ class TestAuto:
 
     def test_leaves_second_order_to_small_networks(self, observe: Observe) -> None:
         observation = observe(sigmoid_cnn(), images(1))
-        size = sum(tensor.numel() for tensor in observation.update.tensors.values())
-        second = attacks.SecondOrder()
-        assert attacks.Auto(small=size).refusal(second, observation) is None
-        refused = attacks.Auto(small=size - 1).refusal(second, observation)
-        assert refused is not None
-        assert refused.startswith(f"{size} parameters")
+        size, second = observation.update.size, attacks.SecondOrder()
+        _, plan = attacks.Entry(attack=second, most_parameters=size).plan(observation)
+        assert isinstance(plan, lg.Plan)
+        _, refused = attacks.Entry(attack=second, most_parameters=size - 1).plan(observation)
+        assert isinstance(refused, lg.Inapplicable)
+        assert refused.reason.startswith(f"{size} parameters")
 
     def test_chooses_descents_by_curvature(self, observe: Observe) -> None:
         angular, smooth = observe(mlp(), images(1)), observe(sigmoid_cnn(), images(1))
-        auto = attacks.Auto()
         for attack in (attacks.IDLG(), attacks.BalancedDLG()):
-            refused = auto.refusal(attack, angular)
-            assert refused is not None
-            assert "curvature" in refused
-            assert auto.refusal(attack, smooth) is None
-        smoothed = attacks.SmoothedMatching()
-        assert auto.refusal(smoothed, smooth) == "no ReLU to smooth"
-        assert auto.refusal(smoothed, angular) is None
+            entry = attacks.Entry(attack=attack, guards=(attacks.HasCurvature(),))
+            _, refused = entry.plan(angular)
+            assert isinstance(refused, lg.Inapplicable)
+            assert "curvature" in refused.reason
+            assert isinstance(entry.plan(smooth)[1], lg.Plan)
+        entry = attacks.Entry(attack=attacks.SmoothedMatching(), guards=(attacks.HasReLU(),))
+        assert entry.plan(smooth)[1] == lg.Inapplicable("no ReLU to smooth")
+        assert isinstance(entry.plan(angular)[1], lg.Plan)
+
+    def test_a_named_attack_has_no_guards(self, observe: Observe) -> None:
+        auto = attacks.Auto(attacks=(attacks.IDLG(steps=2),))
+        assert isinstance(auto.plan(observe(mlp(), images(1))), lg.Plan)
+
+    def test_a_user_s_attack_joins_as_an_equal(self, observe: Observe) -> None:
+        seen = observe(sigmoid_cnn(), images(1))
+
+        class Own:
+            requires = frozenset({"batch_size"})
+
+            def plan(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+                inner = attacks.IDLG(steps=60).plan(observation)
+                assert isinstance(inner, lg.Plan)
+                return inner
+
+        few = attacks.InvertingGradients(steps=2)
+        auto = attacks.Auto(attacks=(attacks.Entry(attack=few), attacks.Entry(attack=Own())))
+        found = auto(seen, seeds=lg.Seeds(0))
+        assert found.notes[0].startswith("chosen by residual: <")
+        assert found.residual is not None
+        assert found.residual < few(seen, seeds=lg.Seeds(0)).residual
 
     def test_says_why_an_attack_does_not_apply(self, observe: Observe) -> None:
         notes = QUICK["Auto"](observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0)).notes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -239,13 +240,10 @@ class Liar(lg.BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: lg.Observation) -> str | None:
-        return None
+    def prepare(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
-    def evaluations(self, observation: lg.Observation) -> int:
-        return 1
-
-    def reconstruct(self, observation: lg.Observation, **_: object) -> lg.Reconstruction:
+    def guess(self, observation: lg.Observation, *_: object) -> lg.Reconstruction:
         batch = observation.batch_size
         return lg.Reconstruction(
             inputs=torch.full((batch, *observation.domain.shape), 0.5),

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from types import FrameType, ModuleType
 from typing import Any, ClassVar
@@ -631,14 +631,11 @@ class Thief(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: lg.Observation) -> str | None:
-        return None
+    def prepare(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
-    def evaluations(self, observation: lg.Observation) -> int:
-        return 1
-
-    def reconstruct(
-        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Any
+    def guess(
+        self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
     ) -> lg.Reconstruction:
         written = getattr(observation.model, "written", "")
         kept = torch.tensor(json.loads(written)) if written else observation.model.kept

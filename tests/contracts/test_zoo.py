@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -313,15 +314,12 @@ class Failing(lg.core.BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset()
 
-    def unsuited(self, observation: lg.Observation) -> str | None:
+    def prepare(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
         if self.check:
             raise ZeroDivisionError("in the check")
-        return None
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
-    def evaluations(self, observation: lg.Observation) -> int:
-        return 1
-
-    def reconstruct(self, observation: lg.Observation, **_: object) -> lg.Reconstruction:
+    def guess(self, observation: lg.Observation, *_: object) -> lg.Reconstruction:
         raise ZeroDivisionError("in the search")
 
 

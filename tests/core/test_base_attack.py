@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -30,13 +31,12 @@ class Claims(lg.BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: lg.Observation) -> str | None:
-        return f"{1 // 0}" if self.check_fails else None
+    def prepare(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        if self.check_fails:
+            raise ZeroDivisionError
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
-    def evaluations(self, observation: lg.Observation) -> int:
-        return 1
-
-    def reconstruct(self, observation: lg.Observation, **_: object) -> lg.Reconstruction:
+    def guess(self, observation: lg.Observation, *_: object) -> lg.Reconstruction:
         if self.search_fails:
             raise RuntimeError("two\nlines")
         batch = observation.batch_size
@@ -103,7 +103,7 @@ def test_foreign_exceptions_name_the_attack_and_keep_their_cause() -> None:
         Claims(search_fails=True)(seen(), seeds=lg.Seeds(0))
     assert isinstance(e.value.__cause__, RuntimeError)
     with pytest.raises(lg.AttackError, match="Claims: its check failed: ZeroDivisionError"):
-        Claims(check_fails=True).inapplicable(seen())
+        Claims(check_fails=True).plan(seen())
 
 
 def test_missing_knowledge_is_told_before_any_compute() -> None:

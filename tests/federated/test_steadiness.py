@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -182,14 +183,11 @@ class Sure(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: lg.Observation) -> str | None:
-        return None
+    def prepare(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        return lg.Plan(evaluations=1, search=partial(self.guess, observation))
 
-    def evaluations(self, observation: lg.Observation) -> int:
-        return 1
-
-    def reconstruct(
-        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Any
+    def guess(
+        self, observation: lg.Observation, seeds: lg.Seeds, progress: lg.core.Progress
     ) -> lg.Reconstruction:
         return lg.Reconstruction(
             inputs=torch.zeros(observation.batch_size, *observation.domain.shape),
@@ -227,16 +225,8 @@ class OwnSure:
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def inapplicable(self, observation: lg.Observation) -> str | None:
-        return None
-
-    def evaluations(self, observation: lg.Observation) -> int:
-        return 1
-
-    def __call__(
-        self, observation: lg.Observation, *, seeds: lg.Seeds, progress: Any = None
-    ) -> lg.Reconstruction:
-        return Sure(lg.Status.CONVERGED).reconstruct(observation, seeds=seeds, progress=progress)
+    def plan(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        return Sure(lg.Status.CONVERGED).prepare(observation)
 
 
 @pytest.mark.parametrize(

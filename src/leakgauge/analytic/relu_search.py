@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leakgauge.analytic.relu_layer import Factors, consistency, from_patterns, patterns
 from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
+from leakgauge.core import Moment, Progress
 
 Propose = Callable[[Allowed], Tensor]
 """From what those found so far leave open to new directions (N, B)."""
@@ -54,7 +55,7 @@ def search(
     belief: Belief,
     rounds: int,
     generator: torch.Generator,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> Search:
     """Propose, settle, verify, until B directions agree with the layer, or the rounds are spent or hopeless."""
     if factors.batch == 1:
@@ -76,7 +77,7 @@ def search(
             return best
         if spent == HOPELESS and not len(best.directions):
             return Search(best.directions, 0.0, spent)
-        progress(spent / rounds)
+        progress(Moment(spent / rounds))
         if idle == PATIENCE or len(found) == factors.batch:
             # A wrong one among them shuts out the rest: which one, nothing tells.
             keep = torch.randperm(len(found), generator=generator)[: len(found) // 2]

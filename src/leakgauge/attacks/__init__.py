@@ -2,6 +2,9 @@
 
 from leakgauge.attacks.april import April, AprilMatching
 from leakgauge.attacks.auto import Auto
+from leakgauge.attacks.auto import Entry as Entry
+from leakgauge.attacks.auto import HasCurvature as HasCurvature
+from leakgauge.attacks.auto import HasReLU as HasReLU
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.bayes_optimal import BayesOptimal
 from leakgauge.attacks.cocktail_party import CocktailParty

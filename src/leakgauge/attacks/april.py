@@ -34,8 +34,8 @@ from leakgauge.core import (
     Status,
     image_grid,
 )
-from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
+from leakgauge.core.verdicts import nothing_found
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
 from leakgauge.inversion.objectives.distances import relative_residual
@@ -86,7 +86,6 @@ class April(BaseAttack):
             guesses = [
                 guess for cut in CUTS for guess in self.guesses(observation, tokens, cut=cut)
             ]
-        progress(1.0)
         cost = Cost(len(guesses), time.perf_counter() - clock)
         if not guesses:
             reason = "the positional embedding's gradient is 0"
@@ -167,7 +166,7 @@ def likely(observation: Observation) -> list[Tensor]:
     found, head = label_of_one(observation), shared_head(observation)
     assert isinstance(found, OneLabel), "unfit() refuses this"
     assert not isinstance(head, str), "unfit() refuses this"
-    device = next(iter(observation.update.tensors.values())).device
+    device = observation.update.like.device
     # With cross-entropy the example's own output has the largest derivative, whatever the features' signs.
     rows = head.dweight.norm(dim=1).argsort(descending=True)[:LABELS].tolist()
     tried = [found.label] if found.certain else dict.fromkeys([found.label, *rows])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from leakgauge.attacks.april import April
@@ -28,56 +29,139 @@ from leakgauge.core import (
     AttackError,
     BaseAttack,
     Cost,
+    Inapplicable,
     ModelError,
     Observation,
+    Plan,
     ProbeError,
     Progress,
     Reconstruction,
     Seeds,
     Status,
+    within,
 )
 from leakgauge.core.ranges import Count
+from leakgauge.inversion.search.judgment import measured
 from leakgauge.inversion.simulation.smoothing import bends
 
 EXACT = 1e-5
 """Residual at which what is left of a float32 update is rounding: no residual chooses below it."""
-
-
 FAILURES = (AttackError, ModelError, ProbeError)
 """What ends one attack on a user's model, and must not end the others."""
+SMALL = 100_000
+"""Most parameters of a network that second order is tried on by default: its matrices grow with them."""
+
+Guard = Callable[[Observation], str | None]
+"""Return why `Auto` leaves an attack out although it can run, or None if it runs it. Its repr is in records."""
+
+
+@dataclass(frozen=True)
+class HasReLU:
+    """Leave an attack out unless the model runs a ReLU."""
+
+    def __call__(self, observation: Observation) -> str | None:
+        return None if bends(observation) else "no ReLU to smooth"
+
+
+@dataclass(frozen=True)
+class HasCurvature:
+    """Leave an attack out if the model runs a ReLU, whose second derivative is zero almost everywhere."""
+
+    def __call__(self, observation: Observation) -> str | None:
+        if bends(observation):
+            return "L-BFGS needs curvature, which ReLU has not: name it to run it"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One attack that `Auto` may run, and when it does so.
+
+    Args:
+        attack: ours or a user's own.
+        most_parameters: size of the largest network on which it is tried. None: any.
+        guards: reasons to leave it out although it can run.
+    """
+
+    attack: Attack
+    most_parameters: Count | None = None
+    guards: tuple[Guard, ...] = ()
+
+    def plan(self, observation: Observation) -> tuple[Attack, Plan | Inapplicable]:
+        """Return the attack as it suits the observation, with its plan or the reason why it is left out.
+
+        An attack that cannot read an update of several local steps is taken as if it were of one gradient.
+
+        Raises:
+            AttackError, ModelError, ProbeError: the check failed on the model or the loss.
+        """
+        missing = sorted(self.attack.requires - observation.knowledge.granted())
+        if missing:
+            return self.attack, Inapplicable(f"needs {', '.join(missing)}")
+        size = observation.update.size
+        if self.most_parameters is not None and size > self.most_parameters:
+            reason = (
+                f"{size} parameters > {self.most_parameters} for second order: name it to run it"
+            )
+            return self.attack, Inapplicable(reason)
+        attack, plan = self.attack, self.attack.plan(observation)
+        several = observation.training.kind != "gradient"
+        if isinstance(plan, Inapplicable) and several and not isinstance(attack, OneGradient):
+            attack = OneGradient(attack=attack)
+            plan = attack.plan(observation)
+        if isinstance(plan, Inapplicable):
+            return attack, plan
+        for guard in self.guards:
+            left_out = guard(observation)
+            if left_out is not None:
+                return attack, Inapplicable(left_out)
+        return attack, plan
+
+
+DEFAULT: tuple[Entry, ...] = (
+    Entry(attack=LinearLayer()),
+    Entry(attack=CocktailParty()),
+    Entry(attack=Spear()),
+    Entry(attack=RGAP()),
+    Entry(attack=Peeling()),
+    Entry(attack=April()),
+    Entry(attack=April(equations="embedding")),
+    Entry(attack=SoftmaxUnmixing(), most_parameters=SMALL),
+    Entry(attack=DropoutInversion(attack=SecondOrder(), weight=0.0), most_parameters=SMALL),
+    Entry(attack=SecondOrder(), most_parameters=SMALL),
+    Entry(attack=SmoothedMatching(), guards=(HasReLU(),)),
+    Entry(attack=IDLG(steps=100), guards=(HasCurvature(),)),
+    Entry(attack=BalancedDLG(), guards=(HasCurvature(),)),
+    Entry(attack=CorrectedSurrogate(), guards=(HasCurvature(),)),
+    Entry(attack=SurrogateModel()),
+    Entry(attack=InvertingGradients(steps=4000)),
+)
+"""Closed forms, and descents after them."""
+
+
+@dataclass(frozen=True)
+class _Able:
+    """An attack that runs, with its name in notes and seeds."""
+
+    title: str
+    attack: Attack
+    plan: Plan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(BaseAttack):
-    """Runs `attacks` in their order until one settles the batch, and returns the best match.
+    """Run attacks in their order until one settles the batch, and return the best match.
 
-    By default closed forms first, descents after them. Settled is what is certified, matched with every
-    direction of the batch told apart, or for a single example matched to rounding.
-    "Best" is the least relative residual of the update: the adversary's own measure. The notes say
-    what ran, what failed, and why what did not run could not. Second order is left to networks of at most `small`
-    parameters: its matrices grow with them; DLG's L-BFGS to networks without ReLU. Name an attack to run it all
-    the same.
+    Settled is a batch that is certified, that is matched with every direction told apart, or a single example that is
+    matched to rounding. "Best" is the least relative residual of the update: the adversary's own measure. The notes
+    say what ran, what failed, and why the others did not run.
+
+    Args:
+        attacks: entries, or attacks without conditions. By default closed forms first, descents after them. A user's
+            own attack joins with `attacks=(Entry(attack=Mine()), *DEFAULT)`.
     """
 
-    attacks: tuple[Attack, ...] = (
-        LinearLayer(),
-        CocktailParty(),
-        Spear(),
-        RGAP(),
-        Peeling(),
-        April(),
-        April(equations="embedding"),
-        SoftmaxUnmixing(),
-        DropoutInversion(attack=SecondOrder(), weight=0.0),
-        SecondOrder(),
-        SmoothedMatching(),
-        IDLG(steps=100),
-        BalancedDLG(),
-        CorrectedSurrogate(),
-        SurrogateModel(),
-        InvertingGradients(steps=4000),
-    )
-    small: Count = 100_000
+    attacks: tuple[Attack | Entry, ...] = DEFAULT
     # Each attack says by itself whether it needs derivatives.
     discrete: ClassVar[bool] = True
 
@@ -85,97 +169,75 @@ class Auto(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def applicable(self, observation: Observation) -> list[Attack]:
-        """Return the attacks that can run here, in their order, each as `suit` has it."""
-        return self.sorted_out(observation)[0]
-
-    def unsuited(self, observation: Observation) -> str | None:
-        able, refusals = self.sorted_out(observation)
-        return None if able else "; ".join(refusals)
-
-    def sorted_out(self, observation: Observation) -> tuple[list[Attack], list[str]]:
-        """Return the attacks that can run here, and one line for each that cannot."""
-        able: list[Attack] = []
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
+        able: list[_Able] = []
         refusals: list[str] = []
-        for attack in (suit(attack, observation) for attack in self.attacks):
+        for one in self.attacks:
+            entry = one if isinstance(one, Entry) else Entry(attack=one)
             try:
-                reason = self.refusal(attack, observation)
+                attack, plan = entry.plan(observation)
             except FAILURES as error:
-                reason = f"its check failed: {error}"
-            if reason is None:
-                able.append(attack)
-            else:
-                refusals.append(f"{title(attack)}: {reason}")
-        return able, refusals
-
-    def refusal(self, attack: Attack, observation: Observation) -> str | None:
-        """Return why `attack` cannot run here, or None if it can."""
-        missing = sorted(attack.requires - observation.knowledge.granted())
-        if missing:
-            return f"needs {', '.join(missing)}"
-        inner = attack.attack if isinstance(attack, OneGradient) else attack
-        size = sum(tensor.numel() for tensor in observation.update.tensors.values())
-        if (
-            isinstance(inner, SecondOrder | SoftmaxUnmixing | DropoutInversion)
-            and size > self.small
-        ):
-            return f"{size} parameters > {self.small} for second order: name it to run it"
-        reason = attack.inapplicable(observation)
-        if reason is not None:
-            return reason
-        if isinstance(inner, SmoothedMatching) and not bends(observation):
-            return "no ReLU to smooth"
-        if isinstance(inner, IDLG | BalancedDLG | CorrectedSurrogate) and bends(observation):
-            return "L-BFGS needs curvature, which ReLU has not: name it to run it"
-        return None
-
-    def evaluations(self, observation: Observation) -> int:
-        return sum(a.evaluations(observation) for a in self.applicable(observation))
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        clock = time.perf_counter()
-        able, notes = self.sorted_out(observation)
-        costs = [attack.evaluations(observation) for attack in able]
-        planned, done = max(1, sum(costs)), 0
-        results: list[tuple[Attack, Reconstruction]] = []
-        for attack, cost in zip(able, costs, strict=True):
-            share, start = cost / planned, done / planned
-            done += cost
-            try:
-                result = attack(
-                    observation,
-                    seeds=seeds.child(title(attack)),
-                    progress=lambda f, start=start, share=share: progress(start + share * f),  # type: ignore[misc]
-                )
-            except FAILURES as error:
-                notes.append(f"{title(attack)} failed: {error}")
+                refusals.append(f"{title(entry.attack)}: its check failed: {error}")
                 continue
-            results.append((attack, result))
-            notes.append(f"{title(attack)}: {result.status}, {result.message}")
-            if settled(result):
-                break
-        progress(1.0)
-        if not results:
-            raise AttackError(f"no attack that applies here could run: {'; '.join(notes)}")
-        attack, best = min(results, key=lambda pair: _residual(pair[1]))
-        spent = sum(result.cost.evaluations for _, result in results)
-        return replace(
-            best,
-            notes=(f"chosen by residual: {attack!r}", *notes, *best.notes),
-            cost=Cost(spent, time.perf_counter() - clock),
+            if isinstance(plan, Inapplicable):
+                refusals.append(f"{title(attack)}: {plan.reason}")
+            else:
+                able.append(_Able(title(attack), attack, plan))
+        if not able:
+            return Inapplicable("; ".join(refusals))
+        return Plan(
+            evaluations=sum(one.plan.evaluations for one in able),
+            search=partial(_search, observation, able, refusals),
         )
 
 
-def suit(attack: Attack, observation: Observation) -> Attack:
-    """Return the attack, or `OneGradient` of it if it cannot read an update of several local steps."""
-    if observation.training.kind == "gradient" or isinstance(attack, OneGradient):
-        return attack
-    try:
-        return attack if attack.inapplicable(observation) is None else OneGradient(attack=attack)
-    except FAILURES:
-        return attack  # its check fails again where it is asked for the reason
+def _search(
+    observation: Observation,
+    able: list[_Able],
+    refusals: list[str],
+    seeds: Seeds,
+    progress: Progress,
+) -> Reconstruction:
+    """Run the attacks until one settles the batch."""
+    notes, results = list(refusals), list[tuple[Attack, Reconstruction]]()
+    planned, done = max(1, sum(one.plan.evaluations for one in able)), 0
+
+    def chosen(attack: Attack, latest: Reconstruction) -> Reconstruction:
+        return _best([*results, (attack, latest)], notes)
+
+    for one in able:
+        told = within(
+            progress,
+            done / planned,
+            one.plan.evaluations / planned,
+            evaluations=sum(result.cost.evaluations for _, result in results),
+            finish=partial(chosen, one.attack),
+            best=partial(_best, list(results), list(notes)) if results else None,
+        )
+        done += one.plan.evaluations
+        try:
+            found = one.plan.search(seeds.child(one.title), told)
+        except FAILURES as error:
+            notes.append(f"{one.title} failed: {error}")
+            continue
+        found = measured(one.attack, observation, found)
+        results.append((one.attack, found))
+        notes.append(f"{one.title}: {found.status}, {found.message}")
+        if settled(found):
+            break
+    if not results:
+        raise AttackError(f"no attack that applies here could run: {'; '.join(notes)}")
+    return _best(results, notes)
+
+
+def _best(results: list[tuple[Attack, Reconstruction]], notes: list[str]) -> Reconstruction:
+    """Return the result of the least residual, with the cost of all."""
+    attack, best = min(results, key=lambda pair: _residual(pair[1]))
+    return replace(
+        best,
+        notes=(f"chosen by residual: {attack!r}", *notes, *best.notes),
+        cost=Cost(sum(result.cost.evaluations for _, result in results)),
+    )
 
 
 def title(attack: Attack) -> str:

@@ -37,8 +37,8 @@ from leakgauge.core import (
     Status,
     image_grid,
 )
-from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative, Positive
+from leakgauge.core.verdicts import nothing_found
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.objectives.variation import OPPONENT, TotalVariation
@@ -108,7 +108,6 @@ class CocktailParty(BaseAttack):
             blank = unmixer.plausible(torch.zeros(1, shared.signals.shape[1] - 1).double())
             sources = completed(sources, observation.batch_size, blank[0])
             guess = reconstruction(observation, found, sources)
-        progress(1.0)
         return replace(guess, cost=Cost(1, time.perf_counter() - clock))
 
     def unmixer(self, observation: Observation, found: LinearEntry) -> Unmixer:
@@ -178,7 +177,7 @@ def reconstruction(
 ) -> Reconstruction:
     """The batch as unmixed, examples that the model confirms said to be."""
     batch = observation.batch_size
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     unit = found.invert(sources.features).clamp(0, 1)
     unmixed = sources.error.isfinite()
     unit[~unmixed] = 0.5

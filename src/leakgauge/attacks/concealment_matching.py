@@ -57,7 +57,7 @@ class ConcealmentMatching(BaseAttack):
         if labels is not None and labels.ndim != 1:
             return "the invented example is told by its class: needs class labels"
         rows = found.weight.new_full((2, len(found.weight)), 1 / len(found.weight))
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         one = observation.not_one_example() or refused_targets(observation, rows.to(like))
         return one or self._matching(torch.zeros(0)).inapplicable(observation)
 
@@ -113,6 +113,6 @@ def as_pair(observation: Observation, concealed: ConcealedExamples) -> Observati
 def soft(label: int, other: int, mixing: float, observation: Observation) -> Tensor:
     """Targets (2, K) of the pair."""
     assert observation.classes is not None, "a head was found"
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     one, two = one_hot(torch.tensor([label, other]), observation.classes).to(like)
     return torch.stack([one, mixing * two + (1 - mixing) * one])

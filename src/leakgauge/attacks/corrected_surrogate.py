@@ -35,6 +35,7 @@ from leakgauge.core import (
     Snapshot,
     Tensors,
     Update,
+    within,
 )
 from leakgauge.core.ranges import Count, Share
 from leakgauge.federated.layers.dropout import mean_network
@@ -97,7 +98,6 @@ class CorrectedSurrogate(BaseAttack):
             spent += found.cost.evaluations + 1 + self.asked(observation)
             results.append((misfit, found))
             course.append(Snapshot(spent, misfit, found.inputs, time.perf_counter() - clock))
-        progress(1.0)
         chosen = min(range(len(results)), key=lambda k: results[k][0])
         best = judged(observation, results[chosen][1])
         return replace(
@@ -120,7 +120,7 @@ class CorrectedSurrogate(BaseAttack):
             found = matching(
                 seen,
                 seeds=seeds.child(f"stage/{k}"),
-                progress=lambda f, k=k: progress((k + f) / self.stages),  # type: ignore[misc]
+                progress=within(progress, k / self.stages, 1 / self.stages),
             )
             if found.targets is None:
                 yield math.inf, found

@@ -21,8 +21,8 @@ from leakgauge.analytic.hidden import read, refusal
 from leakgauge.attacks.labels import withheld
 from leakgauge.attacks.softmax_unmixing import completed
 from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, Status
-from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
+from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import (
     LBFGS,
     VARIATIONS,

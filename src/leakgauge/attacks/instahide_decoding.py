@@ -25,6 +25,7 @@ from leakgauge.core import (
     BaseAttack,
     Cost,
     MixedExamples,
+    Moment,
     Observation,
     Progress,
     Reconstruction,
@@ -72,7 +73,6 @@ class InstaHideDecoding(BaseAttack):
         mixing = effect(observation, MixedExamples)
         assert mixing is not None, "unsuited() refuses this"
         assert mixing.mirror is not None, "unsuited() refuses this"
-        progress(1.0)
         spent = sum(one.cost.evaluations for one in found)
         return replace(
             best,
@@ -95,10 +95,10 @@ class InstaHideDecoding(BaseAttack):
         mixing = effect(observation, MixedExamples)
         assert mixing is not None, "unsuited() refuses this"
         assert observation.classes is not None, "unsuited() refuses this"
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         weights = mixing.weights(len(labels), seeds=seeds.child(f"mixing/{draw}")).to(like)
         targets = weights @ functional.one_hot(labels, observation.classes).to(like)
         matching = replace(self.attack.matching(), labels=Read(targets))
         found = matching(observation, seeds=seeds.child("encryption"))
-        progress((draw + 1) / self.draws)
+        progress(Moment((draw + 1) / self.draws))
         return replace(found, targets=labels)

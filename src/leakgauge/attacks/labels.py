@@ -47,7 +47,7 @@ def labels_of(observation: Observation, seeds: Seeds) -> tuple[Tensor, tuple[str
         return labels, (f"labels: estimated from the last layer's bias alone, since {hidden}",)
     with seeds.isolated("labels"):
         found = BestLabels()(observation, seeds=seeds.child("labels"))
-    device = next(iter(observation.update.tensors.values())).device
+    device = observation.update.like.device
     return found.labels.to(device), ("; ".join([f"labels: {found.method}", *found.notes]),)
 
 

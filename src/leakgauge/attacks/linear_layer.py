@@ -76,7 +76,6 @@ class LinearLayer(BaseAttack):
                 search.single()
             else:
                 search.peel()
-            progress(1.0)
             return search.finish(seeds, seconds=time.perf_counter() - clock)
 
 
@@ -230,7 +229,7 @@ class _Peeling:
     def finish(self, seeds: Seeds, *, seconds: float) -> Reconstruction:
         """Found examples first; the middle of the domain stands where none was found."""
         observation, batch = self.observation, self.observation.batch_size
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         unit = torch.full((batch, *unit_shape(observation.domain)), 0.5, dtype=torch.float64)
         for i, example in enumerate(self.found):
             # The domain's range is public: a value outside it is noise, for certain.

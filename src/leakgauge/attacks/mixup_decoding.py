@@ -29,12 +29,14 @@ from leakgauge.core import (
     BaseAttack,
     Cost,
     MixedExamples,
+    Moment,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
     effect,
     image_grid,
+    within,
 )
 from leakgauge.core.ranges import Count, Whole
 from leakgauge.inversion import GradientMatching, Guessed, Read
@@ -125,7 +127,6 @@ class MixupDecoding(BaseAttack):
         search = self._begun(mixings, observation, seeds, progress)
         for i in range(self.moves if search.best[0].settled else 0):
             search.move(STEP / 2**i)
-        progress(1.0)
         mixing, found = search.best
         mixtures = observation.domain.to_unit(found.inputs)
         unit, notes = unmixed(mixtures, mixing, self.undone)
@@ -150,10 +151,10 @@ class MixupDecoding(BaseAttack):
                 search.attempt(mixing)
             return search
         scouting = replace(search, matching=self.scout.matching(), planned=len(mixings), all=[])
-        scouting.progress = lambda share: progress(share / 2)
+        scouting.progress = within(progress, 0.0, 0.5)
         for mixing in mixings:
             scouting.attempt(mixing)
-        search.progress = lambda share: progress(0.5 + share / 2)
+        search.progress = within(progress, 0.5, 0.5)
         search.tried, search.evaluations = scouting.tried, scouting.evaluations
         for mixing, start in scouting.leading(self.shortlist):
             search.attempt(mixing, start)
@@ -190,7 +191,7 @@ class _Search:
         """Look for the mixtures at the targets that a mixing means, from those of another where given."""
         observation, matching = self.observation, self.matching
         assert observation.classes is not None, "inapplicable() refuses this"
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         matching = replace(matching, labels=Read(mixing.targets(observation.classes, like)))
         if start is not None:
             guess = observation.domain.to_unit(start.inputs)
@@ -201,7 +202,7 @@ class _Search:
         self.evaluations += found.cost.evaluations
         value = found.objectives[found.trial] if found.objectives else math.inf
         self.all = [*self.all, (value, mixing, found)]
-        self.progress(min(1.0, len(self.all) / self.planned))
+        self.progress(Moment(min(1.0, len(self.all) / self.planned)))
 
     def move(self, step: float) -> None:
         """Try the best mixing with a lambda a step larger and smaller, and where its images share the least."""

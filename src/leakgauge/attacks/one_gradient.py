@@ -13,11 +13,14 @@ from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.core import (
     Attack,
     BaseAttack,
+    Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
     Status,
+    within,
 )
 from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.federated.training.withheld import untold
@@ -40,16 +43,20 @@ class OneGradient(BaseAttack):
     def unsuited(self, observation: Observation) -> str | None:
         if observation.training.kind == "gradient":
             return "the update is one gradient already"
-        return self.attack.inapplicable(as_one_gradient(observation))
+        plan = self.attack.plan(as_one_gradient(observation))
+        return plan.reason if isinstance(plan, Inapplicable) else None
 
     def evaluations(self, observation: Observation) -> int:
-        return self.attack.evaluations(as_one_gradient(observation)) + 1
+        plan = self.attack.plan(as_one_gradient(observation))
+        return 0 if isinstance(plan, Inapplicable) else plan.evaluations + 1
 
     def reconstruct(
         self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        found = self.attack(as_one_gradient(observation), seeds=seeds, progress=progress)
-        return judged(observation, found)
+        plan = self.attack.plan(as_one_gradient(observation))
+        assert isinstance(plan, Plan), "unsuited() refuses this"
+        told = within(progress, 0.0, 1.0, finish=lambda found: judged(observation, found))
+        return judged(observation, plan.search(seeds, told))
 
 
 def judged(observation: Observation, found: Reconstruction) -> Reconstruction:

@@ -30,9 +30,10 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
+    within,
 )
-from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative
+from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import (
     LBFGS,
     FeatureMatch,
@@ -219,7 +220,7 @@ class _Peel:
         guess = matching(
             self.observation,
             seeds=seeds,
-            progress=lambda f: self.progress(min(1.0, (before + f * steps) / planned)),
+            progress=within(self.progress, before / planned, steps / planned, evaluations=before),
         )
         self.evaluations += guess.cost.evaluations
         course = tuple(
@@ -247,7 +248,6 @@ class _Peel:
 
     def best(self) -> Reconstruction:
         """The image that matches the update best, with the course of all."""
-        self.progress(1.0)
         chosen = min(self.guesses, key=lambda guess: residual_of(guess))
         course = tuple(snapshot for guess in self.guesses for snapshot in guess.course)
         spent = Cost(self.evaluations, time.perf_counter() - self.clock)
@@ -263,7 +263,7 @@ def residual_of(guess: Reconstruction) -> float:
 def match(observation: Observation, chain: Chain, known: Known) -> FeatureMatch:
     """The distance to the activations known, relative to that of a gray image."""
     network = Headless.of(observation, chain.links[known.place].name)
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     aim = known.x.reshape(1, -1).to(like)
     with torch.no_grad():
         gray = network(torch.full((1, *observation.domain.shape), 0.5).to(like))

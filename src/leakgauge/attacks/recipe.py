@@ -9,8 +9,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from leakgauge.attacks.labels import refused, settled
-from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
-from leakgauge.core.attack import bounded
+from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds, within
+from leakgauge.core.verdicts import bounded
 from leakgauge.inversion import GradientMatching
 from leakgauge.inversion.search.judgment import residual_of
 
@@ -42,7 +42,6 @@ def matched(
     matching: GradientMatching, observation: Observation, seeds: Seeds, progress: Progress
 ) -> Reconstruction:
     """What the matching finds with labels granted, else read first; the reading is in the time and in the notes."""
-    observation.require(matching)
     clock = time.perf_counter()
     settling, notes = settled(matching, observation, seeds)
     before = time.perf_counter() - clock
@@ -64,9 +63,8 @@ def mended(
     Status and residual are those of the mended inputs: what is returned is what is judged.
     """
     clock = time.perf_counter()
-    found = attack(observation, seeds=seeds, progress=lambda done: progress(0.9 * done))
+    found = attack(observation, seeds=seeds, progress=within(progress, 0.0, 0.9))
     inputs, note = mend(found.inputs)
-    progress(1.0)
     # The snapshots and the diagnosis are of what was found before.
     after = replace(
         found,

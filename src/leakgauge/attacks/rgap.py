@@ -38,7 +38,7 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
-from leakgauge.core.attack import nothing_found
+from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.output.one_label import Explained
@@ -83,7 +83,6 @@ class RGAP(BaseAttack):
                 guesses.append(_finished(observation, chain, start, seeds, balanced))
                 if guesses[-1].misfit <= CERTIFIED_WITHIN:
                     break
-        progress(1.0)
         cost = Cost(len(guesses), time.perf_counter() - clock)
         if not guesses:
             reason = "no label and output explain the last layer's gradient"
@@ -238,7 +237,7 @@ def compared(
     observation: Observation, chain: Chain, seen: Tensor, targets: Tensor | None
 ) -> tuple[Tensor, Tensor | None, float | None]:
     """The inputs (1, *shape) of what the first layer sees, their targets, and the residual where those are known."""
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     # The domain's range is public: a value outside it is an error, for certain.
     unit = chain.invert(seen.reshape(1, -1)).clamp(0, 1).to(like)
     inputs = observation.domain.from_unit(unit)
@@ -250,7 +249,7 @@ def compared(
 
 def label_of(observation: Observation, start: Beginning, seeds: Seeds) -> Tensor | None:
     """The label (1,) that explains the last layer, else one that is granted or estimated; or None."""
-    device = next(iter(observation.update.tensors.values())).device
+    device = observation.update.like.device
     if start.label is not None:
         return torch.tensor([start.label], device=device)
     if observation.classes is None or withheld(observation) is not None:

@@ -77,7 +77,7 @@ class SignalMatching(BaseAttack):
         assert not isinstance(split, str), "unsuited() refuses this"
         layer, features = split
         signals = scaled(observation, layer, features, seeds.generator("signals"))
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         matching = self.matching(signals, like, observation.batch_size)
         found = matching(severed(observation, layer, signals), seeds=seeds, progress=progress)
         labels, notes = (

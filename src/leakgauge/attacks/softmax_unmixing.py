@@ -18,8 +18,8 @@ from leakgauge.analytic.softmax_unmixing import Unmixed
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, Status
-from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count, NonNegative, Positive
+from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import Falling, FeatureMatch, Read
 from leakgauge.inversion.objectives.features import entangled
 

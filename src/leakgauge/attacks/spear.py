@@ -36,9 +36,10 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
+    within,
 )
-from leakgauge.core.attack import nothing_found
 from leakgauge.core.ranges import Count
+from leakgauge.core.verdicts import nothing_found
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.judgment import status_of
@@ -125,7 +126,6 @@ def recover(
     assert isinstance(found, LinearEntry), "inapplicable() refuses this"
     factors = factors_of(observation, found)
     if isinstance(factors, str):
-        progress(1.0)
         cost = Cost(0, time.perf_counter() - clock)
         return nothing_found(observation, Status.INAPPLICABLE, factors, cost=cost)
     generator = seeds.generator("directions")
@@ -136,11 +136,10 @@ def recover(
             belief=belief,
             rounds=rounds,
             generator=generator,
-            progress=lambda done, share=share: progress((share + done) * 0.475),  # type: ignore[misc]
+            progress=within(progress, 0.475 * share, 0.475),
         )
         if len(result.directions) == factors.batch:
             break
-    progress(1.0)
     if len(result.directions) < factors.batch:
         message = (
             f"{len(result.directions)} of {factors.batch} sparse directions after {result.rounds} "
@@ -159,7 +158,7 @@ def finish(
     # The domain's range is public: a value outside it is noise, for certain.
     unit = entry.invert(features).clamp(0, 1)
     targets, evaluations = labels_of(observation, entry, unit, delta)
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     if targets is None:
         targets = solved_targets(observation, unit.to(like))
     residual = None

@@ -19,7 +19,7 @@ from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.labels import refused, settled_over_steps
 from leakgauge.attacks.one_gradient import judged
 from leakgauge.attacks.recipe import Recipe
-from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
+from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds, within
 from leakgauge.core.ranges import Count
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.local_steps import interpolated
@@ -73,7 +73,7 @@ class SurrogateModel(BaseAttack):
             found = matching(
                 seen,
                 seeds=seeds.child(f"stage/{stage}"),
-                progress=lambda f, done=done: progress(done + f / self.stages),  # type: ignore[misc]
+                progress=within(progress, done, 1 / self.stages, evaluations=spent),
             )
             spent += found.cost.evaluations
             if stage == self.stages - 1 or found.targets is None:
@@ -89,7 +89,6 @@ class SurrogateModel(BaseAttack):
                     base=matching.parametrization, guess=observation.domain.to_unit(found.inputs)
                 ),
             )
-        progress(1.0)
         cost = Cost(spent, time.perf_counter() - clock)
         note = "alpha: " + ", ".join(f"{share:g}" for share in shares)
         return replace(judged(observation, found), cost=cost, notes=(*notes, *found.notes, note))

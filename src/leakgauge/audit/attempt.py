@@ -13,7 +13,9 @@ from leakgauge.core import (
     AttackError,
     ChangedExamples,
     Defense,
+    Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
@@ -23,14 +25,31 @@ from leakgauge.core import (
     nearest_examples,
     parts_of,
     unit_shape,
+    within,
 )
-from leakgauge.core.attack import bounded, no_signal, of_the_trained, steady
+from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_trained, steady
 from leakgauge.defenses.base import Undefended
-from leakgauge.inversion.search.judgment import residual_of
+from leakgauge.inversion.search.judgment import measured
+
+
+def planned(attack: Attack, observation: Observation) -> Plan | Inapplicable:
+    """Return the plan of an attack, ours or a user's own.
+
+    Raises:
+        AttackError: the attack returned something else than a plan or a reason.
+    """
+    if not observation.has_signal:
+        return Plan(evaluations=0, search=lambda seeds, progress: no_signal(observation))
+    plan = attack.plan(observation)
+    if not isinstance(plan, Plan | Inapplicable):
+        expected = "a Plan, or Inapplicable with the reason"
+        raise AttackError(f"{type(attack).__name__}.plan: expected {expected}; found {told(plan)}")
+    return plan
 
 
 def attempt(
     attack: Attack,
+    plan: Plan | Inapplicable,
     observation: Observation,
     count: int,
     defense: Defense | None = None,
@@ -44,28 +63,21 @@ def attempt(
     computed anew, as it is if rounding to valid examples moved them. Whatever the attack raises passes.
 
     Args:
+        attack: what the plan is of.
+        plan: the attack, ready to run on the observation, or why it cannot.
         defense: the client's. The adversary need not know it.
 
     Raises:
         AttackError: the attack returned something else than a sound reconstruction.
     """
-    if not observation.has_signal:
-        return no_signal(observation)
-    found = sound(attack, attack(observation, seeds=seeds, progress=progress), observation, count)
+    if isinstance(plan, Inapplicable):
+        return nothing_found(observation, Status.INAPPLICABLE, plan.reason)
+    found = sound(attack, plan.run(seeds, within(progress, 0.0, 1.0)), observation, count)
     valid = nearest_examples(observation.domain, found.inputs)
     moved = valid is not found.inputs and not torch.equal(valid, found.inputs)
-    found = replace(found, inputs=valid)
-    if moved or not type(attack).__module__.startswith("leakgauge."):
-        found = measured(observation, found)
+    found = measured(attack, observation, replace(found, inputs=valid), moved=moved)
     found = steady(observation, bounded(found))
     return of_the_trained(found) if acts_on_examples(defense) else found
-
-
-def measured(observation: Observation, found: Reconstruction) -> Reconstruction:
-    """Return the reconstruction with the residual of the inputs and targets that it returns, if it claims a match."""
-    if found.status not in (Status.CERTIFIED, Status.CONVERGED):
-        return found
-    return replace(found, residual=residual_of(observation, found))
 
 
 def acts_on_examples(defense: Defense | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leakgauge.audit.attempt import attempt
+from leakgauge.audit.attempt import attempt, planned
 from leakgauge.audit.case import Cell
 from leakgauge.audit.duplicates import differing, equal_examples
 from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
@@ -16,10 +16,10 @@ from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
 from leakgauge.audit.records import JobResult
-from leakgauge.core import Progress, Seeds, Status, silent, space_of
-from leakgauge.core.attack import no_signal
+from leakgauge.core import Inapplicable, Progress, Seeds, Status, silent, space_of, within
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
+from leakgauge.core.verdicts import no_signal
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
 from leakgauge.threats import observed
@@ -69,10 +69,10 @@ def contest(
         nothing = no_signal(observation)
         return JobResult(cell.index, record | unscored(nothing.status, nothing.message))
     with step("check"):
-        reason = cell.attack.inapplicable(observation)
-    if reason is not None:
+        plan = planned(cell.attack, observation)
+    if isinstance(plan, Inapplicable):
         return JobResult(
-            cell.index, record | unscored(Status.INAPPLICABLE, one_line(str(reason), LONGEST))
+            cell.index, record | unscored(Status.INAPPLICABLE, one_line(plan.reason, LONGEST))
         )
     count, judge = (
         len(drawn.batch),
@@ -81,11 +81,12 @@ def contest(
     with step("attack"):
         found = attempt(
             cell.attack,
+            plan,
             observation,
             count,
             cell.defense,
             seeds=own,
-            progress=lambda done: progress(done / 2),
+            progress=within(progress, 0.0, 0.5),
         )
     with step("metric"):
         guess = judge(found)
@@ -95,12 +96,13 @@ def contest(
         return judge(
             attempt(
                 cell.attack,
+                planned(cell.attack, update),
                 update,
                 count,
                 cell.defense,
                 # No path: an attack that knows its control could do worse there.
                 seeds=Seeds(own.integer("control")),
-                progress=lambda done: progress(0.5 + done / 2),
+                progress=within(progress, 0.5, 0.5),
             )
         )
 

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import torch
 
+from leakgauge.audit.attempt import planned
 from leakgauge.audit.case import Cell
 from leakgauge.audit.failures import Failed, tried
 from leakgauge.audit.training import TrainingRun, seconds_of
-from leakgauge.core import Attack, Observation, Seeds, UserError, unit_shape
+from leakgauge.core import Attack, Inapplicable, Observation, Seeds, UserError, unit_shape
 from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.federated.training.withheld import untold
@@ -132,9 +133,10 @@ def undefended_seconds(cell: Cell, seed: int) -> float:
 
 def evaluations(attack: Attack, observation: Observation) -> int:
     """Return the largest number of simulated updates of a run; 0 if the attack cannot run at all."""
-    if not observation.has_signal or attack.inapplicable(observation) is not None:
+    if not observation.has_signal:
         return 0
-    return attack.evaluations(observation)
+    plan = planned(attack, observation)
+    return 0 if isinstance(plan, Inapplicable) else plan.evaluations
 
 
 def number_of(count: object) -> float:

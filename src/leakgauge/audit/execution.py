@@ -8,12 +8,17 @@ from functools import partial
 from leakgauge.audit.crew import PATIENCE, Crew, Done, Told
 from leakgauge.audit.jobs import Job, run_job
 from leakgauge.audit.specification import Source
+from leakgauge.core import Moment
 
 
 def serial(planned: Sequence[Job], root: int, *, told: Told, done: Done) -> None:
     """Run jobs one after the other, in order, in this process."""
     for job in planned:
-        done(run_job(job, root, partial(told, job.index)))
+        done(run_job(job, root, partial(_told, told, job.index)))
+
+
+def _told(told: Told, index: int, moment: Moment) -> None:
+    told(index, moment.fraction)
 
 
 def parallel(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from leakgauge.audit.records import JobResult
-from leakgauge.core import LeakGaugeError, Progress
+from leakgauge.core import LeakGaugeError, Moment, Progress
 from leakgauge.core.lines import one_line
 
 Result = TypeVar("Result")
@@ -106,9 +106,9 @@ class WatcherError(BaseException):
 def blameless(progress: Progress) -> Progress:
     """Return a callback that raises what `progress` raises in a WatcherError."""
 
-    def told(fraction: float) -> None:
+    def told(moment: Moment) -> None:
         try:
-            progress(fraction)
+            progress(moment)
         except Exception as error:
             raise WatcherError(error) from error
 

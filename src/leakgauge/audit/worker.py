@@ -18,6 +18,7 @@ from leakgauge.audit.jobs import Job, jobs, run_job
 from leakgauge.audit.records import JobResult
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.specification import Source, parse
+from leakgauge.core import Moment
 
 STEP = 0.02
 """Least progress of a job that is worth a message."""
@@ -75,8 +76,9 @@ class Worker:
         """Return the result of a job, after messages of its progress."""
         sent = 0.0
 
-        def told(done: float) -> None:
+        def told(moment: Moment) -> None:
             nonlocal sent
+            done = moment.fraction
             if done >= sent + STEP:
                 sent = done
                 pipe.send(Fraction(job.index, done))

@@ -1,8 +1,8 @@
 """What travels between rooms, and the errors. Imports nothing else of ours."""
 
-from .attack import CERTIFIED_WITHIN as CERTIFIED_WITHIN
-from .attack import CONVERGED_WITHIN as CONVERGED_WITHIN
+from .attack import Attack as Attack
 from .attack import BaseAttack as BaseAttack
+from .attack import check_knowledge as check_knowledge
 from .configuration import Configured as Configured
 from .copies import copied as copied
 from .copies import unwrapped as unwrapped
@@ -52,15 +52,19 @@ from .errors import UpdateError as UpdateError
 from .errors import UserError as UserError
 from .observation import Knowledge as Knowledge
 from .observation import Observation as Observation
-from .observation import check_knowledge as check_knowledge
-from .protocols import Attack as Attack
+from .plan import Inapplicable as Inapplicable
+from .plan import Plan as Plan
+from .plan import Search as Search
+from .progress import Moment as Moment
+from .progress import Progress as Progress
+from .progress import StopAttack as StopAttack
+from .progress import silent as silent
+from .progress import within as within
 from .protocols import LocalSteps as LocalSteps
 from .protocols import LocalTraining as LocalTraining
 from .protocols import Loss as Loss
-from .protocols import Progress as Progress
 from .protocols import Shuffled as Shuffled
 from .protocols import SingleGradient as SingleGradient
-from .protocols import silent as silent
 from .reconstruction import Cost as Cost
 from .reconstruction import Diagnosis as Diagnosis
 from .reconstruction import Reconstruction as Reconstruction
@@ -81,3 +85,5 @@ from .update import Update as Update
 from .update import UpdateKind as UpdateKind
 from .update import plain_update as plain_update
 from .update import trainable as trainable
+from .verdicts import CERTIFIED_WITHIN as CERTIFIED_WITHIN
+from .verdicts import CONVERGED_WITHIN as CONVERGED_WITHIN

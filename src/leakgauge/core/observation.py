@@ -11,7 +11,7 @@ from leakgauge.core.defense import Defense
 from leakgauge.core.domain import Domain
 from leakgauge.core.effects import Noise
 from leakgauge.core.errors import KnowledgeError
-from leakgauge.core.protocols import Attack, LocalTraining, Loss
+from leakgauge.core.protocols import LocalTraining, Loss
 from leakgauge.core.stated import mean_noise
 from leakgauge.core.summaries import Summarized
 from leakgauge.core.update import Tensors, Update
@@ -57,10 +57,6 @@ class Observation(Summarized):
     clients: int = 1
     unsteady: str | None = None
 
-    def require(self, attack: Attack) -> None:
-        """Raise KnowledgeError unless everything that `attack` needs is granted."""
-        check_knowledge(attack, self.knowledge.granted())
-
     @property
     def has_signal(self) -> bool:
         """Whether any entry of the update differs from zero."""
@@ -99,16 +95,3 @@ class Observation(Summarized):
                 remedy="grant it with batch_size = true",
             )
         return self.knowledge.batch_size
-
-
-def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
-    """Raise KnowledgeError unless everything that `attack` requires is in `granted`."""
-    missing = sorted(attack.requires - granted)
-    if missing:
-        name = missing[0]
-        raise KnowledgeError(
-            f"attack {type(attack).__name__}",
-            expected=f"knowledge of {', '.join(missing)}",
-            found=f"a threat model that grants {', '.join(sorted(granted)) or 'nothing'}",
-            remedy=f"grant it ([threat] {name} = true) or choose an attack that recovers it",
-        )

@@ -1,25 +1,16 @@
-"""The contracts between rooms. A user's own class satisfies one by having its methods."""
+"""The contracts of local training and of losses. A user's own class satisfies one by having its methods."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, UpdateKind
 
-if TYPE_CHECKING:
-    from leakgauge.core.observation import Observation
-    from leakgauge.core.reconstruction import Reconstruction
-
 Loss = Callable[[Tensor, Tensor], Tensor]
-Progress = Callable[[float], None]
-
-
-def silent(fraction: float) -> None:
-    """The progress callback of callers that show none."""
 
 
 @runtime_checkable
@@ -86,28 +77,4 @@ class SingleGradient(LocalTraining, Protocol):
         self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> Tensor:
         """The function of `parameters` whose gradient is the update."""
-        ...
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """An observation in, a reconstruction out. Never sees the truth."""
-
-    @property
-    def requires(self) -> frozenset[str]:
-        """Names of knowledge (fields of `Knowledge`) without which the attack cannot start."""
-        ...
-
-    def inapplicable(self, observation: Observation) -> str | None:
-        """Why this attack cannot be run on this observation, in one line; None where it can."""
-        ...
-
-    def evaluations(self, observation: Observation) -> int:
-        """Most simulated updates that a run will compute: the cost that a plan is made from."""
-        ...
-
-    def __call__(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
-    ) -> Reconstruction:
-        """Reconstruct the batch; `progress` is told the share done, in [0, 1]."""
         ...

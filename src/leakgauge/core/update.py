@@ -44,6 +44,11 @@ class Update(Summarized):
         return self.map(lambda t: t.detach().clone())
 
     @property
+    def like(self) -> Tensor:
+        """Return one of the tensors: what is computed beside an update takes its type and device."""
+        return next(iter(self.tensors.values()))
+
+    @property
     def size(self) -> int:
         """Number of scalars."""
         return sum(t.numel() for t in self.tensors.values())

@@ -22,7 +22,7 @@ def loss_in(
     if isinstance(loss, nn.Module):
         moved = copied(loss).to(dtype=dtype)
         loss = moved if device is None else moved.to(device)
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     if dtype == like.dtype:
         return loss
     # A loss that takes no kind of targets that is tried here is asked as it is.

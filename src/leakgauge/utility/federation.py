@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import (
+    Moment,
     Progress,
     Seeds,
     Tensors,
@@ -104,7 +105,7 @@ class Federation:
             seconds.append(time.perf_counter() - clock)
             sent.append(sum(sent_bytes(update, client.defense) for update in updates))
             accuracy.append(mean_accuracy(own, test))
-            progress((number + 1) / self.rounds)
+            progress(Moment((number + 1) / self.rounds))
         sizes = tuple(len(part) for part in parts)
         return History(tuple(accuracy), tuple(sent), tuple(seconds), sizes, diverged, model)
 

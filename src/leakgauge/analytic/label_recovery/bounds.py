@@ -101,7 +101,7 @@ def blurred(observation: Observation, layer: Layer) -> float:
     training = many_steps(observation)
     if isinstance(training, str):
         return 0.0
-    step = torch.finfo(next(iter(observation.update.tensors.values())).dtype).eps
+    step = torch.finfo(observation.update.like.dtype).eps
     size = float(layer.weight.abs().max()) * step / abs(training.multiplier(observation.batch_size))
     return size * units(mean_gradient(observation, training), layer)
 

@@ -161,7 +161,7 @@ def probes(observation: Observation, count: int) -> Tensor:
 
 def taken(observation: Observation) -> Tensor:
     """Return a tensor of the type and device that the model takes."""
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     return next(observation.model.parameters(), like)
 
 

@@ -37,5 +37,5 @@ def unlabeled(observation: Observation) -> str | None:
     if observation.classes is None:
         return "needs a loss over classes"
     count = observation.knowledge.batch_size or 2
-    device = next(iter(observation.update.tensors.values())).device
+    device = observation.update.like.device
     return refused_targets(observation, torch.zeros(count, dtype=torch.long, device=device))

@@ -143,7 +143,7 @@ def _drawn(observation: Observation, training: LocalTraining, draw: int) -> tupl
     generator = torch.Generator().manual_seed(draw)  # probes of a map: any points serve
     count, classes = observation.batch_size, observation.classes
     assert classes is not None, "calibrated() refuses this"
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     unit = torch.rand((count, *unit_shape(observation.domain)), generator=generator).to(like)
     targets = torch.randint(0, classes, (count,), generator=generator).to(like.device)
     inputs = observation.domain.from_unit(unit)

@@ -146,7 +146,7 @@ def _forward(problem: Problem, training: SingleGradient) -> _Differentiate:
 def _examples(problem: Problem, trials: int | None) -> tuple[Tensor, ...]:
     """Arguments of the problem's function, of their shapes and types; each value is 1/2."""
     observation = problem.observation
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     shapes = [problem.parametrization.shape(observation)]
     if problem.fixed is None:
         assert observation.classes is not None, "labels that move are those of a classification"

@@ -57,7 +57,7 @@ class Work:
     def of(cls, problem: Problem, training: SingleGradient) -> Work:
         """Count one gradient, at the middle of the domain."""
         seen = problem.observation
-        like = next(iter(seen.update.tensors.values()))
+        like = seen.update.like
         unit = like.new_full((seen.batch_size, *unit_shape(seen.domain)), 0.5)
         held = problem.fixed
         if held is None:

@@ -18,14 +18,16 @@ import torch
 from leakgauge.core import (
     BaseAttack,
     Cost,
+    Moment,
     Observation,
     Progress,
     Reconstruction,
     Seeds,
     Snapshot,
     Status,
+    within,
 )
-from leakgauge.core.attack import nothing_found
+from leakgauge.core.verdicts import nothing_found
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.layers.targets import unlabeled
 from leakgauge.federated.training.withheld import untold
@@ -124,21 +126,22 @@ class GradientMatching(BaseAttack):
     def reconstruct(
         self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        clock = time.perf_counter()
-        seen = self.seen(observation)
+        seen, like = self.seen(observation), observation.update.like
+
+        def returned(found: Reconstruction) -> Reconstruction:
+            # What the adversary's own copy computed in float64 is returned in the observed model's type.
+            return replace(
+                found,
+                inputs=found.inputs.to(like),
+                notes=(*attention.notes(seen, seeds), *found.notes),
+                course=tuple(replace(s, inputs=s.inputs.to(like)) for s in found.course),
+            )
+
+        informed = replace(self, objective=self.informed(seen))
         with seeds.isolated("simulation"), attention.written_out():
-            run = _Run(replace(self, objective=self.informed(seen)), seen, seeds, progress)
+            run = _Run(informed, seen, seeds, within(progress, 0.0, 1.0, finish=returned))
             run.descend()
-            progress(1.0)
-            found = run.finish(seconds=time.perf_counter() - clock)
-        # What the adversary's own copy computed in float64 is returned in the observed model's type.
-        like = next(iter(observation.update.tensors.values()))
-        return replace(
-            found,
-            inputs=found.inputs.to(like),
-            notes=(*attention.notes(seen, seeds), *found.notes),
-            course=tuple(replace(s, inputs=s.inputs.to(like)) for s in found.course),
-        )
+            return returned(run.finish())
 
 
 class _Run:
@@ -152,6 +155,7 @@ class _Run:
         progress: Progress,
     ) -> None:
         self.matching, self.observation, self.progress = matching, observation, progress
+        self.seeds, self.clock = seeds, time.perf_counter()
         self.planned, self.evaluations = matching.evaluations(observation), 0
         searched = smoothed(observation, matching.smoothing)
         self.trials = [
@@ -246,18 +250,32 @@ class _Run:
         """In what numbers products are computed at this share of a descent."""
         if self.matching.precision != "mixed":
             return nullcontext()
-        like = next(iter(self.observation.update.tensors.values()))
+        like = self.observation.update.like
         return mixed(like.device, progress)
 
     def count(self, evaluations: int) -> None:
         """Evaluations spent, told."""
         self.evaluations += evaluations
-        self.progress(min(1.0, self.evaluations / self.planned))
+        self.progress(
+            Moment(
+                fraction=min(1.0, self.evaluations / self.planned),
+                evaluations=self.evaluations,
+                objective=min(
+                    (t.best.value for t in self.trials if t.best.variables), default=None
+                ),
+                best=self.best if any(t.best.variables for t in self.trials) else None,
+            )
+        )
 
-    def finish(self, *, seconds: float) -> Reconstruction:
+    def best(self) -> Reconstruction:
+        """Return the reconstruction at the best iterate so far, from within the search or after it was stopped."""
+        with self.seeds.isolated("simulation"), attention.written_out():
+            return self.finish()
+
+    def finish(self) -> Reconstruction:
         """The reconstruction at the best iterate, with a status that says how far the update was matched."""
-        observation = self.observation
-        cost = Cost(self.evaluations, seconds)
+        observation, seconds = self.observation, time.perf_counter() - self.clock
+        cost = Cost(self.evaluations)
         chosen = min(range(len(self.trials)), key=lambda i: self.trials[i].best.value)
         trial = self.trials[chosen]
         objectives = tuple(t.best.value for t in self.trials if t.evaluations)

@@ -12,6 +12,7 @@ from torch import Tensor
 from leakgauge.core import (
     CERTIFIED_WITHIN,
     CONVERGED_WITHIN,
+    Attack,
     Diagnosis,
     Observation,
     Reconstruction,
@@ -72,6 +73,22 @@ def status_of(
     if proven and residual <= CERTIFIED_WITHIN * faintest(observation, unit, targets):
         return Status.CERTIFIED
     return Status.CONVERGED
+
+
+def measured(
+    attack: Attack, observation: Observation, found: Reconstruction, *, moved: bool = False
+) -> Reconstruction:
+    """Return what a user's own attack found with its residual computed anew. A result of ours is returned as it is.
+
+    The residual is that of the inputs and targets that are returned. A result that claims no match keeps its own.
+
+    Args:
+        moved: whether the inputs were changed since the attack returned them. Then ours is computed anew too.
+    """
+    ours = type(attack).__module__.startswith("leakgauge.") and not moved
+    if ours or found.status not in (Status.CERTIFIED, Status.CONVERGED):
+        return found
+    return replace(found, residual=residual_of(observation, found))
 
 
 def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:

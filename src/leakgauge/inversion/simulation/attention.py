@@ -31,7 +31,7 @@ def notes(observation: Observation, seeds: Seeds) -> tuple[str, ...]:
 
 def fused(observation: Observation) -> bool:
     """Whether a forward pass of the model, in training, runs a fused kernel. Draws as the model does."""
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     unit = like.new_full((observation.batch_size, *unit_shape(observation.domain)), 0.5)
     inputs, kernels = observation.domain.from_unit(unit), _Kernels()  # type: ignore[no-untyped-call]
     with kernels:

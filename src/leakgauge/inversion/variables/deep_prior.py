@@ -72,7 +72,7 @@ class DeepPrior(Parametrization):
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Weights (B, P): kernels from N(0, 2 / fan in), gains 1, shifts 0."""
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         batch, parts = observation.batch_size, list[Tensor]()
         for place, shape in enumerate(self.tensors):
             drawn = torch.randn((batch, math.prod(shape)), generator=generator)

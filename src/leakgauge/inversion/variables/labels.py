@@ -59,7 +59,7 @@ class Joint:
     def inapplicable(self, observation: Observation) -> str | None:
         if observation.classes is None:
             return "joint labels need a classification loss; grant the targets instead"
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         shape = (observation.batch_size, observation.classes)
         # The search moves rows (B, K), and returns the class of each.
         rows = self.decode(like.new_zeros(shape))
@@ -67,7 +67,7 @@ class Joint:
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         assert observation.classes is not None, "inapplicable() refuses this"
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         shape = (observation.batch_size, observation.classes)
         return self.spread * torch.randn(shape, generator=generator, dtype=torch.float32).to(like)
 
@@ -102,7 +102,7 @@ class Read:
         return None
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        device = next(iter(observation.update.tensors.values())).device
+        device = observation.update.like.device
         return self.labels.to(device)
 
     def decode(self, variables: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class LastLayer:
         """Return the label (1,)."""
         found = label_of_one(as_one_gradient(observation))
         assert isinstance(found, OneLabel), "inapplicable() refuses this"
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         return torch.tensor([found.label], device=like.device)
 
     def decode(self, variables: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class Known:
         counts = torch.zeros(len(each), dtype=torch.long)
         for _ in range(count):
             counts[(score - counts).argmax()] += 1
-        return counts.to(next(iter(observation.update.tensors.values())).device)
+        return counts.to(observation.update.like.device)
 
     def outputs(
         self, observation: Observation, head: SharedHead, generator: torch.Generator

@@ -61,7 +61,7 @@ class Direct(Parametrization):
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Variables (B, *shape), drawn from `generator`."""
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         shape = self.shape(observation)
         return self.noise * torch.randn(shape, generator=generator, dtype=torch.float32).to(like)
 
@@ -126,7 +126,7 @@ class Guessed(Parametrization):
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """The variables that decode to the guess."""
-        like = next(iter(observation.update.tensors.values()))
+        like = observation.update.like
         return self.base.encode(self.guess.to(like))
 
     def decode(self, variables: Tensor) -> Tensor:

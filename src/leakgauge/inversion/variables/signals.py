@@ -152,7 +152,7 @@ def scaled(
     count = observation.batch_size
     unit = torch.full((count, math.prod(unit_shape(observation.domain))), 0.5)
     drawn = torch.randn((count, features), generator=generator)
-    like = next(iter(observation.update.tensors.values()))
+    like = observation.update.like
     wide = torch.cat([unit, drawn], dim=1).to(like)
     targets = torch.zeros(count, dtype=torch.long, device=like.device)
     made = simulator(seen, create_graph=False)(wide, targets)

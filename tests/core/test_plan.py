@@ -1,0 +1,149 @@
+"""A plan runs, tells its moments, and can be stopped at any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from conftest import images, mlp, sigmoid_cnn
+
+import leakgauge as lg
+from leakgauge import attacks
+from leakgauge.core import Progress, within
+
+Observe = Callable[..., lg.Observation]
+
+
+def stopping(after: int) -> tuple[list[lg.Moment], Progress]:
+    """A callback that stops an attack at its moment number `after`, and the moments that it was told."""
+    told: list[lg.Moment] = []
+
+    def watch(moment: lg.Moment) -> None:
+        told.append(moment)
+        if len(told) > after:
+            raise lg.StopAttack
+
+    return told, watch
+
+
+def planned(attack: lg.Attack, observation: lg.Observation) -> lg.Plan:
+    plan = attack.plan(observation)
+    assert isinstance(plan, lg.Plan)
+    return plan
+
+
+@dataclass(frozen=True)
+class Slow(lg.BaseAttack):
+    """Three moments, of which the last two have a reconstruction that claims too much."""
+
+    requires = frozenset({"batch_size"})
+
+    def prepare(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
+        return lg.Plan(evaluations=3, search=partial(self.search, observation))
+
+    def search(
+        self, observation: lg.Observation, seeds: lg.Seeds, progress: Progress
+    ) -> lg.Reconstruction:
+        def guess(value: float) -> lg.Reconstruction:
+            return lg.Reconstruction(
+                inputs=torch.full((observation.batch_size, 1, 8, 8), value),
+                targets=None,
+                found=torch.ones(observation.batch_size, dtype=torch.bool),
+                status=lg.Status.CERTIFIED,
+                residual=0.5,
+            )
+
+        progress(lg.Moment(0.1, 1))
+        progress(lg.Moment(0.4, 2, 3.0, partial(guess, 0.2)))
+        progress(lg.Moment(0.9, 3, 2.0, partial(guess, 0.3)))
+        return guess(0.4)
+
+
+def test_a_run_that_is_stopped_returns_the_best_so_far(observe: Observe) -> None:
+    observation = observe(mlp(), images(2))
+    for after, value in ((1, 0.2), (2, 0.3)):
+        told, watch = stopping(after)
+        found = planned(Slow(), observation).run(lg.Seeds(0), watch)
+        assert found.inputs.unique().tolist() == pytest.approx([value])
+        assert found.status is lg.Status.UNCONVERGED, "a status is bounded where it is stopped too"
+        assert f"stopped at {told[-1].fraction:.0%}" in found.message
+        assert found.cost.evaluations == told[-1].evaluations
+        assert found.cost.seconds > 0
+
+
+def test_a_run_that_is_stopped_before_it_has_anything_says_so(observe: Observe) -> None:
+    _, watch = stopping(0)
+    found = planned(Slow(), observe(mlp(), images(2))).run(lg.Seeds(0), watch)
+    assert found.status is lg.Status.UNCONVERGED
+    assert not found.found.any()
+    assert "no reconstruction yet" in found.message
+    assert "stopped at 10%" in found.message
+
+
+def test_moments_tell_objective_evaluations_and_the_best(observe: Observe) -> None:
+    observation = observe(sigmoid_cnn(), images(1))
+    told, watch = stopping(1000)
+    found = attacks.InvertingGradients(steps=30)(observation, seeds=lg.Seeds(0), progress=watch)
+    objectives = [moment.objective for moment in told if moment.objective is not None]
+    assert sorted({moment.evaluations for moment in told}) == list(range(1, 31))
+    assert objectives == sorted(objectives, reverse=True)  # type: ignore[type-var]
+    assert objectives[-1] == pytest.approx(min(found.objectives))
+    last = told[-1].best
+    assert last is not None
+    assert torch.equal(last().inputs, found.inputs)
+
+
+def test_a_stopped_search_is_that_of_fewer_steps(observe: Observe) -> None:
+    """What is returned is the best iterate by the attacker's objective at that moment, judged as at an end."""
+    observation = observe(sigmoid_cnn(), images(1))
+    _, watch = stopping(11)
+    attack = attacks.InvertingGradients(steps=40)
+    stopped = attack(observation, seeds=lg.Seeds(0), progress=watch)
+    whole = attack(observation, seeds=lg.Seeds(0))
+    assert stopped.cost.evaluations == 12
+    assert stopped.residual is not None
+    assert whole.residual is not None
+    assert min(stopped.objectives) >= min(whole.objectives)
+    assert stopped.status is lg.Status.UNCONVERGED
+
+
+def test_auto_stopped_in_its_second_attack_returns_the_better_of_both(observe: Observe) -> None:
+    observation = observe(sigmoid_cnn(), images(1))
+    first, second = attacks.IDLG(steps=20), attacks.InvertingGradients(steps=200)
+    before = first(observation, seeds=lg.Seeds(0).child("IDLG"))
+    told, watch = stopping(before.cost.evaluations + 3)
+    found = attacks.Auto(attacks=(first, second))(observation, seeds=lg.Seeds(0), progress=watch)
+    assert found.residual == before.residual
+    assert torch.equal(found.inputs, before.inputs)
+    assert found.cost.evaluations == told[-1].evaluations
+    shares = [moment.fraction for moment in told]
+    assert shares == sorted(shares)
+
+
+def test_a_part_without_a_guess_keeps_the_one_before() -> None:
+    told: list[lg.Moment] = []
+    best = lambda: pytest.fail("not asked for")  # noqa: E731
+    part = within(told.append, 0.5, 0.25, evaluations=10, best=best)
+    part(lg.Moment(0.4, 2, 1.5))
+    assert told[0].fraction == pytest.approx(0.6)
+    assert (told[0].evaluations, told[0].objective) == (12, 1.5)
+    assert told[0].best is best
+
+
+def test_a_progress_that_is_no_moment_is_told(observe: Observe) -> None:
+    @dataclass(frozen=True)
+    class Old(Slow):
+        def search(self, observation, seeds, progress):  # type: ignore[no-untyped-def]
+            progress(0.5)
+
+    with pytest.raises(lg.AttackError, match="expected a Moment; found an object of type float"):
+        Old()(observe(mlp(), images(1)), seeds=lg.Seeds(0))
+
+
+def test_an_attack_that_cannot_run_says_why_by_its_status(observe: Observe) -> None:
+    found = attacks.IDLG()(observe(sigmoid_cnn(), images(2)), seeds=lg.Seeds(0))
+    assert found.status is lg.Status.INAPPLICABLE
+    assert "batch 2 > 1" in found.message
