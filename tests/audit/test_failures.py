@@ -519,6 +519,8 @@ PARTS = """
 import torch
 from torch import nn
 
+import leakgauge as lg
+
 
 def data(count=8):
     generator = torch.Generator().manual_seed(0)

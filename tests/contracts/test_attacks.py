@@ -202,7 +202,7 @@ class TestContract:
         assert shares[-1] == 1.0
         assert shares == sorted(shares)
         assert all(0 <= share <= 1 for share in shares)
-        assert guess.cost.evaluations <= attack.evaluations(observation) + 64
+        assert guess.cost.evaluations <= attack.plan(observation).evaluations + 64
 
     def test_refuses_without_the_knowledge_that_it_needs(
         self, attack: lg.Attack, batch_size: int, observe: Observe

@@ -72,7 +72,7 @@ def contest(
         plan = planned(cell.attack, observation)
     if isinstance(plan, Inapplicable):
         return JobResult(
-            cell.index, record | unscored(Status.INAPPLICABLE, one_line(plan.reason, LONGEST))
+            cell.index, record | unscored(Status.INAPPLICABLE, one_line(str(plan.reason), LONGEST))
         )
     count, judge = (
         len(drawn.batch),
