@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 import pytest
 import torch
 from conftest import client, images, mlp
+from defense_cases import CASES, DefenseCase, Exact, without_case
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,109 +27,13 @@ from leakgauge.core import (
     parts_of,
 )
 from leakgauge.defenses import (
-    ATS,
-    DCS2,
-    DGC,
-    DPSGD,
-    Activation,
     Chain,
     Clipping,
-    DPFedAvg,
-    Dropout,
     GaussianNoise,
-    InstaHide,
     LaplacianNoise,
-    LayerPruning,
-    LocalLayers,
-    Mixup,
-    Outpost,
-    PatchDropout,
-    PixelDropout,
-    Precode,
-    Quantization,
-    RandomSparsification,
-    Sign,
-    Soteria,
-    StochasticQuantization,
     TopK,
     Undefended,
 )
-
-CASES: dict[str, lg.Defense] = {
-    "Undefended": Undefended(),
-    "Activation": Activation(kind="tanh"),
-    "ATS": ATS(),
-    "Chain": Chain(defenses=(Clipping(norm=0.1), TopK(sparsity=0.5))),
-    "Clipping": Clipping(norm=0.1),
-    "DCS2": DCS2(steps=3),
-    "DGC": DGC(sparsity=0.9),
-    "DPFedAvg": DPFedAvg(max_norm=0.1, noise_multiplier=0.0),
-    "DPSGD": DPSGD(max_norm=0.1, noise_multiplier=0.0),
-    "Dropout": Dropout(p=0.5),
-    "GaussianNoise": GaussianNoise(std=0.1),
-    "InstaHide": InstaHide(mixed=2),
-    "LaplacianNoise": LaplacianNoise(std=0.1),
-    "LayerPruning": LayerPruning(share=0.4),
-    "Outpost": Outpost(),
-    "LocalLayers": LocalLayers(last=1),
-    "Mixup": Mixup(alpha=1.0),
-    "PatchDropout": PatchDropout(share=0.5),
-    "PixelDropout": PixelDropout(share=0.5),
-    "Precode": Precode(latent=8),
-    "Quantization": Quantization(format="int8"),
-    "RandomSparsification": RandomSparsification(sparsity=0.5),
-    "Sign": Sign(),
-    "Soteria": Soteria(sparsity=0.5),
-    "StochasticQuantization": StochasticQuantization(levels=3, bucket=16),
-    "TopK": TopK(sparsity=0.5),
-}
-NEUTRAL: dict[str, lg.Defense] = {
-    "Undefended": Undefended(),
-    "ATS": ATS(policies=""),
-    "Chain": Chain(),
-    "Clipping": Clipping(norm=1e9),
-    "DGC": DGC(sparsity=0.0),
-    "Dropout": Dropout(p=0.0),
-    "DPFedAvg": DPFedAvg(max_norm=1e9, noise_multiplier=0.0),
-    "GaussianNoise": GaussianNoise(std=1e-30),
-    "LaplacianNoise": LaplacianNoise(std=1e-30),
-    "LayerPruning": LayerPruning(share=0.0),
-    "Outpost": Outpost(sparsity=0.0, noise=0.0),
-    "LocalLayers": LocalLayers(last=0),
-    "PatchDropout": PatchDropout(share=0.0),
-    "PixelDropout": PixelDropout(share=0.0),
-    "RandomSparsification": RandomSparsification(sparsity=0.0),
-    "Soteria": Soteria(sparsity=0.0),
-    "TopK": TopK(sparsity=0.0),
-}
-"""The weakest setting of each that has one: nothing is changed."""
-RANDOM = {"GaussianNoise", "LaplacianNoise", "RandomSparsification", "StochasticQuantization"}
-KNOWN = {
-    "Activation",
-    "Chain",
-    "Clipping",
-    "DGC",
-    "DPFedAvg",
-    "DPSGD",
-    "LayerPruning",
-    "RandomSparsification",
-    "Soteria",
-    "TopK",
-    "Undefended",
-}
-"""What a knowing adversary computes exactly from the true batch."""
-EARLIER = {
-    "ATS",
-    "DCS2",
-    "Dropout",
-    "InstaHide",
-    "Mixup",
-    "LocalLayers",
-    "PatchDropout",
-    "PixelDropout",
-    "Precode",
-}
-"""What a knowing adversary computes exactly from the true update, but not from the true batch: not all is known."""
 
 
 def raw(dtype: torch.dtype = torch.float32) -> lg.Update:
@@ -144,42 +49,52 @@ def raw(dtype: torch.dtype = torch.float32) -> lg.Update:
     )
 
 
-def test_every_exported_defense_is_under_contract() -> None:
-    assert set(CASES) == set(defenses.__all__)
+def test_every_exported_defense_has_one_case() -> None:
+    missing = without_case(defenses.__all__)
+    assert missing is None, missing
+    assert sorted(case.name for case in CASES) == sorted(defenses.__all__)
 
 
-@pytest.mark.parametrize("name", CASES)
+def test_a_defense_without_a_case_is_told() -> None:
+    said = without_case(["TopK", "Novel"])
+    assert (
+        said == "no case for Novel: add DefenseCase(defense=Novel()) to CASES in defense_cases.py"
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 class TestContract:
-    def test_is_a_defense_whose_repr_is_its_configuration(self, name: str) -> None:
-        defense = CASES[name]
+    def test_is_a_defense_whose_repr_is_its_configuration(self, case: DefenseCase) -> None:
+        defense = case.defense
         assert isinstance(defense, lg.Defense)
-        assert eval(repr(defense), vars(defenses)) == defense
-        assert hash(defense) == hash(eval(repr(defense), vars(defenses)))
+        made = eval(repr(defense), {name: getattr(defenses, name) for name in defenses.__all__})
+        assert made == defense
+        assert hash(made) == hash(defense)
 
-    def test_its_strength_names_a_field(self, name: str) -> None:
-        defense = CASES[name]
+    def test_its_strength_names_a_field(self, case: DefenseCase) -> None:
+        defense = case.defense
         strength = getattr(defense, "strength")  # noqa: B009
         own = [field.name for field in fields(defense)]  # type: ignore[arg-type]
-        assert (strength is None) == (name in {"ATS", "Chain", "Sign", "Undefended"})
+        assert (strength is not None) == case.strength
         assert strength is None or strength in own
 
-    def test_the_seed_decides(self, name: str) -> None:
-        defense = CASES[name]
+    def test_the_seed_decides(self, case: DefenseCase) -> None:
+        defense = case.defense
         one, same, other = (
             defense.on_update(raw(), seeds=lg.Seeds(root)).tensors for root in (0, 0, 1)
         )
         assert all(torch.equal(one[n], same[n]) for n in one)
-        assert all(torch.equal(one[n], other[n]) for n in one) == (name not in RANDOM)
+        assert all(torch.equal(one[n], other[n]) for n in one) == (not case.random)
 
-    def test_it_says_what_it_hides_from_whom_and_who_sees_through(self, name: str) -> None:
-        claim = getattr(CASES[name], "claim")  # noqa: B009
+    def test_it_says_what_it_hides_from_whom_and_who_sees_through(self, case: DefenseCase) -> None:
+        claim = getattr(case.defense, "claim")  # noqa: B009
         assert all((claim.hides, claim.whom, claim.adversary))
-        assert (claim == Undefended.claim) == (name == "Undefended")
+        assert (claim == Undefended.claim) == (type(case.defense) is Undefended)
 
-    def test_its_weakest_setting_changes_nothing(self, name: str) -> None:
-        if name not in NEUTRAL:
+    def test_its_weakest_setting_changes_nothing(self, case: DefenseCase) -> None:
+        if case.neutral is None:
             pytest.skip("has no setting that does nothing")
-        client_ = client(mlp(), defense=NEUTRAL[name])
+        client_ = client(mlp(), defense=case.neutral)
         plain, batch = client(mlp()), images(3)
         found, expected = (
             one.share(one.global_model(seeds=lg.Seeds(0)), batch, seeds=lg.Seeds(0))
@@ -188,9 +103,9 @@ class TestContract:
         for n, tensor in expected.tensors.items():
             assert torch.allclose(found.tensors[n], tensor, rtol=1e-6, atol=1e-20)
 
-    def test_batch_and_model_are_left_as_they_were(self, name: str) -> None:
+    def test_batch_and_model_are_left_as_they_were(self, case: DefenseCase) -> None:
         batch, model = images(3), mlp()
-        held = client(model, defense=CASES[name])
+        held = client(model, defense=case.defense)
         before = {n: t.clone() for n, t in model.state_dict().items()}
         inputs, targets = batch.inputs.clone(), batch.targets.clone()
         held.share(held.global_model(seeds=lg.Seeds(0)), batch, seeds=lg.Seeds(0))
@@ -198,15 +113,15 @@ class TestContract:
         assert torch.equal(batch.targets, targets)
         assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
 
-    def test_tensors_of_one_shape_are_drawn_apart(self, name: str) -> None:
+    def test_tensors_of_one_shape_are_drawn_apart(self, case: DefenseCase) -> None:
         twins = lg.Update({"a": torch.ones(50), "b": torch.ones(50)})
-        found = CASES[name].on_update(twins, seeds=lg.Seeds(0)).tensors
-        assert torch.equal(found["a"], found["b"]) == (name not in RANDOM)
+        found = case.defense.on_update(twins, seeds=lg.Seeds(0)).tensors
+        assert torch.equal(found["a"], found["b"]) == (not case.random)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    def test_names_shapes_and_types_are_kept(self, name: str, dtype: torch.dtype) -> None:
+    def test_names_shapes_and_types_are_kept(self, case: DefenseCase, dtype: torch.dtype) -> None:
         update = lg.Update(raw(dtype).tensors, "delta")
-        found = CASES[name].on_update(update, seeds=lg.Seeds(0))
+        found = case.defense.on_update(update, seeds=lg.Seeds(0))
         assert found.kind == "delta"
         assert list(found.tensors) == list(update.tensors)
         for n, tensor in found.tensors.items():
@@ -214,39 +129,39 @@ class TestContract:
             assert tensor.dtype == dtype
             assert torch.isfinite(tensor).all()
 
-    def test_its_input_is_left_as_it_was(self, name: str) -> None:
+    def test_its_input_is_left_as_it_was(self, case: DefenseCase) -> None:
         update, expected = raw(), raw()
-        CASES[name].on_update(update, seeds=lg.Seeds(0))
+        case.defense.on_update(update, seeds=lg.Seeds(0))
         assert all(torch.equal(t, expected.tensors[n]) for n, t in update.tensors.items())
 
-    def test_the_global_generator_is_untouched(self, name: str) -> None:
+    def test_the_global_generator_is_untouched(self, case: DefenseCase) -> None:
         update, before = raw(), torch.random.get_rng_state()
-        CASES[name].on_update(update, seeds=lg.Seeds(0))
+        case.defense.on_update(update, seeds=lg.Seeds(0))
         assert torch.equal(before, torch.random.get_rng_state())
 
-    def test_zeros_and_single_entries_pass(self, name: str) -> None:
+    def test_zeros_and_single_entries_pass(self, case: DefenseCase) -> None:
         edges = lg.Update({"zero": torch.zeros(3), "one": torch.tensor(2.0), "none": torch.ones(0)})
-        found = CASES[name].on_update(edges, seeds=lg.Seeds(0))
+        found = case.defense.on_update(edges, seeds=lg.Seeds(0))
         found.check(edges.tensors)
 
-    def test_who_knows_it_explains_what_was_observed(self, name: str) -> None:
+    def test_who_knows_it_explains_what_was_observed(self, case: DefenseCase) -> None:
         """adapt(observed) on the undefended update: what was observed, where the defense is a mask or a bound."""
-        update, defense = raw(), CASES[name]
+        update, defense = raw(), case.defense
         observed = defense.on_update(update, seeds=lg.Seeds(0))
         adapted = defense.adapt(observed)(update.tensors)
         assert adapted.keys() == observed.tensors.keys()
         equal = all(torch.equal(adapted[n], t) for n, t in observed.tensors.items())
-        assert equal == (name in KNOWN | EARLIER)
+        assert equal == (case.exact is not Exact.NOTHING)
 
-    def test_the_adaptation_is_differentiable(self, name: str) -> None:
-        update, defense = raw(), CASES[name]
+    def test_the_adaptation_is_differentiable(self, case: DefenseCase) -> None:
+        update, defense = raw(), case.defense
         adapt = defense.adapt(defense.on_update(update, seeds=lg.Seeds(0)))
         tensors = {n: t.clone().requires_grad_() for n, t in update.tensors.items()}
         torch.stack([t.square().sum() for t in adapt(tensors).values()]).sum().backward()
         assert any(t.grad is not None and bool(t.grad.any()) for t in tensors.values())
 
     def test_the_client_s_own_batch_is_found_through_it(
-        self, name: str, observe: Callable[..., lg.Observation]
+        self, case: DefenseCase, observe: Callable[..., lg.Observation]
     ) -> None:
         """Simulating the true batch comes nearer to what was observed for who knows the defense."""
         from leakgauge.federated.layers.dropout import mean_network
@@ -262,11 +177,11 @@ class TestContract:
                 )
             )
             for told in (True, False)
-            for held in [observe(mlp(), batch, under=CASES[name], defense=told)]
+            for held in [observe(mlp(), batch, under=case.defense, defense=told)]
             for seen in [believed(mean_network(held))]
         )
         assert known <= unknown
-        assert (known == 0) == (name in KNOWN)
+        assert (known == 0) == (case.exact is Exact.BATCH)
 
 
 class TestChain:

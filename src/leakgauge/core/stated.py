@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import getattr_static
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -74,7 +75,8 @@ def stated_by(defense: Defense | None) -> tuple[Effect, ...]:
     Raises:
         SpecificationError: `effects` is no tuple of effects.
     """
-    told = getattr(defense, "effects", ())
+    # A property that fails must not pass for one that is left out.
+    told = () if getattr_static(defense, "effects", None) is None else getattr(defense, "effects")  # noqa: B009
     if not isinstance(told, tuple) or not all(isinstance(each, Effect) for each in told):
         odd = told
         if isinstance(told, tuple):
