@@ -25,7 +25,7 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge.analytic.last_layer import read
 from leakgauge.analytic.softmax_unmixing import Unmixed
-from leakgauge.analytic.whitening import Noise
+from leakgauge.analytic.whitening import Blur
 
 NAME = "unmixing"
 READ = 1e-2
@@ -175,7 +175,7 @@ def drawn(targets: Tensor, job: Job, given: Options) -> list[int]:
 
 def noisy(
     seen: lg.Observation, level: float, job: Job, given: Options
-) -> tuple[lg.Observation, Noise]:
+) -> tuple[lg.Observation, Blur]:
     """The update with Gaussian noise of `level` of the last weight's rms on its last layer; what is known of it."""
     name = next(n for n in reversed(list(seen.update.tensors)) if n.endswith("weight"))
     sigma = level * float(seen.update.tensors[name].double().square().mean().sqrt())
@@ -183,7 +183,7 @@ def noisy(
     update = seen.update.map(
         lambda t: (t.double() + sigma * torch.randn(t.shape, generator=generator).double()).to(t)
     )
-    return replace(seen, update=update), Noise(sigma=sigma)
+    return replace(seen, update=update), Blur(sigma=sigma)
 
 
 def features_of(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ import leakgauge as lg
 from leakgauge.analytic.last_layer import read
 from leakgauge.analytic.links import link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
-from leakgauge.analytic.whitening import Layer, Noise
+from leakgauge.analytic.whitening import Blur, Layer
 
 Observe = Callable[..., lg.Observation]
 CLASSES, WIDTH = 8, 24
-EXACT = Noise(2.0**-53, 2.0**-53)
+EXACT = Blur(2.0**-53, 2.0**-53)
 
 
 def one_hot(labels: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def solve(
     labels: list[int] | None,
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
-    noise: Noise = EXACT,
+    noise: Blur = EXACT,
     seed: int = 0,
 ) -> Unmixed:
     link = link_of(loss, CLASSES)
@@ -133,7 +133,7 @@ def test_the_error_estimate_follows_the_noise() -> None:
             for slope in (layer.dweight, layer.dbias)
         ]
         blurred = Layer(layer.weight, layer.bias, noisy[0], noisy[1], layer.batch)
-        found = solve(blurred, [1, 1, 6], noise=Noise(sigma=sigma))
+        found = solve(blurred, [1, 1, 6], noise=Blur(sigma=sigma))
         error = apart(found, features)
         assert (error < 10 * found.error).all()
         assert (found.error < 100 * error).all()
@@ -141,7 +141,7 @@ def test_the_error_estimate_follows_the_noise() -> None:
 
 def test_an_example_without_loss_is_out_of_reach() -> None:
     layer, features = problem([1, 6], push=[0.0, 60.0])
-    found = solve(single(layer), [1, 6], noise=Noise())
+    found = solve(single(layer), [1, 6], noise=Blur())
     assert found.found.tolist() == [True, False]
     assert not found.certified
     assert (found.features[0] - features[0]).norm() < 1e-4 * features[0].norm()
@@ -158,7 +158,7 @@ def single(layer: Layer) -> Layer:
 @pytest.mark.parametrize("labels", [[1, 6, 4, 0, 3, 2], [1, 6, 6, 6, 3, 3]])
 def test_examples_of_very_different_loss_are_read_the_loudest_first(labels: list[int]) -> None:
     layer, features = problem(labels, push=[-4, 6, 10, 14, 18, 22])
-    found = solve(single(layer), labels, noise=Noise())
+    found = solve(single(layer), labels, noise=Blur())
     assert found.loudness[0] > 1e5 * found.loudness[found.found][-1]
     assert int(found.found.sum()) >= 4
     error = torch.cdist(found.features, features).min(1).values / found.features.norm(dim=1)
@@ -167,7 +167,7 @@ def test_examples_of_very_different_loss_are_read_the_loudest_first(labels: list
 
 def test_directions_that_rounding_hides_are_not_claimed() -> None:
     layer, features = problem([1, 1, 1, 1, 1], like=1e-3)
-    found = solve(single(layer), [1, 1, 1, 1, 1], noise=Noise())
+    found = solve(single(layer), [1, 1, 1, 1, 1], noise=Blur())
     assert found.rank < 5
     error = torch.cdist(found.features, features).min(1).values / features[0].norm()
     assert (error <= 3 * found.error).all()

@@ -25,12 +25,12 @@ from leakgauge.core import (
     HiddenModel,
     InUpdateUnits,
     KeptLocal,
-    Memory,
     Misleading,
     MixedExamples,
     Noise,
     PrivacyBound,
     Rounding,
+    RoundMemory,
     SpecificationError,
     Tensors,
     effect,
@@ -173,8 +173,8 @@ class TestJoined:
 
     def test_a_chain_keeps_the_memory_of_its_parts_itself(self) -> None:
         whole = Chain(defenses=(defenses.DGC(), defenses.DGC()))
-        assert [type(one) for one in whole.effects] == [Memory]
-        assert effects_of(chain(Noise(std=1.0)), Memory) == ()
+        assert [type(one) for one in whole.effects] == [RoundMemory]
+        assert effects_of(chain(Noise(std=1.0)), RoundMemory) == ()
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def test_memory_and_local_parameters_reach_the_client() -> None:
         return update.map(lambda t: rounds * t), {"rounds": rounds}
 
     told = (
-        Memory(remember=remember),
+        RoundMemory(remember=remember),
         KeptLocal(names=lambda held: frozenset(held[-1:])),
     )
     owner, batch = client(mlp(), defense=Stating(told)), images(2)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leakgauge.analytic.links import Link, link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
-from leakgauge.analytic.whitening import Layer, Noise
+from leakgauge.analytic.whitening import Blur, Layer
 from leakgauge.core import Observation
 from leakgauge.output import head_of, shared_head
 
@@ -23,7 +23,7 @@ CODED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def read(
-    observation: Observation, generator: torch.Generator, *, noise: Noise | None = None
+    observation: Observation, generator: torch.Generator, *, noise: Blur | None = None
 ) -> Unmixed | str:
     """The features that the last layer's gradient tells, or in one line why it tells none.
 
@@ -110,19 +110,19 @@ def units(observation: Observation, layer: Layer) -> float:
     return float(layer.dweight.norm() / shared_weight(observation).double().norm())
 
 
-def known_noise(observation: Observation, layer: Layer) -> Noise | None:
+def known_noise(observation: Observation, layer: Layer) -> Blur | None:
     """Return the noise that a known defense adds, in the layer's units, or None if it adds none."""
     noise = observation.noise
-    return None if noise is None else Noise(sigma=noise.std * units(observation, layer))
+    return None if noise is None else Blur(sigma=noise.std * units(observation, layer))
 
 
-def rounding(shared: Tensor) -> Noise:
+def rounding(shared: Tensor) -> Blur:
     """The rounding of an update: its type's, or a shorter one's that all its values fit."""
     computed = ROUNDING.get(shared.dtype, 2.0**-24)
     for dtype in CODED.values():
         if shared.dtype != dtype and bool((shared == shared.to(dtype).to(shared.dtype)).all()):
-            return Noise(ROUNDING[dtype], computed)
-    return Noise(computed, computed)
+            return Blur(ROUNDING[dtype], computed)
+    return Blur(computed, computed)
 
 
 def label_counts(observation: Observation, classes: int) -> Tensor | None:

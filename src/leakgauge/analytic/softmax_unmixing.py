@@ -22,7 +22,7 @@ from leakgauge.analytic.links import Link
 from leakgauge.analytic.unmixing_fit import LARGE, Equations, Fits, Stage
 from leakgauge.analytic.unmixing_ladder import climb
 from leakgauge.analytic.unmixing_starts import hops, moments, multisets, peeling, tables
-from leakgauge.analytic.whitening import OWN, Basis, Layer, Noise, White, basis, whiten
+from leakgauge.analytic.whitening import OWN, Basis, Blur, Layer, White, basis, whiten
 
 AT_NOISE = 5.0
 """Squared residual for each degree of freedom, in units of the noise, at which the search ends."""
@@ -101,11 +101,11 @@ def unmix(
     link: Link,
     *,
     generator: torch.Generator,
-    noise: Noise | None = None,
+    noise: Blur | None = None,
     counts: Tensor | None = None,
 ) -> Unmixed:
     """The examples' features. counts (C,): how many examples of each label, searched where None."""
-    white = whiten(layer, link, counts, noise or Noise())
+    white = whiten(layer, link, counts, noise or Blur())
     best: _Solution | None = None
     climbed: _Solution | None = None
     for round_, solutions in enumerate(_rounds(white, counts, generator)):

@@ -24,7 +24,7 @@ MOST_ROWS = 192
 
 
 @dataclass(frozen=True)
-class Noise:
+class Blur:
     """What blurs a shared gradient: Gaussian noise of `sigma` on each entry, or rounding.
 
     shared: relative rounding error of the entries shared (2**-24 for float32, 2**-9 for bfloat16);
@@ -71,7 +71,7 @@ class White:
     values: Tensor
     right: Tensor
     sums: Tensor
-    noise: Noise
+    noise: Blur
 
     @property
     def edge(self) -> float:
@@ -128,7 +128,7 @@ class Basis:
         return self.across(q) + self.unit / self.unit.square().sum()
 
 
-def whiten(layer: Layer, link: Link, counts: Tensor | None, noise: Noise) -> White:
+def whiten(layer: Layer, link: Link, counts: Tensor | None, noise: Blur) -> White:
     """The layer's gradient in units of its noise. counts (C,): labels in the batch, where known."""
     whole = layer.batch * layer.dweight / link.scale
     weights = layer.weight / link.temperature

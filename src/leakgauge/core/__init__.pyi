@@ -30,7 +30,6 @@ from .effects import ErasedPatches as ErasedPatches
 from .effects import HiddenModel as HiddenModel
 from .effects import InUpdateUnits as InUpdateUnits
 from .effects import KeptLocal as KeptLocal
-from .effects import Memory as Memory
 from .effects import Misleading as Misleading
 from .effects import MixedExamples as MixedExamples
 from .effects import Noise as Noise
@@ -38,6 +37,7 @@ from .effects import NoiseLaw as NoiseLaw
 from .effects import PrivacyBound as PrivacyBound
 from .effects import Protected as Protected
 from .effects import Rounding as Rounding
+from .effects import RoundMemory as RoundMemory
 from .effects import TransformedExamples as TransformedExamples
 from .errors import AttackError as AttackError
 from .errors import DataError as DataError

@@ -25,11 +25,7 @@ Protected = Literal["example", "client"]
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """One thing that a defense does to what is seen, as an adversary who knows the defense simulates it.
-
-    Raises:
-        SpecificationError: a field is of another kind than its annotation, or out of range.
-    """
+    """One thing that a defense does to what is seen, as an adversary who knows the defense simulates it."""
 
     def __post_init__(self) -> None:
         """Raise SpecificationError if a field is of another kind than its annotation, or out of range."""
@@ -38,7 +34,9 @@ class Effect:
     @classmethod
     def together(cls, effects: Sequence[Self]) -> Self | None:
         """Return the joint effect of a defense's parts in their order, or None if there is none or it is not known."""
-        return effects[0] if len(effects) == 1 else cls.joined(effects) if effects else None
+        if len(effects) > 1:
+            return cls.joined(effects)
+        return effects[0] if effects else None
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self | None:
@@ -214,7 +212,7 @@ class KeptLocal(Effect):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory(Effect):
+class RoundMemory(Effect):
     """The client carries tensors from round to round. The defense's `on_update` is its first round.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from leakgauge.core.defense import Combined, Defense, parts_of
-from leakgauge.core.effects import BatchNoise, Effect, InUpdateUnits, Memory, Noise, Rounding
+from leakgauge.core.effects import BatchNoise, Effect, InUpdateUnits, Noise, Rounding, RoundMemory
 from leakgauge.core.errors import SpecificationError
 from leakgauge.core.kinds import found
 from leakgauge.core.seeds import Seeds
@@ -95,12 +95,12 @@ def stated_by(defense: Defense | None) -> tuple[Effect, ...]:
 def effects_in_order(defenses: Sequence[Defense]) -> tuple[Effect, ...]:
     """Return the effects of defenses that act one after the other.
 
-    Rounding counts only at the end. Memory is left out: only the combination itself knows which part kept what.
+    Rounding counts only at the end. RoundMemory is left out: only the combination itself knows which part kept what.
     """
     acting = [defense for defense in defenses if parts_of(defense)]
     told: list[Effect] = []
     for i, defense in enumerate(acting):
-        lost = (Memory,) if i == len(acting) - 1 else (Memory, Rounding)
+        lost = (RoundMemory,) if i == len(acting) - 1 else (RoundMemory, Rounding)
         told += [each for each in stated_by(defense) if not isinstance(each, lost)]
     return tuple(told)
 
@@ -139,7 +139,7 @@ def defended_update(
     defense: Defense, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
 ) -> tuple[Update, Tensors]:
     """Return the update that leaves a client in one round, and what its defense keeps for the next round."""
-    carried = effect(defense, Memory)
+    carried = effect(defense, RoundMemory)
     if carried is None:
         return defense.on_update(update, seeds=seeds), {}
     return carried.remember(update, memory, seeds=seeds)

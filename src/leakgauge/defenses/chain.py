@@ -13,7 +13,7 @@ from leakgauge.core import (
     Defense,
     Effect,
     LocalTraining,
-    Memory,
+    RoundMemory,
     Seeds,
     Tensors,
     Update,
@@ -39,8 +39,8 @@ class Chain(Undefended):
     def effects(self) -> tuple[Effect, ...]:
         """Return those of the parts in their order. If any part keeps a memory, the chain does."""
         own = effects_in_order(self.defenses)
-        kept = any(effects_of(defense, Memory) for defense in self.defenses)
-        return (*own, Memory(remember=self.remember)) if kept else own
+        kept = any(effects_of(defense, RoundMemory) for defense in self.defenses)
+        return (*own, RoundMemory(remember=self.remember)) if kept else own
 
     def of(self, defenses: tuple[Defense, ...]) -> Chain:
         """The chain of others."""

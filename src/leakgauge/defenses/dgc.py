@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from leakgauge.core import Claim, Effect, Memory, Seeds, Tensors, Update
+from leakgauge.core import Claim, Effect, RoundMemory, Seeds, Tensors, Update
 from leakgauge.core.ranges import Share
 from leakgauge.defenses.base import Undefended, keep_observed_support
 from leakgauge.defenses.top_k import largest
@@ -39,7 +39,7 @@ class DGC(Undefended):
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        return (Memory(remember=self.remember),)
+        return (RoundMemory(remember=self.remember),)
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         return self.remember(update, {}, seeds=seeds)[0]
