@@ -156,8 +156,8 @@ def features(seen: lg.Observation, batch: lg.Batch, seed: int) -> Row:
     clock = time.process_time()
     found = read(seen, lg.Seeds(seed).generator("unmixing"))
     row: Row = {"reason": reason, "psnr": None, "seconds": time.process_time() - clock}
-    if isinstance(found, str):
-        return row | {"reason": found}
+    if isinstance(found, lg.Inapplicable):
+        return row | {"reason": found.reason}
     return row | features_score(found, features_of(seen.model, batch.inputs), batch.targets)
 
 

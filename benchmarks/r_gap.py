@@ -103,7 +103,7 @@ def diagnosis(architecture: str, outputs: int, given: Options) -> Row:
     job = Job("", architecture, 0, outputs=outputs)
     generator = lg.Seeds(given.seed).generator("rank index")
     layers = rank_index(built(job, given), images(given.data).domain, generator=generator)
-    assert not isinstance(layers, str), layers
+    assert not isinstance(layers, lg.Inapplicable), layers
     worst = min(layers, key=lambda layer: layer.index)
     return {
         "index": worst.index,

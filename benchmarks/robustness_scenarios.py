@@ -102,7 +102,7 @@ def features_read(seen: lg.Observation, batch: lg.Batch, seed: int) -> Result:
     """Return whether softmax unmixing certifies, and the largest relative error of an example's features."""
     found = read(seen, lg.Seeds(seed).generator("unmixing"))
     layer = deep(seen)
-    if isinstance(found, str) or isinstance(layer, str):
+    if isinstance(found, lg.Inapplicable) or isinstance(layer, lg.Inapplicable):
         return {"success": False, "status": str(found), "error": None}
     truth = layer.feature(batch.inputs.double()).detach()
     error = float((torch.cdist(truth, found.features).min(1).values / truth.norm(dim=1)).max())

@@ -35,7 +35,7 @@ class TestFeatureMatch:
         batch = same(images(2))
         observation = observe(sigmoid_cnn(), batch)
         seen = read(observation, torch.Generator().manual_seed(0))
-        assert not isinstance(seen, str)
+        assert not isinstance(seen, lg.Inapplicable)
         match = term(observation, seen.features, torch.zeros(2))
         unit = observation.domain.to_unit(batch.inputs).double()
 
@@ -53,7 +53,7 @@ class TestFeatureMatch:
         observation = observe(sigmoid_cnn(), images(2))
         features = torch.rand(2, 32, generator=torch.Generator().manual_seed(0))
         seen = read(observation, torch.Generator().manual_seed(0))
-        assert not isinstance(seen, str)
+        assert not isinstance(seen, lg.Inapplicable)
         features = features[:, :1].expand_as(seen.features)
         match = term(observation, features, torch.tensor([torch.inf, 0.1]))
         assert match.trust[0] == 0
@@ -109,7 +109,7 @@ def test_the_head_may_be_a_convolution(observe: Observe, behind: bool) -> None:
     attack = attacks.SoftmaxUnmixing(warm=1, iterations=5, stages=1)
     assert attack.inapplicable(observation) is None
     seen = read(observation, torch.Generator().manual_seed(0))
-    assert not isinstance(seen, str)
+    assert not isinstance(seen, lg.Inapplicable)
     assert bool(seen.found.all())
     name = layer_name(observation)
     assert name is not None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from leakgauge.analytic.linear import inverse_of_affine
-from leakgauge.core import Domain, unit_shape
+from leakgauge.core import Domain, Inapplicable, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, single, spread
 from leakgauge.federated.isolation.untouched import output_of
 
@@ -153,44 +153,50 @@ class _Call:
     output: tuple[int, ...]
 
 
-def chain_of(model: nn.Module, domain: Domain) -> Chain | str:
+def chain_of(model: nn.Module, domain: Domain) -> Chain | Inapplicable:
     """The chain that `model` is on the examples of `domain`, or in one line why it is none."""
     for name, module in model.named_modules():
         if is_parametrized(module):
-            return f"the weight of {name!r} is parametrized (weight norm, spectral norm)"
+            return Inapplicable(
+                f"the weight of {name!r} is parametrized (weight norm, spectral norm)"
+            )
         if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            return f"{name!r} draws a mask of its own"
+            return Inapplicable(f"{name!r} draws a mask of its own")
         if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            return f"{name!r} normalizes by the batch's own statistics"
+            return Inapplicable(f"{name!r} normalizes by the batch's own statistics")
     model = doubled(model)
     calls = _calls(model, domain)
-    if isinstance(calls, str):
+    if isinstance(calls, Inapplicable):
         return calls
     if not _is_sequence(model, calls, domain):
-        return "the model is not its modules one after the other (skip connections, or functions)"
+        return Inapplicable(
+            "the model is not its modules one after the other (skip connections, or functions)"
+        )
     places = [i for i, call in enumerate(calls) if next(call.module.parameters(), None) is not None]
     places = [i for i in places if isinstance(calls[i].module, nn.Conv2d | nn.Linear)]
     if not places:
-        return "the model has no linear or convolutional layer"
+        return Inapplicable("the model has no linear or convolutional layer")
     if len({id(calls[i].module) for i in places}) < len(places):
-        return "a layer is called more than once"
+        return Inapplicable("a layer is called more than once")
     links = []
     for i, following in zip(places, [*places[1:], len(calls)], strict=True):
         link = _link(calls[i], calls[i + 1 : following])
-        if isinstance(link, str):
+        if isinstance(link, Inapplicable):
             return link
         links.append(link)
     enter = partial(_entry, calls[: places[0]], domain)
     invert = inverse_of_affine(enter, domain)
     if invert is None:
-        return f"the first layer, {links[0].name!r}, does not see an invertible affine map of the input"
+        return Inapplicable(
+            f"the first layer, {links[0].name!r}, does not see an invertible affine map of the input"
+        )
     with torch.no_grad():
         probe = domain.from_unit(spread(unit_shape(domain), 1, FLOAT64))
         output = single(output_of(model, probe)).shape[1:]
     return Chain(tuple(links), model, enter, invert, tuple(output))
 
 
-def _calls(model: nn.Module, domain: Domain) -> list[_Call] | str:
+def _calls(model: nn.Module, domain: Domain) -> list[_Call] | Inapplicable:
     """Return the modules without children, as the forward calls them; or in one line why they make no chain."""
     calls: list[_Call] = []
     others: list[str] = []
@@ -208,7 +214,7 @@ def _calls(model: nn.Module, domain: Domain) -> list[_Call] | str:
             if next(module.children(), None) is None:
                 hooks.callback(module.register_forward_hook(partial(note, name)).remove)
         single(output_of(model, domain.from_unit(probe)))
-    return others[0] if others else calls
+    return Inapplicable(others[0]) if others else calls
 
 
 def _through(calls: list[_Call], x: Tensor) -> Tensor | None:
@@ -238,15 +244,17 @@ def _entry(calls: list[_Call], domain: Domain, unit: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def _link(call: _Call, after: list[_Call]) -> Link | str:
+def _link(call: _Call, after: list[_Call]) -> Link | Inapplicable:
     """A layer and what follows it, or why that cannot be undone."""
     layer = call.module
     assert isinstance(layer, nn.Conv2d | nn.Linear), "chain_of() takes these alone"
     if isinstance(layer, nn.Conv2d):
         if layer.groups != 1 or layer.padding_mode != "zeros":
-            return f"the convolution {call.name!r} has groups, or pads with other than zeros"
+            return Inapplicable(
+                f"the convolution {call.name!r} has groups, or pads with other than zeros"
+            )
     elif len(call.shape) != 1:
-        return (
+        return Inapplicable(
             f"the linear layer {call.name!r} sees {len(call.shape)} axes an example, not one vector"
         )
     kept = [other for other in after if not isinstance(other.module, _NOTHING)]
@@ -255,9 +263,11 @@ def _link(call: _Call, after: list[_Call]) -> Link | str:
         if i in pools[:1]:
             continue
         if other.output != other.shape:
-            return f"{other.name!r} ({_kind(other)}) gives another shape: what it drops is in no equation"
+            return Inapplicable(
+                f"{other.name!r} ({_kind(other)}) gives another shape: what it drops is in no equation"
+            )
         if inverse(other.module) is None and not isinstance(other.module, nn.ReLU):
-            return f"{other.name!r} ({_kind(other)}) has no known inverse"
+            return Inapplicable(f"{other.name!r} ({_kind(other)}) has no known inverse")
     modules = tuple(other.module for other in kept)
     if not pools:
         return Link(call.name, layer, call.shape, call.output, modules)

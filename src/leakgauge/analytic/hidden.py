@@ -15,7 +15,7 @@ from leakgauge.analytic.linear import first_linear, rank_one
 from leakgauge.analytic.mixtures import Mixture, mixture
 from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered
-from leakgauge.core import Observation, unit_shape
+from leakgauge.core import Inapplicable, Observation, unit_shape
 from leakgauge.federated.isolation.probing import doubled, spread
 from leakgauge.output import contribution_of
 
@@ -47,60 +47,64 @@ class Features:
     source: str
 
 
-def deep(observation: Observation) -> Deep | str:
+def deep(observation: Observation) -> Deep | Inapplicable:
     """The layer whose inputs can be read, or in one line why there is none."""
     reason = observation.not_one_gradient()
     if reason is not None:
-        return reason
+        return Inapplicable(reason)
     model = doubled(observation.model).eval()
     found = first_linear(model, observation.domain)
     if found is None:
-        return "the model has no linear layer that its forward calls"
+        return Inapplicable("the model has no linear layer that its forward calls")
     name, linear, feature = found
     if f"{name}.weight" not in observation.update.tensors:
-        return f"the weight of the first linear layer, {name!r}, is not trained"
+        return Inapplicable(f"the weight of the first linear layer, {name!r}, is not trained")
     axes = feature(spread(unit_shape(observation.domain), 1, FLOAT64)).ndim - 1
     if axes != 1:
-        return f"the first linear layer, {name!r}, sees {axes} axes an example, not one vector"
+        return Inapplicable(
+            f"the first linear layer, {name!r}, sees {axes} axes an example, not one vector"
+        )
     if linear.bias is None or f"{name}.bias" not in observation.update.tensors:
-        return f"the first linear layer, {name!r}, has no trainable bias to divide by"
+        return Inapplicable(f"the first linear layer, {name!r}, has no trainable bias to divide by")
     return Deep(name, feature)
 
 
 def refusal(observation: Observation) -> str | None:
     """Why features of so many examples cannot be read; None where they may be."""
     found = deep(observation)
-    if isinstance(found, str):
-        return found
+    if isinstance(found, Inapplicable):
+        return found.reason
     batch = observation.knowledge.batch_size or 1
     if batch == 1:
         return None
     if found.name == last_layer.layer_name(observation):
         last = last_layer.last_layer(observation)
-        return last if isinstance(last, str) else last_layer.unreadable(*last)
+        return last.reason if isinstance(last, Inapplicable) else last_layer.unreadable(*last)
     least = min(observation.update.tensors[f"{found.name}.weight"].shape)
     if batch > least:
         return (
             f"batch {batch} > {least}: the first linear layer, {found.name!r}, tells no more apart"
         )
     contribution = contribution_of(observation)
-    return contribution if isinstance(contribution, str) else None
+    return contribution.reason if isinstance(contribution, Inapplicable) else None
 
 
-def read(observation: Observation, generator: torch.Generator, *, rounds: int) -> Features | str:
+def read(
+    observation: Observation, generator: torch.Generator, *, rounds: int
+) -> Features | Inapplicable:
     """The features of each example by what this observation allows, or in one line why nothing does.
 
     Batch 1: dW / db. A last layer: softmax unmixing. A layer before it: the Cocktail Party Attack, with
     so many rounds of silent outputs.
     """
     found = deep(observation)
-    if isinstance(found, str):
+    if isinstance(found, Inapplicable):
         return found
     if observation.batch_size == 1:
         return by_ratio(observation, found)
     if found.name == last_layer.layer_name(observation):
         seen = last_layer.read(observation, generator)
-        if isinstance(seen, str):
+        if isinstance(seen, Inapplicable):
             return seen
         error = torch.where(seen.found, seen.error, torch.inf)
         source = f"softmax unmixing of {found.name!r}, {int(seen.found.sum())} of {len(error)}"
@@ -108,11 +112,11 @@ def read(observation: Observation, generator: torch.Generator, *, rounds: int) -
     return by_unmixing(observation, found, generator, rounds=rounds)
 
 
-def by_ratio(observation: Observation, found: Deep) -> Features | str:
+def by_ratio(observation: Observation, found: Deep) -> Features | Inapplicable:
     """Batch 1: every output has the same ratio dW_i / db_i."""
     weight, bias = gradient(observation, found)
     if not bool(bias.any()):
-        return "the bias of the first linear layer has no gradient to divide by"
+        return Inapplicable("the bias of the first linear layer has no gradient to divide by")
     features = rank_one(weight, bias, torch.ones_like(weight)).unsqueeze(0)
     error = torch.zeros(1, dtype=torch.float64)
     return Features(
@@ -122,11 +126,11 @@ def by_ratio(observation: Observation, found: Deep) -> Features | str:
 
 def by_unmixing(
     observation: Observation, found: Deep, generator: torch.Generator, *, rounds: int
-) -> Features | str:
+) -> Features | Inapplicable:
     """A batch: the Cocktail Party Attack on the features."""
     shared: Mixture = mixture(*gradient(observation, found), observation.batch_size)
     if not len(shared.strength):
-        return "nothing in the first linear layer's gradient stands out of the noise"
+        return Inapplicable("nothing in the first linear layer's gradient stands out of the noise")
     shape = (PROBES, *unit_shape(observation.domain))
     probes = found.feature(torch.rand(shape, generator=generator, dtype=torch.float64))
     # After a ReLU no feature is negative, as random inputs show.

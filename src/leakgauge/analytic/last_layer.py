@@ -10,7 +10,7 @@ from torch import Tensor
 from leakgauge.analytic.links import Link, link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Blur, Layer
-from leakgauge.core import Observation
+from leakgauge.core import Inapplicable, Observation
 from leakgauge.output import head_of, shared_head
 
 ROUNDING = {
@@ -24,20 +24,20 @@ CODED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 def read(
     observation: Observation, generator: torch.Generator, *, noise: Blur | None = None
-) -> Unmixed | str:
+) -> Unmixed | Inapplicable:
     """The features that the last layer's gradient tells, or in one line why it tells none.
 
     noise: of the update, default what a known defense adds, else the rounding that its type and values show.
     """
     found = last_layer(observation)
-    if isinstance(found, str):
+    if isinstance(found, Inapplicable):
         return found
     layer, link = found
     if layer.dbias is not None and not bool(layer.dbias.any()):
-        return "the gradient of the last layer's bias is 0"
+        return Inapplicable("the gradient of the last layer's bias is 0")
     reason = unreadable(layer, link)
     if reason is not None:
-        return reason
+        return Inapplicable(reason)
     shared = shared_weight(observation)
     return unmix(
         layer,
@@ -48,7 +48,7 @@ def read(
     )
 
 
-def last_layer(observation: Observation) -> tuple[Layer, Link] | str:
+def last_layer(observation: Observation) -> tuple[Layer, Link] | Inapplicable:
     """Return the head with its mean gradient, in units of a mean loss of scale 1, and the link; or why not.
 
     Sums over the batch, scales of the loss and of the logits are divided out: all that reads the layer sees
@@ -56,17 +56,19 @@ def last_layer(observation: Observation) -> tuple[Layer, Link] | str:
     """
     reason = observation.not_one_gradient()
     if reason is not None:
-        return reason
+        return Inapplicable(reason)
     if observation.knowledge.batch_size is None:
-        return "needs the batch size"
+        return Inapplicable("needs the batch size")
     head = shared_head(observation)
-    if isinstance(head, str):
+    if isinstance(head, Inapplicable):
         return head
     if not bool(head.dweight.any()):
-        return "the last layer's gradient is 0"
+        return Inapplicable("the last layer's gradient is 0")
     link = link_of(head.loss, len(head.weight))
     if link is None:
-        return "the loss is not cross-entropy, nor another whose gradient is act(z) - target, by a mean or a sum"
+        return Inapplicable(
+            "the loss is not cross-entropy, nor another whose gradient is act(z) - target, by a mean or a sum"
+        )
     whole = unit_of(link, observation.batch_size)
     layer = Layer(
         head.weight,

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Domain, Loss, Observation, ProbeError, unit_shape
+from leakgauge.core import Domain, Inapplicable, Loss, Observation, ProbeError, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, spread
 from leakgauge.federated.isolation.untouched import output_of, value_of
 from leakgauge.federated.layers.dropout import drawn, mean_network
@@ -40,30 +40,36 @@ class LinearEntry:
     model: nn.Module
     invert: Callable[[Tensor], Tensor]
     loss: Loss
-    contribution: Contribution | str
+    contribution: Contribution | Inapplicable
 
 
-def entry(observation: Observation) -> LinearEntry | str:
+def entry(observation: Observation) -> LinearEntry | Inapplicable:
     """The linear layer that sees the examples themselves, or why there is none, in one line."""
     # Masks drawn behind the layer change none of its inputs; probes see the network without them.
     model = doubled(mean_network(observation).model)
     found = first_linear(model, observation.domain)
     if found is None:
-        return "the model has no linear layer that its forward calls"
+        return Inapplicable("the model has no linear layer that its forward calls")
     name, layer, feature = found
     if drawn(observation, before=name):
-        return f"dropout ahead of the first linear layer, {name!r}, hides part of what it sees"
+        return Inapplicable(
+            f"dropout ahead of the first linear layer, {name!r}, hides part of what it sees"
+        )
     tensors = observation.update.tensors
     if layer.bias is None or f"{name}.bias" not in tensors:
-        return f"the first linear layer, {name!r}, has no trainable bias to divide by"
+        return Inapplicable(f"the first linear layer, {name!r}, has no trainable bias to divide by")
     if f"{name}.weight" not in tensors:
-        return f"the first linear layer, {name!r}, has no weight of its own that is trained"
+        return Inapplicable(
+            f"the first linear layer, {name!r}, has no weight of its own that is trained"
+        )
     probe = feature(torch.zeros(1, *unit_shape(observation.domain), dtype=torch.float64))
     if probe.ndim != 2:
-        return f"the first linear layer, {name!r}, sees {probe.ndim - 1} axes an example, not one vector"
+        return Inapplicable(
+            f"the first linear layer, {name!r}, sees {probe.ndim - 1} axes an example, not one vector"
+        )
     invert = inverse_of_affine(feature, observation.domain)
     if invert is None:
-        return (
+        return Inapplicable(
             f"the first linear layer, {name!r}, does not see an invertible affine map of the input"
         )
     loss = loss_in(observation, torch.float64, torch.device("cpu"))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import fold, unfold
 
 from leakgauge.analytic.linear import inverse_of_affine
-from leakgauge.core import Domain, Tensors, unit_shape
+from leakgauge.core import Domain, Inapplicable, Tensors, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, single, spread
 from leakgauge.federated.isolation.untouched import output_of
 
@@ -83,11 +83,11 @@ def attention_side(
     return torch.stack([weight.T @ dweight for weight, dweight in pairs]).sum(0)
 
 
-def tokens_of(model: nn.Module, domain: Domain) -> Tokens | str:
+def tokens_of(model: nn.Module, domain: Domain) -> Tokens | Inapplicable:
     """The equations that hold for `model`, or in one line why there are none."""
     model = doubled(model).eval()
     probe = _probe(model, domain)
-    if isinstance(probe, str):
+    if isinstance(probe, Inapplicable):
         return probe
     name, conv = probe.embedding
     patches = unfold(probe.seen, conv.kernel_size, stride=conv.stride)[0].T
@@ -98,12 +98,16 @@ def tokens_of(model: nn.Module, domain: Domain) -> Tokens | str:
             continue
         invert = inverse_of_affine(partial(_entry, model, conv, domain), domain)
         if invert is None:
-            return f"the convolution {name!r} does not see an invertible affine map of the input"
+            return Inapplicable(
+                f"the convolution {name!r} does not see an invertible affine map of the input"
+            )
         attention, z = _attention(probe, dict(model.named_parameters()), slopes)
         anchor = (patches, z[first : first + len(patches)])
         size = tuple(probe.seen.shape[1:])
         return Tokens(position, name, conv, first, attention, anchor, size, invert)
-    return "no trained parameter is added to the patches' embeddings as a positional embedding is"
+    return Inapplicable(
+        "no trained parameter is added to the patches' embeddings as a positional embedding is"
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class _Probe:
     gradient: Tensors
 
 
-def _probe(model: nn.Module, domain: Domain) -> _Probe | str:
+def _probe(model: nn.Module, domain: Domain) -> _Probe | Inapplicable:
     """The gradient of a random direction of the output at a random input."""
     unit = spread(unit_shape(domain), 1, torch.zeros((), dtype=torch.float64))
     convolutions: list[tuple[str, nn.Conv2d, Tensor]] = []
@@ -135,14 +139,14 @@ def _probe(model: nn.Module, domain: Domain) -> _Probe | str:
                 hooks.callback(module.register_forward_hook(partial(note, name)).remove)
         output = single(output_of(model, domain.from_unit(unit)))
     if not convolutions:
-        return "the model has no convolution that cuts the image into patches"
+        return Inapplicable("the model has no convolution that cuts the image into patches")
     name, conv, seen = convolutions[0]
     tiles = tuple(conv.kernel_size) == tuple(conv.stride) and conv.padding in ((0, 0), "valid")
     if not tiles or any(s % k for s, k in zip(seen.shape[2:], conv.kernel_size, strict=True)):
-        return f"the first convolution, {name!r}, does not cut the image into patches"
+        return Inapplicable(f"the first convolution, {name!r}, does not cut the image into patches")
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if f"{name}.weight" not in parameters:
-        return f"the weight of the patch embedding, {name!r}, is not trained"
+        return Inapplicable(f"the weight of the patch embedding, {name!r}, is not trained")
     generator = torch.Generator().manual_seed(0)  # probes of an identity: any direction serves
     direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
     with probing():

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from leakgauge.analytic.chain import Chain, Link, applied, undone
 from leakgauge.analytic.constraints import RANK, gradient_matrix, places_of
+from leakgauge.core import Inapplicable
 
 ROUNDS = 20
 """Turns of places and inputs; those that end well take about 5."""
@@ -48,7 +49,7 @@ class Known:
 
 def peeled(
     chain: Chain, known: Known, dweight: Tensor, rough: Tensor | None, *, noise: float
-) -> Known | str:
+) -> Known | Inapplicable:
     """The same of the layer before, from its weight's gradient dweight (O, C, *kernel); or why not.
 
     rough: unit coordinates (1, *shape) of an image like the example, asked for where a pool lies between.
@@ -56,7 +57,7 @@ def peeled(
     """
     link, behind = chain.links[known.place - 1], chain.links[known.place]
     if not isinstance(link.layer, nn.Conv2d):
-        return f"{link.name!r} is a linear layer without a bias"
+        return Inapplicable(f"{link.name!r} is a linear layer without a bias")
     back = behind.back(known.delta).reshape(link.pooled)
     after = known.x.reshape(link.pooled)
     if link.pool is None:
@@ -101,7 +102,7 @@ def _seen(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, Tensor]:
         return x, applied(link.after, link.layer(x.unsqueeze(0))[0])
 
 
-def _solved(link: Link, place: int, delta: Tensor, dweight: Tensor) -> Known | str:
+def _solved(link: Link, place: int, delta: Tensor, dweight: Tensor) -> Known | Inapplicable:
     """The input that delta and the weight's gradient tell, where they tell all of it."""
     assert isinstance(link.layer, nn.Conv2d)
     matrix = gradient_matrix(delta.flatten(1), places_of(link.layer, link), _plane(link))
@@ -109,7 +110,9 @@ def _solved(link: Link, place: int, delta: Tensor, dweight: Tensor) -> Known | s
     values, vectors = torch.linalg.eigh(matrix.T @ matrix)
     rank = int((values > RANK**2 * values[-1]).sum())
     if rank < len(values):
-        return f"the gradient of {link.name!r} has rank {rank} < {len(values)} places of its input"
+        return Inapplicable(
+            f"the gradient of {link.name!r} has rank {rank} < {len(values)} places of its input"
+        )
     x = vectors @ ((vectors.T @ (matrix.T @ right)) / values[:, None])
     misfit = float((matrix @ x - right).norm() / right.norm())
     return Known(place, x.T.reshape(link.shape), delta, misfit)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from leakgauge.analytic.chain import Chain, chain_of, unpooled
 from leakgauge.analytic.constraints import System, system_of, too_large
-from leakgauge.core import Domain, unit_shape
+from leakgauge.core import Domain, Inapplicable, unit_shape
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,19 @@ class LayerRank:
 
 def rank_index(
     model: nn.Module, domain: Domain, *, generator: torch.Generator
-) -> tuple[LayerRank, ...] | str:
+) -> tuple[LayerRank, ...] | Inapplicable:
     """The layers of a network from input to output; or in one line why it is no chain, or too large.
 
     Ranks are those of a random input and of a random derivative at the output, drawn from `generator`:
     no data, label or loss is asked for. Only a ReLU's pattern, and so its weight rows, vary with the input.
     """
     chain = chain_of(model, domain)
-    if isinstance(chain, str):
+    if isinstance(chain, Inapplicable):
         return chain
     reasons = (unpooled(chain), *map(too_large, chain.links))
     reason = next((reason for reason in reasons if reason is not None), None)
     if reason is not None:
-        return reason
+        return Inapplicable(reason)
     unit = torch.rand((1, *unit_shape(domain)), generator=generator, dtype=torch.float64)
     found = []
     for link, (delta, follows) in zip(chain.links, _deltas(chain, unit, generator), strict=True):

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import LinearEntry, entry
-from leakgauge.core import Domain, Observation, unit_shape
+from leakgauge.core import Domain, Inapplicable, Observation, unit_shape
 from leakgauge.federated.isolation.probing import probing, single, spread
 from leakgauge.federated.isolation.untouched import output_of
 
@@ -81,28 +81,28 @@ class Factors:
         return (directions @ self.unit.T).abs() <= self.within * self.noise(directions)
 
 
-def relu_entry(observation: Observation) -> LinearEntry | str:
+def relu_entry(observation: Observation) -> LinearEntry | Inapplicable:
     """The linear layer that sees the examples, where a ReLU follows it and B can be its rank; or why not."""
     reason = observation.not_one_gradient()
     if reason is not None:
-        return reason
+        return Inapplicable(reason)
     found = entry(observation)
-    if isinstance(found, str):
+    if isinstance(found, Inapplicable):
         return found
     if f"{found.name}.weight" not in observation.update.tensors:
-        return f"the weight of the first linear layer, {found.name!r}, is not trained"
+        return Inapplicable(f"the weight of the first linear layer, {found.name!r}, is not trained")
     if not followed_by_relu(found, observation.domain):
-        return f"no ReLU follows the first linear layer, {found.name!r}"
+        return Inapplicable(f"no ReLU follows the first linear layer, {found.name!r}")
     batch = observation.knowledge.batch_size or 1
     most = min(found.layer.out_features, found.layer.in_features + 1)
     if batch > most:
-        return (
+        return Inapplicable(
             f"batch {batch} > {most}, the rank that the gradient of layer {found.name!r} can have"
         )
     return found
 
 
-def factors_of(observation: Observation, found: LinearEntry) -> Factors | str:
+def factors_of(observation: Observation, found: LinearEntry) -> Factors | Inapplicable:
     """Factors of the observed gradient of the layer, or in one line why there are none."""
     tensors, name, layer = observation.update.tensors, found.name, found.layer
     gradient = torch.cat([tensors[f"{name}.weight"], tensors[f"{name}.bias"].unsqueeze(1)], dim=1)
@@ -111,7 +111,9 @@ def factors_of(observation: Observation, found: LinearEntry) -> Factors | str:
     return factorize(gradient.double().cpu(), weights, observation.batch_size, shared)
 
 
-def factorize(gradient: Tensor, layer: Tensor, batch: int, rounding: float) -> Factors | str:
+def factorize(
+    gradient: Tensor, layer: Tensor, batch: int, rounding: float
+) -> Factors | Inapplicable:
     """Factors of the gradient [dW, db] (O, F + 1) of `layer` [W, b], or in one line why there are none.
 
     rounding: relative error of the entries shared.
@@ -119,7 +121,9 @@ def factorize(gradient: Tensor, layer: Tensor, batch: int, rounding: float) -> F
     strength = gradient.norm(dim=1)
     live = (strength > 0).nonzero().squeeze(1)
     if len(live) < batch:
-        return f"only {len(live)} outputs of the layer have a gradient, for {batch} examples"
+        return Inapplicable(
+            f"only {len(live)} outputs of the layer have a gradient, for {batch} examples"
+        )
     gradient, layer = gradient[live], layer[live]
     scale, columns = sizes(gradient)
     for _ in range(NOISE_STEPS):
@@ -128,17 +132,19 @@ def factorize(gradient: Tensor, layer: Tensor, batch: int, rounding: float) -> F
     # In units of the noise: 2 (sqrt(m) + sqrt(D)) is twice what noise alone would have.
     rank = int((values > 2 * (left.shape[0] ** 0.5 + right.shape[1] ** 0.5)).sum())
     if rank < batch:
-        return (
+        return Inapplicable(
             f"rank {rank} of the layer's gradient < batch {batch}: examples are equal, have almost no "
             "gradient, or drown in noise"
         )
     rows, right = left[:, :batch] * values[:batch], right[:batch] * columns
     heard = rows.norm(dim=1) > FAINT * math.sqrt(batch)
     if int(heard.sum()) < batch:
-        return f"only {int(heard.sum())} outputs of the layer stand out of the noise"
+        return Inapplicable(f"only {int(heard.sum())} outputs of the layer stand out of the noise")
     spread = torch.linalg.svdvals(normalize(rows[heard], dim=1))
     if float(spread[-1]) <= SINGULAR**0.5 * float(spread[0]):
-        return "the outputs of the layer that stand out of the noise do not tell all examples apart"
+        return Inapplicable(
+            "the outputs of the layer that stand out of the noise do not tell all examples apart"
+        )
     return prepared(rows[heard], right, scale[heard], live[heard], layer[heard])
 
 

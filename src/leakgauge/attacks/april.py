@@ -27,6 +27,7 @@ from leakgauge.core import (
     CONVERGED_WITHIN,
     BaseAttack,
     Cost,
+    Inapplicable,
     Observation,
     Progress,
     Reconstruction,
@@ -63,8 +64,8 @@ class April(BaseAttack):
         if reason is not None:
             return reason
         found = tokens_of(observation.model, observation.domain)
-        if isinstance(found, str):
-            return found
+        if isinstance(found, Inapplicable):
+            return found.reason
         if self.equations == "attention" and found.attention is None:
             return (
                 "the first attention does not see the tokens themselves, or something else sees "
@@ -155,7 +156,9 @@ def unfit(observation: Observation) -> str | None:
         return None
     found = label_of_one(observation)
     return (
-        f"labels are not granted, and cannot be read: {found}" if isinstance(found, str) else None
+        f"labels are not granted, and cannot be read: {found}"
+        if isinstance(found, Inapplicable)
+        else None
     )
 
 
@@ -165,7 +168,7 @@ def likely(observation: Observation) -> list[Tensor]:
         return [observation.knowledge.labels]
     found, head = label_of_one(observation), shared_head(observation)
     assert isinstance(found, OneLabel), "unfit() refuses this"
-    assert not isinstance(head, str), "unfit() refuses this"
+    assert not isinstance(head, Inapplicable), "unfit() refuses this"
     device = observation.update.like.device
     # With cross-entropy the example's own output has the largest derivative, whatever the features' signs.
     rows = head.dweight.norm(dim=1).argsort(descending=True)[:LABELS].tolist()
@@ -212,25 +215,31 @@ class AprilMatching(Recipe):
             precision="double",
         )
 
-    def named(self, observation: Observation) -> AprilMatching | str:
+    def named(self, observation: Observation) -> AprilMatching | Inapplicable:
         """This recipe with the positional embedding's name; or why it has none."""
         if self.position is not None:
             known = self.position in observation.update.tensors
-            return self if known else f"no tensor of the update is called {self.position!r}"
+            reason = f"no tensor of the update is called {self.position!r}"
+            return self if known else Inapplicable(reason)
         found = tokens_of(observation.model, observation.domain)
-        return found if isinstance(found, str) else replace(self, position=found.position)
+        return found if isinstance(found, Inapplicable) else replace(self, position=found.position)
 
     @property
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
     def unsuited(self, observation: Observation) -> str | None:
-        found = unfit(observation) or self.named(observation)
-        return found if isinstance(found, str) else refused(found.matching(), observation)
+        reason = unfit(observation)
+        if reason is not None:
+            return reason
+        found = self.named(observation)
+        if isinstance(found, Inapplicable):
+            return found.reason
+        return refused(found.matching(), observation)
 
     def evaluations(self, observation: Observation) -> int:
         found = self.named(observation)
-        return 0 if isinstance(found, str) else found.matching().evaluations(observation)
+        return 0 if isinstance(found, Inapplicable) else found.matching().evaluations(observation)
 
     def reconstruct(
         self, observation: Observation, *, seeds: Seeds, progress: Progress

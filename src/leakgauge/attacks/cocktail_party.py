@@ -30,6 +30,7 @@ from leakgauge.core import (
     CERTIFIED_WITHIN,
     BaseAttack,
     Cost,
+    Inapplicable,
     Observation,
     Progress,
     Reconstruction,
@@ -77,9 +78,11 @@ class CocktailParty(BaseAttack):
         if observation.classes is None:
             return "needs a loss over classes, to tell which example causes what"
         found = entry(observation)
-        if isinstance(found, str):
-            return found
-        unknown = found.contribution if isinstance(found.contribution, str) else None
+        if isinstance(found, Inapplicable):
+            return found.reason
+        unknown = (
+            found.contribution.reason if isinstance(found.contribution, Inapplicable) else None
+        )
         return too_many(observation, found.name) or unknown
 
     def evaluations(self, observation: Observation) -> int:

@@ -25,6 +25,7 @@ from leakgauge.core import (
     BaseAttack,
     ConcealedExamples,
     Cost,
+    Inapplicable,
     Observation,
     Progress,
     Reconstruction,
@@ -52,7 +53,7 @@ class ConcealmentMatching(BaseAttack):
         if effect(observation, ConcealedExamples) is None:
             return "the known defense conceals no example behind another"
         found, labels = shared_head(observation), observation.knowledge.labels
-        if isinstance(found, str) or found.dbias is None:
+        if isinstance(found, Inapplicable) or found.dbias is None:
             return "reads labels from the bias of a last linear layer, which the model lacks"
         if labels is not None and labels.ndim != 1:
             return "the invented example is told by its class: needs class labels"
@@ -91,7 +92,7 @@ class ConcealmentMatching(BaseAttack):
 def labels_of_pair(observation: Observation) -> tuple[int, int]:
     """The private example's class and the invented one's."""
     head = shared_head(observation)
-    assert not isinstance(head, str), "unsuited() refuses this"
+    assert not isinstance(head, Inapplicable), "unsuited() refuses this"
     assert head.dbias is not None, "unsuited() refuses this"
     slopes = head.dbias
     granted = observation.knowledge.labels

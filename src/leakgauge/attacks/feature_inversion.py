@@ -20,7 +20,15 @@ from annotated_types import Ge
 from leakgauge.analytic.hidden import read, refusal
 from leakgauge.attacks.labels import withheld
 from leakgauge.attacks.softmax_unmixing import completed
-from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, Status
+from leakgauge.core import (
+    BaseAttack,
+    Inapplicable,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+)
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import (
@@ -93,8 +101,8 @@ class FeatureInversion(BaseAttack):
         self, observation: Observation, *, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         seen = read(observation, seeds.generator("features"), rounds=self.rounds)
-        if isinstance(seen, str):
-            return nothing_found(observation, Status.INAPPLICABLE, seen)
+        if isinstance(seen, Inapplicable):
+            return nothing_found(observation, Status.INAPPLICABLE, seen.reason)
         one = observation.batch_size == 1
         labels = (
             rule(observation).start(observation, seeds.generator("labels"))

@@ -20,6 +20,7 @@ from leakgauge.core import (
     CERTIFIED_WITHIN,
     BaseAttack,
     Cost,
+    Inapplicable,
     Observation,
     Progress,
     Reconstruction,
@@ -54,11 +55,15 @@ class LinearLayer(BaseAttack):
         if reason is not None:
             return reason
         found = entry(observation)
-        if isinstance(found, str):
-            return found
+        if isinstance(found, Inapplicable):
+            return found.reason
         # A batch of one needs no label to be divided; of several, each is told by what it causes.
         several = observation.knowledge.batch_size != 1 and observation.classes is not None
-        return found.contribution if several and isinstance(found.contribution, str) else None
+        return (
+            found.contribution.reason
+            if several and isinstance(found.contribution, Inapplicable)
+            else None
+        )
 
     def evaluations(self, observation: Observation) -> int:
         return 1
@@ -177,7 +182,7 @@ class _Peeling:
         margin = max(1e-3, 10 * tolerance)
         inside = ((unit > -margin) & (unit < 1 + margin)).flatten(1).all(1)
         candidates, unit, rows = candidates[inside], unit[inside], rows[inside]
-        if len(rows) == 0 or isinstance(self.entry.contribution, str):
+        if len(rows) == 0 or isinstance(self.entry.contribution, Inapplicable):
             return []
         error, label, delta = self.explain(unit, rows, bias)
         limit = tolerance * (1 + self.scale / bias[rows].abs())

@@ -25,6 +25,7 @@ from leakgauge.attacks.rgap import Beginning, beginnings, compared, label_of, sh
 from leakgauge.core import (
     BaseAttack,
     Cost,
+    Inapplicable,
     Observation,
     Progress,
     Reconstruction,
@@ -85,7 +86,7 @@ class Peeling(BaseAttack):
         if len(observation.domain.shape) != 3:
             return "recovers images"
         chain = chain_of(observation.model, observation.domain)
-        return chain if isinstance(chain, str) else unstarted(chain, observation)
+        return chain.reason if isinstance(chain, Inapplicable) else unstarted(chain, observation)
 
     def evaluations(self, observation: Observation) -> int:
         # Line searches take a quarter more.
@@ -135,7 +136,7 @@ class _Peel:
                 if self.matched:
                     break
             told = self.peel(known)
-            if isinstance(told, str):
+            if isinstance(told, Inapplicable):
                 self.notes.append(f"went no further: {told}")
                 break
             known = told
@@ -151,7 +152,7 @@ class _Peel:
         residual = self.guesses[-1].residual
         return residual is not None and residual <= MATCHED
 
-    def peel(self, known: Known) -> Known | str:
+    def peel(self, known: Known) -> Known | Inapplicable:
         """One layer further towards the image, where its gradient tells its input."""
         link = self.chain.links[known.place - 1]
         dweight = shared(self.observation, f"{link.name}.weight")
@@ -161,10 +162,12 @@ class _Peel:
             rough = self.observation.domain.to_unit(self.guesses[-1].inputs).double().cpu()
         noise = rounding(self.observation.update.tensors[f"{link.name}.weight"]).shared
         told = peeled(self.chain, known, dweight, rough, noise=noise)
-        if isinstance(told, str):
+        if isinstance(told, Inapplicable):
             return told
         if told.misfit > FITS:
-            return f"no input of {link.name!r} fits its gradient (misfit {told.misfit:.0e})"
+            return Inapplicable(
+                f"no input of {link.name!r} fits its gradient (misfit {told.misfit:.0e})"
+            )
         self.notes.append(f"input of {link.name!r}: told to {told.misfit:.0e}")
         return told
 

@@ -32,6 +32,7 @@ from leakgauge.core import (
     CONVERGED_WITHIN,
     BaseAttack,
     Cost,
+    Inapplicable,
     Observation,
     Progress,
     Reconstruction,
@@ -63,8 +64,8 @@ class RGAP(BaseAttack):
         if reason is not None:
             return reason
         chain = chain_of(observation.model, observation.domain)
-        if isinstance(chain, str):
-            return chain
+        if isinstance(chain, Inapplicable):
+            return chain.reason
         return unpooled(chain) or unstarted(chain, observation) or oversized(chain, observation)
 
     def evaluations(self, observation: Observation) -> int:

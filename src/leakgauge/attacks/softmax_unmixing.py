@@ -17,7 +17,15 @@ from leakgauge.analytic.last_layer import last_layer, layer_name, read, unreadab
 from leakgauge.analytic.softmax_unmixing import Unmixed
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.second_order import SecondOrder
-from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, Status
+from leakgauge.core import (
+    BaseAttack,
+    Inapplicable,
+    Observation,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+)
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import Falling, FeatureMatch, Read
@@ -54,8 +62,8 @@ class SoftmaxUnmixing(BaseAttack):
 
     def unsuited(self, observation: Observation) -> str | None:
         found = last_layer(observation)
-        if isinstance(found, str):
-            return found
+        if isinstance(found, Inapplicable):
+            return found.reason
         matching = replace(self.descent.matching(), labels=Read(torch.zeros(0, dtype=torch.long)))
         return unreadable(*found) or entangled(observation) or matching.inapplicable(observation)
 
@@ -67,7 +75,7 @@ class SoftmaxUnmixing(BaseAttack):
     ) -> Reconstruction:
         seen = read(observation, seeds.generator("unmixing"))
         layer = layer_name(observation)
-        if isinstance(seen, str) or layer is None:
+        if isinstance(seen, Inapplicable) or layer is None:
             return nothing_found(observation, Status.INAPPLICABLE, str(seen))
         labels = completed(seen.labels, observation, seeds)
         if labels is None:

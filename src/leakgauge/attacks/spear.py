@@ -31,6 +31,7 @@ from leakgauge.analytic.sparse_directions import Allowed, descend, null_vectors
 from leakgauge.core import (
     BaseAttack,
     Cost,
+    Inapplicable,
     Observation,
     Progress,
     Reconstruction,
@@ -45,7 +46,7 @@ from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.judgment import status_of
 from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.inversion.variables.targets import solved_targets
-from leakgauge.output import UNEVEN, Contribution
+from leakgauge.output import Contribution, UnevenWeights
 
 MOST = 25
 """The largest batch of an exact search, as in the paper."""
@@ -67,7 +68,7 @@ class ReluSearch(BaseAttack):
 
     def unsuited(self, observation: Observation) -> str | None:
         found = relu_entry(observation)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def evaluations(self, observation: Observation) -> int:
         # One backward pass for each class, to read the labels, and one to compare the update.
@@ -125,9 +126,9 @@ def recover(
     found = relu_entry(observation)
     assert isinstance(found, LinearEntry), "inapplicable() refuses this"
     factors = factors_of(observation, found)
-    if isinstance(factors, str):
+    if isinstance(factors, Inapplicable):
         cost = Cost(0, time.perf_counter() - clock)
-        return nothing_found(observation, Status.INAPPLICABLE, factors, cost=cost)
+        return nothing_found(observation, Status.INAPPLICABLE, factors.reason, cost=cost)
     generator = seeds.generator("directions")
     for share, belief in enumerate((strict(factors), LOOSE)):
         result = search(
@@ -188,8 +189,8 @@ def labels_of(
     observation: Observation, entry: LinearEntry, unit: Tensor, delta: Tensor
 ) -> tuple[Tensor | None, int]:
     """For each example the class that causes its delta (B, O) best, and how many classes were tried."""
-    uneven = entry.contribution == UNEVEN
-    if observation.classes is None or (isinstance(entry.contribution, str) and not uneven):
+    uneven = isinstance(entry.contribution, UnevenWeights)
+    if observation.classes is None or (isinstance(entry.contribution, Inapplicable) and not uneven):
         return None, 0
     tried = list(range(observation.classes))
     granted = observation.knowledge.labels

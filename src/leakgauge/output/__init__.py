@@ -1,19 +1,19 @@
 """The end of a model: which layer gives its output, how the loss combines a batch, and the label of one example."""
 
-from leakgauge.output.contribution import UNEVEN, Contribution, contribution_of
+from leakgauge.output.contribution import Contribution, UnevenWeights, contribution_of
 from leakgauge.output.head import Finish, Head, SharedHead, head_of, shared_head
 from leakgauge.output.one_label import OneLabel, label_of_one, slope_of
 from leakgauge.output.precision import loss_in
 from leakgauge.output.reduction import Reduction, reduction_of
 
 __all__ = [
-    "UNEVEN",
     "Contribution",
     "Finish",
     "Head",
     "OneLabel",
     "Reduction",
     "SharedHead",
+    "UnevenWeights",
     "contribution_of",
     "head_of",
     "label_of_one",

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.core import Observation, ProbeError
+from leakgauge.core import Inapplicable, Observation, ProbeError
 from leakgauge.federated.training.calibration import gradient_size
 from leakgauge.output.head import head_of
 from leakgauge.output.reduction import reduction_of
 
-UNEVEN = "the loss divides by class weights of the batch's labels, which are not granted"
-"""Why sizes are not known. Directions are: each example's slope points where its own does."""
+
+@dataclass(frozen=True)
+class UnevenWeights(Inapplicable):
+    """The sizes of contributions are not known. Directions are: the slope of an example points where its own does."""
+
+    reason: str = "the loss divides by class weights of the batch's labels, which are not granted"
 
 
 @dataclass(frozen=True)
@@ -34,29 +38,31 @@ class Contribution:
         return self.size * simulated * float(self.divisors[label]) / self.total
 
 
-def contribution_of(observation: Observation) -> Contribution | str:
+def contribution_of(observation: Observation) -> Contribution | Inapplicable:
     """Return how an example adds to an update of kind "gradient", or in one line why that is not known."""
     if observation.classes is None:
-        return "needs a loss over classes"
+        return Inapplicable("needs a loss over classes")
     if observation.knowledge.batch_size is None:
-        return "needs the batch size"
+        return Inapplicable("needs the batch size")
     try:
         head = head_of(observation.model, observation.domain)
     except ProbeError as error:
-        return str(error)
+        return Inapplicable(str(error))
     loss, width = observation.loss, observation.classes
     if head is not None:
         loss, width = head.loss(observation.loss), head.outputs
     classes = max(observation.classes, width)
     reduction = reduction_of(loss, classes, width=width)
     if reduction is None:
-        return "the loss over class labels is neither a mean nor a sum over the examples"
+        return Inapplicable(
+            "the loss over class labels is neither a mean nor a sum over the examples"
+        )
     size, batch = gradient_size(observation), observation.batch_size
     if reduction.divisors is None or reduction.even:
         return Contribution(reduction.divisors, float(batch), size)
     counts = _counts(observation, classes)
     if counts is None and batch > 1:
-        return UNEVEN
+        return UnevenWeights()
     if counts is None:
         # Of one example the weight cancels.
         return Contribution(torch.ones(classes).double(), 1.0, size)

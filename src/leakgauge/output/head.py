@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakgauge.core import Domain, Loss, Observation, ProbeError, copied, unit_shape
+from leakgauge.core import Domain, Inapplicable, Loss, Observation, ProbeError, copied, unit_shape
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.isolation.untouched import output_of, value_of
 from leakgauge.federated.training.calibration import gradient_size
@@ -81,17 +81,17 @@ class SharedHead:
     loss: Loss
 
 
-def shared_head(observation: Observation) -> SharedHead | str:
+def shared_head(observation: Observation) -> SharedHead | Inapplicable:
     """Return the head with its part of the update, or in one line why it cannot be read."""
     try:
         head = head_of(observation.model, observation.domain)
     except ProbeError as error:
-        return str(error)
+        return Inapplicable(str(error))
     if head is None:
-        return "the model's output is not that of a linear layer"
+        return Inapplicable("the model's output is not that of a linear layer")
     tensors = observation.update.tensors
     if head.weight not in tensors:
-        return f"the weight of the last layer, {head.name!r}, is not trained"
+        return Inapplicable(f"the weight of the last layer, {head.name!r}, is not trained")
     held = dict(observation.model.named_parameters())
 
     def plain(tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from leakgauge.core import Loss, Observation
+from leakgauge.core import Inapplicable, Loss, Observation
 from leakgauge.output.head import SharedHead, shared_head
 from leakgauge.output.reduction import slopes
 
@@ -57,18 +57,18 @@ class OneLabel:
     certain: bool
 
 
-def label_of_one(observation: Observation) -> OneLabel | str:
+def label_of_one(observation: Observation) -> OneLabel | Inapplicable:
     """Return the label of a batch of one from one gradient, or in one line why it cannot be read."""
     if observation.classes is None:
-        return "labels are read for a loss over classes"
+        return Inapplicable("labels are read for a loss over classes")
     head = shared_head(observation)
-    if isinstance(head, str):
+    if isinstance(head, Inapplicable):
         return head
     if not bool(head.dweight.any()):
-        return "the gradient of the last layer is 0"
+        return Inapplicable("the gradient of the last layer is 0")
     slope = slope_of(head.loss, len(head.weight))
     if slope is None:
-        return "the loss takes no class labels"
+        return Inapplicable("the loss takes no class labels")
     # A model may have more outputs than the domain has classes.
     labels = range(max(observation.classes, len(head.weight)))
     found = explain(slope, head.weight, head.bias, head.dweight, head.dbias, labels)

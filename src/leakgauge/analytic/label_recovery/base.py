@@ -11,7 +11,7 @@ from torch import Tensor
 from leakgauge.analytic.last_layer import last_layer
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import LocalSteps, Observation, Seeds, Update, trainable
+from leakgauge.core import Inapplicable, LocalSteps, Observation, Seeds, Update, trainable
 from leakgauge.federated.training.calibration import steps_of
 from leakgauge.federated.training.fedsgd import FedSGD
 from leakgauge.federated.training.local_steps import interpolated
@@ -59,15 +59,19 @@ class LabelMethod(Protocol):
         ...
 
 
-def many_steps(observation: Observation) -> LocalSteps | str:
+def many_steps(observation: Observation) -> LocalSteps | Inapplicable:
     """The local training, where its steps are known; or why they are not."""
     if observation.update.kind != "delta":
-        return f"needs a difference of weights, not an update of kind {observation.update.kind!r}"
+        return Inapplicable(
+            f"needs a difference of weights, not an update of kind {observation.update.kind!r}"
+        )
     if observation.knowledge.batch_size is None:
-        return "needs the batch size"
+        return Inapplicable("needs the batch size")
     found = steps_of(observation)
     if found is None:
-        return f"the steps of a local training {type(observation.training).__name__} are not told"
+        return Inapplicable(
+            f"the steps of a local training {type(observation.training).__name__} are not told"
+        )
     return found
 
 
@@ -90,31 +94,31 @@ def mean_gradient(observation: Observation, training: LocalSteps) -> Observation
 def as_gradient(observation: Observation) -> Observation:
     """The observation, as one of a gradient where its difference is that of a single step."""
     training = many_steps(observation)
-    if isinstance(training, str) or training.taken(observation.batch_size) > 1:
+    if isinstance(training, Inapplicable) or training.taken(observation.batch_size) > 1:
         return observation
     return mean_gradient(observation, training)
 
 
 def head_of(
     observation: Observation, *, bias: bool = False, one_hot: bool = False, uneven: bool = False
-) -> tuple[Layer, Link] | str:
+) -> tuple[Layer, Link] | Inapplicable:
     """Return the last layer's gradient and the loss's link, or why the method cannot read it.
 
     bias: the gradient of the bias is needed. one_hot: targets of 0 and 1 are needed. uneven: the method knows of
     class weights.
     """
     found = last_layer(as_gradient(observation))
-    if isinstance(found, str):
+    if isinstance(found, Inapplicable):
         return found
     layer, link = found
     if bias and layer.dbias is None:
-        return "needs the gradient of the last layer's bias"
+        return Inapplicable("needs the gradient of the last layer's bias")
     if not uneven and not link.even:
-        return "needs a loss that weighs all classes alike"
+        return Inapplicable("needs a loss that weighs all classes alike")
     if one_hot and link.activation == "identity":
-        return "needs outputs squashed by softmax or sigmoid, not squared error"
+        return Inapplicable("needs outputs squashed by softmax or sigmoid, not squared error")
     if one_hot and not torch.equal(link.targets, torch.eye(len(link.targets)).double()):
-        return "needs targets of 0 and 1, not smoothed ones"
+        return Inapplicable("needs targets of 0 and 1, not smoothed ones")
     return layer, link
 
 
@@ -129,15 +133,15 @@ def sent(observation: Observation) -> Tensor | None:
     ones = {name: torch.ones_like(t) for name, t in seen.update.tensors.items()}
     kept = {name: (t != 0).to(t) for name, t in defense.adapt(seen.update)(ones).items()}
     found = last_layer(replace(seen, update=replace(seen.update, tensors=kept)))
-    if isinstance(found, str) or found[0].dbias is None:
+    if isinstance(found, Inapplicable) or found[0].dbias is None:
         return None
     mask = torch.cat([found[0].dweight, found[0].dbias.unsqueeze(1)], 1) != 0
     return None if bool(mask.all()) or not bool(mask.any()) else mask.double()
 
 
-def told(found: tuple[Layer, Link] | str) -> tuple[Layer, Link]:
-    """What `head_of` found. Raises ValueError with its reason where it found none."""
-    if isinstance(found, str):
+def told(found: tuple[Layer, Link] | Inapplicable) -> tuple[Layer, Link]:
+    """Return what `head_of` found. Raises ValueError with the reason if it found none."""
+    if isinstance(found, Inapplicable):
         raise ValueError(f"labels cannot be read: {found}")
     return found
 

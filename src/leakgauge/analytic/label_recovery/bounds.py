@@ -30,7 +30,7 @@ from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
 from leakgauge.analytic.last_layer import known_noise, units
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import Observation, Seeds, unit_shape
+from leakgauge.core import Inapplicable, Observation, Seeds, unit_shape
 from leakgauge.core.ranges import Count
 from leakgauge.federated.training.calibration import one_gradient
 
@@ -53,7 +53,7 @@ class Bounds:
 
     def inapplicable(self, observation: Observation) -> str | None:
         found = head_of(observation, bias=True, one_hot=True, uneven=True)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
         layer, link = told(head_of(observation, bias=True, one_hot=True, uneven=True))
@@ -99,7 +99,7 @@ def noise_in(observation: Observation, layer: Layer, link: Link) -> float:
 def blurred(observation: Observation, layer: Layer) -> float:
     """What rounding of the weights themselves leaves in a gradient that is read from their difference."""
     training = many_steps(observation)
-    if isinstance(training, str):
+    if isinstance(training, Inapplicable):
         return 0.0
     step = torch.finfo(observation.update.like.dtype).eps
     size = float(layer.weight.abs().max()) * step / abs(training.multiplier(observation.batch_size))

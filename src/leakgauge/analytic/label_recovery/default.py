@@ -23,7 +23,7 @@ from leakgauge.analytic.label_recovery.one_label import LabelOfOne
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary
 from leakgauge.analytic.label_recovery.tilting import Tilting
 from leakgauge.analytic.last_layer import label_counts, read
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
 from leakgauge.federated.training.calibration import Calibrated, one_gradient
 
@@ -59,8 +59,8 @@ class BestLabels:
         if LabelOfOne().inapplicable(seen) is None:
             return None
         found = head_of(seen, bias=True, uneven=True)
-        if isinstance(found, str) and LlgStar().inapplicable(seen) is not None:
-            return found
+        if isinstance(found, Inapplicable) and LlgStar().inapplicable(seen) is not None:
+            return found.reason
         return None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
@@ -73,7 +73,7 @@ class BestLabels:
         seen, notes = _as_one(observation)
         if LabelOfOne().inapplicable(seen) is None:
             return _noted(LabelOfOne()(observation, seeds=seeds), *notes)
-        if isinstance(head_of(seen, bias=True, uneven=True), str):
+        if isinstance(head_of(seen, bias=True, uneven=True), Inapplicable):
             return _noted(LlgStar()(seen, seeds=seeds), *notes, "the bias has no gradient")
         return _noted(
             self._read(observation, seen, seeds, several=not one_gradient(observation)), *notes
@@ -117,7 +117,7 @@ def _proof(least: Tensor, batch: int) -> str:
 def _unmixed(observation: Observation, seeds: Seeds, none: Tensor) -> tuple[Tensor, bool]:
     """Counts (C,) of the labels that softmax unmixing finds, and whether they are all; `none` (C,) of 0."""
     found = read(as_gradient(observation), seeds.generator("unmixing"))
-    if isinstance(found, str):
+    if isinstance(found, Inapplicable):
         return none, False
     sure = found.labels[found.found & (found.labels >= 0)]
     counts = torch.bincount(sure, minlength=len(none))
@@ -144,7 +144,7 @@ def _granted(observation: Observation) -> Tensor | None:
 def _as_one(observation: Observation) -> tuple[Observation, tuple[str, ...]]:
     """The observation as one of a gradient, and what is said where that is the mean of several."""
     training = many_steps(observation)
-    if isinstance(training, str):
+    if isinstance(training, Inapplicable):
         return observation, ()
     count = training.taken(observation.batch_size)
     steps = "steps that are not told" if isinstance(training, Calibrated) else f"{count} steps"

@@ -23,7 +23,7 @@ from leakgauge.analytic.label_recovery.base import (
 )
 from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, uniform
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count
 from leakgauge.federated.training.local_steps import moved
 
@@ -36,14 +36,14 @@ class FedAvgCounts:
 
     def inapplicable(self, observation: Observation) -> str | None:
         training = many_steps(observation)
-        if isinstance(training, str):
-            return training
+        if isinstance(training, Inapplicable):
+            return training.reason
         found = head_of(mean_gradient(observation, training), one_hot=True)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
         training = many_steps(observation)
-        if isinstance(training, str):
+        if isinstance(training, Inapplicable):
             raise ValueError(f"labels cannot be read: {training}")
         layer, link = told(head_of(mean_gradient(observation, training), one_hot=True))
         inputs = uniform(observation, self.dummies, seeds.generator("dummies"))

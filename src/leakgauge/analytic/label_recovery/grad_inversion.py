@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
-from leakgauge.core import Observation, Seeds
+from leakgauge.analytic.links import Link
+from leakgauge.analytic.whitening import Layer
+from leakgauge.core import Inapplicable, Observation, Seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +22,22 @@ class GradInversionRule:
     """For batches of distinct labels, so no larger than the number of classes; features of one sign (ReLU)."""
 
     def inapplicable(self, observation: Observation) -> str | None:
-        found = head_of(observation, one_hot=True)
-        if isinstance(found, str):
-            return found
-        batch, classes = found[0].batch, len(found[0].weight)
-        return (
-            f"takes labels to be distinct: batch {batch} > {classes}" if batch > classes else None
-        )
+        """Return why the labels cannot be read, in one line, or None if they can."""
+        found = self._head(observation)
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, _ = told(self.inapplicable(observation) or head_of(observation, one_hot=True))
+        layer, _ = told(self._head(observation))
         lowest = layer.dweight.min(dim=1).values
         counts = torch.zeros(len(lowest), dtype=torch.long)
         counts[lowest.argsort()[: layer.batch]] = 1
         return LabelRecovery.of(counts, "grad_inversion")
+
+    def _head(self, observation: Observation) -> tuple[Layer, Link] | Inapplicable:
+        found = head_of(observation, one_hot=True)
+        if isinstance(found, Inapplicable):
+            return found
+        batch, classes = found[0].batch, len(found[0].weight)
+        if batch > classes:
+            return Inapplicable(f"takes labels to be distinct: batch {batch} > {classes}")
+        return found

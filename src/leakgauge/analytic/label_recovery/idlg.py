@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
-from leakgauge.core import Observation, Seeds
+from leakgauge.analytic.links import Link
+from leakgauge.analytic.whitening import Layer
+from leakgauge.core import Inapplicable, Observation, Seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +22,23 @@ class Idlg:
     """For batch 1 and targets of 0 and 1."""
 
     def inapplicable(self, observation: Observation) -> str | None:
-        found = head_of(observation, one_hot=True, uneven=True)
-        if isinstance(found, str):
-            return found
-        batch = found[0].batch
-        return f"reads one label: batch {batch} > 1" if batch > 1 else None
+        """Return why the labels cannot be read, in one line, or None if they can."""
+        found = self._head(observation)
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, _ = told(
-            self.inapplicable(observation) or head_of(observation, one_hot=True, uneven=True)
-        )
+        layer, _ = told(self._head(observation))
         slopes = layer.dbias if layer.dbias is not None else opposed(layer.dweight)
         counts = torch.zeros(len(slopes), dtype=torch.long)
         counts[slopes.argmin()] = 1
         return LabelRecovery.of(counts, "idlg")
+
+    def _head(self, observation: Observation) -> tuple[Layer, Link] | Inapplicable:
+        found = head_of(observation, one_hot=True, uneven=True)
+        if isinstance(found, Inapplicable):
+            return found
+        batch = found[0].batch
+        return found if batch == 1 else Inapplicable(f"reads one label: batch {batch} > 1")
 
 
 def opposed(dweight: Tensor) -> Tensor:

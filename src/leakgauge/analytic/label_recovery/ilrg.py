@@ -19,7 +19,7 @@ from torch import Tensor
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told, whole
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Inapplicable, Observation, Seeds
 
 FAINT = 2.0**-24
 """Of the largest entry of db: what is smaller is what rounding in float32 left of a sum that cancels."""
@@ -31,7 +31,7 @@ class Ilrg:
 
     def inapplicable(self, observation: Observation) -> str | None:
         found = head_of(observation, bias=True)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
         layer, link = told(head_of(observation, bias=True))

@@ -23,7 +23,7 @@ from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, uniform
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count
 
 
@@ -33,7 +33,7 @@ class Llg:
 
     def inapplicable(self, observation: Observation) -> str | None:
         found = head_of(observation, one_hot=True)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
         layer, _ = told(head_of(observation, one_hot=True))

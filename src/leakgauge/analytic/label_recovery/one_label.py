@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, as_gradient
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.federated.training.calibration import one_gradient
 from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.output import OneLabel, label_of_one
@@ -24,12 +24,12 @@ class LabelOfOne:
     def inapplicable(self, observation: Observation) -> str | None:
         """Return why the label cannot be read, in one line, or None if it can."""
         found = self._read(observation)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
         """Return the label. Raises ValueError if `inapplicable` gives a reason."""
         found = self._read(observation)
-        if isinstance(found, str):
+        if isinstance(found, Inapplicable):
             raise ValueError(f"labels cannot be read: {found}")
         counts = torch.zeros(found.classes, dtype=torch.long)
         counts[found.label] = 1
@@ -41,10 +41,10 @@ class LabelOfOne:
             note = f"it alone explains the last layer's gradient, to {found.misfit:.0e}"
         return LabelRecovery.of(counts, "one_label", note, certified=found.certain and exact)
 
-    def _read(self, observation: Observation) -> OneLabel | str:
+    def _read(self, observation: Observation) -> OneLabel | Inapplicable:
         batch = observation.knowledge.batch_size
         if batch != 1:
-            return (
+            return Inapplicable(
                 "needs the batch size" if batch is None else f"reads one label: batch {batch} > 1"
             )
         # Of steps that are not told, the direction says enough.

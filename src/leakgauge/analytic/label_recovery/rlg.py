@@ -16,7 +16,9 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
-from leakgauge.core import Observation, Seeds
+from leakgauge.analytic.links import Link
+from leakgauge.analytic.whitening import Layer
+from leakgauge.core import Inapplicable, Observation, Seeds
 
 INFEASIBLE = 2
 """The status of `linprog` that says that no solution exists."""
@@ -27,17 +29,22 @@ class Rlg:
     """Presence alone, for batches smaller than the number of classes and of features; targets of 0 and 1."""
 
     def inapplicable(self, observation: Observation) -> str | None:
+        """Return why the labels cannot be read, in one line, or None if they can."""
+        found = self._head(observation)
+        return found.reason if isinstance(found, Inapplicable) else None
+
+    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
+        layer, _ = told(self._head(observation))
+        return LabelRecovery(method="rlg", present=separable(layer.dweight, layer.batch))
+
+    def _head(self, observation: Observation) -> tuple[Layer, Link] | Inapplicable:
         found = head_of(observation, one_hot=True)
-        if isinstance(found, str):
+        if isinstance(found, Inapplicable):
             return found
         most = min(len(found[0].weight) - 1, found[0].weight.shape[1])
         if found[0].batch > most:
-            return f"needs a gradient of lower rank: batch {found[0].batch} > {most}"
-        return None
-
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, _ = told(self.inapplicable(observation) or head_of(observation, one_hot=True))
-        return LabelRecovery(method="rlg", present=separable(layer.dweight, layer.batch))
+            return Inapplicable(f"needs a gradient of lower rank: batch {found[0].batch} > {most}")
+        return found
 
 
 def separable(dweight: Tensor, rank: int) -> Tensor:

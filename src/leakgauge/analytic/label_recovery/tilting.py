@@ -31,7 +31,7 @@ from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, natural, scenes
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
 
 EXACT = 10.0
@@ -83,7 +83,7 @@ class Tilting:
 
     def inapplicable(self, observation: Observation) -> str | None:
         found = head_of(observation, bias=True, uneven=True)
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
         layer, link = told(head_of(observation, bias=True, uneven=True))

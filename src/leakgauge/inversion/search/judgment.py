@@ -14,6 +14,7 @@ from leakgauge.core import (
     CONVERGED_WITHIN,
     Attack,
     Diagnosis,
+    Inapplicable,
     Observation,
     Reconstruction,
     Status,
@@ -104,7 +105,7 @@ def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     # Class weights divide by those of the batch's labels, which are judged here as if they were known.
     knowledge = replace(observation.knowledge, labels=targets, label_counts=None)
     contribution = contribution_of(replace(observation, knowledge=knowledge))
-    if isinstance(contribution, str):
+    if isinstance(contribution, Inapplicable):
         return 0.0
     inputs = observation.domain.from_unit(unit).detach()
     model, loss, train = observation.model, observation.loss, FedSGD()

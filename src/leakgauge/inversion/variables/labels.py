@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Observation, trainable, unit_shape
+from leakgauge.core import Inapplicable, Observation, trainable, unit_shape
 from leakgauge.federated.layers.targets import refused_targets, unlabeled
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.local_steps import as_one_gradient
@@ -125,7 +125,7 @@ class LastLayer:
         if observation.batch_size != 1:
             return f"reads one label from the last layer: batch {observation.batch_size} > 1"
         found = label_of_one(as_one_gradient(observation))
-        return found if isinstance(found, str) else None
+        return found.reason if isinstance(found, Inapplicable) else None
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Return the label (1,)."""
@@ -160,7 +160,7 @@ class Known:
         if observation.classes is None:
             return "labels are not granted, and no loss over classes tells them"
         found = shared_head(as_one_gradient(observation))
-        if isinstance(found, str):
+        if isinstance(found, Inapplicable):
             return f"labels are not granted, and cannot be read: {found}"
         if found.dbias is None:
             return (
@@ -183,7 +183,7 @@ class Known:
     def estimate(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Return counts (K,) that sum to B: whole numbers near the least-squares solution, one example at a time."""
         head = shared_head(as_one_gradient(observation))
-        assert not isinstance(head, str), "inapplicable() refuses this"
+        assert not isinstance(head, Inapplicable), "inapplicable() refuses this"
         assert head.dbias is not None, "inapplicable() refuses this"
         assert observation.classes is not None, "inapplicable() refuses this"
         slope = slope_of(head.loss, len(head.weight))
