@@ -26,7 +26,7 @@ from frontier_settings import QUICK_STEPS, STEPS, Setting
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.defenses import DPSGD
-from leakgauge.report.leak import leaked
+from leakgauge.metrics.leak import IMAGE_RULE
 
 NAME = "dp_sgd"
 MULTIPLIERS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
@@ -100,7 +100,7 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     guess, told = reconstructed(attack, seen, seeds)
     scores = beside_control(data, indices, guess, seeds.generator("controls"))
     pairs = zip(scores["psnr"], scores["control_psnr"], scores["ssim"], strict=True)
-    told["leaked"] = [leaked("image", one, control, ssim) for one, control, ssim in pairs]
+    told["leaked"] = [IMAGE_RULE.leaked(one, control, ssim) for one, control, ssim in pairs]
     return told | {"attack": repr(attack), "residual": guess.residual} | scores
 
 

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.report.leak import leaked
+from leakgauge.metrics.leak import IMAGE_RULE
 from leakgauge.utility import Federation
 
 NAME = "frontier"
@@ -143,7 +143,7 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     guess, told = reconstructed(attack, seen, seeds)
     scores = beside_control(data, indices, guess, seeds.generator("controls"))
     pairs = zip(scores["psnr"], scores["control_psnr"], scores["ssim"], strict=True)
-    told["leaked"] = [leaked("image", one, control, ssim) for one, control, ssim in pairs]
+    told["leaked"] = [IMAGE_RULE.leaked(one, control, ssim) for one, control, ssim in pairs]
     if guess.targets is not None:
         count = data.classes or 10
         told["label"] = agreement(data.targets[indices], guess.targets, count)

@@ -13,12 +13,12 @@ import tomllib
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from common import PHOTOS, ROOT, Options, Row, header, measure, options, table
 from PIL import Image
 
 from leakgauge.audit import Run, Source, execute, plan_from, read
+from leakgauge.records import Cell
 
 NAME = "prior_knowledge"
 EXAMPLES = ROOT.parent / "examples"
@@ -52,19 +52,19 @@ def run(name: str, given: Options) -> Row:
     return {"specification": name, "cells": [scores(cell) for cell in audit.cells]}
 
 
-def scores(cell: dict[str, Any]) -> Row:
+def scores(cell: Cell) -> Row:
     """Of a record: what was attacked, and how well (PSNR in dB), beside the control."""
     return {
-        "attack": cell["attack"]["repr"],
-        "model": cell["model"]["name"],
-        "batch": cell["batch_size"],
-        "labels": cell["data"]["labels"],
-        "psnr": cell["scores"]["psnr"],
-        "control_psnr": cell["control"]["scores"]["psnr"],
-        "status": cell["status"],
-        "residual": cell["residual"],
-        "evaluations": cell["cost"]["evaluations"],
-        "seconds": cell["cost"]["seconds"],
+        "attack": cell.attack.repr,
+        "model": cell.model.name,
+        "batch": cell.batch_size,
+        "labels": list(cell.data.labels or ()),
+        "psnr": list(cell.scores["psnr"]),
+        "control_psnr": list(cell.control.scores["psnr"]) if cell.control else None,
+        "status": cell.status,
+        "residual": cell.residual,
+        "evaluations": cell.cost.evaluations,
+        "seconds": cell.cost.seconds,
     }
 
 
@@ -79,11 +79,11 @@ def figures(given: Options) -> Path:
 def figure(audit: Run) -> Image.Image:
     """One block for each attack, side by side."""
     assert audit.folder is not None
-    attacks = list(dict.fromkeys(cell["attack"]["repr"] for cell in audit.cells))
+    attacks = list(dict.fromkeys(cell.attack.repr for cell in audit.cells))
     blocks = []
     for attack in attacks:
-        cells = [cell for cell in audit.cells if cell["attack"]["repr"] == attack]
-        paths = [[p for cell in cells for p in cell["images"][side]] for side in SIDES]
+        cells = [cell for cell in audit.cells if cell.attack.repr == attack]
+        paths = [[p for cell in cells for p in getattr(cell.images, side)] for side in SIDES]
         blocks.append([[audit.folder / path for path in row] for row in paths])
     step = SIDE + GAP
     widths = [len(block[0]) * step for block in blocks]

@@ -30,7 +30,7 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.federated import FedAvg, FedSGD
-from leakgauge.report.leak import leaked
+from leakgauge.metrics.leak import IMAGE_RULE
 
 NAME = "published_claims"
 COUNT = {"lenet": 3, "resnet20": 3}
@@ -179,8 +179,8 @@ def run(job: Job, given: Options) -> Row:
     guess, told = reconstructed(attack, seen, seeds)
     scores = beside_control(data, [index], guess, seeds.generator("controls"))
     told["label"] = guess.targets is not None and int(guess.targets[0]) == int(data.targets[index])
-    told["leaked"] = leaked(
-        "image", scores["psnr"][0], scores["control_psnr"][0], scores["ssim"][0]
+    told["leaked"] = IMAGE_RULE.leaked(
+        scores["psnr"][0], scores["control_psnr"][0], scores["ssim"][0]
     )
     return row | told | scores | {"residual": guess.residual, "status": str(guess.status)}
 

@@ -18,6 +18,7 @@ from typing import Any
 from common import PHOTOS, Options, Row, header, options, save, table
 
 from leakgauge.audit import Source, execute, in_order, plan_from, without_times
+from leakgauge.records import read
 
 NAME = "repeatability"
 SPECIFICATION = """
@@ -97,8 +98,7 @@ def run(folder: Path, seed: int, workers: int, settings: tuple[str, ...]) -> Non
 
 def records(folder: Path) -> list[Any]:
     """Return the records of a run in the order of the plan, without their times."""
-    lines = (folder / "records.jsonl").read_text("utf-8").splitlines()
-    return [without_times(record) for record in in_order([json.loads(line) for line in lines])]
+    return [without_times(record) for record in in_order(read(folder / "records.jsonl"))]
 
 
 def pictures(folder: Path) -> dict[str, bytes]:

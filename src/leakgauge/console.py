@@ -98,7 +98,8 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
 def show_results(run: Run, page: Path, *, as_json: bool) -> None:
     """Print the records as JSON, or tables of them, to standard output."""
     if as_json:
-        print(json.dumps({"report": str(page), "records": run.records}, indent=1))
+        told = [record.model_dump(mode="json") for record in run.records]
+        print(json.dumps({"report": str(page), "records": told}, indent=1))
         return
     shown = Console()
     for table in (*tables(run.cells), *prices(run.records)):
@@ -116,9 +117,9 @@ def tell_failures(console: Console, run: Run) -> None:
         return
     console.print(f"{len(run.failures)} failed; the others are not affected:", highlight=False)
     for record in run.failures[:SHOWN]:
-        failure = record["failure"]
-        text = f"{record['id']}: the {failure['step']} failed: {failure['reason']}"
-        text = "  " + one_line(text, LONGEST)
+        failure = record.failure
+        assert failure is not None  # it is among the failures
+        text = "  " + one_line(f"{record.id}: the {failure.step} failed: {failure.reason}", LONGEST)
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if len(run.failures) > SHOWN:
         console.print(f"  and {len(run.failures) - SHOWN} more", highlight=False)

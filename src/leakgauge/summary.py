@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from statistics import median
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -13,16 +12,16 @@ from rich.text import Text
 
 from leakgauge import report
 from leakgauge.core.lines import one_line
+from leakgauge.records import Cell, Headline, Record
 from leakgauge.report import wording
 
-Cell = Mapping[str, Any]
 LONGEST = 300
 """Most characters of a text in a table."""
 
 
 def tables(cells: Sequence[Cell]) -> Iterator[Table]:
     """One table for each case: what the adversary read, and what the same attack reads blind."""
-    for case, members in groupby(cells, key=lambda cell: str(cell["case"])):
+    for case, members in groupby(cells, key=lambda cell: cell.case):
         yield table(case, list(members))
 
 
@@ -37,7 +36,7 @@ def table(case: str, cells: Sequence[Cell]) -> Table:
     shown.add_column("B", justify="right")
     for heading in ("defense", "attack"):
         shown.add_column(heading, overflow="fold")
-    for heading in (unit(cells), "blind", "labels"):
+    for heading in (cells[0].data.headline.heading, "blind", "labels"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("status", no_wrap=True)
     for cell in cells:
@@ -45,7 +44,7 @@ def table(case: str, cells: Sequence[Cell]) -> Table:
     return shown
 
 
-def prices(records: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+def prices(records: Sequence[Record]) -> Iterator[Table]:
     """One table for each case whose utility was measured: what each setting leaves to read, and costs."""
     for frontier in report.frontiers(report.parse(records)):
         shown = Table(
@@ -73,8 +72,8 @@ def price(setting: report.Setting) -> list[str]:
     worst = setting.worst
     above = "-"
     if worst is not None:
-        value = wording.percent if worst.kind == "table" else wording.decibels
-        above = value(setting.above) + (" leaked" if setting.leaked else "")
+        above = wording.leakage(setting.above, worst.format)
+        above += " leaked" if setting.leaked else ""
     strength = "" if setting.strength is None else f" {wording.plain(setting.strength)}"
     return [
         setting.defense + strength,
@@ -87,32 +86,29 @@ def price(setting: report.Setting) -> list[str]:
     ]
 
 
-def unit(cells: Sequence[Cell]) -> str:
-    """What the leakage column counts."""
-    return "columns" if cells[0]["data"]["kind"] == "table" else "PSNR"
-
-
 def row(cell: Cell) -> list[str]:
     """The texts of one row; an attack that could not run, or failed, shows dashes."""
-    strength = cell["defense"]["strength"]
-    defense = cell["defense"]["name"] + (f" {strength}" if strength is not None else "")
-    start = [str(cell["batch_size"]), defense, cell["attack"]["name"]]
-    if cell["scores"] is None:
-        return [*start, "-", "-", "-", cell["status"]]
-    scores, control = cell["scores"], cell["control"]["scores"]
-    label = scores["label"]
-    status = cell["status"] if control else f"{cell['status']}, no control"
+    defense, headline = cell.defense, cell.data.headline
+    strength = f" {defense.strength_text}" if defense.strength_text is not None else ""
+    start = [str(cell.batch_size), defense.name + strength, cell.attack.name]
+    if not cell.ran:
+        return [*start, "-", "-", "-", cell.status]
+    labels = [value for value in cell.scores.get("label", ()) if value is not None]
+    blind = cell.control.scores if cell.control else {}
     return [
         *start,
-        leakage(scores),
-        leakage(control) if control else "-",
-        "-" if label is None else f"{sum(label):.0f}/{len(label)}",
-        status,
+        leakage(cell.scores, headline),
+        leakage(blind, headline),
+        f"{sum(labels):.0f}/{len(labels)}" if labels else "-",
+        cell.status if blind else f"{cell.status}, no control",
     ]
 
 
-def leakage(scores: Mapping[str, Any]) -> str:
-    """The score that a reader asks for: columns read of a table, decibels of anything else."""
-    if "columns_read" in scores:
-        return f"{100 * median(scores['columns_read']):.0f}%"
-    return f"{median(scores['psnr']):.1f}"
+def leakage(scores: Mapping[str, Sequence[float | None]], headline: Headline) -> str:
+    """Return the median of the score that stands for leakage, or a dash if there is none."""
+    values = [value for value in scores.get(headline.metric, ()) if value is not None]
+    if not values:
+        return "-"
+    return (
+        f"{100 * median(values):.0f}%" if headline.format == "percent" else f"{median(values):.1f}"
+    )

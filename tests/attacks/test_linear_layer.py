@@ -121,13 +121,11 @@ def test_a_patients_record(observe: Observe) -> None:
         batch_sizes=[1, 2],
     )
     for cell in lg.audit(case).cells:
-        assert cell["status"] == "certified"
-        assert min(cell["scores"]["columns_read"]) == 1.0
-        assert max(cell["control"]["scores"]["columns_read"]) < 1.0
-        truth = data.inputs[torch.tensor(cell["data"]["examples"])]
-        assert torch.allclose(
-            torch.tensor(cell["rows"]["reconstruction"]), truth, rtol=1e-3, atol=1e-2
-        )
+        assert cell.status == "certified"
+        assert min(cell.scores["columns_read"]) == 1.0
+        assert max(cell.control.scores["columns_read"]) < 1.0
+        truth = data.inputs[torch.tensor(cell.data.examples)]
+        assert torch.allclose(torch.tensor(cell.rows.reconstruction), truth, rtol=1e-3, atol=1e-2)
 
 
 def test_update_of_another_kind_is_refused(observe: Observe) -> None:

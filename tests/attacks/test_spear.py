@@ -110,8 +110,8 @@ def test_patients_records() -> None:
         batch_sizes=[4],
     )
     for cell in lg.audit(case).cells:
-        assert cell["status"] == "certified"
-        assert min(cell["scores"]["columns_read"]) == 1.0
+        assert cell.status == "certified"
+        assert min(cell.scores["columns_read"]) == 1.0
 
 
 def test_the_targets_of_a_regression_are_solved_for(observe: Observe) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from leakgauge import attacks, defenses
 from leakgauge.audit import Source, plan, plan_from
 from leakgauge.core import Effect, PrivacyBound, Protected
 from leakgauge.defenses.base import Undefended
+from leakgauge.records import Epsilon, read
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
 
@@ -43,8 +42,8 @@ def case(**changes: Any) -> lg.Case:
     return lg.Case(**(settings | changes))
 
 
-def on_disk(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+def on_disk(folder: Path) -> list[Any]:
+    return list(read(folder / "records.jsonl"))
 
 
 class TestRecords:
@@ -52,54 +51,56 @@ class TestRecords:
         utility = lg.Utility(clients=2, rounds=3, repeats=2)
         run = lg.audit(case(utility=utility), out=tmp_path / "run", seed=5)
         records = on_disk(tmp_path / "run")
-        assert records == json.loads(json.dumps(run.records))
-        kinds = [record["type"] for record in records]
-        assert kinds == ["run", *["cell"] * 2, *["utility"] * 4, "end"]
-        assert [(r["repeat"], r["defense"]["name"]) for r in run.trainings] == [
+        assert records == run.records
+        kinds = [record.type for record in records]
+        assert kinds == ["header", *["cell"] * 2, *["training"] * 4, "end"]
+        assert [(r.repeat, r.defense.name) for r in run.trainings] == [
             (0, "none"),
             (0, "top_k"),
             (1, "none"),
             (1, "top_k"),
         ]
         bare, sparse, *_ = run.trainings
-        assert bare["federation"] == {
+        assert bare.federation.model_dump() == {
             "clients": 2,
             "rounds": 3,
             "alpha": 0.5,
             "examples": None,
             "server_lr": 1.0,
         }
-        assert len(bare["accuracy"]) == 4
-        assert len(bare["sent_bytes"]) == len(bare["seconds"]) == 3
-        assert sum(bare["sizes"]) == bare["data"]["train"][1] == 32
-        assert bare["data"]["test"][1] == 8
-        assert sparse["sizes"] == bare["sizes"] != run.trainings[2]["sizes"]
-        assert sparse["sent_bytes"][0] < bare["sent_bytes"][0] / 4
-        assert bare["seed"] == 5
-        assert records[-1]["trainings"] == {"completed": 4, "planned": 4}
-        assert records[-1]["interrupted"] is False
-        assert records[0]["trainings"] == {"planned": 4}
+        assert len(bare.accuracy) == 4
+        assert len(bare.sent_bytes) == len(bare.round_seconds) == 3
+        assert sum(bare.sizes) == bare.trained_on.count == 32
+        assert bare.tested_on.count == 8
+        assert sparse.sizes == bare.sizes != run.trainings[2].sizes
+        assert sparse.sent_bytes[0] < bare.sent_bytes[0] / 4
+        assert bare.seed == 5
+        assert (records[-1].trainings_completed, records[-1].trainings_planned) == (4, 4)
+        assert records[-1].interrupted is False
+        assert records[0].trainings_planned == 4
 
     def test_none_is_trained_though_it_is_not_attacked_and_nothing_twice(self) -> None:
         same = defenses.TopK(sparsity=0.5)
         run = lg.audit(case(defenses=[same, defenses.TopK(sparsity=0.5)]))
-        assert [record["defense"]["name"] for record in run.trainings] == ["none", "top_k"]
+        assert [record.defense.name for record in run.trainings] == ["none", "top_k"]
 
     def test_it_learns(self) -> None:
         utility = lg.Utility(clients=2, rounds=60, alpha=10.0, server_lr=0.5)
         run = lg.audit(case(defenses=[None], utility=utility))
-        accuracy = run.trainings[0]["accuracy"]
+        accuracy = run.trainings[0].accuracy
         assert accuracy[-1] > accuracy[0] + 0.3
 
     def test_the_case_s_own_training_is_used(self) -> None:
         local = lg.FedAvg(epochs=2, minibatch=4, learning_rate=0.1, shuffle=True)
         run = lg.audit(case(training=local, attacks=[attacks.DLG(steps=1)], defenses=[None]))
-        assert run.trainings[0]["training"]["name"] == "fedavg"
+        assert run.trainings[0].protocol.name == "fedavg"
 
     def test_named_data_takes_the_place_of_the_case_s_own(self) -> None:
         utility = lg.Utility(clients=2, rounds=1, train=noise(30, seed=1), test=noise(12, seed=2))
         run = lg.audit(case(utility=utility))
-        assert run.trainings[0]["data"] == {"train": ["noise", 30], "test": ["noise", 12]}
+        (first, *_) = run.trainings
+        assert (first.trained_on.name, first.trained_on.count) == ("noise", 30)
+        assert (first.tested_on.name, first.tested_on.count) == ("noise", 12)
 
     def test_the_test_set_is_held_out_of_training(self) -> None:
         train, test = lg.Utility().split(noise(), lg.Seeds(0))
@@ -110,8 +111,8 @@ class TestRecords:
     def test_a_run_that_diverges_says_so_and_is_kept(self) -> None:
         utility = lg.Utility(clients=2, rounds=30, server_lr=1e30)
         run = lg.audit(case(defenses=[None], utility=utility))
-        assert run.trainings[0]["diverged"] is True
-        assert len(run.trainings[0]["accuracy"]) < 31
+        assert run.trainings[0].diverged is True
+        assert len(run.trainings[0].accuracy) < 31
 
 
 class TestClaims:
@@ -119,17 +120,17 @@ class TestClaims:
         parts = (defenses.Clipping(norm=2.0), defenses.GaussianNoise(std=1e-3))
         chain = defenses.Chain(defenses=parts)
         run = lg.audit(case(defenses=[None, parts[1], chain], utility=None))
-        bare, noisy, both = (cell["defense"] for cell in run.cells)
-        assert bare["claim"] is None
-        assert noisy["claim"]["hides"] == defenses.GaussianNoise.claim.hides
-        assert [part["name"] for part in both["parts"]] == ["clipping", "gaussian_noise"]
-        assert both["parts"][1]["claim"] == noisy["claim"]
+        bare, noisy, both = (cell.defense for cell in run.cells)
+        assert bare.claims == ()
+        assert noisy.claims[0].hides == defenses.GaussianNoise.claim.hides
+        assert [claim.defense for claim in both.claims] == ["clipping", "gaussian_noise"]
+        assert both.claims[1:] == noisy.claims
 
     def test_a_defense_that_claims_nothing(self) -> None:
         class Silent(Undefended):
             claim = None  # type: ignore[assignment]
 
-        assert lg.audit(case(defenses=[Silent()])).cells[0]["defense"]["claim"] is None
+        assert lg.audit(case(defenses=[Silent()])).cells[0].defense.claims == ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,44 +149,45 @@ class Told(Undefended):
 
 
 class TestEpsilon:
-    def of(self, defense: lg.Defense, **changes: Any) -> Mapping[str, Any]:
+    def of(self, defense: lg.Defense, **changes: Any) -> Epsilon:
         utility = lg.Utility(clients=2, rounds=3, examples=5, **changes)
         run = lg.audit(case(defenses=[defense], utility=utility))
-        assert run.trainings[0]["epsilon"] is None  # of no defense
-        found: Mapping[str, Any] = run.trainings[1]["epsilon"]
-        sizes = run.trainings[1]["sizes"]
-        assert found["sample_rate"] == pytest.approx(min(5, min(sizes)) / min(sizes))
+        assert run.trainings[0].epsilon is None  # of no defense
+        found = run.trainings[1].epsilon
+        assert found is not None
+        sizes = run.trainings[1].sizes
+        assert found.sample_rate == pytest.approx(min(5, min(sizes)) / min(sizes))
         return found
 
     def test_is_that_of_the_client_in_most_danger(self) -> None:
         told = self.of(Told())
-        assert told["value"] == pytest.approx(3 * told["sample_rate"])
-        assert (told["steps"], told["delta"]) == (3, 1e-5)
+        assert told.value == pytest.approx(3 * told.sample_rate)
+        assert (told.steps, told.delta) == (3, 1e-5)
 
     def test_a_client_takes_part_in_every_round(self) -> None:
         run = lg.audit(
             case(defenses=[Told(protects="client")], utility=lg.Utility(clients=2, rounds=3))
         )
-        told = run.trainings[1]["epsilon"]
-        assert (told["value"], told["sample_rate"]) == (3.0, 1.0)
-        assert "client" in told["note"]
+        told = run.trainings[1].epsilon
+        assert (told.value, told.sample_rate) == (3.0, 1.0)
+        assert "client" in told.note
 
     def test_a_bound_that_is_none_is_null(self) -> None:
         told = self.of(Told(bound=math.inf))
-        assert told["value"] is None
-        assert "no bound" in told["note"]
+        assert told.value is None
+        assert "no bound" in told.note
 
     def test_mixtures_have_none(self) -> None:
         told = self.of(defenses.Chain(defenses=(defenses.Mixup(), Told())))
-        assert told["value"] is None
-        assert "mixtures" in told["note"]
+        assert told.value is None
+        assert "mixtures" in told.note
 
     def test_without_opacus_a_line_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(__import__("sys").modules, "opacus.accountants", None)
         told = self.of(defenses.DPSGD())
-        assert told["value"] is None
-        assert "pip install 'leakgauge[dp]'" in told["note"]
-        assert "\n" not in told["note"]
+        assert told.value is None
+        assert "pip install 'leakgauge[dp]'" in told.note
+        assert "\n" not in told.note
 
     def test_with_opacus_it_falls_with_noise(self) -> None:
         pytest.importorskip("opacus", reason="the accountant is Opacus'")
@@ -293,10 +295,10 @@ def test_ctrl_c_in_a_training_keeps_what_is_finished(tmp_path: Path) -> None:
     assert run.interrupted
     assert len(run.trainings) == 1
     *_, last, end = on_disk(tmp_path / "run")
-    assert last["type"] == "utility"
-    assert end["interrupted"] is True
-    assert (end["completed"], end["planned"]) == (2, 2)
-    assert end["trainings"] == {"completed": 1, "planned": 2}
+    assert last.type == "training"
+    assert end.interrupted is True
+    assert (end.completed, end.planned) == (2, 2)
+    assert (end.trainings_completed, end.trainings_planned) == (1, 2)
     page = lg.write_report(tmp_path / "run").read_text("utf-8")
     assert "This report is partial" in page
     assert "1 of 2 trainings" in page

@@ -23,8 +23,11 @@ from leakgauge.audit import Source, outcome, plan, worker
 from leakgauge.audit import cell as cells
 from leakgauge.audit.failures import reason_of
 from leakgauge.audit.run import one_thread
+from leakgauge.audit.verdict import judged
 from leakgauge.cli import main
 from leakgauge.defenses.base import Undefended
+from leakgauge.metrics.leak import IMAGE_RULE
+from leakgauge.records import read
 from leakgauge.report import recommendations
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
@@ -135,18 +138,17 @@ class TestAttack:
         case_ = case(attacks=[own, attacks.LinearLayer()])
         run = lg.audit(case_, out=tmp_path / "run")
         failed, sound = run.cells
-        assert (failed["status"], failed["scores"], failed["control"]) == ("failed", None, None)
-        assert sound["status"] == "certified"
-        assert failed.keys() == sound.keys()
-        assert failed["failure"]["step"] == step
-        assert failed["failure"]["reason"] == reason_of(error)
-        assert failed["message"] == f"the {step} failed: {reason_of(error)}"
-        assert "\n" not in failed["message"]
-        assert len(failed["message"]) < 500
-        log = (tmp_path / "run" / failed["failure"]["log"]).read_text("utf-8")
+        assert (failed.status, failed.scores, failed.control) == ("failed", {}, None)
+        assert sound.status == "certified"
+        assert failed.failure.step == step
+        assert failed.failure.reason == reason_of(error)
+        assert failed.message == f"the {step} failed: {reason_of(error)}"
+        assert "\n" not in failed.message
+        assert len(failed.message) < 500
+        log = (tmp_path / "run" / failed.failure.log).read_text("utf-8")
         assert log.startswith("Traceback")
         assert "test_failures.py" in log
-        assert run.tracebacks == {failed["failure"]["log"]: log}
+        assert run.tracebacks == {failed.failure.log: log}
         assert run.failures == [failed]
         assert not run.interrupted
 
@@ -162,7 +164,7 @@ class TestAttack:
     )
     def test_a_plan_survives_what_an_attack_raises(self, error: BaseException) -> None:
         run = lg.audit(case(attacks=[Own(on_check=once(error))]))
-        assert [cell["status"] for cell in run.cells] == ["unconverged"]
+        assert [cell.status for cell in run.cells] == ["unconverged"]
 
     @pytest.mark.parametrize("error", [GeneratorExit("closed"), RuntimeError("no")])
     def test_a_worker_that_cannot_plan_tells_its_parent_and_ends(
@@ -189,12 +191,10 @@ class TestAttack:
         monkeypatch.setattr(attacks.LinearLayer, "reconstruct", broken)
         run = lg.audit(case(attacks=[attacks.LinearLayer(), Own()]))
         failed, sound = run.cells
-        assert failed["status"] == "failed"
-        assert (
-            "LinearLayer: its search failed: ZeroDivisionError: in the middle" in failed["message"]
-        )
-        assert "in broken" in run.tracebacks[failed["failure"]["log"]]
-        assert sound["status"] == "unconverged"
+        assert failed.status == "failed"
+        assert "LinearLayer: its search failed: ZeroDivisionError: in the middle" in failed.message
+        assert "in broken" in run.tracebacks[failed.failure.log]
+        assert sound.status == "unconverged"
 
     def test_a_model_that_takes_no_input_with_a_graph(self) -> None:
         """Whether an attack declines it or fails on it: the one beside it runs."""
@@ -210,9 +210,9 @@ class TestAttack:
 
         run = lg.audit(case(model=Picky(), attacks=[attacks.InvertingGradients(steps=2), Own()]))
         picky, sound = run.cells
-        assert picky["status"] in ("failed", "inapplicable")
-        assert "no derivative for you" in picky["message"]
-        assert sound["status"] == "unconverged"
+        assert picky.status in ("failed", "inapplicable")
+        assert "no derivative for you" in picky.message
+        assert sound.status == "unconverged"
 
     def test_the_second_attack_runs_after_a_layer_that_the_first_does_not_know(self) -> None:
         hard = nn.Sequential(
@@ -228,7 +228,7 @@ class TestAttack:
         )
         both = [attacks.InvertingGradients(steps=5), attacks.RGAP()]
         run = lg.audit(lg.Case(name="h", data=data, model=hard, attacks=both))
-        assert [cell["attack"]["name"] for cell in run.cells] == ["inverting_gradients", "rgap"]
+        assert [cell.attack.name for cell in run.cells] == ["inverting_gradients", "rgap"]
         assert not run.interrupted
 
     def test_a_cost_that_cannot_be_known_is_no_mistake(self) -> None:
@@ -276,16 +276,16 @@ class TestUnsound:
     ) -> None:
         run = lg.audit(case(attacks=[Own(change=change), attacks.LinearLayer()], batch_sizes=[2]))
         failed, sound = run.cells
-        assert failed["status"] == "failed"
-        assert "Own returned no sound reconstruction" in failed["message"]
-        assert words in failed["message"]
-        assert sound["status"] == "certified"
+        assert failed.status == "failed"
+        assert "Own returned no sound reconstruction" in failed.message
+        assert words in failed.message
+        assert sound.status == "certified"
 
     def test_a_search_that_diverged_may_hold_anything(self) -> None:
         wild = replaced(inputs=torch.full((1, 1, 8, 8), math.nan), status=lg.Status.DIVERGED)
         (cell,) = lg.audit(case(attacks=[Own(change=wild)])).cells
-        assert cell["status"] == "diverged"
-        assert math.isfinite(cell["scores"]["psnr"][0])
+        assert cell.status == "diverged"
+        assert math.isfinite(cell.scores["psnr"][0])
 
     def test_a_claim_is_bounded_by_the_residual(self) -> None:
         claims = [
@@ -296,8 +296,8 @@ class TestUnsound:
         ]
         found = lg.audit(case(attacks=claims)).cells
         # Gray explains nothing. The residual that counts is the one that the audit computes.
-        assert [cell["status"] for cell in found] == ["unconverged"] * 4
-        assert all(cell["residual"] > 0.1 for cell in found)
+        assert [cell.status for cell in found] == ["unconverged"] * 4
+        assert all(cell.residual > 0.1 for cell in found)
 
     def test_an_update_of_zeros_is_no_signal_for_any_attack(self) -> None:
         silent_ = case(
@@ -305,22 +305,30 @@ class TestUnsound:
             loss=lambda output, target: 0 * output.sum(),
         )
         (cell,) = lg.audit(silent_).cells
-        assert cell["status"] == "no signal"
-        assert cell["scores"] is None
+        assert cell.status == "no signal"
+        assert cell.scores == {}
 
     def test_a_graph_is_cut(self) -> None:
         def grown(guess: lg.Reconstruction) -> lg.Reconstruction:
             return replace(guess, inputs=guess.inputs.requires_grad_() * 1)
 
         (cell,) = lg.audit(case(attacks=[Own(change=grown)])).cells
-        assert cell["status"] == "unconverged"
+        assert cell.status == "unconverged"
 
-    def test_what_json_does_not_know_is_text(self, tmp_path: Path) -> None:
+    def test_numbers_may_be_tensors(self, tmp_path: Path) -> None:
         odd = replaced(notes=(torch.ones(1),), objectives=(math.nan,), trial=torch.tensor(1))
         lg.audit(case(attacks=[Own(change=odd)]), out=tmp_path / "run")
-        _, cell, _ = map(json.loads, (tmp_path / "run/records.jsonl").read_text().splitlines())
-        assert cell["objectives"] == [None]
-        assert cell["trial"] == "tensor(1)"
+        _, cell, _ = read(tmp_path / "run/records.jsonl")
+        assert cell.objectives == (None,)
+        assert cell.trial == 1
+        assert cell.notes == ("tensor([1.])",)
+
+    def test_what_is_no_number_fails_the_cell(self) -> None:
+        odd = Own(change=replaced(trial="the second"))
+        failed, sound = lg.audit(case(attacks=[odd, Own()])).cells
+        assert (failed.status, failed.failure.step) == ("failed", "metric")
+        assert "trial" in failed.message
+        assert sound.status == "unconverged"
 
 
 class TestControl:
@@ -332,22 +340,24 @@ class TestControl:
 
     def test_the_scores_are_kept_without_a_control(self, run: lg.Run) -> None:
         half, sound = run.cells
-        assert half["status"] == "unconverged"
-        assert half["scores"]["psnr"]
-        assert half["control"]["scores"] is None
-        assert half["control"]["status"] == "failed"
-        assert "not twice" in half["control"]["message"]
-        assert half["failure"]["step"] == "control"
-        assert set(half["images"]) == {"original", "reconstruction"}
-        assert sound["control"]["scores"]
+        assert half.status == "unconverged"
+        assert half.scores["psnr"]
+        assert half.control.scores == {}
+        assert half.verdict.leaks is None
+        assert half.verdict.why == "there is no blind control"
+        assert half.control.status == "failed"
+        assert "not twice" in half.control.message
+        assert half.failure.step == "control"
+        assert half.images.control == ()
+        assert len(half.images.reconstruction) == 1
+        assert sound.control.scores
         assert run.failures == [half]
 
     def test_it_is_never_called_a_leak(self, run: lg.Run) -> None:
         assert run.folder is not None
-        records = [json.loads(x) for x in (run.folder / "records.jsonl").read_text().splitlines()]
-        exact = [200.0]
-        records[1]["scores"]["psnr"] = exact  # however good it looks
-        (run.folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+        half = run.cells[0]
+        exact = half.scores | {"psnr": (200.0,)}  # however good it looks
+        assert judged(IMAGE_RULE, exact, {}, half.found).leaks is None
         page = lg.write_report(run.folder).read_text("utf-8")
         assert "1 blind control failed." in page
         assert "There is no blind control: ValueError: not twice" in page
@@ -397,8 +407,8 @@ class TestControl:
 
         monkeypatch.setattr(outcome, "metrics_of", lambda *_: {"psnr": psnr})
         (cell,) = lg.audit(case(attacks=[Own()])).cells
-        assert cell["failure"]["step"] == "control"
-        assert cell["scores"]["psnr"] == [1.0]
+        assert cell.failure.step == "control"
+        assert cell.scores["psnr"] == (1.0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,14 +426,13 @@ class TestOtherSteps:
             case(defenses=both, utility=lg.Utility(clients=2, rounds=1)), out=tmp_path / "run"
         )
         failed, sound = run.cells
-        assert (failed["status"], failed["failure"]["step"]) == ("failed", "update")
-        assert sound["status"] == "certified"
-        assert [t["status"] for t in run.trainings] == ["trained", "failed"]
+        assert (failed.status, failed.failure.step) == ("failed", "update")
+        assert sound.status == "certified"
+        assert [t.status for t in run.trainings] == ["trained", "failed"]
         trained, broken = run.trainings
-        assert trained["accuracy"]
-        assert (broken["accuracy"], broken["failure"]["step"]) == ([], "training")
-        assert trained.keys() == broken.keys()
-        logs = {failed["failure"]["log"], broken["failure"]["log"]}
+        assert trained.accuracy
+        assert (broken.accuracy, broken.failure.step) == ((), "training")
+        logs = {failed.failure.log, broken.failure.log}
         assert {f"failures/{p.name}" for p in (tmp_path / "run/failures").iterdir()} == logs
         page = lg.write_report(tmp_path / "run").read_text("utf-8")
         assert "1 of 2 audits failed, 1 of 2 trainings failed." in page
@@ -436,13 +445,13 @@ class TestOtherSteps:
 
         monkeypatch.setattr(outcome, "metrics_of", lambda *_: {"psnr": broken})
         (cell,) = lg.audit(case()).cells
-        assert (cell["status"], cell["failure"]["step"]) == ("failed", "metric")
+        assert (cell.status, cell.failure.step) == ("failed", "metric")
 
     def test_a_batch_that_cannot_be_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cells, "draw", lambda *_: raising(IndexError("draw"))())
         (cell,) = lg.audit(case()).cells
-        assert (cell["status"], cell["failure"]["step"]) == ("failed", "data")
-        assert cell["data"]["examples"] == []
+        assert (cell.status, cell.failure.step) == ("failed", "data")
+        assert cell.data.examples == ()
 
     def test_ctrl_c_is_no_failure(self) -> None:
         run = lg.audit(case(attacks=[Own(on_call=raising(KeyboardInterrupt()))]))

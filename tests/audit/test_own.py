@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 import leakgauge as lg
 from leakgauge.audit import Source, execute, plan_from
 from leakgauge.core import Tensors
+from leakgauge.records import Cell, read
 
 
 class Theirs(nn.Module):
@@ -88,19 +88,18 @@ class TestModuleLossAndBatch:
         model = lg.models.build(lg.models.mlp, domain, 2, width=16, depth=2)
         case = lg.Case(name="ward", data=data, model=model, attacks=[lg.attacks.LinearLayer()])
         (cell,) = lg.audit(case).cells
-        (row,), (truth,) = cell["rows"]["reconstruction"], cell["rows"]["original"]
+        (row,), (truth,) = cell.rows.reconstruction, cell.rows.original
         assert row == pytest.approx(truth, rel=1e-3)
-        assert cell["scores"]["columns_read"] == [1.0]
+        assert cell.scores["columns_read"] == (1.0,)
 
 
-def specified(tmp_path: Path, data: str, *settings: str) -> list[dict[str, Any]]:
+def specified(tmp_path: Path, data: str, *settings: str) -> list[Cell]:
     """The cells, as they are on disk, of a small audit of `data`."""
     text = (
         f'data = {data}\nmodel = {{name = "mlp", width = 16, depth = 2}}\nattacks = "linear_layer"'
     )
     execute(plan_from(Source(text, settings)), out=tmp_path / "run")
-    lines = (tmp_path / "run/records.jsonl").read_text("utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["type"] == "cell"]
+    return [record for record in read(tmp_path / "run/records.jsonl") if isinstance(record, Cell)]
 
 
 class TestFiles:
@@ -115,11 +114,11 @@ class TestFiles:
             Image.fromarray(image).save(folder / f"{i}.png")
         data = f'{{name = "image_folder", path = "{tmp_path / "scans"}"}}'
         (cell,) = specified(tmp_path, data)
-        assert cell["data"]["name"] == "scans"
-        assert cell["data"]["label_names"][0] in ("benign", "malignant")
-        assert cell["scores"]["psnr"][0] > 50
-        shown = Image.open(tmp_path / "run" / cell["images"]["reconstruction"][0])
-        original = lg.data.image_folder(tmp_path / "scans").inputs[cell["data"]["examples"][0]]
+        assert cell.data.name == "scans"
+        assert cell.data.label_names[0] in ("benign", "malignant")
+        assert cell.scores["psnr"][0] > 50
+        shown = Image.open(tmp_path / "run" / cell.images.reconstruction[0])
+        original = lg.data.image_folder(tmp_path / "scans").inputs[cell.data.examples[0]]
         expected = (original * 255).round().permute(1, 2, 0).int().flatten().tolist()
         assert shown.mode == "RGB"
         assert max(abs(a - b) for a, b in zip(shown.tobytes(), expected, strict=True)) <= 1
@@ -133,9 +132,9 @@ class TestFiles:
         )
         data = f'{{name = "npz", path = "{tmp_path / "mine.npz"}"}}'
         small, large = specified(tmp_path, data, "training.batch_size=[1, 2]")
-        assert small["scores"]["psnr"][0] > 50
-        assert len(large["data"]["label_names"]) == 2
-        assert large["data"]["name"] == "mine"
+        assert small.scores["psnr"][0] > 50
+        assert len(large.data.label_names) == 2
+        assert large.data.name == "mine"
 
     def test_an_archive_of_a_table(self, tmp_path: Path) -> None:
         np.savez(
@@ -148,10 +147,8 @@ class TestFiles:
         )
         data = f'{{name = "npz", path = "{tmp_path / "ward.npz"}"}}'
         (cell,) = specified(tmp_path, data)
-        assert [column["name"] for column in cell["data"]["columns"]] == ["age", "glucose"]
-        assert cell["rows"]["reconstruction"][0] == pytest.approx(
-            cell["rows"]["original"][0], rel=1e-3
-        )
+        assert [column.name for column in cell.data.columns] == ["age", "glucose"]
+        assert cell.rows.reconstruction[0] == pytest.approx(cell.rows.original[0], rel=1e-3)
 
     def test_a_path_below_the_data_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -160,7 +157,7 @@ class TestFiles:
         np.savez(tmp_path / "data/mine.npz", images=self.pixels(4, 1), labels=np.arange(4) % 2)
         monkeypatch.setenv("LEAKGAUGE_DATA", str(tmp_path))
         (cell,) = specified(tmp_path, '{name = "npz", path = "mine.npz"}')
-        assert cell["status"] == "certified"
+        assert cell.status == "certified"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,14 +228,14 @@ class TestLossWithoutASecondDerivative:
 
     def test_the_closed_form_needs_none(self) -> None:
         (cell,) = lg.audit(own_case(loss=once, attacks=[lg.attacks.LinearLayer()])).cells
-        assert cell["scores"]["psnr"][0] > 60
+        assert cell.scores["psnr"][0] > 60
 
     def test_gradient_matching_says_so(self) -> None:
         run = lg.audit(own_case(loss=once, attacks=[lg.attacks.InvertingGradients(steps=2)]))
         (cell,) = run.cells
-        assert cell["status"] == "failed"
-        assert "differentiated twice" in cell["message"]
-        assert "\n" not in cell["message"]
+        assert cell.status == "failed"
+        assert "differentiated twice" in cell.message
+        assert "\n" not in cell.message
 
 
 class TestAttack:
@@ -249,12 +246,12 @@ class TestAttack:
         case = own_case(attacks=[Mean(value=0.5), Mean(value=0.9)], batch_sizes=[1, 3])
         run = lg.audit(case, out=tmp_path / "run")
         middle, bright, *unable = run.cells
-        assert middle["attack"] == {"name": "mean", "repr": "Mean(value=0.5)"}
-        assert middle["message"] == "a gray guess"
-        assert middle["scores"]["psnr"][0] > bright["scores"]["psnr"][0]
-        assert middle["scores"]["psnr"] == middle["control"]["scores"]["psnr"]
-        assert middle["scores"]["label"] is None
-        assert {c["message"] for c in unable} == {"it sees one example at a time"}
+        assert (middle.attack.name, middle.attack.repr) == ("mean", "Mean(value=0.5)")
+        assert middle.message == "a gray guess"
+        assert middle.scores["psnr"][0] > bright.scores["psnr"][0]
+        assert middle.scores["psnr"] == middle.control.scores["psnr"]
+        assert "label" not in middle.scores
+        assert {c.message for c in unable} == {"it sees one example at a time"}
         assert "a gray guess" in lg.write_report(tmp_path / "run").read_text("utf-8")
 
     def test_beside_ours_in_auto(self) -> None:
@@ -278,10 +275,10 @@ class TestDefense:
         )
         run = lg.audit(case, out=tmp_path / "run")
         bare, silent_, *_ = run.cells
-        assert silent_["defense"]["name"] == "first_layer_silent"
-        assert silent_["defense"]["repr"] == "FirstLayerSilent(share=0.0)"
-        assert bare["scores"]["psnr"][0] > 60
-        assert silent_["scores"]["psnr"][0] < 15
+        assert silent_.defense.name == "first_layer_silent"
+        assert silent_.defense.repr == "FirstLayerSilent(share=0.0)"
+        assert bare.scores["psnr"][0] > 60
+        assert silent_.scores["psnr"][0] < 15
         assert (tmp_path / "run/records.jsonl").read_text("utf-8").count("\n") == 6
         lg.write_report(tmp_path / "run")
 
@@ -328,14 +325,14 @@ class TestSpecification:
             defenses = ["none", {name = "their_factories:FirstLayerSilent", share = 0.5}]
         """
         run = execute(plan_from(Source(text)), out=tmp_path / "run")
-        assert [(c["defense"]["repr"], c["attack"]["repr"]) for c in run.cells] == [
+        assert [(c.defense.repr, c.attack.repr) for c in run.cells] == [
             (defense, attack)
             for defense in ("none", "FirstLayerSilent(share=0.5)")
             for attack in ("Mean(value=0.25)", "Mean(value=0.5)", "LinearLayer()")
         ]
-        assert run.cells[0]["data"]["name"] == "mine"
-        assert run.cells[0]["model"]["name"] == "their_factories:model"
-        assert run.cells[2]["scores"]["psnr"][0] > 60
+        assert run.cells[0].data.name == "mine"
+        assert run.cells[0].model.name == "their_factories:model"
+        assert run.cells[2].scores["psnr"][0] > 60
         lg.write_report(tmp_path / "run")
 
 

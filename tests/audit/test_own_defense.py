@@ -12,6 +12,7 @@ import leakgauge as lg
 from leakgauge.audit import Source, execute, plan_from
 from leakgauge.cli import main
 from leakgauge.core import Noise, effect
+from leakgauge.records import Cell
 
 DEFENSE = '''
 from dataclasses import dataclass
@@ -71,15 +72,15 @@ def written(folder: Path, effects: str) -> None:
     (folder / "own_fog.py").write_text(DEFENSE.replace("{effects}", effects.strip()), "utf-8")
 
 
-def audit(folder: Path, effects: str) -> list[dict[str, object]]:
+def audit(folder: Path, effects: str) -> list[Cell]:
     written(folder, effects)
-    return [dict(cell) for cell in execute(plan_from(Source(AUDIT)), out=folder / "run").cells]
+    return execute(plan_from(Source(AUDIT)), out=folder / "run").cells
 
 
 def test_its_adaptive_adversary_runs_in_an_audit(folder: Path) -> None:
     cells = audit(folder, STATED)
-    assert [cell["status"] for cell in cells] == ["unconverged"] * 2
-    assert {cell["defense"]["name"] for cell in cells} == {"fog"}  # type: ignore[index]
+    assert [cell.status for cell in cells] == ["unconverged"] * 2
+    assert {cell.defense.name for cell in cells} == {"fog"}
 
     import own_fog  # type: ignore[import-not-found]
 
@@ -106,8 +107,8 @@ def test_the_adversary_weighs_by_the_noise_that_it_states(folder: Path) -> None:
 
 def test_one_that_states_nothing_is_not_undone(folder: Path) -> None:
     cells = audit(folder, "")
-    assert {cell["status"] for cell in cells} == {"inapplicable"}
-    assert all("adds no noise" in str(cell["message"]) for cell in cells)
+    assert {cell.status for cell in cells} == {"inapplicable"}
+    assert all("adds no noise" in cell.message for cell in cells)
 
 
 def test_wrong_effects_end_a_command_in_one_line(

@@ -339,7 +339,7 @@ class TestNoiseControl:
     @pytest.mark.parametrize("batch_sizes", [[6], [1, 6]])
     def test_classes(self, batch_sizes: list[int]) -> None:
         run = lg.audit(case(batch_sizes=batch_sizes))
-        assert "uniform random" in run.cells[-1]["control"]["kind"]
+        assert "uniform random" in run.cells[-1].control.kind
         assert not run.failures
 
     def test_a_number_of_classes_that_is_not_known(self) -> None:
@@ -348,7 +348,7 @@ class TestNoiseControl:
         assert "uniform random" in found.decoy_is
         assert set(found.decoy.targets.tolist()) <= {1, 2, 3}
         (cell,) = lg.audit(case(data=data, batch_sizes=[6])).cells
-        assert cell["failure"] is None
+        assert cell.failure is None
 
     @pytest.mark.parametrize(
         ("targets", "classes"),
@@ -392,11 +392,12 @@ def test_the_header_tells_what_the_last_bits_hang_on(
     found = json.loads((tmp_path / "run/records.jsonl").read_text().splitlines()[0])["machine"]
     assert found["processor"]
     assert found["instructions"] == torch.backends.cpu.get_cpu_capability()
-    assert found["threads"] == {"each cell": 1, "interop": torch.get_num_interop_threads()}
+    assert found["threads"] == {"each_cell": 1, "interop": torch.get_num_interop_threads()}
     assert found["workers"] == 1
     assert found["environment"]["MKL_ENABLE_INSTRUCTIONS"] == "AVX2"
     page = lg.write_report(tmp_path / "run").read_text("utf-8")
     assert "MKL_ENABLE_INSTRUCTIONS AVX2" in page
+    assert "threads: each cell 1, interop" in page
     assert "The same seed gives the same bits on the same machine" in page
 
 
@@ -455,9 +456,9 @@ class TestOwnParts:
     @pytest.mark.parametrize("reason", ["two\nlines", "x" * 9000, 3])
     def test_its_reason_is_one_line(self, reason: Any) -> None:
         (cell,) = lg.audit(case(attacks=[Own(reason=reason)])).cells
-        assert cell["status"] == "inapplicable"
-        assert "\n" not in cell["message"]
-        assert len(cell["message"]) < 500
+        assert cell.status == "inapplicable"
+        assert "\n" not in cell.message
+        assert len(cell.message) < 500
 
     def test_a_forward_that_ends_the_program(self) -> None:
         class Leaving(nn.Flatten):

@@ -184,7 +184,7 @@ class TestAudit:
     ) -> None:
         assert audit("small.toml", "--out", "run", "--seed", "5") == 0
         records = [strict(line) for line in (here / "run/records.jsonl").read_text().splitlines()]
-        assert [record["type"] for record in records] == ["run", "cell", "cell", "end"]
+        assert [record["type"] for record in records] == ["header", "cell", "cell", "end"]
         assert records[0]["command"] == (
             "leakgauge audit small.toml --out run --seed 5 --workers 1"
         )
@@ -464,7 +464,7 @@ class TestRecommend:
         assert audit("small.toml", "--out", "run") == 0
         capsys.readouterr()
         assert self.recommend("run") == 2
-        TestMistakes().one_line(capsys, "records of utility", "'run'")
+        TestMistakes().one_line(capsys, "records of trainings", "'run'")
 
 
 class TestEndings:
@@ -506,7 +506,7 @@ class TestEndings:
         )
         try:
             limit = time.monotonic() + 200
-            while not (records.is_file() and '"type": "cell"' in records.read_text("utf-8")):
+            while not (records.is_file() and '"type":"cell"' in records.read_text("utf-8")):
                 assert running.poll() is None, running.communicate()
                 assert time.monotonic() < limit, "no cell was finished"
                 time.sleep(0.05)
@@ -564,7 +564,7 @@ class TestStandardOutput:
         assert reason in told
         if arguments[0] == "audit":
             assert (here / "run" / "report.html").stat().st_size > 10_000
-            assert '"type": "end"' in (here / "run" / "records.jsonl").read_text("utf-8")
+            assert '"type":"end"' in (here / "run" / "records.jsonl").read_text("utf-8")
 
     def test_help_for_a_full_disk(self) -> None:
         code, told = self.run(["audit", "--help"], ">/dev/full")

@@ -256,8 +256,8 @@ class Liar(lg.BaseAttack):
 
 def test_an_audit_computes_the_residual_of_a_user_s_own_attack() -> None:
     (cell,) = lg.audit(audited([Liar()])).cells
-    assert cell["status"] == "unconverged"
-    assert cell["residual"] > 0.1
+    assert cell.status == "unconverged"
+    assert cell.residual > 0.1
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -269,9 +269,9 @@ def test_what_a_defense_made_of_the_batch_is_not_certified(defense: lg.Defense, 
     """The closed form reads what was trained on, exactly. The private examples are others."""
     case = audited([lg.attacks.LinearLayer()], defenses=[defense], threat=lg.Server(defense=told))
     (cell,) = lg.audit(case).cells
-    assert cell["status"] != "certified"
+    assert cell.status != "certified"
     (bare,) = lg.audit(audited([lg.attacks.LinearLayer()])).cells
-    assert bare["status"] == "certified"
+    assert bare.status == "certified"
 
 
 def audited(tried: list[lg.Attack], **changes: Any) -> lg.Case:

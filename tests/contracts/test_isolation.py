@@ -692,10 +692,9 @@ class Careless:
 
 def test_an_own_threat_model_is_searched_by_the_audit() -> None:
     (record,) = lg.audit(stealing(Careless(), lg.FedSGD()), seed=0).cells
-    assert record["status"] == "failed"
+    assert record.status == "failed"
     assert (
-        "observation.model.kept: expected nothing of what the client trained on"
-        in record["message"]
+        "observation.model.kept: expected nothing of what the client trained on" in record.message
     )
 
 
@@ -706,9 +705,9 @@ def test_an_attack_that_returns_what_the_model_kept_scores_like_its_control(
 ) -> None:
     """Seen to score 200 dB."""
     (record,) = lg.audit(stealing(THREATS[threat](), TRAININGS[training]()), seed=0).cells
-    assert record["status"] == "unconverged"
-    assert record["scores"]["psnr"] == record["control"]["scores"]["psnr"]
-    assert max(record["scores"]["psnr"]) < 20
+    assert record.status == "unconverged"
+    assert record.scores["psnr"] == record.control.scores["psnr"]
+    assert max(record.scores["psnr"]) < 20
 
 
 def observe(model: nn.Module, loss: Any = functional.cross_entropy, **parts: Any) -> lg.Observation:
@@ -1004,7 +1003,7 @@ def test_the_cost_of_a_defense_is_measured_without_a_trace() -> None:
     )
     before = shared_state()
     (run,) = trainings([case], 0)
-    assert run_training(run, 0).record["accuracy"]
+    assert run_training(run, 0).record.accuracy
     assert seconds_of(run, 0) > 0
     assert shared_state() == before
 
@@ -1014,8 +1013,8 @@ def test_an_audit_of_a_model_that_writes_the_batch_to_its_class_finds_nothing() 
     for threat in ("server", "aggregator", "rounds", "neighbor"):
         case = replace(stealing(THREATS[threat](), lg.FedSGD()), model=InPlainValues())
         (record,) = lg.audit(case, seed=0).cells
-        assert record["status"] == "unconverged"
-        assert max(record["scores"]["psnr"]) < 20
+        assert record.status == "unconverged"
+        assert max(record.scores["psnr"]) < 20
 
 
 class InPlainValues(Keeping):

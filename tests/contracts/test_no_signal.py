@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.defenses import Clipping
-from leakgauge.report.leak import any_leak, verdict
+from leakgauge.records import read
+from leakgauge.report import parse
+from leakgauge.report.leak import verdict
 from leakgauge.report.recommendation import Reason, recommend
-from leakgauge.report.records import parse
 
 DOMAIN = lg.ImageDomain(1, 8, 8)
 
@@ -53,22 +53,21 @@ SILENT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SILENT)
 def test_nothing_observed_is_a_status_and_no_verdict(name: str, tmp_path: Path) -> None:
     run = lg.audit(case(**SILENT[name]), seed=0, out=tmp_path / "run")
-    silent = [cell for cell in run.cells if cell["status"] == "no signal"]
+    silent = [cell for cell in run.cells if cell.status == "no signal"]
     assert len(silent) == 2
     for cell in silent:
-        assert "nothing was observed" in cell["message"]
-        assert cell["scores"] is None
-    lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
-    records = parse([json.loads(line) for line in lines])
+        assert "nothing was observed" in cell.message
+        assert cell.scores == {}
+    records = parse(read(tmp_path / "run" / "records.jsonl"))
     quiet = [cell for cell in records.cells if cell.silent]
-    assert [any_leak(cell) for cell in quiet] == [None, None]
+    assert [cell.verdict.leaks for cell in quiet] == [None, None]
     told = verdict(quiet)
     assert told.tone == "open"
     assert told.sentence == "No verdict: all audits observed an update of zeros."
 
 
 def test_a_defense_that_sends_zeros_is_not_recommended_for_it() -> None:
-    silent = attacked("zeros", 1.0, None, status="no signal") | {"scores": None, "control": None}
+    silent = attacked("zeros", 1.0, None, status="no signal")
     found = frontier(
         attacked("none", None, 40.0), silent, trained("none", None, 0.9), trained("zeros", 1.0, 0.9)
     )
@@ -84,13 +83,13 @@ def test_one_update_of_zeros_among_others_weakens_what_held() -> None:
     found = frontier(
         attacked("none", None, 40.0),
         held,
-        silent | {"id": "another", "scores": None, "control": None},
+        silent,
         trained("none", None, 0.9),
         trained("noise", 1.0, 0.9),
     )
     advice = recommend(found)
     assert advice.evidence == "weak"
-    cells = parse([HEADER, held, silent | {"scores": None, "control": None}, END]).cells
+    cells = parse([HEADER, held, silent, END]).cells
     assert "1 audit observed an update of zeros" in verdict(cells).caveat
 
 

@@ -244,5 +244,5 @@ def test_a_record_says_so(attack: lg.Attack) -> None:
     )
     case = lg.Case(name="random", data=data, model=ByNumpy(), attacks=[attack])
     (record,) = lg.audit(case, seed=0).cells
-    assert record["status"] not in ("converged", "certified")
-    assert sum(note.startswith(TOLD) for note in record["notes"]) == 1
+    assert record.status not in ("converged", "certified")
+    assert sum(note.startswith(TOLD) for note in record.notes) == 1

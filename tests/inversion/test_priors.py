@@ -505,9 +505,9 @@ class TestSpecifiedNetworks:
     def test_a_whole_audit(self, tmp_path: Path) -> None:
         text = with_proxy('"lenet", public = {name = "digits"}')
         run = execute(plan_from(Source(text, ("attacks.batchnorm=0.5",), 0)), out=tmp_path / "run")
-        (record,) = [r for r in run.records if r["type"] == "cell"]
-        written = record["attack"]["repr"]
+        (record,) = run.cells
+        written = record.attack.repr
         assert "\n" not in written
         assert "proxy=LeNet[" in written
         assert "public=Tensor[" in written
-        assert record["status"] in ("unconverged", "converged")
+        assert record.status in ("unconverged", "converged")

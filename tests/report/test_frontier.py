@@ -10,25 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made import (
+    NOT_RUN,
+    blind,
+    cell,
+    data,
+    defense,
+    end,
+    header,
+    training,
+)
 
 from leakgauge import report
 from leakgauge.core.errors import DataError
+from leakgauge.records import Cell, Claim, Defense, Record, Training
 from leakgauge.report import Frontier, Recommendation, Setting
 from leakgauge.report.labels import LINE, MARK, PITCH, Box, place
 
-HEADER = {"type": "run", "schema": 1, "seed": 0, "planned": 1, "specification": None}
-END = {"type": "end", "completed": 1, "planned": 1, "interrupted": False, "seconds": 1.0}
+HEADER = header(specification=None)
+END = end()
+EPSILON = {"value": None, "delta": 1e-5, "steps": 2, "sample_rate": 1.0, "note": ""}
 
 
-def defense(name: str, strength: float | None = None) -> dict[str, Any]:
-    claim = {"hides": f"what {name} hides", "whom": "whoever sees it", "adversary": "looks <twice>"}
-    return {
-        "name": name,
-        "repr": "none" if name == "none" else f"{name}({strength})",
-        "strength_name": None if strength is None else "amount",
-        "strength": strength,
-        "claim": None if name == "none" else claim,
-    }
+def own(name: str, strength: float | None = None) -> Defense:
+    claim = Claim(
+        defense=name,
+        hides=f"what {name} hides",
+        whom="whoever sees it",
+        adversary="looks <twice>",
+    )
+    amount = None if strength is None else "amount"
+    return defense(name, strength, amount, () if name == "none" else (claim,))
 
 
 def attacked(
@@ -40,24 +52,28 @@ def attacked(
     status: str = "converged",
     control: float = 8.0,
     size: int = 1,
-) -> dict[str, Any]:
-    scores = {"psnr": [psnr] * size, "ssim": [0.0] * size, "label": [1.0] * size}
-    blind = {"scores": {"psnr": [control] * size}, "status": "converged", "kind": "other data"}
-    return {
-        "type": "cell",
-        "id": f"digits/b{size}/{name}/{strength}/{attack}",
-        "case": "digits",
-        "data": {"name": "digits", "kind": "image", "examples": list(range(size)), "labels": [1]},
-        "batch_size": size,
-        "defense": defense(name, strength),
-        "attack": {"name": attack, "repr": f"{attack}()"},
-        "threat": {"name": "server", "grants": ["batch_size"], "always": ["model"]},
-        "status": status,
-        "scores": scores if status != "inapplicable" else None,
-        "control": blind if status != "inapplicable" else None,
-        "found": [True] * size,
-        "cost": {"evaluations": 1, "seconds": 1.0},
-    }
+    **changes: Any,
+) -> Cell:
+    scores = {"psnr": (psnr,) * size, "ssim": (0.0,) * size, "label": (1.0,) * size}
+    ran = status not in NOT_RUN
+    metric = changes.get("data", data())["headline"].metric
+    return cell(
+        **{
+            "id": f"digits/b{size}/{name}/{strength}/{attack}",
+            "case": "digits",
+            "data": data(examples=range(size), labels=(1,) * size, label_names=("one",) * size),
+            "batch_size": size,
+            "defense": own(name, strength),
+            "attack": {"name": attack, "repr": f"{attack}()"},
+            "status": status,
+            "scores": scores if ran else {},
+            "control": blind() | {"scores": {metric: (control,) * size}} if ran else None,
+            "found": (True,) * size if ran else (),
+            "images": None,
+            "cost": {"evaluations": 1, "seconds": 1.0},
+        }
+        | changes
+    )
 
 
 def trained(
@@ -65,36 +81,36 @@ def trained(
     strength: float | None,
     accuracy: float,
     *,
-    sent: float = 1000,
+    sent: int = 1000,
     seconds: float = 1.0,
     repeat: int = 0,
     **changes: Any,
-) -> dict[str, Any]:
-    return {
-        "type": "utility",
-        "case": "digits",
-        "defense": defense(name, strength),
-        "data": {"train": ["digits", 1000], "test": ["digits", 400]},
-        "federation": {"clients": 5, "rounds": 2, "alpha": 0.5},
-        "repeat": repeat,
-        "accuracy": [0.1, accuracy],
-        "sent_bytes": [sent, sent],
-        "seconds": [seconds, seconds],
-        "diverged": False,
-        "epsilon": None,
-    } | changes
+) -> Training:
+    return training(
+        **{
+            "case": "digits",
+            "defense": own(name, strength),
+            "repeat": repeat,
+            "accuracy": (0.1, accuracy),
+            "sent_bytes": (sent, sent),
+            "round_seconds": (seconds, seconds),
+        }
+        | changes
+    )
 
 
-def frontier(*records: dict[str, Any]) -> Frontier:
+def frontier(*records: Record) -> Frontier:
     (found,) = report.frontiers(report.parse([HEADER, *records, END]))
     return found
 
 
-def advised(*records: dict[str, Any], loss: float = 0.02) -> Recommendation:
+def advised(*records: Record, loss: float = 0.02) -> Recommendation:
     return report.recommend(frontier(*records), loss)
 
 
-def one(name: str, strength: float, psnr: float, accuracy: float, **costs: Any) -> list[Any]:
+def one(
+    name: str, strength: float, psnr: float, accuracy: float, **costs: Any
+) -> list[Cell | Training]:
     """A setting attacked by one converged attack, and trained."""
     return [attacked(name, strength, psnr), trained(name, strength, accuracy, **costs)]
 
@@ -171,7 +187,7 @@ class TestFrontier:
         assert found.settings[0].dominated_by is None
 
     def test_a_training_without_its_case_is_refused(self) -> None:
-        with pytest.raises(DataError, match="a training with its case"):
+        with pytest.raises(DataError, match="a record of type 'training', case"):
             frontier(trained("none", None, 0.9, case=""))
 
 
@@ -310,7 +326,7 @@ class TestLabels:
 
 
 class TestPage:
-    def page(self, folder: Path, *records: dict[str, Any]) -> str:
+    def page(self, folder: Path, *records: Record) -> str:
         return report.render([HEADER, *records, END], folder)
 
     def test_the_figure_marks_what_leaked_what_is_beaten_and_what_is_chosen(
@@ -345,16 +361,15 @@ class TestPage:
         assert "<dd>looks &lt;twice&gt;</dd>" in page
 
     def test_a_chain_claims_what_each_part_does(self, tmp_path: Path) -> None:
-        parts = [{"name": n, "claim": defense(n, 1)["claim"]} for n in ("a", "b")]
-        chain = attacked("a + b", None, 8.0)
-        chain["defense"] |= {"parts": parts}
+        both = defense("a + b", claims=(*own("a").claims, *own("b").claims))
+        chain = attacked("a + b", None, 8.0, defense=both)
         page = self.page(tmp_path, attacked("none", None, 60.0), chain)
         assert "<dd>what a hides</dd>" in page
         assert "<dd>what b hides</dd>" in page
 
     def test_epsilon_or_why_there_is_none(self, tmp_path: Path) -> None:
-        told = {"value": 3.21, "delta": 1e-5, "note": "as if <drawn>"}
-        none = {"value": None, "delta": 1e-5, "note": "no epsilon: no opacus"}
+        told = EPSILON | {"value": 3.21, "note": "as if <drawn>"}
+        none = EPSILON | {"value": None, "note": "no epsilon: no opacus"}
         page = self.page(
             tmp_path,
             *BARE,
@@ -366,13 +381,17 @@ class TestPage:
         assert "Differential privacy: no epsilon: no opacus." in page
 
     def test_tables_are_in_shares_of_columns(self, tmp_path: Path) -> None:
-        records = []
-        for record in (attacked("none", None, 0.0), attacked("a", 1, 0.0)):
-            share = 0.9 if record["defense"]["name"] == "none" else 0.1
-            record["data"] |= {"kind": "table"}
-            record["scores"] = {"columns_read": [share]}
-            record["control"] |= {"scores": {"columns_read": [0.1]}}
-            records.append(record)
+        records = [
+            attacked(
+                name,
+                strength,
+                None,
+                control=0.1,
+                data=data("table", label_names=("one",)),
+                scores={"columns_read": (share,)},
+            )
+            for name, strength, share in (("none", None, 0.9), ("a", 1, 0.1))
+        ]
         page = self.page(tmp_path, *records, trained("none", None, 0.9), trained("a", 1, 0.89))
         assert "leakage above blind control, columns read" in page
         assert "dlg, batch of 1, read 10% (blind control 10%)" in page

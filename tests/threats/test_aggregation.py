@@ -229,9 +229,9 @@ class TestSpecification:
 
     def test_an_audit_names_who_attacked(self) -> None:
         (cell,) = lg.audit(case('{name = "secure_aggregator", clients = 2}')).cells
-        assert cell["threat"]["name"] == "secure_aggregator"
-        assert cell["threat"]["grants"] == ["batch_size", "defense", "hyperparameters"]
-        assert len(cell["scores"]["psnr"]) == 4
+        assert cell.threat.name == "secure_aggregator"
+        assert cell.threat.grants == ("batch_size", "defense", "hyperparameters")
+        assert len(cell.scores["psnr"]) == 4
 
 
 def case(threat: str) -> lg.Case:

@@ -17,15 +17,18 @@ from leakgauge.core import (
     Attack,
     DataError,
     Defense,
+    LocalSteps,
     LocalTraining,
     Loss,
     Seeds,
+    SingleGradient,
     check_knowledge,
 )
 from leakgauge.core.ranges import check_argument, check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
-from leakgauge.federated import Batch, Client, FedSGD
+from leakgauge.federated import Batch, Client, FedAvg, FedSGD
+from leakgauge.records import Network, Protocol
 from leakgauge.threats import Server, ThreatModel
 
 LISTS = ("attacks", "defenses", "batch_sizes")
@@ -69,16 +72,27 @@ class Case(Summarized):
         return bool({"labels", "label_counts"} & self.threat.grants)
 
     @property
-    def model_record(self) -> dict[str, Any]:
+    def model_record(self) -> Network:
         """The model as records hold it."""
         trained = (p for p in self.model.parameters() if p.requires_grad)
         name = self.model_name or type(self.model).__name__
-        return {"name": name, "parameters": sum(p.numel() for p in trained)}
+        return Network(name=name, parameters=sum(p.numel() for p in trained))
 
-    @property
-    def training_record(self) -> dict[str, Any]:
-        """The local training as records hold it."""
-        return {"name": type(self.training).__name__.lower(), "repr": repr(self.training)}
+    def protocol_record(self, batch_size: int | None = None) -> Protocol:
+        """Return the local training as records hold it. `batch_size`: examples of a client, if they are known."""
+        training = self.training
+        epochs = steps = 1 if isinstance(training, SingleGradient) else None
+        if isinstance(training, FedAvg):
+            epochs = training.epochs
+        if isinstance(training, LocalSteps) and batch_size is not None:
+            steps = training.taken(batch_size)
+        return Protocol(
+            name=type(training).__name__.lower(),
+            repr=repr(training),
+            kind=training.kind,
+            local_epochs=epochs,
+            local_steps=steps,
+        )
 
     def client(self, defense: Defense | None = None) -> Client:
         """The client that holds this case's model and trains under `defense`."""

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from leakgauge import records
 from leakgauge.audit.attempt import attempt, planned
 from leakgauge.audit.case import Cell
 from leakgauge.audit.duplicates import differing, equal_examples
 from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
+from leakgauge.audit.kinds import shown_as
 from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
 from leakgauge.audit.records import JobResult
-from leakgauge.core import Inapplicable, Progress, Seeds, Status, silent, space_of, within
+from leakgauge.core import Column, Inapplicable, Progress, Seeds, Status, silent, space_of, within
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
 from leakgauge.core.verdicts import no_signal
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
+from leakgauge.metrics import COLUMN_TOLERANCE
+from leakgauge.records import Described, Threat
 from leakgauge.threats import observed
 
 POOL = 100
@@ -49,17 +52,17 @@ def drawn_for(cell: Cell, root: int) -> Drawn:
 def failed_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
     """Return the result of a cell that has no scores since `failed` ended it."""
     try:
-        record = described(cell, root, drawn_for(cell, root))
+        told = described(cell, root, drawn_for(cell, root))
     except Failed:
-        record = describe(cell, root)
-    return failed_result(cell.index, record | unscored(Status.FAILED, str(failed)), failed)
+        told = describe(cell, root)
+    record = unscored(told, cell.case.data.domain, Status.FAILED, str(failed), failed)
+    return failed_result(record, failed)
 
 
-def contest(
-    cell: Cell, root: int, drawn: Drawn, record: dict[str, Any], progress: Progress
-) -> JobResult:
+def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Progress) -> JobResult:
     """Return the result of the attack and its blind control. Raise Failed where there is none to score."""
     case, client = cell.case, cell.case.client(cell.defense)
+    domain = case.data.domain
     seeds = Seeds(root).child(cell.observation_path)
     # A root of their own: the audit's would draw the batch, the label order and the noise once more.
     own = Seeds(seeds.child("attack").integer(repr(cell.attack)))
@@ -67,17 +70,13 @@ def contest(
         observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
     if not observation.has_signal:
         nothing = no_signal(observation)
-        return JobResult(cell.index, record | unscored(nothing.status, nothing.message))
+        return JobResult(unscored(told, domain, nothing.status, nothing.message))
     with step("check"):
         plan = planned(cell.attack, observation)
     if isinstance(plan, Inapplicable):
-        return JobResult(
-            cell.index, record | unscored(Status.INAPPLICABLE, one_line(str(plan.reason), LONGEST))
-        )
-    count, judge = (
-        len(drawn.batch),
-        Judge(case.data.domain, drawn.batch, drawn.pool, case.labels_granted),
-    )
+        message = one_line(str(plan.reason), LONGEST)
+        return JobResult(unscored(told, domain, Status.INAPPLICABLE, message))
+    count, judge = len(drawn.batch), Judge(domain, drawn.batch, drawn.pool, case.labels_granted)
     with step("attack"):
         found = attempt(
             cell.attack,
@@ -107,13 +106,13 @@ def contest(
         )
 
     control = tried("control", blind)
-    result = JobResult(cell.index, record | scored(judge, guess, control, drawn.decoy_is))
-    result.record["notes"] = [*drawn.notes, *result.record["notes"]]
     with step("picture"):
-        show(result, judge, guess, control)
+        shown = show(cell.index, judge, guess, control)
+    with step("metric"):
+        record = scored(told, judge, guess, control, shown, drawn)
     if isinstance(control, Failed):
-        return failed_result(cell.index, result.record, control, result.files)
-    return result
+        return failed_result(record, control, shown.files)
+    return JobResult(record, shown.files)
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,48 +171,74 @@ def notes_on(batch: Batch, left_out: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def describe(cell: Cell, root: int) -> dict[str, Any]:
-    """Return what was attacked, with what, knowing what: everything that is known before the batch is drawn."""
-    case, data, defense = cell.case, cell.case.data, cell.defense
-    columns = getattr(data.domain, "columns", None)
+def describe(cell: Cell, root: int, drawn: Drawn | None = None) -> Described:
+    """Return what was attacked, with what, knowing what. `drawn`: None if the batch could not be drawn."""
+    case = cell.case
     attack = attack_name(cell.attack)
-    return {
-        "type": "cell",
-        "index": cell.index,
-        "id": f"{cell.index:03d}/{case.name}/b{cell.batch_size}/r{cell.repeat}/{name_of(defense)}/{attack}",
-        "case": case.name,
-        "data": {
-            "name": data.name,
-            "kind": data.domain.kind,
-            "licence": data.licence,
-            "examples": [],
-            "labels": [],
-            "label_names": None,
-            "columns": [asdict(column) for column in columns] if columns else None,
-        },
-        "model": case.model_record,
-        "training": case.training_record,
-        "batch_size": cell.batch_size,
-        "repeat": cell.repeat,
-        "defense": defense_record(defense),
-        "attack": {"name": attack, "repr": repr(cell.attack)},
-        "threat": {
-            "name": snake(type(case.threat).__name__),
-            "grants": sorted(case.threat.grants),
-            "always": ["model", "protocol", "update"],
-        },
-        "seed": root,
-    }
+    return Described(
+        index=cell.index,
+        id=f"{cell.index:03d}/{case.name}/b{cell.batch_size}/r{cell.repeat}/{name_of(cell.defense)}/{attack}",
+        case=case.name,
+        data=data_record(case.data, drawn),
+        model=case.model_record,
+        protocol=case.protocol_record(cell.batch_size),
+        batch_size=cell.batch_size,
+        repeat=cell.repeat,
+        defense=defense_record(cell.defense),
+        attack=records.Attack(name=attack, repr=repr(cell.attack)),
+        threat=Threat(
+            name=snake(type(case.threat).__name__),
+            grants=tuple(sorted(case.threat.grants)),
+            always=("model", "protocol", "update"),
+        ),
+        seed=root,
+    )
 
 
-def described(cell: Cell, root: int, drawn: Drawn) -> dict[str, Any]:
+def described(cell: Cell, root: int, drawn: Drawn) -> Described:
     """Return what is known before the attack, with the examples of the private batch and their labels."""
-    record = describe(cell, root)
     with step("data"):
-        labels, names = drawn.batch.targets.tolist(), cell.case.data.class_names
-        record["data"] |= {
-            "examples": drawn.indices,
-            "labels": labels,
-            "label_names": [names[i] for i in labels] if names else None,
-        }
-    return record
+        return describe(cell, root, drawn)
+
+
+def data_record(data: Dataset, drawn: Drawn | None) -> records.Data:
+    """Return the private examples as a record holds them, without any if `drawn` is None."""
+    columns = getattr(data.domain, "columns", None)
+    shown = shown_as(data.domain)
+    return records.Data(
+        name=data.name,
+        kind=data.domain.kind,
+        licence=data.licence,
+        examples=tuple(drawn.indices) if drawn else (),
+        labels=classes_of(drawn.batch.targets) if drawn else None,
+        label_names=names_of(data, drawn.batch.targets) if drawn else (),
+        columns=tuple(map(column_record, columns)) if columns else None,
+        headline=shown.headline,
+        layout=shown.layout,
+    )
+
+
+def classes_of(targets: Tensor) -> tuple[int, ...] | None:
+    """Return class indices, or None if targets (B,) or (B, K) are no classes."""
+    if targets.ndim != 1 or targets.is_floating_point():
+        return None
+    return tuple(map(int, targets.tolist()))
+
+
+def names_of(data: Dataset, targets: Tensor) -> tuple[str, ...]:
+    """Return each target of a batch as a reader sees it."""
+    labels, names = targets.tolist(), data.class_names
+    return tuple(names[label] if names else str(label) for label in labels)
+
+
+def column_record(column: Column) -> records.Column:
+    """Return a column of a table as a record holds it."""
+    low, high = float(column.low), float(column.high)
+    return records.Column(
+        name=column.name,
+        unit=column.unit,
+        low=low,
+        high=high,
+        decimals=column.decimals,
+        tolerance=COLUMN_TOLERANCE * (high - low),
+    )

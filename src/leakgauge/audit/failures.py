@@ -5,11 +5,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from leakgauge.audit.records import JobResult
 from leakgauge.core import LeakGaugeError, Moment, Progress
 from leakgauge.core.lines import one_line
+from leakgauge.records import Cell, Failure, Training
 
 Result = TypeVar("Result")
 
@@ -23,7 +24,8 @@ class Failed(Exception):
     """A step of a cell or a training that an exception ended.
 
     Args:
-        step: what was done: "data", "update", "check", "attack", "metric", "control" or "training".
+        step: what was done: "data", "update", "check", "attack", "metric", "control", "picture", "training" or
+            "worker".
         cause: the exception.
     """
 
@@ -31,9 +33,9 @@ class Failed(Exception):
         self.step, self.cause = step, cause
         super().__init__(f"the {step} failed: {reason_of(cause)}")
 
-    def record(self, index: int) -> dict[str, Any]:
+    def record(self, index: int) -> Failure:
         """Return the failure as the record of the job `index` holds it."""
-        return {"step": self.step, "reason": reason_of(self.cause), "log": log_of(index)}
+        return Failure(step=self.step, reason=reason_of(self.cause), log=log_of(index))
 
     @property
     def traceback(self) -> bytes:
@@ -66,17 +68,10 @@ def tried(name: str, compute: Callable[[], Result]) -> Result | Failed:
 
 
 def failed_result(
-    index: int,
-    record: Mapping[str, Any],
-    failed: Failed,
-    files: Mapping[str, bytes] | None = None,
+    record: Cell | Training, failed: Failed, files: Mapping[str, bytes] | None = None
 ) -> JobResult:
-    """Return the result of the job `index`, with its failure in the record and its traceback among the files."""
-    return JobResult(
-        index,
-        {**record, "failure": failed.record(index)},
-        {**(files or {}), log_of(index): failed.traceback},
-    )
+    """Return the result of a job whose record tells of `failed`, with the traceback among its files."""
+    return JobResult(record, {**(files or {}), log_of(record.index): failed.traceback})
 
 
 def reason_of(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from leakgauge.audit.case import Case, Cell, cells
 from leakgauge.audit.cell import failed_cell, run_cell
 from leakgauge.audit.failures import Failed, WatcherError, blameless
-from leakgauge.audit.records import JobResult, writable
+from leakgauge.audit.records import JobResult
 from leakgauge.audit.training import TrainingRun, failed_training, run_training, trainings
 from leakgauge.core import LeakGaugeError, Progress, silent
 
@@ -31,7 +31,6 @@ def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
         result: JobResult = run(job, root, blameless(progress))
     except WatcherError as error:
         raise error.cause from None
-    result.record = writable(result.record)
     return result
 
 
@@ -44,5 +43,4 @@ def lost_job(job: Job, root: int, how: str) -> JobResult:
     failed = Failed("worker", WorkerLost(f"its process ended twice, the last time {how}"))
     fail: Any = failed_cell if isinstance(job, Cell) else failed_training
     result: JobResult = fail(job, root, failed)
-    result.record = writable(result.record)
     return result

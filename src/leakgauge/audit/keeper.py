@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from leakgauge.audit.case import Cell
 from leakgauge.audit.jobs import Job
-from leakgauge.audit.records import JobResult, RunFolder
+from leakgauge.audit.records import JobResult, RunFolder, in_order
 from leakgauge.audit.signals import held
 from leakgauge.audit.specification import Source
 from leakgauge.audit.training import TrainingRun
 from leakgauge.core import OutputLost
 from leakgauge.core.summaries import Summarized
+from leakgauge.records import Cell as CellRecord
+from leakgauge.records import End, Record, Training
 
 Watch = Callable[[float, int], None]
 """Told the share of the planned work done, in [0, 1], and the number of cells and trainings finished."""
@@ -24,34 +25,33 @@ Watch = Callable[[float, int], None]
 class Run(Summarized):
     """What an audit leaves: its folder (None if it wrote none) and its records, as they were finished.
 
+    A record is typed (`leakgauge.records`); its `model_dump()` is a dictionary.
+
     `code`: the exit code of a process that was interrupted so, 130 after Ctrl-C and 143 after SIGTERM; else 0.
     `tracebacks`: the traceback of each failure, by the name that its record gives the log.
     """
 
     folder: Path | None
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     interrupted: bool = False
     code: int = 0
     tracebacks: dict[str, str] = field(default_factory=dict)
 
     @property
-    def cells(self) -> list[dict[str, Any]]:
+    def cells(self) -> list[CellRecord]:
         """The records of cells alone, in the order of the plan."""
-        return self._of("cell")
+        return [record for record in in_order(self.records) if isinstance(record, CellRecord)]
 
     @property
-    def trainings(self) -> list[dict[str, Any]]:
-        """The records of utility alone, in the order of the plan."""
-        return self._of("utility")
+    def trainings(self) -> list[Training]:
+        """The records of trainings alone, in the order of the plan."""
+        return [record for record in in_order(self.records) if isinstance(record, Training)]
 
     @property
-    def failures(self) -> list[dict[str, Any]]:
+    def failures(self) -> list[CellRecord | Training]:
         """The records of cells and trainings in which something failed, in the order of the plan."""
-        return [record for record in (*self.cells, *self.trainings) if record["failure"]]
-
-    def _of(self, kind: str) -> list[dict[str, Any]]:
-        found = [record for record in self.records if record["type"] == kind]
-        return sorted(found, key=lambda record: int(record["index"]))
+        jobs: list[CellRecord | Training] = [*self.cells, *self.trainings]
+        return [record for record in jobs if record.failure]
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ class Keeper:
         with held():
             self.write(result.record, result.files)
             self.finished += 1
-            if result.record["failure"]:
-                name = result.record["failure"]["log"]
+            if result.record.failure:
+                name = result.record.failure.log
                 self.run.tracebacks[name] = result.files[name].decode()
         self.told(result.index, 1.0)
 
-    def write(self, record: dict[str, Any], files: dict[str, bytes] | None = None) -> None:
+    def write(self, record: Record, files: dict[str, bytes] | None = None) -> None:
         if self.folder is not None:
             try:
                 self.folder.append(record, files)
@@ -128,16 +128,15 @@ class Keeper:
         if self.lost:
             return
         kept, trained = len(self.run.cells), len(self.run.trainings)
-        trainings = {"completed": trained, "planned": len(self.plan.trainings)}
         with held():
             self.write(
-                {
-                    "type": "end",
-                    "completed": kept,
-                    "planned": len(self.plan.cells),
-                    **({"trainings": trainings} if self.plan.trainings else {}),
-                    "failed": len(self.run.failures),
-                    "interrupted": kept + trained < len(self.plan.jobs),
-                    "seconds": seconds,
-                }
+                End(
+                    completed=kept,
+                    planned=len(self.plan.cells),
+                    trainings_completed=trained,
+                    trainings_planned=len(self.plan.trainings),
+                    failed=len(self.run.failures),
+                    interrupted=kept + trained < len(self.plan.jobs),
+                    seconds=seconds,
+                )
             )

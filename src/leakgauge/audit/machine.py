@@ -8,9 +8,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from leakgauge.records import Machine, Threads
 
 SWITCHES = (
     "ATEN_CPU_CAPABILITY",
@@ -41,19 +42,19 @@ LIBRARIES = (
 """What torch was built with: a name, and where its version stands in torch's description of its build."""
 
 
-def machine(workers: int) -> dict[str, Any]:
+def machine(workers: int) -> Machine:
     """Return the machine as the header of a run holds it. `workers`: processes that run cells, of one thread each."""
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": available_cores(),
-        "device": "cpu",
-        "workers": workers,
-        "threads": {"each cell": 1, "interop": torch.get_num_interop_threads()},
-        "libraries": libraries(torch.__config__.show()),
-        "environment": {name: os.environ[name] for name in SWITCHES if name in os.environ},
-    }
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=processor(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        cores=available_cores(),
+        device="cpu",
+        workers=workers,
+        threads=Threads(each_cell=1, interop=torch.get_num_interop_threads()),
+        libraries=libraries(torch.__config__.show()),
+        environment={name: os.environ[name] for name in SWITCHES if name in os.environ},
+    )
 
 
 def available_cores() -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
+from leakgauge import records
 from leakgauge.audit.options import snake
 from leakgauge.core import Attack, Combined, Defense, parts_of
 from leakgauge.defenses import Undefended
+from leakgauge.records import Claim
 
 
 def attack_name(attack: Attack) -> str:
@@ -34,24 +35,18 @@ def strength_of(defense: Defense | None) -> tuple[str | None, float | str | None
     return name, getattr(defense, name) if name else None
 
 
-def claim_of(defense: Defense | None) -> dict[str, str] | None:
-    """What a defense hides, from whom, and who sees through; None of one that claims nothing."""
-    claim = getattr(defense, "claim", None)
-    return None if claim is None else asdict(claim)
-
-
-def defense_record(defense: Defense | None) -> dict[str, Any]:
-    """A defense as records hold it; of a chain, each part and its claim too."""
-    strength, value = strength_of(defense)
-    record: dict[str, Any] = {
-        "name": name_of(defense),
-        "repr": "none" if defense is None else repr(defense),
-        "strength_name": strength,
-        "strength": value,
-        "claim": claim_of(defense),
-    }
-    if isinstance(defense, Combined):
-        record["parts"] = [
-            {"name": name_of(part), "claim": claim_of(part)} for part in parts_of(defense)
-        ]
-    return record
+def defense_record(defense: Defense | None) -> records.Defense:
+    """Return a defense as a record holds it; of a chain, with the claim of each part."""
+    name, value = strength_of(defense)
+    number = None if isinstance(value, str | bool) else value
+    claims = ((part, getattr(part, "claim", None)) for part in parts_of(defense))
+    return records.Defense(
+        name=name_of(defense),
+        repr="none" if defense is None else repr(defense),
+        strength_name=name,
+        strength=number,
+        strength_text=None if value is None else str(value),
+        claims=tuple(
+            Claim(defense=name_of(part), **asdict(claim)) for part, claim in claims if claim
+        ),
+    )

@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from leakgauge import metrics
+from leakgauge import metrics, records
 from leakgauge.audit.failures import Failed
+from leakgauge.audit.kinds import shown_as
 from leakgauge.audit.pictures import picture, tile
-from leakgauge.audit.records import JobResult
 from leakgauge.audit.scores import Metric, assignment, in_range, metrics_of, perceptual, score
+from leakgauge.audit.verdict import judged, unjudged
 from leakgauge.core import Cost, Domain, Reconstruction, Snapshot, Status
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated import Batch
+from leakgauge.records import Cell, Control, Described, Moment, Rows, Sides
 
 STRIP = 8
 """Pictures in the strip that shows the course of a reconstruction."""
 
 
-def unscored(status: Status, message: str) -> dict[str, Any]:
-    """Return the outcome of a cell that has no scores: its attack could not run, or failed."""
-    return {
-        "status": str(status),
-        "message": message,
-        "notes": [],
-        "objectives": [],
-        "trial": 0,
-        "residual": None,
-        "scores": None,
-        "perceptual": None,
-        "candidates": None,
-        "control": None,
-        "found": [],
-        "course": [],
-        "images": None,
-        "rows": None,
-        "cost": asdict(Cost()),
-        "control_cost": asdict(Cost()),
-        "failure": None,
-    }
+def unscored(
+    told: Described, domain: Domain, status: Status, message: str, failed: Failed | None = None
+) -> Cell:
+    """Return the record of a cell that has no scores: its attack could not run, or `failed` ended it."""
+    return Cell(
+        **dict(told),
+        status=status.value,
+        message=message,
+        verdict=unjudged(shown_as(domain).rule, status),
+        failure=failed.record(told.index) if failed else None,
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,76 +79,146 @@ class Judge(Summarized):
         return Judged(found, order, scores)
 
 
-def scored(judge: Judge, guess: Judged, control: Judged | Failed, kind: str) -> dict[str, Any]:
-    """Return the outcome of a cell but for its pictures. `kind`: of which examples the control's update is."""
-    found = guess.found
-    return unscored(found.status, found.message) | {
-        "notes": [str(note) for note in found.notes],
-        "objectives": list(found.objectives),
-        "trial": found.trial,
-        "residual": found.residual,
-        "scores": guess.scores,
-        "perceptual": perceptual(judge.domain),
-        "candidates": len(judge.batch) + len(judge.pool) if "iip_pixels" in guess.scores else None,
-        "control": control_record(control, kind),
-        "found": found.found[guess.order].tolist(),
-        "cost": asdict(found.cost),
-        "control_cost": asdict(Cost() if isinstance(control, Failed) else control.found.cost),
-    }
+def scored(
+    told: Described,
+    judge: Judge,
+    guess: Judged,
+    control: Judged | Failed,
+    shown: Pictures,
+    drawn: Batches,
+) -> Cell:
+    """Return the record of a cell whose attack ran."""
+    found, failed = guess.found, control if isinstance(control, Failed) else None
+    flags = tuple(map(bool, found.found[guess.order].tolist()))
+    blind = control_record(control, drawn.decoy_is)
+    scores = measured(guess)
+    identified = len(judge.batch) + len(judge.pool) if "iip_pixels" in scores else None
+    return Cell(
+        **dict(told),
+        status=found.status.value,
+        message=str(found.message),
+        notes=(*drawn.notes, *map(str, found.notes)),
+        verdict=judged(shown_as(judge.domain).rule, scores, blind.scores, flags),
+        scores=scores,
+        control=blind,
+        found=flags,
+        residual=plain(found.residual),
+        objectives=tuple(map(plain, found.objectives)),
+        trial=plain(found.trial),
+        perceptual=perceptual(judge.domain),
+        candidates=identified,
+        course=shown.course,
+        images=shown.images,
+        rows=shown.rows,
+        cost=cost_record(found.cost),
+        control_cost=cost_record(Cost() if isinstance(control, Failed) else control.found.cost),
+        failure=failed.record(told.index) if failed else None,
+    )
 
 
-def control_record(control: Judged | Failed, kind: str) -> dict[str, Any]:
+def measured(guess: Judged) -> dict[str, tuple[float | None, ...]]:
+    """Return the scores as a record holds them, without those that mean nothing here."""
+    return {name: tuple(values) for name, values in guess.scores.items() if values is not None}
+
+
+def plain(number: Any) -> Any:
+    """Return a number of Python for a tensor or a NumPy array of one number. A user's attack may return either."""
+    return (
+        number.item()
+        if getattr(number, "size", None) == 1 or isinstance(number, Tensor)
+        else number
+    )
+
+
+def cost_record(cost: Cost) -> records.Cost:
+    """Return a cost as a record holds it."""
+    return records.Cost(evaluations=cost.evaluations, seconds=cost.seconds)
+
+
+def control_record(control: Judged | Failed, kind: str) -> Control:
     """Return the blind control as a record holds it. One that failed has no scores, so that nothing is judged by it."""
-    record = {"kind": f"the same attack on an update of {kind}"}
+    kind = f"the same attack on an update of {kind}"
     if isinstance(control, Failed):
-        return record | {"scores": None, "status": str(Status.FAILED), "message": str(control)}
-    status, message = control.found.status, control.found.message
-    return record | {"scores": control.scores, "status": str(status), "message": message}
+        return Control(kind=kind, scores={}, status="failed", message=str(control))
+    found = control.found
+    return Control(
+        kind=kind,
+        scores=measured(control),
+        status=found.status.value,
+        message=str(found.message),
+    )
 
 
-def show(result: JobResult, judge: Judge, guess: Judged, control: Judged | Failed) -> None:
-    """Add the course, and pictures of images or rows of tables. Other domains are told by their scores alone."""
-    result.record["course"] = course(result, judge, guess.found.course)
+class Batches(Protocol):
+    """What a record tells of the batches that were drawn."""
+
+    @property
+    def decoy_is(self) -> str: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, repr=False)
+class Pictures(Summarized):
+    """What a reader looks at, and the files (by path in the run's folder) that it names."""
+
+    course: tuple[Moment, ...]
+    images: Sides | None
+    rows: Rows | None
+    files: dict[str, bytes]
+
+
+def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> Pictures:
+    """Return the course, and pictures of images or rows of tables. Scores alone tell of other domains."""
+    files: dict[str, bytes] = {}
     sides = {"original": judge.batch.inputs, "reconstruction": guess.inputs}
-    if not isinstance(control, Failed):
-        sides["control"] = control.inputs
+    sides["control"] = judge.batch.inputs[:0] if isinstance(control, Failed) else control.inputs
+    images = rows = None
     if judge.domain.kind == "image":
-        result.record["images"] = {
-            side: [save(result, f"{side}-{i}", x) for i, x in enumerate(values)]
+        paths = {
+            side: tuple(save(files, index, f"{side}-{i}", x) for i, x in enumerate(values))
             for side, values in sides.items()
         }
+        images = Sides(**paths)
     elif judge.domain.kind == "table":
-        result.record["rows"] = {side: values.tolist() for side, values in sides.items()}
+        values: dict[str, Any] = {side: inputs.tolist() for side, inputs in sides.items()}
+        rows = Rows(**values)
+    moments = course(files, index, judge, guess.found.course)
+    return Pictures(moments, images, rows, files)
 
 
-def course(result: JobResult, judge: Judge, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
+def course(
+    files: dict[str, bytes], index: int, judge: Judge, snapshots: Sequence[Snapshot]
+) -> tuple[Moment, ...]:
     """Return up to STRIP snapshots, evenly along the kept ones, each scored for the reader's eyes alone."""
     if not snapshots:
-        return []
-    domain, truth = judge.domain, judge.batch.inputs
+        return ()
     last = len(snapshots) - 1
     chosen = sorted({round(i * last / (STRIP - 1)) for i in range(STRIP)})
-    entries = []
-    for i in chosen:
-        snapshot = snapshots[i]
-        order = assignment(domain, truth, snapshot.inputs)
-        values = metrics.psnr(domain.to_unit(truth), in_range(domain, snapshot.inputs[order]))
-        image = None
-        if domain.kind == "image":
-            image = save(result, f"course-{i:02d}", tile(snapshot.inputs[order]))
-        entries.append(
-            {
-                "evaluations": snapshot.evaluations,
-                "objective": snapshot.objective,
-                "psnr": float(values.median()),
-                "image": image,
-            }
-        )
-    return entries
+    return tuple(moment(files, index, judge, i, snapshots[i]) for i in chosen)
 
 
-def save(result: JobResult, name: str, image: Tensor) -> str:
+def moment(
+    files: dict[str, bytes], index: int, judge: Judge, place: int, snapshot: Snapshot
+) -> Moment:
+    """Return one snapshot, the one at `place` of the course, as a record holds it."""
+    domain, truth = judge.domain, judge.batch.inputs
+    order = assignment(domain, truth, snapshot.inputs)
+    values = metrics.psnr(domain.to_unit(truth), in_range(domain, snapshot.inputs[order]))
+    image = None
+    if domain.kind == "image":
+        image = save(files, index, f"course-{place:02d}", tile(snapshot.inputs[order]))
+    return Moment(
+        evaluations=snapshot.evaluations,
+        objective=plain(snapshot.objective),
+        psnr=float(values.median()),
+        image=image,
+    )
+
+
+def save(files: dict[str, bytes], index: int, name: str, image: Tensor) -> str:
     """Keep a PNG under the cell's own folder. Return its path in the run's folder."""
-    path = f"images/{result.index:03d}/{name}.png"
-    result.files[path] = picture(image)
+    path = f"images/{index:03d}/{name}.png"
+    files[path] = picture(image)
     return path

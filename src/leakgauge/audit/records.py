@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
@@ -15,9 +14,10 @@ from typing import Any
 from leakgauge.core import OutputError, OutputLost
 from leakgauge.core.files import check_path, reason
 from leakgauge.core.summaries import Summarized
+from leakgauge.records import Cell, Header, Record, Training, line_of
 
 NAME = "records.jsonl"
-TIMES = frozenset({"started", "seconds", "workers"})
+TIMES = frozenset({"started", "seconds", "round_seconds", "workers"})
 """Fields that differ between two runs of one seed on one machine, with one build of each library. No other does."""
 
 
@@ -25,9 +25,13 @@ TIMES = frozenset({"started", "seconds", "workers"})
 class JobResult(Summarized):
     """A record, and the files that it names by path relative to the run's folder: pictures, a traceback."""
 
-    index: int
-    record: dict[str, Any]
+    record: Cell | Training
     files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def index(self) -> int:
+        """Place of the job in the plan."""
+        return self.record.index
 
 
 def check_folder(path: str | Path) -> None:
@@ -96,13 +100,13 @@ class RunFolder:
         except OSError as error:
             raise _unusable(self.path, reason(error)) from error
 
-    def append(self, record: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+    def append(self, record: Record, files: Mapping[str, bytes] | None = None) -> None:
         """Write the files first, then the record that names them, as one line.
 
         Raises:
             OutputLost: there was no room, say. Nothing of the record is left: the lines before it are whole.
         """
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        line = line_of(record)
         made: list[Path] = []
         try:
             for name, content in (files or {}).items():
@@ -110,7 +114,7 @@ class RunFolder:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 made.append(target)
                 target.write_bytes(content)
-            append_whole(self.file, line.encode(errors="backslashreplace"))
+            append_whole(self.file, line)
             self.lines += 1
         except OSError as error:
             for target in made:
@@ -139,38 +143,35 @@ def append_whole(path: Path, content: bytes) -> None:
             raise
 
 
-def writable(value: Any) -> Any:
-    """Return a record's value as JSON can hold it: None for NaN and infinity, the text of what JSON does not know."""
-    if isinstance(value, Mapping):
-        return {str(key): writable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [writable(item) for item in value]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value)
-
-
-def in_order(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def in_order(records: Sequence[Record]) -> list[Record]:
     """Return the records of a run with its cells and trainings in the order of the plan, header first, end last.
 
     On disk they are in the order in which they were finished.
     """
-    ends = {"run": -math.inf, "end": math.inf}
-    return sorted(
-        records, key=lambda record: float(ends.get(record["type"], record.get("index", 0)))
-    )
+    return sorted(records, key=_place)
 
 
-def without_times(value: Any) -> Any:
-    """Return a record without its times and its number of processes.
+def _place(record: Record) -> float:
+    """Return the place of a record in the plan: the header's is before all, the end's behind."""
+    if isinstance(record, Cell | Training):
+        return record.index
+    return -math.inf if isinstance(record, Header) else math.inf
+
+
+def without_times(record: Record) -> dict[str, Any]:
+    """Return the fields of a record without its times and its number of processes.
 
     A second run of the same seed reproduces the rest exactly, on the same machine and library builds. See `in_order`
     for runs of several processes.
     """
+    told: dict[str, Any] = _timeless(record.model_dump(mode="json"))
+    return told
+
+
+def _timeless(value: Any) -> Any:
+    """Return a value without the fields TIMES of any dictionary in it."""
     if isinstance(value, Mapping):
-        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+        return {key: _timeless(item) for key, item in value.items() if key not in TIMES}
     if isinstance(value, list):
-        return [without_times(item) for item in value]
+        return [_timeless(item) for item in value]
     return value

@@ -20,6 +20,7 @@ from leakgauge.audit.execution import parallel, serial
 from leakgauge.audit.grid import MOST_CELLS, check_total
 from leakgauge.audit.jobs import jobs
 from leakgauge.audit.keeper import Keeper, Plan, Run, Watch
+from leakgauge.audit.kinds import RULES
 from leakgauge.audit.machine import machine
 from leakgauge.audit.records import RunFolder, check_folder
 from leakgauge.audit.resolve import resolve
@@ -27,6 +28,7 @@ from leakgauge.audit.shape import check_shape
 from leakgauge.audit.signals import code_of
 from leakgauge.audit.specification import Source, parse
 from leakgauge.core.ranges import Seed, check_argument
+from leakgauge.records import Header, Rule, Versions
 
 
 def plan(
@@ -129,27 +131,26 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def header(plan: Plan, command: str, workers: int) -> dict[str, Any]:
+def header(plan: Plan, command: str, workers: int) -> Header:
     """Return the first record: what repeats this run, to the bit on the same machine and library builds."""
     source = plan.source
-    return {
-        "type": "run",
-        "schema": 1,
-        "specification": source.text if source else None,
-        "settings": list(source.settings) if source else [],
-        "seed": plan.seed,
-        "command": command,
-        "versions": {
-            "leakgauge": version("leakgauge"),
-            "torch": torch.__version__,
-            "numpy": version("numpy"),
-            "python": platform.python_version(),
-        },
-        "machine": machine(workers),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "planned": len(plan.cells),
-        **({"trainings": {"planned": len(plan.trainings)}} if plan.trainings else {}),
-    }
+    return Header(
+        specification=source.text if source else None,
+        settings=source.settings if source else (),
+        seed=plan.seed,
+        command=command,
+        versions=Versions(
+            leakgauge=version("leakgauge"),
+            torch=str(torch.__version__),
+            numpy=version("numpy"),
+            python=platform.python_version(),
+        ),
+        machine=machine(workers),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        planned=len(plan.cells),
+        trainings_planned=len(plan.trainings),
+        rules=tuple(Rule(name=rule.name, text=rule.text) for rule in RULES),
+    )
 
 
 def audit(

@@ -7,10 +7,10 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import Tensor
 
+from leakgauge import records
 from leakgauge.audit.case import Case
 from leakgauge.audit.failures import Failed, failed_result, step
 from leakgauge.audit.naming import defense_record, name_of
@@ -24,11 +24,11 @@ from leakgauge.core import (
     Protected,
     Seeds,
     SpecificationError,
-    Status,
     effects_of,
     silent,
 )
 from leakgauge.data import Dataset
+from leakgauge.records import DescribedTraining, Epsilon, Examples, Training
 from leakgauge.utility import History, label_skew
 from leakgauge.utility.federation import accuracy_of
 
@@ -88,55 +88,54 @@ def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> Jo
                 history = run.utility.federation.train(
                     client, train, test, seeds=run.seeds(root), progress=progress
                 )
-            return JobResult(run.index, describe(run, root) | measured(run, train, test, history))
+            return JobResult(measured(run, root, train, test, history))
     except Failed as failed:
         return failed_training(run, root, failed)
 
 
 def failed_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
     """Return the result of a training that `failed` ended."""
-    record = describe(run, root) | {"status": str(Status.FAILED), "message": str(failed)}
-    return failed_result(run.index, record, failed)
+    record = Training(
+        **dict(describe(run, root)),
+        status="failed",
+        message=str(failed),
+        failure=failed.record(run.index),
+    )
+    return failed_result(record, failed)
 
 
-def describe(run: TrainingRun, root: int) -> dict[str, Any]:
+def describe(run: TrainingRun, root: int) -> DescribedTraining:
     """Return what is trained and how, with nothing measured yet."""
     case, utility = run.case, run.utility
-    return {
-        "type": "utility",
-        "index": run.index,
-        "id": f"{run.index:03d}/{case.name}/utility/r{run.repeat}/{name_of(run.defense)}",
-        "case": case.name,
-        "data": {"train": None, "test": None},
-        "model": case.model_record,
-        "training": case.training_record,
-        "federation": asdict(utility.federation),
-        "repeat": run.repeat,
-        "defense": defense_record(run.defense),
-        "accuracy": [],
-        "sent_bytes": [],
-        "seconds": [],
-        "sizes": [],
-        "diverged": False,
-        "epsilon": None,
-        "seed": root,
-        "status": "trained",
-        "message": "",
-        "failure": None,
-    }
+    return DescribedTraining(
+        index=run.index,
+        id=f"{run.index:03d}/{case.name}/utility/r{run.repeat}/{name_of(run.defense)}",
+        case=case.name,
+        model=case.model_record,
+        protocol=case.protocol_record(utility.examples),
+        federation=records.Federation(**asdict(utility.federation)),
+        repeat=run.repeat,
+        defense=defense_record(run.defense),
+        seed=root,
+    )
 
 
-def measured(run: TrainingRun, train: Dataset, test: Dataset, history: History) -> dict[str, Any]:
+def measured(
+    run: TrainingRun, root: int, train: Dataset, test: Dataset, history: History
+) -> Training:
     """Return what a training learned, sent and took."""
-    return {
-        "data": {"train": [train.name, len(train)], "test": [test.name, len(test)]},
-        "accuracy": list(history.accuracy),
-        "sent_bytes": list(history.sent),
-        "seconds": list(history.seconds),
-        "sizes": list(history.sizes),
-        "diverged": history.diverged,
-        "epsilon": epsilon(run.defense, run.utility, history),
-    }
+    return Training(
+        **dict(describe(run, root)),
+        status="trained",
+        trained_on=Examples(name=train.name, count=len(train)),
+        tested_on=Examples(name=test.name, count=len(test)),
+        accuracy=history.accuracy,
+        sent_bytes=history.sent,
+        round_seconds=history.seconds,
+        sizes=history.sizes,
+        diverged=history.diverged,
+        epsilon=epsilon(run.defense, run.utility, history),
+    )
 
 
 NOTES: dict[Protected, str] = {
@@ -145,7 +144,7 @@ NOTES: dict[Protected, str] = {
 }
 
 
-def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict[str, Any] | None:
+def epsilon(defense: Defense | None, utility: Utility, history: History) -> Epsilon | None:
     """What a defense's accountant says of the client that is in most danger; None of one that has none.
 
     `value` is None where there is no bound, or none could be told: `note` says why.
@@ -157,14 +156,14 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict
     rates = [min(utility.examples or size, size) / size for size in history.sizes]
     steps = len(history.sent)
     sampled: dict[Protected, float] = {"example": max(rates), "client": 1.0}
-    told = {
-        "value": None,
-        "delta": DELTA,
-        "steps": steps,
-        "sample_rate": sampled[bounds[0].protects],
-    }
+
+    def told(note: str, value: float | None, protects: Protected) -> Epsilon:
+        rate = sampled[protects]
+        return Epsilon(value=value, delta=DELTA, steps=steps, sample_rate=rate, note=note)
+
+    first = bounds[0].protects
     if effects_of(defense, MixedExamples):
-        return told | {"note": "no epsilon: mixtures let one example act in several"}
+        return told("no epsilon: mixtures let one example act in several", None, first)
     try:
         # The accountant warns of bounds that could be tighter: they hold all the same.
         with warnings.catch_warnings():
@@ -177,10 +176,10 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> dict
                 for bound in bounds
             )
     except SpecificationError as error:
-        return told | {"note": f"no epsilon: {error}"}
+        return told(f"no epsilon: {error}", None, first)
     if not math.isfinite(value):
-        return told | {"note": "no epsilon: without noise there is no bound"}
-    return told | {"value": value, "sample_rate": sampled[protects], "note": NOTES[protects]}
+        return told("no epsilon: without noise there is no bound", None, first)
+    return told(NOTES[protects], value, protects)
 
 
 def seconds_of(run: TrainingRun, root: int) -> float:

@@ -10,6 +10,7 @@ no function returns a value that is not finite.
 from leakgauge.metrics.assignment import assign
 from leakgauge.metrics.blocks import BLOCKINESS_CEILING, blockiness
 from leakgauge.metrics.examples import (
+    COLUMN_TOLERANCE,
     MSE_CEILING,
     PSNR_CEILING,
     columns_read,
@@ -41,6 +42,7 @@ CLOSER: dict[str, Closer] = {
 __all__ = [
     "BLOCKINESS_CEILING",
     "CLOSER",
+    "COLUMN_TOLERANCE",
     "LPIPS_SIDE",
     "MSE_CEILING",
     "MS_SSIM_SIDE",

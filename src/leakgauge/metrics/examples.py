@@ -14,6 +14,9 @@ PSNR_CEILING = 200.0
 MSE_CEILING = 10 ** (PSNR_CEILING / 10)
 """Mean squared error that a guess with a NaN or infinite entry scores; no guess scores more."""
 
+COLUMN_TOLERANCE = 0.01
+"""Fraction of a column's public range within which a value counts as read."""
+
 
 def mse(truth: Tensor, guess: Tensor) -> Tensor:
     """Mean squared error in unit coordinates: (B, *shape) twice to (B,), from 0 to MSE_CEILING.
@@ -37,7 +40,7 @@ def psnr(truth: Tensor, guess: Tensor) -> Tensor:
     return (-10 * torch.log10(error)).clamp(-PSNR_CEILING, PSNR_CEILING)
 
 
-def columns_read(truth: Tensor, guess: Tensor, *, tolerance: float = 0.01) -> Tensor:
+def columns_read(truth: Tensor, guess: Tensor, *, tolerance: float = COLUMN_TOLERANCE) -> Tensor:
     """Share of a table's columns read to within `tolerance` of their range: (B, D) twice to (B,).
 
     From 0 to 1. tolerance: a share of the column's public range, which is 1 in unit coordinates.

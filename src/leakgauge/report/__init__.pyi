@@ -10,4 +10,4 @@ from .page import render as render
 from .page import write_report as write_report
 from .recommendation import Recommendation as Recommendation
 from .recommendation import recommend as recommend
-from .records import parse as parse
+from .run import parse as parse

@@ -7,24 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Literal
 
 from markupsafe import Markup
 
-from leakgauge.report.cells import Cell
-from leakgauge.report.claims import Claim
+from leakgauge.records import Cell, Claim
 from leakgauge.report.figures import Axis, Line, Point, sweep
-from leakgauge.report.leak import (
-    IMAGE_FLOOR,
-    IMAGE_MARGIN,
-    TABLE_FLOOR,
-    any_leak,
-    leaks,
-    metric,
-    partner,
-)
+from leakgauge.report.leak import partner
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
-from leakgauge.report.wording import decibels, percent, plain, plural
+from leakgauge.report.wording import leakage, plain, plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +44,7 @@ def panels(cells: Sequence[Cell], album: Album) -> list[Panel]:
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
         if not cell.undefended:
-            groups.setdefault((*partner(cell), cell.defense), []).append(cell)
+            groups.setdefault((*partner(cell), cell.defense.name), []).append(cell)
     open_: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.undefended:
@@ -65,26 +57,26 @@ def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
     run = [cell for cell in group if cell.ran]
     shown = _pictured([*open_, *run])
     points = [_point(cells, shown, album) for cells in _by_strength(run)]
-    original = next(iter(first.images.get("original", ())[shown : shown + 1]), None)
+    original = _picture(first, "original", shown)
     title = (
-        f"{first.defense} against {first.attack} on {first.case}, batch of {first.batch_size}: "
+        f"{first.defense.name} against {first.attack.name} on {first.case}, batch of {first.batch_size}: "
         + ("; ".join(point.note for point in points) or "no audit could be run")
     )
     figure = sweep(
         points,
         axis=_axis(first, points, open_),
-        strength_name=first.strength_name or "setting",
+        strength_name=first.defense.strength_name or "setting",
         lines=_lines(run, open_),
         original=album.uri(original),
         title=title,
     )
     return Panel(
         case=first.case,
-        attack=first.attack,
+        attack=first.attack.name,
         batch_size=first.batch_size,
-        defense=first.defense,
-        reprs=list(dict.fromkeys(cell.defense_repr for cell in group if cell.defense_repr)),
-        claims=first.claims,
+        defense=first.defense.name,
+        reprs=list(dict.fromkeys(cell.defense.repr for cell in group if cell.defense.repr)),
+        claims=first.defense.claims,
         summary=_summary(points, open_),
         pictured=shown + 1 if first.batch_size > 1 and first.images else 0,
         figure=figure if points else Markup(""),
@@ -93,10 +85,21 @@ def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
     )
 
 
+def _strength(cell: Cell) -> float | str:
+    strength = cell.defense.setting
+    return "as given" if strength is None else strength
+
+
+def _picture(cell: Cell, side: Literal["original", "reconstruction"], i: int) -> str | None:
+    """Return the path of one example's picture, or None if there is none."""
+    paths: tuple[str, ...] = getattr(cell.images, side, ())
+    return next(iter(paths[i : i + 1]), None)
+
+
 def _by_strength(cells: Sequence[Cell]) -> list[list[Cell]]:
     groups: dict[float | str, list[Cell]] = {}
     for cell in cells:
-        key = cell.strength if cell.strength is not None else "as given"
+        key = _strength(cell)
         groups.setdefault(key, []).append(cell)
     numbers = [key for key in groups if not isinstance(key, str)]
     order = sorted(numbers) if len(numbers) == len(groups) else list(groups)
@@ -107,22 +110,21 @@ def _pictured(cells: Sequence[Cell]) -> int:
     """The example to show: the one that leaks most without a defense, or with it."""
     if not cells:
         return 0
-    scores = cells[0].scores.get(metric(cells[0].kind), ())
+    scores = cells[0].values(cells[0].data.headline.metric)
     known = [(score, -i) for i, score in enumerate(scores) if score is not None]
     return -max(known)[1] if known else 0
 
 
 def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
     first = cells[0]
-    values = list(chain.from_iterable(cell.scores.get(metric(cell.kind), ()) for cell in cells))
-    verdicts = [v for v in chain.from_iterable(map(leaks, cells)) if v is not None]
-    value = median(values)
-    strength: float | str = first.strength if first.strength is not None else "as given"
-    shown_value = percent(value) if first.kind == "table" else decibels(value)
-    note = f"{first.strength_name or 'setting'} {plain(strength)}: median {shown_value}"
+    headline = first.data.headline
+    values = list(chain.from_iterable(cell.values(cell.data.headline.metric) for cell in cells))
+    verdicts = [v for cell in cells for v in cell.verdict.per_example if v is not None]
+    value, strength = median(values), _strength(first)
+    shown_value = leakage(value, headline.format)
+    note = f"{first.defense.strength_name or 'setting'} {plain(strength)}: median {shown_value}"
     if verdicts:
         note += f", {sum(verdicts)} of {plural(len(verdicts), 'example')} leaked"
-    picture = next(iter(first.images.get("reconstruction", ())[shown : shown + 1]), None)
     return Point(
         strength=strength,
         value=value,
@@ -130,7 +132,7 @@ def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
         high=quantile(values, 0.9),
         leaked=any(verdicts) if verdicts else None,
         weak=any(cell.status in ("unconverged", "diverged") for cell in cells),
-        picture=album.uri(picture),
+        picture=album.uri(_picture(first, "reconstruction", shown)),
         note=note,
     )
 
@@ -138,7 +140,7 @@ def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
 def _levels(cells: Sequence[Cell], *, control: bool) -> float | None:
     return median(
         chain.from_iterable(
-            (cell.control_scores if control else cell.scores).get(metric(cell.kind), ())
+            (cell.blind_values if control else cell.values)(cell.data.headline.metric)
             for cell in cells
         )
     )
@@ -148,8 +150,10 @@ def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
     control = _levels(run, control=True)
     if control is None:
         control = _levels(open_, control=True)
-    table = bool(run) and run[0].kind == "table"
-    floor = TABLE_FLOOR if table else max(IMAGE_FLOOR, (control or 0.0) + IMAGE_MARGIN)
+    verdict = next((cell.verdict for cell in run), None)
+    floor = verdict.floor if verdict else None
+    if verdict and floor is not None and verdict.margin is not None:
+        floor = max(floor, (control or 0.0) + verdict.margin)
     return [
         Line(label="undefended", value=_levels(open_, control=False), style="open"),
         Line(label="leak rule", value=floor, style="rule"),
@@ -158,14 +162,15 @@ def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
 
 
 def _axis(first: Cell, points: Sequence[Point], open_: Sequence[Cell]) -> Axis:
-    if first.kind == "table":
-        return Axis(title="columns read (median)", top=1.0, step=0.25, percent=True)
+    headline = first.data.headline
+    if headline.format == "percent":
+        return Axis(title=f"{headline.title} (median)", top=1.0, step=0.25, percent=True)
     levels = [*(point.high for point in points), _levels(open_, control=False), 30.0]
     finite = [v for v in levels if v is not None and math.isfinite(v)]
     # Past that every copy looks exact, and the levels that matter would be squeezed to the bottom.
     highest = min(max(finite), AXIS_LIMIT)
     step = 10.0 if highest <= 70 else 20.0
-    return Axis(title="PSNR, dB (median)", top=step * math.ceil(highest / step), step=step)
+    return Axis(title=f"{headline.title} (median)", top=step * math.ceil(highest / step), step=step)
 
 
 def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
@@ -176,8 +181,8 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
     if not judged:
         return "No example could be judged: the blind controls are missing."
     leaking = [plain(point.strength) for point in judged if point.leaked]
-    if open_ and not leaking and not any(any_leak(cell) for cell in open_):
-        if all(any_leak(cell) is None for cell in open_):
+    if open_ and not leaking and not any(cell.verdict.leaks for cell in open_):
+        if all(cell.verdict.leaks is None for cell in open_):
             return "No audit without the defense could be judged, so this shows nothing about it."
         return "Nothing leaked without the defense either, so this shows nothing about it."
     unjudged = [plain(point.strength) for point in scored if point.leaked is None]

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from leakgauge.report.cells import Cell
-from leakgauge.report.failure import Failure
-from leakgauge.report.records import Run
-from leakgauge.report.trainings import Training
+from leakgauge.records import Cell, Failure, Training
+from leakgauge.report.run import Run
 from leakgauge.report.wording import plural, setting
 
 
@@ -64,7 +62,7 @@ def _cells(run: Run) -> Iterator[Entry]:
 
 def _audit(cell: Cell) -> str:
     against = "" if cell.undefended else f" against {setting(cell)}"
-    return f"{cell.attack}{against}, batch of {cell.batch_size}"
+    return f"{cell.attack.name}{against}, batch of {cell.batch_size}"
 
 
 def _trainings(run: Run) -> Iterator[Entry]:
@@ -75,4 +73,5 @@ def _trainings(run: Run) -> Iterator[Entry]:
 
 
 def _defense(training: Training) -> str:
-    return "no defense" if training.defense == "none" else training.defense_repr or training.defense
+    defense = training.defense
+    return "no defense" if defense.name == "none" else defense.repr or defense.name

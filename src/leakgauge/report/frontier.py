@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean, stdev
 
-from leakgauge.report.cells import Cell
-from leakgauge.report.leak import any_leak, leaks, metric
+from leakgauge.records import Cell, Headline, Training
 from leakgauge.report.quantiles import median
-from leakgauge.report.records import Run
-from leakgauge.report.trainings import Training
+from leakgauge.report.run import Run
 from leakgauge.report.wording import plain
 
 WEAK = ("unconverged", "diverged")
@@ -36,7 +34,7 @@ class Exposure:
 
     attack: str
     batch_size: int
-    kind: str
+    format: str
     score: float | None
     control: float | None
     leaks: int  # examples that leaked by the rule, of those judged
@@ -128,7 +126,7 @@ class Frontier:
     """All settings of one case, no defense first, in the order of the records."""
 
     case: str
-    kind: str
+    headline: Headline | None
     settings: tuple[Setting, ...]
     trained: int
     tested: int
@@ -154,29 +152,29 @@ def frontiers(run: Run) -> list[Frontier]:
 
 
 def _frontier(case: str, cells: Sequence[Cell], trainings: Sequence[Training]) -> Frontier:
-    named = {training.defense_repr: training for training in trainings}
+    named = {training.defense.repr: training for training in trainings}
     attacked: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
-        attacked[cell.defense, cell.defense_repr].append(cell)
-    open_ = [training for training in trainings if training.defense == "none"]
+        attacked[cell.defense.name, cell.defense.repr].append(cell)
+    open_ = [training for training in trainings if training.defense.name == "none"]
     base = _accuracy(open_)
-    telling = {_attacked(cell) for cell in cells if cell.undefended and any_leak(cell)}
+    telling = {_attacked(cell) for cell in cells if cell.undefended and cell.verdict.leaks}
     known = any(cell.undefended for cell in cells)
     settings = []
     for text, first in named.items():
         # What was trained under a name is what was attacked under it, whatever the order of records.
-        own = attacked[first.defense, text]
-        told = [training for training in trainings if training.defense_repr == text]
+        own = attacked[first.defense.name, text]
+        told = [training for training in trainings if training.defense.repr == text]
         settings.append(_setting(first, own, told, base, telling if known else None))
     first = trainings[0]
     return Frontier(
         case=case,
-        kind=cells[0].kind if cells else "",
+        headline=cells[0].data.headline if cells else None,
         settings=tuple(replace(s, dominated_by=_better(s, settings)) for s in settings),
-        trained=first.trained,
-        tested=first.tested,
-        clients=first.clients,
-        rounds=first.rounds,
+        trained=first.trained_on.count if first.trained_on else 0,
+        tested=_tested(first),
+        clients=first.federation.clients,
+        rounds=first.federation.rounds,
         repeats=len({training.repeat for training in trainings}),
     )
 
@@ -193,25 +191,26 @@ def _setting(
         groups.setdefault(_attacked(cell), []).append(cell)
     finals = [training.final for training in trainings if training.final is not None]
     accuracy = _accuracy(trainings)
-    epsilons = [t.epsilon for t in trainings if t.epsilon is not None]
+    epsilons = [t.epsilon.value for t in trainings if t.epsilon and t.epsilon.value is not None]
+    told = first.epsilon
     return Setting(
         case=first.case,
-        defense=first.defense,
-        strength_name=first.strength_name,
-        strength=first.strength,
-        repr=first.defense_repr,
+        defense=first.defense.name,
+        strength_name=first.defense.strength_name,
+        strength=first.defense.setting,
+        repr=first.defense.repr,
         exposures=tuple(
             _exposure(group, telling is None or key in telling) for key, group in groups.items()
         ),
         accuracy=accuracy,
         spread=stdev(finals) if len(finals) > 1 else None,
-        error=_standard_error(accuracy, first.tested),
+        error=_standard_error(accuracy, _tested(first)),
         loss=base - accuracy if base is not None and accuracy is not None else None,
-        bytes_a_round=_mean([t.bytes_a_round for t in trainings]),
-        seconds_a_round=_mean([t.seconds_a_round for t in trainings]),
+        bytes_a_round=_mean([_mean(t.sent_bytes) for t in trainings]),
+        seconds_a_round=_mean([_mean(t.round_seconds) for t in trainings]),
         epsilon=max(epsilons) if epsilons else None,
-        epsilon_note=first.epsilon_note,
-        delta=first.delta,
+        epsilon_note=told.note if told else "",
+        delta=told.delta if told else None,
         diverged=any(training.diverged for training in trainings),
         untrained=any(training.failure for training in trainings),
     )
@@ -219,30 +218,34 @@ def _setting(
 
 def _attacked(cell: Cell) -> tuple[object, ...]:
     """What the cells of one exposure share, and the undefended ones with them."""
-    return (cell.batch_size, cell.attack, cell.attack_repr, cell.threat)
+    return (cell.batch_size, cell.attack.name, cell.attack.repr, cell.threat.name)
 
 
 def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
     first = cells[0]
     run = [cell for cell in cells if cell.ran]
-    name = metric(first.kind)
-    verdicts = [v for v in chain.from_iterable(map(leaks, run)) if v is not None]
-    labels = [v for cell in run for v in cell.scores.get("label", ()) if v is not None]
+    headline = first.data.headline
+    verdicts = [v for cell in run for v in cell.verdict.per_example if v is not None]
+    labels = [v for cell in run for v in cell.values("label") if v is not None]
     return Exposure(
-        attack=first.attack,
+        attack=first.attack.name,
         batch_size=first.batch_size,
-        kind=first.kind,
-        score=median(chain.from_iterable(cell.scores.get(name, ()) for cell in run)),
-        control=median(chain.from_iterable(cell.control_scores.get(name, ()) for cell in run)),
+        format=headline.format,
+        score=median(chain.from_iterable(cell.values(headline.metric) for cell in run)),
+        control=median(chain.from_iterable(cell.blind_values(headline.metric) for cell in run)),
         leaks=sum(verdicts),
         judged=len(verdicts),
         labels=fmean(labels) if labels else None,
-        weak=any(cell.status in WEAK and not any_leak(cell) for cell in run),
+        weak=any(cell.status in WEAK and not cell.verdict.leaks for cell in run),
         inapplicable=all(cell.inapplicable for cell in cells),
         failed=any(cell.failure for cell in cells),
         silent=any(cell.silent for cell in cells),
         telling=telling,
     )
+
+
+def _tested(training: Training) -> int:
+    return training.tested_on.count if training.tested_on else 0
 
 
 def _accuracy(trainings: Sequence[Training]) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from leakgauge.records import Headline
 from leakgauge.report.figures import caption, segment
 from leakgauge.report.frontier import Frontier, Setting
 from leakgauge.report.labels import MARK, PITCH, Box, Placed, place
@@ -31,6 +32,7 @@ class Frame:
     low: float
     high: float
     top: float
+    unit: str
     percent: bool
 
     def x(self, accuracy: float) -> float:
@@ -52,7 +54,7 @@ def draw(frontier: Frontier, advice: Recommendation) -> Markup:
     placed = frontier.placed
     if not placed:
         return Markup("")
-    frame = _frame(placed, percent=frontier.kind == "table")
+    frame = _frame(placed, frontier.headline)
     hues = {name: i % HUES for i, name in enumerate(_defenses(placed))}
     height = TOP + HEIGHT + 54
     parts = [
@@ -81,17 +83,19 @@ def _defenses(settings: Sequence[Setting]) -> list[str]:
     return list(dict.fromkeys(s.defense for s in settings if not s.undefended))
 
 
-def _frame(settings: Sequence[Setting], *, percent: bool) -> Frame:
+def _frame(settings: Sequence[Setting], headline: Headline | None) -> Frame:
     accuracies = [setting.accuracy or 0.0 for setting in settings]
     step = _step(max(accuracies) - min(accuracies))
     low = step * math.floor(min(accuracies) / step + 1e-9)
     high = min(1.0, step * math.ceil(max(accuracies) / step - 1e-9))
     if high - low < step / 2:
         low, high = max(0.0, low - step), min(1.0, high + step)
-    if percent:
-        return Frame(low=low, high=high, top=1.0, percent=True)
+    unit = headline.unit if headline else ""
+    if headline and headline.format == "percent":
+        return Frame(low=low, high=high, top=1.0, unit=unit, percent=True)
     levels = [min(setting.above, CEILING) for setting in settings]
-    return Frame(low=low, high=high, top=max(10.0, 10 * math.ceil(max(levels) / 10)), percent=False)
+    top = max(10.0, 10 * math.ceil(max(levels) / 10))
+    return Frame(low=low, high=high, top=top, unit=unit, percent=False)
 
 
 def _step(span: float) -> float:
@@ -126,8 +130,9 @@ def _chosen(chosen: Setting | None, frame: Frame) -> list[str]:
 
 def _grid(frame: Frame) -> list[str]:
     base, right = TOP + HEIGHT, WIDTH - RIGHT
-    unit = "columns read" if frame.percent else "dB"
-    parts = [caption(LEFT - 40, TOP - 9, f"leakage above blind control, {unit}", "axis-title")]
+    parts = [
+        caption(LEFT - 40, TOP - 9, f"leakage above blind control, {frame.unit}", "axis-title")
+    ]
     step = 0.25 if frame.percent else (5.0 if frame.top <= 20 else 10.0)
     for i in range(round(frame.top / step) + 1):
         y = frame.y(i * step)

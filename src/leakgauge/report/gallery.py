@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakgauge.report.cells import Cell, Column
-from leakgauge.report.leak import COLUMN_TOLERANCE, leaks, metric
+from leakgauge.records import Cell, Column, Rows, Sides
 from leakgauge.report.pictures import Album
 from leakgauge.report.wording import (
     IIP,
@@ -16,11 +15,14 @@ from leakgauge.report.wording import (
     count,
     decibels,
     knowledge,
+    leakage,
     measured,
-    percent,
     plain,
     remedy,
 )
+
+FIRST = {"pictures": 8, "rows": 3}
+"""Examples that are shown before the others are folded away, by layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +109,9 @@ def cases(cells: Sequence[Cell], album: Album) -> list[Case]:
 def block(cell: Cell, album: Album) -> Block:
     """One audit, ready for the page; long batches keep their later examples folded away."""
     known, withheld = knowledge(cell)
-    verdicts = leaks(cell)
+    verdicts = cell.verdict.per_example
     examples = [_example(cell, i, verdicts, album) for i in range(cell.batch_size)]
-    first = 3 if cell.kind == "table" else 8
+    first = FIRST[cell.data.layout]
     return Block(
         cell=cell,
         examples=examples[:first],
@@ -132,53 +134,53 @@ def block(cell: Cell, album: Album) -> Block:
 
 
 def read_within(value: float | None, truth: float | None, column: Column) -> bool:
-    """Whether a value lies within 1% of the column's public range from the truth."""
+    """Return whether a value lies within the column's tolerance from the truth."""
     if value is None or truth is None:
         return False
-    # The slack absorbs rounding in the difference, so that exactly 1% counts as read.
-    return abs(value - truth) <= COLUMN_TOLERANCE * (column.high - column.low) * (1 + 1e-9)
+    # The slack absorbs rounding in the difference, so that exactly the tolerance counts as read.
+    return abs(value - truth) <= column.tolerance * (1 + 1e-9)
 
 
 def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) -> Example:
-    right = cell.score("label", i)
+    right = _at(cell.values("label"), i)
+    index = cell.data.examples[i : i + 1] or (i + 1,)
     return Example(
-        name=f"example {_item(cell.examples, i) or i + 1}",
-        label=_item(cell.labels, i),
+        name=f"example {index[0]}",
+        label=_item(cell.data.label_names, i),
         leaked=verdicts[i] if i < len(verdicts) else None,
         pictures={
-            kind: album.uri(_item(cell.images.get(kind, ()), i))
-            for kind in ("original", "reconstruction", "control")
+            side: album.uri(_item(getattr(cell.images, side), i)) if cell.images else None
+            for side in Sides.model_fields
         },
         scores=_scores(cell, i, control=False),
         control_scores=_scores(cell, i, control=True),
         guess=None if right is None else right >= 0.5,
         identified=_identified(cell, i),
-        readings=[_reading(cell, i, j, column) for j, column in enumerate(cell.columns)],
+        readings=[_reading(cell, i, j, column) for j, column in enumerate(cell.data.columns or ())],
     )
 
 
 def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
-    score = cell.control if control else cell.score
-    if metric(cell.kind) == "columns_read":
-        return [f"{percent(score('columns_read', i))} read", decibels(score("psnr", i))]
-    values = {measure: score(measure.names[0], i) for measure in (SSIM, MS_SSIM, LPIPS)}
-    shown = [f"{m.heading} {m.text(value)}" for m, value in values.items() if value is not None]
-    return [decibels(score("psnr", i)), *shown]
+    values = cell.blind_values if control else cell.values
+    headline, psnr = cell.data.headline, decibels(_at(values("psnr"), i))
+    if headline.metric != "psnr":
+        return [f"{leakage(_at(values(headline.metric), i), headline.format)} read", psnr]
+    scores = {measure: _at(values(measure.names[0]), i) for measure in (SSIM, MS_SSIM, LPIPS)}
+    shown = [f"{m.heading} {m.text(value)}" for m, value in scores.items() if value is not None]
+    return [psnr, *shown]
 
 
 def _identified(cell: Cell, i: int) -> str:
     """Whether the reconstruction points at its own original, and among how many images."""
     name = IIP.name(cell)
-    value = cell.score(name, i) if name is not None else None
+    value = _at(cell.values(name), i) if name is not None else None
     if value is None or cell.candidates is None:
         return ""
     return f"{'identified' if value >= 0.5 else 'not identified'} among {cell.candidates}"
 
 
 def _reading(cell: Cell, i: int, j: int, column: Column) -> Reading:
-    truth, guess, blind = (
-        _value(cell.rows.get(kind, ()), i, j) for kind in ("original", "reconstruction", "control")
-    )
+    truth, guess, blind = (_value(getattr(cell.rows, side, ()), i, j) for side in Rows.model_fields)
     unit = f" {column.unit}" if column.unit else ""
     return Reading(
         column=column.name,
@@ -189,6 +191,10 @@ def _reading(cell: Cell, i: int, j: int, column: Column) -> Reading:
         hit=read_within(guess, truth, column),
         control_hit=read_within(blind, truth, column),
     )
+
+
+def _at(values: Sequence[float | None], i: int) -> float | None:
+    return values[i] if i < len(values) else None
 
 
 def _item(items: Sequence[str], i: int) -> str:

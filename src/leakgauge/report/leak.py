@@ -1,4 +1,4 @@
-"""The convention by which an example counts as leaked, and the verdict that follows from it."""
+"""What the cells of a run say together, by the verdict that each one holds."""
 
 from __future__ import annotations
 
@@ -7,61 +7,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leakgauge.report.cells import Cell
-from leakgauge.report.wording import decibels, listed, percent, plain, plural, setting
+from leakgauge.records import Cell, Header
+from leakgauge.report.wording import leakage, listed, plain, plural, setting
 
-IMAGE_FLOOR = 20.0  # dB
-IMAGE_MARGIN = 3.0  # dB: half the squared error of the control
-SSIM_FLOOR = 0.5  # structure that a person sees, whatever the noise on it
-TABLE_FLOOR = 0.5  # share of the columns
-COLUMN_TOLERANCE = 0.01  # of a column's public range
-
-RULE = (
-    f"An image counts as leaked when its PSNR is at least {IMAGE_FLOOR:g} dB, or its SSIM at least"
-    f" {SSIM_FLOOR:g}, and its PSNR is at least {IMAGE_MARGIN:g} dB above the blind control."
-    " A table row counts as leaked when at least"
-    f" {100 * TABLE_FLOOR:g}% of its columns are read, each within {100 * COLUMN_TOLERANCE:g}% of"
-    " its public range, and more than the control reads. Where the attack has no guess, nothing"
-    " leaked; where a score or its control is missing, the example is not judged."
+MISSING_SCORES = (
+    "Where the attack has no guess, nothing leaked; where a score or its control is missing, the example is not"
+    " judged."
 )
+"""What every rule does where there is nothing to compare."""
 
 
-def metric(kind: str) -> str:
-    """The score that decides for this kind of data."""
-    return "columns_read" if kind == "table" else "psnr"
-
-
-def leaked(
-    kind: str, score: float | None, control: float | None, ssim: float | None = None
-) -> bool | None:
-    """Whether one example leaked, by PSNR in dB or share of columns; None if not to be judged."""
-    if kind not in ("image", "table") or score is None or control is None:
-        return None
-    if kind == "table":
-        return score >= TABLE_FLOOR and score > control
-    # The difference of two infinities is not a number, and so no leak: both found it blind.
-    seen = score >= IMAGE_FLOOR or (ssim is not None and ssim >= SSIM_FLOOR)
-    return seen and score - control >= IMAGE_MARGIN
-
-
-def leaks(cell: Cell) -> tuple[bool | None, ...]:
-    """Whether each example of a cell leaked; None where it cannot be judged."""
-    if not cell.ran:
-        return ()
-    name, verdicts = metric(cell.kind), []
-    for i in range(max(cell.batch_size, len(cell.scores.get(name, ())))):
-        if i < len(cell.found) and not cell.found[i]:
-            verdicts.append(False if cell.score(name, i) is not None else None)
-        else:
-            value, control = cell.score(name, i), cell.control(name, i)
-            verdicts.append(leaked(cell.kind, value, control, cell.score("ssim", i)))
-    return tuple(verdicts)
-
-
-def any_leak(cell: Cell) -> bool | None:
-    """Whether at least one example leaked; None where none can be judged."""
-    judged = [verdict for verdict in leaks(cell) if verdict is not None]
-    return any(judged) if judged else None
+def convention(header: Header) -> str:
+    """Return by which rules examples of a run count as leaked, for a reader."""
+    return " ".join([*(rule.text for rule in header.rules), MISSING_SCORES])
 
 
 @dataclass(frozen=True)
@@ -78,13 +36,13 @@ class Verdict:
 
 def verdict(cells: Sequence[Cell]) -> Verdict:
     """What the cells say, in plain language."""
-    judged = [cell for cell in cells if any_leak(cell) is not None]
+    judged = [cell for cell in cells if cell.verdict.leaks is not None]
     open_ = [cell for cell in judged if cell.undefended]
     defended = [cell for cell in judged if not cell.undefended]
     held, broken = _settings(judged)
     tone, sentence = _sentence(cells, open_, defended)
     caveat = ""
-    weak = [c for c in judged if not any_leak(c) and c.status in ("unconverged", "diverged")]
+    weak = [c for c in judged if not c.verdict.leaks and c.status in ("unconverged", "diverged")]
     if weak:
         verb = "audit without a leak ended" if len(weak) == 1 else "audits without a leak ended"
         caveat = f"{len(weak)} {verb} before the attack converged: that is weak evidence of safety."
@@ -111,7 +69,7 @@ def _sentence(
         return "open", "No verdict: this run holds no audits."
     if not open_ and not defended:
         return "open", f"No verdict: {_unjudged(cells)}."
-    leaking, despite = sum(map(bool, map(any_leak, open_))), sum(map(bool, map(any_leak, defended)))
+    leaking, despite = _leaking(open_), _leaking(defended)
     what = "at least one example was rebuilt far above the blind control"
     if leaking:
         of = plural(len(open_), "undefended audit")
@@ -128,6 +86,10 @@ def _sentence(
         )
     tested = plural(len(open_ or defended), ("un" if open_ else "") + "defended audit")
     return "held", f"No leak was found: in none of {tested} did an example stand far above control."
+
+
+def _leaking(cells: Sequence[Cell]) -> int:
+    return sum(bool(cell.verdict.leaks) for cell in cells)
 
 
 def _unjudged(cells: Sequence[Cell]) -> str:
@@ -149,41 +111,45 @@ def _unjudged(cells: Sequence[Cell]) -> str:
 
 
 def _worst(cells: Sequence[Cell]) -> str:
-    """The example that stands highest, images before tables; undefended before defended."""
+    """Return the example that stands highest: decibels before fractions, undefended before defended."""
     found = [
-        (cell.kind == "image", cell.undefended, cell.score(metric(cell.kind), i) or 0.0, cell, i)
+        (cell.data.headline.format == "decibels", cell.undefended, score or 0.0, cell, i)
         for cell in cells
-        for i, verdict_ in enumerate(leaks(cell))
-        if verdict_
+        for i, score in enumerate(cell.values(cell.data.headline.metric))
+        if cell.verdict.per_example[i : i + 1] == (True,)
     ]
     if not found:
         return ""
     *_, cell, i = max(found, key=lambda entry: entry[:3])
-    name = metric(cell.kind)
-    score, control = cell.score(name, i), cell.control(name, i)
-    where = f"{cell.case}, batch of {cell.batch_size}, by {cell.attack}"
+    headline = cell.data.headline
+    score, control = cell.values(headline.metric)[i], _at(cell.blind_values(headline.metric), i)
+    where = f"{cell.case}, batch of {cell.batch_size}, by {cell.attack.name}"
     behind = "" if cell.undefended else f", through {setting(cell)}"
-    if cell.kind == "table":
-        told = f"{percent(score)} of a row's columns read (control {percent(control)})"
-        return f"{where}{behind}: {told}."
-    rebuilt = "exactly" if score == math.inf else f"at {decibels(score)}"
-    return f"{where}{behind}: rebuilt {rebuilt} (control {decibels(control)})."
+    exact = score == math.inf
+    told = headline.reads_exactly if exact else headline.reads
+    told = told.replace("{score}", leakage(score, headline.format))
+    return f"{where}{behind}: {told} (control {leakage(control, headline.format)})."
+
+
+def _at(values: Sequence[float | None], i: int) -> float | None:
+    return values[i] if i < len(values) else None
 
 
 def partner(cell: Cell) -> tuple[object, ...]:
     """What a defended cell shares with the undefended cell that it is compared with."""
-    return (cell.case, cell.batch_size, cell.attack, cell.attack_repr, cell.threat)
+    return (cell.case, cell.batch_size, cell.attack.name, cell.attack.repr, cell.threat.name)
 
 
 def _settings(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
     """Settings that held wherever the undefended update leaked, and settings that did not."""
-    open_leaks = {partner(cell) for cell in cells if cell.undefended and any_leak(cell)}
+    open_leaks = {partner(cell) for cell in cells if cell.undefended and cell.verdict.leaks}
     tried: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for cell in cells:
         if not cell.undefended and partner(cell) in open_leaks:
-            settings = tried[cell.defense, cell.strength_name or ""]
-            key = plain(cell.strength) if cell.strength is not None else ""
-            settings[key] = settings.get(key, False) or bool(any_leak(cell))
+            settings = tried[cell.defense.name, cell.defense.strength_name or ""]
+            strength = cell.defense.setting
+            key = plain(strength) if strength is not None else ""
+            settings[key] = settings.get(key, False) or bool(cell.verdict.leaks)
     told: dict[bool, list[str]] = {False: [], True: []}
     for (defense, strength_name), settings in tried.items():
         for broke, names in told.items():

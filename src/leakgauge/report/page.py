@@ -9,21 +9,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from leakgauge.core.errors import DataError, OutputError
+from leakgauge.records import Cell, Header, Record, Threads, Training, read
 from leakgauge.report import defenses, frontier_figure, gallery, leak, wording
-from leakgauge.report.cells import Cell
 from leakgauge.report.defaults import LOSS
 from leakgauge.report.failures import failures
 from leakgauge.report.frontier import Frontier, frontiers
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
 from leakgauge.report.recommendation import Recommendation, recommend
-from leakgauge.report.records import Run, parse, read
+from leakgauge.report.run import Run, parse
 
 RECORDS, PAGE = "records.jsonl", "report.html"
 
@@ -54,7 +53,7 @@ class Row:
     label: float | None
 
 
-def render(records: Sequence[Mapping[str, Any]], folder: Path, allowed: float = LOSS) -> str:
+def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> str:
     """The page as HTML text; pictures are read from `folder`. Raises DataError for bad records.
 
     `allowed`: accuracy, in [0, 1], that what is recommended may lose.
@@ -76,13 +75,13 @@ def render(records: Sequence[Mapping[str, Any]], folder: Path, allowed: float = 
         verdict=leak.verdict(run.cells),
         tallies=_tallies(run),
         failures=failures(run),
-        rule=leak.RULE,
+        rule=leak.convention(run.header),
         cases=gallery.cases(run.cells, album),
         panels=defenses.panels(run.cells, album),
         frontiers=[_view(frontier, allowed, partial=run.partial) for frontier in frontiers(run)],
         rows=[_row(cell) for cell in run.cells],
-        licences=dict.fromkeys((c.data_name, c.licence) for c in run.cells if c.data_name),
-        controls=dict.fromkeys(cell.control_kind for cell in run.cells if cell.control_kind),
+        licences=dict.fromkeys((c.data.name, c.data.licence) for c in run.cells if c.data.name),
+        controls=dict.fromkeys(cell.control.kind for cell in run.cells if cell.control),
         measures=[m for m in wording.MEASURES if any(m.name(cell) for cell in run.cells)],
         networks=dict.fromkeys(cell.perceptual for cell in run.cells if cell.perceptual),
         statuses=wording.STATUS_MEANINGS,
@@ -121,12 +120,11 @@ def recommendations(folder: str | Path, allowed: float = LOSS) -> list[Recommend
     """For each case of a run's folder whose utility was measured. Raises DataError where there is none."""
     folder = _folder(folder)
     records = read(folder / RECORDS)
-    # Looked for first: a hundred thousand cells would be typed for nothing.
-    if not any(record.get("type") == "utility" for record in records):
-        parse([record for record in records if record.get("type") == "run"])
+    if not any(isinstance(record, Training) for record in records):
+        parse(records)
         raise DataError(
             f"run {str(folder)!r}",
-            expected="records of utility, to know what defenses cost",
+            expected="records of trainings, to know what defenses cost",
             found="none",
             remedy="audit a specification with a section utility: utility = {rounds = 20}",
         )
@@ -154,18 +152,35 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     """What a stranger needs to repeat the run."""
     facts = [
         ("Command", run.header.command),
-        ("Root seed", run.header.seed),
+        ("Root seed", str(run.header.seed)),
         ("Started", run.header.started),
         ("Took", wording.duration(run.seconds)),
-        ("Versions", run.header.versions),
-        ("Machine", run.header.machine),
+        ("Versions", _versions(run.header)),
+        ("Machine", _machine(run.header)),
     ]
     return [(name, value or wording.MISSING) for name, value in facts]
 
 
+def _versions(header: Header) -> str:
+    return ", ".join(f"{name} {version}" for name, version in header.versions)
+
+
+def _machine(header: Header) -> str:
+    return "; ".join(f"{name}: {_inline(value)}" for name, value in header.machine)
+
+
+def _inline(value: object) -> str:
+    """Return a value in words. Threads and mappings become their names and values."""
+    if isinstance(value, Threads):
+        return f"each cell {value.each_cell}, interop {value.interop}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {told}" for name, told in value.items()) or "none"
+    return str(value)
+
+
 def _tallies(run: Run) -> list[tuple[str, str]]:
     """Return the numbers that carry the page, each with what it counts."""
-    judged = [cell for cell in run.cells if leak.any_leak(cell) is not None]
+    judged = [cell for cell in run.cells if cell.verdict.leaks is not None]
     open_ = [cell for cell in judged if cell.undefended]
     defended = [cell for cell in judged if not cell.undefended]
     idle = sum(cell.inapplicable for cell in run.cells)
@@ -182,7 +197,7 @@ def _tallies(run: Run) -> list[tuple[str, str]]:
 
 
 def _share(cells: Sequence[Cell]) -> str:
-    leaking = sum(bool(leak.any_leak(cell)) for cell in cells)
+    leaking = sum(bool(cell.verdict.leaks) for cell in cells)
     return f"{leaking} of {len(cells)}" if cells else "none run"
 
 
@@ -199,8 +214,9 @@ def _view(frontier: Frontier, allowed: float, *, partial: bool) -> View:
 
 
 def _row(cell: Cell) -> Row:
-    verdicts = [verdict for verdict in leak.leaks(cell) if verdict is not None]
-    values = cell.scores.get(leak.metric(cell.kind), ())
+    verdicts = [verdict for verdict in cell.verdict.per_example if verdict is not None]
+    metric = cell.data.headline.metric
+    values = cell.values(metric)
     return Row(
         cell=cell,
         setting=wording.setting(cell),
@@ -209,15 +225,15 @@ def _row(cell: Cell) -> Row:
         median=median(values),
         low=quantile(values, 0.1),
         high=quantile(values, 0.9),
-        control=median(cell.control_scores.get(leak.metric(cell.kind), ())),
+        control=median(cell.blind_values(metric)),
         measures={measure.heading: _told(measure, cell) for measure in wording.MEASURES},
-        label=_mean(cell.scores.get("label", ())),
+        label=_mean(cell.values("label")),
     )
 
 
 def _told(measure: wording.Measure, cell: Cell) -> float | None:
     """What a measure says of a whole audit."""
-    values = cell.scores.get(measure.name(cell) or "", ())
+    values = cell.values(measure.name(cell) or "")
     return _mean(values) if measure.shared else median(values)
 
 

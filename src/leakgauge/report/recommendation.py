@@ -16,7 +16,7 @@ from typing import Any, Literal
 from leakgauge.report.defaults import LOSS
 from leakgauge.report.evidence import evidence_of, failed_of, silent_of, why_untried, why_weak
 from leakgauge.report.frontier import Exposure, Frontier, Setting
-from leakgauge.report.wording import decibels, percent, plain, plural, points, rate, size, together
+from leakgauge.report.wording import leakage, plain, plural, points, rate, size, together
 
 SLOWER = 1.1
 """Ratio of seconds that counts as a difference: less is the machine's."""
@@ -193,8 +193,7 @@ def read(exposure: Exposure | None) -> str:
     """What an attack read: `dlg, batch of 1, read 31.2 dB (blind control 9.1 dB)`."""
     if exposure is None:
         return "no attack could be judged"
-    value = percent if exposure.kind == "table" else decibels
-    score, control = value(exposure.score), value(exposure.control)
+    score, control = (leakage(v, exposure.format) for v in (exposure.score, exposure.control))
     told = (
         f"{exposure.attack}, batch of {exposure.batch_size}, read {score} (blind control {control})"
     )

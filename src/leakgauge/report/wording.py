@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from leakgauge.report.cells import Cell, Column
+from leakgauge.records import Cell, Column
 
 MISSING = "\u2013"
 
@@ -43,11 +43,16 @@ def percent(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.0f}%"
 
 
-def span(low: float | None, high: float | None, kind: str) -> str:
+def leakage(value: float | None, format_: str) -> str:
+    """Return a headline score with its unit. `format_`: as the record's headline names it."""
+    return percent(value) if format_ == "percent" else decibels(value)
+
+
+def span(low: float | None, high: float | None, format_: str) -> str:
     """A range of leakage with its unit once: 32.4 to 35.7 dB, or 50 to 83%."""
     if low is None or high is None:
         return MISSING
-    if kind == "table":
+    if format_ == "percent":
         return f"{100 * low:.0f}\u2013{percent(high)}"
     return f"{low:.1f}\u2013{decibels(high)}" if math.isfinite(low) else decibels(low)
 
@@ -130,8 +135,11 @@ def plural(number: int, noun: str) -> str:
 
 def knowledge(cell: Cell) -> tuple[list[str], list[str]]:
     """What the adversary knew and what it did not, in words."""
-    several = not cell.training.startswith("FedSGD")
-    known = [*cell.always, *(name for name in cell.grants if several or name not in LOCAL)]
+    several = not cell.protocol.single
+    known = [
+        *cell.threat.always,
+        *(name for name in cell.threat.grants if several or name not in LOCAL),
+    ]
     # Labels include their counts, so a granted label set leaves nothing of them withheld.
     implied = {"label_counts"} if "labels" in known else set()
     grantable = (*GRANTABLE, *LOCAL) if several else GRANTABLE
@@ -143,9 +151,10 @@ def setting(cell: Cell) -> str:
     """A defense with its strength: `gaussian_noise, std = 0.01`."""
     if cell.undefended:
         return "none"
-    if cell.strength is None:
-        return cell.defense
-    return f"{cell.defense}, {cell.strength_name or 'strength'} = {plain(cell.strength)}"
+    defense = cell.defense
+    if defense.setting is None:
+        return defense.name
+    return f"{defense.name}, {defense.strength_name or 'strength'} = {plain(defense.setting)}"
 
 
 def listed(items: Sequence[str], most: int = 4) -> str:

@@ -1,0 +1,70 @@
+"""Records: what an audit writes, a line each, and the report reads. One schema for both.
+
+A file `records.jsonl` holds a `Header`, then a `Cell` or a `Training` a line as each was finished, then an `End`.
+docs/records.md describes every field.
+"""
+
+from leakgauge.records.cell import (
+    PSNR_CAP,
+    Attack,
+    Cell,
+    Column,
+    Control,
+    Data,
+    Described,
+    Ended,
+    Headline,
+    Moment,
+    Rows,
+    Sides,
+    Threat,
+    Verdict,
+)
+from leakgauge.records.end import End
+from leakgauge.records.header import SCHEMA_VERSION, Header, Machine, Rule, Threads, Versions
+from leakgauge.records.parts import Claim, Cost, Defense, Failure, Network, Protocol
+from leakgauge.records.reading import Reader, read, record_of
+from leakgauge.records.schema import Record, json_schema
+from leakgauge.records.training import DescribedTraining, Epsilon, Examples, Federation, Training
+from leakgauge.records.writing import line_of
+
+__all__ = [
+    "PSNR_CAP",
+    "SCHEMA_VERSION",
+    "Attack",
+    "Cell",
+    "Claim",
+    "Column",
+    "Control",
+    "Cost",
+    "Data",
+    "Defense",
+    "Described",
+    "DescribedTraining",
+    "End",
+    "Ended",
+    "Epsilon",
+    "Examples",
+    "Failure",
+    "Federation",
+    "Header",
+    "Headline",
+    "Machine",
+    "Moment",
+    "Network",
+    "Protocol",
+    "Reader",
+    "Record",
+    "Rows",
+    "Rule",
+    "Sides",
+    "Threads",
+    "Threat",
+    "Training",
+    "Verdict",
+    "Versions",
+    "json_schema",
+    "line_of",
+    "read",
+    "record_of",
+]

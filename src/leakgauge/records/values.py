@@ -1,0 +1,64 @@
+"""The values that records are made of: text that a page can hold, counts, and measurements that may be missing."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+LARGEST = 1e100
+"""Largest magnitude of a measurement. Sums and squares of millions of them are still finite."""
+MOST = 2**53
+"""Largest count: every reader of JSON holds it exactly."""
+REPLACED = "\ufffd"
+KEPT = frozenset("\n\t")
+OVERRIDES = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the direction of writing: the text behind them reads as something else."""
+
+
+class Part(BaseModel):
+    """A part of a record. It is immutable, converts nothing, and refuses fields that it does not know."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+def printable(value: Any) -> Any:
+    """Return text with U+FFFD for each character that no page should show. Return anything else unchanged.
+
+    These are control characters but newline and tab, lone surrogates, and characters that change the direction of
+    writing.
+    """
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(map(_shown, value))
+
+
+def _shown(character: str) -> str:
+    """Return a character, or U+FFFD if no page should show it."""
+    code = ord(character)
+    control = code < 0x20 or 0x7F <= code < 0xA0
+    if (control and character not in KEPT) or 0xD800 <= code < 0xE000 or character in OVERRIDES:
+        return REPLACED
+    return character
+
+
+def measured(value: Any) -> Any:
+    """Return a number as a finite float, or None if it is NaN or beyond LARGEST. Return anything else unchanged."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    number: Any = value
+    # NaN is in no range. A whole number of any size is compared exactly.
+    return float(number) if -LARGEST <= number <= LARGEST else None
+
+
+Item = TypeVar("Item")
+Many = Annotated[tuple[Item, ...], Field(strict=False)]
+"""A JSON array. In Python, a list passes as well."""
+Text = Annotated[str, BeforeValidator(printable)]
+Name = Annotated[str, Field(min_length=1), BeforeValidator(printable)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Measurement = Annotated[
+    Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | None, BeforeValidator(measured)
+]
+"""A number that was measured. It is null where it is missing or was not finite."""
