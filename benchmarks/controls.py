@@ -11,7 +11,8 @@ from common import Row, chosen
 from torch import Tensor
 
 import leakgauge as lg
-from leakgauge.audit.scores import Metric, Remembering
+from leakgauge.modalities import Metric
+from leakgauge.modalities.image import Remembering
 
 
 def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> list[int]:

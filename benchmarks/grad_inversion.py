@@ -39,7 +39,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.attacks import GradInversion, SmoothedMatching
-from leakgauge.audit.pictures import picture
+from leakgauge.modalities.image import picture
 
 NAME = "grad_inversion"
 REPORTED = 60

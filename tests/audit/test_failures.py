@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.audit import Source, outcome, plan, worker
+from leakgauge.audit import Source, plan, worker
 from leakgauge.audit import cell as cells
 from leakgauge.audit.failures import reason_of
 from leakgauge.audit.run import one_thread
@@ -27,6 +27,7 @@ from leakgauge.audit.verdict import judged
 from leakgauge.cli import main
 from leakgauge.defenses.base import Undefended
 from leakgauge.metrics.leak import IMAGE_RULE
+from leakgauge.modalities import ImageModality
 from leakgauge.records import read
 from leakgauge.report import recommendations
 
@@ -405,7 +406,7 @@ class TestControl:
             metric()
             return torch.ones(len(truth))
 
-        monkeypatch.setattr(outcome, "metrics_of", lambda *_: {"psnr": psnr})
+        monkeypatch.setattr(ImageModality, "metrics", lambda *_: {"psnr": psnr})
         (cell,) = lg.audit(case(attacks=[Own()])).cells
         assert cell.failure.step == "control"
         assert cell.scores["psnr"] == (1.0,)
@@ -443,7 +444,7 @@ class TestOtherSteps:
         def broken(truth: Tensor, guess: Tensor) -> Tensor:
             raise RuntimeError("no such metric")
 
-        monkeypatch.setattr(outcome, "metrics_of", lambda *_: {"psnr": broken})
+        monkeypatch.setattr(ImageModality, "metrics", lambda *_: {"psnr": broken})
         (cell,) = lg.audit(case()).cells
         assert (cell.status, cell.failure.step) == ("failed", "metric")
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import leakgauge as lg
 from leakgauge import metrics, models
-from leakgauge.audit.scores import metrics_of, perceptual
 from leakgauge.core import DataError, ModelError
 from leakgauge.metrics.multiscale import WEIGHTS
+from leakgauge.modalities import Metric, modality_of
 from leakgauge.models import perceptual as weights
 from leakgauge.models.parts import seeded
 
@@ -235,7 +235,9 @@ class TestWeights:
         with pytest.raises(ModelError, match="fetch_lpips") as caught:
             models.lpips_squeeze()
         assert "\n" not in str(caught.value)
-        assert perceptual(lg.ImageDomain(3, 32, 32)) == "no LPIPS: its weights were not found"
+        domain = lg.ImageDomain(3, 32, 32)
+        told = modality_of(domain).compared_by(domain)
+        assert told == "no LPIPS: its weights were not found"
 
     def test_found_ones_are_read_and_named(
         self, no_files: Path, random_lpips: metrics.LpipsSqueeze
@@ -247,7 +249,7 @@ class TestWeights:
         assert torch.equal(before, torch.get_rng_state())
         torch.testing.assert_close(found(truth, guess), random_lpips(truth, guess))
         domain = lg.ImageDomain(3, 32, 32)
-        assert "SqueezeNet 1.1" in str(perceptual(domain))
+        assert "SqueezeNet 1.1" in str(modality_of(domain).compared_by(domain))
         chosen = metrics_of(domain, rand(4, 3, 32, 32, seed=2))
         assert {"lpips_squeeze", "iip_squeeze", "iip_pixels"} <= set(chosen)
         assert chosen["iip_squeeze"](truth, truth).tolist() == [1.0]
@@ -301,14 +303,18 @@ def put(folder: Path, lpips: metrics.LpipsSqueeze) -> None:
     save_file(lpips.heads.state_dict(), folder / weights.HEADS.name)
 
 
+def metrics_of(domain: lg.Domain, decoys: Tensor) -> dict[str, Metric]:
+    return modality_of(domain).metrics(domain, decoys)
+
+
 def test_metrics_of_a_domain() -> None:
-    decoys = partial(rand, 2)
+    decoys, small_one = partial(rand, 2), lg.ImageDomain(1, 8, 8)
     small = set(metrics_of(lg.ImageDomain(1, 8, 8), decoys(1, 8, 8)))
     assert small == {"mse", "psnr", "ssim", "fft2d", "iip_pixels"}
-    assert "no LPIPS: it reads" in str(perceptual(lg.ImageDomain(1, 8, 8)))
+    assert "no LPIPS: it reads" in str(modality_of(small_one).compared_by(small_one))
     large = lg.ImageDomain(1, LARGE, LARGE)
     assert "ms_ssim" in metrics_of(large, decoys(1, LARGE, LARGE))
     assert "iip_pixels" not in metrics_of(large, rand(0, 1, LARGE, LARGE))
     table = lg.TableDomain((lg.Column("age", 18, 100, "years", 0),))
     assert set(metrics_of(table, decoys(1))) == {"mse", "psnr", "columns_read"}
-    assert perceptual(table) is None
+    assert modality_of(table).compared_by(table) is None

@@ -12,8 +12,6 @@ from .run import audit as audit
 from .run import execute as execute
 from .run import plan as plan
 from .run import plan_from as plan_from
-from .scores import assignment as assignment
-from .scores import score as score
 from .specification import Source as Source
 from .specification import default_text as default_text
 from .specification import parse as parse

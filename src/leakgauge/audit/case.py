@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn import functional
 
 from leakgauge.audit.duplicates import differing
-from leakgauge.audit.scores import metrics_of
 from leakgauge.audit.utility import Utility
 from leakgauge.core import (
     Attack,
@@ -28,6 +27,7 @@ from leakgauge.core.ranges import check_argument, check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedAvg, FedSGD
+from leakgauge.modalities import modality_of
 from leakgauge.records import Network, Protocol
 from leakgauge.threats import Server, ThreatModel
 
@@ -177,7 +177,7 @@ class Case(Summarized):
         if self.utility is not None:
             self.utility.check(self.name, self.data)
         # Weights of a metric that do not fit are told now, not after the first attack.
-        metrics_of(self.data.domain, self.data.inputs[:0])
+        modality_of(self.data.domain).metrics(self.data.domain, self.data.inputs[:0])
         client, last = self.client(), self.last
         for size in sorted(set(self.batch_sizes)):
             indices = self.indices(size, 0, Seeds())[0]

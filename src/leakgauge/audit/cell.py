@@ -12,7 +12,6 @@ from leakgauge.audit.attempt import attempt, planned
 from leakgauge.audit.case import Cell
 from leakgauge.audit.duplicates import differing, equal_examples
 from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
-from leakgauge.audit.kinds import shown_as
 from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
@@ -24,6 +23,7 @@ from leakgauge.core.verdicts import no_signal
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
 from leakgauge.metrics import COLUMN_TOLERANCE
+from leakgauge.modalities import modality_of
 from leakgauge.records import Described, Threat
 from leakgauge.threats import observed
 
@@ -203,8 +203,8 @@ def described(cell: Cell, root: int, drawn: Drawn) -> Described:
 
 def data_record(data: Dataset, drawn: Drawn | None) -> records.Data:
     """Return the private examples as a record holds them, without any if `drawn` is None."""
-    columns = getattr(data.domain, "columns", None)
-    shown = shown_as(data.domain)
+    modality = modality_of(data.domain)
+    columns = modality.columns(data.domain)
     return records.Data(
         name=data.name,
         kind=data.domain.kind,
@@ -213,8 +213,8 @@ def data_record(data: Dataset, drawn: Drawn | None) -> records.Data:
         labels=classes_of(drawn.batch.targets) if drawn else None,
         label_names=names_of(data, drawn.batch.targets) if drawn else (),
         columns=tuple(map(column_record, columns)) if columns else None,
-        headline=shown.headline,
-        layout=shown.layout,
+        headline=modality.headline,
+        layout=modality.layout,
     )
 
 
@@ -239,6 +239,6 @@ def column_record(column: Column) -> records.Column:
         unit=column.unit,
         low=low,
         high=high,
-        decimals=column.decimals,
+        decimals=0 if column.integer else column.decimals,
         tolerance=COLUMN_TOLERANCE * (high - low),
     )

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from leakgauge import metrics, records
 from leakgauge.audit.failures import Failed
-from leakgauge.audit.kinds import shown_as
-from leakgauge.audit.pictures import picture, tile
-from leakgauge.audit.scores import Metric, assignment, in_range, metrics_of, perceptual, score
+from leakgauge.audit.scores import in_range, score
 from leakgauge.audit.verdict import judged, unjudged
-from leakgauge.core import Cost, Domain, Reconstruction, Snapshot, Status
+from leakgauge.core import Cost, Domain, Reconstruction, Snapshot, Status, nearest_examples
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated import Batch
-from leakgauge.records import Cell, Control, Described, Moment, Rows, Sides
+from leakgauge.modalities import Content, Metric, Modality, modality_of
+from leakgauge.records import Cell, Control, Described, Moment
 
 STRIP = 8
 """Pictures in the strip that shows the course of a reconstruction."""
@@ -32,7 +31,7 @@ def unscored(
         **dict(told),
         status=status.value,
         message=message,
-        verdict=unjudged(shown_as(domain).rule, status),
+        verdict=unjudged(modality_of(domain).rule, status),
         failure=failed.record(told.index) if failed else None,
     )
 
@@ -60,14 +59,19 @@ class Judge(Summarized):
     pool: Tensor
     labels_granted: bool
 
+    @property
+    def modality(self) -> Modality:
+        """How examples of the domain are scored, judged and shown."""
+        return modality_of(self.domain)
+
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """The metrics that mean something here, by name."""
-        return metrics_of(self.domain, self.pool)
+        return self.modality.metrics(self.domain, self.pool)
 
     def __call__(self, found: Reconstruction) -> Judged:
         """Return the reconstruction with its scores."""
-        order = assignment(self.domain, self.batch.inputs, found.inputs)
+        order = self.modality.assignment(self.domain, self.batch.inputs, found.inputs)
         scores = score(
             self.domain,
             self.batch,
@@ -98,18 +102,18 @@ def scored(
         status=found.status.value,
         message=str(found.message),
         notes=(*drawn.notes, *map(str, found.notes)),
-        verdict=judged(shown_as(judge.domain).rule, scores, blind.scores, flags),
+        verdict=judged(judge.modality.rule, scores, blind.scores, flags),
         scores=scores,
         control=blind,
         found=flags,
         residual=plain(found.residual),
         objectives=tuple(map(plain, found.objectives)),
         trial=plain(found.trial),
-        perceptual=perceptual(judge.domain),
+        perceptual=judge.modality.compared_by(judge.domain),
         candidates=identified,
         course=shown.course,
-        images=shown.images,
-        rows=shown.rows,
+        images=shown.content.images,
+        rows=shown.content.rows,
         cost=cost_record(found.cost),
         control_cost=cost_record(Cost() if isinstance(control, Failed) else control.found.cost),
         failure=failed.record(told.index) if failed else None,
@@ -164,28 +168,18 @@ class Pictures(Summarized):
     """What a reader looks at, and the files (by path in the run's folder) that it names."""
 
     course: tuple[Moment, ...]
-    images: Sides | None
-    rows: Rows | None
+    content: Content
     files: dict[str, bytes]
 
 
 def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> Pictures:
-    """Return the course, and pictures of images or rows of tables. Scores alone tell of other domains."""
+    """Return the course, and what the domain's modality shows of the examples."""
     files: dict[str, bytes] = {}
     sides = {"original": judge.batch.inputs, "reconstruction": guess.inputs}
     sides["control"] = judge.batch.inputs[:0] if isinstance(control, Failed) else control.inputs
-    images = rows = None
-    if judge.domain.kind == "image":
-        paths = {
-            side: tuple(save(files, index, f"{side}-{i}", x) for i, x in enumerate(values))
-            for side, values in sides.items()
-        }
-        images = Sides(**paths)
-    elif judge.domain.kind == "table":
-        values: dict[str, Any] = {side: inputs.tolist() for side, inputs in sides.items()}
-        rows = Rows(**values)
+    content = judge.modality.content(sides, partial(save, files, index))
     moments = course(files, index, judge, guess.found.course)
-    return Pictures(moments, images, rows, files)
+    return Pictures(moments, content, files)
 
 
 def course(
@@ -204,11 +198,13 @@ def moment(
 ) -> Moment:
     """Return one snapshot, the one at `place` of the course, as a record holds it."""
     domain, truth = judge.domain, judge.batch.inputs
-    order = assignment(domain, truth, snapshot.inputs)
-    values = metrics.psnr(domain.to_unit(truth), in_range(domain, snapshot.inputs[order]))
+    inputs = nearest_examples(domain, snapshot.inputs)
+    inputs = inputs[judge.modality.assignment(domain, truth, inputs)]
+    values = metrics.psnr(domain.to_unit(truth), in_range(domain, inputs))
+    picture = judge.modality.glance(inputs)
     image = None
-    if domain.kind == "image":
-        image = save(files, index, f"course-{place:02d}", tile(snapshot.inputs[order]))
+    if picture is not None:
+        image = save(files, index, f"course-{place:02d}.png", picture)
     return Moment(
         evaluations=snapshot.evaluations,
         objective=plain(snapshot.objective),
@@ -217,8 +213,8 @@ def moment(
     )
 
 
-def save(files: dict[str, bytes], index: int, name: str, image: Tensor) -> str:
-    """Keep a PNG under the cell's own folder. Return its path in the run's folder."""
-    path = f"images/{index:03d}/{name}.png"
-    files[path] = picture(image)
+def save(files: dict[str, bytes], index: int, name: str, content: bytes) -> str:
+    """Keep a file under the cell's own folder. Return its path in the run's folder."""
+    path = f"images/{index:03d}/{name}"
+    files[path] = content
     return path

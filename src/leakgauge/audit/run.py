@@ -20,7 +20,6 @@ from leakgauge.audit.execution import parallel, serial
 from leakgauge.audit.grid import MOST_CELLS, check_total
 from leakgauge.audit.jobs import jobs
 from leakgauge.audit.keeper import Keeper, Plan, Run, Watch
-from leakgauge.audit.kinds import RULES
 from leakgauge.audit.machine import machine
 from leakgauge.audit.records import RunFolder, check_folder
 from leakgauge.audit.resolve import resolve
@@ -28,6 +27,7 @@ from leakgauge.audit.shape import check_shape
 from leakgauge.audit.signals import code_of
 from leakgauge.audit.specification import Source, parse
 from leakgauge.core.ranges import Seed, check_argument
+from leakgauge.modalities import rules_of
 from leakgauge.records import Header, Rule, Versions
 
 
@@ -133,7 +133,7 @@ def one_thread() -> Iterator[None]:
 
 def header(plan: Plan, command: str, workers: int) -> Header:
     """Return the first record: what repeats this run, to the bit on the same machine and library builds."""
-    source = plan.source
+    source, rules = plan.source, rules_of(cell.case.data.domain for cell in plan.cells)
     return Header(
         specification=source.text if source else None,
         settings=source.settings if source else (),
@@ -149,7 +149,7 @@ def header(plan: Plan, command: str, workers: int) -> Header:
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         planned=len(plan.cells),
         trainings_planned=len(plan.trainings),
-        rules=tuple(Rule(name=rule.name, text=rule.text) for rule in RULES),
+        rules=tuple(Rule(name=rule.name, text=rule.text) for rule in rules),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Domain, ImageDomain, ModelError, TableDomain
+from leakgauge.core import Domain, ImageDomain, ModelError, TableDomain, image_grid
 
 Activation = Literal["sigmoid", "relu", "tanh", "gelu", "leaky_relu"]
 
@@ -87,14 +87,15 @@ def normalizer(
     """A model's first layer: `Normalize` by mean and std, or nothing where both are None."""
     if mean is None and std is None:
         return nn.Identity()
-    if mean is None or std is None or not isinstance(domain, ImageDomain):
+    grid = image_grid(domain)
+    if mean is None or std is None or grid is None:
         raise ModelError(
             "normalization",
             expected="both mean and std, for images",
             found=f"mean {mean} and std {std} on a domain of kind {domain.kind!r}",
             remedy="give both or neither (tables are normalized by their public ranges)",
         )
-    return Normalize.of_channels(mean, std, channels=domain.channels)
+    return Normalize.of_channels(mean, std, channels=grid[0])
 
 
 def activation(name: str) -> nn.Module:
@@ -110,22 +111,24 @@ def activation(name: str) -> nn.Module:
 
 
 def images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageDomain:
-    """The domain, where it is images of at least `smallest` pixels a side; else ModelError."""
-    if not isinstance(domain, ImageDomain):
+    """Return the size of the domain's images. Raise ModelError unless it has `smallest` pixels a side or more."""
+    grid = image_grid(domain)
+    if grid is None:
         raise ModelError(
             f"model {builder!r}",
             expected="images",
             found=f"examples of kind {domain.kind!r} and shape {tuple(domain.shape)}",
             remedy="use mlp, or a model of your own",
         )
-    if min(domain.height, domain.width) < smallest:
+    channels, height, width = grid
+    if min(height, width) < smallest:
         raise ModelError(
             f"model {builder!r}",
             expected=f"images of at least {smallest}x{smallest} pixels",
-            found=f"{domain.height}x{domain.width}",
+            found=f"{height}x{width}",
             remedy="use lenet or mlp, or larger images",
         )
-    return domain
+    return ImageDomain(channels, height, width)
 
 
 def counts(builder: str, **values: int) -> None:

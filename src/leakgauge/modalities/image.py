@@ -1,0 +1,108 @@
+"""Images: scored by error, structure and perception, shown as pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from functools import partial
+from hashlib import sha256
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from leakgauge import metrics
+from leakgauge.core import Domain
+from leakgauge.metrics.leak import IMAGE_RULE, LeakRule
+from leakgauge.modalities.modality import Content, Layout, Metric, Modality, Save
+from leakgauge.modalities.unknown import DECIBELS, ERRORS
+from leakgauge.models import perceptual
+from leakgauge.records import Headline, Sides
+
+
+class ImageModality(Modality):
+    """Score images by PSNR, SSIM, spectra, and LPIPS where its weights are found."""
+
+    headline: ClassVar[Headline] = DECIBELS
+    layout: ClassVar[Layout] = "pictures"
+    rule: ClassVar[LeakRule | None] = IMAGE_RULE
+
+    def metrics(self, domain: Domain, decoys: Tensor) -> dict[str, Metric]:
+        """Return errors, SSIM and FFT2D; MS-SSIM if five scales fit, LPIPS if it reads them and has its weights."""
+        decoys = domain.to_unit(decoys)
+        chosen: dict[str, Metric] = {**ERRORS, "ssim": metrics.ssim, "fft2d": metrics.fft2d}
+        if min(domain.shape[1:]) >= metrics.MS_SSIM_SIDE:
+            chosen["ms_ssim"] = metrics.ms_ssim
+        if len(decoys):
+            chosen["iip_pixels"] = partial(metrics.identified, decoys=decoys)
+        if no_lpips(domain) is None:
+            deep = perceptual.lpips_squeeze()
+            chosen["lpips_squeeze"] = deep
+            if len(decoys):
+                embed = Remembering(deep.embed)
+                chosen["iip_squeeze"] = partial(metrics.identified, decoys=decoys, embed=embed)
+        return chosen
+
+    def content(self, sides: Mapping[str, Tensor], save: Save) -> Content:
+        paths = {
+            side: tuple(save(f"{side}-{i}.png", picture(image)) for i, image in enumerate(images))
+            for side, images in sides.items()
+        }
+        return Content(images=Sides(**paths))
+
+    def glance(self, examples: Tensor) -> bytes | None:
+        return picture(tile(examples))
+
+    def compared_by(self, domain: Domain) -> str | None:
+        return (
+            no_lpips(domain) or "LPIPS by SqueezeNet 1.1 (ImageNet), learned weights of version 0.1"
+        )
+
+
+def no_lpips(domain: Domain) -> str | None:
+    """Return why LPIPS says nothing of these images, or None if it does."""
+    side = metrics.LPIPS_SIDE
+    if domain.shape[0] not in (1, 3) or min(domain.shape[1:]) < side:
+        return f"no LPIPS: it reads 1 or 3 channels of at least {side} pixels a side"
+    return None if perceptual.has_lpips() else "no LPIPS: its weights were not found"
+
+
+class Remembering:
+    """Features of inputs, each computed once: a guess and its control are sought among the same decoys."""
+
+    def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
+        self.embed = embed
+        self.known: dict[bytes, Tensor] = {}
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return torch.cat([self.one(x[None]) for x in inputs])
+
+    def one(self, x: Tensor) -> Tensor:
+        """Return features (1, D) of one input (1, *shape)."""
+        key = sha256(x.numpy().tobytes()).digest()
+        if key not in self.known:
+            self.known[key] = self.embed(x)
+        return self.known[key]
+
+
+def picture(image: Tensor) -> bytes:
+    """Return a PNG of one image (C, H, W) in [0, 1]: gray for one channel, color for three, else their mean."""
+    if image.shape[0] not in (1, 3):
+        image = image.mean(0, keepdim=True)
+    pixels = (image.detach().cpu().nan_to_num(0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def tile(images: Tensor, *, most: int = 4) -> Tensor:
+    """Return the first images (B, C, H, W), at most `most`, as one: two a row if there are more than two."""
+    shown = list(images[:most])
+    if len(shown) < 3:
+        return torch.cat(shown, dim=-1)
+    if len(shown) % 2:
+        shown.append(torch.ones_like(shown[0]))
+    rows = [torch.cat(shown[i : i + 2], dim=-1) for i in range(0, len(shown), 2)]
+    return torch.cat(rows, dim=-2)
