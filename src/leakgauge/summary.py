@@ -14,6 +14,7 @@ from leakgauge import report
 from leakgauge.core.lines import one_line
 from leakgauge.records import Cell, Headline, Record
 from leakgauge.report import wording
+from leakgauge.report.formats import FORMATS
 
 LONGEST = 300
 """Most characters of a text in a table."""
@@ -72,7 +73,7 @@ def price(setting: report.Setting) -> list[str]:
     worst = setting.worst
     above = "-"
     if worst is not None:
-        above = wording.leakage(setting.above, worst.format)
+        above = FORMATS[worst.format].text(setting.above)
         above += " leaked" if setting.leaked else ""
     strength = "" if setting.strength is None else f" {wording.plain(setting.strength)}"
     return [
@@ -109,6 +110,4 @@ def leakage(scores: Mapping[str, Sequence[float | None]], headline: Headline) ->
     values = [value for value in scores.get(headline.metric, ()) if value is not None]
     if not values:
         return "-"
-    return (
-        f"{100 * median(values):.0f}%" if headline.format == "percent" else f"{median(values):.1f}"
-    )
+    return FORMATS[headline.format].short(median(values))

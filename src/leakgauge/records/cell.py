@@ -46,8 +46,9 @@ class Headline(Part):
     heading: Text = Field(description="Head of a narrow column.")
     title: Text = Field(description="Title of an axis, with the unit.")
     unit: Text = Field(description="What a difference of two values counts.")
-    format: Literal["decibels", "percent"] = Field(
-        description='How a value reads: "decibels" as 31.2 dB, "percent" of a fraction in [0, 1] as 67%.'
+    format: Literal["decibels", "percent", "number"] = Field(
+        description='How a value reads: "decibels" as 31.2 dB, "percent" of a fraction in [0, 1] as 67%, "number" as'
+        " 31.2."
     )
     better: Literal["higher", "lower"] = Field(
         description="Which values are better for the adversary: those that leak more."

@@ -13,10 +13,11 @@ from markupsafe import Markup
 
 from leakgauge.records import Cell, Claim
 from leakgauge.report.figures import Axis, Line, Point, sweep
+from leakgauge.report.formats import FORMATS
 from leakgauge.report.leak import partner
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
-from leakgauge.report.wording import leakage, plain, plural
+from leakgauge.report.wording import plain, plural
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,6 @@ class Panel:
     figure: Markup
     wide: bool
     skipped: list[Cell]
-
-
-AXIS_LIMIT = 100.0  # dB
 
 
 def panels(cells: Sequence[Cell], album: Album) -> list[Panel]:
@@ -121,7 +119,7 @@ def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
     values = list(chain.from_iterable(cell.values(cell.data.headline.metric) for cell in cells))
     verdicts = [v for cell in cells for v in cell.verdict.per_example if v is not None]
     value, strength = median(values), _strength(first)
-    shown_value = leakage(value, headline.format)
+    shown_value = FORMATS[headline.format].text(value)
     note = f"{first.defense.strength_name or 'setting'} {plain(strength)}: median {shown_value}"
     if verdicts:
         note += f", {sum(verdicts)} of {plural(len(verdicts), 'example')} leaked"
@@ -162,15 +160,10 @@ def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
 
 
 def _axis(first: Cell, points: Sequence[Point], open_: Sequence[Cell]) -> Axis:
-    headline = first.data.headline
-    if headline.format == "percent":
-        return Axis(title=f"{headline.title} (median)", top=1.0, step=0.25, percent=True)
-    levels = [*(point.high for point in points), _levels(open_, control=False), 30.0]
-    finite = [v for v in levels if v is not None and math.isfinite(v)]
-    # Past that every copy looks exact, and the levels that matter would be squeezed to the bottom.
-    highest = min(max(finite), AXIS_LIMIT)
-    step = 10.0 if highest <= 70 else 20.0
-    return Axis(title=f"{headline.title} (median)", top=step * math.ceil(highest / step), step=step)
+    headline, format_ = first.data.headline, FORMATS[first.data.headline.format]
+    levels = [*(point.high for point in points), _levels(open_, control=False)]
+    scale = format_.levels([v for v in levels if v is not None and math.isfinite(v)])
+    return Axis(title=f"{headline.title} (median)", top=scale.top, step=scale.step, format=format_)
 
 
 def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from leakgauge.report.formats import Format
 from leakgauge.report.wording import plain
 
 LEFT, RIGHT, TOP, HEIGHT = 44.0, 138.0, 22.0, 168.0
@@ -49,7 +50,7 @@ class Axis:
     title: str
     top: float
     step: float
-    percent: bool = False
+    format: Format
 
     def y(self, value: float) -> float:
         """Where a value lies; what is beyond the axis lies on its edge."""
@@ -57,9 +58,7 @@ class Axis:
 
     def text(self, value: float) -> str:
         """How a value reads beside its mark."""
-        if math.isinf(value):
-            return "exact"
-        return f"{100 * value:.0f}%" if self.percent else f"{value:.1f}"
+        return self.format.short(value)
 
 
 def scale(strengths: Sequence[float | str]) -> str:
@@ -138,8 +137,7 @@ def _grid(axis: Axis, right: float) -> list[str]:
         value = i * axis.step
         y = axis.y(value)
         parts.append(segment(LEFT, y, right, y, "base" if i == 0 else "grid"))
-        label = f"{100 * value:.0f}%" if axis.percent else plain(value)
-        parts.append(caption(LEFT - 7, y + 4, label, "tick end"))
+        parts.append(caption(LEFT - 7, y + 4, axis.format.tick(value), "tick end"))
     return parts
 
 

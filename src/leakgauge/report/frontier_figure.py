@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from leakgauge.records import Headline
 from leakgauge.report.figures import caption, segment
+from leakgauge.report.formats import FORMATS, Format, Scale
 from leakgauge.report.frontier import Frontier, Setting
 from leakgauge.report.labels import MARK, PITCH, Box, Placed, place
 from leakgauge.report.recommendation import Recommendation, read
@@ -21,8 +22,6 @@ HEAD, FOOT = 14.0, 26.0
 """Room for marks and labels above the top of the axis and below the blind control."""
 HUES = 8
 """Colors of lines that the style sheet knows; further defenses use them again."""
-CEILING = 60.0
-"""dB above control from where a copy is as good as exact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +30,9 @@ class Frame:
 
     low: float
     high: float
-    top: float
     unit: str
-    percent: bool
+    scale: Scale
+    format: Format
 
     def x(self, accuracy: float) -> float:
         """Where an accuracy lies."""
@@ -42,7 +41,7 @@ class Frame:
 
     def y(self, above: float) -> float:
         """Where leakage lies; what is beyond the axis lies on its edge."""
-        return TOP + HEAD + (HEIGHT - HEAD - FOOT) * (1 - min(above / self.top, 1.0))
+        return TOP + HEAD + (HEIGHT - HEAD - FOOT) * (1 - min(above / self.scale.top, 1.0))
 
     def at(self, setting: Setting) -> tuple[float, float]:
         """Where a setting lies."""
@@ -52,7 +51,7 @@ class Frame:
 def draw(frontier: Frontier, advice: Recommendation) -> Markup:
     """The figure of one case, and what is recommended there; empty where no setting can be placed."""
     placed = frontier.placed
-    if not placed:
+    if not placed or frontier.headline is None:
         return Markup("")
     frame = _frame(placed, frontier.headline)
     hues = {name: i % HUES for i, name in enumerate(_defenses(placed))}
@@ -83,19 +82,16 @@ def _defenses(settings: Sequence[Setting]) -> list[str]:
     return list(dict.fromkeys(s.defense for s in settings if not s.undefended))
 
 
-def _frame(settings: Sequence[Setting], headline: Headline | None) -> Frame:
+def _frame(settings: Sequence[Setting], headline: Headline) -> Frame:
     accuracies = [setting.accuracy or 0.0 for setting in settings]
     step = _step(max(accuracies) - min(accuracies))
     low = step * math.floor(min(accuracies) / step + 1e-9)
     high = min(1.0, step * math.ceil(max(accuracies) / step - 1e-9))
     if high - low < step / 2:
         low, high = max(0.0, low - step), min(1.0, high + step)
-    unit = headline.unit if headline else ""
-    if headline and headline.format == "percent":
-        return Frame(low=low, high=high, top=1.0, unit=unit, percent=True)
-    levels = [min(setting.above, CEILING) for setting in settings]
-    top = max(10.0, 10 * math.ceil(max(levels) / 10))
-    return Frame(low=low, high=high, top=top, unit=unit, percent=False)
+    format_ = FORMATS[headline.format]
+    scale = format_.distances([setting.above for setting in settings])
+    return Frame(low=low, high=high, unit=headline.unit, scale=scale, format=format_)
 
 
 def _step(span: float) -> float:
@@ -133,13 +129,13 @@ def _grid(frame: Frame) -> list[str]:
     parts = [
         caption(LEFT - 40, TOP - 9, f"leakage above blind control, {frame.unit}", "axis-title")
     ]
-    step = 0.25 if frame.percent else (5.0 if frame.top <= 20 else 10.0)
-    for i in range(round(frame.top / step) + 1):
+    step = frame.scale.step
+    for i in range(round(frame.scale.top / step) + 1):
         y = frame.y(i * step)
         parts.append(segment(LEFT, y, right, y, "level control" if i == 0 else "grid"))
-        told = f"{100 * i * step:.0f}%" if frame.percent else plain(i * step)
+        told = frame.format.tick(i * step)
         # What stands higher is drawn there too.
-        told = f"≥ {told}" if i * step == CEILING and not frame.percent else told
+        told = f"≥ {told}" if i * step == frame.scale.limit else told
         parts.append(caption(LEFT - 8, y + 4, told, "tick end"))
     parts.append(caption(LEFT + 4, frame.y(0) + 17, "blind control", "level-label control"))
     parts.append(segment(LEFT, base, right, base, "base"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakgauge.records import Cell, Column, Rows, Sides
+from leakgauge.report.formats import FORMATS
 from leakgauge.report.pictures import Album
 from leakgauge.report.wording import (
     IIP,
@@ -15,14 +16,40 @@ from leakgauge.report.wording import (
     count,
     decibels,
     knowledge,
-    leakage,
     measured,
     plain,
     remedy,
 )
 
-FIRST = {"pictures": 8, "rows": 3}
-"""Examples that are shown before the others are folded away, by layout."""
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How examples of one layout are arranged.
+
+    Args:
+        first: examples that are shown before the others are folded away.
+        single, few, many: the class of the style sheet for 1, 2 to 3, and more examples.
+        beside: whether the course of the attack stands beside a single example.
+    """
+
+    first: int
+    single: str
+    few: str
+    many: str
+    beside: bool
+
+    def style(self, count: int) -> str:
+        """Return the class of the style sheet for a batch of `count` examples."""
+        return self.single if count == 1 else self.few if count <= 3 else self.many
+
+
+LAYOUTS = {
+    "pictures": Layout(
+        first=8, single="tiles single", few="tiles", many="tiles stacked", beside=True
+    ),
+    "rows": Layout(first=3, single="sheets", few="sheets", many="sheets", beside=False),
+}
+"""By the name in a record. cases.html.j2 has a macro for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +95,7 @@ class Block:
     """One audit in the gallery."""
 
     cell: Cell
+    layout: Layout
     examples: list[Example]
     rest: list[Example]
     glances: list[Glance]
@@ -111,11 +139,12 @@ def block(cell: Cell, album: Album) -> Block:
     known, withheld = knowledge(cell)
     verdicts = cell.verdict.per_example
     examples = [_example(cell, i, verdicts, album) for i in range(cell.batch_size)]
-    first = FIRST[cell.data.layout]
+    layout = LAYOUTS[cell.data.layout]
     return Block(
         cell=cell,
-        examples=examples[:first],
-        rest=examples[first:],
+        layout=layout,
+        examples=examples[: layout.first],
+        rest=examples[layout.first :],
         glances=[
             Glance(
                 picture=album.uri(moment.image),
@@ -162,12 +191,15 @@ def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) 
 
 def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
     values = cell.blind_values if control else cell.values
-    headline, psnr = cell.data.headline, decibels(_at(values("psnr"), i))
-    if headline.metric != "psnr":
-        return [f"{leakage(_at(values(headline.metric), i), headline.format)} read", psnr]
+    headline = cell.data.headline
+    first = _at(values(headline.metric), i)
+    told = [FORMATS[headline.format].read(first, headline.unit)]
     scores = {measure: _at(values(measure.names[0]), i) for measure in (SSIM, MS_SSIM, LPIPS)}
-    shown = [f"{m.heading} {m.text(value)}" for m, value in scores.items() if value is not None]
-    return [psnr, *shown]
+    if headline.metric != "psnr" and "psnr" in cell.scores:
+        told.append(decibels(_at(values("psnr"), i)))
+    return told + [
+        f"{m.heading} {m.text(value)}" for m, value in scores.items() if value is not None
+    ]
 
 
 def _identified(cell: Cell, i: int) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leakgauge.records import Cell, Header
-from leakgauge.report.wording import leakage, listed, plain, plural, setting
+from leakgauge.report.formats import FORMATS
+from leakgauge.report.wording import listed, plain, plural, setting
 
 MISSING_SCORES = (
     "Where the attack has no guess, nothing leaked; where a score or its control is missing, the example is not"
@@ -111,9 +112,10 @@ def _unjudged(cells: Sequence[Cell]) -> str:
 
 
 def _worst(cells: Sequence[Cell]) -> str:
-    """Return the example that stands highest: decibels before fractions, undefended before defended."""
+    """Return the example that stands highest, by format as in FORMATS, undefended before defended."""
+    order = list(FORMATS)[::-1]
     found = [
-        (cell.data.headline.format == "decibels", cell.undefended, score or 0.0, cell, i)
+        (order.index(cell.data.headline.format), cell.undefended, score or 0.0, cell, i)
         for cell in cells
         for i, score in enumerate(cell.values(cell.data.headline.metric))
         if cell.verdict.per_example[i : i + 1] == (True,)
@@ -121,14 +123,14 @@ def _worst(cells: Sequence[Cell]) -> str:
     if not found:
         return ""
     *_, cell, i = max(found, key=lambda entry: entry[:3])
-    headline = cell.data.headline
+    headline, text = cell.data.headline, FORMATS[cell.data.headline.format].text
     score, control = cell.values(headline.metric)[i], _at(cell.blind_values(headline.metric), i)
     where = f"{cell.case}, batch of {cell.batch_size}, by {cell.attack.name}"
     behind = "" if cell.undefended else f", through {setting(cell)}"
     exact = score == math.inf
     told = headline.reads_exactly if exact else headline.reads
-    told = told.replace("{score}", leakage(score, headline.format))
-    return f"{where}{behind}: {told} (control {leakage(control, headline.format)})."
+    told = told.replace("{score}", text(score))
+    return f"{where}{behind}: {told} (control {text(control)})."
 
 
 def _at(values: Sequence[float | None], i: int) -> float | None:

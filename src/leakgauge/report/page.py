@@ -18,6 +18,7 @@ from leakgauge.records import Cell, Header, Record, Threads, Training, read
 from leakgauge.report import defenses, frontier_figure, gallery, leak, wording
 from leakgauge.report.defaults import LOSS
 from leakgauge.report.failures import failures
+from leakgauge.report.formats import FORMATS
 from leakgauge.report.frontier import Frontier, frontiers
 from leakgauge.report.pictures import Album
 from leakgauge.report.quantiles import median, quantile
@@ -86,6 +87,7 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
         networks=dict.fromkeys(cell.perceptual for cell in run.cells if cell.perceptual),
         statuses=wording.STATUS_MEANINGS,
         words=wording,
+        formats=FORMATS,
         # Our own files, not input.
         style=Markup(_resource("style.css")),
         script=Markup(script),

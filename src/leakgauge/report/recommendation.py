@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from leakgauge.report.defaults import LOSS
 from leakgauge.report.evidence import evidence_of, failed_of, silent_of, why_untried, why_weak
+from leakgauge.report.formats import FORMATS
 from leakgauge.report.frontier import Exposure, Frontier, Setting
-from leakgauge.report.wording import leakage, plain, plural, points, rate, size, together
+from leakgauge.report.wording import plain, plural, points, rate, size, together
 
 SLOWER = 1.1
 """Ratio of seconds that counts as a difference: less is the machine's."""
@@ -193,7 +194,7 @@ def read(exposure: Exposure | None) -> str:
     """What an attack read: `dlg, batch of 1, read 31.2 dB (blind control 9.1 dB)`."""
     if exposure is None:
         return "no attack could be judged"
-    score, control = (leakage(v, exposure.format) for v in (exposure.score, exposure.control))
+    score, control = (FORMATS[exposure.format].text(v) for v in (exposure.score, exposure.control))
     told = (
         f"{exposure.attack}, batch of {exposure.batch_size}, read {score} (blind control {control})"
     )

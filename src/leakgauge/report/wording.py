@@ -43,20 +43,6 @@ def percent(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.0f}%"
 
 
-def leakage(value: float | None, format_: str) -> str:
-    """Return a headline score with its unit. `format_`: as the record's headline names it."""
-    return percent(value) if format_ == "percent" else decibels(value)
-
-
-def span(low: float | None, high: float | None, format_: str) -> str:
-    """A range of leakage with its unit once: 32.4 to 35.7 dB, or 50 to 83%."""
-    if low is None or high is None:
-        return MISSING
-    if format_ == "percent":
-        return f"{100 * low:.0f}\u2013{percent(high)}"
-    return f"{low:.1f}\u2013{decibels(high)}" if math.isfinite(low) else decibels(low)
-
-
 def plain(value: float | str | None, digits: int = 3) -> str:
     """A number in `digits` significant digits, with a short exponent; a string as it is."""
     if value is None:
