@@ -65,7 +65,7 @@ class DefenseCase:
         return type(self.defense).__name__
 
 
-CASES = (
+DEFENSE_CASES = (
     DefenseCase(defense=Undefended(), neutral=Undefended(), strength=False),
     # Data.
     DefenseCase(defense=ATS(), exact=Exact.UPDATE, neutral=ATS(policies=""), strength=False),
@@ -114,10 +114,12 @@ CASES = (
 )
 
 
-def without_case(names: Collection[str], cases: Collection[DefenseCase] = CASES) -> str | None:
+def without_case(
+    names: Collection[str], cases: Collection[DefenseCase] = DEFENSE_CASES
+) -> str | None:
     """Return which of the defenses of these names have no case, and what to do, or None if all have one."""
     missing = sorted(set(names) - {case.name for case in cases})
     if not missing:
         return None
     one = f"DefenseCase(defense={missing[0]}())"
-    return f"no case for {', '.join(missing)}: add {one} to CASES in {__file__.rpartition('/')[2]}"
+    return f"no case for {', '.join(missing)}: add {one} to DEFENSE_CASES in {__file__.rpartition('/')[2]}"

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from defense_cases import DEFENSE_CASES
 from test_output import LOSSES, TwoHeads, batch_of, network, observed, seeded
 from torch import Tensor, nn
 
 import leakgauge as lg
-from leakgauge import defenses
-from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
+from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN, ChangedExamples, effects_of
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.judgment import faintest, residual_of, status_of
 from leakgauge.threats import SeveralRounds
@@ -263,7 +263,8 @@ def test_an_audit_computes_the_residual_of_a_user_s_own_attack() -> None:
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize(
     "defense",
-    [defenses.InstaHide(), defenses.ATS(), defenses.PixelDropout(), defenses.PatchDropout()],
+    [case.defense for case in DEFENSE_CASES if effects_of(case.defense, ChangedExamples)],
+    ids=lambda defense: type(defense).__name__,
 )
 def test_what_a_defense_made_of_the_batch_is_not_certified(defense: lg.Defense, told: bool) -> None:
     """The closed form reads what was trained on, exactly. The private examples are others."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import pytest
 import torch
 from conftest import client, images, mlp
-from defense_cases import CASES, DefenseCase, Exact, without_case
+from defense_cases import DEFENSE_CASES, DefenseCase, Exact, without_case
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,17 +52,18 @@ def raw(dtype: torch.dtype = torch.float32) -> lg.Update:
 def test_every_exported_defense_has_one_case() -> None:
     missing = without_case(defenses.__all__)
     assert missing is None, missing
-    assert sorted(case.name for case in CASES) == sorted(defenses.__all__)
+    assert sorted(case.name for case in DEFENSE_CASES) == sorted(defenses.__all__)
 
 
 def test_a_defense_without_a_case_is_told() -> None:
     said = without_case(["TopK", "Novel"])
     assert (
-        said == "no case for Novel: add DefenseCase(defense=Novel()) to CASES in defense_cases.py"
+        said
+        == "no case for Novel: add DefenseCase(defense=Novel()) to DEFENSE_CASES in defense_cases.py"
     )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", DEFENSE_CASES, ids=lambda case: case.name)
 class TestContract:
     def test_is_a_defense_whose_repr_is_its_configuration(self, case: DefenseCase) -> None:
         defense = case.defense

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self, TypeVar
+from functools import reduce
+from typing import Literal, Self
 
 from torch import Tensor, nn
 
@@ -18,7 +19,6 @@ from leakgauge.core.ranges import Count, NonNegative, Share, check_fields
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update
 
-T = TypeVar("T")
 NoiseLaw = Literal["gaussian", "laplacian"]
 Protected = Literal["example", "client"]
 
@@ -148,7 +148,9 @@ class ChangedTraining(Effect):
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
         """Return the composition in the parts' order."""
-        return cls(simulated=composed([each.simulated for each in effects]))
+        return cls(
+            simulated=lambda inner: reduce(lambda t, each: each.simulated(t), effects, inner)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,7 @@ class Misleading(Effect):
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
         """Return the composition in the parts' order."""
-        return cls(believed=composed([each.believed for each in effects]))
+        return cls(believed=lambda seen: reduce(lambda u, each: each.believed(u), effects, seen))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,14 +291,3 @@ class ConcealedExamples(ChangedExamples):
 
     mixing: float
     divisor: float
-
-
-def composed(functions: Sequence[Callable[[T], T]]) -> Callable[[T], T]:
-    """Return the function that applies all `functions` in their order."""
-
-    def through(value: T) -> T:
-        for each in functions:
-            value = each(value)
-        return value
-
-    return through

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Claim, Effect, LocalTraining, Seeds, Tensors, Update
+from leakgauge.core import Claim, Effect, LocalTraining, Seeds, SpecificationError, Tensors, Update
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,18 @@ class Undefended:
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         return lambda simulated: simulated
+
+
+def not_one_gradient(
+    defense: object, training: LocalTraining, *, remedy: str = "train by fedsgd"
+) -> SpecificationError:
+    """Return the error of a defense that acts on one gradient, under a local training that shares something else."""
+    return SpecificationError(
+        f"defense {type(defense).__name__}",
+        expected="a client that shares one gradient",
+        found=f"an update of kind {training.kind!r}",
+        remedy=remedy,
+    )
 
 
 def keep_observed_support(observed: Update) -> Callable[[Tensors], Tensors]:

@@ -28,12 +28,11 @@ from leakgauge.core import (
     ModelError,
     Seeds,
     SingleGradient,
-    SpecificationError,
     Tensors,
     trainable,
 )
 from leakgauge.core.ranges import NonNegative, Positive, Whole
-from leakgauge.defenses.base import Undefended
+from leakgauge.defenses.base import Undefended, not_one_gradient
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.wrapper import Task, Wrapper
 
@@ -74,12 +73,7 @@ class DCS2(Undefended):
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
         if not isinstance(training, SingleGradient):
-            raise SpecificationError(
-                "defense DCS2",
-                expected="a client that shares one gradient",
-                found=f"an update of kind {training.kind!r}",
-                remedy="train by fedsgd",
-            )
+            raise not_one_gradient(self, training)
         return _Concealed(training, self, seeds)
 
 

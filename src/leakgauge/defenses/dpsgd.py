@@ -21,12 +21,11 @@ from leakgauge.core import (
     PrivacyBound,
     Seeds,
     SingleGradient,
-    SpecificationError,
     Tensors,
 )
 from leakgauge.core.ranges import NonNegative, Positive
 from leakgauge.defenses.accounting import rdp_epsilon
-from leakgauge.defenses.base import Undefended
+from leakgauge.defenses.base import Undefended, not_one_gradient
 from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.federated.training.per_example import ClippedExamples
 from leakgauge.federated.training.wrapper import Task, Wrapper
@@ -69,10 +68,9 @@ class DPSGD(Undefended):
             inner, each = self.simulated(training.training), map(self.simulated, training.each)
             return replace(training, training=inner, each=tuple(each))
         if not isinstance(training, SingleGradient):
-            raise SpecificationError(
-                "defense DPSGD",
-                expected="a client that shares one gradient",
-                found=f"an update of kind {training.kind!r}",
+            raise not_one_gradient(
+                self,
+                training,
                 remedy="train by fedsgd, or bound the weight difference: a chain of clipping and gaussian_noise",
             )
         return ClippedExamples(training, self.max_norm)

@@ -21,13 +21,12 @@ from leakgauge.core import (
     LocalTraining,
     Misleading,
     Seeds,
-    SpecificationError,
     Tensors,
     Update,
     trainable,
 )
 from leakgauge.core.ranges import NonNegative, Share, Whole
-from leakgauge.defenses.base import Undefended, keep_observed_support
+from leakgauge.defenses.base import Undefended, keep_observed_support, not_one_gradient
 from leakgauge.defenses.top_k import largest
 from leakgauge.federated.training.wrapper import Task, Wrapper
 
@@ -63,12 +62,7 @@ class Outpost(Undefended):
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
         if training.kind != "gradient":
-            raise SpecificationError(
-                "defense Outpost",
-                expected="a client that shares one gradient",
-                found=f"an update of kind {training.kind!r}",
-                remedy="train by fedsgd",
-            )
+            raise not_one_gradient(self, training)
         return _Perturbed(training, self, seeds)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
