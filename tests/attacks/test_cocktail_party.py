@@ -17,6 +17,7 @@ from leakgauge.analytic.mixtures import mixture
 from leakgauge.analytic.silence import Silent, credited, independent, vanishing
 from leakgauge.analytic.tail import Tail
 from leakgauge.attacks import CocktailParty
+from leakgauge.output import Contribution, contribution_of
 
 Observe = Callable[..., lg.Observation]
 
@@ -162,26 +163,30 @@ class TestSilence:
         assert independent(kept, torch.zeros(3, 0).double()).shape == (3, 3)
 
 
+def contribution(observation: lg.Observation) -> Contribution:
+    found = contribution_of(observation)
+    assert isinstance(found, Contribution)
+    return found
+
+
 def test_the_tail_causes_what_the_client_shares(observe: Observe) -> None:
     """deltas' h and the labels that explain them; inactive outputs pass nothing back."""
     batch = images(5)
     model = mlp()
     observation = observe(model, batch)
-    tail = Tail.of(observation, "1")
+    tail = Tail.of(observation, "1", contribution(observation))
     inputs = batch.inputs.flatten(1).double()
     deltas = torch.stack([tail.deltas(inputs, int(y))[i] for i, y in enumerate(batch.targets)])
     assert torch.allclose(
         deltas.T @ inputs, observation.update.tensors["1.weight"].double(), atol=1e-6
     )
-    error, labels, _ = tail.explain(inputs, deltas)
-    assert error.max() < 1e-12
-    assert labels.tolist() == batch.targets.tolist()
+    best = tail.explain(inputs, deltas)
+    assert best.misfit.max() < 1e-12
+    assert best.labels.tolist() == batch.targets.tolist()
     depth = tail.depth(inputs)
     assert torch.equal(depth > 0, tail.outputs(inputs) < 0)
-    smooth = Tail.of(
-        observe(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 4)), batch),
-        "1",
-    )
+    gelu = observe(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 4)), batch)
+    smooth = Tail.of(gelu, "1", contribution(gelu))
     assert not smooth.depth(inputs).any()
 
 

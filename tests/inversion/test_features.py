@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.analytic.last_layer import layer_name, read
+from leakgauge.analytic.last_layer import read
 from leakgauge.attacks.softmax_unmixing import completed
 from leakgauge.inversion import Candidate, FeatureMatch
+from leakgauge.output import head_of
 
 Observe = Callable[..., lg.Observation]
 
@@ -24,9 +25,9 @@ def same(batch: lg.Batch) -> lg.Batch:
 
 
 def term(observation: lg.Observation, features: Tensor, error: Tensor) -> FeatureMatch:
-    name = layer_name(observation)
-    assert name is not None
-    return FeatureMatch.of(observation, name, features, error)
+    head = head_of(observation.model, observation.domain)
+    assert head is not None
+    return FeatureMatch.of(observation, head.name, features, error)
 
 
 class TestFeatureMatch:
@@ -111,9 +112,9 @@ def test_the_head_may_be_a_convolution(observe: Observe, behind: bool) -> None:
     seen = read(observation, torch.Generator().manual_seed(0))
     assert not isinstance(seen, lg.Inapplicable)
     assert bool(seen.found.all())
-    name = layer_name(observation)
-    assert name is not None
-    term = FeatureMatch.of(observation, name, seen.features, torch.zeros(2), pooled=True)
+    head = head_of(observation.model, observation.domain)
+    assert head is not None
+    term = FeatureMatch.of(observation, head.name, seen.features, torch.zeros(2), pooled=True)
     unit = batch.inputs.double()
     values = [
         float(term(Candidate(u, batch.targets, {}, {}, slice(None)))) for u in (unit, unit.flip(0))

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from leakgauge.analytic.explanation import explain
 from leakgauge.analytic.independence import whitening
 from leakgauge.analytic.mixtures import Mixture
 from leakgauge.analytic.silence import credited, independent, sampled, vanishing
@@ -65,13 +67,25 @@ class Sources:
 
 
 def unmix(
-    mixture: Mixture, unmixer: Unmixer, generator: torch.Generator, *, rounds: int
+    mixture: Mixture,
+    unmixer: Unmixer,
+    generator: torch.Generator,
+    *,
+    rounds: int,
+    tell: Callable[[Sources], None] | None = None,
 ) -> Sources:
-    """The examples that explain the gradient best, of so many rounds of silent outputs; 0: no such round."""
+    """Return the examples that explain the gradient best.
+
+    Args:
+        rounds: the largest number of rounds of silent outputs. With 0, independent components decide alone.
+        tell: is given the best examples so far after the components, and after each round.
+    """
     count = len(mixture.strength)
     known = torch.zeros(count, 0, dtype=torch.float64)
     guess, starts = components(mixture, unmixer, known, generator)
     best = explained(mixture, unmixer, guess, 0)
+    if tell is not None:
+        tell(best)
     confirmed, idle = 0, 0
     for _ in range(rounds):
         depth = unmixer.tail.depth(unmixer.plausible(inputs_of(guess[known.shape[1] :])))
@@ -96,6 +110,8 @@ def unmix(
             known = known[:, sources.proven]
             guess, starts = components(mixture, unmixer, known, generator)
         confirmed = max(confirmed, known.shape[1])
+        if tell is not None:
+            tell(best)
     return best
 
 
@@ -123,17 +139,19 @@ def caused_directions(mixture: Mixture, tail: Tail, features: Tensor) -> tuple[T
 
     An input is right if, for some label, what it causes is a combination of the mixture's columns.
     """
-    least = torch.full((len(features),), torch.inf, dtype=torch.float64)
-    directions = torch.zeros(mixture.left.shape[1], len(features), dtype=torch.float64)
-    for label in range(tail.classes):
-        caused = tail.deltas(features, label).T
-        size = caused.norm(dim=0).clamp_min(torch.finfo(torch.float64).tiny)
-        inside = mixture.left.T @ caused
-        outside = (caused - mixture.left @ inside).norm(dim=0) / size
-        better = outside < least
-        least = torch.where(better, outside, least)
-        directions = torch.where(better, inside / size, directions)
-    return directions, least <= PROVEN
+
+    def outside(caused: Tensor) -> Tensor:
+        """Return the part of what each input causes (N, O) that no combination of the columns is, relative."""
+        apart: Tensor = (caused.T - mixture.left @ (mixture.left.T @ caused.T)).norm(dim=0)
+        return apart / sizes(caused)
+
+    def sizes(caused: Tensor) -> Tensor:
+        size: Tensor = caused.T.norm(dim=0)
+        return size.clamp_min(torch.finfo(torch.float64).tiny)
+
+    best = explain(partial(tail.deltas, features), outside, range(tail.contribution.classes))
+    directions: Tensor = mixture.left.T @ best.caused.T / sizes(best.caused)
+    return directions, best.misfit <= PROVEN
 
 
 def separated(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
@@ -180,10 +198,10 @@ def explained(mixture: Mixture, unmixer: Unmixer, guess: Tensor, exact: int) -> 
     joined = torch.cat([features, ones], dim=1)
     coefficients = torch.linalg.lstsq(joined.T, mixture.signals.T).solution  # (n, n)
     deltas = coefficients @ mixture.left.T
-    error, labels, caused = unmixer.tail.explain(features, deltas)
+    best = unmixer.tail.explain(features, deltas)
     seen = mixture.left @ mixture.signals
-    left_over = float((seen - caused.T @ joined).norm() / seen.norm())
-    return Sources(features, labels, error, left_over, exact)
+    left_over = float((seen - best.caused.T @ joined).norm() / seen.norm())
+    return Sources(features, best.labels, best.misfit, left_over, exact)
 
 
 def completed(sources: Sources, batch: int, blank: Tensor) -> Sources:

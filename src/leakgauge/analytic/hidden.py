@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from leakgauge.analytic import last_layer
 from leakgauge.analytic.cocktail_party import Unmixer, completed, unmix
 from leakgauge.analytic.independence import fixed_point
+from leakgauge.analytic.last_layer import HeadGradient, readable, unmixed
 from leakgauge.analytic.linear import first_linear, rank_one
 from leakgauge.analytic.mixtures import Mixture, mixture
 from leakgauge.analytic.tail import Tail
 from leakgauge.analytic.views import centered
 from leakgauge.core import Inapplicable, Observation, unit_shape
 from leakgauge.federated.isolation.probing import doubled, spread
-from leakgauge.output import contribution_of
+from leakgauge.output import Contribution, contribution_of, head_of
 
 FLOAT64 = torch.zeros((), dtype=torch.float64)
 PROBES = 8
@@ -69,47 +70,39 @@ def deep(observation: Observation) -> Deep | Inapplicable:
     return Deep(name, feature)
 
 
-def refusal(observation: Observation) -> str | None:
-    """Why features of so many examples cannot be read; None where they may be."""
-    found = deep(observation)
-    if isinstance(found, Inapplicable):
-        return found.reason
-    batch = observation.knowledge.batch_size or 1
-    if batch == 1:
-        return None
-    if found.name == last_layer.layer_name(observation):
-        last = last_layer.last_layer(observation)
-        return last.reason if isinstance(last, Inapplicable) else last_layer.unreadable(*last)
-    least = min(observation.update.tensors[f"{found.name}.weight"].shape)
-    if batch > least:
-        return (
-            f"batch {batch} > {least}: the first linear layer, {found.name!r}, tells no more apart"
-        )
-    contribution = contribution_of(observation)
-    return contribution.reason if isinstance(contribution, Inapplicable) else None
+ReadFeatures = Callable[[torch.Generator], Features | Inapplicable]
+"""From a generator for random starts to the features of each example, or the reason why the update tells none."""
 
 
-def read(
-    observation: Observation, generator: torch.Generator, *, rounds: int
-) -> Features | Inapplicable:
-    """The features of each example by what this observation allows, or in one line why nothing does.
+def reading(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplicable:
+    """Return how this observation tells the features of each example, or the reason why it cannot.
 
-    Batch 1: dW / db. A last layer: softmax unmixing. A layer before it: the Cocktail Party Attack, with
-    so many rounds of silent outputs.
+    Batch 1: dW / db. A last layer: softmax unmixing. A layer before it: the Cocktail Party Attack.
+
+    Args:
+        rounds: the largest number of rounds of silent outputs of the Cocktail Party Attack.
     """
     found = deep(observation)
     if isinstance(found, Inapplicable):
         return found
-    if observation.batch_size == 1:
-        return by_ratio(observation, found)
-    if found.name == last_layer.layer_name(observation):
-        seen = last_layer.read(observation, generator)
-        if isinstance(seen, Inapplicable):
-            return seen
-        error = torch.where(seen.found, seen.error, torch.inf)
-        source = f"softmax unmixing of {found.name!r}, {int(seen.found.sum())} of {len(error)}"
-        return Features(found.name, seen.features, seen.labels, error, source)
-    return by_unmixing(observation, found, generator, rounds=rounds)
+    batch = observation.knowledge.batch_size or 1
+    if batch == 1:
+        return lambda generator: by_ratio(observation, found)
+    head = head_of(observation.model, observation.domain)
+    if head is not None and found.name == head.name:
+        last = readable(observation)
+        if isinstance(last, Inapplicable):
+            return last
+        return partial(by_last_layer, observation, last)
+    least = min(observation.update.tensors[f"{found.name}.weight"].shape)
+    if batch > least:
+        return Inapplicable(
+            f"batch {batch} > {least}: the first linear layer, {found.name!r}, tells no more apart"
+        )
+    contribution = contribution_of(observation)
+    if isinstance(contribution, Inapplicable):
+        return contribution
+    return partial(by_unmixing, observation, found, contribution, rounds)
 
 
 def by_ratio(observation: Observation, found: Deep) -> Features | Inapplicable:
@@ -124,8 +117,22 @@ def by_ratio(observation: Observation, found: Deep) -> Features | Inapplicable:
     )
 
 
+def by_last_layer(
+    observation: Observation, head: HeadGradient, generator: torch.Generator
+) -> Features:
+    """A batch, and the layer is the last one: softmax unmixing."""
+    seen = unmixed(observation, head, generator)
+    error = torch.where(seen.found, seen.error, torch.inf)
+    source = f"softmax unmixing of {head.name!r}, {int(seen.found.sum())} of {len(error)}"
+    return Features(head.name, seen.features, seen.labels, error, source)
+
+
 def by_unmixing(
-    observation: Observation, found: Deep, generator: torch.Generator, *, rounds: int
+    observation: Observation,
+    found: Deep,
+    contribution: Contribution,
+    rounds: int,
+    generator: torch.Generator,
 ) -> Features | Inapplicable:
     """A batch: the Cocktail Party Attack on the features."""
     shared: Mixture = mixture(*gradient(observation, found), observation.batch_size)
@@ -136,7 +143,7 @@ def by_unmixing(
     # After a ReLU no feature is negative, as random inputs show.
     least = 0.0 if bool((probes >= 0).all()) else -torch.inf
     unmixer = Unmixer(
-        tail=Tail.of(observation, found.name),
+        tail=Tail.of(observation, found.name, contribution),
         views=centered,
         rotate=fixed_point,
         plausible=lambda features: features.clamp_min(least),

@@ -16,6 +16,8 @@ from torch.nn.functional import normalize, softplus
 
 SETTLED = 1e-5
 """Largest change of a row's direction, as 1 - cosine, at which the fixed point is reached."""
+TELLS = 100
+"""Steps of a descent between two moments: about 0.1 seconds."""
 
 Prior = Callable[[Tensor], Tensor]
 """A penalty, a scalar, of unmixed white signals (n, N)."""
@@ -63,6 +65,8 @@ class NegentropyDescent:
     """Kariyappa et al., section 4: unit rows V that minimize, by Adam,
 
     - mean_i (E log cosh u_i)^2  +  prior(u)  +  independence mean_{i != j} (exp(sharpness |v_i . v_j|) - 1),  u = V x
+
+    tell: is told the fraction of the steps that is done, from time to time.
     """
 
     steps: int
@@ -70,13 +74,16 @@ class NegentropyDescent:
     independence: float
     sharpness: float
     prior: Prior
+    tell: Callable[[float], None] | None = None
 
     def __call__(self, white: Tensor, generator: torch.Generator) -> Tensor:
         """The unmixing matrix (n, n) of white signals (n, N), of unit rows."""
         white = white.float()
         rows = rotation(len(white), generator).float().requires_grad_()
         optimizer = torch.optim.Adam([rows], lr=self.lr)
-        for _ in range(self.steps):
+        for step in range(self.steps):
+            if self.tell is not None and step % TELLS == 0:
+                self.tell(step / self.steps)
             (rows.grad,) = torch.autograd.grad(self.value(normalize(rows), white), [rows])
             optimizer.step()
         return normalize(rows.detach().double())

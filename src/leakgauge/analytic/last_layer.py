@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,31 +25,70 @@ CODED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def read(
     observation: Observation, generator: torch.Generator, *, noise: Blur | None = None
 ) -> Unmixed | Inapplicable:
-    """The features that the last layer's gradient tells, or in one line why it tells none.
+    """Return the features that the last layer's gradient tells, or the reason why it tells none.
 
-    noise: of the update, default what a known defense adds, else the rounding that its type and values show.
+    noise: as in `unmixed`.
     """
+    found = readable(observation)
+    if isinstance(found, Inapplicable):
+        return found
+    return unmixed(observation, found, generator, noise=noise)
+
+
+def readable(observation: Observation) -> HeadGradient | Inapplicable:
+    """Return the head's gradient if it tells examples apart, else the reason why it does not."""
     found = last_layer(observation)
     if isinstance(found, Inapplicable):
         return found
-    layer, link = found
+    layer, link = found.layer, found.link
     if layer.dbias is not None and not bool(layer.dbias.any()):
         return Inapplicable("the gradient of the last layer's bias is 0")
-    reason = unreadable(layer, link)
-    if reason is not None:
-        return Inapplicable(reason)
-    shared = shared_weight(observation)
+    if layer.batch > 1 and not link.even:
+        return Inapplicable(
+            "the loss weighs classes unevenly, and the weights of the batch are not known"
+        )
+    if layer.batch > min(len(link.targets) - 1, layer.weight.shape[1] + 1):
+        return Inapplicable(
+            f"a last layer of {len(link.targets)} outputs cannot tell {layer.batch} examples apart"
+        )
+    return found
+
+
+def unmixed(
+    observation: Observation,
+    head: HeadGradient,
+    generator: torch.Generator,
+    *,
+    noise: Blur | None = None,
+) -> Unmixed:
+    """Return the features that the head's gradient tells.
+
+    noise: of the update. By default what a known defense adds, else the rounding that its type and values show.
+    """
     return unmix(
-        layer,
-        link,
+        head.layer,
+        head.link,
         generator=generator,
-        noise=noise or known_noise(observation, layer) or rounding(shared),
-        counts=label_counts(observation, len(link.targets)),
+        noise=noise or known_noise(observation, head.layer, head.shared) or rounding(head.shared),
+        counts=label_counts(observation, len(head.link.targets)),
     )
 
 
-def last_layer(observation: Observation) -> tuple[Layer, Link] | Inapplicable:
-    """Return the head with its mean gradient, in units of a mean loss of scale 1, and the link; or why not.
+@dataclass(frozen=True)
+class HeadGradient:
+    """The head and its mean gradient, in units of a mean loss of scale 1.
+
+    name: of the module. link: of the loss. shared: the gradient of the head's weight, as it was shared.
+    """
+
+    name: str
+    layer: Layer
+    link: Link
+    shared: Tensor
+
+
+def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
+    """Return the head with its mean gradient, or the reason why it cannot be read.
 
     Sums over the batch, scales of the loss and of the logits are divided out: all that reads the layer sees
     1 / B sum_i weights[y_i] (act(z_i / temperature) - targets[y_i]) h_i', except for uneven class weights.
@@ -77,27 +116,17 @@ def last_layer(observation: Observation) -> tuple[Layer, Link] | Inapplicable:
         None if head.dbias is None else head.dbias / whole,
         observation.batch_size,
     )
-    return layer, replace(link, scale=1.0)
+    return HeadGradient(
+        name=head.head.name,
+        layer=layer,
+        link=replace(link, scale=1.0),
+        shared=observation.update.tensors[head.head.weight],
+    )
 
 
 def unit_of(link: Link, batch: int) -> float:
     """Return what the head's gradient is divided by: the loss's scale, times B for a sum."""
     return link.scale * (batch if link.reduction.divisors is None else 1)
-
-
-def unreadable(layer: Layer, link: Link) -> str | None:
-    """Return why the layer cannot tell the examples of the batch apart, or None if it may."""
-    if layer.batch > 1 and not link.even:
-        return "the loss weighs classes unevenly, and the weights of the batch are not known"
-    if layer.batch <= min(len(link.targets) - 1, layer.weight.shape[1] + 1):
-        return None
-    return f"a last layer of {len(link.targets)} outputs cannot tell {layer.batch} examples apart"
-
-
-def layer_name(observation: Observation) -> str | None:
-    """Return the name of the head, or None if the model has none."""
-    head = head_of(observation.model, observation.domain)
-    return None if head is None else head.name
 
 
 def shared_weight(observation: Observation) -> Tensor:
@@ -107,15 +136,21 @@ def shared_weight(observation: Observation) -> Tensor:
     return observation.update.tensors[head.weight]
 
 
-def units(observation: Observation, layer: Layer) -> float:
-    """Return the layer's gradient divided by what was shared: one number, of the loss's and logits' scales."""
-    return float(layer.dweight.norm() / shared_weight(observation).double().norm())
+def units(layer: Layer, shared: Tensor) -> float:
+    """Return the layer's gradient divided by `shared`, the same gradient as it was shared.
+
+    That is one number, of the scales of the loss and of the logits.
+    """
+    return float(layer.dweight.norm() / shared.double().norm())
 
 
-def known_noise(observation: Observation, layer: Layer) -> Blur | None:
-    """Return the noise that a known defense adds, in the layer's units, or None if it adds none."""
+def known_noise(observation: Observation, layer: Layer, shared: Tensor) -> Blur | None:
+    """Return the noise that a known defense adds, in the layer's units, or None if it adds none.
+
+    shared: the gradient of the layer's weight, as it was shared.
+    """
     noise = observation.noise
-    return None if noise is None else Blur(sigma=noise.std * units(observation, layer))
+    return None if noise is None else Blur(sigma=noise.std * units(layer, shared))
 
 
 def rounding(shared: Tensor) -> Blur:

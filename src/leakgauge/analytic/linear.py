@@ -44,7 +44,10 @@ class LinearEntry:
 
 
 def entry(observation: Observation) -> LinearEntry | Inapplicable:
-    """The linear layer that sees the examples themselves, or why there is none, in one line."""
+    """Return the linear layer that sees the examples of one gradient, or the reason why there is none."""
+    reason = observation.not_one_gradient()
+    if reason is not None:
+        return Inapplicable(reason)
     # Masks drawn behind the layer change none of its inputs; probes see the network without them.
     model = doubled(mean_network(observation).model)
     found = first_linear(model, observation.domain)
@@ -113,16 +116,20 @@ def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tens
     return (*seen[0], prediction)
 
 
-def deltas(observation: Observation, entry: LinearEntry, unit: Tensor, label: int) -> Tensor:
-    """Return delta (N, O): the gradient at the layer's output that each example of `unit` adds to the batch's."""
-    assert isinstance(entry.contribution, Contribution), "callers refuse this"
-    inputs = observation.domain.from_unit(unit)
+def deltas(
+    domain: Domain, entry: LinearEntry, contribution: Contribution, unit: Tensor, label: int
+) -> Tensor:
+    """Return delta (N, O): the gradient at the layer's output that each example of `unit` adds to the batch's.
+
+    contribution: how an example adds to the update. label: of every example.
+    """
+    inputs = domain.from_unit(unit)
     _, output, prediction = layer_call(entry.model, entry.layer, inputs)
     targets = torch.full((len(unit),), label, dtype=torch.long)
     with probing("the loss"):
         value = value_of(entry.loss, prediction, targets)
         (delta,) = torch.autograd.grad(value, [output])
-    return delta * entry.contribution.factor(len(unit), label)
+    return delta * contribution.factor(len(unit), label)
 
 
 def inverse_of_affine(

@@ -82,10 +82,10 @@ class Factors:
 
 
 def relu_entry(observation: Observation) -> LinearEntry | Inapplicable:
-    """The linear layer that sees the examples, where a ReLU follows it and B can be its rank; or why not."""
-    reason = observation.not_one_gradient()
-    if reason is not None:
-        return Inapplicable(reason)
+    """Return the linear layer that sees the examples, or the reason why it is of no use.
+
+    A ReLU must follow it, and B must be no more than the rank of its gradient can be.
+    """
     found = entry(observation)
     if isinstance(found, Inapplicable):
         return found

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from leakgauge.analytic.relu_layer import Factors, consistency, from_patterns, patterns
 from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
-from leakgauge.core import Moment, Progress
 
 Propose = Callable[[Allowed], Tensor]
 """From what those found so far leave open to new directions (N, B)."""
@@ -47,6 +46,11 @@ class Search:
     agreement: float
     rounds: int
 
+    @property
+    def whole(self) -> bool:
+        """Whether there is a direction for each example."""
+        return self.directions.shape[0] == self.directions.shape[1]
+
 
 def search(
     factors: Factors,
@@ -55,9 +59,12 @@ def search(
     belief: Belief,
     rounds: int,
     generator: torch.Generator,
-    progress: Progress,
+    tell: Callable[[float, Search], None],
 ) -> Search:
-    """Propose, settle, verify, until B directions agree with the layer, or the rounds are spent or hopeless."""
+    """Propose, settle, verify, until B directions agree with the layer, or the rounds are spent or hopeless.
+
+    tell: is given, after each round, the fraction of the rounds that is spent, and the best result so far.
+    """
     if factors.batch == 1:
         return Search(torch.ones((1, 1), dtype=torch.float64), 1.0, 0)
     found = torch.zeros((0, factors.batch), dtype=torch.float64)
@@ -77,7 +84,7 @@ def search(
             return best
         if spent == HOPELESS and not len(best.directions):
             return Search(best.directions, 0.0, spent)
-        progress(Moment(spent / rounds))
+        tell(spent / rounds, best)
         if idle == PATIENCE or len(found) == factors.batch:
             # A wrong one among them shuts out the rest: which one, nothing tells.
             keep = torch.randperm(len(found), generator=generator)[: len(found) // 2]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from leakgauge.analytic.explanation import Explanation, explain
 from leakgauge.core import Domain, Loss, Observation, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, spread
 from leakgauge.federated.isolation.untouched import output_of, value_of
-from leakgauge.output import Contribution, contribution_of, loss_in
+from leakgauge.output import Contribution, loss_in
 
 
 @dataclass(frozen=True)
@@ -22,25 +24,20 @@ class Tail:
     loss: Loss
     domain: Domain
     contribution: Contribution
-    classes: int
 
     @classmethod
-    def of(cls, observation: Observation, name: str) -> Tail:
-        """From the linear layer `name` on. The model must have classes."""
-        assert observation.classes is not None, "callers refuse this"
-        contribution = contribution_of(observation)
-        assert isinstance(contribution, Contribution), "callers refuse this"
+    def of(cls, observation: Observation, name: str, contribution: Contribution) -> Tail:
+        """Return the model from its linear layer `name` on.
+
+        Raises:
+            TypeError: the module of that name is no linear layer.
+        """
         model = doubled(observation.model)
         layer = model.get_submodule(name)
-        assert isinstance(layer, nn.Linear), "callers name linear layers alone"
-        return cls(
-            model,
-            layer,
-            loss_in(observation, torch.float64, torch.device("cpu")),
-            observation.domain,
-            contribution,
-            observation.classes,
-        )
+        if not isinstance(layer, nn.Linear):
+            raise TypeError(f"expected a linear layer; found {type(layer).__name__} {name!r}")
+        loss = loss_in(observation, torch.float64, torch.device("cpu"))
+        return cls(model, layer, loss, observation.domain, contribution)
 
     def outputs(self, features: Tensor) -> Tensor:
         """The layer's output (N, O) for its inputs (N, F)."""
@@ -70,24 +67,21 @@ class Tail:
 
     def depth(self, features: Tensor) -> Tensor:
         """How far the outputs (N, O) that pass no gradient back, whatever the label, lie below 0; 0 at the others."""
-        passed = [self.deltas(features, label) != 0 for label in range(min(2, self.classes))]
+        passed = [
+            self.deltas(features, label) != 0 for label in range(min(2, self.contribution.classes))
+        ]
         depth: Tensor = (-self.outputs(features)).clamp_min(0) * ~torch.stack(passed).any(0)
         return depth
 
-    def explain(self, features: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each example the label under which it would cause its delta (N, O), or come nearest.
+    def explain(self, features: Tensor, deltas: Tensor) -> Explanation:
+        """Return for each example the label under which it would cause its delta (N, O), or come nearest.
 
-        Returns the error relative to delta (N,), that label (N,), and what it would cause (N, O).
+        Misfits are relative to delta.
         """
-        error = torch.full((len(features),), torch.inf, dtype=torch.float64)
-        labels = torch.full((len(features),), -1)
-        nearest = torch.zeros_like(deltas)
         size = deltas.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
-        for label in range(self.classes):
-            caused = self.deltas(features, label)
-            apart = (caused - deltas).norm(dim=1) / size
-            better = apart < error
-            error = torch.where(better, apart, error)
-            labels = torch.where(better, label, labels)
-            nearest = torch.where(better[:, None], caused, nearest)
-        return error, labels, nearest
+
+        def misfit(caused: Tensor) -> Tensor:
+            apart: Tensor = (caused - deltas).norm(dim=1) / size
+            return apart
+
+        return explain(partial(self.deltas, features), misfit, range(self.contribution.classes))

@@ -11,8 +11,8 @@ than pixels; then silent outputs (`leakgauge.analytic.silence`), which make it e
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -31,13 +31,16 @@ from leakgauge.core import (
     BaseAttack,
     Cost,
     Inapplicable,
+    Moment,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
     Status,
     image_grid,
 )
+from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.core.verdicts import nothing_found
 from leakgauge.federated.layers.dropout import mean_network
@@ -45,6 +48,7 @@ from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.objectives.variation import OPPONENT, TotalVariation
 from leakgauge.inversion.search.judgment import status_of
 from leakgauge.inversion.simulation.simulator import simulator
+from leakgauge.output import Contribution
 
 ZERO = torch.zeros(())
 EXPLAINED = CERTIFIED_WITHIN
@@ -71,30 +75,29 @@ class CocktailParty(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
-        reason = observation.not_one_gradient()
-        if reason is not None:
-            return reason
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if observation.classes is None:
-            return "needs a loss over classes, to tell which example causes what"
+            return Inapplicable("needs a loss over classes, to tell which example causes what")
         found = entry(observation)
         if isinstance(found, Inapplicable):
-            return found.reason
-        unknown = (
-            found.contribution.reason if isinstance(found.contribution, Inapplicable) else None
-        )
-        return too_many(observation, found.name) or unknown
+            return found
+        reason = too_many(observation, found.name)
+        if reason is not None:
+            return Inapplicable(reason)
+        if isinstance(found.contribution, Inapplicable):
+            return found.contribution
+        seen = mean_network(observation)
+        return Plan(evaluations=1, search=partial(self.search, seen, found, found.contribution))
 
-    def evaluations(self, observation: Observation) -> int:
-        return 1
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
+    def search(
+        self,
+        observation: Observation,
+        found: LinearEntry,
+        contribution: Contribution,
+        seeds: Seeds,
+        progress: Progress,
     ) -> Reconstruction:
-        observation = mean_network(observation)
-        clock = time.perf_counter()
-        found = entry(observation)
-        assert isinstance(found, LinearEntry), "unsuited() refuses this"
+        """Return the batch that the gradient of the first linear layer is a mixture of."""
         tensors = observation.update.tensors
         shared = mixture(
             tensors[f"{found.name}.weight"].cpu(),
@@ -104,17 +107,34 @@ class CocktailParty(BaseAttack):
         if not len(shared.strength):
             reason = "nothing in the first linear layer's gradient stands out of the noise"
             return nothing_found(observation, Status.UNCONVERGED, reason)
-        with seeds.isolated("simulation"):
-            unmixer = self.unmixer(observation, found)
-            generator = seeds.generator("unmixing")
-            sources = unmix(shared, unmixer, generator, rounds=self.rounds)
-            blank = unmixer.plausible(torch.zeros(1, shared.signals.shape[1] - 1).double())
-            sources = completed(sources, observation.batch_size, blank[0])
-            guess = reconstruction(observation, found, sources)
-        return replace(guess, cost=Cost(1, time.perf_counter() - clock))
+        told = _Rounds(progress, self.rounds + 1)
+        unmixer = self.unmixer(observation, found, contribution, told)
 
-    def unmixer(self, observation: Observation, found: LinearEntry) -> Unmixer:
-        """How the inputs of the first linear layer are told apart, on this domain."""
+        def finish(sources: Sources) -> Reconstruction:
+            blank = unmixer.plausible(torch.zeros(1, shared.signals.shape[1] - 1).double())
+            whole = completed(sources, observation.batch_size, blank[0])
+            return reconstruction(observation, found, whole)
+
+        def rounded(sources: Sources) -> None:
+            def best() -> Reconstruction:
+                with seeds.isolated("simulation"):
+                    return finish(sources)
+
+            told.end(best)
+
+        with seeds.isolated("simulation"):
+            generator = seeds.generator("unmixing")
+            sources = unmix(shared, unmixer, generator, rounds=self.rounds, tell=rounded)
+            return finish(sources)
+
+    def unmixer(
+        self,
+        observation: Observation,
+        found: LinearEntry,
+        contribution: Contribution,
+        told: _Rounds,
+    ) -> Unmixer:
+        """Return how the inputs of the first linear layer are told apart, on this domain."""
         shape, domain = observation.domain.shape, observation.domain
         zero = found.invert(torch.zeros(1, found.layer.in_features).double())
 
@@ -134,14 +154,17 @@ class CocktailParty(BaseAttack):
             return centered(units(signals).flatten(1))
 
         return Unmixer(
-            tail=Tail.of(observation, found.name),
+            tail=Tail(found.model, found.layer, found.loss, domain, contribution),
             views=views,
-            rotate=self.rotate(shape if images else None),
+            rotate=self.rotate(shape if images else None, told),
             plausible=plausible,
         )
 
-    def rotate(self, shape: tuple[int, ...] | None) -> Rotate:
-        """The search for independent components; `shape` is that of images (C, H, W), None where there are none."""
+    def rotate(self, shape: tuple[int, ...] | None, told: _Rounds) -> Rotate:
+        """Return the search for independent components.
+
+        shape: of images (C, H, W), or None if the examples are no images. told: is told the fraction of a search.
+        """
         if self.optimizer == "fixed_point":
             return fixed_point
 
@@ -155,7 +178,25 @@ class CocktailParty(BaseAttack):
             independence=self.independence,
             sharpness=self.sharpness,
             prior=prior,
+            tell=told.part,
         )
+
+
+class _Rounds:
+    """Tells the moments of `rounds` rounds of equal length."""
+
+    def __init__(self, progress: Progress, rounds: int) -> None:
+        self.progress, self.rounds, self.done = progress, rounds, 0
+        self.best: Best | None = None
+
+    def part(self, fraction: float) -> None:
+        """Tell the fraction that is done of the round under way."""
+        self.progress(Moment((self.done + fraction) / self.rounds, best=self.best))
+
+    def end(self, best: Best) -> None:
+        """Tell the end of a round, with the best reconstruction so far."""
+        self.done, self.best = self.done + 1, best
+        self.part(0.0)
 
 
 def too_many(observation: Observation, name: str) -> str | None:
@@ -200,5 +241,6 @@ def reconstruction(
         message=f"{int(unmixed.sum())} of {batch} examples unmixed, {proven} confirmed by the model; "
         f"{sources.left_over:.1g} of the layer's gradient left over",
         residual=residual,
+        cost=Cost(1),
         notes=(f"silent outputs: {sources.exact} of {batch} examples",),
     )

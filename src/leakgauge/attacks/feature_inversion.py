@@ -12,22 +12,27 @@ variation in our trials.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import torch
 from annotated_types import Ge
+from torch import Tensor
 
-from leakgauge.analytic.hidden import read, refusal
+from leakgauge.analytic.hidden import ReadFeatures, reading
+from leakgauge.attacks.inside import search_inside
 from leakgauge.attacks.labels import withheld
-from leakgauge.attacks.softmax_unmixing import completed
+from leakgauge.attacks.softmax_unmixing import UNLABELED, completed
 from leakgauge.core import (
     BaseAttack,
     Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
     Status,
+    within,
 )
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.core.verdicts import nothing_found
@@ -68,20 +73,19 @@ class FeatureInversion(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
+        read = reading(observation, rounds=self.rounds)
+        if isinstance(read, Inapplicable):
+            return read
         reason = (
-            refusal(observation) or entangled(observation) or self.prior().inapplicable(observation)
+            entangled(observation)
+            or self.prior().inapplicable(observation)
+            or unlabeled(observation)
         )
         if reason is not None:
-            return reason
-        labels = observation.knowledge.labels
-        one = observation.batch_size == 1
-        if not one and labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
-            return "features are told apart by class labels, and the targets granted are others"
-        return rule(observation).inapplicable(observation) if one else withheld(observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.descent.evaluations
+            return Inapplicable(reason)
+        evaluations = self.descent.evaluations
+        return Plan(evaluations=evaluations, search=partial(self.search, observation, read))
 
     @property
     def descent(self) -> LBFGS:
@@ -97,19 +101,23 @@ class FeatureInversion(BaseAttack):
             prior = prior + self.tv * VARIATIONS[self.variation]
         return prior
 
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
+    def search(
+        self,
+        observation: Observation,
+        read: ReadFeatures,
+        seeds: Seeds,
+        progress: Progress,
     ) -> Reconstruction:
-        seen = read(observation, seeds.generator("features"), rounds=self.rounds)
+        """Read the features and labels of each example, then look for images with those features."""
+        seen = read(seeds.generator("features"))
         if isinstance(seen, Inapplicable):
             return nothing_found(observation, Status.INAPPLICABLE, seen.reason)
-        one = observation.batch_size == 1
-        labels = (
-            rule(observation).start(observation, seeds.generator("labels"))
-            if one
-            else completed(seen.labels, observation, seeds)
-        )
-        assert labels is not None, "unsuited() refuses this"
+        if observation.batch_size == 1:
+            labels: Tensor | None = rule(observation).start(observation, seeds.generator("labels"))
+        else:
+            labels = completed(seen.labels, observation, seeds)
+        if labels is None:
+            return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
         term = FeatureMatch.of(observation, seen.layer, seen.features, seen.error)
         objective = term + self.prior()
         if self.gradients > 0:
@@ -120,9 +128,23 @@ class FeatureInversion(BaseAttack):
             labels=Read(labels),
             descent=self.descent,
         )
-        guess = matching(observation, seeds=seeds, progress=progress)
-        known = torch.isfinite(seen.error)
-        return replace(guess, found=known, notes=(f"features: {seen.source}", *guess.notes))
+        known, source = torch.isfinite(seen.error), f"features: {seen.source}"
+
+        def noted(found: Reconstruction) -> Reconstruction:
+            return replace(found, found=known, notes=(source, *found.notes))
+
+        told = within(progress, 0.0, 1.0, finish=noted)
+        return noted(search_inside(matching, observation, seeds, told))
+
+
+def unlabeled(observation: Observation) -> str | None:
+    """Return why the examples have no labels that fit their features, in one line, or None if they have."""
+    labels = observation.knowledge.labels
+    if observation.batch_size == 1:
+        return rule(observation).inapplicable(observation)
+    if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
+        return "features are told apart by class labels, and the targets granted are others"
+    return withheld(observation)
 
 
 def rule(observation: Observation) -> Labels:

@@ -9,27 +9,34 @@ examples of one class do not end as their blend. Both weights fall. Ours; we kno
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.last_layer import last_layer, layer_name, read, unreadable
+from leakgauge.analytic.last_layer import HeadGradient, readable, unmixed
 from leakgauge.analytic.softmax_unmixing import Unmixed
+from leakgauge.attacks.inside import search_inside
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
     Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
     Status,
+    within,
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import Falling, FeatureMatch, Read
 from leakgauge.inversion.objectives.features import entangled
+
+UNLABELED = "not every label can be read, nor is it granted"
+"""Why a search ends that needs the label of each example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,34 +67,38 @@ class SoftmaxUnmixing(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
-        found = last_layer(observation)
-        if isinstance(found, Inapplicable):
-            return found.reason
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
+        head = readable(observation)
+        if isinstance(head, Inapplicable):
+            return head
+        reason = entangled(observation)
+        if reason is not None:
+            return Inapplicable(reason)
         matching = replace(self.descent.matching(), labels=Read(torch.zeros(0, dtype=torch.long)))
-        return unreadable(*found) or entangled(observation) or matching.inapplicable(observation)
+        descent = matching.plan(observation)
+        if isinstance(descent, Inapplicable):
+            return descent
+        return Plan(evaluations=descent.evaluations, search=partial(self.search, observation, head))
 
-    def evaluations(self, observation: Observation) -> int:
-        return self.descent.evaluations(observation)
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
+    def search(
+        self, observation: Observation, head: HeadGradient, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        seen = read(observation, seeds.generator("unmixing"))
-        layer = layer_name(observation)
-        if isinstance(seen, Inapplicable) or layer is None:
-            return nothing_found(observation, Status.INAPPLICABLE, str(seen))
+        """Read features and labels from the last layer's gradient, then match with both."""
+        seen = unmixed(observation, head, seeds.generator("unmixing"))
         labels = completed(seen.labels, observation, seeds)
         if labels is None:
-            reason = "not every label can be read, nor is it granted"
-            return nothing_found(observation, Status.INAPPLICABLE, reason)
+            return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
         matching = self.descent.matching()
         error = torch.where(seen.found, seen.error, torch.inf)
-        term = FeatureMatch.of(observation, layer, seen.features, error, pooled=True)
+        term = FeatureMatch.of(observation, head.name, seen.features, error, pooled=True)
         features = Falling(self.weight, 1e-4 * self.weight) * term
         matching = replace(matching, objective=matching.objective + features, labels=Read(labels))
-        guess = matching(observation, seeds=seeds, progress=progress)
-        return replace(guess, notes=(said(seen), *guess.notes))
+
+        def noted(found: Reconstruction) -> Reconstruction:
+            return replace(found, notes=(said(seen), *found.notes))
+
+        told = within(progress, 0.0, 1.0, finish=noted)
+        return noted(search_inside(matching, observation, seeds, told))
 
 
 def completed(labels: Tensor, observation: Observation, seeds: Seeds) -> Tensor | None:

@@ -14,16 +14,17 @@ time, so that a wrong one is told before Q is whole, and what is found narrows w
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from leakgauge.analytic.explanation import explain
 from leakgauge.analytic.linear import LinearEntry, deltas
 from leakgauge.analytic.relu_layer import Factors, factors_of, relu_entry, separate
 from leakgauge.analytic.relu_search import LOOSE, Propose, Search, search, strict
@@ -32,12 +33,13 @@ from leakgauge.core import (
     BaseAttack,
     Cost,
     Inapplicable,
+    Moment,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
     Status,
-    within,
 )
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import nothing_found
@@ -46,7 +48,7 @@ from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.judgment import status_of
 from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.inversion.variables.targets import solved_targets
-from leakgauge.output import Contribution, UnevenWeights
+from leakgauge.output import UnevenWeights
 
 MOST = 25
 """The largest batch of an exact search, as in the paper."""
@@ -66,20 +68,45 @@ class ReluSearch(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         found = relu_entry(observation)
-        return found.reason if isinstance(found, Inapplicable) else None
-
-    def evaluations(self, observation: Observation) -> int:
+        if isinstance(found, Inapplicable):
+            return found
         # One backward pass for each class, to read the labels, and one to compare the update.
-        return (observation.classes or 0) + 1
+        evaluations = (observation.classes or 0) + 1
+        seen = mean_network(observation)
+        return Plan(evaluations=evaluations, search=partial(self.search, seen, found))
 
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
+    def search(
+        self, observation: Observation, found: LinearEntry, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation = mean_network(observation)
+        """Factorize, search for directions, separate, read labels and compare."""
         with seeds.isolated("simulation"):
-            return recover(observation, self.proposer, self.rounds, seeds, progress)
+            factors = factors_of(observation, found)
+            if isinstance(factors, Inapplicable):
+                return nothing_found(observation, Status.INAPPLICABLE, factors.reason)
+
+            def finished(result: Search) -> Reconstruction:
+                with seeds.isolated("simulation"):
+                    return finish(observation, found, factors, result)
+
+            generator = seeds.generator("directions")
+            for turn, belief in enumerate((strict(factors), LOOSE)):
+                result = search(
+                    factors,
+                    self.proposer(factors, generator),
+                    belief=belief,
+                    rounds=self.rounds,
+                    generator=generator,
+                    tell=partial(_tell, progress, finished, turn),
+                )
+                if result.whole:
+                    return finish(observation, found, factors, result)
+        message = (
+            f"{len(result.directions)} of {factors.batch} sparse directions after {result.rounds} "
+            "rounds, and inputs need all: more rounds, or another seed"
+        )
+        return nothing_found(observation, Status.UNCONVERGED, message)
 
     @abstractmethod
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
@@ -96,11 +123,11 @@ class Spear(ReluSearch):
     samples: Count = 128
     steps: Count = 60
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         batch = observation.knowledge.batch_size or 1
         if batch > MOST:
-            return f"batch {batch} > {MOST} for exact search"
-        return super().unsuited(observation)
+            return Inapplicable(f"batch {batch} > {MOST} for exact search")
+        return super().prepare(observation)
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
         """Null vectors of sampled submatrices, each led to the sparse direction near it."""
@@ -118,41 +145,20 @@ class Spear(ReluSearch):
         return propose
 
 
-def recover(
-    observation: Observation, proposer: Proposer, rounds: int, seeds: Seeds, progress: Progress
-) -> Reconstruction:
-    """Factorize, search, separate, read labels, compare: what SPEAR and SPEAR++ share."""
-    clock = time.perf_counter()
-    found = relu_entry(observation)
-    assert isinstance(found, LinearEntry), "inapplicable() refuses this"
-    factors = factors_of(observation, found)
-    if isinstance(factors, Inapplicable):
-        cost = Cost(0, time.perf_counter() - clock)
-        return nothing_found(observation, Status.INAPPLICABLE, factors.reason, cost=cost)
-    generator = seeds.generator("directions")
-    for share, belief in enumerate((strict(factors), LOOSE)):
-        result = search(
-            factors,
-            proposer(factors, generator),
-            belief=belief,
-            rounds=rounds,
-            generator=generator,
-            progress=within(progress, 0.475 * share, 0.475),
-        )
-        if len(result.directions) == factors.batch:
-            break
-    if len(result.directions) < factors.batch:
-        message = (
-            f"{len(result.directions)} of {factors.batch} sparse directions after {result.rounds} "
-            "rounds, and inputs need all: more rounds, or another seed"
-        )
-        cost = Cost(0, time.perf_counter() - clock)
-        return nothing_found(observation, Status.UNCONVERGED, message, cost=cost)
-    return finish(observation, found, factors, result, clock)
+def _tell(
+    progress: Progress,
+    finished: Callable[[Search], Reconstruction],
+    turn: int,
+    fraction: float,
+    result: Search,
+) -> None:
+    """Tell the moment after a round of the search number `turn`, of two. The last 5% are the comparison."""
+    best = partial(finished, result) if result.whole else None
+    progress(Moment(0.475 * (turn + fraction), best=best))
 
 
 def finish(
-    observation: Observation, entry: LinearEntry, factors: Factors, result: Search, clock: float
+    observation: Observation, entry: LinearEntry, factors: Factors, result: Search
 ) -> Reconstruction:
     """Inputs and labels of B directions, and what the update says of them."""
     features, delta = separate(factors, result.directions, entry.layer.out_features)
@@ -181,27 +187,37 @@ def finish(
             f"after {result.rounds} rounds"
         ),
         residual=residual,
-        cost=Cost(evaluations, time.perf_counter() - clock),
+        cost=Cost(evaluations),
     )
 
 
 def labels_of(
     observation: Observation, entry: LinearEntry, unit: Tensor, delta: Tensor
 ) -> tuple[Tensor | None, int]:
-    """For each example the class that causes its delta (B, O) best, and how many classes were tried."""
-    uneven = isinstance(entry.contribution, UnevenWeights)
-    if observation.classes is None or (isinstance(entry.contribution, Inapplicable) and not uneven):
+    """Return the class (B,) that causes each example's delta (B, O) best, and how many classes were tried.
+
+    The first is None if the loss knows no classes, or a delta is no number.
+    """
+    contribution = entry.contribution
+    # How much an example adds may not be known. The direction of what it causes then tells its label.
+    uneven = isinstance(contribution, UnevenWeights)
+    if isinstance(contribution, UnevenWeights):
+        contribution = contribution.directions
+    if isinstance(contribution, Inapplicable):
         return None, 0
-    tried = list(range(observation.classes))
+    tried = list(range(contribution.classes))
     granted = observation.knowledge.labels
     if granted is not None and not granted.is_floating_point() and granted.ndim == 1:
         tried = sorted(set(granted.tolist()))
-    if uneven:
-        # How much each example adds is not known: the direction of what it causes tells its label.
-        entry = replace(entry, contribution=Contribution(None, 1.0, 1.0))
-        delta = normalize(delta, dim=1)
-        caused = [normalize(deltas(observation, entry, unit, label), dim=1) for label in tried]
-    else:
-        caused = [deltas(observation, entry, unit, label) for label in tried]
-    misfit = [(one - delta).norm(dim=1) for one in caused]
-    return torch.tensor(tried)[torch.stack(misfit).argmin(0)], len(misfit)
+    aim = normalize(delta, dim=1) if uneven else delta
+    caused = partial(deltas, observation.domain, entry, contribution, unit)
+
+    def cause(label: int) -> Tensor:
+        return normalize(caused(label), dim=1) if uneven else caused(label)
+
+    def misfit(caused: Tensor) -> Tensor:
+        apart: Tensor = (caused - aim).norm(dim=1)
+        return apart
+
+    labels = explain(cause, misfit, tried).labels
+    return (labels if bool((labels >= 0).all()) else None), len(tried)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,18 +18,26 @@ class UnevenWeights(Inapplicable):
     """The sizes of contributions are not known. Directions are: the slope of an example points where its own does."""
 
     reason: str = "the loss divides by class weights of the batch's labels, which are not granted"
+    classes: int = field(kw_only=True)
+
+    @property
+    def directions(self) -> Contribution:
+        """Return a contribution whose factors are right but for their sizes."""
+        return Contribution(None, 1.0, 1.0, self.classes)
 
 
 @dataclass(frozen=True)
 class Contribution:
     """The fraction of its own slope that an example of label y has in the update: size divisors[y] / total.
 
-    divisors (C,), or None for a sum over the batch. total: the sum of the batch's divisors.
+    divisors (C,), or None for a sum over the batch. total: the sum of the batch's divisors. classes: how many labels
+    the domain has.
     """
 
     divisors: Tensor | None
     total: float
     size: float
+    classes: int
 
     def factor(self, simulated: int, label: int) -> float:
         """Return what turns the slopes of a loss of `simulated` examples, all of this label, into the client's."""
@@ -59,14 +67,15 @@ def contribution_of(observation: Observation) -> Contribution | Inapplicable:
         )
     size, batch = gradient_size(observation), observation.batch_size
     if reduction.divisors is None or reduction.even:
-        return Contribution(reduction.divisors, float(batch), size)
+        return Contribution(reduction.divisors, float(batch), size, observation.classes)
     counts = _counts(observation, classes)
     if counts is None and batch > 1:
-        return UnevenWeights()
+        return UnevenWeights(classes=observation.classes)
     if counts is None:
         # Of one example the weight cancels.
-        return Contribution(torch.ones(classes).double(), 1.0, size)
-    return Contribution(reduction.divisors, float(reduction.divisors @ counts.double()), size)
+        return Contribution(torch.ones(classes).double(), 1.0, size, observation.classes)
+    total = float(reduction.divisors @ counts.double())
+    return Contribution(reduction.divisors, total, size, observation.classes)
 
 
 def _counts(observation: Observation, classes: int) -> Tensor | None:

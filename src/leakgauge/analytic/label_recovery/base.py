@@ -110,7 +110,7 @@ def head_of(
     found = last_layer(as_gradient(observation))
     if isinstance(found, Inapplicable):
         return found
-    layer, link = found
+    layer, link = found.layer, found.link
     if bias and layer.dbias is None:
         return Inapplicable("needs the gradient of the last layer's bias")
     if not uneven and not link.even:
@@ -133,9 +133,9 @@ def sent(observation: Observation) -> Tensor | None:
     ones = {name: torch.ones_like(t) for name, t in seen.update.tensors.items()}
     kept = {name: (t != 0).to(t) for name, t in defense.adapt(seen.update)(ones).items()}
     found = last_layer(replace(seen, update=replace(seen.update, tensors=kept)))
-    if isinstance(found, Inapplicable) or found[0].dbias is None:
+    if isinstance(found, Inapplicable) or found.layer.dbias is None:
         return None
-    mask = torch.cat([found[0].dweight, found[0].dbias.unsqueeze(1)], 1) != 0
+    mask = torch.cat([found.layer.dweight, found.layer.dbias.unsqueeze(1)], 1) != 0
     return None if bool(mask.all()) or not bool(mask.any()) else mask.double()
 
 

@@ -27,7 +27,7 @@ from leakgauge.analytic.label_recovery.base import (
 )
 from leakgauge.analytic.label_recovery.ilrg import embeddings, outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
-from leakgauge.analytic.last_layer import known_noise, units
+from leakgauge.analytic.last_layer import known_noise, shared_weight, units
 from leakgauge.analytic.links import Link
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds, unit_shape
@@ -87,7 +87,7 @@ def noise_in(observation: Observation, layer: Layer, link: Link) -> float:
     Softmax's slopes sum to 0 over the classes, so every column of the gradient does. What a column sums to is noise,
     whether the adversary was told of it or not.
     """
-    known = known_noise(observation, layer)
+    known = known_noise(observation, layer, shared_weight(observation))
     told = 0.0 if known is None else float(known.sigma)
     if link.activation != "softmax" or layer.dbias is None:
         return told
@@ -103,7 +103,7 @@ def blurred(observation: Observation, layer: Layer) -> float:
         return 0.0
     step = torch.finfo(observation.update.like.dtype).eps
     size = float(layer.weight.abs().max()) * step / abs(training.multiplier(observation.batch_size))
-    return size * units(mean_gradient(observation, training), layer)
+    return size * units(layer, shared_weight(mean_gradient(observation, training)))
 
 
 def shown(layer: Layer, link: Link, *, signed: bool, blur: float = 0.0) -> Tensor:
