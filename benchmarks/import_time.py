@@ -1,0 +1,61 @@
+"""How long the command takes to answer: help, the version and a mistake beside `import torch`, interleaved.
+
+Each program is a new process. A round runs each once, so that other load on the machine meets all of them. Times are by
+the clock, as a user waits, and the table holds their medians.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from statistics import median
+
+import common
+
+NAME = "import_time"
+TORCH = "import torch"
+PROGRAMS = {
+    TORCH: ["-c", "import torch"],
+    "import leakgauge": ["-c", "import leakgauge"],
+    "leakgauge --help": ["-m", "leakgauge", "--help"],
+    "leakgauge --version": ["-m", "leakgauge", "--version"],
+    "leakgauge audlt (a mistake)": ["-m", "leakgauge", "audlt"],
+    "leakgauge list metrics": ["-m", "leakgauge", "list", "metrics"],
+}
+"""Arguments of Python, by what they run."""
+
+
+def seconds(arguments: list[str]) -> float:
+    """Return how long Python takes to run with these arguments, from its start to its end."""
+    clock = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], capture_output=True, check=False, timeout=600)
+    return time.perf_counter() - clock
+
+
+def run(job: tuple[int]) -> common.Row:
+    """Run every program once."""
+    return {"seconds": {name: seconds(arguments) for name, arguments in PROGRAMS.items()}}
+
+
+def main() -> None:
+    """Run and print."""
+    given = replace(common.options(NAME, __doc__ or ""), workers=1)
+    common.header(given, "none")
+    # The first round fills the caches of the file system, and does not count.
+    run((-1,))
+    jobs = [(number,) for number in range(3 if given.quick else 15)]
+    rows = common.measure(run, jobs, given, name=NAME, data="none")
+    times = {name: median(row["seconds"][name] for row in rows) for name in PROGRAMS}
+    common.table(
+        ["program", "n", "s", "of import torch"],
+        [
+            [name, len(rows), f"{spent:.3f}", f"{spent / times[TORCH]:.3f}"]
+            for name, spent in times.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
