@@ -11,7 +11,7 @@ EXACT := $(patsubst %,tests/attacks/test_%.py,april cocktail_party feature_inver
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
 	MKL_CBWR=COMPATIBLE
 
-.PHONY: audit test exact coverage lint readme check clean
+.PHONY: audit test exact coverage lint readme dist smoke check clean
 
 audit: $(VENV)/.installed
 	$(BIN)/leakgauge audit $(ARGS)
@@ -36,7 +36,16 @@ lint: $(VENV)/.installed-dev
 readme: $(VENV)/.installed-dev
 	$(BIN)/python tests/quickstart.py
 
-check: lint test exact readme
+# A source distribution, and the wheel that is built from it alone.
+dist: $(VENV)/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build .
+
+# The wheel in a new environment, used from an empty folder.
+smoke: dist
+	$(BIN)/python tests/smoke.py dist/*.whl
+
+check: lint test exact readme smoke
 
 # torch first and pinned: without that, another package may pull a build with gigabytes of CUDA.
 $(VENV)/.torch: constraints.txt
@@ -54,4 +63,4 @@ $(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache

@@ -8,8 +8,10 @@ from . import defenses as defenses
 from . import federated as federated
 from . import inversion as inversion
 from . import metrics as metrics
+from . import modalities as modalities
 from . import models as models
 from . import output as output
+from . import records as records
 from . import report as report
 from . import threats as threats
 from . import utility as utility
