@@ -8,13 +8,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy_domain import CLASSES, END, LENGTH, LETTERS, Letters, Network, Words, exact_matches, words
+from toy_domain import (
+    CLASSES,
+    END,
+    LENGTH,
+    LETTERS,
+    Letters,
+    Lookup,
+    Network,
+    RelaxedNetwork,
+    RelaxedWords,
+    Words,
+    exact_matches,
+    words,
+)
 
 import leakgauge as lg
 from leakgauge.core import SearchSpace, space_of
@@ -173,17 +186,20 @@ class TestTheSpace:
         with pytest.raises(lg.DataError, match="expected int64 inputs"):
             lg.Dataset("words", inputs.float(), words().targets, Words(), CLASSES)
 
-    def test_a_defense_that_mixes_refuses_integers(self) -> None:
+    @pytest.mark.parametrize(
+        "defense", [lg.defenses.Mixup(), lg.defenses.Soteria(), lg.defenses.DCS2()], ids=repr
+    )
+    def test_a_defense_between_examples_refuses_integers(self, defense: lg.Defense) -> None:
         data = words()
         client = lg.Client(
             model=Network(),
             loss=torch.nn.functional.cross_entropy,
             domain=data.domain,
             classes=CLASSES,
-            defense=lg.defenses.Mixup(),
+            defense=defense,
         )
         batch = lg.Batch(data.inputs[:2], data.targets[:2])
-        with pytest.raises(lg.DataError, match="examples of real numbers, to mix them"):
+        with pytest.raises(lg.DataError, match="examples of real numbers"):
             lg.Server().observe(client, batch, seeds=lg.Seeds(0))
 
     def test_its_metric_counts_places(self) -> None:
@@ -192,6 +208,37 @@ class TestTheSpace:
         assert exact_matches(one, one).tolist() == [1.0]
         # apple and bread share the end.
         assert exact_matches(one, other).tolist() == [pytest.approx(1 / 6)]
+
+
+class TestRelaxedWords:
+    """A network that takes rows of weights too: attacks on real values search for words."""
+
+    def cell(self, attack: lg.Attack) -> Any:
+        data = replace(words(), domain=RelaxedWords())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = RelaxedNetwork()
+        (cell,) = lg.audit(lg.Case(name="words", data=data, model=model, attacks=[attack])).cells
+        return cell
+
+    def test_a_descent_returns_words(self) -> None:
+        cell = self.cell(lg.attacks.BalancedDLG(steps=30))
+        assert all(value in range(END + 1) for value in cell.rows.reconstruction[0])
+        assert cell.scores["exact_matches"][0] > cell.control.scores["exact_matches"][0]
+
+    def test_a_match_is_that_of_the_word_and_not_of_the_weights(self) -> None:
+        cell = self.cell(lg.attacks.BalancedDLG(steps=30))
+        assert "the guess is the nearest valid examples to what the attack returned" in cell.notes
+        assert cell.scores["exact_matches"][0] < 1
+        assert cell.residual > 0.1
+        assert cell.status == "unconverged"
+
+    def test_an_own_attack_joins_those_that_are_tried(self) -> None:
+        attacks = (Lookup(), *lg.attacks.Auto().attacks)
+        cell = self.cell(lg.attacks.Auto(attacks=attacks))
+        assert cell.scores["exact_matches"] == (1.0,)
+        assert cell.status == "converged"
+        assert "chosen by residual: Lookup()" in cell.notes
 
 
 class TestATableWithIntegerColumns:

@@ -127,6 +127,38 @@ def network() -> Network:
         return Network()
 
 
+@dataclass(frozen=True)
+class RelaxedWeights(Weights):
+    """The same weights, for a network that is given rows of weights in the place of integers."""
+
+    differentiable: ClassVar[bool] = True
+
+    def relax(self, examples: Tensor) -> Tensor:
+        return examples if examples.is_floating_point() else super().relax(examples)
+
+    def given(self, relaxed: Tensor) -> Tensor:
+        return relaxed
+
+
+@dataclass(frozen=True)
+class RelaxedWords(Words):
+    """Words that attacks on real values can search for."""
+
+    @property
+    def space(self) -> SearchSpace:
+        return RelaxedWeights()
+
+
+class RelaxedNetwork(Network):
+    """The same network. It is given integers, or rows of weights that mix the embeddings."""
+
+    def forward(self, words: Tensor) -> Tensor:
+        if not words.is_floating_point():
+            return super().forward(words)
+        logits: Tensor = self.head((words @ self.embedding.weight).flatten(1))
+        return logits
+
+
 TEXT = "apple bread cress dates figs grapes ham jam kale leeks mint nuts oats peas rice tea"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from leakgauge.core import Column, DataError
+from leakgauge.core import Column, DataError, TableDomain
 from leakgauge.data import dataset, members, npz
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
@@ -248,6 +248,12 @@ class TestTables:
             ({"columns": np.array([[b"\xff"] * 3])}, "columns as text"),
             ({"columns": np.array([b"\xff"] * 3)}, "UTF-8"),
             ({"columns": np.array([0x110005] * 3, np.uint32).view("U1")}, "UTF-8"),
+            ({"integers": np.zeros(3)}, "integers as true or false"),
+            ({"integers": np.ones(2, bool)}, "integers (2,)"),
+            (
+                {"inputs": ROWS / 3, "integers": np.ones(3, bool)},
+                "whole numbers in integer columns",
+            ),
             ({"classes": np.array(0)}, "classes as text"),
             ({"labels": np.array([0, 2**63], np.uint64)}, "63 bits"),
             ({"labels": np.array([0, 2**40])}, "65,536 classes"),
@@ -264,6 +270,13 @@ class TestTables:
                 npz(self.table(tmp_path, **changes))
         assert words in str(caught.value)
         assert str(caught.value).isprintable()
+
+    def test_columns_of_whole_numbers(self, tmp_path: Path) -> None:
+        whole = np.array([True, False, True])
+        rows = np.array([[0.0, 0.3, 1.0], [1.0, 0.7, 0.0]], dtype=np.float32)
+        domain = npz(self.table(tmp_path, inputs=rows, integers=whole)).domain
+        assert isinstance(domain, TableDomain)
+        assert [column.integer for column in domain.columns] == whole.tolist()
 
     def test_a_byte_order_mark_is_no_part_of_a_name(self, tmp_path: Path) -> None:
         names = np.array(["\ufeffage".encode(), b"size", b"dose"])

@@ -31,6 +31,9 @@ from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_tr
 from leakgauge.defenses.base import Undefended
 from leakgauge.inversion.search.judgment import measured
 
+MOVED = "the guess is the nearest valid examples to what the attack returned"
+"""Note of a reconstruction that was rounded."""
+
 
 def planned(attack: Attack, observation: Observation) -> Plan | Inapplicable:
     """Return the plan of an attack, ours or a user's own.
@@ -75,6 +78,8 @@ def attempt(
     found = sound(attack, plan.run(seeds, within(progress, 0.0, 1.0)), observation, count)
     valid = nearest_examples(observation.domain, found.inputs)
     moved = valid is not found.inputs and not torch.equal(valid, found.inputs)
+    if moved:
+        found = replace(found, notes=(*found.notes, MOVED))
     found = measured(attack, observation, replace(found, inputs=valid), moved=moved)
     found = steady(observation, bounded(found))
     return of_the_trained(found) if acts_on_examples(defense) else found

@@ -10,6 +10,7 @@ from .defense import Claim as Claim
 from .defense import Combined as Combined
 from .defense import Defense as Defense
 from .defense import parts_of as parts_of
+from .domain import AsGiven as AsGiven
 from .domain import Column as Column
 from .domain import Domain as Domain
 from .domain import Gridded as Gridded

@@ -121,6 +121,27 @@ def nearest_examples(domain: Domain, inputs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class AsGiven:
+    """A domain whose examples are given to the model as they are, to simulate valid examples of `base` exactly."""
+
+    base: Domain
+
+    @property
+    def kind(self) -> str:
+        return self.base.kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    def to_unit(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def from_unit(self, unit: Tensor) -> Tensor:
+        return unit
+
+
+@dataclass(frozen=True)
 class ImageDomain:
     """Images (C, H, W) with values in [0, 1], any number of channels."""
 
@@ -273,14 +294,24 @@ class TableDomain:
 
     @classmethod
     def from_ranges(
-        cls, names: Sequence[str], lows: Sequence[float], highs: Sequence[float]
+        cls,
+        names: Sequence[str],
+        lows: Sequence[float],
+        highs: Sequence[float],
+        integers: Sequence[bool] | None = None,
     ) -> TableDomain:
         """Return a table without units, from one name, low and high for each column.
+
+        Args:
+            integers: whether each column holds whole numbers alone. None: no column does.
 
         Raises:
             DataError: these are no sequences, not equally long, or no text and numbers.
         """
-        for what, given in (("names", names), ("lows", lows), ("highs", highs)):
+        parts: dict[str, object] = {"names": names, "lows": lows, "highs": highs}
+        if integers is not None:
+            parts["integers"] = integers
+        for what, given in parts.items():
             # A string is a sequence of names of one letter.
             text = what != "names" and isinstance(given, str)
             # A tensor of no axis has a length by its class, but none by itself.
@@ -291,15 +322,22 @@ class TableDomain:
                     found=found(given),
                     remedy="correct the value",
                 )
-        if not len(names) == len(lows) == len(highs):
+        whole = [False] * len(names) if integers is None else integers
+        if not len(names) == len(lows) == len(highs) == len(whole):
+            also = "" if integers is None else f", {len(whole)} integers"
             raise DataError(
                 "table",
                 expected="one low and one high for each column",
-                found=f"{len(names)} names, {len(lows)} lows, {len(highs)} highs",
+                found=f"{len(names)} names, {len(lows)} lows, {len(highs)} highs{also}",
                 remedy="give each column's public range",
             )
-        rows = zip(names, lows, highs, strict=True)
-        return cls(tuple(Column(name, _number(low), _number(high)) for name, low, high in rows))
+        rows = zip(names, lows, highs, whole, strict=True)
+        return cls(
+            tuple(
+                Column(name, _number(low), _number(high), integer=integer)
+                for name, low, high, integer in rows
+            )
+        )
 
 
 def _number(value: object) -> Any:

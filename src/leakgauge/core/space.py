@@ -20,6 +20,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from leakgauge.core.errors import DataError
+
 
 @runtime_checkable
 class SearchSpace(Protocol):
@@ -98,6 +100,21 @@ class Continuous:
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Return examples (count, *shape), each value uniform in its range."""
         return self.coordinates.from_unit(torch.rand((count, *self.shape), generator=generator))
+
+
+def check_real(inputs: Tensor, what: str) -> None:
+    """Raise DataError unless inputs are real numbers. Between integers, such as tokens, there are no examples.
+
+    Args:
+        what: what mixes or moves the inputs, for the message.
+    """
+    if not inputs.is_floating_point():
+        raise DataError(
+            what,
+            expected="examples of real numbers",
+            found=f"{inputs.dtype}",
+            remedy="choose another defense for this data",
+        )
 
 
 class InSpace:

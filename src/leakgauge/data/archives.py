@@ -29,7 +29,8 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
     Keys are `images` (uint8 or uint16, NHWC with 1 to 4 channels, or NHW; read as [0, 1]) or
     `inputs` (float (N, D), in the columns' units), with `labels` (integers (N,) or (N, 1), from 0).
     Each may carry the prefix train_, test_ or val_, which `split` chooses (default: no prefix, else
-    test, else train, else val). Tables: `columns` (names), `lows` and `highs` (public ranges, (D,)).
+    test, else train, else val). Tables: `columns` (names), `lows` and `highs` (public ranges, (D,)), and
+    `integers` ((D,), true for columns whose values are whole numbers).
     Without ranges every value must lie in [0, 1]. Any byte order, and Fortran's order of axes, are
     read alike.
 
@@ -78,7 +79,7 @@ def _read(path: str | Path, where: str, split: Split | None) -> tuple[dict[str, 
     prefixes = _DEFAULT if split is None else (f"{split}_",)
     wanted = {p + k for p in prefixes for k in ("images", "inputs", "labels")}
     return read_members(
-        find_file(path, "data"), where, wanted | {"classes", "columns", "lows", "highs"}
+        find_file(path, "data"), where, wanted | {"classes", "columns", "lows", "highs", "integers"}
     )
 
 
@@ -131,13 +132,24 @@ def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, 
     names = _names(arrays, width, where)
     lows = arrays.get("lows", np.zeros(width))
     highs = arrays.get("highs", np.ones(width))
+    integers = arrays.get("integers", np.zeros(width, dtype=bool))
     shapes = {"columns": (len(names),), "lows": lows.shape, "highs": highs.shape}
+    also = ""
+    if "integers" in arrays:
+        shapes["integers"], also = integers.shape, " and integers"
     if any(shape != (width,) for shape in shapes.values()):
         raise DataError(
             where,
-            expected=f"columns, lows and highs of shape ({width},), one for each column of inputs",
+            expected=f"columns, lows and highs{also} of shape ({width},), one for each column of inputs",
             found=", ".join(f"{key} {shape}" for key, shape in shapes.items()),
             remedy="give one name, low and high for each column",
+        )
+    if integers.dtype != np.bool_:
+        raise DataError(
+            where,
+            expected="integers as true or false for each column",
+            found=str(integers.dtype),
+            remedy="store a Boolean array",
         )
     for key, ends in (("lows", lows), ("highs", highs)):
         if ends.dtype.kind not in "iuf":
@@ -155,7 +167,7 @@ def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, 
             found="not both, and values outside [0, 1]",
             remedy="add both keys; ranges taken from the records themselves would leak them",
         )
-    domain = TableDomain.from_ranges(names, lows.tolist(), highs.tolist())
+    domain = TableDomain.from_ranges(names, lows.tolist(), highs.tolist(), integers.tolist())
     return values.astype(np.float32), domain
 
 

@@ -32,6 +32,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.ranges import NonNegative, Positive, Whole
+from leakgauge.core.space import check_real
 from leakgauge.defenses.base import Undefended, not_one_gradient
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.wrapper import Task, Wrapper
@@ -87,6 +88,7 @@ class _Concealed(Wrapper):
 
     def update(self, task: Task) -> Tensors:
         """Return the concealed gradient. Raise ModelError unless the targets are class labels (B,)."""
+        check_real(task.inputs, "defense DCS2")
         task = replace(task, create_graph=False)
         others = self.labels(task.model, task.inputs, task.targets)
         own = task.by(self.training)

@@ -23,6 +23,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.ranges import Share, Whole
+from leakgauge.core.space import check_real
 from leakgauge.defenses.base import Undefended
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.wrapper import Task, Wrapper
@@ -80,6 +81,7 @@ class _Pruned(Wrapper):
     def update(self, task: Task) -> Tensors:
         """Return the update, pruned. Raise ModelError if there is no such layer."""
         model, inputs = task.model, task.inputs
+        check_real(inputs, "defense Soteria")
         name = self.defense.weight(trainable(model))
         # What the forward pass draws, it draws again in the training itself.
         devices = [inputs.device] if inputs.device.type == "cuda" else []

@@ -34,6 +34,7 @@ from leakgauge.core import (
 from leakgauge.core.allowance import Allowance
 from leakgauge.core.lines import said
 from leakgauge.core.ranges import Count, check_fields
+from leakgauge.core.space import check_real
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.isolation.auditable import audited, check_finite
 from leakgauge.federated.isolation.copies import own_copy
@@ -188,7 +189,7 @@ class Client(Summarized):
         seeds = seeds.child("defense")
         if defense is not None:
             if effects_of(defense, MixedExamples):
-                check_real(inputs)
+                check_real(inputs, "defense that mixes examples")
                 targets = mixable(targets, self.classes).to(inputs)
             inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
             training = defense.on_training(training, seeds=seeds)
@@ -252,17 +253,6 @@ def mixable(targets: Tensor, classes: int | None) -> Tensor:
             remedy="state how many classes the data has",
         )
     return one_hot(targets, classes)
-
-
-def check_real(inputs: Tensor) -> None:
-    """Raise DataError unless inputs are real numbers: a mean of integers, such as tokens, stands for no example."""
-    if not inputs.is_floating_point():
-        raise DataError(
-            "batch",
-            expected="examples of real numbers, to mix them",
-            found=f"{inputs.dtype}",
-            remedy="leave out the defense that mixes examples",
-        )
 
 
 def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:

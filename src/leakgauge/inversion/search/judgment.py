@@ -12,6 +12,7 @@ from torch import Tensor
 from leakgauge.core import (
     CERTIFIED_WITHIN,
     CONVERGED_WITHIN,
+    AsGiven,
     Attack,
     Diagnosis,
     Inapplicable,
@@ -19,6 +20,7 @@ from leakgauge.core import (
     Reconstruction,
     Status,
     Tensors,
+    space_of,
 )
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import FedSGD
@@ -41,6 +43,9 @@ def residual_of(observation: Observation, found: Reconstruction) -> float | None
     if found.targets is None or bool((found.targets < 0).any()):
         return None
     observation = believed(mean_network(observation))
+    if space_of(observation.domain).discrete:
+        # Valid examples are simulated as the client trains on them, not as a search sees them.
+        observation = replace(observation, domain=AsGiven(observation.domain))
     unit = observation.domain.to_unit(found.inputs)
     if untold(observation.training):
         return _aside(observation, unit, found.targets)
