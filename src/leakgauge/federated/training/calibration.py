@@ -21,11 +21,10 @@ from leakgauge.core import (
     unit_shape,
 )
 from leakgauge.federated.isolation.probing import probing
-from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.federated.training.fedsgd import FedSGD
 from leakgauge.federated.training.rounds import Rounds
 from leakgauge.federated.training.withheld import untold
-from leakgauge.federated.training.wrapper import Task, Wrapper
+from leakgauge.federated.training.wrapper import StepsWrapper, Task, Wrapper
 
 DRAWS = 2
 """Invented batches that the training is run on."""
@@ -134,7 +133,7 @@ def calibrated(observation: Observation) -> Calibration:
 
 def _tells(training: LocalTraining) -> bool:
     """Whether a training, and the one that it wraps, say of themselves how many steps they take."""
-    inner = training.training if isinstance(training, Rounds | Aggregated) else training
+    inner = training.training if isinstance(training, StepsWrapper) else training
     return isinstance(training, LocalSteps) and isinstance(inner, LocalSteps)
 
 
