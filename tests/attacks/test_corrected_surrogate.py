@@ -59,7 +59,7 @@ def test_orders_are_averaged_only_where_they_matter_and_are_not_known(observe: O
         (lg.FedAvg(epochs=2), False, 1),
     ):
         seen = observe(mlp(), images(4), training=training, order=granted)
-        assert attack.asked(seen) == count
+        assert attack.asked(seen, training) == count
 
 
 def test_the_guess_of_the_best_stage_is_returned_with_the_course(observe: Observe) -> None:

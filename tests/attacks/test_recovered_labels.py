@@ -11,9 +11,11 @@ from conftest import client, images, mlp
 from torch import nn
 
 import leakgauge as lg
-from leakgauge.attacks.labels import labels_of, settled, withheld
+from leakgauge.attacks.labels import labels_of, withheld
+from leakgauge.attacks.recipe import Labeled, label_if_needed, settle
 from leakgauge.federated import FedAvg
 from leakgauge.inversion import L2, LBFGS, GradientMatching, Joint, Known, Read
+from leakgauge.inversion.search.engine import Ready
 
 Observe = Callable[..., lg.Observation]
 SEEDS = lg.Seeds(5)
@@ -64,12 +66,16 @@ def test_granted_labels_are_not_read(observe: Observe, granted: str) -> None:
     assert sorted(found.targets.tolist()) == sorted(LABELS)
     assert not any(note.startswith("labels") for note in found.notes)
     matching = SHORT.matching()
-    assert settled(matching, observation, SEEDS) == (matching, ())
+    plan = label_if_needed(matching, observation)
+    assert isinstance(plan, Ready)
+    assert plan.matching == matching
 
 
 def test_labels_that_are_optimized_are_not_read(observe: Observe) -> None:
     matching = GradientMatching(objective=L2(), labels=Joint(), descent=LBFGS(steps=1))
-    assert settled(matching, observe(mlp(), batch(LABELS)), SEEDS) == (matching, ())
+    plan = label_if_needed(matching, observe(mlp(), batch(LABELS)))
+    assert isinstance(plan, Ready)
+    assert plan.matching == matching
 
 
 def test_several_local_steps_are_read_as_such() -> None:
@@ -106,6 +112,8 @@ def test_labels_read_repeat_and_are_not_the_truths_order(observe: Observe) -> No
     first, second = (labels_of(observation, SEEDS)[0] for _ in range(2))
     assert torch.equal(first, second)
     assert first.tolist() == sorted(LABELS)
-    matching, _ = settled(SHORT.matching(), observation, SEEDS)
-    assert isinstance(matching.labels, Read)
+    plan = label_if_needed(SHORT.matching(), observation)
+    assert isinstance(plan, Labeled)
+    ready, _ = settle(plan, SEEDS)
+    assert isinstance(ready.matching.labels, Read)
     assert isinstance(SHORT.matching().labels, Known)

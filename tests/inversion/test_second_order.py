@@ -39,8 +39,8 @@ from leakgauge.inversion.evaluation.jacobian import (
 )
 from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.objectives.objective import Candidate
+from leakgauge.inversion.search.composition import halved
 from leakgauge.inversion.search.judgment import diagnose
-from leakgauge.inversion.search.trial import halved
 from leakgauge.inversion.simulation.simulator import functional_simulator, in_precision
 
 Observe = Callable[..., lg.Observation]

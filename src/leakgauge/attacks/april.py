@@ -20,8 +20,7 @@ from torch import Tensor
 
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.patch_embedding import Tokens, tokens_of
-from leakgauge.attacks.labels import refused
-from leakgauge.attacks.recipe import Recipe, matched
+from leakgauge.attacks.recipe import Recipe, matched, refused
 from leakgauge.core import (
     CERTIFIED_WITHIN,
     CONVERGED_WITHIN,

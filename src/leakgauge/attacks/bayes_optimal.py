@@ -16,15 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from leakgauge.attacks.labels import refused
-from leakgauge.attacks.recipe import matched
+from leakgauge.attacks.recipe import plan_matching
 from leakgauge.core import (
     BaseAttack,
+    Inapplicable,
     Observation,
-    Progress,
-    Reconstruction,
+    Plan,
     Rounding,
-    Seeds,
     effect,
     image_grid,
 )
@@ -73,15 +71,14 @@ class BayesOptimal(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if observation.noise is None and rounding(observation) is None:
-            return "the known defense adds no noise, nor rounds at random: nothing says which distance is likely"
+            return Inapplicable(
+                "the known defense adds no noise, nor rounds at random: nothing says which distance is likely"
+            )
         if image_grid(observation.domain) is None:
-            return f"its prior is of images, not of a {observation.domain.kind}"
-        return refused(self.matching(observation), observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.trials * self.steps
+            return Inapplicable(f"its prior is of images, not of a {observation.domain.kind}")
+        return plan_matching(self.matching(observation), observation)
 
     def objective(self, observation: Observation) -> Term:
         """Minus the log-posterior, in nats a value of the batch."""
@@ -119,11 +116,6 @@ class BayesOptimal(BaseAttack):
             trials=self.trials,
             smoothing=self.smoothing,
         )
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        return matched(self.matching(observation), observation, seeds, progress)
 
 
 def rounding(observation: Observation) -> Rounding | None:

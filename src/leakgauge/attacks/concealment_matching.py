@@ -12,8 +12,8 @@ projected, the weights are others, and the match stays incomplete.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,16 +24,18 @@ from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
     ConcealedExamples,
-    Cost,
     Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
     effect,
+    within,
 )
 from leakgauge.federated.layers.targets import refused_targets
-from leakgauge.inversion import GradientMatching, Read
+from leakgauge.inversion import Read
+from leakgauge.inversion.search.engine import Ready, ready
 from leakgauge.output import shared_head
 
 DEFAULT = SecondOrder()
@@ -49,52 +51,51 @@ class ConcealmentMatching(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def unsuited(self, observation: Observation) -> str | None:
-        if effect(observation, ConcealedExamples) is None:
-            return "the known defense conceals no example behind another"
-        found, labels = shared_head(observation), observation.knowledge.labels
-        if isinstance(found, Inapplicable) or found.dbias is None:
-            return "reads labels from the bias of a last linear layer, which the model lacks"
-        if labels is not None and labels.ndim != 1:
-            return "the invented example is told by its class: needs class labels"
-        rows = found.weight.new_full((2, len(found.weight)), 1 / len(found.weight))
-        like = observation.update.like
-        one = observation.not_one_example() or refused_targets(observation, rows.to(like))
-        return one or self._matching(torch.zeros(0)).inapplicable(observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.attack.evaluations(observation)
-
-    def _matching(self, targets: Tensor) -> GradientMatching:
-        return replace(self.attack.matching(), labels=Read(targets))
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        clock = time.perf_counter()
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         concealed = effect(observation, ConcealedExamples)
-        assert concealed is not None, "unsuited() refuses this"
-        label, other = labels_of_pair(observation)
-        pair = as_pair(observation, concealed)
+        if concealed is None:
+            return Inapplicable("the known defense conceals no example behind another")
+        head, labels = shared_head(observation), observation.knowledge.labels
+        if isinstance(head, Inapplicable) or head.dbias is None:
+            return Inapplicable(
+                "reads labels from the bias of a last linear layer, which the model lacks"
+            )
+        if labels is not None and labels.ndim != 1:
+            return Inapplicable("the invented example is told by its class: needs class labels")
+        rows = head.weight.new_full((2, len(head.weight)), 1 / len(head.weight))
+        like = observation.update.like
+        reason = observation.not_one_example() or refused_targets(observation, rows.to(like))
+        if reason is not None:
+            return Inapplicable(reason)
+        label, other = labels_of_pair(observation, head.dbias)
         targets = soft(label, other, concealed.mixing, observation)
-        found = self._matching(targets)(pair, seeds=seeds, progress=progress)
+        matching = replace(self.attack.matching(), labels=Read(targets))
+        pair = ready(matching, as_pair(observation, concealed))
+        if isinstance(pair, Inapplicable):
+            return pair
+        return Plan(evaluations=matching.budget, search=partial(search_pair, pair, label, other))
+
+
+def search_pair(
+    pair: Ready, label: int, other: int, seeds: Seeds, progress: Progress
+) -> Reconstruction:
+    """Return the private example of a pair. label: its class. other: the class of the invented example."""
+
+    def private(found: Reconstruction) -> Reconstruction:
         return replace(
             found,
             inputs=found.inputs[:1],
             targets=torch.tensor([label], device=found.inputs.device),
             found=found.found[:1],
             course=(),
-            cost=Cost(found.cost.evaluations, time.perf_counter() - clock),
             notes=(*found.notes, f"concealment: the invented example is of class {other}"),
         )
 
+    return private(pair.search(seeds, within(progress, 0.0, 1.0, finish=private)))
 
-def labels_of_pair(observation: Observation) -> tuple[int, int]:
-    """The private example's class and the invented one's."""
-    head = shared_head(observation)
-    assert not isinstance(head, Inapplicable), "unsuited() refuses this"
-    assert head.dbias is not None, "unsuited() refuses this"
-    slopes = head.dbias
+
+def labels_of_pair(observation: Observation, slopes: Tensor) -> tuple[int, int]:
+    """Return the private example's class and the invented one's. slopes (C,): the gradient of the last bias."""
     granted = observation.knowledge.labels
     label = int(slopes.argmin() if granted is None else granted[0])
     left = slopes.clone()

@@ -14,21 +14,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from leakgauge.attacks.labels import refused, settled_over_steps
+from leakgauge.attacks.labels import plan_labels_over_steps
 from leakgauge.attacks.one_gradient import judged
-from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.recipe import Labeled, Recipe, label_if_needed, settle
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 from leakgauge.core import (
     BaseAttack,
     Cost,
+    Inapplicable,
     LocalSteps,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
@@ -44,6 +45,7 @@ from leakgauge.federated.training.local_steps import interpolated, multiplier
 from leakgauge.federated.training.withheld import untold
 from leakgauge.inversion import GradientMatching, Guessed, Read, Window
 from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.search.engine import Ready
 from leakgauge.inversion.simulation.simulator import Simulator, simulator
 
 DEFAULT = VanishingPrior(steps=60)
@@ -67,83 +69,134 @@ class CorrectedSurrogate(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
-        if observation.training.kind == "gradient":
-            return "the update is one gradient: there is nothing to correct"
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         training = observation.training
+        if training.kind == "gradient":
+            return Inapplicable("the update is one gradient: there is nothing to correct")
         if untold(training) or not isinstance(training, LocalSteps):
-            return "needs an update of local steps (fedavg), and their hyperparameters"
-        return refused(self.attack.matching(), interpolated(observation, self.share))
-
-    def evaluations(self, observation: Observation) -> int:
-        later = replace(self.attack.matching(), trials=1).evaluations(observation)
-        first = self.attack.evaluations(observation)
-        corrections = self.stages * (1 + self.asked(observation))
-        return first + (self.stages - 1) * later + corrections
-
-    def asked(self, observation: Observation) -> int:
-        """How many orders a simulation is averaged over."""
-        training, knowledge = observation.training, observation.knowledge
-        assert isinstance(training, LocalSteps), "unsuited() refuses this"
-        known = knowledge.order is not None or training.whole(observation.batch_size)
-        return 1 if known else self.orders
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        clock, spent = time.perf_counter(), 0
-        results: list[tuple[float, Reconstruction]] = []
-        course: list[Snapshot] = []
-        for misfit, found in self.descend(observation, seeds, progress):
-            spent += found.cost.evaluations + 1 + self.asked(observation)
-            results.append((misfit, found))
-            course.append(Snapshot(spent, misfit, found.inputs, time.perf_counter() - clock))
-        chosen = min(range(len(results)), key=lambda k: results[k][0])
-        best = judged(observation, results[chosen][1])
-        return replace(
-            best,
-            course=tuple(course),
-            cost=Cost(spent, time.perf_counter() - clock),
-            notes=(*best.notes, f"stage {chosen + 1} of {len(results)}, by residual"),
+            return Inapplicable(
+                "needs an update of local steps (fedavg), and their hyperparameters"
+            )
+        known = mean_network(observation)
+        coarse = interpolated(known, self.share)
+        first = label_if_needed(self.stage(0), coarse, plan_labels_over_steps(known))
+        if isinstance(first, Inapplicable):
+            return first
+        orders = self.asked(observation, training)
+        later = replace(self.attack.matching(), trials=1).budget
+        corrections = self.stages * (1 + orders)
+        return Plan(
+            evaluations=self.attack.matching().budget + (self.stages - 1) * later + corrections,
+            search=lambda seeds, progress: _Stages(self, known, coarse, orders, seeds).run(
+                first, progress
+            ),
         )
 
-    def descend(
-        self, observation: Observation, seeds: Seeds, progress: Progress
-    ) -> Iterator[tuple[float, Reconstruction]]:
-        """What each stage found, and how far its true update is from the observed one."""
-        observation = mean_network(observation)
-        coarse = interpolated(observation, self.share)
-        true = averaged(observation, self.asked(observation), seeds.child("orders"))
-        matching, notes = settled_over_steps(self.stage(0), observation, seeds)
-        seen = coarse
-        for k in range(self.stages):
-            found = matching(
-                seen,
-                seeds=seeds.child(f"stage/{k}"),
-                progress=within(progress, k / self.stages, 1 / self.stages),
-            )
-            if found.targets is None:
-                yield math.inf, found
-                return
-            unit = observation.domain.to_unit(found.inputs)
-            with seeds.isolated("true update"):
-                update = true(unit, found.targets)
-                seen = corrected(observation, coarse, update, unit, found.targets)
-            misfit = float(relative_residual(update, observation.update.tensors))
-            yield misfit, replace(found, notes=(*notes, *found.notes))
-            matching = self.later(k + 1, unit, found.targets)
+    def asked(self, observation: Observation, training: LocalSteps) -> int:
+        """Return over how many orders of the examples a simulation is averaged."""
+        known = observation.knowledge.order is not None or training.whole(observation.batch_size)
+        return 1 if known else self.orders
 
     def stage(self, k: int) -> GradientMatching:
-        """The attack as it is in stage k: its part of the changes with progress."""
+        """Return the attack as it is in stage k: its part of the changes with progress."""
         matching = self.attack.matching()
         part = Window(matching.objective, k / self.stages, (k + 1) / self.stages)
         return replace(matching, objective=part)
 
     def later(self, k: int, unit: Tensor, targets: Tensor) -> GradientMatching:
-        """Stage k, from the guess of the last."""
+        """Return stage k from the result of the stage before: unit (B, *shape), targets (B,) or (B, K)."""
         matching = self.stage(k)
         start = Guessed(base=matching.parametrization, guess=unit)
         return replace(matching, trials=1, labels=Read(targets), parametrization=start)
+
+
+class _Stages:
+    """The stages of one run so far."""
+
+    def __init__(
+        self,
+        attack: CorrectedSurrogate,
+        observation: Observation,
+        coarse: Observation,
+        orders: int,
+        seeds: Seeds,
+    ) -> None:
+        self.attack, self.observation, self.coarse = attack, observation, coarse
+        self.orders, self.seeds, self.clock = orders, seeds, time.perf_counter()
+        self.true = averaged(observation, orders, seeds.child("orders"))
+        self.notes: tuple[str, ...] = ()
+        self.results: list[tuple[float, Reconstruction]] = []
+        self.course: list[Snapshot] = []
+        self.spent = 0
+
+    def run(self, first: Labeled | Ready, progress: Progress) -> Reconstruction:
+        """Return the result of the stage that explains the update best."""
+        stage, self.notes = settle(first, self.seeds)
+        total = self.attack.stages
+        for k in range(total):
+            part = within(
+                progress,
+                k / total,
+                1 / total,
+                evaluations=self.spent,
+                finish=self.finished,
+                best=self.best if self.results else None,
+            )
+            found = stage.search(self.seeds.child(f"stage/{k}"), part)
+            update = self.update(found)
+            self.add(found, update)
+            if k == total - 1 or found.targets is None or update is None:
+                break
+            unit = self.observation.domain.to_unit(found.inputs)
+            with self.seeds.isolated("true update"):
+                goal = corrected(self.observation, self.coarse, update, unit, found.targets)
+            stage = Ready.of(self.attack.later(k + 1, unit, found.targets), goal)
+        return self.best()
+
+    def update(self, found: Reconstruction) -> Tensors | None:
+        """Return the update of a result by the true local steps, or None if it has no labels."""
+        if found.targets is None:
+            return None
+        unit = self.observation.domain.to_unit(found.inputs)
+        with self.seeds.isolated("true update"):
+            return self.true(unit, found.targets)
+
+    def misfit(self, update: Tensors | None) -> float:
+        """Return how far a result's true update is from the observed one, relative to its norm."""
+        if update is None:
+            return math.inf
+        return float(relative_residual(update, self.observation.update.tensors))
+
+    def add(self, found: Reconstruction, update: Tensors | None) -> None:
+        """Remember the result of a stage."""
+        misfit = self.misfit(update)
+        self.spent += found.cost.evaluations + 1 + self.orders
+        self.results.append((misfit, found))
+        seconds = time.perf_counter() - self.clock
+        self.course.append(Snapshot(self.spent, misfit, found.inputs, seconds))
+
+    def finished(self, found: Reconstruction) -> Reconstruction:
+        """Return the best result, with `found` as that of the stage under way."""
+        return self.chosen([*self.results, (self.misfit(self.update(found)), found)])
+
+    def best(self) -> Reconstruction:
+        """Return the best result of the stages that are done."""
+        return self.chosen(self.results)
+
+    def chosen(self, results: list[tuple[float, Reconstruction]]) -> Reconstruction:
+        """Return the result whose true update is nearest, judged by the true local steps."""
+        chosen = min(range(len(results)), key=lambda k: results[k][0])
+        best = judged(self.observation, results[chosen][1])
+        return replace(
+            best,
+            course=tuple(self.course),
+            cost=Cost(self.spent),
+            notes=(
+                *self.notes,
+                *best.notes,
+                f"stage {chosen + 1} of {len(results)}, by residual",
+            ),
+        )
 
 
 def corrected(

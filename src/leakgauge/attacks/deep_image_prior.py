@@ -14,9 +14,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from leakgauge.attacks.labels import refused
-from leakgauge.attacks.recipe import matched
-from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds, image_grid
+from leakgauge.attacks.recipe import plan_matching
+from leakgauge.core import BaseAttack, Inapplicable, Observation, Plan, image_grid
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.inversion import (
     VARIATIONS,
@@ -56,13 +55,12 @@ class DeepImagePrior(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if image_grid(observation.domain) is None:
-            return f"the deep image prior generates images, not a {observation.domain.kind}"
-        return refused(self.matching(observation), observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.trials * self.steps
+            return Inapplicable(
+                f"the deep image prior generates images, not a {observation.domain.kind}"
+            )
+        return plan_matching(self.matching(observation), observation)
 
     def matching(self, observation: Observation) -> GradientMatching:
         """The composition that this attack stands for."""
@@ -81,8 +79,3 @@ class DeepImagePrior(BaseAttack):
             ),
             trials=self.trials,
         )
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        return matched(self.matching(observation), observation, seeds, progress)

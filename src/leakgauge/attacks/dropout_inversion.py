@@ -10,14 +10,26 @@ from masks drawn as a client draws them, every example and every call with its o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
-from leakgauge.attacks.labels import settled
-from leakgauge.attacks.recipe import Recipe
-from leakgauge.core import BaseAttack, Observation, Progress, Reconstruction, Seeds
+from leakgauge.attacks.recipe import Labeled, Recipe, label_if_needed, settle
+from leakgauge.core import (
+    BaseAttack,
+    Inapplicable,
+    Observation,
+    Plan,
+    Progress,
+    Reconstruction,
+    Seeds,
+    within,
+)
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion import GradientMatching, InRange, Read
+from leakgauge.inversion.search.engine import Ready, ready
 from leakgauge.inversion.variables.masks import (
     MaskMean,
     Masks,
@@ -52,7 +64,7 @@ class DropoutInversion(BaseAttack):
         return self.attack.requires
 
     def matching(self, masks: Masks) -> GradientMatching:
-        """The attack's composition, of wide examples."""
+        """Return the attack's composition, of wide examples."""
         plain = self.attack.matching()
         objective = OfInputs(plain.objective, masks) + self.weight * MaskMean(masks)
         return replace(
@@ -61,29 +73,48 @@ class DropoutInversion(BaseAttack):
             parametrization=Wide(base=plain.parametrization, layout=masks, begin=self.start),
         )
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         masks = masks_of(observation)
-        return masks if isinstance(masks, str) else self.attack.inapplicable(observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.attack.evaluations(observation)
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        masks = masks_of(observation)
-        assert isinstance(masks, Masks), "unsuited() refuses this"
-        matching, notes = self.matching(masks), tuple[str, ...]()
+        if isinstance(masks, Inapplicable):
+            return masks
+        # Rules that read labels, and terms, know examples as they are.
+        plain = mean_network(observation)
+        narrow = label_if_needed(self.attack.matching(), plain)
+        if isinstance(narrow, Inapplicable):
+            return narrow
+        matching = self.matching(masks)
         if not matching.labels.free:
-            # Rules that read labels know examples as they are.
-            plain = mean_network(observation)
-            matching, notes = settled(matching, plain, seeds)
-            labels = matching.labels.start(plain, seeds.generator("labels"))
-            matching = replace(matching, labels=Read(labels))
-        found = matching(widened(observation, masks), seeds=seeds, progress=progress)
-        return replace(
-            found,
-            inputs=masks.input_of(found.inputs).clone(),
-            course=tuple(replace(s, inputs=masks.input_of(s.inputs).clone()) for s in found.course),
-            notes=(*notes, *found.notes, f"masks: {sum(masks.sizes[1:])} values an example"),
+            matching = replace(matching, labels=Read(torch.zeros(0, dtype=torch.long)))
+        wide = ready(matching, widened(observation, masks))
+        if isinstance(wide, Inapplicable):
+            return wide
+        return Plan(
+            evaluations=matching.budget, search=partial(self.search, masks, plain, narrow, wide)
         )
+
+    def search(
+        self,
+        masks: Masks,
+        plain: Observation,
+        narrow: Labeled | Ready,
+        wide: Ready,
+        seeds: Seeds,
+        progress: Progress,
+    ) -> Reconstruction:
+        """Return the inputs of the wide examples. plain: the observation of the model without dropout."""
+        rule, notes = settle(narrow, seeds)
+        labels = rule.matching.labels
+        if not labels.free:
+            wide = wide.with_labels(labels.start(plain, seeds.generator("labels")))
+
+        def narrowed(found: Reconstruction) -> Reconstruction:
+            return replace(
+                found,
+                inputs=masks.input_of(found.inputs).clone(),
+                course=tuple(
+                    replace(s, inputs=masks.input_of(s.inputs).clone()) for s in found.course
+                ),
+                notes=(*notes, *found.notes, f"masks: {sum(masks.sizes[1:])} values an example"),
+            )
+
+        return narrowed(wide.search(seeds, within(progress, 0.0, 1.0, finish=narrowed)))

@@ -12,7 +12,7 @@ where not granted, are read by GradInversion's rule.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Literal
 
@@ -23,7 +23,9 @@ from leakgauge.attacks.labels import granted
 from leakgauge.core import (
     BaseAttack,
     Configured,
+    Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
@@ -45,11 +47,11 @@ from leakgauge.inversion import (
     LangevinAdam,
     LayerNorms,
     Logarithm,
-    Read,
     Term,
     VariationName,
 )
 from leakgauge.inversion.search.consensus import Mean, lazy, registered
+from leakgauge.inversion.search.engine import Ready, ready
 from leakgauge.inversion.variables.labels import Labels
 
 Distance = Literal["layers", "balanced", "cosine", "relative"]
@@ -64,7 +66,7 @@ MEANS: dict[str, Mean] = {"lazy": lazy, "registered": registered}
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FidelityMatching(Configured, BaseAttack):
-    """An Attack of these terms. Recipes are frozen dataclasses that override `terms`, `priors` and defaults."""
+    """An Attack of these terms. Recipes are frozen dataclasses that override `weighted`, `priors` and defaults."""
 
     steps: Count = 20_000
     lr: Positive = 0.1
@@ -88,33 +90,47 @@ class FidelityMatching(Configured, BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if self.public is not None and self.public.shape[1:] != observation.domain.shape:
-            return f"public images of shape {tuple(self.public.shape[1:])} for {observation.domain.shape}"
-        if self.proxy is not None and self.statistics(observation).inapplicable(observation):
-            return "the proxy has no BatchNorm layers: give public images to measure it on"
-        if not self.terms(observation):
-            return "every term has weight 0, or means nothing on this model"
-        if self.group == "registered" and image_grid(observation.domain) is None:
-            kind = observation.domain.kind
-            return f'registration is of images, not of a {kind}: set group = "lazy"'
-        if not granted(observation):
-            reason = GradInversionRule().inapplicable(observation)
-            if reason is not None:
-                return reason
-        return self.matching(observation, Known()).inapplicable(observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.matching(observation, Known()).evaluations(observation)
+            shape, domain = tuple(self.public.shape[1:]), observation.domain.shape
+            return Inapplicable(f"public images of shape {shape} for {domain}")
+        seen = mean_network(observation)
+        statistics = self.statistics(seen)
+        if self.proxy is not None and statistics.inapplicable(seen):
+            return Inapplicable(
+                "the proxy has no BatchNorm layers: give public images to measure it on"
+            )
+        terms = self.weighted(seen, statistics)
+        if not terms:
+            return Inapplicable("every term has weight 0, or means nothing on this model")
+        if self.group == "registered" and image_grid(seen.domain) is None:
+            return Inapplicable(
+                f'registration is of images, not of a {seen.domain.kind}: set group = "lazy"'
+            )
+        unread = None if granted(seen) else GradInversionRule().inapplicable(seen)
+        if unread is not None:
+            return Inapplicable(unread)
+        found = ready(self.composed(terms, Known()), seen)
+        if isinstance(found, Inapplicable):
+            return found
+        return Plan(evaluations=found.matching.budget, search=partial(_search, found))
 
     def terms(self, observation: Observation) -> list[Term]:
-        """What is minimized, weighted."""
-        weighted = [(self.gradient, DISTANCES[self.distance]), *self.priors(observation)]
+        """Return the weighted terms of the objective."""
+        return self.weighted(observation, self.statistics(observation))
+
+    def weighted(self, observation: Observation, statistics: FeatureStatistics) -> list[Term]:
+        """Return the weighted terms of the objective with these statistics for the BatchNorm term."""
+        weighted = [
+            (self.gradient, DISTANCES[self.distance]),
+            *self.priors(observation, statistics),
+        ]
         return [weight * term for weight, term in weighted if weight > 0]
 
-    def priors(self, observation: Observation) -> list[tuple[float, Term]]:
-        """Fidelity: terms and their weights; the BatchNorm term where the network has such layers."""
-        statistics = self.statistics(observation)
+    def priors(
+        self, observation: Observation, statistics: FeatureStatistics
+    ) -> list[tuple[float, Term]]:
+        """Return terms of fidelity and their weights. The BatchNorm term weighs 0 if the network has no such layers."""
         known = statistics.inapplicable(observation) is None
         return [
             (self.tv, VARIATIONS[self.variation]),
@@ -137,14 +153,18 @@ class FidelityMatching(Configured, BaseAttack):
         return BatchStatistics.prior(observation, self.proxy)
 
     def matching(self, observation: Observation, labels: Labels) -> GradientMatching:
-        """The composition that this recipe stands for."""
+        """Return the composition that this recipe stands for."""
+        return self.composed(self.terms(observation), labels)
+
+    def composed(self, terms: list[Term], labels: Labels) -> GradientMatching:
+        """Return the composition of these weighted terms."""
         consensus = None
         if self.group != "none" and self.consistency > 0:
             consensus = Consensus(
                 weight=self.consistency, mean=MEANS[self.group], start=self.start, every=self.every
             )
         return GradientMatching(
-            objective=reduce(add, self.terms(observation)),
+            objective=reduce(add, terms),
             parametrization=self.parametrization,
             labels=labels,
             descent=LangevinAdam(
@@ -155,12 +175,11 @@ class FidelityMatching(Configured, BaseAttack):
             group=consensus,
         )
 
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        seen = mean_network(observation)
-        labels: Labels = Known()
-        if not granted(seen):
-            found = GradInversionRule()(seen, seeds=seeds.child("labels"))
-            labels = Read(found.labels)
-        return self.matching(seen, labels)(seen, seeds=seeds, progress=progress)
+
+def _search(matching: Ready, seeds: Seeds, progress: Progress) -> Reconstruction:
+    """Read labels if they are not granted, then match."""
+    seen = matching.observation
+    if not granted(seen):
+        found = GradInversionRule()(seen, seeds=seeds.child("labels"))
+        matching = matching.with_labels(found.labels)
+    return matching.search(seeds, progress)

@@ -14,13 +14,21 @@ could not check its numbers for the share at which the priors come in, the reduc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from leakgauge.attacks.fidelity import DISTANCES, Distance, FidelityMatching
-from leakgauge.core import Observation, image_grid
+from leakgauge.core import Inapplicable, Observation, Plan, image_grid
 from leakgauge.core.ranges import Count, NonNegative, Positive, Share
-from leakgauge.inversion import Direct, InRange, PatchBorders, Spectral, Stepped, Term
+from leakgauge.inversion import (
+    Direct,
+    FeatureStatistics,
+    InRange,
+    PatchBorders,
+    Spectral,
+    Stepped,
+    Term,
+)
 from leakgauge.inversion.objectives.patches import patch_size
 
 RANGE = 5.0
@@ -56,31 +64,29 @@ class GradViT(FidelityMatching):
     start: Share = 0.5
     reduced: NonNegative = 0.5
 
-    def unsuited(self, observation: Observation) -> str | None:
-        if self.patch_prior > 0 and image_grid(observation.domain) is not None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
+        if self.patch_prior > 0 and self.patch is None and image_grid(observation.domain):
             size = self.size(observation)
-            if isinstance(size, str):
+            if isinstance(size, Inapplicable):
                 return size
-        return super().unsuited(observation)
+            return replace(self, patch=size).prepare(observation)
+        return super().prepare(observation)
 
-    def size(self, observation: Observation) -> int | str:
-        """The side of the patches in pixels, given or found; or why it is not known."""
+    def size(self, observation: Observation) -> int | Inapplicable:
+        """Return the side of the patches in pixels, given or found, or the reason why it is not known."""
         if self.patch is not None:
             return self.patch
         return patch_size(observation.model, observation.domain.shape[0])
 
-    def priors(self, observation: Observation) -> list[tuple[float, Term]]:
-        """Fidelity, and the patch prior where its weight is above 0."""
-        fidelity = super().priors(observation)
-        if self.patch_prior == 0:
+    def priors(
+        self, observation: Observation, statistics: FeatureStatistics
+    ) -> list[tuple[float, Term]]:
+        """Return fidelity, and the patch prior if its weight is above 0 and the patches are known."""
+        fidelity = super().priors(observation, statistics)
+        size = self.size(observation) if self.patch_prior > 0 else Inapplicable("no patch prior")
+        if isinstance(size, Inapplicable):
             return fidelity
-        size = self.size(observation)
-        # Without patches inapplicable() says why, before any descent.
-        return (
-            fidelity
-            if isinstance(size, str)
-            else [*fidelity, (self.patch_prior, PatchBorders(size))]
-        )
+        return [*fidelity, (self.patch_prior, PatchBorders(size))]
 
     @property
     def parametrization(self) -> Direct:
@@ -89,8 +95,8 @@ class GradViT(FidelityMatching):
             return Spectral(center=0.5, noise=0.3)
         return super().parametrization
 
-    def terms(self, observation: Observation) -> list[Term]:
-        """What is minimized, weighted by progress."""
+    def weighted(self, observation: Observation, statistics: FeatureStatistics) -> list[Term]:
+        """Return the terms of the objective, weighted by progress."""
         found: list[Term] = []
         if self.gradient > 0:
             found.append(
@@ -99,5 +105,7 @@ class GradViT(FidelityMatching):
             )
         if self.coordinates == "cosines":
             found.append(RANGE * InRange())
-        late = [(weight, prior) for weight, prior in self.priors(observation) if weight > 0]
+        late = [
+            (weight, prior) for weight, prior in self.priors(observation, statistics) if weight > 0
+        ]
         return [*found, *(Stepped(0.0, weight, self.start) * prior for weight, prior in late)]

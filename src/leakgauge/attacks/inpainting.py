@@ -10,22 +10,23 @@ has the fill's own color is taken for erased, and filled with about that color a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from leakgauge.attacks.labels import refused
-from leakgauge.attacks.recipe import Recipe, mended
+from leakgauge.attacks.mending import plan_mended
+from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.restoration import restored
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
+    Domain,
     ErasedPatches,
+    Inapplicable,
     Observation,
-    Progress,
-    Reconstruction,
-    Seeds,
+    Plan,
     effect,
     image_grid,
 )
@@ -49,31 +50,22 @@ class Inpainting(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def unsuited(self, observation: Observation) -> str | None:
-        if effect(observation, ErasedPatches) is None:
-            return "the known defense erases no part of images"
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
+        patches = effect(observation, ErasedPatches)
+        if patches is None:
+            return Inapplicable("the known defense erases no part of images")
         if image_grid(observation.domain) is None:
-            return f"it fills images in, not a {observation.domain.kind}"
-        return refused(self.attack.matching(), observation)
+            return Inapplicable(f"it fills images in, not a {observation.domain.kind}")
+        return plan_mended(
+            self.attack, observation, partial(self.fill, observation.domain, patches)
+        )
 
-    def evaluations(self, observation: Observation) -> int:
-        return self.attack.evaluations(observation)
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        patches, domain = effect(observation, ErasedPatches), observation.domain
-        assert patches is not None, "unsuited() refuses this"
-
-        def fill(inputs: Tensor) -> tuple[Tensor, str]:
-            lost = erased(inputs, patches)
-            guess = filled(domain.to_unit(inputs), lost, weight=self.weight, steps=self.steps)
-            share = float(lost.double().mean())
-            return domain.from_unit(
-                guess
-            ), f"inpainting: {share:.0%} of each image taken for erased"
-
-        return mended(self.attack, observation, fill, seeds=seeds, progress=progress)
+    def fill(self, domain: Domain, patches: ErasedPatches, inputs: Tensor) -> tuple[Tensor, str]:
+        """Return images (B, C, H, W) in data units with the erased squares filled, and a note."""
+        lost = erased(inputs, patches)
+        guess = filled(domain.to_unit(inputs), lost, weight=self.weight, steps=self.steps)
+        share = float(lost.double().mean())
+        return domain.from_unit(guess), f"inpainting: {share:.0%} of each image taken for erased"
 
 
 def erased(seen: Tensor, patches: ErasedPatches) -> Tensor:

@@ -11,32 +11,33 @@ stay mixed, and where an image is darker than c, its negative is seen.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
-import torch
-from torch import Tensor
 from torch.nn import functional
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
-from leakgauge.attacks.labels import labels_of, refused
-from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.recipe import Labeled, Recipe, label_first
 from leakgauge.core import (
     BaseAttack,
     Cost,
+    Inapplicable,
     MixedExamples,
-    Moment,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
     effect,
+    within,
 )
 from leakgauge.core.ranges import Count
-from leakgauge.inversion import Read
+from leakgauge.inversion.search.judgment import objective_of
 
 DEFAULT = InvertingGradients(steps=1000, tv=0.0)
 """Without total variation: encryptions are not smooth."""
+NOTE = "instahide: absolute values of mixtures, not undone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,55 +51,56 @@ class InstaHideDecoding(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         mixing, labels = effect(observation, MixedExamples), observation.knowledge.labels
         if mixing is None or mixing.mirror is None:
-            return "the known defense is not InstaHide"
+            return Inapplicable("the known defense is not InstaHide")
         if observation.classes is None or (labels is not None and labels.ndim != 1):
-            return "mixtures are told by their classes: needs class labels"
-        return refused(self.attack.matching(), observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.draws * self.attack.evaluations(observation)
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        clock = time.perf_counter()
-        labels, told = labels_of(observation, seeds)
-        found = [self._at_draw(i, labels, observation, seeds, progress) for i in range(self.draws)]
-        best = min(
-            found, key=lambda one: one.objectives[one.trial] if one.objectives else torch.inf
-        )
-        mixing = effect(observation, MixedExamples)
-        assert mixing is not None, "unsuited() refuses this"
-        assert mixing.mirror is not None, "unsuited() refuses this"
-        spent = sum(one.cost.evaluations for one in found)
-        return replace(
-            best,
-            inputs=mixing.mirror + (best.inputs - mixing.mirror).abs(),
-            course=(),
-            diagnosis=None,
-            cost=Cost(spent, time.perf_counter() - clock),
-            notes=(*told, *best.notes, "instahide: absolute values of mixtures, not undone"),
+            return Inapplicable("mixtures are told by their classes: needs class labels")
+        matching = label_first(self.attack.matching(), observation)
+        if isinstance(matching, Inapplicable):
+            return matching
+        decode = partial(without_signs, mixing.mirror)
+        return Plan(
+            evaluations=self.draws * matching.ready.matching.budget,
+            search=partial(self.search, matching, mixing, observation.classes, decode),
         )
 
-    def _at_draw(
+    def search(
         self,
-        draw: int,
-        labels: Tensor,
-        observation: Observation,
+        matching: Labeled,
+        mixing: MixedExamples,
+        classes: int,
+        decode: Callable[[Reconstruction], Reconstruction],
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """The encryptions at one draw of the mixing."""
-        mixing = effect(observation, MixedExamples)
-        assert mixing is not None, "unsuited() refuses this"
-        assert observation.classes is not None, "unsuited() refuses this"
-        like = observation.update.like
-        weights = mixing.weights(len(labels), seeds=seeds.child(f"mixing/{draw}")).to(like)
-        targets = weights @ functional.one_hot(labels, observation.classes).to(like)
-        matching = replace(self.attack.matching(), labels=Read(targets))
-        found = matching(observation, seeds=seeds.child("encryption"))
-        progress(Moment((draw + 1) / self.draws))
-        return replace(found, targets=labels)
+        """Return the encryptions at the draw of least objective, decoded."""
+        labels, told = matching.labels.read(seeds)
+        like = matching.ready.observation.update.like
+        done: list[Reconstruction] = []
+
+        def chosen(*more: Reconstruction) -> Reconstruction:
+            best = decode(min([*done, *more], key=objective_of))
+            return replace(best, targets=labels, notes=(*told, *best.notes, NOTE))
+
+        for i in range(self.draws):
+            weights = mixing.weights(len(labels), seeds=seeds.child(f"mixing/{i}")).to(like)
+            targets = weights @ functional.one_hot(labels, classes).to(like)
+            spent = sum(one.cost.evaluations for one in done)
+            part = within(
+                progress,
+                i / self.draws,
+                1 / self.draws,
+                evaluations=spent,
+                finish=chosen,
+                best=chosen if done else None,
+            )
+            done.append(matching.ready.with_labels(targets).search(seeds.child("encryption"), part))
+        return replace(chosen(), cost=Cost(sum(one.cost.evaluations for one in done)))
+
+
+def without_signs(mirror: float, found: Reconstruction) -> Reconstruction:
+    """Return encryptions without their signs. mirror: the value c about which they are signed."""
+    inputs = mirror + (found.inputs - mirror).abs()
+    return replace(found, inputs=inputs, course=(), diagnosis=None)

@@ -1,78 +1,85 @@
-"""Labels that are not granted, read from the update before the inputs are sought.
+"""Labels that are not granted, recovered from the update before the inputs are sought.
 
-Matching alone estimates counts from the last layer's bias and random inputs (`Known`); label recovery reads
-more of the update, and differences of weights for what they are. Where it cannot, `Known` stands.
+Matching alone estimates counts from the last layer's bias and random inputs (`Known`). Label recovery reads more of the
+update, and takes weight differences for what they are. `Known` stands where it cannot.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from leakgauge.analytic.label_recovery import BestLabels
-from leakgauge.core import Observation, Seeds
+from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.federated.training.local_steps import interpolated
-from leakgauge.inversion import GradientMatching, Known, Read
+from leakgauge.inversion import Known
 
 
 def granted(observation: Observation) -> bool:
-    """Whether labels or their counts are."""
+    """Return whether labels or their counts are granted."""
     knowledge = observation.knowledge
     return knowledge.labels is not None or knowledge.label_counts is not None
 
 
+@dataclass(frozen=True)
+class LabelPlan:
+    """How a run comes by labels: decided once, before it starts.
+
+    Args:
+        observation: the observation that they are read from.
+        estimated: why only an estimate from the last layer's bias is left, or None if label recovery reads them.
+    """
+
+    observation: Observation
+    estimated: str | None
+
+    def read(self, seeds: Seeds) -> tuple[Tensor, tuple[str, ...]]:
+        """Return the labels, in no order of the examples, and the notes of the record on them.
+
+        They are class labels (B,), or targets (B, K) if those are granted.
+        """
+        observation = self.observation
+        if granted(observation):
+            return Known().start(observation, seeds.generator("labels")), ()
+        if self.estimated is not None:
+            note = f"labels: estimated from the last layer's bias alone, since {self.estimated}"
+            return Known().start(observation, seeds.generator("labels")), (note,)
+        with seeds.isolated("labels"):
+            found = BestLabels()(observation, seeds=seeds.child("labels"))
+        labels = found.labels.to(observation.update.like.device)
+        return labels, ("; ".join([f"labels: {found.method}", *found.notes]),)
+
+
+def plan_labels(observation: Observation) -> LabelPlan | Inapplicable:
+    """Return how labels are recovered, or the reason why they are neither granted nor readable."""
+    if granted(observation):
+        return LabelPlan(observation, None)
+    hidden = BestLabels().inapplicable(observation)
+    unknown = None if hidden is None else Known().inapplicable(observation)
+    return LabelPlan(observation, hidden) if unknown is None else Inapplicable(unknown)
+
+
+def plan_labels_over_steps(observation: Observation) -> LabelPlan | Inapplicable:
+    """Return the same for local steps: read from all of them if they are known, else from one in their middle."""
+    if granted(observation) or BestLabels().inapplicable(observation) is None:
+        return LabelPlan(observation, None)
+    return plan_labels(interpolated(observation, 0.5))
+
+
 def withheld(observation: Observation) -> str | None:
-    """Why there are no labels, neither granted nor read; None where there are."""
-    known = Known().inapplicable(observation)
-    if known is None or BestLabels().inapplicable(observation) is None:
-        return None
-    return known
+    """Return why labels are neither granted nor readable, or None if they are known."""
+    found = plan_labels(observation)
+    return found.reason if isinstance(found, Inapplicable) else None
 
 
 def labels_of(observation: Observation, seeds: Seeds) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels granted, else read, in no order of the examples; and what the record says of them.
+    """Return the labels, in no order of the examples, and the notes of the record on them.
 
-    Class labels (B,), or targets (B, K) where such are granted. Raises ValueError where `withheld`.
+    Raises:
+        ValueError: they are neither granted nor readable.
     """
-    reason = withheld(observation)
-    if reason is not None:
-        raise ValueError(reason)
-    hidden = BestLabels().inapplicable(observation)
-    if granted(observation) or hidden is not None:
-        labels = Known().start(observation, seeds.generator("labels"))
-        if granted(observation):
-            return labels, ()
-        return labels, (f"labels: estimated from the last layer's bias alone, since {hidden}",)
-    with seeds.isolated("labels"):
-        found = BestLabels()(observation, seeds=seeds.child("labels"))
-    device = observation.update.like.device
-    return found.labels.to(device), ("; ".join([f"labels: {found.method}", *found.notes]),)
-
-
-def settled(
-    matching: GradientMatching, observation: Observation, seeds: Seeds
-) -> tuple[GradientMatching, tuple[str, ...]]:
-    """The matching with its labels read, where it wants known ones and none are granted; and what is said of them."""
-    if not isinstance(matching.labels, Known) or granted(observation):
-        return matching, ()
-    labels, notes = labels_of(observation, seeds)
-    return replace(matching, labels=Read(labels)), notes
-
-
-def settled_over_steps(
-    matching: GradientMatching, observation: Observation, seeds: Seeds
-) -> tuple[GradientMatching, tuple[str, ...]]:
-    """The same for local steps: read from all of them where they are known, else from one gradient in their middle."""
-    known = BestLabels().inapplicable(observation) is None
-    whole = observation if known else interpolated(observation, 0.5)
-    return settled(matching, whole, seeds)
-
-
-def refused(matching: GradientMatching, observation: Observation) -> str | None:
-    """Why the matching cannot be used once its labels are settled; None where it can."""
-    if not isinstance(matching.labels, Known) or granted(observation):
-        return matching.inapplicable(observation)
-    none = torch.zeros(0, dtype=torch.long)
-    return withheld(observation) or replace(matching, labels=Read(none)).inapplicable(observation)
+    found = plan_labels(observation)
+    if isinstance(found, Inapplicable):
+        raise ValueError(found.reason)
+    return found.read(seeds)

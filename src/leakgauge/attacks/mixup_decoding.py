@@ -13,24 +13,24 @@ Targets as free variables did not do: other targets explain an update as well, w
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice, permutations
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from leakgauge.attacks.labels import labels_of, refused
-from leakgauge.attacks.recipe import Recipe
+from leakgauge.attacks.recipe import Labeled, Recipe, label_first
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
     Cost,
+    Inapplicable,
     MixedExamples,
-    Moment,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
@@ -38,8 +38,11 @@ from leakgauge.core import (
     image_grid,
     within,
 )
+from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count, Whole
-from leakgauge.inversion import GradientMatching, Guessed, Read
+from leakgauge.inversion import Guessed
+from leakgauge.inversion.search.engine import Ready
+from leakgauge.inversion.search.judgment import objective_of
 
 DEFAULT = SecondOrder()
 GRID = (0.9, 0.75, 0.6)
@@ -99,115 +102,160 @@ class MixupDecoding(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         mixing, labels = effect(observation, MixedExamples), observation.knowledge.labels
         if mixing is None or mixing.per_mixture != 2 or mixing.mirror is not None:
-            return "the known defense is not mixup"
+            return Inapplicable("the known defense is not mixup")
         if image_grid(observation.domain) is None:
-            return f"it tells pairings apart by edges, which a {observation.domain.kind} lacks"
+            kind = observation.domain.kind
+            return Inapplicable(f"it tells pairings apart by edges, which a {kind} lacks")
         if observation.classes is None or (labels is not None and labels.ndim != 1):
-            return "mixtures are told by their classes: needs class labels"
-        return refused(self.attack.matching(), observation)
-
-    def evaluations(self, observation: Observation) -> int:
+            return Inapplicable("mixtures are told by their classes: needs class labels")
+        matching = label_first(self.attack.matching(), observation)
+        if isinstance(matching, Inapplicable):
+            return matching
+        scout = None
+        if self.scout is not None:
+            scout = label_first(self.scout.matching(), observation, matching.labels)
+        if isinstance(scout, Inapplicable):
+            return scout
         tried = len(GRID) * min(self.pairings, math.factorial(min(observation.batch_size, 20)))
-        scouted = 0 if self.scout is None else tried * self.scout.evaluations(observation)
-        return scouted + self._runs(tried) * self.attack.evaluations(observation)
-
-    def _runs(self, tried: int) -> int:
-        """How often the attack is run, where so many mixings come into question."""
-        return (tried if self.scout is None else self.shortlist) + 3 * self.moves
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        clock = time.perf_counter()
-        labels, told = labels_of(observation, seeds)
-        mixings = list(mixings_of(labels.tolist(), self.pairings, seeds.generator("pairings")))
-        search = self._begun(mixings, observation, seeds, progress)
-        for i in range(self.moves if search.best[0].settled else 0):
-            search.move(STEP / 2**i)
-        mixing, found = search.best
-        mixtures = observation.domain.to_unit(found.inputs)
-        unit, notes = unmixed(mixtures, mixing, self.undone)
-        return replace(
-            found,
-            inputs=observation.domain.from_unit(unit),
-            targets=torch.tensor(mixing.major, device=unit.device),
-            course=(),
-            diagnosis=None,
-            cost=Cost(search.evaluations, time.perf_counter() - clock),
-            notes=(*told, *found.notes, f"mixings tried: {search.tried}", *notes),
+        scouted = 0 if scout is None else tried * scout.ready.matching.budget
+        return Plan(
+            evaluations=scouted + self._runs(tried) * matching.ready.matching.budget,
+            search=partial(self.search, matching, scout, observation.classes),
         )
 
-    def _begun(
-        self, mixings: list[Mixing], observation: Observation, seeds: Seeds, progress: Progress
-    ) -> _Search:
-        """The attack's search after all mixings, or after those that the scout found best."""
-        search = _Search(self.attack.matching(), observation, seeds, progress)
-        search.planned = self._runs(len(mixings))
-        if self.scout is None:
+    def _runs(self, tried: int) -> int:
+        """Return how often the attack runs if there are `tried` candidate mixings."""
+        return (tried if self.scout is None else self.shortlist) + 3 * self.moves
+
+    def search(
+        self,
+        matching: Labeled,
+        scout: Labeled | None,
+        classes: int,
+        seeds: Seeds,
+        progress: Progress,
+    ) -> Reconstruction:
+        """Return the examples within the mixtures of least objective."""
+        labels, told = matching.labels.read(seeds)
+        mixings = list(mixings_of(labels.tolist(), self.pairings, seeds.generator("pairings")))
+        search = _Search(
+            ready=matching.ready,
+            classes=classes,
+            seeds=seeds,
+            progress=progress,
+            most=self.undone,
+            told=told,
+            planned=self._runs(len(mixings)),
+        )
+        if scout is None:
             for mixing in mixings:
                 search.attempt(mixing)
-            return search
-        scouting = replace(search, matching=self.scout.matching(), planned=len(mixings), all=[])
-        scouting.progress = within(progress, 0.0, 0.5)
-        for mixing in mixings:
-            scouting.attempt(mixing)
-        search.progress = within(progress, 0.5, 0.5)
-        search.tried, search.evaluations = scouting.tried, scouting.evaluations
-        for mixing, start in scouting.leading(self.shortlist):
-            search.attempt(mixing, start)
-        return search
+        else:
+            search.follow(scout.ready, mixings, self.shortlist)
+        for i in range(self.moves if search.best[0].settled else 0):
+            search.move(STEP / 2**i)
+        return search.unmixed()
 
 
 @dataclass
 class _Search:
     """The mixings tried so far, and the best of them."""
 
-    matching: GradientMatching
-    observation: Observation
+    ready: Ready
+    classes: int
     seeds: Seeds
     progress: Progress
-    planned: int = 1
+    most: int
+    told: tuple[str, ...]
+    planned: int
     tried: int = 0
     evaluations: int = 0
+    before: Best | None = None
     all: list[tuple[float, Mixing, Reconstruction]] = field(default_factory=list)
 
     @property
     def best(self) -> tuple[Mixing, Reconstruction]:
-        """That of the least objective."""
+        """The mixing of the least objective, and its mixtures."""
         _, mixing, found = min(self.all, key=lambda one: one[0])
         return mixing, found
 
+    def unmixed(self) -> Reconstruction:
+        """Return the examples within the best mixtures."""
+        return self.undone(*self.best)
+
+    def undone(self, mixing: Mixing, found: Reconstruction) -> Reconstruction:
+        """Return the examples within mixtures."""
+        domain = self.ready.observation.domain
+        unit, notes = unmixed(domain.to_unit(found.inputs), mixing, self.most)
+        return replace(
+            found,
+            inputs=domain.from_unit(unit),
+            targets=torch.tensor(mixing.major, device=unit.device),
+            course=(),
+            diagnosis=None,
+            cost=Cost(self.evaluations),
+            notes=(*self.told, *found.notes, f"mixings tried: {self.tried}", *notes),
+        )
+
     def leading(self, count: int) -> list[tuple[Mixing, Reconstruction]]:
-        """The best of each of the best `count` pairings."""
+        """Return the best of each of the best `count` pairings."""
         found: dict[tuple[tuple[int, ...], ...], tuple[Mixing, Reconstruction]] = {}
         for _, mixing, guess in sorted(self.all, key=lambda one: one[0]):
             found.setdefault((mixing.major, mixing.minor), (mixing, guess))
         return list(found.values())[:count]
 
+    def follow(self, scout: Ready, mixings: list[Mixing], count: int) -> None:
+        """Attempt the best `count` pairings of those that `scout` found at all mixings."""
+        whole = self.progress
+        scouting = replace(
+            self, ready=scout, progress=within(whole, 0.0, 0.5), planned=len(mixings)
+        )
+        for mixing in mixings:
+            scouting.attempt(mixing)
+        self.progress, self.before = within(whole, 0.5, 0.5), scouting.unmixed
+        self.tried, self.evaluations = scouting.tried, scouting.evaluations
+        for mixing, start in scouting.leading(count):
+            self.attempt(mixing, start)
+
     def attempt(self, mixing: Mixing, start: Reconstruction | None = None) -> None:
-        """Look for the mixtures at the targets that a mixing means, from those of another where given."""
-        observation, matching = self.observation, self.matching
-        assert observation.classes is not None, "inapplicable() refuses this"
-        like = observation.update.like
-        matching = replace(matching, labels=Read(mixing.targets(observation.classes, like)))
+        """Search the mixtures of a mixing, from those of another if they are given."""
+        ready = self.ready.with_labels(mixing.targets(self.classes, self.like))
         if start is not None:
-            guess = observation.domain.to_unit(start.inputs)
-            begin = Guessed(base=matching.parametrization, guess=guess)
-            matching = replace(matching, parametrization=begin, trials=1)
-        found = matching(observation, seeds=self.seeds.child("mixture"))
+            guess = ready.observation.domain.to_unit(start.inputs)
+            begin = Guessed(base=ready.matching.parametrization, guess=guess)
+            matching = replace(ready.matching, parametrization=begin, trials=1)
+            ready = replace(ready, matching=matching)
+
+        def better(found: Reconstruction) -> Reconstruction:
+            mixtures = [*self.all, (objective_of(found), mixing, found)]
+            _, best, chosen = min(mixtures, key=lambda one: one[0])
+            return self.undone(best, chosen)
+
+        part = within(
+            self.progress,
+            min(1.0, len(self.all) / self.planned),
+            1 / self.planned if len(self.all) < self.planned else 0.0,
+            evaluations=self.evaluations,
+            finish=better,
+            best=self.unmixed if self.all else self.before,
+        )
+        found = ready.search(self.seeds.child("mixture"), part)
         self.tried += 1
         self.evaluations += found.cost.evaluations
-        value = found.objectives[found.trial] if found.objectives else math.inf
-        self.all = [*self.all, (value, mixing, found)]
-        self.progress(Moment(min(1.0, len(self.all) / self.planned)))
+        self.all = [*self.all, (objective_of(found), mixing, found)]
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the update's type and device."""
+        return self.ready.observation.update.like
 
     def move(self, step: float) -> None:
         """Try the best mixing with a lambda a step larger and smaller, and where its images share the least."""
         mixing, found = self.best
-        mixtures = self.observation.domain.to_unit(found.inputs)
+        mixtures = self.ready.observation.domain.to_unit(found.inputs)
         order = next(allowed_pairings(mixing))
         apart = min(SHARES, key=lambda share: ghosts(solved(mixtures, share, order)))
         for share in (mixing.share - step, mixing.share + step, apart):

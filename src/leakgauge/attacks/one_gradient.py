@@ -8,6 +8,7 @@ Near where steps are few and small. What was ignored shows in the residual, whic
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.core import (
@@ -40,27 +41,22 @@ class OneGradient(BaseAttack):
     def requires(self) -> frozenset[str]:
         return self.attack.requires | {"batch_size"}
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if observation.training.kind == "gradient":
-            return "the update is one gradient already"
+            return Inapplicable("the update is one gradient already")
         plan = self.attack.plan(as_one_gradient(observation))
-        return plan.reason if isinstance(plan, Inapplicable) else None
+        if isinstance(plan, Inapplicable):
+            return plan
+        finish = partial(judged, observation)
 
-    def evaluations(self, observation: Observation) -> int:
-        plan = self.attack.plan(as_one_gradient(observation))
-        return 0 if isinstance(plan, Inapplicable) else plan.evaluations + 1
+        def search(seeds: Seeds, progress: Progress) -> Reconstruction:
+            return finish(plan.search(seeds, within(progress, 0.0, 1.0, finish=finish)))
 
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        plan = self.attack.plan(as_one_gradient(observation))
-        assert isinstance(plan, Plan), "unsuited() refuses this"
-        told = within(progress, 0.0, 1.0, finish=lambda found: judged(observation, found))
-        return judged(observation, plan.search(seeds, told))
+        return Plan(evaluations=plan.evaluations + 1, search=search)
 
 
 def judged(observation: Observation, found: Reconstruction) -> Reconstruction:
-    """What was found under a simpler protocol, with status and residual under the one in use."""
+    """Return a reconstruction under a simpler protocol, with status and residual under the one in use."""
     residual = residual_of(observation, found)
     status, message = found.status, found.message
     matched = residual is not None and residual <= MATCHED and not untold(observation.training)

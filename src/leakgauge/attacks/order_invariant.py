@@ -9,20 +9,30 @@ Federated Averaging, TMLR 2022.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
-from leakgauge.attacks.labels import labels_of, withheld
+from leakgauge.attacks.labels import plan_labels
 from leakgauge.attacks.one_gradient import judged
-from leakgauge.attacks.recipe import Recipe
-from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds
+from leakgauge.attacks.recipe import Labeled, Recipe, label_first
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Inapplicable,
+    Observation,
+    Plan,
+    Progress,
+    Reconstruction,
+    Seeds,
+    within,
+)
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.training.fedavg import EpochsApart, FedAvg
-from leakgauge.inversion import Candidate, Read, Term
+from leakgauge.inversion import Candidate, Term
 
 APART = 1e6
 """The cost of matching two images of different labels."""
@@ -54,51 +64,62 @@ class OrderInvariant(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         training = observation.training
         if not isinstance(training, FedAvg):
-            return "needs an update of local epochs (fedavg), and their hyperparameters"
+            return Inapplicable(
+                "needs an update of local epochs (fedavg), and their hyperparameters"
+            )
         if training.orders or training.epochs == 1:
-            return "the order is known, or there is one epoch: the batch simulates as it is"
+            return Inapplicable(
+                "the order is known, or there is one epoch: the batch simulates as it is"
+            )
         if training.whole(observation.batch_size):
-            return "every step sees the whole batch: its order does not matter"
-        return withheld(observation) or self.attack.inapplicable(observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.attack.evaluations(observation) + 1
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        clock = time.perf_counter()
-        training, batch = observation.training, observation.batch_size
-        assert isinstance(training, FedAvg), "unsuited() refuses this"
-        labels, notes = labels_of(observation, seeds)
-        orders = seeds.generator("label order")
-        each = [labels[torch.randperm(batch, generator=orders)] for _ in range(training.epochs)]
+            return Inapplicable("every step sees the whole batch: its order does not matter")
         matching = self.attack.matching()
-        matching = replace(
-            matching,
-            labels=Read(torch.cat(each)),
-            objective=matching.objective + self.invariance * OrderInvariance(training.epochs),
-        )
+        objective = matching.objective + self.invariance * OrderInvariance(training.epochs)
+        batch = observation.batch_size * training.epochs
         whole = replace(
             observation,
             training=EpochsApart.of(training),
-            knowledge=replace(observation.knowledge, batch_size=batch * training.epochs),
+            knowledge=replace(observation.knowledge, batch_size=batch),
         )
-        found = matching(whole, seeds=seeds, progress=progress)
-        unit = observation.domain.to_unit(found.inputs)
-        merged = replace(
-            found,
-            inputs=observation.domain.from_unit(averaged(unit, torch.cat(each), training.epochs)),
-            targets=each[0],
-            found=found.found[:batch],
-            course=(),
-            notes=(*notes, *found.notes),
+        found = label_first(replace(matching, objective=objective), whole, plan_labels(observation))
+        if isinstance(found, Inapplicable):
+            return found
+        return Plan(
+            evaluations=matching.budget + 1,
+            search=partial(self.search, observation, found, training.epochs),
         )
-        cost = Cost(found.cost.evaluations + 1, time.perf_counter() - clock)
-        return replace(judged(observation, merged), cost=cost)
+
+    def search(
+        self,
+        observation: Observation,
+        matching: Labeled,
+        epochs: int,
+        seeds: Seeds,
+        progress: Progress,
+    ) -> Reconstruction:
+        """Return the epochs' batches, found together and averaged."""
+        labels, notes = matching.labels.read(seeds)
+        orders, batch = seeds.generator("label order"), observation.batch_size
+        each = [labels[torch.randperm(batch, generator=orders)] for _ in range(epochs)]
+
+        def merged(found: Reconstruction) -> Reconstruction:
+            unit = observation.domain.to_unit(found.inputs)
+            one = replace(
+                found,
+                inputs=observation.domain.from_unit(averaged(unit, torch.cat(each), epochs)),
+                targets=each[0],
+                found=found.found[:batch],
+                course=(),
+                cost=Cost(found.cost.evaluations + 1),
+                notes=(*notes, *found.notes),
+            )
+            return judged(observation, one)
+
+        ready = matching.ready.with_labels(torch.cat(each))
+        return merged(ready.search(seeds, within(progress, 0.0, 1.0, finish=merged)))
 
 
 def averaged(unit: Tensor, labels: Tensor, epochs: int) -> Tensor:

@@ -2,83 +2,111 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from torch import Tensor
+import torch
 
-from leakgauge.attacks.labels import refused, settled
-from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds, within
-from leakgauge.core.verdicts import bounded
-from leakgauge.inversion import GradientMatching
-from leakgauge.inversion.search.judgment import residual_of
+from leakgauge.attacks.labels import LabelPlan, granted, plan_labels
+from leakgauge.core import (
+    BaseAttack,
+    Inapplicable,
+    Observation,
+    Plan,
+    Progress,
+    Reconstruction,
+    Seeds,
+    within,
+)
+from leakgauge.inversion import GradientMatching, Known, Read
+from leakgauge.inversion.search.engine import Ready, ready
 
 
 class Recipe(BaseAttack):
     """An Attack that is a `GradientMatching`. Subclasses are frozen dataclasses that override `matching`."""
 
     def matching(self) -> GradientMatching:
-        """The composition that this recipe stands for."""
+        """Return the composition that this recipe stands for."""
         raise NotImplementedError
 
     @property
     def requires(self) -> frozenset[str]:
         return self.matching().requires
 
-    def unsuited(self, observation: Observation) -> str | None:
-        return refused(self.matching(), observation)
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
+        return plan_matching(self.matching(), observation)
 
-    def evaluations(self, observation: Observation) -> int:
-        return self.matching().evaluations(observation)
 
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        return matched(self.matching(), observation, seeds, progress)
+@dataclass(frozen=True)
+class Labeled:
+    """A matching that is ready but for labels, which are read when a search starts."""
+
+    ready: Ready
+    labels: LabelPlan
+
+    def search(self, seeds: Seeds, progress: Progress) -> Reconstruction:
+        """Read labels, then match. The notes of both are in the reconstruction."""
+        settled, notes = settle(self, seeds)
+
+        def noted(found: Reconstruction) -> Reconstruction:
+            return replace(found, notes=(*notes, *found.notes))
+
+        return noted(settled.search(seeds, within(progress, 0.0, 1.0, finish=noted)))
+
+
+def settle(matching: Labeled | Ready, seeds: Seeds) -> tuple[Ready, tuple[str, ...]]:
+    """Return the matching with its labels, read if they have to be, and the notes of the record on them."""
+    if isinstance(matching, Ready):
+        return matching, ()
+    labels, notes = matching.labels.read(seeds)
+    return matching.ready.with_labels(labels), notes
+
+
+def label_first(
+    matching: GradientMatching,
+    observation: Observation,
+    labels: LabelPlan | Inapplicable | None = None,
+) -> Labeled | Inapplicable:
+    """Return the matching with labels that are granted or read when a search starts, or the reason why it cannot run.
+
+    Args:
+        labels: how labels are read. By default from `observation`.
+    """
+    labels = plan_labels(observation) if labels is None else labels
+    if isinstance(labels, Inapplicable):
+        return labels
+    none = torch.zeros(0, dtype=torch.long)
+    found = ready(replace(matching, labels=Read(none)), observation)
+    return found if isinstance(found, Inapplicable) else Labeled(found, labels)
+
+
+def label_if_needed(
+    matching: GradientMatching,
+    observation: Observation,
+    labels: LabelPlan | Inapplicable | None = None,
+) -> Labeled | Ready | Inapplicable:
+    """Return the same for a matching that may have a rule for labels of its own, which then is used."""
+    if isinstance(matching.labels, Known) and not granted(observation):
+        return label_first(matching, observation, labels)
+    return ready(matching, observation)
+
+
+def plan_matching(matching: GradientMatching, observation: Observation) -> Plan | Inapplicable:
+    """Return the plan of a matching whose labels are read first if it wants known ones and none are granted."""
+    found = label_if_needed(matching, observation)
+    if isinstance(found, Inapplicable):
+        return found
+    return Plan(evaluations=matching.budget, search=found.search)
+
+
+# Until every attack prepares.
+def refused(matching: GradientMatching, observation: Observation) -> str | None:
+    found = label_if_needed(matching, observation)
+    return found.reason if isinstance(found, Inapplicable) else None
 
 
 def matched(
     matching: GradientMatching, observation: Observation, seeds: Seeds, progress: Progress
 ) -> Reconstruction:
-    """What the matching finds with labels granted, else read first; the reading is in the time and in the notes."""
-    clock = time.perf_counter()
-    settling, notes = settled(matching, observation, seeds)
-    before = time.perf_counter() - clock
-    found = settling(observation, seeds=seeds, progress=progress)
-    cost = replace(found.cost, seconds=found.cost.seconds + before)
-    return replace(found, cost=cost, notes=(*notes, *found.notes))
-
-
-def mended(
-    attack: Recipe,
-    observation: Observation,
-    mend: Callable[[Tensor], tuple[Tensor, str]],
-    *,
-    seeds: Seeds,
-    progress: Progress,
-) -> Reconstruction:
-    """Return what the attack finds, its inputs (B, *shape) in data units put through `mend`, with what `mend` says.
-
-    Status and residual are those of the mended inputs: what is returned is what is judged.
-    """
-    clock = time.perf_counter()
-    found = attack(observation, seeds=seeds, progress=within(progress, 0.0, 0.9))
-    inputs, note = mend(found.inputs)
-    # The snapshots and the diagnosis are of what was found before.
-    after = replace(
-        found,
-        inputs=inputs.to(found.inputs),
-        course=(),
-        diagnosis=None,
-        cost=Cost(found.cost.evaluations + 1, time.perf_counter() - clock),
-        notes=(*found.notes, note),
-    )
-    residual = residual_of(observation, after)
-    matched = "its update is not simulated"
-    if residual is not None:
-        matched = f"its update is {residual:.2g} of the norm away"
-    return replace(
-        bounded(replace(after, residual=residual)),
-        message=f"{found.message}; {matched} after the last step",
-    )
+    found = label_if_needed(matching, observation)
+    assert not isinstance(found, Inapplicable)
+    return found.search(seeds, progress)

@@ -11,22 +11,28 @@ labels, nor hidden weights, nor what a bottleneck drew enter. A batch has that m
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
-from leakgauge.attacks.labels import labels_of, withheld
+from leakgauge.attacks.labels import LabelPlan, plan_labels
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 from leakgauge.core import (
     BaseAttack,
+    Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
     SingleGradient,
+    unit_shape,
+    within,
 )
 from leakgauge.inversion import GradientMatching, Read
+from leakgauge.inversion.search.engine import Ready, ready
 from leakgauge.inversion.variables.signals import Signals, WithSignal, scaled, severed, split_of
 from leakgauge.inversion.variables.wide import OfInputs
 
@@ -46,23 +52,34 @@ class SignalMatching(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if not isinstance(observation.training, SingleGradient):
-            return "needs an update that is one gradient"
+            return Inapplicable("needs an update that is one gradient")
         if type(observation.model).__call__ is not nn.Module.__call__:
-            return "the model overrides __call__, so that its forward cannot be ended early"
+            return Inapplicable(
+                "the model overrides __call__, so that its forward cannot be ended early"
+            )
         split = split_of(observation)
-        if isinstance(split, str):
+        if isinstance(split, Inapplicable):
             return split
-        return self.attack.matching().objective.inapplicable(observation)
+        plain = self.attack.matching().objective.inapplicable(observation)
+        if plain is not None:
+            return Inapplicable(plain)
+        layer, features = split
+        signals = Signals(unit_shape(observation.domain), features)
+        found = ready(self.matching(signals, observation), severed(observation, layer, signals))
+        if isinstance(found, Inapplicable):
+            return found
+        return Plan(
+            evaluations=found.matching.budget + 1,
+            search=partial(self.search, observation, layer, features, plan_labels(observation)),
+        )
 
-    def evaluations(self, observation: Observation) -> int:
-        return self.attack.evaluations(observation) + 1
-
-    def matching(self, signals: Signals, like: torch.Tensor, batch: int) -> GradientMatching:
-        """The attack's composition, of wide examples."""
+    def matching(self, signals: Signals, observation: Observation) -> GradientMatching:
+        """Return the attack's composition, of wide examples."""
         plain = self.attack.matching()
-        none = torch.zeros(batch, dtype=torch.long, device=like.device)
+        device = observation.update.like.device
+        none = torch.zeros(observation.batch_size, dtype=torch.long, device=device)
         return replace(
             plain,
             objective=OfInputs(plain.objective, signals),
@@ -70,25 +87,33 @@ class SignalMatching(BaseAttack):
             labels=Read(none),
         )
 
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
+    def search(
+        self,
+        observation: Observation,
+        layer: str,
+        features: int,
+        known: LabelPlan | Inapplicable,
+        seeds: Seeds,
+        progress: Progress,
     ) -> Reconstruction:
-        split = split_of(observation)
-        assert not isinstance(split, str), "unsuited() refuses this"
-        layer, features = split
+        """Return the inputs of the wide examples, and labels if they are known."""
         signals = scaled(observation, layer, features, seeds.generator("signals"))
-        like = observation.update.like
-        matching = self.matching(signals, like, observation.batch_size)
-        found = matching(severed(observation, layer, signals), seeds=seeds, progress=progress)
-        labels, notes = (
-            (None, ()) if withheld(observation) is not None else labels_of(observation, seeds)
-        )
-        return replace(
-            found,
-            inputs=signals.input_of(found.inputs).clone(),
-            targets=labels,
-            course=tuple(
-                replace(s, inputs=signals.input_of(s.inputs).clone()) for s in found.course
-            ),
-            notes=(*notes, *found.notes, f"signal: {features} values an example, before {layer}"),
-        )
+        wide = Ready.of(self.matching(signals, observation), severed(observation, layer, signals))
+        labels, notes = (None, ()) if isinstance(known, Inapplicable) else known.read(seeds)
+
+        def narrowed(found: Reconstruction) -> Reconstruction:
+            return replace(
+                found,
+                inputs=signals.input_of(found.inputs).clone(),
+                targets=labels,
+                course=tuple(
+                    replace(s, inputs=signals.input_of(s.inputs).clone()) for s in found.course
+                ),
+                notes=(
+                    *notes,
+                    *found.notes,
+                    f"signal: {features} values an example, before {layer}",
+                ),
+            )
+
+        return narrowed(wide.search(seeds, within(progress, 0.0, 1.0, finish=narrowed)))

@@ -10,22 +10,36 @@ steps in x and alpha at once; here they take turns: alpha is the best of a grid 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
-from leakgauge.attacks.labels import refused, settled_over_steps
+from leakgauge.attacks.labels import plan_labels_over_steps
 from leakgauge.attacks.one_gradient import judged
-from leakgauge.attacks.recipe import Recipe
-from leakgauge.core import BaseAttack, Cost, Observation, Progress, Reconstruction, Seeds, within
+from leakgauge.attacks.recipe import Labeled, Recipe, label_if_needed, settle
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Inapplicable,
+    Observation,
+    Plan,
+    Progress,
+    Reconstruction,
+    Seeds,
+    within,
+)
+from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.local_steps import interpolated
 from leakgauge.inversion import Candidate, Cosine, GradientMatching, Guessed, Read
+from leakgauge.inversion.search.engine import Ready
 from leakgauge.inversion.simulation.simulator import simulator
 
+MIDDLE = 0.5
+"""The first alpha."""
 SHARES = tuple(i / 10 for i in range(11))
 """The alphas that are compared."""
 
@@ -48,50 +62,74 @@ class SurrogateModel(BaseAttack):
         """One stage."""
         return self.attack.matching()
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if observation.training.kind == "gradient":
-            return "the update is one gradient: there is no end model"
-        return refused(self.matching(), interpolated(observation, 0.5))
+            return Inapplicable("the update is one gradient: there is no end model")
+        known = mean_network(observation)
+        first = label_if_needed(
+            self.matching(), interpolated(known, MIDDLE), plan_labels_over_steps(known)
+        )
+        if isinstance(first, Inapplicable):
+            return first
+        later = replace(self.matching(), trials=1).budget + len(SHARES)
+        return Plan(
+            evaluations=self.matching().budget + (self.stages - 1) * later + 1,
+            search=partial(self.search, known, first),
+        )
 
-    def evaluations(self, observation: Observation) -> int:
-        later = replace(self.matching(), trials=1)
-        first = self.matching().evaluations(observation)
-        compared = len(SHARES) * (self.stages - 1)
-        return first + (self.stages - 1) * later.evaluations(observation) + compared + 1
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
+    def search(
+        self, observation: Observation, first: Labeled | Ready, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        observation = mean_network(observation)
-        clock = time.perf_counter()
-        share, spent = 0.5, 0
-        matching, notes = settled_over_steps(self.matching(), observation, seeds)
-        shares = [share]
-        for stage in range(self.stages):
-            seen = interpolated(observation, share)
-            done = stage / self.stages
-            found = matching(
-                seen,
-                seeds=seeds.child(f"stage/{stage}"),
-                progress=within(progress, done, 1 / self.stages, evaluations=spent),
+        """Return the result of the last stage."""
+        stage, notes = settle(first, seeds)
+        shares, spent = [MIDDLE], 0
+        best: Best | None = None
+        for k in range(self.stages):
+            done = partial(finished, observation, notes, tuple(shares), spent)
+            part = within(
+                progress,
+                k / self.stages,
+                1 / self.stages,
+                evaluations=spent,
+                finish=done,
+                best=best,
             )
-            spent += found.cost.evaluations
-            if stage == self.stages - 1 or found.targets is None:
+            found = stage.search(seeds.child(f"stage/{k}"), part)
+            if k == self.stages - 1 or found.targets is None:
                 break
-            share = nearest(observation, found)
-            shares.append(share)
-            spent += len(SHARES)
-            matching = replace(
-                self.matching(),
-                trials=1,
-                labels=Read(found.targets),
-                parametrization=Guessed(
-                    base=matching.parametrization, guess=observation.domain.to_unit(found.inputs)
-                ),
-            )
-        cost = Cost(spent, time.perf_counter() - clock)
-        note = "alpha: " + ", ".join(f"{share:g}" for share in shares)
-        return replace(judged(observation, found), cost=cost, notes=(*notes, *found.notes, note))
+            best = partial(done, found)
+            spent += found.cost.evaluations + len(SHARES)
+            shares.append(nearest(observation, found))
+            stage = self.later(stage, interpolated(observation, shares[-1]), found)
+        return done(found)
+
+    def later(self, stage: Ready, observation: Observation, found: Reconstruction) -> Ready:
+        """Return the stage after `stage`, which starts from its result."""
+        assert found.targets is not None, "the labels were read or granted"
+        guess = observation.domain.to_unit(found.inputs)
+        matching = replace(
+            self.matching(),
+            trials=1,
+            labels=Read(found.targets),
+            parametrization=Guessed(base=stage.matching.parametrization, guess=guess),
+        )
+        return Ready.of(matching, observation)
+
+
+def finished(
+    observation: Observation,
+    notes: tuple[str, ...],
+    shares: tuple[float, ...],
+    spent: int,
+    found: Reconstruction,
+) -> Reconstruction:
+    """Return the result of a stage as that of the whole attack. spent: evaluations before the stage."""
+    note = "alpha: " + ", ".join(f"{share:g}" for share in shares)
+    return replace(
+        judged(observation, found),
+        cost=Cost(spent + found.cost.evaluations),
+        notes=(*notes, *found.notes, note),
+    )
 
 
 def nearest(observation: Observation, found: Reconstruction) -> float:

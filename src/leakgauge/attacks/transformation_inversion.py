@@ -17,8 +17,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leakgauge.attacks.labels import refused
-from leakgauge.attacks.recipe import Recipe, mended
+from leakgauge.attacks.mending import plan_mended
+from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.restoration import (
     Map,
     beyond,
@@ -31,10 +31,9 @@ from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
     Domain,
+    Inapplicable,
     Observation,
-    Progress,
-    Reconstruction,
-    Seeds,
+    Plan,
     TransformedExamples,
     effect,
     image_grid,
@@ -61,31 +60,20 @@ class TransformationInversion(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size", "defense"})
 
-    def unsuited(self, observation: Observation) -> str | None:
-        if effect(observation, TransformedExamples) is None:
-            return "the known defense does not transform images"
-        if image_grid(observation.domain) is None:
-            return f"it tells transformations apart by images, not by a {observation.domain.kind}"
-        return refused(self.attack.matching(), observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        return self.attack.evaluations(observation)
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         transformed, domain = effect(observation, TransformedExamples), observation.domain
-        assert transformed is not None, "unsuited() refuses this"
+        if transformed is None:
+            return Inapplicable("the known defense does not transform images")
+        if image_grid(domain) is None:
+            return Inapplicable(f"it tells transformations apart by images, not by a {domain.kind}")
         units = [partial(_in_unit, domain, one) for one in transformed.maps]
+        return plan_mended(self.attack, observation, partial(self.undo, domain, units))
 
-        def undo(inputs: Tensor) -> tuple[Tensor, str]:
-            guess, chosen = undone(domain.to_unit(inputs).clamp(0, 1), units, self)
-            names = ", ".join(str(index) for index in chosen)
-            return domain.from_unit(
-                guess
-            ), f"transformations: of {len(units)}, number {names} undone"
-
-        return mended(self.attack, observation, undo, seeds=seeds, progress=progress)
+    def undo(self, domain: Domain, maps: Sequence[Map], inputs: Tensor) -> tuple[Tensor, str]:
+        """Return the originals (B, C, H, W) of images in data units, and a note. maps: in unit coordinates."""
+        guess, chosen = undone(domain.to_unit(inputs).clamp(0, 1), maps, self)
+        names = ", ".join(str(index) for index in chosen)
+        return domain.from_unit(guess), f"transformations: of {len(maps)}, number {names} undone"
 
 
 def undone(

@@ -147,7 +147,8 @@ class BaseAttack(ABC):
         raise NotImplementedError
 
     def evaluations(self, observation: Observation) -> int:
-        raise NotImplementedError
+        found = self.plan(observation)
+        return 0 if isinstance(found, Inapplicable) else found.evaluations
 
     def reconstruct(
         self, observation: Observation, *, seeds: Seeds, progress: Progress

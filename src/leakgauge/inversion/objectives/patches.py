@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Observation, image_grid
+from leakgauge.core import Inapplicable, Observation, image_grid
 from leakgauge.inversion.objectives.objective import Candidate, Term
 
 ATTRIBUTE = "patch_size"
@@ -62,24 +62,26 @@ def _norms(differences: Tensor) -> Tensor:
     return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
 
-def patch_size(model: nn.Module, channels: int) -> int | str:
-    """The side of a model's patches in pixels; or in one line why it is not known.
+def patch_size(model: nn.Module, channels: int) -> int | Inapplicable:
+    """Return the side of a model's patches in pixels, or the reason why it is not known.
 
     From the convolution of the image's channels whose stride is its kernel, else from an attribute
     `patch_size` of a module or of its config.
     """
     found = dict.fromkeys(_embeddings(model, channels)) or dict.fromkeys(_attributes(model))
     if not found:
-        return (
+        return Inapplicable(
             "no convolution of the image whose stride is its kernel, and no attribute "
             f"{ATTRIBUTE!r}: set patch = P, the side of the patches"
         )
     if len(found) > 1:
         several = " and ".join(f"{height} x {width}" for height, width in found)
-        return f"patches of {several}: set patch = P, the side of those to compare"
+        return Inapplicable(f"patches of {several}: set patch = P, the side of those to compare")
     ((height, width),) = found
     if height != width:
-        return f"patches of {height} x {width} pixels are not square: set patch_prior = 0"
+        return Inapplicable(
+            f"patches of {height} x {width} pixels are not square: set patch_prior = 0"
+        )
     return height
 
 

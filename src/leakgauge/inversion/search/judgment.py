@@ -128,6 +128,11 @@ def _norm(tensors: Tensors) -> float:
     return float(torch.stack([t.detach().double().norm() for t in tensors.values()]).norm())
 
 
+def objective_of(found: Reconstruction) -> float:
+    """Return the attacker's objective at what is returned, or infinity if the search found nothing."""
+    return found.objectives[found.trial] if found.objectives else math.inf
+
+
 def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
     """The verdict on a batch, where the descent looked at the Jacobian."""
     if seen is None:

@@ -5,30 +5,15 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from leakgauge.core import Observation, Seeds, Snapshot
 from leakgauge.inversion.descents.descent import Ending, Evaluation, Request, Run, Setting
 from leakgauge.inversion.evaluation.problem import Problem, Variables
+from leakgauge.inversion.search.composition import Composition
 from leakgauge.inversion.search.consensus import Consensus, Pull
 from leakgauge.inversion.simulation.simulator import simulator
-
-if TYPE_CHECKING:
-    from leakgauge.inversion.search.engine import GradientMatching
-
-RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Shares of a descent after which successive halving drops the worse half (Jamieson, Talwalkar 2016)."""
-
-
-def halved(trials: int, evaluations: int) -> int:
-    """What successive halving spends on so many trials of so many evaluations each, at most."""
-    spent, done = 0.0, 0.0
-    for rung in RUNGS:
-        spent += trials * (rung - done) * evaluations
-        done, trials = rung, max(1, (trials + 1) // 2)
-    return math.ceil(spent)
 
 
 @dataclass
@@ -53,7 +38,7 @@ class Trial:
         self._next(None)
 
     @classmethod
-    def start(cls, matching: GradientMatching, observation: Observation, seeds: Seeds) -> Trial:
+    def start(cls, matching: Composition, observation: Observation, seeds: Seeds) -> Trial:
         """A trial at its first request; draws from `seeds` alone."""
         inputs = matching.parametrization.start(observation, seeds.generator("inputs"))
         labels = matching.labels.start(observation, seeds.generator("labels"))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from leakgauge.core import Observation, trainable, unit_shape
+from leakgauge.core import Inapplicable, Observation, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, single
 from leakgauge.federated.layers.dropout import Masked, drawn, taken, with_forward
 from leakgauge.federated.training.fedavg import FedAvg
@@ -51,30 +51,30 @@ class Masks(Layout):
         return torch.cat([like.new_full((size,), 1 - p) for p, size in pairs])
 
 
-def masks_of(observation: Observation) -> Masks | str:
-    """The masks of the model's forward pass, or in one line why they cannot be variables."""
+def masks_of(observation: Observation) -> Masks | Inapplicable:
+    """Return the masks of the model's forward pass, or the reason why they cannot be variables."""
     training = observation.training
     calls = drawn(observation, 2)
     if not calls:
-        return "no active dropout layer"
+        return Inapplicable("no active dropout layer")
     if isinstance(training, Rounds):
-        return "each round has masks of its own"
+        return Inapplicable("each round has masks of its own")
     if isinstance(training, FedAvg) and training.epochs > 1:
-        return f"each of {training.epochs} local epochs has masks of its own"
+        return Inapplicable(f"each of {training.epochs} local epochs has masks of its own")
     more, shapes = drawn(observation, 3), []
     for call, other in zip(calls, more, strict=True):
         if call.shape is None or other.shape is None:
-            return f"{call.function} draws a mask that cannot be given from outside"
+            return Inapplicable(f"{call.function} draws a mask that cannot be given from outside")
         one, rest = divmod(call.shape[0], 2)
         if rest or (other.shape[0], other.shape[1:]) != (3 * one, call.shape[1:]):
-            return f"a mask of shape {call.shape} for 2 examples has no leading axis of examples"
+            return Inapplicable(
+                f"a mask of shape {call.shape} for 2 examples has no leading axis of examples"
+            )
         shapes.append((one, *call.shape[1:]))
     found = Masks(unit_shape(observation.domain), tuple(shapes), tuple(call.p for call in calls))
-    return (
-        "the model draws more at random than dropout masks"
-        if _random(observation, found)
-        else found
-    )
+    if _random(observation, found):
+        return Inapplicable("the model draws more at random than dropout masks")
+    return found
 
 
 def _random(observation: Observation, masks: Masks) -> bool:

@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Observation, Tensors, Update, copied, trainable, unit_shape
+from leakgauge.core import (
+    Inapplicable,
+    Observation,
+    Tensors,
+    Update,
+    copied,
+    trainable,
+    unit_shape,
+)
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.layers.dropout import probes
 from leakgauge.federated.training.fedsgd import stateless
@@ -55,24 +63,24 @@ def hidden(observation: Observation) -> frozenset[str]:
     return frozenset(n for n, t in believed(whole).update.tensors.items() if not bool(t.any()))
 
 
-def split_of(observation: Observation) -> tuple[str, int] | str:
-    """The first hidden layer that runs and how many values it reads of an example, or why there is no such place.
+def split_of(observation: Observation) -> tuple[str, int] | Inapplicable:
+    """Return the first hidden layer that runs and how many values it reads of an example, or why there is none.
 
     Every layer with parameters that runs before it must be seen, every one from it on be hidden.
     """
     gone = hidden(observation)
     if not gone:
-        return "the known defense hides no layer's gradient"
+        return Inapplicable("the known defense hides no layer's gradient")
     if len(gone) == len(observation.update.tensors):
-        return "the known defense hides every layer's gradient"
+        return Inapplicable("the known defense hides every layer's gradient")
     order = _run_order(observation)
     concealed = [_hides(name, gone) for name, _ in order]
     first = concealed.index(True) if True in concealed else 0
     if not first or not all(concealed[first:]):
-        return "a layer that is seen runs behind one that is hidden"
+        return Inapplicable("a layer that is seen runs behind one that is hidden")
     name, read = order[first]
     if read.shape[:1] != (1,):
-        return f"layer {name!r} reads no vector of each example"
+        return Inapplicable(f"layer {name!r} reads no vector of each example")
     return name, read.numel()
 
 

@@ -1,0 +1,64 @@
+"""What a gradient matching is made of, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from leakgauge.core import Observation
+from leakgauge.inversion.descents.descent import Descent
+from leakgauge.inversion.objectives.objective import Falling, Term, unmatched
+from leakgauge.inversion.objectives.statistics import BatchStatistics
+from leakgauge.inversion.search.consensus import Consensus
+from leakgauge.inversion.variables.labels import Labels
+from leakgauge.inversion.variables.parametrization import Direct, Parametrization
+
+STATISTICS = 0.1
+"""Weight of granted batch statistics. Results on images outside the benchmarks hardly changed between 0.01 and 1."""
+RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Fractions of a descent after which successive halving drops the worse half (Jamieson, Talwalkar 2016)."""
+
+
+def halved(trials: int, evaluations: int) -> int:
+    """Return the most evaluations that successive halving spends on `trials` restarts of `evaluations` each."""
+    spent, done = 0.0, 0.0
+    for rung in RUNGS:
+        spent += trials * (rung - done) * evaluations
+        done, trials = rung, max(1, (trials + 1) // 2)
+    return math.ceil(spent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """The parts of a gradient matching. `GradientMatching` says what each does."""
+
+    objective: Term
+    parametrization: Parametrization = field(default_factory=Direct)
+    labels: Labels
+    descent: Descent
+    trials: int = 1
+    halving: bool = False
+    tolerance: float = 0.0
+    smoothing: float = 0.0
+    statistics: float = STATISTICS
+    group: Consensus | None = None
+    precision: Literal["observed", "double", "mixed"] = "observed"
+
+    @property
+    def budget(self) -> int:
+        """The largest number of simulated updates that a search computes."""
+        whole = self.trials * self.descent.evaluations
+        if self.halving:
+            whole = min(whole, halved(self.trials, self.descent.evaluations))
+        # Each trial is scored once more, and so is their consensus.
+        return whole if self.group is None else whole + self.trials + 1
+
+    def informed(self, observation: Observation) -> Term:
+        """Return the objective, with the batch's statistics if they are granted and the model has any."""
+        term = BatchStatistics.of(observation)
+        if self.statistics == 0 or term.inapplicable(observation) is not None:
+            return self.objective
+        weight = self.statistics * unmatched(self.objective, observation)
+        # Statistics that are not quite true lead at first, and must not keep the update from being matched.
+        return self.objective + (weight if term.exact else Falling(weight, 1e-4 * weight)) * term
