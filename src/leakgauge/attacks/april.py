@@ -20,7 +20,7 @@ from torch import Tensor
 
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.patch_embedding import Tokens, tokens_of
-from leakgauge.attacks.recipe import Recipe, matched, refused
+from leakgauge.attacks.recipe import Recipe, plan_matching
 from leakgauge.core import (
     CERTIFIED_WITHIN,
     CONVERGED_WITHIN,
@@ -28,6 +28,7 @@ from leakgauge.core import (
     Cost,
     Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
@@ -227,22 +228,11 @@ class AprilMatching(Recipe):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         reason = unfit(observation)
         if reason is not None:
-            return reason
+            return Inapplicable(reason)
         found = self.named(observation)
         if isinstance(found, Inapplicable):
-            return found.reason
-        return refused(found.matching(), observation)
-
-    def evaluations(self, observation: Observation) -> int:
-        found = self.named(observation)
-        return 0 if isinstance(found, Inapplicable) else found.matching().evaluations(observation)
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        found = self.named(observation)
-        assert isinstance(found, AprilMatching), "unsuited() refuses this"
-        return matched(found.matching(), observation, seeds, progress)
+            return found
+        return plan_matching(found.matching(), observation)

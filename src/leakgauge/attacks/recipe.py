@@ -96,17 +96,3 @@ def plan_matching(matching: GradientMatching, observation: Observation) -> Plan 
     if isinstance(found, Inapplicable):
         return found
     return Plan(evaluations=matching.budget, search=found.search)
-
-
-# Until every attack prepares.
-def refused(matching: GradientMatching, observation: Observation) -> str | None:
-    found = label_if_needed(matching, observation)
-    return found.reason if isinstance(found, Inapplicable) else None
-
-
-def matched(
-    matching: GradientMatching, observation: Observation, seeds: Seeds, progress: Progress
-) -> Reconstruction:
-    found = label_if_needed(matching, observation)
-    assert not isinstance(found, Inapplicable)
-    return found.search(seeds, progress)
