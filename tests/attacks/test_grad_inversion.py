@@ -18,7 +18,7 @@ from leakgauge.inversion.descents.descent import Evaluation, Setting
 from leakgauge.inversion.descents.langevin import LangevinAdam
 from leakgauge.inversion.evaluation.batching import Loop, together
 from leakgauge.inversion.evaluation.step import DoubleBackward
-from leakgauge.inversion.search import engine
+from leakgauge.inversion.search import running
 from leakgauge.inversion.search.consensus import (
     Consensus,
     Pull,
@@ -183,7 +183,7 @@ class TestGroup:
                 return said
 
             with monkeypatch.context() as patch:
-                patch.setattr(engine, "settle", keep)
+                patch.setattr(running, "settle", keep)
                 self.matching(weight)(observation, seeds=lg.Seeds(0))
             spreads.append(self.spread(ends))
         assert spreads[1] < spreads[0] / 2
@@ -210,7 +210,7 @@ class TestGroup:
                     return together(problem, fixed, count), ""
                 return Loop(DoubleBackward(problem), fixed), ""
 
-            monkeypatch.setattr(engine, "choose_trials", choose)
+            monkeypatch.setattr(running, "choose_trials", choose)
             matching = replace(self.matching(1.0), descent=LangevinAdam(steps=12, warmup=2))
             found.append(matching(observation, seeds=lg.Seeds(0)))
         assert torch.allclose(found[0].inputs, found[1].inputs, atol=1e-2)

@@ -25,7 +25,7 @@ from leakgauge.inversion import (
 from leakgauge.inversion.descents.descent import Descent
 from leakgauge.inversion.evaluation.batching import Trials, together
 from leakgauge.inversion.evaluation.problem import Problem
-from leakgauge.inversion.search import engine
+from leakgauge.inversion.search import running
 from leakgauge.inversion.simulation.simulator import in_precision
 
 Observe = Callable[..., lg.Observation]
@@ -58,7 +58,7 @@ class TestTrialsTogether:
             used.append(count)
             return together(problem, fixed, count), f"{count} as one axis"
 
-        monkeypatch.setattr(engine, "choose_trials", always)
+        monkeypatch.setattr(running, "choose_trials", always)
         axis = matching(observation, seeds=lg.Seeds(0))
         assert used == ([4, 2, 1, 1] if halving else [4])
         assert f"{used[0]} as one axis" in axis.notes
@@ -69,7 +69,7 @@ class TestTrialsTogether:
     def test_a_trial_that_is_solved_ends_them_all(
         self, observe: Observe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engine, "choose_trials", lambda p, f, n, _: (together(p, f, n), "axis"))
+        monkeypatch.setattr(running, "choose_trials", lambda p, f, n, _: (together(p, f, n), "axis"))
         matching = GradientMatching(
             objective=L2(),
             labels=Known(),
