@@ -175,7 +175,7 @@ class TestGroup:
         spreads = []
         for weight in (0.0, 30.0):
             ends: list[Tensor] = []
-            settle = engine.settle
+            settle = running.settle
 
             def keep(trials, live, group, settle=settle, ends=ends):  # type: ignore[no-untyped-def]
                 said = settle(trials, live, group)
