@@ -229,6 +229,17 @@ class TestRefusals:
                 lg.audit(own_case(defense))
 
 
+class Nothing(Undefended):
+    """States None where a tuple belongs."""
+
+    effects = None  # type: ignore[assignment]
+
+
+def test_none_on_the_class_is_refused_too() -> None:
+    with pytest.raises(SpecificationError, match=r"a tuple of effects.*found None"):
+        effects_of(Nothing(), Noise)
+
+
 class Failing(Undefended):
     """Its `effects` ends with the error that a missing attribute gives too."""
 

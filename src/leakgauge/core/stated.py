@@ -17,6 +17,7 @@ from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update
 
 E = TypeVar("E", bound=Effect)
+ABSENT = object()
 
 
 class Granted(Protocol):
@@ -75,16 +76,17 @@ def stated_by(defense: Defense | None) -> tuple[Effect, ...]:
     Raises:
         SpecificationError: `effects` is no tuple of effects.
     """
-    # A property that fails must not pass for one that is left out.
-    told = () if getattr_static(defense, "effects", None) is None else getattr(defense, "effects")  # noqa: B009
-    if not isinstance(told, tuple) or not all(isinstance(each, Effect) for each in told):
-        odd = told
-        if isinstance(told, tuple):
-            odd = next(each for each in told if not isinstance(each, Effect))
+    # `getattr` with a default would take a property that fails for one that is left out.
+    if getattr_static(defense, "effects", ABSENT) is ABSENT:
+        told: object = ()
+    else:
+        told = getattr(defense, "effects")  # noqa: B009
+    odd = [each for each in told if not isinstance(each, Effect)] if isinstance(told, tuple) else []
+    if not isinstance(told, tuple) or odd:
         raise SpecificationError(
             f"defense {type(defense).__name__}, effects",
             expected="a tuple of effects, such as (leakgauge.core.Noise(std=0.1),)",
-            found=found(odd) if odd is told else f"{found(odd)} in the tuple",
+            found=f"{found(odd[0])} in the tuple" if odd else found(told),
             remedy="correct it, or leave it out if the defense has none",
         )
     if not told and isinstance(defense, Combined):

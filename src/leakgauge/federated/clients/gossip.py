@@ -62,8 +62,8 @@ def distances(joined: Tensor, start: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Rounds:
-    """What happened: models (T, N, d) before each step, messages (T, N, d) after it."""
+class Trajectories:
+    """What the nodes held and sent: models (T, N, d) before each step, messages (T, N, d) after it."""
 
     models: Tensor
     messages: Tensor
@@ -84,7 +84,7 @@ class Gossip:
         *,
         rounds: int,
         seeds: Seeds,
-    ) -> Rounds:
+    ) -> Trajectories:
         """`rounds` rounds of nodes like `client`, each with all of its batch in each step."""
         mixing = metropolis(self.joined)
         start = flat(trainable(model)).cpu()
@@ -102,7 +102,7 @@ class Gossip:
             models.append(states)
             messages.append(states - self.learning_rate * torch.stack(steps))
             states = (mixing @ messages[-1].double()).to(start.dtype)
-        return Rounds(torch.stack(models), torch.stack(messages))
+        return Trajectories(torch.stack(models), torch.stack(messages))
 
 
 def at(model: nn.Module, state: Tensor) -> nn.Module:
@@ -115,4 +115,4 @@ def at(model: nn.Module, state: Tensor) -> nn.Module:
     return moved
 
 
-__all__ = ["Gossip", "Rounds", "at", "circulant", "distances", "metropolis"]
+__all__ = ["Gossip", "Trajectories", "at", "circulant", "distances", "metropolis"]
