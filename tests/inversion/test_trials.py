@@ -69,7 +69,9 @@ class TestTrialsTogether:
     def test_a_trial_that_is_solved_ends_them_all(
         self, observe: Observe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(running, "choose_trials", lambda p, f, n, _: (together(p, f, n), "axis"))
+        monkeypatch.setattr(
+            running, "choose_trials", lambda p, f, n, _: (together(p, f, n), "axis")
+        )
         matching = GradientMatching(
             objective=L2(),
             labels=Known(),
