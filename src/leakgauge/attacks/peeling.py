@@ -14,19 +14,21 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.chain import Chain, chain_of
-from leakgauge.analytic.last_layer import rounding
+from leakgauge.analytic.chain import Chain
 from leakgauge.analytic.peeling import Known, peeled
-from leakgauge.attacks.rgap import Beginning, beginnings, compared, label_of, shared, unstarted
+from leakgauge.attacks.inside import search_inside
+from leakgauge.attacks.recursion import Beginning, Recursion, recursion_of
 from leakgauge.core import (
     BaseAttack,
     Cost,
     Inapplicable,
     Observation,
+    Plan,
     Progress,
     Reconstruction,
     Seeds,
@@ -79,32 +81,28 @@ class Peeling(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
-        reason = observation.not_one_example()
-        if reason is not None:
-            return reason
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if len(observation.domain.shape) != 3:
-            return "recovers images"
-        chain = chain_of(observation.model, observation.domain)
-        return chain.reason if isinstance(chain, Inapplicable) else unstarted(chain, observation)
+            return Inapplicable("recovers images")
+        found = recursion_of(observation)
+        if isinstance(found, Inapplicable):
+            return found
+        return Plan(evaluations=self.planned, search=partial(self.search, found))
 
-    def evaluations(self, observation: Observation) -> int:
-        # Line searches take a quarter more.
+    @property
+    def planned(self) -> int:
+        """Return the largest number of evaluations. Line searches take a quarter more than the steps."""
         return (self.rough + RESTARTS * self.steps) * 5 // 4
 
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        chain = chain_of(observation.model, observation.domain)
-        assert isinstance(chain, Chain), "unsuited() refuses this"
-        found = beginnings(chain, observation)
-        labels = label_of(observation, found[0], seeds) if found else None
+    def search(self, found: Recursion, seeds: Seeds, progress: Progress) -> Reconstruction:
+        """Return the image that the activations tell."""
+        beginnings = found.beginnings()
+        labels = found.label_of(beginnings[0], seeds) if beginnings else None
         if labels is None:
-            return nothing_found(
-                observation, Status.UNCONVERGED, "no label explains the last layer"
-            )
+            reason = "no label explains the last layer"
+            return nothing_found(found.observation, Status.UNCONVERGED, reason)
         with seeds.isolated("peeling"):
-            return _Peel(self, observation, chain, labels, seeds, progress).run(found[0])
+            return _Peel(self, found, labels, seeds, progress).run(beginnings[0])
 
 
 class _Peel:
@@ -113,18 +111,18 @@ class _Peel:
     def __init__(
         self,
         attack: Peeling,
-        observation: Observation,
-        chain: Chain,
+        recursion: Recursion,
         labels: Tensor,
         seeds: Seeds,
         progress: Progress,
     ) -> None:
-        self.attack, self.observation, self.chain = attack, observation, chain
+        self.attack, self.recursion = attack, recursion
+        self.observation, self.chain = recursion.observation, recursion.chain
         self.labels, self.seeds, self.progress = labels, seeds, progress
         self.clock = time.perf_counter()
         self.notes: list[str] = []
         self.guesses: list[Reconstruction] = []
-        self.evaluations = 0
+        self.evaluations, self.done = 0, 0.0
 
     def run(self, start: Beginning) -> Reconstruction:
         """From the output to where the activations give the image, or to where no more is told."""
@@ -144,7 +142,7 @@ class _Peel:
             self.read(known)
         elif seen != known.place:
             self.imagine(known)
-        return self.best()
+        return self.best(self.guesses)
 
     @property
     def matched(self) -> bool:
@@ -155,12 +153,10 @@ class _Peel:
     def peel(self, known: Known) -> Known | Inapplicable:
         """One layer further towards the image, where its gradient tells its input."""
         link = self.chain.links[known.place - 1]
-        dweight = shared(self.observation, f"{link.name}.weight")
-        assert dweight is not None, "unstarted() refuses this"
         rough = None
         if link.pool is not None:
             rough = self.observation.domain.to_unit(self.guesses[-1].inputs).double().cpu()
-        noise = rounding(self.observation.update.tensors[f"{link.name}.weight"]).shared
+        dweight, noise = self.recursion.dweight(link), self.recursion.rounding(link)
         told = peeled(self.chain, known, dweight, rough, noise=noise)
         if isinstance(told, Inapplicable):
             return told
@@ -179,12 +175,11 @@ class _Peel:
         ample = told >= AMPLE * values
         found: list[Reconstruction] = []
         for k, start in enumerate(self.starts(ample)):
-            found.append(
-                self.descended(known, start, ample, self.seeds.child(f"{known.place}/{k}"))
-            )
-            if found[-1].objectives[0] <= CLOSE:
+            seeds = self.seeds.child(f"{known.place}/{k}")
+            found.append(self.descended(known, start, ample, [*self.guesses, *found], seeds))
+            if objective_of(found[-1]) <= CLOSE:
                 break
-        best = min(found, key=lambda guess: guess.objectives[0])
+        best = min(found, key=objective_of)
         course = tuple(snapshot for guess in found for snapshot in guess.course)
         spent = Cost(sum(guess.cost.evaluations for guess in found))
         self.guesses.append(replace(best, course=course, cost=spent))
@@ -203,9 +198,14 @@ class _Peel:
         return [last, *[fresh] * (RESTARTS - 1)] if ample else [last]
 
     def descended(
-        self, known: Known, start: Parametrization, ample: bool, seeds: Seeds
+        self,
+        known: Known,
+        start: Parametrization,
+        ample: bool,
+        before: list[Reconstruction],
+        seeds: Seeds,
     ) -> Reconstruction:
-        """One descent, with its course as part of the whole."""
+        """Return the image of one descent, with its course as part of the whole. before: the images so far."""
         attack = self.attack
         prior: Term = InRange()
         if not ample and attack.smoothness > 0:
@@ -218,29 +218,39 @@ class _Peel:
             descent=LBFGS(steps=steps, history=100, line_search="strong_wolfe"),
             tolerance=EXACT,
         )
-        before, since = self.evaluations, time.perf_counter() - self.clock
-        planned = attack.evaluations(self.observation)
-        guess = matching(
-            self.observation,
-            seeds=seeds,
-            progress=within(self.progress, before / planned, steps / planned, evaluations=before),
+        spent, since = self.evaluations, time.perf_counter() - self.clock
+
+        def placed(guess: Reconstruction) -> Reconstruction:
+            course = tuple(
+                replace(s, evaluations=s.evaluations + spent, seconds=s.seconds + since)
+                for s in guess.course
+            )
+            return replace(guess, course=course)
+
+        # Several pools may ask for more descents than are planned.
+        part = min(steps * 5 / 4 / attack.planned, 1 - self.done)
+        told = within(
+            self.progress,
+            self.done,
+            part,
+            evaluations=spent,
+            finish=lambda guess: self.best([*before, placed(guess)]),
+            best=partial(self.best, before) if before else None,
         )
+        self.done += part
+        guess = search_inside(matching, self.observation, seeds, told)
         self.evaluations += guess.cost.evaluations
-        course = tuple(
-            replace(s, evaluations=s.evaluations + before, seconds=s.seconds + since)
-            for s in guess.course
-        )
-        return replace(guess, course=course)
+        return placed(guess)
 
     def read(self, known: Known) -> None:
         """The image that the first layer's input is."""
-        inputs, targets, residual = compared(self.observation, self.chain, known.x, self.labels)
-        assert residual is not None, "the labels are known"
+        unit, inputs = self.recursion.inputs(known.x)
+        residual = self.recursion.residual(unit, self.labels)
         self.evaluations += 1
         self.guesses.append(
             Reconstruction(
                 inputs=inputs,
-                targets=targets,
+                targets=self.labels,
                 found=torch.ones(1, dtype=torch.bool),
                 status=Status.CONVERGED if residual <= MATCHED else Status.UNCONVERGED,
                 message=f"the update is matched to {residual:.2g} of its norm",
@@ -249,13 +259,17 @@ class _Peel:
             )
         )
 
-    def best(self) -> Reconstruction:
-        """The image that matches the update best, with the course of all."""
-        chosen = min(self.guesses, key=lambda guess: residual_of(guess))
-        course = tuple(snapshot for guess in self.guesses for snapshot in guess.course)
-        spent = Cost(self.evaluations, time.perf_counter() - self.clock)
+    def best(self, guesses: list[Reconstruction]) -> Reconstruction:
+        """Return the image that matches the update best, with the course of all."""
+        chosen = min(guesses, key=residual_of)
+        course = tuple(snapshot for guess in guesses for snapshot in guess.course)
         notes = (*self.notes, *chosen.notes)
-        return replace(chosen, course=course, notes=notes, cost=spent)
+        return replace(chosen, course=course, notes=notes, cost=Cost(self.evaluations))
+
+
+def objective_of(guess: Reconstruction) -> float:
+    """Return the objective of a descent's result, infinite if no iterate had a finite one."""
+    return guess.objectives[0] if guess.objectives else math.inf
 
 
 def residual_of(guess: Reconstruction) -> float:

@@ -1,0 +1,147 @@
+"""What R-GAP and peeling share: where a recursion from the output to the input of a chain starts, and how it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leakgauge.analytic.chain import Chain, Link, chain_of
+from leakgauge.analytic.last_layer import rounding
+from leakgauge.analytic.linear import rank_one
+from leakgauge.analytic.output_layer import starts
+from leakgauge.attacks.labels import labels_of, withheld
+from leakgauge.core import Inapplicable, Observation, Seeds
+from leakgauge.inversion.objectives.distances import relative_residual
+from leakgauge.inversion.simulation.simulator import simulator
+from leakgauge.output.one_label import Explained
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A layer whose input and gradient are known: the recursion can start there.
+
+    Args:
+        place: which layer of the chain.
+        features: (F,), its input h.
+        delta: (O,), the gradient of the loss at its output.
+        label: of the example, or None if the layer does not tell it.
+    """
+
+    place: int
+    features: Tensor
+    delta: Tensor
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Recursion:
+    """A chain of layers whose weights are all trained, and the gradient of one example.
+
+    Args:
+        chain: the layers.
+        observation: the gradient, and what is granted beside it.
+        biased: the first linear layer whose bias moved, so that its delta is db. None if there is none.
+    """
+
+    chain: Chain
+    observation: Observation
+    biased: int | None
+
+    def dweight(self, link: Link) -> Tensor:
+        """Return the gradient of a layer's weight in float64, on the CPU."""
+        return shared(self.observation, f"{link.name}.weight")
+
+    def rounding(self, link: Link) -> float:
+        """Return the relative rounding error of the gradient of a layer's weight."""
+        return rounding(self.observation.update.tensors[f"{link.name}.weight"]).shared
+
+    def beginnings(self) -> list[Beginning]:
+        """Return where the recursion may start, the best first."""
+        explained = self._explained()
+        if self.biased is None:
+            last = len(self.chain.links) - 1
+            return [Beginning(last, s.features, s.delta, s.label) for s in explained]
+        link = self.chain.links[self.biased]
+        weight, bias = self.dweight(link), shared(self.observation, f"{link.name}.bias")
+        features = rank_one(weight, bias, torch.ones_like(weight))
+        label = explained[0].label if explained else None
+        return [Beginning(self.biased, features, bias, label)]
+
+    def _explained(self) -> list[Explained]:
+        """Return what explains the gradient of the last layer, the best first."""
+        last, observation = self.chain.links[-1], self.observation
+        dweight = self.dweight(last)
+        if not isinstance(last.layer, nn.Linear) or observation.classes is None:
+            return []
+        if not dweight.any():
+            return []
+        biased = f"{last.name}.bias" in observation.update.tensors
+        dbias = shared(observation, f"{last.name}.bias") if biased else None
+        classes = max(2, observation.classes)
+        found = starts(self.chain, observation.loss, dweight, dbias, classes=classes)
+        granted = observation.knowledge.labels
+        if granted is not None and granted.ndim == 1:
+            found = [start for start in found if start.label == int(granted[0])]
+        return found
+
+    def label_of(self, start: Beginning, seeds: Seeds) -> Tensor | None:
+        """Return the label (1,) that explains the last layer, else one that is granted or estimated, or None."""
+        observation = self.observation
+        if start.label is not None:
+            return torch.tensor([start.label], device=observation.update.like.device)
+        if observation.classes is None or withheld(observation) is not None:
+            return observation.knowledge.labels
+        return labels_of(observation, seeds)[0]
+
+    def inputs(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the example (1, *shape) that the first layer sees, in unit coordinates and in the domain's units."""
+        # The domain's range is public: a value outside it is an error, for certain.
+        unit = self.chain.invert(seen.reshape(1, -1)).clamp(0, 1).to(self.observation.update.like)
+        return unit, self.observation.domain.from_unit(unit)
+
+    def residual(self, unit: Tensor, targets: Tensor) -> float:
+        """Return the relative residual of the update of an example in unit coordinates."""
+        simulated = simulator(self.observation, create_graph=False)(unit, targets)
+        return float(relative_residual(simulated, self.observation.update.tensors))
+
+
+def recursion_of(observation: Observation) -> Recursion | Inapplicable:
+    """Return the recursion through the model on the gradient of one example, or the reason why there is none."""
+    reason = observation.not_one_example()
+    if reason is not None:
+        return Inapplicable(reason)
+    chain = chain_of(observation.model, observation.domain)
+    if isinstance(chain, Inapplicable):
+        return chain
+    for link in chain.links:
+        if f"{link.name}.weight" not in observation.update.tensors:
+            return Inapplicable(f"the weight of {link.name!r} is not trained")
+    found = Recursion(chain, observation, _biased(chain, observation))
+    last = chain.links[-1]
+    if found.biased is not None:
+        return found
+    if not isinstance(last.layer, nn.Linear):
+        return Inapplicable(
+            f"the last layer, {last.name!r}, is a convolution, and no linear layer has a bias"
+        )
+    if observation.classes is None:
+        return Inapplicable(
+            "without a bias the recursion starts from the label: needs a classification loss"
+        )
+    return found
+
+
+def _biased(chain: Chain, observation: Observation) -> int | None:
+    """Return the first linear layer whose bias is trained and moved, or None if there is none."""
+    for i, link in enumerate(chain.links):
+        db = observation.update.tensors.get(f"{link.name}.bias")
+        if isinstance(link.layer, nn.Linear) and db is not None and bool(db.any()):
+            return i
+    return None
+
+
+def shared(observation: Observation, name: str) -> Tensor:
+    """Return a tensor of the update in float64, on the CPU."""
+    return observation.update.tensors[name].detach().double().cpu()
