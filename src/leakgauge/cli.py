@@ -1,4 +1,4 @@
-"""The command line: `leakgauge audit`, `leakgauge recommend` and `leakgauge list`.
+"""The command line: `leakgauge audit`, `leakgauge recommend`, `leakgauge list` and `leakgauge schema`.
 
 What it imports first takes milliseconds, so that help, the version and mistakes on the command line are told at once.
 `leakgauge.commands`, which does the work, imports torch, and that takes seconds.
@@ -69,7 +69,9 @@ def parser() -> Parser:
         "130 Ctrl-C, 143 SIGTERM.",
     )
     top.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{audit,recommend,list}")
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="{audit,recommend,list,schema}"
+    )
     audit = commands.add_parser("audit", help="run an audit and write its report")
     audit.add_argument("spec", nargs="?", metavar="SPEC.toml", help="left out: the default audit")
     running(audit)
@@ -93,6 +95,7 @@ def parser() -> Parser:
     advice.add_argument("--json", action="store_true", help="print the recommendation as JSON")
     listing = commands.add_parser("list", help="what can be named in a specification")
     listing.add_argument("what", choices=LISTED)
+    commands.add_parser("schema", help="the JSON Schema of a line of records.jsonl")
     return top
 
 
@@ -134,11 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with printing():
             options = parser().parse_args(given)
         check(options)
-        # Outside `stoppable`: its exception would unwind through imports that are half done (see `interrupts`).
-        from leakgauge.commands import run
+        if options.command == "schema":
+            code = print_schema()
+        else:
+            # Outside `stoppable`: its exception would unwind through imports that are half done (see `interrupts`).
+            from leakgauge.commands import run
 
-        with stoppable():
-            code = run(options, "leakgauge " + shlex.join(given))
+            with stoppable():
+                code = run(options, "leakgauge " + shlex.join(given))
         if closed:
             raise unprintable("it is closed")
         return code
@@ -158,6 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
 
 
+def print_schema() -> int:
+    """Print the JSON Schema of a record, which needs no torch. Return the exit code."""
+    from leakgauge.records.document import schema_text
+
+    with printing():
+        print(schema_text(), end="")
+    return DONE
+
+
 def told(error: LeakGaugeError, code: int) -> int:
     """Print an error in one line, and return the exit code."""
     print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=sys.stderr)
@@ -166,7 +181,7 @@ def told(error: LeakGaugeError, code: int) -> int:
 
 def check(options: argparse.Namespace) -> None:
     """Raise SpecificationError where options are out of range or do not go together."""
-    if options.command == "list":
+    if options.command in ("list", "schema"):
         return
     if options.command == "recommend":
         check_recommend(options)

@@ -100,6 +100,9 @@ def explained(error: ValidationError, value: object, where: str) -> DataError:
     if "type" not in value:
         return _bad(where, "one JSON object with a type", "none", ANEW)
     first = error.errors(include_url=False)[0]
+    if first["type"].startswith("union_tag"):
+        wanted = "a record of type 'header', 'cell', 'training' or 'end'"
+        return _bad(where, wanted, f"type {brief(value['type'])}", ANEW)
     path = ".".join(str(part) for part in first["loc"][1:])
     wanted = first["msg"].removeprefix("Value error, ")
     found = "no such field" if first["type"] == "missing" else brief(first["input"])

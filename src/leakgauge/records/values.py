@@ -20,7 +20,13 @@ OVERRIDES = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2
 class Part(BaseModel):
     """A part of a record. It is immutable, converts nothing, and refuses fields that it does not know."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        # What is written has every field, and the schema says so.
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 def printable(value: Any) -> Any:
