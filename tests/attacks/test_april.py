@@ -11,7 +11,7 @@ from conftest import client, images, psnr, sigmoid_cnn
 from torch import Tensor, nn
 
 import leakgauge as lg
-from leakgauge.analytic.patch_embedding import Tokens, tokens_of
+from leakgauge.analytic.patch_embedding import PatchEquations, patch_equations
 from leakgauge.attacks import April, AprilMatching
 from leakgauge.inversion import Candidate, TensorCosine
 
@@ -95,8 +95,8 @@ def test_finds_the_parts_of_a_users_own_model() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Torch().eval()
-    found = tokens_of(model, GRAY)
-    assert isinstance(found, Tokens)
+    found = patch_equations(model, GRAY)
+    assert isinstance(found, PatchEquations)
     assert (found.position, found.embedding) == ("places", "cut")
     assert found.attention == ("look.in_proj_weight",)
     guess = April()(seen(model), seeds=lg.Seeds(0))

@@ -30,7 +30,7 @@ AGREEMENT = 1e-8
 
 
 @dataclass(frozen=True)
-class Tokens:
+class PatchEquations:
     """Where the parts of the equations are found.
 
     position names E_pos and embedding the convolution; patches start at token `first`. attention names
@@ -83,7 +83,7 @@ def attention_side(
     return torch.stack([weight.T @ dweight for weight, dweight in pairs]).sum(0)
 
 
-def tokens_of(model: nn.Module, domain: Domain) -> Tokens | Inapplicable:
+def patch_equations(model: nn.Module, domain: Domain) -> PatchEquations | Inapplicable:
     """The equations that hold for `model`, or in one line why there are none."""
     model = doubled(model).eval()
     probe = _probe(model, domain)
@@ -104,7 +104,7 @@ def tokens_of(model: nn.Module, domain: Domain) -> Tokens | Inapplicable:
         attention, z = _attention(probe, dict(model.named_parameters()), slopes)
         anchor = (patches, z[first : first + len(patches)])
         size = tuple(probe.seen.shape[1:])
-        return Tokens(position, name, conv, first, attention, anchor, size, invert)
+        return PatchEquations(position, name, conv, first, attention, anchor, size, invert)
     return Inapplicable(
         "no trained parameter is added to the patches' embeddings as a positional embedding is"
     )

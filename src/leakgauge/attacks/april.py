@@ -11,15 +11,15 @@ By optimization (section 3.3):   minimize over x   || g - g* ||^2 + weight (1 - 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from leakgauge.analytic.last_layer import rounding
-from leakgauge.analytic.patch_embedding import Tokens, tokens_of
+from leakgauge.analytic.patch_embedding import PatchEquations, patch_equations
 from leakgauge.attacks.recipe import Recipe, plan_matching
 from leakgauge.core import (
     CERTIFIED_WITHIN,
@@ -27,6 +27,7 @@ from leakgauge.core import (
     BaseAttack,
     Cost,
     Inapplicable,
+    Moment,
     Observation,
     Plan,
     Progress,
@@ -41,7 +42,7 @@ from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
-from leakgauge.output import OneLabel, label_of_one, shared_head
+from leakgauge.output import label_of_one
 
 CUTS = (1.0, 1e1, 1e2, 1e3, 1e4)
 """Singular values of G dropped: below these multiples of its rounding. The residual chooses."""
@@ -59,63 +60,78 @@ class April(BaseAttack):
     def requires(self) -> frozenset[str]:
         return frozenset({"batch_size"})
 
-    def unsuited(self, observation: Observation) -> str | None:
-        reason = unfit(observation)
-        if reason is not None:
-            return reason
-        found = tokens_of(observation.model, observation.domain)
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
+        labels = likely(observation)
+        if isinstance(labels, Inapplicable):
+            return labels
+        found = patch_equations(observation.model, observation.domain)
         if isinstance(found, Inapplicable):
-            return found.reason
+            return found
         if self.equations == "attention" and found.attention is None:
-            return (
+            return Inapplicable(
                 "the first attention does not see the tokens themselves, or something else sees "
                 'them too (a normalization, a skip connection): equations = "embedding" needs neither'
             )
-        return None
+        search = partial(self.search, mean_network(observation), found, labels)
+        return Plan(evaluations=len(CUTS) * LABELS, search=search)
 
-    def evaluations(self, observation: Observation) -> int:
-        return len(CUTS) * LABELS
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
+    def search(
+        self,
+        observation: Observation,
+        equations: PatchEquations,
+        labels: list[Tensor],
+        seeds: Seeds,
+        progress: Progress,
     ) -> Reconstruction:
-        observation = mean_network(observation)
-        clock = time.perf_counter()
-        tokens = tokens_of(observation.model, observation.domain)
-        assert isinstance(tokens, Tokens), "unsuited() refuses this"
+        """Return the image of the cut and label whose update matches best."""
+        guesses: list[_Guess] = []
+
+        def best() -> Reconstruction:
+            chosen = min(guesses, key=lambda guess: guess.residual)
+            return chosen.reconstruction(observation, len(guesses))
+
         with seeds.isolated("simulation"):
-            guesses = [
-                guess for cut in CUTS for guess in self.guesses(observation, tokens, cut=cut)
-            ]
-        cost = Cost(len(guesses), time.perf_counter() - clock)
+            for i, cut in enumerate(CUTS):
+                guesses += self.guesses(observation, equations, labels, cut=cut)
+                told = best if guesses else None
+                progress(Moment((i + 1) / len(CUTS), len(guesses), best=told))
         if not guesses:
             reason = "the positional embedding's gradient is 0"
-            return nothing_found(observation, Status.UNCONVERGED, reason, cost=cost)
-        return min(guesses, key=lambda guess: guess.residual).reconstruction(observation, cost)
+            return nothing_found(observation, Status.UNCONVERGED, reason)
+        return best()
 
-    def guesses(self, observation: Observation, tokens: Tokens, *, cut: float) -> list[_Guess]:
-        """One for each likely label, with the singular values of G cut at that multiple of its rounding."""
+    def guesses(
+        self,
+        observation: Observation,
+        equations: PatchEquations,
+        labels: list[Tensor],
+        *,
+        cut: float,
+    ) -> list[_Guess]:
+        """Return one for each label, with the singular values of G cut at that multiple of its rounding."""
         update = observation.update.tensors
-        whole = update[tokens.position].double().cpu()
+        whole = update[equations.position].double().cpu()
         whole = whole.reshape(-1, whole.shape[-1])
-        slopes = whole if self.equations == "attention" else tokens.slopes(update)
-        least = cut * max(rounding(update[tokens.position]).shared, 1e-14)
+        slopes = whole if self.equations == "attention" else equations.slopes(update)
+        least = cut * max(rounding(update[equations.position]).shared, 1e-14)
         back, rank = truncated_inverse(slopes, least)
         if rank == 0:
             return []
         if self.equations == "attention":
-            found = tokens.from_attention(update, dict(observation.model.named_parameters()), back)
+            found = equations.from_attention(
+                update, dict(observation.model.named_parameters()), back
+            )
         else:
-            found = tokens.from_embedding(update, back)
+            found = equations.from_embedding(update, back)
         # The domain's range is public: a value outside it is an error, for certain.
-        unit = tokens.image(found).clamp(0, 1).to(next(iter(update.values())))
+        unit = equations.image(found).clamp(0, 1).to(observation.update.like)
         simulate = simulator(observation, create_graph=False)
         short = [] if rank == len(slopes) else [f"{len(slopes)} tokens, rank {rank}"]
         if self.equations == "attention":
-            short += undetermined(tokens)
+            short += undetermined(equations)
         return [
             _Guess(unit, label, float(relative_residual(simulate(unit, label), update)), short)
-            for label in likely(observation)
+            for label in labels
         ]
 
 
@@ -126,8 +142,8 @@ class _Guess:
     residual: float
     short: list[str]
 
-    def reconstruction(self, observation: Observation, cost: Cost) -> Reconstruction:
-        """With a status that the rank and the residual prove, or do not."""
+    def reconstruction(self, observation: Observation, evaluations: int) -> Reconstruction:
+        """Return the guess, with a status that the rank and the residual prove, or do not."""
         status = Status.UNCONVERGED
         if self.residual <= CONVERGED_WITHIN:
             status = Status.CONVERGED
@@ -141,37 +157,28 @@ class _Guess:
             status=status,
             message=f"the patches are {told}; the update is matched to {self.residual:.2g} of its norm",
             residual=self.residual,
-            cost=cost,
+            cost=Cost(evaluations),
         )
 
 
-def unfit(observation: Observation) -> str | None:
-    """Why neither variant can start; None where they may."""
+def likely(observation: Observation) -> list[Tensor] | Inapplicable:
+    """Return the labels (1,) worth simulating, or the reason why neither variant can start.
+
+    That is the granted one, else the one read from the update and the likeliest others.
+    """
     reason = observation.not_one_example()
     if reason is not None:
-        return reason
+        return Inapplicable(reason)
     if image_grid(observation.domain) is None:
-        return f"cuts images into patches, not a {observation.domain.kind}"
-    if observation.knowledge.labels is not None:
-        return None
-    found = label_of_one(observation)
-    return (
-        f"labels are not granted, and cannot be read: {found}"
-        if isinstance(found, Inapplicable)
-        else None
-    )
-
-
-def likely(observation: Observation) -> list[Tensor]:
-    """Return the labels (1,) worth simulating: the granted one, else the one read and the likeliest others."""
+        return Inapplicable(f"cuts images into patches, not a {observation.domain.kind}")
     if observation.knowledge.labels is not None:
         return [observation.knowledge.labels]
-    found, head = label_of_one(observation), shared_head(observation)
-    assert isinstance(found, OneLabel), "unfit() refuses this"
-    assert not isinstance(head, Inapplicable), "unfit() refuses this"
+    found = label_of_one(observation)
+    if isinstance(found, Inapplicable):
+        return Inapplicable(f"labels are not granted, and cannot be read: {found}")
     device = observation.update.like.device
     # With cross-entropy the example's own output has the largest derivative, whatever the features' signs.
-    rows = head.dweight.norm(dim=1).argsort(descending=True)[:LABELS].tolist()
+    rows = found.head.dweight.norm(dim=1).argsort(descending=True)[:LABELS].tolist()
     tried = [found.label] if found.certain else dict.fromkeys([found.label, *rows])
     return [torch.tensor([label], device=device) for label in tried]
 
@@ -184,9 +191,9 @@ def truncated_inverse(slopes: Tensor, least: float) -> tuple[Tensor, int]:
     return (left * scaled) @ right, int(kept.sum())
 
 
-def undetermined(tokens: Tokens) -> list[str]:
-    """Where the embedding of a patch does not tell the patch."""
-    weight = tokens.conv.weight.detach().flatten(1)
+def undetermined(equations: PatchEquations) -> list[str]:
+    """Return why the embedding of a patch does not tell the patch, or an empty list if it does."""
+    weight = equations.conv.weight.detach().flatten(1)
     rank = int(torch.linalg.matrix_rank(weight))
     if rank == weight.shape[1]:
         return []
@@ -221,7 +228,7 @@ class AprilMatching(Recipe):
             known = self.position in observation.update.tensors
             reason = f"no tensor of the update is called {self.position!r}"
             return self if known else Inapplicable(reason)
-        found = tokens_of(observation.model, observation.domain)
+        found = patch_equations(observation.model, observation.domain)
         return found if isinstance(found, Inapplicable) else replace(self, position=found.position)
 
     @property
@@ -229,9 +236,9 @@ class AprilMatching(Recipe):
         return frozenset({"batch_size"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        reason = unfit(observation)
-        if reason is not None:
-            return Inapplicable(reason)
+        labels = likely(observation)
+        if isinstance(labels, Inapplicable):
+            return labels
         found = self.named(observation)
         if isinstance(found, Inapplicable):
             return found

@@ -49,12 +49,16 @@ class Explained:
 
 @dataclass(frozen=True)
 class OneLabel:
-    """The label of one example, of `classes`. certain: it alone explains the gradient, to the relative misfit."""
+    """The label of one example, of `classes`.
+
+    certain: it alone explains the gradient, to the relative misfit. head: whose gradient it was read from.
+    """
 
     label: int
     classes: int
     misfit: float
     certain: bool
+    head: SharedHead
 
 
 def label_of_one(observation: Observation) -> OneLabel | Inapplicable:
@@ -76,9 +80,9 @@ def label_of_one(observation: Observation) -> OneLabel | Inapplicable:
     second = others[0].misfit if others else float("inf")
     certain = first.misfit <= EXPLAINED and second > CLEAR * max(first.misfit, 1e-12)
     if certain:
-        return OneLabel(first.label, len(labels), first.misfit, certain)
+        return OneLabel(first.label, len(labels), first.misfit, certain=True, head=head)
     label = _by_direction(head, slope, labels)
-    return OneLabel(label, len(labels), first.misfit, certain=False)
+    return OneLabel(label, len(labels), first.misfit, certain=False, head=head)
 
 
 def slope_of(loss: Loss, width: int) -> Slope | None:
