@@ -103,11 +103,13 @@ def run(job: Job, given: Options) -> Row:
     if job.attack == FEATURES:
         return row | features(seen, batch, seed)
     attack = ATTACKS[job.attack]
-    row["reason"] = attack.inapplicable(seen)
+    plan = attack.plan(seen)
+    row["reason"] = reason_of(plan)
     if seen.update.kind == "delta":
         attack = attacks.OneGradient(attack=attack)
-    if (reason := attack.inapplicable(seen)) is not None:
-        return row | {"reason": reason, "psnr": None}
+        plan = attack.plan(seen)
+    if isinstance(plan, lg.Inapplicable):
+        return row | {"reason": plan.reason, "psnr": None}
     clock = time.process_time()
     guess = attack(seen, seeds=lg.Seeds(seed))
     own = time.process_time() - clock
@@ -115,6 +117,11 @@ def run(job: Job, given: Options) -> Row:
     control = scored(data, other, guess)["psnr"]
     row |= scored(data, batch, guess) | {"seconds": own, "control_psnr": control}
     return row | {"message": guess.message, "notes": guess.notes}
+
+
+def reason_of(plan: lg.Plan | lg.Inapplicable) -> str | None:
+    """Return why the attack cannot run, or None if it can."""
+    return plan.reason if isinstance(plan, lg.Inapplicable) else None
 
 
 def drawn(data: lg.Dataset, cell: Cell, seeds: lg.Seeds) -> tuple[lg.Dataset, list[int], list[int]]:
@@ -151,7 +158,7 @@ def observed(
 
 def features(seen: lg.Observation, batch: lg.Batch, seed: int) -> Row:
     """What softmax unmixing reads, as the attack of that name does before any descent."""
-    reason = ATTACKS["softmax unmixing"].inapplicable(seen)
+    reason = reason_of(ATTACKS["softmax unmixing"].plan(seen))
     seen = as_one_gradient(seen)
     clock = time.process_time()
     found = read(seen, lg.Seeds(seed).generator("unmixing"))

@@ -137,9 +137,9 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     client, server = client_of(data, setting), lg.Server(defense=known)
     seen = server.observe(client, chosen(data, indices), seeds=seeds)
     attack = attack_of(setting, known=known, quick=given.quick)
-    refused = attack.inapplicable(seen)
-    if refused is not None:
-        return {"attack": repr(attack), "inapplicable": refused}
+    plan = attack.plan(seen)
+    if isinstance(plan, lg.Inapplicable):
+        return {"attack": repr(attack), "inapplicable": plan.reason}
     guess, told = reconstructed(attack, seen, seeds)
     scores = beside_control(data, indices, guess, seeds.generator("controls"))
     pairs = zip(scores["psnr"], scores["control_psnr"], scores["ssim"], strict=True)

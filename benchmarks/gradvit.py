@@ -133,9 +133,9 @@ def run(job: Job, given: Options) -> Row:
         attack = replace(attack, proxy=auxiliary(given))
     losses = functional.cross_entropy(model(batch.inputs), batch.targets, reduction="none")
     row: Row = {**vars(job), "seed": seed, "loss": losses.tolist(), "attack_name": job.attack}
-    reason = attack.inapplicable(seen)
-    if reason is not None:
-        return row | {"inapplicable": reason}
+    plan = attack.plan(seen)
+    if isinstance(plan, lg.Inapplicable):
+        return row | {"inapplicable": plan.reason}
     guess = attack(seen, seeds=lg.Seeds(seed))
     others = data.targets.clone()
     others[chosen] = -1

@@ -173,9 +173,9 @@ def run(job: Job, given: Options) -> Row:
     seen = server.observe(client, chosen(data, [index]), seeds=seeds)
     attack = attack_of(job, given)
     row = {**vars(job), "seed": given.seed, "index": index, "attack": repr(attack)}
-    refused = attack.inapplicable(seen)
-    if refused is not None:
-        return row | {"inapplicable": refused}
+    plan = attack.plan(seen)
+    if isinstance(plan, lg.Inapplicable):
+        return row | {"inapplicable": plan.reason}
     guess, told = reconstructed(attack, seen, seeds)
     scores = beside_control(data, [index], guess, seeds.generator("controls"))
     told["label"] = guess.targets is not None and int(guess.targets[0]) == int(data.targets[index])

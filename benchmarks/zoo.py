@@ -63,10 +63,10 @@ def cell(job: Job, name: str) -> Row:
     seeds = lg.Seeds(job.seed)
     try:
         seen = lg.Server().observe(client, private, seeds=seeds)
-        reason = raid.attack.inapplicable(seen)
-        if reason is not None:
-            return {"outcome": "inapplicable", "reason": reason}
-        found = raid.attack(seen, seeds=seeds)
+        plan = raid.attack.plan(seen)
+        if isinstance(plan, lg.Inapplicable):
+            return {"outcome": "inapplicable", "reason": plan.reason}
+        found = plan.run(seeds)
         blind = raid.attack(lg.Server().observe(client, other, seeds=seeds), seeds=seeds)
     except lg.UserError as error:
         return {"outcome": "declined", "reason": str(error)}

@@ -151,6 +151,19 @@ def other_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lg.Client, "_trained", rounded)
 
 
+def planned(attack: lg.Attack, observation: lg.Observation) -> lg.Plan:
+    """Return the plan of an attack that can run on the observation."""
+    plan = attack.plan(observation)
+    assert isinstance(plan, lg.Plan), plan
+    return plan
+
+
+def refusal(attack: lg.Attack, observation: lg.Observation) -> str | None:
+    """Return why the attack cannot run on the observation, or None if it can."""
+    plan = attack.plan(observation)
+    return plan.reason if isinstance(plan, lg.Inapplicable) else None
+
+
 def psnr(truth: Tensor, guess: Tensor) -> Tensor:
     """PSNR (B,) after assignment."""
     order = lg.metrics.assign(truth, guess)

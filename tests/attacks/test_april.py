@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import client, images, psnr, sigmoid_cnn
+from conftest import client, images, psnr, refusal, sigmoid_cnn
 from torch import Tensor, nn
 
 import leakgauge as lg
@@ -51,7 +51,7 @@ def test_exact_in_float64(fused: bool, readout: str, equations: Any) -> None:
 @pytest.mark.parametrize("readout", ["mean", "class_token"])
 def test_behind_a_normalization_the_embedding_tells_even_in_float32(readout: str) -> None:
     observation = seen(vit(style="pre_norm", readout=readout), double=False)
-    assert "does not see the tokens" in (April().inapplicable(observation) or "")
+    assert "does not see the tokens" in (refusal(April(), observation) or "")
     guess = April(equations="embedding")(observation, seeds=lg.Seeds(0))
     assert guess.status is lg.Status.CERTIFIED
     assert quality(guess) > 60
@@ -113,15 +113,15 @@ def test_finds_the_parts_of_a_users_own_model() -> None:
 )  # fmt: skip
 def test_says_why_it_does_not_apply(model: nn.Module, reason: str, observe: Observe) -> None:
     for attack in (April(), April(equations="embedding"), AprilMatching()):
-        assert reason in (attack.inapplicable(observe(model, images(1))) or "")
-        assert "batch 2 > 1" in (attack.inapplicable(observe(model, images(2))) or "")
+        assert reason in (refusal(attack, observe(model, images(1))) or "")
+        assert "batch 2 > 1" in (refusal(attack, observe(model, images(2))) or "")
 
 
 def test_a_frozen_positional_embedding_is_told() -> None:
     model = vit()
     position = model.get_parameter("position")
     position.requires_grad_(False)
-    assert "no trained parameter" in (April().inapplicable(seen(model)) or "")
+    assert "no trained parameter" in (refusal(April(), seen(model)) or "")
 
 
 def test_the_direction_of_one_tensor() -> None:
@@ -141,7 +141,7 @@ def test_matching_improves_with_the_positional_embeddings_direction() -> None:
     assert long.objectives[0] < short.objectives[0]
     named = AprilMatching(steps=2, position="position")(observation, seeds=lg.Seeds(0))
     assert torch.equal(named.inputs, short.inputs)
-    assert "'other'" in (AprilMatching(position="other").inapplicable(observation) or "")
+    assert "'other'" in (refusal(AprilMatching(position="other"), observation) or "")
 
 
 def test_the_same_bits_twice_and_the_model_as_it_was() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import images, mlp, psnr
+from conftest import images, mlp, psnr, refusal
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
@@ -83,12 +83,14 @@ class TestAttack:
 
     def test_needs_to_know_noise(self, observe: Observe) -> None:
         attack = attacks.BayesOptimal(steps=1)
-        for under in (None, defenses.TopK()):
-            reason = attack.inapplicable(observe(mlp(), images(1), under=under))
-            assert reason is not None
-            assert "noise" in reason
+        reason = refusal(attack, observe(mlp(), images(1), under=defenses.TopK()))
+        assert reason is not None
+        assert "noise" in reason
         chain = defenses.Chain(defenses=(defenses.Clipping(), NOISY["gaussian"]))
-        assert attack.inapplicable(observe(mlp(), images(1), under=chain)) is None
-        unknown = observe(mlp(), images(1), under=chain, defense=False)
-        with pytest.raises(lg.KnowledgeError):
-            attack(unknown, seeds=lg.Seeds(0))
+        assert refusal(attack, observe(mlp(), images(1), under=chain)) is None
+        for unknown in (
+            observe(mlp(), images(1)),
+            observe(mlp(), images(1), under=chain, defense=False),
+        ):
+            with pytest.raises(lg.KnowledgeError):
+                attack(unknown, seeds=lg.Seeds(0))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, shifted, sigmoid_cnn
+from conftest import images, mlp, psnr, refusal, shifted, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -278,6 +278,6 @@ class TestAttack:
     def test_says_why_it_does_not_apply(
         self, observe: Observe, model: nn.Module, batch_size: int, reason: str
     ) -> None:
-        found = CocktailParty().inapplicable(observe(model, images(batch_size)))
+        found = refusal(CocktailParty(), observe(model, images(batch_size)))
         assert found is not None
         assert reason in found

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import client, images, mlp, psnr, sigmoid_cnn
+from conftest import client, images, mlp, planned, psnr, refusal, sigmoid_cnn
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -70,12 +70,12 @@ def test_the_guess_of_the_best_stage_is_returned_with_the_course(observe: Observ
     best = min(guess.course, key=lambda snapshot: snapshot.objective)
     assert torch.equal(best.inputs, guess.inputs)
     assert guess.residual == pytest.approx(best.objective, rel=1e-4)
-    assert guess.cost.evaluations <= attack.evaluations(seen)
+    assert guess.cost.evaluations <= planned(attack, seen).evaluations
 
 
 def test_it_is_for_local_steps(observe: Observe) -> None:
     attack = attacks.CorrectedSurrogate()
-    assert "one gradient" in (attack.inapplicable(observe(mlp(), images(2))) or "")
+    assert "one gradient" in (refusal(attack, observe(mlp(), images(2))) or "")
 
 
 def test_it_reads_an_aggregate_of_local_steps() -> None:

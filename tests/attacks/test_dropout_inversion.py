@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import client, images, psnr, sigmoid_cnn
+from conftest import client, images, psnr, refusal, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -124,16 +124,14 @@ class TestMasks:
         ],
     )
     def test_says_why_not(self, observe: Observe, model: nn.Module, reason: str) -> None:
-        found = attacks.DropoutInversion().inapplicable(
-            observe(model.train(model.training), images(1))
-        )
+        found = refusal(attacks.DropoutInversion(), observe(model.train(model.training), images(1)))
         assert found is not None
         assert reason in found
 
     @pytest.mark.parametrize("heads", [0, 2])
     def test_attention_that_draws_inside_is_refused(self, observe: Observe, heads: int) -> None:
         seen = observe(Attention(heads).train(), images(1), labels=True)
-        found = attacks.DropoutInversion().inapplicable(seen)
+        found = refusal(attacks.DropoutInversion(), seen)
         assert found is not None
         assert "cannot be given" in found
         still = mean_network(seen).model
@@ -147,10 +145,10 @@ class TestMasks:
 
     def test_masks_that_change_between_steps_are_refused(self, observe: Observe) -> None:
         seen = observe(dropping(), images(2), training=lg.FedAvg(epochs=2))
-        assert "2 local epochs" in (attacks.DropoutInversion().inapplicable(seen) or "")
+        assert "2 local epochs" in (refusal(attacks.DropoutInversion(), seen) or "")
         seen = observe(dropping(), images(2))
         several = replace(seen, training=Rounds(lg.FedSGD(), (dropping(),)))
-        assert "each round" in (attacks.DropoutInversion().inapplicable(several) or "")
+        assert "each round" in (refusal(attacks.DropoutInversion(), several) or "")
 
     def test_the_mean_term_is_zero_at_masks_of_the_right_mean(self, observe: Observe) -> None:
         masks = found_masks(observe(dropping(0.25), images(2)))
@@ -355,11 +353,11 @@ class TestClosedForms:
         for seed in range(5):
             seen = lg.Server().observe(owner, batch, seeds=lg.Seeds(seed))
             for attack in (attacks.LinearLayer(), attacks.Spear(), attacks.CocktailParty()):
-                assert "dropout ahead" in (attack.inapplicable(seen) or "")
+                assert "dropout ahead" in (refusal(attack, seen) or "")
 
     def test_features_behind_dropout_are_not_claimed(self, observe: Observe) -> None:
         for attack in (attacks.SoftmaxUnmixing(), attacks.FeatureInversion()):
-            assert "chance" in (attack.inapplicable(observe(dropping(), images(2))) or "")
+            assert "chance" in (refusal(attack, observe(dropping(), images(2))) or "")
 
 
 class TestModels:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, shifted, sigmoid_cnn
+from conftest import images, mlp, psnr, refusal, shifted, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -163,7 +163,7 @@ class TestAttack:
         )
         batch = lg.Batch(data.inputs[:1], data.targets[:1])
         seen = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
-        assert "smoothness" in (FeatureInversion().inapplicable(seen) or "")
+        assert "smoothness" in (refusal(FeatureInversion(), seen) or "")
         guess = FeatureInversion(steps=100, smoothness=0.0)(seen, seeds=lg.Seeds(0))
         found, truth = data.domain.to_unit(guess.inputs), data.domain.to_unit(batch.inputs)
         assert torch.allclose(found, truth, atol=1e-2)
@@ -172,4 +172,4 @@ class TestAttack:
         model = nn.Sequential(
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4)
         ).train()
-        assert "train mode" in (FeatureInversion().inapplicable(observe(model, images(2))) or "")
+        assert "train mode" in (refusal(FeatureInversion(), observe(model, images(2))) or "")

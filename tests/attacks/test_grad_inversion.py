@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import images, mlp, psnr
+from conftest import images, mlp, psnr, refusal
 from torch import Tensor, nn
 
 import leakgauge as lg
@@ -250,7 +250,7 @@ class TestRecipe:
             assert sum(other in left for other in kinds) == 3
         attack = GradInversion(consistency=0.0)
         assert attack.matching(observation, inversion.Known()).group is None
-        reason = GradInversion(gradient=0, tv=0, l2=0, batchnorm=0).inapplicable(observation)
+        reason = refusal(GradInversion(gradient=0, tv=0, l2=0, batchnorm=0), observation)
         assert reason is not None
         assert "weight 0" in reason
 
@@ -279,18 +279,18 @@ class TestRecipe:
         guess = attack(observe(normalized(), batch), seeds=lg.Seeds(0))
         assert guess.targets is not None
         assert sorted(guess.targets.tolist()) == [0, 2, 3]
-        reason = attack.inapplicable(observe(normalized(), smooth(5)))
+        reason = refusal(attack, observe(normalized(), smooth(5)))
         assert reason is not None
         assert "distinct: batch 5 > 4" in reason
-        assert attack.inapplicable(observe(normalized(), smooth(5), labels=True)) is None
+        assert refusal(attack, observe(normalized(), smooth(5), labels=True)) is None
 
     def test_registration_is_of_images(self) -> None:
         domain = lg.TableDomain.from_ranges(["a", "b"], [0, 0], [1, 2])
         owner = lg.Client(model=mlp(2), loss=nn.functional.cross_entropy, domain=domain, classes=4)
         batch = lg.Batch(torch.tensor([[0.5, 1.0]]), torch.tensor([1]))
         observation = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
-        assert "lazy" in (GradInversion(tv=0).inapplicable(observation) or "")
-        assert GradInversion(tv=0, group="lazy").inapplicable(observation) is None
+        assert "lazy" in (refusal(GradInversion(tv=0), observation) or "")
+        assert refusal(GradInversion(tv=0, group="lazy"), observation) is None
 
     def test_priors_bring_the_image_nearer(self, observe: Observe) -> None:
         batch = smooth(4)

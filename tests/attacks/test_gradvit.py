@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import images, mlp, psnr
+from conftest import images, mlp, psnr, refusal
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -93,7 +93,7 @@ class TestPatchBorders:
 
     @pytest.mark.parametrize("size", [3, 8])
     def test_patches_that_do_not_fit(self, observe: Observe, size: int) -> None:
-        reason = GradViT(patch=size).inapplicable(observe(mlp(), images(1), labels=True))
+        reason = refusal(GradViT(patch=size), observe(mlp(), images(1), labels=True))
         assert reason is not None
         assert f"patches of {size} pixels" in reason
 
@@ -103,9 +103,9 @@ class TestPatchBorders:
         batch = lg.Batch(torch.tensor([[0.5, 1.0]]), torch.tensor([1]))
         observation = lg.Server(labels=True).observe(owner, batch, seeds=lg.Seeds(0))
         assert "table" in (inversion.PatchBorders(1).inapplicable(observation) or "")
-        assert GradViT().inapplicable(observation) is not None
+        assert refusal(GradViT(), observation) is not None
         bare = GradViT(tv=0, patch_prior=0, group="none")
-        assert bare.inapplicable(observation) is None
+        assert refusal(bare, observation) is None
 
 
 class TestPatchSize:
@@ -125,9 +125,9 @@ class TestPatchSize:
 
     def test_where_it_is_not_known_the_reason_asks_for_it(self, observe: Observe) -> None:
         observation = observe(mlp(), images(1), labels=True)
-        assert "set patch = P" in (GradViT().inapplicable(observation) or "")
-        assert GradViT(patch=2).inapplicable(observation) is None
-        assert GradViT(patch_prior=0).inapplicable(observation) is None
+        assert "set patch = P" in (refusal(GradViT(), observation) or "")
+        assert refusal(GradViT(patch=2), observation) is None
+        assert refusal(GradViT(patch_prior=0), observation) is None
         two = nn.Sequential(nn.Conv2d(1, 4, 2, stride=2), nn.Conv2d(1, 4, 4, stride=4))
         assert "2 x 2 and 4 x 4" in str(patch_size(two, 1))
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import images, psnr, sigmoid_cnn
+from conftest import images, planned, psnr, refusal, sigmoid_cnn
 
 import leakgauge as lg
 from leakgauge.core import SpecificationError
@@ -73,9 +73,10 @@ class TestDecoding:
         attack = replace(self.attack, attack=lg.attacks.InvertingGradients(steps=3), draws=3)
         found = attack(seen, seeds=lg.Seeds(0))
         assert float(found.inputs.min()) >= 0.5
-        assert found.cost.evaluations <= attack.evaluations(seen)
+        assert found.cost.evaluations <= planned(attack, seen).evaluations
 
     def test_other_defenses_are_refused(self, observe: Callable[..., lg.Observation]) -> None:
-        for under in (None, Mixup()):
-            seen = observe(sigmoid_cnn(), images(2), under=under, labels=True)
-            assert self.attack.inapplicable(seen) is not None
+        seen = observe(sigmoid_cnn(), images(2), under=Mixup(), labels=True)
+        assert refusal(self.attack, seen) is not None
+        with pytest.raises(lg.KnowledgeError, match="defense"):
+            self.attack.plan(observe(sigmoid_cnn(), images(2), labels=True))

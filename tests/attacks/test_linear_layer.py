@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, sigmoid_cnn
+from conftest import images, mlp, psnr, refusal, sigmoid_cnn
 from torch import nn
 from torch.nn import functional
 
@@ -75,7 +75,7 @@ def test_undoes_normalization_and_a_general_affine_entry(observe: Observe) -> No
     ],
 )
 def test_says_why_it_does_not_apply(observe: Observe, model: nn.Module, reason: str) -> None:
-    found = LinearLayer().inapplicable(observe(model, images(1)))
+    found = refusal(LinearLayer(), observe(model, images(1)))
     assert found is not None
     assert reason in found
 
@@ -142,7 +142,7 @@ def test_update_of_another_kind_is_refused(observe: Observe) -> None:
         training=Delta(),
     )
     observation = lg.Server().observe(owner, images(1), seeds=lg.Seeds(0))
-    assert "kind 'delta'" in (LinearLayer().inapplicable(observation) or "")
+    assert "kind 'delta'" in (refusal(LinearLayer(), observation) or "")
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import client, images, psnr, sigmoid_cnn
+from conftest import client, images, planned, psnr, refusal, sigmoid_cnn
 from torch.nn import functional
 
 import leakgauge as lg
@@ -108,8 +108,9 @@ class TestDecoding:
 
     def test_other_defenses_are_refused(self, observe: Callable[..., lg.Observation]) -> None:
         attack = lg.attacks.MixupDecoding()
-        for under in (None, TopK()):
-            assert attack.inapplicable(observe(sigmoid_cnn(), images(2), under=under, labels=True))
+        assert refusal(attack, observe(sigmoid_cnn(), images(2), under=TopK(), labels=True))
+        with pytest.raises(lg.KnowledgeError, match="defense"):
+            attack.plan(observe(sigmoid_cnn(), images(2), labels=True))
 
     @pytest.mark.parametrize("scout", [None, lg.attacks.VanishingPrior(steps=100)])
     def test_examples_come_out_of_mixtures(self, scout: Recipe | None) -> None:
@@ -119,9 +120,9 @@ class TestDecoding:
             client(sigmoid_cnn(), defense=Mixup()), batch, seeds=lg.Seeds(8)
         )
         decoding = lg.attacks.MixupDecoding(attack=inner, scout=scout, shortlist=1, moves=1)
-        assert decoding.inapplicable(seen) is None
+        assert refusal(decoding, seen) is None
         found, naive = (one(seen, seeds=lg.Seeds(0)) for one in (decoding, inner))
         assert float(psnr(batch.inputs, found.inputs).mean()) > 6 + float(
             psnr(batch.inputs, naive.inputs).mean()
         )
-        assert found.cost.evaluations <= decoding.evaluations(seen)
+        assert found.cost.evaluations <= planned(decoding, seen).evaluations

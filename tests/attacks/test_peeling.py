@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import client, images, mlp, psnr
+from conftest import client, images, mlp, psnr, refusal
 from torch import nn
 
 import leakgauge as lg
@@ -52,7 +52,7 @@ def normalization(channels: int) -> nn.Module:
 def test_exact_through_pools(kind: str, observe: Observe) -> None:
     batch = digit(3)
     observation = observe(pooled(kind=kind), batch)
-    assert RGAP().inapplicable(observation) is not None
+    assert refusal(RGAP(), observation) is not None
     guess = Peeling(rough=60, steps=120)(observation, seeds=lg.Seeds(0))
     assert psnr(batch.inputs, guess.inputs).min() > 50
     assert guess.status is lg.Status.CONVERGED
@@ -138,7 +138,7 @@ def test_windows_are_those_of_the_pool(pool: nn.MaxPool2d) -> None:
 def test_what_it_cannot_do_has_a_reason(
     model: nn.Module, count: int, reason: str, observe: Observe
 ) -> None:
-    found = Peeling().inapplicable(observe(model, images(count)))
+    found = refusal(Peeling(), observe(model, images(count)))
     assert found is not None
     assert reason in found
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import client, images, mlp
+from conftest import client, images, mlp, refusal
 from torch import nn
 
 import leakgauge as lg
@@ -50,7 +50,7 @@ def local(**training: object) -> lg.Observation:
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
 def test_matching_runs_with_the_labels_that_were_read(observe: Observe, attack: lg.Attack) -> None:
     observation = observe(biased(1.0), batch(LABELS))
-    assert attack.inapplicable(observation) is None
+    assert refusal(attack, observation) is None
     found = attack(observation, seeds=SEEDS)
     assert found.targets is not None
     assert sorted(found.targets.tolist()) == sorted(LABELS)
@@ -101,7 +101,7 @@ def test_where_recovery_cannot_the_bias_is_read_and_said() -> None:
 def test_without_any_way_the_attack_says_why(observe: Observe) -> None:
     blind = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4, bias=False), nn.Tanh())
     observation = observe(blind, batch(LABELS))
-    assert withheld(observation) == SHORT.inapplicable(observation)
+    assert withheld(observation) == refusal(SHORT, observation)
     assert "output is not that of a linear layer" in (withheld(observation) or "")
     with pytest.raises(ValueError, match="not that of a linear layer"):
         labels_of(observation, SEEDS)

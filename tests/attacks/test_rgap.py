@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import client, images, mlp, psnr, shifted, sigmoid_cnn
+from conftest import client, images, mlp, psnr, refusal, shifted, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -235,7 +235,7 @@ def conv(*layers: nn.Module, bias: bool = False) -> nn.Module:
     ],
 )  # fmt: skip
 def test_says_why_it_does_not_apply(model: nn.Module, reason: str, observe: Observe) -> None:
-    found = RGAP().inapplicable(observe(model, images(1)))
+    found = refusal(RGAP(), observe(model, images(1)))
     assert found is not None
     assert reason in found
 
@@ -258,8 +258,8 @@ def test_layers_too_large_and_batches_are_told(observe: Observe) -> None:
         torch.rand(1, 3, 64, 64, generator=lg.Seeds(0).generator("x")), torch.tensor([0])
     )
     seen = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
-    assert "unknowns" in (RGAP().inapplicable(seen) or "")
-    assert "batch 2 > 1" in (RGAP().inapplicable(observe(cnn(), images(2))) or "")
+    assert "unknowns" in (refusal(RGAP(), seen) or "")
+    assert "batch 2 > 1" in (refusal(RGAP(), observe(cnn(), images(2))) or "")
 
 
 def test_the_bias_is_not_needed_where_the_loss_is_known_and_needed_where_not() -> None:
@@ -280,7 +280,7 @@ def test_the_bias_is_not_needed_where_the_loss_is_known_and_needed_where_not() -
         )
         owner = lg.Client(model=model, loss=regression, domain=GRAY, classes=None)
         seen = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
-        reason = RGAP().inapplicable(seen)
+        reason = refusal(RGAP(), seen)
         if bias:
             guess = RGAP()(seen, seeds=lg.Seeds(0))
             assert psnr(batch.inputs, guess.inputs).min() > 60

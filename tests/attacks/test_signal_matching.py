@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, sigmoid_cnn
+from conftest import images, mlp, psnr, refusal, sigmoid_cnn
 from torch import nn
 from torch.nn import functional
 
@@ -31,23 +31,24 @@ class TestSplit:
     @pytest.mark.parametrize(
         ("under", "told"),
         [
-            (None, "hides no layer"),
             (LayerPruning(share=0.5), "hides no layer"),
             (LocalLayers(first=1, last=0), "behind one that is hidden"),
             (LocalLayers(first=1, last=1), "behind one that is hidden"),
         ],
     )
-    def test_otherwise_it_says_why(
-        self, observe: Observe, under: lg.Defense | None, told: str
-    ) -> None:
-        reason = lg.attacks.SignalMatching().inapplicable(observe(mlp(), images(2), under=under))
+    def test_otherwise_it_says_why(self, observe: Observe, under: lg.Defense, told: str) -> None:
+        reason = refusal(lg.attacks.SignalMatching(), observe(mlp(), images(2), under=under))
         assert reason is not None
         assert told in reason
+
+    def test_needs_to_know_the_defense(self, observe: Observe) -> None:
+        with pytest.raises(lg.KnowledgeError, match="defense"):
+            lg.attacks.SignalMatching().plan(observe(mlp(), images(2)))
 
     def test_needs_one_gradient(self, observe: Observe) -> None:
         training = lg.FedAvg(epochs=2)
         seen = observe(mlp(), images(2), under=LocalLayers(last=1), training=training)
-        reason = lg.attacks.SignalMatching().inapplicable(seen)
+        reason = refusal(lg.attacks.SignalMatching(), seen)
         assert reason is not None
         assert "one gradient" in reason
 

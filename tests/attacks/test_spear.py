@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import images, mlp, psnr
+from conftest import images, mlp, psnr, refusal
 from torch import nn
 from torch.nn import functional
 
@@ -61,7 +61,7 @@ def test_whole_batches_and_their_labels(
 def test_a_batch_beyond_exact_search(observe: Observe) -> None:
     batch = images(26)
     observation = observe(mlp(width=256), batch)
-    assert "batch 26 > 25" in (Spear().inapplicable(observation) or "")
+    assert "batch 26 > 25" in (refusal(Spear(), observation) or "")
     guess = SpearPlusPlus(starts=30, steps=80)(observation, seeds=lg.Seeds(0))
     assert guess.status is lg.Status.CERTIFIED
     assert psnr(batch.inputs, guess.inputs).min() > 60
@@ -150,7 +150,7 @@ def layered(*parts: nn.Module) -> nn.Module:
 def test_says_why_it_does_not_apply(
     observe: Observe, attack: lg.Attack, model: nn.Module, reason: str
 ) -> None:
-    assert reason in (attack.inapplicable(observe(model, images(3))) or "")
+    assert reason in (refusal(attack, observe(model, images(3))) or "")
 
 
 def test_equal_examples_are_told_by_the_rank(observe: Observe) -> None:
@@ -270,7 +270,7 @@ def test_granted_labels_are_used(observe: Observe) -> None:
 def test_an_update_of_another_kind_is_refused(observe: Observe) -> None:
     observation = observe(mlp(), images(2))
     delta = replace(observation, training=Delta())
-    assert "kind 'delta'" in (Spear().inapplicable(delta) or "")
+    assert "kind 'delta'" in (refusal(Spear(), delta) or "")
 
 
 class Delta(lg.FedSGD):

@@ -189,7 +189,8 @@ class TestAttack:
         def broken(*_: Any, **__: Any) -> lg.Reconstruction:
             raise ZeroDivisionError("in the middle")
 
-        monkeypatch.setattr(attacks.LinearLayer, "reconstruct", broken)
+        plan = lg.Plan(evaluations=1, search=broken)
+        monkeypatch.setattr(attacks.LinearLayer, "prepare", lambda *_: plan)
         run = lg.audit(case(attacks=[attacks.LinearLayer(), Own()]))
         failed, sound = run.cells
         assert failed.status == "failed"

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, sigmoid_cnn
+from conftest import images, mlp, psnr, refusal, sigmoid_cnn
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -121,7 +121,7 @@ QUICK = {name: quick(name) for name in attacks.__all__}
 class TestContract:
     def run(self, attack: lg.Attack, batch_size: int, observe: Observe) -> lg.Reconstruction:
         observation = seen_by(attack, images(batch_size), observe)
-        reason = attack.inapplicable(observation)
+        reason = refusal(attack, observation)
         if reason is not None:
             assert batch_size > 1 or type(attack).__name__ in SEVERAL, reason
             pytest.skip(reason)
@@ -161,7 +161,7 @@ class TestContract:
         self, attack: lg.Attack, batch_size: int, observe: Observe
     ) -> None:
         observation = seen_by(attack, images(batch_size), observe)
-        if attack.inapplicable(observation) is not None:
+        if refusal(attack, observation) is not None:
             pytest.skip("inapplicable")
         before = copy.deepcopy(observation.model.state_dict())
         update = observation.update.detached()
@@ -179,7 +179,7 @@ class TestContract:
     ) -> None:
         batch = images(batch_size)
         observation = seen_by(attack, batch, observe)
-        if attack.inapplicable(observation) is not None:
+        if refusal(attack, observation) is not None:
             pytest.skip("inapplicable")
         expected = attack(observation, seeds=lg.Seeds(3))
         poisoned = images(batch_size)
@@ -194,7 +194,7 @@ class TestContract:
 
     def test_tells_its_progress(self, attack: lg.Attack, batch_size: int, observe: Observe) -> None:
         observation = seen_by(attack, images(batch_size), observe)
-        if attack.inapplicable(observation) is not None:
+        if refusal(attack, observation) is not None:
             pytest.skip("inapplicable")
         moments: list[lg.core.Moment] = []
         guess = attack(observation, seeds=lg.Seeds(3), progress=moments.append)
@@ -240,7 +240,7 @@ def test_dlg_optimizes_the_label_jointly(observe: Observe) -> None:
 
 
 def test_idlg_is_for_one_example(observe: Observe) -> None:
-    reason = attacks.IDLG().inapplicable(observe(sigmoid_cnn(), images(2)))
+    reason = refusal(attacks.IDLG(), observe(sigmoid_cnn(), images(2)))
     assert reason is not None
     assert "batch 2 > 1" in reason
 
@@ -263,8 +263,8 @@ def test_a_tv_prior_on_a_table_says_that_it_cannot(observe: Observe) -> None:
     )
     batch = lg.Batch(torch.tensor([[0.5, 1.0]]), torch.tensor([1]))
     observation = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
-    assert "image" in (attacks.InvertingGradients().inapplicable(observation) or "")
-    assert attacks.InvertingGradients(tv=0.0).inapplicable(observation) is None
+    assert "image" in (refusal(attacks.InvertingGradients(), observation) or "")
+    assert refusal(attacks.InvertingGradients(tv=0.0), observation) is None
 
 
 def test_trials_are_independent_and_the_objective_chooses(observe: Observe) -> None:
@@ -307,7 +307,7 @@ def test_joint_labels_refuse_what_is_not_classification(observe: Observe) -> Non
     )
     batch = lg.Batch(images(1).inputs, torch.tensor([0.3]))
     observation = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
-    assert "classification" in (attacks.DLG().inapplicable(observation) or "")
+    assert "classification" in (refusal(attacks.DLG(), observation) or "")
     linear = attacks.LinearLayer()(observation, seeds=lg.Seeds(0))
     # Two outputs' shapes fit one example: the number is what counts.
     assert linear.targets is not None

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import refusal
 from defense_cases import DEFENSE_CASES
 from test_output import LOSSES, TwoHeads, batch_of, network, observed, seeded
 from torch import Tensor, nn
@@ -120,7 +121,7 @@ def check(observation: lg.Observation, batch: lg.Batch, found: lg.Reconstruction
 def test_a_status_is_kept(model: str, loss: str, batch: str, training: lg.LocalTraining) -> None:
     private = BATCHES[batch]()
     observation = observed(seeded(MODELS[model]), private, LOSSES[loss], training=training)
-    able = [a for a in ATTACKS.values() if a.inapplicable(observation) is None]
+    able = [a for a in ATTACKS.values() if refusal(a, observation) is None]
     kept = [check(observation, private, a(observation, seeds=lg.Seeds(1))) for a in able]
     # Whatever the loss, one example behind a linear layer or a chain is read, and said to be.
     assert batch != "one" or training is STEPS or any(kept)
@@ -155,7 +156,7 @@ def test_a_status_is_kept_under_every_threat(name: str, training: lg.LocalTraini
     )
     observation = THREATS[name].observe(client, private, seeds=lg.Seeds(0))
     for attack in ATTACKS.values():
-        if attack.inapplicable(observation) is None:
+        if refusal(attack, observation) is None:
             found = attack(observation, seeds=lg.Seeds(1))
             kept = found.status in (lg.Status.CERTIFIED, lg.Status.CONVERGED)
             residual = residual_of(observation, found)
@@ -226,7 +227,7 @@ def test_class_weights_of_unknown_labels_hide_nothing_from_directions() -> None:
     """How much an example adds depends on the others' labels, where its slope points does not."""
     batch = batch_of(3, 2)
     observation = observed(seeded(Unused), batch, LOSSES["class weights"])
-    assert "class weights" in str(A.LinearLayer().inapplicable(observation))
+    assert "class weights" in str(refusal(A.LinearLayer(), observation))
     found = A.Spear(rounds=10)(observation, seeds=lg.Seeds(1))
     assert found.status is lg.Status.CERTIFIED
     assert check(observation, batch, found)

@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 import torch
+from conftest import refusal
 from torch import Tensor, nn
 from torch.nn import functional
 from zoo.animals import IMAGE, TABLE, ZOO, Animal, batch_of, client_of
@@ -65,7 +66,7 @@ def broken(animal: Animal, name: str, raid: Raid, seen: lg.Observation, *, run: 
     count = seen.batch_size
     case = f"{name} on {animal.name}, batch {count}"
     try:
-        reason = raid.attack.inapplicable(seen)
+        reason = refusal(raid.attack, seen)
     except Exception as error:  # noqa: BLE001 - every exception of a check is what this test looks for
         return f"{case}: its check raised {error!r}"
     if reason is not None:
@@ -189,7 +190,7 @@ def test_granted_targets_of_any_kind_let_matching_run(goal: str) -> None:
         ):
             seen = observed(animal, Raid(attack), 2, granted=True)
             assert isinstance(seen, lg.Observation), seen
-            reason = attack.inapplicable(seen)
+            reason = refusal(attack, seen)
             if isinstance(attack, attacks.SecondOrder) and reason is not None:
                 assert "second order" in reason  # mean squared error has no such derivative
                 continue
@@ -328,7 +329,7 @@ class TestAuto:
     def test_goes_on_when_an_attack_fails(self, check: bool, said: str) -> None:
         seen = observed(ZOO["mlp"], RAIDS["LinearLayer"], 1)
         auto = attacks.Auto(attacks=(Failing(check=check), attacks.LinearLayer()))
-        assert auto.inapplicable(seen) is None
+        assert refusal(auto, seen) is None
         found = auto(seen, seeds=SEEDS)
         assert found.status is lg.core.Status.CERTIFIED
         assert any("Failing" in note and said in note for note in found.notes)
@@ -341,7 +342,7 @@ class TestAuto:
     def test_gives_the_reasons_when_none_applies(self) -> None:
         seen = observed(ZOO["segmenter"], RAIDS["LinearLayer"], 1)
         auto = attacks.Auto(attacks=(attacks.LinearLayer(), attacks.RGAP()))
-        reason = auto.inapplicable(seen)
+        reason = refusal(auto, seen)
         assert reason is not None
         assert "LinearLayer: " in reason
         assert "RGAP: " in reason

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import client, images, mlp
+from conftest import client, images, mlp, refusal
 from torch import Tensor, nn
 
 import leakgauge as lg
@@ -304,7 +304,7 @@ def test_a_number_of_the_name_of_a_method_is_no_effect(
     """DCS-2 has a number of `steps`: it does not round at random."""
     seen = observe(mlp(), images(1), under=defenses.DCS2(steps=1))
     assert effect(seen, Rounding) is None
-    assert "nor rounds" in str(lg.attacks.BayesOptimal().inapplicable(seen))
+    assert "nor rounds" in str(refusal(lg.attacks.BayesOptimal(), seen))
 
 
 def test_memory_and_local_parameters_reach_the_client() -> None:

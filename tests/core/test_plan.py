@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import images, mlp, sigmoid_cnn
+from conftest import images, mlp, planned, sigmoid_cnn
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -27,12 +27,6 @@ def stopping(after: int) -> tuple[list[lg.Moment], Progress]:
             raise lg.StopAttack
 
     return told, watch
-
-
-def planned(attack: lg.Attack, observation: lg.Observation) -> lg.Plan:
-    plan = attack.plan(observation)
-    assert isinstance(plan, lg.Plan)
-    return plan
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import images, mlp, psnr, sigmoid_cnn
+from conftest import images, mlp, psnr, refusal, sigmoid_cnn
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torch.nn import functional
@@ -277,10 +277,11 @@ class TestAdaptiveAttacks:
         assert effect(chain, TransformedExamples) == effect(ATS(), TransformedExamples)
         assert effect(chain, ErasedPatches) == ErasedPatches(fill=0.0, side=4, fraction=0.5)
         both = Chain(defenses=(PixelDropout(), PatchDropout()))
-        for under in (None, Mixup(), both):
-            seen = observe(mlp(), images(1), under=under)
-            assert undoing.inapplicable(seen)
-            assert inpainting.inapplicable(seen)
+        for attack in (undoing, inpainting):
+            for under in (Mixup(), both):
+                assert refusal(attack, observe(mlp(), images(1), under=under))
+            with pytest.raises(lg.KnowledgeError, match="defense"):
+                attack.plan(observe(mlp(), images(1)))
 
     def test_dropout_from_the_update_to_the_image(
         self, observe: Callable[..., lg.Observation]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import images, sigmoid_cnn
+from conftest import images, refusal, sigmoid_cnn
 from torch.nn import functional
 
 import leakgauge as lg
@@ -103,7 +103,8 @@ class TestWhoKnowsIt:
 
     def test_other_observations_are_refused(self, observe: Callable[..., lg.Observation]) -> None:
         attack = lg.attacks.ConcealmentMatching(attack=lg.attacks.InvertingGradients(steps=1))
-        assert attack.inapplicable(observe(sigmoid_cnn(), images(1)))
+        with pytest.raises(lg.KnowledgeError, match="defense"):
+            attack.plan(observe(sigmoid_cnn(), images(1)))
         under = DCS2(steps=0)
-        assert attack.inapplicable(observe(sigmoid_cnn(), images(2), under=under))
-        assert attack.inapplicable(observe(sigmoid_cnn(), images(1), under=under)) is None
+        assert refusal(attack, observe(sigmoid_cnn(), images(2), under=under))
+        assert refusal(attack, observe(sigmoid_cnn(), images(1), under=under)) is None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import client, images, mlp, psnr, sigmoid_cnn
+from conftest import client, images, mlp, psnr, refusal, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -265,7 +265,7 @@ class TestDropout:
         seen = observe(mlp(), batch, under=Dropout(p=0.5))
         silent = (seen.update.tensors["5.head.weight"] == 0).all(dim=0)
         assert int(silent.sum()) > int((plain == 0).all(dim=0).sum())
-        assert lg.attacks.DropoutInversion().inapplicable(seen) is None
+        assert refusal(lg.attacks.DropoutInversion(), seen) is None
 
     def test_a_model_that_ends_otherwise_is_refused(self) -> None:
         with pytest.raises(ModelError, match="last"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import images, psnr, sigmoid_cnn
+from conftest import images, psnr, refusal, sigmoid_cnn
 from torch import Tensor, nn
 
 import leakgauge as lg
@@ -63,7 +63,7 @@ class TestFeatureMatch:
 
     def test_examples_that_meet_in_the_model_are_refused(self, observe: Observe) -> None:
         model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 4)).train()
-        reason = attacks.SoftmaxUnmixing().inapplicable(observe(model, images(2)))
+        reason = refusal(attacks.SoftmaxUnmixing(), observe(model, images(2)))
         assert reason is not None
         assert "train mode" in reason
 
@@ -81,8 +81,8 @@ class TestAttack:
     def test_what_cannot_be_read_is_told(self, observe: Observe) -> None:
         """Four classes: the gradient's four rows sum to zero, and tell three examples apart."""
         attack = attacks.SoftmaxUnmixing()
-        assert attack.inapplicable(observe(sigmoid_cnn(), images(3))) is None
-        reason = attack.inapplicable(observe(sigmoid_cnn(), images(4)))
+        assert refusal(attack, observe(sigmoid_cnn(), images(3))) is None
+        reason = refusal(attack, observe(sigmoid_cnn(), images(4)))
         assert reason is not None
         assert "cannot tell 4 examples apart" in reason
         guess = attack(observe(sigmoid_cnn(), images(4)), seeds=lg.Seeds(0))
@@ -108,7 +108,7 @@ def test_the_head_may_be_a_convolution(observe: Observe, behind: bool) -> None:
     batch = same(images(2))
     observation = observe(model, batch)
     attack = attacks.SoftmaxUnmixing(warm=1, iterations=5, stages=1)
-    assert attack.inapplicable(observation) is None
+    assert refusal(attack, observation) is None
     seen = read(observation, torch.Generator().manual_seed(0))
     assert not isinstance(seen, lg.Inapplicable)
     assert bool(seen.found.all())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import client, images, mlp, psnr, sigmoid_cnn
+from conftest import client, images, mlp, planned, psnr, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -559,6 +559,9 @@ class Wandering:
     def evaluations(self) -> int:
         return len(self.places)
 
+    def inapplicable(self, observation: lg.Observation) -> str | None:
+        return None
+
     def run(self, start: Variables, setting: Setting) -> Run:
         for place in self.places:
             yield Request((place, *start[1:]), 0.5)
@@ -707,7 +710,7 @@ class TestEngine:
     def test_it_satisfies_the_attack_protocol(self, observe: Observe) -> None:
         matching = GradientMatching(objective=L2(), labels=Known(), descent=SignedAdam(steps=7))
         assert isinstance(matching, lg.Attack)
-        assert matching.evaluations(observe(mlp(), images(1))) == 7
+        assert planned(matching, observe(mlp(), images(1))).evaluations == 7
         owner = client(mlp())
         seen = lg.Server(batch_size=False).observe(owner, images(1), seeds=lg.Seeds(0))
         with pytest.raises(lg.KnowledgeError):

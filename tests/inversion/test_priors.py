@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import client, images, mlp, psnr, sigmoid_cnn
+from conftest import client, images, mlp, psnr, refusal, sigmoid_cnn
 from safetensors.torch import save_file
 from test_specification import case, refused
 from torch import Tensor, nn
@@ -143,10 +143,10 @@ class TestVariation:
 
     def test_color_wants_three_channels(self, observe: Observe) -> None:
         seen = observe(mlp(), images(1))
-        reason = attacks.InvertingGradients(variation="color").inapplicable(seen)
+        reason = refusal(attacks.InvertingGradients(variation="color"), seen)
         assert reason is not None
         assert "3 channels, not of 1" in reason
-        assert attacks.InvertingGradients(variation="isotropic").inapplicable(seen) is None
+        assert refusal(attacks.InvertingGradients(variation="isotropic"), seen) is None
 
     def test_recipes_choose_by_name(self, observe: Observe) -> None:
         seen = observe(mlp(), images(1))
@@ -307,11 +307,11 @@ class TestFeatureStatistics:
         attack = attacks.GradInversion(proxy=sigmoid_cnn(), public=public, trials=1, steps=3)
         assert "FeatureStatistics(2 layers)" in repr(attack.terms(seen))
         assert "FeatureStatistics" not in repr(replace(attack, public=None).terms(seen))
-        bare = replace(attack, public=None).inapplicable(seen)
+        bare = refusal(replace(attack, public=None), seen)
         assert bare is not None
         assert "public images" in bare
         assert attack(seen, seeds=SEEDS).inputs.shape == (2, 1, 8, 8)
-        reason = replace(attack, public=noise(3, 3, 8, 8)).inapplicable(seen)
+        reason = refusal(replace(attack, public=noise(3, 3, 8, 8)), seen)
         assert reason is not None
         assert "(3, 8, 8)" in reason
 
@@ -421,9 +421,9 @@ class TestDeepPrior:
             labels=Known(),
             descent=LangevinAdam(steps=2),
         )
-        assert plain.inapplicable(seen) is None
+        assert refusal(plain, seen) is None
         for other in (replace(plain, group=Consensus()), replace(plain, descent=GaussNewton())):
-            reason = other.inapplicable(seen)
+            reason = refusal(other, seen)
             assert reason is not None
             assert "generator" in reason
         with pytest.raises(lg.ModelError, match="inverse"):
@@ -434,7 +434,7 @@ class TestDeepPrior:
         owner = replace(client(mlp(2)), domain=domain)
         batch = lg.Batch(torch.rand(1, 2), torch.tensor([1]))
         seen = lg.Server().observe(owner, batch, seeds=SEEDS)
-        assert "not a table" in (attacks.DeepImagePrior().inapplicable(seen) or "")
+        assert "not a table" in (refusal(attacks.DeepImagePrior(), seen) or "")
 
 
 WITH_PROXY = """

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, sigmoid_cnn
+from conftest import images, mlp, planned, psnr, refusal, sigmoid_cnn
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -240,7 +240,7 @@ class TestDescent:
         assert guess.diagnosis is not None
         assert guess.diagnosis.exact
         assert guess.diagnosis.verdict == "recovered"
-        assert guess.cost.evaluations <= attack.evaluations(observe(sigmoid_cnn(), batch))
+        assert guess.cost.evaluations <= planned(attack, observe(sigmoid_cnn(), batch)).evaluations
 
     def test_halving_drops_trials_and_keeps_the_best(self, observe: Observe) -> None:
         attack = attacks.SecondOrder(iterations=8, stages=1, trials=4)
@@ -248,9 +248,10 @@ class TestDescent:
         guess = attack(observation, seeds=lg.Seeds(0))
         assert len(guess.objectives) == 4
         assert guess.objectives[guess.trial] == min(guess.objectives)
-        assert guess.cost.evaluations <= attack.evaluations(observation)
-        assert attack.evaluations(observation) < 3 * replace(attack, trials=1).evaluations(
-            observation
+        assert guess.cost.evaluations <= planned(attack, observation).evaluations
+        assert (
+            planned(attack, observation).evaluations
+            < 3 * planned(replace(attack, trials=1), observation).evaluations
         )
 
     def test_the_same_seed_gives_the_same_bits(self, observe: Observe) -> None:
@@ -304,7 +305,7 @@ class TestDescent:
             descent=GaussNewton(warm=1, warm_iterations=5, stages=1),
         )
         assert isinstance(matching, lg.Attack)
-        assert attacks.SecondOrder(smoothness=0).inapplicable(observe(mlp(), images(1))) is None
+        assert refusal(attacks.SecondOrder(smoothness=0), observe(mlp(), images(1))) is None
 
 
 @pytest.mark.parametrize("loss", [functional.mse_loss, nn.MSELoss(reduction="sum")])
@@ -317,7 +318,7 @@ def test_squared_error_is_matched_too(loss: lg.core.Loss) -> None:
     client = lg.Client(model=model, loss=loss, domain=lg.ImageDomain(1, 8, 8), classes=None)
     seen = lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(0))
     attack = lg.attacks.SecondOrder(warm=20, iterations=100)
-    assert attack.inapplicable(seen) is None
+    assert refusal(attack, seen) is None
     found = attack(seen, seeds=lg.Seeds(0))
     assert found.status is lg.Status.CONVERGED
     assert psnr(batch.inputs, found.inputs).min() > 40

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import client, images, mlp, sigmoid_cnn
+from conftest import client, images, mlp, refusal, sigmoid_cnn
 from torch import nn
 
 import leakgauge as lg
@@ -99,7 +99,7 @@ def test_what_happens_to_the_truth_afterwards_changes_no_reconstruction(
     batch, guesses = images(6), []
     owner = client(sigmoid_cnn(), training=TRAININGS["shuffled"])
     seen = THREATS[threat](labels=True).observe(owner, batch, seeds=lg.Seeds(0))
-    if ATTACKS[attack].inapplicable(seen) is not None:
+    if refusal(ATTACKS[attack], seen) is not None:
         pytest.skip("inapplicable")
     for poison in (False, True):
         if poison:
@@ -123,7 +123,7 @@ def test_steps_that_are_not_told_are_not_simulated(threat: str) -> None:
         with pytest.raises(lg.KnowledgeError, match="withholds the local training"):
             simulator(seen, create_graph=False)(batch.inputs, batch.targets)
         for name in ("matching", "corrected", "order invariant"):
-            assert "told" in (reason := ATTACKS[name].inapplicable(seen) or "") or "hyper" in reason
+            assert "told" in (reason := refusal(ATTACKS[name], seen) or "") or "hyper" in reason
         guess = ATTACKS["surrogate"](seen, seeds=lg.Seeds(1))
         assert guess.status is lg.Status.UNCONVERGED
         assert "not told" in guess.message
