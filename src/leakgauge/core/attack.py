@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
+
 from leakgauge.core.domain import space_of
 from leakgauge.core.effects import ChangedExamples
 from leakgauge.core.errors import AttackError, KnowledgeError, LeakGaugeError, ProbeError
@@ -127,11 +129,18 @@ class BaseAttack(ABC):
 
         def search(seeds: Seeds, progress: Progress) -> Reconstruction:
             check_argument(f"{type(self).__name__}, seeds", Seeds, seeds)
+
+            def tell(moment: Moment) -> None:
+                # A watcher may draw, and so may the best that it asks for: the search goes on as without it.
+                with torch.random.fork_rng(devices=[]):
+                    progress(moment)
+
             clock = time.perf_counter()
-            with named_failures(self, "search"):
-                found = plan.search(seeds, within(progress, 0.0, 1.0, finish=promised))
+            # A user's model may draw from the global generator wherever it is simulated.
+            with named_failures(self, "search"), seeds.isolated("attack"):
+                found = promised(plan.search(seeds, within(tell, 0.0, 1.0, finish=promised)))
             seconds = time.perf_counter() - clock
-            found = replace(promised(found), cost=replace(found.cost, seconds=seconds))
+            found = replace(found, cost=replace(found.cost, seconds=seconds))
             progress(Moment(1.0, found.cost.evaluations, best=lambda: found))
             return found
 
