@@ -22,7 +22,7 @@ from made import cell, end, header, training
 import leakgauge as lg
 from leakgauge.audit import Source, execute, plan_from
 from leakgauge.audit.crew import Crew, Member, ending
-from leakgauge.audit.records import JobResult, RunFolder, append_whole
+from leakgauge.audit.folder import JobResult, RunFolder, append_whole
 from leakgauge.audit.signals import Stopped, code_of, held, stoppable
 from leakgauge.cli import main
 from leakgauge.interrupts import is_command

@@ -2,12 +2,12 @@
 
 from .case import Case as Case
 from .case import Cell as Cell
+from .folder import check_folder as check_folder
+from .folder import in_order as in_order
+from .folder import without_times as without_times
 from .keeper import Plan as Plan
 from .keeper import Run as Run
 from .machine import available_cores as available_cores
-from .records import check_folder as check_folder
-from .records import in_order as in_order
-from .records import without_times as without_times
 from .run import audit as audit
 from .run import execute as execute
 from .run import plan as plan

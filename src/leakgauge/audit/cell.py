@@ -12,10 +12,10 @@ from leakgauge.audit.attempt import attempt, planned
 from leakgauge.audit.case import Cell
 from leakgauge.audit.duplicates import differing, equal_examples
 from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
+from leakgauge.audit.folder import JobResult
 from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
-from leakgauge.audit.records import JobResult
 from leakgauge.core import Column, Inapplicable, Progress, Seeds, Status, silent, space_of, within
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from leakgauge.audit.folder import JobResult
 from leakgauge.audit.jobs import Job, lost_job
-from leakgauge.audit.records import JobResult
 from leakgauge.audit.signals import held, unheard_by_children
 from leakgauge.audit.specification import Source
 from leakgauge.audit.worker import Fraction, Message, Ready, Unable, Worker

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from leakgauge.audit.records import JobResult
+from leakgauge.audit.folder import JobResult
 from leakgauge.core import LeakGaugeError, Moment, Progress
 from leakgauge.core.lines import one_line
 from leakgauge.records import Cell, Failure, Training

@@ -8,7 +8,7 @@ from typing import Any
 from leakgauge.audit.case import Case, Cell, cells
 from leakgauge.audit.cell import failed_cell, run_cell
 from leakgauge.audit.failures import Failed, WatcherError, blameless
-from leakgauge.audit.records import JobResult
+from leakgauge.audit.folder import JobResult
 from leakgauge.audit.training import TrainingRun, failed_training, run_training, trainings
 from leakgauge.core import LeakGaugeError, Progress, silent
 

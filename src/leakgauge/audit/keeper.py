@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from leakgauge.audit.case import Cell
+from leakgauge.audit.folder import JobResult, RunFolder, in_order
 from leakgauge.audit.jobs import Job
-from leakgauge.audit.records import JobResult, RunFolder, in_order
 from leakgauge.audit.signals import held
 from leakgauge.audit.specification import Source
 from leakgauge.audit.training import TrainingRun

@@ -17,11 +17,11 @@ import torch
 from leakgauge.audit.case import Case
 from leakgauge.audit.costs import costs, training_costs
 from leakgauge.audit.execution import parallel, serial
+from leakgauge.audit.folder import RunFolder, check_folder
 from leakgauge.audit.grid import MOST_CELLS, check_total
 from leakgauge.audit.jobs import jobs
 from leakgauge.audit.keeper import Keeper, Plan, Run, Watch
 from leakgauge.audit.machine import machine
-from leakgauge.audit.records import RunFolder, check_folder
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.shape import check_shape
 from leakgauge.audit.signals import code_of

@@ -13,8 +13,8 @@ from torch import Tensor
 from leakgauge import records
 from leakgauge.audit.case import Case
 from leakgauge.audit.failures import Failed, failed_result, step
+from leakgauge.audit.folder import JobResult
 from leakgauge.audit.naming import defense_record, name_of
-from leakgauge.audit.records import JobResult
 from leakgauge.audit.utility import Utility
 from leakgauge.core import (
     Defense,

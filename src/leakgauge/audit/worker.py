@@ -14,8 +14,8 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from leakgauge.audit.failures import Failed, reason_of, tried
+from leakgauge.audit.folder import JobResult
 from leakgauge.audit.jobs import Job, jobs, run_job
-from leakgauge.audit.records import JobResult
 from leakgauge.audit.resolve import resolve
 from leakgauge.audit.specification import Source, parse
 from leakgauge.core import Moment
