@@ -10,9 +10,12 @@ import pytest
 import torch
 
 import leakgauge as lg
+from leakgauge import metrics
+from leakgauge.audit.outcome import Judge
 from leakgauge.modalities import (
     MODALITIES,
     ImageModality,
+    Metric,
     Modality,
     UnknownModality,
     modality_of,
@@ -112,6 +115,31 @@ def test_what_is_no_modality_is_refused_in_one_line() -> None:
     with pytest.raises(lg.DataError, match="derives from leakgauge") as caught:
         modality_of(Scans("image"))
     assert "\n" not in str(caught.value)
+
+
+class Whole(UnknownModality):
+    """A modality whose metrics compare examples themselves."""
+
+    def coordinates(self, domain: lg.Domain, examples: torch.Tensor) -> torch.Tensor:
+        return examples
+
+    def metrics(self, domain: lg.Domain, decoys: torch.Tensor) -> dict[str, Metric]:
+        return {"psnr": metrics.psnr, "equal": lambda x, y: (x == y).flatten(1).double().mean(1)}
+
+
+def test_metrics_compare_in_the_coordinates_of_the_modality() -> None:
+    domain = Scans(Whole())
+    truth = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = lg.Reconstruction(
+        inputs=truth.flip(0),
+        targets=None,
+        found=torch.tensor([True, True]),
+        status=lg.Status.UNCONVERGED,
+    )
+    judge = Judge(domain, lg.Batch(truth, torch.tensor([0, 1])), truth[:0], labels_granted=True)
+    judged = judge(found)
+    assert judged.order.tolist() == [1, 0]
+    assert judged.scores["equal"] == [1.0, 1.0]
 
 
 def test_data_of_an_unknown_kind_is_scored_and_never_judged() -> None:

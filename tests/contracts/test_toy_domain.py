@@ -31,6 +31,7 @@ from toy_domain import (
 
 import leakgauge as lg
 from leakgauge.core import SearchSpace, space_of
+from leakgauge.data import dataset
 from leakgauge.modalities import modality_of
 
 SPECIFICATION = """
@@ -185,6 +186,24 @@ class TestTheSpace:
             lg.Dataset("words", inputs, words().targets, Words(), CLASSES)
         with pytest.raises(lg.DataError, match="expected int64 inputs"):
             lg.Dataset("words", inputs.float(), words().targets, Words(), CLASSES)
+
+    def test_values_of_no_letter_are_refused_in_one_line(self) -> None:
+        inputs = words().inputs.clone()
+        inputs[0, 0] = END + 1
+        with pytest.raises(lg.DataError, match="maps to its search space") as caught:
+            lg.Dataset("words", inputs, words().targets, Words(), CLASSES)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("examples", [1, 2, 5])
+    def test_relaxed_variables_are_checked_in_parts(
+        self, monkeypatch: pytest.MonkeyPatch, examples: int
+    ) -> None:
+        """One-hot rows of a large vocabulary do not fit in memory at once."""
+        monkeypatch.setattr(dataset, "CHUNK", examples * LENGTH * (LETTERS + 1))
+        inputs = words().inputs.clone()
+        inputs[3, 0] = inputs[6, 0] = END
+        with pytest.raises(lg.DataError, match="2 that are not, the first is example 3"):
+            lg.Dataset("words", inputs, words().targets, Words(), CLASSES)
 
     @pytest.mark.parametrize(
         "defense", [lg.defenses.Mixup(), lg.defenses.Soteria(), lg.defenses.DCS2()], ids=repr

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from leakgauge import metrics, records
+from leakgauge import records
 from leakgauge.audit.failures import Failed
-from leakgauge.audit.scores import in_range, score
+from leakgauge.audit.scores import score
 from leakgauge.audit.verdict import judged, unjudged
 from leakgauge.core import Cost, Domain, Reconstruction, Snapshot, Status, nearest_examples
 from leakgauge.core.summaries import Summarized
@@ -200,7 +200,14 @@ def moment(
     domain, truth = judge.domain, judge.batch.inputs
     inputs = nearest_examples(domain, snapshot.inputs)
     inputs = inputs[judge.modality.assignment(domain, truth, inputs)]
-    values = metrics.psnr(domain.to_unit(truth), in_range(domain, inputs))
+    psnr = judge.metrics.get("psnr")
+    values = (
+        None
+        if psnr is None
+        else psnr(
+            judge.modality.coordinates(domain, truth), judge.modality.in_range(domain, inputs)
+        )
+    )
     picture = judge.modality.glance(inputs)
     image = None
     if picture is not None:
@@ -208,7 +215,7 @@ def moment(
     return Moment(
         evaluations=snapshot.evaluations,
         objective=plain(snapshot.objective),
-        psnr=float(values.median()),
+        psnr=None if values is None else float(values.median()),
         image=image,
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from leakgauge import metrics
 from leakgauge.core import Domain, Reconstruction
 from leakgauge.federated import Batch
-from leakgauge.modalities import Metric
+from leakgauge.modalities import Metric, modality_of
 
 
 def score(
@@ -30,7 +30,9 @@ def score(
         order: which guess stands for each example (B,).
         chosen: the metrics of the domain's modality.
     """
-    truth, found = domain.to_unit(batch.inputs), in_range(domain, guess.inputs[order])
+    modality = modality_of(domain)
+    truth = modality.coordinates(domain, batch.inputs)
+    found = modality.in_range(domain, guess.inputs[order])
     values = {name: metric(truth, found).tolist() for name, metric in chosen.items()}
     label: list[float] | None = None
     classes = batch.targets.ndim == 1 and not batch.targets.is_floating_point()
@@ -38,8 +40,3 @@ def score(
     if guessed is not None and guessed.ndim == 1:
         label = metrics.label_match(batch.targets, guessed[order]).tolist()
     return {**values, "label": label}
-
-
-def in_range(domain: Domain, inputs: Tensor) -> Tensor:
-    """Return unit coordinates, moved into [0, 1]: the range is public, so any adversary would."""
-    return domain.to_unit(inputs).clamp(0, 1)

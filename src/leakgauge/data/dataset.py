@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from leakgauge.core import DataError, Domain, dtype_of, space_of
 from leakgauge.core.allowance import memory
 from leakgauge.core.ranges import check_fields
+from leakgauge.core.references import foreign
 from leakgauge.core.summaries import Summarized
 
 # float32 units do not map the ends of a column's range to 0 and 1 exactly.
@@ -21,6 +23,8 @@ MOST_CLASSES = 2**16
 
 MOST_VALUES = 2**31
 """Most numbers in the examples of a data set that is read from others' files or code: 8 GiB as float32."""
+CHUNK = 1 << 26
+"""Most relaxed variables of a data set that are checked at once."""
 BYTES_A_VALUE = 16
 """Memory that reading a data set takes for each number, in bytes: float32, unit coordinates and their checks."""
 
@@ -92,26 +96,41 @@ class Dataset(Summarized):
                 found=f"{int((~torch.isfinite(self.inputs)).sum())} NaN or infinite values",
                 remedy="drop or impute those examples",
             )
-        unit = self.domain.to_unit(self.inputs)
-        low, high = float(unit.min()), float(unit.max())
+        with foreign(
+            f"data set {self.name!r}",
+            "values that the domain maps to its search space",
+            remedy="correct the values, or the domain's own map",
+            error=DataError,
+        ):
+            low, high, wrong = self._mapped()
         if low < -_ROUNDING or high > 1 + _ROUNDING:
             raise self._error(
                 expected="values inside the domain's range, [0, 1] in unit coordinates",
                 found=f"unit coordinates from {low:.4g} to {high:.4g}",
                 remedy="scale images to [0, 1], or widen the public range of the columns",
             )
-        if space_of(self.domain).discrete:
-            self._check_valid(unit)
-
-    def _check_valid(self, unit: Tensor) -> None:
-        valid = self.domain.to_unit(space_of(self.domain).round(unit))
-        wrong = ((valid - unit).abs() > _ROUNDING).flatten(1).any(1).nonzero().flatten().tolist()
         if wrong:
             raise self._error(
                 expected="valid examples, such as whole numbers in integer columns",
                 found=f"{len(wrong)} that are not, the first is example {wrong[0]}",
                 remedy="round their values, or declare the columns real",
             )
+
+    def _mapped(self) -> tuple[float, float, list[int]]:
+        """Return the least and the largest unit coordinate, and which examples are none of a discrete domain."""
+        space = space_of(self.domain)
+        low, high, wrong = math.inf, -math.inf, list[int]()
+        # Relaxed variables may be many more than values: a token is one for each word that there is.
+        count = max(1, CHUNK // math.prod(space.shape))
+        for start, part in zip(
+            range(0, len(self.inputs), count), torch.split(self.inputs, count), strict=True
+        ):
+            unit = space.relax(part)
+            low, high = min(low, float(unit.min())), max(high, float(unit.max()))
+            if space.discrete:
+                apart = (space.relax(space.round(unit)) - unit).abs() > _ROUNDING
+                wrong += (start + apart.flatten(1).any(1).nonzero().flatten()).tolist()
+        return low, high, wrong
 
     def _check_targets(self) -> None:
         if self.targets.dtype != torch.int64 or tuple(self.targets.shape) != (len(self.inputs),):

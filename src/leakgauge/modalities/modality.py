@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from leakgauge import metrics
-from leakgauge.core import Column, Domain
+from leakgauge.core import Column, Domain, space_of
 from leakgauge.metrics.leak import LeakRule
 from leakgauge.records import Headline, Rows, Sides
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-"""Truth and guess in unit coordinates (B, *shape) to one value for each example (B,)."""
+"""Truth and guess in the modality's coordinates (B, ...) to one value for each example (B,)."""
 Save = Callable[[str, bytes], str]
 """A file's name and its bytes to its path in the folder of the run."""
 Layout = Literal["pictures", "rows"]
@@ -57,9 +57,25 @@ class Modality(ABC):
                 original. There may be none.
         """
 
+    def coordinates(self, domain: Domain, examples: Tensor) -> Tensor:
+        """Return examples (B, *shape) as metrics compare them: in unit coordinates.
+
+        Discrete values whose relaxed variables are too many to hold, such as tokens of a large vocabulary, may return
+        the examples themselves, with an `assignment` and metrics of their own.
+        """
+        return domain.to_unit(examples)
+
+    def in_range(self, domain: Domain, guess: Tensor) -> Tensor:
+        """Return the coordinates of guesses, moved into [0, 1]: the range is public, so any adversary would.
+
+        Guesses of a discrete domain are valid already.
+        """
+        found = self.coordinates(domain, guess)
+        return found if space_of(domain).discrete else found.clamp(0, 1)
+
     def assignment(self, domain: Domain, truth: Tensor, guess: Tensor) -> Tensor:
         """Return the index (B,) of the guess that stands for each original, by the least total squared error."""
-        return metrics.assign(domain.to_unit(truth), domain.to_unit(guess))
+        return metrics.assign(self.coordinates(domain, truth), self.coordinates(domain, guess))
 
     def columns(self, domain: Domain) -> tuple[Column, ...]:
         """Return the columns of an example in the layout "rows", and none in other layouts."""

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from leakgauge import metrics
-from leakgauge.core import Column, Domain, TableDomain
+from leakgauge.core import Column, Domain
 from leakgauge.metrics.leak import TABLE_RULE, LeakRule
 from leakgauge.modalities.modality import Content, Layout, Metric, Modality, Save
 from leakgauge.modalities.unknown import ERRORS
 from leakgauge.records import Headline, Rows
+
+
+@runtime_checkable
+class Columned(Protocol):
+    """A domain that names its columns."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of one row."""
+        ...
 
 
 class TableModality(Modality):
@@ -35,7 +45,7 @@ class TableModality(Modality):
         return {**ERRORS, "columns_read": metrics.columns_read}
 
     def columns(self, domain: Domain) -> tuple[Column, ...]:
-        return domain.columns if isinstance(domain, TableDomain) else ()
+        return domain.columns if isinstance(domain, Columned) else ()
 
     def content(self, sides: Mapping[str, Tensor], save: Save) -> Content:
         values: dict[str, Any] = {side: examples.tolist() for side, examples in sides.items()}

@@ -48,15 +48,20 @@ class Secrets(Summarized):
     ) -> Secrets:
         """Return the forms of these batches; `orders` are those in which their examples are visited.
 
-        Inputs are recognized in the domain's units, in unit coordinates in [0, 1], and in those times 255.
+        Inputs are recognized in the domain's units. Real ones are so in unit coordinates in [0, 1] too, and in those
+        times 255.
         """
         unique = {(id(b.inputs), id(b.targets)): b for b in batches}.values()
         tensors = [t for b in unique for t in (b.inputs, b.targets)]
         rows: dict[int, list[Tensor]] = {}
         whole = []
         for batch in unique:
-            unit = domain.to_unit(batch.inputs.detach())
-            for form in (batch.inputs.detach(), unit, 255 * unit):
+            forms = [batch.inputs.detach()]
+            # Integers, such as tokens, have no other units. Their relaxed variables are far more than they are.
+            if batch.inputs.is_floating_point():
+                unit = domain.to_unit(batch.inputs.detach())
+                forms += [unit, 255 * unit]
+            for form in forms:
                 flat = form.double().flatten(1)
                 if flat.shape[1] >= LONG:
                     rows.setdefault(flat.shape[1], []).append(flat[spread(flat) > 0])
