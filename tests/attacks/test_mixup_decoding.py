@@ -11,7 +11,7 @@ from conftest import client, images, planned, psnr, refusal, sigmoid_cnn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.attacks.mixup_decoding import Mixing, allowed_pairings, mixings_of, solved, unmixed
+from leakgauge.attacks.mixings import Mixing, allowed_pairings, mixings_of, solved, unmixed
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import DataError, MixedExamples, effect
 from leakgauge.defenses import Chain, Mixup, TopK
