@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.attacks.concealment_matching import as_pair, labels_of_pair, soft
-from leakgauge.core import ModelError, SpecificationError
+from leakgauge.core import ConcealedExamples, ModelError, SpecificationError, effect
 from leakgauge.defenses import DCS2
 from leakgauge.defenses.dcs2 import _Concealed, cosine, inner, projected
 from leakgauge.federated.training.wrapper import Task
@@ -93,10 +93,13 @@ class TestWhoKnowsIt:
         training = defense.on_training(lg.FedSGD(), seeds=lg.Seeds(7).child("defense"))
         assert isinstance(training, _Concealed)
         others = training.labels(model, batch.inputs, batch.targets)
-        assert labels_of_pair(seen) == (int(batch.targets), int(others))
+        *_, slopes = seen.update.tensors.values()
+        assert labels_of_pair(seen, slopes) == (int(batch.targets), int(others))
         own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
         invented = training.invented(Task(model, LOSS, batch.inputs, batch.targets), others, own)
-        pair = as_pair(seen, defense)
+        concealed = effect(seen, ConcealedExamples)
+        assert concealed is not None
+        pair = as_pair(seen, concealed)
         targets = soft(int(batch.targets), int(others), defense.mixing, seen)
         found = simulator(pair, create_graph=False)(torch.cat([batch.inputs, invented]), targets)
         assert all(torch.allclose(found[n], t, atol=1e-6) for n, t in pair.update.tensors.items())

@@ -159,15 +159,15 @@ class TestFederation:
         assert remembering.accuracy[2:] != forgetful.accuracy[2:]
 
     def test_tells_its_progress(self) -> None:
-        shares: list[float] = []
+        moments: list[lg.core.Moment] = []
         Federation(clients=2, rounds=2).train(
             client(),
             digits(slice(0, 60)),
             digits(slice(60, 80)),
             seeds=lg.Seeds(0),
-            progress=shares.append,
+            progress=moments.append,
         )
-        assert shares == [0.5, 1.0]
+        assert [moment.fraction for moment in moments] == [0.5, 1.0]
 
 
 class TestLocalLayers:
