@@ -56,21 +56,13 @@ class BaseAttack(ABC):
     def requires(self) -> frozenset[str]:
         """Return the names of the knowledge (fields of `Knowledge`) that the attack needs."""
 
+    @abstractmethod
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         """Return the search on this observation, or the reason why there is none.
 
         What is found out here, the search uses: nothing is computed twice. A search tells its `progress` the
         moments of `core.progress`, and returns a reconstruction whose cost counts evaluations alone.
         """
-        reason = self.unsuited(observation)
-        if reason is not None:
-            return Inapplicable(reason)
-        return Plan(
-            evaluations=self.evaluations(observation),
-            search=lambda seeds, progress: self.reconstruct(
-                observation, seeds=seeds, progress=progress
-            ),
-        )
 
     def plan(self, observation: Observation) -> Plan | Inapplicable:
         """Return the attack, ready to run on this observation, or the reason why it cannot.
@@ -150,29 +142,6 @@ class BaseAttack(ABC):
             search=search,
             nothing=lambda: nothing_found(observation, Status.UNCONVERGED, message),
         )
-
-    # Until every attack prepares: the former hooks.
-    def unsuited(self, observation: Observation) -> str | None:
-        raise NotImplementedError
-
-    def evaluations(self, observation: Observation) -> int:
-        found = self.plan(observation)
-        return 0 if isinstance(found, Inapplicable) else found.evaluations
-
-    def reconstruct(
-        self, observation: Observation, *, seeds: Seeds, progress: Progress
-    ) -> Reconstruction:
-        raise NotImplementedError
-
-    def inapplicable(self, observation: Observation) -> str | None:
-        check_ranges(self)
-        try:
-            with named_failures(self, "check"):
-                lacking = self.undifferentiable(observation)
-                found = self.prepare(observation) if lacking is None else Inapplicable(lacking)
-        except ProbeError as error:
-            return str(error)
-        return found.reason if isinstance(found, Inapplicable) else None
 
 
 def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
