@@ -11,11 +11,9 @@ from .defense import Combined as Combined
 from .defense import Defense as Defense
 from .defense import parts_of as parts_of
 from .domain import AsGiven as AsGiven
-from .domain import Column as Column
 from .domain import Domain as Domain
 from .domain import Gridded as Gridded
 from .domain import ImageDomain as ImageDomain
-from .domain import TableDomain as TableDomain
 from .domain import dtype_of as dtype_of
 from .domain import image_grid as image_grid
 from .domain import nearest_examples as nearest_examples
@@ -81,6 +79,8 @@ from .stated import effects_in_order as effects_in_order
 from .stated import effects_of as effects_of
 from .stated import in_other_units as in_other_units
 from .stated import mean_noise as mean_noise
+from .table import Column as Column
+from .table import TableDomain as TableDomain
 from .update import Tensors as Tensors
 from .update import Update as Update
 from .update import UpdateKind as UpdateKind

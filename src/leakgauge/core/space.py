@@ -4,7 +4,7 @@ How examples of several kinds are relaxed:
 
 - Values in a range (images, real columns): each value is its own variable in [0, 1]. See `Continuous`.
 - Mixed columns (some real, some integer or codes of categories): as above, and `round` moves the integer columns to
-  the nearest whole number. See `MixedColumns` in `leakgauge.core.domain`.
+  the nearest whole number. See `MixedColumns` in `leakgauge.core.table`.
 - Discrete values (tokens, categories without an order): one example of L integers in [0, V) is L rows of V weights.
   `relax` returns one-hot rows, `round` the largest weight of each row.
 - Sequences of different lengths: all examples of a domain have one shape, that of the longest. A discrete sequence
