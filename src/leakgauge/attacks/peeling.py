@@ -33,6 +33,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
+    image_grid,
     within,
 )
 from leakgauge.core.ranges import Count, NonNegative
@@ -82,7 +83,7 @@ class Peeling(BaseAttack):
         return frozenset({"batch_size"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        if len(observation.domain.shape) != 3:
+        if image_grid(observation.domain) is None:
             return Inapplicable("recovers images")
         found = recursion_of(observation)
         if isinstance(found, Inapplicable):

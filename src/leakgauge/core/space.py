@@ -25,7 +25,11 @@ from leakgauge.core.errors import DataError
 
 @runtime_checkable
 class SearchSpace(Protocol):
-    """Relaxed variables, real numbers in [0, 1] for valid examples, that stand for examples of a domain."""
+    """Relaxed variables, real numbers in [0, 1] for valid examples, that stand for examples of a domain.
+
+    They are real numbers whatever the type of the examples: they are made in the type of the model's own weights, and
+    `given` makes of them what the model is given. A probe of a model is `given` of any relaxed variables.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:
