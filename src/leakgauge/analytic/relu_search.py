@@ -80,11 +80,11 @@ def search(
             found, agreed = repair(factors, found, belief)
         if (len(found), agreed) > (len(best.directions), best.agreement):
             best = Search(found, agreed, spent)
+        tell(spent / rounds, best)
         if agreed >= belief.agreed:
             return best
         if spent == HOPELESS and not len(best.directions):
             return Search(best.directions, 0.0, spent)
-        tell(spent / rounds, best)
         if idle == PATIENCE or len(found) == factors.batch:
             # A wrong one among them shuts out the rest: which one, nothing tells.
             keep = torch.randperm(len(found), generator=generator)[: len(found) // 2]

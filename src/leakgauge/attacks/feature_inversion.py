@@ -20,7 +20,6 @@ from annotated_types import Ge
 from torch import Tensor
 
 from leakgauge.analytic.hidden import ReadFeatures, reading
-from leakgauge.attacks.inside import search_inside
 from leakgauge.attacks.labels import withheld
 from leakgauge.attacks.softmax_unmixing import UNLABELED, completed
 from leakgauge.core import (
@@ -52,6 +51,7 @@ from leakgauge.inversion import (
     VariationName,
 )
 from leakgauge.inversion.objectives.features import entangled
+from leakgauge.inversion.search.engine import Ready, ready
 from leakgauge.inversion.variables.labels import Labels
 
 
@@ -84,13 +84,26 @@ class FeatureInversion(BaseAttack):
         )
         if reason is not None:
             return Inapplicable(reason)
-        evaluations = self.descent.evaluations
-        return Plan(evaluations=evaluations, search=partial(self.search, observation, read))
+        # The term that asks for the features follows when they are read.
+        descent = ready(self.matching(InRange(), torch.zeros(0, dtype=torch.long)), observation)
+        if isinstance(descent, Inapplicable):
+            return descent
+        search = partial(self.search, observation, read, descent)
+        return Plan(evaluations=self.descent.evaluations, search=search)
 
     @property
     def descent(self) -> LBFGS:
         """What lowers the objective."""
         return LBFGS(steps=self.steps, history=100, line_search="strong_wolfe")
+
+    def matching(self, objective: Term, labels: Tensor) -> GradientMatching:
+        """Return the search for images. labels: (B,), of the examples in the order of their features."""
+        return GradientMatching(
+            objective=objective,
+            parametrization=Spectral(center=0.5, noise=0.1),
+            labels=Read(labels),
+            descent=self.descent,
+        )
 
     def prior(self) -> Term:
         """What is believed of the inputs before seeing the update."""
@@ -105,6 +118,7 @@ class FeatureInversion(BaseAttack):
         self,
         observation: Observation,
         read: ReadFeatures,
+        descent: Ready,
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
@@ -122,19 +136,14 @@ class FeatureInversion(BaseAttack):
         objective = term + self.prior()
         if self.gradients > 0:
             objective = objective + self.gradients * Cosine()
-        matching = GradientMatching(
-            objective=objective,
-            parametrization=Spectral(center=0.5, noise=0.1),
-            labels=Read(labels),
-            descent=self.descent,
-        )
+        found = replace(descent, matching=self.matching(objective, labels))
         known, source = torch.isfinite(seen.error), f"features: {seen.source}"
 
         def noted(found: Reconstruction) -> Reconstruction:
             return replace(found, found=known, notes=(source, *found.notes))
 
         told = within(progress, 0.0, 1.0, finish=noted)
-        return noted(search_inside(matching, observation, seeds, told))
+        return noted(found.search(seeds, told))
 
 
 def unlabeled(observation: Observation) -> str | None:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from leakgauge.analytic.chain import Chain
 from leakgauge.analytic.peeling import Known, peeled
-from leakgauge.attacks.inside import search_inside
 from leakgauge.attacks.recursion import Beginning, Recursion, recursion_of
 from leakgauge.core import (
     BaseAttack,
@@ -52,6 +51,7 @@ from leakgauge.inversion import (
 )
 from leakgauge.inversion.objectives.distances import MATCHED
 from leakgauge.inversion.objectives.features import Headless
+from leakgauge.inversion.search.engine import Ready, ready
 
 FITS = 1e-3
 """Relative misfit of a layer's gradient up to which the input that it tells is believed."""
@@ -88,14 +88,43 @@ class Peeling(BaseAttack):
         found = recursion_of(observation)
         if isinstance(found, Inapplicable):
             return found
-        return Plan(evaluations=self.planned, search=partial(self.search, found))
+        # The term that asks for activations follows when they are known.
+        none = torch.zeros(0, dtype=torch.long)
+        descent = ready(self.matching(self.prior(), Spectral(), none, self.steps), observation)
+        if isinstance(descent, Inapplicable):
+            return descent
+        return Plan(evaluations=self.planned, search=partial(self.search, found, descent))
+
+    def prior(self, *, ample: bool = False) -> Term:
+        """Return what is believed of the image. ample: so many activations are known that they decide it."""
+        if ample or self.smoothness == 0:
+            return InRange()
+        return InRange() + self.smoothness * Smoothness()
+
+    def matching(
+        self, objective: Term, start: Parametrization, labels: Tensor, steps: int
+    ) -> GradientMatching:
+        """Return the descent to an image of known activations."""
+        return GradientMatching(
+            objective=objective,
+            parametrization=start,
+            labels=Read(labels),
+            descent=LBFGS(steps=steps, history=100, line_search="strong_wolfe"),
+            tolerance=EXACT,
+        )
 
     @property
     def planned(self) -> int:
         """Return the largest number of evaluations. Line searches take a quarter more than the steps."""
         return (self.rough + RESTARTS * self.steps) * 5 // 4
 
-    def search(self, found: Recursion, seeds: Seeds, progress: Progress) -> Reconstruction:
+    def search(
+        self,
+        found: Recursion,
+        descent: Ready,
+        seeds: Seeds,
+        progress: Progress,
+    ) -> Reconstruction:
         """Return the image that the activations tell."""
         beginnings = found.beginnings()
         labels = found.label_of(beginnings[0], seeds) if beginnings else None
@@ -103,7 +132,7 @@ class Peeling(BaseAttack):
             reason = "no label explains the last layer"
             return nothing_found(found.observation, Status.UNCONVERGED, reason)
         with seeds.isolated("peeling"):
-            return _Peel(self, found, labels, seeds, progress).run(beginnings[0])
+            return _Peel(self, found, descent, labels, seeds, progress).run(beginnings[0])
 
 
 class _Peel:
@@ -113,11 +142,12 @@ class _Peel:
         self,
         attack: Peeling,
         recursion: Recursion,
+        descent: Ready,
         labels: Tensor,
         seeds: Seeds,
         progress: Progress,
     ) -> None:
-        self.attack, self.recursion = attack, recursion
+        self.attack, self.recursion, self.descent = attack, recursion, descent
         self.observation, self.chain = recursion.observation, recursion.chain
         self.labels, self.seeds, self.progress = labels, seeds, progress
         self.clock = time.perf_counter()
@@ -208,17 +238,9 @@ class _Peel:
     ) -> Reconstruction:
         """Return the image of one descent, with its course as part of the whole. before: the images so far."""
         attack = self.attack
-        prior: Term = InRange()
-        if not ample and attack.smoothness > 0:
-            prior = prior + attack.smoothness * Smoothness()
         steps = attack.steps if ample else attack.rough
-        matching = GradientMatching(
-            objective=match(self.observation, self.chain, known) + prior,
-            parametrization=start,
-            labels=Read(self.labels),
-            descent=LBFGS(steps=steps, history=100, line_search="strong_wolfe"),
-            tolerance=EXACT,
-        )
+        objective = match(self.observation, self.chain, known) + attack.prior(ample=ample)
+        matching = attack.matching(objective, start, self.labels, steps)
         spent, since = self.evaluations, time.perf_counter() - self.clock
 
         def placed(guess: Reconstruction) -> Reconstruction:
@@ -239,7 +261,7 @@ class _Peel:
             best=partial(self.best, before) if before else None,
         )
         self.done += part
-        guess = search_inside(matching, self.observation, seeds, told)
+        guess = replace(self.descent, matching=matching).search(seeds, told)
         self.evaluations += guess.cost.evaluations
         return placed(guess)
 

@@ -75,11 +75,14 @@ class RGAP(BaseAttack):
 
         with seeds.isolated("simulation"):
             beginnings = found.beginnings()
+            # To find where to start is a part of the work, too.
+            parts = len(beginnings) + 1
+            progress(Moment(1 / parts))
             for start in beginnings:
                 guesses.append(_finished(found, start, seeds, balanced=self.rows == "balanced"))
+                progress(Moment((1 + len(guesses)) / parts, len(guesses), best=best))
                 if guesses[-1].misfit <= CERTIFIED_WITHIN:
                     break
-                progress(Moment(len(guesses) / len(beginnings), len(guesses), best=best))
         if not guesses:
             reason = "no label and output explain the last layer's gradient"
             return nothing_found(found.observation, Status.UNCONVERGED, reason)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from leakgauge.analytic.last_layer import HeadGradient, readable, unmixed
 from leakgauge.analytic.softmax_unmixing import Unmixed
-from leakgauge.attacks.inside import search_inside
 from leakgauge.attacks.labels import labels_of, withheld
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
@@ -34,6 +33,7 @@ from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import Falling, FeatureMatch, Read
 from leakgauge.inversion.objectives.features import entangled
+from leakgauge.inversion.search.engine import Ready, ready
 
 UNLABELED = "not every label can be read, nor is it granted"
 """Why a search ends that needs the label of each example."""
@@ -75,30 +75,35 @@ class SoftmaxUnmixing(BaseAttack):
         if reason is not None:
             return Inapplicable(reason)
         matching = replace(self.descent.matching(), labels=Read(torch.zeros(0, dtype=torch.long)))
-        descent = matching.plan(observation)
+        descent = ready(matching, observation)
         if isinstance(descent, Inapplicable):
             return descent
-        return Plan(evaluations=descent.evaluations, search=partial(self.search, observation, head))
+        search = partial(self.search, observation, head, descent)
+        return Plan(evaluations=matching.budget, search=search)
 
     def search(
-        self, observation: Observation, head: HeadGradient, seeds: Seeds, progress: Progress
+        self,
+        observation: Observation,
+        head: HeadGradient,
+        descent: Ready,
+        seeds: Seeds,
+        progress: Progress,
     ) -> Reconstruction:
         """Read features and labels from the last layer's gradient, then match with both."""
         seen = unmixed(observation, head, seeds.generator("unmixing"))
         labels = completed(seen.labels, observation, seeds)
         if labels is None:
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
-        matching = self.descent.matching()
         error = torch.where(seen.found, seen.error, torch.inf)
         term = FeatureMatch.of(observation, head.name, seen.features, error, pooled=True)
         features = Falling(self.weight, 1e-4 * self.weight) * term
-        matching = replace(matching, objective=matching.objective + features, labels=Read(labels))
+        led = descent.with_labels(labels).with_terms(features)
 
         def noted(found: Reconstruction) -> Reconstruction:
             return replace(found, notes=(said(seen), *found.notes))
 
         told = within(progress, 0.0, 1.0, finish=noted)
-        return noted(search_inside(matching, observation, seeds, told))
+        return noted(led.search(seeds, told))
 
 
 def completed(labels: Tensor, observation: Observation, seeds: Seeds) -> Tensor | None:

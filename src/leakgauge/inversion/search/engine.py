@@ -23,6 +23,7 @@ from leakgauge.core import (
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.withheld import untold
 from leakgauge.inversion.descents.gauss_newton import GaussNewton
+from leakgauge.inversion.objectives.objective import Term
 from leakgauge.inversion.search.composition import Composition
 from leakgauge.inversion.search.running import Running
 from leakgauge.inversion.simulation import attention
@@ -83,6 +84,11 @@ class Ready:
     def with_labels(self, labels: Tensor) -> Ready:
         """Return the same search with labels (B,) or targets (B, K) that are known."""
         return replace(self, matching=replace(self.matching, labels=Read(labels)))
+
+    def with_terms(self, terms: Term) -> Ready:
+        """Return the same search with further terms of the objective, which need no check."""
+        objective = self.matching.objective + terms
+        return replace(self, matching=replace(self.matching, objective=objective))
 
     def search(self, seeds: Seeds, progress: Progress) -> Reconstruction:
         """Return the batch at the best iterate of all trials."""

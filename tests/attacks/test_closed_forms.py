@@ -1,0 +1,153 @@
+"""What every closed-form attack keeps: it looks once, tells its moments, and can be stopped at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import images, mlp, sigmoid_cnn
+from torch import nn
+
+import leakgauge as lg
+from leakgauge import attacks
+from leakgauge.analytic import chain, hidden, last_layer, linear, patch_embedding
+from leakgauge.core import Progress
+
+Observe = Callable[..., lg.Observation]
+
+
+def unbiased_cnn() -> nn.Module:
+    """Two convolutions and a linear layer without a bias: R-GAP tries several starts."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(6, 4, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(64, 4, bias=False),
+        )
+
+
+def pooled_cnn() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        convolution = [nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(24 * 16, 4)).eval()
+
+
+def transformer() -> nn.Module:
+    return lg.models.build(
+        lg.models.vit, lg.ImageDomain(1, 8, 8), 4, patch=2, dim=24, heads=2, style="plain"
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attack, a network and batch that it runs on, and the kernel that looks at the model."""
+
+    attack: lg.Attack
+    model: Callable[[], nn.Module]
+    batch: int
+    looks: tuple[object, str]
+
+
+CASES = {
+    "linear layer": Case(attacks.LinearLayer(), mlp, 4, (linear, "first_linear")),
+    "cocktail party": Case(attacks.CocktailParty(), mlp, 4, (linear, "first_linear")),
+    "cocktail party by adam": Case(
+        attacks.CocktailParty(optimizer="adam", steps=300, rounds=1),
+        mlp,
+        3,
+        (linear, "first_linear"),
+    ),
+    "SPEAR": Case(attacks.Spear(rounds=20), lambda: mlp(width=48), 4, (linear, "first_linear")),
+    "SPEAR++": Case(
+        attacks.SpearPlusPlus(rounds=20), lambda: mlp(width=48), 4, (linear, "first_linear")
+    ),
+    "R-GAP": Case(attacks.RGAP(), unbiased_cnn, 1, (chain, "_calls")),
+    "peeling": Case(attacks.Peeling(rough=10, steps=10), pooled_cnn, 1, (chain, "_calls")),
+    "APRIL": Case(
+        attacks.April(equations="embedding"), transformer, 1, (patch_embedding, "_probe")
+    ),
+    "feature inversion": Case(
+        attacks.FeatureInversion(steps=10), sigmoid_cnn, 2, (hidden, "first_linear")
+    ),
+    "softmax unmixing": Case(
+        attacks.SoftmaxUnmixing(warm=1, iterations=5, stages=1),
+        sigmoid_cnn,
+        2,
+        (last_layer, "link_of"),
+    ),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+def planned(case: Case, observe: Observe) -> lg.Plan:
+    plan = case.attack.plan(observe(case.model(), images(case.batch)))
+    assert isinstance(plan, lg.Plan), plan
+    return plan
+
+
+def test_a_plan_and_its_runs_look_at_the_model_once(
+    case: Case, observe: Observe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, name = case.looks
+    looked, look = [], getattr(module, name)
+
+    def counting(*arguments: object) -> object:
+        looked.append(name)
+        return look(*arguments)
+
+    monkeypatch.setattr(module, name, counting)
+    plan = planned(case, observe)
+    first, second = plan.run(lg.Seeds(0)), plan.run(lg.Seeds(0))
+    assert looked == [name]
+    assert torch.equal(first.inputs, second.inputs), "a plan keeps nothing of a run"
+    assert first.residual == second.residual
+
+
+def recorder(told: list[lg.Moment], stop: int | None = None) -> Progress:
+    """A callback that notes every moment, and stops the attack at number `stop`."""
+
+    def watch(moment: lg.Moment) -> None:
+        told.append(moment)
+        if len(told) - 1 == stop:
+            raise lg.StopAttack
+
+    return watch
+
+
+def test_moments_only_grow(case: Case, observe: Observe) -> None:
+    told: list[lg.Moment] = []
+    planned(case, observe).run(lg.Seeds(0), recorder(told))
+    assert len(told) > 1
+    fractions = [moment.fraction for moment in told]
+    assert fractions == sorted(fractions)
+    assert 0 <= fractions[0] < fractions[-1] == 1
+    spent = [moment.evaluations for moment in told]
+    assert spent == sorted(spent)
+    having = [moment.best is not None for moment in told]
+    assert having == sorted(having), "what an attack has once, it does not lose"
+
+
+def test_an_attack_that_is_stopped_returns_its_best(case: Case, observe: Observe) -> None:
+    told: list[lg.Moment] = []
+    plan = planned(case, observe)
+    plan.run(lg.Seeds(0), recorder(told))
+    for stop in sorted({0, len(told) // 2, len(told) - 2}):
+        before: list[lg.Moment] = []
+        found = plan.run(lg.Seeds(0), recorder(before, stop))
+        assert f"stopped at {before[-1].fraction:.0%}" in found.message
+        assert len(found.inputs) == case.batch
+        assert found.cost.evaluations == before[-1].evaluations
+        if before[-1].best is not None:
+            assert found.found.any()
