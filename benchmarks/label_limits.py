@@ -22,7 +22,7 @@ import leakgauge as lg
 from leakgauge.analytic.label_recovery.base import whole
 from leakgauge.analytic.label_recovery.ilrg import counted, outputs, solved
 from leakgauge.analytic.label_recovery.stand_ins import features_of
-from leakgauge.analytic.links import link_of
+from leakgauge.analytic.loss_link import link_of
 from leakgauge.analytic.whitening import Layer
 
 NAME = "label_limits"

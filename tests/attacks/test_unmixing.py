@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.analytic.last_layer import read
-from leakgauge.analytic.links import link_of
+from leakgauge.analytic.loss_link import link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Blur, Layer
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.links import Link, link_of
+from leakgauge.analytic.loss_link import LossLink, link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Blur, Layer
 from leakgauge.core import Inapplicable, Observation
@@ -83,7 +83,7 @@ class HeadGradient:
 
     name: str
     layer: Layer
-    link: Link
+    link: LossLink
     shared: Tensor
 
 
@@ -124,7 +124,7 @@ def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
     )
 
 
-def unit_of(link: Link, batch: int) -> float:
+def unit_of(link: LossLink, batch: int) -> float:
     """Return what the head's gradient is divided by: the loss's scale, times B for a sum."""
     return link.scale * (batch if link.reduction.divisors is None else 1)
 

@@ -18,7 +18,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.unmixing_fit import LARGE, Equations, Fits, Stage
 from leakgauge.analytic.unmixing_ladder import climb
 from leakgauge.analytic.unmixing_starts import hops, moments, multisets, peeling, tables
@@ -98,7 +98,7 @@ class _Solution:
 
 def unmix(
     layer: Layer,
-    link: Link,
+    link: LossLink,
     *,
     generator: torch.Generator,
     noise: Blur | None = None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 
 FLOOR = 0.3
 """Columns fainter than this share of the rms column are whitened like it: other examples may excite them."""
@@ -61,7 +61,7 @@ class White:
     """
 
     layer: Layer
-    link: Link
+    link: LossLink
     whole: Tensor
     weights: Tensor
     offset: Tensor
@@ -128,7 +128,7 @@ class Basis:
         return self.across(q) + self.unit / self.unit.square().sum()
 
 
-def whiten(layer: Layer, link: Link, counts: Tensor | None, noise: Blur) -> White:
+def whiten(layer: Layer, link: LossLink, counts: Tensor | None, noise: Blur) -> White:
     """The layer's gradient in units of its noise. counts (C,): labels in the batch, where known."""
     whole = layer.batch * layer.dweight / link.scale
     weights = layer.weight / link.temperature
@@ -163,7 +163,7 @@ def whiten(layer: Layer, link: Link, counts: Tensor | None, noise: Blur) -> Whit
 
 
 def guessed_sums(
-    layer: Layer, link: Link, whole: Tensor, counts: Tensor | None
+    layer: Layer, link: LossLink, whole: Tensor, counts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Without the bias: column sizes (D,), unit (D,) and sums (C,), where features of like norm are assumed.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.last_layer import last_layer
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, LocalSteps, Observation, Seeds, Update, trainable
 from leakgauge.federated.training.calibration import steps_of
@@ -101,7 +101,7 @@ def as_gradient(observation: Observation) -> Observation:
 
 def head_of(
     observation: Observation, *, bias: bool = False, one_hot: bool = False, uneven: bool = False
-) -> tuple[Layer, Link] | Inapplicable:
+) -> tuple[Layer, LossLink] | Inapplicable:
     """Return the last layer's gradient and the loss's link, or why the method cannot read it.
 
     bias: the gradient of the bias is needed. one_hot: targets of 0 and 1 are needed. uneven: the method knows of
@@ -139,7 +139,7 @@ def sent(observation: Observation) -> Tensor | None:
     return None if bool(mask.all()) or not bool(mask.any()) else mask.double()
 
 
-def told(found: tuple[Layer, Link] | Inapplicable) -> tuple[Layer, Link]:
+def told(found: tuple[Layer, LossLink] | Inapplicable) -> tuple[Layer, LossLink]:
     """Return what `head_of` found. Raises ValueError with the reason if it found none."""
     if isinstance(found, Inapplicable):
         raise ValueError(f"labels cannot be read: {found}")

@@ -28,7 +28,7 @@ from leakgauge.analytic.label_recovery.base import (
 from leakgauge.analytic.label_recovery.ilrg import embeddings, outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
 from leakgauge.analytic.last_layer import known_noise, shared_weight, units
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds, unit_shape
 from leakgauge.core.ranges import Count
@@ -65,7 +65,7 @@ class Bounds:
         note = f"{known} of {layer.batch} labels are proven by the update, the others a prior's"
         return LabelRecovery.of(counts, "bounds", note, certified=known == layer.batch)
 
-    def least(self, observation: Observation, layer: Layer, link: Link, seeds: Seeds) -> Tensor:
+    def least(self, observation: Observation, layer: Layer, link: LossLink, seeds: Seeds) -> Tensor:
         """At least how many examples of each class (C,)."""
         signed = can_be_negative(observation, self.dummies, seeds.generator("dummies"))
         blur = blurred(observation, layer) + CERTAIN * noise_in(observation, layer, link)
@@ -81,7 +81,7 @@ def can_be_negative(observation: Observation, dummies: int, generator: torch.Gen
     return any(bool((features_of(observation, some) < 0).any()) for some in inputs)
 
 
-def noise_in(observation: Observation, layer: Layer, link: Link) -> float:
+def noise_in(observation: Observation, layer: Layer, link: LossLink) -> float:
     """Return the standard deviation of the noise on an entry of the gradient, known or seen.
 
     Softmax's slopes sum to 0 over the classes, so every column of the gradient does. What a column sums to is noise,
@@ -106,7 +106,7 @@ def blurred(observation: Observation, layer: Layer) -> float:
     return size * units(layer, shared_weight(mean_gradient(observation, training)))
 
 
-def shown(layer: Layer, link: Link, *, signed: bool, blur: float = 0.0) -> Tensor:
+def shown(layer: Layer, link: LossLink, *, signed: bool, blur: float = 0.0) -> Tensor:
     """Return at least how many examples of each class (C,) there are. signed: whether features can be negative.
 
     blur: the error of an entry of the gradient, beside its own rounding. With class weights w and a mean over
@@ -125,7 +125,7 @@ def shown(layer: Layer, link: Link, *, signed: bool, blur: float = 0.0) -> Tenso
     return counts
 
 
-def amplified(layer: Layer, link: Link) -> Tensor:
+def amplified(layer: Layer, link: LossLink) -> Tensor:
     """How many examples of each class (C,), were all as faint as the class's embedding; 0 to B."""
     assert layer.dbias is not None, "inapplicable() refuses this"
     answers = link.value(outputs(layer, embeddings(layer)) / link.temperature).diagonal()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 
@@ -33,7 +33,7 @@ class GradInversionRule:
         counts[lowest.argsort()[: layer.batch]] = 1
         return LabelRecovery.of(counts, "grad_inversion")
 
-    def _head(self, observation: Observation) -> tuple[Layer, Link] | Inapplicable:
+    def _head(self, observation: Observation) -> tuple[Layer, LossLink] | Inapplicable:
         found = head_of(observation, one_hot=True)
         if isinstance(found, Inapplicable):
             return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 
@@ -33,7 +33,7 @@ class Idlg:
         counts[slopes.argmin()] = 1
         return LabelRecovery.of(counts, "idlg")
 
-    def _head(self, observation: Observation) -> tuple[Layer, Link] | Inapplicable:
+    def _head(self, observation: Observation) -> tuple[Layer, LossLink] | Inapplicable:
         found = head_of(observation, one_hot=True, uneven=True)
         if isinstance(found, Inapplicable):
             return found

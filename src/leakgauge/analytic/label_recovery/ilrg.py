@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told, whole
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 
@@ -38,7 +38,7 @@ class Ilrg:
         return LabelRecovery.of(whole(solved(layer, link), layer.batch), "ilrg")
 
 
-def solved(layer: Layer, link: Link) -> Tensor:
+def solved(layer: Layer, link: LossLink) -> Tensor:
     """Counts (C,), not yet whole."""
     return counted(layer, link, outputs(layer, embeddings(layer)))
 
@@ -58,7 +58,7 @@ def outputs(layer: Layer, features: Tensor) -> Tensor:
     return found if layer.bias is None else found + layer.bias
 
 
-def counted(layer: Layer, link: Link, logits: Tensor) -> Tensor:
+def counted(layer: Layer, link: LossLink, logits: Tensor) -> Tensor:
     """The least-squares solution (C,) of the two equations; logits (C, C) of each class's average example."""
     assert layer.dbias is not None, "inapplicable() refuses this"
     answers = link.value(logits / link.temperature) - link.targets

@@ -21,7 +21,7 @@ from torch import Tensor
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
 from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, uniform
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count
@@ -73,7 +73,7 @@ class LlgPlus:
 
 
 def _calibrated(
-    layer: Layer, link: Link, features: Tensor, targets: Tensor | None, method: str
+    layer: Layer, link: LossLink, features: Tensor, targets: Tensor | None, method: str
 ) -> LabelRecovery:
     """Labels by the impact and offset that inputs of these features (N, d) have, of each or of their own label."""
     classes = len(layer.weight)

@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 
@@ -37,7 +37,7 @@ class Rlg:
         layer, _ = told(self._head(observation))
         return LabelRecovery(method="rlg", present=separable(layer.dweight, layer.batch))
 
-    def _head(self, observation: Observation) -> tuple[Layer, Link] | Inapplicable:
+    def _head(self, observation: Observation) -> tuple[Layer, LossLink] | Inapplicable:
         found = head_of(observation, one_hot=True)
         if isinstance(found, Inapplicable):
             return found

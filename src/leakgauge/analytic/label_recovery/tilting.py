@@ -29,7 +29,7 @@ from torch import Tensor
 from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, sent, told, whole
 from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, natural, scenes
-from leakgauge.analytic.links import Link
+from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
@@ -91,7 +91,7 @@ class Tilting:
         return LabelRecovery.of(whole(found.counts, layer.batch), "tilting", found.told)
 
     def estimate(
-        self, observation: Observation, layer: Layer, link: Link, seeds: Seeds
+        self, observation: Observation, layer: Layer, link: LossLink, seeds: Seeds
     ) -> Estimate:
         """What the stand-ins tell together."""
         tilts: list[Tilt] = []
@@ -117,7 +117,7 @@ class Tilting:
         yield natural(observation, self.dummies, seeds.generator("dummies")), None
 
 
-def laws(answers: Tensor, link: Link, targets: Tensor | None) -> list[Tensor]:
+def laws(answers: Tensor, link: LossLink, targets: Tensor | None) -> list[Tensor]:
     """Logarithms of the laws P(n | c) (N, C), up to a constant of each class; answers (N, C)."""
     found = [torch.zeros_like(answers)]
     if link.activation != "identity":
@@ -131,7 +131,7 @@ def laws(answers: Tensor, link: Link, targets: Tensor | None) -> list[Tensor]:
 
 def tilted(
     layer: Layer,
-    link: Link,
+    link: LossLink,
     features: Tensor,
     answers: Tensor,
     law: Tensor,
@@ -177,7 +177,7 @@ def tilted(
     return Tilt(layer.batch * found, float(misfits[:-1].sum()))
 
 
-def weighed(joint: Tensor, link: Link) -> Tensor:
+def weighed(joint: Tensor, link: LossLink) -> Tensor:
     """How much each stand-in of each class (N, C) weighs in the mean gradient; joint (N, C): how many there are."""
     loads = joint * link.loads
     divisors = link.reduction.divisors

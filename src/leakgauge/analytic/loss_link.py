@@ -28,7 +28,7 @@ SATURATED = 1e-3
 
 
 @dataclass(frozen=True)
-class Link:
+class LossLink:
     """The own slope of an example of label y: weights[y] scale (act(z / temperature) - targets[y]).
 
     targets (C, C): a row for each label. weights (C,): of each label, 1 for label 0. reduction: how a batch is
@@ -69,7 +69,7 @@ class Link:
         return directions[rows].expand(*value.shape[:-1], *directions[rows].shape)
 
 
-def link_of(loss: Loss, classes: int) -> Link | None:
+def link_of(loss: Loss, classes: int) -> LossLink | None:
     """Return the link of a loss on outputs (B, C) and class labels (B,), or None if it is of another form."""
     reduction = reduction_of(loss, classes)
     if reduction is None:
@@ -81,7 +81,9 @@ def link_of(loss: Loss, classes: int) -> Link | None:
     return None
 
 
-def _fitted(loss: Loss, activation: Activation, classes: int, reduction: Reduction) -> Link | None:
+def _fitted(
+    loss: Loss, activation: Activation, classes: int, reduction: Reduction
+) -> LossLink | None:
     """The link of this activation, if it meets the loss's slopes at a test point, else None."""
     origin = torch.zeros(classes, dtype=torch.float64)
     labels = list(range(classes))
@@ -92,14 +94,14 @@ def _fitted(loss: Loss, activation: Activation, classes: int, reduction: Reducti
     if measured is None:
         return None
     scales, temperature = measured
-    draft = Link(activation, 1.0, temperature, base, scales, reduction)
+    draft = LossLink(activation, 1.0, temperature, base, scales, reduction)
     # Rounding of 1e-17 would drown the classes that a trained network holds for impossible.
     targets = draft.value(origin) - base / scales.unsqueeze(1)
     whole = targets.round()
     targets = torch.where((targets - whole).abs() < 1e-6, whole, targets)
     weights = scales / scales[0]
     weights = torch.where((weights - 1).abs() < WITHIN, 1.0, weights)
-    link = Link(activation, float(scales[0]), temperature, targets, weights, reduction)
+    link = LossLink(activation, float(scales[0]), temperature, targets, weights, reduction)
     return (
         link if all(_meets(loss, link, label) for label in {0, classes // 2, classes - 1}) else None
     )
@@ -142,7 +144,7 @@ def _moves(loss: Loss, base: Tensor, reduction: Reduction, step: float) -> Tenso
     return None if found is None else found[labels, others] - base[labels, others]
 
 
-def _meets(loss: Loss, link: Link, label: int) -> bool:
+def _meets(loss: Loss, link: LossLink, label: int) -> bool:
     """Whether the link foretells the loss's slope at a test point."""
     point = link.temperature * torch.linspace(-1, 1, len(link.targets), dtype=torch.float64)
     slope = slopes(loss, point.unsqueeze(0), [label])
