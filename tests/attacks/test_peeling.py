@@ -78,15 +78,15 @@ def behind_a_pool(model: nn.Module, batch: lg.Batch) -> tuple[Chain, Known, torc
     assert isinstance(chain, Chain)
     loss = nn.functional.cross_entropy(chain.model(batch.inputs.double()), batch.targets)
     loss.backward()
-    linear = chain.links[-1].layer
+    linear = chain.layers[-1].module
     assert linear.bias is not None
     assert linear.bias.grad is not None
     assert linear.weight.grad is not None
     row = int(linear.bias.grad.abs().argmax())
     features = linear.weight.grad[row] / linear.bias.grad[row]
-    gradient = chain.links[-2].layer.weight.grad
+    gradient = chain.layers[-2].module.weight.grad
     assert gradient is not None
-    return chain, Known(len(chain.links) - 1, features, linear.bias.grad), gradient
+    return chain, Known(len(chain.layers) - 1, features, linear.bias.grad), gradient
 
 
 @pytest.mark.parametrize("kind", ["plain", "pool first", "overlapping", "normalized"])
@@ -97,9 +97,9 @@ def test_the_places_of_a_pool_are_found_from_a_rough_image(kind: str) -> None:
     rough = (batch.inputs + 0.1 * noise).double()
     told = peeled(chain, known, gradient, rough, noise=2.0**-53)
     assert isinstance(told, Known)
-    link = chain.links[0]
+    layer = chain.layers[0]
     with torch.no_grad():
-        truth = link.activate(link.layer(batch.inputs.double())[0])
+        truth = layer.activate(layer.module(batch.inputs.double())[0])
     assert told.misfit < 1e-9
     assert (told.x - truth).norm() < 1e-6 * truth.norm()
 

@@ -149,22 +149,22 @@ def test_the_ranks_are_those_of_the_matrices() -> None:
     """Against K and W built column by column from PyTorch's own convolution and its gradient."""
     chain = chain_of(cnn(strides=(2, 1)).double(), GRAY)
     assert isinstance(chain, Chain)
-    link = chain.links[0]
-    assert isinstance(link.layer, nn.Conv2d)
-    delta = torch.randn(link.output, generator=torch.Generator().manual_seed(0)).double()
-    known = torch.ones(link.output, dtype=torch.bool)
+    layer = chain.layers[0]
+    assert isinstance(layer.module, nn.Conv2d)
+    delta = torch.randn(layer.output, generator=torch.Generator().manual_seed(0)).double()
+    known = torch.ones(layer.output, dtype=torch.bool)
     columns = []
     for unit in torch.eye(64, dtype=torch.float64).reshape(64, 1, 1, 8, 8):
-        z = link.layer(unit)
-        (dweight,) = torch.autograd.grad((z * delta).sum(), [link.layer.weight])
+        z = layer.module(unit)
+        (dweight,) = torch.autograd.grad((z * delta).sum(), [layer.module.weight])
         columns.append(torch.cat([dweight.flatten(), z.detach().flatten()]))
     matrix = torch.stack(columns, 1)
-    system = system_of(link, delta, known)
+    system = system_of(layer, delta, known)
     assert system.rank() == int(torch.linalg.matrix_rank(matrix))
     assert system.gradient_rank == int(torch.linalg.matrix_rank(matrix[:72]))
     x = torch.rand(64, generator=torch.Generator().manual_seed(1)).double()
     right = matrix @ x
-    solved = solve(system, right, link.output)
+    solved = solve(system, right, layer.output)
     torch.testing.assert_close(solved.flatten(), x)
 
 
@@ -177,9 +177,9 @@ def test_a_layer_that_nothing_reaches_has_no_equations() -> None:
     """All units of a ReLU dead: no gradient, no known output."""
     chain = chain_of(cnn(activation="relu").double(), GRAY)
     assert isinstance(chain, Chain)
-    link = chain.links[0]
-    nothing = torch.zeros(link.output, dtype=torch.float64)
-    system = system_of(link, nothing, nothing.bool())
+    layer = chain.layers[0]
+    nothing = torch.zeros(layer.output, dtype=torch.float64)
+    system = system_of(layer, nothing, nothing.bool())
     assert system.rank() == 0
     solved = system.solve(torch.zeros(8, 1, 3, 3).double(), nothing, noise=1e-7, balanced=True)
     assert not solved.any()

@@ -37,14 +37,14 @@ Inverse = Callable[[Any, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Link:
+class ChainLayer:
     """One layer with a weight: what it sees and gives for one example, and what follows up to the next.
 
     after: functions of one entry each; then pool, which gives (*pooled); then more such functions, `then`.
     """
 
     name: str
-    layer: nn.Conv2d | nn.Linear
+    module: nn.Conv2d | nn.Linear
     shape: tuple[int, ...]
     output: tuple[int, ...]
     after: tuple[nn.Module, ...]
@@ -66,7 +66,7 @@ class Link:
     def back(self, delta: Tensor) -> Tensor:
         """The gradient at the layer's input (*shape), from that at its output (*output)."""
         x = torch.zeros((1, *self.shape), dtype=delta.dtype, requires_grad=True)
-        (gradient,) = torch.autograd.grad(self.layer(x), [x], delta.unsqueeze(0))
+        (gradient,) = torch.autograd.grad(self.module(x), [x], delta.unsqueeze(0))
         return gradient[0]
 
     def deactivate(self, h: Tensor, *, noise: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,12 +127,12 @@ def largest_zero(h: Tensor, noise: float) -> float:
 
 @dataclass(frozen=True)
 class Chain:
-    """The links of a model from the input on; `model` is a float64 copy.
+    """The layers of a model from the input on; `model` is a float64 copy.
 
     enter maps unit coordinates (N, *shape) to what the first layer sees (N, F), and invert back.
     """
 
-    links: tuple[Link, ...]
+    layers: tuple[ChainLayer, ...]
     model: nn.Module
     enter: Callable[[Tensor], Tensor]
     invert: Callable[[Tensor], Tensor]
@@ -140,7 +140,7 @@ class Chain:
 
     def finish(self, z: Tensor) -> Tensor:
         """The model's outputs (N, *output) from those of its last layer, z (N, *)."""
-        for module in self.links[-1].after:
+        for module in self.layers[-1].after:
             z = module(z)
         return z.reshape(-1, *self.output)
 
@@ -178,22 +178,22 @@ def chain_of(model: nn.Module, domain: Domain) -> Chain | Inapplicable:
         return Inapplicable("the model has no linear or convolutional layer")
     if len({id(calls[i].module) for i in places}) < len(places):
         return Inapplicable("a layer is called more than once")
-    links = []
+    layers = []
     for i, following in zip(places, [*places[1:], len(calls)], strict=True):
-        link = _link(calls[i], calls[i + 1 : following])
-        if isinstance(link, Inapplicable):
-            return link
-        links.append(link)
+        layer = _layer(calls[i], calls[i + 1 : following])
+        if isinstance(layer, Inapplicable):
+            return layer
+        layers.append(layer)
     enter = partial(_entry, calls[: places[0]], domain)
     invert = inverse_of_affine(enter, domain)
     if invert is None:
         return Inapplicable(
-            f"the first layer, {links[0].name!r}, does not see an invertible affine map of the input"
+            f"the first layer, {layers[0].name!r}, does not see an invertible affine map of the input"
         )
     with torch.no_grad():
         probe = domain.from_unit(spread(unit_shape(domain), 1, FLOAT64))
         output = single(output_of(model, probe)).shape[1:]
-    return Chain(tuple(links), model, enter, invert, tuple(output))
+    return Chain(tuple(layers), model, enter, invert, tuple(output))
 
 
 def _calls(model: nn.Module, domain: Domain) -> list[_Call] | Inapplicable:
@@ -244,12 +244,12 @@ def _entry(calls: list[_Call], domain: Domain, unit: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-def _link(call: _Call, after: list[_Call]) -> Link | Inapplicable:
+def _layer(call: _Call, after: list[_Call]) -> ChainLayer | Inapplicable:
     """A layer and what follows it, or why that cannot be undone."""
-    layer = call.module
-    assert isinstance(layer, nn.Conv2d | nn.Linear), "chain_of() takes these alone"
-    if isinstance(layer, nn.Conv2d):
-        if layer.groups != 1 or layer.padding_mode != "zeros":
+    module = call.module
+    assert isinstance(module, nn.Conv2d | nn.Linear), "chain_of() takes these alone"
+    if isinstance(module, nn.Conv2d):
+        if module.groups != 1 or module.padding_mode != "zeros":
             return Inapplicable(
                 f"the convolution {call.name!r} has groups, or pads with other than zeros"
             )
@@ -270,11 +270,11 @@ def _link(call: _Call, after: list[_Call]) -> Link | Inapplicable:
             return Inapplicable(f"{other.name!r} ({_kind(other)}) has no known inverse")
     modules = tuple(other.module for other in kept)
     if not pools:
-        return Link(call.name, layer, call.shape, call.output, modules)
+        return ChainLayer(call.name, module, call.shape, call.output, modules)
     pool = modules[pools[0]]
     assert isinstance(pool, nn.MaxPool2d)
     before, then = modules[: pools[0]], modules[pools[0] + 1 :]
-    return Link(call.name, layer, call.shape, call.output, before, pool, then)
+    return ChainLayer(call.name, module, call.shape, call.output, before, pool, then)
 
 
 def _selects(module: nn.Module) -> bool:
@@ -284,9 +284,9 @@ def _selects(module: nn.Module) -> bool:
 
 def unpooled(chain: Chain) -> str | None:
     """Why the values before a pool are in no equation; None where there is no pool."""
-    for link in chain.links:
-        if link.pool is not None:
-            return f"a max pool follows {link.name!r}: what it drops is in no equation"
+    for layer in chain.layers:
+        if layer.pool is not None:
+            return f"a max pool follows {layer.name!r}: what it drops is in no equation"
     return None
 
 

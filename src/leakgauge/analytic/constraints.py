@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakgauge.analytic.chain import Link
+from leakgauge.analytic.chain import ChainLayer
 
 ENTRIES = 4 * 10**7
 """Entries of W as a matrix up to which a layer is solved: some 2 GB of memory."""
@@ -88,48 +88,46 @@ class System:
         return found.reshape(channels, places) @ self.basis
 
 
-def too_large(link: Link) -> str | None:
+def too_large(layer: ChainLayer) -> str | None:
     """Why the equations of a layer are too many; None where they are not."""
-    if isinstance(link.layer, nn.Linear):
+    if isinstance(layer.module, nn.Linear):
         return None
-    unknowns, rows = torch.Size(link.shape).numel(), torch.Size(link.output).numel()
+    unknowns, rows = torch.Size(layer.shape).numel(), torch.Size(layer.output).numel()
     if unknowns * rows <= ENTRIES:
         return None
-    return (
-        f"{link.name!r} has {unknowns} unknowns and {rows} outputs: more than {ENTRIES:.0e} entries"
-    )
+    return f"{layer.name!r} has {unknowns} unknowns and {rows} outputs: more than {ENTRIES:.0e} entries"
 
 
-def system_of(link: Link, delta: Tensor, known: Tensor) -> System:
+def system_of(layer: ChainLayer, delta: Tensor, known: Tensor) -> System:
     """The equations of a layer from delta = dL/dz (*output), where z is known (*output).
 
     A linear layer is a convolution of one place: its gradient constraints, delta_i x = dW_i, tell all
     (Fan et al. 2020; with a bias, whose gradient is delta, Phong et al. 2018).
     """
-    layer = link.layer
-    if isinstance(layer, nn.Linear):
+    module = layer.module
+    if isinstance(module, nn.Linear):
         strength = delta.norm().reshape(1)
         left = delta.unsqueeze(1) / strength.clamp_min(torch.finfo(delta.dtype).tiny)
-        weight = delta.new_zeros((0, layer.in_features, 1))
+        weight = delta.new_zeros((0, module.in_features, 1))
         return System(strength, left, torch.ones_like(left[:1]), weight, known)
-    places = places_of(layer, link)
-    gradient = gradient_matrix(delta.flatten(1), places, link.shape[1] * link.shape[2])
+    places = places_of(module, layer)
+    gradient = gradient_matrix(delta.flatten(1), places, layer.shape[1] * layer.shape[2])
     left, values, basis = torch.linalg.svd(gradient, full_matrices=True)
     full = torch.zeros(len(basis), dtype=values.dtype)
     full[: len(values)] = values
-    weight = _weight_matrix(layer.weight.detach(), places, len(basis))[known.flatten()]
+    weight = _weight_matrix(module.weight.detach(), places, len(basis))[known.flatten()]
     return System(full, left[:, : len(values)], basis, weight @ basis.T, known)
 
 
-def places_of(layer: nn.Conv2d, link: Link) -> Tensor:
+def places_of(module: nn.Conv2d, layer: ChainLayer) -> Tensor:
     """Which place of a channel each output place (L) sees at each entry of the kernel (k); -1 for padding."""
-    numbers = torch.arange(1, link.shape[1] * link.shape[2] + 1, dtype=torch.float64)
-    plane = numbers.reshape(1, 1, *link.shape[1:])
-    size = layer.kernel_size[0] * layer.kernel_size[1]
+    numbers = torch.arange(1, layer.shape[1] * layer.shape[2] + 1, dtype=torch.float64)
+    plane = numbers.reshape(1, 1, *layer.shape[1:])
+    size = module.kernel_size[0] * module.kernel_size[1]
     # The layer itself, on one channel, with kernels that pick one entry each.
-    picks = torch.eye(size, dtype=torch.float64).reshape(size, 1, *layer.kernel_size)
+    picks = torch.eye(size, dtype=torch.float64).reshape(size, 1, *module.kernel_size)
     seen = nn.functional.conv2d(
-        plane, picks, stride=layer.stride, padding=layer.padding, dilation=layer.dilation
+        plane, picks, stride=module.stride, padding=module.padding, dilation=module.dilation
     )
     return seen[0].flatten(1).T.round().long() - 1
 

@@ -26,7 +26,7 @@ def starts(
 
     The list holds the nearest alone if nothing explains them. It is empty if the loss takes no class labels.
     """
-    layer = chain.links[-1].layer
+    layer = chain.layers[-1].module
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
     slope = slope_of(lambda z, targets: value_of(loss, chain.finish(z), targets), len(weight))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakgauge.analytic.chain import Chain, Link, applied, undone
+from leakgauge.analytic.chain import Chain, ChainLayer, applied, undone
 from leakgauge.analytic.constraints import RANK, gradient_matrix, places_of
 from leakgauge.core import Inapplicable
 
@@ -55,39 +55,39 @@ def peeled(
     rough: unit coordinates (1, *shape) of an image like the example, asked for where a pool lies between.
     noise: relative rounding error of the update.
     """
-    link, behind = chain.links[known.place - 1], chain.links[known.place]
-    if not isinstance(link.layer, nn.Conv2d):
-        return Inapplicable(f"{link.name!r} is a linear layer without a bias")
-    back = behind.back(known.delta).reshape(link.pooled)
-    after = known.x.reshape(link.pooled)
-    if link.pool is None:
-        _, _, slope = link.deactivate(after, noise=noise)
+    layer, behind = chain.layers[known.place - 1], chain.layers[known.place]
+    if not isinstance(layer.module, nn.Conv2d):
+        return Inapplicable(f"{layer.name!r} is a linear layer without a bias")
+    back = behind.back(known.delta).reshape(layer.pooled)
+    after = known.x.reshape(layer.pooled)
+    if layer.pool is None:
+        _, _, slope = layer.deactivate(after, noise=noise)
         delta = back * slope
     else:
         assert rough is not None, "a pool asks for a rough picture"
         floor = least_of(chain, known.place - 1)
-        size = sizes(link, after, back, noise=noise)
-        search = _Placing(link, link.pool, dweight, size, floor)
+        size = sizes(layer, after, back, noise=noise)
+        search = _Placing(layer, layer.pool, dweight, size, floor)
         delta = search.run(*_seen(chain, known.place - 1, rough))
-    return _solved(link, known.place - 1, delta, dweight)
+    return _solved(layer, known.place - 1, delta, dweight)
 
 
 def least_of(chain: Chain, place: int) -> float:
     """The least value that the input of a layer can have."""
     if place == 0:
         return -math.inf
-    before = chain.links[place - 1]
+    before = chain.layers[place - 1]
     last = (*before.after, *before.then)[-1:]
     return 0.0 if last and isinstance(last[0], nn.ReLU) else -math.inf
 
 
-def sizes(link: Link, after: Tensor, back: Tensor, *, noise: float) -> Tensor:
+def sizes(layer: ChainLayer, after: Tensor, back: Tensor, *, noise: float) -> Tensor:
     """What each window passes back to z, (C, windows), from what follows the pool and its gradient.
 
     noise: relative rounding error of the update.
     """
-    z, _, slope = undone(link.then, after, noise=noise)
-    _, known, steep = undone(link.after, z, noise=noise)
+    z, _, slope = undone(layer.then, after, noise=noise)
+    _, known, steep = undone(layer.after, z, noise=noise)
     return torch.where(known, back * slope * steep, 0).flatten(1)
 
 
@@ -95,39 +95,39 @@ def _seen(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, Tensor]:
     """The input of layer `place` (*shape), and what follows it up to a pool (*output), for an image."""
     with torch.no_grad():
         x = chain.enter(rough)[0]
-        for link in chain.links[:place]:
-            x = link.activate(link.layer(x.reshape(1, *link.shape))[0])
-        link = chain.links[place]
-        x = x.reshape(link.shape)
-        return x, applied(link.after, link.layer(x.unsqueeze(0))[0])
+        for layer in chain.layers[:place]:
+            x = layer.activate(layer.module(x.reshape(1, *layer.shape))[0])
+        layer = chain.layers[place]
+        x = x.reshape(layer.shape)
+        return x, applied(layer.after, layer.module(x.unsqueeze(0))[0])
 
 
-def _solved(link: Link, place: int, delta: Tensor, dweight: Tensor) -> Known | Inapplicable:
+def _solved(layer: ChainLayer, place: int, delta: Tensor, dweight: Tensor) -> Known | Inapplicable:
     """The input that delta and the weight's gradient tell, where they tell all of it."""
-    assert isinstance(link.layer, nn.Conv2d)
-    matrix = gradient_matrix(delta.flatten(1), places_of(link.layer, link), _plane(link))
+    assert isinstance(layer.module, nn.Conv2d)
+    matrix = gradient_matrix(delta.flatten(1), places_of(layer.module, layer), _plane(layer))
     right = _by_channel(dweight)
     values, vectors = torch.linalg.eigh(matrix.T @ matrix)
     rank = int((values > RANK**2 * values[-1]).sum())
     if rank < len(values):
         return Inapplicable(
-            f"the gradient of {link.name!r} has rank {rank} < {len(values)} places of its input"
+            f"the gradient of {layer.name!r} has rank {rank} < {len(values)} places of its input"
         )
     x = vectors @ ((vectors.T @ (matrix.T @ right)) / values[:, None])
     misfit = float((matrix @ x - right).norm() / right.norm())
-    return Known(place, x.T.reshape(link.shape), delta, misfit)
+    return Known(place, x.T.reshape(layer.shape), delta, misfit)
 
 
 class _Placing:
     """Where in its window each entry of delta lies: found in turn with the layer's input."""
 
     def __init__(
-        self, link: Link, pool: nn.MaxPool2d, dweight: Tensor, size: Tensor, floor: float
+        self, layer: ChainLayer, pool: nn.MaxPool2d, dweight: Tensor, size: Tensor, floor: float
     ) -> None:
-        assert isinstance(link.layer, nn.Conv2d)
-        self.link, self.size, self.floor = link, size, floor
-        self.sees = places_of(link.layer, link)  # (L, k)
-        self.windows = windows_of(pool, link.output)  # (windows, inside), -1 for padding
+        assert isinstance(layer.module, nn.Conv2d)
+        self.layer, self.size, self.floor = layer, size, floor
+        self.sees = places_of(layer.module, layer)  # (L, k)
+        self.windows = windows_of(pool, layer.output)  # (windows, inside), -1 for padding
         self.rows, self.right = dweight.flatten(1), _by_channel(dweight)
 
     def run(self, x: Tensor, activated: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class _Placing:
                 best, least = chosen, total
             weights = 1 / (misfits + 0.3 * misfits.median().clamp_min(1e-12))
             weights = weights / weights.max()
-        return self.placed(best).reshape(self.link.output)
+        return self.placed(best).reshape(self.layer.output)
 
     def highest(self, activated: Tensor) -> Tensor:
         """The place (O, windows) of each window's greatest value."""
@@ -158,12 +158,12 @@ class _Placing:
 
     def placed(self, chosen: Tensor) -> Tensor:
         """delta (O, L) with its entries at these places (O, windows)."""
-        count = self.link.output[1] * self.link.output[2]
+        count = self.layer.output[1] * self.layer.output[2]
         return self.size.new_zeros(len(chosen), count).scatter_add_(1, chosen, self.size)
 
     def input(self, chosen: Tensor, plane: Tensor, weights: Tensor, pull: float) -> Tensor:
         """The input (P, C) by weighted least squares, held near `plane` by a share of K'K."""
-        matrix = gradient_matrix(self.placed(chosen), self.sees, _plane(self.link))
+        matrix = gradient_matrix(self.placed(chosen), self.sees, _plane(self.layer))
         heavy = weights.repeat_interleave(self.sees.shape[1])[:, None]
         matrix, right = matrix * heavy, self.right * heavy
         gram = matrix.T @ matrix
@@ -218,9 +218,9 @@ def windows_of(pool: nn.MaxPool2d, output: tuple[int, ...]) -> Tensor:
     return seen[0].T.round().long() - 1
 
 
-def _plane(link: Link) -> int:
+def _plane(layer: ChainLayer) -> int:
     """Places of one channel of the layer's input."""
-    return link.shape[1] * link.shape[2]
+    return layer.shape[1] * layer.shape[2]
 
 
 def _by_channel(dweight: Tensor) -> Tensor:

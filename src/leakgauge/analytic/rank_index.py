@@ -58,15 +58,15 @@ def rank_index(
     chain = chain_of(model, domain)
     if isinstance(chain, Inapplicable):
         return chain
-    reasons = (unpooled(chain), *map(too_large, chain.links))
+    reasons = (unpooled(chain), *map(too_large, chain.layers))
     reason = next((reason for reason in reasons if reason is not None), None)
     if reason is not None:
         return Inapplicable(reason)
     unit = torch.rand((1, *unit_shape(domain)), generator=generator, dtype=torch.float64)
     found = []
-    for link, (delta, follows) in zip(chain.links, _deltas(chain, unit, generator), strict=True):
-        _, known, _ = link.deactivate(follows)
-        found.append(measured(link.name, link.shape, system_of(link, delta, known)))
+    for layer, (delta, follows) in zip(chain.layers, _deltas(chain, unit, generator), strict=True):
+        _, known, _ = layer.deactivate(follows)
+        found.append(measured(layer.name, layer.shape, system_of(layer, delta, known)))
     return carried(found)
 
 
@@ -89,18 +89,18 @@ def carried(layers: Sequence[LayerRank]) -> tuple[LayerRank, ...]:
 
 
 def _deltas(chain: Chain, unit: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """dL/dz (*output), and what follows z (*output), for each link, L a random direction of the output."""
+    """dL/dz (*output), and what follows z (*output), for each layer, L a random direction of the output."""
     x = chain.enter(unit)
     outputs, follows = [], []
-    for link in chain.links:
-        z = link.layer(x.reshape(1, *link.shape)).detach().requires_grad_()
+    for layer in chain.layers:
+        z = layer.module(x.reshape(1, *layer.shape)).detach().requires_grad_()
         outputs.append(z)
-        x = link.activate(z[0]).unsqueeze(0).detach()
+        x = layer.activate(z[0]).unsqueeze(0).detach()
         follows.append(x[0])
     delta = torch.randn(outputs[-1][0].shape, generator=generator, dtype=torch.float64)
     found = [delta]
-    for i in range(len(chain.links) - 1, 0, -1):
-        _, _, slope = chain.links[i - 1].deactivate(follows[i - 1])
-        back = chain.links[i].back(found[-1]).reshape(chain.links[i - 1].output)
+    for i in range(len(chain.layers) - 1, 0, -1):
+        _, _, slope = chain.layers[i - 1].deactivate(follows[i - 1])
+        back = chain.layers[i].back(found[-1]).reshape(chain.layers[i - 1].output)
         found.append(back * slope)
     return list(zip(reversed(found), follows, strict=True))

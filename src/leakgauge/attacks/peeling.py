@@ -159,7 +159,7 @@ class _Peel:
         """From the output to where the activations give the image, or to where no more is told."""
         known, seen = Known(start.place, start.features, start.delta), -1
         while known.place > 0:
-            if self.chain.links[known.place - 1].pool is not None:
+            if self.chain.layers[known.place - 1].pool is not None:
                 self.imagine(known)
                 seen = known.place
                 if self.matched:
@@ -183,19 +183,19 @@ class _Peel:
 
     def peel(self, known: Known) -> Known | Inapplicable:
         """One layer further towards the image, where its gradient tells its input."""
-        link = self.chain.links[known.place - 1]
+        layer = self.chain.layers[known.place - 1]
         rough = None
-        if link.pool is not None:
+        if layer.pool is not None:
             rough = self.observation.domain.to_unit(self.guesses[-1].inputs).double().cpu()
-        dweight, noise = self.recursion.dweight(link), self.recursion.rounding(link)
+        dweight, noise = self.recursion.dweight(layer), self.recursion.rounding(layer)
         told = peeled(self.chain, known, dweight, rough, noise=noise)
         if isinstance(told, Inapplicable):
             return told
         if told.misfit > FITS:
             return Inapplicable(
-                f"no input of {link.name!r} fits its gradient (misfit {told.misfit:.0e})"
+                f"no input of {layer.name!r} fits its gradient (misfit {told.misfit:.0e})"
             )
-        self.notes.append(f"input of {link.name!r}: told to {told.misfit:.0e}")
+        self.notes.append(f"input of {layer.name!r}: told to {told.misfit:.0e}")
         return told
 
     def imagine(self, known: Known) -> None:
@@ -215,7 +215,7 @@ class _Peel:
         spent = Cost(sum(guess.cost.evaluations for guess in found))
         self.guesses.append(replace(best, course=course, cost=spent))
         self.notes.append(
-            f"image from the input of {self.chain.links[known.place].name!r}: {told} activations for "
+            f"image from the input of {self.chain.layers[known.place].name!r}: {told} activations for "
             f"{values} values, {best.message}"
         )
 
@@ -302,7 +302,7 @@ def residual_of(guess: Reconstruction) -> float:
 
 def match(observation: Observation, chain: Chain, known: Known) -> FeatureMatch:
     """The distance to the activations known, relative to that of a gray image."""
-    network = Headless.of(observation, chain.links[known.place].name)
+    network = Headless.of(observation, chain.layers[known.place].name)
     like = observation.update.like
     aim = known.x.reshape(1, -1).to(like)
     with torch.no_grad():

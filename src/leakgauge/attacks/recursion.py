@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakgauge.analytic.chain import Chain, Link, chain_of
+from leakgauge.analytic.chain import Chain, ChainLayer, chain_of
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import rank_one
 from leakgauge.analytic.output_layer import starts
@@ -49,31 +49,31 @@ class Recursion:
     observation: Observation
     biased: int | None
 
-    def dweight(self, link: Link) -> Tensor:
+    def dweight(self, layer: ChainLayer) -> Tensor:
         """Return the gradient of a layer's weight in float64, on the CPU."""
-        return shared(self.observation, f"{link.name}.weight")
+        return shared(self.observation, f"{layer.name}.weight")
 
-    def rounding(self, link: Link) -> float:
+    def rounding(self, layer: ChainLayer) -> float:
         """Return the relative rounding error of the gradient of a layer's weight."""
-        return rounding(self.observation.update.tensors[f"{link.name}.weight"]).shared
+        return rounding(self.observation.update.tensors[f"{layer.name}.weight"]).shared
 
     def beginnings(self) -> list[Beginning]:
         """Return where the recursion may start, the best first."""
         explained = self._explained()
         if self.biased is None:
-            last = len(self.chain.links) - 1
+            last = len(self.chain.layers) - 1
             return [Beginning(last, s.features, s.delta, s.label) for s in explained]
-        link = self.chain.links[self.biased]
-        weight, bias = self.dweight(link), shared(self.observation, f"{link.name}.bias")
+        layer = self.chain.layers[self.biased]
+        weight, bias = self.dweight(layer), shared(self.observation, f"{layer.name}.bias")
         features = rank_one(weight, bias, torch.ones_like(weight))
         label = explained[0].label if explained else None
         return [Beginning(self.biased, features, bias, label)]
 
     def _explained(self) -> list[Explained]:
         """Return what explains the gradient of the last layer, the best first."""
-        last, observation = self.chain.links[-1], self.observation
+        last, observation = self.chain.layers[-1], self.observation
         dweight = self.dweight(last)
-        if not isinstance(last.layer, nn.Linear) or observation.classes is None:
+        if not isinstance(last.module, nn.Linear) or observation.classes is None:
             return []
         if not dweight.any():
             return []
@@ -115,14 +115,14 @@ def recursion_of(observation: Observation) -> Recursion | Inapplicable:
     chain = chain_of(observation.model, observation.domain)
     if isinstance(chain, Inapplicable):
         return chain
-    for link in chain.links:
-        if f"{link.name}.weight" not in observation.update.tensors:
-            return Inapplicable(f"the weight of {link.name!r} is not trained")
+    for layer in chain.layers:
+        if f"{layer.name}.weight" not in observation.update.tensors:
+            return Inapplicable(f"the weight of {layer.name!r} is not trained")
     found = Recursion(chain, observation, _biased(chain, observation))
-    last = chain.links[-1]
+    last = chain.layers[-1]
     if found.biased is not None:
         return found
-    if not isinstance(last.layer, nn.Linear):
+    if not isinstance(last.module, nn.Linear):
         return Inapplicable(
             f"the last layer, {last.name!r}, is a convolution, and no linear layer has a bias"
         )
@@ -135,9 +135,9 @@ def recursion_of(observation: Observation) -> Recursion | Inapplicable:
 
 def _biased(chain: Chain, observation: Observation) -> int | None:
     """Return the first linear layer whose bias is trained and moved, or None if there is none."""
-    for i, link in enumerate(chain.links):
-        db = observation.update.tensors.get(f"{link.name}.bias")
-        if isinstance(link.layer, nn.Linear) and db is not None and bool(db.any()):
+    for i, layer in enumerate(chain.layers):
+        db = observation.update.tensors.get(f"{layer.name}.bias")
+        if isinstance(layer.module, nn.Linear) and db is not None and bool(db.any()):
             return i
     return None
 

@@ -59,7 +59,7 @@ class RGAP(BaseAttack):
         found = recursion_of(observation)
         if isinstance(found, Inapplicable):
             return found
-        solved = found.chain.links[: found.biased]
+        solved = found.chain.layers[: found.biased]
         reasons = (unpooled(found.chain), *map(too_large, solved))
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:
@@ -135,16 +135,18 @@ def recurse(
     x, delta = start.features, start.delta
     ranks: list[LayerRank] = []
     for i in range(start.place - 1, -1, -1):
-        link, following = found.chain.links[i], found.chain.links[i + 1]
-        noise = found.rounding(link)
-        z, known, slope = link.deactivate(x.reshape(link.output), noise=noise)
-        delta = following.back(delta).reshape(link.output) * slope
-        bias = link.layer.bias
+        layer, following = found.chain.layers[i], found.chain.layers[i + 1]
+        noise = found.rounding(layer)
+        z, known, slope = layer.deactivate(x.reshape(layer.output), noise=noise)
+        delta = following.back(delta).reshape(layer.output) * slope
+        bias = layer.module.bias
         if bias is not None:
             z = z - bias.detach().reshape(-1, *[1] * (z.ndim - 1))
-        system = system_of(link, delta, known)
-        x = system.solve(found.dweight(link), z, noise=noise, balanced=balanced).reshape(link.shape)
-        ranks.append(measured(link.name, link.shape, system))
+        system = system_of(layer, delta, known)
+        x = system.solve(found.dweight(layer), z, noise=noise, balanced=balanced).reshape(
+            layer.shape
+        )
+        ranks.append(measured(layer.name, layer.shape, system))
     return x, carried(tuple(reversed(ranks)))
 
 
