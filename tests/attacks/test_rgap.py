@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.analytic.chain import Chain, chain_of, largest_zero
+from leakgauge.analytic.chain import Chain, chain_of
 from leakgauge.analytic.constraints import System, system_of
+from leakgauge.analytic.inverses import largest_zero
 from leakgauge.analytic.rank_index import LayerRank, carried, rank_index
 from leakgauge.attacks import RGAP
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakgauge.analytic.chain import Chain, ChainLayer, applied, undone
+from leakgauge.analytic.chain import Chain, ChainLayer
 from leakgauge.analytic.constraints import RANK, gradient_matrix, places_of
+from leakgauge.analytic.inverses import applied, undone
 from leakgauge.core import Inapplicable
 
 ROUNDS = 20
