@@ -1,4 +1,4 @@
-"""Hostile specifications, archives, images, updates and weights: how many gave a traceback, hung, or wrote anything.
+"""Hostile specifications, archives, images, updates, weights, records: how many gave a traceback, hung or wrote.
 
 Each mutant is read as the command reads it, up to the first cell: success, or one line of ours, is right. A traceback
 is any other exception, a process that died, a warning, or a line that is not printable. A mutant hangs after 10
@@ -9,6 +9,7 @@ Python's audit events, and by comparing the folder before and after.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -32,12 +33,16 @@ import common
 import fuzz_mutants as mutants
 import numpy as np
 import torch
+from fuzz_records import mutated_records
 from PIL import Image
 from torch import nn
 
 import leakgauge as lg
 from leakgauge.audit import Source, check_folder, plan_from, read
 from leakgauge.models import load_weights
+from leakgauge.records import read as read_records
+from leakgauge.report import frontiers, recommend, render
+from leakgauge.report import parse as report_of
 
 COUNTS = {
     "specification": 3500,
@@ -45,8 +50,9 @@ COUNTS = {
     "images": 2500,
     "update": 1250,
     "weights": 1250,
+    "records": 2000,
 }
-"""Mutants of each kind: 11,000."""
+"""Mutants of each kind: 13,000."""
 LIMIT = 10.0
 """Seconds of the processor after which a mutant hangs: what else the machine does has no part in them."""
 WAIT = 60.0
@@ -157,7 +163,19 @@ def weights(folder: Path, rng: random.Random) -> Reader:
     return lambda: load_weights(held, "mutant.safetensors")
 
 
-READERS = {f.__name__: f for f in (specification, archive, images, update, weights)}
+def records(folder: Path, rng: random.Random) -> Reader:
+    (folder / "records.jsonl").write_bytes(mutated_records(rng))
+
+    def run() -> None:
+        found = read_records("records.jsonl")
+        render(found, folder).encode("utf-8")
+        for frontier in frontiers(report_of(found)):
+            json.dumps(recommend(frontier).as_json(), allow_nan=False)
+
+    return run
+
+
+READERS = {f.__name__: f for f in (specification, archive, images, update, weights, records)}
 
 
 # One mutant
