@@ -14,9 +14,8 @@ from typing import Any
 from leakgauge.core import OutputError, OutputLost
 from leakgauge.core.files import check_path, reason
 from leakgauge.core.summaries import Summarized
-from leakgauge.records import Cell, Header, Record, Training, line_of
+from leakgauge.records import FILE, Cell, Header, Record, Training, line_of
 
-NAME = "records.jsonl"
 TIMES = frozenset({"started", "seconds", "round_seconds", "workers"})
 """Fields that differ between two runs of one seed on one machine, with one build of each library. No other does."""
 
@@ -50,8 +49,8 @@ def _check_place(folder: Path) -> None:
     """Raise OutputError for a path that cannot be a run's folder by what is there already."""
     if folder.exists() and not folder.is_dir():
         raise _unusable(folder, "a file of that name")
-    if (folder / NAME).exists():
-        raise _unusable(folder, f"{NAME} of an earlier run")
+    if (folder / FILE).exists():
+        raise _unusable(folder, f"{FILE} of an earlier run")
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise _unusable(folder, f"no right to write in {str(existing)!r}")
@@ -92,7 +91,7 @@ class RunFolder:
         """Raises OutputError where the folder cannot be made or holds a run already."""
         check_folder(path)
         self.path = Path(path)
-        self.file = self.path / NAME
+        self.file = self.path / FILE
         self.lines = 0
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -125,7 +124,7 @@ class RunFolder:
                 expected="a folder that can be written",
                 found=error.strerror or str(error),
                 remedy="free space, then run again with another --out: "
-                f"the first {self.lines} lines of {NAME} are whole",
+                f"the first {self.lines} lines of {FILE} are whole",
             ) from error
 
 

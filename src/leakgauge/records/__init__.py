@@ -26,9 +26,10 @@ from leakgauge.records.parts import Claim, Cost, Defense, Failure, Network, Prot
 from leakgauge.records.reading import Reader, read, record_of
 from leakgauge.records.schema import Record, json_schema
 from leakgauge.records.training import DescribedTraining, Epsilon, Examples, Federation, Training
-from leakgauge.records.writing import line_of
+from leakgauge.records.writing import FILE, line_of
 
 __all__ = [
+    "FILE",
     "PSNR_CAP",
     "SCHEMA_VERSION",
     "Attack",

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from leakgauge.core.errors import DataError, OutputError
-from leakgauge.records import Cell, Header, Record, Threads, Training, read
+from leakgauge.records import FILE, Cell, Header, Record, Threads, Training, read
 from leakgauge.report import defenses, frontier_figure, gallery, leak, wording
 from leakgauge.report.defaults import LOSS
 from leakgauge.report.failures import failures
@@ -25,7 +25,7 @@ from leakgauge.report.quantiles import median, quantile
 from leakgauge.report.recommendation import Recommendation, recommend
 from leakgauge.report.run import Run, parse
 
-RECORDS, PAGE = "records.jsonl", "report.html"
+PAGE = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
 def write_report(folder: str | Path, allowed: float = LOSS) -> Path:
     """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
     folder = _folder(folder)
-    page = render(read(folder / RECORDS), folder, allowed)
+    page = render(read(folder / FILE), folder, allowed)
     path = folder / PAGE
     # An ordinary file, not one of mkstemp's: the page keeps the rights that the user's umask gives.
     temporary = folder / f".{PAGE}.{os.getpid()}"
@@ -121,7 +121,7 @@ def write_report(folder: str | Path, allowed: float = LOSS) -> Path:
 def recommendations(folder: str | Path, allowed: float = LOSS) -> list[Recommendation]:
     """For each case of a run's folder whose utility was measured. Raises DataError where there is none."""
     folder = _folder(folder)
-    records = read(folder / RECORDS)
+    records = read(folder / FILE)
     if not any(isinstance(record, Training) for record in records):
         parse(records)
         raise DataError(
