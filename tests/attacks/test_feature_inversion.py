@@ -51,7 +51,7 @@ def features_of(
 ) -> Features:
     read = reading(observation, rounds=rounds)
     assert not isinstance(read, lg.Inapplicable), read
-    features = read(generator)
+    features = read(generator, lambda fraction: None)
     assert isinstance(features, Features), features
     return features
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -70,7 +71,9 @@ def deep(observation: Observation) -> Deep | Inapplicable:
     return Deep(name, feature)
 
 
-ReadFeatures = Callable[[torch.Generator], Features | Inapplicable]
+Tell = Callable[[float], None]
+"""Is told the fraction of a search that is done."""
+ReadFeatures = Callable[[torch.Generator, Tell], Features | Inapplicable]
 """From a generator for random starts to the features of each example, or the reason why the update tells none."""
 
 
@@ -87,7 +90,7 @@ def reading(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplic
         return found
     batch = observation.knowledge.batch_size or 1
     if batch == 1:
-        return lambda generator: by_ratio(observation, found)
+        return lambda generator, tell: by_ratio(observation, found)
     head = head_of(observation.model, observation.domain)
     if head is not None and found.name == head.name:
         last = readable(observation)
@@ -118,10 +121,10 @@ def by_ratio(observation: Observation, found: Deep) -> Features | Inapplicable:
 
 
 def by_last_layer(
-    observation: Observation, head: HeadGradient, generator: torch.Generator
+    observation: Observation, head: HeadGradient, generator: torch.Generator, tell: Tell
 ) -> Features:
     """A batch, and the layer is the last one: softmax unmixing."""
-    seen = unmixed(observation, head, generator)
+    seen = unmixed(observation, head, generator, tell=tell)
     error = torch.where(seen.found, seen.error, torch.inf)
     source = f"softmax unmixing of {head.name!r}, {int(seen.found.sum())} of {len(error)}"
     return Features(head.name, seen.features, seen.labels, error, source)
@@ -133,6 +136,7 @@ def by_unmixing(
     contribution: Contribution,
     rounds: int,
     generator: torch.Generator,
+    tell: Tell,
 ) -> Features | Inapplicable:
     """A batch: the Cocktail Party Attack on the features."""
     shared: Mixture = mixture(*gradient(observation, found), observation.batch_size)
@@ -148,7 +152,10 @@ def by_unmixing(
         rotate=fixed_point,
         plausible=lambda features: features.clamp_min(least),
     )
-    sources = unmix(shared, unmixer, generator, rounds=rounds)
+    done = count()
+    sources = unmix(
+        shared, unmixer, generator, rounds=rounds, tell=lambda _: tell(next(done) / (rounds + 1))
+    )
     blank = torch.zeros(probes.shape[1], dtype=torch.float64)
     sources = completed(sources, observation.batch_size, blank)
     source = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,10 +61,13 @@ def unmixed(
     generator: torch.Generator,
     *,
     noise: Blur | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> Unmixed:
     """Return the features that the head's gradient tells.
 
-    noise: of the update. By default what a known defense adds, else the rounding that its type and values show.
+    Args:
+        noise: of the update. By default what a known defense adds, else the rounding that its type and values show.
+        tell: is told, from time to time, the fraction of the search that is done.
     """
     return unmix(
         head.layer,
@@ -71,6 +75,7 @@ def unmixed(
         generator=generator,
         noise=noise or known_noise(observation, head.layer, head.shared) or rounding(head.shared),
         counts=label_counts(observation, len(head.link.targets)),
+        tell=tell,
     )
 
 

@@ -11,7 +11,7 @@ Ours; we know of no publication.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -103,8 +103,14 @@ def unmix(
     generator: torch.Generator,
     noise: Blur | None = None,
     counts: Tensor | None = None,
+    tell: Callable[[float], None] | None = None,
 ) -> Unmixed:
-    """The examples' features. counts (C,): how many examples of each label, searched where None."""
+    """Return the features of the examples.
+
+    Args:
+        counts: (C,) how many examples of each label. By default they are searched, too.
+        tell: is told, from time to time, the fraction of the rounds that is done.
+    """
     white = whiten(layer, link, counts, noise or Blur())
     best: _Solution | None = None
     climbed: _Solution | None = None
@@ -116,6 +122,8 @@ def unmix(
                 best = solution
             if best is not None and best.misfit <= AT_NOISE:
                 return _result(best, counts)
+            if tell is not None:
+                tell(round_ / (len(ROUNDS) + 1))
         if round_ > 0 and best is not None and best.misfit <= CERTIFIED:
             break
     assert best is not None, "the whole batch is always tried"

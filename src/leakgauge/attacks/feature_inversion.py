@@ -21,7 +21,7 @@ from torch import Tensor
 
 from leakgauge.analytic.hidden import ReadFeatures, reading
 from leakgauge.attacks.labels import withheld
-from leakgauge.attacks.softmax_unmixing import UNLABELED, completed
+from leakgauge.attacks.softmax_unmixing import READING, UNLABELED, completed, telling
 from leakgauge.core import (
     BaseAttack,
     Inapplicable,
@@ -123,7 +123,7 @@ class FeatureInversion(BaseAttack):
         progress: Progress,
     ) -> Reconstruction:
         """Read the features and labels of each example, then look for images with those features."""
-        seen = read(seeds.generator("features"))
+        seen = read(seeds.generator("features"), telling(progress))
         if isinstance(seen, Inapplicable):
             return nothing_found(observation, Status.INAPPLICABLE, seen.reason)
         if observation.batch_size == 1:
@@ -142,7 +142,7 @@ class FeatureInversion(BaseAttack):
         def noted(found: Reconstruction) -> Reconstruction:
             return replace(found, found=known, notes=(source, *found.notes))
 
-        told = within(progress, 0.0, 1.0, finish=noted)
+        told = within(progress, READING, 1 - READING, finish=noted)
         return noted(found.search(seeds, told))
 
 

@@ -19,7 +19,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.chain import Chain
 from leakgauge.analytic.peeling import Known, peeled
 from leakgauge.attacks.recursion import Beginning, Recursion, recursion_of
 from leakgauge.core import (
@@ -50,7 +49,6 @@ from leakgauge.inversion import (
     Term,
 )
 from leakgauge.inversion.objectives.distances import MATCHED
-from leakgauge.inversion.objectives.features import Headless
 from leakgauge.inversion.search.engine import Ready, ready
 
 FITS = 1e-3
@@ -239,7 +237,8 @@ class _Peel:
         """Return the image of one descent, with its course as part of the whole. before: the images so far."""
         attack = self.attack
         steps = attack.steps if ample else attack.rough
-        objective = match(self.observation, self.chain, known) + attack.prior(ample=ample)
+        layer, told = self.chain.layers[known.place].name, known.x.reshape(1, -1)
+        objective = FeatureMatch.of_one(self.observation, layer, told) + attack.prior(ample=ample)
         matching = attack.matching(objective, start, self.labels, steps)
         spent, since = self.evaluations, time.perf_counter() - self.clock
 
@@ -252,7 +251,7 @@ class _Peel:
 
         # Several pools may ask for more descents than are planned.
         part = min(steps * 5 / 4 / attack.planned, 1 - self.done)
-        told = within(
+        telling = within(
             self.progress,
             self.done,
             part,
@@ -261,7 +260,7 @@ class _Peel:
             best=partial(self.best, before) if before else None,
         )
         self.done += part
-        guess = replace(self.descent, matching=matching).search(seeds, told)
+        guess = replace(self.descent, matching=matching).search(seeds, telling)
         self.evaluations += guess.cost.evaluations
         return placed(guess)
 
@@ -298,14 +297,3 @@ def objective_of(guess: Reconstruction) -> float:
 def residual_of(guess: Reconstruction) -> float:
     """The residual, for comparison."""
     return math.inf if guess.residual is None else guess.residual
-
-
-def match(observation: Observation, chain: Chain, known: Known) -> FeatureMatch:
-    """The distance to the activations known, relative to that of a gray image."""
-    network = Headless.of(observation, chain.layers[known.place].name)
-    like = observation.update.like
-    aim = known.x.reshape(1, -1).to(like)
-    with torch.no_grad():
-        gray = network(torch.full((1, *observation.domain.shape), 0.5).to(like))
-    trust = 1 / (aim - gray).norm(dim=1).clamp_min(torch.finfo(like.dtype).tiny)
-    return FeatureMatch(network, aim, trust)

@@ -8,6 +8,7 @@ examples of one class do not end as their blend. Both weights fall. Ours; we kno
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from leakgauge.analytic.last_layer import HeadGradient, readable, unmixed
 from leakgauge.analytic.softmax_unmixing import Unmixed
-from leakgauge.attacks.labels import labels_of, withheld
+from leakgauge.attacks.labels import plan_labels
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
     Inapplicable,
+    Moment,
     Observation,
     Plan,
     Progress,
@@ -37,6 +39,8 @@ from leakgauge.inversion.search.engine import Ready, ready
 
 UNLABELED = "not every label can be read, nor is it granted"
 """Why a search ends that needs the label of each example."""
+READING = 0.1
+"""Fraction of an attack that is told for reading features. Descents take most of the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,8 @@ class SoftmaxUnmixing(BaseAttack):
         progress: Progress,
     ) -> Reconstruction:
         """Read features and labels from the last layer's gradient, then match with both."""
-        seen = unmixed(observation, head, seeds.generator("unmixing"))
+        tell = telling(progress)
+        seen = unmixed(observation, head, seeds.generator("unmixing"), tell=tell)
         labels = completed(seen.labels, observation, seeds)
         if labels is None:
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
@@ -102,18 +107,24 @@ class SoftmaxUnmixing(BaseAttack):
         def noted(found: Reconstruction) -> Reconstruction:
             return replace(found, notes=(said(seen), *found.notes))
 
-        told = within(progress, 0.0, 1.0, finish=noted)
+        told = within(progress, READING, 1 - READING, finish=noted)
         return noted(led.search(seeds, told))
 
 
+def telling(progress: Progress) -> Callable[[float], None]:
+    """Return what tells the moments of reading features, from the fraction of it that is done."""
+    return lambda fraction: progress(Moment(READING * fraction))
+
+
 def completed(labels: Tensor, observation: Observation, seeds: Seeds) -> Tensor | None:
-    """labels (B,), those unknown (-1) taken from granted or recovered counts; None where there are none."""
+    """Return labels (B,) with those unknown (-1) taken from granted or recovered counts, or None without any."""
     unknown = labels < 0
     if not bool(unknown.any()):
         return labels
-    if withheld(observation) is not None:
+    others = plan_labels(observation)
+    if isinstance(others, Inapplicable):
         return None
-    left = labels_of(observation, seeds)[0].tolist()
+    left = others.read(seeds)[0].tolist()
     for label in labels[~unknown].tolist():
         # An estimate may miss a label that was read: then another makes room.
         left.remove(label if label in left else left[-1])

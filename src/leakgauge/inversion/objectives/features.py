@@ -93,6 +93,16 @@ class FeatureMatch(LeastSquares):
         trust = torch.where(known & (size > 0), 1 / (scale + noise), 0.0)
         return cls(Headless.of(observation, layer, pooled=pooled), features, trust)
 
+    @classmethod
+    def of_one(cls, observation: Observation, layer: str, features: Tensor) -> FeatureMatch:
+        """Return the term for one example's features (1, d): 1 for a gray one."""
+        network, like = Headless.of(observation, layer), observation.update.like
+        features = features.to(like)
+        with torch.no_grad():
+            gray = network(torch.full((1, *observation.domain.shape), 0.5).to(like))
+        trust = 1 / (features - gray).norm(dim=1).clamp_min(torch.finfo(like.dtype).tiny)
+        return cls(network, features, trust)
+
     def inapplicable(self, observation: Observation) -> str | None:
         return entangled(observation)
 
