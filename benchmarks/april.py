@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from statistics import median
 from typing import Any, Literal
 
 import torch
-from common import Options, Row, header, images, measure, options, scored, share, table
-from torch.nn import functional
+from common import Options, Row, run_jobs, share, table
+from problems import chosen, client_of, images, scored_beside
 
 import leakgauge as lg
 
@@ -89,24 +88,16 @@ def run(job: Job, given: Options) -> Row:
         style=job.style,
         readout=job.readout,
     )
-    client = lg.Client(
-        model=model.to(dtype), loss=functional.cross_entropy, domain=data.domain, classes=10
-    )
-    chosen, following = (slice(i, i + 1) for i in (job.image, (job.image + 1) % len(data)))
-    batch = lg.Batch(data.inputs[chosen].to(dtype), data.targets[chosen])
-    other = lg.Batch(data.inputs[following].to(dtype), data.targets[following])
-    seen = lg.Server().observe(client, batch, seeds=seeds)
+    batch, other = (chosen(data, [i], dtype) for i in (job.image, (job.image + 1) % len(data)))
+    seen = lg.Server().observe(client_of(data, model.to(dtype)), batch, seeds=seeds)
     attack = attacks_of(5 if given.quick else 300)[job.attack]
     guess = attack(seen, seeds=seeds)
     row: Row = {**vars(job), "seed": given.seed, "message": guess.message}
-    control = scored(data, other, guess)["psnr"]
-    return row | scored(data, batch, guess) | {"control_psnr": control}
+    return row | scored_beside(data, batch, other, guess)
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     print_rows([row for row in rows if not row["attack"].startswith("matching")])
     determined = [row for row in rows if row["precision"] == "float64" and certain(row)]
     exact = share(row["psnr"][0] >= EXACT for row in determined)

@@ -7,13 +7,14 @@ import statistics
 from dataclasses import dataclass
 
 import common
+import problems
 import torch
 
 import leakgauge as lg
 from leakgauge import attacks
 
 METHODS: dict[str, lg.BaseAttack] = {
-    "L-BFGS, layers weighted, total variation": common.lbfgs(4000),
+    "L-BFGS, layers weighted, total variation": problems.lbfgs(4000),
     "signed Adam, total variation": attacks.InvertingGradients(steps=4000),
     "second order": attacks.SecondOrder(),
     "softmax unmixing": attacks.SoftmaxUnmixing(),
@@ -49,11 +50,11 @@ def indices(data: lg.Dataset, job: Job) -> list[int]:
 
 def run(job: Job) -> common.Row:
     """The attack, scored, with the verdict, and the best that its course saw with the seconds to it."""
-    data = common.images(job.data)
+    data = problems.images(job.data)
     seed = 1000 * job.seed + job.number
-    model = common.lenet(data, seed)
+    model = problems.lenet(data, seed)
     server = lg.Server(labels=True)
-    batch, seen = common.observe(data, model, indices(data, job), server=server, seed=seed)
+    batch, seen = problems.observe(data, model, indices(data, job), server=server, seed=seed)
     guess = METHODS[job.method](seen, seeds=lg.Seeds(seed))
     truth = data.domain.to_unit(batch.inputs)
     course = []
@@ -68,7 +69,7 @@ def run(job: Job) -> common.Row:
         "equal": job.equal,
         "number": job.number,
         "method": job.method,
-        **common.scored(data, batch, guess),
+        **problems.scored(data, batch, guess),
         "verdict": None if found is None else found.verdict,
         "rank": None if found is None else found.rank,
         "exact": None if found is None else found.exact,

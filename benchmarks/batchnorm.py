@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from statistics import median
 
 import torch
-from common import Options, Row, chosen, header, images, measure, options, scored, table
+from common import Options, Row, run_jobs, table
+from problems import client_of, drawn_batches, images, scored_beside
 from torch import nn
-from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks, inversion
@@ -83,20 +82,13 @@ def run(job: Job, given: Options) -> Row:
     """One attack, scored, beside the same guess scored against other images."""
     data = images(given.data)
     seed = 1000 * given.seed + job.draw
-    order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("batch")).tolist()
-    batch = chosen(data, order[: job.size])
-    others = chosen(data, order[job.size : 2 * job.size])
+    batch, others = drawn_batches(data, job.size, seed)
     model = network(job.network, data, seed)
+    order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("batch"))
     settle(model, data.inputs[order[-32:]])
     model.train(job.how != "eval")
     training = SEVERAL if job.how.startswith("5 steps") else lg.FedSGD()
-    client = lg.Client(
-        model=model,
-        loss=functional.cross_entropy,
-        domain=data.domain,
-        classes=10,
-        training=training,
-    )
+    client = client_of(data, model, training=training)
     shared = job.how.endswith(("shared", "theirs"))
     threat = lg.Server(labels=True, statistics=shared)
     if job.how.startswith("outsider"):
@@ -104,9 +96,8 @@ def run(job: Job, given: Options) -> Row:
     seen = threat.observe(client, batch, seeds=lg.Seeds(seed))
     attack = matching(job, given)
     guess = attack(as_eval(seen, job.how), seeds=lg.Seeds(seed))
-    control = scored(data, others, guess)["psnr"]
     row = {**vars(job), "seed": seed, "attack": repr(attack), "training": repr(training)}
-    return row | scored(data, batch, guess) | {"control_psnr": control}
+    return row | scored_beside(data, batch, others, guess)
 
 
 def as_eval(seen: lg.Observation, how: str) -> lg.Observation:
@@ -154,10 +145,7 @@ def settle(model: nn.Module, others: torch.Tensor) -> None:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    jobs = jobs_of(given)
-    rows = measure(partial(run, given=given), jobs, given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
     for head, group in groupby(rows, key):

@@ -15,19 +15,8 @@ from itertools import groupby
 from statistics import median
 
 import torch
-from common import (
-    CIFAR,
-    Options,
-    Row,
-    header,
-    images,
-    measure,
-    observe,
-    options,
-    scored,
-    share,
-    table,
-)
+from common import CIFAR, Options, Row, run_jobs, share, table
+from problems import images, observe, scored
 from time_to_quality_relu import TV, informative, model_of
 from torch import nn
 
@@ -187,14 +176,12 @@ def run(job: Job, given: Options) -> Row:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
     name = (
         f"{CIFAR} (train, from image {FIRST}), mnist.npz"
         if os.environ.get("LEAKGAUGE_DATA")
         else None
     )
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME, data=name)
-    header(given, name)
+    rows = run_jobs(NAME, __doc__, jobs_of, run, data=name)
     for part, keys in (
         ("mlp", ("data", "width", "size", "labels", "method")),
         ("defense", ("size", "defense", "method")),

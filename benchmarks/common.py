@@ -1,4 +1,4 @@
-"""What every benchmark shares: one command line, one data loader, one JSON file of rows."""
+"""What every benchmark shares: one command line, jobs in processes, one JSON file of rows, tables."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import leakgauge as lg
-from leakgauge import inversion
 
 ROOT = Path(__file__).resolve().parent
 CIFAR = "cifar10_lossless.npz"
@@ -60,85 +58,6 @@ def options(name: str, description: str) -> Options:
     )
 
 
-def images(data: str | None) -> lg.Dataset:
-    """Test images of FILE.npz; without one, CIFAR-10 under LEAKGAUGE_DATA, else photographs."""
-    if data is not None:
-        return lg.data.npz(data)
-    if os.environ.get("LEAKGAUGE_DATA"):
-        return lg.data.npz(CIFAR, split="test")
-    return lg.data.photos()
-
-
-def chosen(data: lg.Dataset, indices: Sequence[int]) -> lg.Batch:
-    """These examples."""
-    held = torch.tensor(list(indices))
-    return lg.Batch(data.inputs[held], data.targets[held])
-
-
-def observe(
-    data: lg.Dataset,
-    model: nn.Module,
-    indices: Sequence[int],
-    *,
-    defense: lg.Defense | None = None,
-    server: lg.Server | None = None,
-    seed: int = 0,
-    classes: int = 10,
-) -> tuple[lg.Batch, lg.Observation]:
-    """A private batch, and what an honest-but-curious server (default: lg.Server()) sees of it."""
-    client = lg.Client(
-        model=model,
-        loss=nn.functional.cross_entropy,
-        domain=data.domain,
-        classes=classes,
-        defense=defense,
-    )
-    batch = chosen(data, indices)
-    return batch, (server or lg.Server()).observe(client, batch, seeds=lg.Seeds(seed))
-
-
-def lenet(data: lg.Dataset, seed: int, *, classes: int = 10) -> nn.Module:
-    """The LeNet of the DLG paper: sigmoid, every weight from U(-0.5, 0.5)."""
-    return lg.models.build(lg.models.lenet, data.domain, classes, seed=seed)
-
-
-def lbfgs(steps: int) -> inversion.GradientMatching:
-    """The benchmarks' first-order peer: L-BFGS, layers weighted, total variation, labels granted or read."""
-    return inversion.GradientMatching(
-        objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
-        parametrization=inversion.Direct(center=0.5, spread=0.25),
-        labels=inversion.Known(),
-        descent=inversion.LBFGS(steps=steps),
-    )
-
-
-def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """MSE and PSNR (dB) after assignment, of values as they came (not clamped), and labels."""
-    truth, found = data.domain.to_unit(batch.inputs), data.domain.to_unit(guess.inputs)
-    order = lg.metrics.assign(truth, found)
-    labels = None
-    if guess.targets is not None:
-        labels = lg.metrics.label_match(batch.targets, guess.targets[order]).tolist()
-    return {
-        "mse": lg.metrics.mse(truth, found[order]).tolist(),
-        "psnr": lg.metrics.psnr(truth, found[order]).tolist(),
-        "label": labels,
-        "status": str(guess.status),
-        "residual": guess.residual,
-        "evaluations": guess.cost.evaluations,
-        "seconds": guess.cost.seconds,
-    }
-
-
-def reconstructed(
-    attack: lg.BaseAttack, seen: lg.Observation, seeds: lg.Seeds
-) -> tuple[lg.Reconstruction, Row]:
-    """The guess, and `cpu_seconds`: the process's own, which other load on the machine hardly moves."""
-    clock = time.process_time()
-    guess = attack(seen, seeds=seeds)
-    return guess, {"cpu_seconds": time.process_time() - clock}
-
-
 def measure(
     task: Callable[[Any], Row],
     jobs: Sequence[Any],
@@ -167,6 +86,28 @@ def measure(
         print(f"\ncut after {len(rows)} of {len(jobs)} rows")
     print(file=sys.stderr)
     return [rows[repr(job)] for job in jobs if repr(job) in rows]
+
+
+def run_jobs(
+    name: str,
+    description: str | None,
+    jobs_of: Callable[[Options], Sequence[Any]],
+    run: Callable[..., Row],
+    *,
+    data: str | None = None,
+) -> list[Row]:
+    """Parse the command line, print the header, run every job, and return the rows in order.
+
+    Args:
+        name: the benchmark's name, and that of its JSON.
+        description: the docstring of its script, for --help.
+        jobs_of: the jobs of a command line.
+        run: measures one job; takes the job and `given`, the command line.
+        data: what the jobs read, where it is not what `images` reads.
+    """
+    given = options(name, description or "")
+    header(given, data)
+    return measure(partial(run, given=given), jobs_of(given), given, name=name, data=data)
 
 
 def earlier(given: Options) -> dict[str, Row]:

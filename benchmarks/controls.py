@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import cache, partial
 
 import torch
-from common import Row, chosen
+from common import Row
+from problems import chosen
 from torch import Tensor
 
 import leakgauge as lg
@@ -23,6 +24,18 @@ def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> li
         pool = [i for i in left if targets[i] == label] or left
         picked.append(pool[int(torch.randint(len(pool), (1,), generator=generator))])
     return picked
+
+
+def control_batch(data: lg.Dataset, indices: Sequence[int], generator: torch.Generator) -> lg.Batch:
+    """Return other examples than these, one of each label where there is one."""
+    return chosen(data, others_of(without(data, indices), data.targets[list(indices)], generator))
+
+
+def without(data: lg.Dataset, indices: Sequence[int]) -> Tensor:
+    """Return the labels (N,) of a data set, -1 for these examples."""
+    spare = data.targets.clone()
+    spare[list(indices)] = -1
+    return spare
 
 
 def similarity(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
@@ -50,8 +63,7 @@ def beside_control(
     by SqueezeNet's features, and LPIPS on SqueezeNet, the last two under LEAKGAUGE_DATA.
     """
     found = score(data, indices, guess)
-    spare = data.targets.clone()
-    spare[list(indices)] = -1
+    spare = without(data, indices)
     labels = data.targets[list(indices)]
     controls = [
         score(data, others_of(spare, labels, generator), guess, hidden=indices)

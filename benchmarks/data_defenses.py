@@ -7,25 +7,13 @@ from the guess of the same search. The control is the same guess scored against 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from statistics import mean
 
 import torch
-from common import (
-    Options,
-    Row,
-    header,
-    images,
-    lenet,
-    measure,
-    observe,
-    options,
-    reconstructed,
-    scored,
-    table,
-)
+from common import Options, Row, run_jobs, table
 from controls import beside_control, every
+from problems import images, lenet, observe, reconstructed, scored
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
@@ -116,9 +104,7 @@ def run(job: Job, given: Options) -> Row:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
     for (size, defense), group in groupby(rows, key):

@@ -10,12 +10,11 @@ worked out. The blind control is the same with another image, of the same label,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from statistics import mean, median
 
 import torch
-from common import Options, Row, header, images, lbfgs, lenet, measure, options, share, table
-from torch import nn
+from common import Options, Row, run_jobs, share, table
+from problems import chosen, client_of, images, lbfgs, mlp_or_lenet, with_decoys
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -62,21 +61,11 @@ def jobs_of(given: Options) -> list[Job]:
 def run(job: Job, given: Options) -> Row:
     """The victim's image and the control's, each attacked through what the neighbor worked out."""
     seed, data = given.seed + job.number, images(given.data)
-    if job.width:
-        model = lg.models.build(lg.models.mlp, data.domain, 10, seed=seed, width=job.width)
-    else:
-        model = lenet(data, seed)
-    owner = lg.Client(model=model, loss=nn.functional.cross_entropy, domain=data.domain, classes=10)
+    owner = client_of(data, mlp_or_lenet(data, job.width, seed))
     order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("images"))
     nodes = NODES[job.degree]
-    batch, decoy, others = (
-        lg.Batch(data.inputs[chosen], data.targets[labels])
-        for chosen, labels in (
-            (order[:1], order[:1]),
-            (order[1:2], order[:1]),
-            (order[2 : nodes + 1], order[2 : nodes + 1]),
-        )
-    )
+    batch, decoy = with_decoys(data, 1, seed)
+    others = chosen(data, order[2 : nodes + 1].tolist())
     threat = lg.Neighbor(
         nodes=nodes,
         degree=job.degree,
@@ -108,10 +97,7 @@ def error(owner: lg.Client, seen: lg.Observation, batch: lg.Batch) -> float:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    jobs = jobs_of(given)
-    rows = measure(partial(run, given=given), jobs, given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     keys = ("network", "rate", "start", "degree", "hops")
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:

@@ -8,19 +8,8 @@ from __future__ import annotations
 from functools import partial
 from statistics import median
 
-from common import (
-    Options,
-    Row,
-    header,
-    images,
-    lenet,
-    measure,
-    observe,
-    options,
-    scored,
-    share,
-    table,
-)
+from common import Options, Row, header, measure, options, share, table
+from problems import images, lenet, observe, scored
 
 import leakgauge as lg
 

@@ -12,19 +12,8 @@ from functools import partial
 from statistics import median
 
 import torch
-from common import (
-    Options,
-    Row,
-    header,
-    images,
-    lenet,
-    measure,
-    observe,
-    options,
-    scored,
-    share,
-    table,
-)
+from common import Options, Row, header, measure, options, share, table
+from problems import images, lenet, observe, scored
 
 import leakgauge as lg
 

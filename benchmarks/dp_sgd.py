@@ -12,16 +12,16 @@ rounds. An attack on one round answers to the former.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from statistics import mean
 from typing import Literal
 
 import torch
-from common import Options, Row, chosen, header, images, measure, options, reconstructed, table
+from common import Options, Row, run_jobs, table
 from controls import beside_control, every
 from frontier import ROUNDS, client_of, federated, trained
 from frontier import Job as Training
 from frontier_settings import QUICK_STEPS, STEPS, Setting
+from problems import chosen, images, reconstructed
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -106,9 +106,7 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     heads = ["multiplier", "epsilon, a round", "epsilon, whole", "accuracy"]
     for size in SIZES:
         heads += [f"B={size}: naive", "control", "adaptive", "control", "leaked"]

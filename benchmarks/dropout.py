@@ -17,7 +17,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import Options, Row, header, images, measure, observe, options, scored, table
+from common import Options, Row, run_jobs, table
+from problems import chosen, images, observe, scored_beside
 from torch import Tensor
 
 import leakgauge as lg
@@ -100,8 +101,8 @@ def setting(job: Job, given: Options) -> tuple[lg.Dataset, lg.Batch, lg.Batch, l
     data = images(given.data)
     order = torch.randperm(len(data), generator=lg.Seeds(given.seed).generator("batch")).tolist()
     builder = getattr(lg.models, job.network)
-    chosen = NETWORKS[job.network] | {"dropout": job.p}
-    model = lg.models.build(builder, data.domain, 10, seed=given.seed, **chosen).train()
+    sizes = NETWORKS[job.network] | {"dropout": job.p}
+    model = lg.models.build(builder, data.domain, 10, seed=given.seed, **sizes).train()
     server, mine = lg.Server(labels=True), order[: job.batch]
     _, plain = observe(data, model, mine, server=server, seed=given.seed)
     generator = lg.Seeds(given.seed).generator("masks")
@@ -112,8 +113,7 @@ def setting(job: Job, given: Options) -> tuple[lg.Dataset, lg.Batch, lg.Batch, l
     ]
     client = with_forward(model, partial(Given, masks=masks))
     batch, seen = observe(data, client, mine, server=server, seed=given.seed)
-    rest = order[job.batch : 2 * job.batch]
-    others = lg.Batch(data.inputs[rest], data.targets[rest])
+    others = chosen(data, order[job.batch : 2 * job.batch])
     # The labels that are granted have lost the batch's order: masks granted beside them follow theirs.
     assert seen.knowledge.labels is not None, "this server grants them"
     place = batch.targets.argsort()[seen.knowledge.labels.argsort().argsort()]
@@ -137,14 +137,12 @@ def run(job: Job, given: Options) -> Row:
     attack: lg.BaseAttack = {"joint": joint, SECOND: second}.get(job.how, signed)
     guess = attack(views.get(job.how, seen), seeds=lg.Seeds(given.seed))
     row = {**vars(job), "seed": given.seed, "attack": repr(attack)}
-    return row | scored(data, batch, guess) | {"control_psnr": scored(data, others, guess)["psnr"]}
+    return row | scored_beside(data, batch, others, guess)
 
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
     for head, group in groupby(rows, key):

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from common import Options, Row, header, images, measure, options, scored, share, table
+from common import Options, Row, run_jobs, share, table
 from exact_cells import (
     ATTACKS,
     CELLS,
@@ -30,7 +29,7 @@ from exact_cells import (
     STEPS,
     Cell,
 )
-from torch.nn import functional
+from problems import chosen, client_of, images, scored_beside
 from unmixing import READ, features_of
 from unmixing import score as features_score
 
@@ -97,9 +96,9 @@ def run(job: Job, given: Options) -> Row:
     """One update, attacked and scored."""
     cell = (CELLS if job.part == "beside" else DEFENDED)[job.cell]
     seed = given.seed + job.draw
-    data, chosen, others = drawn(images(given.data), cell, lg.Seeds(seed))
-    batch, seen = observed(data, cell, chosen, job.defense, seed)
-    row: Row = {**vars(job), "seed": seed, "images": chosen}
+    data, held, others = drawn(images(given.data), cell, lg.Seeds(seed))
+    batch, seen = observed(data, cell, held, job.defense, seed)
+    row: Row = {**vars(job), "seed": seed, "images": held}
     if job.attack == FEATURES:
         return row | features(seen, batch, seed)
     attack = ATTACKS[job.attack]
@@ -113,9 +112,8 @@ def run(job: Job, given: Options) -> Row:
     clock = time.process_time()
     guess = attack(seen, seeds=lg.Seeds(seed))
     own = time.process_time() - clock
-    other = lg.Batch(data.inputs[others].to(cell.precision), data.targets[others])
-    control = scored(data, other, guess)["psnr"]
-    row |= scored(data, batch, guess) | {"seconds": own, "control_psnr": control}
+    other = chosen(data, others, cell.precision)
+    row |= scored_beside(data, batch, other, guess) | {"seconds": own}
     return row | {"message": guess.message, "notes": guess.notes}
 
 
@@ -132,27 +130,20 @@ def drawn(data: lg.Dataset, cell: Cell, seeds: lg.Seeds) -> tuple[lg.Dataset, li
         for i in order:
             first.setdefault(int(data.targets[i]), i)
         order = [*first.values(), *(i for i in order if i not in first.values())]
-    chosen, others = order[: cell.size], (order * 2)[cell.size : 2 * cell.size]
+    held, others = order[: cell.size], (order * 2)[cell.size : 2 * cell.size]
     if cell.labels == "equal":
-        label = int(data.targets[chosen[0]])
+        label = int(data.targets[held[0]])
         data = replace(data, targets=torch.full_like(data.targets, label))
-    return data, chosen, others
+    return data, held, others
 
 
 def observed(
-    data: lg.Dataset, cell: Cell, chosen: list[int], defense: str, seed: int
+    data: lg.Dataset, cell: Cell, held: list[int], defense: str, seed: int
 ) -> tuple[lg.Batch, lg.Observation]:
     """The batch, and what a server that is granted the labels and knows the defense sees of it."""
     network = models.build(cell.network, data.domain, 10, seed=seed).to(cell.precision)
-    client = lg.Client(
-        model=network,
-        loss=functional.cross_entropy,
-        domain=data.domain,
-        classes=10,
-        training=STEPS.get(defense, lg.FedSGD()),
-        defense=DEFENSES.get(defense),
-    )
-    batch = lg.Batch(data.inputs[chosen].to(cell.precision), data.targets[chosen])
+    client = client_of(data, network, training=STEPS.get(defense), defense=DEFENSES.get(defense))
+    batch = chosen(data, held, cell.precision)
     return batch, lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(seed))
 
 
@@ -169,9 +160,7 @@ def features(seen: lg.Observation, batch: lg.Batch, seed: int) -> Row:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     print_beside([row for row in rows if row["part"] == "beside"])
     print()
     print_defended([row for row in rows if row["part"] == "defended"])

@@ -10,13 +10,12 @@ is the corrected surrogate's guess, scored against other images. Label counts ar
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from statistics import median
 
 import torch
-from common import Options, Row, chosen, header, images, lenet, measure, options, scored, table
-from torch.nn import functional
+from common import Options, Row, run_jobs, table
+from problems import client_of, drawn_batches, images, lenet, scored_beside
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -99,29 +98,20 @@ def run(job: Job, given: Options) -> Row:
     """One attack, scored, and the label counts that the last layer tells."""
     data = images(given.data)
     seed = 1000 * given.seed + job.draw
-    order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("batch")).tolist()
-    batch = chosen(data, order[: job.size])
-    others = chosen(data, order[job.size : 2 * job.size])
+    batch, others = drawn_batches(data, job.size, seed)
     training = lg.FedAvg(
         epochs=job.epochs,
         minibatch=job.minibatch or None,
         learning_rate=job.rate,
         shuffle=job.minibatch > 0,
     )
-    client = lg.Client(
-        model=lenet(data, seed),
-        loss=functional.cross_entropy,
-        domain=data.domain,
-        classes=10,
-        training=training,
-    )
+    client = client_of(data, lenet(data, seed), training=training)
     server = lg.Server(labels=True, order=job.how in TOLD)
     seen = server.observe(client, batch, seeds=lg.Seeds(seed))
     attack = attack_of(job.how, given.quick)
     guess = attack(seen, seeds=lg.Seeds(seed))
     row = {**vars(job), "attack": repr(attack), "local_steps": len(training.steps(job.size))}
-    control = scored(data, others, guess)["psnr"]
-    row |= scored(data, batch, guess) | {"control_psnr": control}
+    row |= scored_beside(data, batch, others, guess)
     return row | {"counts": counts_read(seen, batch, seed)}
 
 
@@ -136,10 +126,7 @@ def counts_read(seen: lg.Observation, batch: lg.Batch, seed: int) -> float:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    jobs = jobs_of(given)
-    rows = measure(partial(run, given=given), jobs, given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
     for head, group in groupby(rows, key):

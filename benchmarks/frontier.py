@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from statistics import mean
 from typing import Literal
 
 import torch
-from common import Options, Row, chosen, header, images, measure, options, reconstructed, table
+from common import Options, Row, run_jobs, table
 from controls import beside_control, every
 from frontier_settings import QUICK, RATE, SETTINGS, Setting, attack_of, training_of
+from problems import chosen, images, reconstructed
 from torch import nn
 from torch.nn import functional
 
@@ -158,9 +159,7 @@ def agreement(truth: torch.Tensor, found: torch.Tensor, classes: int) -> float:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     points = {name: point for name in SETTINGS if (point := summary(name, rows))}
     lines = [line(name, point, points) for name, point in points.items()]
     heads = ["setting", "naive dB", "control", "adaptive dB", "control", "SSIM", "LPIPS", "labels"]

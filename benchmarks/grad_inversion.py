@@ -15,25 +15,15 @@ import base64
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from statistics import mean, median
 
 import torch
-from common import (
-    Options,
-    Row,
-    chosen,
-    header,
-    images,
-    measure,
-    options,
-    reconstructed,
-    scored,
-    table,
-)
+from common import Options, Row, run_jobs, table
 from controls import beside_control, others_of
 from mobilenet import mobilenet, samples
+from problems import images, observe, reconstructed, scored
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -133,14 +123,8 @@ def run(job: Job, given: Options) -> Row:
         outputs = model(data.inputs[:REPORTED])
     losses = functional.cross_entropy(outputs, data.targets[:REPORTED], reduction="none")
     held = halves(losses >= UNSURE, job.size, generator)
-    batch = chosen(data, held.tolist())
-    client = lg.Client(
-        model=model,
-        loss=functional.cross_entropy,
-        domain=data.domain,
-        classes=outputs.shape[1],
-    )
-    seen = lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(seed))
+    server, classes = lg.Server(labels=True), outputs.shape[1]
+    batch, seen = observe(data, model, held.tolist(), server=server, seed=seed, classes=classes)
     attack = attack_of(job, given)
     guess, spent = reconstructed(attack, seen, lg.Seeds(seed))
     row = {**vars(job), "seed": seed, "attack": repr(attack), "loss": losses[held].tolist()}
@@ -186,9 +170,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     show(rows, "all examples", lambda row: list(range(row["size"])))
     show(rows, "the example of most loss in each batch", loudest)
 

@@ -13,13 +13,14 @@ Then the transformer beside the CNN, on the same images: the gradient's term alo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from statistics import mean, median
 
 import torch
-from common import Options, Row, header, images, measure, observe, options, scored, table
-from controls import every, others_of, similarity
+from common import Options, Row, run_jobs, table
+from controls import control_batch, every, similarity
+from problems import images, observe, scored
 from torch import nn
 from torch.nn import functional
 from train_vit import CNN, VIT, WEIGHTS, cnn, vit
@@ -124,8 +125,8 @@ def run(job: Job, given: Options) -> Row:
     data, found = networks(given)
     seed, model = 1000 * given.seed + job.draw, found[job.network]
     generator = lg.Seeds(seed).generator(f"batch/{job.size}")
-    chosen = torch.randperm(min(REPORTED, len(data.inputs)), generator=generator)[: job.size]
-    batch, seen = observe(data, model, chosen.tolist(), server=lg.Server(labels=True), seed=seed)
+    held = torch.randperm(min(REPORTED, len(data)), generator=generator)[: job.size].tolist()
+    batch, seen = observe(data, model, held, server=lg.Server(labels=True), seed=seed)
     attack = (RECIPES if job.part == PARTS else RIVALS)[job.attack]
     if given.quick and isinstance(attack, GradViT | SmoothedMatching):
         attack = replace(attack, steps=6)
@@ -137,10 +138,7 @@ def run(job: Job, given: Options) -> Row:
     if isinstance(plan, lg.Inapplicable):
         return row | {"inapplicable": plan.reason}
     guess = attack(seen, seeds=lg.Seeds(seed))
-    others = data.targets.clone()
-    others[chosen] = -1
-    alike = others_of(others, batch.targets, generator)
-    control = lg.Batch(data.inputs[alike], data.targets[alike])
+    control = control_batch(data, held, generator)
     told = scores(data, control, guess)
     aside = {f"control_{name}": told[name] for name in ("psnr", "ssim", "lpips")}
     named = replace(attack, proxy=None) if isinstance(attack, GradViT) else attack
@@ -164,9 +162,7 @@ def scores(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     parts = [row for row in rows if row["part"] == PARTS]
     show(parts, ["B", "batches", "recipe"], key)
     shared = [row for row in parts if row["attack_name"] in RIVALS]

@@ -10,13 +10,12 @@ of other images that bear the same labels. Needs the extra `he`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from statistics import mean
 
 import torch
-from common import Options, Row, header, images, lenet, measure, options, share, table
+from common import Options, Row, run_jobs, share, table
+from problems import client_of, images, mlp_or_lenet, with_decoys
 from secure_aggregation import ATTACKS, attacked, every, print_masked
-from torch import nn
 
 import leakgauge as lg
 from leakgauge.federated import CKKS, HomomorphicEncryption, WeightedMean
@@ -72,17 +71,10 @@ def run(job: Job, given: Options) -> Row:
     row |= {"attack": job.attack, "clients": job.clients, "number": job.number, "bits": job.bits}
     row |= {"degree": job.ckks.degree, "primes": list(job.ckks.primes)}
     data = images(given.data)
-    if job.width:
-        model = lg.models.build(lg.models.mlp, data.domain, 10, seed=seed, width=job.width)
-    else:
-        model = lenet(data, seed)
-    owner = lg.Client(model=model, loss=nn.functional.cross_entropy, domain=data.domain, classes=10)
-    order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("images"))
+    owner = client_of(data, mlp_or_lenet(data, job.width, seed))
     # Ciphertexts are of one client, a mean of all.
     size = 1 if job.part == "ciphertext" else job.clients
-    batch, decoy = (
-        lg.Batch(data.inputs[order[i : i + size]], data.targets[order[:size]]) for i in (0, size)
-    )
+    batch, decoy = with_decoys(data, size, seed)
     if job.part == "cost":
         return row | cost(job, owner, batch, seed)
     kind = lg.EncryptedUpdate if job.part == "ciphertext" else lg.HomomorphicAggregator
@@ -115,9 +107,7 @@ def cost(job: Job, owner: lg.Client, batch: lg.Batch, seed: int) -> Row:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     print(f"{CLIENTS} clients' LeNet updates; CPU milliseconds and megabytes of all together:")
     print_cost([row for row in rows if row["part"] == "cost"])
     print("\nThe key holders' view, the decrypted mean, as one batch of all clients:")

@@ -9,25 +9,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from statistics import mean, median
 
 import torch
-from common import (
-    CIFAR,
-    Options,
-    Row,
-    header,
-    images,
-    measure,
-    observe,
-    options,
-    reconstructed,
-    scored,
-    table,
-)
+from common import CIFAR, Options, Row, run_jobs, table
 from controls import beside_control, every
+from problems import images, observe, reconstructed, scored
 from torch import nn
 from torch.nn import functional
 
@@ -141,9 +130,7 @@ def run(job: Job, given: Options) -> Row:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(
         key=lambda row: (row["network"], row["state"] == "trained", METHODS.index(row["method"]))
     )

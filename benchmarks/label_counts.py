@@ -13,13 +13,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from statistics import mean
 
 import torch
-from common import CIFAR, Options, Row, header, images, measure, options, table
+from common import CIFAR, Options, Row, run_jobs, table
 from mobilenet import CROP, mobilenet, samples
+from problems import images
 from torch import Tensor, nn
 from torch.nn import functional
 from unmixing import train
@@ -246,9 +247,7 @@ def frozen(model: nn.Module) -> nn.Module:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     names = list(dict.fromkeys(name for row in rows for name in row["methods"]))
     lines = []
     keys = ("network", "batch", "labels")

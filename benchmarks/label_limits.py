@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from statistics import mean
 
 import torch
-from common import Options, Row, header, measure, options, table
+from common import Options, Row, run_jobs, table
 from label_counts import KINDS, Job, Problem, drawn, observed, problem_of
 from torch import Tensor
 from torch.nn import functional
@@ -141,18 +141,20 @@ def proportional(known: Tensor, size: int) -> Tensor:
     return known + (size - known.sum()) * (known + 1) / (known + 1).sum()
 
 
-def main() -> None:
-    given = options(NAME, __doc__ or "")
+def jobs_of(given: Options) -> list[Job]:
+    """Every kind of labels at every batch size; trained networks where their weights are found."""
     have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
     networks = list(SIZES) if have and not given.quick else list(SIZES)[:2]
-    jobs = [
+    return [
         Job(network, kind, size, 0)
         for network in networks
         for size in SIZES[network]
         for kind in KINDS
     ]
-    rows = measure(partial(run, given=given), jobs, given, name=NAME)
-    header(given)
+
+
+def main() -> None:
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     for sure in (False, True):
         some = [row for row in rows if ("20 trained" in row["network"]) == sure]
         if some:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from statistics import mean, median
 
 import torch
-from common import Options, Row, header, images, measure, observe, options, scored, share, table
+from common import Options, Row, run_jobs, share, table
+from problems import images, observe, scored
 
 import leakgauge as lg
 
@@ -103,10 +103,7 @@ def score(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    jobs = jobs_of(given)
-    rows = measure(partial(run, given=given), jobs, given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     print_images([row for row in rows if row["kind"] == "image"])
     print_tables([row for row in rows if row["kind"] == "table"])
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import tempfile
 import tomllib
-from functools import partial
 from pathlib import Path
 from statistics import median
 
-from common import PHOTOS, ROOT, Options, Row, header, measure, options, table
+from common import PHOTOS, ROOT, Options, Row, run_jobs, table
 from PIL import Image
 
 from leakgauge.audit import Run, Source, execute, plan_from, read
@@ -105,9 +104,7 @@ def enlarged(path: Path) -> Image.Image:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    rows = measure(partial(run, given=given), SPECIFICATIONS, given, name=NAME, data=PHOTOS)
-    header(given, PHOTOS)
+    rows = run_jobs(NAME, __doc__, lambda given: SPECIFICATIONS, run, data=PHOTOS)
     table(
         [
             "specification",

@@ -12,15 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from statistics import mean, median
 
 import torch
-from common import CIFAR, Options, Row, header, images, lenet, measure, options, scored, table
-from controls import others_of, similarity
+from common import CIFAR, Options, Row, run_jobs, table
+from controls import control_batch, similarity
+from problems import images, lenet, observe, scored
 from torch import nn
-from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.inversion import (
@@ -162,22 +162,13 @@ def run(job: Job, given: Options) -> Row:
     seed = 1000 * given.seed + job.draw
     generator = lg.Seeds(seed).generator(f"batch/{job.size}")
     count = min(REPORTED, len(data))
-    chosen = torch.randperm(count, generator=generator)[: job.size]
-    batch = lg.Batch(data.inputs[chosen], data.targets[chosen])
-    client = lg.Client(
-        model=model,
-        loss=functional.cross_entropy,
-        domain=data.domain,
-        classes=10,
-        defense=lg.defenses.GaussianNoise(std=job.std) if job.std > 0 else None,
-    )
-    seen = lg.Server(labels=True).observe(client, batch, seeds=lg.Seeds(seed))
+    held = torch.randperm(count, generator=generator)[: job.size].tolist()
+    noise = lg.defenses.GaussianNoise(std=job.std) if job.std > 0 else None
+    server = lg.Server(labels=True)
+    batch, seen = observe(data, model, held, defense=noise, server=server, seed=seed)
     composed = matching(job, seen, 5 if given.quick else STEPS[job.network])
     guess = composed(seen, seeds=lg.Seeds(seed))
-    others = data.targets.clone()
-    others[chosen] = -1
-    alike = others_of(others, batch.targets, generator)
-    control = lg.Batch(data.inputs[alike], data.targets[alike])
+    control = control_batch(data, held, generator)
     row = {**vars(job), "seed": seed, "objective": repr(composed.objective)}
     told = scored(data, control, guess) | seen_alike(control, guess)
     aside = {f"control_{name}": told[name] for name in METRICS if name in told}
@@ -199,9 +190,7 @@ def seen_alike(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
     for _, group in groupby(rows, key):

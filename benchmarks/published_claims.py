@@ -17,19 +17,19 @@ than 40 dB. "either" takes of each image what the adversary reads who reads more
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from statistics import mean
 from typing import Any, Literal
 
 import torch
-from common import Options, Row, chosen, header, images, measure, options, reconstructed, table
+from common import Options, Row, run_jobs, table
 from controls import beside_control
+from problems import chosen, client_of, images, reconstructed
 from torch import nn
-from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.federated import FedAvg, FedSGD
+from leakgauge.federated import FedAvg
 from leakgauge.metrics.leak import IMAGE_RULE
 
 NAME = "published_claims"
@@ -160,13 +160,11 @@ def run(job: Job, given: Options) -> Row:
     data, setting = images(given.data), SETTINGS[job.network, job.setting]
     order = torch.randperm(len(data), generator=lg.Seeds(given.seed).generator("images"))
     index = int(order[job.image])
-    client = lg.Client(
-        model=network_of(given, job),
-        loss=functional.cross_entropy,
-        domain=data.domain,
-        classes=10,
+    client = client_of(
+        data,
+        network_of(given, job),
         defense=setting.defense,
-        training=FedAvg(epochs=setting.steps, learning_rate=RATE) if setting.steps else FedSGD(),
+        training=FedAvg(epochs=setting.steps, learning_rate=RATE) if setting.steps else None,
     )
     server = lg.Server(defense=job.adversary == "adaptive")
     seeds = lg.Seeds(given.seed).child(f"{job.network}/{index}")
@@ -187,9 +185,7 @@ def run(job: Job, given: Options) -> Row:
 
 def main() -> None:
     """Run and print."""
-    given = options(NAME, __doc__ or "")
-    header(given)
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     heads = ["network", "setting", "images"]
     for how in ("naive", "adaptive"):
         heads += [f"{how} PSNR", "control", "SSIM", "leak"]

@@ -14,7 +14,8 @@ from itertools import groupby
 from statistics import median
 from typing import Literal
 
-from common import Options, Row, header, images, measure, options, scored, share, table
+from common import Options, Row, run_jobs, share, table
+from problems import chosen, images, scored_beside
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -124,22 +125,17 @@ def run(job: Job, given: Options) -> Row:
         domain=data.domain,
         classes=max(2, job.outputs),
     )
-    chosen, following = (slice(i, i + 1) for i in (job.image, (job.image + 1) % len(data)))
-    batch = lg.Batch(data.inputs[chosen], data.targets[chosen])
-    other = lg.Batch(data.inputs[following], data.targets[following])
+    batch, other = (chosen(data, [i]) for i in (job.image, (job.image + 1) % len(data)))
     seen = lg.Server().observe(client, batch, seeds=seeds)
     guess = lg.attacks.RGAP(rows=job.rows)(seen, seeds=seeds)
     row: Row = {"part": job.part, "architecture": job.architecture, "rows": job.rows}
     row |= {"outputs": job.outputs, "image": job.image, "seed": given.seed}
     row |= diagnosis(job.architecture, job.outputs, given)
-    control = scored(data, other, guess)["psnr"]
-    return row | scored(data, batch, guess) | {"control_psnr": control, "message": guess.message}
+    return row | scored_beside(data, batch, other, guess) | {"message": guess.message}
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    rows = measure(partial(run, given=given), jobs_of(given), given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     first = [row for row in rows if row["part"] != "architectures"]
     if first:
         print_cnn6(first)

@@ -9,12 +9,11 @@ that drops out, and what one masked update alone gives away. Values are clamped 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from statistics import mean, stdev
 
 import torch
-from common import Options, Row, header, images, lbfgs, lenet, measure, options, share, table
-from torch import nn
+from common import Options, Row, run_jobs, share, table
+from problems import client_of, images, lbfgs, mlp_or_lenet, with_decoys
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -67,17 +66,10 @@ def run(job: Job, given: Options) -> Row:
     row: Row = {"part": job.part, "network": f"mlp {job.width}" if job.width else "lenet"}
     row |= {"attack": job.attack, "clients": job.clients, "number": job.number, "bits": job.bits}
     data = images(given.data)
-    if job.width:
-        model = lg.models.build(lg.models.mlp, data.domain, 10, seed=seed, width=job.width)
-    else:
-        model = lenet(data, seed)
-    owner = lg.Client(model=model, loss=nn.functional.cross_entropy, domain=data.domain, classes=10)
-    order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("images"))
+    owner = client_of(data, mlp_or_lenet(data, job.width, seed))
     # A masked update is of one client, an aggregate of all.
     size = 1 if job.part == "masked" else job.clients
-    batch, decoy = (
-        lg.Batch(data.inputs[order[i : i + size]], data.targets[order[:size]]) for i in (0, size)
-    )
+    batch, decoy = with_decoys(data, size, seed)
     if job.part == "protocol":
         return row | protocol(job, owner, batch, seed)
     kind = lg.MaskedUpdate if job.part == "masked" else lg.SecureAggregator
@@ -141,10 +133,7 @@ def protocol(job: Job, owner: lg.Client, batch: lg.Batch, seed: int) -> Row:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    jobs = jobs_of(given)
-    rows = measure(partial(run, given=given), jobs, given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     print_protocol([row for row in rows if row["part"] == "protocol"])
     print("\nThe aggregate, attacked as one batch of all clients (one image each):")
     print_attacks([row for row in rows if row["part"] == "aggregate"])

@@ -13,7 +13,8 @@ from itertools import groupby
 from statistics import median
 
 import torch
-from common import CIFAR, Options, Row, header, measure, observe, options, scored, share, table
+from common import CIFAR, Options, Row, header, measure, options, share, table
+from problems import observe, scored
 
 import leakgauge as lg
 from leakgauge import attacks, defenses

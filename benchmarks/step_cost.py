@@ -16,7 +16,8 @@ from functools import partial
 from statistics import median
 
 import torch
-from common import Options, Row, header, images, measure, observe, options, table
+from common import Options, Row, header, measure, options, table
+from problems import images, observe
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 

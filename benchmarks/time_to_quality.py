@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 
 import common
+import problems
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -40,11 +41,11 @@ class Job:
 
 def run(job: Job) -> common.Row:
     """The attack, scored, and the evaluations and seconds after which each level was reached for good."""
-    data = common.images(job.data)
+    data = problems.images(job.data)
     server = lg.Server(labels=job.known)
     seed = 1000 * job.seed + job.image
-    model = common.lenet(data, seed)
-    batch, seen = common.observe(data, model, [job.image], server=server, seed=seed)
+    model = problems.lenet(data, seed)
+    batch, seen = problems.observe(data, model, [job.image], server=server, seed=seed)
     attack = (KNOWN if job.known else UNKNOWN)[job.method]
     assert isinstance(attack, Recipe)
     guess = attack(seen, seeds=lg.Seeds(seed))
@@ -62,7 +63,7 @@ def run(job: Job) -> common.Row:
         "seed": job.seed,
         "known": job.known,
         "method": job.method,
-        **common.scored(data, batch, guess),
+        **problems.scored(data, batch, guess),
         "reached": reached,
         "course": course,
     }

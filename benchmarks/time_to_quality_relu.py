@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from unittest import mock
 
 import common
+import problems
 from torch import nn
 
 import leakgauge as lg
@@ -71,10 +72,12 @@ def eager(problem: Problem, planned: int) -> tuple[BuiltStep, str]:
 
 def run(job: Job) -> common.Row:
     """The attack, scored, with its course: evaluations, seconds, PSNR of values clamped to the public range."""
-    data = common.images(job.data)
+    data = problems.images(job.data)
     model = model_of(job.model, data, job.seed)
     seed = 1000 * job.seed + job.image
-    batch, seen = common.observe(data, model, [job.image], server=lg.Server(labels=True), seed=seed)
+    batch, seen = problems.observe(
+        data, model, [job.image], server=lg.Server(labels=True), seed=seed
+    )
     attack, chosen = attack_of(job), eager if job.method == EAGER else choose
     own = mock.patch.object(time, "perf_counter", time.process_time)
     with mock.patch.object(engine, "choose", chosen), own:
@@ -92,7 +95,7 @@ def run(job: Job) -> common.Row:
         "method": job.method,
         "steps": job.steps,
         "notes": guess.notes,
-        **common.scored(data, batch, guess),
+        **problems.scored(data, batch, guess),
         "course": course,
     }
 
@@ -101,7 +104,7 @@ def informative(data: lg.Dataset, model: nn.Module, count: int) -> list[int]:
     """The first images whose update is not all but zero."""
     found: list[int] = []
     for image in range(len(data.inputs)):
-        _, seen = common.observe(data, model, [image], seed=image)
+        _, seen = problems.observe(data, model, [image], seed=image)
         square = sum(float(t.square().sum()) for t in seen.update.tensors.values())
         if square >= LEAST**2:
             found.append(image)
@@ -112,7 +115,7 @@ def informative(data: lg.Dataset, model: nn.Module, count: int) -> list[int]:
 
 def jobs_of(given: common.Options) -> list[Job]:
     """Eager Adam and ours beside each other for each image, then Adam with our step."""
-    data = common.images(given.data)
+    data = problems.images(given.data)
     counts = {"resnet20": 1} if given.quick else {"resnet20": 5, "convnet": 3}
     steps = 300 if given.quick else 4000
     jobs = [

@@ -12,13 +12,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from statistics import median
 
 import torch
-from common import CIFAR, Options, Row, header, images, measure, options, share, table
+from common import CIFAR, Options, Row, run_jobs, share, table
 from mobilenet import CROP, mobilenet, samples
+from problems import images
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -254,10 +255,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    jobs = jobs_of(given)
-    rows = measure(partial(run, given=given), jobs, given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     keys = ("network", "labels", "batch", "precision", "granted")
     groups = [list(g) for _, g in groupby(rows, lambda row: [row[key] for key in keys])]
     table(["network", "labels", "batch", "gradient", *COLUMNS], [line(group) for group in groups])

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common import ROOT, Options, Row, header, measure, options, scored, table
+from common import ROOT, Options, Row, header, measure, options, table
+from problems import scored
 
 import leakgauge as lg
 
