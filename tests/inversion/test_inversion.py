@@ -481,11 +481,12 @@ class TestLabels:
         batch = lg.Batch(images(1).inputs, torch.tensor([label]))
         observation = observe(model, batch)
         rule = LastLayer()
-        assert rule.inapplicable(observation) is None
-        assert rule.start(observation, torch.Generator()).tolist() == [label]
+        found = rule.prepare(observation)
+        assert isinstance(found, Read)
+        assert found.labels.tolist() == [label]
 
     def test_the_last_layer_tells_nothing_of_several(self, observe: Observe) -> None:
-        assert "batch 2 > 1" in (LastLayer().inapplicable(observe(mlp(), images(2))) or "")
+        assert "batch 2 > 1" in str(LastLayer().prepare(observe(mlp(), images(2))))
 
     def test_the_head_is_the_last_layer_of_the_classes_size(self, observe: Observe) -> None:
         domain = lg.ImageDomain(1, 8, 8)
@@ -499,12 +500,12 @@ class TestLabels:
     def test_granted_labels_come_first(self, observe: Observe) -> None:
         batch = lg.Batch(images(4).inputs, torch.tensor([2, 0, 2, 3]))
         observation = observe(mlp(), batch, labels=True, label_counts=True)
-        found = Known().start(observation, torch.Generator())
+        found = known(observation)
         assert torch.equal(found, observation.knowledge.labels)  # type: ignore[arg-type]
 
     def test_granted_counts_come_next(self, observe: Observe) -> None:
         batch = lg.Batch(images(4).inputs, torch.tensor([2, 0, 2, 3]))
-        found = Known().start(observe(mlp(), batch, label_counts=True), torch.Generator())
+        found = known(observe(mlp(), batch, label_counts=True))
         assert found.tolist() == [0, 2, 2, 3]
 
     @pytest.mark.parametrize(
@@ -516,15 +517,14 @@ class TestLabels:
     ) -> None:
         batch = lg.Batch(images(len(labels)).inputs, torch.tensor(labels))
         observation = observe(model, batch)
-        assert Known().inapplicable(observation) is None
-        found = Known().start(observation, torch.Generator().manual_seed(0))
+        found = known(observation)
         assert found.tolist() == sorted(labels)
 
     def test_without_a_bias_labels_must_be_granted(self, observe: Observe) -> None:
         blind = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False))
-        assert "no bias" in (Known().inapplicable(observe(blind, images(2))) or "")
-        assert Known().inapplicable(observe(blind, images(2), labels=True)) is None
-        assert Known().inapplicable(observe(blind, images(2), label_counts=True)) is None
+        assert "no bias" in str(Known().prepare(observe(blind, images(2))))
+        for granted in ("labels", "label_counts"):
+            assert isinstance(Known().prepare(observe(blind, images(2), **{granted: True})), Read)
 
     def test_an_estimate_leaves_running_statistics_alone(self, observe: Observe) -> None:
         """The observed model is in train mode here: a plain forward would move its buffers."""
@@ -535,7 +535,7 @@ class TestLabels:
             ).train()
         observation = observe(model, images(3))
         before = copy.deepcopy(observation.model.state_dict())
-        Known().start(observation, torch.Generator().manual_seed(0))
+        known(observation)
         assert all(torch.equal(before[k], v) for k, v in observation.model.state_dict().items())
 
     def test_fixed_labels_stay_fixed(self, observe: Observe) -> None:

@@ -59,7 +59,9 @@ def problem(
     observation = observe(model or sigmoid_cnn(), images(batch), **seen)
     observation = in_precision(observation, torch.float64)
     labels = Joint() if joint else Known()
-    held = labels.start(observation, torch.Generator().manual_seed(0))
+    ready = labels.prepare(observation)
+    assert not isinstance(ready, lg.Inapplicable)
+    held = ready.start(observation, torch.Generator().manual_seed(0))
     inputs = torch.rand(
         batch, *observation.domain.shape, generator=torch.Generator().manual_seed(1)
     ).double()

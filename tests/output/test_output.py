@@ -200,7 +200,9 @@ def test_the_label_of_one_with_features_of_both_signs(
         right += found.label == int(batch.targets)
         certain += found.certain
         if seed == 0:
-            assert torch.equal(LastLayer().start(observation, torch.Generator()), batch.targets)
+            read = LastLayer().prepare(observation)
+            assert isinstance(read, Read)
+            assert torch.equal(read.labels, batch.targets)
     assert (right, certain) == (20, 20)
 
 

@@ -103,11 +103,11 @@ class CorrectedSurrogate(BaseAttack):
         part = Window(matching.objective, k / self.stages, (k + 1) / self.stages)
         return replace(matching, objective=part)
 
-    def later(self, k: int, unit: Tensor, targets: Tensor) -> GradientMatching:
-        """Return stage k from the result of the stage before: unit (B, *shape), targets (B,) or (B, K)."""
+    def later(self, k: int, unit: Tensor) -> GradientMatching:
+        """Return stage k from the inputs (B, *shape) of the stage before, in unit coordinates."""
         matching = self.stage(k)
         start = Guessed(base=matching.parametrization, guess=unit)
-        return replace(matching, trials=1, labels=Read(targets), parametrization=start)
+        return replace(matching, trials=1, parametrization=start)
 
 
 class _Stages:
@@ -150,7 +150,8 @@ class _Stages:
             unit = self.observation.domain.to_unit(found.inputs)
             with self.seeds.isolated("true update"):
                 goal = corrected(self.observation, self.coarse, update, unit, found.targets)
-            stage = Ready.of(self.attack.later(k + 1, unit, found.targets), goal)
+            later = self.attack.later(k + 1, unit)
+            stage = Ready.of(later, goal, Read(found.targets))
         return self.best()
 
     def update(self, found: Reconstruction) -> Tensors | None:

@@ -103,9 +103,8 @@ class DropoutInversion(BaseAttack):
     ) -> Reconstruction:
         """Return the inputs of the wide examples. plain: the observation of the model without dropout."""
         rule, notes = settle(narrow, seeds)
-        labels = rule.matching.labels
-        if not labels.free:
-            wide = wide.with_labels(labels.start(plain, seeds.generator("labels")))
+        if not rule.labels.free:
+            wide = wide.with_labels(rule.labels.start(plain, seeds.generator("labels")))
 
         def narrowed(found: Reconstruction) -> Reconstruction:
             return replace(

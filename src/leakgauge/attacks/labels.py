@@ -14,6 +14,7 @@ from leakgauge.analytic.label_recovery import BestLabels
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.federated.training.local_steps import interpolated
 from leakgauge.inversion import Known
+from leakgauge.inversion.variables.labels import ReadyLabels
 
 
 def granted(observation: Observation) -> bool:
@@ -28,42 +29,43 @@ class LabelPlan:
 
     Args:
         observation: the observation that they are read from.
-        estimated: why only an estimate from the last layer's bias is left, or None if label recovery reads them.
+        known: labels that are granted or estimated from the last layer's bias, or None if label recovery reads them.
+        notes: lines for the record on labels that label recovery does not read.
     """
 
     observation: Observation
-    estimated: str | None
+    known: ReadyLabels | None = None
+    notes: tuple[str, ...] = ()
 
     def read(self, seeds: Seeds) -> tuple[Tensor, tuple[str, ...]]:
         """Return the labels, in no order of the examples, and the notes of the record on them.
 
         They are class labels (B,), or targets (B, K) if those are granted.
         """
-        observation = self.observation
-        if granted(observation):
-            return Known().start(observation, seeds.generator("labels")), ()
-        if self.estimated is not None:
-            note = f"labels: estimated from the last layer's bias alone, since {self.estimated}"
-            return Known().start(observation, seeds.generator("labels")), (note,)
+        if self.known is not None:
+            return self.known.start(self.observation, seeds.generator("labels")), self.notes
         with seeds.isolated("labels"):
-            found = BestLabels()(observation, seeds=seeds.child("labels"))
-        labels = found.labels.to(observation.update.like.device)
+            found = BestLabels()(self.observation, seeds=seeds.child("labels"))
+        labels = found.labels.to(self.observation.update.like.device)
         return labels, ("; ".join([f"labels: {found.method}", *found.notes]),)
 
 
 def plan_labels(observation: Observation) -> LabelPlan | Inapplicable:
     """Return how labels are recovered, or the reason why they are neither granted nor readable."""
-    if granted(observation):
-        return LabelPlan(observation, None)
-    hidden = BestLabels().inapplicable(observation)
-    unknown = None if hidden is None else Known().inapplicable(observation)
-    return LabelPlan(observation, hidden) if unknown is None else Inapplicable(unknown)
+    notes: tuple[str, ...] = ()
+    if not granted(observation):
+        hidden = BestLabels().inapplicable(observation)
+        if hidden is None:
+            return LabelPlan(observation)
+        notes = (f"labels: estimated from the last layer's bias alone, since {hidden}",)
+    known = Known().prepare(observation)
+    return known if isinstance(known, Inapplicable) else LabelPlan(observation, known, notes)
 
 
 def plan_labels_over_steps(observation: Observation) -> LabelPlan | Inapplicable:
     """Return the same for local steps: read from all of them if they are known, else from one in their middle."""
-    if granted(observation) or BestLabels().inapplicable(observation) is None:
-        return LabelPlan(observation, None)
+    if not granted(observation) and BestLabels().inapplicable(observation) is None:
+        return LabelPlan(observation)
     return plan_labels(interpolated(observation, 0.5))
 
 

@@ -78,13 +78,11 @@ class SignalMatching(BaseAttack):
     def matching(self, signals: Signals, observation: Observation) -> GradientMatching:
         """Return the attack's composition, of wide examples."""
         plain = self.attack.matching()
-        device = observation.update.like.device
-        none = torch.zeros(observation.batch_size, dtype=torch.long, device=device)
         return replace(
             plain,
             objective=OfInputs(plain.objective, signals),
             parametrization=WithSignal(base=plain.parametrization, layout=signals),
-            labels=Read(none),
+            labels=no_labels(observation),
         )
 
     def search(
@@ -98,7 +96,8 @@ class SignalMatching(BaseAttack):
     ) -> Reconstruction:
         """Return the inputs of the wide examples, and labels if they are known."""
         signals = scaled(observation, layer, features, seeds.generator("signals"))
-        wide = Ready.of(self.matching(signals, observation), severed(observation, layer, signals))
+        matching = self.matching(signals, observation)
+        wide = Ready.of(matching, severed(observation, layer, signals), no_labels(observation))
         labels, notes = (None, ()) if isinstance(known, Inapplicable) else known.read(seeds)
 
         def narrowed(found: Reconstruction) -> Reconstruction:
@@ -117,3 +116,9 @@ class SignalMatching(BaseAttack):
             )
 
         return narrowed(wide.search(seeds, within(progress, 0.0, 1.0, finish=narrowed)))
+
+
+def no_labels(observation: Observation) -> Read:
+    """Return labels (B,) of zero for a loss that uses none."""
+    device = observation.update.like.device
+    return Read(torch.zeros(observation.batch_size, dtype=torch.long, device=device))

@@ -110,10 +110,9 @@ class SurrogateModel(BaseAttack):
         matching = replace(
             self.matching(),
             trials=1,
-            labels=Read(found.targets),
             parametrization=Guessed(base=stage.matching.parametrization, guess=guess),
         )
-        return Ready.of(matching, observation)
+        return Ready.of(matching, observation, Read(found.targets))
 
 
 def finished(

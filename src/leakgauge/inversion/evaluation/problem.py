@@ -11,7 +11,7 @@ from torch import Tensor
 from leakgauge.core import Observation
 from leakgauge.inversion.objectives.objective import Candidate, Term
 from leakgauge.inversion.simulation.simulator import Simulator
-from leakgauge.inversion.variables.labels import Labels
+from leakgauge.inversion.variables.labels import Targets
 from leakgauge.inversion.variables.parametrization import Parametrization
 
 Variables = tuple[Tensor, ...]
@@ -28,7 +28,7 @@ class Problem:
     observation: Observation
     objective: Term
     parametrization: Parametrization
-    labels: Labels
+    labels: Targets
     fixed: Tensor | None
 
     def decode(self, variables: Variables) -> tuple[Tensor, Tensor]:

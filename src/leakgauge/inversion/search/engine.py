@@ -30,7 +30,7 @@ from leakgauge.inversion.simulation import attention
 from leakgauge.inversion.simulation.derivability import unrunnable
 from leakgauge.inversion.simulation.simulator import believed, in_precision
 from leakgauge.inversion.simulation.units import rescaled
-from leakgauge.inversion.variables.labels import Read
+from leakgauge.inversion.variables.labels import Read, ReadyLabels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,26 +64,30 @@ class Ready:
 
     Args:
         matching: the composition.
+        labels: its labels, with what was read from the observation.
         observation: the observation as it was shared.
         seen: the observation as the search simulates it.
     """
 
     matching: GradientMatching
+    labels: ReadyLabels
     observation: Observation
     seen: Observation
 
     @classmethod
-    def of(cls, matching: GradientMatching, observation: Observation) -> Ready:
-        """Return the matching for an observation that needs no check: it is like one that was checked."""
-        # Nothing is drawn anew, in the search's precision and scale.
-        seen = believed(mean_network(observation))
-        double = matching.precision == "double"
-        seen = rescaled(in_precision(seen, torch.float64) if double else seen)
-        return cls(matching, observation, seen)
+    def of(
+        cls, matching: GradientMatching, observation: Observation, labels: ReadyLabels
+    ) -> Ready:
+        """Return the matching for an observation that needs no check: it is like one that was checked.
+
+        Args:
+            labels: the labels, whatever rule the matching has for them.
+        """
+        return cls(matching, labels, observation, _simulated(matching, observation))
 
     def with_labels(self, labels: Tensor) -> Ready:
         """Return the same search with labels (B,) or targets (B, K) that are known."""
-        return replace(self, matching=replace(self.matching, labels=Read(labels)))
+        return replace(self, labels=Read(labels))
 
     def with_terms(self, terms: Term) -> Ready:
         """Return the same search with further terms of the objective, which need no check."""
@@ -107,7 +111,8 @@ class Ready:
 
         informed = replace(self.matching, objective=self.matching.informed(seen))
         with seeds.isolated("simulation"), attention.written_out():
-            running = Running(informed, seen, seeds, within(progress, 0.0, 1.0, finish=returned))
+            told = within(progress, 0.0, 1.0, finish=returned)
+            running = Running(informed, self.labels, seen, seeds, told)
             running.descend()
             return returned(running.finish())
 
@@ -128,11 +133,19 @@ def ready(matching: GradientMatching, observation: Observation) -> Ready | Inapp
         return Inapplicable(
             "a group, and second order, want variables for any example: a generator has none"
         )
-    found = Ready.of(matching, observation)
-    reason = (
-        unrunnable(found.seen)
-        or matching.objective.inapplicable(observation)
-        or matching.labels.inapplicable(observation)
-        or matching.descent.inapplicable(found.seen)
-    )
-    return found if reason is None else Inapplicable(reason)
+    seen = _simulated(matching, observation)
+    reason = unrunnable(seen) or matching.objective.inapplicable(observation)
+    if reason is not None:
+        return Inapplicable(reason)
+    labels = matching.labels.prepare(seen)
+    if isinstance(labels, Inapplicable):
+        return labels
+    reason = matching.descent.inapplicable(seen)
+    return Ready(matching, labels, observation, seen) if reason is None else Inapplicable(reason)
+
+
+def _simulated(matching: GradientMatching, observation: Observation) -> Observation:
+    """Return the observation as the search simulates it: nothing drawn anew, in its precision and scale."""
+    seen = believed(mean_network(observation))
+    double = matching.precision == "double"
+    return rescaled(in_precision(seen, torch.float64) if double else seen)

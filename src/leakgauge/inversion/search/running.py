@@ -33,6 +33,7 @@ from leakgauge.inversion.search.trial import Trial, meet, settle
 from leakgauge.inversion.simulation import attention
 from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.inversion.simulation.smoothing import smoothed
+from leakgauge.inversion.variables.labels import ReadyLabels
 
 
 class Running:
@@ -41,16 +42,18 @@ class Running:
     def __init__(
         self,
         matching: Composition,
+        labels: ReadyLabels,
         observation: Observation,
         seeds: Seeds,
         progress: Progress,
     ) -> None:
-        self.matching, self.observation, self.progress = matching, observation, progress
+        self.matching, self.labels = matching, labels
+        self.observation, self.progress = observation, progress
         self.seeds, self.clock = seeds, time.perf_counter()
         self.planned, self.evaluations = matching.budget, 0
         searched = smoothed(observation, matching.smoothing)
         self.trials = [
-            Trial.start(matching, searched, seeds.child(f"trial/{i}"))
+            Trial.start(matching, labels, searched, seeds.child(f"trial/{i}"))
             for i in range(matching.trials)
         ]
         self.notes: dict[str, None] = {}
@@ -178,7 +181,7 @@ class Running:
                 cost=cost,
             )
         unit, targets = trial.problem.decode(trial.best.variables)
-        if targets.ndim == 2 and observation.classes is not None and self.matching.labels.free:
+        if targets.ndim == 2 and observation.classes is not None and self.labels.free:
             targets = targets.argmax(-1)  # the status is that of the labels that are returned
         simulated = simulator(observation, create_graph=False)(unit, targets)
         residual = float(relative_residual(simulated, observation.update.tensors))

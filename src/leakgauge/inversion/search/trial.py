@@ -14,6 +14,7 @@ from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.search.composition import Composition
 from leakgauge.inversion.search.consensus import Consensus, Pull
 from leakgauge.inversion.simulation.simulator import simulator
+from leakgauge.inversion.variables.labels import ReadyLabels
 
 
 @dataclass
@@ -38,16 +39,18 @@ class Trial:
         self._next(None)
 
     @classmethod
-    def start(cls, matching: Composition, observation: Observation, seeds: Seeds) -> Trial:
-        """A trial at its first request; draws from `seeds` alone."""
+    def start(
+        cls, matching: Composition, rule: ReadyLabels, observation: Observation, seeds: Seeds
+    ) -> Trial:
+        """Return a trial at its first request. It draws from `seeds` alone."""
         inputs = matching.parametrization.start(observation, seeds.generator("inputs"))
-        labels = matching.labels.start(observation, seeds.generator("labels"))
-        free = matching.labels.free
+        labels = rule.start(observation, seeds.generator("labels"))
+        free = rule.free
         problem = Problem(
             observation,
             matching.objective,
             matching.parametrization,
-            matching.labels,
+            rule,
             fixed=None if free else labels,
         )
         start = (inputs, labels) if free else (inputs,)

@@ -13,25 +13,17 @@ from leakgauge.federated.layers.targets import refused_targets, unlabeled
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.output import (
-    OneLabel,
     SharedHead,
     label_of_one,
     reduction_of,
     shared_head,
     slope_of,
 )
+from leakgauge.output.one_label import Slope
 
 
-class Labels(Protocol):
-    """How the candidate's targets come about."""
-
-    def inapplicable(self, observation: Observation) -> str | None:
-        """Why this rule cannot be used here; None where it can."""
-        ...
-
-    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """What `decode` turns into targets: fixed, or variables where `free`."""
-        ...
+class Targets(Protocol):
+    """What a candidate's targets are made of."""
 
     @property
     def free(self) -> bool:
@@ -39,7 +31,23 @@ class Labels(Protocol):
         ...
 
     def decode(self, variables: Tensor) -> Tensor:
-        """Targets (B,) or (B, K)."""
+        """Return targets (B,) or (B, K)."""
+        ...
+
+
+class ReadyLabels(Targets, Protocol):
+    """Targets that can start on an observation."""
+
+    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Return what `decode` turns into targets: fixed, or variables if they are `free`."""
+        ...
+
+
+class Labels(Targets, Protocol):
+    """A rule for the candidate's targets."""
+
+    def prepare(self, observation: Observation) -> ReadyLabels | Inapplicable:
+        """Return the targets with what is read from the observation, or the reason why there are none."""
         ...
 
 
@@ -56,20 +64,18 @@ class Joint:
     def free(self) -> bool:
         return True
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Rows | Inapplicable:
+        """Return rows (B, K) of variables, or the reason why the loss takes none."""
         if observation.classes is None:
-            return "joint labels need a classification loss; grant the targets instead"
+            return Inapplicable(
+                "joint labels need a classification loss; grant the targets instead"
+            )
         like = observation.update.like
         shape = (observation.batch_size, observation.classes)
         # The search moves rows (B, K), and returns the class of each.
         rows = self.decode(like.new_zeros(shape))
-        return unlabeled(observation) or refused_targets(observation, rows)
-
-    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        assert observation.classes is not None, "inapplicable() refuses this"
-        like = observation.update.like
-        shape = (observation.batch_size, observation.classes)
-        return self.spread * torch.randn(shape, generator=generator, dtype=torch.float32).to(like)
+        reason = unlabeled(observation) or refused_targets(observation, rows)
+        return Rows(self, shape) if reason is None else Inapplicable(reason)
 
     def decode(self, variables: Tensor) -> Tensor:
         return variables.softmax(-1)
@@ -88,58 +94,73 @@ class Affine(Joint):
         return variables - variables.mean(-1, keepdim=True) + 1 / variables.shape[-1]
 
 
-@dataclass(frozen=True, eq=False)
-class Read:
-    """Labels (B,) that were read from the update, each that of its example."""
+@dataclass(frozen=True)
+class Rows:
+    """Variables of shape (B, K) that `rule` turns into targets."""
 
-    labels: Tensor
+    rule: Joint
+    shape: tuple[int, int]
+
+    @property
+    def free(self) -> bool:
+        return True
+
+    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        like = observation.update.like
+        drawn = torch.randn(self.shape, generator=generator, dtype=torch.float32)
+        return self.rule.spread * drawn.to(like)
+
+    def decode(self, variables: Tensor) -> Tensor:
+        return self.rule.decode(variables)
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """Targets that the descent does not move."""
 
     @property
     def free(self) -> bool:
         return False
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        return None
+    def decode(self, variables: Tensor) -> Tensor:
+        return variables
+
+
+@dataclass(frozen=True, eq=False)
+class Read(_Fixed):
+    """Labels (B,) that were read from the update, each that of its example."""
+
+    labels: Tensor
+
+    def prepare(self, observation: Observation) -> Read:
+        return self
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         device = observation.update.like.device
         return self.labels.to(device)
 
-    def decode(self, variables: Tensor) -> Tensor:
-        return variables
-
 
 @dataclass(frozen=True)
-class LastLayer:
+class LastLayer(_Fixed):
     """The label of a batch of one, as the one that explains the last layer's gradient (`output.one_label`).
 
     Zhao et al. 2020 read it from signs. Their rule is a case of this one, and needs cross-entropy.
     """
 
-    @property
-    def free(self) -> bool:
-        return False
-
-    def inapplicable(self, observation: Observation) -> str | None:
-        """Return why the label cannot be read, in one line, or None if it can."""
+    def prepare(self, observation: Observation) -> Read | Inapplicable:
+        """Return the label (1,), or the reason why it cannot be read."""
         if observation.batch_size != 1:
-            return f"reads one label from the last layer: batch {observation.batch_size} > 1"
+            return Inapplicable(
+                f"reads one label from the last layer: batch {observation.batch_size} > 1"
+            )
         found = label_of_one(as_one_gradient(observation))
-        return found.reason if isinstance(found, Inapplicable) else None
-
-    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Return the label (1,)."""
-        found = label_of_one(as_one_gradient(observation))
-        assert isinstance(found, OneLabel), "inapplicable() refuses this"
-        like = observation.update.like
-        return torch.tensor([found.label], device=like.device)
-
-    def decode(self, variables: Tensor) -> Tensor:
-        return variables
+        if isinstance(found, Inapplicable):
+            return found
+        return Read(torch.tensor([found.label]))
 
 
 @dataclass(frozen=True)
-class Known:
+class Known(_Fixed):
     """Granted labels, else granted counts, else counts estimated from the last layer's bias.
 
     db = sum_i share s(z_i, y_i) with s the own slope of an example. The mean of s over inputs drawn uniformly from the
@@ -148,53 +169,64 @@ class Known:
 
     probes: int = 32
 
-    @property
-    def free(self) -> bool:
-        return False
-
-    def inapplicable(self, observation: Observation) -> str | None:
-        """Return why there are no labels, in one line, or None if there are."""
-        knowledge = observation.knowledge
-        if knowledge.labels is not None or knowledge.label_counts is not None:
-            return None
-        if observation.classes is None:
-            return "labels are not granted, and no loss over classes tells them"
-        found = shared_head(as_one_gradient(observation))
-        if isinstance(found, Inapplicable):
-            return f"labels are not granted, and cannot be read: {found}"
-        if found.dbias is None:
-            return (
-                "labels are not granted, and the model's last layer has no bias to read them from"
-            )
-        if slope_of(found.loss, len(found.weight)) is None:
-            return "labels are not granted, and the loss takes no class labels"
-        return None
-
-    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Return labels (B,), in ascending order unless they are granted."""
+    def prepare(self, observation: Observation) -> Read | Estimated | Inapplicable:
+        """Return labels (B,), in ascending order unless they are granted, or the reason why there are none."""
         knowledge = observation.knowledge
         if knowledge.labels is not None:
-            return knowledge.labels
-        counts = knowledge.label_counts
-        if counts is None:
-            counts = self.estimate(observation, generator)
-        return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+            return Read(knowledge.labels)
+        if knowledge.label_counts is not None:
+            return Read(_repeated(knowledge.label_counts))
+        if observation.classes is None:
+            return Inapplicable("labels are not granted, and no loss over classes tells them")
+        found = shared_head(as_one_gradient(observation))
+        if isinstance(found, Inapplicable):
+            return Inapplicable(f"labels are not granted, and cannot be read: {found}")
+        if found.dbias is None:
+            return Inapplicable(
+                "labels are not granted, and the model's last layer has no bias to read them from"
+            )
+        slope = slope_of(found.loss, len(found.weight))
+        if slope is None:
+            return Inapplicable("labels are not granted, and the loss takes no class labels")
+        return Estimated(self.probes, observation.classes, found, found.dbias, slope)
+
+
+def _repeated(counts: Tensor) -> Tensor:
+    """Return labels (B,) in ascending order, of counts (K,)."""
+    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimated(_Fixed):
+    """Labels that are estimated from the gradient of the last layer's bias, once random inputs are drawn.
+
+    Args:
+        probes: how many inputs are drawn.
+        classes: number of classes.
+        head: the last layer.
+        dbias: the gradient (K,) of its bias.
+        slope: the gradient of each example's own loss with respect to the outputs.
+    """
+
+    probes: int
+    classes: int
+    head: SharedHead
+    dbias: Tensor
+    slope: Slope
+
+    def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
+        """Return labels (B,) in ascending order."""
+        return _repeated(self.estimate(observation, generator))
 
     def estimate(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Return counts (K,) that sum to B: whole numbers near the least-squares solution, one example at a time."""
-        head = shared_head(as_one_gradient(observation))
-        assert not isinstance(head, Inapplicable), "inapplicable() refuses this"
-        assert head.dbias is not None, "inapplicable() refuses this"
-        assert observation.classes is not None, "inapplicable() refuses this"
-        slope = slope_of(head.loss, len(head.weight))
-        assert slope is not None, "inapplicable() refuses this"
-        outputs = self.outputs(observation, head, generator)
-        each = torch.stack([slope(outputs, y).mean(0) for y in range(observation.classes)])
-        reduction = reduction_of(head.loss, observation.classes, width=len(head.weight))
+        outputs = self.outputs(observation, generator)
+        each = torch.stack([self.slope(outputs, y).mean(0) for y in range(self.classes)])
+        reduction = reduction_of(self.head.loss, self.classes, width=len(self.head.weight))
         count = observation.batch_size
         summed = reduction is not None and reduction.divisors is None
         # The sum of own slopes, and the number of examples in the same unit.
-        goal, unit = head.dbias * (1 if summed else count), float(each.norm())
+        goal, unit = self.dbias * (1 if summed else count), float(each.norm())
         equations = torch.cat([each.T, torch.full((1, len(each)), unit).double()])
         right = torch.cat([goal, torch.tensor([unit * count]).double()])
         score = torch.linalg.pinv(equations) @ right
@@ -203,13 +235,11 @@ class Known:
             counts[(score - counts).argmax()] += 1
         return counts.to(observation.update.like.device)
 
-    def outputs(
-        self, observation: Observation, head: SharedHead, generator: torch.Generator
-    ) -> Tensor:
+    def outputs(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Return logits (N, C) of inputs drawn uniformly from the domain, in float64."""
         unit = torch.rand((self.probes, *unit_shape(observation.domain)), generator=generator)
         like = next(observation.model.parameters())
-        seen: list[Tensor] = []
+        head, seen = self.head, list[Tensor]()
 
         def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             seen.append(head.head.features(observation.model, arguments[0]))
@@ -223,6 +253,3 @@ class Known:
             hook.remove()
         outputs = seen[0].double().cpu() @ head.weight.T
         return outputs if head.bias is None else outputs + head.bias
-
-    def decode(self, variables: Tensor) -> Tensor:
-        return variables
