@@ -115,5 +115,5 @@ def test_labels_read_repeat_and_are_not_the_truths_order(observe: Observe) -> No
     plan = label_if_needed(SHORT.matching(), observation)
     assert isinstance(plan, Labeled)
     ready, _ = settle(plan, SEEDS)
-    assert isinstance(ready.matching.labels, Read)
+    assert isinstance(ready.labels, Read)
     assert isinstance(SHORT.matching().labels, Known)

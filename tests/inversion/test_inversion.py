@@ -27,6 +27,7 @@ from leakgauge.inversion import (
     Joint,
     Known,
     LastLayer,
+    Read,
     SignedAdam,
     Term,
     TotalVariation,
@@ -291,6 +292,13 @@ def follow(
             return places, values, told
 
 
+def known(observation: lg.Observation) -> Tensor:
+    """The labels that a search starts from."""
+    found = Known().prepare(observation)
+    assert not isinstance(found, lg.Inapplicable)
+    return found.start(observation, torch.Generator().manual_seed(0))
+
+
 def bowl(x: Tensor) -> Tensor:
     """A quadratic in five dimensions, least at 1."""
     return (torch.tensor([1.0, 2.0, 3.0, 5.0, 8.0]).to(x) * (x - 1).square()).sum()
@@ -464,13 +472,17 @@ class TestLabels:
         observation = observe(mlp(), images(3))
         joint = Joint()
         assert joint.free
-        start = joint.start(observation, torch.Generator().manual_seed(0))
+        rows = joint.prepare(observation)
+        assert not isinstance(rows, lg.Inapplicable)
+        start = rows.start(observation, torch.Generator().manual_seed(0))
         targets = joint.decode(start)
         assert targets.shape == (3, 4)
         assert torch.allclose(targets.sum(1), torch.ones(3))
         assert bool((targets > 0).all())
         even = Joint(spread=0.0)
-        start = even.start(observation, torch.Generator().manual_seed(0))
+        rows = even.prepare(observation)
+        assert not isinstance(rows, lg.Inapplicable)
+        start = rows.start(observation, torch.Generator().manual_seed(0))
         assert torch.equal(even.decode(start), torch.full((3, 4), 0.25))
 
     @pytest.mark.parametrize("label", range(4))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.analytic.label_recovery import BestLabels
-from leakgauge.inversion import LastLayer
+from leakgauge.inversion import LastLayer, Read
 from leakgauge.output import OneLabel, contribution_of, head_of, label_of_one, reduction_of
 
 DOMAIN = lg.ImageDomain(1, 8, 8)

@@ -52,7 +52,7 @@ from leakgauge.inversion import (
 )
 from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.search.engine import Ready, ready
-from leakgauge.inversion.variables.labels import Labels
+from leakgauge.inversion.variables.labels import ReadyLabels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +77,17 @@ class FeatureInversion(BaseAttack):
         read = reading(observation, rounds=self.rounds)
         if isinstance(read, Inapplicable):
             return read
-        reason = (
-            entangled(observation)
-            or self.prior().inapplicable(observation)
-            or unlabeled(observation)
-        )
+        reason = entangled(observation) or self.prior().inapplicable(observation)
         if reason is not None:
             return Inapplicable(reason)
+        labels = plan_own_labels(observation)
+        if isinstance(labels, Inapplicable):
+            return labels
         # The term that asks for the features follows when they are read.
         descent = ready(self.matching(InRange(), torch.zeros(0, dtype=torch.long)), observation)
         if isinstance(descent, Inapplicable):
             return descent
-        search = partial(self.search, observation, read, descent)
+        search = partial(self.search, observation, read, labels, descent)
         return Plan(evaluations=self.descent.evaluations, search=search)
 
     @property
@@ -118,16 +117,20 @@ class FeatureInversion(BaseAttack):
         self,
         observation: Observation,
         read: ReadFeatures,
+        one: ReadyLabels | None,
         descent: Ready,
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Read the features and labels of each example, then look for images with those features."""
+        """Read the features and labels of each example, then look for images with those features.
+
+        one: the label of a batch of one.
+        """
         seen = read(seeds.generator("features"), telling(progress))
         if isinstance(seen, Inapplicable):
             return nothing_found(observation, Status.INAPPLICABLE, seen.reason)
-        if observation.batch_size == 1:
-            labels: Tensor | None = rule(observation).start(observation, seeds.generator("labels"))
+        if one is not None:
+            labels: Tensor | None = one.start(observation, seeds.generator("labels"))
         else:
             labels = completed(seen.labels, observation, seeds)
         if labels is None:
@@ -136,7 +139,7 @@ class FeatureInversion(BaseAttack):
         objective = term + self.prior()
         if self.gradients > 0:
             objective = objective + self.gradients * Cosine()
-        found = replace(descent, matching=self.matching(objective, labels))
+        found = replace(descent, matching=self.matching(objective, labels)).with_labels(labels)
         known, source = torch.isfinite(seen.error), f"features: {seen.source}"
 
         def noted(found: Reconstruction) -> Reconstruction:
@@ -146,16 +149,15 @@ class FeatureInversion(BaseAttack):
         return noted(found.search(seeds, told))
 
 
-def unlabeled(observation: Observation) -> str | None:
-    """Return why the examples have no labels that fit their features, in one line, or None if they have."""
+def plan_own_labels(observation: Observation) -> ReadyLabels | Inapplicable | None:
+    """Return the label of a batch of one, None if labels come with the features, or the reason why there are none."""
     labels = observation.knowledge.labels
     if observation.batch_size == 1:
-        return rule(observation).inapplicable(observation)
+        rule = LastLayer() if labels is None else Known()
+        return rule.prepare(observation)
     if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
-        return "features are told apart by class labels, and the targets granted are others"
-    return withheld(observation)
-
-
-def rule(observation: Observation) -> Labels:
-    """How the label of a batch of one comes about."""
-    return LastLayer() if observation.knowledge.labels is None else Known()
+        return Inapplicable(
+            "features are told apart by class labels, and the targets granted are others"
+        )
+    reason = withheld(observation)
+    return None if reason is None else Inapplicable(reason)

@@ -262,8 +262,9 @@ class _Peeling:
             rules = (LastLayer(), Known())
             granted = self.observation.knowledge.granted() & {"labels", "label_counts"}
             for rule in reversed(rules) if granted else rules:
-                if rule.inapplicable(self.observation) is None:
-                    return rule.start(self.observation, self.seeds.generator("labels"))
+                read = rule.prepare(self.observation)
+                if not isinstance(read, Inapplicable):
+                    return read.start(self.observation, self.seeds.generator("labels"))
             return None
         found = [-1 if example.label is None else example.label for example in examples]
         missing = [-1] * (self.observation.batch_size - len(found))

@@ -260,7 +260,8 @@ class _Peel:
             best=partial(self.best, before) if before else None,
         )
         self.done += part
-        guess = replace(self.descent, matching=matching).search(seeds, telling)
+        descent = replace(self.descent, matching=matching).with_labels(self.labels)
+        guess = descent.search(seeds, telling)
         self.evaluations += guess.cost.evaluations
         return placed(guess)
 

@@ -75,9 +75,7 @@ class Ready:
     seen: Observation
 
     @classmethod
-    def of(
-        cls, matching: GradientMatching, observation: Observation, labels: ReadyLabels
-    ) -> Ready:
+    def of(cls, matching: GradientMatching, observation: Observation, labels: ReadyLabels) -> Ready:
         """Return the matching for an observation that needs no check: it is like one that was checked.
 
         Args:
@@ -137,11 +135,11 @@ def ready(matching: GradientMatching, observation: Observation) -> Ready | Inapp
     reason = unrunnable(seen) or matching.objective.inapplicable(observation)
     if reason is not None:
         return Inapplicable(reason)
-    labels = matching.labels.prepare(seen)
-    if isinstance(labels, Inapplicable):
-        return labels
+    read = matching.labels.prepare(seen)
+    if isinstance(read, Inapplicable):
+        return read
     reason = matching.descent.inapplicable(seen)
-    return Ready(matching, labels, observation, seen) if reason is None else Inapplicable(reason)
+    return Ready(matching, read, observation, seen) if reason is None else Inapplicable(reason)
 
 
 def _simulated(matching: GradientMatching, observation: Observation) -> Observation:
