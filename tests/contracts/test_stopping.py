@@ -13,6 +13,7 @@ from zoo.attacks import LOCAL, RAIDS, Raid
 
 import leakgauge as lg
 from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
+from leakgauge.inversion.search import engine
 
 SEEDS = lg.Seeds(3)
 
@@ -116,6 +117,18 @@ def test_a_watcher_that_never_stops_changes_nothing(name: str) -> None:
     # What is told last is what is returned.
     assert torch.equal(asked[-1].inputs, watched.inputs)
     assert asked[-1].status is watched.status
+
+
+@pytest.mark.parametrize("name", RAIDS)
+def test_a_run_checks_nothing_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan = planned(name)
+
+    def again(*_: object) -> None:
+        pytest.fail("checked when it was planned")
+
+    monkeypatch.setattr(lg.BaseAttack, "plan", again)
+    monkeypatch.setattr(engine, "unrunnable", again)
+    stopped(plan, lambda moment: moment.fraction > 0.6)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class ConcealmentMatching(BaseAttack):
             return Inapplicable(
                 "reads labels from the bias of a last linear layer, which the model lacks"
             )
-        if labels is not None and labels.ndim != 1:
+        if observation.classes is None or (labels is not None and labels.ndim != 1):
             return Inapplicable("the invented example is told by its class: needs class labels")
         rows = head.weight.new_full((2, len(head.weight)), 1 / len(head.weight))
         like = observation.update.like
@@ -68,7 +68,10 @@ class ConcealmentMatching(BaseAttack):
         if reason is not None:
             return Inapplicable(reason)
         label, other = labels_of_pair(observation, head.dbias)
-        targets = soft(label, other, concealed.mixing, observation)
+        pairs = one_hot(torch.tensor([label, other]), observation.classes).to(like)
+        targets = torch.stack(
+            [pairs[0], concealed.mixing * pairs[1] + (1 - concealed.mixing) * pairs[0]]
+        )
         matching = replace(self.attack.matching(), labels=Read(targets))
         pair = ready(matching, as_pair(observation, concealed))
         if isinstance(pair, Inapplicable):
@@ -110,11 +113,3 @@ def as_pair(observation: Observation, concealed: ConcealedExamples) -> Observati
         observation.knowledge, batch_size=2, labels=None, label_counts=None, defense=None
     )
     return replace(observation, update=scaled, knowledge=knowledge)
-
-
-def soft(label: int, other: int, mixing: float, observation: Observation) -> Tensor:
-    """Targets (2, K) of the pair."""
-    assert observation.classes is not None, "a head was found"
-    like = observation.update.like
-    one, two = one_hot(torch.tensor([label, other]), observation.classes).to(like)
-    return torch.stack([one, mixing * two + (1 - mixing) * one])

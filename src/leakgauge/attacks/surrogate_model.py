@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.labels import plan_labels_over_steps
@@ -99,20 +100,16 @@ class SurrogateModel(BaseAttack):
                 break
             best = partial(done, found)
             spent += found.cost.evaluations + len(SHARES)
-            shares.append(nearest(observation, found))
-            stage = self.later(stage, interpolated(observation, shares[-1]), found)
+            unit, targets = observation.domain.to_unit(found.inputs), found.targets
+            shares.append(nearest(observation, unit, targets))
+            matching = self.later(stage.matching, unit)
+            stage = Ready.of(matching, interpolated(observation, shares[-1]), Read(targets))
         return done(found)
 
-    def later(self, stage: Ready, observation: Observation, found: Reconstruction) -> Ready:
-        """Return the stage after `stage`, which starts from its result."""
-        assert found.targets is not None, "the labels were read or granted"
-        guess = observation.domain.to_unit(found.inputs)
-        matching = replace(
-            self.matching(),
-            trials=1,
-            parametrization=Guessed(base=stage.matching.parametrization, guess=guess),
-        )
-        return Ready.of(matching, observation, Read(found.targets))
+    def later(self, last: GradientMatching, unit: Tensor) -> GradientMatching:
+        """Return the stage after `last`, from its result (B, *shape) in unit coordinates."""
+        start = Guessed(base=last.parametrization, guess=unit)
+        return replace(self.matching(), trials=1, parametrization=start)
 
 
 def finished(
@@ -131,14 +128,12 @@ def finished(
     )
 
 
-def nearest(observation: Observation, found: Reconstruction) -> float:
-    """The alpha at which the guess explains the update's direction best."""
-    assert found.targets is not None, "the labels were read or granted"
-    unit = observation.domain.to_unit(found.inputs)
+def nearest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
+    """Return the alpha at which inputs (B, *shape) in unit coordinates explain the update's direction best."""
     values = []
     for share in SHARES:
         seen = interpolated(observation, share)
-        simulated = simulator(seen, create_graph=False)(unit, found.targets)
-        candidate = Candidate(unit, found.targets, simulated, seen.update.tensors)
+        simulated = simulator(seen, create_graph=False)(unit, targets)
+        candidate = Candidate(unit, targets, simulated, seen.update.tensors)
         values.append(float(Cosine()(candidate)))
     return SHARES[int(torch.tensor(values).argmin())]
