@@ -23,7 +23,7 @@ from leakgauge.records.cell import (
 from leakgauge.records.end import End
 from leakgauge.records.header import SCHEMA_VERSION, Header, Machine, Rule, Threads, Versions
 from leakgauge.records.parts import Claim, Cost, Defense, Failure, Network, Protocol
-from leakgauge.records.reading import Reader, read, record_of
+from leakgauge.records.reading import read, record_of
 from leakgauge.records.schema import Record, json_schema
 from leakgauge.records.training import DescribedTraining, Epsilon, Examples, Federation, Training
 from leakgauge.records.writing import FILE, line_of
@@ -54,7 +54,6 @@ __all__ = [
     "Moment",
     "Network",
     "Protocol",
-    "Reader",
     "Record",
     "Rows",
     "Rule",
