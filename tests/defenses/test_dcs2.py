@@ -100,7 +100,7 @@ class TestWhoKnowsIt:
         concealed = effect(seen, ConcealedExamples)
         assert concealed is not None
         pair = as_pair(seen, concealed)
-        targets = soft(int(batch.targets), int(others), defense.mixing, seen)
+        targets = soft(int(batch.targets), int(others), defense.mixing, 4, batch.inputs)
         found = simulator(pair, create_graph=False)(torch.cat([batch.inputs, invented]), targets)
         assert all(torch.allclose(found[n], t, atol=1e-6) for n, t in pair.update.tensors.items())
 

@@ -68,10 +68,7 @@ class ConcealmentMatching(BaseAttack):
         if reason is not None:
             return Inapplicable(reason)
         label, other = labels_of_pair(observation, head.dbias)
-        pairs = one_hot(torch.tensor([label, other]), observation.classes).to(like)
-        targets = torch.stack(
-            [pairs[0], concealed.mixing * pairs[1] + (1 - concealed.mixing) * pairs[0]]
-        )
+        targets = soft(label, other, concealed.mixing, observation.classes, like)
         matching = replace(self.attack.matching(), labels=Read(targets))
         pair = ready(matching, as_pair(observation, concealed))
         if isinstance(pair, Inapplicable):
@@ -113,3 +110,9 @@ def as_pair(observation: Observation, concealed: ConcealedExamples) -> Observati
         observation.knowledge, batch_size=2, labels=None, label_counts=None, defense=None
     )
     return replace(observation, update=scaled, knowledge=knowledge)
+
+
+def soft(label: int, other: int, mixing: float, classes: int, like: Tensor) -> Tensor:
+    """Return targets (2, K) of the pair in the type of `like`, K the number of classes."""
+    one, two = one_hot(torch.tensor([label, other]), classes).to(like)
+    return torch.stack([one, mixing * two + (1 - mixing) * one])
