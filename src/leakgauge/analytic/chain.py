@@ -47,24 +47,26 @@ class ChainLayer:
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """The shape of what follows."""
+        """Return the shape of what follows."""
         if self.pool is None:
             return self.output
         return tuple(self.pool(torch.zeros(1, *self.output, dtype=torch.float64)).shape[1:])
 
     def activate(self, z: Tensor) -> Tensor:
-        """The output z (*output) after all that follows: (*pooled)."""
+        """Return the output z (*output) after all that follows: (*pooled)."""
         z = applied(self.after, z)
         return z if self.pool is None else applied((self.pool, *self.then), z)
 
     def back(self, delta: Tensor) -> Tensor:
-        """The gradient at the layer's input (*shape), from that at its output (*output)."""
+        """Return the gradient at the layer's input (*shape), from that at its output (*output)."""
         x = torch.zeros((1, *self.shape), dtype=delta.dtype, requires_grad=True)
         (gradient,) = torch.autograd.grad(self.module(x), [x], delta.unsqueeze(0))
         return gradient[0]
 
     def deactivate(self, h: Tensor, *, noise: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """From what follows, h (*output): z, where z is known, and the slope dh/dz (each *output). No pool.
+        """Return z, which entries of z are known, and the slope dh/dz (each *output), from h (*output) that follows.
+
+        No pool may follow.
 
         noise: the least error of h, relative to its largest entry.
         """
@@ -86,7 +88,7 @@ class Chain:
     output: tuple[int, ...]
 
     def finish(self, z: Tensor) -> Tensor:
-        """The model's outputs (N, *output) from those of its last layer, z (N, *)."""
+        """Return the model's outputs (N, *output) from those of its last layer, z (N, *)."""
         for module in self.layers[-1].after:
             z = module(z)
         return z.reshape(-1, *self.output)
@@ -101,7 +103,7 @@ class _Call:
 
 
 def chain_of(model: nn.Module, domain: Domain) -> Chain | Inapplicable:
-    """The chain that `model` is on the examples of `domain`, or in one line why it is none."""
+    """Return the chain that `model` is on the examples of `domain`, or the reason why it is none."""
     for name, module in model.named_modules():
         if is_parametrized(module):
             return Inapplicable(
@@ -192,7 +194,7 @@ def _entry(calls: list[_Call], domain: Domain, unit: Tensor) -> Tensor:
 
 
 def _layer(call: _Call, after: list[_Call]) -> ChainLayer | Inapplicable:
-    """A layer and what follows it, or why that cannot be undone."""
+    """Return a layer with what follows it, or the reason why that cannot be undone."""
     module = call.module
     assert isinstance(module, nn.Conv2d | nn.Linear), "chain_of() takes these alone"
     if isinstance(module, nn.Conv2d):
@@ -230,7 +232,7 @@ def _selects(module: nn.Module) -> bool:
 
 
 def unpooled(chain: Chain) -> str | None:
-    """Why the values before a pool are in no equation; None where there is no pool."""
+    """Return why the values before a pool are in no equation, or None if there is no pool."""
     for layer in chain.layers:
         if layer.pool is not None:
             return f"a max pool follows {layer.name!r}: what it drops is in no equation"

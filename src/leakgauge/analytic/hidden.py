@@ -37,9 +37,9 @@ class Deep:
 
 @dataclass(frozen=True)
 class Features:
-    """features (B, F) of the input of linear layer `layer`, and labels (B,), -1 where unknown, in one order.
+    """Features (B, F) at the input of linear layer `layer`, and labels (B,) in the same order, -1 if unknown.
 
-    error (B,): relative, inf where the features are not known. source: how they were read, in words.
+    error (B,): relative, inf if the features are not known. source: how they were read, in words.
     """
 
     layer: str
@@ -50,7 +50,7 @@ class Features:
 
 
 def deep(observation: Observation) -> Deep | Inapplicable:
-    """The layer whose inputs can be read, or in one line why there is none."""
+    """Return the layer whose inputs can be read, or the reason why there is none."""
     reason = observation.not_one_gradient()
     if reason is not None:
         return Inapplicable(reason)
@@ -109,7 +109,7 @@ def reading(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplic
 
 
 def by_ratio(observation: Observation, found: Deep) -> Features | Inapplicable:
-    """Batch 1: every output has the same ratio dW_i / db_i."""
+    """Return the features of a batch of one: every output has the same ratio dW_i / db_i."""
     weight, bias = gradient(observation, found)
     if not bool(bias.any()):
         return Inapplicable("the bias of the first linear layer has no gradient to divide by")
@@ -123,7 +123,7 @@ def by_ratio(observation: Observation, found: Deep) -> Features | Inapplicable:
 def by_last_layer(
     observation: Observation, head: HeadGradient, generator: torch.Generator, tell: Tell
 ) -> Features:
-    """A batch, and the layer is the last one: softmax unmixing."""
+    """Return the features at the last layer, by softmax unmixing."""
     seen = unmixed(observation, head, generator, tell=tell)
     error = torch.where(seen.found, seen.error, torch.inf)
     source = f"softmax unmixing of {head.name!r}, {int(seen.found.sum())} of {len(error)}"
@@ -138,7 +138,7 @@ def by_unmixing(
     generator: torch.Generator,
     tell: Tell,
 ) -> Features | Inapplicable:
-    """A batch: the Cocktail Party Attack on the features."""
+    """Return the features of a batch at a layer before the last, by the Cocktail Party Attack on them."""
     shared: Mixture = mixture(*gradient(observation, found), observation.batch_size)
     if not len(shared.strength):
         return Inapplicable("nothing in the first linear layer's gradient stands out of the noise")
@@ -166,7 +166,7 @@ def by_unmixing(
 
 
 def gradient(observation: Observation, found: Deep) -> tuple[Tensor, Tensor]:
-    """dW (O, F) and db (O,) of the layer."""
+    """Return dW (O, F) and db (O,) of the layer."""
     tensors = observation.update.tensors
     weight, bias = (tensors[f"{found.name}.{part}"] for part in ("weight", "bias"))
     return weight.double().cpu(), bias.double().cpu()

@@ -20,7 +20,7 @@ Inverse = Callable[[Any, Tensor], Tensor]
 
 
 def applied(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
-    """z of one example through modules that expect a batch."""
+    """Return z of one example after modules that expect a batch."""
     for module in modules:
         z = module(z.unsqueeze(0))[0]
     return z
@@ -29,7 +29,7 @@ def applied(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
 def undone(
     modules: tuple[nn.Module, ...], h: Tensor, *, noise: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """From h after functions of one entry each: z, where z is known, and the slope dh/dz, each like h.
+    """Return z, which entries of z are known, and the slope dh/dz (each like h), from h after functions of one entry.
 
     A ReLU hides z where it gave 0, and its slope is 0 there. noise: the least error of h, relative to its
     largest entry.
@@ -99,7 +99,7 @@ _INVERSES: dict[type[nn.Module], Inverse] = {
 
 
 def inverse(module: nn.Module) -> Inverse | None:
-    """The inverse of an elementwise module, h (*shape) to z; None where none is known."""
+    """Return the inverse of an elementwise module, from h (*shape) to z, or None if none is known."""
     for kind, function in _INVERSES.items():
         if isinstance(module, kind):
             return function

@@ -48,19 +48,19 @@ class PatchEquations:
     invert: Callable[[Tensor], Tensor]
 
     def slopes(self, tensors: Tensors) -> Tensor:
-        """G (N, d) of the patches alone."""
+        """Return G (N, d) of the patches alone."""
         whole = tensors[self.position].double().cpu()
         whole = whole.reshape(-1, whole.shape[-1])
         return whole[self.first : self.first + len(self.anchor[0])]
 
     def from_embedding(self, tensors: Tensors, back: Tensor) -> Tensor:
-        """X (N, p) from dP, with a pseudo-inverse (N, d) of G'."""
+        """Return X (N, p) from dP, with a pseudo-inverse (N, d) of G'."""
         return back @ tensors[f"{self.embedding}.weight"].double().cpu().flatten(1)
 
     def from_attention(
         self, tensors: Tensors, parameters: Mapping[str, Tensor], back: Tensor
     ) -> Tensor:
-        """X (N, p) from the tokens z, with a pseudo-inverse (places, d) of G' over all places."""
+        """Return X (N, p) from the tokens z, with a pseudo-inverse (places, d) of G' over all places."""
         assert self.attention is not None, "asked for where there is one"
         right = attention_side(tensors, parameters, self.attention)
         known, z = self.anchor
@@ -69,7 +69,7 @@ class PatchEquations:
         return known + moved @ unembed.T
 
     def image(self, patches: Tensor) -> Tensor:
-        """Unit coordinates (1, *shape) of patches X (N, p)."""
+        """Return the unit coordinates (1, *shape) of patches X (N, p)."""
         kernel = tuple(self.conv.kernel_size)
         whole = fold(patches.T.unsqueeze(0), self.size[1:], kernel, stride=kernel)
         return self.invert(whole.flatten(1))
@@ -78,13 +78,13 @@ class PatchEquations:
 def attention_side(
     tensors: Tensors, parameters: Mapping[str, Tensor], names: tuple[str, ...]
 ) -> Tensor:
-    """sum_i W_i' dW_i (d, d)."""
+    """Return sum_i W_i' dW_i (d, d)."""
     pairs = [(parameters[n].detach().double().cpu(), tensors[n].double().cpu()) for n in names]
     return torch.stack([weight.T @ dweight for weight, dweight in pairs]).sum(0)
 
 
 def patch_equations(model: nn.Module, domain: Domain) -> PatchEquations | Inapplicable:
-    """The equations that hold for `model`, or in one line why there are none."""
+    """Return the equations that hold for `model`, or the reason why there are none."""
     model = doubled(model).eval()
     probe = _probe(model, domain)
     if isinstance(probe, Inapplicable):
@@ -121,7 +121,7 @@ class _Probe:
 
 
 def _probe(model: nn.Module, domain: Domain) -> _Probe | Inapplicable:
-    """The gradient of a random direction of the output at a random input."""
+    """Return the gradient of a random direction of the output at a random input, or why the model has no patches."""
     unit = spread(unit_shape(domain), 1, torch.zeros((), dtype=torch.float64))
     convolutions: list[tuple[str, nn.Conv2d, Tensor]] = []
     heard: list[tuple[str, Tensor]] = []

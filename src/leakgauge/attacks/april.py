@@ -184,7 +184,10 @@ def likely(observation: Observation) -> list[Tensor] | Inapplicable:
 
 
 def truncated_inverse(slopes: Tensor, least: float) -> tuple[Tensor, int]:
-    """Pseudo-inverse (N, d) of G' for G (N, d), and its rank, singular values below a share dropped."""
+    """Return the pseudo-inverse (N, d) of G' for G (N, d), and its rank.
+
+    least: singular values below this fraction of the greatest are dropped.
+    """
     left, values, right = torch.linalg.svd(slopes, full_matrices=False)
     kept = values > least * values[0]
     scaled = torch.where(kept, 1 / values.where(kept, torch.ones_like(values)), 0)
@@ -210,7 +213,7 @@ class AprilMatching(Recipe):
     steps: Count = 300
     weight: NonNegative = 1.0
     position: str | None = None
-    """The positional embedding's name; found by what its gradient does where None."""
+    """The positional embedding's name. By default it is found by what its gradient does."""
 
     def matching(self) -> GradientMatching:
         assert self.position is not None, "found before anything is matched"
@@ -223,7 +226,7 @@ class AprilMatching(Recipe):
         )
 
     def named(self, observation: Observation) -> AprilMatching | Inapplicable:
-        """This recipe with the positional embedding's name; or why it has none."""
+        """Return this recipe with the positional embedding's name, or the reason why it has none."""
         if self.position is not None:
             known = self.position in observation.update.tensors
             reason = f"no tensor of the update is called {self.position!r}"

@@ -200,7 +200,7 @@ class _Rounds:
 
 
 def too_many(observation: Observation, name: str) -> str | None:
-    """Why the linear layer `name` cannot tell so many examples apart; None where it may."""
+    """Return why the linear layer `name` cannot tell the examples of the batch apart, or None if it may."""
     outputs, inputs = observation.update.tensors[f"{name}.weight"].shape
     batch, least = observation.knowledge.batch_size or 1, min(outputs, inputs)
     if batch <= least:
@@ -209,7 +209,7 @@ def too_many(observation: Observation, name: str) -> str | None:
 
 
 def colors(channels: int) -> Tensor:
-    """Brightness and two differences of colors (3, 3), where there are three channels; else each channel by itself."""
+    """Return brightness and two differences of colors (3, 3) for three channels, else each channel by itself."""
     if channels != len(OPPONENT):
         return torch.eye(channels, dtype=torch.float64)
     axes: Tensor = normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1)
@@ -219,7 +219,7 @@ def colors(channels: int) -> Tensor:
 def reconstruction(
     observation: Observation, found: LinearEntry, sources: Sources
 ) -> Reconstruction:
-    """The batch as unmixed, examples that the model confirms said to be."""
+    """Return the batch as it was unmixed. The message says how many examples the model confirms."""
     batch = observation.batch_size
     like = observation.update.like
     unit = found.invert(sources.features).clamp(0, 1)

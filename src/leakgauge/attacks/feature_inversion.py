@@ -92,7 +92,7 @@ class FeatureInversion(BaseAttack):
 
     @property
     def descent(self) -> LBFGS:
-        """What lowers the objective."""
+        """Return the descent that lowers the objective."""
         return LBFGS(steps=self.steps, history=100, line_search="strong_wolfe")
 
     def matching(self, objective: Term, labels: Tensor) -> GradientMatching:
@@ -105,7 +105,7 @@ class FeatureInversion(BaseAttack):
         )
 
     def prior(self) -> Term:
-        """What is believed of the inputs before seeing the update."""
+        """Return the prior of the inputs."""
         prior: Term = InRange()
         if self.smoothness > 0:
             prior = prior + self.smoothness * Smoothness()

@@ -48,7 +48,7 @@ TOLERANCES = (1e-5, 1e-3, 1e-2)
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLayer(BaseAttack):
-    """Every example that an output of the first linear layer isolates, exactly; labels with it."""
+    """Recover every example that an output of the first linear layer isolates, exactly and with its label."""
 
     @property
     def requires(self) -> frozenset[str]:
@@ -99,14 +99,14 @@ class _Peeling:
         self.evaluations = 0
 
     def single(self) -> Reconstruction:
-        """Batch 1: every output has the same ratio; all are averaged, weighted by their strength."""
+        """Return the only example. Every output has the same ratio: all are averaged, weighted by their strength."""
         if self.scale == 0:
             return self.finish([], TOLERANCES[0], verified=0)
         features = rank_one(self.weight, self.bias, self.kept)
         return self.finish([_Example(features, None, self.bias)], TOLERANCES[0], verified=1)
 
     def peel(self) -> Reconstruction:
-        """Rounds of verified examples, until a round adds none; the tightest tolerance that finds any."""
+        """Return what rounds of verified examples find, at the tightest tolerance that finds any."""
         for turn, tolerance in enumerate(TOLERANCES):
             found = self.extend([], turn, alone=turn > 0)
             if turn == 0 and len(found) < self.observation.batch_size:
@@ -138,13 +138,13 @@ class _Peeling:
         self.progress(Moment(done, self.evaluations, best=best))
 
     def gamble(self, proven: list[_Example]) -> list[_Example]:
-        """Believe loose matches too, and keep them where the whole batch then explains the gradient."""
+        """Return the proven with loose matches if the whole batch then explains the gradient, else the proven."""
         found = self.extend(proven, 0, alone=True)
         whole = len(found) == self.observation.batch_size and self.left_over(found) < EXPLAINED
         return found if whole else proven
 
     def explaining(self, found: list[_Example]) -> list[_Example]:
-        """The found less those without which less is left over: a chance match of one output adds to it."""
+        """Return the found without chance matches. Less of the gradient is left over without a chance match."""
         left = self.left_over(found)
         while found:
             fewer = [found[:i] + found[i + 1 :] for i in range(len(found))]
@@ -156,13 +156,13 @@ class _Peeling:
         return found
 
     def left_over(self, found: list[_Example]) -> float:
-        """The share of the layer's gradient, where it was shared, that the found do not explain."""
+        """Return the fraction of the layer's shared gradient that the found do not explain."""
         weight, _ = self.remainder(found)
         whole = self.weight.norm().clamp_min(torch.finfo(torch.float64).tiny)
         return float((self.kept * weight).norm() / whole)
 
     def remainder(self, found: list[_Example]) -> tuple[Tensor, Tensor]:
-        """The layer's gradient less what the found examples cause."""
+        """Return the layer's gradient less what the found examples cause."""
         weight, bias = self.weight.clone(), self.bias.clone()
         for example in found:
             weight -= torch.outer(example.delta, example.features)
@@ -170,7 +170,7 @@ class _Peeling:
         return weight, bias
 
     def verified(self, found: list[_Example], tolerance: float, *, alone: bool) -> list[_Example]:
-        """New examples from outputs that they, alone, explain: distinct, best evidence first."""
+        """Return new examples, each of which alone explains an output: distinct, the best evidence first."""
         weight, bias = self.remainder(found)
         # Rounding of the sums, and of what was subtracted, hides outputs fainter than this.
         candidates, rows = ratios(weight, bias, floor=10 * tolerance * self.scale)
@@ -211,7 +211,7 @@ class _Peeling:
         return explain(cause, misfit, range(contribution.classes))
 
     def guesses(self) -> list[_Example]:
-        """Where a defense blurred every output: the strongest outputs' ratios, unverified, distinct."""
+        """Return the ratios of the strongest outputs, distinct and unverified: a defense blurred every output."""
         picked: list[_Example] = []
         for row in self.bias.abs().argsort(descending=True).tolist():
             if len(picked) == self.observation.batch_size or self.bias[row] == 0:
@@ -222,7 +222,7 @@ class _Peeling:
         return picked
 
     def finish(self, found: list[_Example], tolerance: float, *, verified: int) -> Reconstruction:
-        """Found examples first; the middle of the domain stands where none was found."""
+        """Return the found examples, and after them the middle of the domain for each that was not found."""
         observation, batch = self.observation, self.observation.batch_size
         like = observation.update.like
         unit = torch.full((batch, *unit_shape(observation.domain)), 0.5, dtype=torch.float64)
@@ -257,7 +257,7 @@ class _Peeling:
         )
 
     def labels(self, examples: list[_Example]) -> Tensor | None:
-        """Labels found with the examples; for batch 1 read from the last layer."""
+        """Return the labels found with the examples, read from the last layer for a batch of one, or None."""
         if self.observation.batch_size == 1:
             rules = (LastLayer(), Known())
             granted = self.observation.knowledge.granted() & {"labels", "label_counts"}
@@ -272,18 +272,18 @@ class _Peeling:
 
 
 def same(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
-    """Whether two recovered inputs are one example, up to the rounding of their division."""
+    """Return whether two recovered inputs are one example, up to the rounding of their division."""
     return bool((a - b).norm() <= within * b.norm())
 
 
 def twice(candidates: Tensor, i: int) -> bool:
-    """Whether another of the candidates (N, F) is candidate i again."""
+    """Return whether another of the candidates (N, F) is candidate i again."""
     apart = (candidates - candidates[i]).norm(dim=1)
     return int((apart <= 1e-3 * candidates[i].norm()).sum()) > 1
 
 
 def kept_entries(observation: Observation, name: str) -> Tensor:
-    """1 where a known defense lets the entries of tensor `name` through, 0 where it drops them."""
+    """Return 1 for each entry of tensor `name` that a known defense lets through, and 0 for each that it drops."""
     tensors = observation.update.tensors
     defense = observation.knowledge.defense
     if defense is None:

@@ -154,7 +154,7 @@ class _Peel:
         self.evaluations, self.done = 0, 0.0
 
     def run(self, start: Beginning) -> Reconstruction:
-        """From the output to where the activations give the image, or to where no more is told."""
+        """Go from the output to where the activations give the image, or no more is told. Return the best image."""
         known, seen = Known(start.place, start.features, start.delta), -1
         while known.place > 0:
             if self.chain.layers[known.place - 1].pool is not None:
@@ -175,12 +175,12 @@ class _Peel:
 
     @property
     def matched(self) -> bool:
-        """Whether the last image explains the update."""
+        """Return whether the last image explains the update."""
         residual = self.guesses[-1].residual
         return residual is not None and residual <= MATCHED
 
     def peel(self, known: Known) -> Known | Inapplicable:
-        """One layer further towards the image, where its gradient tells its input."""
+        """Return what is known one layer nearer to the image, or why the layer's gradient does not tell its input."""
         layer = self.chain.layers[known.place - 1]
         rough = None
         if layer.pool is not None:
@@ -197,7 +197,7 @@ class _Peel:
         return told
 
     def imagine(self, known: Known) -> None:
-        """An image with these activations, by descent; the best of a few where they ought to give it whole."""
+        """Add an image with these activations, by descent: the best of a few if they should give it whole."""
         values = torch.Size(self.observation.domain.shape).numel()
         # What a ReLU gave as 0 says less than an equation, and is told to rounding only.
         told = int((known.x > ZERO * known.x.abs().max()).sum())
@@ -218,7 +218,7 @@ class _Peel:
         )
 
     def starts(self, ample: bool) -> list[Parametrization]:
-        """Where descents begin: at the last image, or anew; a single one where priors decide the image anyway."""
+        """Return where descents begin: at the last image, or anew. It is a single one if priors decide the image."""
         fresh = Spectral(center=0.5, noise=0.1)
         if not self.guesses:
             return [fresh] * (RESTARTS if ample else 1)
@@ -266,7 +266,7 @@ class _Peel:
         return placed(guess)
 
     def read(self, known: Known) -> None:
-        """The image that the first layer's input is."""
+        """Add the image that the first layer's input is."""
         unit, inputs = self.recursion.inputs(known.x)
         residual = self.recursion.residual(unit, self.labels)
         self.evaluations += 1
@@ -296,5 +296,5 @@ def objective_of(guess: Reconstruction) -> float:
 
 
 def residual_of(guess: Reconstruction) -> float:
-    """The residual, for comparison."""
+    """Return the residual, infinite if there is none."""
     return math.inf if guess.residual is None else guess.residual

@@ -98,7 +98,7 @@ class _Guess:
 
     @property
     def misfit(self) -> float:
-        """The residual, for comparison: infinite where no label is known to simulate with."""
+        """Return the residual, infinite if no label is known to simulate with."""
         return math.inf if self.residual is None else self.residual
 
     def reconstruction(self, evaluations: int) -> Reconstruction:

@@ -59,7 +59,7 @@ class SoftmaxUnmixing(BaseAttack):
 
     @property
     def descent(self) -> SecondOrder:
-        """What runs once the features are read."""
+        """Return the search that runs once the features are read."""
         return SecondOrder(
             smoothness=self.smoothness,
             warm=self.warm,
@@ -93,7 +93,7 @@ class SoftmaxUnmixing(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Read features and labels from the last layer's gradient, then match with both."""
+        """Return what matching finds with the features and labels that the last layer's gradient tells."""
         tell = telling(progress)
         seen = unmixed(observation, head, seeds.generator("unmixing"), tell=tell)
         labels = completed(seen.labels, observation, seeds)
@@ -134,7 +134,7 @@ def completed(labels: Tensor, observation: Observation, seeds: Seeds) -> Tensor 
 
 
 def said(seen: Unmixed) -> str:
-    """What was read, for the record."""
+    """Return which features were read, in words for the record."""
     found, batch = int(seen.found.sum()), len(seen.found)
     if not found:
         return f"softmax unmixing: no features of {batch} examples (misfit {seen.misfit:.0e})"

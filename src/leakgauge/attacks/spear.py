@@ -80,7 +80,7 @@ class ReluSearch(BaseAttack):
     def search(
         self, observation: Observation, found: LinearEntry, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        """Factorize, search for directions, separate, read labels and compare."""
+        """Return the batch that the directions found make, with its labels and its residual."""
         with seeds.isolated("simulation"):
             factors = factors_of(observation, found)
             if isinstance(factors, Inapplicable):
@@ -110,7 +110,7 @@ class ReluSearch(BaseAttack):
 
     @abstractmethod
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
-        """What proposes the directions of a round."""
+        """Return the function that proposes the directions of a round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class Spear(ReluSearch):
         return super().prepare(observation)
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
-        """Null vectors of sampled submatrices, each led to the sparse direction near it."""
+        """Propose null vectors of sampled submatrices, each led to the sparse direction near it."""
         turns = cycle(WIDEST)
 
         def propose(allowed: Allowed) -> Tensor:
@@ -160,7 +160,7 @@ def _tell(
 def finish(
     observation: Observation, entry: LinearEntry, factors: Factors, result: Search
 ) -> Reconstruction:
-    """Inputs and labels of B directions, and what the update says of them."""
+    """Return the inputs and labels of B directions, with their residual of the update."""
     features, delta = separate(factors, result.directions, entry.layer.out_features)
     # The domain's range is public: a value outside it is noise, for certain.
     unit = entry.invert(features).clamp(0, 1)
