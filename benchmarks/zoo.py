@@ -1,7 +1,7 @@
 """Every attack on every ordinary module: which read the private example, which decline, and what the control says.
 
-The modules, losses and attacks are those of the contract test (tests/zoo). The control is the same attack on the
-update of another batch, scored against the private batch: what a reader without the update would reach.
+The modules, losses and attacks are those of the contract tests (tests/zoo, tests/support). The control is the same
+attack on the update of another batch, scored against the private batch: what a reader without the update would reach.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import leakgauge as lg
 
 sys.path.insert(0, str(ROOT.parent / "tests"))
 
+from support.attack_cases import attack_cases  # type: ignore[import-not-found]
 from zoo.animals import ZOO, batch_of, client_of  # type: ignore[import-not-found]
-from zoo.attacks import raids  # type: ignore[import-not-found]
 from zoo.goals import GOALS  # type: ignore[import-not-found]
 
 BUDGET, QUICK = 10, 2
@@ -51,24 +51,24 @@ def run(job: Job) -> Row:
     warnings.simplefilter("ignore")
     return {
         "module": job.module,
-        "cells": {name: cell(job, name) for name in raids(job.budget)},
+        "cells": {case.name: cell(job, case) for case in attack_cases(job.budget)},
     }
 
 
-def cell(job: Job, name: str) -> Row:
+def cell(job: Job, case: Any) -> Row:
     """One attack on one module, labels withheld."""
-    raid, animal = raids(job.budget)[name], ZOO[job.module]
-    goal, count = GOALS[animal.goal], raid.counts[0]
-    client = client_of(animal, goal, training=raid.training, defense=raid.defense)
+    animal = ZOO[job.module]
+    goal, count = GOALS[animal.goal], case.batch_sizes[0]
+    client = client_of(animal, goal, training=case.training, defense=case.defense)
     private, other = (batch_of(animal, goal, count, seed=job.seed + draw) for draw in (0, 1))
     seeds = lg.Seeds(job.seed)
     try:
         seen = lg.Server().observe(client, private, seeds=seeds)
-        plan = raid.attack.plan(seen)
+        plan = case.attack.plan(seen)
         if isinstance(plan, lg.Inapplicable):
             return {"outcome": "inapplicable", "reason": plan.reason}
         found = plan.run(seeds)
-        blind = raid.attack(lg.Server().observe(client, other, seeds=seeds), seeds=seeds)
+        blind = case.attack(lg.Server().observe(client, other, seeds=seeds), seeds=seeds)
     except lg.UserError as error:
         return {"outcome": "declined", "reason": str(error)}
     except lg.LeakGaugeError as error:
@@ -96,7 +96,7 @@ MARKS = {"read": "R", "ran": "r", "inapplicable": ".", "declined": "d", "failed"
 
 def show(rows: Sequence[Row]) -> None:
     """Print the matrix of outcomes, the cells that ran, and the counts."""
-    names = list(raids(1))
+    names = [case.name for case in attack_cases(1)]
     for number, name in enumerate(names):
         print(f"{number:3d} {name}")
     print("R read (3 dB or more above the control), r ran, . inapplicable, d declined, F failed")

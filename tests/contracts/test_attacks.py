@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import fields
 
 import pytest
 import torch
 from conftest import images, mlp, psnr, refusal, sigmoid_cnn
+from support.attack_cases import ATTACK_CASES, AttackCase, attack_cases
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -16,126 +16,70 @@ from leakgauge.inversion import LBFGS, Cosine, Direct, GradientMatching, Known, 
 
 Observe = Callable[..., lg.Observation]
 
-FEW: dict[str, lg.Attack] = {
-    "Auto": attacks.Auto(
-        attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2), attacks.InvertingGradients(steps=4))
-    ),
-    "ConcealmentMatching": attacks.ConcealmentMatching(attack=attacks.InvertingGradients(steps=3)),
-    "CorrectedSurrogate": attacks.CorrectedSurrogate(
-        attack=attacks.VanishingPrior(steps=3), stages=2
-    ),
-    "DropoutInversion": attacks.DropoutInversion(attack=attacks.InvertingGradients(steps=3)),
-    "GradInversion": attacks.GradInversion(steps=3, trials=2),
-    "GradViT": attacks.GradViT(steps=4, trials=2),
-    "Inpainting": attacks.Inpainting(attack=attacks.InvertingGradients(steps=3), steps=5),
-    "InstaHideDecoding": attacks.InstaHideDecoding(
-        attack=attacks.InvertingGradients(steps=3), draws=2
-    ),
-    "MixupDecoding": attacks.MixupDecoding(
-        attack=attacks.InvertingGradients(steps=3), pairings=2, moves=1
-    ),
-    "OneGradient": attacks.OneGradient(attack=attacks.InvertingGradients(steps=3)),
-    "OrderInvariant": attacks.OrderInvariant(attack=attacks.InvertingGradients(steps=3)),
-    "SignalMatching": attacks.SignalMatching(attack=attacks.InvertingGradients(steps=3)),
-    "SurrogateModel": attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=3), stages=2),
-    "TransformationInversion": attacks.TransformationInversion(
-        attack=attacks.InvertingGradients(steps=3), steps=5
-    ),
-    "SecondOrder": attacks.SecondOrder(warm=1, iterations=3, stages=1),
-    "SoftmaxUnmixing": attacks.SoftmaxUnmixing(warm=1, iterations=3, stages=1),
-}
+
+def seen_by(case: AttackCase, batch: lg.Batch, observe: Observe, **granted: bool) -> lg.Observation:
+    """Return the observation that the attack of a case is made for."""
+    network = mlp if case.network is None else case.network
+    training = case.training or lg.FedSGD()
+    return observe(network(), batch, under=case.defense, training=training, **granted)
 
 
-def quick(name: str) -> lg.Attack:
-    """The exported attack `name` with few steps: a new one comes under the contract by its export."""
-    if name in FEW:
-        return FEW[name]
-    part = getattr(attacks, name)
-    few = {"steps": 3} if any(field.name == "steps" for field in fields(part)) else {}
-    attack: lg.Attack = part(**few)
-    return attack
+def told_of(case: AttackCase, batch_size: int, observe: Observe) -> str | None:
+    """Return what to do if the attack cannot run on what its case says that it is made for, or None if it can."""
+    try:
+        reason = refusal(case.attack, seen_by(case, images(batch_size), observe))
+    except lg.LeakGaugeError as error:
+        return case.refused(error)
+    return None if reason is None or not case.made_for(batch_size) else case.refused(reason)
 
 
-def transformer() -> torch.nn.Module:
-    """What APRIL is for."""
-    domain = lg.ImageDomain(1, 8, 8)
-    options = {"patch": 2, "dim": 24, "heads": 2, "style": "plain"}
-    return lg.models.build(lg.models.vit, domain, 4, **options)
+def test_every_exported_attack_runs_on_its_case(observe: Observe) -> None:
+    told = [told_of(case, size, observe) for case in ATTACK_CASES for size in case.batch_sizes]
+    assert [one for one in told if one is not None] == []
 
 
-def dropping() -> torch.nn.Module:
-    """A network in train mode, whose masks are drawn."""
-    return torch.nn.Sequential(mlp(), torch.nn.Dropout(0.2)).train()
+def test_an_attack_without_a_case_is_tried_with_its_defaults(
+    observe: Observe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a usual gradient needs no further line. One that undoes a defense is told what to add."""
+
+    class Novel(attacks.VanishingPrior):
+        pass
+
+    class Undoing(attacks.BayesOptimal):
+        pass
+
+    for one in (Novel, Undoing):
+        monkeypatch.setattr(attacks, one.__name__, one, raising=False)
+    plain, undoing = attack_cases(1, ["Novel", "Undoing"])
+    assert plain == AttackCase(Novel(steps=3))
+    assert told_of(plain, 2, observe) is None
+    told = told_of(undoing, 2, observe) or ""
+    assert "Add AttackCase(A.Undoing(...), ...)" in told
+    assert "expected knowledge of defense" in told
 
 
-NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
-    "April": transformer,
-    "AprilMatching": transformer,
-    "DropoutInversion": dropping,
-    "GradViT": transformer,
-}
-
-
-UNDER: dict[str, lg.Defense] = {
-    "BayesOptimal": lg.defenses.GaussianNoise(std=1e-2),
-    "ConcealmentMatching": lg.defenses.DCS2(steps=3),
-    "Inpainting": lg.defenses.PatchDropout(share=0.3),
-    "InstaHideDecoding": lg.defenses.InstaHide(),
-    "MixupDecoding": lg.defenses.Mixup(),
-    "SignalMatching": lg.defenses.LocalLayers(last=1),
-    "TransformationInversion": lg.defenses.ATS(policies="24-18"),
-}
-"""What attacks on a defense are given."""
-
-
-LOCAL_STEPS = ("CorrectedSurrogate", "OneGradient", "OrderInvariant", "SurrogateModel")
-"""Attacks on weight differences."""
-
-
-def training(attack: lg.Attack) -> lg.LocalTraining:
-    """One gradient, but for attacks on several local steps."""
-    several = type(attack).__name__ in LOCAL_STEPS
-    return lg.FedAvg(epochs=2, minibatch=1, shuffle=True) if several else lg.FedSGD()
-
-
-def seen_by(attack: lg.Attack, batch: lg.Batch, observe: Observe) -> lg.Observation:
-    """What the attack is given of a batch: under the defense that it is on, where it is on one."""
-    under = UNDER.get(type(attack).__name__)
-    return observe(network(attack), batch, training=training(attack), under=under)
-
-
-SEVERAL = ("OrderInvariant",)
-"""Attacks that one example says nothing to."""
-
-
-def network(attack: lg.Attack) -> torch.nn.Module:
-    """What the contract is tried on: an MLP, but for attacks on other architectures."""
-    return NETWORKS.get(type(attack).__name__, mlp)()
-
-
-QUICK = {name: quick(name) for name in attacks.__all__}
-
-
-@pytest.mark.parametrize("attack", QUICK.values(), ids=QUICK.keys())
+@pytest.mark.parametrize("case", ATTACK_CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("batch_size", [1, 3])
 class TestContract:
-    def run(self, attack: lg.Attack, batch_size: int, observe: Observe) -> lg.Reconstruction:
-        observation = seen_by(attack, images(batch_size), observe)
-        reason = refusal(attack, observation)
+    def run(self, case: AttackCase, batch_size: int, observe: Observe) -> lg.Reconstruction:
+        observation = seen_by(case, images(batch_size), observe)
+        reason = refusal(case.attack, observation)
         if reason is not None:
-            assert batch_size > 1 or type(attack).__name__ in SEVERAL, reason
+            assert not case.made_for(batch_size), case.refused(reason)
             pytest.skip(reason)
-        return attack(observation, seeds=lg.Seeds(3))
+        return case.attack(observation, seeds=lg.Seeds(3))
 
     def test_is_an_attack_with_a_configuration(
-        self, attack: lg.Attack, batch_size: int, observe: Observe
+        self, case: AttackCase, batch_size: int, observe: Observe
     ) -> None:
+        attack = case.attack
         assert isinstance(attack, lg.Attack)
         assert attack.requires <= lg.Knowledge.names()
         assert eval(repr(attack), vars(attacks)) == attack  # repr is the configuration
 
-    def test_shapes_and_range(self, attack: lg.Attack, batch_size: int, observe: Observe) -> None:
-        guess = self.run(attack, batch_size, observe)
+    def test_shapes_and_range(self, case: AttackCase, batch_size: int, observe: Observe) -> None:
+        guess = self.run(case, batch_size, observe)
         assert guess.inputs.shape == (batch_size, 1, 8, 8)
         assert guess.found.shape == (batch_size,)
         assert torch.isfinite(guess.inputs).all()
@@ -143,29 +87,27 @@ class TestContract:
         assert guess.targets is None or guess.targets.shape == (batch_size,)
         assert isinstance(guess.status, lg.Status)
 
-    def test_same_seed_same_bits(
-        self, attack: lg.Attack, batch_size: int, observe: Observe
-    ) -> None:
-        first, second = (self.run(attack, batch_size, observe) for _ in range(2))
+    def test_same_seed_same_bits(self, case: AttackCase, batch_size: int, observe: Observe) -> None:
+        first, second = (self.run(case, batch_size, observe) for _ in range(2))
         assert torch.equal(first.inputs, second.inputs)
         assert first.objectives == second.objectives
 
     def test_draws_nothing_from_the_global_generator(
-        self, attack: lg.Attack, batch_size: int, observe: Observe
+        self, case: AttackCase, batch_size: int, observe: Observe
     ) -> None:
         before = torch.random.get_rng_state()
-        self.run(attack, batch_size, observe)
+        self.run(case, batch_size, observe)
         assert torch.equal(before, torch.random.get_rng_state())
 
     def test_leaves_the_observed_model_alone(
-        self, attack: lg.Attack, batch_size: int, observe: Observe
+        self, case: AttackCase, batch_size: int, observe: Observe
     ) -> None:
-        observation = seen_by(attack, images(batch_size), observe)
-        if refusal(attack, observation) is not None:
+        observation = seen_by(case, images(batch_size), observe)
+        if refusal(case.attack, observation) is not None:
             pytest.skip("inapplicable")
         before = copy.deepcopy(observation.model.state_dict())
         update = observation.update.detached()
-        attack(observation, seeds=lg.Seeds(3))
+        case.attack(observation, seeds=lg.Seeds(3))
         after = observation.model.state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
         assert all(parameter.grad is None for parameter in observation.model.parameters())
@@ -175,43 +117,41 @@ class TestContract:
         )
 
     def test_never_sees_the_truth(
-        self, attack: lg.Attack, batch_size: int, observe: Observe
+        self, case: AttackCase, batch_size: int, observe: Observe
     ) -> None:
         batch = images(batch_size)
-        observation = seen_by(attack, batch, observe)
-        if refusal(attack, observation) is not None:
+        observation = seen_by(case, batch, observe)
+        if refusal(case.attack, observation) is not None:
             pytest.skip("inapplicable")
-        expected = attack(observation, seeds=lg.Seeds(3))
+        expected = case.attack(observation, seeds=lg.Seeds(3))
         poisoned = images(batch_size)
-        observation = seen_by(attack, poisoned, observe)
+        observation = seen_by(case, poisoned, observe)
         poisoned.inputs.fill_(float("nan"))
         poisoned.targets.fill_(0)
-        found = attack(observation, seeds=lg.Seeds(3))
+        found = case.attack(observation, seeds=lg.Seeds(3))
         assert torch.equal(expected.inputs, found.inputs)
         if expected.targets is not None:
             assert found.targets is not None
             assert torch.equal(expected.targets, found.targets)
 
-    def test_tells_its_progress(self, attack: lg.Attack, batch_size: int, observe: Observe) -> None:
-        observation = seen_by(attack, images(batch_size), observe)
-        if refusal(attack, observation) is not None:
+    def test_tells_its_progress(self, case: AttackCase, batch_size: int, observe: Observe) -> None:
+        observation = seen_by(case, images(batch_size), observe)
+        if refusal(case.attack, observation) is not None:
             pytest.skip("inapplicable")
         moments: list[lg.core.Moment] = []
-        guess = attack(observation, seeds=lg.Seeds(3), progress=moments.append)
+        guess = case.attack(observation, seeds=lg.Seeds(3), progress=moments.append)
         shares = [moment.fraction for moment in moments]
         assert shares[-1] == 1.0
         assert shares == sorted(shares)
         assert all(0 <= share <= 1 for share in shares)
-        assert guess.cost.evaluations <= attack.plan(observation).evaluations + 64
+        assert guess.cost.evaluations <= case.attack.plan(observation).evaluations + 64
 
     def test_refuses_without_the_knowledge_that_it_needs(
-        self, attack: lg.Attack, batch_size: int, observe: Observe
+        self, case: AttackCase, batch_size: int, observe: Observe
     ) -> None:
-        observation = observe(
-            network(attack), images(batch_size), training=training(attack), batch_size=False
-        )
+        observation = seen_by(case, images(batch_size), observe, batch_size=False)
         with pytest.raises(lg.KnowledgeError, match="batch_size"):
-            attack(observation, seeds=lg.Seeds(3))
+            case.attack(observation, seeds=lg.Seeds(3))
 
 
 def test_idlg_reads_the_label_and_the_image(observe: Observe) -> None:
@@ -384,7 +324,8 @@ class TestAuto:
         assert found.residual < few(seen, seeds=lg.Seeds(0)).residual
 
     def test_says_why_an_attack_does_not_apply(self, observe: Observe) -> None:
-        notes = QUICK["Auto"](observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0)).notes
+        auto = attacks.Auto(attacks=(attacks.LinearLayer(), attacks.IDLG(steps=2)))
+        notes = auto(observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0)).notes
         assert any(note.startswith("LinearLayer: the first linear layer") for note in notes)
 
     def test_takes_the_least_residual(self, observe: Observe) -> None:

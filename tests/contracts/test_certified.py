@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import refusal
-from defense_cases import DEFENSE_CASES
+from support.defense_cases import DEFENSE_CASES
 from test_output import LOSSES, TwoHeads, batch_of, network, observed, seeded
 from torch import Tensor, nn
 
@@ -25,16 +25,16 @@ from leakgauge.threats import SeveralRounds
 
 A = lg.attacks
 CODED = (torch.float16, torch.bfloat16)
-ATTACKS: dict[str, lg.Attack] = {
-    "linear_layer": A.LinearLayer(),
-    "cocktail_party": A.CocktailParty(rounds=1),
-    "spear": A.Spear(rounds=10),
-    "rgap": A.RGAP(),
-    "peeling": A.Peeling(rough=10, steps=20),
-    "idlg": A.IDLG(steps=3),
-    "softmax_unmixing": A.SoftmaxUnmixing(warm=1, iterations=5, stages=1),
-    "linear_layer over steps": A.OneGradient(attack=A.LinearLayer()),
-}
+ATTACKS: list[lg.Attack] = [
+    A.LinearLayer(),
+    A.CocktailParty(rounds=1),
+    A.Spear(rounds=10),
+    A.RGAP(),
+    A.Peeling(rough=10, steps=20),
+    A.IDLG(steps=3),
+    A.SoftmaxUnmixing(warm=1, iterations=5, stages=1),
+    A.OneGradient(attack=A.LinearLayer()),
+]
 
 
 class Unused(nn.Module):
@@ -121,7 +121,7 @@ def check(observation: lg.Observation, batch: lg.Batch, found: lg.Reconstruction
 def test_a_status_is_kept(model: str, loss: str, batch: str, training: lg.LocalTraining) -> None:
     private = BATCHES[batch]()
     observation = observed(seeded(MODELS[model]), private, LOSSES[loss], training=training)
-    able = [a for a in ATTACKS.values() if refusal(a, observation) is None]
+    able = [a for a in ATTACKS if refusal(a, observation) is None]
     kept = [check(observation, private, a(observation, seeds=lg.Seeds(1))) for a in able]
     # Whatever the loss, one example behind a linear layer or a chain is read, and said to be.
     assert batch != "one" or training is STEPS or any(kept)
@@ -155,7 +155,7 @@ def test_a_status_is_kept_under_every_threat(name: str, training: lg.LocalTraini
         defense=DEFENSES.get(name),
     )
     observation = THREATS[name].observe(client, private, seeds=lg.Seeds(0))
-    for attack in ATTACKS.values():
+    for attack in ATTACKS:
         if refusal(attack, observation) is None:
             found = attack(observation, seeds=lg.Seeds(1))
             kept = found.status in (lg.Status.CERTIFIED, lg.Status.CONVERGED)

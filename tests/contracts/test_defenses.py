@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import pytest
 import torch
 from conftest import client, images, mlp
-from defense_cases import DEFENSE_CASES, DefenseCase, Exact, without_case
+from support.defense_cases import DEFENSE_CASES, DefenseCase, Exact, without_case
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -59,7 +59,7 @@ def test_a_defense_without_a_case_is_told() -> None:
     said = without_case(["TopK", "Novel"])
     assert (
         said
-        == "no case for Novel: add DefenseCase(defense=Novel()) to DEFENSE_CASES in defense_cases.py"
+        == "no case for Novel: add DefenseCase(defense=Novel()) to DEFENSE_CASES in tests/support/defense_cases.py"
     )
 
 

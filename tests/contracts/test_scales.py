@@ -12,15 +12,15 @@ import leakgauge as lg
 from leakgauge.inversion.objectives.distances import relative_residual
 
 A = lg.attacks
-ATTACKS: dict[str, tuple[lg.Attack, nn.Module, int]] = {
-    "linear_layer": (A.LinearLayer(), mlp(), 2),
-    "cocktail_party": (A.CocktailParty(), mlp(), 2),
-    "spear": (A.Spear(), mlp(), 2),
-    "second_order": (A.SecondOrder(iterations=60), sigmoid_cnn(), 1),
-    "softmax_unmixing": (A.SoftmaxUnmixing(iterations=60), sigmoid_cnn(), 2),
-    "idlg": (A.IDLG(steps=20), sigmoid_cnn(), 1),
-    "inverting_gradients": (A.InvertingGradients(steps=40), sigmoid_cnn(), 1),
-}
+ATTACKS: list[tuple[lg.Attack, nn.Module, int]] = [
+    (A.LinearLayer(), mlp(), 2),
+    (A.CocktailParty(), mlp(), 2),
+    (A.Spear(), mlp(), 2),
+    (A.SecondOrder(iterations=60), sigmoid_cnn(), 1),
+    (A.SoftmaxUnmixing(iterations=60), sigmoid_cnn(), 2),
+    (A.IDLG(steps=20), sigmoid_cnn(), 1),
+    (A.InvertingGradients(steps=40), sigmoid_cnn(), 1),
+]
 
 
 def attacked(attack: lg.Attack, model: nn.Module, count: int, scale: float) -> tuple[float, str]:
@@ -35,9 +35,10 @@ def attacked(attack: lg.Attack, model: nn.Module, count: int, scale: float) -> t
     return float(psnr(batch.inputs, found.inputs).min()), found.status
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_as_well_as_the_twin(name: str) -> None:
-    attack, model, count = ATTACKS[name]
+@pytest.mark.parametrize(
+    ("attack", "model", "count"), ATTACKS, ids=[type(attack).__name__ for attack, *_ in ATTACKS]
+)
+def test_as_well_as_the_twin(attack: lg.Attack, model: nn.Module, count: int) -> None:
     usual, expected = attacked(attack, model, count, 1.0)
     faint, status = attacked(attack, model, count, 1e-30)
     assert status == expected

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from conftest import refusal
+from support.attack_cases import ATTACK_CASES, LOCAL, AttackCase
 from torch import Tensor, nn
 from torch.nn import functional
 from zoo.animals import IMAGE, TABLE, ZOO, Animal, batch_of, client_of
-from zoo.attacks import LOCAL, RAIDS, Raid
 from zoo.goals import GOALS
 from zoo.modules import Heads, mlp, segmenter
 
@@ -24,6 +25,7 @@ import leakgauge as lg
 from leakgauge import attacks
 
 SEEDS = lg.Seeds(0)
+LINEAR = AttackCase(attacks.LinearLayer())
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +37,11 @@ def _quiet() -> Iterator[None]:
 
 
 def observed(
-    animal: Animal, raid: Raid, count: int, *, granted: bool = False
+    animal: Animal, case: AttackCase, count: int, *, granted: bool = False
 ) -> lg.Observation | lg.LeakGaugeError:
-    """What a server sees of the raid's client, or the error of ours by which the client refuses."""
+    """What a server sees of the case's client, or the error of ours by which the client refuses."""
     goal = GOALS[animal.goal]
-    client = client_of(animal, goal, training=raid.training, defense=raid.defense)
+    client = client_of(animal, goal, training=case.training, defense=case.defense)
     try:
         return lg.Server(labels=granted).observe(client, batch_of(animal, goal, count), seeds=SEEDS)
     except lg.LeakGaugeError as error:
@@ -47,55 +49,51 @@ def observed(
 
 
 class Seen:
-    """Observations of one module by raid and batch size."""
+    """Observations of one module by case and batch size."""
 
     def __init__(self, animal: Animal, granted: bool) -> None:
         self.animal, self.granted = animal, granted
         self.made: dict[tuple[object, ...], lg.Observation | lg.LeakGaugeError] = {}
 
-    def by(self, raid: Raid, count: int) -> lg.Observation | lg.LeakGaugeError:
+    def by(self, case: AttackCase, count: int) -> lg.Observation | lg.LeakGaugeError:
         """The observation of a batch of `count`, or the client's error."""
-        key = (repr(raid.defense), repr(raid.training), count)
+        key = (repr(case.defense), repr(case.training), count)
         if key not in self.made:
-            self.made[key] = observed(self.animal, raid, count, granted=self.granted)
+            self.made[key] = observed(self.animal, case, count, granted=self.granted)
         return self.made[key]
 
 
-def broken(animal: Animal, name: str, raid: Raid, seen: lg.Observation, *, run: bool) -> str | None:
+def broken(animal: Animal, case: AttackCase, seen: lg.Observation, *, run: bool) -> str | None:
     """Return how an attack breaks the contract on an observation, or None if it holds."""
     count = seen.batch_size
-    case = f"{name} on {animal.name}, batch {count}"
+    where = f"{case.name} on {animal.name}, batch {count}"
     try:
-        reason = refusal(raid.attack, seen)
+        reason = refusal(case.attack, seen)
     except lg.KnowledgeError as error:
-        missing = raid.attack.requires - seen.knowledge.granted()
-        return None if missing else f"{case}: its check raised {error!r}"
+        missing = case.attack.requires - seen.knowledge.granted()
+        return None if missing else f"{where}: its check raised {error!r}"
     except Exception as error:  # noqa: BLE001 - every exception of a check is what this test looks for
-        return f"{case}: its check raised {error!r}"
+        return f"{where}: its check raised {error!r}"
     if reason is not None:
-        return None if isinstance(reason, str) and reason else f"{case}: gave {reason!r}"
+        return None if isinstance(reason, str) and reason else f"{where}: gave {reason!r}"
     if not run:
         return None
     try:
-        found = raid.attack(seen, seeds=SEEDS)
+        found = case.attack(seen, seeds=SEEDS)
     except (lg.UserError, lg.core.ProbeError):
         return None  # an error of ours with its reason
     except lg.AttackError as error:
         told = animal.hostile is not None and animal.hostile in str(error)
         ours = error.__cause__ is None  # Auto, of attacks that each told their reason
-        return None if ours or told else f"{case}: raised {error!r}"
+        return None if ours or told else f"{where}: raised {error!r}"
     except Exception as error:  # noqa: BLE001 - every other exception breaks the contract
-        return f"{case}: raised {error!r}"
+        return f"{where}: raised {error!r}"
     fits = found.inputs.shape == (count, *animal.domain.shape)
     if not fits or not bool(torch.isfinite(found.inputs).all()):
-        return f"{case}: inputs of shape {tuple(found.inputs.shape)}, finite or not"
+        return f"{where}: inputs of shape {tuple(found.inputs.shape)}, finite or not"
     if not isinstance(found.status, lg.core.Status) or not found.message:
-        return f"{case}: status {found.status!r}, message {found.message!r}"
+        return f"{where}: status {found.status!r}, message {found.message!r}"
     return None
-
-
-def test_every_attack_has_a_raid() -> None:
-    assert sorted(RAIDS) == sorted(attacks.__all__)
 
 
 def test_the_zoo_is_large() -> None:
@@ -107,11 +105,11 @@ def test_no_check_raises_on_any_module() -> None:
     failures = []
     for number, animal in enumerate(ZOO.values()):
         sight = Seen(animal, granted=False)
-        for other, (name, raid) in enumerate(RAIDS.items()):
+        for other, case in enumerate(ATTACK_CASES):
             # The runs below check the other batch size.
-            seen = sight.by(raid, 1 + (number + other + 1) % 2)
+            seen = sight.by(case, 1 + (number + other + 1) % 2)
             if isinstance(seen, lg.Observation):
-                failures.append(broken(animal, name, raid, seen, run=False))
+                failures.append(broken(animal, case, seen, run=False))
     assert [failure for failure in failures if failure] == []
 
 
@@ -121,12 +119,12 @@ def test_every_run_on_every_module(number: int) -> None:
     animal = list(ZOO.values())[number]
     alone, pair = Seen(animal, granted=False), Seen(animal, granted=True)
     failures, runs = [], 0
-    for other, (name, raid) in enumerate(RAIDS.items()):
-        count = raid.counts[(number + other) % len(raid.counts)]
-        seen = (alone if count == 1 else pair).by(raid, count)
+    for other, case in enumerate(ATTACK_CASES):
+        count = case.batch_sizes[(number + other) % len(case.batch_sizes)]
+        seen = (alone if count == 1 else pair).by(case, count)
         if isinstance(seen, lg.Observation):
             runs += 1
-            failures.append(broken(animal, name, raid, seen, run=True))
+            failures.append(broken(animal, case, seen, run=True))
     assert [failure for failure in failures if failure] == []
     assert runs or animal.name in REFUSED
 
@@ -173,12 +171,12 @@ def test_every_attack_with_every_loss(goal: str) -> None:
     failures = []
     for number, animal in enumerate(animals_for(goal)):
         sight = Seen(animal, granted=number == 1)
-        for other, (name, raid) in enumerate(RAIDS.items()):
-            for count in raid.counts:
-                seen = sight.by(raid, count)
+        for other, case in enumerate(ATTACK_CASES):
+            for count in case.batch_sizes:
+                seen = sight.by(case, count)
                 if isinstance(seen, lg.Observation):
-                    run = count == raid.counts[(number + other) % len(raid.counts)]
-                    failures.append(broken(animal, name, raid, seen, run=run))
+                    run = count == case.batch_sizes[(number + other) % len(case.batch_sizes)]
+                    failures.append(broken(animal, case, seen, run=run))
     assert [failure for failure in failures if failure] == []
 
 
@@ -191,7 +189,7 @@ def test_granted_targets_of_any_kind_let_matching_run(goal: str) -> None:
             attacks.InvertingGradients(steps=30, tv=0.0),
             attacks.SecondOrder(warm=1, iterations=4, stages=1, smoothness=0.0),
         ):
-            seen = observed(animal, Raid(attack), 2, granted=True)
+            seen = observed(animal, AttackCase(attack), 2, granted=True)
             assert isinstance(seen, lg.Observation), seen
             reason = refusal(attack, seen)
             if isinstance(attack, attacks.SecondOrder) and reason is not None:
@@ -208,7 +206,7 @@ def test_granted_targets_of_any_kind_let_matching_run(goal: str) -> None:
 @pytest.mark.parametrize("goal", ["mse_one", "mse_flat", "l1", "bce_one", "bce_many", "hinge"])
 def test_the_linear_layer_needs_no_labels_for_one_example(goal: str) -> None:
     animal = animals_for(goal)[0]
-    seen = observed(animal, Raid(attacks.LinearLayer()), 1)
+    seen = observed(animal, LINEAR, 1)
     assert isinstance(seen, lg.Observation), seen
     found = attacks.LinearLayer()(seen, seeds=SEEDS)
     truth = batch_of(animal, GOALS[goal], 1).inputs
@@ -236,7 +234,7 @@ def test_a_loss_that_is_no_scalar_is_refused_in_one_line(loss: object) -> None:
 
 @pytest.mark.parametrize("name", ["compiled", "parallel"])
 def test_a_wrapper_comes_off(name: str) -> None:
-    plain, wrapped = (observed(ZOO[n], RAIDS["LinearLayer"], 1) for n in ("mlp", name))
+    plain, wrapped = (observed(ZOO[n], LINEAR, 1) for n in ("mlp", name))
     assert isinstance(plain, lg.Observation)
     assert isinstance(wrapped, lg.Observation)
     assert list(plain.update.tensors) == list(wrapped.update.tensors)
@@ -300,11 +298,10 @@ class OwnSteps:
 @pytest.mark.parametrize("training", [LOCAL, OwnSteps()], ids=["fedavg", "own"])
 def test_several_local_steps(name: str, training: lg.LocalTraining) -> None:
     animal, failures = ZOO[name], []
-    for attack, raid in RAIDS.items():
-        case = Raid(raid.attack, None, training, raid.counts)
-        seen = observed(animal, case, raid.counts[-1])
+    for case in (replace(case, defense=None, training=training) for case in ATTACK_CASES):
+        seen = observed(animal, case, case.batch_sizes[-1])
         assert isinstance(seen, lg.Observation), seen
-        failures.append(broken(animal, attack, case, seen, run=True))
+        failures.append(broken(animal, case, seen, run=True))
     assert [failure for failure in failures if failure] == []
 
 
@@ -330,7 +327,7 @@ class Failing(lg.core.BaseAttack):
 class TestAuto:
     @pytest.mark.parametrize(("check", "said"), [(False, "in the search"), (True, "in the check")])
     def test_goes_on_when_an_attack_fails(self, check: bool, said: str) -> None:
-        seen = observed(ZOO["mlp"], RAIDS["LinearLayer"], 1)
+        seen = observed(ZOO["mlp"], LINEAR, 1)
         auto = attacks.Auto(attacks=(Failing(check=check), attacks.LinearLayer()))
         assert refusal(auto, seen) is None
         found = auto(seen, seeds=SEEDS)
@@ -338,12 +335,12 @@ class TestAuto:
         assert any("Failing" in note and said in note for note in found.notes)
 
     def test_tells_when_all_fail(self) -> None:
-        seen = observed(ZOO["mlp"], RAIDS["LinearLayer"], 1)
+        seen = observed(ZOO["mlp"], LINEAR, 1)
         with pytest.raises(lg.AttackError, match="in the search"):
             attacks.Auto(attacks=(Failing(check=False),))(seen, seeds=SEEDS)
 
     def test_gives_the_reasons_when_none_applies(self) -> None:
-        seen = observed(ZOO["segmenter"], RAIDS["LinearLayer"], 1)
+        seen = observed(ZOO["segmenter"], LINEAR, 1)
         auto = attacks.Auto(attacks=(attacks.LinearLayer(), attacks.RGAP()))
         reason = refusal(auto, seen)
         assert reason is not None
@@ -352,7 +349,7 @@ class TestAuto:
 
 
 def test_r_gap_reads_a_network_of_linear_layers_without_bias() -> None:
-    seen = observed(ZOO["mlp_no_bias"], RAIDS["RGAP"], 1)
+    seen = observed(ZOO["mlp_no_bias"], AttackCase(attacks.RGAP()), 1)
     found = attacks.RGAP()(seen, seeds=SEEDS)
     assert found.status is lg.core.Status.CERTIFIED
     truth = batch_of(ZOO["mlp_no_bias"], GOALS["cross_entropy"], 1).inputs

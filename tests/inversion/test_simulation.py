@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import client, images, mlp, refusal, sigmoid_cnn
+from support.attack_cases import ATTACK_CASES
 from torch import nn
 
 import leakgauge as lg
@@ -82,30 +83,25 @@ def test_examples_that_never_meet_aggregate_to_one_gradient() -> None:
     assert isinstance(met.training, Aggregated)
 
 
-ATTACKS: dict[str, lg.Attack] = {
-    "matching": attacks.VanishingPrior(steps=5),
-    "one gradient": attacks.OneGradient(attack=attacks.VanishingPrior(steps=5)),
-    "surrogate": attacks.SurrogateModel(attack=attacks.VanishingPrior(steps=3), stages=2),
-    "corrected": attacks.CorrectedSurrogate(attack=attacks.VanishingPrior(steps=3), stages=2),
-    "order invariant": attacks.OrderInvariant(attack=attacks.VanishingPrior(steps=3)),
-}
+MATCHING = attacks.VanishingPrior(steps=3)
+OF_SEVERAL_STEPS = [MATCHING, *(case.attack for case in ATTACK_CASES if case.training is not None)]
 
 
 @pytest.mark.parametrize("threat", THREATS)
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", OF_SEVERAL_STEPS, ids=lambda attack: type(attack).__name__)
 def test_what_happens_to_the_truth_afterwards_changes_no_reconstruction(
-    attack: str, threat: str
+    attack: lg.Attack, threat: str
 ) -> None:
     batch, guesses = images(6), []
     owner = client(sigmoid_cnn(), training=TRAININGS["shuffled"])
     seen = THREATS[threat](labels=True).observe(owner, batch, seeds=lg.Seeds(0))
-    if refusal(ATTACKS[attack], seen) is not None:
+    if refusal(attack, seen) is not None:
         pytest.skip("inapplicable")
     for poison in (False, True):
         if poison:
             batch.inputs.fill_(math.nan)
             batch.targets.fill_(0)
-        guesses.append(ATTACKS[attack](seen, seeds=lg.Seeds(1)))
+        guesses.append(attack(seen, seeds=lg.Seeds(1)))
     assert torch.equal(guesses[0].inputs, guesses[1].inputs)
     assert torch.isfinite(guesses[1].inputs).all()
     assert guesses[0].residual == guesses[1].residual
@@ -122,9 +118,10 @@ def test_steps_that_are_not_told_are_not_simulated(threat: str) -> None:
         assert "hyperparameters" not in seen.knowledge.granted()
         with pytest.raises(lg.KnowledgeError, match="withholds the local training"):
             simulator(seen, create_graph=False)(batch.inputs, batch.targets)
-        for name in ("matching", "corrected", "order invariant"):
-            assert "told" in (reason := refusal(ATTACKS[name], seen) or "") or "hyper" in reason
-        guess = ATTACKS["surrogate"](seen, seeds=lg.Seeds(1))
+        for attack in (MATCHING, attacks.CorrectedSurrogate(), attacks.OrderInvariant()):
+            assert "told" in (reason := refusal(attack, seen) or "") or "hyper" in reason
+        surrogate = attacks.SurrogateModel(attack=MATCHING, stages=2)
+        guess = surrogate(seen, seeds=lg.Seeds(1))
         assert guess.status is lg.Status.UNCONVERGED
         assert "not told" in guess.message
         assert 0 < (guess.residual or 0) <= 1

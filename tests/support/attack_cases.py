@@ -1,0 +1,129 @@
+"""Every attack under the contract, with what it is made for.
+
+An exported attack without a line in `configured` is tried with its defaults, three `steps` if it has them, on an MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+import leakgauge as lg
+from leakgauge import attacks as A
+from leakgauge import defenses as D
+
+LOCAL = lg.FedAvg(epochs=2, minibatch=1, learning_rate=0.05)
+"""Two local epochs of steps on one example each."""
+
+
+def transformer() -> nn.Module:
+    """Return a network whose patch embedding is linear, on 8x8 gray images of four classes."""
+    domain = lg.ImageDomain(1, 8, 8)
+    options = {"patch": 2, "dim": 24, "heads": 2, "style": "plain"}
+    return lg.models.build(lg.models.vit, domain, 4, **options)
+
+
+@dataclass(frozen=True)
+class AttackCase:
+    """An attack, configured so that it is quick to test, and what it is made for.
+
+    Args:
+        attack: with few steps.
+        defense: the defense that it undoes.
+        training: the local training whose update it reads. None: one gradient.
+        batch_sizes: 1, 2, or both. An attack of 2 examples is made for more as well.
+        network: makes the network of the contract. None: an MLP.
+    """
+
+    attack: lg.BaseAttack
+    defense: lg.Defense | None = None
+    training: lg.LocalTraining | None = None
+    batch_sizes: tuple[int, ...] = (1, 2)
+    network: Callable[[], nn.Module] | None = None
+
+    @property
+    def name(self) -> str:
+        """The attack's class."""
+        return type(self.attack).__name__
+
+    def made_for(self, batch_size: int) -> bool:
+        """Return whether the attack must be able to read a batch of that size."""
+        return batch_size in self.batch_sizes or 1 < max(self.batch_sizes) <= batch_size
+
+    def refused(self, error: object) -> str:
+        """Return what to do about an attack that cannot run on its own case."""
+        return (
+            f"{self.name} cannot run on its case: {error}. Add AttackCase(A.{self.name}(...), ...) to `configured` "
+            "in tests/support/attack_cases.py: the defense, local training, batch sizes or network that it is made for"
+        )
+
+
+def configured(budget: int) -> list[AttackCase]:
+    """Return the cases of attacks whose defaults are too slow, or that are made for more than one gradient of an MLP.
+
+    Searches take about `budget` times three steps.
+    """
+    steps = 3 * budget
+    matching = A.InvertingGradients(steps=steps)
+    second = A.SecondOrder(warm=budget, iterations=2 * budget, stages=1)
+    one, two = (1,), (2,)
+    return [
+        AttackCase(A.DLG(steps=budget)),
+        AttackCase(A.IDLG(steps=budget), batch_sizes=one),
+        AttackCase(A.RGAP(), batch_sizes=one),
+        AttackCase(A.April(equations="embedding"), batch_sizes=one, network=transformer),
+        AttackCase(A.AprilMatching(steps=steps), batch_sizes=one, network=transformer),
+        AttackCase(
+            A.Auto(attacks=(A.LinearLayer(), A.RGAP(), A.IDLG(steps=budget), matching)),
+        ),
+        AttackCase(A.BayesOptimal(steps=steps), D.GaussianNoise(std=1e-3)),
+        AttackCase(A.CocktailParty(rounds=budget), batch_sizes=two),
+        AttackCase(A.ConcealmentMatching(attack=second), D.DCS2(steps=2), batch_sizes=one),
+        AttackCase(
+            A.CorrectedSurrogate(attack=A.VanishingPrior(steps=steps), stages=2, orders=1),
+            training=LOCAL,
+            batch_sizes=two,
+        ),
+        AttackCase(A.DeepImagePrior(steps=steps, width=4, levels=1)),
+        AttackCase(A.DropoutInversion(attack=matching), D.Dropout(p=0.3)),
+        AttackCase(A.FeatureInversion(steps=steps, rounds=budget)),
+        AttackCase(A.GradInversion(steps=steps, trials=2)),
+        AttackCase(A.GradViT(steps=steps, trials=1), network=transformer),
+        AttackCase(A.Inpainting(attack=matching, steps=steps), D.PixelDropout(share=0.3)),
+        AttackCase(
+            A.InstaHideDecoding(attack=matching, draws=1), D.InstaHide(mixed=2), batch_sizes=two
+        ),
+        AttackCase(
+            A.MixupDecoding(attack=matching, pairings=1, moves=0), D.Mixup(), batch_sizes=two
+        ),
+        AttackCase(A.OneGradient(attack=matching), training=LOCAL, batch_sizes=two),
+        AttackCase(A.OrderInvariant(attack=matching), training=LOCAL, batch_sizes=two),
+        AttackCase(A.Peeling(rough=2 * budget, steps=steps), batch_sizes=one),
+        AttackCase(second),
+        AttackCase(A.SignalMatching(attack=A.VanishingPrior(steps=steps)), D.LocalLayers()),
+        AttackCase(
+            A.SoftmaxUnmixing(warm=budget, iterations=2 * budget, stages=1), batch_sizes=two
+        ),
+        AttackCase(A.Spear(rounds=2 * budget, samples=16, steps=5)),
+        AttackCase(A.SpearPlusPlus(rounds=2 * budget, starts=4, steps=5)),
+        AttackCase(A.SurrogateModel(attack=matching, stages=1), training=LOCAL, batch_sizes=two),
+        AttackCase(A.TransformationInversion(attack=matching, steps=steps), D.ATS()),
+    ]
+
+
+def case_of(attack: type[Any], budget: int) -> AttackCase:
+    """Return the case of an attack whose defaults suffice: its search takes `budget` times three steps."""
+    searches = any(field.name == "steps" for field in fields(attack))
+    return AttackCase(attack(steps=3 * budget) if searches else attack())
+
+
+def attack_cases(budget: int, names: Iterable[str] = A.__all__) -> tuple[AttackCase, ...]:
+    """Return one case for each exported attack, in the order of the exports."""
+    own = {case.name: case for case in configured(budget)}
+    return tuple(own.get(name) or case_of(getattr(A, name), budget) for name in names)
+
+
+ATTACK_CASES = attack_cases(1)
