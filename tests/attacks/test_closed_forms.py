@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from conftest import images, mlp, sigmoid_cnn
+from conftest import images, mlp, planned, sigmoid_cnn
+from support.attack_cases import transformer
 from torch import nn
 
 import leakgauge as lg
@@ -39,12 +40,6 @@ def pooled_cnn() -> nn.Module:
         return nn.Sequential(*convolution, nn.Flatten(), nn.Linear(24 * 16, 4)).eval()
 
 
-def transformer() -> nn.Module:
-    return lg.models.build(
-        lg.models.vit, lg.ImageDomain(1, 8, 8), 4, patch=2, dim=24, heads=2, style="plain"
-    )
-
-
 @dataclass(frozen=True)
 class Case:
     """An attack, a network and batch that it runs on, and the kernel that looks at the model."""
@@ -55,46 +50,38 @@ class Case:
     looks: tuple[object, str]
 
 
-CASES = {
-    "linear layer": Case(attacks.LinearLayer(), mlp, 4, (linear, "first_linear")),
-    "cocktail party": Case(attacks.CocktailParty(), mlp, 4, (linear, "first_linear")),
-    "cocktail party by adam": Case(
+CASES = (
+    Case(attacks.LinearLayer(), mlp, 4, (linear, "first_linear")),
+    Case(attacks.CocktailParty(), mlp, 4, (linear, "first_linear")),
+    Case(
         attacks.CocktailParty(optimizer="adam", steps=300, rounds=1),
         mlp,
         3,
         (linear, "first_linear"),
     ),
-    "SPEAR": Case(attacks.Spear(rounds=20), lambda: mlp(width=48), 4, (linear, "first_linear")),
-    "SPEAR++": Case(
-        attacks.SpearPlusPlus(rounds=20), lambda: mlp(width=48), 4, (linear, "first_linear")
-    ),
-    "R-GAP": Case(attacks.RGAP(), unbiased_cnn, 1, (chain, "_calls")),
-    "peeling": Case(attacks.Peeling(rough=10, steps=10), pooled_cnn, 1, (chain, "_calls")),
-    "APRIL": Case(
-        attacks.April(equations="embedding"), transformer, 1, (patch_embedding, "_probe")
-    ),
-    "feature inversion": Case(
-        attacks.FeatureInversion(steps=10), sigmoid_cnn, 2, (hidden, "first_linear")
-    ),
-    "softmax unmixing": Case(
+    Case(attacks.Spear(rounds=20), lambda: mlp(width=48), 4, (linear, "first_linear")),
+    Case(attacks.SpearPlusPlus(rounds=20), lambda: mlp(width=48), 4, (linear, "first_linear")),
+    Case(attacks.RGAP(), unbiased_cnn, 1, (chain, "_calls")),
+    Case(attacks.Peeling(rough=10, steps=10), pooled_cnn, 1, (chain, "_calls")),
+    Case(attacks.April(equations="embedding"), transformer, 1, (patch_embedding, "_probe")),
+    Case(attacks.FeatureInversion(steps=10), sigmoid_cnn, 2, (hidden, "first_linear")),
+    Case(
         attacks.SoftmaxUnmixing(warm=1, iterations=5, stages=1),
         sigmoid_cnn,
         2,
         (last_layer, "link_of"),
     ),
-}
+)
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
+@pytest.fixture(params=CASES, ids=lambda case: type(case.attack).__name__)
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found
 
 
-def planned(case: Case, observe: Observe) -> lg.Plan:
-    plan = case.attack.plan(observe(case.model(), images(case.batch)))
-    assert isinstance(plan, lg.Plan), plan
-    return plan
+def ready(case: Case, observe: Observe) -> lg.Plan:
+    return planned(case.attack, observe(case.model(), images(case.batch)))
 
 
 def test_a_plan_and_its_runs_look_at_the_model_once(
@@ -108,7 +95,7 @@ def test_a_plan_and_its_runs_look_at_the_model_once(
         return look(*arguments)
 
     monkeypatch.setattr(module, name, counting)
-    plan = planned(case, observe)
+    plan = ready(case, observe)
     first, second = plan.run(lg.Seeds(0)), plan.run(lg.Seeds(0))
     assert looked == [name]
     assert torch.equal(first.inputs, second.inputs), "a plan keeps nothing of a run"
@@ -128,7 +115,7 @@ def recorder(told: list[lg.Moment], stop: int | None = None) -> Progress:
 
 def test_moments_only_grow(case: Case, observe: Observe) -> None:
     told: list[lg.Moment] = []
-    planned(case, observe).run(lg.Seeds(0), recorder(told))
+    ready(case, observe).run(lg.Seeds(0), recorder(told))
     assert len(told) > 1
     fractions = [moment.fraction for moment in told]
     assert fractions == sorted(fractions)
@@ -141,7 +128,7 @@ def test_moments_only_grow(case: Case, observe: Observe) -> None:
 
 def test_an_attack_that_is_stopped_returns_its_best(case: Case, observe: Observe) -> None:
     told: list[lg.Moment] = []
-    plan = planned(case, observe)
+    plan = ready(case, observe)
     plan.run(lg.Seeds(0), recorder(told))
     for stop in sorted({0, len(told) // 2, len(told) - 2}):
         before: list[lg.Moment] = []

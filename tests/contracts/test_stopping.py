@@ -7,24 +7,15 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import client, images, mlp, sigmoid_cnn
+from conftest import client, images, mlp, planned
+from support.attack_cases import ATTACK_CASES, LOCAL, AttackCase
 from torch import Tensor, nn
-from zoo.attacks import LOCAL, RAIDS, Raid
 
 import leakgauge as lg
 from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
 from leakgauge.inversion.search import engine
 
 SEEDS = lg.Seeds(3)
-
-
-def transformer() -> nn.Module:
-    options = {"patch": 2, "dim": 24, "heads": 2, "style": "plain"}
-    return lg.models.build(lg.models.vit, lg.ImageDomain(1, 8, 8), 4, **options)
-
-
-def dropping() -> nn.Module:
-    return nn.Sequential(mlp(), nn.Dropout(0.2)).train()
 
 
 class Restless(nn.Module):
@@ -39,23 +30,18 @@ class Restless(nn.Module):
         return scores + 0.01 * torch.randn_like(scores)
 
 
-def observed(raid: Raid, model: nn.Module, **granted: bool) -> lg.Observation:
-    owner = client(model, classes=4, defense=raid.defense, training=raid.training or lg.FedSGD())
-    server = lg.Server(defense=raid.defense is not None, **granted)
-    return server.observe(owner, images(raid.counts[-1]), seeds=lg.Seeds(5))
+def observed(case: AttackCase, model: nn.Module, **granted: bool) -> lg.Observation:
+    owner = client(model, classes=4, defense=case.defense, training=case.training or lg.FedSGD())
+    server = lg.Server(defense=case.defense is not None, **granted)
+    return server.observe(owner, images(case.batch_sizes[-1]), seeds=lg.Seeds(5))
 
 
 @cache
-def planned(name: str) -> tuple[lg.Observation, lg.Plan]:
-    """The raid on the first network that it can attack."""
-    reasons = []
-    for network in (mlp, sigmoid_cnn, transformer, dropping):
-        observation = observed(RAIDS[name], network())
-        plan = RAIDS[name].attack.plan(observation)
-        if isinstance(plan, lg.Plan):
-            return observation, plan
-        reasons.append(plan.reason)
-    pytest.fail(f"{name} runs on no network: {reasons}")
+def ready(case: AttackCase) -> tuple[lg.Observation, lg.Plan]:
+    """Return an observation that the attack is made for, and the plan of the attack on it."""
+    network = mlp if case.network is None else case.network
+    observation = observed(case, network())
+    return observation, planned(case.attack, observation)
 
 
 def stopped(plan: lg.Plan, at: Callable[[lg.Moment], bool]) -> lg.Reconstruction:
@@ -82,21 +68,21 @@ def check(observation: lg.Observation, plan: lg.Plan, found: lg.Reconstruction) 
         assert found.residual <= allowed[found.status]
 
 
-@pytest.mark.parametrize("name", RAIDS)
-def test_stopped_at_the_first_moment_it_returns_what_there_is(name: str) -> None:
-    observation, plan = planned(name)
+@pytest.mark.parametrize("case", ATTACK_CASES, ids=lambda case: case.name)
+def test_stopped_at_the_first_moment_it_returns_what_there_is(case: AttackCase) -> None:
+    observation, plan = ready(case)
     check(observation, plan, stopped(plan, lambda moment: True))
 
 
-@pytest.mark.parametrize("name", RAIDS)
-def test_stopped_with_a_best_it_returns_that(name: str) -> None:
-    observation, plan = planned(name)
+@pytest.mark.parametrize("case", ATTACK_CASES, ids=lambda case: case.name)
+def test_stopped_with_a_best_it_returns_that(case: AttackCase) -> None:
+    observation, plan = ready(case)
     check(observation, plan, stopped(plan, lambda moment: moment.best is not None))
 
 
-@pytest.mark.parametrize("name", RAIDS)
-def test_a_watcher_that_never_stops_changes_nothing(name: str) -> None:
-    _, plan = planned(name)
+@pytest.mark.parametrize("case", ATTACK_CASES, ids=lambda case: case.name)
+def test_a_watcher_that_never_stops_changes_nothing(case: AttackCase) -> None:
+    _, plan = ready(case)
     alone = plan.run(SEEDS)
     asked: list[lg.Reconstruction] = []
 
@@ -139,11 +125,10 @@ def test_a_run_checks_nothing_anew(name: str, monkeypatch: pytest.MonkeyPatch) -
     ],
     ids=["trials", "stages"],
 )
-def test_what_a_watcher_draws_leaves_the_search_alone(attack: lg.Attack) -> None:
+def test_what_a_watcher_draws_leaves_the_search_alone(attack: lg.BaseAttack) -> None:
     """So does the best that it asks for, which is judged on a model that draws, too."""
-    raid = Raid(attack, training=LOCAL)
-    plan = attack.plan(observed(raid, Restless(), labels=True))
-    assert isinstance(plan, lg.Plan)
+    case = AttackCase(attack, training=LOCAL)
+    plan = planned(attack, observed(case, Restless(), labels=True))
 
     def watch(moment: lg.Moment) -> None:
         torch.rand(3)
