@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from made import cell, header
+from support.made import cell, header
 
 from leakgauge.records import FILE, Cell, Header, line_of, read
 

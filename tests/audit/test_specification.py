@@ -12,20 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.specifications import SMALL, case, cases, refused
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.audit import Case, Source, default_text, parse, read
+from leakgauge.audit import Source, default_text, parse, read
 from leakgauge.audit.case import cells
 from leakgauge.audit.materials import DATA, MODELS
 from leakgauge.audit.options import names, snake
 from leakgauge.audit.resolve import ATTACKS, DEFENSES, resolve
-
-SMALL = """
-data = "digits"
-model = {name = "mlp", width = 8, depth = 2}
-attacks = ["linear_layer"]
-"""
 
 MINE = '''
 """A module of the user's own."""
@@ -111,28 +106,6 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "their_own_parts", raising=False)
     return "their_own_parts"
-
-
-def cases(text: str, *settings: str, seed: int | None = None) -> list[Case]:
-    return resolve(parse(Source(text, settings, seed)))
-
-
-def case(text: str, *settings: str) -> Case:
-    (only,) = cases(text, *settings)
-    return only
-
-
-def refused(
-    text: str, *words: str, settings: tuple[str, ...] = (), kind: type[Exception] | None = None
-) -> str:
-    """The specification fails with one line that has all the words."""
-    with pytest.raises(kind or lg.SpecificationError) as caught:
-        resolve(parse(Source(text, settings)))
-    line = str(caught.value)
-    assert "\n" not in line
-    for word in words:
-        assert word in line, line
-    return line
 
 
 def test_the_default_parses() -> None:

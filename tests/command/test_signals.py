@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from made import cell, end, header, training
+from support.made import cell, end, header, training
 
 import leakgauge as lg
 from leakgauge.audit import Source, execute, plan_from

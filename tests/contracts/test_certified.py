@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import refusal
 from support.defense_cases import DEFENSE_CASES
-from test_output import LOSSES, TwoHeads, batch_of, network, observed, seeded
+from support.outputs import LOSSES, TwoHeads, batch_of, network, observed, seeded
 from torch import Tensor, nn
 
 import leakgauge as lg

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import images, mlp
-from test_frontier import END, HEADER, attacked, frontier, trained
+from support.frontiers import END, HEADER, attacked, frontier, trained
 from torch import Tensor
 from torch.nn import functional
 

@@ -105,9 +105,9 @@ def test_a_watcher_that_never_stops_changes_nothing(case: AttackCase) -> None:
     assert asked[-1].status is watched.status
 
 
-@pytest.mark.parametrize("name", RAIDS)
-def test_a_run_checks_nothing_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, plan = planned(name)
+@pytest.mark.parametrize("case", ATTACK_CASES, ids=lambda case: case.name)
+def test_a_run_checks_nothing_anew(case: AttackCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, plan = ready(case)
 
     def again(*_: object) -> None:
         pytest.fail("checked when it was planned")

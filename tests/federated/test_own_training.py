@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_output import LOSSES, batch_of, network, observed
+from support.outputs import LOSSES, batch_of, network, observed
 from torch import Tensor, nn
 from torch.func import functional_call
 

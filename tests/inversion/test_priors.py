@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import client, images, mlp, psnr, refusal, sigmoid_cnn
 from safetensors.torch import save_file
-from test_specification import case, refused
+from support.specifications import case, refused
 from torch import Tensor, nn
 from torch.func import functional_call
 

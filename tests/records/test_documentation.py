@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import images, mlp
-from made import cell, data, defended, end, failed, header, inapplicable, table, training
+from support.made import cell, data, defended, end, failed, header, inapplicable, table, training
 
 import leakgauge as lg
 from leakgauge.cli import main

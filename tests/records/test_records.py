@@ -10,8 +10,8 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made import cell, defended, end, failed, header, inapplicable, table, training
 from pydantic import ValidationError
+from support.made import cell, defended, end, failed, header, inapplicable, table, training
 
 from leakgauge import metrics
 from leakgauge.core import Status

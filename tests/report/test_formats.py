@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import get_args
 
-import made
 import pytest
+from support import made
 
 from leakgauge.records import Data, Headline
 from leakgauge.report import render

@@ -7,115 +7,21 @@ import math
 import random
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from made import (
-    NOT_RUN,
-    blind,
-    cell,
+from support.frontiers import BARE, END, HEADER, advised, attacked, frontier, one, own, trained
+from support.made import (
     data,
     defense,
-    end,
-    header,
-    training,
 )
 
 from leakgauge import report
 from leakgauge.core.errors import DataError
-from leakgauge.records import Cell, Claim, Defense, Record, Training
-from leakgauge.report import Frontier, Recommendation, Setting
+from leakgauge.records import Record
+from leakgauge.report import Frontier, Setting
 from leakgauge.report.labels import LINE, MARK, PITCH, Box, place
 
-HEADER = header(specification=None)
-END = end()
 EPSILON = {"value": None, "delta": 1e-5, "steps": 2, "sample_rate": 1.0, "note": ""}
-
-
-def own(name: str, strength: float | None = None) -> Defense:
-    claim = Claim(
-        defense=name,
-        hides=f"what {name} hides",
-        whom="whoever sees it",
-        adversary="looks <twice>",
-    )
-    amount = None if strength is None else "amount"
-    return defense(name, strength, amount, () if name == "none" else (claim,))
-
-
-def attacked(
-    name: str,
-    strength: float | None,
-    psnr: float | None,
-    *,
-    attack: str = "dlg",
-    status: str = "converged",
-    control: float = 8.0,
-    size: int = 1,
-    **changes: Any,
-) -> Cell:
-    scores = {"psnr": (psnr,) * size, "ssim": (0.0,) * size, "label": (1.0,) * size}
-    ran = status not in NOT_RUN
-    metric = changes.get("data", data())["headline"].metric
-    return cell(
-        **{
-            "id": f"digits/b{size}/{name}/{strength}/{attack}",
-            "case": "digits",
-            "data": data(examples=range(size), labels=(1,) * size, label_names=("one",) * size),
-            "batch_size": size,
-            "defense": own(name, strength),
-            "attack": {"name": attack, "repr": f"{attack}()"},
-            "status": status,
-            "scores": scores if ran else {},
-            "control": blind() | {"scores": {metric: (control,) * size}} if ran else None,
-            "found": (True,) * size if ran else (),
-            "images": None,
-            "cost": {"evaluations": 1, "seconds": 1.0},
-        }
-        | changes
-    )
-
-
-def trained(
-    name: str,
-    strength: float | None,
-    accuracy: float,
-    *,
-    sent: int = 1000,
-    seconds: float = 1.0,
-    repeat: int = 0,
-    **changes: Any,
-) -> Training:
-    return training(
-        **{
-            "case": "digits",
-            "defense": own(name, strength),
-            "repeat": repeat,
-            "accuracy": (0.1, accuracy),
-            "sent_bytes": (sent, sent),
-            "round_seconds": (seconds, seconds),
-        }
-        | changes
-    )
-
-
-def frontier(*records: Record) -> Frontier:
-    (found,) = report.frontiers(report.parse([HEADER, *records, END]))
-    return found
-
-
-def advised(*records: Record, loss: float = 0.02) -> Recommendation:
-    return report.recommend(frontier(*records), loss)
-
-
-def one(
-    name: str, strength: float, psnr: float, accuracy: float, **costs: Any
-) -> list[Cell | Training]:
-    """A setting attacked by one converged attack, and trained."""
-    return [attacked(name, strength, psnr), trained(name, strength, accuracy, **costs)]
-
-
-BARE = [attacked("none", None, 60.0), trained("none", None, 0.90)]
 
 
 def by_name(found: Frontier) -> dict[str, Setting]:

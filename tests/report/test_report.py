@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import (
+from PIL import Image
+from support.made import (
     cell,
     defended,
     defense,
@@ -29,7 +30,6 @@ from made import (
     table,
     training,
 )
-from PIL import Image
 
 from leakgauge import report
 from leakgauge.core.errors import DataError, OutputError
