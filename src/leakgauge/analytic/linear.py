@@ -195,3 +195,24 @@ def ratios(weight: Tensor, bias: Tensor, *, floor: float) -> tuple[Tensor, Tenso
     """dW_i / db_i (N, F) and the rows i (N,) with |db_i| above `floor`: the inputs that outputs isolate."""
     rows = (bias.abs() > floor).nonzero().squeeze(1)
     return weight[rows] / bias[rows].unsqueeze(1), rows
+
+
+def kept_entries(observation: Observation, name: str) -> Tensor:
+    """Return 1 for each entry of tensor `name` that a known defense lets through, and 0 for each that it drops."""
+    tensors = observation.update.tensors
+    defense = observation.knowledge.defense
+    if defense is None:
+        return torch.ones_like(tensors[name]).double().cpu()
+    ones = {key: torch.ones_like(tensor) for key, tensor in tensors.items()}
+    return defense.adapt(observation.update)(ones)[name].double().cpu()
+
+
+def same(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
+    """Return whether two recovered inputs are one example, up to the rounding of their division."""
+    return bool((a - b).norm() <= within * b.norm())
+
+
+def twice(candidates: Tensor, i: int) -> bool:
+    """Return whether another of the candidates (N, F) is candidate i again."""
+    apart = (candidates - candidates[i]).norm(dim=1)
+    return int((apart <= 1e-3 * candidates[i].norm()).sum()) > 1

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.explanation import Explanation, explain
-from leakgauge.analytic.linear import LinearEntry, deltas, entry, rank_one, ratios
+from leakgauge.analytic.linear import (
+    LinearEntry,
+    deltas,
+    entry,
+    kept_entries,
+    rank_one,
+    ratios,
+    same,
+    twice,
+)
 from leakgauge.core import (
     CERTIFIED_WITHIN,
     BaseAttack,
@@ -34,7 +43,7 @@ from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.judgment import status_of
 from leakgauge.inversion.simulation.simulator import simulator
-from leakgauge.inversion.variables.labels import Known, LastLayer
+from leakgauge.inversion.variables.labels import Known, LastLayer, ReadyLabels
 from leakgauge.inversion.variables.targets import solved_targets
 from leakgauge.output import Contribution
 
@@ -62,14 +71,32 @@ class LinearLayer(BaseAttack):
         several = observation.knowledge.batch_size != 1 and observation.classes is not None
         if several and isinstance(found.contribution, Inapplicable):
             return found.contribution
-        return Plan(evaluations=1, search=partial(_search, mean_network(observation), found))
+        seen = mean_network(observation)
+        return Plan(evaluations=1, search=partial(_search, seen, found, label_rule(seen)))
+
+
+def label_rule(observation: Observation) -> ReadyLabels | None:
+    """Return how the label of a batch of one is known, or None if it is not, or if the batch is larger."""
+    if observation.batch_size != 1:
+        return None
+    rules = (LastLayer(), Known())
+    granted = observation.knowledge.granted() & {"labels", "label_counts"}
+    for rule in reversed(rules) if granted else rules:
+        found = rule.prepare(observation)
+        if not isinstance(found, Inapplicable):
+            return found
+    return None
 
 
 def _search(
-    observation: Observation, found: LinearEntry, seeds: Seeds, progress: Progress
+    observation: Observation,
+    found: LinearEntry,
+    label: ReadyLabels | None,
+    seeds: Seeds,
+    progress: Progress,
 ) -> Reconstruction:
-    """Return the examples that outputs of the layer isolate."""
-    peeling = _Peeling(observation, found, seeds, progress)
+    """Return the examples that outputs of the layer isolate. label: of a batch of one, if it is known."""
+    peeling = _Peeling(observation, found, label, seeds, progress)
     with seeds.isolated("simulation"):
         return peeling.single() if observation.batch_size == 1 else peeling.peel()
 
@@ -87,9 +114,14 @@ class _Peeling:
     """Isolate, verify, subtract, repeat."""
 
     def __init__(
-        self, observation: Observation, entry: LinearEntry, seeds: Seeds, progress: Progress
+        self,
+        observation: Observation,
+        entry: LinearEntry,
+        label: ReadyLabels | None,
+        seeds: Seeds,
+        progress: Progress,
     ) -> None:
-        self.observation, self.entry = observation, entry
+        self.observation, self.entry, self.label = observation, entry, label
         self.seeds, self.progress = seeds, progress
         tensors = observation.update.tensors
         self.weight = tensors[f"{entry.name}.weight"].double().cpu()
@@ -259,34 +291,8 @@ class _Peeling:
     def labels(self, examples: list[_Example]) -> Tensor | None:
         """Return the labels found with the examples, read from the last layer for a batch of one, or None."""
         if self.observation.batch_size == 1:
-            rules = (LastLayer(), Known())
-            granted = self.observation.knowledge.granted() & {"labels", "label_counts"}
-            for rule in reversed(rules) if granted else rules:
-                read = rule.prepare(self.observation)
-                if not isinstance(read, Inapplicable):
-                    return read.start(self.observation, self.seeds.generator("labels"))
-            return None
+            generator = self.seeds.generator("labels")
+            return None if self.label is None else self.label.start(self.observation, generator)
         found = [-1 if example.label is None else example.label for example in examples]
         missing = [-1] * (self.observation.batch_size - len(found))
         return torch.tensor(found + missing) if found else None
-
-
-def same(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
-    """Return whether two recovered inputs are one example, up to the rounding of their division."""
-    return bool((a - b).norm() <= within * b.norm())
-
-
-def twice(candidates: Tensor, i: int) -> bool:
-    """Return whether another of the candidates (N, F) is candidate i again."""
-    apart = (candidates - candidates[i]).norm(dim=1)
-    return int((apart <= 1e-3 * candidates[i].norm()).sum()) > 1
-
-
-def kept_entries(observation: Observation, name: str) -> Tensor:
-    """Return 1 for each entry of tensor `name` that a known defense lets through, and 0 for each that it drops."""
-    tensors = observation.update.tensors
-    defense = observation.knowledge.defense
-    if defense is None:
-        return torch.ones_like(tensors[name]).double().cpu()
-    ones = {key: torch.ones_like(tensor) for key, tensor in tensors.items()}
-    return defense.adapt(observation.update)(ones)[name].double().cpu()
