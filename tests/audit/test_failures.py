@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import mlp
+from support.audits import case
 from torch import Tensor, nn
 
 import leakgauge as lg
@@ -30,24 +31,6 @@ from leakgauge.metrics.leak import IMAGE_RULE
 from leakgauge.modalities import ImageModality
 from leakgauge.records import read
 from leakgauge.report import recommendations
-
-DOMAIN = lg.ImageDomain(1, 8, 8)
-
-
-def noise(count: int = 12) -> lg.Dataset:
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.rand((count, 1, 8, 8), generator=generator)
-    return lg.Dataset("noise", inputs, torch.arange(count) % 4, DOMAIN, 4)
-
-
-def case(**changes: Any) -> lg.Case:
-    settings: dict[str, Any] = {
-        "name": "small",
-        "data": noise(),
-        "model": mlp(),
-        "attacks": [attacks.LinearLayer()],
-    }
-    return lg.Case(**(settings | changes))
 
 
 def nothing() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import mlp
 from PIL import Image
+from support.audits import case, noise
 from torch import nn
 
 import leakgauge as lg
@@ -27,29 +27,12 @@ from leakgauge.console import rounded
 from leakgauge.core import allowance
 from leakgauge.core.ranges import check_ranges
 
-DOMAIN = lg.ImageDomain(1, 8, 8)
 SPEC = """
 data = "digits"
 model = {name = "mlp", width = 4, depth = 2}
 attacks = ["linear_layer"]
 """
 MANY = list(range(1, 1001))
-
-
-def noise(count: int = 6) -> lg.Dataset:
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.rand((count, 1, 8, 8), generator=generator)
-    return lg.Dataset("noise", inputs, torch.arange(count) % 4, DOMAIN, 4)
-
-
-def case(**changes: Any) -> lg.Case:
-    settings: dict[str, Any] = {
-        "name": "small",
-        "data": noise(),
-        "model": mlp(),
-        "attacks": [attacks.LinearLayer()],
-    }
-    return lg.Case(**(settings | changes))
 
 
 def one_line(error: BaseException, *words: str) -> None:
@@ -230,7 +213,7 @@ def test_sizes_are_those_of_the_parts(count: int, clients: int) -> None:
 
 def test_of_many_examples_that_are_not_there_the_first_is_told() -> None:
     with pytest.raises(lg.DataError) as caught:
-        case(examples=list(range(100_000))).check()
+        case(data=noise(6), examples=list(range(100_000))).check()
     one_line(caught.value, "examples from 0 to 5", "found 6 and 99,993 more")
 
 
@@ -338,12 +321,12 @@ class TestNoiseControl:
 
     @pytest.mark.parametrize("batch_sizes", [[6], [1, 6]])
     def test_classes(self, batch_sizes: list[int]) -> None:
-        run = lg.audit(case(batch_sizes=batch_sizes))
+        run = lg.audit(case(data=noise(6), batch_sizes=batch_sizes))
         assert "uniform random" in run.cells[-1].control.kind
         assert not run.failures
 
     def test_a_number_of_classes_that_is_not_known(self) -> None:
-        data = replace(noise(), classes=None, targets=torch.arange(6) % 3 + 1)
+        data = replace(noise(6), classes=None, targets=torch.arange(6) % 3 + 1)
         found = draw(plan([case(data=data, batch_sizes=[6])]).cells[0], lg.Seeds(0))
         assert "uniform random" in found.decoy_is
         assert set(found.decoy.targets.tolist()) <= {1, 2, 3}
