@@ -312,7 +312,9 @@ class TestTerm:
         matching = search(1.0)
         seen = told(normed().double(), double(images(3)))
         matching = replace(matching, objective=matching.informed(seen))
-        trial = Trial.start(matching, seen, SEEDS)
+        labels = matching.labels.prepare(seen)
+        assert not isinstance(labels, lg.Inapplicable)
+        trial = Trial.start(matching, labels, seen, SEEDS)
         assert trial.request is not None
         variables = tuple(v.double() for v in trial.request.variables)
         at, (slope,) = step(trial.problem)(variables, 0.0)
