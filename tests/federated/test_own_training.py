@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 import leakgauge as lg
 from leakgauge.analytic.label_recovery import BestLabels
-from leakgauge.attacks.labels import labels_of
+from leakgauge.attacks.labels import LabelPlan, plan_labels
 from leakgauge.core import UpdateKind
 from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.federated.training.calibration import calibrated, one_gradient
@@ -66,7 +66,9 @@ def test_the_label_of_one(name: str) -> None:
         batch = batch_of(1, seed)
         model = network(nn.ReLU, seed=seed)
         observation = observed(model, batch, training=(EXACT | NEAR)[name])
-        labels, notes = labels_of(observation, lg.Seeds(seed))
+        plan = plan_labels(observation)
+        assert isinstance(plan, LabelPlan)
+        labels, notes = plan.read(lg.Seeds(seed))
         assert torch.equal(labels, batch.targets)
         assert ("told by the update" in str(notes)) == (name in EXACT)
 

@@ -20,7 +20,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from leakgauge.analytic.hidden import ReadFeatures, reading
-from leakgauge.attacks.labels import withheld
+from leakgauge.attacks.labels import plan_labels
 from leakgauge.attacks.softmax_unmixing import READING, UNLABELED, completed, telling
 from leakgauge.core import (
     BaseAttack,
@@ -159,5 +159,5 @@ def plan_own_labels(observation: Observation) -> ReadyLabels | Inapplicable | No
         return Inapplicable(
             "features are told apart by class labels, and the targets granted are others"
         )
-    reason = withheld(observation)
-    return None if reason is None else Inapplicable(reason)
+    known = plan_labels(observation)
+    return known if isinstance(known, Inapplicable) else None

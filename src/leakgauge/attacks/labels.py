@@ -67,21 +67,3 @@ def plan_labels_over_steps(observation: Observation) -> LabelPlan | Inapplicable
     if not granted(observation) and BestLabels().inapplicable(observation) is None:
         return LabelPlan(observation)
     return plan_labels(interpolated(observation, 0.5))
-
-
-def withheld(observation: Observation) -> str | None:
-    """Return why labels are neither granted nor readable, or None if they are known."""
-    found = plan_labels(observation)
-    return found.reason if isinstance(found, Inapplicable) else None
-
-
-def labels_of(observation: Observation, seeds: Seeds) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the labels, in no order of the examples, and the notes of the record on them.
-
-    Raises:
-        ValueError: they are neither granted nor readable.
-    """
-    found = plan_labels(observation)
-    if isinstance(found, Inapplicable):
-        raise ValueError(found.reason)
-    return found.read(seeds)

@@ -11,7 +11,7 @@ from leakgauge.analytic.chain import Chain, ChainLayer, chain_of
 from leakgauge.analytic.last_layer import rounding
 from leakgauge.analytic.linear import rank_one
 from leakgauge.analytic.output_layer import starts
-from leakgauge.attacks.labels import labels_of, withheld
+from leakgauge.attacks.labels import plan_labels
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
@@ -91,9 +91,12 @@ class Recursion:
         observation = self.observation
         if start.label is not None:
             return torch.tensor([start.label], device=observation.update.like.device)
-        if observation.classes is None or withheld(observation) is not None:
+        if observation.classes is None:
             return observation.knowledge.labels
-        return labels_of(observation, seeds)[0]
+        known = plan_labels(observation)
+        if isinstance(known, Inapplicable):
+            return observation.knowledge.labels
+        return known.read(seeds)[0]
 
     def inputs(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return the example (1, *shape) that the first layer sees, in unit coordinates and in the domain's units."""
