@@ -158,7 +158,7 @@ class Auto(BaseAttack):
 
     Args:
         attacks: entries, or attacks without conditions. By default closed forms first, descents after them. A user's
-            own attack joins with `attacks=(Entry(attack=Mine()), *DEFAULT)`.
+            own attack joins with `attacks=(Entry(attack=Mine()), *Auto().attacks)`.
     """
 
     attacks: tuple[Attack | Entry, ...] = DEFAULT
