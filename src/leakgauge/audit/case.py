@@ -26,7 +26,7 @@ from leakgauge.core import (
 from leakgauge.core.ranges import check_argument, check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
-from leakgauge.federated import Batch, Client, FedAvg, FedSGD
+from leakgauge.federated import Batch, Client, FedSGD
 from leakgauge.modalities import modality_of
 from leakgauge.records import Network, Protocol
 from leakgauge.threats import Server, ThreatModel
@@ -82,10 +82,10 @@ class Case(Summarized):
         """Return the local training as records hold it. `batch_size`: examples of a client, if they are known."""
         training = self.training
         epochs = steps = 1 if isinstance(training, SingleGradient) else None
-        if isinstance(training, FedAvg):
-            epochs = training.epochs
-        if isinstance(training, LocalSteps) and batch_size is not None:
-            steps = training.taken(batch_size)
+        if isinstance(training, LocalSteps):
+            told = getattr(training, "epochs", None)
+            epochs = told if isinstance(told, int) else None
+            steps = None if batch_size is None else training.taken(batch_size)
         return Protocol(
             name=type(training).__name__.lower(),
             repr=repr(training),

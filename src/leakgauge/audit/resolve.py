@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.nn import functional
 
-from leakgauge import attacks, defenses, federated, threats
+from leakgauge import attacks, defenses, threats
 from leakgauge.audit.case import Case
 from leakgauge.audit.grid import check_size
 from leakgauge.audit.materials import Materials, is_object, listed, load, model_builder, part_of
@@ -32,13 +32,14 @@ from leakgauge.core import (
     SpecificationError,
 )
 from leakgauge.core.references import foreign
+from leakgauge.federated import training
 
 ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
 INNER = ("attack", "scout")
 """Options that are an attack each."""
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
-TRAININGS = {"fedsgd": federated.FedSGD, "fedavg": federated.FedAvg}
+TRAININGS = {name.lower(): getattr(training, name) for name in training.__all__}
 PARTS = ("train", "test")
 """Data sets of `utility`."""
 THREATS = {
