@@ -114,7 +114,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         run = Installed(Path(folder).resolve(), wheel)
         check(run("leakgauge", "--version") == f"leakgauge {version}\n", "another version")
-        check("{audit,recommend,list}" in run("python", "-m", "leakgauge", "--help"), "no help")
+        check("usage: leakgauge" in run("python", "-m", "leakgauge", "--help"), "no help")
         check("\nlinear_layer: " in run("leakgauge", "list", "attacks"), "no attacks")
         place = Path(run("python", "-c", EVERY_MODULE).strip())
         check(place.is_relative_to(folder), f"imported from {place}")
