@@ -107,9 +107,10 @@ def run(job: Job, given: Options) -> Row:
     seeds = lg.Seeds(given.seed)
     found: dict[str, Row] = {}
     for name, method in methods(problem, job).items():
-        if method.inapplicable(seen) is None:
-            clock = time.perf_counter()
-            answer = method(seen, seeds=seeds)
+        clock = time.perf_counter()
+        reading = method.prepare(seen)
+        if not isinstance(reading, lg.Inapplicable):
+            answer = reading(seeds)
             found[name] = score(truth, answer) | {"seconds": time.perf_counter() - clock}
     equal = whole(torch.full((classes,), job.size / classes).double(), job.size)
     found["no update, all classes alike"] = score(truth, LabelRecovery.of(equal, "equal"))

@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.analytic.label_recovery.base import whole
+from leakgauge.analytic.label_recovery.base import BiasedLayer, whole
 from leakgauge.analytic.label_recovery.ilrg import counted, outputs, solved
 from leakgauge.analytic.label_recovery.stand_ins import features_of
 from leakgauge.analytic.loss_link import link_of
-from leakgauge.analytic.whitening import Layer
+from leakgauge.output import head_of
 
 NAME = "label_limits"
 DRAWS = 20
@@ -55,7 +55,9 @@ def seen_of(network: str, given: Options) -> Seen:
     generator = lg.Seeds(given.seed).generator("one")
     one = observed(problem, Job(network, "drawn", 1, 0), torch.arange(1), generator, given)
     last = [m for m in problem.model.modules() if isinstance(m, torch.nn.Linear)][-1]
-    features = features_of(one, problem.data.inputs)
+    head = head_of(one.model, one.domain)
+    assert head is not None, "every network of this benchmark ends with a linear layer"
+    features = features_of(one, head, problem.data.inputs)
     weight, bias = last.weight.detach().double(), last.bias.detach().double()
     answers = (features @ weight.T + bias).softmax(1)
     return Seen(features, problem.data.targets, answers, weight, bias)
@@ -87,18 +89,19 @@ def run(job: Job, given: Options) -> Row:
     }
 
 
-def layer_of(seen: Seen, chosen: Tensor) -> Layer:
+def layer_of(seen: Seen, chosen: Tensor) -> BiasedLayer:
     """The batch's mean gradient, in float32."""
     slopes = seen.answers[chosen] - functional.one_hot(seen.targets[chosen], 10)
     dweight = (slopes.T @ seen.features[chosen] / len(chosen)).float().double()
-    return Layer(seen.weight, seen.bias, dweight, slopes.mean(0).float().double(), len(chosen))
+    return BiasedLayer(
+        seen.weight, seen.bias, dweight, slopes.mean(0).float().double(), len(chosen)
+    )
 
 
 def fresh(seen: Seen, chosen: Tensor) -> dict[str, Tensor]:
     """Counts (C,) by each oracle, where networks are not sure."""
     layer, link = layer_of(seen, chosen), link_of(functional.cross_entropy, 10)
     assert link is not None
-    assert layer.dbias is not None
     features, targets = seen.features[chosen], seen.targets[chosen]
     average = features.mean(0)
     means = torch.stack(
@@ -120,7 +123,6 @@ def fresh(seen: Seen, chosen: Tensor) -> dict[str, Tensor]:
 def confident(seen: Seen, chosen: Tensor) -> dict[str, Tensor]:
     """Counts (C,) by each oracle, where networks are sure."""
     layer, targets, size = layer_of(seen, chosen), seen.targets[chosen], len(chosen)
-    assert layer.dbias is not None
     slopes = seen.answers[chosen] - functional.one_hot(targets, 10)
     order = slopes.abs().max(1).values.argsort(descending=True)
     whole_gradient = torch.cat([layer.dweight, layer.dbias.unsqueeze(1)], 1)

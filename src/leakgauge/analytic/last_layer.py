@@ -12,7 +12,7 @@ from leakgauge.analytic.loss_link import LossLink, link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Blur, Layer
 from leakgauge.core import Inapplicable, Observation
-from leakgauge.output import head_of, shared_head
+from leakgauge.output import Head, shared_head
 
 ROUNDING = {
     torch.float64: 2.0**-53,
@@ -41,18 +41,22 @@ def readable(observation: Observation) -> HeadGradient | Inapplicable:
     found = last_layer(observation)
     if isinstance(found, Inapplicable):
         return found
-    layer, link = found.layer, found.link
+    reason = indistinct(found)
+    return found if reason is None else Inapplicable(reason)
+
+
+def indistinct(head: HeadGradient) -> str | None:
+    """Return why the head's gradient does not tell examples apart, in one line, or None if it does."""
+    layer, link = head.layer, head.link
     if layer.dbias is not None and not bool(layer.dbias.any()):
-        return Inapplicable("the gradient of the last layer's bias is 0")
+        return "the gradient of the last layer's bias is 0"
     if layer.batch > 1 and not link.even:
-        return Inapplicable(
-            "the loss weighs classes unevenly, and the weights of the batch are not known"
-        )
+        return "the loss weighs classes unevenly, and the weights of the batch are not known"
     if layer.batch > min(len(link.targets) - 1, layer.weight.shape[1] + 1):
-        return Inapplicable(
+        return (
             f"a last layer of {len(link.targets)} outputs cannot tell {layer.batch} examples apart"
         )
-    return found
+    return None
 
 
 def unmixed(
@@ -83,13 +87,19 @@ def unmixed(
 class HeadGradient:
     """The head and its mean gradient, in units of a mean loss of scale 1.
 
-    name: of the module. link: of the loss. shared: the gradient of the head's weight, as it was shared.
+    head: the module and its parameters, by name. link: of the loss. shared: the gradient of the head's weight, as it
+    was shared.
     """
 
-    name: str
+    head: Head
     layer: Layer
     link: LossLink
     shared: Tensor
+
+    @property
+    def name(self) -> str:
+        """Return the name of the module."""
+        return self.head.name
 
 
 def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
@@ -122,7 +132,7 @@ def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
         observation.batch_size,
     )
     return HeadGradient(
-        name=head.head.name,
+        head=head.head,
         layer=layer,
         link=replace(link, scale=1.0),
         shared=observation.update.tensors[head.head.weight],
@@ -132,13 +142,6 @@ def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
 def unit_of(link: LossLink, batch: int) -> float:
     """Return what the head's gradient is divided by: the loss's scale, times B for a sum."""
     return link.scale * (batch if link.reduction.divisors is None else 1)
-
-
-def shared_weight(observation: Observation) -> Tensor:
-    """Return the gradient of the head's weight as it was shared. The model must have a head."""
-    head = head_of(observation.model, observation.domain)
-    assert head is not None, "last_layer() found it"
-    return observation.update.tensors[head.weight]
 
 
 def units(layer: Layer, shared: Tensor) -> float:

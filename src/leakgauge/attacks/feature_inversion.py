@@ -20,7 +20,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from leakgauge.analytic.hidden import ReadFeatures, reading
-from leakgauge.attacks.labels import plan_labels
+from leakgauge.attacks.labels import LabelPlan, plan_labels
 from leakgauge.attacks.softmax_unmixing import READING, UNLABELED, completed, telling
 from leakgauge.core import (
     BaseAttack,
@@ -117,22 +117,22 @@ class FeatureInversion(BaseAttack):
         self,
         observation: Observation,
         read: ReadFeatures,
-        one: ReadyLabels | None,
+        planned: LabelPlan | ReadyLabels,
         descent: Ready,
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
         """Read the features and labels of each example, then look for images with those features.
 
-        one: the label of a batch of one.
+        planned: the label of a batch of one, else labels for examples whose label does not come with the features.
         """
         seen = read(seeds.generator("features"), telling(progress))
         if isinstance(seen, Inapplicable):
             return nothing_found(observation, Status.INAPPLICABLE, seen.reason)
-        if one is not None:
-            labels: Tensor | None = one.start(observation, seeds.generator("labels"))
+        if isinstance(planned, LabelPlan):
+            labels = completed(seen.labels, planned, seeds)
         else:
-            labels = completed(seen.labels, observation, seeds)
+            labels = planned.start(observation, seeds.generator("labels"))
         if labels is None:
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
         term = FeatureMatch.of(observation, seen.layer, seen.features, seen.error)
@@ -149,8 +149,8 @@ class FeatureInversion(BaseAttack):
         return noted(found.search(seeds, told))
 
 
-def plan_own_labels(observation: Observation) -> ReadyLabels | Inapplicable | None:
-    """Return the label of a batch of one, None if labels come with the features, or the reason why there are none."""
+def plan_own_labels(observation: Observation) -> LabelPlan | ReadyLabels | Inapplicable:
+    """Return the label of a batch of one, else how labels are recovered, or the reason why there are none."""
     labels = observation.knowledge.labels
     if observation.batch_size == 1:
         rule = LastLayer() if labels is None else Known()
@@ -159,5 +159,4 @@ def plan_own_labels(observation: Observation) -> ReadyLabels | Inapplicable | No
         return Inapplicable(
             "features are told apart by class labels, and the targets granted are others"
         )
-    known = plan_labels(observation)
-    return known if isinstance(known, Inapplicable) else None
+    return plan_labels(observation)

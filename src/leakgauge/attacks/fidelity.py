@@ -18,7 +18,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from leakgauge.analytic.label_recovery import GradInversionRule
+from leakgauge.analytic.label_recovery import GradInversionRule, Reading
 from leakgauge.attacks.labels import granted
 from leakgauge.core import (
     BaseAttack,
@@ -107,13 +107,13 @@ class FidelityMatching(Configured, BaseAttack):
             return Inapplicable(
                 f'registration is of images, not of a {seen.domain.kind}: set group = "lazy"'
             )
-        unread = None if granted(seen) else GradInversionRule().inapplicable(seen)
-        if unread is not None:
-            return Inapplicable(unread)
+        reading = None if granted(seen) else GradInversionRule().prepare(seen)
+        if isinstance(reading, Inapplicable):
+            return reading
         found = ready(self.composed(terms, Known()), seen)
         if isinstance(found, Inapplicable):
             return found
-        return Plan(evaluations=found.matching.budget, search=partial(_search, found))
+        return Plan(evaluations=found.matching.budget, search=partial(_search, found, reading))
 
     def terms(self, observation: Observation) -> list[Term]:
         """Return the weighted terms of the objective."""
@@ -176,10 +176,10 @@ class FidelityMatching(Configured, BaseAttack):
         )
 
 
-def _search(matching: Ready, seeds: Seeds, progress: Progress) -> Reconstruction:
-    """Read labels if they are not granted, then match."""
-    seen = matching.observation
-    if not granted(seen):
-        found = GradInversionRule()(seen, seeds=seeds.child("labels"))
-        matching = matching.with_labels(found.labels)
+def _search(
+    matching: Ready, reading: Reading | None, seeds: Seeds, progress: Progress
+) -> Reconstruction:
+    """Read labels, then match. reading: None if labels are granted."""
+    if reading is not None:
+        matching = matching.with_labels(reading(seeds.child("labels")).labels)
     return matching.search(seeds, progress)

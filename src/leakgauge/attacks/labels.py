@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from leakgauge.analytic.label_recovery import BestLabels
+from leakgauge.analytic.label_recovery import BestLabels, Reading
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.federated.training.local_steps import interpolated
 from leakgauge.inversion import Known
@@ -29,12 +29,12 @@ class LabelPlan:
 
     Args:
         observation: the observation that they are read from.
-        known: labels that are granted or estimated from the last layer's bias, or None if label recovery reads them.
+        source: the reading of label recovery, or labels that are granted or estimated from the last layer's bias.
         notes: lines for the record on labels that label recovery does not read.
     """
 
     observation: Observation
-    known: ReadyLabels | None = None
+    source: Reading | ReadyLabels
     notes: tuple[str, ...] = ()
 
     def read(self, seeds: Seeds) -> tuple[Tensor, tuple[str, ...]]:
@@ -42,10 +42,10 @@ class LabelPlan:
 
         They are class labels (B,), or targets (B, K) if those are granted.
         """
-        if self.known is not None:
-            return self.known.start(self.observation, seeds.generator("labels")), self.notes
+        if not callable(self.source):
+            return self.source.start(self.observation, seeds.generator("labels")), self.notes
         with seeds.isolated("labels"):
-            found = BestLabels()(self.observation, seeds=seeds.child("labels"))
+            found = self.source(seeds.child("labels"))
         labels = found.labels.to(self.observation.update.like.device)
         return labels, ("; ".join([f"labels: {found.method}", *found.notes]),)
 
@@ -54,16 +54,18 @@ def plan_labels(observation: Observation) -> LabelPlan | Inapplicable:
     """Return how labels are recovered, or the reason why they are neither granted nor readable."""
     notes: tuple[str, ...] = ()
     if not granted(observation):
-        hidden = BestLabels().inapplicable(observation)
-        if hidden is None:
-            return LabelPlan(observation)
-        notes = (f"labels: estimated from the last layer's bias alone, since {hidden}",)
+        reading = BestLabels().prepare(observation)
+        if not isinstance(reading, Inapplicable):
+            return LabelPlan(observation, reading)
+        notes = (f"labels: estimated from the last layer's bias alone, since {reading}",)
     known = Known().prepare(observation)
     return known if isinstance(known, Inapplicable) else LabelPlan(observation, known, notes)
 
 
 def plan_labels_over_steps(observation: Observation) -> LabelPlan | Inapplicable:
     """Return the same for local steps: read from all of them if they are known, else from one in their middle."""
-    if not granted(observation) and BestLabels().inapplicable(observation) is None:
-        return LabelPlan(observation)
+    if not granted(observation):
+        reading = BestLabels().prepare(observation)
+        if not isinstance(reading, Inapplicable):
+            return LabelPlan(observation, reading)
     return plan_labels(interpolated(observation, 0.5))

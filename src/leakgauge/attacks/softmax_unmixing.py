@@ -17,7 +17,7 @@ from torch import Tensor
 
 from leakgauge.analytic.last_layer import HeadGradient, readable, unmixed
 from leakgauge.analytic.softmax_unmixing import Unmixed
-from leakgauge.attacks.labels import plan_labels
+from leakgauge.attacks.labels import LabelPlan, plan_labels
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
@@ -82,21 +82,25 @@ class SoftmaxUnmixing(BaseAttack):
         descent = ready(matching, observation)
         if isinstance(descent, Inapplicable):
             return descent
-        search = partial(self.search, observation, head, descent)
+        search = partial(self.search, observation, head, plan_labels(observation), descent)
         return Plan(evaluations=matching.budget, search=search)
 
     def search(
         self,
         observation: Observation,
         head: HeadGradient,
+        others: LabelPlan | Inapplicable,
         descent: Ready,
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return what matching finds with the features and labels that the last layer's gradient tells."""
+        """Return what matching finds with the features and labels that the last layer's gradient tells.
+
+        others: labels for examples whose label does not come with the features.
+        """
         tell = telling(progress)
         seen = unmixed(observation, head, seeds.generator("unmixing"), tell=tell)
-        labels = completed(seen.labels, observation, seeds)
+        labels = completed(seen.labels, others, seeds)
         if labels is None:
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
         error = torch.where(seen.found, seen.error, torch.inf)
@@ -116,12 +120,11 @@ def telling(progress: Progress) -> Callable[[float], None]:
     return lambda fraction: progress(Moment(READING * fraction))
 
 
-def completed(labels: Tensor, observation: Observation, seeds: Seeds) -> Tensor | None:
+def completed(labels: Tensor, others: LabelPlan | Inapplicable, seeds: Seeds) -> Tensor | None:
     """Return labels (B,) with those unknown (-1) taken from granted or recovered counts, or None without any."""
     unknown = labels < 0
     if not bool(unknown.any()):
         return labels
-    others = plan_labels(observation)
     if isinstance(others, Inapplicable):
         return None
     left = others.read(seeds)[0].tolist()

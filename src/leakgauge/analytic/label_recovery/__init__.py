@@ -1,6 +1,6 @@
 """Label recovery: how many examples of each class a batch has, read from its update."""
 
-from leakgauge.analytic.label_recovery.base import LabelMethod, LabelRecovery
+from leakgauge.analytic.label_recovery.base import LabelMethod, LabelRecovery, Reading
 from leakgauge.analytic.label_recovery.bounds import Bounds
 from leakgauge.analytic.label_recovery.default import BestLabels, recover_labels
 from leakgauge.analytic.label_recovery.fedavg import FedAvgCounts
@@ -27,6 +27,7 @@ __all__ = [
     "Llg",
     "LlgPlus",
     "LlgStar",
+    "Reading",
     "Rlg",
     "Tilting",
     "recover_labels",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.last_layer import last_layer
+from leakgauge.analytic.last_layer import HeadGradient, last_layer
 from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, LocalSteps, Observation, Seeds, Update, trainable
@@ -46,17 +47,40 @@ class LabelRecovery:
         return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
 
 
-@runtime_checkable
-class LabelMethod(Protocol):
+Reading = Callable[[Seeds], LabelRecovery]
+"""Labels of one observation that are ready to be read. The seeds are for what a method draws."""
+
+
+class LabelMethod(ABC):
     """An observation in, its labels out. Never sees the truth."""
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        """Why this method cannot read this observation, in one line; None where it can."""
-        ...
+    @abstractmethod
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
+        """Return the reading of the labels, or the reason why this method cannot read them.
+
+        What is found out here, the reading uses: nothing is computed twice.
+        """
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        """The labels. Raises ValueError where `inapplicable`."""
-        ...
+        """Prepare and read. Raise ValueError with the reason if the method cannot read the labels."""
+        found = self.prepare(observation)
+        if isinstance(found, Inapplicable):
+            raise ValueError(f"labels cannot be read: {found}")
+        return found(seeds)
+
+
+@dataclass(frozen=True)
+class BiasedLayer(Layer):
+    """A last layer with the gradient (C,) of its bias."""
+
+    dbias: Tensor
+
+
+@dataclass(frozen=True)
+class BiasedHead(HeadGradient):
+    """A head with the gradient of its bias."""
+
+    layer: BiasedLayer
 
 
 def many_steps(observation: Observation) -> LocalSteps | Inapplicable:
@@ -100,26 +124,48 @@ def as_gradient(observation: Observation) -> Observation:
 
 
 def head_of(
-    observation: Observation, *, bias: bool = False, one_hot: bool = False, uneven: bool = False
-) -> tuple[Layer, LossLink] | Inapplicable:
-    """Return the last layer's gradient and the loss's link, or why the method cannot read it.
+    observation: Observation, *, one_hot: bool = False, uneven: bool = False
+) -> HeadGradient | Inapplicable:
+    """Return the head's gradient, or the reason why a method cannot read labels from it.
 
-    bias: the gradient of the bias is needed. one_hot: targets of 0 and 1 are needed. uneven: the method knows of
-    class weights.
+    Args:
+        observation: of one gradient, or of a weight difference of one step.
+        one_hot: whether the method needs targets of 0 and 1.
+        uneven: whether the method takes account of class weights.
     """
     found = last_layer(as_gradient(observation))
     if isinstance(found, Inapplicable):
         return found
-    layer, link = found.layer, found.link
-    if bias and layer.dbias is None:
+    reason = unfit(found.link, one_hot=one_hot, uneven=uneven)
+    return found if reason is None else Inapplicable(reason)
+
+
+def biased_head_of(
+    observation: Observation, *, one_hot: bool = False, uneven: bool = False
+) -> BiasedHead | Inapplicable:
+    """Return the same with the gradient of the bias, which the method needs."""
+    found = last_layer(as_gradient(observation))
+    if isinstance(found, Inapplicable):
+        return found
+    layer = found.layer
+    if layer.dbias is None:
         return Inapplicable("needs the gradient of the last layer's bias")
+    reason = unfit(found.link, one_hot=one_hot, uneven=uneven)
+    if reason is not None:
+        return Inapplicable(reason)
+    biased = BiasedLayer(layer.weight, layer.bias, layer.dweight, layer.dbias, layer.batch)
+    return BiasedHead(head=found.head, layer=biased, link=found.link, shared=found.shared)
+
+
+def unfit(link: LossLink, *, one_hot: bool = False, uneven: bool = False) -> str | None:
+    """Return why a method cannot read labels under a loss, or None if it can. The options are those of `head_of`."""
     if not uneven and not link.even:
-        return Inapplicable("needs a loss that weighs all classes alike")
+        return "needs a loss that weighs all classes alike"
     if one_hot and link.activation == "identity":
-        return Inapplicable("needs outputs squashed by softmax or sigmoid, not squared error")
+        return "needs outputs squashed by softmax or sigmoid, not squared error"
     if one_hot and not torch.equal(link.targets, torch.eye(len(link.targets)).double()):
-        return Inapplicable("needs targets of 0 and 1, not smoothed ones")
-    return layer, link
+        return "needs targets of 0 and 1, not smoothed ones"
+    return None
 
 
 def sent(observation: Observation) -> Tensor | None:
@@ -137,13 +183,6 @@ def sent(observation: Observation) -> Tensor | None:
         return None
     mask = torch.cat([found.layer.dweight, found.layer.dbias.unsqueeze(1)], 1) != 0
     return None if bool(mask.all()) or not bool(mask.any()) else mask.double()
-
-
-def told(found: tuple[Layer, LossLink] | Inapplicable) -> tuple[Layer, LossLink]:
-    """Return what `head_of` found. Raises ValueError with the reason if it found none."""
-    if isinstance(found, Inapplicable):
-        raise ValueError(f"labels cannot be read: {found}")
-    return found
 
 
 def whole(estimate: Tensor, total: int) -> Tensor:

@@ -13,26 +13,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from leakgauge.analytic.label_recovery.base import (
+    BiasedHead,
+    BiasedLayer,
+    LabelMethod,
     LabelRecovery,
-    head_of,
+    Reading,
+    biased_head_of,
     many_steps,
-    mean_gradient,
-    told,
     whole,
 )
 from leakgauge.analytic.label_recovery.ilrg import embeddings, outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
-from leakgauge.analytic.last_layer import known_noise, shared_weight, units
+from leakgauge.analytic.last_layer import known_noise, units
 from leakgauge.analytic.loss_link import LossLink
-from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds, unit_shape
 from leakgauge.core.ranges import Count
 from leakgauge.federated.training.calibration import one_gradient
+from leakgauge.output import Head
 
 FAINT = 1e-6
 """Of the largest entry: a negative entry smaller than this may be rounding."""
@@ -43,7 +46,7 @@ AMPLITUDES = (1.0, 10.0, 100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
+class Bounds(LabelMethod):
     """Any batch size, for confident networks; targets of 0 and 1. Needs the bias's gradient.
 
     `dummies` inputs tell whether features can be negative.
@@ -51,68 +54,73 @@ class Bounds:
 
     dummies: Count = 16
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        found = head_of(observation, bias=True, one_hot=True, uneven=True)
-        return found.reason if isinstance(found, Inapplicable) else None
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
+        found = biased_head_of(observation, one_hot=True, uneven=True)
+        return found if isinstance(found, Inapplicable) else partial(self.read, observation, found)
 
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, link = told(head_of(observation, bias=True, one_hot=True, uneven=True))
-        seen = self.least(observation, layer, link, seeds)
-        counts = completed(seen, layer.batch, amplified(layer, link))
+    def read(self, observation: Observation, head: BiasedHead, seeds: Seeds) -> LabelRecovery:
+        """Return the counts that the head's gradient bounds, completed by a prior."""
+        layer = head.layer
+        seen = self.least(observation, head, seeds)
+        counts = completed(seen, layer.batch, amplified(layer, head.link))
         known = min(int(seen.sum()), layer.batch)
         if not one_gradient(observation):
             return LabelRecovery.of(counts, "bounds", "the update is only near one gradient")
         note = f"{known} of {layer.batch} labels are proven by the update, the others a prior's"
         return LabelRecovery.of(counts, "bounds", note, certified=known == layer.batch)
 
-    def least(self, observation: Observation, layer: Layer, link: LossLink, seeds: Seeds) -> Tensor:
-        """At least how many examples of each class (C,)."""
-        signed = can_be_negative(observation, self.dummies, seeds.generator("dummies"))
-        blur = blurred(observation, layer) + CERTAIN * noise_in(observation, layer, link)
-        return shown(layer, link, signed=signed, blur=blur)
+    def least(self, observation: Observation, head: BiasedHead, seeds: Seeds) -> Tensor:
+        """Return how many examples of each class (C,) there are at least. observation: as it was shared."""
+        generator = seeds.generator("dummies")
+        signed = can_be_negative(observation, head.head, self.dummies, generator)
+        blur = blurred(observation, head) + CERTAIN * noise_in(observation, head)
+        return shown(head.layer, head.link, signed=signed, blur=blur)
 
 
-def can_be_negative(observation: Observation, dummies: int, generator: torch.Generator) -> bool:
+def can_be_negative(
+    observation: Observation, head: Head, dummies: int, generator: torch.Generator
+) -> bool:
     """Return whether features are seen below 0, on images and on values far beyond the domain's range."""
     inputs = [natural(observation, dummies, generator)]
     for amplitude in AMPLITUDES:
         drawn = torch.randn((dummies, *unit_shape(observation.domain)), generator=generator)
         inputs.append(observation.domain.from_unit(0.5 + amplitude * drawn))
-    return any(bool((features_of(observation, some) < 0).any()) for some in inputs)
+    return any(bool((features_of(observation, head, some) < 0).any()) for some in inputs)
 
 
-def noise_in(observation: Observation, layer: Layer, link: LossLink) -> float:
+def noise_in(observation: Observation, head: BiasedHead) -> float:
     """Return the standard deviation of the noise on an entry of the gradient, known or seen.
 
     Softmax's slopes sum to 0 over the classes, so every column of the gradient does. What a column sums to is noise,
     whether the adversary was told of it or not.
     """
-    known = known_noise(observation, layer, shared_weight(observation))
-    told = 0.0 if known is None else float(known.sigma)
-    if link.activation != "softmax" or layer.dbias is None:
-        return told
+    layer = head.layer
+    known = known_noise(observation, layer, observation.update.tensors[head.head.weight])
+    least = 0.0 if known is None else float(known.sigma)
+    if head.link.activation != "softmax":
+        return least
     columns = torch.cat([layer.dweight.sum(0), layer.dbias.sum().unsqueeze(0)])
     seen = float(columns.square().mean().sqrt()) / math.sqrt(len(layer.dbias))
-    return max(told, seen)
+    return max(least, seen)
 
 
-def blurred(observation: Observation, layer: Layer) -> float:
-    """What rounding of the weights themselves leaves in a gradient that is read from their difference."""
+def blurred(observation: Observation, head: BiasedHead) -> float:
+    """Return what rounding of the weights themselves leaves in a gradient that is read from their difference."""
     training = many_steps(observation)
     if isinstance(training, Inapplicable):
         return 0.0
     step = torch.finfo(observation.update.like.dtype).eps
-    size = float(layer.weight.abs().max()) * step / abs(training.multiplier(observation.batch_size))
-    return size * units(layer, shared_weight(mean_gradient(observation, training)))
+    largest = float(head.layer.weight.abs().max())
+    size = largest * step / abs(training.multiplier(observation.batch_size))
+    return size * units(head.layer, head.shared)
 
 
-def shown(layer: Layer, link: LossLink, *, signed: bool, blur: float = 0.0) -> Tensor:
+def shown(layer: BiasedLayer, link: LossLink, *, signed: bool, blur: float = 0.0) -> Tensor:
     """Return at least how many examples of each class (C,) there are. signed: whether features can be negative.
 
     blur: the error of an entry of the gradient, beside its own rounding. With class weights w and a mean over
     divisors d, k_c w_c d_c / sum_i d(y_i) >= -db_c, and that sum is B d at least for the smallest d.
     """
-    assert layer.dbias is not None, "inapplicable() refuses this"
     divisors = link.reduction.divisors
     least = 1.0 if divisors is None else float(divisors.min())
     heaviest = link.scale * link.loads / least
@@ -125,9 +133,8 @@ def shown(layer: Layer, link: LossLink, *, signed: bool, blur: float = 0.0) -> T
     return counts
 
 
-def amplified(layer: Layer, link: LossLink) -> Tensor:
+def amplified(layer: BiasedLayer, link: LossLink) -> Tensor:
     """How many examples of each class (C,), were all as faint as the class's embedding; 0 to B."""
-    assert layer.dbias is not None, "inapplicable() refuses this"
     answers = link.value(outputs(layer, embeddings(layer)) / link.temperature).diagonal()
     faint = (1 - answers).clamp_min(1 / layer.batch)
     return (-layer.batch * layer.dbias / link.scale / link.weights / faint).clamp(0, layer.batch)

@@ -10,48 +10,54 @@ i. Over all steps, with update theta' - theta and the mean O and p of both ends,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from leakgauge.analytic.label_recovery.base import (
+    LabelMethod,
     LabelRecovery,
+    Reading,
     head_of,
     many_steps,
     mean_gradient,
-    told,
     whole,
 )
 from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import features_of, uniform
+from leakgauge.analytic.last_layer import HeadGradient
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count
 from leakgauge.federated.training.local_steps import moved
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvgCounts:
+class FedAvgCounts(LabelMethod):
     """For differences of weights after known SGD; features of one sign; targets of 0 and 1."""
 
     dummies: Count = 64
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
         training = many_steps(observation)
         if isinstance(training, Inapplicable):
-            return training.reason
-        found = head_of(mean_gradient(observation, training), one_hot=True)
-        return found.reason if isinstance(found, Inapplicable) else None
+            return training
+        ends = []
+        for end in (observation, ended(observation)):
+            head = head_of(mean_gradient(end, training), one_hot=True)
+            if isinstance(head, Inapplicable):
+                return head
+            ends.append((end, head))
+        return partial(self.read, ends)
 
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        training = many_steps(observation)
-        if isinstance(training, Inapplicable):
-            raise ValueError(f"labels cannot be read: {training}")
-        layer, link = told(head_of(mean_gradient(observation, training), one_hot=True))
+    def read(self, ends: list[tuple[Observation, HeadGradient]], seeds: Seeds) -> LabelRecovery:
+        """Return the counts. ends: the observation with the model at its first and last step, and its head."""
+        observation, first = ends[0]
+        layer, link = first.layer, first.link
         inputs = uniform(observation, self.dummies, seeds.generator("dummies"))
         answers, sizes = [], []
-        for end in (observation, ended(observation)):
-            held = told(head_of(mean_gradient(end, training), one_hot=True))[0]
-            features = features_of(end, inputs)
-            answers.append(link.value(outputs(held, features) / link.temperature).mean(0))
+        for end, head in ends:
+            features = features_of(end, head.head, inputs)
+            answers.append(link.value(outputs(head.layer, features) / link.temperature).mean(0))
             sizes.append(features.sum(1).mean())
         size = torch.stack(sizes).mean()
         drift = layer.dweight.sum(1) / link.scale / size

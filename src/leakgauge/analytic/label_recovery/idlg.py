@@ -7,38 +7,34 @@ p_j - t_j is negative for the label alone. So c is the class with dW_c . dW_j <=
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
-from leakgauge.analytic.loss_link import LossLink
+from leakgauge.analytic.label_recovery.base import LabelMethod, LabelRecovery, Reading, head_of
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 
 
 @dataclass(frozen=True, kw_only=True)
-class Idlg:
+class Idlg(LabelMethod):
     """For batch 1 and targets of 0 and 1."""
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        """Return why the labels cannot be read, in one line, or None if they can."""
-        found = self._head(observation)
-        return found.reason if isinstance(found, Inapplicable) else None
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
+        found = head_of(observation, one_hot=True, uneven=True)
+        if isinstance(found, Inapplicable):
+            return found
+        if found.layer.batch > 1:
+            return Inapplicable(f"reads one label: batch {found.layer.batch} > 1")
+        return partial(self.read, found.layer)
 
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, _ = told(self._head(observation))
+    def read(self, layer: Layer, seeds: Seeds) -> LabelRecovery:
+        """Return the labels that the layer's gradient tells."""
         slopes = layer.dbias if layer.dbias is not None else opposed(layer.dweight)
         counts = torch.zeros(len(slopes), dtype=torch.long)
         counts[slopes.argmin()] = 1
         return LabelRecovery.of(counts, "idlg")
-
-    def _head(self, observation: Observation) -> tuple[Layer, LossLink] | Inapplicable:
-        found = head_of(observation, one_hot=True, uneven=True)
-        if isinstance(found, Inapplicable):
-            return found
-        batch = found[0].batch
-        return found if batch == 1 else Inapplicable(f"reads one label: batch {batch} > 1")
 
 
 def opposed(dweight: Tensor) -> Tensor:

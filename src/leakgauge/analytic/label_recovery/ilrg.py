@@ -12,11 +12,20 @@ in least squares, rounded to the nearest whole numbers of sum K, whether they co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told, whole
+from leakgauge.analytic.label_recovery.base import (
+    BiasedHead,
+    BiasedLayer,
+    LabelMethod,
+    LabelRecovery,
+    Reading,
+    biased_head_of,
+    whole,
+)
 from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
@@ -26,26 +35,25 @@ FAINT = 2.0**-24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ilrg:
+class Ilrg(LabelMethod):
     """For batches of any size, labels repeated; losses of the form act(z) - target. Needs the bias's gradient."""
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        found = head_of(observation, bias=True)
-        return found.reason if isinstance(found, Inapplicable) else None
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
+        found = biased_head_of(observation)
+        return found if isinstance(found, Inapplicable) else partial(self.read, found)
 
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, link = told(head_of(observation, bias=True))
-        return LabelRecovery.of(whole(solved(layer, link), layer.batch), "ilrg")
+    def read(self, head: BiasedHead, seeds: Seeds) -> LabelRecovery:
+        """Return the counts that the head's gradient tells."""
+        return LabelRecovery.of(whole(solved(head.layer, head.link), head.layer.batch), "ilrg")
 
 
-def solved(layer: Layer, link: LossLink) -> Tensor:
+def solved(layer: BiasedLayer, link: LossLink) -> Tensor:
     """Counts (C,), not yet whole."""
     return counted(layer, link, outputs(layer, embeddings(layer)))
 
 
-def embeddings(layer: Layer) -> Tensor:
+def embeddings(layer: BiasedLayer) -> Tensor:
     """dW_j / db_j (C, d); where db_j is lost in rounding nothing is told of j: the mean of the others."""
-    assert layer.dbias is not None, "inapplicable() refuses this"
     empty = layer.dbias.abs() <= FAINT * layer.dbias.abs().max()
     found = layer.dweight / torch.where(empty, 1.0, layer.dbias).unsqueeze(1)
     found[empty] = found[~empty].mean(0)
@@ -58,9 +66,8 @@ def outputs(layer: Layer, features: Tensor) -> Tensor:
     return found if layer.bias is None else found + layer.bias
 
 
-def counted(layer: Layer, link: LossLink, logits: Tensor) -> Tensor:
+def counted(layer: BiasedLayer, link: LossLink, logits: Tensor) -> Tensor:
     """The least-squares solution (C,) of the two equations; logits (C, C) of each class's average example."""
-    assert layer.dbias is not None, "inapplicable() refuses this"
     answers = link.value(logits / link.temperature) - link.targets
     matrix = torch.cat([answers.T, torch.ones(1, len(answers)).double()])
     right = torch.cat([layer.dbias / link.scale, torch.ones(1).double()])

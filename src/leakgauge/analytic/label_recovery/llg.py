@@ -14,13 +14,15 @@ input under each label: m = (1 + 1/C) / K  mean_c g_c(all of label c), s_c = mea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
+from leakgauge.analytic.label_recovery.base import LabelMethod, LabelRecovery, Reading, head_of
 from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, uniform
+from leakgauge.analytic.last_layer import HeadGradient
 from leakgauge.analytic.loss_link import LossLink
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
@@ -28,48 +30,52 @@ from leakgauge.core.ranges import Count
 
 
 @dataclass(frozen=True, kw_only=True)
-class Llg:
+class Llg(LabelMethod):
     """LLG: any batch size, from the gradient alone. Features of one sign (ReLU, sigmoid); targets of 0 and 1."""
 
-    def inapplicable(self, observation: Observation) -> str | None:
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
         found = head_of(observation, one_hot=True)
-        return found.reason if isinstance(found, Inapplicable) else None
+        return found if isinstance(found, Inapplicable) else partial(self.read, found.layer)
 
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, _ = told(head_of(observation, one_hot=True))
+    def read(self, layer: Layer, seeds: Seeds) -> LabelRecovery:
+        """Return the counts that the layer's gradient tells."""
         sums = layer.dweight.sum(1)
         impact = (1 + 1 / len(sums)) / layer.batch * sums[sums < 0].sum()
         return LabelRecovery.of(taken(sums, layer.batch, impact, torch.zeros_like(sums)), "llg")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlgStar:
+class LlgStar(LabelMethod):
     """LLG*: impact and offset from `dummies` inputs drawn uniformly from the domain."""
 
     dummies: Count = 64
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        return Llg().inapplicable(observation)
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
+        found = head_of(observation, one_hot=True)
+        return found if isinstance(found, Inapplicable) else partial(self.read, observation, found)
 
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, link = told(head_of(observation, one_hot=True))
+    def read(self, observation: Observation, head: HeadGradient, seeds: Seeds) -> LabelRecovery:
+        """Return the counts, by impact and offset of inputs that are drawn."""
         inputs = uniform(observation, self.dummies, seeds.generator("dummies"))
-        return _calibrated(layer, link, features_of(observation, inputs), None, "llg_star")
+        features = features_of(observation, head.head, inputs)
+        return _calibrated(head.layer, head.link, features, None, "llg_star")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlgPlus:
+class LlgPlus(LabelMethod):
     """LLG+: impact and offset from labeled examples of the same kind as the client's."""
 
     auxiliary: Auxiliary
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        return Llg().inapplicable(observation)
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
+        found = head_of(observation, one_hot=True)
+        return found if isinstance(found, Inapplicable) else partial(self.read, observation, found)
 
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, link = told(head_of(observation, one_hot=True))
-        features = features_of(observation, self.auxiliary.inputs)
-        return _calibrated(layer, link, features, self.auxiliary.targets.cpu(), "llg_plus")
+    def read(self, observation: Observation, head: HeadGradient, seeds: Seeds) -> LabelRecovery:
+        """Return the counts, by impact and offset of the auxiliary examples."""
+        features = features_of(observation, head.head, self.auxiliary.inputs)
+        targets = self.auxiliary.targets.cpu()
+        return _calibrated(head.layer, head.link, features, targets, "llg_plus")
 
 
 def _calibrated(

@@ -10,13 +10,13 @@ number of classes, rows of absent classes are set apart too, in exact arithmetic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, told
-from leakgauge.analytic.loss_link import LossLink
+from leakgauge.analytic.label_recovery.base import LabelMethod, LabelRecovery, Reading, head_of
 from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 
@@ -25,26 +25,22 @@ INFEASIBLE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rlg:
+class Rlg(LabelMethod):
     """Presence alone, for batches smaller than the number of classes and of features; targets of 0 and 1."""
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        """Return why the labels cannot be read, in one line, or None if they can."""
-        found = self._head(observation)
-        return found.reason if isinstance(found, Inapplicable) else None
-
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, _ = told(self._head(observation))
-        return LabelRecovery(method="rlg", present=separable(layer.dweight, layer.batch))
-
-    def _head(self, observation: Observation) -> tuple[Layer, LossLink] | Inapplicable:
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
         found = head_of(observation, one_hot=True)
         if isinstance(found, Inapplicable):
             return found
-        most = min(len(found[0].weight) - 1, found[0].weight.shape[1])
-        if found[0].batch > most:
-            return Inapplicable(f"needs a gradient of lower rank: batch {found[0].batch} > {most}")
-        return found
+        layer = found.layer
+        most = min(len(layer.weight) - 1, layer.weight.shape[1])
+        if layer.batch > most:
+            return Inapplicable(f"needs a gradient of lower rank: batch {layer.batch} > {most}")
+        return partial(self.read, layer)
+
+    def read(self, layer: Layer, seeds: Seeds) -> LabelRecovery:
+        """Return the labels that the layer's gradient tells."""
+        return LabelRecovery(method="rlg", present=separable(layer.dweight, layer.batch))
 
 
 def separable(dweight: Tensor, rank: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from leakgauge.analytic.label_recovery.leaves import leaves
 from leakgauge.core import Observation, image_grid, trainable, unit_shape
 from leakgauge.federated.training.fedsgd import stateless
-from leakgauge.output import head_of
+from leakgauge.output import Head
 
 BRIGHTNESS = (0.47, 0.12)
 """Mean and standard deviation of a photograph's mean brightness."""
@@ -106,10 +106,8 @@ def _lit(image: Tensor, varied: float, generator: torch.Generator) -> Tensor:
     return (brightness + contrast * _standard(image)).clamp(0, 1)
 
 
-def features_of(observation: Observation, inputs: Tensor) -> Tensor:
-    """What the last linear layer takes (N, d) of inputs (N, *shape) in the domain's units; float64."""
-    head = head_of(observation.model, observation.domain)
-    assert head is not None, "last_layer() found it"
+def features_of(observation: Observation, head: Head, inputs: Tensor) -> Tensor:
+    """Return what the head takes (N, d) of inputs (N, *shape) in the domain's units, in float64."""
     like = next(observation.model.parameters())
     seen: list[Tensor] = []
 

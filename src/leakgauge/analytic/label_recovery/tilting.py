@@ -22,15 +22,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.label_recovery.base import LabelRecovery, head_of, sent, told, whole
+from leakgauge.analytic.label_recovery.base import (
+    BiasedHead,
+    BiasedLayer,
+    LabelMethod,
+    LabelRecovery,
+    Reading,
+    biased_head_of,
+    sent,
+    whole,
+)
 from leakgauge.analytic.label_recovery.ilrg import outputs
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, natural, scenes
 from leakgauge.analytic.loss_link import LossLink
-from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
 
@@ -70,7 +79,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tilting:
+class Tilting(LabelMethod):
     """Any batch size, labels repeated; losses of the form act(z) - target. Needs the bias's gradient.
 
     auxiliary: labeled examples that the adversary has; without them `dummies` of each kind are drawn. Where the
@@ -81,23 +90,26 @@ class Tilting:
     dummies: Count = 192
     explained: Positive = 0.5
 
-    def inapplicable(self, observation: Observation) -> str | None:
-        found = head_of(observation, bias=True, uneven=True)
-        return found.reason if isinstance(found, Inapplicable) else None
+    def prepare(self, observation: Observation) -> Reading | Inapplicable:
+        found = biased_head_of(observation, uneven=True)
+        if isinstance(found, Inapplicable):
+            return found
+        return partial(self.read, observation, found, sent(observation))
 
-    def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        layer, link = told(head_of(observation, bias=True, uneven=True))
-        found = self.estimate(observation, layer, link, seeds)
-        return LabelRecovery.of(whole(found.counts, layer.batch), "tilting", found.told)
+    def read(
+        self, observation: Observation, head: BiasedHead, mask: Tensor | None, seeds: Seeds
+    ) -> LabelRecovery:
+        """Return the counts that the stand-ins tell. mask: as in `sent`."""
+        found = self.estimate(observation, head, mask, seeds)
+        return LabelRecovery.of(whole(found.counts, head.layer.batch), "tilting", found.told)
 
     def estimate(
-        self, observation: Observation, layer: Layer, link: LossLink, seeds: Seeds
+        self, observation: Observation, head: BiasedHead, mask: Tensor | None, seeds: Seeds
     ) -> Estimate:
-        """What the stand-ins tell together."""
-        tilts: list[Tilt] = []
-        mask = sent(observation)
+        """Return what the stand-ins tell together. mask: as in `sent`."""
+        layer, link, tilts = head.layer, head.link, list[Tilt]()
         for inputs, targets in self.stand_ins(observation, seeds):
-            features = features_of(observation, inputs)
+            features = features_of(observation, head.head, inputs)
             answers = link.value(outputs(layer, features) / link.temperature)
             for law in laws(answers, link, targets):
                 tilt = tilted(layer, link, features, answers, law, mask)
@@ -130,7 +142,7 @@ def laws(answers: Tensor, link: LossLink, targets: Tensor | None) -> list[Tensor
 
 
 def tilted(
-    layer: Layer,
+    layer: BiasedLayer,
     link: LossLink,
     features: Tensor,
     answers: Tensor,
@@ -138,7 +150,6 @@ def tilted(
     mask: Tensor | None = None,
 ) -> Tilt:
     """The counts that these stand-ins tell; features (N, d), answers (N, C), law (N, C), mask (C, d + 1) as `sent`."""
-    assert layer.dbias is not None, "inapplicable() refuses this"
     size = features.mean(0).norm().clamp_min(1e-300)
     points = torch.cat([features / size, torch.ones(len(features), 1).double()], 1)
     goal = torch.cat([layer.dweight / size, layer.dbias.unsqueeze(1)], 1) / link.scale
