@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 
 import leakgauge as lg
 from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
+from leakgauge.core.verdicts import of_the_trained
 
 CERTIFIED, CONVERGED, UNCONVERGED = (
     lg.Status.CERTIFIED,
@@ -24,6 +25,7 @@ class Claims(lg.BaseAttack):
 
     status: lg.Status = CERTIFIED
     residual: float | None = 0.0
+    message: str = "done"
     check_fails: bool = False
     search_fails: bool = False
 
@@ -45,7 +47,7 @@ class Claims(lg.BaseAttack):
             targets=None,
             found=torch.ones(batch, dtype=torch.bool),
             status=self.status,
-            message="done",
+            message=self.message,
             residual=self.residual,
         )
 
@@ -86,6 +88,16 @@ def test_a_status_is_never_better_than_its_residual(
     found = Claims(claimed, residual)(seen(), seeds=lg.Seeds(0))
     assert found.status is allowed
     assert (found.message == "done") == (claimed is allowed)
+
+
+@pytest.mark.parametrize("residual", [2 * CERTIFIED_WITHIN, 2 * CONVERGED_WITHIN, None])
+def test_the_reason_of_a_lowered_status_stands_alone_in_an_empty_message(
+    residual: float | None,
+) -> None:
+    found = Claims(residual=residual, message="")(seen(), seeds=lg.Seeds(0))
+    assert found.message.startswith("not ")
+    found = of_the_trained(replace(found, status=CERTIFIED, message=""))
+    assert found.message.startswith("not certified: ")
 
 
 @pytest.mark.parametrize("attack", [Claims(), lg.attacks.DLG(), lg.attacks.Auto()])

@@ -571,6 +571,10 @@ class Wandering:
     def evaluations(self) -> int:
         return len(self.places)
 
+    @property
+    def bound(self) -> int:
+        return len(self.places)
+
     def inapplicable(self, observation: lg.Observation) -> str | None:
         return None
 

@@ -155,3 +155,14 @@ def test_typed_records_in_python(here: Path) -> None:
     records = [record for record in read("records.jsonl") if isinstance(record, Cell)]
     assert names["leaked"] == [record.id for record in records if record.verdict.leaks]
     assert len(names["leaked"]) == 2
+
+
+def test_imports_that_the_pages_name_work() -> None:
+    """`leakgauge.audit` is a function and a room: a name of the room is imported, not asked of the function."""
+    pages = [DOCS.parent / "CHANGELOG.md", *DOCS.glob("*.md")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    lines = re.findall(r"`(from leakgauge\S* import \w+)`", text)
+    assert "from leakgauge.audit import in_order" in lines
+    for line in lines:
+        exec(line, {})
+    assert "leakgauge.audit.in_order" not in text

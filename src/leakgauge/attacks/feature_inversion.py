@@ -88,7 +88,7 @@ class FeatureInversion(BaseAttack):
         if isinstance(descent, Inapplicable):
             return descent
         search = partial(self.search, observation, read, labels, descent)
-        return Plan(evaluations=self.descent.evaluations, search=search)
+        return Plan(evaluations=self.descent.bound, search=search)
 
     @property
     def descent(self) -> LBFGS:

@@ -60,20 +60,17 @@ def steady(observation: Observation, found: Reconstruction) -> Reconstruction:
     noted = replace(found, notes=(*notes, observation.unsteady))
     if found.status not in (Status.CERTIFIED, Status.CONVERGED):
         return noted
-    message = f"{found.message}; not {found.status}: {observation.unsteady}"
-    return replace(noted, status=Status.UNCONVERGED, message=message.removeprefix("; "))
+    return lowered(noted, Status.UNCONVERGED, f"not {found.status}: {observation.unsteady}")
 
 
 def of_the_trained(found: Reconstruction) -> Reconstruction:
     """Return the reconstruction, at most converged: what is proven is what a defense had made of the batch."""
     if found.status is not Status.CERTIFIED:
         return found
-    return replace(
-        found,
-        status=Status.CONVERGED,
-        message=f"{found.message}; not certified: proven is what was trained on, and the defense had changed the "
-        "private examples before",
+    reason = (
+        "proven is what was trained on, and the defense had changed the private examples before"
     )
+    return lowered(found, Status.CONVERGED, f"not certified: {reason}")
 
 
 def bounded(found: Reconstruction) -> Reconstruction:
@@ -81,17 +78,18 @@ def bounded(found: Reconstruction) -> Reconstruction:
     if found.status not in (Status.CERTIFIED, Status.CONVERGED):
         return found
     if found.residual is None:
-        reason = "the whole update was not simulated"
-        return replace(
-            found, status=Status.UNCONVERGED, message=f"{found.message}; not proven: {reason}"
-        )
+        reason = "not proven: the whole update was not simulated"
+        return lowered(found, Status.UNCONVERGED, reason)
     allowed = CERTIFIED_WITHIN if found.status is Status.CERTIFIED else CONVERGED_WITHIN
     if found.residual <= allowed:
         return found
     matched = found.residual <= CONVERGED_WITHIN
-    return replace(
-        found,
-        status=Status.CONVERGED if matched else Status.UNCONVERGED,
-        message=f"{found.message}; not {found.status}: the whole update is matched "
-        f"to {found.residual:.2g} of its norm only",
-    )
+    reason = f"the whole update is matched to {found.residual:.2g} of its norm only"
+    status = Status.CONVERGED if matched else Status.UNCONVERGED
+    return lowered(found, status, f"not {found.status}: {reason}")
+
+
+def lowered(found: Reconstruction, status: Status, reason: str) -> Reconstruction:
+    """Return the reconstruction with a lower status, and the reason at the end of its message."""
+    message = f"{found.message}; {reason}" if found.message else reason
+    return replace(found, status=status, message=message)

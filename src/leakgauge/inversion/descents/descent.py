@@ -77,7 +77,12 @@ class Descent(Protocol):
 
     @property
     def evaluations(self) -> int:
-        """Most evaluations of the objective in one run."""
+        """The planned evaluations of the objective in one run: progress and halving count by them."""
+        ...
+
+    @property
+    def bound(self) -> int:
+        """The most evaluations in one run: more than planned if a line search may end after the plan does."""
         ...
 
     def inapplicable(self, observation: Observation) -> str | None:
@@ -103,6 +108,10 @@ class SignedAdam:
 
     @property
     def evaluations(self) -> int:
+        return self.steps
+
+    @property
+    def bound(self) -> int:
         return self.steps
 
     def inapplicable(self, observation: Observation) -> str | None:

@@ -30,7 +30,7 @@ from leakgauge.inversion.descents.descent import (
     over,
     unflatten,
 )
-from leakgauge.inversion.descents.lbfgs import Memory, Point, advance
+from leakgauge.inversion.descents.lbfgs import LONGEST, Memory, Point, advance
 from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.simulation.derivability import underivable
 from leakgauge.inversion.simulation.simulator import in_precision
@@ -63,7 +63,11 @@ class GaussNewton:
 
     @property
     def evaluations(self) -> int:
-        return self.budget + 20
+        return self.budget + LONGEST
+
+    @property
+    def bound(self) -> int:
+        return self.evaluations
 
     def inapplicable(self, observation: Observation) -> str | None:
         if isinstance(observation.training, SingleGradient):
@@ -174,7 +178,7 @@ class _Descent:
         for _ in range(iterations):
             if self.left <= 0:
                 break
-            found = yield from advance(self.ask, here, memory, along, most=min(20, self.left))
+            found = yield from advance(self.ask, here, memory, along, most=min(LONGEST, self.left))
             if found is None:
                 break
             here = found

@@ -32,6 +32,10 @@ class LangevinAdam:
     def evaluations(self) -> int:
         return self.steps
 
+    @property
+    def bound(self) -> int:
+        return self.steps
+
     def inapplicable(self, observation: Observation) -> str | None:
         return None
 

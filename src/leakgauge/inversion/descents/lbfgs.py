@@ -111,12 +111,15 @@ class Point(NamedTuple):
     gradient: Tensor
 
 
+LONGEST = 20
+"""Most evaluations of one line search."""
+
 Ask = Callable[[Tensor], Generator[Request, Evaluation, Point]]
 """Evaluate a vector, by way of the engine."""
 
 
 def line_search(
-    ask: Ask, here: Point, direction: Tensor, *, first: float = 1.0, most: int = 20
+    ask: Ask, here: Point, direction: Tensor, *, first: float = 1.0, most: int = LONGEST
 ) -> Generator[Request, Evaluation, Point | None]:
     """A point that satisfies the strong Wolfe conditions with c1 = 1e-4, c2 = 0.9 (algorithms 3.5, 3.6).
 
@@ -172,6 +175,13 @@ class LBFGS:
     def evaluations(self) -> int:
         return self.steps
 
+    @property
+    def bound(self) -> int:
+        """A last iteration whose direction fails searches a second time, with as many evaluations as the first."""
+        if self.line_search == "none":
+            return self.steps
+        return self.steps + min(LONGEST, self.steps - 1)
+
     def inapplicable(self, observation: Observation) -> str | None:
         return None
 
@@ -217,7 +227,8 @@ class LBFGS:
         here = yield from ask(flatten(start))
         memory = Memory(self.history, here.vector)
         while left > 0 and not over(here.value, setting):
-            found = yield from advance(ask, here, memory, memory.direction, most=min(20, left))
+            most = min(LONGEST, left)
+            found = yield from advance(ask, here, memory, memory.direction, most=most)
             if found is None:
                 break
             here = found

@@ -21,12 +21,16 @@ RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
 def halved(trials: int, evaluations: int) -> int:
-    """Return the most evaluations that successive halving spends on `trials` restarts of `evaluations` each."""
-    spent, done = 0.0, 0.0
+    """Return the most evaluations that successive halving spends on `trials` restarts of `evaluations` each.
+
+    A restart reaches a rung with the first evaluation that is not before it.
+    """
+    spent, done = 0, 0
     for rung in RUNGS:
-        spent += trials * (rung - done) * evaluations
-        done, trials = rung, max(1, (trials + 1) // 2)
-    return math.ceil(spent)
+        reached = math.ceil(rung * evaluations)
+        spent += trials * (reached - done)
+        done, trials = reached, max(1, (trials + 1) // 2)
+    return spent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +52,14 @@ class Composition:
     @property
     def budget(self) -> int:
         """The largest number of simulated updates that a search computes."""
-        whole = self.trials * self.descent.evaluations
+        last, spent = self.trials, self.trials * self.descent.evaluations
         if self.halving:
-            whole = min(whole, halved(self.trials, self.descent.evaluations))
+            spent = halved(self.trials, self.descent.evaluations)
+            # Three rungs drop the worse half.
+            for _ in RUNGS[1:]:
+                last = (last + 1) // 2
+        # Only a restart that is not dropped may go on after its planned evaluations.
+        whole = spent + last * (self.descent.bound - self.descent.evaluations)
         # Each trial is scored once more, and so is their consensus.
         return whole if self.group is None else whole + self.trials + 1
 
