@@ -122,4 +122,5 @@ def without_case(
     if not missing:
         return None
     one = f"DefenseCase(defense={missing[0]}())"
-    return f"no case for {', '.join(missing)}: add {one} to DEFENSE_CASES in {__file__.rpartition('/')[2]}"
+    place = "tests/support/defense_cases.py"
+    return f"no case for {', '.join(missing)}: add {one} to DEFENSE_CASES in {place}"
