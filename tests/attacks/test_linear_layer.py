@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from conftest import images, mlp, psnr, refusal, sigmoid_cnn
+from conftest import images, mlp, planned, psnr, refusal, sigmoid_cnn
 from torch import nn
 from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import defenses
 from leakgauge.analytic.linear import inverse_of_affine
-from leakgauge.attacks import LinearLayer
+from leakgauge.attacks import LinearLayer, linear_layer
 
 Observe = Callable[..., lg.Observation]
 
@@ -42,6 +43,22 @@ def test_what_it_claims_found_is_true(observe: Observe) -> None:
     verified = int(guess.message.split(" of ")[0]) if guess.message[0].isdigit() else 0
     assert verified < 40
     assert (distance.min(dim=1).values[:verified] < 1e-2).all()
+
+
+def test_the_longest_run_is_planned(observe: Observe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds that each add one chance match, at every tolerance, all dropped again at its end."""
+    peeling = linear_layer._Peeling
+
+    def one_more(self: Any, found: list[Any], tolerance: float, *, alone: bool) -> list[Any]:
+        self.evaluations += 4
+        full = len(found) == self.observation.batch_size
+        chance = linear_layer._Example(torch.zeros(64), 0, torch.zeros(48))
+        return [chance] if alone and not full else []
+
+    monkeypatch.setattr(peeling, "verified", one_more)
+    monkeypatch.setattr(peeling, "left_over", lambda self, found: float(len(found)))
+    plan = planned(LinearLayer(), observe(mlp(), images(3)))
+    assert plan.run(lg.Seeds(0)).cost.evaluations == plan.evaluations - 1
 
 
 def test_the_gradient_is_the_outer_product(observe: Observe) -> None:

@@ -329,6 +329,24 @@ class TestDescents:
         assert values[-1] < 1e-4 * values[0]
         assert len(values) <= descent.evaluations
 
+    @pytest.mark.parametrize(
+        ("steps", "function"),
+        [(1, bowl), (2, bowl), (3, bowl), (10, bowl), (60, valley)],
+        ids=["1", "2", "3", "10", "60"],
+    )
+    def test_the_longest_run_of_a_line_search(self, steps: int, function: Function) -> None:
+        """The objective falls up to some evaluation, and is higher wherever it is asked for afterwards."""
+        descent, longest = LBFGS(steps=steps, line_search="strong_wolfe"), 0
+
+        def rising(falling: int) -> Function:
+            asked = itertools.count(1)
+            return lambda x: function(x) + (0.0 if next(asked) <= falling else 1e9)
+
+        for falling in range(1, steps + 1):
+            _, values, _ = follow(descent, rising(falling), torch.zeros(5, dtype=torch.float64))
+            longest = max(longest, len(values))
+        assert longest == descent.bound
+
     @pytest.mark.parametrize("history", [2, 10, 100])
     def test_the_searched_descent_follows_a_curved_valley(self, history: int) -> None:
         descent = LBFGS(steps=300, history=history, line_search="strong_wolfe")

@@ -73,7 +73,7 @@ class April(BaseAttack):
                 'them too (a normalization, a skip connection): equations = "embedding" needs neither'
             )
         search = partial(self.search, mean_network(observation), found, labels)
-        return Plan(evaluations=len(CUTS) * LABELS, search=search)
+        return Plan(evaluations=len(CUTS) * len(labels), search=search)
 
     def search(
         self,

@@ -72,7 +72,17 @@ class LinearLayer(BaseAttack):
         if several and isinstance(found.contribution, Inapplicable):
             return found.contribution
         seen = mean_network(observation)
-        return Plan(evaluations=1, search=partial(_search, seen, found, label_rule(seen)))
+        search = partial(_search, seen, found, label_rule(seen))
+        return Plan(evaluations=most_evaluations(observation.batch_size, found), search=search)
+
+
+def most_evaluations(batch: int, entry: LinearEntry) -> int:
+    """Return the largest number of evaluations: one for each class and round, and one to compare the update."""
+    if batch == 1 or isinstance(entry.contribution, Inapplicable):
+        return 1
+    # Each round adds an example, or ends a turn. The first tolerance may end two turns.
+    rounds = len(TOLERANCES) * (batch + 1) + 1
+    return rounds * entry.contribution.classes + 1
 
 
 def label_rule(observation: Observation) -> ReadyLabels | None:

@@ -91,7 +91,8 @@ class Peeling(BaseAttack):
         descent = ready(self.matching(self.prior(), Spectral(), none, self.steps), observation)
         if isinstance(descent, Inapplicable):
             return descent
-        return Plan(evaluations=self.planned, search=partial(self.search, found, descent))
+        pools = sum(layer.pool is not None for layer in found.chain.layers)
+        return Plan(evaluations=self.most(pools), search=partial(self.search, found, descent))
 
     def prior(self, *, ample: bool = False) -> Term:
         """Return what is believed of the image. ample: so many activations are known that they decide it."""
@@ -113,8 +114,17 @@ class Peeling(BaseAttack):
 
     @property
     def planned(self) -> int:
-        """Return the largest number of evaluations. Line searches take a quarter more than the steps."""
+        """Return about how many evaluations a run takes, for its progress: a quarter more than the steps."""
         return (self.rough + RESTARTS * self.steps) * 5 // 4
+
+    def most(self, pools: int) -> int:
+        """Return the largest number of evaluations through a chain with so many max pools."""
+        rough, last = (
+            self.matching(self.prior(), Spectral(), torch.zeros(0), steps).budget
+            for steps in (self.rough, self.steps)
+        )
+        # An image before each pool and one at the end, which is compared once if it is read.
+        return (pools + 1) * max(rough, RESTARTS * last) + 1
 
     def search(
         self,

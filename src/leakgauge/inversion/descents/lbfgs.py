@@ -177,10 +177,11 @@ class LBFGS:
 
     @property
     def bound(self) -> int:
-        """A last iteration whose direction fails searches a second time, with as many evaluations as the first."""
+        """Return the most evaluations: a last iteration whose direction fails searches twice, with all that is left."""
         if self.line_search == "none":
             return self.steps
-        return self.steps + min(LONGEST, self.steps - 1)
+        # It fails twice with a memory alone, so after the start and another iteration.
+        return self.steps + max(0, min(LONGEST, self.steps - 2))
 
     def inapplicable(self, observation: Observation) -> str | None:
         return None
