@@ -100,7 +100,9 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     guess, told = reconstructed(attack, seen, seeds)
     scores = beside_control(data, indices, guess, seeds.generator("controls"))
     pairs = zip(scores["psnr"], scores["control_psnr"], scores["ssim"], strict=True)
-    told["leaked"] = [IMAGE_RULE.leaked(one, control, ssim) for one, control, ssim in pairs]
+    told["leaked"] = [
+        IMAGE_RULE.leaked(one, control, ssim, better="higher") for one, control, ssim in pairs
+    ]
     return told | {"attack": repr(attack), "residual": guess.residual} | scores
 
 

@@ -144,7 +144,9 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     guess, told = reconstructed(attack, seen, seeds)
     scores = beside_control(data, indices, guess, seeds.generator("controls"))
     pairs = zip(scores["psnr"], scores["control_psnr"], scores["ssim"], strict=True)
-    told["leaked"] = [IMAGE_RULE.leaked(one, control, ssim) for one, control, ssim in pairs]
+    told["leaked"] = [
+        IMAGE_RULE.leaked(one, control, ssim, better="higher") for one, control, ssim in pairs
+    ]
     if guess.targets is not None:
         count = data.classes or 10
         told["label"] = agreement(data.targets[indices], guess.targets, count)

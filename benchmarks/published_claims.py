@@ -178,7 +178,7 @@ def run(job: Job, given: Options) -> Row:
     scores = beside_control(data, [index], guess, seeds.generator("controls"))
     told["label"] = guess.targets is not None and int(guess.targets[0]) == int(data.targets[index])
     told["leaked"] = IMAGE_RULE.leaked(
-        scores["psnr"][0], scores["control_psnr"][0], scores["ssim"][0]
+        scores["psnr"][0], scores["control_psnr"][0], scores["ssim"][0], better="higher"
     )
     return row | told | scores | {"residual": guess.residual, "status": str(guess.status)}
 

@@ -19,6 +19,7 @@ from leakgauge.audit import Plan, Run, execute
 from leakgauge.audit.failures import FOLDER as FAILURES
 from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
+from leakgauge.report.wording import beyond, plural
 from leakgauge.streams import printing
 from leakgauge.summary import prices, tables
 
@@ -30,9 +31,10 @@ def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
     """What will be run, and about how long it takes, before it starts."""
     seconds = max(1.0, plan.total / workers)
     about = rounded(seconds)
-    trainings = f" and {len(plan.trainings)} trainings" if plan.trainings else ""
+    trainings = f" and {plural(len(plan.trainings), 'training')}" if plan.trainings else ""
+    each = "beside its blind control" if len(plan.cells) == 1 else "each beside its blind control"
     console.print(
-        f"{len(plan.cells)} audits, each beside its blind control,{trainings} in {workers} "
+        f"{plural(len(plan.cells), 'audit')}, {each},{trainings} in {workers} "
         f"process{'es' if workers > 1 else ''}: about {about} if nothing else runs here. "
         "Ctrl-C keeps what is done.",
         highlight=False,
@@ -104,9 +106,10 @@ def show_results(run: Run, page: Path, *, as_json: bool) -> None:
     shown = Console()
     for table in (*tables(run.cells), *prices(run.records)):
         shown.print(table)
+    side = beyond(cell.data.headline for cell in run.cells)
     shown.print(
         "Medians over the examples of a batch. blind: the same attack on an update of other data;"
-        " leakage is what stands above it.",
+        f" leakage is what stands {side} it.",
         style="dim",
     )
 

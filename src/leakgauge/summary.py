@@ -55,7 +55,8 @@ def prices(records: Sequence[Record]) -> Iterator[Table]:
             padding=(0, 1, 0, 0),
         )
         shown.add_column("defense", overflow="fold")
-        for heading in ("above control", "accuracy", "lost", "bytes", "epsilon"):
+        side = wording.beyond([frontier.headline] if frontier.headline else [])
+        for heading in (f"{side} control", "accuracy", "lost", "bytes", "epsilon"):
             shown.add_column(heading, justify="right", no_wrap=True)
         shown.add_column("dominated", no_wrap=True)
         for setting in frontier.settings:
@@ -73,7 +74,7 @@ def price(setting: report.Setting) -> list[str]:
     worst = setting.worst
     above = "-"
     if worst is not None:
-        above = FORMATS[worst.format].text(setting.above)
+        above = FORMATS[worst.headline.format].text(setting.above)
         above += " leaked" if setting.leaked else ""
     strength = "" if setting.strength is None else f" {wording.plain(setting.strength)}"
     return [

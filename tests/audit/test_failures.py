@@ -27,6 +27,7 @@ from leakgauge.audit.run import one_thread
 from leakgauge.audit.verdict import judged
 from leakgauge.cli import main
 from leakgauge.defenses.base import Undefended
+from leakgauge.metrics import ssim
 from leakgauge.metrics.leak import IMAGE_RULE
 from leakgauge.modalities import ImageModality
 from leakgauge.records import read
@@ -342,7 +343,7 @@ class TestControl:
         assert run.folder is not None
         half = run.cells[0]
         exact = half.scores | {"psnr": (200.0,)}  # however good it looks
-        assert judged(IMAGE_RULE, exact, {}, half.found).leaks is None
+        assert judged(IMAGE_RULE, exact, {}, half.found, better="higher").leaks is None
         page = lg.write_report(run.folder).read_text("utf-8")
         assert "1 blind control failed." in page
         assert "There is no blind control: ValueError: not twice" in page
@@ -390,7 +391,7 @@ class TestControl:
             metric()
             return torch.ones(len(truth))
 
-        monkeypatch.setattr(ImageModality, "metrics", lambda *_: {"psnr": psnr})
+        monkeypatch.setattr(ImageModality, "metrics", lambda *_: {"psnr": psnr, "ssim": ssim})
         (cell,) = lg.audit(case(attacks=[Own()])).cells
         assert cell.failure.step == "control"
         assert cell.scores["psnr"] == (1.0,)
@@ -428,7 +429,7 @@ class TestOtherSteps:
         def broken(truth: Tensor, guess: Tensor) -> Tensor:
             raise RuntimeError("no such metric")
 
-        monkeypatch.setattr(ImageModality, "metrics", lambda *_: {"psnr": broken})
+        monkeypatch.setattr(ImageModality, "metrics", lambda *_: {"psnr": broken, "ssim": ssim})
         (cell,) = lg.audit(case()).cells
         assert (cell.status, cell.failure.step) == ("failed", "metric")
 

@@ -76,14 +76,14 @@ def folder(tmp_path: Path) -> Path:
 def test_the_rule_of_images_at_its_edges(
     score: float | None, control: float | None, expected: bool | None
 ) -> None:
-    assert IMAGE_RULE.leaked(score, control) is expected
+    assert IMAGE_RULE.leaked(score, control, better="higher") is expected
 
 
 @pytest.mark.parametrize(
     ("score", "control", "expected"), [(0.5, 0.4, True), (0.49, 0.0, False), (0.6, 0.6, False)]
 )
 def test_the_rule_of_tables_at_its_edges(score: float, control: float, expected: bool) -> None:
-    assert TABLE_RULE.leaked(score, control) is expected
+    assert TABLE_RULE.leaked(score, control, better="higher") is expected
 
 
 def test_metrics_of_image_priors_are_shown_where_records_hold_them(folder: Path) -> None:
@@ -114,11 +114,13 @@ def test_identification_by_pixels_stands_in_where_there_are_no_features(folder: 
     ("psnr", "ssim", "expected"), [(17.6, 0.5, True), (17.6, 0.49, False), (9.9, 0.9, False)]
 )
 def test_structure_that_a_person_sees_counts(psnr: float, ssim: float, expected: bool) -> None:
-    assert IMAGE_RULE.leaked(psnr, 7.0, ssim) is expected
+    assert IMAGE_RULE.leaked(psnr, 7.0, ssim, better="higher") is expected
 
 
 def test_an_example_without_a_guess_did_not_leak() -> None:
-    assert IMAGE_RULE.judge({"psnr": [40.0, 40.0, None]}, {}, [False, True, False]) == (
+    assert IMAGE_RULE.judge(
+        {"psnr": [40.0, 40.0, None]}, {}, [False, True, False], better="higher"
+    ) == (
         False,
         None,
         None,

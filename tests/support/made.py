@@ -146,7 +146,11 @@ def verdict_of(fields: dict[str, Any]) -> Verdict:
     each: tuple[bool | None, ...] = ()
     if ran:
         none = (None,) * len(fields["found"])
-        each = rule.judge(fields["scores"], control, fields["found"]) if rule else none
+        each = (
+            rule.judge(fields["scores"], control, fields["found"], better="higher")
+            if rule
+            else none
+        )
     known = [leaked for leaked in each if leaked is not None]
     return Verdict(
         rule=rule.name if rule else None,

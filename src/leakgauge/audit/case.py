@@ -27,7 +27,7 @@ from leakgauge.core.ranges import check_argument, check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
-from leakgauge.modalities import modality_of
+from leakgauge.modalities import check_modality
 from leakgauge.records import Network, Protocol
 from leakgauge.threats import Server, ThreatModel
 
@@ -176,8 +176,7 @@ class Case(Summarized):
             )
         if self.utility is not None:
             self.utility.check(self.name, self.data)
-        # Weights of a metric that do not fit are told now, not after the first attack.
-        modality_of(self.data.domain).metrics(self.data.domain, self.data.inputs[:0])
+        check_modality(self.data.domain, self.data.inputs)
         client, last = self.client(), self.last
         for size in sorted(set(self.batch_sizes)):
             indices = self.indices(size, 0, Seeds())[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from leakgauge.core import Status
+from leakgauge.metrics import Closer
 from leakgauge.metrics.leak import LeakRule, Values
 from leakgauge.records import Verdict
 
@@ -13,6 +14,8 @@ REASONS = {
     Status.NO_SIGNAL: "nothing was observed: every entry of the update is 0",
     Status.FAILED: "an exception ended the audit",
 }
+NAMED = 8
+"""Most examples that a verdict names for one part of a rule."""
 
 
 def unjudged(rule: LeakRule | None, status: Status) -> Verdict:
@@ -25,6 +28,8 @@ def judged(
     scores: Mapping[str, Values],
     control: Mapping[str, Values],
     found: Sequence[bool],
+    *,
+    better: Closer,
 ) -> Verdict:
     """Return the verdict on a batch.
 
@@ -33,15 +38,39 @@ def judged(
         scores: by metric, a value for each example.
         control: the same of the blind control; empty if it failed.
         found: whether the attack has a guess of each example.
+        better: which scores leak more, as the headline says.
     """
     if rule is None:
         return _verdict(None, (None,) * len(found), "there is no rule for this kind of data")
-    each = rule.judge(scores, control, found)
+    each = rule.judge(scores, control, found, better=better)
     known = [leaked for leaked in each if leaked is not None]
     if known:
-        return _verdict(rule, each, f"{sum(known)} of {len(known)} examples leaked")
+        parts = rule.parts(scores, each, better=better) if rule.instead else ()
+        told = f"{sum(known)} of {len(known)} examples leaked{_by(parts)}"
+        return _verdict(rule, each, told)
     blind = "no example can be judged" if control else "there is no blind control"
     return _verdict(rule, each, blind)
+
+
+def _by(parts: Sequence[str | None]) -> str:
+    """Return by which part of a rule examples leaked: `, by ssim`. Name the examples, from 1, if the parts differ."""
+    places: dict[str, list[str]] = {}
+    for number, metric in enumerate(parts, start=1):
+        if metric is not None:
+            places.setdefault(metric, []).append(str(number))
+    if len(places) < 2:
+        return "".join(f", by {metric}" for metric in places)
+    told = [f"{_numbers(numbers)} by {metric}" for metric, numbers in places.items()]
+    return f": {'; '.join(told)}"
+
+
+def _numbers(numbers: Sequence[str]) -> str:
+    """Return `example 2`, or `examples 1, 3 and 4`, and how many more there are behind the first ones."""
+    shown, rest = list(numbers[:NAMED]), len(numbers) - NAMED
+    if rest > 0:
+        shown.append(f"{rest} more")
+    *before, last = shown
+    return f"examples {', '.join(before)} and {last}" if before else f"example {last}"
 
 
 def _verdict(rule: LeakRule | None, each: tuple[bool | None, ...], why: str) -> Verdict:

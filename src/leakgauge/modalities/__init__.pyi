@@ -1,5 +1,6 @@
 """One modality for each domain: how its examples are scored, judged and shown."""
 
+from .check import check_modality as check_modality
 from .image import ImageModality as ImageModality
 from .lookup import MODALITIES as MODALITIES
 from .lookup import HasModality as HasModality

@@ -54,7 +54,23 @@ class Headline(Part):
         description="Which values are better for the adversary: those that leak more."
     )
     reads: Text = Field(description="A value in words. `{score}` stands for it.")
-    reads_exactly: Text = Field(description="An exact copy in words.")
+    reads_exactly: Text = Field(
+        description="An exact copy in words: a PSNR at its cap, or 0 where lower values leak more."
+    )
+
+    def leakage(self, score: float) -> float:
+        """Return the score, or its negative if lower values leak more: a larger number is more leakage."""
+        return score if self.better == "higher" else -score
+
+    def exact(self, score: float) -> bool:
+        """Return whether a score means an exact copy."""
+        return score == math.inf if self.better == "higher" else score <= 0
+
+    def ahead(self, score: float | None, control: float | None) -> float:
+        """Return how far a score leaks more than the control's: 0 if it does not, or either is missing."""
+        if score is None or control is None or self.leakage(score) <= self.leakage(control):
+            return 0.0
+        return self.leakage(score) - self.leakage(control)
 
 
 class Data(Part):
@@ -156,12 +172,18 @@ class Verdict(Part):
         description="Whether each example leaked; null where it could not be judged. Empty if the attack did not run."
     )
     floor: Measurement = Field(
-        description="Headline score from which the rule speaks of a leak; null without a rule."
+        description="Headline score from which the rule speaks of a leak: the least one, or the largest where lower"
+        " values leak more. Null without a rule. An example with a worse score may leak by another score that the rule"
+        " names: `why` says by which."
     )
     margin: Measurement = Field(
-        description="How far above the blind control it must be; null if above it is enough."
+        description="How far beyond the blind control's score it must be, to the side that leaks more; null if any"
+        " distance is enough."
     )
-    why: Text = Field(description="What was counted, or why nothing was judged.")
+    why: Text = Field(
+        description="What was counted, and by which score if the rule names several; or why nothing was judged."
+        " Examples are counted from 1."
+    )
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from leakgauge.records import Cell, Claim
+from leakgauge.records import Cell, Claim, Headline
 from leakgauge.report.figures import Axis, Line, Point, sweep
 from leakgauge.report.formats import FORMATS
 from leakgauge.report.leak import partner
@@ -27,6 +27,7 @@ class Panel:
     case: str
     attack: str
     batch_size: int
+    headline: Headline
     defense: str
     reprs: list[str]
     claims: tuple[Claim, ...]
@@ -62,7 +63,7 @@ def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
     )
     figure = sweep(
         points,
-        axis=_axis(first, points, open_),
+        axis=_axis(first, points, run, open_),
         strength_name=first.defense.strength_name or "setting",
         lines=_lines(run, open_),
         original=album.uri(original),
@@ -72,6 +73,7 @@ def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
         case=first.case,
         attack=first.attack.name,
         batch_size=first.batch_size,
+        headline=first.data.headline,
         defense=first.defense.name,
         reprs=list(dict.fromkeys(cell.defense.repr for cell in group if cell.defense.repr)),
         claims=first.defense.claims,
@@ -108,8 +110,9 @@ def _pictured(cells: Sequence[Cell]) -> int:
     """The example to show: the one that leaks most without a defense, or with it."""
     if not cells:
         return 0
-    scores = cells[0].values(cells[0].data.headline.metric)
-    known = [(score, -i) for i, score in enumerate(scores) if score is not None]
+    headline = cells[0].data.headline
+    scores = cells[0].values(headline.metric)
+    known = [(headline.leakage(score), -i) for i, score in enumerate(scores) if score is not None]
     return -max(known)[1] if known else 0
 
 
@@ -119,7 +122,7 @@ def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
     values = list(chain.from_iterable(cell.values(cell.data.headline.metric) for cell in cells))
     verdicts = [v for cell in cells for v in cell.verdict.per_example if v is not None]
     value, strength = median(values), _strength(first)
-    shown_value = FORMATS[headline.format].text(value)
+    shown_value = FORMATS[headline.format].amount(value, headline.unit)
     note = f"{first.defense.strength_name or 'setting'} {plain(strength)}: median {shown_value}"
     if verdicts:
         note += f", {sum(verdicts)} of {plural(len(verdicts), 'example')} leaked"
@@ -145,25 +148,44 @@ def _levels(cells: Sequence[Cell], *, control: bool) -> float | None:
 
 
 def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
-    control = _levels(run, control=True)
-    if control is None:
-        control = _levels(open_, control=True)
-    verdict = next((cell.verdict for cell in run), None)
-    floor = verdict.floor if verdict else None
-    if verdict and floor is not None and verdict.margin is not None:
-        floor = max(floor, (control or 0.0) + verdict.margin)
+    control = _control(run, open_)
     return [
         Line(label="undefended", value=_levels(open_, control=False), style="open"),
-        Line(label="leak rule", value=floor, style="rule"),
+        Line(label="leak rule", value=_bar(run, control), style="rule"),
         Line(label="blind control", value=control, style="control"),
     ]
 
 
-def _axis(first: Cell, points: Sequence[Point], open_: Sequence[Cell]) -> Axis:
+def _control(run: Sequence[Cell], open_: Sequence[Cell]) -> float | None:
+    """Return the median of the blind controls, or of those without the defense if it has none."""
+    control = _levels(run, control=True)
+    return _levels(open_, control=True) if control is None else control
+
+
+def _bar(run: Sequence[Cell], control: float | None) -> float | None:
+    """Return the score from which the rule speaks of a leak beside such a control, or None without a rule."""
+    verdict = run[0].verdict if run else None
+    if verdict is None or verdict.floor is None:
+        return None
+    headline = run[0].data.headline
+    bars = [verdict.floor]
+    if verdict.margin is not None and control is not None:
+        # Toward more leakage, a distance is added where higher is better, and taken off where lower is.
+        bars.append(control + headline.leakage(verdict.margin))
+    return max(bars, key=headline.leakage)
+
+
+def _axis(first: Cell, points: Sequence[Point], run: Sequence[Cell], open_: Sequence[Cell]) -> Axis:
     headline, format_ = first.data.headline, FORMATS[first.data.headline.format]
     levels = [*(point.high for point in points), _levels(open_, control=False)]
+    how = "median"
+    if headline.better == "lower":
+        # Here the control and the rule lie above what leaked, where an axis that ends at the scores would cut them off.
+        control = _control(run, open_)
+        levels += [control, _bar(run, control)]
+        how = "median; higher is safer"
     scale = format_.levels([v for v in levels if v is not None and math.isfinite(v)])
-    return Axis(title=f"{headline.title} (median)", top=scale.top, step=scale.step, format=format_)
+    return Axis(title=f"{headline.title} ({how})", top=scale.top, step=scale.step, format=format_)
 
 
 def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:

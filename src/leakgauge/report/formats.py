@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from leakgauge.records import Headline
 from leakgauge.report.wording import MISSING, decibels, percent, plain
 
 SWEEP_LIMIT = 100.0
@@ -50,8 +51,12 @@ class Format(ABC):
         """Return the label of a tick."""
 
     @abstractmethod
-    def read(self, value: float | None, unit: str) -> str:
-        """Return how much of one example was read. `unit`: what a difference of two scores counts."""
+    def read(self, value: float | None, headline: Headline) -> str:
+        """Return how much of one example was read, in the unit of the headline."""
+
+    def amount(self, value: float | None, unit: str) -> str:
+        """Return a score for a sentence. `unit`: what a difference of two scores counts."""
+        return self.text(value)
 
     @abstractmethod
     def levels(self, values: Sequence[float]) -> Scale:
@@ -80,7 +85,7 @@ class Decibels(Format):
     def tick(self, value: float) -> str:
         return plain(value)
 
-    def read(self, value: float | None, unit: str) -> str:
+    def read(self, value: float | None, headline: Headline) -> str:
         return decibels(value)
 
     def levels(self, values: Sequence[float]) -> Scale:
@@ -111,8 +116,10 @@ class Percent(Format):
     def tick(self, value: float) -> str:
         return f"{100 * value:.0f}%"
 
-    def read(self, value: float | None, unit: str) -> str:
-        return f"{percent(value)} read"
+    def read(self, value: float | None, headline: Headline) -> str:
+        # A fraction of which less is better counts errors, so that nothing of it was read.
+        what = "read" if headline.better == "higher" else headline.unit
+        return f"{percent(value)} {what}".rstrip()
 
     def span(self, low: float | None, high: float | None) -> str:
         return super().span(low, high).replace("%", "", 1)
@@ -125,7 +132,7 @@ class Percent(Format):
 
 
 class Number(Format):
-    """Any other number, in three significant digits. Its unit stands in headings alone."""
+    """Any other number, in three significant digits. Its unit stands in headings and in sentences, not in cells."""
 
     def text(self, value: float | None) -> str:
         return plain(value)
@@ -136,8 +143,11 @@ class Number(Format):
     def tick(self, value: float) -> str:
         return plain(value)
 
-    def read(self, value: float | None, unit: str) -> str:
-        return f"{plain(value)} {unit}".rstrip()
+    def read(self, value: float | None, headline: Headline) -> str:
+        return self.amount(value, headline.unit)
+
+    def amount(self, value: float | None, unit: str) -> str:
+        return MISSING if value is None else f"{plain(value)} {unit}".rstrip()
 
     def levels(self, values: Sequence[float]) -> Scale:
         highest = max([*values, 0.0]) or 1.0

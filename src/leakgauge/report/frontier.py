@@ -1,7 +1,7 @@
 """Leakage against accuracy: each setting of a defense as one point, and which points another one beats.
 
-Reads records alone. Leakage of a setting is that of the worst attack on it: the median over examples of PSNR (of a
-table, of the share of columns read) above the blind control's. A setting is dominated where another has no more
+Reads records alone. Leakage of a setting is that of the worst attack on it: how far the median over examples of the
+headline's score is better for the adversary than the blind control's. A setting is dominated where another has no more
 leakage, by the rule and by that number, and no less accuracy, and is better in one of them.
 """
 
@@ -27,14 +27,14 @@ WEAK = ("unconverged", "diverged")
 class Exposure:
     """What one attack on one batch size read at one setting, over all batches.
 
-    score and control: medians over examples, dB or share of columns. silent: whether an update was all zeros, so that
+    score and control: medians over examples, in the headline's unit. silent: whether an update was all zeros, so that
     nothing was observed. telling: whether the same attack read something where there was no defense, so that it says
     something of the defense if it does not.
     """
 
     attack: str
     batch_size: int
-    format: str
+    headline: Headline
     score: float | None
     control: float | None
     leaks: int  # examples that leaked by the rule, of those judged
@@ -53,10 +53,8 @@ class Exposure:
 
     @property
     def above(self) -> float:
-        """How far the score stands above the blind control; 0 at or below it, and where there is no score."""
-        if self.score is None or self.control is None or self.score <= self.control:
-            return 0.0
-        return self.score - self.control
+        """How far the score is better for the adversary than the control's; 0 if it is not, or there is no score."""
+        return self.headline.ahead(self.score, self.control)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +105,7 @@ class Setting:
 
     @property
     def worst(self) -> Exposure | None:
-        """The attack that read most: a leak before none, then by how far it stands above control."""
+        """The attack that read most: a leak before none, then by how far it is beyond the control."""
         return max(self.judged, key=lambda e: (bool(e.leaked), e.above), default=None)
 
     @property
@@ -230,7 +228,7 @@ def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
     return Exposure(
         attack=first.attack.name,
         batch_size=first.batch_size,
-        format=headline.format,
+        headline=headline,
         score=median(chain.from_iterable(cell.values(headline.metric) for cell in run)),
         control=median(chain.from_iterable(cell.blind_values(headline.metric) for cell in run)),
         leaks=sum(verdicts),

@@ -1,4 +1,4 @@
-"""The frontier figure: leakage above the blind control against test accuracy, as inline SVG drawn by hand."""
+"""The frontier figure: leakage beyond the blind control against test accuracy, as inline SVG drawn by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leakgauge.report.formats import FORMATS, Format, Scale
 from leakgauge.report.frontier import Frontier, Setting
 from leakgauge.report.labels import MARK, PITCH, Box, Placed, place
 from leakgauge.report.recommendation import Recommendation, read
-from leakgauge.report.wording import plain, points
+from leakgauge.report.wording import beyond, plain, points
 
 LEFT, RIGHT, TOP, WIDTH, HEIGHT = 58.0, 26.0, 34.0, 760.0, 330.0
 INSET = 26.0
@@ -26,11 +26,11 @@ HUES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Both axes: the accuracies at their ends, and the leakage at the top."""
+    """Both axes: the accuracies at their ends, the title of the other, and the leakage at its top."""
 
     low: float
     high: float
-    unit: str
+    title: str
     scale: Scale
     format: Format
 
@@ -91,7 +91,8 @@ def _frame(settings: Sequence[Setting], headline: Headline) -> Frame:
         low, high = max(0.0, low - step), min(1.0, high + step)
     format_ = FORMATS[headline.format]
     scale = format_.distances([setting.above for setting in settings])
-    return Frame(low=low, high=high, unit=headline.unit, scale=scale, format=format_)
+    title = f"leakage {beyond([headline])} blind control, {headline.unit}"
+    return Frame(low=low, high=high, title=title, scale=scale, format=format_)
 
 
 def _step(span: float) -> float:
@@ -126,9 +127,7 @@ def _chosen(chosen: Setting | None, frame: Frame) -> list[str]:
 
 def _grid(frame: Frame) -> list[str]:
     base, right = TOP + HEIGHT, WIDTH - RIGHT
-    parts = [
-        caption(LEFT - 40, TOP - 9, f"leakage above blind control, {frame.unit}", "axis-title")
-    ]
+    parts = [caption(LEFT - 40, TOP - 9, frame.title, "axis-title")]
     step = frame.scale.step
     for i in range(round(frame.scale.top / step) + 1):
         y = frame.y(i * step)

@@ -193,7 +193,7 @@ def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
     values = cell.blind_values if control else cell.values
     headline = cell.data.headline
     first = _at(values(headline.metric), i)
-    told = [FORMATS[headline.format].read(first, headline.unit)]
+    told = [FORMATS[headline.format].read(first, headline)]
     scores = {measure: _at(values(measure.names[0]), i) for measure in (SSIM, MS_SSIM, LPIPS)}
     if headline.metric != "psnr" and "psnr" in cell.scores:
         told.append(decibels(_at(values("psnr"), i)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from leakgauge.records import Cell, Header
 from leakgauge.report.formats import FORMATS
-from leakgauge.report.wording import listed, plain, plural, setting
+from leakgauge.report.wording import beyond, listed, plain, plural, setting
 
 MISSING_SCORES = (
     "Where the attack has no guess, nothing leaked; where a score or its control is missing, the example is not"
@@ -71,7 +71,9 @@ def _sentence(
     if not open_ and not defended:
         return "open", f"No verdict: {_unjudged(cells)}."
     leaking, despite = _leaking(open_), _leaking(defended)
-    what = "at least one example was rebuilt far above the blind control"
+    # A score below the control's may read as a worse one.
+    side = "above" if beyond(cell.data.headline for cell in cells) == "above" else "beyond"
+    what = f"at least one example was rebuilt far {side} the blind control"
     if leaking:
         of = plural(len(open_), "undefended audit")
         return "leak", f"Private data leaked: in {leaking} of {of} {what}."
@@ -83,10 +85,11 @@ def _sentence(
         of = plural(sum(cell.undefended for cell in cells), "undefended audit")
         return "open", (
             f"No leak was found, but {broken} of {of} failed: in none of the others did an example stand far"
-            " above control."
+            f" {side} control."
         )
     tested = plural(len(open_ or defended), ("un" if open_ else "") + "defended audit")
-    return "held", f"No leak was found: in none of {tested} did an example stand far above control."
+    told = f"No leak was found: in none of {tested} did an example stand far {side} control."
+    return "held", told
 
 
 def _leaking(cells: Sequence[Cell]) -> int:
@@ -112,10 +115,10 @@ def _unjudged(cells: Sequence[Cell]) -> str:
 
 
 def _worst(cells: Sequence[Cell]) -> str:
-    """Return the example that stands highest, by format as in FORMATS, undefended before defended."""
+    """Return the example that leaked most, by format as in FORMATS, undefended before defended."""
     order = list(FORMATS)[::-1]
     found = [
-        (order.index(cell.data.headline.format), cell.undefended, score or 0.0, cell, i)
+        (order.index(cell.data.headline.format), cell.undefended, _leakage(cell, score), cell, i)
         for cell in cells
         for i, score in enumerate(cell.values(cell.data.headline.metric))
         if cell.verdict.per_example[i : i + 1] == (True,)
@@ -127,10 +130,15 @@ def _worst(cells: Sequence[Cell]) -> str:
     score, control = cell.values(headline.metric)[i], _at(cell.blind_values(headline.metric), i)
     where = f"{cell.case}, batch of {cell.batch_size}, by {cell.attack.name}"
     behind = "" if cell.undefended else f", through {setting(cell)}"
-    exact = score == math.inf
+    exact = score is not None and headline.exact(score)
     told = headline.reads_exactly if exact else headline.reads
     told = told.replace("{score}", text(score))
     return f"{where}{behind}: {told} (control {text(control)})."
+
+
+def _leakage(cell: Cell, score: float | None) -> float:
+    """Return a number that is larger the more leaked. A missing score is least."""
+    return -math.inf if score is None else cell.data.headline.leakage(score)
 
 
 def _at(values: Sequence[float | None], i: int) -> float | None:

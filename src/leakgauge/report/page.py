@@ -77,6 +77,7 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
         tallies=_tallies(run),
         failures=failures(run),
         rule=leak.convention(run.header),
+        side=wording.beyond(cell.data.headline for cell in run.cells),
         cases=gallery.cases(run.cells, album),
         panels=defenses.panels(run.cells, album),
         frontiers=[_view(frontier, allowed, partial=run.partial) for frontier in frontiers(run)],

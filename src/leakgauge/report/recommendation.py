@@ -194,10 +194,11 @@ def read(exposure: Exposure | None) -> str:
     """What an attack read: `dlg, batch of 1, read 31.2 dB (blind control 9.1 dB)`."""
     if exposure is None:
         return "no attack could be judged"
-    score, control = (FORMATS[exposure.format].text(v) for v in (exposure.score, exposure.control))
-    told = (
-        f"{exposure.attack}, batch of {exposure.batch_size}, read {score} (blind control {control})"
-    )
+    format_, unit = FORMATS[exposure.headline.format], exposure.headline.unit
+    score, control = (format_.amount(v, unit) for v in (exposure.score, exposure.control))
+    # An error is not what was read.
+    verb = "read" if exposure.headline.better == "higher" else "scored"
+    told = f"{exposure.attack}, batch of {exposure.batch_size}, {verb} {score} (blind control {control})"
     # A median over a batch may hide the one example that leaked.
     some = 0 < exposure.leaks < exposure.judged
     return told + (f", and {exposure.leaks} of {exposure.judged} examples leaked" if some else "")

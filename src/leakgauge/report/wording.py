@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from leakgauge.records import Cell, Column
+from leakgauge.records import Cell, Column, Headline
 
 MISSING = "\u2013"
 
@@ -158,6 +158,12 @@ def together(items: Iterable[str]) -> str:
 def remedy(cell: Cell) -> str:
     """The cell's own message, or else what its status suggests to do."""
     return cell.message or REMEDIES.get(cell.status, "")
+
+
+def beyond(headlines: Iterable[Headline]) -> str:
+    """Return on which side of the blind control's score leakage lies: "above", "below", or "beyond" if on both."""
+    sides = {"above" if headline.better == "higher" else "below" for headline in headlines}
+    return "beyond" if len(sides) == 2 else next(iter(sides), "above")
 
 
 def _spoken(names: Sequence[str]) -> list[str]:

@@ -1,0 +1,69 @@
+"""What a modality promises, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor
+
+from leakgauge.core import DataError, Domain
+from leakgauge.core.kinds import found
+from leakgauge.metrics.leak import LeakRule
+from leakgauge.modalities.lookup import modality_of
+from leakgauge.records import Headline
+
+
+def check_modality(domain: Domain, examples: Tensor) -> None:
+    """Raise DataError unless the headline and the rule of a domain's modality name metrics that it measures.
+
+    Metrics are asked for, so that weights that do not fit are told now, not after the first attack.
+
+    Args:
+        examples: at least one example (N, *shape) of the domain.
+    """
+    modality = modality_of(domain)
+    # With a decoy, as some metrics are measured among decoys alone.
+    measured = modality.metrics(domain, examples[:1])
+    where = f"domain {domain.kind!r}"
+    headline: object = getattr(modality, "headline", None)
+    if not isinstance(headline, Headline):
+        raise DataError(
+            f"{where}, headline",
+            expected="a leakgauge.records.Headline",
+            found=found(headline),
+            remedy=f"set it in {type(modality).__name__}",
+        )
+    _check_named(f"{where}, headline", headline.metric, measured)
+    if headline.format == "decibels" and headline.better == "lower":
+        raise DataError(
+            f"{where}, headline",
+            expected="better='higher' for decibels, which count how close a copy is",
+            found="better='lower'",
+            remedy="use format='number' and name the unit in title and unit",
+        )
+    if modality.rule is not None:
+        _check_rule(f"{where}, rule {modality.rule.name!r}", modality.rule, headline, measured)
+
+
+def _check_rule(where: str, rule: LeakRule, headline: Headline, measured: Collection[str]) -> None:
+    """Raise DataError unless a rule judges the headline's score, of which alone the direction is known."""
+    for metric in (rule.metric, *([rule.instead.metric] if rule.instead else [])):
+        _check_named(where, metric, measured)
+    if rule.metric != headline.metric:
+        raise DataError(
+            where,
+            expected=f"the metric of the headline, {headline.metric!r}, which says whether higher or lower leaks more",
+            found=repr(rule.metric),
+            remedy="judge by the headline's metric, or make the rule's metric the headline",
+        )
+
+
+def _check_named(where: str, metric: str, measured: Collection[str]) -> None:
+    """Raise DataError unless a metric is measured."""
+    if metric not in measured:
+        raise DataError(
+            where,
+            expected=f"a metric that its modality measures: {', '.join(map(repr, measured))}",
+            found=repr(metric),
+            remedy="name one of them, or add it to the modality's metrics",
+        )
