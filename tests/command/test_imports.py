@@ -46,7 +46,7 @@ class TestLight:
     @pytest.mark.parametrize(
         ("arguments", "code", "shown"),
         [
-            (["--help"], 0, "{audit,recommend,list}"),
+            (["--help"], 0, "{audit,recommend,list,schema}"),
             (["--version"], 0, f"leakgauge {lg.__version__}\n"),
             (["audit", "--help"], 0, "--max-cells"),
             (["recommend", "--help"], 0, "0.02)"),
