@@ -40,7 +40,10 @@ from leakgauge.core import (
     Status,
     within,
 )
+from leakgauge.core.attack import named_failures
+from leakgauge.core.configuration import configuration_of
 from leakgauge.core.ranges import Count
+from leakgauge.core.verdicts import bounded
 from leakgauge.inversion.search.judgment import measured
 from leakgauge.inversion.simulation.smoothing import bends
 
@@ -104,11 +107,11 @@ class Entry:
                 f"{size} parameters > {self.most_parameters} for second order: name it to run it"
             )
             return self.attack, Inapplicable(reason)
-        attack, plan = self.attack, self.attack.plan(observation)
+        attack, plan = self.attack, _planned(self.attack, observation)
         several = observation.training.kind != "gradient"
         if isinstance(plan, Inapplicable) and several and not isinstance(attack, OneGradient):
             attack = OneGradient(attack=attack)
-            plan = attack.plan(observation)
+            plan = _planned(attack, observation)
         if isinstance(plan, Inapplicable):
             return attack, plan
         for guard in self.guards:
@@ -116,6 +119,18 @@ class Entry:
             if left_out is not None:
                 return attack, Inapplicable(left_out)
         return attack, plan
+
+
+def _planned(attack: Attack, observation: Observation) -> Plan | Inapplicable:
+    """Return the plan of an attack, ours or a user's own. Raise AttackError if it returned something else."""
+    with named_failures(attack, "check"):
+        plan = attack.plan(observation)
+    if isinstance(plan, Plan | Inapplicable):
+        return plan
+    raise AttackError(
+        f"{type(attack).__name__}.plan: expected a Plan, or Inapplicable with the reason; found an object of type "
+        f"{type(plan).__name__}"
+    )
 
 
 DEFAULT: tuple[Entry, ...] = (
@@ -202,8 +217,12 @@ def _search(
     notes, results = list(refusals), list[tuple[Attack, Reconstruction]]()
     planned, done = max(1, sum(one.plan.evaluations for one in able)), 0
 
+    def checked(attack: Attack, found: Reconstruction) -> Reconstruction:
+        # A user's own attack may claim what it likes.
+        return bounded(measured(attack, observation, found))
+
     def chosen(attack: Attack, latest: Reconstruction) -> Reconstruction:
-        return _best([*results, (attack, latest)], notes)
+        return _best([*results, (attack, checked(attack, latest))], notes)
 
     for one in able:
         told = within(
@@ -216,11 +235,11 @@ def _search(
         )
         done += one.plan.evaluations
         try:
-            found = one.plan.search(seeds.child(one.title), told)
+            with named_failures(one.attack, "search"):
+                found = checked(one.attack, one.plan.search(seeds.child(one.title), told))
         except FAILURES as error:
             notes.append(f"{one.title} failed: {error}")
             continue
-        found = measured(one.attack, observation, found)
         results.append((one.attack, found))
         notes.append(f"{one.title}: {found.status}, {found.message}")
         if settled(found):
@@ -235,7 +254,7 @@ def _best(results: list[tuple[Attack, Reconstruction]], notes: list[str]) -> Rec
     attack, best = min(results, key=lambda pair: _residual(pair[1]))
     return replace(
         best,
-        notes=(f"chosen by residual: {attack!r}", *notes, *best.notes),
+        notes=(f"chosen by residual: {configuration_of(attack)}", *notes, *best.notes),
         cost=Cost(sum(result.cost.evaluations for _, result in results)),
     )
 

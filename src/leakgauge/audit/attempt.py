@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from leakgauge.core import (
     Attack,
     AttackError,
     ChangedExamples,
+    Cost,
     Defense,
     Inapplicable,
+    Moment,
     Observation,
     Plan,
     Progress,
@@ -27,6 +30,7 @@ from leakgauge.core import (
     unit_shape,
     within,
 )
+from leakgauge.core.seeds import kept_generators
 from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_trained, steady
 from leakgauge.defenses.base import Undefended
 from leakgauge.inversion.search.judgment import measured
@@ -43,7 +47,9 @@ def planned(attack: Attack, observation: Observation) -> Plan | Inapplicable:
     """
     if not observation.has_signal:
         return Plan(evaluations=0, search=lambda seeds, progress: no_signal(observation))
-    plan = attack.plan(observation)
+    # A user's own attack may draw from global generators: one audit seed gives one plan.
+    with Seeds().alone("check"):
+        plan = attack.plan(observation)
     if not isinstance(plan, Plan | Inapplicable):
         expected = "a Plan, or Inapplicable with the reason"
         raise AttackError(f"{type(attack).__name__}.plan: expected {expected}; found {told(plan)}")
@@ -62,8 +68,9 @@ def attempt(
 ) -> Reconstruction:
     """Return the reconstruction of a batch of `count` valid examples, with a status that its residual allows.
 
-    A user's own attack need not derive from BaseAttack. It is held to the same promises here, and its residual is
-    computed anew, as it is if rounding to valid examples moved them. Whatever the attack raises passes.
+    A user's own attack need not derive from BaseAttack. It is held to the same promises here: its draws from global
+    generators depend on `seeds` alone, its seconds are measured, and its residual is computed anew, as it is if
+    rounding to valid examples moved them. Whatever the attack raises passes.
 
     Args:
         attack: what the plan is of.
@@ -75,14 +82,27 @@ def attempt(
     """
     if isinstance(plan, Inapplicable):
         return nothing_found(observation, Status.INAPPLICABLE, plan.reason)
-    found = sound(attack, plan.run(seeds, within(progress, 0.0, 1.0)), observation, count)
+
+    def tell(moment: Moment) -> None:
+        with kept_generators():
+            progress(moment)
+
+    clock = time.perf_counter()
+    with seeds.alone("attack"):
+        found = sound(attack, plan.run(seeds, within(tell, 0.0, 1.0)), observation, count)
+        found = replace(found, cost=replace(found.cost, seconds=time.perf_counter() - clock))
+        found = judged(attack, observation, found)
+    return of_the_trained(found) if acts_on_examples(defense) else found
+
+
+def judged(attack: Attack, observation: Observation, found: Reconstruction) -> Reconstruction:
+    """Return a sound reconstruction of valid examples, with a status that its residual allows."""
     valid = nearest_examples(observation.domain, found.inputs)
     moved = valid is not found.inputs and not torch.equal(valid, found.inputs)
     if moved:
         found = replace(found, notes=(*found.notes, MOVED))
     found = measured(attack, observation, replace(found, inputs=valid), moved=moved)
-    found = steady(observation, bounded(found))
-    return of_the_trained(found) if acts_on_examples(defense) else found
+    return steady(observation, bounded(found))
 
 
 def acts_on_examples(defense: Defense | None) -> bool:
@@ -109,6 +129,8 @@ def sound(attack: Attack, found: Any, observation: Observation, count: int) -> R
         status = Status(found.status)
     except ValueError:
         raise unsound(attack, "a Status", repr(found.status)) from None
+    if not isinstance(found.cost, Cost):
+        raise unsound(attack, "a Cost", told(found.cost))
     inputs, flags = found.inputs, found.found
     domain = observation.domain
     exact = not dtype_of(domain).is_floating_point

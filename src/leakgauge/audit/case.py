@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from leakgauge.audit.duplicates import differing
+from leakgauge.audit.naming import titles
 from leakgauge.audit.utility import Utility
 from leakgauge.core import (
     Attack,
@@ -23,6 +25,7 @@ from leakgauge.core import (
     SingleGradient,
     check_knowledge,
 )
+from leakgauge.core.configuration import configuration_of
 from leakgauge.core.ranges import check_argument, check_fields
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
@@ -71,6 +74,14 @@ class Case(Summarized):
         """Whether the adversary is told the labels, so that they cannot leak."""
         return bool({"labels", "label_counts"} & self.threat.grants)
 
+    @cached_property
+    def _titles(self) -> dict[int, str]:
+        return titles((*self.attacks, *self.defenses))
+
+    def title(self, part: Attack | Defense | None) -> str:
+        """Return what records and seeds call one of the case's attacks or defenses: the same in every run."""
+        return self._titles.get(id(part)) or configuration_of(part)
+
     @property
     def model_record(self) -> Network:
         """The model as records hold it."""
@@ -88,7 +99,7 @@ class Case(Summarized):
             steps = None if batch_size is None else training.taken(batch_size)
         return Protocol(
             name=type(training).__name__.lower(),
-            repr=repr(training),
+            repr=configuration_of(training),
             kind=training.kind,
             local_epochs=epochs,
             local_steps=steps,
@@ -198,7 +209,7 @@ class Cell(Summarized):
     @property
     def observation_path(self) -> str:
         """Names the seeds of batch and update: equal for all attacks on one update."""
-        return f"{self.case.name}/b{self.batch_size}/r{self.repeat}/{self.defense!r}"
+        return f"{self.case.name}/b{self.batch_size}/r{self.repeat}/{self.case.title(self.defense)}"
 
 
 def cells(cases: Sequence[Case]) -> Iterator[Cell]:

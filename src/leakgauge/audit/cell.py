@@ -65,7 +65,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
     domain = case.data.domain
     seeds = Seeds(root).child(cell.observation_path)
     # A root of their own: the audit's would draw the batch, the label order and the noise once more.
-    own = Seeds(seeds.child("attack").integer(repr(cell.attack)))
+    own = Seeds(seeds.child("attack").integer(case.title(cell.attack)))
     with step("update"):
         observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
     if not observation.has_signal:
@@ -184,8 +184,8 @@ def describe(cell: Cell, root: int, drawn: Drawn | None = None) -> Described:
         protocol=case.protocol_record(cell.batch_size),
         batch_size=cell.batch_size,
         repeat=cell.repeat,
-        defense=defense_record(cell.defense),
-        attack=records.Attack(name=attack, repr=repr(cell.attack)),
+        defense=defense_record(cell.defense, case.title(cell.defense)),
+        attack=records.Attack(name=attack, repr=case.title(cell.attack)),
         threat=Threat(
             name=snake(type(case.threat).__name__),
             grants=tuple(sorted(case.threat.grants)),

@@ -37,12 +37,12 @@ def training_costs(planned: Sequence[TrainingRun], seed: int) -> tuple[Seconds, 
     """
     timed: dict[tuple[int, str], Seconds] = {}
     for run in planned:
-        key = id(run.case), repr(run.defense)
+        key = id(run.case), run.case.title(run.defense)
         if key not in timed:
             timed[key] = measured(partial(seconds_of, run, seed))
         elif run.defense is None:  # another repeat, with its own way to share the data out
             run.parts(run.data(seed)[0], seed)
-    return tuple(timed[id(run.case), repr(run.defense)] for run in planned)
+    return tuple(timed[id(run.case), run.case.title(run.defense)] for run in planned)
 
 
 def costs(planned: Sequence[Cell], seed: int) -> tuple[Seconds, ...]:
@@ -65,7 +65,7 @@ def costs(planned: Sequence[Cell], seed: int) -> tuple[Seconds, ...]:
 
 
 def _setting(cell: Cell) -> tuple[int, int, str]:
-    return id(cell.case), cell.batch_size, repr(cell.defense)
+    return id(cell.case), cell.batch_size, cell.case.title(cell.defense)
 
 
 def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]:
@@ -103,7 +103,7 @@ def measured(compute: Callable[[], Result]) -> Result | None:
 
 def located(error: UserError, cell: Cell) -> UserError:
     """Return the error with the case, defense and batch size that it is about."""
-    defense = "no defense" if cell.defense is None else repr(cell.defense)
+    defense = "no defense" if cell.defense is None else cell.case.title(cell.defense)
     return type(error)(
         f"case {cell.case.name!r}, {defense}, batch of {cell.batch_size}: {error.where}",
         expected=error.expected,

@@ -68,7 +68,7 @@ def trainings(cases: Sequence[Case], first: int) -> Iterator[TrainingRun]:
         if case.utility is None:
             continue
         # A setting that is named twice is trained once; none is trained always.
-        settings = {repr(defense): defense for defense in (None, *case.defenses)}
+        settings = {case.title(defense): defense for defense in (None, *case.defenses)}
         for repeat in range(case.utility.repeats):
             for defense in settings.values():
                 yield TrainingRun(index, case, case.utility, defense, repeat)
@@ -115,7 +115,7 @@ def describe(run: TrainingRun, root: int) -> DescribedTraining:
         protocol=case.protocol_record(utility.examples),
         federation=records.Federation(**asdict(utility.federation)),
         repeat=run.repeat,
-        defense=defense_record(run.defense),
+        defense=defense_record(run.defense, case.title(run.defense)),
         seed=root,
     )
 

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar, Protocol, runtime_checkable
 
-import torch
-
 from leakgauge.core.domain import space_of
 from leakgauge.core.effects import ChangedExamples
 from leakgauge.core.errors import AttackError, KnowledgeError, LeakGaugeError, ProbeError
@@ -20,7 +18,7 @@ from leakgauge.core.plan import Inapplicable, Plan
 from leakgauge.core.progress import Moment, Progress, StopAttack, silent, within
 from leakgauge.core.ranges import check_argument, check_ranges
 from leakgauge.core.reconstruction import Reconstruction, Status
-from leakgauge.core.seeds import Seeds
+from leakgauge.core.seeds import Seeds, kept_generators
 from leakgauge.core.stated import effects_of
 from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_trained, steady
 
@@ -78,7 +76,7 @@ class BaseAttack(ABC):
         if not observation.has_signal:
             return Plan(evaluations=0, search=lambda seeds, progress: no_signal(observation))
         try:
-            with named_failures(self, "check"):
+            with named_failures(self, "check"), Seeds().alone("check"):
                 lacking = self.undifferentiable(observation)
                 found = self.prepare(observation) if lacking is None else Inapplicable(lacking)
         except ProbeError as error:
@@ -124,12 +122,12 @@ class BaseAttack(ABC):
 
             def tell(moment: Moment) -> None:
                 # A watcher may draw, and so may the best that it asks for: the search goes on as without it.
-                with torch.random.fork_rng(devices=[]):
+                with kept_generators():
                     progress(moment)
 
             clock = time.perf_counter()
-            # A user's model may draw from the global generator wherever it is simulated.
-            with named_failures(self, "search"), seeds.isolated("attack"):
+            # A user's model or search may draw from global generators.
+            with named_failures(self, "search"), seeds.alone("attack"):
                 found = promised(plan.search(seeds, within(tell, 0.0, 1.0, finish=promised)))
             seconds = time.perf_counter() - clock
             found = replace(found, cost=replace(found.cost, seconds=seconds))

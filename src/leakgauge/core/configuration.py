@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
@@ -32,6 +33,18 @@ def written(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"Tensor[{tuple(value.shape)}, {digest([value])}]"
     return " ".join(text.split())
+
+
+UNNAMED = re.compile(r"<(?:[^<>]|<locals>)*?(\w+) object at 0x[0-9a-fA-F]+>")
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def configuration_of(part: object) -> str:
+    """Return the repr of a part without addresses in memory, so that it is the same in every process.
+
+    An object whose class has no repr of its own is written `ClassName()`.
+    """
+    return ADDRESS.sub("", UNNAMED.sub(r"\1()", repr(part)))
 
 
 def digest(tensors: Iterable[Tensor]) -> str:

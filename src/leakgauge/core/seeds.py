@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -42,3 +44,31 @@ class Seeds:
             yield
         finally:
             torch.random.set_rng_state(state)
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Seed every global generator of the CPU by `name` inside, and put them all back.
+
+        For a user's own attack, which may draw from torch's, NumPy's or Python's.
+        """
+        seed = self.integer(name)
+        with kept_generators(), self.isolated(name):
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            yield
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Put the global generators of the CPU back on exit: torch's, NumPy's and Python's."""
+    tensors, numbers, python = (
+        torch.random.get_rng_state(),
+        np.random.get_state(),
+        random.getstate(),
+    )
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(tensors)
+        np.random.set_state(numbers)
+        random.setstate(python)

@@ -16,12 +16,14 @@ from leakgauge.core import (
     Attack,
     Diagnosis,
     Inapplicable,
+    LeakGaugeError,
     Observation,
     Reconstruction,
     Status,
     Tensors,
     space_of,
 )
+from leakgauge.core.attack import named_failures
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import FedSGD
 from leakgauge.federated.training.local_steps import interpolated
@@ -86,15 +88,24 @@ def measured(
 ) -> Reconstruction:
     """Return what a user's own attack found with its residual computed anew. A result of ours is returned as it is.
 
-    The residual is that of the inputs and targets that are returned. A result that claims no match keeps its own.
+    The residual is that of the inputs and targets that are returned, or None if they cannot be simulated. A note
+    says what the simulation raised. What the attack says of its residual counts for nothing.
 
     Args:
         moved: whether the inputs were changed since the attack returned them. Then ours is computed anew too.
     """
-    ours = type(attack).__module__.startswith("leakgauge.") and not moved
-    if ours or found.status not in (Status.CERTIFIED, Status.CONVERGED):
+    if type(attack).__module__.startswith("leakgauge.") and not moved:
         return found
-    return replace(found, residual=residual_of(observation, found))
+    # An attack that found nothing, or values that are not finite, has no batch to simulate.
+    if not bool(found.found.any()) or not bool(torch.isfinite(found.inputs).all()):
+        return replace(found, residual=None)
+    try:
+        # Targets of a user's attack may fail in a loss in any way that Python knows.
+        with named_failures(attack, "residual"):
+            return replace(found, residual=residual_of(observation, found))
+    except LeakGaugeError as error:
+        note = f"what was returned cannot be simulated: {error}"
+        return replace(found, residual=None, notes=(*found.notes, note))
 
 
 def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
