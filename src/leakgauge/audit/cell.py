@@ -7,24 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge import records
 from leakgauge.audit.attempt import attempt, planned
 from leakgauge.audit.case import Cell
+from leakgauge.audit.description import describe, described
 from leakgauge.audit.duplicates import differing, equal_examples
 from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
 from leakgauge.audit.folder import JobResult
-from leakgauge.audit.naming import attack_name, defense_record, name_of
-from leakgauge.audit.options import snake
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
-from leakgauge.core import Column, Inapplicable, Progress, Seeds, Status, silent, space_of, within
+from leakgauge.core import Inapplicable, Progress, Seeds, Status, silent, space_of, within
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
 from leakgauge.core.verdicts import no_signal
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
-from leakgauge.metrics import COLUMN_TOLERANCE
-from leakgauge.modalities import modality_of
-from leakgauge.records import Described, Threat
+from leakgauge.records import Described
 from leakgauge.threats import observed
 
 POOL = 100
@@ -169,76 +165,3 @@ def notes_on(batch: Batch, left_out: int) -> tuple[str, ...]:
             f"{left_out} other examples of the data set equal one of the batch: the control is without them"
         )
     return tuple(found)
-
-
-def describe(cell: Cell, root: int, drawn: Drawn | None = None) -> Described:
-    """Return what was attacked, with what, knowing what. `drawn`: None if the batch could not be drawn."""
-    case = cell.case
-    attack = attack_name(cell.attack)
-    return Described(
-        index=cell.index,
-        id=f"{cell.index:03d}/{case.name}/b{cell.batch_size}/r{cell.repeat}/{name_of(cell.defense)}/{attack}",
-        case=case.name,
-        data=data_record(case.data, drawn),
-        model=case.model_record,
-        protocol=case.protocol_record(cell.batch_size),
-        batch_size=cell.batch_size,
-        repeat=cell.repeat,
-        defense=defense_record(cell.defense, case.title(cell.defense)),
-        attack=records.Attack(name=attack, repr=case.title(cell.attack)),
-        threat=Threat(
-            name=snake(type(case.threat).__name__),
-            grants=tuple(sorted(case.threat.grants)),
-            always=("model", "protocol", "update"),
-        ),
-        seed=root,
-    )
-
-
-def described(cell: Cell, root: int, drawn: Drawn) -> Described:
-    """Return what is known before the attack, with the examples of the private batch and their labels."""
-    with step("data"):
-        return describe(cell, root, drawn)
-
-
-def data_record(data: Dataset, drawn: Drawn | None) -> records.Data:
-    """Return the private examples as a record holds them, without any if `drawn` is None."""
-    modality = modality_of(data.domain)
-    columns = modality.columns(data.domain)
-    return records.Data(
-        name=data.name,
-        kind=data.domain.kind,
-        licence=data.licence,
-        examples=tuple(drawn.indices) if drawn else (),
-        labels=classes_of(drawn.batch.targets) if drawn else None,
-        label_names=names_of(data, drawn.batch.targets) if drawn else (),
-        columns=tuple(map(column_record, columns)) if columns else None,
-        headline=modality.headline,
-        layout=modality.layout,
-    )
-
-
-def classes_of(targets: Tensor) -> tuple[int, ...] | None:
-    """Return class indices, or None if targets (B,) or (B, K) are no classes."""
-    if targets.ndim != 1 or targets.is_floating_point():
-        return None
-    return tuple(map(int, targets.tolist()))
-
-
-def names_of(data: Dataset, targets: Tensor) -> tuple[str, ...]:
-    """Return each target of a batch as a reader sees it."""
-    labels, names = targets.tolist(), data.class_names
-    return tuple(names[label] if names else str(label) for label in labels)
-
-
-def column_record(column: Column) -> records.Column:
-    """Return a column of a table as a record holds it."""
-    low, high = float(column.low), float(column.high)
-    return records.Column(
-        name=column.name,
-        unit=column.unit,
-        low=low,
-        high=high,
-        decimals=0 if column.integer else column.decimals,
-        tolerance=COLUMN_TOLERANCE * (high - low),
-    )

@@ -1,0 +1,102 @@
+"""What a record says of a cell before its attack: what is attacked, with what, knowing what."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from leakgauge import records
+from leakgauge.audit.case import Cell
+from leakgauge.audit.failures import step
+from leakgauge.audit.naming import attack_name, defense_record, name_of
+from leakgauge.audit.options import snake
+from leakgauge.core import Column
+from leakgauge.data import Dataset
+from leakgauge.federated import Batch
+from leakgauge.metrics import COLUMN_TOLERANCE
+from leakgauge.modalities import modality_of
+from leakgauge.records import Described, Threat
+
+
+class Drawn(Protocol):
+    """The private batch of a cell, and its examples' places in the data set."""
+
+    @property
+    def indices(self) -> list[int]: ...
+
+    @property
+    def batch(self) -> Batch: ...
+
+
+def describe(cell: Cell, root: int, drawn: Drawn | None = None) -> Described:
+    """Return what was attacked, with what, knowing what. `drawn`: None if the batch could not be drawn."""
+    case = cell.case
+    attack = attack_name(cell.attack)
+    return Described(
+        index=cell.index,
+        id=f"{cell.index:03d}/{case.name}/b{cell.batch_size}/r{cell.repeat}/{name_of(cell.defense)}/{attack}",
+        case=case.name,
+        data=data_record(case.data, drawn),
+        model=case.model_record,
+        protocol=case.protocol_record(cell.batch_size),
+        batch_size=cell.batch_size,
+        repeat=cell.repeat,
+        defense=defense_record(cell.defense, case.title(cell.defense)),
+        attack=records.Attack(name=attack, repr=case.title(cell.attack)),
+        threat=Threat(
+            name=snake(type(case.threat).__name__),
+            grants=tuple(sorted(case.threat.grants)),
+            always=("model", "protocol", "update"),
+        ),
+        seed=root,
+    )
+
+
+def described(cell: Cell, root: int, drawn: Drawn) -> Described:
+    """Return what is known before the attack, with the examples of the private batch and their labels."""
+    with step("data"):
+        return describe(cell, root, drawn)
+
+
+def data_record(data: Dataset, drawn: Drawn | None) -> records.Data:
+    """Return the private examples as a record holds them, without any if `drawn` is None."""
+    modality = modality_of(data.domain)
+    columns = modality.columns(data.domain)
+    return records.Data(
+        name=data.name,
+        kind=data.domain.kind,
+        licence=data.licence,
+        examples=tuple(drawn.indices) if drawn else (),
+        labels=classes_of(drawn.batch.targets) if drawn else None,
+        label_names=names_of(data, drawn.batch.targets) if drawn else (),
+        columns=tuple(map(column_record, columns)) if columns else None,
+        headline=modality.headline,
+        layout=modality.layout,
+    )
+
+
+def classes_of(targets: Tensor) -> tuple[int, ...] | None:
+    """Return class indices, or None if targets (B,) or (B, K) are no classes."""
+    if targets.ndim != 1 or targets.is_floating_point():
+        return None
+    return tuple(map(int, targets.tolist()))
+
+
+def names_of(data: Dataset, targets: Tensor) -> tuple[str, ...]:
+    """Return each target of a batch as a reader sees it."""
+    labels, names = targets.tolist(), data.class_names
+    return tuple(names[label] if names else str(label) for label in labels)
+
+
+def column_record(column: Column) -> records.Column:
+    """Return a column of a table as a record holds it."""
+    low, high = float(column.low), float(column.high)
+    return records.Column(
+        name=column.name,
+        unit=column.unit,
+        low=low,
+        high=high,
+        decimals=0 if column.integer else column.decimals,
+        tolerance=COLUMN_TOLERANCE * (high - low),
+    )
