@@ -27,6 +27,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.configuration import configuration_of
 from leakgauge.core.ranges import check_argument, check_fields
+from leakgauge.core.references import foreign
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
@@ -187,7 +188,13 @@ class Case(Summarized):
             )
         if self.utility is not None:
             self.utility.check(self.name, self.data)
-        check_modality(self.data.domain, self.data.inputs)
+        with foreign(
+            f"case {self.name!r}, modality",
+            "a modality that names its metrics, headline and rule",
+            remedy="correct the modality of the data's domain",
+            error=DataError,
+        ):
+            check_modality(self.data.domain, self.data.inputs)
         client, last = self.client(), self.last
         for size in sorted(set(self.batch_sizes)):
             indices = self.indices(size, 0, Seeds())[0]
@@ -220,5 +227,5 @@ def cells(cases: Sequence[Case]) -> Iterator[Cell]:
             for repeat in range(case.repeats):
                 for defense in case.defenses:
                     for attack in case.attacks:
-                        yield Cell(index, case, batch_size, repeat, defense, attack)
+                        yield Cell(index, case, int(batch_size), repeat, defense, attack)
                         index += 1

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from leakgauge import records
 from leakgauge.audit.attempt import attempt, planned
 from leakgauge.audit.case import Cell
-from leakgauge.audit.description import describe, described
+from leakgauge.audit.description import barely, describe, described
 from leakgauge.audit.duplicates import differing, equal_examples
 from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
 from leakgauge.audit.folder import JobResult
@@ -20,6 +21,7 @@ from leakgauge.core.summaries import Summarized
 from leakgauge.core.verdicts import no_signal
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
+from leakgauge.modalities import modality_of
 from leakgauge.records import Described
 from leakgauge.threats import observed
 
@@ -34,7 +36,9 @@ def run_cell(cell: Cell, root: int, progress: Progress = silent) -> JobResult:
     """
     try:
         drawn = drawn_for(cell, root)
-        return contest(cell, root, drawn, described(cell, root, drawn), progress)
+        # Parts of a user's own are asked for their names and reprs between the steps, too.
+        with step("check"):
+            return contest(cell, root, drawn, described(cell, root, drawn), progress)
     except Failed as failed:
         return failed_cell(cell, root, failed)
 
@@ -46,19 +50,32 @@ def drawn_for(cell: Cell, root: int) -> Drawn:
 
 
 def failed_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
-    """Return the result of a cell that has no scores since `failed` ended it."""
-    try:
-        told = described(cell, root, drawn_for(cell, root))
-    except Failed:
-        told = describe(cell, root)
-    record = unscored(told, cell.case.data.domain, Status.FAILED, str(failed), failed)
-    return failed_result(record, failed)
+    """Return the result of a cell that has no scores since `failed` ended it.
+
+    Its record describes the cell as far as the parts of the cell can be described.
+    """
+
+    def record(told: Described) -> records.Cell:
+        rule = modality_of(cell.case.data.domain).rule
+        return unscored(told, rule, Status.FAILED, str(failed), failed)
+
+    ways = (
+        lambda: record(described(cell, root, drawn_for(cell, root))),
+        lambda: record(describe(cell, root)),
+    )
+    for way in ways:
+        made = tried("data", way)
+        if not isinstance(made, Failed):
+            return failed_result(made, failed)
+    bare = unscored(barely(cell, root), None, Status.FAILED, str(failed), failed)
+    return failed_result(bare, failed)
 
 
 def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Progress) -> JobResult:
     """Return the result of the attack and its blind control. Raise Failed where there is none to score."""
     case, client = cell.case, cell.case.client(cell.defense)
     domain = case.data.domain
+    rule = modality_of(domain).rule
     seeds = Seeds(root).child(cell.observation_path)
     # A root of their own: the audit's would draw the batch, the label order and the noise once more.
     own = Seeds(seeds.child("attack").integer(case.title(cell.attack)))
@@ -66,12 +83,12 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
         observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
     if not observation.has_signal:
         nothing = no_signal(observation)
-        return JobResult(unscored(told, domain, nothing.status, nothing.message))
+        return JobResult(unscored(told, rule, nothing.status, nothing.message))
     with step("check"):
         plan = planned(cell.attack, observation)
-    if isinstance(plan, Inapplicable):
-        message = one_line(str(plan.reason), LONGEST)
-        return JobResult(unscored(told, domain, Status.INAPPLICABLE, message))
+        if isinstance(plan, Inapplicable):
+            message = one_line(str(plan.reason), LONGEST)
+            return JobResult(unscored(told, rule, Status.INAPPLICABLE, message))
     count, judge = len(drawn.batch), Judge(domain, drawn.batch, drawn.pool, case.labels_granted)
     with step("attack"):
         found = attempt(

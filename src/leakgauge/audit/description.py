@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
 from leakgauge import records
 from leakgauge.audit.case import Cell
-from leakgauge.audit.failures import step
+from leakgauge.audit.failures import Failed, reason_of, step, tried
 from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
-from leakgauge.core import Column
+from leakgauge.audit.verdict import unjudged
+from leakgauge.core import Column, SpecificationError, Status, UserError
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
 from leakgauge.metrics import COLUMN_TOLERANCE
 from leakgauge.modalities import modality_of
+from leakgauge.modalities.unknown import UnknownModality
 from leakgauge.records import Described, Threat
 
 
@@ -99,4 +102,75 @@ def column_record(column: Column) -> records.Column:
         high=high,
         decimals=0 if column.integer else column.decimals,
         tolerance=COLUMN_TOLERANCE * (high - low),
+    )
+
+
+UNTOLD = "unknown: it could not be described"
+"""What a record says of a part whose description fails."""
+
+
+def check_described(cell: Cell, root: int) -> None:
+    """Raise a UserError unless a record can describe the cell: a record with a wrong part could not be written."""
+
+    def describing() -> None:
+        describe(cell, root)
+        unjudged(modality_of(cell.case.data.domain).rule, Status.FAILED)
+
+    check_record(describing, f"case {cell.case.name!r}, {type(cell.attack).__name__}")
+
+
+def check_record(describing: Callable[[], object], where: str) -> None:
+    """Raise a UserError if `describing`, which describes a cell or a training for its record, fails."""
+    told = tried("data", describing)
+    if not isinstance(told, Failed):
+        return
+    if isinstance(told.cause, UserError):
+        raise told.cause
+    raise SpecificationError(
+        where,
+        expected="parts that a record can describe: data, model, training, defense, attack and threat",
+        found=reason_of(told.cause),
+        remedy="correct the part",
+    )
+
+
+def barely(cell: Cell, root: int) -> Described:
+    """Return what is known of a cell without a question to any part of it, which may be a user's own and fail."""
+    return Described(
+        index=cell.index,
+        id=f"{cell.index:03d}/{cell.case.name}/b{cell.batch_size}/r{cell.repeat}",
+        case=cell.case.name,
+        data=records.Data(
+            name=UNTOLD,
+            kind=UNTOLD,
+            licence="",
+            examples=(),
+            labels=None,
+            label_names=(),
+            columns=None,
+            headline=UnknownModality.headline,
+            layout=UnknownModality.layout,
+        ),
+        model=records.Network(name=UNTOLD, parameters=0),
+        protocol=bare_protocol(),
+        batch_size=cell.batch_size,
+        repeat=cell.repeat,
+        defense=bare_defense(),
+        attack=records.Attack(name=UNTOLD, repr=UNTOLD),
+        threat=Threat(name=UNTOLD, grants=(), always=()),
+        seed=root,
+    )
+
+
+def bare_protocol() -> records.Protocol:
+    """Return a local training of which nothing is known."""
+    return records.Protocol(
+        name=UNTOLD, repr=UNTOLD, kind="gradient", local_epochs=None, local_steps=None
+    )
+
+
+def bare_defense() -> records.Defense:
+    """Return a defense of which nothing is known. It is not "none", so that no verdict counts it as undefended."""
+    return records.Defense(
+        name=UNTOLD, repr=UNTOLD, strength_name=None, strength=None, strength_text=None, claims=()
     )

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from leakgauge.audit.folder import JobResult
 from leakgauge.core import LeakGaugeError, Moment, Progress
 from leakgauge.core.lines import one_line
-from leakgauge.records import Cell, Failure, Training
+from leakgauge.records import Cell, Failure, Training, mistake_of
 
 Result = TypeVar("Result")
 
@@ -75,7 +77,12 @@ def failed_result(
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the type and the text of an exception in one line; the text alone if it is one of ours."""
+    """Return the type and the text of an exception in one line; the text alone if it is one of ours.
+
+    Of a value that no record can hold, the field is named instead.
+    """
+    if isinstance(error, ValidationError):
+        return one_line(mistake_of(error), LONGEST)
     ours = isinstance(error, LeakGaugeError)
     # The text of a foreign exception is foreign code, which `traceback` calls with care.
     told = str(error) if ours else "".join(traceback.format_exception_only(error))

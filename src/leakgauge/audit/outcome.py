@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,9 +14,19 @@ from leakgauge import records
 from leakgauge.audit.failures import Failed
 from leakgauge.audit.scores import score
 from leakgauge.audit.verdict import judged, unjudged
-from leakgauge.core import Cost, Domain, Reconstruction, Snapshot, Status, nearest_examples
+from leakgauge.core import (
+    Cost,
+    DataError,
+    Domain,
+    Reconstruction,
+    Snapshot,
+    Status,
+    kinds,
+    nearest_examples,
+)
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated import Batch
+from leakgauge.metrics.leak import LeakRule
 from leakgauge.modalities import Content, Metric, Modality, modality_of
 from leakgauge.records import Cell, Control, Described, Moment
 
@@ -24,14 +35,22 @@ STRIP = 8
 
 
 def unscored(
-    told: Described, domain: Domain, status: Status, message: str, failed: Failed | None = None
+    told: Described,
+    rule: LeakRule | None,
+    status: Status,
+    message: str,
+    failed: Failed | None = None,
 ) -> Cell:
-    """Return the record of a cell that has no scores: its attack could not run, or `failed` ended it."""
+    """Return the record of a cell that has no scores: its attack could not run, or `failed` ended it.
+
+    Args:
+        rule: by which the cell would have been judged. None: by none.
+    """
     return Cell(
         **dict(told),
         status=status.value,
         message=message,
-        verdict=unjudged(modality_of(domain).rule, status),
+        verdict=unjudged(rule, status),
         failure=failed.record(told.index) if failed else None,
     )
 
@@ -184,6 +203,13 @@ def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> P
     sides = {"original": judge.batch.inputs, "reconstruction": guess.inputs}
     sides["control"] = judge.batch.inputs[:0] if isinstance(control, Failed) else control.inputs
     content = judge.modality.content(sides, partial(save, files, index))
+    if not isinstance(content, Content):
+        raise DataError(
+            f"{type(judge.modality).__name__}.content",
+            expected="a leakgauge.modalities.Content",
+            found=kinds.found(content),
+            remedy="return Content(), where there is nothing to look at",
+        )
     moments = course(files, index, judge, guess.found.course)
     return Pictures(moments, content, files)
 
@@ -226,8 +252,32 @@ def moment(
     )
 
 
+PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
+"""Names of files that every file system knows, without a folder and without a dot at either end."""
+LONGEST_FILE = 100
+"""Most characters of such a name."""
+
+
 def save(files: dict[str, bytes], index: int, name: str, content: bytes) -> str:
-    """Keep a file under the cell's own folder. Return its path in the run's folder."""
+    """Keep a file under the cell's own folder. Return its path in the run's folder.
+
+    Raises:
+        DataError: a user's own modality gave another name than a plain one, or something else than bytes.
+    """
+    if not isinstance(name, str) or len(name) > LONGEST_FILE or not PLAIN.fullmatch(name):
+        raise DataError(
+            "save",
+            expected=f"a plain file name of at most {LONGEST_FILE} letters A to Z, digits, dots, - and _",
+            found=kinds.found(name),
+            remedy="name the file without a folder, as original-0.png",
+        )
+    if not isinstance(content, bytes):
+        raise DataError(
+            f"save({name!r})",
+            expected="bytes",
+            found=kinds.found(content),
+            remedy="encode the picture",
+        )
     path = f"images/{index:03d}/{name}"
     files[path] = content
     return path

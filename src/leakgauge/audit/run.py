@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from leakgauge.audit import description, training
 from leakgauge.audit.case import Case
 from leakgauge.audit.costs import costs, training_costs
 from leakgauge.audit.execution import parallel, serial
@@ -60,9 +61,20 @@ def plan(
     for case in cases:
         case.check()
     planned = Plan(tuple(jobs(cases)), (), seed, source)
+    check_records(planned)
     with one_thread():
         foretold = training_costs(planned.trainings, seed)
         return replace(planned, seconds=(*costs(planned.cells, seed), *foretold))
+
+
+def check_records(plan: Plan) -> None:
+    """Raise a UserError for a part of a cell or a training that no record could describe."""
+    for cell in plan.cells:
+        if cell.repeat == 0:
+            description.check_described(cell, plan.seed)
+    for run in plan.trainings:
+        if run.repeat == 0:
+            training.check_described(run, plan.seed)
 
 
 def plan_from(source: Source, *, max_cells: int | None = MOST_CELLS) -> Plan:

@@ -54,9 +54,13 @@ def check_part(case: Case, name: str, kind: Any, part: Any) -> None:
     if isinstance(text, Failed):
         found = f"one of {type(part).__name__} that fails: {reason_of(text.cause)}"
         raise mistake(case, name, "parts with a repr", found, "correct its __repr__")
-    if isinstance(part, type) or not isinstance(part, kind):
+    # Whether a property is there is found out by asking for its value.
+    fits = tried("methods", lambda: isinstance(part, kind) and not isinstance(part, type))
+    if fits is not True:
         wanted = f"objects with the methods of leakgauge.{kind.__name__}"
         found = f"the class {part.__name__}" if isinstance(part, type) else text
+        if isinstance(fits, Failed):
+            found = f"one of {type(part).__name__} that fails: {reason_of(fits.cause)}"
         raise mistake(case, name, wanted, found, "see the docstring of the protocol")
     check_ranges(part)
 
@@ -73,10 +77,13 @@ def check_effects(case: Case, part: Defense) -> None:
 
 def check_requires(case: Case, attack: Attack) -> None:
     """Raise SpecificationError unless an attack requires a set of names of knowledge."""
-    needs, known = attack.requires, Knowledge.names()
+    known = Knowledge.names()
+    name = f"attacks, {type(attack).__name__}.requires"
+    wanted = f"a set of names among {', '.join(sorted(known))}"
+    needs = tried("requires", lambda: attack.requires)
+    if isinstance(needs, Failed):
+        raise mistake(case, name, wanted, reason_of(needs.cause), "correct it")
     if not isinstance(needs, (set, frozenset)) or not needs <= known:
-        name = f"attacks, {type(attack).__name__}.requires"
-        wanted = f"a set of names among {', '.join(sorted(known))}"
         raise mistake(case, name, wanted, repr(needs), "correct it")
 
 

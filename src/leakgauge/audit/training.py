@@ -12,7 +12,8 @@ from torch import Tensor
 
 from leakgauge import records
 from leakgauge.audit.case import Case
-from leakgauge.audit.failures import Failed, failed_result, step
+from leakgauge.audit.description import UNTOLD, bare_defense, bare_protocol, check_record
+from leakgauge.audit.failures import Failed, failed_result, step, tried
 from leakgauge.audit.folder import JobResult
 from leakgauge.audit.naming import defense_record, name_of
 from leakgauge.audit.utility import Utility
@@ -95,8 +96,9 @@ def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> Jo
 
 def failed_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
     """Return the result of a training that `failed` ended."""
+    told = tried("data", lambda: describe(run, root))
     record = Training(
-        **dict(describe(run, root)),
+        **dict(barely(run, root) if isinstance(told, Failed) else told),
         status="failed",
         message=str(failed),
         failure=failed.record(run.index),
@@ -118,6 +120,26 @@ def describe(run: TrainingRun, root: int) -> DescribedTraining:
         defense=defense_record(run.defense, case.title(run.defense)),
         seed=root,
     )
+
+
+def barely(run: TrainingRun, root: int) -> DescribedTraining:
+    """Return what is known of a training without a question to any part of it, which may be a user's own and fail."""
+    return DescribedTraining(
+        index=run.index,
+        id=f"{run.index:03d}/{run.case.name}/utility/r{run.repeat}",
+        case=run.case.name,
+        model=records.Network(name=UNTOLD, parameters=0),
+        protocol=bare_protocol(),
+        federation=records.Federation(**asdict(run.utility.federation)),
+        repeat=run.repeat,
+        defense=bare_defense(),
+        seed=root,
+    )
+
+
+def check_described(run: TrainingRun, root: int) -> None:
+    """Raise a UserError unless a record can describe the training."""
+    check_record(lambda: describe(run, root), f"case {run.case.name!r}, utility")
 
 
 def measured(

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from leakgauge import metrics
-from leakgauge.core import Domain
+from leakgauge.core import DataError, Domain
 from leakgauge.metrics.leak import IMAGE_RULE, LeakRule
 from leakgauge.modalities.modality import Content, Layout, Metric, Modality, Save
 from leakgauge.modalities.unknown import DECIBELS, ERRORS
@@ -30,6 +30,13 @@ class ImageModality(Modality):
 
     def metrics(self, domain: Domain, decoys: Tensor) -> dict[str, Metric]:
         """Return errors, SSIM and FFT2D; MS-SSIM if five scales fit, LPIPS if it reads them and has its weights."""
+        if len(domain.shape) != 3:
+            raise DataError(
+                "images",
+                expected="a domain of shape (C, H, W)",
+                found=f"one of shape {tuple(domain.shape)}",
+                remedy="give the domain another kind, or this shape",
+            )
         decoys = domain.to_unit(decoys)
         chosen: dict[str, Metric] = {**ERRORS, "ssim": metrics.ssim, "fft2d": metrics.fft2d}
         if min(domain.shape[1:]) >= metrics.MS_SSIM_SIDE:

@@ -22,6 +22,7 @@ from leakgauge.records.cell import (
 )
 from leakgauge.records.end import End
 from leakgauge.records.header import SCHEMA_VERSION, Header, Machine, Rule, Threads, Versions
+from leakgauge.records.mistakes import mistake_of
 from leakgauge.records.parts import Claim, Cost, Defense, Failure, Network, Protocol
 from leakgauge.records.reading import read, record_of
 from leakgauge.records.schema import Record, json_schema
@@ -65,6 +66,7 @@ __all__ = [
     "Versions",
     "json_schema",
     "line_of",
+    "mistake_of",
     "read",
     "record_of",
 ]
