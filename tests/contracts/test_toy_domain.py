@@ -251,6 +251,7 @@ class TestRelaxedWords:
         assert cell.scores["exact_matches"][0] < 1
         assert cell.residual > 0.1
         assert cell.status == "unconverged"
+        assert "before rounding to valid examples: " in cell.message
 
     def test_an_own_attack_joins_those_that_are_tried(self) -> None:
         attacks = (Lookup(), *lg.attacks.Auto().attacks)

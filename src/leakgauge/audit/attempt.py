@@ -37,6 +37,8 @@ from leakgauge.inversion.search.judgment import measured
 
 MOVED = "the guess is the nearest valid examples to what the attack returned"
 """Note of a reconstruction that was rounded."""
+BEFORE = "before rounding to valid examples: "
+"""Begins the message of an attack whose result was rounded, as the message speaks of what the attack returned."""
 
 
 def planned(attack: Attack, observation: Observation) -> Plan | Inapplicable:
@@ -100,7 +102,8 @@ def judged(attack: Attack, observation: Observation, found: Reconstruction) -> R
     valid = nearest_examples(observation.domain, found.inputs)
     moved = valid is not found.inputs and not torch.equal(valid, found.inputs)
     if moved:
-        found = replace(found, notes=(*found.notes, MOVED))
+        message = f"{BEFORE}{found.message}" if found.message else ""
+        found = replace(found, notes=(*found.notes, MOVED), message=message)
     found = measured(attack, observation, replace(found, inputs=valid), moved=moved)
     return steady(observation, bounded(found))
 
