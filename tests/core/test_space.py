@@ -94,6 +94,12 @@ def test_each_whole_number_is_drawn_as_often_as_any_other() -> None:
     assert bool(((counts - 1000).abs() < 110).all())
 
 
+def test_a_column_shows_that_it_holds_whole_numbers() -> None:
+    start = "Column(name='a', low=0, high=5, unit='', decimals=2"
+    assert repr(lg.Column("a", 0, 5)) == f"{start})"
+    assert repr(lg.Column("a", 0, 5, integer=True)) == f"{start}, integer=True)"
+
+
 def test_an_integer_column_has_whole_ends() -> None:
     with pytest.raises(lg.DataError, match="whole numbers at both ends"):
         lg.Column("age", 17.5, 100, integer=True)

@@ -249,7 +249,11 @@ class TestTables:
             ({"columns": np.array([b"\xff"] * 3)}, "UTF-8"),
             ({"columns": np.array([0x110005] * 3, np.uint32).view("U1")}, "UTF-8"),
             ({"integers": np.zeros(3)}, "integers as true or false"),
+            ({"integers": np.array([0, 1, 2])}, "as true or false, or as 1 or 0"),
             ({"integers": np.ones(2, bool)}, "integers (2,)"),
+            ({"inputs": np.full((2, 3), 2**24 + 1)}, "found 16,777,217"),
+            ({"inputs": np.full((2, 3), -(2**63))}, "found -9,223,372,036,854,775,808"),
+            ({"inputs": np.full((2, 3), 2**64 - 1, np.uint64)}, "which float32 holds exactly"),
             (
                 {"inputs": ROWS / 3, "integers": np.ones(3, bool)},
                 "whole numbers in integer columns",
@@ -277,6 +281,20 @@ class TestTables:
         domain = npz(self.table(tmp_path, inputs=rows, integers=whole)).domain
         assert isinstance(domain, TableDomain)
         assert [column.integer for column in domain.columns] == whole.tolist()
+
+    @pytest.mark.parametrize("kind", [np.int64, np.uint8, ">i4"])
+    def test_whole_numbers_as_they_are_stored(self, tmp_path: Path, kind: Any) -> None:
+        rows = np.array([[0, 3, 200], [1, 2, 7]]).astype(kind)
+        whole, highs = np.array([1, 1, 0]), np.array([1, 3, 200])
+        loaded = npz(self.table(tmp_path, inputs=rows, integers=whole, highs=highs))
+        assert loaded.inputs.dtype == torch.float32
+        assert loaded.inputs.tolist() == rows.tolist()
+        assert isinstance(loaded.domain, TableDomain)
+        assert [column.integer for column in loaded.domain.columns] == [True, True, False]
+
+    def test_the_largest_whole_number(self, tmp_path: Path) -> None:
+        rows, highs = np.full((2, 3), 2**24), np.full(3, 2**24)
+        assert npz(self.table(tmp_path, inputs=rows, highs=highs)).inputs.max() == 2**24
 
     def test_a_byte_order_mark_is_no_part_of_a_name(self, tmp_path: Path) -> None:
         names = np.array(["\ufeffage".encode(), b"size", b"dose"])

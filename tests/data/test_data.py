@@ -263,7 +263,7 @@ ROWS = {"inputs": np.full((2, 3), 9.0), "labels": np.array([0, 1])}
         ({**ROWS, "lows": np.zeros(3), "highs": np.ones(3)}, "widen the public range"),
         ({**ROWS, "lows": np.zeros(2), "highs": np.ones(3)}, "lows (2,)"),
         ({**ROWS, "lows": np.ones(3), "highs": np.ones(3)}, "low below"),
-        ({**ROWS, "inputs": np.ones((2, 3), int)}, "int64"),
+        ({**ROWS, "inputs": np.ones((2, 3), bool)}, "found bool"),
         ({**ROWS, "inputs": np.full((2, 3), np.nan)}, "NaN"),
     ],
 )

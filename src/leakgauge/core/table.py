@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
@@ -38,7 +38,7 @@ class Column:
     high: float
     unit: str = ""
     decimals: int = 2
-    integer: bool = field(default=False, repr=False)
+    integer: bool = False
 
     def __post_init__(self) -> None:
         # Below, numbers that are not finite have a message of their own.
@@ -66,6 +66,12 @@ class Column:
                 found=f"{self.low} to {self.high}",
                 remedy="widen the range to whole numbers, or leave out integer",
             )
+
+    def __repr__(self) -> str:
+        """Return all fields, with `integer` only if it is true."""
+        names = [f.name for f in fields(self) if f.name != "integer" or self.integer]
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({shown})"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ Split = Literal["train", "test", "val"]
 
 # Without a split: what was meant to be read first, then what a model was least likely trained on.
 _DEFAULT = ("", "test_", "train_", "val_")
+WHOLE = 2**24
+"""Largest whole number up to which float32 holds all of them."""
 _KEYS = "images and labels, or inputs and labels, as they are or behind train_, test_ or val_"
 
 
@@ -27,10 +29,11 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
     """Read examples from a NumPy archive: images, or a table.
 
     Keys are `images` (uint8 or uint16, NHWC with 1 to 4 channels, or NHW; read as [0, 1]) or
-    `inputs` (float (N, D), in the columns' units), with `labels` (integers (N,) or (N, 1), from 0).
-    Each may carry the prefix train_, test_ or val_, which `split` chooses (default: no prefix, else
-    test, else train, else val). Tables: `columns` (names), `lows` and `highs` (public ranges, (D,)), and
-    `integers` ((D,), true for columns whose values are whole numbers).
+    `inputs` ((N, D), floats or whole numbers of at most 2^24, in the columns' units), with
+    `labels` (integers (N,) or (N, 1), from 0). Each may carry the prefix train_, test_ or val_, which
+    `split` chooses (default: no prefix, else test, else train, else val). Tables: `columns` (names),
+    `lows` and `highs` (public ranges, (D,)), and `integers` ((D,), true or 1 for columns whose values
+    are whole numbers).
     Without ranges every value must lie in [0, 1]. Any byte order, and Fortran's order of axes, are
     read alike.
 
@@ -120,12 +123,12 @@ def _images(values: Array, where: str) -> tuple[Array, Domain]:
 
 
 def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, Domain]:
-    if values.dtype.kind != "f" or values.ndim != 2:
+    if values.dtype.kind not in "fiu" or values.ndim != 2:
         raise DataError(
             where,
-            expected="inputs as floats of shape (N, columns)",
+            expected="inputs as numbers of shape (N, columns)",
             found=f"{values.dtype} of shape {values.shape}",
-            remedy="store a table as floats; images belong under the key images, as uint8",
+            remedy="store a table as floats or whole numbers; images belong under the key images, as uint8",
         )
     width = values.shape[1]
     _check_values(values, where)
@@ -144,10 +147,12 @@ def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, 
             found=", ".join(f"{key} {shape}" for key, shape in shapes.items()),
             remedy="give one name, low and high for each column",
         )
-    if integers.dtype != np.bool_:
+    if integers.dtype != np.bool_ and not (
+        integers.dtype.kind in "iu" and bool(np.isin(integers, (0, 1)).all())
+    ):
         raise DataError(
             where,
-            expected="integers as true or false for each column",
+            expected="integers as true or false, or as 1 or 0, for each column",
             found=str(integers.dtype),
             remedy="store a Boolean array",
         )
@@ -167,7 +172,9 @@ def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, 
             found="not both, and values outside [0, 1]",
             remedy="add both keys; ranges taken from the records themselves would leak them",
         )
-    domain = TableDomain.from_ranges(names, lows.tolist(), highs.tolist(), integers.tolist())
+    domain = TableDomain.from_ranges(
+        names, lows.tolist(), highs.tolist(), integers.astype(bool).tolist()
+    )
     return values.astype(np.float32), domain
 
 
@@ -192,6 +199,17 @@ def _targets(labels: Array, where: str) -> NDArray[np.int64]:
 
 def _check_values(values: Array, where: str) -> None:
     """Raise DataError for values that float32, which models compute in, cannot hold."""
+    if values.dtype.kind != "f":
+        # The least number of a type has no absolute value in it.
+        far = max((values.min(initial=0), values.max(initial=0)), key=lambda end: abs(int(end)))
+        if abs(int(far)) > WHOLE:
+            raise DataError(
+                where,
+                expected=f"whole numbers from {-WHOLE:,} to {WHOLE:,}, which float32 holds exactly",
+                found=f"{int(far):,}",
+                remedy="store the table as floats, or in other units",
+            )
+        return
     largest = np.abs(values).max(initial=0, where=np.isfinite(values))
     if largest > np.finfo(np.float32).max:
         raise DataError(
