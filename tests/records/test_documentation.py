@@ -144,7 +144,20 @@ def test_the_query_that_the_page_shows(here: Path) -> None:
     duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
     mixed(here)
     (query,) = blocks("sql")
-    assert duckdb.sql(query).fetchall() == [("dlg", 21.25)]
+    found = duckdb.sql(query).fetchall()
+    assert found == [("dlg", "columns_read", 0.5), ("dlg", "psnr", 12.5)]
+
+
+def test_the_query_holds_for_a_run_without_a_psnr(here: Path) -> None:
+    duckdb = pytest.importorskip("duckdb", reason="duckdb is not installed")
+    headline = data("table")["headline"].model_copy(update={"metric": "years off"})
+    rated = [
+        table(index=i, data=data("table", headline=headline), scores={"years off": (score,)})
+        for i, score in enumerate((3.0, 5.0, 9.0))
+    ]
+    (here / "records.jsonl").write_bytes(b"".join(map(line_of, [header(), *rated, end()])))
+    (query,) = blocks("sql")
+    assert duckdb.sql(query).fetchall() == [("dlg", "years off", 5.0)]
 
 
 def test_typed_records_in_python(here: Path) -> None:

@@ -89,7 +89,8 @@ class TestSchema:
     def test_what_is_written_is_read(self, tmp_path: Path, record: Record) -> None:
         line = line_of(record)
         assert line.count(b"\n") == 1
-        assert read(file_of(tmp_path, line)) == [record]
+        first = () if record.type == "header" else (line_of(header()),)
+        assert read(file_of(tmp_path, *first, line))[-1] == record
         assert set(json.loads(line)) == set(type(record).model_fields)
         assert record_of(record.model_dump()) == record
 
@@ -179,6 +180,34 @@ class TestReading:
         assert len(read(file_of(tmp_path, whole, line_of(cell())[:-1]))) == 2
         assert len(read(file_of(tmp_path, whole, line_of(cell())[:-2]))) == 1
         assert "line 2" in refused(tmp_path, whole, b'{"type": "cell"}')
+
+    def test_a_run_that_was_killed_has_no_end(self, tmp_path: Path) -> None:
+        assert len(read(file_of(tmp_path, line_of(header())))) == 1
+        assert len(read(file_of(tmp_path, line_of(header()), line_of(cell())))) == 2
+
+    @pytest.mark.parametrize(
+        ("records", "expected", "remedy"),
+        [
+            ([], "records.jsonl: expected the header of a run", "run the audit again"),
+            ([cell(), end()], "line 1: expected the header of a run", "put the header back"),
+            ([end()], "found a line of type 'end'", "put the header back"),
+            ([cell(), header()], "line 1: expected the header of a run", "put the header back"),
+            ([header(), header()], "line 2: expected one run in a file", "folder of its own"),
+            ([header(), cell(), end(), header()], "line 4: expected one run", "folder of its own"),
+            ([header(), end(), cell()], "line 3: expected nothing behind the end", "leave out"),
+            ([header(), end(), end()], "found a line of type 'end'", "leave out"),
+        ],
+    )
+    def test_what_is_not_one_run(
+        self, tmp_path: Path, records: list[Record], expected: str, remedy: str
+    ) -> None:
+        told = refused(tmp_path, *map(line_of, records))
+        assert expected in told
+        assert remedy in told
+
+    @pytest.mark.parametrize("content", [b"", b"\n\n", line_of(header())[:-9]])
+    def test_a_file_without_a_whole_line(self, tmp_path: Path, content: bytes) -> None:
+        assert "found no records" in refused(tmp_path, content)
 
     def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
         assert "line 1" in refused(tmp_path, b"\xff\xfe\x00\n")

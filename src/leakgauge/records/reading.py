@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from leakgauge.core.errors import DataError
 from leakgauge.core.files import check_file, reason
-from leakgauge.records.header import SCHEMA_VERSION
+from leakgauge.records.end import End
+from leakgauge.records.header import SCHEMA_VERSION, Header
 from leakgauge.records.schema import Record, adapter
 
 MOST_BYTES = 4 * 2**30
@@ -24,16 +25,18 @@ LONGEST_LINE = 64 * 2**20
 SHOWN = 40
 """Bytes of a damaged line that a message shows."""
 ANEW = "repeat the run: the records were changed or cut"
+HEADED = "the header of a run as its first line, of type 'header'"
 
 
 def read(path: str | Path) -> list[Record]:
     """Return the records of a JSON-lines file, as they were finished.
 
     A last line without a newline that is no whole record was cut by a crash, and is left out: nothing that was
-    finished stands in it.
+    finished stands in it. A run that was killed has no end.
 
     Raises:
-        DataError: the file cannot be read, is too large, is of another schema version, or a line is damaged.
+        DataError: the file cannot be read, is too large, is of another schema version, or a line is damaged. Or it is
+            not one run: the first record is its only header, and nothing stands behind its end.
     """
     path = Path(path)
     name = path.name
@@ -50,6 +53,9 @@ def read(path: str | Path) -> list[Record]:
                 reader.add(line)
     except OSError as error:
         raise _bad(name, "a readable file", reason(error).lower(), "check its rights") from None
+    if not reader.records:
+        remedy = "run the audit again: it was killed before it wrote a whole line, or the file was emptied"
+        raise _bad(name, HEADED, "no records", remedy)
     return reader.records
 
 
@@ -75,10 +81,26 @@ class Reader:
             found = "a longer one"
             raise _bad(where, f"a line of at most {LONGEST_LINE:,} bytes", found, ANEW)
         try:
-            self.records.append(adapter().validate_json(line))
+            record = adapter().validate_json(line)
         except ValidationError as error:
             if line.endswith(b"\n") or _whole(line):
                 raise explained(error, _json(line), where) from None
+            return
+        self._check_place(record, where)
+        self.records.append(record)
+
+    def _check_place(self, record: Record, where: str) -> None:
+        """Raise DataError if a record cannot stand behind those before it in the file of one run."""
+        found = f"a line of type {record.type!r}"
+        if not self.records:
+            if not isinstance(record, Header):
+                raise _bad(where, HEADED, found, "put the header back, or repeat the run")
+        elif isinstance(record, Header):
+            remedy = "keep each run in a folder of its own, and leave out one of them here"
+            raise _bad(where, "one run in a file", "a second header", remedy)
+        elif isinstance(self.records[-1], End):
+            remedy = "leave out what was added behind the end, or repeat the run"
+            raise _bad(where, "nothing behind the end of a run", found, remedy)
 
 
 def record_of(value: Mapping[str, Any], where: str = "a record") -> Record:
