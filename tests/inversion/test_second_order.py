@@ -25,7 +25,6 @@ from leakgauge.inversion import (
     InRange,
     Joint,
     Known,
-    SignedAdam,
     Smoothness,
     Term,
     TotalVariation,
@@ -212,13 +211,6 @@ class TestParts:
     def test_eight_halved_trials_cost_less_than_three(self) -> None:
         assert halved(8, 1000) < 3000
         assert halved(1, 1000) == 1000
-
-    def test_halving_spends_what_is_planned(self, observe: Observe) -> None:
-        matching = GradientMatching(
-            objective=L2(), labels=Known(), descent=SignedAdam(steps=7), trials=5, halving=True
-        )
-        found = matching(observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0))
-        assert found.cost.evaluations == matching.budget
 
     @pytest.mark.parametrize(
         ("rank", "exact", "residual", "verdict"),

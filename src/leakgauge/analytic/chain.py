@@ -64,13 +64,12 @@ class ChainLayer:
         return gradient[0]
 
     def deactivate(self, h: Tensor, *, noise: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z, which entries of z are known, and the slope dh/dz (each *output), from h (*output) that follows.
+        """Return z, which entries of z are known, and the slope dh/dz (each *output), from h (*output).
 
-        No pool may follow.
+        h is what the functions of one entry make of z, up to the pool if there is one.
 
         noise: the least error of h, relative to its largest entry.
         """
-        assert self.pool is None, "unpooled() refuses this"
         return undone(self.after, h, noise=noise)
 
 
@@ -121,15 +120,19 @@ def chain_of(model: nn.Module, domain: Domain) -> Chain | Inapplicable:
         return Inapplicable(
             "the model is not its modules one after the other (skip connections, or functions)"
         )
-    places = [i for i, call in enumerate(calls) if next(call.module.parameters(), None) is not None]
-    places = [i for i in places if isinstance(calls[i].module, nn.Conv2d | nn.Linear)]
-    if not places:
+    weighted = {
+        i: call.module
+        for i, call in enumerate(calls)
+        if isinstance(call.module, nn.Conv2d | nn.Linear)
+        and any(True for _ in call.module.parameters())
+    }
+    if not weighted:
         return Inapplicable("the model has no linear or convolutional layer")
-    if len({id(calls[i].module) for i in places}) < len(places):
+    if len({id(module) for module in weighted.values()}) < len(weighted):
         return Inapplicable("a layer is called more than once")
-    layers = []
+    layers, places = [], list(weighted)
     for i, following in zip(places, [*places[1:], len(calls)], strict=True):
-        layer = _layer(calls[i], calls[i + 1 : following])
+        layer = _layer(calls[i], weighted[i], calls[i + 1 : following])
         if isinstance(layer, Inapplicable):
             return layer
         layers.append(layer)
@@ -166,37 +169,43 @@ def _calls(model: nn.Module, domain: Domain) -> list[_Call] | Inapplicable:
     return Inapplicable(others[0]) if others else calls
 
 
-def _through(calls: list[_Call], x: Tensor) -> Tensor | None:
-    """x (N, ...) through the modules, reshaped as each saw it; None where that does not fit."""
+class _Unfit(Exception):
+    """A module does not take what the one before gives."""
+
+
+def _through(calls: list[_Call], x: Tensor) -> Tensor:
+    """Return x (N, ...) after the modules, reshaped as each saw it. Raise _Unfit if that does not fit."""
     for call in calls:
         if x[0].numel() != torch.Size(call.shape).numel():
-            return None
+            raise _Unfit(call.name)
         with probing(f"{call.name!r}"):
             x = single(call.module(x.reshape(-1, *call.shape).clone()))
     return x
 
 
 def _is_sequence(model: nn.Module, calls: list[_Call], domain: Domain) -> bool:
-    """Whether the calls, each on the one before, give what the model gives."""
+    """Return whether the calls, each on the one before, give what the model gives."""
     with torch.no_grad():
         inputs = domain.from_unit(spread(unit_shape(domain), 2, FLOAT64))
-        given, expected = _through(calls, inputs), single(output_of(model, inputs))
-    if given is None or given.numel() != expected.numel():
+        try:
+            given = _through(calls, inputs)
+        except _Unfit:
+            return False
+        expected = single(output_of(model, inputs))
+    if given.numel() != expected.numel():
         return False
     return bool((given.reshape_as(expected) - expected).norm() <= AGREEMENT * expected.norm())
 
 
 def _entry(calls: list[_Call], domain: Domain, unit: Tensor) -> Tensor:
-    """What the first layer sees, flat (N, F), as a function of unit coordinates."""
-    x = _through(calls, domain.from_unit(unit))
-    assert x is not None, "_is_sequence() refuses this"
-    return x.flatten(1)
+    """Return what the first layer sees, flat (N, F), of unit coordinates (N, *shape)."""
+    return _through(calls, domain.from_unit(unit)).flatten(1)
 
 
-def _layer(call: _Call, after: list[_Call]) -> ChainLayer | Inapplicable:
-    """Return a layer with what follows it, or the reason why that cannot be undone."""
-    module = call.module
-    assert isinstance(module, nn.Conv2d | nn.Linear), "chain_of() takes these alone"
+def _layer(
+    call: _Call, module: nn.Conv2d | nn.Linear, after: list[_Call]
+) -> ChainLayer | Inapplicable:
+    """Return a layer with what follows it, or the reason why that cannot be undone. module: that of the call."""
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.padding_mode != "zeros":
             return Inapplicable(

@@ -31,8 +31,15 @@ def undone(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return z, which entries of z are known, and the slope dh/dz (each like h), from h after functions of one entry.
 
-    A ReLU hides z where it gave 0, and its slope is 0 there. noise: the least error of h, relative to its
-    largest entry.
+    A ReLU hides z where it gave 0, and its slope is 0 there.
+
+    Args:
+        modules: each a ReLU, or one with an `inverse`.
+        h: of one example.
+        noise: the least error of h, relative to its largest entry.
+
+    Raises:
+        TypeError: a module has no known inverse.
     """
     # Strides of channels last, with the gradient of a sum, mislead BatchNorm's backward (torch 2.13).
     h = h.contiguous()
@@ -42,7 +49,8 @@ def undone(
             known &= z > largest_zero(z, noise)
         else:
             undo = inverse(module)
-            assert undo is not None, "chain_of() refuses this"
+            if undo is None:
+                raise TypeError(f"{type(module).__name__} has no known inverse")
             z = undo(module, z)
     point = torch.where(known, z, -torch.ones_like(z)).requires_grad_()
     (slope,) = torch.autograd.grad(applied(modules, point).sum(), [point])

@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -143,10 +143,15 @@ def head_of(model: nn.Module, domain: Domain) -> Head | None:
 
 
 def features_of(layer: nn.Module, given: Tensor) -> Tensor:
-    """Return the input (N, ...) of a linear layer or convolution as vectors (N, d), averaged over places."""
+    """Return the input (N, ...) of a linear layer or convolution as vectors (N, d), averaged over places.
+
+    Raises:
+        ValueError: a convolution whose padding is not given in pixels.
+    """
     if not isinstance(layer, nn.Conv2d):
         return given.flatten(1)
-    assert not isinstance(layer.padding, str), "_plain() refuses this"
+    if isinstance(layer.padding, str):
+        raise ValueError(f"expected a padding in pixels; found {layer.padding!r}")
     patches = functional.unfold(
         given, layer.kernel_size, layer.dilation, layer.padding, layer.stride
     )
@@ -172,8 +177,8 @@ def _called(model: nn.Module, inputs: Tensor) -> tuple[list[tuple[str, Tensor, T
     return calls, output
 
 
-def _plain(layer: nn.Module, given: Tensor, made: Tensor) -> bool:
-    """Whether the layer computed W h + b of one vector an example, or of one vector a place."""
+def _plain(layer: nn.Module, given: Tensor, made: Tensor) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    """Return whether the layer computed W h + b of one vector an example, or of one vector a place."""
     if isinstance(layer, nn.Linear):
         fits = given.ndim == 2
     elif isinstance(layer, nn.Conv2d):
@@ -188,9 +193,8 @@ def _plain(layer: nn.Module, given: Tensor, made: Tensor) -> bool:
     return expected.shape == made.shape and _near(expected, made)
 
 
-def _made(layer: nn.Module, given: Tensor, *, detached: bool = False) -> Tensor:
-    """What a linear layer or convolution makes of its input. detached: its weights have no slope."""
-    assert isinstance(layer, nn.Linear | nn.Conv2d), "_plain() refuses others"
+def _made(layer: nn.Linear | nn.Conv2d, given: Tensor, *, detached: bool = False) -> Tensor:
+    """Return what a linear layer or convolution makes of its input. detached: its weights have no slope."""
     weight, bias = layer.weight, layer.bias
     if detached:
         weight, bias = weight.detach(), None if bias is None else bias.detach()
@@ -202,7 +206,7 @@ def _made(layer: nn.Module, given: Tensor, *, detached: bool = False) -> Tensor:
 def _cut(
     model: nn.Module,
     name: str,
-    layer: nn.Module,
+    layer: nn.Linear | nn.Conv2d,
     inputs: Tensor,
     made: Tensor,
     generator: torch.Generator,
@@ -235,7 +239,7 @@ def _cut(
     return Head(name, weight, bias, pooled.shape[1], *finished, squeezed)
 
 
-def _serves_elsewhere(model: nn.Module, layer: nn.Module, inputs: Tensor) -> bool:
+def _serves_elsewhere(model: nn.Module, layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> bool:
     """Whether the output depends on the layer's weights by another way than the layer's own output."""
 
     def without_slope(_: nn.Module, arguments: tuple[Any, ...], named: Any, __: Any) -> Tensor:

@@ -7,6 +7,7 @@ update is compared with the gradient of the loss there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 
@@ -80,7 +81,6 @@ def steps_of(observation: Observation) -> LocalSteps | None:
     if untold(training):
         return None
     if _tells(training):
-        assert isinstance(training, LocalSteps), "_tells() checks it"
         return training
     found = calibrated(observation)
     return None if found.size is None else Calibrated(training, found.size, found.exact)
@@ -113,10 +113,11 @@ def calibrated(observation: Observation) -> Calibration:
         return Calibration(1.0, exact=True)
     if untold(inner) or (inner.kind == "delta" and _tells(inner)):
         return Calibration(None, exact=False)
-    if observation.classes is None or observation.knowledge.batch_size is None:
+    classes = observation.classes
+    if classes is None or observation.knowledge.batch_size is None:
         return Calibration(None, exact=False)
     try:
-        draws = [_drawn(observation, inner, draw) for draw in range(DRAWS)]
+        draws = [_drawn(observation, inner, classes, draw) for draw in range(DRAWS)]
     except ProbeError:
         return Calibration(None, exact=False)
     sizes = [size for size, _ in draws]
@@ -131,17 +132,18 @@ def calibrated(observation: Observation) -> Calibration:
     )
 
 
-def _tells(training: LocalTraining) -> bool:
-    """Whether a training, and the one that it wraps, say of themselves how many steps they take."""
+def _tells(training: LocalTraining) -> TypeGuard[LocalSteps]:
+    """Return whether a training, and the one that it wraps, say of themselves how many steps they take."""
     inner = training.training if isinstance(training, StepsWrapper) else training
     return isinstance(training, LocalSteps) and isinstance(inner, LocalSteps)
 
 
-def _drawn(observation: Observation, training: LocalTraining, draw: int) -> tuple[float, float]:
-    """Ratio and cosine of the update and the gradient of one invented batch."""
+def _drawn(
+    observation: Observation, training: LocalTraining, classes: int, draw: int
+) -> tuple[float, float]:
+    """Return ratio and cosine of the update and the gradient of one invented batch."""
     generator = torch.Generator().manual_seed(draw)  # probes of a map: any points serve
-    count, classes = observation.batch_size, observation.classes
-    assert classes is not None, "calibrated() refuses this"
+    count = observation.batch_size
     like = observation.update.like
     unit = torch.rand((count, *unit_shape(observation.domain)), generator=generator).to(like)
     targets = torch.randint(0, classes, (count,), generator=generator).to(like.device)
