@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ class TestAttack:
     def test_labels_that_were_not_read_are_those_left_over(self, observe: Observe) -> None:
         batch = lg.Batch(images(3).inputs, torch.tensor([2, 1, 2]))
         observation = observe(sigmoid_cnn(), batch, labels=True)
-        found = completed(torch.tensor([2, -1, -1]), plan_labels(observation), lg.Seeds(0))
+        found = completed(torch.tensor([2, -1, -1]), partial(plan_labels, observation), lg.Seeds(0))
         assert found is not None
         assert found[0] == 2
         assert sorted(found.tolist()) == [1, 2, 2]

@@ -130,7 +130,7 @@ class FeatureInversion(BaseAttack):
         if isinstance(seen, Inapplicable):
             return nothing_found(observation, Status.INAPPLICABLE, seen.reason)
         if isinstance(planned, LabelPlan):
-            labels = completed(seen.labels, planned, seeds)
+            labels = completed(seen.labels, lambda: planned, seeds)
         else:
             labels = planned.start(observation, seeds.generator("labels"))
         if labels is None:

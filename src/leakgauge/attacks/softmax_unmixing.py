@@ -82,25 +82,21 @@ class SoftmaxUnmixing(BaseAttack):
         descent = ready(matching, observation)
         if isinstance(descent, Inapplicable):
             return descent
-        search = partial(self.search, observation, head, plan_labels(observation), descent)
+        search = partial(self.search, observation, head, descent)
         return Plan(evaluations=matching.budget, search=search)
 
     def search(
         self,
         observation: Observation,
         head: HeadGradient,
-        others: LabelPlan | Inapplicable,
         descent: Ready,
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return what matching finds with the features and labels that the last layer's gradient tells.
-
-        others: labels for examples whose label does not come with the features.
-        """
+        """Return what matching finds with the features and labels that the last layer's gradient tells."""
         tell = telling(progress)
         seen = unmixed(observation, head, seeds.generator("unmixing"), tell=tell)
-        labels = completed(seen.labels, others, seeds)
+        labels = completed(seen.labels, partial(plan_labels, observation), seeds)
         if labels is None:
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
         error = torch.where(seen.found, seen.error, torch.inf)
@@ -120,11 +116,17 @@ def telling(progress: Progress) -> Callable[[float], None]:
     return lambda fraction: progress(Moment(READING * fraction))
 
 
-def completed(labels: Tensor, others: LabelPlan | Inapplicable, seeds: Seeds) -> Tensor | None:
-    """Return labels (B,) with those unknown (-1) taken from granted or recovered counts, or None without any."""
+def completed(
+    labels: Tensor, plan: Callable[[], LabelPlan | Inapplicable], seeds: Seeds
+) -> Tensor | None:
+    """Return labels (B,) with those unknown (-1) taken from granted or recovered counts, or None without any.
+
+    plan: returns how the counts are recovered. It is called only if a label is unknown.
+    """
     unknown = labels < 0
     if not bool(unknown.any()):
         return labels
+    others = plan()
     if isinstance(others, Inapplicable):
         return None
     left = others.read(seeds)[0].tolist()
