@@ -434,14 +434,24 @@ class TestOwnParts:
 
     @pytest.mark.parametrize("count", [None, "many", math.nan, math.inf, -1, 10**400])
     def test_a_cost_that_is_no_number_is_unknown(self, count: Any) -> None:
-        assert plan([case(attacks=[Own(count=count, reason=None)])]).unknown == 1
+        """Such a plan cannot be made, so that the cell fails. Its cost is unknown, as that of any cell that fails."""
+        audited = case(attacks=[Own(count=count, reason=None)])
+        assert plan([audited]).unknown == 1
+        (cell,) = lg.audit(audited).cells
+        assert cell.status == "failed"
+        assert ("Plan.evaluations: expected a whole number" in cell.message) == (count != 10**400)
 
-    @pytest.mark.parametrize("reason", ["two\nlines", "x" * 9000, 3])
+    def test_a_long_reason_is_cut(self) -> None:
+        (cell,) = lg.audit(case(attacks=[Own(reason="x" * 9000)])).cells
+        assert cell.status == "inapplicable"
+        assert len(cell.message) < 500
+
+    @pytest.mark.parametrize("reason", ["two\nlines", "", 3])
     def test_its_reason_is_one_line(self, reason: Any) -> None:
         (cell,) = lg.audit(case(attacks=[Own(reason=reason)])).cells
-        assert cell.status == "inapplicable"
+        assert cell.status == "failed"
+        assert "Inapplicable.reason: expected" in cell.message
         assert "\n" not in cell.message
-        assert len(cell.message) < 500
 
     def test_a_forward_that_ends_the_program(self) -> None:
         class Leaving(nn.Flatten):

@@ -105,6 +105,21 @@ def test_a_watcher_that_never_stops_changes_nothing(case: AttackCase) -> None:
 
 
 @pytest.mark.parametrize("case", ATTACK_CASES, ids=lambda case: case.name)
+def test_objective_and_cost_of_a_moment_are_those_of_its_best(case: AttackCase) -> None:
+    _, plan = ready(case)
+
+    def watch(moment: lg.Moment) -> None:
+        if moment.best is None:
+            return
+        found = moment.best()
+        assert found.cost.evaluations == moment.evaluations
+        if moment.objective is not None and found.objectives:
+            assert moment.objective == found.objectives[found.trial]
+
+    plan.run(SEEDS, watch)
+
+
+@pytest.mark.parametrize("case", ATTACK_CASES, ids=lambda case: case.name)
 def test_a_run_checks_nothing_anew(case: AttackCase, monkeypatch: pytest.MonkeyPatch) -> None:
     _, plan = ready(case)
 

@@ -42,6 +42,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.attack import named_failures
 from leakgauge.core.configuration import configuration_of
+from leakgauge.core.progress import no_objective
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import bounded
 from leakgauge.inversion.search.judgment import measured
@@ -192,7 +193,8 @@ class Auto(BaseAttack):
             try:
                 attack, plan = entry.plan(observation)
             except FAILURES as error:
-                refusals.append(f"{title(entry.attack)}: its check failed: {error}")
+                reason = " ".join(str(error).split())
+                refusals.append(f"{title(entry.attack)}: its check failed: {reason}")
                 continue
             if isinstance(plan, Inapplicable):
                 refusals.append(f"{title(attack)}: {plan.reason}")
@@ -231,6 +233,7 @@ def _search(
             one.plan.evaluations / planned,
             evaluations=sum(result.cost.evaluations for _, result in results),
             finish=partial(chosen, one.attack),
+            objective=no_objective,
             best=partial(_best, list(results), list(notes)) if results else None,
         )
         done += one.plan.evaluations

@@ -38,6 +38,7 @@ from leakgauge.core import (
     Update,
     within,
 )
+from leakgauge.core.progress import no_objective
 from leakgauge.core.ranges import Count, Share
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import with_orders
@@ -140,6 +141,7 @@ class _Stages:
                 1 / total,
                 evaluations=self.spent,
                 finish=self.finished,
+                objective=no_objective,
                 best=self.best if self.results else None,
             )
             found = stage.search(self.seeds.child(f"stage/{k}"), part)

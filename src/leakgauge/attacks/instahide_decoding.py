@@ -33,7 +33,7 @@ from leakgauge.core import (
     within,
 )
 from leakgauge.core.ranges import Count
-from leakgauge.inversion.search.judgment import objective_of
+from leakgauge.inversion.search.judgment import least_objective, objective_of
 
 DEFAULT = InvertingGradients(steps=1000, tv=0.0)
 """Without total variation: encryptions are not smooth."""
@@ -95,6 +95,7 @@ class InstaHideDecoding(BaseAttack):
                 evaluations=spent,
                 finish=chosen,
                 best=chosen if done else None,
+                objective=partial(least_objective, [objective_of(one) for one in done]),
             )
             done.append(matching.ready.with_labels(targets).search(seeds.child("encryption"), part))
         return replace(chosen(), cost=Cost(sum(one.cost.evaluations for one in done)))

@@ -48,7 +48,7 @@ from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count, Whole
 from leakgauge.inversion import Guessed
 from leakgauge.inversion.search.engine import Ready
-from leakgauge.inversion.search.judgment import objective_of
+from leakgauge.inversion.search.judgment import least_objective, objective_of
 
 DEFAULT = SecondOrder()
 STEP = 0.075
@@ -153,6 +153,7 @@ class _Search:
     tried: int = 0
     evaluations: int = 0
     before: Best | None = None
+    objective_before: float | None = None
     all: list[tuple[float, Mixing, Reconstruction]] = field(default_factory=list)
 
     @property
@@ -195,6 +196,7 @@ class _Search:
         for mixing in mixings:
             scouting.attempt(mixing)
         self.progress, self.before = within(whole, 0.5, 0.5), scouting.unmixed
+        self.objective_before = scouting.objective(None)
         self.tried, self.evaluations = scouting.tried, scouting.evaluations
         for mixing, start in scouting.leading(count):
             self.attempt(mixing, start)
@@ -220,11 +222,18 @@ class _Search:
             evaluations=self.evaluations,
             finish=better,
             best=self.unmixed if self.all else self.before,
+            objective=self.objective,
         )
         found = ready.search(self.seeds.child("mixture"), part)
         self.tried += 1
         self.evaluations += found.cost.evaluations
         self.all = [*self.all, (objective_of(found), mixing, found)]
+
+    def objective(self, under_way: float | None) -> float | None:
+        """Return the objective at the best mixtures, from that of the search under way."""
+        if not self.all and under_way is None:
+            return self.objective_before
+        return least_objective([value for value, _, _ in self.all], under_way)
 
     @property
     def like(self) -> Tensor:

@@ -34,6 +34,7 @@ from leakgauge.core import (
     image_grid,
     within,
 )
+from leakgauge.core.progress import no_objective
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import (
@@ -268,6 +269,7 @@ class _Peel:
             evaluations=spent,
             finish=lambda guess: self.best([*before, placed(guess)]),
             best=partial(self.best, before) if before else None,
+            objective=no_objective,
         )
         self.done += part
         descent = replace(self.descent, matching=matching).with_labels(self.labels)

@@ -16,7 +16,6 @@ from leakgauge.core import (
     Cost,
     Defense,
     Inapplicable,
-    Moment,
     Observation,
     Plan,
     Progress,
@@ -30,7 +29,6 @@ from leakgauge.core import (
     unit_shape,
     within,
 )
-from leakgauge.core.seeds import kept_generators
 from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_trained, steady
 from leakgauge.defenses.base import Undefended
 from leakgauge.inversion.search.judgment import measured
@@ -84,14 +82,9 @@ def attempt(
     """
     if isinstance(plan, Inapplicable):
         return nothing_found(observation, Status.INAPPLICABLE, plan.reason)
-
-    def tell(moment: Moment) -> None:
-        with kept_generators():
-            progress(moment)
-
     clock = time.perf_counter()
     with seeds.alone("attack"):
-        found = sound(attack, plan.run(seeds, within(tell, 0.0, 1.0)), observation, count)
+        found = sound(attack, plan.run(seeds, within(progress, 0.0, 1.0)), observation, count)
         found = replace(found, cost=replace(found.cost, seconds=time.perf_counter() - clock))
         found = judged(attack, observation, found)
     return of_the_trained(found) if acts_on_examples(defense) else found

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -82,7 +80,7 @@ def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]
     def cost(attack: Attack) -> Seconds:
         if step is None or observation is None:
             return None
-        return measured(lambda: 2 * step * number_of(evaluations(attack, observation)))
+        return measured(lambda: 2 * step * evaluations(attack, observation))
 
     return {id(attack): cost(attack) for attack in cell.case.attacks}
 
@@ -137,14 +135,6 @@ def evaluations(attack: Attack, observation: Observation) -> int:
         return 0
     plan = planned(attack, observation)
     return 0 if isinstance(plan, Inapplicable) else plan.evaluations
-
-
-def number_of(count: object) -> float:
-    """Return a number of evaluations, which may come from a user's own attack. Raise ValueError if it is none."""
-    number = float(count) if isinstance(count, Real) else math.nan
-    if not 0 <= number < math.inf:
-        raise ValueError(f"not a number of evaluations: {count!r}")
-    return number
 
 
 def step_seconds(observation: Observation, targets: torch.Tensor) -> float:

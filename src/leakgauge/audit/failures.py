@@ -10,8 +10,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from leakgauge.audit.folder import JobResult
-from leakgauge.core import LeakGaugeError, Moment, Progress
+from leakgauge.core import LeakGaugeError
 from leakgauge.core.lines import one_line
+from leakgauge.core.progress import WatcherError
 from leakgauge.records import Cell, Failure, Training, mistake_of
 
 Result = TypeVar("Result")
@@ -92,26 +93,3 @@ def reason_of(error: BaseException) -> str:
 def log_of(index: int) -> str:
     """Return the path of a job's traceback, relative to the folder of the run."""
     return f"{FOLDER}/{index:03d}.log"
-
-
-class WatcherError(BaseException):
-    """The progress callback failed. It belongs to the caller, so that no cell is to blame.
-
-    It is no Exception, so that it passes the handlers between the callback and the caller.
-    """
-
-    def __init__(self, cause: Exception) -> None:
-        self.cause = cause
-        super().__init__(cause)
-
-
-def blameless(progress: Progress) -> Progress:
-    """Return a callback that raises what `progress` raises in a WatcherError."""
-
-    def told(moment: Moment) -> None:
-        try:
-            progress(moment)
-        except Exception as error:
-            raise WatcherError(error) from error
-
-    return told

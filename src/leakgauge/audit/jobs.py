@@ -7,10 +7,11 @@ from typing import Any
 
 from leakgauge.audit.case import Case, Cell, cells
 from leakgauge.audit.cell import failed_cell, run_cell
-from leakgauge.audit.failures import Failed, WatcherError, blameless
+from leakgauge.audit.failures import Failed
 from leakgauge.audit.folder import JobResult
 from leakgauge.audit.training import TrainingRun, failed_training, run_training, trainings
 from leakgauge.core import LeakGaugeError, Progress, silent
+from leakgauge.core.progress import watched
 
 Job = Cell | TrainingRun
 
@@ -27,10 +28,7 @@ def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
     What ends it becomes its record. Only what `progress` raises passes, and Ctrl-C.
     """
     run: Any = run_cell if isinstance(job, Cell) else run_training
-    try:
-        result: JobResult = run(job, root, blameless(progress))
-    except WatcherError as error:
-        raise error.cause from None
+    result: JobResult = watched(progress, lambda told: run(job, root, told))
     return result
 
 

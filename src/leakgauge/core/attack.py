@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 from leakgauge.core.domain import space_of
@@ -15,10 +16,10 @@ from leakgauge.core.errors import AttackError, KnowledgeError, LeakGaugeError, P
 from leakgauge.core.lines import said
 from leakgauge.core.observation import Observation
 from leakgauge.core.plan import Inapplicable, Plan
-from leakgauge.core.progress import Moment, Progress, StopAttack, silent, within
+from leakgauge.core.progress import Best, Moment, Progress, StopAttack, silent, within
 from leakgauge.core.ranges import check_argument, check_ranges
-from leakgauge.core.reconstruction import Reconstruction, Status
-from leakgauge.core.seeds import Seeds, kept_generators
+from leakgauge.core.reconstruction import Cost, Reconstruction, Status
+from leakgauge.core.seeds import Seeds
 from leakgauge.core.stated import effects_of
 from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_trained, steady
 
@@ -80,7 +81,7 @@ class BaseAttack(ABC):
                 lacking = self.undifferentiable(observation)
                 found = self.prepare(observation) if lacking is None else Inapplicable(lacking)
         except ProbeError as error:
-            return Inapplicable(str(error))
+            return Inapplicable(" ".join(str(error).split()))
         return found if isinstance(found, Inapplicable) else self._kept(observation, found)
 
     def undifferentiable(self, observation: Observation) -> str | None:
@@ -119,13 +120,16 @@ class BaseAttack(ABC):
 
         def search(seeds: Seeds, progress: Progress) -> Reconstruction:
             check_argument(f"{type(self).__name__}, seeds", Seeds, seeds)
+            clock = time.perf_counter()
 
             def tell(moment: Moment) -> None:
-                # A watcher may draw, and so may the best that it asks for: the search goes on as without it.
-                with kept_generators():
-                    progress(moment)
+                if moment.best is not None:
+                    moment = replace(moment, best=partial(spent, moment.best, moment.evaluations))
+                progress(moment)
 
-            clock = time.perf_counter()
+            def spent(best: Best, evaluations: int) -> Reconstruction:
+                return replace(best(), cost=Cost(evaluations, time.perf_counter() - clock))
+
             # A user's model or search may draw from global generators.
             with named_failures(self, "search"), seeds.alone("attack"):
                 found = promised(plan.search(seeds, within(tell, 0.0, 1.0, finish=promised)))

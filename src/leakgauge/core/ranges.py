@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from leakgauge.core.errors import SpecificationError, UserError
+from leakgauge.core.errors import AttackError, SpecificationError, UserError
 from leakgauge.core.kinds import UNIONS, WORDS, admits, described, found
 
 MOST = 10**9
@@ -45,6 +45,14 @@ def check_fields(
     for name, hint in _checked(kind).items():
         if name not in without:
             check_argument(f"{kind.__name__}.{name}", hint, getattr(part, name), error)
+
+
+def check_made(part: object) -> None:
+    """Raise AttackError if a field of what an attack made is of another kind or out of range."""
+    try:
+        check_fields(part)
+    except SpecificationError as error:
+        raise AttackError(str(error)) from None
 
 
 def check_ranges(part: object, error: type[UserError] = SpecificationError) -> None:

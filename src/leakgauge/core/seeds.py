@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,32 @@ class Seeds:
 
         For a user's own attack, which may draw from torch's, NumPy's or Python's.
         """
-        seed = self.integer(name)
-        with kept_generators(), self.isolated(name):
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
+        seed, numbers, python = self.integer(name), np.random.get_state(), random.getstate()
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            with self.isolated(name):
+                yield
+        finally:
+            np.random.set_state(numbers)
+            random.setstate(python)
+
+
+SPARE = np.random.MT19937()
+"""What NumPy's global functions draw from in code that is apart: to exchange generators costs less than to save one."""
 
 
 @contextmanager
-def kept_generators() -> Iterator[None]:
-    """Put the global generators of the CPU back on exit: torch's, NumPy's and Python's."""
-    tensors, numbers, python = (
-        torch.random.get_rng_state(),
-        np.random.get_state(),
-        random.getstate(),
-    )
+def apart() -> Iterator[None]:
+    """Let the code inside draw from global generators of the CPU: torch's, NumPy's and Python's.
+
+    Code outside draws as it would without. It costs about 30 microseconds.
+    """
+    numbers, python = get_bit_generator(), random.getstate()
+    set_bit_generator(SPARE)
     try:
-        yield
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
-        torch.random.set_rng_state(tensors)
-        np.random.set_state(numbers)
+        set_bit_generator(numbers)
         random.setstate(python)

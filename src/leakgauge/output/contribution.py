@@ -55,7 +55,7 @@ def contribution_of(observation: Observation) -> Contribution | Inapplicable:
     try:
         head = head_of(observation.model, observation.domain)
     except ProbeError as error:
-        return Inapplicable(str(error))
+        return Inapplicable(" ".join(str(error).split()))
     loss, width = observation.loss, observation.classes
     if head is not None:
         loss, width = head.loss(observation.loss), head.outputs

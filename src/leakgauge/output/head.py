@@ -86,7 +86,7 @@ def shared_head(observation: Observation) -> SharedHead | Inapplicable:
     try:
         head = head_of(observation.model, observation.domain)
     except ProbeError as error:
-        return Inapplicable(str(error))
+        return Inapplicable(" ".join(str(error).split()))
     if head is None:
         return Inapplicable("the model's output is not that of a linear layer")
     tensors = observation.update.tensors

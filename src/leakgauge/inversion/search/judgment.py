@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -142,6 +143,12 @@ def _norm(tensors: Tensors) -> float:
 def objective_of(found: Reconstruction) -> float:
     """Return the attacker's objective at what is returned, or infinity if the search found nothing."""
     return found.objectives[found.trial] if found.objectives else math.inf
+
+
+def least_objective(known: Sequence[float], objective: float | None) -> float | None:
+    """Return the least of known objectives and of the one under way, or None if none is finite."""
+    least = min([*known, math.inf if objective is None else objective])
+    return least if math.isfinite(least) else None
 
 
 def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
