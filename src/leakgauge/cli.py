@@ -25,8 +25,9 @@ from leakgauge.core.errors import (
 )
 from leakgauge.core.lines import one_line
 from leakgauge.exit_codes import DONE, FAILED, REFUSED
+from leakgauge.installation import check_installation
 from leakgauge.report.defaults import LOSS
-from leakgauge.streams import prepare_streams, printing, silence, unprintable
+from leakgauge.streams import prepare_streams, printing, silence, standard_error, unprintable
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = print_schema()
         else:
             # Outside `stoppable`: its exception would unwind through imports that are half done (see `interrupts`).
+            check_installation()
             from leakgauge.commands import run
 
             with stoppable():
@@ -156,11 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return told(error, FAILED)
     except KeyboardInterrupt as stop:
         (note,) = getattr(stop, "__notes__", ["Nothing was recorded."])
-        print(f"leakgauge: interrupted. {note}", file=sys.stderr)
+        print(f"leakgauge: interrupted. {note}", file=standard_error())
         return code_of(stop)
     except BrokenPipeError:
         # Whoever read the output wants no more of it, as `head` does. The run and its report are on disk.
-        silence()
+        silence(sys.stdout)
         return DONE
 
 
@@ -175,7 +177,7 @@ def print_schema() -> int:
 
 def told(error: LeakGaugeError, code: int) -> int:
     """Print an error in one line, and return the exit code."""
-    print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=sys.stderr)
+    print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=standard_error())
     return code
 
 

@@ -22,12 +22,12 @@ from leakgauge.audit import (
     read,
 )
 from leakgauge.catalog import lines
-from leakgauge.console import announce, conclude, tell_failures, tell_path, watch
+from leakgauge.console import Output, announce, conclude, tell_failures, tell_path, watch
 from leakgauge.core import OutputError, OutputLost, SpecificationError
 from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
 from leakgauge.exit_codes import DONE, FAILED
-from leakgauge.streams import printing
+from leakgauge.streams import printing, standard_error
 
 
 def run(options: argparse.Namespace, command: str) -> int:
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace, command: str) -> int:
         return DONE
     if options.command == "recommend":
         return run_recommend(options, command)
-    console = Console(stderr=True)
+    console = Console(file=standard_error())
     done, page = run_audit(console, options, options.spec, command)
     conclude(console, done, page, as_json=options.json)
     return exit_code(done)
@@ -104,7 +104,7 @@ def drawn(out: str, loss: float) -> Path:
 
 def run_recommend(options: argparse.Namespace, command: str) -> int:
     """Recommend from the records of a run, or of an audit that is run first."""
-    console, folder, code = Console(stderr=True), Path(options.source), 0
+    console, folder, code = Console(file=standard_error()), Path(options.source), 0
     page = folder / report.PAGE
     if not folder.is_dir():
         run, page = run_audit(console, options, options.source, command, loss=options.loss)
@@ -118,7 +118,7 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
         if options.json:
             print(json.dumps([advice.as_json() for advice in found], indent=1, allow_nan=False))
         else:
-            shown = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+            shown = Output(highlight=False, soft_wrap=not sys.stdout.isatty())
             for advice in found:
                 text = "\n".join(one_line(line, LONGEST) for line in advice.lines())
                 shown.print(text, markup=False)

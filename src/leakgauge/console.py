@@ -97,13 +97,20 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
         tell_path(console, "Report:", page)
 
 
+class Output(Console):
+    """Standard output. A reader who leaves is told by BrokenPipeError, not by rich's own exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 def show_results(run: Run, page: Path, *, as_json: bool) -> None:
     """Print the records as JSON, or tables of them, to standard output."""
     if as_json:
         told = [record.model_dump(mode="json") for record in run.records]
         print(json.dumps({"report": str(page), "records": told}, indent=1))
         return
-    shown = Console()
+    shown = Output()
     for table in (*tables(run.cells), *prices(run.records)):
         shown.print(table)
     side = beyond(cell.data.headline for cell in run.cells)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from typing import IO, Any, TextIO, cast
 
 from leakgauge.core.errors import OutputLost
 from leakgauge.core.files import reason
@@ -46,13 +47,52 @@ def printing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        silence()
+        silence(sys.stdout)
         raise unprintable(reason(error)) from error
 
 
-def silence() -> None:
-    """Send the rest of standard output nowhere: Python writes it out once more when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def silence(stream: TextIO) -> None:
+    """Send the rest of a standard stream nowhere: Python writes it out once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Forgiving:
+    """A text stream that falls silent once it cannot be written to, as on a full disk or when its reader has gone.
+
+    Progress goes through it: a run that nobody watches is a run all the same.
+
+    Args:
+        stream: an open text stream of a file descriptor.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with self.forgiven():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self.forgiven():
+            self.stream.flush()
+
+    @contextmanager
+    def forgiven(self) -> Iterator[None]:
+        """Inside, the stream is written to. Where it cannot be, it is sent nowhere from then on."""
+        try:
+            yield
+        except OSError:
+            silence(self.stream)
+
+
+def standard_error() -> IO[str]:
+    """Return standard error, whose failure ends nothing."""
+    stream: Any = Forgiving(sys.stderr)
+    return cast("IO[str]", stream)
 
 
 def unprintable(found: str) -> OutputLost:

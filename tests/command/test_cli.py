@@ -542,6 +542,7 @@ class TestStandardOutput:
         done = subprocess.run(
             f"{command} {redirection}",
             shell=True,
+            executable="/bin/bash",
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             timeout=120,
@@ -565,6 +566,20 @@ class TestStandardOutput:
         if arguments[0] == "audit":
             assert (here / "run" / "report.html").stat().st_size > 10_000
             assert '"type":"end"' in (here / "run" / "records.jsonl").read_text("utf-8")
+
+    @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "2>&1 | head -c 1"])
+    def test_progress_that_nobody_can_read(self, here: Path, redirection: str) -> None:
+        arguments = ["audit", "small.toml", "--out", "run", "--workers", "1"]
+        code, told = self.run(arguments, redirection)
+        assert (code, told) == (0, "")
+        assert (here / "run" / "report.html").stat().st_size > 10_000
+        assert '"type":"end"' in (here / "run" / "records.jsonl").read_text("utf-8")
+
+    @pytest.mark.parametrize("arguments", COMMANDS)
+    def test_a_reader_who_leaves_is_no_error(self, here: Path, arguments: Sequence[str]) -> None:
+        code, told = self.run(arguments, "| head -c 1; exit ${PIPESTATUS[0]}")
+        assert code == 0
+        assert "Traceback" not in told
 
     def test_help_for_a_full_disk(self) -> None:
         code, told = self.run(["audit", "--help"], ">/dev/full")

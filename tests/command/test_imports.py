@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import subprocess
 import sys
 import types
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +140,26 @@ class TestNames:
         )
         assert (done.stdout, done.stderr) == ("3 leakgauge.audit.run DataError\n", "")
         assert isinstance(lg.audit, types.FunctionType)
+
+
+BROKEN = {
+    "it raises": ("raise RuntimeError('of\\ntwo lines')", "RuntimeError: of two lines"),
+    "a library is missing": ("raise ImportError('libcudart.so')", "ImportError: libcudart.so"),
+    "it ends the program": ("import sys; sys.exit(7)", "SystemExit: 7"),
+    "it is another module": ("x = 1", "torch.py, which has no 'nn'"),
+    "it is no Python": ("def (", "SyntaxError: "),
+}
+
+
+@pytest.mark.parametrize(("text", "found"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_torch_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: str
+) -> None:
+    (tmp_path / "torch.py").write_text(text, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    done = python(COMMAND.replace("print(", "None and print("), "list", "attacks")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("leakgauge: package 'torch': expected an installation")
+    assert found in line
+    assert "pip install --force-reinstall torch" in line
