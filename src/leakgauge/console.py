@@ -92,7 +92,7 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
         tell_failures(console, run)
         if run.interrupted:
             done = len(run.cells) + len(run.trainings)
-            told = f"Interrupted: what was finished, {done} records, was kept."
+            told = f"Interrupted: what was finished, {plural(done, 'record')}, was kept."
             console.print(told, highlight=False)
         tell_path(console, "Report:", page)
 

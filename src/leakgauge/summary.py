@@ -15,6 +15,7 @@ from leakgauge.core.lines import one_line
 from leakgauge.records import Cell, Headline, Record
 from leakgauge.report import wording
 from leakgauge.report.formats import FORMATS
+from leakgauge.report.variants import told_apart
 
 LONGEST = 300
 """Most characters of a text in a table."""
@@ -22,7 +23,7 @@ LONGEST = 300
 
 def tables(cells: Sequence[Cell]) -> Iterator[Table]:
     """One table for each case: what the adversary read, and what the same attack reads blind."""
-    for case, members in groupby(cells, key=lambda cell: cell.case):
+    for case, members in groupby(told_apart(cells), key=lambda cell: cell.case):
         yield table(case, list(members))
 
 

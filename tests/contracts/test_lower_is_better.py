@@ -153,6 +153,12 @@ class TestTheRun:
         assert "above control" not in page
         assert "above the control" not in page
 
+    def test_the_page_speaks_of_its_own_score_and_rule(self, page: str) -> None:
+        assert "Leakage is error of the age in years (lower leaks more): its median" in page
+        assert "A person counts as leaked" in page
+        for foreign in ("PSNR", "dB", "Columns read", "An image counts", "A table row counts"):
+            assert foreign not in page
+
     def test_figures_hold_control_and_rule_within_their_axes(
         self, page: str, cells: Sequence[Cell]
     ) -> None:

@@ -164,6 +164,8 @@ def test_the_headline_is_a_metric_that_is_measured(modality: Modality) -> None:
         assert modality.rule.metric in measured
 
 
-def test_a_reader_gets_the_rules_of_known_kinds_and_their_own() -> None:
-    names = [rule.name for rule in rules_of([Scans()])]
+def test_a_reader_gets_the_rules_of_the_domains_of_a_run() -> None:
+    image, table = lg.ImageDomain(1, 8, 8), lg.TableDomain.from_ranges(["a"], [0], [1])
+    assert rules_of([Scans()]) == []
+    names = [rule.name for rule in rules_of([image, table, Scans(), image])]
     assert names == ["image above control", "table row above control"]

@@ -503,3 +503,18 @@ def spoiled(record: Any, value: object) -> Any:
     if isinstance(record, list):
         return [spoiled(item, value) for item in record]
     return value
+
+
+def test_the_page_names_the_scores_of_its_run(folder: Path) -> None:
+    both = draw(folder, cell(), table(index=1))
+    assert "Leakage is PSNR for images and the share of columns read for tables: its median" in both
+    assert "<dt>Columns read</dt>" in both
+    images = draw(folder, cell())
+    assert "Leakage is PSNR: its median" in images
+    assert "columns read" not in images.lower().replace("50% of its columns are read", "")
+    assert "Leakage is PSNR" not in draw(folder)
+
+
+def test_a_run_without_a_rule_says_so(folder: Path) -> None:
+    page = render([header(rules=()), cell(), end()], folder)
+    assert "There is no rule for the data of this run" in page

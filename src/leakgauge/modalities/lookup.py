@@ -48,6 +48,6 @@ def modality_of(domain: Domain) -> Modality:
 
 
 def rules_of(domains: Iterable[Domain]) -> list[LeakRule]:
-    """Return the rules that a reader of these domains' records needs: those of the known kinds, and their own."""
-    known = [*MODALITIES.values(), *map(modality_of, domains)]
-    return list({rule.name: rule for each in known if (rule := each.rule) is not None}.values())
+    """Return the rules by which examples of these domains are judged, in their order, each once."""
+    rules = (modality_of(domain).rule for domain in domains)
+    return list({rule.name: rule for rule in rules if rule is not None}.values())

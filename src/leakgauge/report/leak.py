@@ -20,6 +20,8 @@ MISSING_SCORES = (
 
 def convention(header: Header) -> str:
     """Return by which rules examples of a run count as leaked, for a reader."""
+    if not header.rules:
+        return "There is no rule for the data of this run, so that nothing is judged."
     return " ".join([*(rule.text for rule in header.rules), MISSING_SCORES])
 
 

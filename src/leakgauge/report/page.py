@@ -69,6 +69,7 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
         lstrip_blocks=True,
     )
     script = _resource("sort.js")
+    headlines = {cell.data.headline.metric for cell in run.cells}
     page = environment.get_template("template.html.j2").render(
         run=run,
         header=run.header,
@@ -77,6 +78,8 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
         tallies=_tallies(run),
         failures=failures(run),
         rule=leak.convention(run.header),
+        metrics={metric for cell in run.cells for metric in cell.scores} | headlines,
+        headlines=headlines,
         side=wording.beyond(cell.data.headline for cell in run.cells),
         cases=gallery.cases(run.cells, album),
         panels=defenses.panels(run.cells, album),

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 from leakgauge.core.errors import DataError
 from leakgauge.records import Cell, End, Header, Record, Training
+from leakgauge.report.variants import told_apart
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A whole run: its header, its cells and trainings in the order of the plan, and how it ended."""
+    """A whole run: its header, its cells and trainings in the order of the plan, and how it ended.
+
+    Attacks of one name in one case have the options in their names that tell them apart.
+    """
 
     header: Header
     cells: tuple[Cell, ...]
@@ -43,7 +47,7 @@ def parse(records: Sequence[Record]) -> Run:
     planned = max(told.planned, len(cells))
     return Run(
         header=header,
-        cells=tuple(sorted(cells, key=lambda cell: cell.index)),
+        cells=tuple(told_apart(sorted(cells, key=lambda cell: cell.index))),
         trainings=tuple(sorted(trainings, key=lambda training: training.index)),
         planned=planned,
         trainings_planned=max(told.trainings_planned, len(trainings)),

@@ -166,6 +166,28 @@ def beyond(headlines: Iterable[Headline]) -> str:
     return "beyond" if len(sides) == 2 else next(iter(sides), "above")
 
 
+def scores(cells: Iterable[Cell]) -> str:
+    """Return what leakage is in a run: its one headline score, or each with the kinds of data that it stands for."""
+    kinds: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        kinds.setdefault(score(cell.data.headline), {})[f"{cell.data.kind.removesuffix('s')}s"] = (
+            None
+        )
+    if len(kinds) < 2:
+        return "".join(kinds)
+    return together(f"{told} for {together(names)}" for told, names in kinds.items())
+
+
+def score(headline: Headline) -> str:
+    """Return what the score of a headline is called in a sentence: `PSNR`, or `the share of columns read`."""
+    name = headline.title.removesuffix(f", {headline.unit}")
+    if headline.format == "percent":
+        name = f"the share of {name}"
+    elif headline.format == "number" and name != headline.title:
+        name += f" in {headline.unit}"
+    return name if headline.better == "higher" else f"{name} (lower leaks more)"
+
+
 def _spoken(names: Sequence[str]) -> list[str]:
     return [name.replace("_", " ") for name in names]
 

@@ -1,0 +1,79 @@
+"""Names that tell the attacks of a case apart where one attack is run with several options."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from leakgauge.records import Cell
+
+LONGEST = 40
+"""Most characters of an option's value in a name."""
+READABLE = 4000
+"""Most characters of a configuration that is taken apart. Records may come from a stranger."""
+
+
+def told_apart(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells, each with the options in its attack's name that another attack of that name has otherwise.
+
+    Names that are unique in their case stay as they are.
+    """
+    reprs: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for cell in cells:
+        reprs[cell.case, cell.attack.name][cell.attack.repr] = None
+    names = {key: _suffixes(list(found)) for key, found in reprs.items() if len(found) > 1}
+    return [_named(cell, names.get((cell.case, cell.attack.name), {})) for cell in cells]
+
+
+def _named(cell: Cell, suffixes: Mapping[str, str]) -> Cell:
+    suffix = suffixes.get(cell.attack.repr, "")
+    if not suffix:
+        return cell
+    attack = cell.attack.model_copy(update={"name": f"{cell.attack.name}, {suffix}"})
+    return cell.model_copy(update={"attack": attack})
+
+
+def _suffixes(reprs: Sequence[str]) -> dict[str, str]:
+    """Return for each configuration the options that differ, or its number if options do not tell all of them apart."""
+    options = [_options(text) for text in reprs]
+    names = dict.fromkeys(name for each in options for name in each)
+    differing = [name for name in names if len({each.get(name) for each in options}) > 1]
+    told = [
+        ", ".join(f"{name} = {each[name]}" for name in differing if name in each)
+        for each in options
+    ]
+    if len(set(told)) < len(told):
+        told = [f"number {i}" for i in range(1, len(reprs) + 1)]
+    return dict(zip(reprs, told, strict=True))
+
+
+def _options(text: str) -> dict[str, str]:
+    """Return the options that a configuration names, by name. Return none if it is no call with named options."""
+    found: dict[str, str] = {}
+    if len(text) > READABLE:
+        return found
+    try:
+        call = ast.parse(text, mode="eval").body
+        if isinstance(call, ast.Call):
+            _collect(call, "", found)
+    # RecursionError and MemoryError: brackets or signs, thousands deep.
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    return found
+
+
+def _collect(call: ast.Call, path: str, found: dict[str, str]) -> None:
+    """Add the options of a call, and those of calls among them as `attack.steps`."""
+    for option in call.keywords:
+        name = f"{path}{option.arg}"
+        if isinstance(option.value, ast.Call) and option.value.keywords:
+            _collect(option.value, f"{name}.", found)
+        else:
+            found[name] = _short(ast.unparse(option.value))
+
+
+def _short(text: str) -> str:
+    """Return a text without its middle if it is longer than LONGEST."""
+    half = (LONGEST - 5) // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
