@@ -8,7 +8,7 @@ kept that ran on the batch before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -21,11 +21,12 @@ from leakgauge.core.summaries import Summarized
 from leakgauge.federated.clients.client import Batch, Client, fitting
 from leakgauge.federated.clients.steadiness import evaluated, own_generators
 from leakgauge.federated.isolation.auditable import audited
-from leakgauge.federated.isolation.layouts import bits_of
+from leakgauge.federated.isolation.layouts import bits_of, is_dense
 from leakgauge.federated.isolation.reach import Place, reached
 from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.threats.handover import without_hooks
-from leakgauge.threats.secrets import Secrets, as_tensor
+from leakgauge.threats.secrets import Secrets
+from leakgauge.threats.vectors import as_tensor
 
 
 def check_isolated(
@@ -42,14 +43,27 @@ def check_isolated(
     if granted.labels is not None and granted.order is not None:
         secrets = replace(secrets, targets=())
     known: list[object] = [granted.labels, granted.label_counts, granted.order, granted.statistics]
+    shapes = {parameter.shape for parameter in observation.model.parameters()}
     for place in reached(observation, "observation", skipped=[*known, observation.update]):
-        found = secrets.found_in(place.value)
+        found = secrets.found_in(place.value, learned=is_learned(place, shapes))
         if found is not None:
             raise kept(place, found)
     told = [*observation.update.tensors.values(), *(granted.statistics or {}).values()]
     for tensor in [*told, *(t for t in known if isinstance(t, Tensor))]:
         if secrets.shares_memory(tensor):
             raise kept(Place("observation.update", tensor), "memory of the private batch")
+
+
+def is_learned(place: Place, shapes: Collection[torch.Size]) -> bool:
+    """Return whether a place holds a parameter of the protocol's models, or a tensor that a hook makes of one.
+
+    shapes: those of the model's parameters. Weight norm, spectral norm and pruning make tensors of these shapes.
+    """
+    value = place.value
+    # Nested tensors have no shape that can be compared.
+    if not isinstance(value, Tensor) or not is_dense(value) or value.shape not in shapes:
+        return False
+    return place.path.startswith(("observation.model", "observation.training"))
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,9 @@ from torch import Tensor
 from leakgauge.core import Domain
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.clients.client import Batch
-from leakgauge.federated.isolation.layouts import dense_parts
+from leakgauge.threats.likeness import ALIKE, Likeness
+from leakgauge.threats.vectors import READABLE, raw_bytes, unordered, vectors
 
-ALIKE = 0.01
-"""Largest distance of a copy from an example, relative to its spread. An 8-bit copy of an image has about 0.004."""
 LONG = 32
 """Fewest values by which one example is recognized. Shorter ones are recognized as a batch."""
 TELLING = 8
@@ -32,12 +31,14 @@ CHUNK = 1 << 22
 class Secrets(Summarized):
     """The private batch in the forms by which it is recognized.
 
-    memory: where its tensors lie. examples: for each number F of values, (N, F) examples in all units.
-    batches: whole batches of short examples, flat. targets: whole targets, flat. orders: (B,) each.
+    memory: where its tensors lie. examples: for each number F of values, (N, F) examples in all units. scalable:
+    (N, F...) examples that are recognized after a scale and a shift. batches: whole batches of short examples, flat.
+    targets: whole targets, flat. orders: (B,) each.
     """
 
     memory: frozenset[int]
     examples: dict[int, Tensor]
+    scalable: tuple[Tensor, ...]
     batches: tuple[Tensor, ...]
     targets: tuple[Tensor, ...]
     orders: tuple[Tensor, ...]
@@ -54,13 +55,19 @@ class Secrets(Summarized):
         unique = {(id(b.inputs), id(b.targets)): b for b in batches}.values()
         tensors = [t for b in unique for t in (b.inputs, b.targets)]
         rows: dict[int, list[Tensor]] = {}
-        whole = []
+        whole, scalable = [], []
         for batch in unique:
-            forms = [batch.inputs.detach()]
+            inputs = batch.inputs.detach()
+            forms = [inputs]
             # Integers, such as tokens, have no other units. Their relaxed variables are far more than they are.
             if batch.inputs.is_floating_point():
-                unit = domain.to_unit(batch.inputs.detach())
+                unit = domain.to_unit(inputs)
                 forms += [unit, 255 * unit]
+                if inputs[0].numel() >= LONG:
+                    # Raw features of different scales are all alike: the largest one decides. Those of images are not.
+                    scalable.append(unit)
+                    if inputs.ndim > 2 and not torch.equal(unit, inputs):
+                        scalable.append(inputs)
             for form in forms:
                 flat = form.double().flatten(1)
                 if flat.shape[1] >= LONG:
@@ -72,19 +79,39 @@ class Secrets(Summarized):
         return cls(
             memory=frozenset(t.untyped_storage().data_ptr() for t in tensors if t.numel()),
             examples={size: torch.cat(parts) for size, parts in rows.items()},
+            scalable=tuple(scalable),
             batches=tuple(whole),
             targets=tuple(t for t in told if not predictable(t)),
             orders=tuple(t for t in visited if not predictable(t)),
         )
 
-    def found_in(self, value: Any) -> str | None:
-        """Return what of the private batch a tensor, an array, bytes or a list of numbers is, or None."""
+    def found_in(self, value: Any, *, learned: bool = False) -> str | None:
+        """Return what of the private batch a tensor, an array, bytes, text or a collection of numbers is, or None.
+
+        learned: whether `value` is a parameter of the protocol. Steps from zero weights may lawfully make it a
+        multiple of an example, so it is no copy unless its values are those of the example.
+        """
+        if not isinstance(value, READABLE):
+            return None
         if isinstance(value, Tensor) and self.shares_memory(value):
             return "memory of the private batch"
-        tensor = as_tensor(value)
-        if tensor is None or tensor.numel() < ORDERED:
+        for tensor in vectors(value):
+            found = self._found_in_vector(tensor, learned=learned)
+            if found is not None:
+                return found
+        values = unordered(value)
+        if values is not None and any(same(values, held) for held in self._sets):
+            return "the values of an example of the private batch"
+        # No example has fewer bytes than values.
+        long = [raw for raw in raw_bytes(value) if len(raw) >= min(self.examples, default=0)]
+        if any(text in raw for raw in long for text in self._texts):
+            return "the bytes of an example of the private batch"
+        return None
+
+    def _found_in_vector(self, tensor: Tensor, *, learned: bool) -> str | None:
+        if tensor.numel() < ORDERED:
             return None
-        if self._holds_example(tensor):
+        if self._holds_example(tensor) or (not learned and self._holds_likeness(tensor)):
             return "an example of the private batch"
         if any(equal(tensor, whole) for whole in self.batches):
             return "the inputs of the private batch"
@@ -93,6 +120,29 @@ class Secrets(Summarized):
         if any(equal(tensor, order) for order in self.orders):
             return "the order of the private batch"
         return None
+
+    @cached_property
+    def _sets(self) -> list[Tensor]:
+        """The values of each example, each once and in ascending order. Few or evenly spaced ones tell nothing."""
+        sets = [row.unique() for rows in self.examples.values() for row in rows.cpu()]
+        return [held for held in sets if len(held) >= LONG and not predictable(held)]
+
+    @cached_property
+    def _texts(self) -> list[bytes]:
+        """The bytes of each example, in each type in which it may be stored."""
+        texts = set()
+        for rows in self.examples.values():
+            for row in rows.cpu().numpy():
+                with np.errstate(all="ignore"):
+                    forms = [row.astype(kind) for kind in (np.float16, np.float32, np.float64)]
+                    forms += [row.astype(np.int32), row.astype(np.int64)]
+                    if row.min() >= 0 and row.max() < 256:
+                        forms += [row.astype(np.uint8), row.round().astype(np.uint8)]
+                # Rounding may leave nothing of an example but a constant.
+                texts |= {
+                    form.tobytes() for form in forms if np.count_nonzero(np.diff(form)) >= TELLING
+                }
+        return sorted(texts)
 
     def shares_memory(self, tensor: Tensor) -> bool:
         """Return whether a tensor lies in the memory of the private batch."""
@@ -109,15 +159,52 @@ class Secrets(Summarized):
             if tensor.numel() % size or not len(private):
                 continue
             allowed = ALIKE * spread(private)
-            for start in range(0, tensor.numel(), CHUNK // size * size or size):
-                flat = tensor.reshape(-1)[start : start + (CHUNK // size * size or size)]
-                rows = torch.nan_to_num(flat.to(private).reshape(-1, size), 0, 0, 0)
+            for rows in rows_of(tensor, size, private):
                 # No row is near an example unless their lengths are. Few are left to compare.
                 near = (rows.norm(dim=1)[:, None] - private.norm(dim=1)).abs() <= allowed
                 for row in near.any(1).nonzero().flatten().tolist():
                     if bool(((rows[row] - private).norm(dim=1) <= allowed).any()):
                         return True
         return False
+
+    def _holds_likeness(self, tensor: Tensor) -> bool:
+        for number, examples in enumerate(self.scalable):
+            size = examples[0].numel()
+            if tensor.numel() % size:
+                continue
+            likeness = self._likeness(number)
+            laid = [tensor]
+            # The axis of the batch may be the last one.
+            if tensor.numel() > size and size in np.cumprod(tensor.shape):
+                laid.append(tensor.reshape(size, -1).T)
+            for each in laid:
+                if any(map(likeness.holds, rows_of(each, size, likeness.rows))):
+                    return True
+        return False
+
+    def _likeness(self, number: int) -> Likeness:
+        """Return the standardized form of the examples with that number. Few observations need any."""
+        if number not in self._likenesses:
+            self._likenesses[number] = Likeness.of(self.scalable[number])
+        return self._likenesses[number]
+
+    @cached_property
+    def _likenesses(self) -> dict[int, Likeness]:
+        return {}
+
+
+def rows_of(tensor: Tensor, size: int, like: Tensor) -> Iterator[Tensor]:
+    """Yield the values of a tensor as rows (R, size), some at a time, of the type and on the device of `like`."""
+    step = CHUNK // size * size or size
+    flat = tensor.reshape(-1)
+    for start in range(0, tensor.numel(), step):
+        part = flat[start : start + step].to(like)
+        yield torch.nan_to_num(part.reshape(-1, size), 0, 0, 0)
+
+
+def same(values: Tensor, private: Tensor) -> bool:
+    """Return whether two sorted vectors have the same values, but for the rounding of float32."""
+    return values.shape == private.shape and torch.allclose(values, private, rtol=1e-6, atol=1e-9)
 
 
 def spread(rows: Tensor) -> Tensor:
@@ -148,48 +235,4 @@ def equal(tensor: Tensor, private: Tensor) -> bool:
     )
 
 
-def as_tensor(value: Any) -> Tensor | None:
-    """Return a dense real tensor of the numbers in `value`, or None if it holds no numbers."""
-    if isinstance(value, Tensor):
-        parts = [part for each in dense_parts(value) for part in _real(each)]
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([part.flatten().double() for part in parts]) if parts else None
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return torch.from_numpy(np.array(value, dtype=np.float64))
-    if isinstance(value, (bytes, bytearray, array.array)):
-        raw = bytes(value)
-        return torch.frombuffer(bytearray(raw), dtype=torch.float32) if _whole(raw) else None
-    if isinstance(value, (list, tuple)) and value:
-        numbers = flat_numbers(value)
-        return None if numbers is None else torch.tensor(numbers, dtype=torch.float64)
-    return None
-
-
-def _real(tensor: Tensor) -> tuple[Tensor, ...]:
-    return (tensor.real, tensor.imag) if tensor.is_complex() else (tensor,)
-
-
-def _whole(raw: bytes) -> bool:
-    return len(raw) >= 4 * ORDERED and len(raw) % 4 == 0
-
-
-def flat_numbers(value: Any) -> list[float] | None:
-    """Return the numbers of a nested list or tuple, row by row, or None if it holds anything else."""
-    found: list[float] = []
-    for each in value:
-        if isinstance(each, (bool, int, float)):
-            if abs(each) > 1e300:
-                return None
-            found.append(float(each))
-        elif isinstance(each, (list, tuple)):
-            inner = flat_numbers(each)
-            if inner is None:
-                return None
-            found += inner
-        else:
-            return None
-    return found
-
-
-__all__ = ["Secrets", "as_tensor"]
+__all__ = ["Secrets"]

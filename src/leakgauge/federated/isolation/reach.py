@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, partial
 from types import (
@@ -28,7 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ATOMS = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.Size)
+_NUMBERS = (bool, int, float, complex, np.number, np.bool_)
+_ATOMS = (*_NUMBERS, type(None), torch.dtype, torch.device, torch.Size)
+_TEXT = 8
+"""Fewest characters of text that is yielded: fewer hold no numbers to recognize."""
 _LIBRARY = tuple(
     path
     for key in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -60,12 +64,19 @@ def reached(root: object, name: str, *, skipped: Sequence[object] = ()) -> Itera
     while left:
         place = left.popleft()
         value = place.value
-        if isinstance(value, _ATOMS) or id(value) in seen:
+        if _is_atom(value) or id(value) in seen:
             continue
         seen.add(id(value))
         alive.append(value)
         yield place
         left.extend(Place(f"{place.path}{step}", each) for step, each in followed(value))
+
+
+def _is_atom(value: Any) -> bool:
+    """Return whether a value leads to nothing and is no long text."""
+    if isinstance(value, str):
+        return len(value) < _TEXT
+    return isinstance(value, _ATOMS)
 
 
 def followed(value: Any) -> Iterator[tuple[str, Any]]:
@@ -78,10 +89,10 @@ def followed(value: Any) -> Iterator[tuple[str, Any]]:
             yield "[...]", list(value.flat)
     elif isinstance(value, Mapping):
         yield from ((f"[{key!r:.40}]", each) for key, each in list(value.items()))
-        yield ".keys()", [key for key in value if not isinstance(key, _ATOMS)]
+        yield ".keys()", [key for key in value if not _is_atom(key)]
         yield from _attributes(value)
     elif isinstance(value, (list, tuple)):
-        plain = all(isinstance(each, _ATOMS) for each in value)
+        plain = all(map(_is_atom, value))
         yield from () if plain else ((f"[{i}]", each) for i, each in enumerate(value))
         yield from _attributes(value)
     elif isinstance(value, FunctionType):
@@ -110,6 +121,11 @@ def followed(value: Any) -> Iterator[tuple[str, Any]]:
         yield ".f_locals", value.f_locals
     elif isinstance(value, torch.autograd.graph.Node):
         yield from _of_node(value)
+    elif isinstance(value, ContextVar):
+        yield ".get()", value.get(None)
+    elif isinstance(value, str):
+        # A subclass may have attributes.
+        yield from _attributes(value)
     elif isinstance(value, BuiltinFunctionType):
         yield ".__self__", value.__self__
     elif not isinstance(value, (ModuleType, CodeType)):
@@ -146,8 +162,10 @@ def _of_tensor(tensor: Tensor) -> Iterator[tuple[str, Any]]:
 
 
 def _of_node(node: torch.autograd.graph.Node) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors that a step of a graph saved, and the steps before it."""
+    """Yield the tensors that a step of a graph saved or adds to, and the steps before it."""
     yield from _attributes(node)
+    # The last step of each branch holds the tensor that the gradient is of.
+    yield ".variable", getattr(node, "variable", None)
     for name in dir(node):
         if name.startswith("_saved_") or name == "saved_tensors":
             with suppress(RuntimeError):  # Its backward has freed them.
