@@ -506,7 +506,7 @@ class TestReport:
         (advice,) = recommendations(tmp_path / "run", 1.0)
         assert advice.evidence == "weak"
         assert "No defense is needed" not in advice.sentence
-        assert "an audit by own failed" in advice.sentence
+        assert "an audit by own, name = 'failing' failed" in advice.sentence
         assert "failed" in lg.write_report(tmp_path / "run").read_text("utf-8")
 
 
