@@ -39,14 +39,25 @@ BEFORE = "before rounding to valid examples: "
 """Begins the message of an attack whose result was rounded, as the message speaks of what the attack returned."""
 
 
-def planned(attack: Attack, observation: Observation) -> Plan | Inapplicable:
+UNDEFENDED = "it undoes a known defense, and the client has none"
+"""Why an attack that requires knowledge of the defense cannot run on a client without one."""
+
+
+def planned(
+    attack: Attack, observation: Observation, defense: Defense | None
+) -> Plan | Inapplicable:
     """Return the plan of an attack, ours or a user's own.
+
+    Args:
+        defense: the client's. A threat model that grants it has none to grant if it is None.
 
     Raises:
         AttackError: the attack returned something else than a plan or a reason.
     """
     if not observation.has_signal:
         return Plan(evaluations=0, search=lambda seeds, progress: no_signal(observation))
+    if defense is None and "defense" in attack.requires:
+        return Inapplicable(UNDEFENDED)
     # A user's own attack may draw from global generators: one audit seed gives one plan.
     with Seeds().alone("check"):
         plan = attack.plan(observation)

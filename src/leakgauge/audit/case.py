@@ -166,6 +166,10 @@ class Case(Summarized):
 
     def check(self) -> None:
         """Raise a UserError for everything that can be known to fail before any compute."""
+        kinds: tuple[tuple[str, Any], ...] = (("attacks", Attack), ("defenses", Defense | None))
+        for name, kind in kinds:
+            for part in getattr(self, name):
+                check_argument(f"case {self.name!r}, {name}", kind, part)
         for attack in self.attacks:
             check_knowledge(attack, self.threat.grants)
         available = len(self.data) if self.examples is None else len(self.examples)

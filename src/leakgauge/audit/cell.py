@@ -85,7 +85,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
         nothing = no_signal(observation)
         return JobResult(unscored(told, rule, nothing.status, nothing.message))
     with step("check"):
-        plan = planned(cell.attack, observation)
+        plan = planned(cell.attack, observation, cell.defense)
         if isinstance(plan, Inapplicable):
             message = one_line(str(plan.reason), LONGEST)
             return JobResult(unscored(told, rule, Status.INAPPLICABLE, message))
@@ -108,7 +108,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
         return judge(
             attempt(
                 cell.attack,
-                planned(cell.attack, update),
+                planned(cell.attack, update, cell.defense),
                 update,
                 count,
                 cell.defense,

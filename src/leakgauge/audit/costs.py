@@ -15,7 +15,7 @@ from leakgauge.audit.attempt import planned
 from leakgauge.audit.case import Cell
 from leakgauge.audit.failures import Failed, tried
 from leakgauge.audit.training import TrainingRun, seconds_of
-from leakgauge.core import Attack, Inapplicable, Observation, Seeds, UserError, unit_shape
+from leakgauge.core import Attack, Defense, Inapplicable, Observation, Seeds, UserError, unit_shape
 from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.federated.training.withheld import untold
@@ -80,7 +80,7 @@ def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]
     def cost(attack: Attack) -> Seconds:
         if step is None or observation is None:
             return None
-        return measured(lambda: 2 * step * evaluations(attack, observation))
+        return measured(lambda: 2 * step * evaluations(attack, observation, cell.defense))
 
     return {id(attack): cost(attack) for attack in cell.case.attacks}
 
@@ -129,11 +129,11 @@ def undefended_seconds(cell: Cell, seed: int) -> float:
     return step_seconds(timely, targets)
 
 
-def evaluations(attack: Attack, observation: Observation) -> int:
+def evaluations(attack: Attack, observation: Observation, defense: Defense | None) -> int:
     """Return the largest number of simulated updates of a run; 0 if the attack cannot run at all."""
     if not observation.has_signal:
         return 0
-    plan = planned(attack, observation)
+    plan = planned(attack, observation, defense)
     return 0 if isinstance(plan, Inapplicable) else plan.evaluations
 
 

@@ -151,11 +151,14 @@ def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
     missing = sorted(attack.requires - granted)
     if missing:
         name = missing[0]
+        grant = f"grant it ([threat] {name} = true)"
+        if name == "defense":
+            grant = f"{grant} of a client that has one"
         raise KnowledgeError(
             f"attack {type(attack).__name__}",
             expected=f"knowledge of {', '.join(missing)}",
             found=f"a threat model that grants {', '.join(sorted(granted)) or 'nothing'}",
-            remedy=f"grant it ([threat] {name} = true) or choose an attack that recovers it",
+            remedy=f"{grant} or choose an attack that recovers it",
         )
 
 

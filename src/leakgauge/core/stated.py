@@ -13,6 +13,7 @@ from leakgauge.core.defense import Combined, Defense, parts_of
 from leakgauge.core.effects import BatchNoise, Effect, InUpdateUnits, Noise, Rounding, RoundMemory
 from leakgauge.core.errors import SpecificationError
 from leakgauge.core.kinds import found
+from leakgauge.core.seams import checked_update
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update
 
@@ -143,5 +144,6 @@ def defended_update(
     """Return the update that leaves a client in one round, and what its defense keeps for the next round."""
     carried = effect(defense, RoundMemory)
     if carried is None:
-        return defense.on_update(update, seeds=seeds), {}
-    return carried.remember(update, memory, seeds=seeds)
+        return checked_update(defense, defense.on_update(update, seeds=seeds)), {}
+    shared, kept = carried.remember(update, memory, seeds=seeds)
+    return checked_update(defense, shared), kept

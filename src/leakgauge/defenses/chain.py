@@ -21,6 +21,7 @@ from leakgauge.core import (
     effects_in_order,
     effects_of,
 )
+from leakgauge.core.seams import defended_batch, defended_training
 from leakgauge.defenses.base import Undefended
 
 
@@ -48,7 +49,7 @@ class Chain(Undefended):
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         for i, defense in enumerate(self.defenses):
-            inputs, targets = defense.on_batch(inputs, targets, seeds=seeds.child(str(i)))
+            inputs, targets = defended_batch(defense, inputs, targets, seeds=seeds.child(str(i)))
         return inputs, targets
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
@@ -58,7 +59,7 @@ class Chain(Undefended):
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
         for i, defense in enumerate(self.defenses):
-            training = defense.on_training(training, seeds=seeds.child(str(i)))
+            training = defended_training(defense, training, seeds=seeds.child(str(i)))
         return training
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:

@@ -34,6 +34,7 @@ from leakgauge.core import (
 from leakgauge.core.allowance import Allowance
 from leakgauge.core.lines import said
 from leakgauge.core.ranges import Count, check_fields
+from leakgauge.core.seams import check_shared, defended_batch, defended_training
 from leakgauge.core.space import check_real
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.isolation.auditable import audited, check_finite
@@ -159,7 +160,7 @@ class Client(Summarized):
         if self.defense is not None:
             child = seeds.child("defense")
             update, later = defended_update(self.defense, update, memory, seeds=child)
-        update.check(trainable(model))
+        check_shared(self.defense, trained, update, trainable(model))
         for name in kept_local(self.defense, trained.tensors):
             later[OWN + name] = trained.tensors[name] + memory.get(OWN + name, 0)
         return plain_update(update, trainable(model)), later
@@ -191,8 +192,8 @@ class Client(Summarized):
             if effects_of(defense, MixedExamples):
                 check_real(inputs, "defense that mixes examples")
                 targets = mixable(targets, self.classes).to(inputs)
-            inputs, targets = defense.on_batch(inputs, targets, seeds=seeds)
-            training = defense.on_training(training, seeds=seeds)
+            inputs, targets = defended_batch(defense, inputs, targets, seeds=seeds)
+            training = defended_training(defense, training, seeds=seeds)
         if self.trained_on is not None:
             self.trained_on.append(Batch(inputs, targets))
         with seeds.isolated("training"), fitting(model, inputs, targets):
