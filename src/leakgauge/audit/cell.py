@@ -67,6 +67,11 @@ def failed_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
         made = tried("data", way)
         if not isinstance(made, Failed):
             return failed_result(made, failed)
+    return bare_cell(cell, root, failed)
+
+
+def bare_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
+    """Return the same without a description of the parts of the cell."""
     bare = unscored(barely(cell, root), None, Status.FAILED, str(failed), failed)
     return failed_result(bare, failed)
 

@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from leakgauge.audit.case import Case, Cell, cells
-from leakgauge.audit.cell import failed_cell, run_cell
+from leakgauge.audit.cell import bare_cell, failed_cell, run_cell
 from leakgauge.audit.failures import Failed
+from leakgauge.audit.fitting import RecordTooLong, fitted
 from leakgauge.audit.folder import JobResult
-from leakgauge.audit.training import TrainingRun, failed_training, run_training, trainings
+from leakgauge.audit.training import (
+    TrainingRun,
+    bare_training,
+    failed_training,
+    run_training,
+    trainings,
+)
 from leakgauge.core import LeakGaugeError, Progress, silent
 from leakgauge.core.progress import watched
 
@@ -29,6 +36,16 @@ def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
     """
     run: Any = run_cell if isinstance(job, Cell) else run_training
     result: JobResult = watched(progress, lambda told: run(job, root, told))
+    try:
+        return fitted(result)
+    except RecordTooLong as error:
+        return without_details(job, root, Failed("metric", error))
+
+
+def without_details(job: Job, root: int, failed: Failed) -> JobResult:
+    """Return the result of a job that `failed` ended, with a record of a few hundred bytes."""
+    bare: Any = bare_cell if isinstance(job, Cell) else bare_training
+    result: JobResult = bare(job, root, failed)
     return result
 
 

@@ -30,6 +30,8 @@ from leakgauge.metrics.leak import LeakRule
 from leakgauge.modalities import Content, Metric, Modality, modality_of
 from leakgauge.records import Cell, Control, Described, Moment
 
+MOST_TEXT = 10_000
+"""Most characters of a message or a note of an attack in its record."""
 STRIP = 8
 """Pictures in the strip that shows the course of a reconstruction."""
 
@@ -119,8 +121,8 @@ def scored(
     return Cell(
         **dict(told),
         status=found.status.value,
-        message=str(found.message),
-        notes=(*drawn.notes, *map(str, found.notes)),
+        message=text(found.message),
+        notes=(*drawn.notes, *map(text, found.notes)),
         verdict=judged(
             judge.modality.rule,
             scores,
@@ -159,6 +161,12 @@ def plain(number: Any) -> Any:
     )
 
 
+def text(told: object) -> str:
+    """Return what an attack says, cut to MOST_TEXT characters."""
+    whole = str(told)
+    return whole if len(whole) <= MOST_TEXT else f"{whole[: MOST_TEXT - 4]} ..."
+
+
 def cost_record(cost: Cost) -> records.Cost:
     """Return a cost as a record holds it."""
     return records.Cost(evaluations=cost.evaluations, seconds=cost.seconds)
@@ -174,7 +182,7 @@ def control_record(control: Judged | Failed, kind: str) -> Control:
         kind=kind,
         scores=measured(control),
         status=found.status.value,
-        message=str(found.message),
+        message=text(found.message),
     )
 
 

@@ -97,13 +97,23 @@ def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> Jo
 def failed_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
     """Return the result of a training that `failed` ended."""
     told = tried("data", lambda: describe(run, root))
-    record = Training(
-        **dict(barely(run, root) if isinstance(told, Failed) else told),
+    if isinstance(told, Failed):
+        return bare_training(run, root, failed)
+    return failed_result(_failed(told, failed), failed)
+
+
+def bare_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
+    """Return the same without a description of the parts of the training."""
+    return failed_result(_failed(barely(run, root), failed), failed)
+
+
+def _failed(told: DescribedTraining, failed: Failed) -> Training:
+    return Training(
+        **dict(told),
         status="failed",
         message=str(failed),
-        failure=failed.record(run.index),
+        failure=failed.record(told.index),
     )
-    return failed_result(record, failed)
 
 
 def describe(run: TrainingRun, root: int) -> DescribedTraining:

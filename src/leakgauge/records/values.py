@@ -11,6 +11,8 @@ LARGEST = 1e100
 """Largest magnitude of a measurement. Sums and squares of millions of them are still finite."""
 MOST = 2**53
 """Largest count: every reader of JSON holds it exactly."""
+LONGEST_TEXT = 2**20
+"""Most characters of a text: as many as the longest specification has. The rest is cut."""
 REPLACED = "\ufffd"
 KEPT = frozenset("\n\t")
 OVERRIDES = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -33,9 +35,13 @@ def printable(value: Any) -> Any:
     """Return text with U+FFFD for each character that no page should show. Return anything else unchanged.
 
     These are control characters but newline and tab, lone surrogates, and characters that change the direction of
-    writing.
+    writing. A text of more than LONGEST_TEXT characters loses its end.
     """
-    if not isinstance(value, str) or value.isprintable():
+    if not isinstance(value, str):
+        return value
+    if len(value) > LONGEST_TEXT:
+        value = f"{value[: LONGEST_TEXT - 4]} ..."
+    if value.isprintable():
         return value
     return "".join(map(_shown, value))
 

@@ -1,0 +1,58 @@
+"""Records that their own reader takes: what makes a line too long is left out, and a note says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from leakgauge.audit.folder import JobResult
+from leakgauge.core import LeakGaugeError
+from leakgauge.records import Cell, Training, line_of, reading
+
+OPTIONAL: dict[str, Any] = {"course": (), "rows": None, "images": None, "notes": ()}
+"""Fields of a cell that may be left out, in this order, each with what then stands for it."""
+
+
+class RecordTooLong(LeakGaugeError):
+    """A record has a longer line than readers take, even without all that may be left out."""
+
+
+def fitted(result: JobResult) -> JobResult:
+    """Return the result with a record whose line is at most `records.reading.LONGEST_LINE` bytes long.
+
+    Raises:
+        RecordTooLong: no such record is left of it.
+    """
+    record, left_out = result.record, list[str]()
+    if _fits(record):
+        return result
+    for name, empty in OPTIONAL.items() if isinstance(record, Cell) else ():
+        if getattr(record, name) == empty:
+            continue
+        left_out.append(name)
+        notes = () if name == "notes" else getattr(record, "notes", ())
+        told = tuple(note for note in notes if not note.startswith(_START))
+        note = f"{_START} {reading.LONGEST_LINE:,} bytes: {', '.join(left_out)}"
+        record = record.model_copy(update={name: empty, "notes": (*told, note)})
+        if _fits(record):
+            return JobResult(record, _named(record, result.files))
+    raise RecordTooLong(
+        f"its record is longer than the {reading.LONGEST_LINE:,} bytes that readers take: lower the batch size"
+    )
+
+
+_START = "left out, as a line of the records has at most"
+
+
+def _fits(record: Cell | Training) -> bool:
+    return len(line_of(record)) <= reading.LONGEST_LINE
+
+
+def _named(record: Cell | Training, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files that a record still names."""
+    names = {record.failure.log} if record.failure else set[str]()
+    if isinstance(record, Cell):
+        names |= {moment.image for moment in record.course if moment.image}
+        if record.images:
+            sides = record.images
+            names |= {*sides.original, *sides.reconstruction, *sides.control}
+    return {path: content for path, content in files.items() if path in names}
