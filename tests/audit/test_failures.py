@@ -309,11 +309,23 @@ class TestUnsound:
         assert cell.trial == 1
         assert cell.notes == ("tensor([1.])",)
 
-    def test_what_is_no_number_fails_the_cell(self) -> None:
-        odd = Own(change=replaced(trial="the second"))
+    @pytest.mark.parametrize(
+        ("changes", "step", "told"),
+        [
+            ({"trial": "two"}, "metric", "Cell.trial: expected a valid integer; found 'two'"),
+            ({"objectives": (1j,)}, "metric", "Cell.objectives.0: expected a valid number; found"),
+            ({"objectives": 3}, "attack", "expected objectives as a tuple; found an object of"),
+            ({"notes": "all"}, "attack", "expected notes as a tuple; found an object of type str"),
+        ],
+    )
+    def test_what_is_no_number_fails_the_cell(
+        self, changes: dict[str, Any], step: str, told: str
+    ) -> None:
+        odd = Own(change=replaced(**changes))
         failed, sound = lg.audit(case(attacks=[odd, Own()])).cells
-        assert (failed.status, failed.failure.step) == ("failed", "metric")
-        assert "trial" in failed.message
+        assert (failed.status, failed.failure.step) == ("failed", step)
+        assert told in failed.message
+        assert "validation error" not in failed.message
         assert sound.status == "unconverged"
 
 
@@ -570,3 +582,9 @@ class TestCommand:
             "log": "failures/000.log",
         }
         assert records[2]["failure"] is None
+
+
+def test_auto_without_attacks_says_so() -> None:
+    (cell,) = lg.audit(case(attacks=[attacks.Auto(attacks=())])).cells
+    assert cell.status == "inapplicable"
+    assert cell.message == "it has no attacks: name one in `attacks`"

@@ -195,3 +195,26 @@ def test_what_an_attack_requires_is_asked_for_with_care() -> None:
         lg.SpecificationError, match=r"found one of Own that fails: RuntimeError: not today"
     ):
         lg.audit(case(attacks=[Own()]))
+
+
+SCORES: dict[str, Callable[[Tensor], Any]] = {
+    "flags": lambda truth: torch.ones(len(truth), dtype=torch.bool),
+    "two dimensions": lambda truth: torch.ones(len(truth), 2),
+    "complex numbers": lambda truth: torch.ones(len(truth)) * 1j,
+    "a number": lambda truth: 1.0,
+}
+
+
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_scores_of_another_kind_are_told_in_our_words(
+    tmp_path: Path, score: Callable[[Tensor], Any]
+) -> None:
+    def metrics(self: Modality, domain: lg.Domain, decoys: Tensor) -> dict[str, Metric]:
+        return {"error": lambda truth, guess: score(truth)}
+
+    failed, sound = audited(tmp_path, metrics=metrics).cells
+    assert failed.failure is not None
+    assert failed.failure.step == "metric"
+    expected = "metric 'error': expected a tensor of real numbers of shape (1,), one for each"
+    assert failed.failure.reason.startswith(expected)
+    assert sound.status == "certified"

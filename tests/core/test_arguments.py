@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,33 @@ def test_a_user_s_own_part_is_checked_where_it_has_a_range_alone() -> None:
 )
 def test_kinds(hint: Any, value: Any, expected: bool) -> None:
     assert admits(hint, value) is expected
+
+
+HUGE = 10**400
+"""A number that no float holds."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: lg.core.Noise(std=HUGE),
+        lambda: check_ranges(lg.defenses.GaussianNoise(std=HUGE)),
+        lambda: lg.FedAvg(learning_rate=HUGE),
+        lambda: lg.FedAvg(learning_rate=Fraction(HUGE)),  # type: ignore[arg-type]
+        lambda: lg.Column("a", 0, HUGE),
+        lambda: lg.Column("a", -HUGE, 0),
+        lambda: check_ranges(lg.attacks.InvertingGradients(tv=HUGE)),
+    ],
+)
+def test_numbers_that_no_float_holds(make: Callable[[], Any]) -> None:
+    refused(make, lg.UserError, "found a")
+
+
+def test_a_huge_number_is_not_written_out() -> None:
+    told = "found a whole number of 1329 bits, more than a float holds"
+    refused(lambda: lg.FedAvg(learning_rate=HUGE), lg.SpecificationError, told)
+
+
+@pytest.mark.parametrize("name", ["", "a\ud800b"])
+def test_a_case_has_a_name_that_seeds_can_be_drawn_from(name: str) -> None:
+    refused(lambda: case(name=name), lg.SpecificationError, "Case.name: expected a text")

@@ -92,3 +92,10 @@ def test_a_page_of_a_stranger_s_kind_of_data_needs_nothing_but_its_record(tmp_pa
     page = render([made.header(), cell, made.end()], tmp_path)
     assert "17 words read (control 2)" in page
     assert '<span class="line">17 words</span>' in page
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-310, 0.0, 1e100])
+def test_an_axis_of_numbers_of_any_size(value: float) -> None:
+    for scale in (FORMATS["number"].levels([value]), FORMATS["number"].distances([value, 0.0])):
+        assert 0 < scale.step <= scale.top < math.inf
+        assert scale.top >= value

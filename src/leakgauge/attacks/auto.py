@@ -200,6 +200,8 @@ class Auto(BaseAttack):
                 refusals.append(f"{title(attack)}: {plan.reason}")
             else:
                 able.append(_Able(title(attack), attack, plan))
+        if not self.attacks:
+            return Inapplicable("it has no attacks: name one in `attacks`")
         if not able:
             return Inapplicable("; ".join(refusals))
         return Plan(

@@ -35,6 +35,8 @@ from leakgauge.inversion.search.judgment import measured
 
 MOVED = "the guess is the nearest valid examples to what the attack returned"
 """Note of a reconstruction that was rounded."""
+LISTS = ("objectives", "course", "notes")
+"""Fields of a reconstruction that hold several values each."""
 BEFORE = "before rounding to valid examples: "
 """Begins the message of an attack whose result was rounded, as the message speaks of what the attack returned."""
 
@@ -138,6 +140,9 @@ def sound(attack: Attack, found: Any, observation: Observation, count: int) -> R
         raise unsound(attack, "a Status", repr(found.status)) from None
     if not isinstance(found.cost, Cost):
         raise unsound(attack, "a Cost", told(found.cost))
+    for name in LISTS:
+        if not isinstance(getattr(found, name), tuple | list):
+            raise unsound(attack, f"{name} as a tuple", told(getattr(found, name)))
     inputs, flags = found.inputs, found.found
     domain = observation.domain
     exact = not dtype_of(domain).is_floating_point

@@ -23,6 +23,7 @@ from leakgauge.core import (
     Loss,
     Seeds,
     SingleGradient,
+    SpecificationError,
     check_knowledge,
 )
 from leakgauge.core.configuration import configuration_of
@@ -37,6 +38,15 @@ from leakgauge.threats import Server, ThreatModel
 
 LISTS = ("attacks", "defenses", "batch_sizes")
 """Fields of a case that are lists."""
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can hold a text: it holds no lone surrogate, as names of files may."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -67,6 +77,13 @@ class Case(Summarized):
         `check_shape` looks at the parts, which may be a user's own, and at the counts.
         """
         check_fields(self, without=(*LISTS, "training", "threat", "repeats"))
+        if not self.name or not is_unicode(self.name):
+            raise SpecificationError(
+                "Case.name",
+                expected="a text of at least one character that UTF-8 can hold",
+                found=repr(self.name),
+                remedy="correct it: seeds are drawn from it",
+            )
         for name in LISTS:
             check_argument(f"Case.{name}", Sequence[Any], getattr(self, name))
 

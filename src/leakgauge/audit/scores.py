@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from leakgauge import metrics
-from leakgauge.core import Domain, Reconstruction
+from leakgauge.core import DataError, Domain, Reconstruction
+from leakgauge.core.kinds import found as described
 from leakgauge.federated import Batch
 from leakgauge.modalities import Metric, modality_of
 
@@ -33,10 +35,30 @@ def score(
     modality = modality_of(domain)
     truth = modality.coordinates(domain, batch.inputs)
     found = modality.in_range(domain, guess.inputs[order])
-    values = {name: metric(truth, found).tolist() for name, metric in chosen.items()}
+    values = {
+        name: checked(name, metric(truth, found), len(truth)) for name, metric in chosen.items()
+    }
     label: list[float] | None = None
     classes = batch.targets.ndim == 1 and not batch.targets.is_floating_point()
     guessed = guess.targets if classes and not labels_granted else None
     if guessed is not None and guessed.ndim == 1:
         label = metrics.label_match(batch.targets, guessed[order]).tolist()
     return {**values, "label": label}
+
+
+def checked(name: str, values: object, count: int) -> list[float]:
+    """Return the values of a metric, one for each of `count` examples. Raise DataError unless it gave real numbers."""
+    if (
+        not isinstance(values, Tensor)
+        or tuple(values.shape) != (count,)
+        or values.dtype == torch.bool
+        or values.is_complex()
+    ):
+        raise DataError(
+            f"metric {name!r}",
+            expected=f"a tensor of real numbers of shape ({count},), one for each example",
+            found=described(values),
+            remedy="correct the metric",
+        )
+    numbers: list[float] = values.tolist()
+    return numbers

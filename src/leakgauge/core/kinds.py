@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +24,8 @@ WORDS: dict[Any, Callable[[Any], str]] = {
 }
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 UNIONS = (Union, types.UnionType)
+MOST_BITS = sys.float_info.max_exp
+"""Bits of the largest whole numbers that a float holds."""
 LONG = 10**30
 """Smallest whole number that a message does not write out."""
 
@@ -84,7 +87,8 @@ def found(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, int) and abs(value) >= LONG:
-        return f"a whole number of {value.bit_length()} bits"
+        told = f"a whole number of {value.bit_length()} bits"
+        return told if value.bit_length() <= MOST_BITS else f"{told}, more than a float holds"
     if value is None or isinstance(value, bool | int | float | str | bytes | Tensor | np.ndarray):
         return brief(value)
     if type(value) in (list, tuple, dict) and not value:
@@ -99,7 +103,15 @@ def _plain(hint: type, value: Any) -> bool:
         return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, Integral if hint is int else Real):
         return False
-    return hint is int or not math.isnan(value)
+    return hint is int or _held_by_float(value)
+
+
+def _held_by_float(value: Real) -> bool:
+    """Return whether a number has a float, which may be infinite but not NaN."""
+    try:
+        return not math.isnan(float(value))
+    except OverflowError:
+        return False
 
 
 def _held(origin: Any, inner: tuple[Any, ...], value: Any) -> bool:

@@ -16,6 +16,8 @@ SWEEP_LEAST = 30.0
 """Least decibels at the top of that axis."""
 FRONTIER_LIMIT = 60.0
 """Decibels above control from where a copy is as good as exact."""
+LEAST = 1e-300
+"""Largest score of an axis of its own. One of less ends at 1, so that every score stands at 0."""
 TICKS = 5
 """Most steps of an axis of plain numbers."""
 
@@ -150,7 +152,10 @@ class Number(Format):
         return MISSING if value is None else f"{plain(value)} {unit}".rstrip()
 
     def levels(self, values: Sequence[float]) -> Scale:
-        highest = max([*values, 0.0]) or 1.0
+        highest = max([*values, 0.0])
+        # Smaller steps would be rounded to 0, as would all that is drawn along them.
+        if highest < LEAST:
+            highest = 1.0
         rough = highest / TICKS
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(n * power for n in (1, 2, 5, 10) if n * power >= rough * (1 - 1e-9))
