@@ -79,6 +79,7 @@ GRAPHS: dict[str, Callable[[Tensor], Any]] = {
     "step of a graph": lambda x: (x.clone().requires_grad_() + 1).sum().grad_fn,
     "saved tensor": lambda x: (torch.ones_like(x, requires_grad=True) * x).sum(),
     "variable of a context": in_context,
+    "memory behind a view": lambda x: torch.cat([torch.zeros(5), x[0].flatten()])[:5],
 }
 BYTES: dict[str, Callable[[Tensor], Any]] = {
     "uint8 bytes": lambda x: pixels(x).numpy().tobytes(),

@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leakgauge.federated.isolation.layouts import is_dense
+
 _NUMBERS = (bool, int, float, complex, np.number, np.bool_)
 _ATOMS = (*_NUMBERS, type(None), torch.dtype, torch.device, torch.Size)
 _TEXT = 8
@@ -64,12 +66,17 @@ def reached(root: object, name: str, *, skipped: Sequence[object] = ()) -> Itera
     while left:
         place = left.popleft()
         value = place.value
-        if _is_atom(value) or id(value) in seen:
+        if _is_atom(value) or _key(value) in seen:
             continue
-        seen.add(id(value))
+        seen.add(_key(value))
         alive.append(value)
         yield place
         left.extend(Place(f"{place.path}{step}", each) for step, each in followed(value))
+
+
+def _key(value: Any) -> int:
+    """Return what tells an object from others. Storages are made anew by each access, so their memory does."""
+    return -value.data_ptr() if isinstance(value, torch.UntypedStorage) else id(value)
 
 
 def _is_atom(value: Any) -> bool:
@@ -159,6 +166,12 @@ def _of_tensor(tensor: Tensor) -> Iterator[tuple[str, Any]]:
     yield "._backward_hooks", tensor._backward_hooks
     if tensor.grad_fn is not None:
         yield ".grad_fn", tensor.grad_fn
+    # Each parameter may lie in one buffer with all others, which the update tells anyway.
+    if is_dense(tensor) and not isinstance(tensor, torch.nn.Parameter):
+        with suppress(RuntimeError, NotImplementedError):  # Lazy tensors have no memory.
+            storage = tensor.untyped_storage()
+            if storage.nbytes() > tensor.numel() * tensor.element_size():
+                yield ".untyped_storage()", storage
 
 
 def _of_node(node: torch.autograd.graph.Node) -> Iterator[tuple[str, Any]]:
