@@ -71,8 +71,8 @@ def vectors(value: Any) -> Iterator[Tensor]:
     """
     if isinstance(value, array.array) and value.typecode not in "uw":
         yield torch.from_numpy(np.array(value, dtype=np.float64))
-    elif _is_single(value):
-        # The one tensor or array in it is read on its own, with a path that says where it lies.
+    elif _is_apart(value):
+        # Its tensors and arrays are read on their own, with paths that say where they lie.
         return
     elif isinstance(value, (Tensor, np.ndarray, list, tuple)):
         tensor = as_tensor(value)
@@ -89,11 +89,16 @@ def vectors(value: Any) -> Iterator[Tensor]:
         yield from _of_bytes(raw)
 
 
-def _is_single(value: Any) -> bool:
-    if not isinstance(value, (list, tuple, deque, dict, MappingProxyType)) or len(value) != 1:
-        return False
-    only = next(iter(value if isinstance(value, (list, tuple, deque)) else value.values()))
-    return isinstance(only, (Tensor, np.ndarray))
+def _is_apart(value: Any) -> bool:
+    """Return whether a collection holds arrays that are not parts of one."""
+    if isinstance(value, (dict, MappingProxyType)):
+        # The buffers of a module are many. What is in parts has no names.
+        return _is_array(next(iter(value.values()), None))
+    return isinstance(value, (list, tuple, deque)) and len(value) == 1 and _is_array(value[0])
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0
 
 
 def unordered(value: Any) -> Tensor | None:
