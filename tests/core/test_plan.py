@@ -13,6 +13,7 @@ from conftest import images, mlp, planned, sigmoid_cnn
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.core import Progress, within
+from leakgauge.core.verdicts import nothing_found
 
 Observe = Callable[..., lg.Observation]
 
@@ -117,14 +118,16 @@ def test_auto_stopped_in_its_second_attack_returns_the_better_of_both(observe: O
     assert shares == sorted(shares)
 
 
-def test_a_part_without_a_guess_keeps_the_one_before() -> None:
+def test_a_part_without_a_guess_keeps_the_one_before(observe: Observe) -> None:
     told: list[lg.Moment] = []
-    best = lambda: pytest.fail("not asked for")  # noqa: E731
+    before = nothing_found(observe(mlp(), images(1)), lg.Status.UNCONVERGED, "before")
+    best = lambda: before  # noqa: E731
     part = within(told.append, 0.5, 0.25, evaluations=10, best=best)
     part(lg.Moment(0.4, 2, 1.5))
     assert told[0].fraction == pytest.approx(0.6)
     assert (told[0].evaluations, told[0].objective) == (12, 1.5)
-    assert told[0].best is best
+    assert told[0].best is not None
+    assert told[0].best().message == "before"
 
 
 def test_a_progress_that_is_no_moment_is_told(observe: Observe) -> None:

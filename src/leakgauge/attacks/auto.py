@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -30,7 +31,9 @@ from leakgauge.core import (
     BaseAttack,
     Cost,
     Inapplicable,
+    LeakGaugeError,
     ModelError,
+    Moment,
     Observation,
     Plan,
     ProbeError,
@@ -38,14 +41,17 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
+    StopAttack,
     within,
 )
 from leakgauge.core.attack import named_failures
 from leakgauge.core.configuration import configuration_of
+from leakgauge.core.lines import said
+from leakgauge.core.origin import is_our_class, is_our_object, is_ours
 from leakgauge.core.progress import no_objective
 from leakgauge.core.ranges import Count
-from leakgauge.core.verdicts import bounded
-from leakgauge.inversion.search.judgment import measured
+from leakgauge.core.verdicts import steady
+from leakgauge.inversion.search.claims import judged, lent, plan_of, sound
 from leakgauge.inversion.simulation.smoothing import bends
 
 EXACT = 1e-5
@@ -108,30 +114,19 @@ class Entry:
                 f"{size} parameters > {self.most_parameters} for second order: name it to run it"
             )
             return self.attack, Inapplicable(reason)
-        attack, plan = self.attack, _planned(self.attack, observation)
+        attack, plan = self.attack, plan_of(self.attack, observation)
         several = observation.training.kind != "gradient"
         if isinstance(plan, Inapplicable) and several and not isinstance(attack, OneGradient):
             attack = OneGradient(attack=attack)
-            plan = _planned(attack, observation)
+            plan = plan_of(attack, observation)
         if isinstance(plan, Inapplicable):
             return attack, plan
         for guard in self.guards:
-            left_out = guard(observation)
+            known = is_our_class(type(guard))
+            left_out = guard(observation if known else lent(observation))
             if left_out is not None:
                 return attack, Inapplicable(left_out)
         return attack, plan
-
-
-def _planned(attack: Attack, observation: Observation) -> Plan | Inapplicable:
-    """Return the plan of an attack, ours or a user's own. Raise AttackError if it returned something else."""
-    with named_failures(attack, "check"):
-        plan = attack.plan(observation)
-    if isinstance(plan, Plan | Inapplicable):
-        return plan
-    raise AttackError(
-        f"{type(attack).__name__}.plan: expected a Plan, or Inapplicable with the reason; found an object of type "
-        f"{type(plan).__name__}"
-    )
 
 
 DEFAULT: tuple[Entry, ...] = (
@@ -157,11 +152,49 @@ DEFAULT: tuple[Entry, ...] = (
 
 @dataclass(frozen=True)
 class _Able:
-    """An attack that runs, with its name in notes and seeds."""
+    """An attack that runs.
+
+    Args:
+        title: its name in notes and seeds.
+        source: who vouches for what it returns: the attack, or the entry if that is a user's own class.
+    """
 
     title: str
     attack: Attack
     plan: Plan
+    source: Attack | Entry
+
+    def checked(self, observation: Observation, found: Reconstruction) -> Reconstruction:
+        """Return what the attack found, with a status that its residual allows.
+
+        Raises:
+            AttackError: it is a user's own, and no sound reconstruction.
+        """
+        if is_ours(self.source):
+            return found
+        count = observation.batch_size
+        found = sound(self.source, found, observation, count)
+        return steady(observation, judged(self.source, observation, found, count))
+
+
+@contextmanager
+def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
+    """Raise AttackError for what a user's own attack, entry or guard raises: a UserError and an exit too.
+
+    StopAttack passes, and so does what is no error of the attack: Ctrl-C, and what a watcher raised.
+
+    Args:
+        source: the attack, or the entry that holds it. An error of ours is the user's to mend.
+    """
+    try:
+        with named_failures(attack, step):
+            yield
+    except (*FAILURES, StopAttack):
+        raise
+    except (LeakGaugeError, SystemExit) as error:
+        if is_ours(source):
+            raise
+        raise AttackError(" ".join(said(error).split())) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +213,7 @@ class Auto(BaseAttack):
     attacks: tuple[Attack | Entry, ...] = DEFAULT
     # Each attack says by itself whether it needs derivatives.
     discrete: ClassVar[bool] = True
+    judges_parts: ClassVar[bool] = True
 
     @property
     def requires(self) -> frozenset[str]:
@@ -190,8 +224,10 @@ class Auto(BaseAttack):
         refusals: list[str] = []
         for one in self.attacks:
             entry = one if isinstance(one, Entry) else Entry(attack=one)
+            known = is_our_object(entry)
             try:
-                attack, plan = entry.plan(observation)
+                with contained(entry.attack, entry, "check"):
+                    attack, plan = entry.plan(observation if known else lent(observation))
             except FAILURES as error:
                 reason = " ".join(str(error).split())
                 refusals.append(f"{title(entry.attack)}: its check failed: {reason}")
@@ -199,7 +235,7 @@ class Auto(BaseAttack):
             if isinstance(plan, Inapplicable):
                 refusals.append(f"{title(attack)}: {plan.reason}")
             else:
-                able.append(_Able(title(attack), attack, plan))
+                able.append(_Able(title(attack), attack, plan, attack if known else entry))
         if not self.attacks:
             return Inapplicable("it has no attacks: name one in `attacks`")
         if not able:
@@ -221,12 +257,16 @@ def _search(
     notes, results = list(refusals), list[tuple[Attack, Reconstruction]]()
     planned, done = max(1, sum(one.plan.evaluations for one in able)), 0
 
-    def checked(attack: Attack, found: Reconstruction) -> Reconstruction:
-        # A user's own attack may claim what it likes.
-        return bounded(measured(attack, observation, found))
-
-    def chosen(attack: Attack, latest: Reconstruction) -> Reconstruction:
-        return _best([*results, (attack, checked(attack, latest))], notes)
+    def best_with(one: _Able, best: Callable[[], Reconstruction]) -> Reconstruction:
+        """Return the best result, with one of an attack under way."""
+        try:
+            with contained(one.attack, one.source, "search"):
+                latest = one.checked(observation, best())
+        except FAILURES as error:
+            if not results:
+                raise
+            return _best(results, [*notes, f"{one.title} failed: {error}"])
+        return _best([*results, (one.attack, latest)], notes)
 
     for one in able:
         told = within(
@@ -234,14 +274,14 @@ def _search(
             done / planned,
             one.plan.evaluations / planned,
             evaluations=sum(result.cost.evaluations for _, result in results),
-            finish=partial(chosen, one.attack),
             objective=no_objective,
             best=partial(_best, list(results), list(notes)) if results else None,
         )
         done += one.plan.evaluations
         try:
-            with named_failures(one.attack, "search"):
-                found = checked(one.attack, one.plan.search(seeds.child(one.title), told))
+            with contained(one.attack, one.source, "search"):
+                shown = _showing(told, partial(best_with, one))
+                found = one.checked(observation, one.plan.search(seeds.child(one.title), shown))
         except FAILURES as error:
             notes.append(f"{one.title} failed: {error}")
             continue
@@ -252,6 +292,19 @@ def _search(
     if not results:
         raise AttackError(f"no attack that applies here could run: {'; '.join(notes)}")
     return _best(results, notes)
+
+
+def _showing(
+    progress: Progress, best_with: Callable[[Callable[[], Reconstruction]], Reconstruction]
+) -> Progress:
+    """Return the callback that shows the best reconstruction of the whole instead of that of a part."""
+
+    def tell(moment: Moment) -> None:
+        if isinstance(moment, Moment) and moment.best is not None:
+            moment = replace(moment, best=partial(best_with, moment.best))
+        progress(moment)
+
+    return tell
 
 
 def _best(results: list[tuple[Attack, Reconstruction]], notes: list[str]) -> Reconstruction:

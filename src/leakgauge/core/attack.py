@@ -11,7 +11,6 @@ from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 from leakgauge.core.domain import space_of
-from leakgauge.core.effects import ChangedExamples
 from leakgauge.core.errors import AttackError, KnowledgeError, LeakGaugeError, ProbeError
 from leakgauge.core.lines import said
 from leakgauge.core.observation import Observation
@@ -20,7 +19,7 @@ from leakgauge.core.progress import Best, Moment, Progress, StopAttack, silent, 
 from leakgauge.core.ranges import check_argument, check_ranges
 from leakgauge.core.reconstruction import Cost, Reconstruction, Status
 from leakgauge.core.seeds import Seeds
-from leakgauge.core.stated import effects_of
+from leakgauge.core.stated import defense_in
 from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_trained, steady
 
 
@@ -49,6 +48,8 @@ class BaseAttack(ABC):
 
     discrete: ClassVar[bool] = False
     """Whether the attack does without derivatives, so that it runs where the search space has none."""
+    judges_parts: ClassVar[bool] = False
+    """Whether an attack of ours checks by itself what a user's own attack within it returns."""
 
     @property
     @abstractmethod
@@ -115,8 +116,7 @@ class BaseAttack(ABC):
 
         def promised(found: Reconstruction) -> Reconstruction:
             found = steady(observation, bounded(found))
-            changed = effects_of(observation, ChangedExamples)
-            return of_the_trained(found) if changed else found
+            return of_the_trained(defense_in(observation), found)
 
         def search(seeds: Seeds, progress: Progress) -> Reconstruction:
             check_argument(f"{type(self).__name__}, seeds", Seeds, seeds)
@@ -135,7 +135,7 @@ class BaseAttack(ABC):
                 found = promised(plan.search(seeds, within(tell, 0.0, 1.0, finish=promised)))
             seconds = time.perf_counter() - clock
             found = replace(found, cost=replace(found.cost, seconds=seconds))
-            progress(Moment(1.0, found.cost.evaluations, best=lambda: found))
+            progress(Moment(1.0, found.cost.evaluations, best=found.apart))
             return found
 
         message = "there was no reconstruction yet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, TypeVar
 
 from annotated_types import Ge, Le
@@ -141,13 +142,14 @@ def within(
         found, inner = best, moment.best
         if inner is not None:
             found = inner if finish is None else lambda: finish(inner())
+        shown = None if found is None else partial(_apart, found)
         progress(
             Moment(
                 # Parts of the whole may round up.
                 fraction=min(1.0, start + fraction * moment.fraction),
                 evaluations=evaluations + moment.evaluations,
                 objective=moment.objective if objective is None else objective(moment.objective),
-                best=found,
+                best=shown,
             )
         )
 
@@ -169,3 +171,13 @@ def check_moment(moment: object, before: Moment | None = None) -> None:
             f"progress: expected fractions that never fall; found {moment.fraction:g} after "
             f"{before.fraction:g}"
         )
+
+
+def _apart(best: Best) -> Reconstruction:
+    """Return a reconstruction that shares no memory with the search, which goes on whatever a watcher writes to it."""
+    found = best()
+    if not isinstance(found, Reconstruction):
+        raise AttackError(
+            f"best of a moment: expected a Reconstruction; found an object of type {type(found).__name__}"
+        )
+    return found.apart()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from leakgauge.core.summaries import Summarized
@@ -88,3 +89,17 @@ class Reconstruction(Summarized):
     cost: Cost = field(default_factory=Cost)
     diagnosis: Diagnosis | None = None
     notes: tuple[str, ...] = ()
+
+    def apart(self, device: torch.device | None = None) -> Reconstruction:
+        """Return a copy that shares neither memory nor graph with this one, on `device` if one is given."""
+
+        def copy(value: Tensor) -> Tensor:
+            return value.detach().to(device or value.device, copy=True)
+
+        return replace(
+            self,
+            inputs=copy(self.inputs),
+            targets=None if self.targets is None else copy(self.targets),
+            found=copy(self.found),
+            course=tuple(replace(each, inputs=copy(each.inputs)) for each in self.course),
+        )

@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import torch
 
+from leakgauge.core.defense import Defense
 from leakgauge.core.domain import space_of
+from leakgauge.core.effects import ChangedExamples
 from leakgauge.core.observation import Observation
+from leakgauge.core.origin import is_ours
 from leakgauge.core.reconstruction import Cost, Reconstruction, Status
+from leakgauge.core.stated import effects_of
 
 CONVERGED_WITHIN = 1e-3
 """Largest relative residual ||g - g*|| / ||g*|| of the whole update that counts as converged.
@@ -63,13 +67,28 @@ def steady(observation: Observation, found: Reconstruction) -> Reconstruction:
     return lowered(noted, Status.UNCONVERGED, f"not {found.status}: {observation.unsteady}")
 
 
-def of_the_trained(found: Reconstruction) -> Reconstruction:
-    """Return the reconstruction, at most converged: what is proven is what a defense had made of the batch."""
-    if found.status is not Status.CERTIFIED:
+def unproven_under(defense: Defense | None) -> str | None:
+    """Return why an exact match proves nothing of the private examples under a defense, or None if it does.
+
+    A defense of ours states what it does to the examples. One of the user's own may change them at any seam.
+    """
+    if effects_of(defense, ChangedExamples):
+        return (
+            "proven is what was trained on, and the defense had changed the private examples before"
+        )
+    if defense is not None and not is_ours(defense):
+        return (
+            f"{type(defense).__name__} is, or holds, a defense that is not LeakGauge's own, and may have changed "
+            "the private examples before"
+        )
+    return None
+
+
+def of_the_trained(defense: Defense | None, found: Reconstruction) -> Reconstruction:
+    """Return the reconstruction, at most converged if the defense may have changed the private examples."""
+    reason = unproven_under(defense) if found.status is Status.CERTIFIED else None
+    if reason is None:
         return found
-    reason = (
-        "proven is what was trained on, and the defense had changed the private examples before"
-    )
     return lowered(found, Status.CONVERGED, f"not certified: {reason}")
 
 

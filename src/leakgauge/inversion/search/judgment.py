@@ -14,17 +14,14 @@ from leakgauge.core import (
     CERTIFIED_WITHIN,
     CONVERGED_WITHIN,
     AsGiven,
-    Attack,
     Diagnosis,
     Inapplicable,
-    LeakGaugeError,
     Observation,
     Reconstruction,
     Status,
     Tensors,
     space_of,
 )
-from leakgauge.core.attack import named_failures
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import FedSGD
 from leakgauge.federated.training.local_steps import interpolated
@@ -82,31 +79,6 @@ def status_of(
     if proven and residual <= CERTIFIED_WITHIN * faintest(observation, unit, targets):
         return Status.CERTIFIED
     return Status.CONVERGED
-
-
-def measured(
-    attack: Attack, observation: Observation, found: Reconstruction, *, moved: bool = False
-) -> Reconstruction:
-    """Return what a user's own attack found with its residual computed anew. A result of ours is returned as it is.
-
-    The residual is that of the inputs and targets that are returned, or None if they cannot be simulated. A note
-    says what the simulation raised. What the attack says of its residual counts for nothing.
-
-    Args:
-        moved: whether the inputs were changed since the attack returned them. Then ours is computed anew too.
-    """
-    if type(attack).__module__.startswith("leakgauge.") and not moved:
-        return found
-    # An attack that found nothing, or values that are not finite, has no batch to simulate.
-    if not bool(found.found.any()) or not bool(torch.isfinite(found.inputs).all()):
-        return replace(found, residual=None)
-    try:
-        # Targets of a user's attack may fail in a loss in any way that Python knows.
-        with named_failures(attack, "residual"):
-            return replace(found, residual=residual_of(observation, found))
-    except LeakGaugeError as error:
-        note = f"what was returned cannot be simulated: {error}"
-        return replace(found, residual=None, notes=(*found.notes, note))
 
 
 def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:

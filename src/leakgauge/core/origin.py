@@ -1,0 +1,77 @@
+"""Which classes and objects are this library's own, told by identity: a name alone proves nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+FOLDER = Path(__file__).resolve().parent.parent
+"""The folder of the package."""
+HEAP = 1 << 9
+"""The flag of a class that was made as Python ran."""
+NEUTRAL = sys.stdlib_module_names | {"builtins", "numpy", "torch"}
+"""Roots of modules whose objects are values of options, and no parts of an attack or a defense."""
+
+
+def is_our_class(kind: type) -> bool:
+    """Return whether a class is the one that a module in the package's folder holds under its qualified name."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return isinstance(file, str) and _is_inside(file) and _is_exported(kind)
+
+
+def is_ours(value: object) -> bool:
+    """Return whether an attack or a defense is the library's own, with all parts that it is composed of.
+
+    Networks, functions and values of Python, NumPy and torch are options, and no parts.
+    """
+    held = getattr(value, "__dict__", {})
+    return is_our_object(value) and all(map(_is_option_or_ours, held.values()))
+
+
+def is_our_object(value: object) -> bool:
+    """Return whether an object acts as a class of ours says, whatever it is composed of.
+
+    One that hides a method of its class behind an attribute does not.
+    """
+    kind = type(value)
+    if not is_our_class(kind):
+        return False
+    names = {f.name for f in fields(value)} if is_dataclass(value) else set[str]()
+    held = set(getattr(value, "__dict__", {})) - names
+    return not any(callable(getattr(kind, name, None)) for name in held)
+
+
+def _is_option_or_ours(value: object) -> bool:
+    if isinstance(value, nn.Module):
+        return True
+    kind = type(value)
+    written_in_c = not kind.__flags__ & HEAP
+    if written_in_c or (kind.__module__.partition(".")[0] in NEUTRAL and _is_exported(kind)):
+        return all(map(_is_option_or_ours, _items(value)))
+    return is_ours(value)
+
+
+@cache
+def _is_inside(file: str) -> bool:
+    return Path(file).resolve().is_relative_to(FOLDER)
+
+
+def _is_exported(kind: type) -> bool:
+    """Return whether the module that a class names holds it under its qualified name."""
+    held: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        held = getattr(held, "__dict__", {}).get(name)
+    return held is kind
+
+
+def _items(value: object) -> Iterable[object]:
+    """Return what a container holds."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list | tuple | set | frozenset) else ()
