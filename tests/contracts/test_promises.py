@@ -124,7 +124,7 @@ LIES = [lie, stopping, overwriting, exchanging, replacing, emptying, stubborn, u
 
 def case(attack: Any, **changes: Any) -> lg.Case:
     batch = images(8)
-    data = lg.Dataset("images", batch.inputs, batch.targets, lg.ImageDomain(1, 8, 8), 10)
+    data = lg.Dataset("images", batch.inputs, batch.targets, lg.ImageDomain(1, 8, 8), 4)
     return lg.Case(name="case", data=data, model=mlp(), attacks=[attack], **changes)
 
 
@@ -331,7 +331,7 @@ def test_an_invented_faint_example_is_not_certified() -> None:
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():
         last.bias[0] = 16.0
-    data = lg.Dataset("two", batch.inputs, batch.targets, lg.ImageDomain(1, 8, 8), 10)
+    data = lg.Dataset("two", batch.inputs, batch.targets, lg.ImageDomain(1, 8, 8), 4)
     wrong = batch.inputs.clone()
     wrong[0] = 1 - wrong[0]
 
@@ -349,9 +349,9 @@ def test_invented_soft_targets_are_not_certified() -> None:
     """A linear layer without bias: a scaled image with other targets gives the same gradient."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False))
 
-    def scaled(observation: lg.Observation, progress: Any, size: float = 3.0) -> Any:
+    def scaled(observation: lg.Observation, progress: Any, size: float = 1.0) -> Any:
         (slope,) = observation.update.tensors.values()
         image = torch.linalg.svd(slope.double()).Vh[0]
         image = image * image.sum().sign() / image.abs().max() * size
@@ -362,12 +362,14 @@ def test_invented_soft_targets_are_not_certified() -> None:
         return lie(observation, inputs=inputs, targets=probabilities - part.float()[None])
 
     batch = images(8)
-    data = lg.Dataset("images", batch.inputs, batch.targets, lg.ImageDomain(1, 8, 8), 10)
+    # Half as bright, so that a brighter image is valid too.
+    data = lg.Dataset("images", batch.inputs / 2, batch.targets, lg.ImageDomain(1, 8, 8), 4)
     for attack in (Mine(scaled), lg.attacks.Auto(attacks=(Mine(scaled),))):
         made = lg.Case(name="c", data=data, model=model, attacks=[attack])
         (cell,) = lg.audit(made).cells
-        assert cell.residual is not None
-        assert cell.status != "certified"
+        assert cell.residual < 1e-4
+        assert cell.status == "converged"
+        assert "its targets are free numbers" in cell.message
 
 
 def test_an_honest_attack_of_a_user_s_own_is_certified() -> None:
