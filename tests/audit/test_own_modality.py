@@ -73,6 +73,8 @@ KNOWN: dict[str, dict[str, Any]] = {
     "metrics that raise": {"metrics": fails},
     "a margin of text": {"rule": rule(margin="x")},
     "a rule of text": {"rule": "rule"},
+    "metrics in a list": {"metrics": lambda self, domain, decoys: ["error"]},
+    "a metric that is no function": {"metrics": lambda self, domain, decoys: {"error": 3}},
     "a kind that is no text": {"kind": 3},
 }
 
@@ -85,6 +87,7 @@ def test_what_can_be_known_is_refused_before_anything_runs(
         audited(tmp_path, **changes)
     assert "\n" not in str(error.value)
     assert "errors.pydantic.dev" not in str(error.value)
+    assert "AttributeError: 'str'" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from leakgauge.core import DataError, Domain
-from leakgauge.core.kinds import found
+from leakgauge.core.kinds import admits, found
 from leakgauge.metrics.leak import LeakRule
 from leakgauge.modalities.lookup import modality_of
 from leakgauge.records import Headline
@@ -25,6 +26,13 @@ def check_modality(domain: Domain, examples: Tensor) -> None:
     # With a decoy, as some metrics are measured among decoys alone.
     measured = modality.metrics(domain, examples[:1])
     where = f"domain {domain.kind!r}"
+    if not admits(Mapping[str, Callable[..., Any]], measured):
+        raise DataError(
+            f"{where}, metrics",
+            expected="a dictionary of functions by their names",
+            found=found(measured),
+            remedy=f"correct {type(modality).__name__}.metrics",
+        )
     headline: object = getattr(modality, "headline", None)
     if not isinstance(headline, Headline):
         raise DataError(
@@ -40,6 +48,14 @@ def check_modality(domain: Domain, examples: Tensor) -> None:
             expected="better='higher' for decibels, which count how close a copy is",
             found="better='lower'",
             remedy="use format='number' and name the unit in title and unit",
+        )
+    rule: object = modality.rule
+    if rule is not None and not isinstance(rule, LeakRule):
+        raise DataError(
+            f"{where}, rule",
+            expected="a leakgauge.metrics.leak.LeakRule, or None",
+            found=found(rule),
+            remedy=f"set it in {type(modality).__name__}",
         )
     if modality.rule is not None:
         _check_rule(f"{where}, rule {modality.rule.name!r}", modality.rule, headline, measured)
