@@ -61,6 +61,16 @@ def test_the_longest_run_is_planned(observe: Observe, monkeypatch: pytest.Monkey
     assert plan.run(lg.Seeds(0)).cost.evaluations == plan.evaluations - 1
 
 
+def test_an_ordinary_run_is_expected(observe: Observe) -> None:
+    """An audit estimates its time from two rounds, not from the longest run."""
+    plan = planned(LinearLayer(), observe(mlp(), images(3)))
+    spent = plan.run(lg.Seeds(0)).cost.evaluations
+    assert spent <= plan.usual + 4
+    assert plan.usual < plan.evaluations
+    auto = planned(lg.attacks.Auto(attacks=(LinearLayer(),)), observe(mlp(), images(3)))
+    assert auto.usual == plan.usual
+
+
 def test_the_gradient_is_the_outer_product(observe: Observe) -> None:
     observation = observe(mlp(), images(1))
     weight = observation.update.tensors["1.weight"]

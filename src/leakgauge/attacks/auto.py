@@ -242,6 +242,7 @@ class Auto(BaseAttack):
             return Inapplicable("; ".join(refusals))
         return Plan(
             evaluations=sum(one.plan.evaluations for one in able),
+            expected=sum(one.plan.usual for one in able),
             search=partial(_search, observation, able, refusals),
         )
 

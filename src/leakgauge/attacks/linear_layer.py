@@ -73,7 +73,9 @@ class LinearLayer(BaseAttack):
             return found.contribution
         seen = mean_network(observation)
         search = partial(_search, seen, found, label_rule(seen))
-        return Plan(evaluations=most_evaluations(observation.batch_size, found), search=search)
+        most = most_evaluations(observation.batch_size, found)
+        usual = 1 + 2 * (observation.classes or 0)
+        return Plan(evaluations=most, search=search, expected=min(most, usual))
 
 
 def most_evaluations(batch: int, entry: LinearEntry) -> int:

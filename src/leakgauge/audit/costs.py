@@ -130,11 +130,11 @@ def undefended_seconds(cell: Cell, seed: int) -> float:
 
 
 def evaluations(attack: Attack, observation: Observation, defense: Defense | None) -> int:
-    """Return the largest number of simulated updates of a run; 0 if the attack cannot run at all."""
+    """Return the simulated updates of an ordinary run; 0 if the attack cannot run at all."""
     if not observation.has_signal:
         return 0
     plan = planned(attack, observation, defense)
-    return 0 if isinstance(plan, Inapplicable) else plan.evaluations
+    return 0 if isinstance(plan, Inapplicable) else plan.usual
 
 
 def step_seconds(observation: Observation, targets: torch.Tensor) -> float:

@@ -141,6 +141,7 @@ class BaseAttack(ABC):
         message = "there was no reconstruction yet"
         return Plan(
             evaluations=plan.evaluations,
+            expected=plan.expected,
             search=search,
             nothing=lambda: nothing_found(observation, Status.UNCONVERGED, message),
         )

@@ -58,6 +58,7 @@ class Plan:
         search: the search itself. An attack that contains another one calls its `search`, so that StopAttack
             ends them both.
         nothing: the reconstruction of a run that is stopped before it has one.
+        expected: evaluations of an ordinary run, from which an audit estimates its time. None: the largest number.
 
     Raises:
         AttackError: a field is of another kind or out of range.
@@ -66,9 +67,15 @@ class Plan:
     evaluations: Evaluations
     search: Search
     nothing: Callable[[], Reconstruction] | None = None
+    expected: Evaluations | None = None
 
     def __post_init__(self) -> None:
         check_made(self)
+
+    @property
+    def usual(self) -> Evaluations:
+        """Return the evaluations of an ordinary run."""
+        return self.evaluations if self.expected is None else self.expected
 
     def run(self, seeds: Seeds, progress: Progress = silent) -> Reconstruction:
         """Return a reconstruction of the batch: the best so far if `progress` raises StopAttack.
