@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Seeds, Tensors, copied
+from leakgauge.core.origin import is_our_class
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.clients.client import Batch, Client, fitting
 from leakgauge.federated.isolation.layouts import bits_of, dense_parts, is_narrow
@@ -65,7 +66,7 @@ class Steadiness(Summarized):
 
 def evaluated(client: Client, model: nn.Module, batch: Batch) -> Tensors:
     """Return one update of `model`, at seeds of its own for every generator of torch."""
-    ours = type(client.training).__module__.startswith("leakgauge.")
+    ours = is_our_class(type(client.training))
     training = FedSGD() if ours else client.training
     count = min(PROBED, len(batch)) if ours else len(batch)
     inputs, targets = batch.inputs[:count], batch.targets[:count]

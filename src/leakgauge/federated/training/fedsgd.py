@@ -21,6 +21,7 @@ from leakgauge.core import (
     UpdateKind,
     trainable,
 )
+from leakgauge.core.origin import is_our_class
 from leakgauge.federated.isolation.untouched import untouched, value_of
 
 
@@ -93,7 +94,7 @@ def local_update(
     inputs (B, *shape), targets (B,) or (B, K).
     """
     # Training of this library runs the model through `stateless` alone.
-    ours = type(training).__module__.startswith("leakgauge.")
+    ours = is_our_class(type(training))
     if ours:
         return training(model, loss, inputs, targets, create_graph=create_graph)
     with untouched(model, loss, training):
