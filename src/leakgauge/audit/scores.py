@@ -36,7 +36,9 @@ def score(
     truth = modality.coordinates(domain, batch.inputs)
     found = modality.in_range(domain, guess.inputs[order])
     values = {
-        name: checked(name, metric(truth, found), len(truth)) for name, metric in chosen.items()
+        # A user's own metric may write to what it is given. The next one must not see that.
+        name: checked(name, metric(truth.clone(), found.clone()), len(truth))
+        for name, metric in chosen.items()
     }
     label: list[float] | None = None
     classes = batch.targets.ndim == 1 and not batch.targets.is_floating_point()
