@@ -319,7 +319,7 @@ class TestAuto:
         few = attacks.InvertingGradients(steps=2)
         auto = attacks.Auto(attacks=(attacks.Entry(attack=few), attacks.Entry(attack=Own())))
         found = auto(seen, seeds=lg.Seeds(0))
-        assert found.notes[0].startswith("chosen by residual: <")
+        assert found.notes[0].startswith("chosen by residual: Own()")
         assert found.residual is not None
         assert found.residual < few(seen, seeds=lg.Seeds(0)).residual
 

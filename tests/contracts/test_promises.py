@@ -14,7 +14,7 @@ from conftest import client, images, mlp
 from torch import nn
 
 import leakgauge as lg
-from leakgauge.attacks.auto import Entry
+from leakgauge.attacks.entries import Entry
 from leakgauge.core import StopAttack
 from leakgauge.core.origin import is_our_class, is_ours
 from leakgauge.defenses.base import Undefended

@@ -2,9 +2,6 @@
 
 from leakgauge.attacks.april import April, AprilMatching
 from leakgauge.attacks.auto import Auto
-from leakgauge.attacks.auto import Entry as Entry
-from leakgauge.attacks.auto import HasCurvature as HasCurvature
-from leakgauge.attacks.auto import HasReLU as HasReLU
 from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.bayes_optimal import BayesOptimal
 from leakgauge.attacks.cocktail_party import CocktailParty
@@ -13,6 +10,9 @@ from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.deep_image_prior import DeepImagePrior
 from leakgauge.attacks.dlg import DLG
 from leakgauge.attacks.dropout_inversion import DropoutInversion
+from leakgauge.attacks.entries import Entry as Entry
+from leakgauge.attacks.entries import HasCurvature as HasCurvature
+from leakgauge.attacks.entries import HasReLU as HasReLU
 from leakgauge.attacks.feature_inversion import FeatureInversion
 from leakgauge.attacks.grad_inversion import GradInversion
 from leakgauge.attacks.gradvit import GradViT

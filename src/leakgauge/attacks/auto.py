@@ -14,6 +14,7 @@ from leakgauge.attacks.balanced_dlg import BalancedDLG
 from leakgauge.attacks.cocktail_party import CocktailParty
 from leakgauge.attacks.corrected_surrogate import CorrectedSurrogate
 from leakgauge.attacks.dropout_inversion import DropoutInversion
+from leakgauge.attacks.entries import Entry, HasCurvature, HasReLU
 from leakgauge.attacks.idlg import IDLG
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.linear_layer import LinearLayer
@@ -47,12 +48,10 @@ from leakgauge.core import (
 from leakgauge.core.attack import named_failures
 from leakgauge.core.configuration import configuration_of
 from leakgauge.core.lines import said
-from leakgauge.core.origin import is_our_class, is_our_object, is_ours
+from leakgauge.core.origin import is_our_object, is_ours
 from leakgauge.core.progress import no_objective
-from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import steady
-from leakgauge.inversion.search.claims import judged, lent, plan_of, sound
-from leakgauge.inversion.simulation.smoothing import bends
+from leakgauge.inversion.search.claims import judged, lent, sound
 
 EXACT = 1e-5
 """Residual at which what is left of a float32 update is rounding: no residual chooses below it."""
@@ -60,74 +59,6 @@ FAILURES = (AttackError, ModelError, ProbeError)
 """What ends one attack on a user's model, and must not end the others."""
 SMALL = 100_000
 """Most parameters of a network that second order is tried on by default: its matrices grow with them."""
-
-Guard = Callable[[Observation], str | None]
-"""Return why `Auto` leaves an attack out although it can run, or None if it runs it. Its repr is in records."""
-
-
-@dataclass(frozen=True)
-class HasReLU:
-    """Leave an attack out unless the model runs a ReLU."""
-
-    def __call__(self, observation: Observation) -> str | None:
-        return None if bends(observation) else "no ReLU to smooth"
-
-
-@dataclass(frozen=True)
-class HasCurvature:
-    """Leave an attack out if the model runs a ReLU, whose second derivative is zero almost everywhere."""
-
-    def __call__(self, observation: Observation) -> str | None:
-        if bends(observation):
-            return "L-BFGS needs curvature, which ReLU has not: name it to run it"
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One attack that `Auto` may run, and when it does so.
-
-    Args:
-        attack: ours or a user's own.
-        most_parameters: size of the largest network on which it is tried. None: any.
-        guards: reasons to leave it out although it can run.
-    """
-
-    attack: Attack
-    most_parameters: Count | None = None
-    guards: tuple[Guard, ...] = ()
-
-    def plan(self, observation: Observation) -> tuple[Attack, Plan | Inapplicable]:
-        """Return the attack as it suits the observation, with its plan or the reason why it is left out.
-
-        An attack that cannot read an update of several local steps is taken as if it were of one gradient.
-
-        Raises:
-            AttackError, ModelError, ProbeError: the check failed on the model or the loss.
-        """
-        missing = sorted(self.attack.requires - observation.knowledge.granted())
-        if missing:
-            return self.attack, Inapplicable(f"needs {', '.join(missing)}")
-        size = observation.update.size
-        if self.most_parameters is not None and size > self.most_parameters:
-            reason = (
-                f"{size} parameters > {self.most_parameters} for second order: name it to run it"
-            )
-            return self.attack, Inapplicable(reason)
-        attack, plan = self.attack, plan_of(self.attack, observation)
-        several = observation.training.kind != "gradient"
-        if isinstance(plan, Inapplicable) and several and not isinstance(attack, OneGradient):
-            attack = OneGradient(attack=attack)
-            plan = plan_of(attack, observation)
-        if isinstance(plan, Inapplicable):
-            return attack, plan
-        for guard in self.guards:
-            known = is_our_class(type(guard))
-            left_out = guard(observation if known else lent(observation))
-            if left_out is not None:
-                return attack, Inapplicable(left_out)
-        return attack, plan
-
 
 DEFAULT: tuple[Entry, ...] = (
     Entry(attack=LinearLayer()),
