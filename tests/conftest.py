@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
+
+# torch's compiler loads setuptools, which refuses a process that loaded Python's own distutils before it.
+with suppress(ImportError):
+    import setuptools  # noqa: F401
 
 # `make exact` sets both: tests of exact attacks must pass whatever the rounding.
 torch.set_num_threads(int(os.environ.get("LEAKGAUGE_TEST_THREADS", "1")))

@@ -209,7 +209,7 @@ def test_sigterm_keeps_what_is_finished_and_writes_the_report(here: Path) -> Non
         _, told = process.communicate(timeout=LIMIT)
     assert process.returncode == 143
     assert "Traceback" not in told
-    assert "1 records, was kept" in told
+    assert "1 record, was kept" in told
     waited(lambda: gone(worker), "the end of the worker")
     first, quick, last = records(here / "run")
     assert (first["planned"], quick["index"], quick["attack"]["name"]) == (2, 1, "quick")
