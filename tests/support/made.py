@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from leakgauge.metrics.leak import IMAGE_RULE, TABLE_RULE, LeakRule
+from leakgauge.modalities.image import ImageModality
+from leakgauge.modalities.table import TableModality
 from leakgauge.records import (
     Cell,
     Claim,
@@ -12,7 +14,6 @@ from leakgauge.records import (
     Defense,
     End,
     Header,
-    Headline,
     Record,
     Rule,
     Training,
@@ -20,26 +21,7 @@ from leakgauge.records import (
     record_of,
 )
 
-DECIBELS = Headline(
-    metric="psnr",
-    heading="PSNR",
-    title="PSNR, dB",
-    unit="dB",
-    format="decibels",
-    better="higher",
-    reads="rebuilt at {score}",
-    reads_exactly="rebuilt exactly",
-)
-SHARE = Headline(
-    metric="columns_read",
-    heading="columns",
-    title="columns read",
-    unit="columns read",
-    format="percent",
-    better="higher",
-    reads="{score} of a row's columns read",
-    reads_exactly="all of a row's columns read",
-)
+DECIBELS, SHARE = ImageModality.headline, TableModality.headline
 COLUMNS = (
     Column(name="age", unit="years", low=0, high=120, decimals=0, tolerance=1.2),
     Column(name="glucose", unit="mmol/L", low=2, high=30, decimals=1, tolerance=0.28),

@@ -18,7 +18,6 @@ from leakgauge.core import (
     Seeds,
     Status,
     nearest_examples,
-    within,
 )
 from leakgauge.core.verdicts import nothing_found, of_the_trained, steady
 from leakgauge.inversion.search.claims import judged, plan_of, sound
@@ -77,7 +76,7 @@ def attempt(
         return nothing_found(observation, Status.INAPPLICABLE, plan.reason)
     clock = time.perf_counter()
     with seeds.alone("attack"):
-        found = sound(attack, plan.run(seeds, within(progress, 0.0, 1.0)), observation, count)
+        found = sound(attack, plan.run(seeds, progress), observation, count)
         found = replace(found, cost=replace(found.cost, seconds=time.perf_counter() - clock))
         found = rounded(attack, observation, found, count)
     return of_the_trained(defense, found)

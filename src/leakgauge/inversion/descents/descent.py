@@ -99,12 +99,10 @@ def over(value: float, setting: Setting) -> bool:
     return not math.isfinite(value) or value <= setting.tolerance
 
 
-@dataclass(frozen=True, kw_only=True)
-class SignedAdam:
-    """Adam on the sign of the gradient, the rate cut tenfold at 3/8, 5/8 and 7/8 of the steps (Geiping et al. 2020)."""
+class FixedSteps:
+    """Base of descents that evaluate the objective once in each of `steps` steps, on any observation."""
 
-    steps: int = 24_000
-    lr: float = 0.1
+    steps: int
 
     @property
     def evaluations(self) -> int:
@@ -116,6 +114,14 @@ class SignedAdam:
 
     def inapplicable(self, observation: Observation) -> str | None:
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignedAdam(FixedSteps):
+    """Adam on the sign of the gradient, the rate cut tenfold at 3/8, 5/8 and 7/8 of the steps (Geiping et al. 2020)."""
+
+    steps: int = 24_000
+    lr: float = 0.1
 
     def run(self, start: Variables, setting: Setting) -> Run:
         variables = [v.detach().clone().requires_grad_() for v in start]

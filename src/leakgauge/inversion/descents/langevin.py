@@ -14,30 +14,18 @@ from dataclasses import dataclass
 
 import torch
 
-from leakgauge.core import Observation
-from leakgauge.inversion.descents.descent import Ending, Request, Run, Setting, over
+from leakgauge.inversion.descents.descent import Ending, FixedSteps, Request, Run, Setting, over
 from leakgauge.inversion.evaluation.problem import Variables
 
 
 @dataclass(frozen=True, kw_only=True)
-class LangevinAdam:
+class LangevinAdam(FixedSteps):
     """Adam on the gradient as it is; `noise` is the standard deviation of what is added, in units of the rate."""
 
     steps: int = 20_000
     lr: float = 0.1
     warmup: int = 50
     noise: float = 0.2
-
-    @property
-    def evaluations(self) -> int:
-        return self.steps
-
-    @property
-    def bound(self) -> int:
-        return self.steps
-
-    def inapplicable(self, observation: Observation) -> str | None:
-        return None
 
     def rate(self, step: int) -> float:
         """The rate of step 0 ... steps - 1."""

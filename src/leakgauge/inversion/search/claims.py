@@ -28,8 +28,6 @@ from leakgauge.core.reconstruction import Cost, Snapshot
 from leakgauge.core.verdicts import bounded, lowered, no_signal
 from leakgauge.inversion.search.judgment import residual_of, status_of
 
-CLAIMS = (Status.CERTIFIED, Status.CONVERGED)
-"""Statuses that promise a match."""
 LISTS = ("objectives", "course", "notes")
 """Fields of a reconstruction that hold several values each."""
 
@@ -92,11 +90,8 @@ def judged(
         moved: whether the inputs were changed since the attack returned them. Then ours is simulated anew too.
     """
     if trusted(attack):
-        found = (
-            _simulated(attack, observation, found, whole=bool(found.found.any()))
-            if moved
-            else found
-        )
+        if moved:
+            found = _simulated(attack, observation, found, whole=bool(found.found.any()))
         return bounded(found)
     # More guesses than examples match an update more easily.
     whole = bool(found.found.all()) and len(found.inputs) == count
