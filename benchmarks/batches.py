@@ -58,7 +58,7 @@ def run(job: Job) -> common.Row:
     guess = METHODS[job.method](seen, seeds=lg.Seeds(seed))
     truth = data.domain.to_unit(batch.inputs)
     course = []
-    for snapshot in guess.course:
+    for snapshot in guess.trajectory:
         unit = data.domain.to_unit(snapshot.inputs).clamp(0, 1)
         order = lg.metrics.assign(truth, unit)
         mean = float(lg.metrics.psnr(truth, unit[order]).mean())

@@ -40,7 +40,7 @@ BARE = GradInversion(
     lr=0.2,
     warmup=20,
     noise=0.0,
-    trials=3,
+    restarts=3,
     distance="cosine",
     gradient=1.0,
     tv=0.0,
@@ -110,7 +110,7 @@ def attack_of(job: Job, given: Options) -> lg.BaseAttack:
     if not isinstance(attack, GradInversion):
         return attack
     if given.quick:
-        return replace(attack, steps=6, trials=2, every=2)
+        return replace(attack, steps=6, restarts=2, every=2)
     return replace(attack, steps=STEPS[job.network])
 
 

@@ -35,7 +35,7 @@ GRADIENT = GradViT(
     steps=200,
     lr=0.1,
     warmup=20,
-    trials=1,
+    restarts=1,
     distance="relative",
     coordinates="cosines",
     tv=0.0,
@@ -52,13 +52,13 @@ IMAGE = replace(GRADIENT, tv=5.0, l2=0.01, batchnorm=5.0)
 BOTH = replace(IMAGE, patch_prior=1.0)
 RECIPES: dict[str, GradViT] = {
     "norms, pixels": replace(
-        GradViT(steps=200, warmup=20, trials=1, group="none", patch=PATCH), start=0.25
+        GradViT(steps=200, warmup=20, restarts=1, group="none", patch=PATCH), start=0.25
     ),
     "gradient": GRADIENT,
     "+ patch prior": replace(GRADIENT, patch_prior=1.0),
     "+ image prior": IMAGE,
     "+ both": BOTH,
-    "+ registered group": replace(BOTH, group="registered", trials=3, consistency=10.0),
+    "+ registered group": replace(BOTH, group="registered", restarts=3, consistency=10.0),
 }
 RIVALS: dict[str, lg.BaseAttack] = {
     "gradient": GRADIENT,

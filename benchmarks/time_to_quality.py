@@ -52,7 +52,7 @@ def run(job: Job) -> common.Row:
     truth = data.domain.to_unit(batch.inputs)
     course = [
         (s.evaluations, s.seconds, float(lg.metrics.psnr(truth, data.domain.to_unit(s.inputs))[0]))
-        for s in guess.course
+        for s in guess.trajectory
     ]
     reached = {}
     for level in LEVELS:

@@ -86,10 +86,10 @@ def run(job: Job) -> common.Row:
     with steps[0], steps[1], own:
         guess = attack(seen, seeds=lg.Seeds(seed))
     truth = data.domain.to_unit(batch.inputs)
-    clamped = [data.domain.to_unit(s.inputs).clamp(0, 1) for s in guess.course]
+    clamped = [data.domain.to_unit(s.inputs).clamp(0, 1) for s in guess.trajectory]
     course = [
         (s.evaluations, s.seconds, float(lg.metrics.psnr(truth, unit)[0]))
-        for s, unit in zip(guess.course, clamped, strict=True)
+        for s, unit in zip(guess.trajectory, clamped, strict=True)
     ]
     return {
         "model": job.model,

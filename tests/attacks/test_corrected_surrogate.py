@@ -33,7 +33,7 @@ def test_it_explains_what_no_single_gradient_does(observe: Observe) -> None:
 def test_without_the_order_it_explains_more_than_one_gradient(observe: Observe) -> None:
     seen = observe(sigmoid_cnn(), images(2), training=STEPS, labels=True)
     guess = attacks.CorrectedSurrogate(attack=CHEAP, stages=5)(seen, seeds=lg.Seeds(0))
-    misfits = [snapshot.objective for snapshot in guess.course]
+    misfits = [snapshot.objective for snapshot in guess.trajectory]
     assert min(misfits) < 0.6 * misfits[0]
 
 
@@ -62,12 +62,12 @@ def test_orders_are_averaged_only_where_they_matter_and_are_not_known(observe: O
         assert attack.asked(seen, training) == count
 
 
-def test_the_guess_of_the_best_stage_is_returned_with_the_course(observe: Observe) -> None:
+def test_the_guess_of_the_best_stage_is_returned_with_the_trajectory(observe: Observe) -> None:
     seen = observe(sigmoid_cnn(), images(2), training=STEPS, labels=True, order=True)
     attack = attacks.CorrectedSurrogate(attack=CHEAP, stages=5)
     guess = attack(seen, seeds=lg.Seeds(0))
-    assert len(guess.course) == 5
-    best = min(guess.course, key=lambda snapshot: snapshot.objective)
+    assert len(guess.trajectory) == 5
+    best = min(guess.trajectory, key=lambda snapshot: snapshot.objective)
     assert torch.equal(best.inputs, guess.inputs)
     assert guess.residual == pytest.approx(best.objective, rel=1e-4)
     assert guess.cost.evaluations <= planned(attack, seen).evaluations

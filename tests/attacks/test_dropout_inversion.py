@@ -232,7 +232,7 @@ class TestAttack:
         guess = attacks.DropoutInversion(attack=SECOND, weight=0.0)(seen, seeds=lg.Seeds(0))
         assert psnr(batch.inputs, guess.inputs).min() > 60
         assert guess.inputs.shape == batch.inputs.shape
-        assert guess.course[0].inputs.shape == batch.inputs.shape
+        assert guess.trajectory[0].inputs.shape == batch.inputs.shape
 
     def test_signed_adam_keeps_masks_in_their_range(self, observe: Observe) -> None:
         seen = observe(dropping(), images(1), labels=True)

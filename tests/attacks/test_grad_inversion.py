@@ -127,9 +127,9 @@ class TestConsensus:
 
     def test_registered_mean_is_sharper_than_the_plain_one(self) -> None:
         truth = lg.data.photos().inputs[:4]
-        trials = torch.stack([truth.roll(s, dims=-1) for s in (-1, 1)])
+        restarts = torch.stack([truth.roll(s, dims=-1) for s in (-1, 1)])
         inner = (..., slice(3, -3), slice(3, -3))
-        errors = [(mean(trials) - truth)[inner].square().mean() for mean in (registered, lazy)]
+        errors = [(mean(restarts) - truth)[inner].square().mean() for mean in (registered, lazy)]
         assert errors[0] < 0.8 * errors[1]
 
     def test_one_image_is_its_own_registration(self) -> None:
@@ -159,7 +159,7 @@ class TestGroup:
             parametrization=inversion.Direct(center=0.5, spread=0.25, box=True),
             labels=inversion.Known(),
             descent=LangevinAdam(steps=30, warmup=2),
-            trials=3,
+            restarts=3,
             group=Consensus(weight=weight, mean=lazy, start=0.2, every=5),
             **options,  # type: ignore[arg-type]
         )
@@ -168,7 +168,7 @@ class TestGroup:
         stacked = torch.stack(found)
         return float((stacked - stacked.mean(0)).square().mean())
 
-    def test_trials_end_nearer_to_each_other(
+    def test_restarts_end_nearer_to_each_other(
         self, observe: Observe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         observation = observe(mlp(), images(2), labels=True)
@@ -177,9 +177,9 @@ class TestGroup:
             ends: list[Tensor] = []
             settle = running.settle
 
-            def keep(trials, live, group, settle=settle, ends=ends):  # type: ignore[no-untyped-def]
-                said = settle(trials, live, group)
-                ends.extend(trial.guess()[0] for trial in trials)
+            def keep(restarts, live, group, settle=settle, ends=ends):  # type: ignore[no-untyped-def]
+                said = settle(restarts, live, group)
+                ends.extend(restart.guess()[0] for restart in restarts)
                 return said
 
             with monkeypatch.context() as patch:
@@ -210,17 +210,17 @@ class TestGroup:
                     return together(problem, fixed, count), ""
                 return Loop(DoubleBackward(problem), fixed), ""
 
-            monkeypatch.setattr(running, "choose_trials", choose)
+            monkeypatch.setattr(running, "choose_restarts", choose)
             matching = replace(self.matching(1.0), descent=LangevinAdam(steps=12, warmup=2))
             found.append(matching(observation, seeds=lg.Seeds(0)))
         assert torch.allclose(found[0].inputs, found[1].inputs, atol=1e-2)
         assert found[0].objectives == pytest.approx(found[1].objectives, rel=1e-2)
 
     def test_the_objective_alone_chooses(self, observe: Observe) -> None:
-        """Trials or their consensus: what is returned has the least objective, the pull left out."""
+        """Restarts or their consensus: what is returned has the least objective, the pull left out."""
         observation = observe(mlp(), images(2), labels=True)
         guess = self.matching(30.0)(observation, seeds=lg.Seeds(0))
-        assert guess.objectives[guess.trial] == min(guess.objectives)
+        assert guess.objectives[guess.restart] == min(guess.objectives)
         labels = observation.knowledge.labels
         assert labels is not None
         model, parameters = observation.model, list(observation.model.parameters())
@@ -228,13 +228,13 @@ class TestGroup:
         g = torch.cat([t.flatten() for t in torch.autograd.grad(loss, parameters)])
         seen = torch.cat([t.flatten() for t in observation.update.tensors.values()])
         cosine = 1 - float(g @ seen / (g.norm() * seen.norm()))
-        assert guess.objectives[guess.trial] == pytest.approx(cosine, rel=1e-3)
-        assert any(note.startswith("group: of 3 trials") for note in guess.notes)
+        assert guess.objectives[guess.restart] == pytest.approx(cosine, rel=1e-3)
+        assert any(note.startswith("group: of 3 restarts") for note in guess.notes)
 
     def test_with_halving_the_dropped_are_scored_alike(self, observe: Observe) -> None:
         observation = observe(mlp(), images(2), labels=True)
         guess = self.matching(1.0, halving=True)(observation, seeds=lg.Seeds(0))
-        assert guess.objectives[guess.trial] == min(guess.objectives)
+        assert guess.objectives[guess.restart] == min(guess.objectives)
         assert len(guess.objectives) == 3
 
 
@@ -275,7 +275,7 @@ class TestRecipe:
 
     def test_labels_are_read_by_the_papers_rule(self, observe: Observe) -> None:
         batch = lg.Batch(smooth(3).inputs, torch.tensor([3, 0, 2]))
-        attack = GradInversion(steps=2, trials=1)
+        attack = GradInversion(steps=2, restarts=1)
         guess = attack(observe(normalized(), batch), seeds=lg.Seeds(0))
         assert guess.targets is not None
         assert sorted(guess.targets.tolist()) == [0, 2, 3]
@@ -296,7 +296,7 @@ class TestRecipe:
         batch = smooth(4)
         observation = observe(normalized(), batch, labels=True)
         bare = GradInversion(
-            steps=60, warmup=5, trials=2, distance="cosine", gradient=1, group="none",
+            steps=60, warmup=5, restarts=2, distance="cosine", gradient=1, group="none",
             tv=0, l2=0, batchnorm=0, lr=0.3,
         )  # fmt: skip
         whole = replace(

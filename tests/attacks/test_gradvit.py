@@ -157,7 +157,9 @@ class TestSchedule:
 
     def test_the_update_is_matched(self, observe: Observe) -> None:
         observation = observe(transformer(), images(1), labels=True)
-        attack = GradViT(steps=200, trials=1, group="none", tv=0, l2=0, patch_prior=0, reduced=1.0)
+        attack = GradViT(
+            steps=200, restarts=1, group="none", tv=0, l2=0, patch_prior=0, reduced=1.0
+        )
         guess = attack(observation, seeds=lg.Seeds(0))
         assert guess.residual is not None
         assert guess.residual < 0.05
@@ -165,7 +167,7 @@ class TestSchedule:
     def test_the_patch_prior_takes_blocks_away(self, observe: Observe) -> None:
         observation = observe(transformer(patch=4), images(2), labels=True)
         bare = GradViT(
-            steps=60, lr=0.3, trials=1, group="none", tv=0, l2=0, patch_prior=0, start=0.2
+            steps=60, lr=0.3, restarts=1, group="none", tv=0, l2=0, patch_prior=0, start=0.2
         )
         found = [
             blockiness(attack(observation, seeds=lg.Seeds(0)).inputs, patch=4).mean()
@@ -176,7 +178,12 @@ class TestSchedule:
     def test_over_cosines_the_range_is_a_term(self, observe: Observe) -> None:
         observation = observe(transformer(), images(1), labels=True)
         attack = GradViT(
-            steps=100, trials=1, group="none", distance="relative", coordinates="cosines", start=0.9
+            steps=100,
+            restarts=1,
+            group="none",
+            distance="relative",
+            coordinates="cosines",
+            start=0.9,
         )
         assert "InRange" in repr(attack.terms(observation))
         matching = attack.matching(observation, inversion.Known())
@@ -198,7 +205,7 @@ class TestFusedAttention:
         attack = {
             "SecondOrder": lg.attacks.SecondOrder(warm=1, iterations=3, stages=1),
             "InvertingGradients": lg.attacks.InvertingGradients(steps=60, tv=0),
-            "GradViT": GradViT(steps=60, trials=2, every=5),
+            "GradViT": GradViT(steps=60, restarts=2, every=5),
         }[name]
         guess = attack(observe(fused(), batch, labels=True), seeds=lg.Seeds(0))
         assert attention.NOTE in guess.notes
@@ -264,7 +271,7 @@ class TestHuggingFace:
         assert patch_size(model, 1) == 2
         batch = lg.Batch(images(1).inputs, torch.tensor([3]))
         observation = observe(model, batch, labels=True)
-        few = GradViT(steps=6, trials=2, every=2)
+        few = GradViT(steps=6, restarts=2, every=2)
         assert few(observation, seeds=lg.Seeds(0)).residual is not None
         guess = lg.attacks.April(equations="embedding")(observation, seeds=lg.Seeds(0))
         assert guess.status is lg.Status.CERTIFIED
@@ -273,7 +280,7 @@ class TestHuggingFace:
     def test_fused_attention_too(self, observe: Observe) -> None:
         model = self.build("vit")
         model.network.set_attn_implementation("sdpa")  # type: ignore[operator, union-attr]
-        guess = GradViT(steps=6, trials=1)(
+        guess = GradViT(steps=6, restarts=1)(
             observe(model, images(1), labels=True), seeds=lg.Seeds(0)
         )
         assert attention.NOTE in guess.notes

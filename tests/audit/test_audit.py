@@ -83,7 +83,7 @@ class Guess:
             status=lg.Status.UNCONVERGED,
             objectives=(self.objective,),
             residual=self.residual,
-            course=(Snapshot(0, self.objective, inputs),),
+            trajectory=(Snapshot(0, self.objective, inputs),),
         )
 
 
@@ -232,7 +232,7 @@ class TestRecords:
         (cell,) = lg.audit(case, out=tmp_path / "run").cells
         found = pictures(tmp_path / "run")
         named = [name for _, names in cell.images for name in names]
-        strip = [moment.image for moment in cell.course]
+        strip = [moment.image for moment in cell.trajectory]
         assert sorted(found) == sorted(named + strip)
         assert {side: len(names) for side, names in cell.images} == {
             "original": 2,
@@ -248,16 +248,16 @@ class TestRecords:
         truth = noise().inputs[cell.data.examples[0], 0]
         assert list(original.tobytes()) == (truth * 255).round().int().flatten().tolist()
 
-    def test_the_course_is_a_short_strip_to_the_end(self) -> None:
+    def test_the_trajectory_is_a_short_strip_to_the_end(self) -> None:
         case = images_case(model=sigmoid_cnn(), attacks=[attacks.IDLG(steps=40)])
         (cell,) = lg.audit(case).cells
-        course = cell.course
-        assert 3 <= len(course) <= 8
-        spent = [moment.evaluations for moment in course]
+        trajectory = cell.trajectory
+        assert 3 <= len(trajectory) <= 8
+        spent = [moment.evaluations for moment in trajectory]
         assert spent == sorted(spent)
         assert spent[0] == 0
-        assert course[-1].objective == min(cell.objectives)
-        assert course[-1].psnr > course[0].psnr
+        assert trajectory[-1].objective == min(cell.objectives)
+        assert trajectory[-1].psnr > trajectory[0].psnr
 
     def test_tables_have_rows_in_their_own_units(self, tmp_path: Path) -> None:
         data = patients()
@@ -288,7 +288,7 @@ class TestRecords:
         # The audit computes it, whatever the attack says.
         assert cell.residual is not None
         assert math.isfinite(cell.residual)
-        assert cell.course[0].objective is None
+        assert cell.trajectory[0].objective is None
         assert math.isfinite(cell.scores["psnr"][0])
         assert end.interrupted is False
 
@@ -452,7 +452,7 @@ SMALL = """
 data = "their_tiny_data:data"
 model = {name = "mlp", width = 12, depth = 2}
 training = {batch_size = [1, 2]}
-attacks = ["linear_layer", {name = "inverting_gradients", steps = 4, trials = 2}]
+attacks = ["linear_layer", {name = "inverting_gradients", steps = 4, restarts = 2}]
 defenses = ["none", {name = "gaussian_noise", std = 0.01}]
 utility = {clients = 2, rounds = 2}
 """

@@ -302,17 +302,17 @@ class TestUnsound:
         assert cell.status == "unconverged"
 
     def test_numbers_may_be_tensors(self, tmp_path: Path) -> None:
-        odd = replaced(notes=(torch.ones(1),), objectives=(math.nan,), trial=torch.tensor(1))
+        odd = replaced(notes=(torch.ones(1),), objectives=(math.nan,), restart=torch.tensor(1))
         lg.audit(case(attacks=[Own(change=odd)]), out=tmp_path / "run")
         _, cell, _ = read(tmp_path / "run/records.jsonl")
         assert cell.objectives == (None,)
-        assert cell.trial == 1
+        assert cell.restart == 1
         assert cell.notes == ("tensor([1.])",)
 
     @pytest.mark.parametrize(
         ("changes", "step", "told"),
         [
-            ({"trial": "two"}, "metric", "Cell.trial: expected a valid integer; found 'two'"),
+            ({"restart": "two"}, "metric", "Cell.restart: expected a valid integer; found 'two'"),
             ({"objectives": (1j,)}, "metric", "Cell.objectives.0: expected a valid number; found"),
             ({"objectives": 3}, "attack", "expected objectives as a tuple; found an object of"),
             ({"notes": "all"}, "attack", "expected notes as a tuple; found an object of type str"),

@@ -84,9 +84,9 @@ SPECIFICATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "a sweep of sweeps": (
         SPEC.replace(
-            '"linear_layer"', f'{{name = "inverting_gradients", steps = {MANY}, trials = {MANY}}}'
+            '"linear_layer"', f'{{name = "inverting_gradients", steps = {MANY}, restarts = {MANY}}}'
         ),
-        ("cases.0.attacks.0", "1,000,000 (1,000 values of steps x 1,000 values of trials)"),
+        ("cases.0.attacks.0", "1,000,000 (1,000 values of steps x 1,000 values of restarts)"),
     ),
     "a chain of sweeps": (
         SPEC

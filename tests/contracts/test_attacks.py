@@ -207,11 +207,11 @@ def test_a_tv_prior_on_a_table_says_that_it_cannot(observe: Observe) -> None:
     assert refusal(attacks.InvertingGradients(tv=0.0), observation) is None
 
 
-def test_trials_are_independent_and_the_objective_chooses(observe: Observe) -> None:
+def test_restarts_are_independent_and_the_objective_chooses(observe: Observe) -> None:
     observation = observe(sigmoid_cnn(), images(1))
-    guess = attacks.InvertingGradients(steps=5, trials=3)(observation, seeds=lg.Seeds(0))
+    guess = attacks.InvertingGradients(steps=5, restarts=3)(observation, seeds=lg.Seeds(0))
     assert len(set(guess.objectives)) == 3
-    assert guess.trial == min(range(3), key=lambda s: guess.objectives[s])
+    assert guess.restart == min(range(3), key=lambda s: guess.objectives[s])
 
 
 def test_a_chain_equals_its_parts_written_out(observe: Observe) -> None:
@@ -234,8 +234,8 @@ def test_a_chain_equals_its_parts_written_out(observe: Observe) -> None:
     (slope,) = torch.autograd.grad(value, x)
     # Adam's first step is the rate times the sign of a signed gradient.
     stepped = (start - 0.1 * slope.sign()).clamp(0, 1)
-    assert guess.course[0].objective == pytest.approx(float(value.detach()), rel=1e-5)
-    assert torch.allclose(guess.course[1].inputs, stepped, atol=1e-5)
+    assert guess.trajectory[0].objective == pytest.approx(float(value.detach()), rel=1e-5)
+    assert torch.allclose(guess.trajectory[1].inputs, stepped, atol=1e-5)
 
 
 def test_joint_labels_refuse_what_is_not_classification(observe: Observe) -> None:

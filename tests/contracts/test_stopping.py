@@ -114,7 +114,7 @@ def test_objective_and_cost_of_a_moment_are_those_of_its_best(case: AttackCase) 
         found = moment.best()
         assert found.cost.evaluations == moment.evaluations
         if moment.objective is not None and found.objectives:
-            assert moment.objective == found.objectives[found.trial]
+            assert moment.objective == found.objectives[found.restart]
 
     plan.run(SEEDS, watch)
 
@@ -134,10 +134,10 @@ def test_a_run_checks_nothing_anew(case: AttackCase, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "attack",
     [
-        lg.attacks.OneGradient(attack=lg.attacks.InvertingGradients(steps=3, trials=2)),
+        lg.attacks.OneGradient(attack=lg.attacks.InvertingGradients(steps=3, restarts=2)),
         lg.attacks.SurrogateModel(attack=lg.attacks.VanishingPrior(steps=3), stages=2),
     ],
-    ids=["trials", "stages"],
+    ids=["restarts", "stages"],
 )
 def test_what_a_watcher_draws_leaves_the_search_alone(attack: lg.BaseAttack) -> None:
     """So does the best that it asks for, which is judged on a model that draws, too."""

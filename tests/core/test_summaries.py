@@ -53,7 +53,7 @@ def printed() -> dict[str, Any]:
         found=torch.ones(64, dtype=torch.bool),
         status=lg.Status.UNCONVERGED,
         objectives=tuple(float(i) for i in range(300)),
-        course=tuple(Snapshot(i, 0.5, batch.inputs) for i in range(300)),
+        trajectory=tuple(Snapshot(i, 0.5, batch.inputs) for i in range(300)),
         notes=tuple(f"note {i} " * 50 for i in range(40)),
     )
     case = lg.Case(
@@ -70,7 +70,7 @@ def printed() -> dict[str, Any]:
         "knowledge": seen.knowledge,
         "update": seen.update,
         "reconstruction": found,
-        "snapshot": found.course[0],
+        "snapshot": found.trajectory[0],
         "batch": batch,
         "client": owner,
         "group": lg.federated.Group.of(owner, 2, group.aggregation),
@@ -108,7 +108,7 @@ def test_shapes_and_sizes_are_told() -> None:
     assert "kind='gradient'" in update
     found = repr(PRINTED["reconstruction"])
     assert "inputs=Tensor (64, 1, 8, 8) of float32" in found
-    assert "course=tuple of 300" in found
+    assert "trajectory=tuple of 300" in found
     assert "records=list of " in repr(PRINTED["run"])
 
 

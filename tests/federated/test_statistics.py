@@ -29,7 +29,7 @@ from leakgauge.inversion import (
     LeastSquares,
 )
 from leakgauge.inversion.evaluation.step import DoubleBackward, ForwardOverReverse
-from leakgauge.inversion.search.trial import Trial
+from leakgauge.inversion.search.restart import Restart
 from leakgauge.inversion.simulation.simulator import simulator
 
 SEEDS = lg.Seeds(0)
@@ -314,16 +314,16 @@ class TestTerm:
         matching = replace(matching, objective=matching.informed(seen))
         labels = matching.labels.prepare(seen)
         assert not isinstance(labels, lg.Inapplicable)
-        trial = Trial.start(matching, labels, seen, SEEDS)
-        assert trial.request is not None
-        variables = tuple(v.double() for v in trial.request.variables)
-        at, (slope,) = step(trial.problem)(variables, 0.0)
+        restart = Restart.start(matching, labels, seen, SEEDS)
+        assert restart.request is not None
+        variables = tuple(v.double() for v in restart.request.variables)
+        at, (slope,) = step(restart.problem)(variables, 0.0)
         along = torch.randn(slope.shape, generator=torch.Generator().manual_seed(0)).double()
-        ends = [step(trial.problem)((variables[0] + h * along,), 0.0)[0] for h in (1e-5, -1e-5)]
+        ends = [step(restart.problem)((variables[0] + h * along,), 0.0)[0] for h in (1e-5, -1e-5)]
         assert float((slope * along).sum()) == pytest.approx(
             float(ends[0] - ends[1]) / 2e-5, rel=1e-5
         )
-        compiled = lg.inversion.evaluation.step.Compiled.of(trial.problem)
+        compiled = lg.inversion.evaluation.step.Compiled.of(restart.problem)
         value, (traced,) = compiled(variables, 0.0)
         assert torch.allclose(value, at)
         assert torch.allclose(traced, slope)

@@ -16,32 +16,32 @@ Observe = Callable[..., lg.Observation]
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 20])
-@pytest.mark.parametrize("trials", [1, 3, 4])
-def test_halving_spends_what_is_planned(observe: Observe, trials: int, steps: int) -> None:
+@pytest.mark.parametrize("restarts", [1, 3, 4])
+def test_halving_spends_what_is_planned(observe: Observe, restarts: int, steps: int) -> None:
     attack = GradientMatching(
         objective=L2(),
         labels=Known(),
         descent=SignedAdam(steps=steps),
-        trials=trials,
+        restarts=restarts,
         halving=True,
     )
     observation = observe(mlp(), images(2), labels=True)
     plan = planned(attack, observation)
-    assert plan.run(lg.Seeds(0)).cost.evaluations == plan.evaluations == halved(trials, steps)
+    assert plan.run(lg.Seeds(0)).cost.evaluations == plan.evaluations == halved(restarts, steps)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9, 30])
-@pytest.mark.parametrize("trials", [1, 4])
-def test_a_line_search_that_goes_on_is_planned(observe: Observe, trials: int, steps: int) -> None:
+@pytest.mark.parametrize("restarts", [1, 4])
+def test_a_line_search_that_goes_on_is_planned(observe: Observe, restarts: int, steps: int) -> None:
     observation = observe(sigmoid_cnn(), images(1))
     matching = GradientMatching(
         objective=L2(),
         labels=Known(),
         descent=LBFGS(steps=steps, line_search="strong_wolfe"),
-        trials=trials,
-        halving=trials > 1,
+        restarts=restarts,
+        halving=restarts > 1,
     )
-    for attack in (attacks.SmoothedMatching(steps=steps, trials=trials), matching):
+    for attack in (attacks.SmoothedMatching(steps=steps, restarts=restarts), matching):
         if attack is matching:
             observation = observe(sigmoid_cnn(), images(1), labels=True)
         plan = planned(attack, observation)

@@ -612,8 +612,8 @@ class TestEngine:
         guess = matching(observation, seeds=lg.Seeds(0))
         assert torch.equal(guess.inputs, near)
         assert guess.cost.evaluations == 5
-        assert guess.course[-1].inputs is not None
-        assert torch.equal(guess.course[-1].inputs, near)
+        assert guess.trajectory[-1].inputs is not None
+        assert torch.equal(guess.trajectory[-1].inputs, near)
 
     def test_finding_the_truth_is_converged(self, observe: Observe) -> None:
         batch = images(2)
@@ -637,19 +637,19 @@ class TestEngine:
         assert torch.equal(guess.inputs, torch.full_like(batch.inputs, 0.5))
         assert guess.cost.evaluations == 1
 
-    def test_trials_end_once_one_reaches_the_tolerance(self, observe: Observe) -> None:
+    def test_restarts_end_once_one_reaches_the_tolerance(self, observe: Observe) -> None:
         observation = observe(sigmoid_cnn(), images(1))
-        many = attacks.InvertingGradients(steps=2, trials=4).matching()
+        many = attacks.InvertingGradients(steps=2, restarts=4).matching()
         assert len(many(observation, seeds=lg.Seeds(0)).objectives) == 4
         generous = GradientMatching(
-            objective=L2(), labels=Known(), descent=SignedAdam(steps=2), trials=4, tolerance=1e9
+            objective=L2(), labels=Known(), descent=SignedAdam(steps=2), restarts=4, tolerance=1e9
         )
         assert len(generous(observation, seeds=lg.Seeds(0)).objectives) == 1
 
-    def test_the_course_starts_at_the_start_and_rises(self, observe: Observe) -> None:
+    def test_the_trajectory_starts_at_the_start_and_rises(self, observe: Observe) -> None:
         observation = observe(sigmoid_cnn(), images(1))
         guess = attacks.InvertingGradients(steps=100)(observation, seeds=lg.Seeds(0))
-        spent = [snapshot.evaluations for snapshot in guess.course]
+        spent = [snapshot.evaluations for snapshot in guess.trajectory]
         assert spent[0] == 0
         assert spent == sorted(spent)
         assert spent[-1] == guess.cost.evaluations == 100
@@ -670,7 +670,7 @@ class TestEngine:
         guess = matching(observation, seeds=lg.Seeds(0))
         assert psnr(batch.inputs, guess.inputs).min() > 40
         assert guess.inputs.dtype == torch.float32
-        assert all(snapshot.inputs.dtype == torch.float32 for snapshot in guess.course)
+        assert all(snapshot.inputs.dtype == torch.float32 for snapshot in guess.trajectory)
         assert observation.model(guess.inputs).shape == (1, 4)
         assert next(observation.model.parameters()).dtype == torch.float32
 

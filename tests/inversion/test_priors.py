@@ -304,7 +304,7 @@ class TestFeatureStatistics:
     def test_grad_inversion_needs_no_batchnorm_with_public_images(self, observe: Observe) -> None:
         seen = observe(mlp(), images(2))
         public = images(5, seed=2).inputs
-        attack = attacks.GradInversion(proxy=sigmoid_cnn(), public=public, trials=1, steps=3)
+        attack = attacks.GradInversion(proxy=sigmoid_cnn(), public=public, restarts=1, steps=3)
         assert "FeatureStatistics(2 layers)" in repr(attack.terms(seen))
         assert "FeatureStatistics" not in repr(replace(attack, public=None).terms(seen))
         bare = refusal(replace(attack, public=None), seen)
@@ -388,14 +388,14 @@ class TestDeepPrior:
             assert float(at) == pytest.approx(float(found[0][0]), rel=1e-8)
             assert torch.allclose(slope, found[0][1][0], rtol=1e-6, atol=1e-10)
 
-    def test_trials_are_one_axis(self, observe: Observe) -> None:
+    def test_restarts_are_one_axis(self, observe: Observe) -> None:
         seen = observe(sigmoid_cnn(), images(1), labels=True)
         prior = DeepPrior(image=(1, 8, 8), width=4, levels=1)
         posed = problem(seen, prior)
         starts = torch.stack([prior.start(seen, SEEDS.generator(str(i))) for i in range(3)])
         labels = seen.knowledge.labels
         assert labels is not None
-        step = Compiled.of(posed, trials=3)
+        step = Compiled.of(posed, restarts=3)
         step = replace(step, problem=replace(posed, fixed=labels.expand(3, 1)))
         values, (slopes,) = step((starts,), 0.0)
         for i in range(3):
@@ -440,7 +440,7 @@ class TestDeepPrior:
 WITH_PROXY = """
 data = "digits"
 model = {name = "mlp", width = 8, depth = 2}
-attacks = {name = "grad_inversion", steps = 2, trials = 1, group = "none", proxy = PROXY}
+attacks = {name = "grad_inversion", steps = 2, restarts = 1, group = "none", proxy = PROXY}
 """
 
 

@@ -208,7 +208,7 @@ class TestParts:
         assert compression(tangent).numel() == 2 * (7 + 9 - 2)
         assert float(compression(tangent).norm()) == pytest.approx(float(tangent.norm()))
 
-    def test_eight_halved_trials_cost_less_than_three(self) -> None:
+    def test_eight_halved_restarts_cost_less_than_three(self) -> None:
         assert halved(8, 1000) < 3000
         assert halved(1, 1000) == 1000
 
@@ -244,16 +244,16 @@ class TestDescent:
         assert guess.diagnosis.verdict == "recovered"
         assert guess.cost.evaluations <= planned(attack, observe(sigmoid_cnn(), batch)).evaluations
 
-    def test_halving_drops_trials_and_keeps_the_best(self, observe: Observe) -> None:
-        attack = attacks.SecondOrder(iterations=8, stages=1, trials=4)
+    def test_halving_drops_restarts_and_keeps_the_best(self, observe: Observe) -> None:
+        attack = attacks.SecondOrder(iterations=8, stages=1, restarts=4)
         observation = observe(sigmoid_cnn(), images(1))
         guess = attack(observation, seeds=lg.Seeds(0))
         assert len(guess.objectives) == 4
-        assert guess.objectives[guess.trial] == min(guess.objectives)
+        assert guess.objectives[guess.restart] == min(guess.objectives)
         assert guess.cost.evaluations <= planned(attack, observation).evaluations
         assert (
             planned(attack, observation).evaluations
-            < 3 * planned(replace(attack, trials=1), observation).evaluations
+            < 3 * planned(replace(attack, restarts=1), observation).evaluations
         )
 
     def test_the_same_seed_gives_the_same_bits(self, observe: Observe) -> None:

@@ -25,7 +25,7 @@ from leakgauge.inversion import (
     TotalVariation,
 )
 from leakgauge.inversion.evaluation import batching, compilation, step
-from leakgauge.inversion.evaluation.batching import Loop, choose_trials, together
+from leakgauge.inversion.evaluation.batching import Loop, choose_restarts, together
 from leakgauge.inversion.evaluation.compilation import Compiled, NotCompiled
 from leakgauge.inversion.evaluation.cost import Path, Work, batched, favored
 from leakgauge.inversion.evaluation.graph import trace
@@ -89,11 +89,11 @@ def problem_of(
     return Problem(seen, objective, Direct(), labels, None if joint else torch.arange(batch))
 
 
-def places(problem: Problem, seed: int = 0, trials: int | None = None) -> Variables:
-    """Random variables of a problem, with a leading axis where there are trials."""
+def places(problem: Problem, seed: int = 0, restarts: int | None = None) -> Variables:
+    """Random variables of a problem, with a leading axis where there are restarts."""
     generator = torch.Generator().manual_seed(seed)
     like = next(iter(problem.observation.update.tensors.values()))
-    batch, lead = problem.observation.batch_size, () if trials is None else (trials,)
+    batch, lead = problem.observation.batch_size, () if restarts is None else (restarts,)
     shapes = [(*lead, batch, *problem.observation.domain.shape)]
     if problem.fixed is None:
         shapes.append((*lead, batch, 4))
@@ -412,24 +412,24 @@ class TestChoice:
         agree(made(places(problem), 0.0), DoubleBackward(problem)(places(problem), 0.0), 1e-5)
 
 
-class TestTrials:
+class TestRestarts:
     @pytest.mark.parametrize("joint", [False, True])
     @pytest.mark.parametrize("name", ["cnn", "lenet", "convnet"])
     def test_together_is_one_by_one(self, name: str, joint: bool) -> None:
         model = sigmoid_cnn(size=16) if name == "cnn" else MODELS[name]()
         problem = problem_of(model, joint=joint, double=True)
         fixed = None if joint else torch.tensor([[0, 1, 2], [3, 3, 3], [2, 0, 1], [1, 1, 0]])
-        at = places(problem, trials=4)
+        at = places(problem, restarts=4)
         ours = together(problem, fixed, 4)(at, 0.2)
         theirs = Loop(DoubleBackward(problem), fixed)(at, 0.2)
         assert ours[0].shape == (4,)
         agree(ours, theirs, 1e-5)
         assert len({float(v) for v in ours[0]}) == 4
 
-    def test_each_trial_is_its_own_problem(self) -> None:
+    def test_each_restart_is_its_own_problem(self) -> None:
         problem = problem_of(sigmoid_cnn(size=16), double=True)
         fixed = torch.tensor([[0, 1, 2], [3, 3, 3]])
-        at = places(problem, trials=2)
+        at = places(problem, restarts=2)
         values, (gradients,) = Loop(DoubleBackward(problem), fixed)(at, 0.0)
         for s in range(2):
             alone = DoubleBackward(replace(problem, fixed=fixed[s]))((at[0][s],), 0.0)
@@ -438,12 +438,12 @@ class TestTrials:
     def test_small_models_are_batched_over_long_plans(self) -> None:
         problem = problem_of(sigmoid_cnn(size=16))
         fixed = torch.zeros((4, 3), dtype=torch.long)
-        trials, note = choose_trials(problem, fixed, 4, 20_000)
-        assert isinstance(trials, Compiled)
-        assert "4 trials as one axis" in note
+        restarts, note = choose_restarts(problem, fixed, 4, 20_000)
+        assert isinstance(restarts, Compiled)
+        assert "4 restarts as one axis" in note
         for count, planned in ((1, 20_000), (4, 1)):
-            trials, note = choose_trials(problem, fixed[:count], count, planned)
-            assert isinstance(trials, Loop)
+            restarts, note = choose_restarts(problem, fixed[:count], count, planned)
+            assert isinstance(restarts, Loop)
             assert note == ""
 
     def test_large_operators_are_not_batched(self) -> None:
@@ -456,15 +456,15 @@ class TestTrials:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            batching, "batched", lambda work, trials, planned: Path("reverse", False, "batched")
+            batching, "batched", lambda work, restarts, planned: Path("reverse", False, "batched")
         )
         problem = problem_of(MODELS["convnet"](), double=True)
         problem.observation.model.append(nn.Dropout())  # type: ignore[operator]
         problem.observation.model.train()
         fixed = torch.zeros((2, 3), dtype=torch.long)
-        trials, note = choose_trials(problem, fixed, 2, 10)
-        assert isinstance(trials, Loop)
-        assert note.startswith("trials: one by one, since its model cannot be traced: ")
+        restarts, note = choose_restarts(problem, fixed, 2, 10)
+        assert isinstance(restarts, Loop)
+        assert note.startswith("restarts: one by one, since its model cannot be traced: ")
 
 
 class TestAcceleration:

@@ -250,7 +250,7 @@ class TestPage:
         assert figure.count('<path class="spot') == 1  # held
         assert figure.count(" hollow") == 2
         assert figure.count('class="ring"') == figure.count('class="halo"') == 1
-        assert figure.count('<polyline class="course hue0"') == 1  # a, joined; b is alone
+        assert figure.count('<polyline class="trajectory hue0"') == 1  # a, joined; b is alone
         for label in ("no defense", "a 1", "a 2", "b 1", "blind control"):
             assert f">{label}</text>" in figure
         assert "Use a, amount = 2" in page

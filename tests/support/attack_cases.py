@@ -90,8 +90,8 @@ def configured(budget: int) -> list[AttackCase]:
         AttackCase(A.DeepImagePrior(steps=steps, width=4, levels=1)),
         AttackCase(A.DropoutInversion(attack=matching), D.Dropout(p=0.3)),
         AttackCase(A.FeatureInversion(steps=steps, rounds=budget)),
-        AttackCase(A.GradInversion(steps=steps, trials=2)),
-        AttackCase(A.GradViT(steps=steps, trials=1), network=transformer),
+        AttackCase(A.GradInversion(steps=steps, restarts=2)),
+        AttackCase(A.GradViT(steps=steps, restarts=1), network=transformer),
         AttackCase(A.Inpainting(attack=matching, steps=steps), D.PixelDropout(share=0.3)),
         AttackCase(
             A.InstaHideDecoding(attack=matching, draws=1), D.InstaHide(mixed=2), batch_sizes=two

@@ -29,7 +29,7 @@ class BalancedDLG(Recipe):
     """
 
     steps: Count = 100
-    trials: Count = 1
+    restarts: Count = 1
     tolerance: NonNegative = 1e-8
     labels: Literal["joint", "recovered"] = "joint"
 
@@ -39,7 +39,7 @@ class BalancedDLG(Recipe):
             parametrization=Direct(center=0.5, noise=0.01),
             labels=Joint(spread=0.0) if self.labels == "joint" else Known(),
             descent=LBFGS(steps=25 * self.steps, history=300, line_search="strong_wolfe"),
-            trials=self.trials,
+            restarts=self.restarts,
             tolerance=SCALE * self.tolerance,
             precision="double",
         )

@@ -65,7 +65,7 @@ class BayesOptimal(BaseAttack):
     roughness: Positive = 0.15
     descent: Literal["signed_adam", "lbfgs"] = "signed_adam"
     smoothing: NonNegative = 0.0
-    trials: Count = 1
+    restarts: Count = 1
 
     @property
     def requires(self) -> frozenset[str]:
@@ -113,7 +113,7 @@ class BayesOptimal(BaseAttack):
             parametrization=parametrization,
             labels=Known(),
             descent=descent,
-            trials=self.trials,
+            restarts=self.restarts,
             smoothing=self.smoothing,
         )
 

@@ -87,7 +87,7 @@ def search_pair(
             inputs=found.inputs[:1],
             targets=torch.tensor([label], device=found.inputs.device),
             found=found.found[:1],
-            course=(),
+            trajectory=(),
             notes=(*found.notes, f"concealment: the invented example is of class {other}"),
         )
 

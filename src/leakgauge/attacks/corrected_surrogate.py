@@ -84,7 +84,7 @@ class CorrectedSurrogate(BaseAttack):
         if isinstance(first, Inapplicable):
             return first
         orders = self.asked(observation, training)
-        later = replace(self.attack.matching(), trials=1).budget
+        later = replace(self.attack.matching(), restarts=1).budget
         corrections = self.stages * (1 + orders)
         return Plan(
             evaluations=self.attack.matching().budget + (self.stages - 1) * later + corrections,
@@ -108,7 +108,7 @@ class CorrectedSurrogate(BaseAttack):
         """Return stage k from the inputs (B, *shape) of the stage before, in unit coordinates."""
         matching = self.stage(k)
         start = Guessed(base=matching.parametrization, guess=unit)
-        return replace(matching, trials=1, parametrization=start)
+        return replace(matching, restarts=1, parametrization=start)
 
 
 class _Stages:
@@ -127,7 +127,7 @@ class _Stages:
         self.true = averaged(observation, orders, seeds.child("orders"))
         self.notes: tuple[str, ...] = ()
         self.results: list[tuple[float, Reconstruction]] = []
-        self.course: list[Snapshot] = []
+        self.trajectory: list[Snapshot] = []
         self.spent = 0
 
     def run(self, first: Labeled | Ready, progress: Progress) -> Reconstruction:
@@ -176,7 +176,7 @@ class _Stages:
         self.spent += found.cost.evaluations + 1 + self.orders
         self.results.append((misfit, found))
         seconds = time.perf_counter() - self.clock
-        self.course.append(Snapshot(self.spent, misfit, found.inputs, seconds))
+        self.trajectory.append(Snapshot(self.spent, misfit, found.inputs, seconds))
 
     def finished(self, found: Reconstruction) -> Reconstruction:
         """Return the best result, with `found` as that of the stage under way."""
@@ -192,7 +192,7 @@ class _Stages:
         best = judged(self.observation, results[chosen][1])
         return replace(
             best,
-            course=tuple(self.course),
+            trajectory=tuple(self.trajectory),
             cost=Cost(self.spent),
             notes=(
                 *self.notes,

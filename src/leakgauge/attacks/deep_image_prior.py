@@ -49,7 +49,7 @@ class DeepImagePrior(BaseAttack):
     distance: Literal["cosine", "balanced"] = "cosine"
     tv: NonNegative = 0.0
     variation: VariationName = "anisotropic"
-    trials: Count = 1
+    restarts: Count = 1
 
     @property
     def requires(self) -> frozenset[str]:
@@ -77,5 +77,5 @@ class DeepImagePrior(BaseAttack):
             descent=LangevinAdam(
                 steps=self.steps, lr=self.lr, warmup=min(WARMUP, self.steps // 2), noise=0.0
             ),
-            trials=self.trials,
+            restarts=self.restarts,
         )

@@ -110,8 +110,8 @@ class DropoutInversion(BaseAttack):
             return replace(
                 found,
                 inputs=masks.input_of(found.inputs).clone(),
-                course=tuple(
-                    replace(s, inputs=masks.input_of(s.inputs).clone()) for s in found.course
+                trajectory=tuple(
+                    replace(s, inputs=masks.input_of(s.inputs).clone()) for s in found.trajectory
                 ),
                 notes=(*notes, *found.notes, f"masks: {sum(masks.sizes[1:])} values an example"),
             )

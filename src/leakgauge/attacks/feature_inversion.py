@@ -6,7 +6,7 @@
 Kariyappa et al.: ICML 2023, section 5, for batches, with total variation; h_i is read from the linear layer's
 gradient alone. Each image then depends on its own features, not on the others of the batch. With `gradients`
 above 0 the whole update counts too. The smoothness prior, which knows colors, serves better than total
-variation in our trials.
+variation in our restarts.
 """
 
 from __future__ import annotations

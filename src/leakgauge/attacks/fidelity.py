@@ -1,4 +1,4 @@
-"""What GradInversion and GradViT share: gradients matched under priors of fidelity, the trials held together.
+"""What GradInversion and GradViT share: gradients matched under priors of fidelity, the restarts held together.
 
     minimize over x_1 ... x_S   gradient d(g(x_s, y), g*) + fidelity(x_s) + consistency ||x_s - E(x_1 ... x_S)||^2
     d(g, g*)    = sum_l ||g_l - g*_l||
@@ -72,7 +72,7 @@ class FidelityMatching(Configured, BaseAttack):
     lr: Positive = 0.1
     warmup: Count = 50
     noise: NonNegative = 0.2
-    trials: Count = 8
+    restarts: Count = 8
     distance: Distance = "layers"
     gradient: NonNegative = 1e-3
     tv: NonNegative = 1e-4
@@ -170,7 +170,7 @@ class FidelityMatching(Configured, BaseAttack):
             descent=LangevinAdam(
                 steps=self.steps, lr=self.lr, warmup=self.warmup, noise=self.noise
             ),
-            trials=self.trials,
+            restarts=self.restarts,
             statistics=0.0,
             group=consensus,
         )

@@ -23,6 +23,6 @@ class GradInversion(FidelityMatching):
     `batchnorm` compares with the batch's own statistics where they are granted, else with the running
     ones of `proxy`, a network trained on data like the private, else with the model's own. Of `public`
     images (N, *shape) that the adversary owns, in the domain's units, it compares what their features are at
-    the proxy, or at the model, which then need no BatchNorm. `group` holds the trials together from the share
+    the proxy, or at the model, which then need no BatchNorm. `group` holds the restarts together from the share
     `start` of the steps on, `every` so many steps anew.
     """

@@ -4,7 +4,7 @@
     image(x)    = tv TV(x) + l2 ||x||^2 + batchnorm BN(x),   BN by an auxiliary CNN: a transformer has no such layers
     patches(x)  = patch_prior mean over patch borders of the differences across them
 
-with d, TV, BN and the consistency of trials, registered onto each other, as in GradInversion (`fidelity.py`). The
+with d, TV, BN and the consistency of restarts, registered onto each other, as in GradInversion (`fidelity.py`). The
 schedule: the gradient's term alone first, then the priors phased in and its weight reduced.
 
 The terms, the order of the phases and 120,000 steps are the paper's (ViT-B/16, 224 px, batches of 8: 15.5 dB). We
@@ -39,7 +39,7 @@ RANGE = 5.0
 class GradViT(FidelityMatching):
     """Patches of a vision transformer: the gradient alone first, then image, patch and group terms beside it.
 
-    From the share `start` of the steps on the priors count, trials are held together, and the
+    From the share `start` of the steps on the priors count, restarts are held together, and the
     gradient's weight is `reduced` times what it was. `patch`: the side of the patches in pixels, found
     in the model where None. `proxy`: the auxiliary CNN, trained on data like the private, in the
     domain's units; without one, and without BatchNorm in the model, there is no BatchNorm term.
@@ -52,7 +52,7 @@ class GradViT(FidelityMatching):
     steps: Count = 120_000
     lr: Positive = 0.1
     noise: NonNegative = 0.0
-    trials: Count = 3
+    restarts: Count = 3
     distance: Distance = "layers"
     gradient: NonNegative = 1.0
     tv: NonNegative = 1e-2

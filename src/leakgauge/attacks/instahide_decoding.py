@@ -104,4 +104,4 @@ class InstaHideDecoding(BaseAttack):
 def without_signs(mirror: float, found: Reconstruction) -> Reconstruction:
     """Return encryptions without their signs. mirror: the value c about which they are signed."""
     inputs = mirror + (found.inputs - mirror).abs()
-    return replace(found, inputs=inputs, course=(), diagnosis=None)
+    return replace(found, inputs=inputs, trajectory=(), diagnosis=None)

@@ -39,7 +39,7 @@ class InvertingGradients(Recipe):
     tv: NonNegative = 1e-4
     variation: VariationName = "anisotropic"
     orthogonality: NonNegative = 0.0
-    trials: Count = 1
+    restarts: Count = 1
 
     def matching(self) -> GradientMatching:
         objective: Term = Cosine()
@@ -52,5 +52,5 @@ class InvertingGradients(Recipe):
             parametrization=Direct(center=0.5, spread=0.25, box=True),
             labels=Known(),
             descent=SignedAdam(steps=self.steps, lr=self.lr),
-            trials=self.trials,
+            restarts=self.restarts,
         )

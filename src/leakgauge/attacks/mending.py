@@ -48,7 +48,7 @@ def mend_inputs(observation: Observation, found: Reconstruction, mend: Mend) -> 
     after = replace(
         found,
         inputs=inputs.to(found.inputs),
-        course=(),
+        trajectory=(),
         diagnosis=None,
         cost=Cost(found.cost.evaluations + 1),
         notes=(*found.notes, note),

@@ -174,7 +174,7 @@ class _Search:
             found,
             inputs=domain.from_unit(unit),
             targets=torch.tensor(mixing.major, device=unit.device),
-            course=(),
+            trajectory=(),
             diagnosis=None,
             cost=Cost(self.evaluations),
             notes=(*self.told, *found.notes, f"mixings tried: {self.tried}", *notes),
@@ -207,7 +207,7 @@ class _Search:
         if start is not None:
             guess = ready.observation.domain.to_unit(start.inputs)
             begin = Guessed(base=ready.matching.parametrization, guess=guess)
-            matching = replace(ready.matching, parametrization=begin, trials=1)
+            matching = replace(ready.matching, parametrization=begin, restarts=1)
             ready = replace(ready, matching=matching)
 
         def better(found: Reconstruction) -> Reconstruction:

@@ -112,7 +112,7 @@ class OrderInvariant(BaseAttack):
                 inputs=observation.domain.from_unit(averaged(unit, torch.cat(each), epochs)),
                 targets=each[0],
                 found=found.found[:batch],
-                course=(),
+                trajectory=(),
                 cost=Cost(found.cost.evaluations + 1),
                 notes=(*notes, *found.notes),
             )

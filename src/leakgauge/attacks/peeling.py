@@ -220,9 +220,9 @@ class _Peel:
             if objective_of(found[-1]) <= CLOSE:
                 break
         best = min(found, key=objective_of)
-        course = tuple(snapshot for guess in found for snapshot in guess.course)
+        trajectory = tuple(snapshot for guess in found for snapshot in guess.trajectory)
         spent = Cost(sum(guess.cost.evaluations for guess in found))
-        self.guesses.append(replace(best, course=course, cost=spent))
+        self.guesses.append(replace(best, trajectory=trajectory, cost=spent))
         self.notes.append(
             f"image from the input of {self.chain.layers[known.place].name!r}: {told} activations for "
             f"{values} values, {best.message}"
@@ -245,7 +245,7 @@ class _Peel:
         before: list[Reconstruction],
         seeds: Seeds,
     ) -> Reconstruction:
-        """Return the image of one descent, with its course as part of the whole. before: the images so far."""
+        """Return the image of one descent, with its trajectory as part of the whole. before: the images so far."""
         attack = self.attack
         steps = attack.steps if ample else attack.rough
         layer, told = self.chain.layers[known.place].name, known.x.reshape(1, -1)
@@ -254,11 +254,11 @@ class _Peel:
         spent, since = self.evaluations, time.perf_counter() - self.clock
 
         def placed(guess: Reconstruction) -> Reconstruction:
-            course = tuple(
+            trajectory = tuple(
                 replace(s, evaluations=s.evaluations + spent, seconds=s.seconds + since)
-                for s in guess.course
+                for s in guess.trajectory
             )
-            return replace(guess, course=course)
+            return replace(guess, trajectory=trajectory)
 
         # Several pools may ask for more descents than are planned.
         part = min(steps * 5 / 4 / attack.planned, 1 - self.done)
@@ -295,11 +295,11 @@ class _Peel:
         )
 
     def best(self, guesses: list[Reconstruction]) -> Reconstruction:
-        """Return the image that matches the update best, with the course of all."""
+        """Return the image that matches the update best, with the trajectory of all."""
         chosen = min(guesses, key=residual_of)
-        course = tuple(snapshot for guess in guesses for snapshot in guess.course)
+        trajectory = tuple(snapshot for guess in guesses for snapshot in guess.trajectory)
         notes = (*self.notes, *chosen.notes)
-        return replace(chosen, course=course, notes=notes, cost=Cost(self.evaluations))
+        return replace(chosen, trajectory=trajectory, notes=notes, cost=Cost(self.evaluations))
 
 
 def objective_of(guess: Reconstruction) -> float:

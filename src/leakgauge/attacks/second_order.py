@@ -36,7 +36,7 @@ class SecondOrder(Recipe):
     iterations: Count = 300
     stages: Count = 6
     smoothness: NonNegative = 1.0
-    trials: Count = 1
+    restarts: Count = 1
     tolerance: NonNegative = 3e-10
     labels: Literal["joint", "recovered"] = "recovered"
 
@@ -48,8 +48,8 @@ class SecondOrder(Recipe):
             descent=GaussNewton(
                 warm=self.warm, warm_iterations=self.iterations, stages=self.stages
             ),
-            trials=self.trials,
-            halving=self.trials > 1,
+            restarts=self.restarts,
+            halving=self.restarts > 1,
             tolerance=self.tolerance,
             precision="double",
         )

@@ -105,8 +105,8 @@ class SignalMatching(BaseAttack):
                 found,
                 inputs=signals.input_of(found.inputs).clone(),
                 targets=labels,
-                course=tuple(
-                    replace(s, inputs=signals.input_of(s.inputs).clone()) for s in found.course
+                trajectory=tuple(
+                    replace(s, inputs=signals.input_of(s.inputs).clone()) for s in found.trajectory
                 ),
                 notes=(
                     *notes,

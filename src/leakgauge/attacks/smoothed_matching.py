@@ -39,7 +39,7 @@ class SmoothedMatching(Recipe):
     smoothing: NonNegative = 0.2
     tv: NonNegative = 2.0
     variation: VariationName = "anisotropic"
-    trials: Count = 1
+    restarts: Count = 1
 
     def matching(self) -> GradientMatching:
         objective: Term = Logarithm(Cosine()) + 5.0 * InRange()
@@ -50,7 +50,7 @@ class SmoothedMatching(Recipe):
             parametrization=Spectral(center=0.5, noise=0.3),
             labels=Known(),
             descent=LBFGS(steps=self.steps, history=100, line_search="strong_wolfe"),
-            trials=self.trials,
-            halving=self.trials > 1,
+            restarts=self.restarts,
+            halving=self.restarts > 1,
             smoothing=self.smoothing,
         )

@@ -72,7 +72,7 @@ class SurrogateModel(BaseAttack):
         )
         if isinstance(first, Inapplicable):
             return first
-        later = replace(self.matching(), trials=1).budget + len(SHARES)
+        later = replace(self.matching(), restarts=1).budget + len(SHARES)
         return Plan(
             evaluations=self.matching().budget + (self.stages - 1) * later + 1,
             search=partial(self.search, known, first),
@@ -109,7 +109,7 @@ class SurrogateModel(BaseAttack):
     def later(self, last: GradientMatching, unit: Tensor) -> GradientMatching:
         """Return the stage after `last`, from its result (B, *shape) in unit coordinates."""
         start = Guessed(base=last.parametrization, guess=unit)
-        return replace(self.matching(), trials=1, parametrization=start)
+        return replace(self.matching(), restarts=1, parametrization=start)
 
 
 def finished(

@@ -36,7 +36,7 @@ class VanishingPrior(Recipe):
     steps: Count = 1000
     smoothness: NonNegative = 1.0
     remains: Positive = 1e-6
-    trials: Count = 1
+    restarts: Count = 1
 
     def matching(self) -> GradientMatching:
         return GradientMatching(
@@ -44,7 +44,7 @@ class VanishingPrior(Recipe):
             parametrization=Direct(center=0.5, noise=0.01),
             labels=Known(),
             descent=LBFGS(steps=self.steps, line_search="strong_wolfe"),
-            trials=self.trials,
+            restarts=self.restarts,
         )
 
 

@@ -8,7 +8,7 @@ from leakgauge.audit.folder import JobResult
 from leakgauge.core import LeakGaugeError
 from leakgauge.records import Cell, Training, line_of, reading
 
-OPTIONAL: dict[str, Any] = {"course": (), "rows": None, "images": None, "notes": ()}
+OPTIONAL: dict[str, Any] = {"trajectory": (), "rows": None, "images": None, "notes": ()}
 """Fields of a cell that may be left out, in this order, each with what then stands for it."""
 
 
@@ -51,7 +51,7 @@ def _named(record: Cell | Training, files: dict[str, bytes]) -> dict[str, bytes]
     """Return the files that a record still names."""
     names = {record.failure.log} if record.failure else set[str]()
     if isinstance(record, Cell):
-        names |= {moment.image for moment in record.course if moment.image}
+        names |= {moment.image for moment in record.trajectory if moment.image}
         if record.images:
             sides = record.images
             names |= {*sides.original, *sides.reconstruction, *sides.control}

@@ -1,4 +1,4 @@
-"""What a cell found, as its record holds it: scores, the blind control, pictures, the course."""
+"""What a cell found, as its record holds it: scores, the blind control, pictures, the trajectory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from leakgauge.records import Cell, Control, Described, Moment
 MOST_TEXT = 10_000
 """Most characters of a message or a note of an attack in its record."""
 STRIP = 8
-"""Pictures in the strip that shows the course of a reconstruction."""
+"""Pictures in the strip that shows the trajectory of a reconstruction."""
 
 
 def unscored(
@@ -135,10 +135,10 @@ def scored(
         found=flags,
         residual=plain(found.residual),
         objectives=tuple(map(plain, found.objectives)),
-        trial=plain(found.trial),
+        restart=plain(found.restart),
         perceptual=judge.modality.compared_by(judge.domain),
         candidates=identified,
-        course=shown.course,
+        trajectory=shown.trajectory,
         images=shown.content.images,
         rows=shown.content.rows,
         cost=cost_record(found.cost),
@@ -200,13 +200,13 @@ class Batches(Protocol):
 class Pictures(Summarized):
     """What a reader looks at, and the files (by path in the run's folder) that it names."""
 
-    course: tuple[Moment, ...]
+    trajectory: tuple[Moment, ...]
     content: Content
     files: dict[str, bytes]
 
 
 def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> Pictures:
-    """Return the course, and what the domain's modality shows of the examples."""
+    """Return the trajectory, and what the domain's modality shows of the examples."""
     files: dict[str, bytes] = {}
     sides = {"original": judge.batch.inputs, "reconstruction": guess.inputs}
     sides["control"] = judge.batch.inputs[:0] if isinstance(control, Failed) else control.inputs
@@ -218,11 +218,11 @@ def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> P
             found=kinds.found(content),
             remedy="return Content(), where there is nothing to look at",
         )
-    moments = course(files, index, judge, guess.found.course)
+    moments = trajectory(files, index, judge, guess.found.trajectory)
     return Pictures(moments, content, files)
 
 
-def course(
+def trajectory(
     files: dict[str, bytes], index: int, judge: Judge, snapshots: Sequence[Snapshot]
 ) -> tuple[Moment, ...]:
     """Return up to STRIP snapshots, evenly along the kept ones, each scored for the reader's eyes alone."""
@@ -236,7 +236,7 @@ def course(
 def moment(
     files: dict[str, bytes], index: int, judge: Judge, place: int, snapshot: Snapshot
 ) -> Moment:
-    """Return one snapshot, the one at `place` of the course, as a record holds it."""
+    """Return one snapshot, the one at `place` of the trajectory, as a record holds it."""
     domain, truth = judge.domain, judge.batch.inputs
     inputs = nearest_examples(domain, snapshot.inputs)
     inputs = inputs[judge.modality.assignment(domain, truth, inputs)]
@@ -251,7 +251,7 @@ def moment(
     picture = judge.modality.glance(inputs)
     image = None
     if picture is not None:
-        image = save(files, index, f"course-{place:02d}.png", picture)
+        image = save(files, index, f"trajectory-{place:02d}.png", picture)
     return Moment(
         evaluations=snapshot.evaluations,
         objective=plain(snapshot.objective),

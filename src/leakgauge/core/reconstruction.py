@@ -74,7 +74,7 @@ class Reconstruction(Summarized):
     inputs (B, *shape) in the domain's units; targets (B,) class indices, or None where the attack
     makes no guess; found (B,) is False where it has no guess and `inputs` holds the domain's middle;
     residual is ||g - g*|| / ||g*|| of the update that the guess would have shared, by which attacks
-    compare; objectives (S,), one a trial, the attacker's own, of which `trial` is the chosen one.
+    compare; objectives (S,), one a restart, the attacker's own, of which `restart` is the chosen one.
     """
 
     inputs: Tensor
@@ -84,8 +84,8 @@ class Reconstruction(Summarized):
     message: str = ""
     residual: float | None = None
     objectives: tuple[float, ...] = ()
-    trial: int = 0
-    course: tuple[Snapshot, ...] = ()
+    restart: int = 0
+    trajectory: tuple[Snapshot, ...] = ()
     cost: Cost = field(default_factory=Cost)
     diagnosis: Diagnosis | None = None
     notes: tuple[str, ...] = ()
@@ -101,5 +101,5 @@ class Reconstruction(Summarized):
             inputs=copy(self.inputs),
             targets=None if self.targets is None else copy(self.targets),
             found=copy(self.found),
-            course=tuple(replace(each, inputs=copy(each.inputs)) for each in self.course),
+            trajectory=tuple(replace(each, inputs=copy(each.inputs)) for each in self.trajectory),
         )

@@ -1,4 +1,4 @@
-"""Gradient matching as a composition: objective, parametrization, labels, descent, trials."""
+"""Gradient matching as a composition: objective, parametrization, labels, descent, restarts."""
 
 from leakgauge.inversion.descents.descent import Descent, SignedAdam
 from leakgauge.inversion.descents.gauss_newton import GaussNewton

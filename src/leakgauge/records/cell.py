@@ -248,7 +248,7 @@ class Cell(Described):
     objectives: Many[Measurement] = Field(
         default=(), description="Final objective of each restart, the attacker's own."
     )
-    trial: Count = Field(default=0, description="Which restart was chosen, from 0.")
+    restart: Count = Field(default=0, description="Which restart was chosen, from 0.")
     perceptual: Text | None = Field(
         default=None,
         description="By which network images were compared, or why by none; null for other data.",
@@ -257,7 +257,7 @@ class Cell(Described):
         default=None,
         description="Images among which a reconstruction had to point at its own; null if there was no such test.",
     )
-    course: Many[Moment] = Field(
+    trajectory: Many[Moment] = Field(
         default=(), description="Snapshots along the attack, the first one first."
     )
     images: Sides | None = Field(default=None, description="Pictures; null for other data.")

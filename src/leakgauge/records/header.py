@@ -8,7 +8,7 @@ from pydantic import Field
 
 from leakgauge.records.values import Count, Many, Name, Part, Text
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Version of the record schema. A file of another version is refused."""
 
 
@@ -57,7 +57,7 @@ class Header(Part):
     """A whole run, before anything of it is computed. It is the first line."""
 
     type: Literal["header"] = Field(default="header", description="Tells the lines apart.")
-    schema_version: Literal[2] = Field(
+    schema_version: Literal[3] = Field(
         default=SCHEMA_VERSION, description="Version of this schema."
     )
     specification: Text | None = Field(

@@ -118,7 +118,7 @@ def sweep(
     parts = [
         *_grid(axis, right),
         *_levels(lines, axis, right),
-        *_course(points, xs, axis),
+        *_trajectory(points, xs, axis),
         *_marks(points, xs, axis),
         *_feet(points, xs, slots, strength_name, right),
         *(_thumbnails(points, slots, original, right) if pictures else ()),
@@ -154,13 +154,13 @@ def _levels(lines: Sequence[Line], axis: Axis, right: float) -> list[str]:
     return parts
 
 
-def _course(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str]:
+def _trajectory(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str]:
     # Between named settings there is nothing: only numbers are joined.
     if any(isinstance(point.strength, str) for point in points):
         return []
     known = [(x, axis.y(p.value)) for x, p in zip(xs, points, strict=True) if p.value is not None]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
-    return [f'<polyline class="course" points="{path}"/>'] if len(known) > 1 else []
+    return [f'<polyline class="trajectory" points="{path}"/>'] if len(known) > 1 else []
 
 
 def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str]:

@@ -59,7 +59,7 @@ def draw(frontier: Frontier, advice: Recommendation) -> Markup:
     parts = [
         *_zone(frontier, frame, advice.allowed),
         *_grid(frame),
-        *_courses(placed, frame, hues),
+        *_trajectories(placed, frame, hues),
         *_chosen(advice.chosen, frame),
         *_labels(placed, frame, hues),
         *(_mark(setting, frame, hues) for setting in placed),
@@ -149,7 +149,7 @@ def _grid(frame: Frame) -> list[str]:
     return parts
 
 
-def _courses(settings: Sequence[Setting], frame: Frame, hues: dict[str, int]) -> list[str]:
+def _trajectories(settings: Sequence[Setting], frame: Frame, hues: dict[str, int]) -> list[str]:
     """The settings of one defense, joined in the order of their strengths."""
     parts = []
     for defense, hue in hues.items():
@@ -157,7 +157,9 @@ def _courses(settings: Sequence[Setting], frame: Frame, hues: dict[str, int]) ->
         if all(isinstance(setting.strength, float) for setting in own):
             own.sort(key=lambda setting: float(setting.strength or 0.0))
         path = " ".join("{:.1f},{:.1f}".format(*frame.at(setting)) for setting in own)
-        parts.append(f'<polyline class="course hue{hue}" points="{path}"/>' if len(own) > 1 else "")
+        parts.append(
+            f'<polyline class="trajectory hue{hue}" points="{path}"/>' if len(own) > 1 else ""
+        )
     for setting in settings:
         # The standard deviation over repeats, to either side.
         spread, (_, y) = setting.spread or 0.0, frame.at(setting)

@@ -29,7 +29,7 @@ class Layout:
     Args:
         first: examples that are shown before the others are folded away.
         single, few, many: the class of the style sheet for 1, 2 to 3, and more examples.
-        beside: whether the course of the attack stands beside a single example.
+        beside: whether the trajectory of the attack stands beside a single example.
     """
 
     first: int
@@ -82,7 +82,7 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Glance:
-    """One thumbnail of the course with its captions."""
+    """One thumbnail of the trajectory with its captions."""
 
     picture: str | None
     evaluations: str
@@ -152,7 +152,7 @@ def block(cell: Cell, album: Album) -> Block:
                 objective=plain(moment.objective),
                 psnr=decibels(moment.psnr),
             )
-            for moment in cell.course
+            for moment in cell.trajectory
         ],
         known=known,
         withheld=withheld,

@@ -1,7 +1,7 @@
 """Descents: how the variables move. They see values and gradients of an objective, nothing else.
 
 A descent is a generator: it yields the variables whose value and gradient it wants to know, and is
-sent them. So the engine may evaluate many trials at once, and end those without hope.
+sent them. So the engine may evaluate many restarts at once, and end those without hope.
 """
 
 from __future__ import annotations

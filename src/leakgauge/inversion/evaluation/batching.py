@@ -1,4 +1,4 @@
-"""Trials: one problem's value and gradient at several places at once."""
+"""Restarts: one problem's value and gradient at several places at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.evaluation.step import BuiltStep, choose
 
 
-class Trials(Protocol):
-    """Values and gradients of S trials."""
+class Restarts(Protocol):
+    """Values and gradients of S restarts."""
 
     def __call__(self, variables: Variables, progress: float) -> tuple[Tensor, Variables]:
         """Variables with a leading axis S; values (S,) and gradients (S, ...), without a graph."""
@@ -25,7 +25,7 @@ class Trials(Protocol):
 
 @dataclass(frozen=True)
 class Loop:
-    """One trial after another. fixed: labels (S, B) or (S, B, K), where the descent does not move them."""
+    """One restart after another. fixed: labels (S, B) or (S, B, K), where the descent does not move them."""
 
     step: BuiltStep
     fixed: Tensor | None
@@ -37,22 +37,22 @@ class Loop:
         gradients = zip(*(gradient for _, gradient in found), strict=True)
         return torch.stack([value for value, _ in found]), tuple(map(torch.stack, gradients))
 
-    def _at(self, trial: int) -> BuiltStep:
-        """The step at that trial's labels."""
-        fixed = None if self.fixed is None else self.fixed[trial]
+    def _at(self, restart: int) -> BuiltStep:
+        """The step at that restart's labels."""
+        fixed = None if self.fixed is None else self.fixed[restart]
         return replace(self.step, problem=replace(self.step.problem, fixed=fixed))
 
 
 def together(problem: Problem, fixed: Tensor | None, count: int, *, fuse: bool = False) -> Compiled:
-    """The trials as one more axis of each operator; exactly `count` of them. Raises NotCompiled."""
-    step = Compiled.of(_first(problem, fixed), fuse=fuse, trials=count)
+    """The restarts as one more axis of each operator; exactly `count` of them. Raises NotCompiled."""
+    step = Compiled.of(_first(problem, fixed), fuse=fuse, restarts=count)
     return replace(step, problem=replace(problem, fixed=fixed))
 
 
-def choose_trials(
+def choose_restarts(
     problem: Problem, fixed: Tensor | None, count: int, planned: int
-) -> tuple[Trials, str]:
-    """How to evaluate `count` trials, `planned` times each, and for the record why; "" where nothing is to say.
+) -> tuple[Restarts, str]:
+    """How to evaluate `count` restarts, `planned` times each, and for the record why; "" where nothing is to say.
 
     By a count of operations, never by timing. Where a model cannot be batched, the line says why.
     """
@@ -64,7 +64,7 @@ def choose_trials(
             if path is not None:
                 return together(problem, fixed, count, fuse=path.fuse), path.reason
         except NotCompiled as error:
-            refused = f"trials: one by one, since {error}"
+            refused = f"restarts: one by one, since {error}"
     step, said = choose(first, count * planned)
     return Loop(step, fixed), "; ".join(line for line in (refused, said) if line)
 

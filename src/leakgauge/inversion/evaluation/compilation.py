@@ -53,20 +53,20 @@ class Compiled:
         *,
         order: Order = "reverse",
         fuse: bool = False,
-        trials: int | None = None,
+        restarts: int | None = None,
     ) -> Compiled:
         """Trace the step; where `fuse`, let TorchInductor generate code for it (tens of seconds, a C++ compiler).
 
-        With `trials` S, variables and fixed labels have a leading axis S, and so have value and
+        With `restarts` S, variables and fixed labels have a leading axis S, and so have value and
         gradient. Raises NotCompiled.
         """
         training = problem.observation.training
         if not isinstance(training, SingleGradient):
             raise NotCompiled(f"{type(training).__name__} is not a single gradient")
         function = _function(problem, training, order)
-        examples = _examples(problem, trials)
-        if trials is not None:
-            # The weights of the terms, last, are common to all trials.
+        examples = _examples(problem, restarts)
+        if restarts is not None:
+            # The weights of the terms, last, are common to all restarts.
             function = torch.func.vmap(function, (0,) * (len(examples) - 1) + (None,))
         graph = _traced(function, examples)
         if order == "forward" and graph.draws:
@@ -143,7 +143,7 @@ def _forward(problem: Problem, training: SingleGradient) -> _Differentiate:
     return differentiate
 
 
-def _examples(problem: Problem, trials: int | None) -> tuple[Tensor, ...]:
+def _examples(problem: Problem, restarts: int | None) -> tuple[Tensor, ...]:
     """Arguments of the problem's function, of their shapes and types; each value is 1/2."""
     observation = problem.observation
     like = observation.update.like
@@ -151,7 +151,7 @@ def _examples(problem: Problem, trials: int | None) -> tuple[Tensor, ...]:
     if problem.fixed is None:
         assert observation.classes is not None, "labels that move are those of a classification"
         shapes.append((observation.batch_size, observation.classes))
-    lead = () if trials is None else (trials,)
+    lead = () if restarts is None else (restarts,)
     found = [like.new_full((*lead, *shape), 0.5) for shape in shapes]
     if problem.fixed is not None:
         found.append(problem.fixed.expand(*lead, *problem.fixed.shape).contiguous())

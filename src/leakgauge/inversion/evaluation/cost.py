@@ -27,13 +27,13 @@ STARTED = 4e-5
 PARAMETER = 5e-9
 """Seconds that generated code saves a step, for each parameter: fewer passes over the update."""
 SHARED = 1e-4
-"""Seconds that a trial saves as part of one axis, for each operator of the plain gradient."""
+"""Seconds that a restart saves as part of one axis, for each operator of the plain gradient."""
 TRACING = 0.02
 """Seconds to trace a step, for each operator of the plain gradient."""
 FUSING = (8.0, 0.27)
 """Seconds to generate a step's code: always, and for each operator of the plain gradient."""
 BATCHABLE = 2e6
-"""Floating-point operations in each operator up to which trials gain from sharing operators."""
+"""Floating-point operations in each operator up to which restarts gain from sharing operators."""
 MARGIN = 2.0
 """A compilation must save this many times its cost, since a descent may end before its plan."""
 
@@ -147,16 +147,16 @@ def favored(work: Work, planned: int) -> Path | None:
     return max(gains, key=lambda gain: gain[0])[1]
 
 
-def batched(work: Work, trials: int, planned: int) -> Path | None:
-    """Trials as one axis, where operators are so small that starting them counts; None where not."""
+def batched(work: Work, restarts: int, planned: int) -> Path | None:
+    """Restarts as one axis, where operators are so small that starting them counts; None where not."""
     small = work.flops <= BATCHABLE * work.operators
-    if not small or trials * work.memory > work.limit:
+    if not small or restarts * work.memory > work.limit:
         return None
-    saved = planned * (trials - 1) * SHARED * work.operators
+    saved = planned * (restarts - 1) * SHARED * work.operators
     if saved < MARGIN * work.tracing:
         return None
     fuse = planned * STARTED * work.operators > MARGIN * work.fusing
-    said = f"step: {trials} trials as one axis, " + ("compiled" if fuse else "traced")
+    said = f"step: {restarts} restarts as one axis, " + ("compiled" if fuse else "traced")
     return Path("reverse", fuse, said)
 
 

@@ -16,7 +16,7 @@ Weight = float | Callable[[float], float]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One trial's guess beside what it would have shared, and what was observed.
+    """One restart's guess beside what it would have shared, and what was observed.
 
     unit (B, *shape) in unit coordinates; targets (B,) or (B, K); simulated and observed by parameter
     name. `which` of the batch's examples `unit` holds: all, but where a local term is asked of one.

@@ -28,7 +28,7 @@ from leakgauge.core.reconstruction import Cost, Snapshot
 from leakgauge.core.verdicts import bounded, lowered, no_signal
 from leakgauge.inversion.search.judgment import residual_of, status_of
 
-LISTS = ("objectives", "course", "notes")
+LISTS = ("objectives", "trajectory", "notes")
 """Fields of a reconstruction that hold several values each."""
 
 
@@ -209,16 +209,16 @@ def sound(attack: object, found: Any, observation: Observation, count: int) -> R
 
 
 def check_words(attack: object, found: Reconstruction) -> None:
-    """Raise AttackError unless message, notes, course and cost of a reconstruction are of their kinds."""
+    """Raise AttackError unless message, notes, trajectory and cost of a reconstruction are of their kinds."""
     if not isinstance(found.message, str):
         raise unsound(attack, "a message as a string", told(found.message))
     for name in LISTS:
         if not isinstance(getattr(found, name), tuple | list):
             raise unsound(attack, f"{name} as a tuple", told(getattr(found, name)))
     if not all(
-        isinstance(each, Snapshot) and isinstance(each.inputs, Tensor) for each in found.course
+        isinstance(each, Snapshot) and isinstance(each.inputs, Tensor) for each in found.trajectory
     ):
-        raise unsound(attack, "a course as a tuple of snapshots", told(found.course))
+        raise unsound(attack, "a trajectory as a tuple of snapshots", told(found.trajectory))
     if not isinstance(found.cost, Cost) or not isinstance(found.cost.evaluations, int):
         raise unsound(attack, "a Cost with a whole number of evaluations", told(found.cost))
 

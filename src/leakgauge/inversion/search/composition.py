@@ -20,16 +20,16 @@ RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
 """Fractions of a descent after which successive halving drops the worse half (Jamieson, Talwalkar 2016)."""
 
 
-def halved(trials: int, evaluations: int) -> int:
-    """Return the most evaluations that successive halving spends on `trials` restarts of `evaluations` each.
+def halved(restarts: int, evaluations: int) -> int:
+    """Return the most evaluations that successive halving spends on `restarts` restarts of `evaluations` each.
 
     A restart reaches a rung with the first evaluation that is not before it.
     """
     spent, done = 0, 0
     for rung in RUNGS:
         reached = math.ceil(rung * evaluations)
-        spent += trials * (reached - done)
-        done, trials = reached, max(1, (trials + 1) // 2)
+        spent += restarts * (reached - done)
+        done, restarts = reached, max(1, (restarts + 1) // 2)
     return spent
 
 
@@ -41,7 +41,7 @@ class Composition:
     parametrization: Parametrization = field(default_factory=Direct)
     labels: Labels
     descent: Descent
-    trials: int = 1
+    restarts: int = 1
     halving: bool = False
     tolerance: float = 0.0
     smoothing: float = 0.0
@@ -52,16 +52,16 @@ class Composition:
     @property
     def budget(self) -> int:
         """The largest number of simulated updates that a search computes."""
-        last, spent = self.trials, self.trials * self.descent.evaluations
+        last, spent = self.restarts, self.restarts * self.descent.evaluations
         if self.halving:
-            spent = halved(self.trials, self.descent.evaluations)
+            spent = halved(self.restarts, self.descent.evaluations)
             # Three rungs drop the worse half.
             for _ in RUNGS[1:]:
                 last = (last + 1) // 2
         # Only a restart that is not dropped may go on after its planned evaluations.
         whole = spent + last * (self.descent.bound - self.descent.evaluations)
-        # Each trial is scored once more, and so is their consensus.
-        return whole if self.group is None else whole + self.trials + 1
+        # Each restart is scored once more, and so is their consensus.
+        return whole if self.group is None else whole + self.restarts + 1
 
     def informed(self, observation: Observation) -> Term:
         """Return the objective, with the batch's statistics if they are granted and the model has any."""

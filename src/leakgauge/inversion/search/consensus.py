@@ -1,10 +1,10 @@
-"""Group consistency: the trials of one search, held to what they have in common.
+"""Group consistency: the restarts of one search, held to what they have in common.
 
     R(x_s) = || x_s - E(x_1 ... x_S) ||^2 / n     n values of the batch, in unit coordinates
     lazy:        E = mean_s x_s
     registered:  E = mean_s F_s(x_s),  F_s the dense motion that carries x_s onto mean_s x_s
 
-Yin et al.: See through Gradients, CVPR 2021, section 3, the norm squared. Which example of one trial is
+Yin et al.: See through Gradients, CVPR 2021, section 3, the norm squared. Which example of one restart is
 which of another, labels tell but for equal ones; those are assigned at least squared distance first.
 """
 
@@ -22,7 +22,7 @@ from leakgauge.inversion.descents.descent import Evaluation
 from leakgauge.inversion.evaluation.problem import Variables
 
 Mean = Callable[[Tensor], Tensor]
-"""Corresponding examples (S, B, *shape) of S trials to what they have in common (B, *shape)."""
+"""Corresponding examples (S, B, *shape) of S restarts to what they have in common (B, *shape)."""
 
 _APART = 1e6
 """Above any squared distance in the box: examples of unlike labels are never one."""
@@ -30,7 +30,7 @@ _APART = 1e6
 
 @dataclass(frozen=True, eq=False)
 class Pull:
-    """What holds one trial to the consensus `aim` (B, *shape), its own order of examples."""
+    """What holds one restart to the consensus `aim` (B, *shape), its own order of examples."""
 
     decode: Callable[[Tensor], Tensor]
     aim: Tensor
@@ -46,16 +46,16 @@ class Pull:
 
 
 def lazy(images: Tensor) -> Tensor:
-    """The mean over trials: (S, B, *shape) to (B, *shape)."""
+    """The mean over restarts: (S, B, *shape) to (B, *shape)."""
     return images.mean(0)
 
 
 def registered(images: Tensor) -> Tensor:
-    """The mean over trials, each image carried onto their plain mean first: (S, B, C, H, W) to (B, C, H, W)."""
+    """The mean over restarts, each image carried onto their plain mean first: (S, B, C, H, W) to (B, C, H, W)."""
     middle = images.mean(0)
     carried = [
-        torch.stack([onto(image, aim) for image, aim in zip(trial, middle, strict=True)])
-        for trial in images
+        torch.stack([onto(image, aim) for image, aim in zip(restart, middle, strict=True)])
+        for restart in images
     ]
     return torch.stack(carried).mean(0)
 
@@ -79,9 +79,9 @@ def onto(image: Tensor, aim: Tensor) -> Tensor:
 
 
 def corresponding(units: Sequence[Tensor], labels: Sequence[Tensor], first: int) -> list[Tensor]:
-    """For each trial the indices (B,) of its examples that stand for those of trial `first`.
+    """For each restart the indices (B,) of its examples that stand for those of restart `first`.
 
-    units (B, *shape) and labels (B,) class indices, one a trial, the same labels in any order.
+    units (B, *shape) and labels (B,) class indices, one a restart, the same labels in any order.
     """
     # Imported here: SciPy takes a third of a second.
     from scipy.optimize import linear_sum_assignment
@@ -98,7 +98,7 @@ def corresponding(units: Sequence[Tensor], labels: Sequence[Tensor], first: int)
 
 @dataclass(frozen=True, kw_only=True)
 class Consensus:
-    """Trials are held to `mean` from the share `start` of a descent on; it is taken anew every `every` evaluations.
+    """Restarts are held to `mean` from the share `start` of a descent on; it is taken anew every `every` evaluations.
 
     For first-order descents: the objective changes under way.
     """
@@ -109,11 +109,11 @@ class Consensus:
     every: int = 100
 
     def meetings(self, evaluations: int) -> range:
-        """After how many evaluations of each trial the consensus is taken."""
+        """After how many evaluations of each restart the consensus is taken."""
         return range(max(1, math.ceil(self.start * evaluations)), evaluations, self.every)
 
     def aims(self, units: Sequence[Tensor], labels: Sequence[Tensor], first: int) -> list[Tensor]:
-        """The consensus in the order of each trial; trial `first` is that which others are matched to."""
+        """The consensus in the order of each restart; restart `first` is that which others are matched to."""
         orders = corresponding(units, labels, first)
         alike = torch.stack([unit[order] for unit, order in zip(units, orders, strict=True)])
         middle = self.mean(alike.detach())

@@ -37,13 +37,13 @@ from leakgauge.inversion.variables.labels import Read, ReadyLabels
 class GradientMatching(Composition, BaseAttack):
     """Search for inputs (and labels) whose simulated update is the observed one.
 
-    `trials` independent starts; they end early once one reaches `tolerance`. Where `halving`, the
+    `restarts` independent starts; they end early once one reaches `tolerance`. Where `halving`, the
     worse half of them is dropped after 1/8, 1/4 and 1/2 of the steps, by the attacker's objective. The
     best iterate of all is chosen by the objective alone. `precision` is that of the adversary's own copy
     of the model; "mixed": TF32 products on a GPU, and float32 for the last quarter. Where `smoothing` is
     above 0, the search simulates with every ReLU smoothed over that width; the residual reported is that
     of the model as it is. Where the threat model grants BatchNorm's statistics, the objective asks for the
-    batch's own too, weighing `statistics` times as much as an update of zero. A `group` holds the trials
+    batch's own too, weighing `statistics` times as much as an update of zero. A `group` holds the restarts
     together; what is returned, one of them or their consensus, the objective chooses. Satisfies the Attack protocol.
     """
 
@@ -93,7 +93,7 @@ class Ready:
         return replace(self, matching=replace(self.matching, objective=objective))
 
     def search(self, seeds: Seeds, progress: Progress) -> Reconstruction:
-        """Return the batch at the best iterate of all trials."""
+        """Return the batch at the best iterate of all restarts."""
         seen, like = self.seen, self.observation.update.like
         # Asked before attention is written out, which hides the fused kernel.
         notes = attention.notes(seen, seeds)
@@ -104,7 +104,7 @@ class Ready:
                 found,
                 inputs=found.inputs.to(like),
                 notes=(*notes, *found.notes),
-                course=tuple(replace(s, inputs=s.inputs.to(like)) for s in found.course),
+                trajectory=tuple(replace(s, inputs=s.inputs.to(like)) for s in found.trajectory),
             )
 
         informed = replace(self.matching, objective=self.matching.informed(seen))

@@ -114,7 +114,7 @@ def _norm(tensors: Tensors) -> float:
 
 def objective_of(found: Reconstruction) -> float:
     """Return the attacker's objective at what is returned, or infinity if the search found nothing."""
-    return found.objectives[found.trial] if found.objectives else math.inf
+    return found.objectives[found.restart] if found.objectives else math.inf
 
 
 def least_objective(known: Sequence[float], objective: float | None) -> float | None:

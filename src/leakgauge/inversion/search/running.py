@@ -24,12 +24,12 @@ from leakgauge.core import (
 from leakgauge.core.verdicts import nothing_found
 from leakgauge.federated.layers.targets import unlabeled
 from leakgauge.inversion.descents.descent import Ending, Evaluation
-from leakgauge.inversion.evaluation.batching import Loop, Trials, choose_trials
+from leakgauge.inversion.evaluation.batching import Loop, Restarts, choose_restarts
 from leakgauge.inversion.evaluation.step import BuiltStep, choose, mixed
 from leakgauge.inversion.objectives.distances import MATCHED, relative_residual
 from leakgauge.inversion.search.composition import RUNGS, Composition
 from leakgauge.inversion.search.judgment import diagnose
-from leakgauge.inversion.search.trial import Trial, meet, settle
+from leakgauge.inversion.search.restart import Restart, meet, settle
 from leakgauge.inversion.simulation import attention
 from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.inversion.simulation.smoothing import smoothed
@@ -52,17 +52,17 @@ class Running:
         self.seeds, self.clock = seeds, time.perf_counter()
         self.planned, self.evaluations = matching.budget, 0
         searched = smoothed(observation, matching.smoothing)
-        self.trials = [
-            Trial.start(matching, labels, searched, seeds.child(f"trial/{i}"))
-            for i in range(matching.trials)
+        self.restarts = [
+            Restart.start(matching, labels, searched, seeds.child(f"trial/{i}"))
+            for i in range(matching.restarts)
         ]
         self.notes: dict[str, None] = {}
 
     def descend(self) -> None:
-        """Every trial to its end, or to where halving drops it."""
+        """Every restart to its end, or to where halving drops it."""
         matching = self.matching
-        live, done, last = self.trials, 0.0, self.trials
-        for share in RUNGS if matching.halving and matching.trials > 1 else (1.0,):
+        live, done, last = self.restarts, 0.0, self.restarts
+        for share in RUNGS if matching.halving and matching.restarts > 1 else (1.0,):
             whole, last = matching.descent.evaluations, live
             # A descent that is not dropped ends by itself, with what it has to say of the end.
             self.advance(
@@ -70,23 +70,25 @@ class Running:
             )
             if self.solved(live):
                 break
-            live = sorted(live, key=lambda trial: trial.best.value)[: max(1, (len(live) + 1) // 2)]
+            live = sorted(live, key=lambda restart: restart.best.value)[
+                : max(1, (len(live) + 1) // 2)
+            ]
             done = share
         if matching.group is not None:
-            self.notes[settle(self.trials, last, matching.group)] = None
-            self.count(len(self.trials) + 1)
+            self.notes[settle(self.restarts, last, matching.group)] = None
+            self.count(len(self.restarts) + 1)
 
-    def solved(self, live: list[Trial]) -> bool:
+    def solved(self, live: list[Restart]) -> bool:
         """Whether one of them has reached the tolerance."""
-        return min(trial.best.value for trial in live) <= self.matching.tolerance
+        return min(restart.best.value for restart in live) <= self.matching.tolerance
 
-    def advance(self, live: list[Trial], until: float, planned: int) -> None:
-        """Trials, until each has spent so many evaluations; on the way they meet, where they are a group."""
+    def advance(self, live: list[Restart], until: float, planned: int) -> None:
+        """Restarts, until each has spent so many evaluations; on the way they meet, where they are a group."""
         problem = live[0].problem
-        # Labels that were read with chance may differ from trial to trial.
-        held = [trial.problem.fixed for trial in live if trial.problem.fixed is not None]
+        # Labels that were read with chance may differ from restart to restart.
+        held = [restart.problem.fixed for restart in live if restart.problem.fixed is not None]
         fixed = torch.stack(held) if held else None
-        steps, note = choose_trials(problem, fixed, len(live), planned)
+        steps, note = choose_restarts(problem, fixed, len(live), planned)
         self.notes[note] = None
         # Built where it is first needed: tracing another step takes seconds.
         single = cache(lambda: choose(problem, planned)[0])
@@ -97,47 +99,47 @@ class Running:
             if self.matching.group is not None and stop < until:
                 meet(live, self.matching.group)
 
-    def stops(self, live: list[Trial], until: float) -> list[float]:
-        """After how many evaluations of each trial they meet, and the end."""
+    def stops(self, live: list[Restart], until: float) -> list[float]:
+        """After how many evaluations of each restart they meet, and the end."""
         group, spent = self.matching.group, live[0].evaluations
         met = () if group is None else group.meetings(self.matching.descent.evaluations)
         return [*(k for k in met if spent <= k < until), until]
 
     def move(
-        self, live: list[Trial], until: float, steps: Trials, single: Callable[[], BuiltStep]
+        self, live: list[Restart], until: float, steps: Restarts, single: Callable[[], BuiltStep]
     ) -> None:
-        """Trials up to a stop: as one axis where that wins, else one after the other."""
+        """Restarts up to a stop: as one axis where that wins, else one after the other."""
         if isinstance(steps, Loop):
-            for trial in live:
-                while trial.wants(until):
-                    self.evaluate_alone(trial, steps.step)
-                if self.solved([trial]):
+            for restart in live:
+                while restart.wants(until):
+                    self.evaluate_alone(restart, steps.step)
+                if self.solved([restart]):
                     return
             return
         while not self.solved(live) and (moving := [t for t in live if t.wants(until)]):
-            # The axis has one set of weights, and room for all: stages may part, and trials end.
-            if len(moving) == len(live) and len({trial.weighs() for trial in live}) == 1:
+            # The axis has one set of weights, and room for all: stages may part, and restarts end.
+            if len(moving) == len(live) and len({restart.weighs() for restart in live}) == 1:
                 self.evaluate(live, steps)
                 continue
-            for trial in moving:
-                self.evaluate_alone(trial, single())
+            for restart in moving:
+                self.evaluate_alone(restart, single())
 
-    def evaluate(self, live: list[Trial], steps: Trials) -> None:
-        """One evaluation of each trial, all at once."""
-        requests = [trial.request for trial in live if trial.request is not None]
+    def evaluate(self, live: list[Restart], steps: Restarts) -> None:
+        """One evaluation of each restart, all at once."""
+        requests = [restart.request for restart in live if restart.request is not None]
         variables = tuple(map(torch.stack, zip(*(r.variables for r in requests), strict=True)))
         with self.arithmetic(requests[0].progress):
             values, gradients = steps(variables, requests[0].progress)
-        for i, trial in enumerate(live):
-            trial.tell(Evaluation(float(values[i]), tuple(g[i] for g in gradients)))
+        for i, restart in enumerate(live):
+            restart.tell(Evaluation(float(values[i]), tuple(g[i] for g in gradients)))
         self.count(len(live))
 
-    def evaluate_alone(self, trial: Trial, step: BuiltStep) -> None:
-        """One evaluation of one trial, with its own labels."""
-        assert trial.request is not None, "a trial that has ended asks for nothing"
-        with self.arithmetic(trial.request.progress):
-            value, gradient = replace(step, problem=trial.problem)(*trial.request)
-        trial.tell(Evaluation(float(value), gradient))
+    def evaluate_alone(self, restart: Restart, step: BuiltStep) -> None:
+        """One evaluation of one restart, with its own labels."""
+        assert restart.request is not None, "a restart that has ended asks for nothing"
+        with self.arithmetic(restart.request.progress):
+            value, gradient = replace(step, problem=restart.problem)(*restart.request)
+        restart.tell(Evaluation(float(value), gradient))
         self.count(1)
 
     def arithmetic(self, progress: float) -> AbstractContextManager[None]:
@@ -155,9 +157,9 @@ class Running:
                 fraction=min(1.0, self.evaluations / self.planned),
                 evaluations=self.evaluations,
                 objective=min(
-                    (t.best.value for t in self.trials if t.best.variables), default=None
+                    (t.best.value for t in self.restarts if t.best.variables), default=None
                 ),
-                best=self.best if any(t.best.variables for t in self.trials) else None,
+                best=self.best if any(t.best.variables for t in self.restarts) else None,
             )
         )
 
@@ -170,24 +172,24 @@ class Running:
         """The reconstruction at the best iterate, with a status that says how far the update was matched."""
         observation, seconds = self.observation, time.perf_counter() - self.clock
         cost = Cost(self.evaluations)
-        chosen = min(range(len(self.trials)), key=lambda i: self.trials[i].best.value)
-        trial = self.trials[chosen]
-        objectives = tuple(t.best.value for t in self.trials if t.evaluations)
-        if trial.best.variables is None:
+        chosen = min(range(len(self.restarts)), key=lambda i: self.restarts[i].best.value)
+        restart = self.restarts[chosen]
+        objectives = tuple(t.best.value for t in self.restarts if t.evaluations)
+        if restart.best.variables is None:
             return nothing_found(
                 observation,
                 Status.DIVERGED,
                 "the objective was not finite at any iterate: lower lr or use a line search",
                 cost=cost,
             )
-        unit, targets = trial.problem.decode(trial.best.variables)
+        unit, targets = restart.problem.decode(restart.best.variables)
         if targets.ndim == 2 and observation.classes is not None and self.labels.free:
             targets = targets.argmax(-1)  # the status is that of the labels that are returned
         simulated = simulator(observation, create_graph=False)(unit, targets)
         residual = float(relative_residual(simulated, observation.update.tensors))
         inputs = observation.domain.from_unit(unit).detach()
         status, message = self.verdict(residual)
-        diagnosis = diagnose((ending := trial.ending or Ending()).identification, residual)
+        diagnosis = diagnose((ending := restart.ending or Ending()).identification, residual)
         # Rows of class probabilities are told as class indices, if the loss knows such.
         soft = targets.ndim == 2 and unlabeled(observation) is None
         return Reconstruction(
@@ -198,8 +200,11 @@ class Running:
             message=message if diagnosis is None else f"{message}; {diagnosis.line}",
             residual=residual,
             objectives=objectives,
-            trial=chosen,
-            course=(*trial.course, Snapshot(self.evaluations, trial.best.value, inputs, seconds)),
+            restart=chosen,
+            trajectory=(
+                *restart.trajectory,
+                Snapshot(self.evaluations, restart.best.value, inputs, seconds),
+            ),
             cost=cost,
             diagnosis=diagnosis,
             notes=tuple(note for note in (*self.notes, *ending.notes) if note),
@@ -210,12 +215,12 @@ class Running:
         share = f"the update is matched to {residual:.2g} of its norm"
         if residual <= MATCHED:
             return Status.CONVERGED, share
-        if not all(trial.finite for trial in self.trials):
+        if not all(restart.finite for restart in self.restarts):
             return (
                 Status.DIVERGED,
                 f"{share}, then left finite numbers: lower lr, or use a line search",
             )
         return (
             Status.UNCONVERGED,
-            f"{share}: more steps, more trials or another attack may go further",
+            f"{share}: more steps, more restarts or another attack may go further",
         )

@@ -44,7 +44,7 @@ class DeepPrior(Parametrization):
 
     def __post_init__(self) -> None:
         sides = (math.ceil(side / 2**self.depth) for side in self.image[1:])
-        # Part of the architecture: the same on every run, for every example and trial.
+        # Part of the architecture: the same on every run, for every example and restart.
         generator = Seeds(0).generator("deep prior/noise")
         drawn = torch.rand((1, self.width, *sides), generator=generator) - 0.5
         object.__setattr__(self, "noise", drawn)

@@ -25,12 +25,12 @@ class _Best:
     variables: Variables | None = None
 
 
-class Trial:
-    """A descent under way: what it asks for next, the best that it saw, and its course."""
+class Restart:
+    """A descent under way: what it asks for next, the best that it saw, and its trajectory."""
 
     def __init__(self, problem: Problem, start: Variables, run: Run) -> None:
         self.problem, self.run, self.clock = problem, run, time.perf_counter()
-        self.best, self.course = _Best(), list[Snapshot]()
+        self.best, self.trajectory = _Best(), list[Snapshot]()
         self.evaluations, self.finite = 0, True
         self.weights: tuple[object, ...] = ()
         self.pull: Pull | None = None
@@ -41,8 +41,8 @@ class Trial:
     @classmethod
     def start(
         cls, matching: Composition, rule: ReadyLabels, observation: Observation, seeds: Seeds
-    ) -> Trial:
-        """Return a trial at its first request. It draws from `seeds` alone."""
+    ) -> Restart:
+        """Return a restart at its first request. It draws from `seeds` alone."""
         inputs = matching.parametrization.start(observation, seeds.generator("inputs"))
         labels = rule.start(observation, seeds.generator("labels"))
         free = rule.free
@@ -68,12 +68,12 @@ class Trial:
 
     def weighs(self) -> tuple[float, ...]:
         """The weights of the objective that it asks for."""
-        assert self.request is not None, "a trial that has ended asks for nothing"
+        assert self.request is not None, "a restart that has ended asks for nothing"
         return self.problem.weights(self.request.progress)
 
     def tell(self, seen: Evaluation) -> None:
         """Answer the request: remember the iterate where it is the best, and ask for the next."""
-        assert self.request is not None, "a trial that has ended asks for nothing"
+        assert self.request is not None, "a restart that has ended asks for nothing"
         variables, progress = self.request
         seen = seen if self.pull is None else self.pull.added(seen, variables)
         self.evaluations += 1
@@ -90,12 +90,12 @@ class Trial:
     def guess(self) -> tuple[Tensor, Tensor]:
         """Where it stands: unit (B, *shape), and labels (B,)."""
         variables = self.best.variables if self.request is None else self.request.variables
-        assert variables is not None, "a trial that has ended has been somewhere"
+        assert variables is not None, "a restart that has ended has been somewhere"
         unit, targets = self.problem.decode(variables)
         return unit.detach(), targets.argmax(-1) if targets.ndim == 2 else targets
 
     def rest(self) -> None:
-        """End at the best iterate, its value that of the objective alone, whatever held the trial to others."""
+        """End at the best iterate, its value that of the objective alone, whatever held the restart to others."""
         if self.best.variables is None:
             return
         self.request, self.pull = None, None
@@ -103,7 +103,7 @@ class Trial:
 
     def adopt(self, unit: Tensor) -> bool:
         """Take a guess (B, *shape) for the best where the objective alone prefers it; whether it does."""
-        assert self.best.variables is not None, "a trial that has ended has been somewhere"
+        assert self.best.variables is not None, "a restart that has ended has been somewhere"
         variables = (self.problem.parametrization.encode(unit), *self.best.variables[1:])
         value = self.alone(variables)
         if value < self.best.value:
@@ -127,39 +127,39 @@ class Trial:
         """Keep iterates at about four a doubling of their number, and at each tenth of the objective."""
         done = self.evaluations - 1
         last, reached = -1, math.inf
-        if self.course:
-            last, reached = self.course[-1].evaluations, self.course[-1].objective
+        if self.trajectory:
+            last, reached = self.trajectory[-1].evaluations, self.trajectory[-1].objective
         if done >= max(last * 1.2, last + 1) or value < reached / 10:
             unit, _ = self.problem.decode(variables)
             inputs = self.problem.observation.domain.from_unit(unit.detach().clone())
             seconds = time.perf_counter() - self.clock
-            self.course.append(Snapshot(done, value, inputs, seconds))
+            self.trajectory.append(Snapshot(done, value, inputs, seconds))
 
 
-def meet(live: list[Trial], group: Consensus) -> None:
-    """Hold each trial that goes on, from now on, to the consensus of them all."""
+def meet(live: list[Restart], group: Consensus) -> None:
+    """Hold each restart that goes on, from now on, to the consensus of them all."""
     standing = [t for t in live if t.request is not None and t.guess()[0].isfinite().all()]
-    for trial, aim in zip(standing, _aims(standing, group), strict=True):
-        trial.pull = Pull(trial.problem.parametrization.decode, aim, group.weight)
+    for restart, aim in zip(standing, _aims(standing, group), strict=True):
+        restart.pull = Pull(restart.problem.parametrization.decode, aim, group.weight)
 
 
-def settle(trials: list[Trial], live: list[Trial], group: Consensus) -> str:
-    """Score trials by the objective alone, and the consensus of the live beside them; a line that says which won."""
-    for trial in trials:
-        trial.rest()
-    live = [trial for trial in live if trial.best.variables is not None]
+def settle(restarts: list[Restart], live: list[Restart], group: Consensus) -> str:
+    """Score restarts by the objective alone, and the consensus of the live beside them; a line that says which won."""
+    for restart in restarts:
+        restart.rest()
+    live = [restart for restart in live if restart.best.variables is not None]
     if not live:
         return ""
-    best = min(live, key=lambda trial: trial.best.value)
+    best = min(live, key=lambda restart: restart.best.value)
     adopted = best.adopt(_aims(live, group)[live.index(best)])
     chosen = "their consensus" if adopted else "one of them"
-    return f"group: of {len(live)} trials, {chosen} matches best"
+    return f"group: of {len(live)} restarts, {chosen} matches best"
 
 
-def _aims(live: list[Trial], group: Consensus) -> list[Tensor]:
-    """The consensus, in the order of each trial's examples."""
+def _aims(live: list[Restart], group: Consensus) -> list[Tensor]:
+    """The consensus, in the order of each restart's examples."""
     if not live:
         return []
     first = min(range(len(live)), key=lambda i: live[i].best.value)
-    units, labels = zip(*(trial.guess() for trial in live), strict=True)
+    units, labels = zip(*(restart.guess() for restart in live), strict=True)
     return group.aims(units, labels, first)

@@ -1,4 +1,4 @@
-"""Many trials at once, in the engine."""
+"""Many restarts at once, in the engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leakgauge.inversion import (
     TotalVariation,
 )
 from leakgauge.inversion.descents.descent import Descent
-from leakgauge.inversion.evaluation.batching import Trials, together
+from leakgauge.inversion.evaluation.batching import Restarts, together
 from leakgauge.inversion.evaluation.problem import Problem
 from leakgauge.inversion.search import running
 from leakgauge.inversion.simulation.simulator import in_precision
@@ -31,8 +31,8 @@ from leakgauge.inversion.simulation.simulator import in_precision
 Observe = Callable[..., lg.Observation]
 
 
-class TestTrialsTogether:
-    """Trials as one axis give what trials one by one give."""
+class TestRestartsTogether:
+    """Restarts as one axis give what restarts one by one give."""
 
     @pytest.mark.parametrize(
         "descent", [SignedAdam(steps=40), LBFGS(steps=40, line_search="strong_wolfe")], ids=repr
@@ -46,7 +46,7 @@ class TestTrialsTogether:
             objective=BalancedL2() + Falling(0.1, 1e-4) * TotalVariation(),
             labels=Known(),
             descent=descent,
-            trials=4,
+            restarts=4,
             halving=halving,
         )
         alone = matching(observation, seeds=lg.Seeds(0))
@@ -54,29 +54,29 @@ class TestTrialsTogether:
 
         def always(
             problem: Problem, fixed: Tensor | None, count: int, planned: int
-        ) -> tuple[Trials, str]:
+        ) -> tuple[Restarts, str]:
             used.append(count)
             return together(problem, fixed, count), f"{count} as one axis"
 
-        monkeypatch.setattr(running, "choose_trials", always)
+        monkeypatch.setattr(running, "choose_restarts", always)
         axis = matching(observation, seeds=lg.Seeds(0))
         assert used == ([4, 2, 1, 1] if halving else [4])
         assert f"{used[0]} as one axis" in axis.notes
-        assert axis.trial == alone.trial
+        assert axis.restart == alone.restart
         assert axis.cost.evaluations == alone.cost.evaluations
         assert torch.allclose(axis.inputs, alone.inputs, rtol=1e-5, atol=1e-5)
 
-    def test_a_trial_that_is_solved_ends_them_all(
+    def test_a_restart_that_is_solved_ends_them_all(
         self, observe: Observe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            running, "choose_trials", lambda p, f, n, _: (together(p, f, n), "axis")
+            running, "choose_restarts", lambda p, f, n, _: (together(p, f, n), "axis")
         )
         matching = GradientMatching(
             objective=L2(),
             labels=Known(),
             descent=SignedAdam(steps=50),
-            trials=3,
+            restarts=3,
             tolerance=1e9,
         )
         guess = matching(observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0))
