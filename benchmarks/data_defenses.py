@@ -29,10 +29,10 @@ DEFENSES: dict[str, tuple[lg.Defense | None, type | None]] = {
     "none": (None, None),
     "ats 3-1-7+43-18-18": (defenses.ATS(), attacks.TransformationInversion),
     "ats 43-18-18": (defenses.ATS(policies="43-18-18"), attacks.TransformationInversion),
-    "pixel_dropout 0.3": (defenses.PixelDropout(share=0.3), attacks.Inpainting),
-    "pixel_dropout 0.7": (defenses.PixelDropout(share=0.7), attacks.Inpainting),
-    "patch_dropout 0.3": (defenses.PatchDropout(share=0.3), attacks.Inpainting),
-    "patch_dropout 0.6": (defenses.PatchDropout(share=0.6), attacks.Inpainting),
+    "pixel_dropout 0.3": (defenses.PixelDropout(fraction=0.3), attacks.Inpainting),
+    "pixel_dropout 0.7": (defenses.PixelDropout(fraction=0.7), attacks.Inpainting),
+    "patch_dropout 0.3": (defenses.PatchDropout(fraction=0.3), attacks.Inpainting),
+    "patch_dropout 0.6": (defenses.PatchDropout(fraction=0.6), attacks.Inpainting),
 }
 
 

@@ -45,8 +45,8 @@ def of_data() -> list[Setting]:
     policies = {"hybrid": {}, "43-18-18": {"policies": "43-18-18"}, "3-1-7": {"policies": "3-1-7"}}
     return [
         *(Setting("ATS", name, d.ATS(**given)) for name, given in policies.items()),
-        *(Setting("pixel dropout", s, d.PixelDropout(share=s)) for s in (0.3, 0.5, 0.7)),
-        *(Setting("patch dropout", s, d.PatchDropout(share=s)) for s in (0.3, 0.5, 0.7)),
+        *(Setting("pixel dropout", s, d.PixelDropout(fraction=s)) for s in (0.3, 0.5, 0.7)),
+        *(Setting("patch dropout", s, d.PatchDropout(fraction=s)) for s in (0.3, 0.5, 0.7)),
         Setting("DCS-2, batch 1", "", d.DCS2(), size=1, quality=False),
         *(Setting("mixup", a, d.Mixup(alpha=a)) for a in (0.2, 1.0, 5.0)),
         *(Setting("InstaHide", k, d.InstaHide(mixed=k)) for k in (2, 4, 6)),
@@ -102,7 +102,7 @@ def of_gradient() -> list[Setting]:
         # Momentum correction sums what momentum would: the same length of step in the end.
         *(Setting("DGC", one.sparsity, one, factor=1 - one.momentum) for one in dgc),
         *(Setting("Soteria", s, d.Soteria(sparsity=s, probes=16)) for s in (0.3, 0.6, 0.9)),
-        *(Setting("layer pruning", s, d.LayerPruning(share=s)) for s in (0.25, 0.5, 0.75)),
+        *(Setting("layer pruning", s, d.LayerPruning(fraction=s)) for s in (0.25, 0.5, 0.75)),
         *(Setting("Outpost", n, d.Outpost(noise=n)) for n in (0.08, 0.8, 8.0)),
     ]
 

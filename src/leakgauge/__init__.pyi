@@ -5,6 +5,7 @@ from . import attacks as attacks
 from . import core as core
 from . import data as data
 from . import defenses as defenses
+from . import examples as examples
 from . import federated as federated
 from . import inversion as inversion
 from . import metrics as metrics

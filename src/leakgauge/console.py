@@ -76,8 +76,8 @@ def watch(console: Console, plan: Plan, *, out: str, workers: int, command: str)
     with bar:
         task = bar.add_task("auditing", total=1.0, cells=f"0/{len(plan.jobs)}")
 
-        def told(share: float, done: int) -> None:
-            bar.update(task, completed=share, cells=f"{done}/{len(plan.jobs)}")
+        def told(fraction: float, done: int) -> None:
+            bar.update(task, completed=fraction, cells=f"{done}/{len(plan.jobs)}")
 
         return execute(plan, out=out, workers=workers, watch=told, command=command)
 

@@ -31,7 +31,7 @@ class TestSplit:
     @pytest.mark.parametrize(
         ("under", "told"),
         [
-            (LayerPruning(share=0.5), "hides no layer"),
+            (LayerPruning(fraction=0.5), "hides no layer"),
             (LocalLayers(first=1, last=0), "behind one that is hidden"),
             (LocalLayers(first=1, last=1), "behind one that is hidden"),
         ],

@@ -512,8 +512,8 @@ class TestPlan:
     def test_progress_rises_to_one(self) -> None:
         told: list[tuple[float, int]] = []
         case = images_case(attacks=[attacks.LinearLayer(), attacks.IDLG(steps=2)])
-        lg.audit(case, watch=lambda share, done: told.append((share, done)))
-        shares = [share for share, _ in told]
+        lg.audit(case, watch=lambda fraction, done: told.append((fraction, done)))
+        shares = [fraction for fraction, _ in told]
         assert shares == sorted(shares)
         assert shares[-1] == pytest.approx(1)
         assert told[-1][1] == 2

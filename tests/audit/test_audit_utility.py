@@ -222,7 +222,7 @@ class TestPlan:
         assert len(short.trainings) == len(short.cells) == 2
         assert long.total > 10 * sum(short.seconds[2:])
         told: list[tuple[float, int]] = []
-        lg.audit(case(), watch=lambda share, done: told.append((share, done)))
+        lg.audit(case(), watch=lambda fraction, done: told.append((fraction, done)))
         assert told[-1] == (pytest.approx(1), 4)
 
     @pytest.mark.parametrize(

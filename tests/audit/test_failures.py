@@ -225,7 +225,7 @@ class TestAttack:
         assert planned.total == planned.seconds[1]
 
     def test_what_the_watcher_raises_is_not_the_attack_s_failure(self, tmp_path: Path) -> None:
-        def watch(share: float, done: int) -> None:
+        def watch(fraction: float, done: int) -> None:
             raise ZeroDivisionError("mine")
 
         with pytest.raises(ZeroDivisionError, match="mine"):

@@ -193,7 +193,7 @@ class Mean:
 class FirstLayerSilent:
     """A defense of one's own: the first layer's gradient stays at home. Inherits nothing."""
 
-    share: float = 0.0
+    fraction: float = 0.0
 
     def on_batch(
         self, inputs: Tensor, targets: Tensor, *, seeds: lg.Seeds
@@ -213,7 +213,7 @@ class FirstLayerSilent:
         return self.silence
 
     def silence(self, tensors: Tensors) -> Tensors:
-        return {n: t * (self.share if n.startswith("hidden") else 1) for n, t in tensors.items()}
+        return {n: t * (self.fraction if n.startswith("hidden") else 1) for n, t in tensors.items()}
 
 
 def own_case(**changes: Any) -> lg.Case:
@@ -284,9 +284,9 @@ class TestDefense:
 
     def test_who_knows_it_simulates_it(self) -> None:
         batch = color(1)
-        case = own_case(defenses=[FirstLayerSilent(share=0.25)])
+        case = own_case(defenses=[FirstLayerSilent(fraction=0.25)])
         observation = lg.Server().observe(
-            case.client(FirstLayerSilent(share=0.25)), batch, seeds=lg.Seeds(0)
+            case.client(FirstLayerSilent(fraction=0.25)), batch, seeds=lg.Seeds(0)
         )
         matching = lg.attacks.InvertingGradients(steps=1).matching()
         guess = matching(observation, seeds=lg.Seeds(0))

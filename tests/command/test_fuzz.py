@@ -85,8 +85,8 @@ Changes = list[tuple[float, str, bytes, int]]
 
 def changed(content: bytes, changes: Changes) -> bytes:
     data = bytearray(content)
-    for share, kind, bits, number in changes:
-        at = int(share * max(0, len(data) - 1))
+    for fraction, kind, bits, number in changes:
+        at = int(fraction * max(0, len(data) - 1))
         if kind == "flip" and data:
             data[at] ^= bits[0] or 1
         elif kind == "cut":

@@ -143,7 +143,7 @@ class TestContract:
         shares = [moment.fraction for moment in moments]
         assert shares[-1] == 1.0
         assert shares == sorted(shares)
-        assert all(0 <= share <= 1 for share in shares)
+        assert all(0 <= fraction <= 1 for fraction in shares)
         assert guess.cost.evaluations <= case.attack.plan(observation).evaluations
 
     def test_refuses_without_the_knowledge_that_it_needs(

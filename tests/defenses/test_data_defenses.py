@@ -235,7 +235,9 @@ class TestRestoration:
 
 
 class TestInputDropout:
-    @pytest.mark.parametrize("defense", [PixelDropout(share=0.3, fill=0.4), PatchDropout(side=3)])
+    @pytest.mark.parametrize(
+        "defense", [PixelDropout(fraction=0.3, fill=0.4), PatchDropout(side=3)]
+    )
     def test_the_share_is_exact_and_the_rest_is_left(self, defense: PixelDropout) -> None:
         batch = images(4)
         shown, targets = defense.on_batch(batch.inputs, batch.targets, seeds=lg.Seeds(0))
@@ -250,7 +252,9 @@ class TestInputDropout:
         whole = functional.interpolate(grid.view(4, 1, size, size), scale_factor=side)
         assert torch.equal(whole[..., :8, :8].bool(), changed)
 
-    @pytest.mark.parametrize("defense", [PixelDropout(share=0.5), PatchDropout(share=0.3, side=5)])
+    @pytest.mark.parametrize(
+        "defense", [PixelDropout(fraction=0.5), PatchDropout(fraction=0.3, side=5)]
+    )
     def test_what_was_dropped_is_found_and_filled_in(self, defense: PixelDropout) -> None:
         truth = photographs(5).clamp_min(0.02)
         shown, _ = defense.on_batch(truth, torch.zeros(5), seeds=lg.Seeds(0))
@@ -262,7 +266,7 @@ class TestInputDropout:
         assert float(gain.mean()) > 10
 
     def test_a_patch_as_large_as_the_image_passes(self) -> None:
-        defense = PatchDropout(share=0.5, side=50)
+        defense = PatchDropout(fraction=0.5, side=50)
         shown, _ = defense.on_batch(images(2).inputs, torch.zeros(2), seeds=lg.Seeds(0))
         assert torch.equal(shown, images(2).inputs)
         assert not bool(erased(shown, defense.erasure).any())
@@ -289,7 +293,7 @@ class TestAdaptiveAttacks:
         coarse = torch.rand((1, 1, 3, 3), generator=torch.Generator().manual_seed(1))
         smooth = 0.1 + 0.8 * functional.interpolate(coarse, size=8, mode="bilinear")
         batch, inner = lg.Batch(smooth, torch.tensor([1])), lg.attacks.VanishingPrior(steps=150)
-        seen = observe(sigmoid_cnn(), batch, under=PixelDropout(share=0.3), labels=True)
+        seen = observe(sigmoid_cnn(), batch, under=PixelDropout(fraction=0.3), labels=True)
         naive = inner(seen, seeds=lg.Seeds(0))
         found = replace(lg.attacks.Inpainting(), attack=inner)(seen, seeds=lg.Seeds(0))
         gain = psnr(batch.inputs, found.inputs) - psnr(batch.inputs, naive.inputs)

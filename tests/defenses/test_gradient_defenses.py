@@ -219,9 +219,9 @@ class TestStochasticQuantization:
 
     def test_an_update_s_two_levels_are_all_that_can_happen(self) -> None:
         """Their probabilities, as the adversary has them, add up to 1; what cannot be is dear and not flat."""
-        share = torch.linspace(0.06, 0.94, 9)
+        fraction = torch.linspace(0.06, 0.94, 9)
         assert torch.allclose(
-            (-surprise(share)).exp() + (-surprise(1 - share)).exp(), torch.ones(9)
+            (-surprise(fraction)).exp() + (-surprise(1 - fraction)).exp(), torch.ones(9)
         )
         dear = surprise(torch.tensor([EDGE, 1.0, 1.5, 2.0]))
         assert bool((dear.diff() > 1).all())
@@ -345,14 +345,14 @@ class TestLayerPruning:
                 "scale": torch.tensor(2.0),
             }
         )
-        found = LayerPruning(share=0.4).on_update(update, seeds=lg.Seeds(0)).tensors
+        found = LayerPruning(fraction=0.4).on_update(update, seeds=lg.Seeds(0)).tensors
         assert [name for name, t in found.items() if bool(t.any())] == ["a.weight", "scale"]
-        both = LayerPruning(share=0.7).on_update(update, seeds=lg.Seeds(0)).tensors
+        both = LayerPruning(fraction=0.7).on_update(update, seeds=lg.Seeds(0)).tensors
         assert [name for name, t in both.items() if bool(t.any())] == ["scale"]
 
     def test_layers_are_named(self) -> None:
         model, batch = mlp(), images(1)
-        found = shared(model, batch, LayerPruning(share=0.0, named="[35]")).tensors
+        found = shared(model, batch, LayerPruning(fraction=0.0, named="[35]")).tensors
         assert {name for name, t in found.items() if bool(t.any())} == {"1.weight", "1.bias"}
 
     def test_a_name_that_no_layer_bears_is_told(self) -> None:
@@ -360,7 +360,7 @@ class TestLayerPruning:
             shared(mlp(), images(1), LayerPruning(named="head"))
 
     def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
-        told, untold = attacked(observe, sigmoid_cnn(), wave(), LayerPruning(share=0.4))
+        told, untold = attacked(observe, sigmoid_cnn(), wave(), LayerPruning(fraction=0.4))
         assert told > untold + 5
 
 

@@ -139,7 +139,7 @@ class TestCurvature:
         of, at = problem(observe, L2(), batch=3, label_counts=True)
         seen = replace(of.observation, loss=torch.nn.CrossEntropyLoss(reduction="sum"))
         of = replace(of, observation=seen)
-        assert Linearization(of, at, of.weights(0.0)).share == 1.0
+        assert Linearization(of, at, of.weights(0.0)).fraction == 1.0
         curvature = dense(of, at)
         curvature.factorize(1e-4)
         expected = gram(of, at) + curvature.shift * torch.eye(flatten(at).numel())

@@ -295,8 +295,8 @@ def test_published_cifar_weights_classify(depth: int) -> None:
     file = data.find_file(f"cifar10_resnet{depth}.safetensors", "weights")
     model = models.build(getattr(models, f"resnet{depth}"), CIFAR, 10, weights=file)
     assert set(load_file(file)) == set(model.state_dict())
-    for split, share, floor in (("train", 200, 0.99), ("test", 120, 0.84)):
+    for split, fraction, floor in (("train", 200, 0.99), ("test", 120, 0.84)):
         examples = data.npz("cifar10_lossless.npz", split)  # type: ignore[arg-type]
         with torch.no_grad():
-            guess = model(examples.inputs[:share]).argmax(1)
-        assert (guess == examples.targets[:share]).float().mean() >= floor
+            guess = model(examples.inputs[:fraction]).argmax(1)
+        assert (guess == examples.targets[:fraction]).float().mean() >= floor

@@ -294,9 +294,9 @@ class TestPage:
                 None,
                 control=0.1,
                 data=data("table", label_names=("one",)),
-                scores={"columns_read": (share,)},
+                scores={"columns_read": (fraction,)},
             )
-            for name, strength, share in (("none", None, 0.9), ("a", 1, 0.1))
+            for name, strength, fraction in (("none", None, 0.9), ("a", 1, 0.1))
         ]
         page = self.page(tmp_path, *records, trained("none", None, 0.9), trained("a", 1, 0.89))
         assert "leakage above blind control, columns read" in page

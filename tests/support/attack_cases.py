@@ -92,7 +92,7 @@ def configured(budget: int) -> list[AttackCase]:
         AttackCase(A.FeatureInversion(steps=steps, rounds=budget)),
         AttackCase(A.GradInversion(steps=steps, restarts=2)),
         AttackCase(A.GradViT(steps=steps, restarts=1), network=transformer),
-        AttackCase(A.Inpainting(attack=matching, steps=steps), D.PixelDropout(share=0.3)),
+        AttackCase(A.Inpainting(attack=matching, steps=steps), D.PixelDropout(fraction=0.3)),
         AttackCase(
             A.InstaHideDecoding(attack=matching, draws=1), D.InstaHide(mixed=2), batch_sizes=two
         ),

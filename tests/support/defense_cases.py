@@ -71,8 +71,8 @@ DEFENSE_CASES = (
     DefenseCase(defense=ATS(), exact=Exact.UPDATE, neutral=ATS(policies=""), strength=False),
     DefenseCase(defense=InstaHide(), exact=Exact.UPDATE),
     DefenseCase(defense=Mixup(), exact=Exact.UPDATE),
-    DefenseCase(defense=PatchDropout(), exact=Exact.UPDATE, neutral=PatchDropout(share=0.0)),
-    DefenseCase(defense=PixelDropout(), exact=Exact.UPDATE, neutral=PixelDropout(share=0.0)),
+    DefenseCase(defense=PatchDropout(), exact=Exact.UPDATE, neutral=PatchDropout(fraction=0.0)),
+    DefenseCase(defense=PixelDropout(), exact=Exact.UPDATE, neutral=PixelDropout(fraction=0.0)),
     # Model.
     DefenseCase(defense=Activation(kind="tanh")),
     DefenseCase(defense=Dropout(), exact=Exact.UPDATE, neutral=Dropout(p=0.0)),
@@ -99,7 +99,7 @@ DEFENSE_CASES = (
         random=True,
         neutral=LaplacianNoise(std=1e-30),
     ),
-    DefenseCase(defense=LayerPruning(share=0.4), neutral=LayerPruning(share=0.0)),
+    DefenseCase(defense=LayerPruning(fraction=0.4), neutral=LayerPruning(fraction=0.0)),
     DefenseCase(defense=Quantization(), exact=Exact.NOTHING),
     DefenseCase(
         defense=RandomSparsification(), random=True, neutral=RandomSparsification(sparsity=0.0)

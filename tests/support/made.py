@@ -53,7 +53,7 @@ def header(**changes: Any) -> Header:
     }
     record = {
         "type": "header",
-        "schema_version": 2,
+        "schema_version": 3,
         "specification": 'seed = 0\nname = "<quick & small>"\n',
         "settings": [],
         "seed": 0,

@@ -50,7 +50,7 @@ class Silent:
     """
 
     direction: Tensor
-    share: float
+    fraction: float
     credit: float = 0.0
 
 
@@ -155,7 +155,7 @@ def anchored(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:
 def independent(found: list[Silent], known: Tensor) -> Tensor:
     """`known` (n, k) and the directions found, the most credible first, less those that the others span."""
     basis = known
-    for silent in sorted(found, key=lambda one: (-one.credit, -one.share)):
+    for silent in sorted(found, key=lambda one: (-one.credit, -one.fraction)):
         if basis.shape[1] == basis.shape[0]:
             break
         axes = torch.linalg.qr(basis)[0]

@@ -30,7 +30,7 @@ class Stage:
     logs: also the logarithms of the column sums of the probabilities, whose slope never vanishes.
     """
 
-    share: float
+    fraction: float
     prior: float
     logs: bool = False
 
@@ -74,7 +74,7 @@ class Equations:
             self.origin = torch.zeros_like(unit)
             self.free = torch.eye(len(unit), dtype=torch.float64)
         self.slopes = basis.logits @ self.free
-        self.weight = relative_weights(basis, stage.share)
+        self.weight = relative_weights(basis, stage.fraction)
         self.center = (basis.center - self.origin) @ self.free
 
     def inside(self, q: Tensor) -> Tensor:
@@ -127,9 +127,9 @@ class Equations:
         logs = outputs.log_softmax(-1)
         chosen = logs[..., basis.rows]
         total = chosen.logsumexp(1)
-        share = (chosen - total.unsqueeze(1)).exp()
+        fraction = (chosen - total.unsqueeze(1)).exp()
         middle = (logs.exp() @ self.slopes).unsqueeze(-2)
-        slope = share.unsqueeze(-1) * (self.slopes[basis.rows] - middle)
+        slope = fraction.unsqueeze(-1) * (self.slopes[basis.rows] - middle)
         slope = slope.permute(0, 2, 1, 3).flatten(2) * clear.unsqueeze(-1)
         return (total - told.clamp_min(1e-300).log()) * clear, slope
 

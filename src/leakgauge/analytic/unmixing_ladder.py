@@ -223,7 +223,7 @@ def _places(
         places = torch.cat([space.on_constraint(space.center + alone).unsqueeze(0), places])
     delta = delta_of(places)[:, space.rows]
     left = rest[space.rows] - delta.unsqueeze(2) * places.unsqueeze(1)
-    left = left / space.noise.unsqueeze(1) * relative_weights(space, LOOSE.share)
+    left = left / space.noise.unsqueeze(1) * relative_weights(space, LOOSE.fraction)
     order = left.square().sum((1, 2)).argsort()[:EACH]
     if total < 0 and 0 not in order:
         order[-1] = 0

@@ -46,8 +46,8 @@ def moments(basis: Basis, labels: Tensor, count: int, generator: torch.Generator
         turn, _ = torch.linalg.qr(turn - member @ (member.T @ turn))
         starts += (turn * torch.exp(0.3 * _normal((count, 1, open_), generator))) @ factor
     if groups > 1:
-        share = 0.1 * _uniform((count, 1, 1), generator)
-        starts += share * _normal((count, n, rank), generator) * size
+        fraction = 0.1 * _uniform((count, 1, 1), generator)
+        starts += fraction * _normal((count, n, rank), generator) * size
     return basis.on_constraint(starts)
 
 
@@ -207,10 +207,10 @@ def multisets(white: White, counts: Tensor | None, size: int) -> Iterator[Tensor
             yield torch.tensor(labels, dtype=torch.long)
 
 
-def relative_weights(basis: Basis, share: float) -> Tensor:
+def relative_weights(basis: Basis, fraction: float) -> Tensor:
     """One weight (K,) for each direction, whose noise is 1 and `share` of its own size."""
     size = basis.values.square() / len(basis.white.rows)
-    weights: Tensor = (1 + share**2 * size).rsqrt()
+    weights: Tensor = (1 + fraction**2 * size).rsqrt()
     return weights
 
 

@@ -39,7 +39,7 @@ from leakgauge.core import (
     within,
 )
 from leakgauge.core.progress import no_objective
-from leakgauge.core.ranges import Count, Share
+from leakgauge.core.ranges import Count, Fraction
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import with_orders
 from leakgauge.federated.training.local_steps import interpolated, multiplier
@@ -64,7 +64,7 @@ class CorrectedSurrogate(BaseAttack):
     attack: Recipe = DEFAULT
     stages: Count = 20
     orders: Count = 4
-    share: Share = 0.5
+    fraction: Fraction = 0.5
 
     @property
     def requires(self) -> frozenset[str]:
@@ -79,7 +79,7 @@ class CorrectedSurrogate(BaseAttack):
                 "needs an update of local steps (fedavg), and their hyperparameters"
             )
         known = mean_network(observation)
-        coarse = interpolated(known, self.share)
+        coarse = interpolated(known, self.fraction)
         first = label_if_needed(self.stage(0), coarse, plan_labels_over_steps(known))
         if isinstance(first, Inapplicable):
             return first

@@ -31,7 +31,7 @@ from leakgauge.core import (
     Seeds,
     image_grid,
 )
-from leakgauge.core.ranges import Count, NonNegative, Positive, Share
+from leakgauge.core.ranges import Count, Fraction, NonNegative, Positive
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion import (
     VARIATIONS,
@@ -83,7 +83,7 @@ class FidelityMatching(Configured, BaseAttack):
     public: Tensor | None = field(default=None, compare=False)
     group: Literal["none", "lazy", "registered"] = "registered"
     consistency: NonNegative = 0.01
-    start: Share = 0.25
+    start: Fraction = 0.25
     every: Count = 100
 
     @property

@@ -19,7 +19,7 @@ from typing import Literal
 
 from leakgauge.attacks.fidelity import DISTANCES, Distance, FidelityMatching
 from leakgauge.core import Inapplicable, Observation, Plan, image_grid
-from leakgauge.core.ranges import Count, NonNegative, Positive, Share
+from leakgauge.core.ranges import Count, Fraction, NonNegative, Positive
 from leakgauge.inversion import (
     Direct,
     FeatureStatistics,
@@ -61,7 +61,7 @@ class GradViT(FidelityMatching):
     patch_prior: NonNegative = 1e-2
     patch: Count | None = None
     coordinates: Literal["pixels", "cosines"] = "pixels"
-    start: Share = 0.5
+    start: Fraction = 0.5
     reduced: NonNegative = 0.5
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:

@@ -64,8 +64,8 @@ class Inpainting(BaseAttack):
         """Return images (B, C, H, W) in data units with the erased squares filled, and a note."""
         lost = erased(inputs, patches)
         guess = filled(domain.to_unit(inputs), lost, weight=self.weight, steps=self.steps)
-        share = float(lost.double().mean())
-        return domain.from_unit(guess), f"inpainting: {share:.0%} of each image taken for erased"
+        fraction = float(lost.double().mean())
+        return domain.from_unit(guess), f"inpainting: {fraction:.0%} of each image taken for erased"
 
 
 def erased(seen: Tensor, patches: ErasedPatches) -> Tensor:

@@ -23,7 +23,7 @@ ALIKE = 0.01
 class Mixing:
     """lambda, and the classes of each mixture's larger share and of its smaller one."""
 
-    share: float
+    fraction: float
     major: tuple[int, ...]
     minor: tuple[int, ...]
 
@@ -38,7 +38,7 @@ class Mixing:
             functional.one_hot(torch.tensor(labels), classes).to(like)
             for labels in (self.major, self.minor)
         )
-        return self.share * one + (1 - self.share) * other
+        return self.fraction * one + (1 - self.fraction) * other
 
 
 def mixings_of(labels: list[int], most: int, generator: torch.Generator) -> Iterator[Mixing]:
@@ -53,28 +53,28 @@ def mixings_of(labels: list[int], most: int, generator: torch.Generator) -> Iter
     }
     for chosen in sorted(pairs):
         major, minor = zip(*chosen, strict=True)
-        for share in GRID if major != minor else (1.0,):
-            yield Mixing(share, major, minor)
+        for fraction in GRID if major != minor else (1.0,):
+            yield Mixing(fraction, major, minor)
 
 
 def unmixed(mixtures: Tensor, mixing: Mixing, most: int) -> tuple[Tensor, tuple[str, ...]]:
     """The examples (B, C, H, W) within mixtures, by the pairing of least objective; and what is to be said of it."""
     allowed = list(islice(allowed_pairings(mixing), most))
-    shares = [mixing.share] if mixing.settled else torch.linspace(0.5, 1, 11).tolist()
+    shares = [mixing.fraction] if mixing.settled else torch.linspace(0.5, 1, 11).tolist()
     values, examples = [], []
-    for share in shares:
+    for fraction in shares:
         for order in allowed:
-            guess = solved(mixtures, share, order)
+            guess = solved(mixtures, fraction, order)
             values.append(ghosts(guess))
-            examples.append((guess, share))
+            examples.append((guess, fraction))
     best = min(range(len(values)), key=values.__getitem__)
-    guess, share = examples[best]
-    notes = [f"mixup: lambda {share:.3g}, {len(allowed)} pairings with these labels"]
+    guess, fraction = examples[best]
+    notes = [f"mixup: lambda {fraction:.3g}, {len(allowed)} pairings with these labels"]
     if not mixing.settled:
         notes.append("mixup: one class in each mixture, so that lambda is chosen by ghosts alone")
     if len(values) > 1 and sorted(values)[1] <= (1 + ALIKE) * values[best]:
         notes.append("mixup: another pairing explains the update as well and leaves as few ghosts")
-    if share < 0.5 + SINGULAR:
+    if fraction < 0.5 + SINGULAR:
         notes.append("mixup: lambda near 1/2, where two that were mixed with each other are one")
     return guess, tuple(notes)
 
@@ -107,11 +107,11 @@ def allowed_pairings(mixing: Mixing) -> Iterator[list[int]]:
     yield from extended()
 
 
-def solved(mixtures: Tensor, share: float, order: list[int]) -> Tensor:
+def solved(mixtures: Tensor, fraction: float, order: list[int]) -> Tensor:
     """x of  x~ = (share I + (1 - share) P) x,  of least norm where there are several."""
     count = len(order)
     matrix = torch.zeros(count, count, dtype=torch.float64)
-    matrix[range(count), range(count)] += share
-    matrix[range(count), order] += 1 - share
+    matrix[range(count), range(count)] += fraction
+    matrix[range(count), order] += 1 - fraction
     inverse = torch.linalg.pinv(matrix, rtol=SINGULAR).to(mixtures)
     return torch.einsum("ij,j...->i...", inverse, mixtures)

@@ -245,7 +245,7 @@ class _Search:
         mixing, found = self.best
         mixtures = self.ready.observation.domain.to_unit(found.inputs)
         order = next(allowed_pairings(mixing))
-        apart = min(SHARES, key=lambda share: ghosts(solved(mixtures, share, order)))
-        for share in (mixing.share - step, mixing.share + step, apart):
-            if 0.5 <= share <= 1:
-                self.attempt(replace(mixing, share=share), found)
+        apart = min(SHARES, key=lambda fraction: ghosts(solved(mixtures, fraction, order)))
+        for fraction in (mixing.fraction - step, mixing.fraction + step, apart):
+            if 0.5 <= fraction <= 1:
+                self.attempt(replace(mixing, fraction=fraction), found)

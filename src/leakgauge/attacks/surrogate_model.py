@@ -120,7 +120,7 @@ def finished(
     found: Reconstruction,
 ) -> Reconstruction:
     """Return the result of a stage as that of the whole attack. spent: evaluations before the stage."""
-    note = "alpha: " + ", ".join(f"{share:g}" for share in shares)
+    note = "alpha: " + ", ".join(f"{fraction:g}" for fraction in shares)
     return replace(
         judged(observation, found),
         cost=Cost(spent + found.cost.evaluations),
@@ -131,8 +131,8 @@ def finished(
 def nearest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     """Return the alpha at which inputs (B, *shape) in unit coordinates explain the update's direction best."""
     values = []
-    for share in SHARES:
-        seen = interpolated(observation, share)
+    for fraction in SHARES:
+        seen = interpolated(observation, fraction)
         simulated = simulator(seen, create_graph=False)(unit, targets)
         candidate = Candidate(unit, targets, simulated, seen.update.tensors)
         values.append(float(Cosine()(candidate)))

@@ -98,8 +98,8 @@ class Keeper:
         self.weights = [max(seconds or 0.0, 0.05) for seconds in plan.seconds]
         self.total, self.reached = sum(self.weights), 0.0
 
-    def told(self, index: int, share: float) -> None:
-        gained = max(0.0, share - self.shares[index])
+    def told(self, index: int, fraction: float) -> None:
+        gained = max(0.0, fraction - self.shares[index])
         self.shares[index] += gained
         self.reached += gained * self.weights[index]
         if self.watch is not None:

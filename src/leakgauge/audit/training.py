@@ -228,8 +228,8 @@ def seconds_of(run: TrainingRun, root: int) -> float:
     with client.shared():
         clock = time.perf_counter()
         client.continued(model, batch, {}, seeds=seeds.child("plan"))
-        share = (time.perf_counter() - clock) / len(batch)
+        fraction = (time.perf_counter() - clock) / len(batch)
         clock = time.perf_counter()
         accuracy_of(model, test)
         looking = time.perf_counter() - clock
-    return looking + federation.rounds * (share * sum(map(len, batches)) + looking)
+    return looking + federation.rounds * (fraction * sum(map(len, batches)) + looking)

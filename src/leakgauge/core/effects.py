@@ -15,7 +15,7 @@ from typing import Literal, Self
 from torch import Tensor, nn
 
 from leakgauge.core.protocols import LocalTraining
-from leakgauge.core.ranges import Count, NonNegative, Share, check_fields
+from leakgauge.core.ranges import Count, Fraction, NonNegative, check_fields
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update
 
@@ -269,7 +269,7 @@ class ErasedPatches(ChangedExamples):
 
     fill: float
     side: Count
-    fraction: Share
+    fraction: Fraction
 
     def squares(self, height: int, width: int) -> int:
         """Return how many squares cover an image."""

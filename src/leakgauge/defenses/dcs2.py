@@ -162,5 +162,5 @@ def projected(mixed: Tensors, own: Tensors) -> Tensors:
     against = float(inner(mixed, own))
     if against >= 0:
         return mixed
-    share = max(MARGIN, -against / (float(inner(own, own)) + EPSILON))
-    return {name: t + share * own[name] for name, t in mixed.items()}
+    fraction = max(MARGIN, -against / (float(inner(own, own)) + EPSILON))
+    return {name: t + fraction * own[name] for name, t in mixed.items()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Claim, Effect, RoundMemory, Seeds, Tensors, Update
-from leakgauge.core.ranges import Share
+from leakgauge.core.ranges import Fraction
 from leakgauge.defenses.base import Undefended, keep_observed_support
 from leakgauge.defenses.top_k import largest
 
@@ -34,8 +34,8 @@ class DGC(Undefended):
         "compares the entries that were sent: which they are, the update shows; what "
         "gathered in earlier rounds it counts among errors",
     )
-    sparsity: Share = 0.999
-    momentum: Share = 0.9
+    sparsity: Fraction = 0.999
+    momentum: Fraction = 0.9
 
     @property
     def effects(self) -> tuple[Effect, ...]:

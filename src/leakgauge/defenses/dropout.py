@@ -13,7 +13,7 @@ from typing import ClassVar
 from torch import nn
 
 from leakgauge.core import Claim, Seeds
-from leakgauge.core.ranges import Share
+from leakgauge.core.ranges import Fraction
 from leakgauge.defenses.base import Undefended
 from leakgauge.defenses.last_linear import before_last_linear
 
@@ -31,7 +31,7 @@ class Dropout(Undefended):
         "whoever sees the update",
         "searches masks beside inputs (attack dropout_inversion)",
     )
-    p: Share = 0.5
+    p: Fraction = 0.5
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """A copy with the dropout; the model itself where p is 0. Raises ModelError as PRECODE does."""

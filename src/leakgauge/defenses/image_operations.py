@@ -38,10 +38,10 @@ class Operation(NamedTuple):
         return low + (high - low) * index / 9
 
 
-def translated(images: Tensor, share: float, *, axis: int) -> Tensor:
+def translated(images: Tensor, fraction: float, *, axis: int) -> Tensor:
     """Moved by a share of the side, to the nearest pixel; black where nothing was."""
     side = images.shape[axis]
-    source = (torch.arange(side, dtype=torch.float64) + 0.5 + share * side).floor().long()
+    source = (torch.arange(side, dtype=torch.float64) + 0.5 + fraction * side).floor().long()
     inside = (source >= 0) & (source < side)
     moved = images.index_select(axis, source.clamp(0, side - 1).to(images.device))
     shape = [side if a == axis % images.ndim else 1 for a in range(images.ndim)]

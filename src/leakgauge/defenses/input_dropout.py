@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Claim, DataError, Effect, ErasedPatches, Seeds
-from leakgauge.core.ranges import Count, Share
+from leakgauge.core.ranges import Count, Fraction
 from leakgauge.defenses.base import Undefended
 
 
@@ -27,14 +27,14 @@ class PixelDropout(Undefended):
     The defaults are ours. Raises DataError of data that is no images.
     """
 
-    strength: ClassVar[str] = "share"
+    strength: ClassVar[str] = "fraction"
     side: ClassVar[int] = 1
     claim: ClassVar[Claim] = Claim(
         "the pixels that are dropped, in this round: they are not in the update at all",
         "whoever sees the update of one round",
         "finds what was filled, and fills it from the pixels around",
     )
-    share: Share = 0.5
+    fraction: Fraction = 0.5
     fill: float = 0.0
 
     @property
@@ -44,7 +44,7 @@ class PixelDropout(Undefended):
     @property
     def erasure(self) -> ErasedPatches:
         """Which squares may be overwritten, by what value, and how many are."""
-        return ErasedPatches(fill=self.fill, side=self.side, fraction=self.share)
+        return ErasedPatches(fill=self.fill, side=self.side, fraction=self.fraction)
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W), each with a mask of its own. Raises DataError of other inputs."""

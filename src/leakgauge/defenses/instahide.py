@@ -72,8 +72,8 @@ class InstaHide(Undefended):
         orders = [torch.arange(count)]
         orders += [torch.randperm(count, generator=generator) for _ in range(self.mixed - 1)]
         for row in range(count):
-            for order, share in zip(orders, self._shares(generator), strict=True):
-                found[row, order[row]] += share
+            for order, fraction in zip(orders, self._shares(generator), strict=True):
+                found[row, order[row]] += fraction
         return found
 
     def _shares(self, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from leakgauge.core import Claim, Seeds, Tensors, Update, UpdateError
-from leakgauge.core.ranges import Share
+from leakgauge.core.ranges import Fraction
 from leakgauge.defenses.base import Undefended, zeroed
 
 
@@ -22,13 +22,13 @@ class LayerPruning(Undefended):
     Raises UpdateError where no layer bears that name. What is withheld is zero in the update.
     """
 
-    strength: ClassVar[str] = "share"
+    strength: ClassVar[str] = "fraction"
     claim: ClassVar[Claim] = Claim(
         "all that the withheld layers' gradient tells",
         "whoever sees the update",
         "leaves those layers out of the matching: which they are, the update shows",
     )
-    share: Share = 0.5
+    fraction: Fraction = 0.5
     named: str | None = None
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
@@ -40,7 +40,7 @@ class LayerPruning(Undefended):
             for names in others.values()
         ]
         longest = sorted(range(len(others)), key=lambda i: -lengths[i])
-        longest = longest[: int(self.share * len(others))]
+        longest = longest[: int(self.fraction * len(others))]
         withheld |= {list(others)[i] for i in longest}
         gone = {name for layer in withheld for name in layers[layer]}
         return Update(zeroed(update.tensors, gone), update.kind)

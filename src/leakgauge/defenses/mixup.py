@@ -48,9 +48,9 @@ class Mixup(Undefended):
 
     def weights(self, count: int, *, seeds: Seeds) -> Tensor:
         """lambda I + (1 - lambda) P, (B, B)."""
-        share = self._share(seeds)
+        fraction = self._share(seeds)
         order = torch.randperm(count, generator=seeds.generator("mixup order"))
-        return share * torch.eye(count) + (1 - share) * torch.eye(count)[order]
+        return fraction * torch.eye(count) + (1 - fraction) * torch.eye(count)[order]
 
     def _share(self, seeds: Seeds) -> float:
         """lambda in [1/2, 1]."""

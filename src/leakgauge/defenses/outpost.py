@@ -25,7 +25,7 @@ from leakgauge.core import (
     Update,
     trainable,
 )
-from leakgauge.core.ranges import NonNegative, Share, Whole
+from leakgauge.core.ranges import Fraction, NonNegative, Whole
 from leakgauge.defenses.base import Undefended, keep_observed_support, not_one_gradient
 from leakgauge.defenses.top_k import largest
 from leakgauge.federated.training.wrapper import Task, Wrapper
@@ -51,8 +51,8 @@ class Outpost(Undefended):
         "by less than three standard deviations",
     )
     noise: NonNegative = 0.8
-    share: Share = 0.4
-    sparsity: Share = 0.8
+    fraction: Fraction = 0.4
+    sparsity: Fraction = 0.8
     decay: NonNegative = 0.125
     iteration: Whole = 0
 
@@ -88,7 +88,7 @@ class _Perturbed(Wrapper):
         chance = 1 / (1 + defense.decay * defense.iteration)
         if float(torch.rand((), generator=generator)) >= chance:
             return update
-        noised, weights = telling(update, defense.share), trainable(task.model)
+        noised, weights = telling(update, defense.fraction), trainable(task.model)
         found = {}
         for name, gradient in update.items():
             draws = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype)
@@ -117,7 +117,7 @@ def risk(weights: Tensor) -> float:
     return min(float(weights.detach().var()), 1.0) if weights.numel() > 1 else 0.0
 
 
-def telling(update: Tensors, share: float) -> Tensors:
+def telling(update: Tensors, fraction: float) -> Tensors:
     """1 where the empirical Fisher information is among the largest `share` of all, else 0.
 
     It is the squared gradient, its mean over the first axis, over which the answer broadcasts.
@@ -126,6 +126,6 @@ def telling(update: Tensors, share: float) -> Tensors:
     information = {n: t.mean(dim=0) if t.ndim else t for n, t in information.items()}
     flat = torch.cat([t.flatten() for t in information.values()])
     mask = torch.zeros_like(flat)
-    mask[flat.argsort(descending=True, stable=True)[: int(share * len(flat))]] = 1
+    mask[flat.argsort(descending=True, stable=True)[: int(fraction * len(flat))]] = 1
     parts = torch.split(mask, [t.numel() for t in information.values()])
     return {n: m.view_as(t) for m, (n, t) in zip(parts, information.items(), strict=True)}

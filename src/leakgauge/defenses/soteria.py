@@ -22,7 +22,7 @@ from leakgauge.core import (
     Update,
     trainable,
 )
-from leakgauge.core.ranges import Share, Whole
+from leakgauge.core.ranges import Fraction, Whole
 from leakgauge.core.space import check_real
 from leakgauge.defenses.base import Undefended
 from leakgauge.federated.training.fedsgd import stateless
@@ -48,7 +48,7 @@ class Soteria(Undefended):
         "whoever sees the update",
         "leaves that layer's pruned columns out of the matching: all other layers tell what they told",
     )
-    sparsity: Share = 0.6
+    sparsity: Fraction = 0.6
     layer: str | None = None
     probes: Whole = 0
 

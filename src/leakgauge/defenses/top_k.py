@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from leakgauge.core import Claim, Seeds, Tensors, Update
-from leakgauge.core.ranges import Share
+from leakgauge.core.ranges import Fraction
 from leakgauge.defenses.base import Undefended, keep_observed_support
 
 
@@ -23,7 +23,7 @@ class TopK(Undefended):
         "whoever sees the update",
         "compares the entries that were sent: which they are, the update shows",
     )
-    sparsity: Share = 0.2
+    sparsity: Fraction = 0.2
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
         return update.map(lambda t: largest(t, self.sparsity))

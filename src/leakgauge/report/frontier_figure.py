@@ -36,8 +36,8 @@ class Frame:
 
     def x(self, accuracy: float) -> float:
         """Where an accuracy lies."""
-        share = (accuracy - self.low) / (self.high - self.low)
-        return LEFT + INSET + (WIDTH - LEFT - RIGHT - 2 * INSET) * share
+        fraction = (accuracy - self.low) / (self.high - self.low)
+        return LEFT + INSET + (WIDTH - LEFT - RIGHT - 2 * INSET) * fraction
 
     def y(self, above: float) -> float:
         """Where leakage lies; what is beyond the axis lies on its edge."""

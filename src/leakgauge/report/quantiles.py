@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 
 
-def quantile(values: Iterable[float | None], share: float) -> float | None:
+def quantile(values: Iterable[float | None], fraction: float) -> float | None:
     """The quantile at `share` in [0, 1], interpolated; None without values."""
     known = sorted(value for value in values if value is not None)
     if not known:
         return None
-    place = share * (len(known) - 1)
+    place = fraction * (len(known) - 1)
     low, high = known[math.floor(place)], known[math.ceil(place)]
     if low == high or not (math.isfinite(low) and math.isfinite(high)):
         # Between a finite and an infinite value there is nothing to interpolate.

@@ -83,17 +83,17 @@ def rate(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f}%"
 
 
-def lost(share: float | None) -> str:
+def lost(fraction: float | None) -> str:
     """Accuracy lost, in points of a hundred; what was gained has a plus."""
-    if share is None:
+    if fraction is None:
         return MISSING
-    told = f"{-100 * share:+.1f}"
+    told = f"{-100 * fraction:+.1f}"
     return "0.0" if told in ("+0.0", "-0.0") else told.replace("-", "\u2212")
 
 
-def points(share: float) -> str:
+def points(fraction: float) -> str:
     """A difference of accuracies, in points of a hundred."""
-    told = f"{100 * share:.1f}".removesuffix(".0")
+    told = f"{100 * fraction:.1f}".removesuffix(".0")
     return f"{told} point" if told == "1" else f"{told} points"
 
 

@@ -145,10 +145,10 @@ def completed(seen: Tensor, batch: int, amplitude: Tensor) -> Tensor:
     left = batch - int(seen.sum())
     if left <= 0:
         return whole(seen.double() * batch / seen.sum(), batch)
-    share = max(0, int((seen > 0).sum()) - 1) / max(1, len(seen) - 1)
+    fraction = max(0, int((seen > 0).sum()) - 1) / max(1, len(seen) - 1)
     prior = torch.maximum(seen.double(), amplitude) ** (float(seen.sum()) / batch)
     prior = prior / prior[seen > 0].mean() if bool(seen.any()) else prior
-    prior = torch.where(seen > 0, prior, share)
+    prior = torch.where(seen > 0, prior, fraction)
     if not bool(prior.any()):
         prior = torch.ones_like(prior)
     counts = _filled(seen.double(), prior, batch)

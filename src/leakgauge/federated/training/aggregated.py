@@ -53,7 +53,7 @@ class Aggregated(StepsWrapper):
         )
         total: Tensors = {}
         for training, x, y in parts:
-            share = len(x) / len(task.inputs)
+            fraction = len(x) / len(task.inputs)
             for name, t in task.by(training, inputs=x, targets=y).items():
-                total[name] = share * t if name not in total else total[name] + share * t
+                total[name] = fraction * t if name not in total else total[name] + fraction * t
         return total

@@ -37,14 +37,14 @@ def multiplier(observation: Observation) -> float:
     return 1.0 if training is None else training.multiplier(observation.knowledge.batch_size or 1)
 
 
-def interpolated(observation: Observation, share: float) -> Observation:
+def interpolated(observation: Observation, fraction: float) -> Observation:
     """As one gradient at the model share w_start + (1 - share) w_end (Zhu et al. 2023, section 4), in each round."""
     seen, tensors = as_one_gradient(observation), observation.update.tensors
     if not isinstance(seen.training, Rounds):
-        return replace(seen, model=moved(observation.model, tensors, 1 - share))
+        return replace(seen, model=moved(observation.model, tensors, 1 - fraction))
     held = [observation.model, *seen.training.models]
     each = parted(tensors, list(trainable(observation.model)))
-    first, *later = [moved(m, t, 1 - share) for m, t in zip(held, each, strict=True)]
+    first, *later = [moved(m, t, 1 - fraction) for m, t in zip(held, each, strict=True)]
     return replace(seen, model=first, training=replace(seen.training, models=tuple(later)))
 
 

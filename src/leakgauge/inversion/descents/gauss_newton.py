@@ -82,12 +82,12 @@ class GaussNewton:
 class Gain(NamedTuple):
     """The share of the objective that so many iterations must gain for a stage to go on."""
 
-    share: float
+    fraction: float
     within: int
 
     def missed(self, recent: deque[float]) -> bool:
         """Whether the values of as many iterations gained less."""
-        return len(recent) > self.within and recent[-1] > recent[0] * (1 - self.share)
+        return len(recent) > self.within and recent[-1] > recent[0] * (1 - self.fraction)
 
 
 WARM, CURVED = Gain(0.02, within=40), Gain(1 / 3, within=5)

@@ -153,8 +153,8 @@ def _between(low: float, value: float, slope: float, high: float, high_value: fl
     """The minimum of the parabola through both ends, kept off them by a tenth of the interval."""
     width = high - low
     bend = 2 * (high_value - value - slope * width) if math.isfinite(high_value) else math.inf
-    share = -slope * width / bend if bend > 0 else 0.5
-    return low + width * min(max(share, 0.1), 0.9)
+    fraction = -slope * width / bend if bend > 0 else 0.5
+    return low + width * min(max(fraction, 0.1), 0.9)
 
 
 @dataclass(frozen=True, kw_only=True)

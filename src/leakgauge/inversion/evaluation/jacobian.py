@@ -52,7 +52,7 @@ class Linearization:
         self.gradient = functional_gradient(problem.observation, training)
         self.unit, self.targets = problem.decode(self.variables)
         self.whole = self.gradient(self.unit, self.targets)
-        self.share = self._share()
+        self.fraction = self._share()
         parts = list(zip(weights, problem.terms, strict=True))
         self.matched = [(w, t) for w, t in parts if t.matches and w > 0]
         self.local = [(w, t) for w, t in parts if t.local and w > 0]
@@ -62,7 +62,7 @@ class Linearization:
     @property
     def separable(self) -> bool:
         """Whether an example's part of the gradient is a known multiple of its own gradient."""
-        return self.share is not None
+        return self.fraction is not None
 
     def _share(self) -> float | None:
         """Return what the batch's gradient holds of each example's own: 1 / B of a mean, 1 of a sum, else None."""
@@ -75,20 +75,20 @@ class Linearization:
             one = self.gradient(self.unit[i : i + 1], self.targets[i : i + 1])
             total = {name: t + one[name] for name, t in total.items()}
         size = sum(float(t.square().sum()) for t in self.whole.values())
-        for share in (1 / self.batch, 1.0):
-            apart = (share * total[n] - t for n, t in self.whole.items())
+        for fraction in (1 / self.batch, 1.0):
+            apart = (fraction * total[n] - t for n, t in self.whole.items())
             if sum(float(t.square().sum()) for t in apart) <= 1e-6 * size:
-                return share
+                return fraction
         return None
 
     def columns(self, example: int, tangents: Tangents) -> Iterator[Tensor]:
         """J's columns along the tangents of one example, as rows (n, residuals), in chunks."""
         moving, at = self._moving(example)
-        share = 1.0 if self.share is None else self.share
+        fraction = 1.0 if self.fraction is None else self.fraction
 
         def derivative(*directions: Tensor) -> Tensor:
             change = torch.func.jvp(moving, at, directions)[1]
-            return self._rows({name: share * t for name, t in change.items()})
+            return self._rows({name: fraction * t for name, t in change.items()})
 
         size = max(1, MEMORY // max(1, sum(t.numel() for t in self.whole.values())))
         size = min(size, 256)

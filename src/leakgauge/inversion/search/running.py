@@ -62,18 +62,20 @@ class Running:
         """Every restart to its end, or to where halving drops it."""
         matching = self.matching
         live, done, last = self.restarts, 0.0, self.restarts
-        for share in RUNGS if matching.halving and matching.restarts > 1 else (1.0,):
+        for fraction in RUNGS if matching.halving and matching.restarts > 1 else (1.0,):
             whole, last = matching.descent.evaluations, live
             # A descent that is not dropped ends by itself, with what it has to say of the end.
             self.advance(
-                live, math.inf if share == 1.0 else share * whole, math.ceil((1 - done) * whole)
+                live,
+                math.inf if fraction == 1.0 else fraction * whole,
+                math.ceil((1 - done) * whole),
             )
             if self.solved(live):
                 break
             live = sorted(live, key=lambda restart: restart.best.value)[
                 : max(1, (len(live) + 1) // 2)
             ]
-            done = share
+            done = fraction
         if matching.group is not None:
             self.notes[settle(self.restarts, last, matching.group)] = None
             self.count(len(self.restarts) + 1)
@@ -212,15 +214,15 @@ class Running:
 
     def verdict(self, residual: float) -> tuple[Status, str]:
         """The status, and for all but success a remedy."""
-        share = f"the update is matched to {residual:.2g} of its norm"
+        matched = f"the update is matched to {residual:.2g} of its norm"
         if residual <= MATCHED:
-            return Status.CONVERGED, share
+            return Status.CONVERGED, matched
         if not all(restart.finite for restart in self.restarts):
             return (
                 Status.DIVERGED,
-                f"{share}, then left finite numbers: lower lr, or use a line search",
+                f"{matched}, then left finite numbers: lower lr, or use a line search",
             )
         return (
             Status.UNCONVERGED,
-            f"{share}: more steps, more restarts or another attack may go further",
+            f"{matched}: more steps, more restarts or another attack may go further",
         )
