@@ -11,7 +11,7 @@ from conftest import client, images, mlp, planned, psnr, refusal, sigmoid_cnn
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.attacks import corrected_surrogate
-from leakgauge.inversion import Candidate, Falling, InRange, Smoothness, Window
+from leakgauge.inversion import Candidate, GeometricSchedule, InRange, Smoothness, Window
 
 Observe = Callable[..., lg.Observation]
 STEPS = lg.FedAvg(epochs=4, minibatch=1, learning_rate=0.01, shuffle=True)
@@ -91,7 +91,7 @@ def test_it_reads_an_aggregate_of_local_steps() -> None:
 
 
 def test_a_window_is_a_part_of_the_whole() -> None:
-    objective = InRange() + Falling(1.0, 1e-4) * Smoothness()
+    objective = InRange() + GeometricSchedule(1.0, 1e-4) * Smoothness()
     half = Window(objective, 0.5, 1.0)
     assert half.parts(0.0)[1][0] == pytest.approx(1e-2)
     assert half.parts(1.0) == objective.parts(1.0)

@@ -16,7 +16,7 @@ import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.federated.layers.dropout import drawn, mean_network
 from leakgauge.federated.training.rounds import Rounds
-from leakgauge.inversion import Candidate, Read, TotalVariation
+from leakgauge.inversion import Candidate, FixedLabels, TotalVariation
 from leakgauge.inversion.evaluation.batching import Loop, together
 from leakgauge.inversion.evaluation.compilation import Compiled
 from leakgauge.inversion.evaluation.problem import Problem
@@ -268,7 +268,7 @@ class TestAttack:
         masks = found_masks(seen)
         attack = attacks.DropoutInversion(attack=SIGNED)
         matching = attack.matching(masks)
-        labels = Read(images(2).targets)
+        labels = FixedLabels(images(2).targets)
         wide = widened(seen, masks)
         problem = Problem(
             wide, matching.objective, matching.parametrization, labels, images(2).targets

@@ -13,7 +13,7 @@ import leakgauge as lg
 from leakgauge.analytic.chain import Chain, chain_of
 from leakgauge.analytic.peeling import Known, peeled, windows_of
 from leakgauge.attacks import RGAP, Peeling
-from leakgauge.inversion import Guessed, Spectral
+from leakgauge.inversion import Spectral, WarmStart
 
 Observe = Callable[..., lg.Observation]
 GRAY = lg.ImageDomain(1, 8, 8)
@@ -159,7 +159,7 @@ def test_an_mlp_is_left_to_the_linear_layer_alone(observe: Observe) -> None:
 def test_a_guess_is_where_the_search_starts() -> None:
     unit = images(2).inputs
     observation = lg.Server().observe(client(mlp()), images(2), seeds=lg.Seeds(0))
-    start = Guessed(base=Spectral(center=0.5), guess=unit)
+    start = WarmStart(base=Spectral(center=0.5), initial=unit)
     variables = start.start(observation, torch.Generator())
     torch.testing.assert_close(start.decode(variables), unit)
     coefficients = torch.randn((1, 1, 8, 8), generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ import leakgauge as lg
 from leakgauge.attacks.labels import LabelPlan, plan_labels
 from leakgauge.attacks.recipe import Labeled, label_if_needed, settle
 from leakgauge.federated import FedAvg
-from leakgauge.inversion import L2, LBFGS, GradientMatching, Joint, Known, Read
+from leakgauge.inversion import L2, LBFGS, FixedLabels, GradientMatching, Joint, Known
 from leakgauge.inversion.search.engine import Ready
 
 Observe = Callable[..., lg.Observation]
@@ -122,5 +122,5 @@ def test_labels_read_repeat_and_are_not_the_truths_order(observe: Observe) -> No
     plan = label_if_needed(SHORT.matching(), observation)
     assert isinstance(plan, Labeled)
     ready, _ = settle(plan, SEEDS)
-    assert isinstance(ready.labels, Read)
+    assert isinstance(ready.labels, FixedLabels)
     assert isinstance(SHORT.matching().labels, Known)

@@ -23,11 +23,11 @@ from leakgauge.inversion import (
     Candidate,
     Cosine,
     Direct,
+    FixedLabels,
     GradientMatching,
     Joint,
     Known,
     LastLayer,
-    Read,
     SignedAdam,
     Term,
     TotalVariation,
@@ -210,7 +210,7 @@ class TestObjectives:
         assert nested.parts(0.5) == ((1.0, L2()), (6.0, Cosine()))
 
     def test_a_falling_weight_is_geometric(self) -> None:
-        weight = inversion.Falling(1e-1, 1e-5)
+        weight = inversion.GeometricSchedule(1e-1, 1e-5)
         assert [weight(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1e-1, 1e-3, 1e-5])
 
     @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ class TestLabels:
         observation = observe(model, batch)
         rule = LastLayer()
         found = rule.prepare(observation)
-        assert isinstance(found, Read)
+        assert isinstance(found, FixedLabels)
         assert found.labels.tolist() == [label]
 
     def test_the_last_layer_tells_nothing_of_several(self, observe: Observe) -> None:
@@ -554,7 +554,9 @@ class TestLabels:
         blind = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False))
         assert "no bias" in str(Known().prepare(observe(blind, images(2))))
         for granted in ("labels", "label_counts"):
-            assert isinstance(Known().prepare(observe(blind, images(2), **{granted: True})), Read)
+            assert isinstance(
+                Known().prepare(observe(blind, images(2), **{granted: True})), FixedLabels
+            )
 
     def test_an_estimate_leaves_running_statistics_alone(self, observe: Observe) -> None:
         """The observed model is in train mode here: a plain forward would move its buffers."""

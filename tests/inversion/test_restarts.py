@@ -16,7 +16,7 @@ from leakgauge.inversion import (
     L2,
     LBFGS,
     BalancedL2,
-    Falling,
+    GeometricSchedule,
     GradientMatching,
     Known,
     SignedAdam,
@@ -43,7 +43,7 @@ class TestRestartsTogether:
     ) -> None:
         observation = in_precision(observe(sigmoid_cnn(), images(1)), torch.float64)
         matching = GradientMatching(
-            objective=BalancedL2() + Falling(0.1, 1e-4) * TotalVariation(),
+            objective=BalancedL2() + GeometricSchedule(0.1, 1e-4) * TotalVariation(),
             labels=Known(),
             descent=descent,
             restarts=4,

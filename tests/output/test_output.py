@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.analytic.label_recovery import BestLabels
-from leakgauge.inversion import LastLayer, Read
+from leakgauge.inversion import FixedLabels, LastLayer
 from leakgauge.output import OneLabel, contribution_of, head_of, label_of_one, reduction_of
 
 
@@ -134,7 +134,7 @@ def test_the_label_of_one_with_features_of_both_signs(
         certain += found.certain
         if seed == 0:
             read = LastLayer().prepare(observation)
-            assert isinstance(read, Read)
+            assert isinstance(read, FixedLabels)
             assert torch.equal(read.labels, batch.targets)
     assert (right, certain) == (20, 20)
 

@@ -34,7 +34,7 @@ from leakgauge.core import (
     within,
 )
 from leakgauge.federated.layers.targets import refused_targets
-from leakgauge.inversion import Read
+from leakgauge.inversion import FixedLabels
 from leakgauge.inversion.search.engine import Ready, ready
 from leakgauge.output import shared_head
 
@@ -69,7 +69,7 @@ class ConcealmentMatching(BaseAttack):
             return Inapplicable(reason)
         label, other = labels_of_pair(observation, head.dbias)
         targets = soft(label, other, concealed.mixing, observation.classes, like)
-        matching = replace(self.attack.matching(), labels=Read(targets))
+        matching = replace(self.attack.matching(), labels=FixedLabels(targets))
         pair = ready(matching, as_pair(observation, concealed))
         if isinstance(pair, Inapplicable):
             return pair

@@ -44,7 +44,7 @@ from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import with_orders
 from leakgauge.federated.training.local_steps import interpolated, multiplier
 from leakgauge.federated.training.withheld import untold
-from leakgauge.inversion import GradientMatching, Guessed, Read, Window
+from leakgauge.inversion import FixedLabels, GradientMatching, WarmStart, Window
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.engine import Ready
 from leakgauge.inversion.simulation.simulator import Simulator, simulator
@@ -107,7 +107,7 @@ class CorrectedSurrogate(BaseAttack):
     def later(self, k: int, unit: Tensor) -> GradientMatching:
         """Return stage k from the inputs (B, *shape) of the stage before, in unit coordinates."""
         matching = self.stage(k)
-        start = Guessed(base=matching.parametrization, guess=unit)
+        start = WarmStart(base=matching.parametrization, initial=unit)
         return replace(matching, restarts=1, parametrization=start)
 
 
@@ -153,7 +153,7 @@ class _Stages:
             with self.seeds.isolated("true update"):
                 goal = corrected(self.observation, self.coarse, update, unit, found.targets)
             later = self.attack.later(k + 1, unit)
-            stage = Ready.of(later, goal, Read(found.targets))
+            stage = Ready.of(later, goal, FixedLabels(found.targets))
         return self.best()
 
     def update(self, found: Reconstruction) -> Tensors | None:

@@ -28,7 +28,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.layers.dropout import mean_network
-from leakgauge.inversion import GradientMatching, InRange, Read
+from leakgauge.inversion import FixedLabels, GradientMatching, InRange
 from leakgauge.inversion.search.engine import Ready, ready
 from leakgauge.inversion.variables.masks import (
     MaskMean,
@@ -84,7 +84,7 @@ class DropoutInversion(BaseAttack):
             return narrow
         matching = self.matching(masks)
         if not matching.labels.free:
-            matching = replace(matching, labels=Read(torch.zeros(0, dtype=torch.long)))
+            matching = replace(matching, labels=FixedLabels(torch.zeros(0, dtype=torch.long)))
         wide = ready(matching, widened(observation, masks))
         if isinstance(wide, Inapplicable):
             return wide

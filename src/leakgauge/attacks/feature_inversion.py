@@ -40,11 +40,11 @@ from leakgauge.inversion import (
     VARIATIONS,
     Cosine,
     FeatureMatch,
+    FixedLabels,
     GradientMatching,
     InRange,
     Known,
     LastLayer,
-    Read,
     Smoothness,
     Spectral,
     Term,
@@ -100,7 +100,7 @@ class FeatureInversion(BaseAttack):
         return GradientMatching(
             objective=objective,
             parametrization=Spectral(center=0.5, noise=0.1),
-            labels=Read(labels),
+            labels=FixedLabels(labels),
             descent=self.descent,
         )
 

@@ -26,7 +26,7 @@ from leakgauge.inversion import (
     InRange,
     PatchBorders,
     Spectral,
-    Stepped,
+    StepSchedule,
     Term,
 )
 from leakgauge.inversion.objectives.patches import patch_size
@@ -100,7 +100,7 @@ class GradViT(FidelityMatching):
         found: list[Term] = []
         if self.gradient > 0:
             found.append(
-                Stepped(self.gradient, self.reduced * self.gradient, self.start)
+                StepSchedule(self.gradient, self.reduced * self.gradient, self.start)
                 * DISTANCES[self.distance]
             )
         if self.coordinates == "cosines":
@@ -108,4 +108,4 @@ class GradViT(FidelityMatching):
         late = [
             (weight, prior) for weight, prior in self.priors(observation, statistics) if weight > 0
         ]
-        return [*found, *(Stepped(0.0, weight, self.start) * prior for weight, prior in late)]
+        return [*found, *(StepSchedule(0.0, weight, self.start) * prior for weight, prior in late)]

@@ -46,7 +46,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count, Whole
-from leakgauge.inversion import Guessed
+from leakgauge.inversion import WarmStart
 from leakgauge.inversion.search.engine import Ready
 from leakgauge.inversion.search.judgment import least_objective, objective_of
 
@@ -206,7 +206,7 @@ class _Search:
         ready = self.ready.with_labels(mixing.targets(self.classes, self.like))
         if start is not None:
             guess = ready.observation.domain.to_unit(start.inputs)
-            begin = Guessed(base=ready.matching.parametrization, guess=guess)
+            begin = WarmStart(base=ready.matching.parametrization, initial=guess)
             matching = replace(ready.matching, parametrization=begin, restarts=1)
             ready = replace(ready, matching=matching)
 

@@ -40,14 +40,14 @@ from leakgauge.core.verdicts import nothing_found
 from leakgauge.inversion import (
     LBFGS,
     FeatureMatch,
+    FixedLabels,
     GradientMatching,
-    Guessed,
     InRange,
     Parametrization,
-    Read,
     Smoothness,
     Spectral,
     Term,
+    WarmStart,
 )
 from leakgauge.inversion.objectives.distances import MATCHED
 from leakgauge.inversion.search.engine import Ready, ready
@@ -108,7 +108,7 @@ class Peeling(BaseAttack):
         return GradientMatching(
             objective=objective,
             parametrization=start,
-            labels=Read(labels),
+            labels=FixedLabels(labels),
             descent=LBFGS(steps=steps, history=100, line_search="strong_wolfe"),
             tolerance=EXACT,
         )
@@ -234,7 +234,7 @@ class _Peel:
         if not self.guesses:
             return [fresh] * (RESTARTS if ample else 1)
         unit = self.observation.domain.to_unit(self.guesses[-1].inputs)
-        last = Guessed(base=Spectral(center=0.5), guess=unit)
+        last = WarmStart(base=Spectral(center=0.5), initial=unit)
         return [last, *[fresh] * (RESTARTS - 1)] if ample else [last]
 
     def descended(

@@ -17,7 +17,7 @@ from leakgauge.core import (
     Seeds,
     within,
 )
-from leakgauge.inversion import GradientMatching, Known, Read
+from leakgauge.inversion import FixedLabels, GradientMatching, Known
 from leakgauge.inversion.search.engine import Ready, ready
 
 
@@ -75,7 +75,7 @@ def label_first(
     if isinstance(labels, Inapplicable):
         return labels
     none = torch.zeros(0, dtype=torch.long)
-    found = ready(replace(matching, labels=Read(none)), observation)
+    found = ready(replace(matching, labels=FixedLabels(none)), observation)
     return found if isinstance(found, Inapplicable) else Labeled(found, labels)
 
 

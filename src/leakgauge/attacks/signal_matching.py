@@ -31,7 +31,7 @@ from leakgauge.core import (
     unit_shape,
     within,
 )
-from leakgauge.inversion import GradientMatching, Read
+from leakgauge.inversion import FixedLabels, GradientMatching
 from leakgauge.inversion.search.engine import Ready, ready
 from leakgauge.inversion.variables.signals import Signals, WithSignal, scaled, severed, split_of
 from leakgauge.inversion.variables.wide import OfInputs
@@ -118,7 +118,7 @@ class SignalMatching(BaseAttack):
         return narrowed(wide.search(seeds, within(progress, 0.0, 1.0, finish=narrowed)))
 
 
-def no_labels(observation: Observation) -> Read:
+def no_labels(observation: Observation) -> FixedLabels:
     """Return labels (B,) of zero for a loss that uses none."""
     device = observation.update.like.device
-    return Read(torch.zeros(observation.batch_size, dtype=torch.long, device=device))
+    return FixedLabels(torch.zeros(observation.batch_size, dtype=torch.long, device=device))

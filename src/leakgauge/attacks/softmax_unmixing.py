@@ -33,7 +33,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive
 from leakgauge.core.verdicts import nothing_found
-from leakgauge.inversion import Falling, FeatureMatch, Read
+from leakgauge.inversion import FeatureMatch, FixedLabels, GeometricSchedule
 from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.search.engine import Ready, ready
 
@@ -78,7 +78,9 @@ class SoftmaxUnmixing(BaseAttack):
         reason = entangled(observation)
         if reason is not None:
             return Inapplicable(reason)
-        matching = replace(self.descent.matching(), labels=Read(torch.zeros(0, dtype=torch.long)))
+        matching = replace(
+            self.descent.matching(), labels=FixedLabels(torch.zeros(0, dtype=torch.long))
+        )
         descent = ready(matching, observation)
         if isinstance(descent, Inapplicable):
             return descent
@@ -101,7 +103,7 @@ class SoftmaxUnmixing(BaseAttack):
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
         error = torch.where(seen.found, seen.error, torch.inf)
         term = FeatureMatch.of(observation, head.name, seen.features, error, pooled=True)
-        features = Falling(self.weight, 1e-4 * self.weight) * term
+        features = GeometricSchedule(self.weight, 1e-4 * self.weight) * term
         led = descent.with_labels(labels).with_terms(features)
 
         def noted(found: Reconstruction) -> Reconstruction:

@@ -35,7 +35,7 @@ from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.local_steps import interpolated
-from leakgauge.inversion import Candidate, Cosine, GradientMatching, Guessed, Read
+from leakgauge.inversion import Candidate, Cosine, FixedLabels, GradientMatching, WarmStart
 from leakgauge.inversion.search.engine import Ready
 from leakgauge.inversion.simulation.simulator import simulator
 
@@ -103,12 +103,12 @@ class SurrogateModel(BaseAttack):
             unit, targets = observation.domain.to_unit(found.inputs), found.targets
             shares.append(nearest(observation, unit, targets))
             matching = self.later(stage.matching, unit)
-            stage = Ready.of(matching, interpolated(observation, shares[-1]), Read(targets))
+            stage = Ready.of(matching, interpolated(observation, shares[-1]), FixedLabels(targets))
         return done(found)
 
     def later(self, last: GradientMatching, unit: Tensor) -> GradientMatching:
         """Return the stage after `last`, from its result (B, *shape) in unit coordinates."""
-        start = Guessed(base=last.parametrization, guess=unit)
+        start = WarmStart(base=last.parametrization, initial=unit)
         return replace(self.matching(), restarts=1, parametrization=start)
 
 

@@ -17,7 +17,7 @@ from leakgauge.inversion import (
     LBFGS,
     BalancedL2,
     Direct,
-    Falling,
+    GeometricSchedule,
     GradientMatching,
     InRange,
     Known,
@@ -52,5 +52,5 @@ def vanishing(smoothness: float, remains: float) -> Term:
     """The balanced distance and a prior whose weight falls from `smoothness` to `remains` of it, or is 0 throughout."""
     if smoothness == 0:
         return BalancedL2()
-    weight = Falling(smoothness, remains * smoothness)
+    weight = GeometricSchedule(smoothness, remains * smoothness)
     return BalancedL2() + weight * (InRange() + Smoothness())

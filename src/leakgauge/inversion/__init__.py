@@ -16,10 +16,10 @@ from leakgauge.inversion.objectives.feature_statistics import FeatureStatistics
 from leakgauge.inversion.objectives.features import FeatureMatch
 from leakgauge.inversion.objectives.objective import (
     Candidate,
-    Falling,
+    GeometricSchedule,
     LeastSquares,
     Logarithm,
-    Stepped,
+    StepSchedule,
     Term,
     Window,
 )
@@ -37,8 +37,20 @@ from leakgauge.inversion.objectives.variation import (
 from leakgauge.inversion.search.consensus import Consensus
 from leakgauge.inversion.search.engine import GradientMatching
 from leakgauge.inversion.variables.deep_prior import DeepPrior
-from leakgauge.inversion.variables.labels import Affine, Joint, Known, Labels, LastLayer, Read
-from leakgauge.inversion.variables.parametrization import Direct, Guessed, Parametrization, Spectral
+from leakgauge.inversion.variables.labels import (
+    Affine,
+    FixedLabels,
+    Joint,
+    Known,
+    Labels,
+    LastLayer,
+)
+from leakgauge.inversion.variables.parametrization import (
+    Direct,
+    Parametrization,
+    Spectral,
+    WarmStart,
+)
 
 __all__ = [
     "L1",
@@ -56,12 +68,12 @@ __all__ = [
     "Descent",
     "Direct",
     "Energy",
-    "Falling",
     "FeatureMatch",
     "FeatureStatistics",
+    "FixedLabels",
     "GaussNewton",
+    "GeometricSchedule",
     "GradientMatching",
-    "Guessed",
     "InRange",
     "IsotropicVariation",
     "Joint",
@@ -76,14 +88,14 @@ __all__ = [
     "Parametrization",
     "PatchBorders",
     "RandomRounding",
-    "Read",
     "SignedAdam",
     "Smoothness",
     "Spectral",
-    "Stepped",
+    "StepSchedule",
     "TensorCosine",
     "Term",
     "TotalVariation",
     "VariationName",
+    "WarmStart",
     "Window",
 ]

@@ -144,7 +144,7 @@ class Logarithm(Term):
 
 
 @dataclass(frozen=True)
-class Falling:
+class GeometricSchedule:
     """A weight that falls geometrically from `start` to `end` as progress goes from 0 to 1."""
 
     start: float
@@ -156,7 +156,7 @@ class Falling:
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepSchedule:
     """A weight that is `before` up to the share `at` of the steps, and `after` from there on."""
 
     before: float

@@ -8,7 +8,7 @@ from typing import Literal
 
 from leakgauge.core import Observation
 from leakgauge.inversion.descents.descent import Descent
-from leakgauge.inversion.objectives.objective import Falling, Term, unmatched
+from leakgauge.inversion.objectives.objective import GeometricSchedule, Term, unmatched
 from leakgauge.inversion.objectives.statistics import BatchStatistics
 from leakgauge.inversion.search.consensus import Consensus
 from leakgauge.inversion.variables.labels import Labels
@@ -70,4 +70,7 @@ class Composition:
             return self.objective
         weight = self.statistics * unmatched(self.objective, observation)
         # Statistics that are not quite true lead at first, and must not keep the update from being matched.
-        return self.objective + (weight if term.exact else Falling(weight, 1e-4 * weight)) * term
+        return (
+            self.objective
+            + (weight if term.exact else GeometricSchedule(weight, 1e-4 * weight)) * term
+        )

@@ -30,7 +30,7 @@ from leakgauge.inversion.simulation import attention
 from leakgauge.inversion.simulation.derivability import unrunnable
 from leakgauge.inversion.simulation.simulator import believed, in_precision
 from leakgauge.inversion.simulation.units import rescaled
-from leakgauge.inversion.variables.labels import Read, ReadyLabels
+from leakgauge.inversion.variables.labels import FixedLabels, ReadyLabels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Ready:
 
     def with_labels(self, labels: Tensor) -> Ready:
         """Return the same search with labels (B,) or targets (B, K) that are known."""
-        return replace(self, labels=Read(labels))
+        return replace(self, labels=FixedLabels(labels))
 
     def with_terms(self, terms: Term) -> Ready:
         """Return the same search with further terms of the objective, which need no check."""

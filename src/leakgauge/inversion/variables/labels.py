@@ -127,12 +127,12 @@ class _Fixed:
 
 
 @dataclass(frozen=True, eq=False)
-class Read(_Fixed):
-    """Labels (B,) that were read from the update, each that of its example."""
+class FixedLabels(_Fixed):
+    """Labels (B,) that the descent does not move: granted, or recovered from the update."""
 
     labels: Tensor
 
-    def prepare(self, observation: Observation) -> Read:
+    def prepare(self, observation: Observation) -> FixedLabels:
         return self
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
@@ -147,7 +147,7 @@ class LastLayer(_Fixed):
     Zhao et al. 2020 read it from signs. Their rule is a case of this one, and needs cross-entropy.
     """
 
-    def prepare(self, observation: Observation) -> Read | Inapplicable:
+    def prepare(self, observation: Observation) -> FixedLabels | Inapplicable:
         """Return the label (1,), or the reason why it cannot be read."""
         if observation.batch_size != 1:
             return Inapplicable(
@@ -156,7 +156,7 @@ class LastLayer(_Fixed):
         found = label_of_one(as_one_gradient(observation))
         if isinstance(found, Inapplicable):
             return found
-        return Read(torch.tensor([found.label]))
+        return FixedLabels(torch.tensor([found.label]))
 
 
 @dataclass(frozen=True)
@@ -169,13 +169,13 @@ class Known(_Fixed):
 
     probes: int = 32
 
-    def prepare(self, observation: Observation) -> Read | Estimated | Inapplicable:
+    def prepare(self, observation: Observation) -> FixedLabels | Estimated | Inapplicable:
         """Return labels (B,), in ascending order unless they are granted, or the reason why there are none."""
         knowledge = observation.knowledge
         if knowledge.labels is not None:
-            return Read(knowledge.labels)
+            return FixedLabels(knowledge.labels)
         if knowledge.label_counts is not None:
-            return Read(_repeated(knowledge.label_counts))
+            return FixedLabels(_repeated(knowledge.label_counts))
         if observation.classes is None:
             return Inapplicable("labels are not granted, and no loss over classes tells them")
         found = shared_head(as_one_gradient(observation))

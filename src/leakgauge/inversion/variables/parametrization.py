@@ -115,19 +115,24 @@ class Spectral(Direct):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Guessed(Parametrization):
-    """The variables of `base`, from a guess (B, *shape) in unit coordinates instead of noise."""
+class WarmStart(Parametrization):
+    """The variables of `base`, which start from an earlier reconstruction instead of noise.
+
+    Args:
+        base: The parametrization.
+        initial: Where the descent starts: examples (B, *shape) in unit coordinates.
+    """
 
     base: Parametrization
-    guess: Tensor = field(repr=False)
+    initial: Tensor = field(repr=False)
 
     def shape(self, observation: Observation) -> tuple[int, ...]:
         return self.base.shape(observation)
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """The variables that decode to the guess."""
+        """Return the variables that decode to `initial`."""
         like = observation.update.like
-        return self.base.encode(self.guess.to(like))
+        return self.base.encode(self.initial.to(like))
 
     def decode(self, variables: Tensor) -> Tensor:
         return self.base.decode(variables)
