@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import leakgauge as lg
 from leakgauge.inversion import Cosine, Direct, Known, TotalVariation
-from leakgauge.inversion.evaluation.batching import Loop, together
+from leakgauge.inversion.evaluation.batching import Loop, batch_restarts
 from leakgauge.inversion.evaluation.compilation import Compiled
 from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.evaluation.step import DoubleBackward, ForwardOverReverse
@@ -130,10 +130,10 @@ def trials_of(problem: Problem, *, fuse: bool) -> dict[str, Callable[[], Call]]:
     found: dict[str, Callable[[], Call]] = {
         "loop, eager": lambda: Loop(DoubleBackward(problem), fixed),
         "loop, traced": looped,
-        "one axis, traced": partial(together, problem, fixed, TRIALS),
+        "one axis, traced": partial(batch_restarts, problem, fixed, TRIALS),
     }
     if fuse:
-        found["one axis, compiled"] = partial(together, problem, fixed, TRIALS, fuse=True)
+        found["one axis, compiled"] = partial(batch_restarts, problem, fixed, TRIALS, fuse=True)
     return found
 
 

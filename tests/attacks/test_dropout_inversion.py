@@ -17,13 +17,13 @@ from leakgauge import attacks
 from leakgauge.federated.layers.dropout import drawn, mean_network
 from leakgauge.federated.training.rounds import Rounds
 from leakgauge.inversion import Candidate, FixedLabels, TotalVariation
-from leakgauge.inversion.evaluation.batching import Loop, together
+from leakgauge.inversion.evaluation.batching import Loop, batch_restarts
 from leakgauge.inversion.evaluation.compilation import Compiled
 from leakgauge.inversion.evaluation.problem import Problem
 from leakgauge.inversion.evaluation.step import DoubleBackward
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
-from leakgauge.inversion.variables.masks import MaskMean, Masks, masks_of, widened
+from leakgauge.inversion.variables.masks import MaskMean, Masks, masks_of, widen
 from leakgauge.inversion.variables.wide import OfInputs
 
 Observe = Callable[..., lg.Observation]
@@ -107,7 +107,7 @@ class TestMasks:
         wide = masks.joined(images(2).inputs, kept.reshape(2, -1))
         with torch.no_grad():
             assert torch.allclose(
-                widened(seen, masks).model(wide), rest(after.reshape(2, -1)), atol=1e-6
+                widen(seen, masks).model(wide), rest(after.reshape(2, -1)), atol=1e-6
             )
 
     def test_a_functional_dropout_is_found(self, observe: Observe) -> None:
@@ -208,7 +208,7 @@ def residual(seen: lg.Observation, batch: lg.Batch, masks: list[Tensor]) -> floa
     """Of the update that the private batch gives under these masks."""
     layout = found_masks(seen)
     wide = layout.joined(batch.inputs, torch.cat([m.flatten(1) for m in masks], dim=1))
-    simulated = simulator(widened(seen, layout), create_graph=False)(wide, batch.targets)
+    simulated = simulator(widen(seen, layout), create_graph=False)(wide, batch.targets)
     return float(relative_residual(simulated, seen.update.tensors))
 
 
@@ -269,7 +269,7 @@ class TestAttack:
         attack = attacks.DropoutInversion(attack=SIGNED)
         matching = attack.matching(masks)
         labels = FixedLabels(images(2).targets)
-        wide = widened(seen, masks)
+        wide = widen(seen, masks)
         problem = Problem(
             wide, matching.objective, matching.parametrization, labels, images(2).targets
         )
@@ -284,7 +284,7 @@ class TestAttack:
         both = torch.stack([at, at + 0.1])
         fixed = images(2).targets.expand(2, -1)
         loop = Loop(DoubleBackward(problem), fixed)((both,), 0.0)
-        axis = together(problem, fixed, 2)((both,), 0.0)
+        axis = batch_restarts(problem, fixed, 2)((both,), 0.0)
         assert torch.allclose(loop[0], axis[0], atol=1e-6)
         assert torch.allclose(loop[1][0], axis[1][0], atol=1e-5)
 

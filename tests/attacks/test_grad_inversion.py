@@ -16,15 +16,15 @@ from leakgauge import inversion
 from leakgauge.attacks import GradInversion
 from leakgauge.inversion.descents.descent import Evaluation, Setting
 from leakgauge.inversion.descents.langevin import LangevinAdam
-from leakgauge.inversion.evaluation.batching import Loop, together
+from leakgauge.inversion.evaluation.batching import Loop, batch_restarts
 from leakgauge.inversion.evaluation.step import DoubleBackward
 from leakgauge.inversion.search import running
 from leakgauge.inversion.search.consensus import (
     Consensus,
     Pull,
-    corresponding,
     lazy,
-    onto,
+    match_examples,
+    register_onto,
     registered,
 )
 
@@ -98,14 +98,14 @@ class TestConsensus:
         unit = images(4).inputs
         order = torch.tensor([2, 0, 1, 3])
         other = unit[order] + 0.01
-        first, second = corresponding([unit, other], [labels, labels], 0)
+        first, second = match_examples([unit, other], [labels, labels], 0)
         assert first.tolist() == [0, 1, 2, 3]
         assert torch.allclose(other[second], unit + 0.01)
 
     def test_examples_of_other_labels_never_are(self) -> None:
         unit = images(2).inputs
         labels = torch.tensor([0, 1])
-        _, second = corresponding([unit, unit.flip(0)], [labels, labels], 0)
+        _, second = match_examples([unit, unit.flip(0)], [labels, labels], 0)
         assert second.tolist() == [0, 1]
 
     def test_lazy_aims_are_the_mean_in_the_order_of_each(self) -> None:
@@ -120,7 +120,7 @@ class TestConsensus:
         data = lg.data.photos()
         for image in data.inputs[:4]:
             shifted = image.roll(1, dims=-1)
-            moved = onto(shifted, image)
+            moved = register_onto(shifted, image)
             inner = (..., slice(3, -3), slice(3, -3))
             before = (shifted - image)[inner].square().mean()
             assert (moved - image)[inner].square().mean() < before / 2
@@ -207,7 +207,7 @@ class TestGroup:
 
             def choose(problem, fixed, count, planned, axis=axis):  # type: ignore[no-untyped-def]
                 if axis:
-                    return together(problem, fixed, count), ""
+                    return batch_restarts(problem, fixed, count), ""
                 return Loop(DoubleBackward(problem), fixed), ""
 
             monkeypatch.setattr(running, "choose_restarts", choose)

@@ -15,7 +15,7 @@ import leakgauge as lg
 from leakgauge.defenses import Chain, GaussianNoise, LayerPruning, LocalLayers, Precode
 from leakgauge.federated.layers.dropout import with_forward
 from leakgauge.inversion.simulation.simulator import simulator
-from leakgauge.inversion.variables.signals import Signals, hidden, severed, split_of
+from leakgauge.inversion.variables.signals import Signals, concealed_parameters, find_split, sever
 
 Observe = Callable[..., lg.Observation]
 
@@ -23,10 +23,10 @@ Observe = Callable[..., lg.Observation]
 class TestSplit:
     def test_is_where_the_first_hidden_layer_reads(self, observe: Observe) -> None:
         seen = observe(sigmoid_cnn(), images(2), under=LocalLayers(last=1))
-        assert hidden(seen) == {"5.weight", "5.bias"}
-        assert split_of(seen) == ("5", 128)
+        assert concealed_parameters(seen) == {"5.weight", "5.bias"}
+        assert find_split(seen) == ("5", 128)
         seen = observe(mlp(), images(2), under=Chain(defenses=(GaussianNoise(), Precode(latent=6))))
-        assert split_of(seen) == ("5.precode.encoder", 48)
+        assert find_split(seen) == ("5.precode.encoder", 48)
 
     @pytest.mark.parametrize(
         ("under", "told"),
@@ -63,7 +63,7 @@ class TestMatching:
         (signal,) = torch.autograd.grad(loss, features)
         layout = Signals((1, 8, 8), 128, scale=2.0)
         wide = layout.joined(batch.inputs, signal / 2.0)
-        simulated = simulator(severed(seen, "5", layout), create_graph=False)(
+        simulated = simulator(sever(seen, "5", layout), create_graph=False)(
             wide, torch.zeros(3, dtype=torch.long)
         )
         for name, tensor in seen.update.tensors.items():
@@ -82,7 +82,7 @@ class TestMatching:
         other = with_forward(seen.model, lambda forward: forward)
         with torch.no_grad():
             for name, parameter in other.named_parameters():
-                if name in hidden(seen):
+                if name in concealed_parameters(seen):
                     parameter.mul_(-3.0)
         again = attack(replace(seen, model=other), seeds=lg.Seeds(0))
         assert torch.equal(found.inputs, again.inputs)

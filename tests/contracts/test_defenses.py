@@ -167,7 +167,7 @@ class TestContract:
         """Simulating the true batch comes nearer to what was observed for who knows the defense."""
         from leakgauge.federated.layers.dropout import mean_network
         from leakgauge.inversion.objectives.distances import relative_residual
-        from leakgauge.inversion.simulation.simulator import believed, simulator
+        from leakgauge.inversion.simulation.simulator import drop_misleading, simulator
 
         batch = images(2)
         known, unknown = (
@@ -179,7 +179,7 @@ class TestContract:
             )
             for told in (True, False)
             for held in [observe(mlp(), batch, under=case.defense, defense=told)]
-            for seen in [believed(mean_network(held))]
+            for seen in [drop_misleading(mean_network(held))]
         )
         assert known <= unknown
         assert (known == 0) == (case.exact is Exact.BATCH)

@@ -36,7 +36,7 @@ from leakgauge.defenses import (
 )
 from leakgauge.defenses.soteria import estimated, features_of, tellings
 from leakgauge.federated.training.aggregated import Aggregated
-from leakgauge.inversion.objectives.rounding import EDGE, surprise
+from leakgauge.inversion.objectives.rounding import EDGE, surprisal
 
 LAST = "5.weight"
 """The last linear layer of `mlp`."""
@@ -221,9 +221,9 @@ class TestStochasticQuantization:
         """Their probabilities, as the adversary has them, add up to 1; what cannot be is dear and not flat."""
         fraction = torch.linspace(0.06, 0.94, 9)
         assert torch.allclose(
-            (-surprise(fraction)).exp() + (-surprise(1 - fraction)).exp(), torch.ones(9)
+            (-surprisal(fraction)).exp() + (-surprisal(1 - fraction)).exp(), torch.ones(9)
         )
-        dear = surprise(torch.tensor([EDGE, 1.0, 1.5, 2.0]))
+        dear = surprisal(torch.tensor([EDGE, 1.0, 1.5, 2.0]))
         assert bool((dear.diff() > 1).all())
 
     def test_who_knows_it_seeks_the_most_likely_batch(

@@ -23,7 +23,7 @@ from leakgauge.defenses import (
 )
 from leakgauge.federated.layers.bottleneck import VariationalBottleneck, at_mean, samples
 from leakgauge.federated.layers.dropout import mean_network
-from leakgauge.inversion.simulation.simulator import believed
+from leakgauge.inversion.simulation.simulator import drop_misleading
 from leakgauge.output import head_of
 
 
@@ -138,7 +138,7 @@ class TestPrecode:
     ) -> None:
         defense = Chain(defenses=(TopK(sparsity=0.0), Precode(latent=6)))
         seen = observe(mlp(), images(2), under=defense)
-        kept = {n for n, t in believed(seen).update.tensors.items() if bool(t.any())}
+        kept = {n for n, t in drop_misleading(seen).update.tensors.items() if bool(t.any())}
         assert kept == {f"{layer}.{n}" for layer in (1, 3) for n in ("weight", "bias")}
 
     def test_who_simulates_draws_nothing_and_leaves_the_observation(
@@ -232,8 +232,8 @@ class TestLocalLayers:
         seen = observe(mlp(), images(2), under=noisy)
         assert effect(LocalLayers(), Misleading) is not None
         assert bool(seen.update.tensors["5.weight"].all())
-        assert not bool(believed(seen).update.tensors["5.weight"].any())
-        assert bool(believed(seen).update.tensors["3.weight"].any())
+        assert not bool(drop_misleading(seen).update.tensors["5.weight"].any())
+        assert bool(drop_misleading(seen).update.tensors["3.weight"].any())
 
     def test_who_knows_it_matches_what_was_shared(
         self, observe: Callable[..., lg.Observation]

@@ -40,7 +40,7 @@ from leakgauge.inversion import (
 )
 from leakgauge.inversion.evaluation.problem import Problem
 from leakgauge.inversion.evaluation.step import Compiled, DoubleBackward, ForwardOverReverse
-from leakgauge.inversion.objectives.objective import unmatched
+from leakgauge.inversion.objectives.objective import value_at_zero_update
 from leakgauge.inversion.objectives.variation import FLOOR
 
 Observe = Callable[..., lg.Observation]
@@ -191,7 +191,9 @@ class TestOrthogonality:
     def test_it_is_no_distance(self, observe: Observe) -> None:
         """What speaks of the batch alone is not asked what it says of an update of zero."""
         seen = observe(mlp(), images(2), labels=True)
-        assert unmatched(Cosine() + 3.0 * Orthogonality(), seen) == unmatched(Cosine(), seen)
+        assert value_at_zero_update(Cosine() + 3.0 * Orthogonality(), seen) == value_at_zero_update(
+            Cosine(), seen
+        )
 
     def test_a_search_heeds_it(self, observe: Observe) -> None:
         seen = observe(sigmoid_cnn(), images(2), labels=True)

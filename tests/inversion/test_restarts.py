@@ -23,7 +23,7 @@ from leakgauge.inversion import (
     TotalVariation,
 )
 from leakgauge.inversion.descents.descent import Descent
-from leakgauge.inversion.evaluation.batching import Restarts, together
+from leakgauge.inversion.evaluation.batching import Restarts, batch_restarts
 from leakgauge.inversion.evaluation.problem import Problem
 from leakgauge.inversion.search import running
 from leakgauge.inversion.simulation.simulator import in_precision
@@ -56,7 +56,7 @@ class TestRestartsTogether:
             problem: Problem, fixed: Tensor | None, count: int, planned: int
         ) -> tuple[Restarts, str]:
             used.append(count)
-            return together(problem, fixed, count), f"{count} as one axis"
+            return batch_restarts(problem, fixed, count), f"{count} as one axis"
 
         monkeypatch.setattr(running, "choose_restarts", always)
         axis = matching(observation, seeds=lg.Seeds(0))
@@ -70,7 +70,7 @@ class TestRestartsTogether:
         self, observe: Observe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            running, "choose_restarts", lambda p, f, n, _: (together(p, f, n), "axis")
+            running, "choose_restarts", lambda p, f, n, _: (batch_restarts(p, f, n), "axis")
         )
         matching = GradientMatching(
             objective=L2(),

@@ -29,7 +29,7 @@ from leakgauge.inversion import (
     Term,
     TotalVariation,
 )
-from leakgauge.inversion.descents.curvature import Curvature, count_sketch, counted, lower_gram
+from leakgauge.inversion.descents.curvature import Curvature, bound_rank, count_sketch, lower_gram
 from leakgauge.inversion.descents.descent import Identification, flatten, unflatten
 from leakgauge.inversion.evaluation.jacobian import (
     Compression,
@@ -273,7 +273,7 @@ class TestDescent:
     def test_beyond_the_dense_it_goes_on_without_a_matrix(self, observe: Observe) -> None:
         """Two examples of 64 values, 128 unknowns: the rank is bounded by counting residuals."""
         of, at = problem(observe, L2())
-        assert counted(of, at, of.weights(0.0)).rank == 128
+        assert bound_rank(of, at, of.weights(0.0)).rank == 128
         matching = attacks.SecondOrder(iterations=20).matching()
         matching = replace(matching, descent=replace(matching.descent, dense=127))
         guess = matching(observe(sigmoid_cnn(), images(2)), seeds=lg.Seeds(0))

@@ -18,7 +18,7 @@ from leakgauge.inversion import Candidate, Cosine, Direct, Known, Logarithm, Spe
 from leakgauge.inversion.evaluation.compilation import Compiled
 from leakgauge.inversion.evaluation.problem import Problem
 from leakgauge.inversion.evaluation.step import DoubleBackward
-from leakgauge.inversion.simulation.smoothing import SmoothReLU, bends, smoothed
+from leakgauge.inversion.simulation.smoothing import SmoothReLU, runs_relu, smooth_relus
 
 Observe = Callable[..., lg.Observation]
 RELUS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -137,28 +137,28 @@ class TestBends:
     def test_functions_are_seen(
         self, observe: Observe, activation: Callable[[Tensor], Tensor]
     ) -> None:
-        assert bends(observe(Functional(activation).eval(), images(1)))
+        assert runs_relu(observe(Functional(activation).eval(), images(1)))
 
     def test_smooth_networks_have_none(self, observe: Observe) -> None:
-        assert not bends(observe(Functional(torch.sigmoid).eval(), images(1)))
+        assert not runs_relu(observe(Functional(torch.sigmoid).eval(), images(1)))
 
     def test_the_model_is_left_as_it_was(self, observe: Observe) -> None:
         model = Functional(functional.relu).train()
         seen = observe(model, images(2))
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        bends(seen)
+        runs_relu(seen)
         assert all(torch.equal(before[n], value) for n, value in model.state_dict().items())
 
 
 class TestSmoothed:
     def test_zero_is_the_observation_itself(self, observe: Observe) -> None:
         seen = observe(relu_cnn(), images(1))
-        assert smoothed(seen, 0.0) is seen
+        assert smooth_relus(seen, 0.0) is seen
 
     def test_protocols_of_the_training_are_kept(self, observe: Observe) -> None:
         seen = observe(relu_cnn(), images(1))
-        assert isinstance(smoothed(seen, 0.1).training, SingleGradient)
-        wrapped = smoothed(replace(seen, training=Delta()), 0.1).training
+        assert isinstance(smooth_relus(seen, 0.1).training, SingleGradient)
+        wrapped = smooth_relus(replace(seen, training=Delta()), 0.1).training
         assert isinstance(wrapped, LocalTraining)
         assert not isinstance(wrapped, SingleGradient)
         assert wrapped.kind == "delta"
@@ -170,7 +170,7 @@ class TestSmoothed:
         batch = images(1)
 
         def far(width: float) -> float:
-            training = smoothed(seen, width).training
+            training = smooth_relus(seen, width).training
             update = training(seen.model, seen.loss, batch.inputs, batch.targets)
             real = seen.training(seen.model, seen.loss, batch.inputs, batch.targets)
             return max(float((update[n] - real[n]).abs().max()) for n in real)
@@ -178,7 +178,7 @@ class TestSmoothed:
         assert far(1e-5) < 1e-4 < far(0.5)
 
     def test_compiled_and_eager_steps_agree(self, observe: Observe) -> None:
-        seen = smoothed(observe(relu_cnn(), images(1)), 0.2)
+        seen = smooth_relus(observe(relu_cnn(), images(1)), 0.2)
         objective = Logarithm(Cosine())
         problem = Problem(seen, objective, Spectral(center=0.5), Known(), images(1).targets)
         at = (0.1 * torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)),)

@@ -25,9 +25,9 @@ from leakgauge.inversion import (
     TotalVariation,
 )
 from leakgauge.inversion.evaluation import batching, compilation, step
-from leakgauge.inversion.evaluation.batching import Loop, choose_restarts, together
+from leakgauge.inversion.evaluation.batching import Loop, batch_restarts, choose_restarts
 from leakgauge.inversion.evaluation.compilation import Compiled, NotCompiled
-from leakgauge.inversion.evaluation.cost import Path, Work, batched, favored
+from leakgauge.inversion.evaluation.cost import Path, Work, choose_batched_path, choose_path
 from leakgauge.inversion.evaluation.graph import trace
 from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.evaluation.step import (
@@ -35,7 +35,7 @@ from leakgauge.inversion.evaluation.step import (
     ForwardOverReverse,
     Step,
     choose,
-    mixed,
+    mixed_precision,
     tf32,
 )
 from leakgauge.inversion.simulation.simulator import in_precision
@@ -306,7 +306,7 @@ class TestCompilation:
         monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
         monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)
         monkeypatch.setattr(
-            step, "favored", lambda work, planned: Path("reverse", True, "step: compiled")
+            step, "choose_path", lambda work, planned: Path("reverse", True, "step: compiled")
         )
         problem = problem_of(mlp(256, 5))
         made, note = choose(problem, 10)
@@ -367,7 +367,7 @@ class TestChoice:
             ForwardOverReverse(problem)(places(problem), 0.0)
 
     def test_long_plans_pay_for_a_graph_then_for_code(self) -> None:
-        paths = [favored(LARGE, planned) for planned in (10, 3_000, 10**6)]
+        paths = [choose_path(LARGE, planned) for planned in (10, 3_000, 10**6)]
         assert paths[0] is None
         assert paths[1] is not None
         assert (paths[1].order, paths[1].fuse) == ("reverse", False)
@@ -375,7 +375,7 @@ class TestChoice:
         assert (paths[2].order, paths[2].fuse) == ("reverse", True)
 
     def test_forward_over_reverse_where_memory_ends(self) -> None:
-        path = favored(replace(LARGE, held=LARGE.limit), 1)
+        path = choose_path(replace(LARGE, held=LARGE.limit), 1)
         assert path is not None
         assert path.order == "forward"
         assert "GiB" in path.reason
@@ -393,7 +393,7 @@ class TestChoice:
         self, order: compilation.Order, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            step, "favored", lambda work, planned: Path(order, False, "step: traced")
+            step, "choose_path", lambda work, planned: Path(order, False, "step: traced")
         )
         problem = problem_of(Branching(), double=True)
         made, note = choose(problem, 10)
@@ -403,7 +403,7 @@ class TestChoice:
 
     def test_what_is_chosen_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            step, "favored", lambda work, planned: Path("reverse", False, "step: traced")
+            step, "choose_path", lambda work, planned: Path("reverse", False, "step: traced")
         )
         problem = problem_of(sigmoid_cnn(size=16), double=True)
         made, note = choose(problem, 10)
@@ -420,7 +420,7 @@ class TestRestarts:
         problem = problem_of(model, joint=joint, double=True)
         fixed = None if joint else torch.tensor([[0, 1, 2], [3, 3, 3], [2, 0, 1], [1, 1, 0]])
         at = places(problem, restarts=4)
-        ours = together(problem, fixed, 4)(at, 0.2)
+        ours = batch_restarts(problem, fixed, 4)(at, 0.2)
         theirs = Loop(DoubleBackward(problem), fixed)(at, 0.2)
         assert ours[0].shape == (4,)
         agree(ours, theirs, 1e-5)
@@ -447,16 +447,18 @@ class TestRestarts:
             assert note == ""
 
     def test_large_operators_are_not_batched(self) -> None:
-        assert batched(LARGE, 8, 10**6) is None
+        assert choose_batched_path(LARGE, 8, 10**6) is None
         small = replace(LARGE, flops=10**7)
-        assert batched(small, 8, 10**4) is not None
-        assert batched(replace(small, held=LARGE.limit // 9), 8, 10**4) is None
+        assert choose_batched_path(small, 8, 10**4) is not None
+        assert choose_batched_path(replace(small, held=LARGE.limit // 9), 8, 10**4) is None
 
     def test_a_model_that_cannot_be_batched_is_looped_over(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            batching, "batched", lambda work, restarts, planned: Path("reverse", False, "batched")
+            batching,
+            "choose_batched_path",
+            lambda work, restarts, planned: Path("reverse", False, "batched"),
         )
         problem = problem_of(MODELS["convnet"](), double=True)
         problem.observation.model.append(nn.Dropout())  # type: ignore[operator]
@@ -488,8 +490,8 @@ class TestAcceleration:
             return torch.backends.cudnn.conv.fp32_precision
 
         before = conv()
-        with mixed(torch.device("cuda"), 0.5):
+        with mixed_precision(torch.device("cuda"), 0.5):
             assert conv() == "tf32"
         for place, progress in (("cuda", 0.75), ("cpu", 0.0)):
-            with mixed(torch.device(place), progress):
+            with mixed_precision(torch.device(place), progress):
                 assert conv() == before

@@ -51,7 +51,7 @@ from leakgauge.core.lines import said
 from leakgauge.core.origin import is_our_object, is_ours
 from leakgauge.core.progress import no_objective
 from leakgauge.core.verdicts import steady
-from leakgauge.inversion.search.claims import judged, lent, sound
+from leakgauge.inversion.search.claims import copy_for_attack, judge, require_sound
 
 EXACT = 1e-5
 """Residual at which what is left of a float32 update is rounding: no residual chooses below it."""
@@ -104,8 +104,8 @@ class _Able:
         if is_ours(self.source):
             return found
         count = observation.batch_size
-        found = sound(self.source, found, observation, count)
-        return steady(observation, judged(self.source, observation, found, count))
+        found = require_sound(self.source, found, observation, count)
+        return steady(observation, judge(self.source, observation, found, count))
 
 
 @contextmanager
@@ -158,7 +158,9 @@ class Auto(BaseAttack):
             known = is_our_object(entry)
             try:
                 with contained(entry.attack, entry, "check"):
-                    attack, plan = entry.plan(observation if known else lent(observation))
+                    attack, plan = entry.plan(
+                        observation if known else copy_for_attack(observation)
+                    )
             except FAILURES as error:
                 reason = " ".join(str(error).split())
                 refusals.append(f"{title(entry.attack)}: its check failed: {reason}")

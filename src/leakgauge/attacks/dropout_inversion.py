@@ -35,9 +35,9 @@ from leakgauge.inversion.variables.masks import (
     Masks,
     OfMasks,
     Start,
-    Wide,
+    WithMasks,
     masks_of,
-    widened,
+    widen,
 )
 from leakgauge.inversion.variables.wide import OfInputs
 
@@ -70,7 +70,7 @@ class DropoutInversion(BaseAttack):
         return replace(
             plain,
             objective=objective + self.outside * OfMasks(InRange(), masks),
-            parametrization=Wide(base=plain.parametrization, layout=masks, begin=self.start),
+            parametrization=WithMasks(base=plain.parametrization, layout=masks, begin=self.start),
         )
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
@@ -85,7 +85,7 @@ class DropoutInversion(BaseAttack):
         matching = self.matching(masks)
         if not matching.labels.free:
             matching = replace(matching, labels=FixedLabels(torch.zeros(0, dtype=torch.long)))
-        wide = ready(matching, widened(observation, masks))
+        wide = ready(matching, widen(observation, masks))
         if isinstance(wide, Inapplicable):
             return wide
         return Plan(

@@ -9,8 +9,8 @@ from leakgauge.attacks.one_gradient import OneGradient
 from leakgauge.core import Attack, Inapplicable, Observation, Plan
 from leakgauge.core.origin import is_our_class
 from leakgauge.core.ranges import Count
-from leakgauge.inversion.search.claims import lent, plan_of
-from leakgauge.inversion.simulation.smoothing import bends
+from leakgauge.inversion.search.claims import copy_for_attack, plan_of
+from leakgauge.inversion.simulation.smoothing import runs_relu
 
 Guard = Callable[[Observation], str | None]
 """Return why `Auto` leaves an attack out although it can run, or None if it runs it. Its repr is in records."""
@@ -21,7 +21,7 @@ class HasReLU:
     """Leave an attack out unless the model runs a ReLU."""
 
     def __call__(self, observation: Observation) -> str | None:
-        return None if bends(observation) else "no ReLU to smooth"
+        return None if runs_relu(observation) else "no ReLU to smooth"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HasCurvature:
     """Leave an attack out if the model runs a ReLU, whose second derivative is zero almost everywhere."""
 
     def __call__(self, observation: Observation) -> str | None:
-        if bends(observation):
+        if runs_relu(observation):
             return "L-BFGS needs curvature, which ReLU has not: name it to run it"
         return None
 
@@ -74,7 +74,7 @@ class Entry:
             return attack, plan
         for guard in self.guards:
             known = is_our_class(type(guard))
-            left_out = guard(observation if known else lent(observation))
+            left_out = guard(observation if known else copy_for_attack(observation))
             if left_out is not None:
                 return attack, Inapplicable(left_out)
         return attack, plan

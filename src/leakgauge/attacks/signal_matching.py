@@ -33,7 +33,13 @@ from leakgauge.core import (
 )
 from leakgauge.inversion import FixedLabels, GradientMatching
 from leakgauge.inversion.search.engine import Ready, ready
-from leakgauge.inversion.variables.signals import Signals, WithSignal, scaled, severed, split_of
+from leakgauge.inversion.variables.signals import (
+    Signals,
+    WithSignal,
+    find_split,
+    scale_signals,
+    sever,
+)
 from leakgauge.inversion.variables.wide import OfInputs
 
 DEFAULT = VanishingPrior(steps=2000)
@@ -59,7 +65,7 @@ class SignalMatching(BaseAttack):
             return Inapplicable(
                 "the model overrides __call__, so that its forward cannot be ended early"
             )
-        split = split_of(observation)
+        split = find_split(observation)
         if isinstance(split, Inapplicable):
             return split
         plain = self.attack.matching().objective.inapplicable(observation)
@@ -67,7 +73,7 @@ class SignalMatching(BaseAttack):
             return Inapplicable(plain)
         layer, features = split
         signals = Signals(unit_shape(observation.domain), features)
-        found = ready(self.matching(signals, observation), severed(observation, layer, signals))
+        found = ready(self.matching(signals, observation), sever(observation, layer, signals))
         if isinstance(found, Inapplicable):
             return found
         return Plan(
@@ -95,9 +101,9 @@ class SignalMatching(BaseAttack):
         progress: Progress,
     ) -> Reconstruction:
         """Return the inputs of the wide examples, and labels if they are known."""
-        signals = scaled(observation, layer, features, seeds.generator("signals"))
+        signals = scale_signals(observation, layer, features, seeds.generator("signals"))
         matching = self.matching(signals, observation)
-        wide = Ready.of(matching, severed(observation, layer, signals), no_labels(observation))
+        wide = Ready.of(matching, sever(observation, layer, signals), no_labels(observation))
         labels, notes = (None, ()) if isinstance(known, Inapplicable) else known.read(seeds)
 
         def narrowed(found: Reconstruction) -> Reconstruction:

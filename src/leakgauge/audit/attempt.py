@@ -20,7 +20,7 @@ from leakgauge.core import (
     nearest_examples,
 )
 from leakgauge.core.verdicts import nothing_found, of_the_trained, steady
-from leakgauge.inversion.search.claims import judged, plan_of, sound
+from leakgauge.inversion.search.claims import judge, plan_of, require_sound
 
 MOVED = "the guess is the nearest valid examples to what the attack returned"
 """Note of a reconstruction that was rounded."""
@@ -76,7 +76,7 @@ def attempt(
         return nothing_found(observation, Status.INAPPLICABLE, plan.reason)
     clock = time.perf_counter()
     with seeds.alone("attack"):
-        found = sound(attack, plan.run(seeds, progress), observation, count)
+        found = require_sound(attack, plan.run(seeds, progress), observation, count)
         found = replace(found, cost=replace(found.cost, seconds=time.perf_counter() - clock))
         found = rounded(attack, observation, found, count)
     return of_the_trained(defense, found)
@@ -91,5 +91,5 @@ def rounded(
     if moved:
         message = f"{BEFORE}{found.message}" if found.message else ""
         found = replace(found, notes=(*found.notes, MOVED), message=message)
-    found = judged(attack, observation, replace(found, inputs=valid), count, moved=moved)
+    found = judge(attack, observation, replace(found, inputs=valid), count, moved=moved)
     return steady(observation, found)

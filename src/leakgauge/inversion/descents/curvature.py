@@ -49,7 +49,7 @@ class Curvature:
 
     def _columns(self, place: Linearization, generator: torch.Generator) -> Tensor:
         """J' (B width, rows)."""
-        tangents = every(place)
+        tangents = unit_tangents(place)
         total, done = self.batch * self.width, 0
         columns, sketch = torch.empty(0), None
         for example in range(self.batch):
@@ -86,9 +86,9 @@ class Curvature:
         inputs = self.columns.reshape(self.batch, self.width, -1)[:, : self.size]
         gram = lower_gram(inputs.reshape(unknowns, -1).double())
         values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-        counted = values[values > ROUNDING * values[-1]]
-        condition = float(counted[-1] / counted[0]) if len(counted) else 1.0
-        return Identification(len(counted), unknowns, condition, exact=True)
+        above = values[values > ROUNDING * values[-1]]
+        condition = float(above[-1] / above[0]) if len(above) else 1.0
+        return Identification(len(above), unknowns, condition, exact=True)
 
     def factorize(self, damping: float) -> float:
         """Cholesky with `damping` relative to the mean diagonal, raised tenfold until it succeeds; returns it.
@@ -125,15 +125,17 @@ class Curvature:
         return apply
 
 
-def counted(problem: Problem, variables: Variables, weights: tuple[float, ...]) -> Identification:
+def bound_rank(
+    problem: Problem, variables: Variables, weights: tuple[float, ...]
+) -> Identification:
     """What the number of residuals says of the rank, without their Jacobian: a bound."""
     place = Linearization(problem, variables, weights)
-    first = every(place, most=1)
+    first = unit_tangents(place, most=1)
     rows, unknowns = next(place.columns(0, first)).shape[1], variables[0].numel()
     return Identification(min(rows, unknowns), unknowns, None, exact=False)
 
 
-def every(place: Linearization, most: int | None = None) -> Tangents:
+def unit_tangents(place: Linearization, most: int | None = None) -> Tangents:
     """The unit vectors of one example's variables, inputs first, or the first few."""
     shape = place.variables[0].shape[1:]
     size = shape.numel()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import Observation, SingleGradient
-from leakgauge.inversion.descents.curvature import Curvature, counted
+from leakgauge.inversion.descents.curvature import Curvature, bound_rank
 from leakgauge.inversion.descents.descent import (
     Ending,
     Evaluation,
@@ -136,7 +136,7 @@ class _Descent:
         """What J says of the batch."""
         if vector.numel() > self.plan.dense:
             here = tuple(v.float() for v in unflatten(vector, self.start))
-            seen = counted(self.single, here, self.single.weights(self.progress))
+            seen = bound_rank(self.single, here, self.single.weights(self.progress))
             return Ending((f"second order: {vector.numel()} unknowns, L-BFGS alone",), seen)
         if self.last is None:  # solved before it was needed: the verdict needs it
             self.last = self.curvature(vector)

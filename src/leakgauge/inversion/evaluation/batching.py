@@ -10,7 +10,7 @@ from torch import Tensor
 
 from leakgauge.core import SingleGradient
 from leakgauge.inversion.evaluation.compilation import Compiled, NotCompiled
-from leakgauge.inversion.evaluation.cost import Work, batched
+from leakgauge.inversion.evaluation.cost import Work, choose_batched_path
 from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.evaluation.step import BuiltStep, choose
 
@@ -43,7 +43,9 @@ class Loop:
         return replace(self.step, problem=replace(self.step.problem, fixed=fixed))
 
 
-def together(problem: Problem, fixed: Tensor | None, count: int, *, fuse: bool = False) -> Compiled:
+def batch_restarts(
+    problem: Problem, fixed: Tensor | None, count: int, *, fuse: bool = False
+) -> Compiled:
     """The restarts as one more axis of each operator; exactly `count` of them. Raises NotCompiled."""
     step = Compiled.of(_first(problem, fixed), fuse=fuse, restarts=count)
     return replace(step, problem=replace(problem, fixed=fixed))
@@ -59,10 +61,10 @@ def choose_restarts(
     first = _first(problem, fixed)
     training, refused = problem.observation.training, ""
     if count > 1 and isinstance(training, SingleGradient):
-        path = batched(Work.of(first, training), count, planned)
+        path = choose_batched_path(Work.of(first, training), count, planned)
         try:
             if path is not None:
-                return together(problem, fixed, count, fuse=path.fuse), path.reason
+                return batch_restarts(problem, fixed, count, fuse=path.fuse), path.reason
         except NotCompiled as error:
             refused = f"restarts: one by one, since {error}"
     step, said = choose(first, count * planned)

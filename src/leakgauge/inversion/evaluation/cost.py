@@ -128,7 +128,7 @@ class Path:
     reason: str
 
 
-def favored(work: Work, planned: int) -> Path | None:
+def choose_path(work: Work, planned: int) -> Path | None:
     """The compilation that pays over so many evaluations; None where the eager double backward does.
 
     Where its tensors would not fit, forward over reverse, however few the evaluations.
@@ -147,7 +147,7 @@ def favored(work: Work, planned: int) -> Path | None:
     return max(gains, key=lambda gain: gain[0])[1]
 
 
-def batched(work: Work, restarts: int, planned: int) -> Path | None:
+def choose_batched_path(work: Work, restarts: int, planned: int) -> Path | None:
     """Restarts as one axis, where operators are so small that starting them counts; None where not."""
     small = work.flops <= BATCHABLE * work.operators
     if not small or restarts * work.memory > work.limit:

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from leakgauge.core import ModelError, SingleGradient, Tensors, trainable
 from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.inversion.evaluation.compilation import Compiled, NotCompiled
-from leakgauge.inversion.evaluation.cost import Work, favored
+from leakgauge.inversion.evaluation.cost import Work, choose_path
 from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.simulation.simulator import adaptation, simulator
 
@@ -116,7 +116,7 @@ REFINED = 3 / 4
 """Share of a descent in mixed precision after which its products are whole float32 again."""
 
 
-def mixed(device: torch.device, progress: float) -> AbstractContextManager[None]:
+def mixed_precision(device: torch.device, progress: float) -> AbstractContextManager[None]:
     """A GPU's cheaper products up to REFINED of a descent, float32 to finish; on a CPU, float32 throughout."""
     return tf32() if device.type == "cuda" and progress < REFINED else nullcontext()
 
@@ -146,7 +146,7 @@ def choose(problem: Problem, planned: int) -> tuple[BuiltStep, str]:
     training = problem.observation.training
     if not isinstance(training, SingleGradient):
         return DoubleBackward(problem), ""
-    path = favored(Work.of(problem, training), planned)
+    path = choose_path(Work.of(problem, training), planned)
     if path is None:
         return DoubleBackward(problem), ""
     try:

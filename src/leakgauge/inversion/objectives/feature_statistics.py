@@ -29,7 +29,7 @@ CHUNK = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class LayerMoments:
     """One model, and moments (C,) at layers of it, by name, that a batch is held to have there."""
 
     model: nn.Module
@@ -40,7 +40,7 @@ class Seen:
 class FeatureStatistics(LeastSquares):
     """How far a candidate's moments at layers are from those known; 1 where off by a standard deviation."""
 
-    seen: tuple[Seen, ...]
+    seen: tuple[LayerMoments, ...]
     domain: Domain
 
     collective: ClassVar[bool] = True
@@ -56,7 +56,7 @@ class FeatureStatistics(LeastSquares):
         for names that it lacks or does not call, where there is nothing to choose, and for one value a channel.
         """
         names = _chosen(network, layers)
-        parts = [given_to(network, names, part) for part in torch.split(images, CHUNK)]
+        parts = [layer_inputs(network, names, part) for part in torch.split(images, CHUNK)]
         idle = [name for name in names if not parts[0][name]]
         if idle:
             raise ModelError(
@@ -79,7 +79,7 @@ class FeatureStatistics(LeastSquares):
                 found=f"fewer at {bare[0]!r}, of {len(images)} images",
                 remedy="give more images, or layers that see places",
             )
-        return cls((Seen(network, targets),), domain)
+        return cls((LayerMoments(network, targets),), domain)
 
     def inapplicable(self, observation: Observation) -> str | None:
         if not (self.seen and all(seen.targets for seen in self.seen)):
@@ -96,7 +96,7 @@ class FeatureStatistics(LeastSquares):
         return f"{type(self).__name__}({sum(len(seen.targets) for seen in self.seen)} layers)"
 
 
-def given_to(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, list[Tensor]]:
+def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, list[Tensor]]:
     """What each of these layers is given in a forward of inputs (B, *shape), call by call; differentiable."""
     calls: dict[str, list[Tensor]] = {name: [] for name in names}
 
@@ -155,10 +155,10 @@ def _sums(call: Tensor) -> tuple[Tensor, Tensor]:
     return call.sum(every), call.square().sum(every)
 
 
-def _residuals(seen: Seen, inputs: Tensor) -> list[Tensor]:
+def _residuals(seen: LayerMoments, inputs: Tensor) -> list[Tensor]:
     """One vector a layer: (2 C,), or (C,) where the batch gives it one value a channel, which has no deviation."""
     found = []
-    for name, calls in given_to(seen.model, list(seen.targets), inputs).items():
+    for name, calls in layer_inputs(seen.model, list(seen.targets), inputs).items():
         layer, aim = seen.model.get_submodule(name), seen.targets[name]
         eps, momentum = (
             (layer.eps, layer.momentum) if isinstance(layer, BatchNorm) else (EPSILON, None)

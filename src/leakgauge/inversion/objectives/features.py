@@ -18,7 +18,7 @@ _TOGETHER = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 @dataclass(frozen=True, eq=False)
-class Headless:
+class FeatureExtractor:
     """The observed model up to the input of a layer: unit (B, *shape) to features (B, d).
 
     pooled: features of a convolution are averaged over its places, as its gradient sees them.
@@ -30,7 +30,7 @@ class Headless:
     pooled: bool = False
 
     @classmethod
-    def of(cls, observation: Observation, layer: str, *, pooled: bool = False) -> Headless:
+    def of(cls, observation: Observation, layer: str, *, pooled: bool = False) -> FeatureExtractor:
         """Return the network of an observed model. `layer` names a module that is called once."""
         return cls(copied(observation.model), observation.domain, layer, pooled)
 
@@ -66,7 +66,7 @@ class FeatureMatch(LeastSquares):
     known and differs from the others; 0 where it is not known.
     """
 
-    network: Headless
+    network: FeatureExtractor
     features: Tensor
     trust: Tensor
 
@@ -91,12 +91,12 @@ class FeatureMatch(LeastSquares):
         # Examples that are one image differ by nothing: rounding is the least scale.
         noise = size * error.nan_to_num(posinf=0.0).clamp_min(1e-6)
         trust = torch.where(known & (size > 0), 1 / (scale + noise), 0.0)
-        return cls(Headless.of(observation, layer, pooled=pooled), features, trust)
+        return cls(FeatureExtractor.of(observation, layer, pooled=pooled), features, trust)
 
     @classmethod
     def of_one(cls, observation: Observation, layer: str, features: Tensor) -> FeatureMatch:
         """Return the term for one example's features (1, d): 1 for a gray one."""
-        network, like = Headless.of(observation, layer), observation.update.like
+        network, like = FeatureExtractor.of(observation, layer), observation.update.like
         features = features.to(like)
         with torch.no_grad():
             gray = network(torch.full((1, *observation.domain.shape), 0.5).to(like))

@@ -188,7 +188,7 @@ class Window(Term):
         return self.term.inapplicable(observation)
 
 
-def unmatched(objective: Term, observation: Observation) -> float:
+def value_at_zero_update(objective: Term, observation: Observation) -> float:
     """What the objective's distances say of an update of zero: the scale on which it matches."""
     observed = observation.update.tensors
     nothing = {name: torch.zeros_like(tensor) for name, tensor in observed.items()}

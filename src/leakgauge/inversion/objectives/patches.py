@@ -33,7 +33,10 @@ class PatchBorders(Term):
     size: int
 
     def __call__(self, candidate: Candidate) -> Tensor:
-        borders = (across(candidate.unit, self.size), across(candidate.unit.mT, self.size))
+        borders = (
+            border_differences(candidate.unit, self.size),
+            border_differences(candidate.unit.mT, self.size),
+        )
         return torch.stack([_norms(border).mean() for border in borders if border.numel()]).sum()
 
     def inapplicable(self, observation: Observation) -> str | None:
@@ -50,7 +53,7 @@ class PatchBorders(Term):
         return None
 
 
-def across(images: Tensor, size: int) -> Tensor:
+def border_differences(images: Tensor, size: int) -> Tensor:
     """Differences (B, C, K, W) of the rows on both sides of each of K borders, of images (B, C, H, W)."""
     below, above = images[..., size::size, :], images[..., size - 1 : -1 : size, :]
     return below - above

@@ -28,11 +28,11 @@ class RandomRounding(Term):
         parts = []
         for name, seen in candidate.observed.items():
             off = (candidate.simulated[name] - seen).abs() / self.steps[name].to(seen)
-            parts.append(surprise(off).sum())
+            parts.append(surprisal(off).sum())
         return torch.stack(parts).sum()
 
 
-def surprise(off: Tensor) -> Tensor:
+def surprisal(off: Tensor) -> Tensor:
     """- log(1 - off), entry by entry, of off >= 0; beyond EDGE its expansion to the second order."""
     beyond = (off - EDGE) / (1 - EDGE)
     parabola = -math.log(1 - EDGE) + beyond + beyond.square() / 2

@@ -21,7 +21,7 @@ from leakgauge.federated.layers.statistics import (
 )
 from leakgauge.federated.training.local_steps import moved
 from leakgauge.federated.training.rounds import Rounds, parted
-from leakgauge.inversion.objectives.feature_statistics import FeatureStatistics, Seen
+from leakgauge.inversion.objectives.feature_statistics import FeatureStatistics, LayerMoments
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,7 +60,7 @@ class BatchStatistics(FeatureStatistics):
         A proxy takes the same inputs, in the domain's units, and was trained on data like the batch.
         """
         model = observation.model if proxy is None else proxy
-        return cls((Seen(model, running(model)),), observation.domain, exact=False)
+        return cls((LayerMoments(model, running(model)),), observation.domain, exact=False)
 
     def inapplicable(self, observation: Observation) -> str | None:
         if self.seen and all(seen.targets for seen in self.seen):
@@ -68,7 +68,7 @@ class BatchStatistics(FeatureStatistics):
         return "no statistics are known of the model's BatchNorm layers"
 
 
-def _seen(model: nn.Module, after: Tensors, update: Tensors | None) -> Seen:
+def _seen(model: nn.Module, after: Tensors, update: Tensors | None) -> LayerMoments:
     """The private batch's moments, at the model as it was sent, or on its way along a weight difference."""
     targets = batch_statistics(model, after)
     if update is not None and targets:
@@ -76,4 +76,4 @@ def _seen(model: nn.Module, after: Tensors, update: Tensors | None) -> Seen:
         steps = steps_between(name, layer, after)
         if steps > 1:
             model = moved(model, update, middle(layer.momentum, steps))
-    return Seen(model, targets)
+    return LayerMoments(model, targets)

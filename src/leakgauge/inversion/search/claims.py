@@ -38,7 +38,7 @@ def trusted(attack: object) -> bool:
     return judges or is_ours(attack)
 
 
-def lent(observation: Observation) -> Observation:
+def copy_for_attack(observation: Observation) -> Observation:
     """Return a copy that shares no tensor with the observation, for an attack that may write to what it is given."""
     knowledge = observation.knowledge
     return replace(
@@ -64,14 +64,14 @@ def plan_of(attack: Attack, observation: Observation) -> Plan | Inapplicable:
         return Plan(evaluations=0, search=lambda seeds, progress: no_signal(observation))
     # A user's own attack may draw from global generators: one audit seed gives one plan.
     with Seeds().alone("check"):
-        plan = attack.plan(observation if trusted(attack) else lent(observation))
+        plan = attack.plan(observation if trusted(attack) else copy_for_attack(observation))
     if not isinstance(plan, Plan | Inapplicable):
         expected = "a Plan, or Inapplicable with the reason"
-        raise AttackError(f"{type(attack).__name__}.plan: expected {expected}; found {told(plan)}")
+        raise AttackError(f"{type(attack).__name__}.plan: expected {expected}; found {describe(plan)}")
     return plan
 
 
-def judged(
+def judge(
     attack: object,
     observation: Observation,
     found: Reconstruction,
@@ -162,7 +162,9 @@ def invented(observation: Observation, targets: Tensor | None) -> bool:
     return not (classes and bool(hard))
 
 
-def sound(attack: object, found: Any, observation: Observation, count: int) -> Reconstruction:
+def require_sound(
+    attack: object, found: Any, observation: Observation, count: int
+) -> Reconstruction:
     """Return a copy of `found` without a graph, on the CPU. Raise AttackError unless it is a sound reconstruction.
 
     It holds at least `count` guesses, one flag and at most one target for each. Guesses are examples of the domain, or
@@ -186,22 +188,24 @@ def sound(attack: object, found: Any, observation: Observation, count: int) -> R
         inputs.is_floating_point() or (exact and inputs.dtype == dtype_of(domain))
     ):
         types = f"{dtype_of(domain)} or " if exact else ""
-        raise unsound(attack, f"inputs as a tensor of {types}floating-point numbers", told(inputs))
+        raise unsound(
+            attack, f"inputs as a tensor of {types}floating-point numbers", describe(inputs)
+        )
     shape = domain.shape if inputs.dtype == dtype_of(domain) else unit_shape(domain)
     wanted = (max(count, len(inputs)) if inputs.ndim else count, *shape)
     if tuple(inputs.shape) != wanted:
-        raise unsound(attack, f"inputs of shape {wanted}", told(inputs))
+        raise unsound(attack, f"inputs of shape {wanted}", describe(inputs))
     if (
         not isinstance(flags, Tensor)
         or flags.dtype != torch.bool
         or flags.shape != inputs.shape[:1]
     ):
-        raise unsound(attack, f"found as {len(inputs)} flags", told(flags))
+        raise unsound(attack, f"found as {len(inputs)} flags", describe(flags))
     targets = found.targets
     if targets is not None and (
         not isinstance(targets, Tensor) or not targets.ndim or len(targets) != len(inputs)
     ):
-        raise unsound(attack, f"targets for {len(inputs)} guesses, or None", told(targets))
+        raise unsound(attack, f"targets for {len(inputs)} guesses, or None", describe(targets))
     if status is not Status.DIVERGED and not bool(torch.isfinite(inputs[flags]).all()):
         raise unsound(attack, "finite inputs", "NaN or infinity")
     plain: Reconstruction = replace(found, status=status)
@@ -211,16 +215,16 @@ def sound(attack: object, found: Any, observation: Observation, count: int) -> R
 def check_words(attack: object, found: Reconstruction) -> None:
     """Raise AttackError unless message, notes, trajectory and cost of a reconstruction are of their kinds."""
     if not isinstance(found.message, str):
-        raise unsound(attack, "a message as a string", told(found.message))
+        raise unsound(attack, "a message as a string", describe(found.message))
     for name in LISTS:
         if not isinstance(getattr(found, name), tuple | list):
-            raise unsound(attack, f"{name} as a tuple", told(getattr(found, name)))
+            raise unsound(attack, f"{name} as a tuple", describe(getattr(found, name)))
     if not all(
         isinstance(each, Snapshot) and isinstance(each.inputs, Tensor) for each in found.trajectory
     ):
-        raise unsound(attack, "a trajectory as a tuple of snapshots", told(found.trajectory))
+        raise unsound(attack, "a trajectory as a tuple of snapshots", describe(found.trajectory))
     if not isinstance(found.cost, Cost) or not isinstance(found.cost.evaluations, int):
-        raise unsound(attack, "a Cost with a whole number of evaluations", told(found.cost))
+        raise unsound(attack, "a Cost with a whole number of evaluations", describe(found.cost))
 
 
 def unsound(attack: object, expected: str, found: str) -> AttackError:
@@ -230,7 +234,7 @@ def unsound(attack: object, expected: str, found: str) -> AttackError:
     )
 
 
-def told(value: Any) -> str:
+def describe(value: Any) -> str:
     """Return what a value is, in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from leakgauge.core import Observation
 from leakgauge.inversion.descents.descent import Descent
-from leakgauge.inversion.objectives.objective import GeometricSchedule, Term, unmatched
+from leakgauge.inversion.objectives.objective import GeometricSchedule, Term, value_at_zero_update
 from leakgauge.inversion.objectives.statistics import BatchStatistics
 from leakgauge.inversion.search.consensus import Consensus
 from leakgauge.inversion.variables.labels import Labels
@@ -68,7 +68,7 @@ class Composition:
         term = BatchStatistics.of(observation)
         if self.statistics == 0 or term.inapplicable(observation) is not None:
             return self.objective
-        weight = self.statistics * unmatched(self.objective, observation)
+        weight = self.statistics * value_at_zero_update(self.objective, observation)
         # Statistics that are not quite true lead at first, and must not keep the update from being matched.
         return (
             self.objective

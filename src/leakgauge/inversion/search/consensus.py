@@ -54,13 +54,13 @@ def registered(images: Tensor) -> Tensor:
     """The mean over restarts, each image carried onto their plain mean first: (S, B, C, H, W) to (B, C, H, W)."""
     middle = images.mean(0)
     carried = [
-        torch.stack([onto(image, aim) for image, aim in zip(restart, middle, strict=True)])
+        torch.stack([register_onto(image, aim) for image, aim in zip(restart, middle, strict=True)])
         for restart in images
     ]
     return torch.stack(carried).mean(0)
 
 
-def onto(image: Tensor, aim: Tensor) -> Tensor:
+def register_onto(image: Tensor, aim: Tensor) -> Tensor:
     """`image` (C, H, W) moved to where its brightness agrees with that of `aim`, by dense optical flow.
 
     Iterative Lucas-Kanade (Le Besnerais, Champagnat: Dense Optical Flow by Iterative Local Window Registration,
@@ -78,7 +78,7 @@ def onto(image: Tensor, aim: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(found)).to(image)
 
 
-def corresponding(units: Sequence[Tensor], labels: Sequence[Tensor], first: int) -> list[Tensor]:
+def match_examples(units: Sequence[Tensor], labels: Sequence[Tensor], first: int) -> list[Tensor]:
     """For each restart the indices (B,) of its examples that stand for those of restart `first`.
 
     units (B, *shape) and labels (B,) class indices, one a restart, the same labels in any order.
@@ -114,7 +114,7 @@ class Consensus:
 
     def aims(self, units: Sequence[Tensor], labels: Sequence[Tensor], first: int) -> list[Tensor]:
         """The consensus in the order of each restart; restart `first` is that which others are matched to."""
-        orders = corresponding(units, labels, first)
+        orders = match_examples(units, labels, first)
         alike = torch.stack([unit[order] for unit, order in zip(units, orders, strict=True)])
         middle = self.mean(alike.detach())
         return [middle[order.argsort()] for order in orders]

@@ -28,8 +28,8 @@ from leakgauge.inversion.search.composition import Composition
 from leakgauge.inversion.search.running import Running
 from leakgauge.inversion.simulation import attention
 from leakgauge.inversion.simulation.derivability import unrunnable
-from leakgauge.inversion.simulation.simulator import believed, in_precision
-from leakgauge.inversion.simulation.units import rescaled
+from leakgauge.inversion.simulation.simulator import drop_misleading, in_precision
+from leakgauge.inversion.simulation.units import rescale
 from leakgauge.inversion.variables.labels import FixedLabels, ReadyLabels
 
 
@@ -144,6 +144,6 @@ def ready(matching: GradientMatching, observation: Observation) -> Ready | Inapp
 
 def _simulated(matching: GradientMatching, observation: Observation) -> Observation:
     """Return the observation as the search simulates it: nothing drawn anew, in its precision and scale."""
-    seen = believed(mean_network(observation))
+    seen = drop_misleading(mean_network(observation))
     double = matching.precision == "double"
-    return rescaled(in_precision(seen, torch.float64) if double else seen)
+    return rescale(in_precision(seen, torch.float64) if double else seen)

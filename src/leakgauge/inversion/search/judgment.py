@@ -30,7 +30,7 @@ from leakgauge.inversion.descents.descent import Identification
 from leakgauge.inversion.objectives.distances import MATCHED, Cosine, relative_residual
 from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.objectives.objective import Candidate
-from leakgauge.inversion.simulation.simulator import believed, simulator
+from leakgauge.inversion.simulation.simulator import drop_misleading, simulator
 from leakgauge.output import contribution_of
 
 
@@ -42,7 +42,7 @@ def residual_of(observation: Observation, found: Reconstruction) -> float | None
     # A label of -1 is one that the attack does not know.
     if found.targets is None or bool((found.targets < 0).any()):
         return None
-    observation = believed(mean_network(observation))
+    observation = drop_misleading(mean_network(observation))
     if space_of(observation.domain).discrete:
         # Valid examples are simulated as the client trains on them, not as a search sees them.
         observation = replace(observation, domain=AsGiven(observation.domain))

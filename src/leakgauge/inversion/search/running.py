@@ -25,14 +25,14 @@ from leakgauge.core.verdicts import nothing_found
 from leakgauge.federated.layers.targets import unlabeled
 from leakgauge.inversion.descents.descent import Ending, Evaluation
 from leakgauge.inversion.evaluation.batching import Loop, Restarts, choose_restarts
-from leakgauge.inversion.evaluation.step import BuiltStep, choose, mixed
+from leakgauge.inversion.evaluation.step import BuiltStep, choose, mixed_precision
 from leakgauge.inversion.objectives.distances import MATCHED, relative_residual
 from leakgauge.inversion.search.composition import RUNGS, Composition
 from leakgauge.inversion.search.judgment import diagnose
 from leakgauge.inversion.search.restart import Restart, meet, settle
 from leakgauge.inversion.simulation import attention
 from leakgauge.inversion.simulation.simulator import simulator
-from leakgauge.inversion.simulation.smoothing import smoothed
+from leakgauge.inversion.simulation.smoothing import smooth_relus
 from leakgauge.inversion.variables.labels import ReadyLabels
 
 
@@ -51,7 +51,7 @@ class Running:
         self.observation, self.progress = observation, progress
         self.seeds, self.clock = seeds, time.perf_counter()
         self.planned, self.evaluations = matching.budget, 0
-        searched = smoothed(observation, matching.smoothing)
+        searched = smooth_relus(observation, matching.smoothing)
         self.restarts = [
             Restart.start(matching, labels, searched, seeds.child(f"trial/{i}"))
             for i in range(matching.restarts)
@@ -149,7 +149,7 @@ class Running:
         if self.matching.precision != "mixed":
             return nullcontext()
         like = self.observation.update.like
-        return mixed(like.device, progress)
+        return mixed_precision(like.device, progress)
 
     def count(self, evaluations: int) -> None:
         """Evaluations spent, told."""

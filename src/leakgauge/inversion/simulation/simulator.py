@@ -86,7 +86,7 @@ def functional_gradient(observation: Observation, training: SingleGradient) -> S
     return simulate
 
 
-def believed(observation: Observation) -> Observation:
+def drop_misleading(observation: Observation) -> Observation:
     """The observation without the parts of its update that a known defense made say nothing, or what is not so."""
     misleading = effect(observation, Misleading)
     if misleading is None:

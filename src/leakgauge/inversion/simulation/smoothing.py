@@ -87,7 +87,7 @@ class SmoothReLU(TorchFunctionMode):
         return Bend.of(func, args, given).smooth(self.width)
 
 
-def bends(observation: Observation) -> bool:
+def runs_relu(observation: Observation) -> bool:
     """Whether a forward pass of the model runs a ReLU of any form, as a module or a function."""
     model, smooth = observation.model, SmoothReLU(1.0)
     # What is random in the model must not move the generator of the program.
@@ -123,7 +123,7 @@ class SmoothGradient(SmoothTraining):
             return self.training.scalar(model, loss, parameters, inputs, targets)
 
 
-def smoothed(observation: Observation, width: float) -> Observation:
+def smooth_relus(observation: Observation, width: float) -> Observation:
     """The observation with the adversary's own simulation smooth; as it was where `width` is 0."""
     if width == 0:
         return observation

@@ -14,7 +14,7 @@ USUAL = (1e-6, 1e6)
 """Largest entries of an update between which no squares are lost."""
 
 
-def rescaled(observation: Observation) -> Observation:
+def rescale(observation: Observation) -> Observation:
     """Return the observation of the loss divided by one public number, by which the update is about 1.
 
     A gradient is linear in its loss, so this is the same problem. The observation is returned as it is if the scale is

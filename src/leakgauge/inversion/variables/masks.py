@@ -79,7 +79,7 @@ def masks_of(observation: Observation) -> Masks | Inapplicable:
 
 def _random(observation: Observation, masks: Masks) -> bool:
     """Whether the network still answers by chance where its masks are given."""
-    seen, like = widened(observation, masks), taken(observation)
+    seen, like = widen(observation, masks), taken(observation)
     generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
     unit = torch.rand((2, *unit_shape(seen.domain)), generator=generator).to(like)
     wide = seen.domain.from_unit(unit)
@@ -103,7 +103,7 @@ class _WideForward:
             return self.forward(self.masks.input_of(wide).clone())
 
 
-def widened(observation: Observation, masks: Masks) -> Observation:
+def widen(observation: Observation, masks: Masks) -> Observation:
     """The observation with the adversary's own copy of the model, which takes wide examples and draws nothing."""
     return replace(
         observation,
@@ -116,7 +116,7 @@ Start = Literal["bernoulli", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wide(Beside):
+class WithMasks(Beside):
     """The variables of `base`, then the masks themselves, which a step leaves in [0, 1].
 
     They start as a client draws them, or all at their mean 1 - p.
@@ -127,7 +127,7 @@ class Wide(Beside):
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Variables (B, n + m), drawn from `generator`."""
-        assert isinstance(observation.domain, WideDomain), "widened() makes the observation"
+        assert isinstance(observation.domain, WideDomain), "widen() makes the observation"
         narrow = replace(observation, domain=observation.domain.base)
         inputs = self.base.start(narrow, generator)
         keep = self.layout.keep(inputs).expand(len(inputs), -1)

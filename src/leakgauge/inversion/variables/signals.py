@@ -28,7 +28,7 @@ from leakgauge.core import (
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.layers.dropout import probes
 from leakgauge.federated.training.fedsgd import stateless
-from leakgauge.inversion.simulation.simulator import believed, simulator
+from leakgauge.inversion.simulation.simulator import drop_misleading, simulator
 from leakgauge.inversion.variables.wide import Beside, Layout, WideDomain
 
 
@@ -50,25 +50,27 @@ class WithSignal(Beside):
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
         """Variables (B, n + m), drawn from `generator`."""
-        assert isinstance(observation.domain, WideDomain), "severed() makes the observation"
+        assert isinstance(observation.domain, WideDomain), "sever() makes the observation"
         narrow = replace(observation, domain=observation.domain.base)
         inputs = self.base.start(narrow, generator)
         return self.layout.joined(inputs, inputs.new_zeros(len(inputs), self.layout.extra))
 
 
-def hidden(observation: Observation) -> frozenset[str]:
+def concealed_parameters(observation: Observation) -> frozenset[str]:
     """The parameters of whose gradient a known defense leaves nothing that can be believed."""
     ones = {name: torch.ones_like(t) for name, t in observation.update.tensors.items()}
     whole = replace(observation, update=Update(ones, observation.update.kind))
-    return frozenset(n for n, t in believed(whole).update.tensors.items() if not bool(t.any()))
+    return frozenset(
+        n for n, t in drop_misleading(whole).update.tensors.items() if not bool(t.any())
+    )
 
 
-def split_of(observation: Observation) -> tuple[str, int] | Inapplicable:
+def find_split(observation: Observation) -> tuple[str, int] | Inapplicable:
     """Return the first hidden layer that runs and how many values it reads of an example, or why there is none.
 
     Every layer with parameters that runs before it must be seen, every one from it on be hidden.
     """
-    gone = hidden(observation)
+    gone = concealed_parameters(observation)
     if not gone:
         return Inapplicable("the known defense hides no layer's gradient")
     if len(gone) == len(observation.update.tensors):
@@ -135,7 +137,7 @@ class _SeveredForward:
         return (read[0].flatten(1) * signal).sum(1, keepdim=True)
 
 
-def severed(observation: Observation, layer: str, signals: Signals) -> Observation:
+def sever(observation: Observation, layer: str, signals: Signals) -> Observation:
     """The observation with the adversary's own copy of the model, which ends before `layer`."""
     model = copied(observation.model)
     model.forward = _SeveredForward(model.forward, model.get_submodule(layer), signals)
@@ -151,12 +153,12 @@ def _mean(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.mean()
 
 
-def scaled(
+def scale_signals(
     observation: Observation, layer: str, features: int, generator: torch.Generator
 ) -> Signals:
     """Signals in the unit in which drawn ones make an update about as long as the one observed."""
     signals = Signals(unit_shape(observation.domain), features)
-    seen = severed(observation, layer, signals)
+    seen = sever(observation, layer, signals)
     count = observation.batch_size
     unit = torch.full((count, math.prod(unit_shape(observation.domain))), 0.5)
     drawn = torch.randn((count, features), generator=generator)
@@ -164,7 +166,7 @@ def scaled(
     wide = torch.cat([unit, drawn], dim=1).to(like)
     targets = torch.zeros(count, dtype=torch.long, device=like.device)
     made = simulator(seen, create_graph=False)(wide, targets)
-    length = _length(believed(observation).update.tensors) / max(_length(made), 1e-30)
+    length = _length(drop_misleading(observation).update.tensors) / max(_length(made), 1e-30)
     return replace(signals, scale=length)
 
 
