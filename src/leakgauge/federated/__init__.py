@@ -1,4 +1,4 @@
-"""Local training, clients and protocols."""
+"""Federated learning: clients, their local training, and the aggregation of their updates."""
 
 from leakgauge.federated.aggregation.homomorphic import CKKS, HomomorphicEncryption
 from leakgauge.federated.aggregation.secure_aggregation import SecureAggregation

@@ -1,4 +1,4 @@
-"""Whether a loss of a batch is the mean of the losses of its parts."""
+"""A check of a loss: is its value on a batch the mean of its values on the parts?"""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.isolation.untouched import value_of
 
 
-def averages(loss: Loss, classes: int | None) -> bool:
-    """Return whether the mean of two parts' losses is the loss of both together. A sum, or class weights, is no mean.
+def is_batch_mean(loss: Loss, classes: int | None) -> bool:
+    """Return whether the loss of a batch is the mean of the losses of its two halves.
 
-    It is taken for granted if the loss takes no class labels.
+    A sum over the examples is no mean. A mean that divides by class weights is none either. If the
+    loss takes no class labels, it cannot be tested, and the result is True.
     """
     if classes is None or classes < 2:
         return True
-    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    # A fixed seed is enough: the result does not depend on the points.
+    generator = torch.Generator().manual_seed(0)
     count = classes - classes % 2
     outputs = torch.randn((count, classes), generator=generator)
     labels = torch.arange(count)
@@ -24,7 +26,7 @@ def averages(loss: Loss, classes: int | None) -> bool:
         with probing("the loss"):
             whole = value_of(loss, outputs, labels)
             pairs = zip(outputs.tensor_split(2), labels.tensor_split(2), strict=True)
-            parts = torch.stack([value_of(loss, some, those) for some, those in pairs])
+            parts = torch.stack([value_of(loss, half, truth) for half, truth in pairs])
     except ProbeError:
         return True
     return bool(torch.isclose(parts.mean(), whole, rtol=1e-4, atol=0))

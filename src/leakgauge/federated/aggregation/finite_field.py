@@ -1,6 +1,7 @@
-"""Vectors over the prime field of 2^61 - 1 elements, and fixed-point numbers in them.
+"""Vectors over the prime field of `p = 2^61 - 1` elements, and fixed-point numbers in them.
 
-Elements are int64 tensors of values 0 .. p - 1: the sum of two stays below 2^62, so int64 holds it.
+Elements are int64 tensors with values from 0 to `p - 1`. The sum of two elements stays below 2^62,
+so int64 holds it.
 """
 
 from __future__ import annotations
@@ -16,36 +17,45 @@ from leakgauge.core import SpecificationError, UpdateError
 from leakgauge.core.ranges import Count, Positive
 
 MODULUS = 2**61 - 1
-"""A Mersenne prime."""
+"""The prime p, a Mersenne prime."""
 MOST_BITS = 48
-"""A float64 still tells all of so many bits apart when it is scaled and rounded."""
+"""Most bits of a fixed-point number. Scaling and rounding in float64 keeps 48 bits apart."""
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
-    """a + b, of elements."""
+    """Return `a + b` in the field."""
     return (a + b) % MODULUS
 
 
 def subtract(a: Tensor, b: Tensor) -> Tensor:
-    """a - b, of elements."""
+    """Return `a - b` in the field."""
     return (a - b) % MODULUS
 
 
 def to_field(integers: Tensor) -> Tensor:
-    """Signed int64 integers, of magnitude under p / 2, as elements: negative ones from the top."""
+    """Map signed int64 integers below `p / 2` in magnitude to elements. A negative k becomes `p + k`."""
     return integers % MODULUS
 
 
 def to_integers(elements: Tensor) -> Tensor:
-    """The inverse of `to_field`."""
+    """Map elements to signed integers, as the inverse of `to_field`."""
     return torch.where(elements > MODULUS // 2, elements - MODULUS, elements)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedPoint:
-    """Numbers in [-clip, clip] as multiples of a step clip / 2^(bits - 1); those beyond saturate.
+    """Fixed-point numbers: multiples of one step, for values in [-clip, clip].
 
-    `nearest` rounds by at most half a step, `stochastic` by less than one, and without bias.
+    The step is `clip / 2^(bits - 1)`. Values outside the range are clamped to it.
+
+    Args:
+        clip: Largest magnitude, above 0, in the units of the update.
+        bits: Bits of a number, from 2 to 48.
+        rounding: "nearest" has an error of at most half a step. "stochastic" has an error of less
+            than one step, and no bias.
+
+    Raises:
+        SpecificationError: `clip` or `bits` lies outside its range.
     """
 
     clip: Positive = 16.0
@@ -63,16 +73,16 @@ class FixedPoint:
 
     @property
     def levels(self) -> int:
-        """The largest integer that a number can become."""
+        """The integer that `clip` is encoded as, `2^(bits - 1)`."""
         return 1 << (self.bits - 1)
 
     @property
     def step(self) -> float:
-        """What one integer is worth."""
+        """The difference between two neighboring numbers, in the units of the update."""
         return self.clip / self.levels
 
     def check(self, examples: int) -> None:
-        """Raise UpdateError where a sum of so many numbers, all of the largest, would overflow the field."""
+        """Raise UpdateError if a sum of `examples` numbers, each the largest, would overflow the field."""
         if examples * self.levels > MODULUS // 2:
             raise UpdateError(
                 "secure aggregation",
@@ -82,7 +92,7 @@ class FixedPoint:
             )
 
     def encode(self, values: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Float values to int64 integers in -levels .. levels."""
+        """Convert float values to int64 integers from `-levels` to `levels`."""
         scaled = values.detach().cpu().double().clamp(-self.clip, self.clip) / self.step
         if self.rounding == "nearest":
             return scaled.round().to(torch.int64)
@@ -90,5 +100,5 @@ class FixedPoint:
         return (scaled + up).floor().clamp(max=self.levels).to(torch.int64)
 
     def decode(self, integers: Tensor) -> Tensor:
-        """Integers to float64 values."""
+        """Convert integers to float64 values."""
         return integers.double() * self.step

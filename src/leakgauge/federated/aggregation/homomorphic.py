@@ -1,15 +1,4 @@
-"""Homomorphic encryption of updates by CKKS. Cheon, Kim, Kim, Song: Homomorphic Encryption for Arithmetic of
-Approximate Numbers, ASIACRYPT 2017; computed by Microsoft SEAL, as the package tenseal holds it.
-
-    client u:     c_u = Enc(n_u k_u),   k_u its update x_u in fixed point
-    server:       c = sum_u c_u,        without the key
-    key holders:  round(Dec(c)) / sum_u n_u
-
-CKKS's own error is far below one integer, so that rounding takes it away: the mean is exactly that of
-`SecureAggregation` with the same fixed point. And what is decrypted then tells nothing of that error, from which
-whoever holds the ciphertexts works out the key: Li, Micciancio: On the Security of Homomorphic Encryption on
-Approximate Numbers, EUROCRYPT 2021.
-"""
+"""Homomorphic encryption of updates by CKKS, computed by Microsoft SEAL through the package tenseal."""
 
 from __future__ import annotations
 
@@ -27,24 +16,46 @@ from torch import Tensor
 
 from leakgauge.core import Seeds, SpecificationError, Update, UpdateError
 from leakgauge.federated.aggregation.finite_field import FixedPoint
-from leakgauge.federated.aggregation.sums import check_alike
+from leakgauge.federated.aggregation.sums import check_compatible
 from leakgauge.federated.aggregation.vectors import flat, shaped
 
 MOST_BITS = {4096: 109, 8192: 218, 16384: 438}
-"""Bits of all primes together that leave 128 bits of security, by degree (HomomorphicEncryption.org's standard, 2018,
-secret keys of -1, 0, 1, classical attacks)."""
+"""Most bits of all primes together, by degree, for 128 bits of security.
+
+From the standard of HomomorphicEncryption.org (2018), for ternary secret keys and classical attacks.
+"""
 MOST_UNIT = 40
-"""An integer is worth at most 2^40: encoding computes in float64, and more would only add rounding."""
+"""Largest exponent of the scale, 2^40. Encoding computes in float64, so a larger scale only adds rounding."""
 SPREADS = 8
-"""By how many standard deviations of CKKS's error half an integer must exceed it."""
+"""Least ratio of half an integer to the standard deviation of the error of CKKS."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CKKS:
-    """Polynomials of `degree` N coefficients, modulo primes of so many bits, the last of which serves encryption alone.
+    """Parameters of the CKKS encryption scheme, at a security level of 128 bits.
 
-    A ciphertext holds N / 2 numbers. The security level is 128 bits: more bits than `MOST_BITS` are refused.
-    Sums need one prime besides the last.
+    A ciphertext is a pair of polynomials with N coefficients. It holds N / 2 numbers.
+
+    Args:
+        degree: Number of coefficients N of a polynomial: 4096, 8192 or 16384.
+        primes: Bits of each prime of the modulus, from 20 to 60. At least two primes are needed: the
+            last one serves encryption only. Together they may have 109 bits at degree 4096, 218 at
+            8192, and 438 at 16384, as in the standard of HomomorphicEncryption.org.
+
+    Raises:
+        SpecificationError: There is no 128-bit security with these primes and this degree, or a prime
+            lies outside its range.
+
+    References:
+        Cheon, Kim, Kim, Song. Homomorphic Encryption for Arithmetic of Approximate Numbers. ASIACRYPT
+        2017.
+
+        Albrecht et al. Homomorphic Encryption Security Standard. HomomorphicEncryption.org, 2018.
+
+    Example:
+        >>> from leakgauge.federated import CKKS
+        >>> CKKS(degree=8192, primes=(60, 49, 60)).slots
+        4096
     """
 
     degree: int = 4096
@@ -64,37 +75,53 @@ class CKKS:
 
     @property
     def slots(self) -> int:
-        """How many numbers a ciphertext holds."""
+        """The number of values in a ciphertext, N / 2."""
         return self.degree // 2
 
     def spread(self, clients: int) -> float:
-        """About the standard deviation of a sum's error, in what 1 is encoded as: that of rounding by the last prime.
+        """Return the approximate standard deviation of the error of a sum over `clients`.
 
-        A coefficient of it has variance (1 + 2 N / 3) / 12, and N / 2 of them meet in a number.
+        The unit is that of encoded numbers, see `unit`. The error comes from rounding by the last
+        prime. One coefficient of the error has the variance `(1 + 2 N / 3) / 12`, and N / 2
+        coefficients add up in one number.
         """
         return math.sqrt(clients * (1 + 2 * self.degree / 3) / 12 * self.degree / 2)
 
     def unit(self, largest: int, clients: int) -> float:
-        """What 1 is encoded as, where sums go to `largest`. Raises UpdateError where it would drown in the error."""
+        """Return the scale: the number that 1 is encoded as.
+
+        Args:
+            largest: Largest magnitude of a sum, in integers.
+            clients: Number of clients in the sum.
+
+        Raises:
+            UpdateError: The scale is so small that the error could change a rounded sum.
+        """
         room = sum(self.primes[:-1]) - 2 - math.ceil(math.log2(largest))
         unit = 2.0 ** min(room, MOST_UNIT)
         if unit / 2 < SPREADS * self.spread(clients):
             raise UpdateError(
                 "homomorphic encryption",
-                expected=f"sums up to 2^{room + math.floor(math.log2(unit))} or so in {self!r}",
-                found=f"up to {largest:.3g}",
-                remedy="lower bits, or take more primes at a larger degree",
+                expected=f"sums up to about 2^{room + math.floor(math.log2(unit))} in {self!r}",
+                found=f"sums up to {largest:.3g}",
+                remedy="lower bits, or use more primes at a larger degree",
             )
         return unit
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run. Seconds of the CPU and bytes are those of all clients together, but for `add` and `decrypt`.
+    """The result and the costs of one run. Times are seconds of CPU time.
 
-    `keys`: to make them, once; `encrypt` includes encoding. `encrypted`: bytes of all ciphertexts sent,
-    as SEAL saves them; `plain`: of the updates as they are. `off`: how far from an integer what was decrypted
-    is, at most; at 1/2 it would be rounded wrongly.
+    Args:
+        update: The weighted mean.
+        keys: Time to generate the one key pair.
+        encrypt: Time of all clients together, to encode and encrypt.
+        add: Time of the server, to add the ciphertexts.
+        decrypt: Time of a key holder, to decrypt the sum.
+        encrypted: Bytes of all ciphertexts, as SEAL saves them.
+        plain: Bytes of all updates without encryption.
+        off: Largest distance of a decrypted number from an integer. From 1/2 on, rounding is wrong.
     """
 
     update: Update
@@ -109,25 +136,67 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class HomomorphicEncryption:
-    """The weighted mean over clients, of which the server sees ciphertexts alone, and the key holders the sum.
+    r"""The weighted mean over clients, computed on ciphertexts.
 
-    The clients hold one key pair together: whoever is given it opens every update. Counts are not encrypted.
-    A simulation, not for production: keys and errors derive from the seeds, so that equal seeds give equal bits.
+    The server sees only ciphertexts. The clients hold one key pair together and decrypt only the sum.
+    Anyone with the secret key can decrypt every single update. Counts of examples are not encrypted.
+
+    .. math::
+
+        c_u = \mathrm{Enc}(n_u k_u), \qquad c = \sum_u c_u, \qquad
+        \bar{x} = \Delta \, \frac{\mathrm{round}(\mathrm{Dec}(c))}{\sum_u n_u}
+
+    Client :math:`u` has :math:`n_u` examples. :math:`k_u` is its update in integers, see `FixedPoint`,
+    and :math:`\Delta` is the step of one integer. The server computes :math:`c` without the key.
+
+    The error of CKKS is far below one integer, so rounding removes it. The mean is exactly that of
+    `SecureAggregation` with the same fixed point. Rounding also hides the error. With the error and
+    the ciphertexts, an adversary can compute the secret key (Li and Micciancio).
+
+    This is a simulation, not for production. Keys and errors derive from the seeds, so equal seeds
+    give equal bits. It needs the package tenseal.
+
+    Args:
+        fixed: The fixed-point numbers of an update.
+        ckks: The parameters of the encryption.
+
+    References:
+        Cheon, Kim, Kim, Song. Homomorphic Encryption for Arithmetic of Approximate Numbers. ASIACRYPT
+        2017.
+
+        Li, Micciancio. On the Security of Homomorphic Encryption on Approximate Numbers. EUROCRYPT
+        2021.
+
+    Example:
+        >>> from leakgauge.federated import HomomorphicEncryption
+        >>> aggregation = HomomorphicEncryption()
+        >>> aggregation.ckks.degree, aggregation.fixed.bits
+        (4096, 32)
     """
 
     fixed: FixedPoint = field(default_factory=FixedPoint)
     ckks: CKKS = field(default_factory=CKKS)
 
     def __call__(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Update:
-        """The weighted mean, to half a quantization step where no entry exceeds `fixed.clip`."""
+        """Return the weighted mean, see `run`.
+
+        The error is at most half a step of `fixed` if no entry exceeds `fixed.clip` in magnitude.
+        """
         return self.run(updates, counts, seeds=seeds).update
 
     def run(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Measured:
-        """Encrypt, add and decrypt. Raises UpdateError where updates do not fit, or a sum has no room.
+        """Encrypt, add and decrypt updates, and measure the costs.
 
-        Raises SpecificationError without the package tenseal.
+        Args:
+            updates: The update of each client.
+            counts: The number of examples of each client, at least 1.
+            seeds: Seeds of the keys, the encryption and the rounding.
+
+        Raises:
+            UpdateError: The updates do not fit together, or the sum is too large for the parameters.
+            SpecificationError: The package tenseal is missing.
         """
-        check_alike(updates, counts)
+        check_compatible(updates, counts)
         unit = self.ckks.unit(self.fixed.levels * sum(counts), len(updates))
         vectors = [
             self.integers(update, count, seeds.child(f"member/{i}"))
@@ -160,9 +229,11 @@ class HomomorphicEncryption:
         )
 
     def concealed(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
-        """(d,) in [-1, 1]: as many numbers of what the first of `clients` clients alike sends, of q residues each.
+        """Return d numbers in [-1, 1] from the ciphertexts of the first of `clients` equal clients.
 
-        Those of the first polynomial of each ciphertext, of which the numbers inside are an unknown part.
+        The update has d entries. The numbers are coefficients of the first polynomial of each
+        ciphertext, modulo the first prime, and scaled. The encrypted values are an unknown part of
+        these coefficients.
         """
         unit = self.ckks.unit(self.fixed.levels * count * clients, clients)
         own = seeds.child("member/0")
@@ -175,15 +246,20 @@ class HomomorphicEncryption:
         return torch.tensor(found, dtype=torch.float64) / keys.modulus * 2 - 1
 
     def integers(self, update: Update, count: int, seeds: Seeds) -> Tensor:
-        """(d,) int64: n_u times the update in fixed point."""
+        """Return the update in fixed point times `count`, as int64 integers (d,)."""
         generator = seeds.generator("rounding")
         return self.fixed.encode(flat(update.tensors), generator=generator) * count
 
 
 class Keys:
-    """One key pair, and what each side does with its part.
+    """One key pair, with the operations of the clients, the server and the key holders.
 
-    Raises SpecificationError without the package tenseal.
+    Args:
+        ckks: The parameters of the encryption.
+        seeds: Seeds of the keys.
+
+    Raises:
+        SpecificationError: The package tenseal is missing.
     """
 
     def __init__(self, ckks: CKKS, seeds: Seeds) -> None:
@@ -196,15 +272,20 @@ class Keys:
 
     @property
     def modulus(self) -> int:
-        """The first prime."""
+        """The first prime of the modulus."""
         primes = self.seal.CoeffModulus.Create(self.ckks.degree, list(self.ckks.primes))
         return int(primes[0].value())
 
     def encrypt(self, vector: Tensor, unit: float, seeds: Seeds) -> tuple[list[Any], float]:
-        """(d,) integers as ciphertexts, N / 2 in each, and the seconds that this took but for seeding."""
+        """Encrypt integers (d,) with the scale `unit`, N / 2 in each ciphertext.
+
+        Returns:
+            The ciphertexts, and the seconds of CPU time without seeding.
+        """
         found, spent = [], 0.0
         for i, chunk in enumerate(torch.split(vector.double(), self.ckks.slots)):
-            # SEAL begins its generator anew at each encryption: one seed for two would cancel what hides both.
+            # SEAL restarts its generator for each encryption. With one seed for two ciphertexts, their
+            # difference would cancel the random part that hides both.
             encryptor = self.seal.Encryptor(
                 self._context(seeds.integer(f"ciphertext/{i}")), self.public
             )
@@ -217,7 +298,7 @@ class Keys:
         return found, spent
 
     def add(self, sent: Sequence[Sequence[Any]]) -> list[Any]:
-        """The sums of all clients' ciphertexts, place by place: the server's part, without a key."""
+        """Return the sums of the ciphertexts of all clients. The server does this without a key."""
         evaluator, total = self.seal.Evaluator(self.context), []
         for column in zip(*sent, strict=True):
             one = self.seal.Ciphertext()
@@ -226,7 +307,7 @@ class Keys:
         return total
 
     def decrypt(self, total: Sequence[Any]) -> Tensor:
-        """The numbers inside, float64, N / 2 for each ciphertext."""
+        """Return the decrypted numbers in float64, N / 2 for each ciphertext."""
         decryptor, found = self.seal.Decryptor(self.context, self.secret), []
         for ciphertext in total:
             plain = self.seal.Plaintext()
@@ -236,7 +317,7 @@ class Keys:
         return torch.cat(found)
 
     def _context(self, seed: int) -> Any:
-        """The parameters, with a generator of this seed behind them."""
+        """Build the context of SEAL with a random generator of this seed."""
         given = self.seal.EncryptionParameters(self.seal.SCHEME_TYPE.CKKS)
         given.set_poly_modulus_degree(self.ckks.degree)
         given.set_coeff_modulus(
@@ -247,7 +328,7 @@ class Keys:
 
 
 def saved_bytes(ciphertext: Any) -> int:
-    """How long a ciphertext is as SEAL saves it."""
+    """Return the bytes of a ciphertext, as SEAL saves it."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "ciphertext"
         ciphertext.save(str(path))
@@ -256,7 +337,7 @@ def saved_bytes(ciphertext: Any) -> int:
 
 @contextmanager
 def timed() -> Iterator[list[float]]:
-    """The CPU seconds that passed inside, as the one entry of a list, afterwards."""
+    """Measure the CPU time of the code inside. On exit, the yielded list has one entry, in seconds."""
     spent: list[float] = []
     clock = time.process_time()
     yield spent
@@ -264,14 +345,14 @@ def timed() -> Iterator[list[float]]:
 
 
 def sealapi() -> Any:
-    """SEAL, as tenseal holds it. Raises SpecificationError without that package."""
+    """Return the module of SEAL inside tenseal, or raise SpecificationError if tenseal is missing."""
     try:
         from tenseal import sealapi as found
     except ImportError as error:
         raise SpecificationError(
             "homomorphic encryption",
             expected="the package tenseal",
-            found="none that can be imported",
+            found="no package that can be imported",
             remedy="install it: pip install 'leakgauge[he]'",
         ) from error
     return found

@@ -1,7 +1,7 @@
 """Keys, masks and sealed letters of secure aggregation: X25519, HKDF-SHA256, ChaCha20(-Poly1305).
 
-Private keys are drawn from named seeds, so that an audit repeats: a simulation of the protocol, not
-for use with real secrets.
+Private keys are drawn from named seeds, so an audit can be repeated. This simulates the protocol.
+Do not use it with real secrets.
 """
 
 from __future__ import annotations
@@ -19,46 +19,50 @@ from torch import Tensor
 from leakgauge.federated.aggregation.finite_field import MODULUS
 
 KEY = 32
-"""Bytes of a private key, and of the seed of a mask."""
+"""Bytes of a private key, and bytes of the seed of a mask."""
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A private X25519 key (32 bytes) and its public one."""
+    """A pair of X25519 keys, derived from the 32 bytes of the private one."""
 
     private: bytes
 
     @property
     def public(self) -> bytes:
-        """What is sent to others."""
+        """The public key, 32 bytes, which other clients receive."""
         return X25519PrivateKey.from_private_bytes(self.private).public_key().public_bytes_raw()
 
     def agree(self, public: bytes, purpose: str) -> bytes:
-        """The 32 bytes that this key's owner and the owner of `public`, and nobody else, can derive."""
+        """Return 32 secret bytes that only the owners of this key and of `public` can derive."""
         own = X25519PrivateKey.from_private_bytes(self.private)
         secret = own.exchange(X25519PublicKey.from_public_bytes(public))
         return HKDF(SHA256(), KEY, salt=None, info=purpose.encode()).derive(secret)
 
 
 def key(generator: torch.Generator) -> bytes:
-    """32 bytes."""
+    """Draw 32 random bytes."""
     drawn = torch.randint(0, 256, (KEY,), generator=generator, dtype=torch.uint8)
     return bytes(drawn.tolist())
 
 
 def mask(seed: bytes, size: int) -> Tensor:
-    """`size` field elements, uniform, that 32 bytes of seed expand to: ChaCha20 as pseudorandom generator."""
+    """Expand a seed of 32 bytes to `size` uniform field elements. The generator is ChaCha20."""
     stream = Cipher(algorithms.ChaCha20(seed, bytes(16)), mode=None).encryptor()
     words = torch.frombuffer(bytearray(stream.update(bytes(8 * size))), dtype=torch.int64)
-    # 61 of 64 bits; p itself stands for 0, as p is 0: a bias of 2^-61.
+    # 61 of 64 bits are used. The value p becomes 0, which is a bias of 2^-61.
     return (words & MODULUS) % MODULUS
 
 
 def seal(secret: bytes, letter: bytes) -> bytes:
-    """Encrypt and authenticate; each key seals one letter alone, so that its nonce may be zero."""
+    """Encrypt and authenticate a letter. Each key seals only one letter, so the nonce may be zero."""
     return ChaCha20Poly1305(secret).encrypt(bytes(12), letter, None)
 
 
 def unseal(secret: bytes, sealed: bytes) -> bytes:
-    """The letter. Raises cryptography's InvalidTag where it was tampered with."""
+    """Return the letter.
+
+    Raises:
+        cryptography.exceptions.InvalidTag: The sealed letter was changed.
+    """
     return ChaCha20Poly1305(secret).decrypt(bytes(12), sealed, None)

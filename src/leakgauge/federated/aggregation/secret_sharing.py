@@ -1,4 +1,7 @@
-"""Secret sharing: any `threshold` of the holders know the secret, fewer know nothing. Shamir, CACM 22(11), 1979."""
+"""Secret sharing: any `threshold` holders together know the secret, and fewer know nothing.
+
+Shamir. How to Share a Secret. Communications of the ACM 22(11), 1979.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,26 @@ SIZE = 66
 def split(
     secret: int, holders: Sequence[int], threshold: int, *, generator: torch.Generator
 ) -> dict[int, int]:
-    """For each holder x >= 1 the value at x of a random polynomial of degree threshold - 1 that is `secret` at 0."""
+    """Return a share of `secret` for each holder.
+
+    The share of holder x is the value at x of a random polynomial of degree `threshold - 1`. The
+    value at 0 is the secret.
+
+    Args:
+        secret: A number from 0 to `PRIME - 1`.
+        holders: The positions x of the holders, at least 1.
+        threshold: Number of shares that reveal the secret.
+        generator: Source of the random coefficients.
+    """
     coefficients = [secret, *(_element(generator) for _ in range(threshold - 1))]
     return {holder: _value(coefficients, holder) for holder in holders}
 
 
 def join(shares: Mapping[int, int]) -> int:
-    """The polynomial's value at 0, by Lagrange's formula; the secret where there are `threshold` shares or more."""
+    """Return the value of the polynomial at 0, by Lagrange's formula.
+
+    This is the secret if there are at least `threshold` shares.
+    """
     secret = 0
     for holder, share in shares.items():
         numerator = denominator = 1
@@ -34,7 +50,7 @@ def join(shares: Mapping[int, int]) -> int:
 
 
 def _element(generator: torch.Generator) -> int:
-    # Eight bytes more than the prime has: what is left of bias is below 2^-64.
+    # Eight bytes more than the prime has keep the bias of the remainder below 2^-64.
     drawn = torch.randint(0, 256, (SIZE + 8,), generator=generator, dtype=torch.uint8)
     return int.from_bytes(bytes(drawn.tolist()), "big") % PRIME
 

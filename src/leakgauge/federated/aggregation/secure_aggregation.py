@@ -1,16 +1,4 @@
-"""Secure aggregation. Bonawitz et al.: CCS 2017, figure 4, for an honest-but-curious server.
-
-Client u holds x_u, and sends it once, masked, with addition in a finite field:
-
-    y_u = x_u + PRG(b_u) + sum_{v > u} PRG(s_uv) - sum_{v < u} PRG(s_uv)
-
-s_uv is what u and v agree on from their key pairs, b_u is u's own. Pairwise masks cancel in the sum.
-Shares of b_u and of u's private key lie with the others: once the server has y_u, they reveal b_u; where u
-dropped out, they reveal its key instead, from which its pairwise masks are removed. Never both.
-
-x_u is n_u times u's update in fixed point, and n_u itself: the sum tells the weighted mean and no more.
-Secrets derive from the audit's seeds: it simulates the protocol, and protects nobody.
-"""
+"""Secure aggregation: the server learns the sum of masked updates, and no single update."""
 
 from __future__ import annotations
 
@@ -32,16 +20,21 @@ from leakgauge.federated.aggregation.finite_field import (
 )
 from leakgauge.federated.aggregation.masking import KEY, KeyPair, key, mask, seal, unseal
 from leakgauge.federated.aggregation.secret_sharing import SIZE, join, split
-from leakgauge.federated.aggregation.sums import check_alike
+from leakgauge.federated.aggregation.sums import check_compatible
 from leakgauge.federated.aggregation.vectors import flat, shaped
 
 PublicKeys = tuple[bytes, bytes]
-"""One to seal letters with, one to derive masks from."""
+"""Two public keys of a client: one seals letters, the other derives pairwise masks."""
 
 
 @dataclass(frozen=True)
 class Revealed:
-    """Shares that one client sends at the end: of keys of those who dropped out, of mask seeds of the others."""
+    """Shares that one client sends in the last round.
+
+    Args:
+        keys: Shares of the private mask keys of clients that dropped out, by client.
+        seeds: Shares of the seeds of the other clients' own masks, by client.
+    """
 
     keys: dict[int, int] = field(default_factory=dict)
     seeds: dict[int, int] = field(default_factory=dict)
@@ -49,7 +42,14 @@ class Revealed:
 
 @dataclass(frozen=True)
 class Transcript:
-    """Every message that passes the server, by client: all that it sees."""
+    """Every message that the server sees, by the client that sent it.
+
+    Args:
+        directory: The public keys.
+        sealed: The sealed letters, by receiver.
+        masked: The masked vectors (d + 1,).
+        revealed: The revealed shares.
+    """
 
     directory: dict[int, PublicKeys]
     sealed: dict[int, dict[int, bytes]]
@@ -58,7 +58,13 @@ class Transcript:
 
 
 class Member:
-    """One client in one run of the protocol: holds its secrets, and answers the server's four rounds."""
+    """One client in one run of the protocol. It holds its secrets and answers the server's four rounds.
+
+    Args:
+        own: Index of the client, from 0.
+        threshold: Number of clients that must stay to the end.
+        seeds: Seeds of the client's secrets.
+    """
 
     def __init__(self, own: int, threshold: int, seeds: Seeds) -> None:
         self.own, self.threshold, self.seeds = own, threshold, seeds
@@ -69,11 +75,14 @@ class Member:
         self.held: dict[int, tuple[int, int]] = {}
 
     def advertise(self) -> PublicKeys:
-        """Round 0: the two public keys."""
+        """Return the two public keys. This is round 0."""
         return self.letters.public, self.masks.public
 
     def share_keys(self, directory: Mapping[int, PublicKeys]) -> dict[int, bytes]:
-        """Round 1: for each client, sealed, a share of the private mask key and of the seed of the own mask."""
+        """Return a sealed letter for each client. This is round 1.
+
+        A letter holds a share of the private mask key, and a share of the seed of the own mask.
+        """
         self.directory = dict(directory)
         holders = [other + 1 for other in directory]
         of_key, of_seed = (
@@ -94,7 +103,12 @@ class Member:
         }
 
     def mask(self, vector: Tensor, letters: Mapping[int, bytes]) -> Tensor:
-        """Round 2: the masked vector; `letters` came from those who are still there, and are kept."""
+        """Return the masked vector, and keep the letters. This is round 2.
+
+        Args:
+            vector: Field elements (d + 1,).
+            letters: The letters of all clients that are still present, by sender.
+        """
         for other, letter in letters.items():
             secret = self.letters.agree(self.directory[other][0], f"from {other} to {self.own}")
             opened = unseal(secret, letter)
@@ -108,9 +122,12 @@ class Member:
         return masked
 
     def unmask(self, arrived: Collection[int]) -> Revealed:
-        """Round 3: seed shares of those whose masked vector arrived, key shares of the rest. Never both.
+        """Return shares of seeds of clients in `arrived`, and shares of keys of the rest. This is round 3.
 
-        Raises UpdateError where fewer than the threshold arrived.
+        A share of a seed and a share of a key of one client are never revealed together.
+
+        Raises:
+            UpdateError: Fewer masked vectors arrived than the threshold.
         """
         check_threshold(len(arrived), self.threshold)
         return Revealed(
@@ -120,14 +137,15 @@ class Member:
 
 
 def pairwise(own: KeyPair, public: bytes, size: int) -> Tensor:
-    """PRG(s_uv), from either side's private key and the other's public one."""
+    """Return the mask of a pair of clients, from the private key of one and the public key of the other."""
     return mask(own.agree(public, "pairwise mask"), size)
 
 
 def unmasked_sum(transcript: Transcript, threshold: int) -> Tensor:
-    """What the server computes of its transcript: the sum of the vectors that arrived, as signed integers.
+    """Return the sum of the vectors that arrived, as signed integers. The server can compute it.
 
-    Raises UpdateError where fewer clients than the threshold revealed their shares.
+    Raises:
+        UpdateError: Fewer clients than the threshold revealed their shares.
     """
     check_threshold(len(transcript.revealed), threshold)
     vectors = transcript.masked
@@ -146,22 +164,57 @@ def unmasked_sum(transcript: Transcript, threshold: int) -> Tensor:
 
 
 def check_threshold(count: int, threshold: int) -> None:
-    """Raise UpdateError where too few clients are left for the secrets to be joined."""
+    """Raise UpdateError if `count` clients are too few to join the shares of a secret."""
     if count < threshold:
         raise UpdateError(
             "secure aggregation",
-            expected=f"at least {threshold} clients to the end",
+            expected=f"at least {threshold} clients that stay to the end",
             found=str(count),
-            remedy="lower the threshold or lose fewer clients",
+            remedy="lower the threshold, or let fewer clients drop out",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecureAggregation:
-    """The weighted mean over clients, of which the server sees masked vectors and their sum.
+    r"""The weighted mean over clients, computed from masked updates.
 
-    `threshold` clients must stay to the end: more than half of them, unless given. A client may
-    count up to `most_examples`; one that claims more is refused.
+    The server sees masked vectors and their sum, and no single update. The server is honest but
+    curious. Addition is in a finite field:
+
+    .. math::
+
+        y_u = x_u + \mathrm{PRG}(b_u) + \sum_{v > u} \mathrm{PRG}(s_{uv})
+        - \sum_{v < u} \mathrm{PRG}(s_{uv})
+
+    Client :math:`u` sends :math:`y_u` once. :math:`x_u` holds its number of examples :math:`n_u`, and
+    :math:`n_u` times its update in fixed point. So the sum reveals only the weighted mean and the
+    total number of examples. Clients :math:`u` and :math:`v` agree on the secret :math:`s_{uv}` from
+    their key pairs. The pairwise masks cancel in the sum.
+
+    :math:`b_u` is the seed of the client's own mask. The other clients hold shares of it, and shares
+    of the client's private key. If :math:`y_u` arrives, they reveal :math:`b_u`. If the client dropped
+    out, they reveal its private key, and the server removes its pairwise masks. They never reveal
+    both.
+
+    This simulates the protocol, and protects nobody: the secrets derive from the seeds of the audit.
+
+    Args:
+        fixed: The fixed-point numbers of an update.
+        threshold: Number of clients that must stay to the end. None needs more than half of them.
+        most_examples: Largest number of examples that one client may state.
+
+    References:
+        Bonawitz, Ivanov, Kreuter, Marcedone, McMahan, Patel, Ramage, Segal, Seth. Practical Secure
+        Aggregation for Privacy-Preserving Machine Learning. CCS 2017, figure 4.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.federated import SecureAggregation
+        >>> updates = [lg.Update({"w": torch.tensor([x])}) for x in (1.0, 4.0)]
+        >>> mean = SecureAggregation()(updates, [2, 1], seeds=lg.Seeds(0))
+        >>> round(float(mean.tensors["w"]), 6)
+        2.0
     """
 
     fixed: FixedPoint = field(default_factory=FixedPoint)
@@ -169,7 +222,10 @@ class SecureAggregation:
     most_examples: Count = 65536
 
     def __call__(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Update:
-        """The weighted mean, to half a quantization step where no entry exceeds `fixed.clip`."""
+        """Return the weighted mean, see `run`.
+
+        The error is at most half a step of `fixed` if no entry exceeds `fixed.clip` in magnitude.
+        """
         return self.mean(self.run(updates, counts, seeds=seeds), updates[0])
 
     def run(
@@ -181,12 +237,20 @@ class SecureAggregation:
         lost: Collection[int] = (),
         late: Collection[int] = (),
     ) -> Transcript:
-        """The protocol among all clients, as the server sees it.
+        """Run the protocol among all clients, and return every message that the server sees.
 
-        Those in `lost` drop out before they send their masked vector, those in `late` afterwards.
-        Raises UpdateError where updates do not fit, a sum might overflow, or too few clients stay.
+        Args:
+            updates: The update of each client.
+            counts: The number of examples of each client, at least 1.
+            seeds: Seeds of the clients' secrets and of the rounding.
+            lost: Clients that drop out before they send their masked vector.
+            late: Clients that drop out after they sent it.
+
+        Raises:
+            UpdateError: The updates do not fit together, the sum could overflow, or too few clients
+                stay.
         """
-        check_alike(updates, counts)
+        check_compatible(updates, counts)
         self.check(len(updates), max(counts))
         members, directory, sealed = self.meet(len(updates), seeds)
         masked = {}
@@ -203,42 +267,42 @@ class SecureAggregation:
     def meet(
         self, clients: int, seeds: Seeds
     ) -> tuple[list[Member], dict[int, PublicKeys], dict[int, dict[int, bytes]]]:
-        """Rounds 0 and 1: the members, their public keys, and their sealed letters by sender."""
+        """Run rounds 0 and 1. Return the members, their public keys, and their sealed letters by sender."""
         quorum = self.quorum(clients)
         members = [Member(i, quorum, seeds.child(f"member/{i}")) for i in range(clients)]
         directory = {member.own: member.advertise() for member in members}
         return members, directory, {m.own: m.share_keys(directory) for m in members}
 
     def masked(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
-        """What the server gets from the first of `clients` clients alone: its masked vector, less the count."""
+        """Return the masked vector (d,) of the first of `clients` clients, without its count."""
         self.check(clients, count)
         members, _, sealed = self.meet(clients, seeds)
         letters = {sender: sealed[sender][0] for sender in sealed}
         return members[0].mask(self.vector(update, count, members[0].seeds), letters)[:-1]
 
     def concealed(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
-        """(d,) in [-1, 1]: that masked vector, its field scaled."""
+        """Return the masked vector (d,) of the first client, scaled from the field to [-1, 1]."""
         masked = self.masked(update, count, clients=clients, seeds=seeds)
         return to_integers(masked).double() / (MODULUS // 2)
 
     def mean(self, transcript: Transcript, like: Update) -> Update:
-        """The weighted mean of the updates that arrived, with names, shapes and types as `like` has them."""
+        """Return the weighted mean of the updates that arrived, with the names, shapes and types of `like`."""
         total = unmasked_sum(transcript, self.quorum(len(transcript.directory)))
         mean = self.fixed.decode(total[:-1]) / int(total[-1])
         return Update(shaped(mean, like.tensors), like.kind)
 
     def vector(self, update: Update, count: int, seeds: Seeds) -> Tensor:
-        """(d + 1,) field elements: n_u times the update in fixed point, and n_u."""
+        """Return field elements (d + 1,): the update in fixed point times `count`, then `count`."""
         generator = seeds.generator("rounding")
         integers = self.fixed.encode(flat(update.tensors), generator=generator)
         return to_field(torch.cat([integers, torch.ones(1, dtype=torch.int64)]) * count)
 
     def quorum(self, clients: int) -> int:
-        """How many must stay to the end."""
+        """Return the number of clients that must stay to the end."""
         return clients // 2 + 1 if self.threshold is None else self.threshold
 
     def check(self, clients: int, count: int) -> None:
-        """Raise UpdateError where a client counts too many examples, or the sum might overflow."""
+        """Raise UpdateError if a client states too many examples, or if the sum could overflow."""
         if count > self.most_examples:
             raise UpdateError(
                 "secure aggregation",

@@ -1,7 +1,6 @@
-"""Aggregation: what leaves a group of clients instead of each one's update.
+"""Aggregation: a group of clients shares one combined update instead of each single update.
 
-A sum is sum_u x_u; a weighted mean is sum_u n_u x_u / sum_u n_u with n_u the number of client u's
-examples (McMahan et al. 2017, algorithm 1). Nothing aggregated is the threat model `Server`.
+Without aggregation, the threat model is `Server`.
 """
 
 from __future__ import annotations
@@ -17,43 +16,90 @@ from leakgauge.core import Seeds, Update, UpdateError
 
 @runtime_checkable
 class Aggregation(Protocol):
-    """Several clients' updates in, the one that leaves the group out."""
+    """A rule that combines the updates of several clients into one."""
 
     def __call__(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Update:
-        """`counts` holds how many examples each client trained on. Raises UpdateError where they do not fit."""
+        """Return the update that leaves the group.
+
+        Args:
+            updates: The update of each client.
+            counts: The number of examples that each client trained on.
+            seeds: Seeds of everything that the aggregation draws.
+
+        Raises:
+            UpdateError: The updates and counts do not fit together.
+        """
         ...
 
 
 @runtime_checkable
 class Concealing(Aggregation, Protocol):
-    """An aggregation of which the server sees each client's message, but cannot read it."""
+    """An aggregation in which the server receives a message of each client that it cannot read."""
 
     def concealed(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
-        """(d,) numbers in [-1, 1], float64: what the first of `clients` clients alike sends of d entries."""
+        """Return the message of the first of `clients` equal clients, as float64 numbers (d,) in [-1, 1].
+
+        The update has d entries.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Sum:
-    """sum_u x_u, whatever the counts."""
+    r"""The sum of the updates of all clients.
+
+    .. math::
+
+        x = \sum_u x_u
+
+    Here :math:`x_u` is the update of client :math:`u`. The numbers of examples do not matter.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.federated import Sum
+        >>> updates = [lg.Update({"w": torch.tensor([x])}) for x in (1.0, 4.0)]
+        >>> Sum()(updates, [2, 1], seeds=lg.Seeds(0)).tensors["w"]
+        tensor([5.])
+    """
 
     def __call__(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Update:
-        check_alike(updates, counts)
-        return combined(updates, [1.0] * len(updates))
+        check_compatible(updates, counts)
+        return weighted_sum(updates, [1.0] * len(updates))
 
 
 @dataclass(frozen=True)
 class WeightedMean:
-    """sum_u n_u x_u / sum_u n_u: for one gradient step, the gradient of all clients' examples as one batch."""
+    r"""The mean of the updates of all clients, weighted by their numbers of examples.
+
+    .. math::
+
+        x = \frac{\sum_u n_u x_u}{\sum_u n_u}
+
+    Here :math:`x_u` is the update of client :math:`u`, and :math:`n_u` its number of examples. If each
+    client shares one gradient of a mean loss, the result is the gradient of one batch of all examples.
+
+    References:
+        McMahan, Moore, Ramage, Hampson, Agüera y Arcas. Communication-Efficient Learning of Deep
+        Networks from Decentralized Data. AISTATS 2017, algorithm 1. arXiv:1602.05629.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.federated import WeightedMean
+        >>> updates = [lg.Update({"w": torch.tensor([x])}) for x in (1.0, 4.0)]
+        >>> WeightedMean()(updates, [2, 1], seeds=lg.Seeds(0)).tensors["w"]
+        tensor([2.])
+    """
 
     def __call__(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Update:
-        check_alike(updates, counts)
+        check_compatible(updates, counts)
         total = sum(counts)
-        return combined(updates, [count / total for count in counts])
+        return weighted_sum(updates, [count / total for count in counts])
 
 
-def combined(updates: Sequence[Update], weights: Sequence[float]) -> Update:
-    """sum_u w_u x_u, added up in float64 and returned in the updates' own type."""
+def weighted_sum(updates: Sequence[Update], weights: Sequence[float]) -> Update:
+    """Return the sum of `weights[u] * updates[u]`. It is added in float64 and returned in the updates' type."""
     first = updates[0]
     tensors = {}
     for name, like in first.tensors.items():
@@ -63,12 +109,15 @@ def combined(updates: Sequence[Update], weights: Sequence[float]) -> Update:
     return Update(tensors, first.kind)
 
 
-def check_alike(updates: Sequence[Update], counts: Sequence[int]) -> None:
-    """Raise UpdateError unless updates are of one kind, with tensors alike, and each has a count from 1."""
+def check_compatible(updates: Sequence[Update], counts: Sequence[int]) -> None:
+    """Raise UpdateError unless the updates can be combined.
+
+    They must be of one kind, with tensors of equal names and shapes. Each needs a count of at least 1.
+    """
     if len(updates) != len(counts) or not updates or min(counts) < 1:
         raise UpdateError(
             "aggregation",
-            expected="at least one update, and for each the number of its examples, from 1",
+            expected="at least one update, and the number of examples of each, at least 1",
             found=f"{len(updates)} updates and the counts {list(counts)}",
             remedy="pass one count for each update",
         )
@@ -78,10 +127,11 @@ def check_alike(updates: Sequence[Update], counts: Sequence[int]) -> None:
             "aggregation",
             expected="updates of one kind",
             found=" and ".join(kinds),
-            remedy="aggregate gradients with gradients, weight differences with weight differences",
+            remedy="aggregate gradients only with gradients, and weight differences only with weight "
+            "differences",
         )
     for update in updates[1:]:
         update.check(updates[0].tensors)
 
 
-__all__ = ["Aggregation", "Concealing", "Sum", "WeightedMean", "check_alike"]
+__all__ = ["Aggregation", "Concealing", "Sum", "WeightedMean", "check_compatible"]

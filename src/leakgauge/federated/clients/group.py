@@ -14,7 +14,7 @@ from leakgauge.core import (
     Tensors,
     Update,
 )
-from leakgauge.federated.aggregation.averaging import averages
+from leakgauge.federated.aggregation.averaging import is_batch_mean
 from leakgauge.federated.aggregation.sums import Aggregation, WeightedMean
 from leakgauge.federated.clients.client import Batch, Client
 from leakgauge.federated.layers.statistics import averaged
@@ -69,7 +69,9 @@ class Group(Client):
         """
         apart = not any(module.training for module in self.model.modules())
         single = isinstance(self.training, SingleGradient) and apart
-        return self.training if single and averages(self.loss, self.classes) else self.aggregated
+        return (
+            self.training if single and is_batch_mean(self.loss, self.classes) else self.aggregated
+        )
 
     def drawn(self, count: int, *, seeds: Seeds) -> Group:
         """The group with each client's orders drawn."""
