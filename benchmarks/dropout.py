@@ -23,7 +23,7 @@ from torch import Tensor
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.federated.layers.dropout import Call, DropoutMode, Masked, drawn, with_forward
+from leakgauge.federated.layers.dropout import Call, DropoutMode, Masked, drawn_masks, with_forward
 
 NAME = "dropout"
 STEPS = 600
@@ -108,7 +108,7 @@ def setting(job: Job, given: Options) -> tuple[lg.Dataset, lg.Batch, lg.Batch, l
     generator = lg.Seeds(given.seed).generator("masks")
     masks = [
         (torch.rand(call.shape, generator=generator) >= call.p).float()
-        for call in drawn(plain, job.batch)
+        for call in drawn_masks(plain, job.batch)
         if call.shape is not None
     ]
     client = with_forward(model, partial(Given, masks=masks))

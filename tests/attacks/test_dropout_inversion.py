@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.federated.layers.dropout import drawn, mean_network
+from leakgauge.federated.layers.dropout import drawn_masks, mean_network
 from leakgauge.federated.training.rounds import Rounds
 from leakgauge.inversion import Candidate, FixedLabels, TotalVariation
 from leakgauge.inversion.evaluation.batching import Loop, batch_restarts
@@ -377,6 +377,6 @@ class TestModels:
         x = images(2).inputs
         assert torch.equal(plain(x), model(x))
         seen = lg.Server().observe(client(model.train()), images(2), seeds=lg.Seeds(0))
-        assert {call.p for call in drawn(seen)} == {0.25}
+        assert {call.p for call in drawn_masks(seen)} == {0.25}
         with pytest.raises(lg.ModelError, match="dropout"):
             builder(domain, 4, dropout=1.0)

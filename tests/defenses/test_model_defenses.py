@@ -21,7 +21,7 @@ from leakgauge.defenses import (
     Precode,
     TopK,
 )
-from leakgauge.federated.layers.bottleneck import VariationalBottleneck, at_mean, samples
+from leakgauge.federated.layers.bottleneck import VariationalBottleneck, at_mean, is_sampling
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.simulation.simulator import drop_misleading
 from leakgauge.output import head_of
@@ -92,8 +92,8 @@ class TestBottleneck:
             assert not torch.equal(model(x), model(x))
         mean = at_mean(model)
         assert torch.equal(mean(x), mean(x))
-        assert samples(model)
-        assert not samples(mean)
+        assert is_sampling(model)
+        assert not is_sampling(mean)
 
     def test_seeds_decide_weights_and_draws(self, observe: Callable[..., lg.Observation]) -> None:
         one, same, other = (precoded(mlp(), seed=seed).state_dict() for seed in (0, 0, 1))
@@ -145,8 +145,8 @@ class TestPrecode:
         self, observe: Callable[..., lg.Observation]
     ) -> None:
         seen = observe(mlp(), images(2), under=Precode(latent=6))
-        assert not samples(mean_network(seen).model)
-        assert samples(seen.model)
+        assert not is_sampling(mean_network(seen).model)
+        assert is_sampling(seen.model)
 
     def test_bypassed_by_who_knows_it(self, observe: Callable[..., lg.Observation]) -> None:
         batch, attack = images(1), lg.attacks.InvertingGradients(steps=300, tv=0.0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from leakgauge.core import Domain, Inapplicable, Loss, Observation, ProbeError, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, spread
 from leakgauge.federated.isolation.untouched import output_of, value_of
-from leakgauge.federated.layers.dropout import drawn, mean_network
+from leakgauge.federated.layers.dropout import drawn_masks, mean_network
 from leakgauge.output import Contribution, contribution_of, loss_in
 
 FLOAT64 = torch.zeros((), dtype=torch.float64)
@@ -54,7 +54,7 @@ def entry(observation: Observation) -> LinearEntry | Inapplicable:
     if found is None:
         return Inapplicable("the model has no linear layer that its forward calls")
     name, layer, feature = found
-    if drawn(observation, before=name):
+    if drawn_masks(observation, before=name):
         return Inapplicable(
             f"dropout ahead of the first linear layer, {name!r}, hides part of what it sees"
         )

@@ -43,7 +43,7 @@ from leakgauge.core.ranges import Count, Fraction
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import with_orders
 from leakgauge.federated.training.local_steps import interpolated, multiplier
-from leakgauge.federated.training.withheld import untold
+from leakgauge.federated.training.withheld import is_withheld
 from leakgauge.inversion import FixedLabels, GradientMatching, WarmStart, Window
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.engine import Ready
@@ -74,7 +74,7 @@ class CorrectedSurrogate(BaseAttack):
         training = observation.training
         if training.kind == "gradient":
             return Inapplicable("the update is one gradient: there is nothing to correct")
-        if untold(training) or not isinstance(training, LocalSteps):
+        if is_withheld(training) or not isinstance(training, LocalSteps):
             return Inapplicable(
                 "needs an update of local steps (fedavg), and their hyperparameters"
             )

@@ -24,7 +24,7 @@ from leakgauge.core import (
     within,
 )
 from leakgauge.federated.training.local_steps import as_one_gradient
-from leakgauge.federated.training.withheld import untold
+from leakgauge.federated.training.withheld import is_withheld
 from leakgauge.inversion.objectives.distances import MATCHED
 from leakgauge.inversion.search.judgment import residual_of
 
@@ -59,14 +59,16 @@ def judged(observation: Observation, found: Reconstruction) -> Reconstruction:
     """Return a reconstruction under a simpler protocol, with status and residual under the one in use."""
     residual = residual_of(observation, found)
     status, message = found.status, found.message
-    matched = residual is not None and residual <= MATCHED and not untold(observation.training)
+    matched = residual is not None and residual <= MATCHED and not is_withheld(observation.training)
     if matched:
         status = Status.CONVERGED
     elif status in (Status.CERTIFIED, Status.CONVERGED):
         status = Status.UNCONVERGED
     if residual is not None:
         steps = (
-            "one gradient, the steps not told" if untold(observation.training) else "the true steps"
+            "one gradient, the steps not told"
+            if is_withheld(observation.training)
+            else "the true steps"
         )
         message = f"under {steps}, the update is matched to {residual:.2g} of its norm"
     # What a simpler protocol's Jacobian tells apart says nothing of this one.

@@ -18,7 +18,7 @@ from leakgauge.audit.training import TrainingRun, seconds_of
 from leakgauge.core import Attack, Defense, Inapplicable, Observation, Seeds, UserError, unit_shape
 from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.federated.training.local_steps import as_one_gradient
-from leakgauge.federated.training.withheld import untold
+from leakgauge.federated.training.withheld import is_withheld
 
 Result = TypeVar("Result")
 
@@ -123,7 +123,7 @@ def observed(cell: Cell, seed: int, *, defended: bool = True) -> Observation:
 def undefended_seconds(cell: Cell, seed: int) -> float:
     """Return the seconds of one simulated update without a defense, and of its derivative."""
     observation = observed(cell, seed, defended=False)
-    held = untold(observation.training)
+    held = is_withheld(observation.training)
     timely = as_one_gradient(observation) if held else observation
     targets = cell.case.batch(range(cell.batch_size)).targets
     return step_seconds(timely, targets)

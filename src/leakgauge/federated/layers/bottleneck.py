@@ -66,7 +66,7 @@ class _Joined(torch.autograd.Function):
         return values.clone()
 
 
-def samples(model: nn.Module) -> bool:
+def is_sampling(model: nn.Module) -> bool:
     """Whether a variational bottleneck of the model draws."""
     return any(isinstance(m, VariationalBottleneck) and m.sampling for m in model.modules())
 

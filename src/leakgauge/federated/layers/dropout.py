@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from leakgauge.core import Observation, copied, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, spread
-from leakgauge.federated.layers.bottleneck import at_mean, samples
+from leakgauge.federated.layers.bottleneck import at_mean, is_sampling
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.rounds import Rounds
 
@@ -123,7 +123,7 @@ class Masked(DropoutMode):
         return inputs * self.left.pop(0) / (1 - call.p)
 
 
-def drawn(
+def drawn_masks(
     observation: Observation, count: int | None = None, *, before: str | None = None
 ) -> list[Call]:
     """Return the masks that a forward pass of `count` examples draws: all, or those before module `before` runs.
@@ -171,9 +171,9 @@ def mean_network(observation: Observation) -> Observation:
     As it was where neither draws. Nothing else leaves train mode. Masks or codes drawn anew would make each
     simulated update another, and a descent would follow chance.
     """
-    if samples(observation.model):
+    if is_sampling(observation.model):
         return mean_network(_mapped(observation, at_mean))
-    return _mapped(observation, _still) if drawn(observation) else observation
+    return _mapped(observation, _still) if drawn_masks(observation) else observation
 
 
 def _mapped(observation: Observation, change: Callable[[nn.Module], nn.Module]) -> Observation:

@@ -24,7 +24,7 @@ from leakgauge.core import (
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.training.fedsgd import FedSGD
 from leakgauge.federated.training.rounds import Rounds
-from leakgauge.federated.training.withheld import untold
+from leakgauge.federated.training.withheld import is_withheld
 from leakgauge.federated.training.wrapper import StepsWrapper, Task, Wrapper
 
 DRAWS = 2
@@ -78,7 +78,7 @@ class Calibrated(Wrapper):
 def steps_of(observation: Observation) -> LocalSteps | None:
     """Return the local steps of a weight difference, told or measured, or None if neither is possible."""
     training = observation.training
-    if untold(training):
+    if is_withheld(training):
         return None
     if _tells(training):
         return training
@@ -111,7 +111,7 @@ def calibrated(observation: Observation) -> Calibration:
     inner = training.training if isinstance(training, Rounds) else training
     if isinstance(inner, FedSGD):
         return Calibration(1.0, exact=True)
-    if untold(inner) or (inner.kind == "delta" and _tells(inner)):
+    if is_withheld(inner) or (inner.kind == "delta" and _tells(inner)):
         return Calibration(None, exact=False)
     classes = observation.classes
     if classes is None or observation.knowledge.batch_size is None:

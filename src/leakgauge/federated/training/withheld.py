@@ -25,7 +25,7 @@ class Withheld(Operator):
         )
 
 
-def untold(training: LocalTraining) -> bool:
+def is_withheld(training: LocalTraining) -> bool:
     """Whether the local training cannot be simulated, for want of its hyperparameters."""
     inner = training.training if isinstance(training, Rounds) else training
     return isinstance(inner, Withheld)

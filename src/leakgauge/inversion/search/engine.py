@@ -21,7 +21,7 @@ from leakgauge.core import (
     within,
 )
 from leakgauge.federated.layers.dropout import mean_network
-from leakgauge.federated.training.withheld import untold
+from leakgauge.federated.training.withheld import is_withheld
 from leakgauge.inversion.descents.gauss_newton import GaussNewton
 from leakgauge.inversion.objectives.objective import Term
 from leakgauge.inversion.search.composition import Composition
@@ -117,7 +117,7 @@ class Ready:
 
 def ready(matching: GradientMatching, observation: Observation) -> Ready | Inapplicable:
     """Return the matching, ready to search the observation, or the reason why it cannot."""
-    if untold(observation.training):
+    if is_withheld(observation.training):
         return Inapplicable(
             "the local steps are not told: surrogate_model and one_gradient do without"
         )

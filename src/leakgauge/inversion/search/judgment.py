@@ -25,7 +25,7 @@ from leakgauge.core import (
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import FedSGD
 from leakgauge.federated.training.local_steps import interpolated
-from leakgauge.federated.training.withheld import untold
+from leakgauge.federated.training.withheld import is_withheld
 from leakgauge.inversion.descents.descent import Identification
 from leakgauge.inversion.objectives.distances import MATCHED, Cosine, relative_residual
 from leakgauge.inversion.objectives.features import entangled
@@ -47,7 +47,7 @@ def residual_of(observation: Observation, found: Reconstruction) -> float | None
         # Valid examples are simulated as the client trains on them, not as a search sees them.
         observation = replace(observation, domain=AsGiven(observation.domain))
     unit = observation.domain.to_unit(found.inputs)
-    if untold(observation.training):
+    if is_withheld(observation.training):
         return _aside(observation, unit, found.targets)
     simulated = simulator(observation, create_graph=False)(unit, found.targets)
     return float(relative_residual(simulated, observation.update.tensors))

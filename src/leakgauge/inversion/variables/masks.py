@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leakgauge.core import Inapplicable, Observation, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, single
-from leakgauge.federated.layers.dropout import Masked, drawn, taken, with_forward
+from leakgauge.federated.layers.dropout import Masked, drawn_masks, taken, with_forward
 from leakgauge.federated.training.fedavg import FedAvg
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.rounds import Rounds
@@ -54,14 +54,14 @@ class Masks(Layout):
 def masks_of(observation: Observation) -> Masks | Inapplicable:
     """Return the masks of the model's forward pass, or the reason why they cannot be variables."""
     training = observation.training
-    calls = drawn(observation, 2)
+    calls = drawn_masks(observation, 2)
     if not calls:
         return Inapplicable("no active dropout layer")
     if isinstance(training, Rounds):
         return Inapplicable("each round has masks of its own")
     if isinstance(training, FedAvg) and training.epochs > 1:
         return Inapplicable(f"each of {training.epochs} local epochs has masks of its own")
-    more, shapes = drawn(observation, 3), []
+    more, shapes = drawn_masks(observation, 3), []
     for call, other in zip(calls, more, strict=True):
         if call.shape is None or other.shape is None:
             return Inapplicable(f"{call.function} draws a mask that cannot be given from outside")
