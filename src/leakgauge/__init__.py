@@ -1,12 +1,13 @@
 """LeakGauge measures how much private training data leaks from shared gradients and updates.
 
-`__init__.pyi` lists the public names. Each is imported when it is first used: `leakgauge --help` needs no torch.
+`__init__.pyi` lists the public names. Each name is imported at its first use, so that `leakgauge
+--help` starts without torch.
 """
 
 from leakgauge.interrupts import end_quietly, is_command
 
 if is_command():
-    # Ctrl-C must not show a traceback of the imports to come, which take seconds.
+    # The imports below take seconds. Ctrl-C must not print their traceback.
     end_quietly()
 
 from importlib.metadata import version

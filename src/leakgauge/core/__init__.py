@@ -1,6 +1,7 @@
-"""What travels between rooms, and the errors. Imports nothing else of ours.
+"""Contracts and values that pass between the rooms of the package, and the errors.
 
-`__init__.pyi` lists the names. Each is imported when it is first used, so that an error can be told without torch.
+`__init__.pyi` lists the names. Each name is imported at its first use, so that an error can be
+raised without torch. No module here imports another room.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""What travels between rooms, and the errors. Imports nothing else of ours."""
+"""Contracts and values that pass between the rooms of the package, and the errors."""
 
 from .attack import Attack as Attack
 from .attack import BaseAttack as BaseAttack

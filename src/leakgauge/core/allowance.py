@@ -1,4 +1,4 @@
-"""How large a model may be: counted while it is built or extended, before each tensor takes its memory."""
+"""Limits on the size of a model. Entries are counted while it is built, before each tensor takes its memory."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from leakgauge.core.errors import ModelError, SpecificationError
 
 MOST_ENTRIES = 2**31
-"""Most entries in all tensors of a model, on any machine."""
+"""Most entries in all tensors of a model, on every machine."""
 MOST_TENSORS = 10_000
-"""Most tensors that are made for a model."""
+"""Most tensors that may be made for one model."""
 BYTES_AN_ENTRY = 32
 """Memory that an audit takes for each entry of a model, in bytes.
 
-The model, the client's and the adversary's copy, the update and its gradient in float32, and what
-second derivatives keep.
+It covers the model, the client's copy, the adversary's copy, the update and its gradient in
+float32. It also covers what second derivatives keep.
 """
 
 
 class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside, tensors that are made are counted. Raises ModelError before one that is too many."""
+    """Count the tensors that are made inside the block. Raise ModelError before one exceeds the limit.
+
+    Args:
+        where: What is being built, for the message.
+    """
 
     def __init__(self, where: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -39,47 +43,55 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        # Whatever makes a tensor from nothing takes its shape first.
+        """Count the tensor that an operation is about to make, then run the operation."""
+        # Each operation that makes a tensor from nothing takes the shape as its first argument.
         if args and isinstance(args[0], list) and all(isinstance(n, int) for n in args[0]):
             self._count(math.prod(args[0]))
         return func(*args, **(kwargs or {}))
 
     def _count(self, entries: int) -> None:
+        """Add one tensor of `entries` entries. Raise ModelError if a limit is exceeded."""
         self.entries += entries
         self.tensors += 1
         if self.entries > self.most:
             raise ModelError(
                 self.where,
-                expected=f"at most {self.most:,} entries in all its tensors, in the memory here",
+                expected=f"at most {self.most:,} entries in all its tensors, for the memory of this machine",
                 found=f"at least {self.entries:,}",
-                remedy="lower its width, its classes or the size of its inputs",
+                remedy="lower its width, its number of classes or the size of its inputs",
             )
         if self.tensors > MOST_TENSORS:
             raise ModelError(
                 self.where,
                 expected=f"at most {MOST_TENSORS:,} tensors",
-                found="more",
+                found="at least one more",
                 remedy="lower its depth",
             )
 
 
 def check_kept(where: str, entries: int, remedy: str) -> None:
-    """Raise SpecificationError if the models and updates of several rounds have more entries than an audit may hold."""
+    """Raise SpecificationError if the models and updates of several rounds exceed the memory.
+
+    Args:
+        where: What keeps the models, for the message.
+        entries: Number of entries that would be kept.
+        remedy: What to do, for the message.
+    """
     most = memory() // BYTES_AN_ENTRY
     if entries > most:
         raise SpecificationError(
             where,
-            expected=f"at most {most:,} entries in the models of all rounds, in the memory here",
+            expected=f"at most {most:,} entries in the models of all rounds, for the memory of this machine",
             found=f"{entries:,}",
             remedy=remedy,
         )
 
 
 def memory() -> int:
-    """Return the bytes of memory that this process may take."""
+    """Return the memory that this process may take, in bytes."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
-        import resource  # not on every system
+        import resource  # Windows has no module of this name.
     except ImportError:
         return installed
     granted, _ = resource.getrlimit(resource.RLIMIT_AS)

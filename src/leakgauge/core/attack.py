@@ -1,4 +1,4 @@
-"""The contract of attacks, and what every attack of ours does around its own search."""
+"""The contract of attacks, and the checks that surround the search of each attack in the package."""
 
 from __future__ import annotations
 
@@ -25,52 +25,85 @@ from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_tr
 
 @runtime_checkable
 class Attack(Protocol):
-    """An observation in, a plan out. Never sees the truth. A user's own class needs no base class."""
+    """The contract of attacks. An attack takes an observation and returns a plan.
+
+    It never sees the private batch. A class of your own satisfies the contract with these two
+    members. It needs no base class. `BaseAttack` adds checks of the knowledge, the status and the
+    failures.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> isinstance(lg.attacks.LinearLayer(), lg.Attack)
+        True
+    """
 
     @property
     def requires(self) -> frozenset[str]:
-        """Return the names of the knowledge (fields of `Knowledge`) that the attack needs."""
+        """Names of the knowledge (fields of `Knowledge`) that the attack needs."""
         ...
 
     def plan(self, observation: Observation) -> Plan | Inapplicable:
-        """Return the attack, ready to run on this observation, or the reason why it cannot."""
+        """Return a plan that is ready to run on this observation, or the reason why there is none."""
         ...
 
 
 class BaseAttack(ABC):
-    """Look at an observation once, then search, and check the status of the result.
+    """Base class of attacks: plan a search on an observation, run it, and check its result.
 
-    A subclass implements `requires` and `prepare`. This class keeps five promises for all of them. Missing knowledge
-    is told before any compute. An update of zeros gives the status NO_SIGNAL. A status is never better than the
-    residual of the whole update allows. Every exception that leaves an attack is a LeakGaugeError. The seconds of a
-    reconstruction are those of the whole search.
+    Derive from it to write an attack. Implement `requires` and `prepare`. The class then makes sure
+    of five things:
+
+    - Missing knowledge is reported before any compute.
+    - An update of zeros gives the status `NO_SIGNAL`.
+    - The status is never better than the residual of the whole update allows.
+    - Every exception that leaves the attack is a `LeakGaugeError`.
+    - The seconds of a reconstruction are those of the whole search.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> class Middle(lg.BaseAttack):
+        ...     requires = frozenset({"batch_size"})
+        ...     def prepare(self, observation):
+        ...         def search(seeds, progress):
+        ...             size = observation.batch_size
+        ...             return lg.Reconstruction(
+        ...                 inputs=torch.full((size, *observation.domain.shape), 0.5),
+        ...                 targets=None,
+        ...                 found=torch.ones(size, dtype=torch.bool),
+        ...                 status=lg.Status.UNCONVERGED,
+        ...             )
+        ...         return lg.Plan(evaluations=0, search=search)
+        >>> Middle()(lg.examples.observation(), seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     discrete: ClassVar[bool] = False
-    """Whether the attack does without derivatives, so that it runs where the search space has none."""
+    """Whether the attack needs no derivatives. It then also runs where the search space has none."""
     judges_parts: ClassVar[bool] = False
-    """Whether an attack of ours checks by itself what a user's own attack within it returns."""
+    """Whether the attack itself checks the result of a user's attack inside it. For attacks of the package only."""
 
     @property
     @abstractmethod
     def requires(self) -> frozenset[str]:
-        """Return the names of the knowledge (fields of `Knowledge`) that the attack needs."""
+        """Names of the knowledge (fields of `Knowledge`) that the attack needs."""
 
     @abstractmethod
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         """Return the search on this observation, or the reason why there is none.
 
-        What is found out here, the search uses: nothing is computed twice. A search tells its `progress` the
-        moments of `core.progress`, and returns a reconstruction whose cost counts evaluations alone.
+        The search may use all that this method computes, so that nothing is computed twice. A
+        search passes a `Moment` to its `progress` from time to time. The cost of its reconstruction
+        needs the evaluations only.
         """
 
     def plan(self, observation: Observation) -> Plan | Inapplicable:
-        """Return the attack, ready to run on this observation, or the reason why it cannot.
+        """Return a plan that is ready to run on this observation, or the reason why there is none.
 
         Raises:
-            SpecificationError: an option is of another kind than its annotation, or out of range.
-            KnowledgeError: the threat model withholds what the attack requires.
-            AttackError: the check itself failed on the model or the loss.
+            SpecificationError: An option is of another kind than its annotation, or out of range.
+            KnowledgeError: The threat model withholds knowledge that the attack requires.
+            AttackError: `prepare` failed on the model or the loss.
         """
         check_ranges(self)
         check_argument(f"{type(self).__name__}, observation", Observation, observation)
@@ -90,21 +123,27 @@ class BaseAttack(ABC):
         if self.discrete or space_of(observation.domain).differentiable:
             return None
         kind = observation.domain.kind
-        return f"it follows derivatives to the examples, which the discrete values of a {kind} lack"
+        return f"it needs derivatives with respect to the examples, and the values of a {kind} are discrete"
 
     def __call__(
         self, observation: Observation, *, seeds: Seeds, progress: Progress = silent
     ) -> Reconstruction:
-        """Plan and run. An attack that cannot run here returns the status INAPPLICABLE, with the reason.
+        """Plan and run the attack.
 
         Args:
-            seeds: what the search draws from.
-            progress: is told the moments of the search, and may raise StopAttack to end it.
+            observation: The adversary's view of one update.
+            seeds: The source of all random draws of the search.
+            progress: A callback that receives the moments of the search. It may raise StopAttack to
+                end the search.
+
+        Returns:
+            The reconstruction. If the attack cannot run here, its status is `INAPPLICABLE` and its
+            message gives the reason.
 
         Raises:
-            SpecificationError: an option is of another kind than its annotation, or out of range.
-            KnowledgeError: the threat model withholds what the attack requires.
-            AttackError: the search failed on the model or the loss.
+            SpecificationError: An option is of another kind than its annotation, or out of range.
+            KnowledgeError: The threat model withholds knowledge that the attack requires.
+            AttackError: The search failed on the model or the loss.
         """
         plan = self.plan(observation)
         if isinstance(plan, Inapplicable):
@@ -130,7 +169,7 @@ class BaseAttack(ABC):
             def spent(best: Best, evaluations: int) -> Reconstruction:
                 return replace(best(), cost=Cost(evaluations, time.perf_counter() - clock))
 
-            # A user's model or search may draw from global generators.
+            # A user's model or search may draw from the global generators.
             with named_failures(self, "search"), seeds.alone("attack"):
                 found = promised(plan.search(seeds, within(tell, 0.0, 1.0, finish=promised)))
             seconds = time.perf_counter() - clock
@@ -138,7 +177,7 @@ class BaseAttack(ABC):
             progress(Moment(1.0, found.cost.evaluations, best=found.apart))
             return found
 
-        message = "there was no reconstruction yet"
+        message = "the attack was stopped before it had a reconstruction"
         return Plan(
             evaluations=plan.evaluations,
             expected=plan.expected,
@@ -148,13 +187,13 @@ class BaseAttack(ABC):
 
 
 def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
-    """Raise KnowledgeError unless everything that `attack` requires is in `granted`."""
+    """Raise KnowledgeError unless `granted` holds every name that `attack` requires."""
     missing = sorted(attack.requires - granted)
     if missing:
         name = missing[0]
         grant = f"grant it ([threat] {name} = true)"
         if name == "defense":
-            grant = f"{grant} of a client that has one"
+            grant = f"{grant} for a client that has a defense,"
         raise KnowledgeError(
             f"attack {type(attack).__name__}",
             expected=f"knowledge of {', '.join(missing)}",
@@ -165,12 +204,12 @@ def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
 
 @contextmanager
 def named_failures(attack: object, step: str) -> Iterator[None]:
-    """Raise every foreign exception as an AttackError that names the attack. The cause stays attached."""
+    """Raise each foreign exception as an AttackError that names the attack and the step. The cause stays attached."""
     try:
         yield
     except (LeakGaugeError, StopAttack):
         raise
-    # A user's model and loss can fail in any way that Python knows. The audit records each failure.
+    # A user's model and loss can raise any exception. The audit records each failure.
     except Exception as error:
         found = " ".join(said(error).split())
         raise AttackError(f"{type(attack).__name__}: its {step} failed: {found}") from error

@@ -1,4 +1,4 @@
-"""How an object that holds networks or tensors is written in a record: one line, by what it was made with."""
+"""The configuration of an object as one line of a record. Networks and tensors are written as short digests."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from torch import Tensor, nn
 class Configured:
     """A dataclass (with repr=False) whose repr is its configuration in one line.
 
-    A value whose own repr takes several lines is written by its kind, its size and a digest of its numbers, so that
-    two networks of one architecture differ in a record.
+    A network or a tensor is written by its kind, its size and a digest of its numbers. So two
+    networks of one architecture have different reprs.
     """
 
     def __repr__(self) -> str:
-        shown = [f"{f.name}={written(getattr(self, f.name))}" for f in fields(self) if f.repr]  # type: ignore[arg-type]
+        """Return the class and its fields in one line."""
+        shown = [f"{f.name}={write_value(getattr(self, f.name))}" for f in fields(self) if f.repr]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def written(value: Any) -> str:
-    """A value in one line."""
+def write_value(value: Any) -> str:
+    """Return a value in one line."""
     text = repr(value)
     if isinstance(value, nn.Module) and "\n" in text:
         count = sum(p.numel() for p in value.parameters())
@@ -36,19 +37,21 @@ def written(value: Any) -> str:
 
 
 UNNAMED = re.compile(r"<(?:[^<>]|<locals>)*?(\w+) object at 0x[0-9a-fA-F]+>")
+"""The default repr of an object. Group 1 is the name of its class."""
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""An address in memory, as it stands in a repr."""
 
 
 def configuration_of(part: object) -> str:
-    """Return the repr of a part without addresses in memory, so that it is the same in every process.
+    """Return the repr of a part without addresses in memory, so that it is equal in every process.
 
-    An object whose class has no repr of its own is written `ClassName()`.
+    An object whose class has no repr of its own is written as `ClassName()`.
     """
     return ADDRESS.sub("", UNNAMED.sub(r"\1()", repr(part)))
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """Eight hexadecimal digits that tell other numbers apart."""
+    """Return eight hexadecimal digits that depend on all numbers of the tensors."""
     seen = hashlib.sha256()
     for tensor in tensors:
         seen.update(

@@ -1,4 +1,4 @@
-"""Copies of a user's objects."""
+"""Copies of a user's modules and objects, and modules without their wrappers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ T = TypeVar("T")
 def copied(value: T) -> T:
     """Return a copy of a module or another object that shares no tensor with it. Functions are not copied.
 
-    Tensors that a forward pass left on a module (weight and spectral norm by hooks keep their result) have a
-    graph, and Python cannot copy them. The copy gets their values alone. Its next forward computes them anew.
-    Neither can Python copy sparse and other tensors without a storage of their own. Torch clones those.
+    Python cannot copy a tensor that has a graph. A forward pass can leave one on a module, as hooks
+    of weight norm and spectral norm do. The copy gets only the values of that tensor, and its next
+    forward pass computes them anew. Python also cannot copy tensors without storage, such as sparse
+    ones. Torch clones those.
     """
     return copy.deepcopy(value, {id(left): left.detach().clone() for left in _uncopied(value)})
 
@@ -30,19 +31,20 @@ def _uncopied(value: object) -> Iterator[Tensor]:
             inside = held.values() if isinstance(held, dict) else held
             several = isinstance(held, (dict, list, tuple, set))
             for each in inside if several else (held,):
-                if isinstance(each, Tensor) and _resists(each):
+                if isinstance(each, Tensor) and _resists_copying(each):
                     yield each
 
 
-def _resists(tensor: Tensor) -> bool:
-    """Return whether deepcopy cannot copy a tensor: it has a graph, or no storage."""
+def _resists_copying(tensor: Tensor) -> bool:
+    """Return whether deepcopy cannot copy a tensor: it has a graph, or it has no storage."""
     return not tensor.is_leaf or tensor.layout != torch.strided or tensor.is_nested
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module inside `torch.compile`, DataParallel and DistributedDataParallel; else `module` itself.
+    """Return the module inside `torch.compile`, DataParallel or DistributedDataParallel, or else `module` itself.
 
-    All compute the same function. The names of the parameters lose the wrapper's prefix.
+    The wrapper and the module inside compute the same function. The names of the parameters lose
+    the wrapper's prefix.
     """
     while True:
         inner = getattr(module, "_orig_mod", None)

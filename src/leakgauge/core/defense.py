@@ -1,4 +1,4 @@
-"""The contract of defenses."""
+"""The contract of defenses, of their claims and of combinations."""
 
 from __future__ import annotations
 
@@ -15,35 +15,52 @@ from leakgauge.core.update import Tensors, Update
 
 @runtime_checkable
 class Defense(Protocol):
-    """What a client does against leakage, at four seams, and what an adversary who knows it does in turn.
+    """The contract of defenses. A defense acts at four seams of the client's work.
 
-    Optional: `effects`, a tuple of `Effect`s, says as data what the defense does to what is seen (core/effects.py).
+    `adapt` says how an adaptive adversary, which knows the defense, answers. A class of your own
+    satisfies the contract with these five methods. It may also have `effects`, a tuple of `Effect`.
+    It describes as data how the defense changes what the adversary observes (`core/effects.py`).
+
+    Example:
+        >>> import leakgauge as lg
+        >>> isinstance(lg.defenses.GaussianNoise(std=0.1), lg.Defense)
+        True
     """
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
-        """Seam 1, the data: inputs (B, *shape) and targets (B,) or (B, K) as trained on."""
+        """Seam 1, the data: return the inputs `(B, *shape)` and targets (B,) or (B, K) to train on."""
         ...
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
-        """Seam 2, the model: the network that server and client both use."""
+        """Seam 2, the model: return the network that the server and the client use."""
         ...
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
-        """Seam 3, the gradient computation."""
+        """Seam 3, the gradient computation: return the local training to run."""
         ...
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
-        """Seam 4, the finished update."""
+        """Seam 4, the finished update: return the update to share."""
         ...
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
-        """What a knowing adversary applies to a simulated update before comparing it with `observed`."""
+        """Return the map that an adaptive adversary applies to a simulated update before it compares it.
+
+        Args:
+            observed: The update to which the simulated one is compared.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a defense hides, from whom, and what an adversary does who knows it: a line each, for a reader."""
+    """What a defense claims, in three lines for a reader.
+
+    Args:
+        hides: What the defense hides.
+        whom: From whom it hides it.
+        adversary: What an adaptive adversary does against it.
+    """
 
     hides: str
     whom: str
@@ -52,20 +69,23 @@ class Claim:
 
 @runtime_checkable
 class Combined(Defense, Protocol):
-    """Several defenses that act one after the other. If it states no `effects`, it has those of its parts."""
+    """Several defenses that act one after the other. Without `effects` of its own, it has those of its parts."""
 
     @property
     def defenses(self) -> tuple[Defense, ...]:
-        """In their order."""
+        """The defenses, in the order in which they act."""
         ...
 
     def of(self, defenses: tuple[Defense, ...]) -> Defense:
-        """The same combination of others."""
+        """Return the same kind of combination of other defenses."""
         ...
 
 
 def parts_of(defense: Defense | None) -> tuple[Defense, ...]:
-    """A defense's parts in their order: itself, where it is not several; none where there is none."""
+    """Return the parts of a defense in their order.
+
+    A defense that is no combination is its own single part. Without a defense, the result is empty.
+    """
     if defense is None:
         return ()
     if not isinstance(defense, Combined):

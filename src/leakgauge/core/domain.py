@@ -1,7 +1,7 @@
 """Domains: what one example is, in which units, and in which space an adversary searches for it.
 
-Attacks search, and metrics score, in unit coordinates. The model is given the domain's own values.
-A domain of a user's own needs `kind`, `shape`, `to_unit` and `from_unit`. What else it has, it says by a property:
+Attacks search, and metrics score, in unit coordinates. The model receives the domain's own values.
+A domain of your own needs `kind`, `shape`, `to_unit` and `from_unit`. Optional properties are
 `dtype`, `space` and `grid` here, and `modality` in `leakgauge.modalities`.
 """
 
@@ -20,15 +20,22 @@ from leakgauge.core.space import Continuous, SearchSpace
 
 @runtime_checkable
 class Domain(Protocol):
-    """What one example of the private data looks like. Says nothing of pixels.
+    """The contract of domains. A domain says what one example of the private data is.
 
-    Examples are float32 unless the domain has a `dtype`, and unit coordinates have the shape of examples unless it
-    has a `space`. Ask `dtype_of`, `space_of` and `image_grid`.
+    Examples are float32 unless the domain has a `dtype`. Unit coordinates have the shape of
+    examples unless the domain has a `space`. Read these properties with `dtype_of`, `space_of` and
+    `image_grid`, which know the defaults. Use `ImageDomain` for images and `TableDomain` for
+    tables.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> isinstance(lg.ImageDomain(3, 32, 32), lg.Domain)
+        True
     """
 
     @property
     def kind(self) -> str:
-        """One word for messages, and for choosing a modality: "image", "table", ..."""
+        """One word for messages and for the choice of a modality, such as "image" or "table"."""
         ...
 
     @property
@@ -37,20 +44,20 @@ class Domain(Protocol):
         ...
 
     def to_unit(self, inputs: Tensor) -> Tensor:
-        """Return unit coordinates of domain values (..., *shape), in [0, 1] where the values are in range."""
+        """Return the unit coordinates of values `(..., *shape)`. Values in range give numbers in [0, 1]."""
         ...
 
     def from_unit(self, unit: Tensor) -> Tensor:
-        """Return what the model is given for unit coordinates: the inverse of `to_unit`.
+        """Return the values that the model receives for unit coordinates. It is the inverse of `to_unit`.
 
-        Differentiable unless the domain's space says otherwise.
+        The map is differentiable unless the domain's space says otherwise.
         """
         ...
 
 
 @runtime_checkable
 class Gridded(Protocol):
-    """A domain that says whether its examples are images. A user's own domain may."""
+    """A domain that says whether its examples are images. The property is optional in a domain of your own."""
 
     @property
     def grid(self) -> tuple[int, int, int] | None:
@@ -61,23 +68,24 @@ class Gridded(Protocol):
 def image_grid(domain: Domain) -> tuple[int, int, int] | None:
     """Return the shape (C, H, W) of one example of `domain`, or None if its examples are no images.
 
-    Everything that reads examples as images asks here: priors on neighboring pixels, generators of images.
+    All code that reads examples as images calls this function, such as priors on neighboring pixels
+    and generators of images.
     """
     return domain.grid if isinstance(domain, Gridded) else None
 
 
 @runtime_checkable
 class Typed(Protocol):
-    """A domain that says of which type its examples are."""
+    """A domain that states the type of its values."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the values of examples, such as torch.int64 for tokens."""
+        """Type of the values of an example, such as torch.int64 for tokens."""
         ...
 
 
 def dtype_of(domain: Domain) -> torch.dtype:
-    """Return the type of the values of examples of `domain`: its own, or float32."""
+    """Return the type of the values of examples: the `dtype` of the domain, or float32 without one."""
     return domain.dtype if isinstance(domain, Typed) else torch.float32
 
 
@@ -87,12 +95,16 @@ class Spaced(Protocol):
 
     @property
     def space(self) -> SearchSpace:
-        """The search space of its examples."""
+        """Search space of the examples."""
         ...
 
 
 def space_of(domain: Domain) -> SearchSpace:
-    """Return the search space of `domain`: its own, or unit coordinates in which every value is valid."""
+    """Return the search space of `domain`.
+
+    Without a `space` of its own, it is the space of unit coordinates, in which every value in range
+    is valid.
+    """
     return domain.space if isinstance(domain, Spaced) else Continuous(domain)
 
 
@@ -102,9 +114,9 @@ def unit_shape(domain: Domain) -> tuple[int, ...]:
 
 
 def nearest_examples(domain: Domain, inputs: Tensor) -> Tensor:
-    """Return the valid examples (N, *shape) nearest to what the model was given.
+    """Return the valid examples `(N, *shape)` nearest to the given model inputs.
 
-    Inputs of a continuous domain are returned as they are, out of range or not.
+    Inputs of a continuous domain are returned unchanged, even if they are out of range.
     """
     space = space_of(domain)
     return space.round(space.relax(inputs)) if space.discrete else inputs
@@ -112,7 +124,13 @@ def nearest_examples(domain: Domain, inputs: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AsGiven:
-    """A domain whose examples are given to the model as they are, to simulate valid examples of `base` exactly."""
+    """A domain whose unit coordinates are the model's inputs themselves.
+
+    It serves to simulate valid examples of `base` exactly.
+
+    Args:
+        base: The domain that the examples belong to.
+    """
 
     base: Domain
 
@@ -133,30 +151,51 @@ class AsGiven:
 
 @dataclass(frozen=True)
 class ImageDomain:
-    """Images (C, H, W) with values in [0, 1], any number of channels."""
+    """Images (C, H, W) with values in [0, 1].
+
+    Use it for private data that are images, with any number of channels.
+
+    Args:
+        channels: Number of channels C, at least 1: 1 for gray, 3 for RGB.
+        height: Height H in pixels, at least 1.
+        width: Width W in pixels, at least 1.
+
+    Raises:
+        DataError: A side is not a whole number of at least 1.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.ImageDomain(channels=3, height=32, width=32).shape
+        (3, 32, 32)
+    """
 
     channels: Count
     height: Count
     width: Count
 
     def __post_init__(self) -> None:
-        """Raise DataError unless each side is a whole number from 1."""
+        """Raise DataError unless each side is a whole number of at least 1."""
         check_fields(self, DataError)
 
     @property
     def kind(self) -> str:
+        """The word "image"."""
         return "image"
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape (C, H, W) of one image."""
         return self.grid
 
     @property
     def grid(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of one image in unit coordinates."""
         return (self.channels, self.height, self.width)
 
     def to_unit(self, inputs: Tensor) -> Tensor:
+        """Return the values unchanged: they are in [0, 1] already."""
         return inputs
 
     def from_unit(self, unit: Tensor) -> Tensor:
+        """Return the unit coordinates unchanged."""
         return unit

@@ -1,7 +1,8 @@
-"""What a defense says of itself, as data that an adaptive adversary reads.
+"""Effects: what a defense states about itself, as data that an adaptive adversary reads.
 
-A defense has an attribute `effects`, a tuple of the classes below. It may leave the attribute out: then it has none.
-`effect(observation, Noise)` is the joint effect of one kind of all parts of the known defense.
+A defense may have an attribute `effects`, a tuple of the classes below. Without the attribute it
+has no effects. `effect(observation, Noise)` returns the joint effect of one kind of all parts of
+the known defense.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update
 
 NoiseLaw = Literal["gaussian", "laplacian"]
+"""The distribution of a noise."""
 Protected = Literal["example", "client"]
+"""What a privacy bound protects: one example of a client, or one client among all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """One thing that a defense does to what is seen, as an adversary who knows the defense simulates it."""
+    """One change that a defense makes to what the adversary observes. An adaptive adversary simulates it."""
 
     def __post_init__(self) -> None:
         """Raise SpecificationError if a field is of another kind than its annotation, or out of range."""
@@ -33,24 +36,29 @@ class Effect:
 
     @classmethod
     def together(cls, effects: Sequence[Self]) -> Self | None:
-        """Return the joint effect of a defense's parts in their order, or None if there is none or it is not known."""
+        """Return the joint effect of a defense's parts, given in the order in which they act.
+
+        Return None if there is no effect, or if the joint effect is not known.
+        """
         if len(effects) > 1:
             return cls.joined(effects)
         return effects[0] if effects else None
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self | None:
-        """Return the joint effect of two parts or more, or None if it is not known."""
+        """Return the joint effect of two or more parts, or None if it is not known."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroMeanNoise(Effect):
-    """Independent noise of mean zero. Subclasses say what it is added to. Independent noises add their variances.
+    """Independent noise with mean zero. Subclasses say where it is added.
+
+    The variances of independent noises add up.
 
     Args:
-        std: standard deviation, at least 0, in the update's own units.
-        law: the distribution. The sum of several noises is taken for Gaussian.
+        std: Standard deviation, at least 0, in the update's own units.
+        law: Distribution. The sum of several noises is treated as Gaussian.
     """
 
     std: NonNegative
@@ -58,7 +66,7 @@ class ZeroMeanNoise(Effect):
 
     @classmethod
     def together(cls, effects: Sequence[Self]) -> Self | None:
-        """Return the sum of the noises, or None if none is larger than 0."""
+        """Return the sum of the noises, or None if no deviation is larger than 0."""
         some = [noise for noise in effects if noise.std > 0]
         if not some:
             return None
@@ -82,13 +90,15 @@ class BatchNoise(ZeroMeanNoise):
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding(Effect):
-    """Each entry is rounded up or down at random to a multiple of its step, right on average.
+    """Random rounding of each entry, up or down, to a multiple of its step. It is right on average.
 
-    It is an effect of the last part alone: what acts later leaves other values than multiples.
+    Only the last part of a defense has this effect: a part that acts later leaves values that are
+    no multiples.
 
     Args:
-        steps: from an observed update to the step of each entry, positive, by parameter name and of the entry's shape.
-            A step is infinite if the update does not tell it.
+        steps: A function from an observed update to the step of each entry, by parameter name. A
+            step is positive, and infinite if the update does not reveal it. The tensors have the
+            shapes of the parameters.
     """
 
     steps: Callable[[Update], Tensors]
@@ -96,10 +106,10 @@ class Rounding(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding(Effect):
-    """Each value is sent in fewer than 32 bits.
+    """Values that are sent in fewer than 32 bits.
 
     Args:
-        bits: of each value, at least 1.
+        bits: Bits of each value, at least 1.
     """
 
     bits: Count
@@ -112,11 +122,11 @@ class Encoding(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class InUpdateUnits(Effect):
-    """The defense has options in the update's own units. They mean nothing on an update that was scaled."""
+    """Options in the update's own units. They have no meaning for an update that was scaled."""
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
-        """Return the effect: any part suffices."""
+        """Return the first effect: one part with this effect is enough."""
         return effects[0]
 
 
@@ -125,10 +135,12 @@ class PrivacyBound(Effect):
     """A bound by differential privacy.
 
     Args:
-        protects: what the defense hides the presence of: one example of a client's, or one client of all.
-        epsilon: called as epsilon(steps=, sample_rate=, delta=), with the probability in (0, 1] that what is protected
-            takes part in a step. It returns the epsilon of (epsilon, delta)-differential privacy after all steps. It
-            raises SpecificationError if its accountant is not installed.
+        protects: What is protected: the presence of one example of a client, or of one client among
+            all.
+        epsilon: A function, called as `epsilon(steps=, sample_rate=, delta=)`. The sample rate, in
+            (0, 1], is the probability that the protected example or client takes part in a step. It
+            returns the epsilon of (epsilon, delta)-differential privacy after all steps. It raises
+            SpecificationError if its accountant is not installed.
     """
 
     protects: Protected
@@ -137,17 +149,18 @@ class PrivacyBound(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedTraining(Effect):
-    """Another gradient computation, which can be simulated but for its draws.
+    """Another gradient computation, which an adversary can simulate except for its random draws.
 
     Args:
-        simulated: from a local training to the forward operator of an adversary who knows the defense.
+        simulated: A function from a local training to the forward operator of an adaptive
+            adversary.
     """
 
     simulated: Callable[[LocalTraining], LocalTraining]
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
-        """Return the composition in the parts' order."""
+        """Return the composition, in the order of the parts."""
         return cls(
             simulated=lambda inner: reduce(lambda t, each: each.simulated(t), effects, inner)
         )
@@ -155,35 +168,37 @@ class ChangedTraining(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Misleading(Effect):
-    """A part of the update says nothing of the batch, or what is not so.
+    """A part of the update that says nothing about the batch, or something false.
 
     Args:
-        believed: from the observed update to the update that an adaptive adversary matches: zero where it says
-            nothing. The defense's `adapt` is zero there too.
+        believed: A function from the observed update to the update that an adaptive adversary
+            matches. It is zero where the update says nothing. The defense's `adapt` is zero there
+            too.
     """
 
     believed: Callable[[Update], Update]
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
-        """Return the composition in the parts' order."""
+        """Return the composition, in the order of the parts."""
         return cls(believed=lambda seen: reduce(lambda u, each: each.believed(u), effects, seen))
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenModel(Effect):
-    """The server does not hold the whole network.
+    """A network that the server does not hold in full.
 
     Args:
-        shown: called as shown(model, seeds=). It returns the client's network as the server holds it. What the server
-            lacks is drawn anew. `model` stays as it was.
+        shown: A function, called as `shown(model, seeds=)`. It returns the client's network as the
+            server holds it. The parts that the server lacks are drawn anew. `model` itself is not
+            changed.
     """
 
     shown: Callable[..., nn.Module]
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
-        """Return the composition in the parts' order."""
+        """Return the composition, in the order of the parts."""
 
         def shown(model: nn.Module, *, seeds: Seeds) -> nn.Module:
             for each in effects:
@@ -195,17 +210,18 @@ class HiddenModel(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class KeptLocal(Effect):
-    """A client keeps parameters of its own. They neither leave it nor come from the server.
+    """Parameters that a client keeps for itself. It never sends them, and the server never sets them.
 
     Args:
-        names: from the names of all trained parameters, in the model's order, to the names of the kept ones.
+        names: A function from the names of all trained parameters, in the model's order, to the
+            names of the kept ones.
     """
 
     names: Callable[[Sequence[str]], frozenset[str]]
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
-        """Return what any part keeps."""
+        """Return the union: a parameter is kept if any part keeps it."""
 
         def names(held: Sequence[str]) -> frozenset[str]:
             return frozenset[str]().union(*(each.names(held) for each in effects))
@@ -215,11 +231,14 @@ class KeptLocal(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class RoundMemory(Effect):
-    """The client carries tensors from round to round. The defense's `on_update` is its first round.
+    """Tensors that the client carries from one round to the next.
+
+    The defense's `on_update` acts as in the first round.
 
     Args:
-        remember: called as remember(update, memory, seeds=), with the tensors kept after the round before. They are
-            none in the first round. It returns the update that leaves the client, and the tensors to keep.
+        remember: A function, called as `remember(update, memory, seeds=)`. `memory` holds the
+            tensors kept after the round before, and is empty in the first round. It returns the
+            update that leaves the client, and the tensors to keep.
     """
 
     remember: Callable[..., tuple[Update, Tensors]]
@@ -227,18 +246,22 @@ class RoundMemory(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedExamples(Effect):
-    """The client trains on other examples than the private ones. Subclasses say which."""
+    """Training on other examples than the private ones. Subclasses say which."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixedExamples(ChangedExamples):
-    """The client trains on mixtures of the batch's examples and of their targets. It gets targets (B, K).
+    """Training on mixtures of the batch's examples and of their targets.
+
+    The targets must be probabilities (B, K).
 
     Args:
-        per_mixture: how many examples make one mixture.
-        mirror: the value, in the data's own units, about which each value is mirrored at random. None if none is.
-        weights: called as weights(count, seeds=). It draws, as the client does, the weight of each of `count` examples
-            in each mixture: (B, B), one row a mixture.
+        per_mixture: Number of examples in one mixture.
+        mirror: Center, in the data's own units, around which each value is mirrored at random. None
+            if no value is mirrored.
+        weights: A function, called as `weights(count, seeds=)`. It draws the weights of `count`
+            examples in each mixture, as the client does. It returns (B, B), one row for each
+            mixture.
     """
 
     per_mixture: Count
@@ -248,10 +271,11 @@ class MixedExamples(ChangedExamples):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformedExamples(ChangedExamples):
-    """Each example goes through a map of its own, which is drawn from a few.
+    """Training on examples that each passed through a map, which is drawn from a few.
 
     Args:
-        maps: each map that may be drawn, differentiable, from (B, *shape) to (B, *shape) in the data's own units.
+        maps: The maps that may be drawn. Each is differentiable, from `(B, *shape)` to `(B,
+            *shape)`, in the data's own units.
     """
 
     maps: tuple[Callable[[Tensor], Tensor], ...]
@@ -259,12 +283,13 @@ class TransformedExamples(ChangedExamples):
 
 @dataclass(frozen=True, kw_only=True)
 class ErasedPatches(ChangedExamples):
-    """Squares of each image are overwritten by one value, at random places in each image.
+    """Training on images with squares that are overwritten by one value, at random places in each image.
 
     Args:
-        fill: the value, in the data's own units.
-        side: of a square, in pixels. Squares lie on a grid from the upper left corner; the last are cut.
-        fraction: of all squares, in [0, 1), rounded down to whole squares.
+        fill: The value, in the data's own units.
+        side: Side of a square, in pixels. The squares form a grid from the upper left corner. The
+            last ones are cut.
+        fraction: Fraction of all squares, in [0, 1), rounded down to whole squares.
     """
 
     fill: float
@@ -272,21 +297,22 @@ class ErasedPatches(ChangedExamples):
     fraction: Fraction
 
     def squares(self, height: int, width: int) -> int:
-        """Return how many squares cover an image."""
+        """Return the number of squares that cover an image of `height` by `width` pixels."""
         return -(-height // self.side) * -(-width // self.side)
 
     def erased(self, height: int, width: int) -> int:
-        """Return how many squares of an image are overwritten."""
+        """Return the number of squares of an image that are overwritten."""
         return int(self.fraction * self.squares(height, width))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConcealedExamples(ChangedExamples):
-    """An invented example of another class stands beside each private one.
+    """Training on each private example together with an invented example of another class.
 
     Args:
-        mixing: weight of the invented example's own class in its target, in [0, 1]. The rest is the private class.
-        divisor: what the sum of the two mean losses is divided by.
+        mixing: Weight, in [0, 1], of the invented example's own class in its target. The rest is
+            the weight of the private class.
+        divisor: The number by which the sum of the two mean losses is divided.
     """
 
     mixing: float

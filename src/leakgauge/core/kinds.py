@@ -1,4 +1,4 @@
-"""What an annotation admits: kinds of values, and ranges of numbers. Nothing is converted."""
+"""Checks of values against annotations: kinds of values, and ranges of numbers. Nothing is converted."""
 
 from __future__ import annotations
 
@@ -22,34 +22,38 @@ WORDS: dict[Any, Callable[[Any], str]] = {
     Le: lambda limit: f"of at most {limit.le}",
     Lt: lambda limit: f"less than {limit.lt}",
 }
+"""The words of a message for each kind of limit."""
 PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+"""The words of a message for each plain type."""
 UNIONS = (Union, types.UnionType)
+"""The two forms in which Python represents a union of types."""
 MOST_BITS = sys.float_info.max_exp
-"""Bits of the largest whole numbers that a float holds."""
+"""Bits of the largest whole numbers that a float can hold."""
 LONG = 10**30
-"""Smallest whole number that a message does not write out."""
+"""Smallest whole number that a message describes by its bits instead of its digits."""
 
 
 def admits(hint: Any, value: Any) -> bool:
-    """Return whether an annotation admits a value. What this does not understand admits all values.
+    """Return whether an annotation admits a value.
 
-    A list passes as a tuple. A NumPy number passes as a number, a tensor does not. A truth value is no number.
+    A list passes as a tuple. A NumPy number passes as a number, but a tensor does not. True and
+    False are not numbers. An annotation that this function does not understand admits every value.
     """
-    if hint is Any:  # a class, since Python 3.11
+    if hint is Any:  # It is a class since Python 3.11, so that it must come first.
         return True
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return admits(inner[0], value) and all(_within(value, limit) for limit in inner[1:])
+        return admits(inner[0], value) and all(_is_within(value, limit) for limit in inner[1:])
     if origin in UNIONS:
         return any(admits(each, value) for each in inner)
     if origin is Literal:
         return any(type(value) is type(each) and value == each for each in inner)
     if hint in PLAIN:
-        return _plain(hint, value)
+        return _admits_plain(hint, value)
     if hint in (None, type(None)):
         return value is None
     if isinstance(origin, type):
-        return _held(origin, inner, value)
+        return _admits_container(origin, inner, value)
     protocol = isinstance(hint, type) and getattr(hint, "_is_protocol", False)
     if protocol and not getattr(hint, "_is_runtime_protocol", False):
         return True
@@ -57,10 +61,10 @@ def admits(hint: Any, value: Any) -> bool:
 
 
 def described(hint: Any) -> str:
-    """Return in words what an annotation admits."""
+    """Return in words what values an annotation admits."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return _ranged(inner[0], inner[1:])
+        return _describe_range(inner[0], inner[1:])
     if origin in UNIONS:
         return " or ".join(dict.fromkeys(map(described, inner)))
     if origin is Literal:
@@ -74,8 +78,8 @@ def described(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a dictionary with values of: {described(inner[-1])}" if inner else "a dictionary"
     if isinstance(origin, type) and issubclass(origin, Collection):
-        told = inner and inner[0] is not Any
-        return f"a sequence, each item: {described(inner[0])}" if told else "a sequence"
+        known = inner and inner[0] is not Any
+        return f"a sequence, each item: {described(inner[0])}" if known else "a sequence"
     name = getattr(hint, "__name__", str(hint))
     if getattr(hint, "_is_protocol", False):
         return f"an object with the methods of {name}"
@@ -83,12 +87,12 @@ def described(hint: Any) -> str:
 
 
 def found(value: Any) -> str:
-    """Return a value in one line. Only plain values and tensors are described beyond their type."""
+    """Return a value in one line, for a message. Only plain values and tensors are described beyond their type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if isinstance(value, int) and abs(value) >= LONG:
-        told = f"a whole number of {value.bit_length()} bits"
-        return told if value.bit_length() <= MOST_BITS else f"{told}, more than a float holds"
+        words = f"a whole number of {value.bit_length()} bits"
+        return words if value.bit_length() <= MOST_BITS else f"{words}, more than a float holds"
     if value is None or isinstance(value, bool | int | float | str | bytes | Tensor | np.ndarray):
         return brief(value)
     if type(value) in (list, tuple, dict) and not value:
@@ -96,26 +100,27 @@ def found(value: Any) -> str:
     return f"an object of type {type(value).__name__}"
 
 
-def _plain(hint: type, value: Any) -> bool:
+def _admits_plain(hint: type, value: Any) -> bool:
+    """Return whether a value is a plain value of type `hint`: bool, int, float or str."""
     if hint is bool:
         return isinstance(value, bool | np.bool_)
     if hint is str:
         return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, Integral if hint is int else Real):
         return False
-    return hint is int or _held_by_float(value)
+    return hint is int or _fits_float(value)
 
 
-def _held_by_float(value: Real) -> bool:
-    """Return whether a number has a float, which may be infinite but not NaN."""
+def _fits_float(value: Real) -> bool:
+    """Return whether a number converts to a float. Infinity passes, NaN does not."""
     try:
         return not math.isnan(float(value))
     except OverflowError:
         return False
 
 
-def _held(origin: Any, inner: tuple[Any, ...], value: Any) -> bool:
-    """Return whether a value is a container of the kind `origin`, and holds what `inner` admits."""
+def _admits_container(origin: Any, inner: tuple[Any, ...], value: Any) -> bool:
+    """Return whether a value is a container of kind `origin` whose items `inner` admits."""
     if issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             return False
@@ -133,7 +138,8 @@ def _held(origin: Any, inner: tuple[Any, ...], value: Any) -> bool:
     return isinstance(value, origin)
 
 
-def _within(value: Any, limit: Any) -> bool:
+def _is_within(value: Any, limit: Any) -> bool:
+    """Return whether a number is within a limit. Other metadata of an annotation sets no limit."""
     match limit:
         case Ge(bound):
             return bool(value >= bound)
@@ -146,11 +152,11 @@ def _within(value: Any, limit: Any) -> bool:
     return True
 
 
-def _ranged(kind: Any, limits: tuple[Any, ...]) -> str:
-    """Return in words what a number with a range is."""
-    told = [limit for limit in limits if type(limit) in WORDS]
-    if kind not in (int, float) or not told:
+def _describe_range(kind: Any, limits: tuple[Any, ...]) -> str:
+    """Return in words what a number with a range may be."""
+    known = [limit for limit in limits if type(limit) in WORDS]
+    if kind not in (int, float) or not known:
         return described(kind)
     name = "a whole number" if kind is int else "a finite number"
-    bounds = [WORDS[type(limit)](limit) for limit in told if limit != Lt(math.inf)]
+    bounds = [WORDS[type(limit)](limit) for limit in known if limit != Lt(math.inf)]
     return f"{name} {' and '.join(bounds)}".rstrip()

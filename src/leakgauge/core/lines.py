@@ -1,20 +1,21 @@
-"""Text from others, made safe for one line of a terminal."""
+"""Foreign text, made safe for one line of a terminal."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
 SILENT = "a text that cannot be read"
+"""The text of an exception that fails to give its own."""
 
 
 def one_line(text: str, longest: int) -> str:
-    """Return `text` as one line of printable characters, at most `longest` of them.
+    """Return `text` as one line of at most `longest` printable characters.
 
-    Runs of white space become one space. A control character, a lone surrogate or a character that
-    changes the direction of writing becomes its escape sequence, so that a file name cannot move the
-    cursor. A longer text loses its middle.
+    Runs of white space become one space. Some characters become their escape sequence, so that a
+    file name cannot move the cursor. These are control characters, lone surrogates, and characters
+    that change the direction of writing. A longer text loses its middle.
     """
-    # Only what can be shown is looked at: a value of megabytes must not cost a pass over all of it.
+    # A text of megabytes must not cost a pass over all of it: only the parts to show are read.
     kept = text if len(text) <= 4 * longest else text[: 2 * longest] + text[-2 * longest :]
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(kept.split()))
     if len(line) <= longest and kept is text:
@@ -24,9 +25,9 @@ def one_line(text: str, longest: int) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Return the type and the text of an exception: `ValueError: too small`. Never raise.
+    """Return the type and the text of an exception, as in `ValueError: too small`. Never raise.
 
-    The text of a foreign exception is foreign code, which may fail.
+    The text of a foreign exception comes from foreign code, which may fail.
     """
     return f"{type(error).__name__}: {text_of(error)}"
 

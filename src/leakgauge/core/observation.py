@@ -1,4 +1,4 @@
-"""What an adversary holds: the model, the update, the protocol and the knowledge granted. No truth."""
+"""The adversary's view: the model, the update, the protocol and the knowledge granted, without the private batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,31 @@ from leakgauge.core.update import Tensors, Update
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Knowledge(Summarized):
-    """What a threat model grants beyond model, protocol and update; None means not granted."""
+    """The knowledge that a threat model grants beyond the model, the protocol and the update.
+
+    A threat model makes it. An attack reads it from `observation.knowledge`. A field is None if it
+    is not granted.
+
+    Args:
+        batch_size: Number of private examples B.
+        labels: Labels of the examples: class indices (B,) or targets (B, K). They are shuffled
+            unless `order` is granted.
+        label_counts: Number of examples of each class (K,).
+        defense: The client's defense with its options.
+        order: Order of the examples in each local epoch, one tuple of indices for each epoch.
+        hyperparameters: The local training with its number of steps and its rates.
+        statistics: Buffers of BatchNorm after the local training, by name.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> knowledge = lg.examples.observation(batch_size=2).knowledge
+        >>> sorted(knowledge.granted())
+        ['batch_size', 'hyperparameters', 'labels']
+        >>> knowledge.labels.shape
+        torch.Size([2])
+        >>> knowledge.order is None
+        True
+    """
 
     batch_size: int | None = None
     labels: Tensor | None = None  # (B,) class indices, or targets (B, K)
@@ -31,20 +55,40 @@ class Knowledge(Summarized):
 
     @classmethod
     def names(cls) -> frozenset[str]:
-        """Everything that can be granted."""
+        """Return the names of all knowledge that can be granted."""
         return frozenset(field.name for field in fields(cls))
 
     def granted(self) -> frozenset[str]:
-        """The names of what is granted here."""
+        """Return the names of the knowledge that is granted here."""
         return frozenset(name for name in self.names() if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Observation(Summarized):
-    """All that an attack is given. Made by a ThreatModel alone; nothing in it refers to the batch.
+    """All that an attack receives: the adversary's view of one update.
 
-    `clients`: of how many clients the update is the mean, weighted by their examples.
-    `unsteady`: why a simulation of the same batch gives another update, in one line, or None if it gives the same.
+    `ThreatModel.observe` makes it from a client and a private batch. Nothing in it refers to the
+    batch. Pass it to an attack.
+
+    Args:
+        model: The network that the update was computed on.
+        loss: The loss of the training.
+        training: The local training, as far as the adversary knows it. It is the forward operator
+            of attacks.
+        update: The gradient or the weight difference that the adversary sees.
+        domain: The domain of the private examples.
+        classes: Number of classes K, or None if the targets are no classes.
+        knowledge: The further knowledge that the threat model grants.
+        clients: Number of clients whose mean the update is, weighted by their numbers of examples.
+            The default is 1.
+        unsteady: Why a simulation of the same batch gives another update, in one line. None, the
+            default, if it gives the same update.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2)
+        >>> observation.update.kind, observation.batch_size, observation.has_signal
+        ('gradient', 2, True)
     """
 
     model: nn.Module
@@ -63,21 +107,22 @@ class Observation(Summarized):
         return any(bool(t.any()) for t in self.update.tensors.values())
 
     def not_one_gradient(self) -> str | None:
-        """Why what reads one gradient cannot read this update, in one line; None where it may."""
+        """Return why a method that reads one gradient cannot run, in one line, or None if it can."""
         if self.training.kind == "gradient":
             return None
         return f"needs one gradient, not an update of kind {self.training.kind!r}"
 
     def not_one_example(self) -> str | None:
-        """Why what reads one example's gradient cannot read this update; None where it may."""
-        several = f"recovers one example: batch {self.batch_size} > 1"
+        """Return why a method that reads one example's gradient cannot run, or None if it can."""
+        several = f"recovers one example only, and the batch has {self.batch_size}"
         return self.not_one_gradient() or (several if self.batch_size > 1 else None)
 
     @property
     def noise(self) -> Noise | None:
-        """Return the noise that the known defense left on each entry, or None if none is known.
+        """The noise that the known defense left on each entry, or None if no noise is known.
 
-        Each of several clients adds noise of its own. They hold parts of the batch as equal as can be.
+        Each of several clients adds noise of its own. The clients are taken to hold parts of the
+        batch of nearly equal sizes.
         """
         total, counts = self.knowledge.batch_size, list[int | None]([None] * self.clients)
         if total is not None:
@@ -86,7 +131,11 @@ class Observation(Summarized):
 
     @property
     def batch_size(self) -> int:
-        """B, where granted. Raises KnowledgeError where it is not."""
+        """Number of private examples B.
+
+        Raises:
+            KnowledgeError: The threat model does not grant the batch size.
+        """
         if self.knowledge.batch_size is None:
             raise KnowledgeError(
                 "observation",

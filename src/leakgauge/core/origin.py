@@ -1,4 +1,7 @@
-"""Which classes and objects are this library's own, told by identity: a name alone proves nothing."""
+"""Tests of whether a class or an object is the library's own.
+
+They go by identity, since a name alone proves nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,30 @@ from torch import nn
 FOLDER = Path(__file__).resolve().parent.parent
 """The folder of the package."""
 HEAP = 1 << 9
-"""The flag of a class that was made as Python ran."""
+"""Flag of a class that Python code defined while it ran."""
 NEUTRAL = sys.stdlib_module_names | {"builtins", "numpy", "torch"}
-"""Roots of modules whose objects are values of options, and no parts of an attack or a defense."""
+"""Top-level modules whose objects are values of options, not parts of an attack or a defense."""
 
 
 def is_our_class(kind: type) -> bool:
-    """Return whether a class is the one that a module in the package's folder holds under its qualified name."""
+    """Return whether a module in the package's folder holds this class under its qualified name."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return isinstance(file, str) and _is_inside(file) and _is_exported(kind)
 
 
 def is_ours(value: object) -> bool:
-    """Return whether an attack or a defense is the library's own, with all parts that it is composed of.
+    """Return whether an attack or a defense is the library's own, with all the parts inside it.
 
-    Networks, functions and values of Python, NumPy and torch are options, and no parts.
+    Networks, functions, and values of Python, NumPy and torch count as options, not as parts.
     """
     held = getattr(value, "__dict__", {})
     return is_our_object(value) and all(map(_is_option_or_ours, held.values()))
 
 
 def is_our_object(value: object) -> bool:
-    """Return whether an object acts as a class of ours says, whatever it is composed of.
+    """Return whether an object behaves as one of our classes says, whatever parts it holds.
 
-    One that hides a method of its class behind an attribute does not.
+    An object that hides a method of its class behind an attribute does not.
     """
     kind = type(value)
     if not is_our_class(kind):
@@ -48,6 +51,7 @@ def is_our_object(value: object) -> bool:
 
 
 def _is_option_or_ours(value: object) -> bool:
+    """Return whether a value is an option or a part of our own, with all that it holds."""
     if isinstance(value, nn.Module):
         return True
     kind = type(value)
@@ -59,11 +63,12 @@ def _is_option_or_ours(value: object) -> bool:
 
 @cache
 def _is_inside(file: str) -> bool:
+    """Return whether a file lies in the package's folder."""
     return Path(file).resolve().is_relative_to(FOLDER)
 
 
 def _is_exported(kind: type) -> bool:
-    """Return whether the module that a class names holds it under its qualified name."""
+    """Return whether the module that a class names holds the class under its qualified name."""
     held: Any = sys.modules.get(kind.__module__)
     for name in kind.__qualname__.split("."):
         held = getattr(held, "__dict__", {}).get(name)
@@ -71,7 +76,7 @@ def _is_exported(kind: type) -> bool:
 
 
 def _items(value: object) -> Iterable[object]:
-    """Return what a container holds."""
+    """Return the items of a container, or nothing for another value."""
     if isinstance(value, Mapping):
         return list(value.values())
     return value if isinstance(value, list | tuple | set | frozenset) else ()

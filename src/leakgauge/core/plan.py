@@ -1,4 +1,4 @@
-"""An attack that has looked at an observation: ready to run, or the reason why it cannot."""
+"""Plans: an attack that is ready to run on one observation, or the reason why it cannot run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,31 @@ from leakgauge.core.reconstruction import Reconstruction
 from leakgauge.core.seeds import Seeds, apart
 
 Search = Callable[[Seeds, Progress], Reconstruction]
-"""A search on one observation: seeds and a callback in, a reconstruction out."""
+"""A search on one observation: a function from seeds and a callback to a reconstruction."""
 
 
 @dataclass(frozen=True)
 class Inapplicable:
-    """The reason, in one line, why an attack or a method cannot run on an observation. It is no error.
+    """The reason, in one line, why an attack or a method cannot run on an observation.
+
+    An attack returns it instead of a plan. It is a result, not an error.
+
+    Args:
+        reason: The reason, as text of exactly one line.
 
     Raises:
-        AttackError: the reason is no text of one line.
+        AttackError: The reason is not text, or not exactly one line.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> print(lg.Inapplicable("needs one gradient"))
+        needs one gradient
     """
 
     reason: str
 
     def __post_init__(self) -> None:
+        """Raise AttackError unless the reason is text of one line."""
         check_made(self)
         if len(self.reason.splitlines()) != 1:
             raise AttackError(
@@ -43,6 +54,7 @@ class Inapplicable:
             )
 
     def __str__(self) -> str:
+        """Return the reason."""
         return self.reason
 
 
@@ -50,18 +62,28 @@ class Inapplicable:
 class Plan:
     """An attack that is ready to run on one observation.
 
-    A plan runs once at a time. A run replaces parts of the model and of torch while it simulates, so that two runs in
-    two threads disturb each other. Use processes.
+    `Attack.plan` returns it. Call `run` for the reconstruction. Start one run at a time in a
+    process. A run replaces parts of the model and of torch while it simulates, so that two threads
+    disturb each other. Use processes instead.
 
     Args:
-        evaluations: the largest number of simulated updates that a run computes, at least 0.
-        search: the search itself. An attack that contains another one calls its `search`, so that StopAttack
-            ends them both.
-        nothing: the reconstruction of a run that is stopped before it has one.
-        expected: evaluations of an ordinary run, from which an audit estimates its time. None: the largest number.
+        evaluations: Largest number of simulated updates that a run computes, at least 0.
+        search: The search itself. An attack that contains another attack calls the `search` of its
+            plan, so that StopAttack ends both.
+        nothing: Builds the reconstruction of a run that is stopped before it has one. None, the
+            default: StopAttack is then raised.
+        expected: Simulated updates of an ordinary run. An audit estimates its time from them. None,
+            the default: `evaluations`.
 
     Raises:
-        AttackError: a field is of another kind or out of range.
+        AttackError: A field is of another kind or out of range.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1)
+        >>> plan = lg.attacks.InvertingGradients(steps=20).plan(observation)
+        >>> plan.run(lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     evaluations: Evaluations
@@ -70,33 +92,41 @@ class Plan:
     expected: Evaluations | None = None
 
     def __post_init__(self) -> None:
+        """Raise AttackError if a field is of another kind or out of range."""
         check_made(self)
 
     @property
     def usual(self) -> Evaluations:
-        """Return the evaluations of an ordinary run."""
+        """Number of simulated updates of an ordinary run."""
         return self.evaluations if self.expected is None else self.expected
 
     def run(self, seeds: Seeds, progress: Progress = silent) -> Reconstruction:
-        """Return a reconstruction of the batch: the best so far if `progress` raises StopAttack.
+        """Run the search and return the reconstruction.
 
-        Every other exception of `progress` leaves as it was raised.
+        Args:
+            seeds: The source of all random draws of the search.
+            progress: A callback that receives the moments of the search. If it raises StopAttack,
+                the best reconstruction so far is returned. Every other exception that it raises
+                reaches the caller unchanged.
 
         Raises:
-            AttackError: the search failed on the model or the loss, or told moments that are none.
-            StopAttack: it was raised before there was a reconstruction, and the plan has no `nothing`.
+            AttackError: The search failed on the model or the loss, or passed an invalid moment to
+                its callback.
+            StopAttack: The callback raised it before there was a reconstruction, and the plan has
+                no `nothing`.
         """
         return watched(progress, partial(self._run, seeds), passing=(StopAttack,))
 
     def _run(self, seeds: Seeds, progress: Progress) -> Reconstruction:
-        """Return the reconstruction of a run, or the best so far if it is stopped."""
+        """Return the reconstruction of a run, or the best so far if the run is stopped."""
         clock, last = time.perf_counter(), Moment(0.0)
 
         def tell(moment: Moment) -> None:
             nonlocal last
             check_moment(moment, last)
             last = moment
-            # A watcher may draw, and so may the best that it asks for: the search goes on as without it.
+            # The callback may draw random numbers, and so may the best reconstruction that it builds.
+            # The draws of the search must not depend on them.
             with apart():
                 progress(moment)
 

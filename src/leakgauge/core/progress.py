@@ -1,4 +1,4 @@
-"""What an attack under way tells: how far it is, its objective, and the best reconstruction so far."""
+"""Progress of a running attack: the part that is done, the objective, and the best reconstruction so far."""
 
 from __future__ import annotations
 
@@ -17,23 +17,34 @@ Result = TypeVar("Result")
 Evaluations = Annotated[int, Ge(0)]
 """A number of simulated updates."""
 Best = Callable[[], Reconstruction]
-"""Return the best reconstruction so far. It is built when it is asked for, since that costs a simulated update."""
+"""A function that builds the best reconstruction so far. Each call costs a simulated update."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One moment of an attack under way.
+    """One moment of a running attack, which a progress callback receives.
+
+    Use it to show how far an attack is, or to stop it early.
 
     Args:
-        fraction: the part of the work that is done, in [0, 1]. It never falls.
-        evaluations: simulated updates so far.
-        objective: the attacker's own objective at `best`. None if the attack has none, or chooses between its
-            results by another measure.
-        best: builds the best reconstruction so far. None as long as there is none. Ask at once: it builds from the
-            state of the search at the time of the call, so that a moment that was kept gives a later one.
+        fraction: Fraction of the work that is done, in [0, 1]. It never falls during an attack.
+        evaluations: Number of simulated updates so far, at least 0.
+        objective: The attacker's own objective at `best`. None if the attack has none, or if it
+            chooses between its results by another measure.
+        best: Builds the best reconstruction so far. None if there is none yet. Call it before the
+            callback returns, since it reads the state of the search at the time of the call. If a
+            moment is kept, its `best` builds a later reconstruction.
 
     Raises:
-        AttackError: a field is of another kind or out of range.
+        AttackError: A field is of another kind or out of range.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> moments: list[lg.Moment] = []
+        >>> plan = lg.attacks.InvertingGradients(steps=20).plan(lg.examples.observation())
+        >>> found = plan.run(lg.Seeds(0), moments.append)
+        >>> moments[-1].fraction
+        1.0
     """
 
     fraction: Annotated[float, Ge(0), Le(1)]
@@ -42,7 +53,9 @@ class Moment:
     best: Best | None = None
 
     def __post_init__(self) -> None:
-        # A moment is made at every evaluation: fields of the usual kinds pass without a look at annotations.
+        """Raise AttackError if a field is of another kind or out of range."""
+        # A moment is made at every evaluation. This quick test spares the slow check of annotations
+        # if all fields are of the usual kinds.
         usual = (
             type(self.fraction) is float
             and 0 <= self.fraction <= 1
@@ -56,19 +69,34 @@ class Moment:
 
 
 ROUNDING = 1e-9
-"""Largest fall of a fraction that counts as rounding of its parts."""
+"""Largest decrease of a fraction that counts as a rounding error of its parts."""
 Progress = Callable[[Moment], None]
-"""A callback that an attack calls from time to time. It may raise StopAttack to end the attack there."""
+"""A callback that an attack calls from time to time. It may raise StopAttack to end the attack."""
 
 
 class StopAttack(Exception):
-    """Raised by a `Progress` callback to end an attack. `Plan.run` then returns the best reconstruction so far."""
+    """Raise it in a progress callback to end an attack.
+
+    `Plan.run` then returns the best reconstruction so far.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> def stop(moment: lg.Moment) -> None:
+        ...     if moment.best is not None:
+        ...         raise lg.StopAttack
+        >>> plan = lg.attacks.InvertingGradients(steps=20).plan(lg.examples.observation())
+        >>> "stopped at" in plan.run(lg.Seeds(0), stop).message
+        True
+    """
 
 
 class WatcherError(BaseException):
-    """A callback failed. That is its caller's own: no attack and no cell is to blame.
+    """A progress callback failed. The fault is the caller's, so that no attack and no cell is blamed.
 
-    It is no Exception, so that it passes the handlers between the callback and the caller.
+    It is a BaseException, so that it passes all handlers between the callback and the caller.
+
+    Args:
+        cause: The exception that the callback raised.
     """
 
     def __init__(self, cause: Exception) -> None:
@@ -82,16 +110,19 @@ def watched(
     *,
     passing: tuple[type[Exception], ...] = (),
 ) -> Result:
-    """Return what `run` returns, given a callback that tells `progress`.
+    """Return the result of `run`, called with a callback that forwards to `progress`.
 
-    What `progress` raises passes all handlers within `run`, and leaves here as it was raised.
+    An exception of `progress` passes all handlers inside `run`. It reaches the caller of this
+    function unchanged.
 
     Args:
-        passing: the exceptions of `progress` that `run` is to see.
+        progress: The callback of the caller.
+        run: The function to call.
+        passing: Exceptions of `progress` that `run` shall see.
     """
     failures: list[WatcherError] = []
 
-    def told(moment: Moment) -> None:
+    def forward(moment: Moment) -> None:
         try:
             progress(moment)
         except passing:
@@ -101,17 +132,17 @@ def watched(
             raise failures[-1] from error
 
     try:
-        return run(told)
+        return run(forward)
     except WatcherError as failure:
         if failure not in failures:
             raise
         cause = failure.cause
-    # Raised here, and not in the handler, so that it keeps its own context.
+    # It is raised outside the handler, so that it keeps its own context.
     raise cause
 
 
 def silent(moment: Moment) -> None:
-    """Show nothing."""
+    """Ignore a moment."""
 
 
 def within(
@@ -124,17 +155,20 @@ def within(
     best: Best | None = None,
     objective: Callable[[float | None], float | None] | None = None,
 ) -> Progress:
-    """Return the callback of a part of an attack.
+    """Return the callback for one part of an attack. It forwards to the callback of the whole attack.
 
     Args:
-        progress: the callback of the whole attack.
-        start: the fraction of the whole that is done before the part, in [0, 1].
-        fraction: the fraction of the whole that the part takes, in [0, 1].
-        evaluations: simulated updates before the part.
-        finish: makes a reconstruction of the whole from one of the part. By default they are the same.
-        best: the best reconstruction before the part, told as long as the part has none.
-        objective: the objective at the best of the whole, from that of the part. By default they are the same. An
-            attack whose `finish` may return another reconstruction than that of the part gives one.
+        progress: The callback of the whole attack.
+        start: Fraction of the whole that is done before the part, in [0, 1].
+        fraction: Fraction of the whole that the part takes, in [0, 1].
+        evaluations: Number of simulated updates before the part.
+        finish: Makes a reconstruction of the whole from one of the part. By default they are the
+            same.
+        best: Builds the best reconstruction before the part. It is used as long as the part has
+            none.
+        objective: Makes the objective of the whole from that of the part. By default they are the
+            same. An attack needs it if its `finish` may return another reconstruction than the one
+            of the part.
     """
 
     def tell(moment: Moment) -> None:
@@ -142,10 +176,10 @@ def within(
         found, inner = best, moment.best
         if inner is not None:
             found = inner if finish is None else lambda: finish(inner())
-        shown = None if found is None else partial(_apart, found)
+        shown = None if found is None else partial(_copy_of_best, found)
         progress(
             Moment(
-                # Parts of the whole may round up.
+                # The sum of the parts may exceed 1 by a rounding error.
                 fraction=min(1.0, start + fraction * moment.fraction),
                 evaluations=evaluations + moment.evaluations,
                 objective=moment.objective if objective is None else objective(moment.objective),
@@ -161,7 +195,12 @@ def no_objective(objective: float | None) -> None:
 
 
 def check_moment(moment: object, before: Moment | None = None) -> None:
-    """Raise AttackError unless an attack told a Moment whose fraction is not below that of the moment before."""
+    """Raise AttackError unless `moment` is a Moment whose fraction did not fall.
+
+    Args:
+        moment: The object that the attack passed to its callback.
+        before: The moment before, or None if there was none.
+    """
     if not isinstance(moment, Moment):
         raise AttackError(
             f"progress: expected a Moment; found an object of type {type(moment).__name__}"
@@ -173,8 +212,8 @@ def check_moment(moment: object, before: Moment | None = None) -> None:
         )
 
 
-def _apart(best: Best) -> Reconstruction:
-    """Return a reconstruction that shares no memory with the search, which goes on whatever a watcher writes to it."""
+def _copy_of_best(best: Best) -> Reconstruction:
+    """Return the best reconstruction so far, in its own memory: a callback may overwrite it."""
     found = best()
     if not isinstance(found, Reconstruction):
         raise AttackError(

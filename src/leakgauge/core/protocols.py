@@ -1,4 +1,4 @@
-"""The contracts of local training and of losses. A user's own class satisfies one by having its methods."""
+"""The contracts of local training and of losses. A class of your own satisfies one if it has its methods."""
 
 from __future__ import annotations
 
@@ -11,14 +11,26 @@ from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, UpdateKind
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+"""A function from model outputs and targets to a scalar, the loss of a batch."""
 
 
 @runtime_checkable
 class LocalTraining(Protocol):
-    """The forward operator: model and batch in, update out. Clients train by it, adversaries simulate it."""
+    """The contract of local training: a function from a model and a batch to an update.
+
+    It is the forward operator of an attack. Clients train with it, and adversaries simulate it.
+    `FedSGD` and `FedAvg` satisfy it.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> isinstance(lg.FedSGD(), lg.LocalTraining)
+        True
+    """
 
     @property
-    def kind(self) -> UpdateKind: ...
+    def kind(self) -> UpdateKind:
+        """Kind of the update: "gradient", or "delta" for a weight difference."""
+        ...
 
     def __call__(
         self,
@@ -29,52 +41,67 @@ class LocalTraining(Protocol):
         *,
         create_graph: bool = False,
     ) -> Tensors:
-        """The update of one batch: inputs (B, *shape), targets (B,) or (B, K). Leaves the model as it was."""
+        """Return the update of one batch. The model is left unchanged.
+
+        Args:
+            model: The network to train.
+            loss: The loss of the training.
+            inputs: Examples `(B, *shape)`.
+            targets: Class indices (B,) or targets (B, K).
+            create_graph: Whether the update can be differentiated with respect to the inputs and
+                the targets.
+        """
         ...
 
 
 @runtime_checkable
 class Shuffled(LocalTraining, Protocol):
-    """Local training that visits the examples in an order of its own, which the client draws."""
+    """Local training that visits the examples in an order that the client draws."""
 
     @property
     def orders(self) -> tuple[tuple[int, ...], ...]:
-        """The order of each epoch, where drawn."""
+        """Order of the examples in each epoch. Empty if no order is drawn yet."""
         ...
 
     def drawn(self, count: int, *, seeds: Seeds) -> LocalTraining:
-        """The same training of `count` examples, its orders drawn."""
+        """Return the same training with its orders drawn, for `count` examples."""
         ...
 
 
 @runtime_checkable
 class LocalSteps(LocalTraining, Protocol):
-    """Local training of several steps, whose update is a weight difference."""
+    """Local training in several steps, whose update is a weight difference."""
 
     @property
     def weight_decay(self) -> float:
-        """What each step adds of the parameters to the gradient."""
+        """Multiple of the parameters that each step adds to the gradient."""
         ...
 
     def taken(self, count: int) -> int:
-        """How many steps a client takes on `count` examples, at most."""
+        """Return the largest number of steps that a client takes on `count` examples."""
         ...
 
     def multiplier(self, count: int) -> float:
-        """What the update of `count` examples is of a gradient that stays the same, but for the sign."""
+        """Return the factor between a constant gradient and the update of `count` examples.
+
+        The sign of the update is ignored.
+        """
         ...
 
     def whole(self, count: int) -> bool:
-        """Whether each step sees all of `count` examples, so that their order does not matter."""
+        """Return whether each step uses all `count` examples, so that their order does not matter."""
         ...
 
 
 @runtime_checkable
 class SingleGradient(LocalTraining, Protocol):
-    """Local training whose update is one gradient: it can be compiled, batched, and differentiated forward."""
+    """Local training whose update is one gradient.
+
+    It can be compiled, batched, and differentiated in forward mode.
+    """
 
     def scalar(
         self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> Tensor:
-        """The function of `parameters` whose gradient is the update."""
+        """Return the function of `parameters` whose gradient is the update, at the given parameters."""
         ...

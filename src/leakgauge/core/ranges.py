@@ -1,4 +1,4 @@
-"""Ranges of options, as types. Specifications and Python objects are checked against them before any compute."""
+"""Ranges of options as types. Options in specifications and in Python are checked against them before any compute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from leakgauge.core.errors import AttackError, SpecificationError, UserError
 from leakgauge.core.kinds import UNIONS, WORDS, admits, described, found
 
 MOST = 10**9
-"""Largest number of steps, examples or parts: no more can be counted to in a day."""
+"""Largest number of steps, examples or parts. Counting further takes more than a day."""
 
 Count = Annotated[int, Ge(1), Le(MOST)]
 Whole = Annotated[int, Ge(0), Le(MOST)]
@@ -28,7 +28,14 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 def check_argument(
     where: str, hint: Any, value: object, error: type[UserError] = SpecificationError
 ) -> None:
-    """Raise `error` if the annotation `hint` does not admit the value. `where`: what the value is."""
+    """Raise `error` if the annotation `hint` does not admit the value.
+
+    Args:
+        where: The name of the value, for the message.
+        hint: The annotation.
+        value: The value to check.
+        error: The class of the error to raise.
+    """
     if not admits(hint, value):
         expected = described(hint)
         raise error(where, expected=expected, found=found(value), remedy="correct the value")
@@ -37,9 +44,15 @@ def check_argument(
 def check_fields(
     part: object, error: type[UserError] = SpecificationError, *, without: Collection[str] = ()
 ) -> None:
-    """Raise `error` if a field of a dataclass is of another kind or out of range, but for those of `without`.
+    """Raise `error` if a field of a dataclass is of another kind than its annotation, or out of range.
 
-    Of classes of ours every field is checked. Of a user's own class, those whose annotation has a range.
+    In our classes every field is checked. In a user's own class, only fields whose annotation has a
+    range are checked.
+
+    Args:
+        part: The dataclass to check.
+        error: The class of the error to raise.
+        without: Names of fields to leave out.
     """
     kind: Any = type(part)
     for name, hint in _checked(kind).items():
@@ -48,7 +61,7 @@ def check_fields(
 
 
 def check_made(part: object) -> None:
-    """Raise AttackError if a field of what an attack made is of another kind or out of range."""
+    """Raise AttackError if a field of an object that an attack made is of another kind or out of range."""
     try:
         check_fields(part)
     except SpecificationError as error:
@@ -56,9 +69,13 @@ def check_made(part: object) -> None:
 
 
 def check_ranges(part: object, error: type[UserError] = SpecificationError) -> None:
-    """Raise `error` if a field of a dataclass, or of one within it, is of another kind or out of range.
+    """Raise `error` if a field of a dataclass, or of one inside it, is of another kind or out of range.
 
-    See `check_fields`.
+    `check_fields` says which fields are checked.
+
+    Args:
+        part: The object to check. An object that is no dataclass passes.
+        error: The class of the error to raise.
     """
     if not is_dataclass(part) or isinstance(part, type):
         return
@@ -79,14 +96,14 @@ def _checked(kind: Any) -> dict[str, Any]:
     except NameError:
         if ours:
             raise
-        # A user's module may import names for its type checker alone.
+        # A user's module may import some names only for its type checker.
         return {}
     names = [field.name for field in fields(kind) if field.name in hints]
     return {name: hints[name] for name in names if ours or _has_range(hints[name])}
 
 
 def _has_range(hint: Any) -> bool:
-    """Return whether an annotation holds a number with a range, but for those within a container."""
+    """Return whether an annotation is a number with a range. Numbers inside containers do not count."""
     if typing.get_origin(hint) is Annotated:
         kind, *limits = typing.get_args(hint)
         return kind in (int, float) and any(type(limit) in WORDS for limit in limits)

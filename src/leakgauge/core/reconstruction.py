@@ -1,4 +1,4 @@
-"""What an attack returns."""
+"""The result of an attack: its reconstruction, status, cost and diagnosis."""
 
 from __future__ import annotations
 
@@ -13,20 +13,38 @@ from leakgauge.core.summaries import Summarized
 
 
 class Status(StrEnum):
-    """How an attack ended. Not reaching a solution is a status, not an exception."""
+    """How an attack ended. An attack that finds no solution returns a status, not an exception.
 
-    CERTIFIED = "certified"  # proven by the update itself: reproduces it to rounding
-    CONVERGED = "converged"  # the objective fell below its tolerance
-    UNCONVERGED = "unconverged"  # the budget ended first
-    DIVERGED = "diverged"  # the objective became non-finite
-    INAPPLICABLE = "inapplicable"  # the attack's conditions do not hold here
-    NO_SIGNAL = "no signal"  # every entry of the update is zero: nothing was observed
-    FAILED = "failed"  # an exception ended the attack; the record gives the reason
+    The values are:
+
+    - `CERTIFIED`: the update itself proves the reconstruction, which reproduces it to rounding.
+    - `CONVERGED`: the objective fell below its tolerance.
+    - `UNCONVERGED`: the budget ended before the objective reached its tolerance.
+    - `DIVERGED`: the objective became NaN or infinite.
+    - `INAPPLICABLE`: the conditions of the attack are not met here.
+    - `NO_SIGNAL`: every entry of the update is zero, so that nothing was observed.
+    - `FAILED`: an exception ended the attack. The record gives the reason.
+    """
+
+    CERTIFIED = "certified"
+    CONVERGED = "converged"
+    UNCONVERGED = "unconverged"
+    DIVERGED = "diverged"
+    INAPPLICABLE = "inapplicable"
+    NO_SIGNAL = "no signal"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, repr=False)
 class Snapshot(Summarized):
-    """The iterate after `evaluations` simulated updates and `seconds`: its objective and its inputs (B, *shape)."""
+    """The state of a search at one point of its trajectory.
+
+    Args:
+        evaluations: Number of simulated updates so far.
+        objective: The attacker's own objective.
+        inputs: The reconstruction at this point, `(B, *shape)` in the domain's units.
+        seconds: Time since the search began, by the clock.
+    """
 
     evaluations: int
     objective: float
@@ -36,7 +54,12 @@ class Snapshot(Summarized):
 
 @dataclass(frozen=True)
 class Cost:
-    """What an attack spent: simulated updates, and wall-clock seconds."""
+    """What an attack spent.
+
+    Args:
+        evaluations: Number of simulated updates.
+        seconds: Time by the clock, in seconds.
+    """
 
     evaluations: int = 0
     seconds: float = 0.0
@@ -44,13 +67,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Whether the update identifies the batch, by the Jacobian J of the simulated update at the end.
+    """Whether the update identifies the batch, judged by the Jacobian J at the end of the search.
 
-    verdict: recovered (matched, and J tells every direction apart), collision (matched, but other
-    batches nearby give the same update), stalled (not matched) or undecided (matched; J too large to
-    count). J is that of the inputs, the labels held. rank counts singular values above rounding, of
-    `unknowns`, and is an upper bound where not exact; condition is the ratio of the largest to the
-    least of those counted.
+    J holds the derivatives of the simulated update with respect to the inputs, at fixed labels.
+
+    Args:
+        verdict: "recovered": the update is matched, and J tells all directions apart. "collision":
+            it is matched, but other batches nearby give the same update. "stalled": it is not
+            matched. "undecided": it is matched, but J is too large to count its rank.
+        rank: Number of singular values of J above rounding. It is an upper bound unless `exact`.
+        unknowns: Number of unknown values, the largest possible rank.
+        condition: Ratio of the largest to the smallest counted singular value, or None if it is not
+            known.
+        exact: Whether the rank is exact.
     """
 
     verdict: Literal["recovered", "collision", "stalled", "undecided"]
@@ -61,20 +90,42 @@ class Diagnosis:
 
     @property
     def line(self) -> str:
-        """For a message."""
-        # The Jacobian is local: a distant batch, such as a mirror image, may give the same update.
+        """The verdict and the rank in one line, for a message."""
+        # The Jacobian is local. A distant batch, such as a mirror image, may give the same update.
         seen = f"{'' if self.exact else 'at most '}{self.rank} of {self.unknowns} directions"
         return f"{self.verdict}: near this batch, the update tells {seen} apart"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Reconstruction(Summarized):
-    """A guess of the batch, in no particular order.
+    """The batch as an attack reconstructs it, in no particular order.
 
-    inputs (B, *shape) in the domain's units; targets (B,) class indices, or None where the attack
-    makes no guess; found (B,) is False where it has no guess and `inputs` holds the domain's middle;
-    residual is ||g - g*|| / ||g*|| of the update that the guess would have shared, by which attacks
-    compare; objectives (S,), one a restart, the attacker's own, of which `restart` is the chosen one.
+    Every attack returns it. Compare it with the private batch by `leakgauge.metrics`.
+
+    Args:
+        inputs: Reconstructed examples `(B, *shape)` in the domain's units.
+        targets: Reconstructed class indices (B,), or None if the attack does not reconstruct them.
+        found: Whether the attack reconstructed each example (B,). Where it is False, `inputs` holds
+            the middle of the domain.
+        status: How the attack ended.
+        message: Details of the result in words. The default is empty.
+        residual: Distance `||g - g*|| / ||g*||` between the update g of this reconstruction and the
+            observed update g*. Attacks compare reconstructions by it. None, the default, if the
+            whole update was not simulated.
+        objectives: Final objective of each restart (S,), the attacker's own.
+        restart: Index of the chosen restart, from 0.
+        trajectory: Snapshots along the search, first to last.
+        cost: Simulated updates and seconds that the attack spent.
+        diagnosis: Whether the update identifies the batch. None, the default, if this was not
+            examined.
+        notes: Facts that a reader of the result should know, one line each.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2)
+        >>> found = lg.attacks.LinearLayer()(observation, seeds=lg.Seeds(0))
+        >>> found.status, found.found.tolist()
+        (<Status.CERTIFIED: 'certified'>, [True, True])
     """
 
     inputs: Tensor
@@ -91,9 +142,14 @@ class Reconstruction(Summarized):
     notes: tuple[str, ...] = ()
 
     def apart(self, device: torch.device | None = None) -> Reconstruction:
-        """Return a copy that shares neither memory nor graph with this one, on `device` if one is given."""
+        """Return a copy that shares neither memory nor graph with this one.
+
+        Args:
+            device: Device of the copy. By default each tensor stays on its own.
+        """
 
         def copy(value: Tensor) -> Tensor:
+            """Return the values of a tensor in new memory."""
             return value.detach().to(device or value.device, copy=True)
 
         return replace(

@@ -1,7 +1,8 @@
-"""A user's own parts, named as `package.module:name`: imported, looked at, and called with care.
+"""A user's own parts, named as `package.module:name`: import them, inspect them and call them with care.
 
-Whoever names a module has its code run. Nothing else than that module's own functions, classes and
-objects is called: a specification of somebody else's must not reach `os:system` through our hands.
+To name a module means to run its code. Beyond that, only functions, classes and objects that the
+module itself defines are called. A foreign specification must not be able to call `os:system`
+through this library.
 """
 
 from __future__ import annotations
@@ -20,18 +21,23 @@ from leakgauge.core.installed import is_ours_or_pythons
 from leakgauge.core.lines import said
 
 PARTS = ("torch.nn",)
-"""Modules of required packages that make parts all the same: networks and losses."""
+"""Modules of required packages that may be named all the same: they make networks and losses."""
 OURS = ("audit", "catalog", "cli", "report", "summary")
-"""Modules of leakgauge that run audits rather than make their parts."""
+"""Modules of leakgauge that may not be named: they run audits and do not make parts."""
 
 
 def imported(reference: str, where: str) -> Any:
     """Return the function, class or object that `reference` names.
 
-    Raises SpecificationError where the reference is of another form than `package.module:name`, the
-    module cannot be imported or ends the program, it has no such name, or the name is of something
-    that its user did not write. That is a part of Python, or of a package that LeakGauge requires,
-    directly or through others, see `required_distributions`.
+    Args:
+        reference: The name, in the form `package.module:name`.
+        where: The option that holds the reference, for messages.
+
+    Raises:
+        SpecificationError: The reference has another form, its module cannot be imported or ends
+            the program, or the name does not exist. It is also raised if the name belongs to Python
+            or to a package that LeakGauge requires, directly or through others (see
+            `required_distributions`).
     """
     module_name, _, attribute = reference.partition(":")
     names = attribute.split(".")
@@ -40,23 +46,24 @@ def imported(reference: str, where: str) -> Any:
             where,
             expected='a reference such as "package.module:name"',
             found=repr(reference),
-            remedy="put one colon between the module and the name of what it makes",
+            remedy="put one colon between the module and the name of the part",
         )
-    # Before it is imported: some modules of Python do things when they are.
+    # This check comes before the import, since the import of some modules of Python has effects.
     _check_home(module_name, reference, where)
     with foreign(where, f"package.module:name of something importable, not {reference!r}"):
         found: Any = importlib.import_module(module_name)
     for name in names:
-        found = _member(found, name, reference, where)
-    with foreign(where, f"a part that can be looked at, not {reference!r}"):
-        home = _home(found)
+        found = _look_up(found, name, reference, where)
+    with foreign(where, f"a part that can be inspected, not {reference!r}"):
+        home = _module_of(found)
     if home in ("builtins", "types"):
         raise _no_part(reference, f"an object of type {type(found).__name__}", where)
     _check_home(home, reference, where)
     return found
 
 
-def _member(owner: Any, name: str, reference: str, where: str) -> Any:
+def _look_up(owner: Any, name: str, reference: str, where: str) -> Any:
+    """Return the member `name` of `owner`. Raise SpecificationError if there is none."""
     with foreign(where, f"a name that can be looked up, not {reference!r}"):
         if hasattr(owner, name):
             return getattr(owner, name)
@@ -68,8 +75,8 @@ def _member(owner: Any, name: str, reference: str, where: str) -> Any:
     )
 
 
-def _home(found: Any) -> str:
-    """The module that defines a function or class; of an object, the one that defines its class."""
+def _module_of(found: Any) -> str:
+    """Return the name of the module that defines a function, a class, or the class of an object."""
     while isinstance(found, functools.partial):
         found = found.func
     found = inspect.unwrap(found) if callable(found) else found
@@ -79,7 +86,7 @@ def _home(found: Any) -> str:
 
 
 def _check_home(module: str, reference: str, where: str) -> None:
-    """Raise SpecificationError for a module of Python, of a required package, or one of ours that runs audits."""
+    """Raise SpecificationError for a module of Python, of a required package, or of ours that runs audits."""
     root, _, rest = module.partition(".")
     inside = any(f"{module}.".startswith(f"{part}.") for part in PARTS)
     if not inside and is_ours_or_pythons(root):
@@ -89,6 +96,7 @@ def _check_home(module: str, reference: str, where: str) -> None:
 
 
 def _no_part(reference: str, found: str, where: str) -> SpecificationError:
+    """Return the error for a reference to something that is no part of the user."""
     return SpecificationError(
         where,
         expected="a function, class or object of your own module",
@@ -105,21 +113,27 @@ def foreign(
     remedy: str = "correct the name, or add its folder to PYTHONPATH",
     error: type[UserError] = SpecificationError,
 ) -> Iterator[None]:
-    """Inside, a user's own code runs: what it raises becomes `error`, in one line, with its place.
+    """Run a user's own code inside the block. Raise `error`, in one line, for any exception of that code.
 
-    Our own errors pass, and so does Ctrl-C. SystemExit does not, nor another BaseException: a part must not
-    end an audit.
+    The message says which line of the user's code failed. Errors of LeakGauge and Ctrl-C pass
+    unchanged. SystemExit and every other BaseException do not: a part must not end an audit.
+
+    Args:
+        where: The part that runs, for the message.
+        expected: What was expected of the part, for the message.
+        remedy: What to do, for the message.
+        error: The class of the error to raise.
     """
     try:
         yield
     except (LeakGaugeError, KeyboardInterrupt):
         raise
     except BaseException as cause:
-        raise error(where, expected=expected, found=_told(cause), remedy=remedy) from cause
+        raise error(where, expected=expected, found=_describe(cause), remedy=remedy) from cause
 
 
-def _told(cause: BaseException) -> str:
-    """The kind of an exception, what it says, and the line of code that raised it."""
+def _describe(cause: BaseException) -> str:
+    """Return the type and the text of an exception, and the line of code that raised it."""
     frames = traceback.extract_tb(cause.__traceback__)
     own = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
     own = [frame for frame in own if not frame.filename.startswith("<")]

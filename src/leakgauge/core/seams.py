@@ -1,4 +1,4 @@
-"""What a defense returns at its seams, checked before anything uses it. A defense may be a user's own."""
+"""Checks of what a defense returns at each seam, before anything uses it. The defense may be a user's own."""
 
 from __future__ import annotations
 
@@ -18,32 +18,43 @@ from leakgauge.core.update import Update
 def defended_batch(
     defense: Defense, inputs: Tensor, targets: Tensor, *, seeds: Seeds
 ) -> tuple[Tensor, Tensor]:
-    """Return inputs (B, *shape) and targets (B,) or (B, K) as a client trains on them.
+    """Return the inputs `(B, *shape)` and targets (B,) or (B, K) that a client trains on.
+
+    Args:
+        defense: The defense of the client.
+        inputs: The private inputs.
+        targets: The private targets.
+        seeds: The source of the defense's random draws.
 
     Raises:
-        SpecificationError: the defense returned something else.
+        SpecificationError: The defense returned something else.
     """
     given: Any = defense.on_batch(inputs, targets, seeds=seeds)
     pair = isinstance(given, tuple) and len(given) == 2
     if not pair or not all(isinstance(each, Tensor) for each in given):
         raise mistake(defense, "on_batch", "a tuple of inputs and targets", found(given))
-    shown, told = given
+    shown, wanted = given
     if shown.dtype != inputs.dtype:
         raise mistake(defense, "on_batch", f"inputs of type {inputs.dtype}", str(shown.dtype))
-    if told.dtype not in (targets.dtype, inputs.dtype):
+    if wanted.dtype not in (targets.dtype, inputs.dtype):
         kinds = " or ".join(dict.fromkeys((str(targets.dtype), str(inputs.dtype))))
-        raise mistake(defense, "on_batch", f"targets of type {kinds}", str(told.dtype))
-    if shown.ndim == 0 or told.ndim == 0 or not 0 < len(shown) == len(told):
-        sizes = f"shapes {tuple(shown.shape)} and {tuple(told.shape)}"
+        raise mistake(defense, "on_batch", f"targets of type {kinds}", str(wanted.dtype))
+    if shown.ndim == 0 or wanted.ndim == 0 or not 0 < len(shown) == len(wanted):
+        sizes = f"shapes {tuple(shown.shape)} and {tuple(wanted.shape)}"
         raise mistake(defense, "on_batch", "as many targets as inputs, at least one", sizes)
-    return shown, told
+    return shown, wanted
 
 
 def defended_training(defense: Defense, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
     """Return the local training that a client runs.
 
+    Args:
+        defense: The defense of the client.
+        training: The local training without the defense.
+        seeds: The source of the defense's random draws.
+
     Raises:
-        SpecificationError: the defense returned something else.
+        SpecificationError: The defense returned something else.
     """
     given: Any = defense.on_training(training, seeds=seeds)
     if isinstance(given, type) or not isinstance(given, LocalTraining):
@@ -53,10 +64,14 @@ def defended_training(defense: Defense, training: LocalTraining, *, seeds: Seeds
 
 
 def checked_update(defense: Defense, given: Any) -> Update:
-    """Return what a defense made of an update.
+    """Return the update that a defense returned.
+
+    Args:
+        defense: The defense, for the message.
+        given: The object that it returned.
 
     Raises:
-        SpecificationError: it is no update.
+        SpecificationError: The object is no update.
     """
     if not isinstance(given, Update):
         raise mistake(defense, "on_update", "an Update, such as update.map(...)", found(given))
@@ -66,19 +81,20 @@ def checked_update(defense: Defense, given: Any) -> Update:
 def check_shared(
     defense: Defense | None, trained: Update, shared: Update, parameters: Mapping[str, Tensor]
 ) -> None:
-    """Raise UpdateError unless a client can share an update. It names the defense that is to blame.
+    """Raise UpdateError if a client cannot share an update. The message names the defense if it is to blame.
 
     Args:
-        trained: the update before the defense.
-        shared: the update after it.
-        parameters: of the model, by name.
+        defense: The defense that made the update, or None if there is none.
+        trained: The update before the defense.
+        shared: The update after the defense.
+        parameters: Trainable parameters of the model, by name.
     """
     try:
         shared.check(parameters)
     except UpdateError as error:
         if defense is None:
             raise
-        # The training is to blame if its own update fails.
+        # If the update fails before the defense already, the training is to blame.
         trained.check(parameters)
         raise UpdateError(
             f"{place(defense, 'on_update')}, {error.where}",
@@ -89,13 +105,13 @@ def check_shared(
 
 
 def place(defense: Defense, seam: str) -> str:
-    """Return where a mistake is: the defense and its method."""
+    """Return the place of a mistake: the defense and its method."""
     return f"defense {type(defense).__name__}, {seam}"
 
 
 def mistake(defense: Defense, seam: str, expected: str, found: str) -> SpecificationError:
-    """Return the error of a defense that returned something else than expected."""
+    """Return the error for a defense that returned something else than expected."""
     where = place(defense, seam)
     return SpecificationError(
-        where, expected=expected, found=found, remedy="correct what it returns"
+        where, expected=expected, found=found, remedy="correct the value that this method returns"
     )

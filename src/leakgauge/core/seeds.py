@@ -1,4 +1,4 @@
-"""Named random generators: one root seed, one child for each name, nothing global."""
+"""Random generators by name: one root seed, one child for each name, and no global state."""
 
 from __future__ import annotations
 
@@ -15,29 +15,49 @@ from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 @dataclass(frozen=True)
 class Seeds:
-    """A tree of seeds: `Seeds(0).child("attack").generator("trial/3")` is the same on every run."""
+    """A tree of seeds, from which every random draw of an audit comes.
+
+    The same root and the same name give the same draws in every run. Pass a Seeds to an attack, a
+    client or a threat model. Take one child for each part that draws, so that parts do not
+    influence each other.
+
+    Args:
+        root: The root seed, a whole number. The default is 0.
+        path: The place in the tree, as names joined by "/". The default, empty, is the root.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> seeds = lg.Seeds(0).child("attack")
+        >>> seeds.path
+        'attack'
+        >>> seeds.generator("start").initial_seed() == lg.Seeds(0, "attack").integer("start")
+        True
+    """
 
     root: int = 0
     path: str = ""
 
     def child(self, name: str) -> Seeds:
-        """The subtree called `name`."""
+        """Return the subtree called `name`."""
         return Seeds(self.root, f"{self.path}/{name}" if self.path else name)
 
     def integer(self, name: str) -> int:
-        """A seed in [0, 2**63) that depends on the root seed and on the whole path."""
+        """Return a seed in [0, 2**63) that depends on the root seed, the path and `name`."""
         key = f"{self.root}:{self.child(name).path}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
     def generator(self, name: str) -> torch.Generator:
-        """A fresh CPU generator: draws are made there, then moved, so that devices agree."""
+        """Return a new generator on the CPU.
+
+        Draw there and move the numbers to the device, so that all devices agree.
+        """
         return torch.Generator().manual_seed(self.integer(name))
 
     @contextmanager
     def isolated(self, name: str) -> Iterator[None]:
-        """The global CPU generator, seeded by `name` inside and as it was afterwards.
+        """Seed the global CPU generator of torch by `name` inside the block, and restore it afterwards.
 
-        For code that is not ours and knows no other generator: a user's dropout layer, or loss.
+        It serves foreign code that uses no other generator, such as a user's dropout layer or loss.
         """
         state = torch.random.get_rng_state()
         torch.default_generator.manual_seed(self.integer(name))
@@ -48,9 +68,9 @@ class Seeds:
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Seed every global generator of the CPU by `name` inside, and put them all back.
+        """Seed every global generator of the CPU by `name` inside the block, and restore all afterwards.
 
-        For a user's own attack, which may draw from torch's, NumPy's or Python's.
+        It serves a user's own attack, which may draw from torch, NumPy or Python.
         """
         seed, numbers, python = self.integer(name), np.random.get_state(), random.getstate()
         np.random.seed(seed % 2**32)
@@ -64,14 +84,17 @@ class Seeds:
 
 
 SPARE = np.random.MT19937()
-"""What NumPy's global functions draw from in code that is apart: to exchange generators costs less than to save one."""
+"""Source of NumPy's global functions inside `apart`.
+
+To exchange the generator is faster than to save and restore its state.
+"""
 
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Let the code inside draw from global generators of the CPU: torch's, NumPy's and Python's.
+    """Let the code inside the block draw from the global generators of torch, NumPy and Python on the CPU.
 
-    Code outside draws as it would without. It costs about 30 microseconds.
+    Draws outside the block do not change. It costs about 30 microseconds.
     """
     numbers, python = get_bit_generator(), random.getstate()
     set_bit_generator(SPARE)

@@ -1,15 +1,18 @@
 """Search spaces: relaxed variables in which an adversary searches for examples, and the way back to valid examples.
 
-How examples of several kinds are relaxed:
+Examples of several kinds are relaxed as follows:
 
-- Values in a range (images, real columns): each value is its own variable in [0, 1]. See `Continuous`.
-- Mixed columns (some real, some integer or codes of categories): as above, and `round` moves the integer columns to
-  the nearest whole number. See `MixedColumns` in `leakgauge.core.table`.
-- Discrete values (tokens, categories without an order): one example of L integers in [0, V) is L rows of V weights.
-  `relax` returns one-hot rows, `round` the largest weight of each row.
-- Sequences of different lengths: all examples of a domain have one shape, that of the longest. A discrete sequence
-  has one more category, "no token", with which shorter ones are padded. A sequence of real values has one more
-  column, a mask that is 1 inside and 0 behind the end. `round` makes everything behind the first end padding.
+- Values in a range (images, real columns): each value is its own variable in [0, 1]. See
+  `Continuous`.
+- Mixed columns (some are real, some hold integers or codes of categories): as above. `round` also
+  moves each integer column to the nearest whole number. See `MixedColumns` in
+  `leakgauge.core.table`.
+- Discrete values (tokens, categories without an order): one example of L integers in [0, V) becomes
+  L rows of V weights. `relax` returns one-hot rows. `round` takes the largest weight of each row.
+- Sequences of different lengths: all examples of a domain have the shape of the longest one. A
+  discrete sequence has one more category, "no token", which pads shorter sequences. A sequence of
+  real values has one more column, a mask. The mask is 1 inside the sequence and 0 after its end.
+  `round` turns everything after the first end into padding.
 """
 
 from __future__ import annotations
@@ -25,10 +28,11 @@ from leakgauge.core.errors import DataError
 
 @runtime_checkable
 class SearchSpace(Protocol):
-    """Relaxed variables, real numbers in [0, 1] for valid examples, that stand for examples of a domain.
+    """The contract of search spaces: relaxed variables that stand for examples of a domain.
 
-    They are real numbers whatever the type of the examples: they are made in the type of the model's own weights, and
-    `given` makes of them what the model is given. A probe of a model is `given` of any relaxed variables.
+    They are real numbers, in [0, 1] for valid examples, even if examples are integers. They have
+    the type of the model's weights. `given` turns them into model inputs. To probe a model, pass it
+    `given` of any relaxed variables.
     """
 
     @property
@@ -38,7 +42,7 @@ class SearchSpace(Protocol):
 
     @property
     def differentiable(self) -> bool:
-        """Whether `given` can be differentiated. Attacks that follow derivatives are inapplicable otherwise."""
+        """Whether `given` is differentiable. If not, attacks that need derivatives are inapplicable."""
         ...
 
     @property
@@ -47,11 +51,11 @@ class SearchSpace(Protocol):
         ...
 
     def relax(self, examples: Tensor) -> Tensor:
-        """Return the relaxed variables (..., *shape) of examples, or of what `given` returned."""
+        """Return the relaxed variables `(..., *shape)` of examples, or of values that `given` returned."""
         ...
 
     def given(self, relaxed: Tensor) -> Tensor:
-        """Return what the model is given for relaxed variables (..., *shape)."""
+        """Return the model inputs for relaxed variables `(..., *shape)`."""
         ...
 
     def round(self, relaxed: Tensor) -> Tensor:
@@ -59,24 +63,37 @@ class SearchSpace(Protocol):
         ...
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return `count` valid examples, drawn from `generator` alone. The draw is public knowledge."""
+        """Return `count` random valid examples.
+
+        The draw depends on public knowledge and on `generator` only.
+        """
         ...
 
 
 class Coordinates(Protocol):
-    """A map of examples of one shape to unit coordinates of the same shape and back."""
+    """A map of examples to unit coordinates of the same shape, and back."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        ...
 
-    def to_unit(self, inputs: Tensor) -> Tensor: ...
+    def to_unit(self, inputs: Tensor) -> Tensor:
+        """Return the unit coordinates of examples."""
+        ...
 
-    def from_unit(self, unit: Tensor) -> Tensor: ...
+    def from_unit(self, unit: Tensor) -> Tensor:
+        """Return the examples at unit coordinates."""
+        ...
 
 
 @dataclass(frozen=True)
 class Continuous:
-    """The search space of examples whose every value in range is valid: their unit coordinates."""
+    """The search space of examples for which every value in range is valid: their unit coordinates.
+
+    Args:
+        coordinates: The map to unit coordinates and back.
+    """
 
     coordinates: Coordinates
 
@@ -102,7 +119,7 @@ class Continuous:
         return self.coordinates.from_unit(relaxed.clamp(0, 1))
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return examples (count, *shape), each value uniform in its range."""
+        """Return examples `(count, *shape)`, each value uniform in its range."""
         return self.coordinates.from_unit(torch.rand((count, *self.shape), generator=generator))
 
 
@@ -110,7 +127,8 @@ def check_real(inputs: Tensor, what: str) -> None:
     """Raise DataError unless inputs are real numbers. Between integers, such as tokens, there are no examples.
 
     Args:
-        what: what mixes or moves the inputs, for the message.
+        inputs: The examples to check.
+        what: The defense that mixes or moves the inputs, for the message.
     """
     if not inputs.is_floating_point():
         raise DataError(
@@ -122,15 +140,17 @@ def check_real(inputs: Tensor, what: str) -> None:
 
 
 class InSpace:
-    """Base of a domain with a search space of its own. The space gives the domain's coordinates."""
+    """Base class of a domain with a search space of its own, which gives the unit coordinates."""
 
     @property
     def space(self) -> SearchSpace:
-        """The search space of the domain's examples."""
+        """Search space of the examples. Implement it."""
         raise NotImplementedError
 
     def to_unit(self, inputs: Tensor) -> Tensor:
+        """Return the relaxed variables of examples."""
         return self.space.relax(inputs)
 
     def from_unit(self, unit: Tensor) -> Tensor:
+        """Return the model inputs for relaxed variables."""
         return self.space.given(unit)

@@ -1,4 +1,4 @@
-"""Read what the parts of a defense state of themselves: one effect, all of one kind, or noise on a mean of clients."""
+"""Readers of the effects that the parts of a defense state about themselves."""
 
 from __future__ import annotations
 
@@ -22,31 +22,36 @@ ABSENT = object()
 
 
 class Granted(Protocol):
-    """Knowledge that may hold a defense."""
+    """Knowledge that may include the defense."""
 
     @property
-    def defense(self) -> Defense | None: ...
+    def defense(self) -> Defense | None:
+        """The known defense, or None."""
+        ...
 
 
 class Informed(Protocol):
-    """An observation, as far as its defense goes."""
+    """An object with granted knowledge, such as an observation."""
 
     @property
-    def knowledge(self) -> Granted: ...
+    def knowledge(self) -> Granted:
+        """The granted knowledge."""
+        ...
 
 
 Source = Informed | Defense | None
 
 
 def effect(source: Source, kind: type[E]) -> E | None:
-    """Return the joint effect of one kind, or None if there is none or it cannot be told.
+    """Return the joint effect of one kind, or None if there is none or it is not known.
 
     Args:
-        source: an observation, whose known defense is meant; a defense; or None.
-        kind: for example Noise. Its `together` says how the effects of several parts join.
+        source: An observation (its known defense counts), a defense, or None.
+        kind: The class of the effect, for example Noise. Its `together` joins the effects of
+            several parts.
 
     Raises:
-        SpecificationError: the defense's `effects` is no tuple of effects.
+        SpecificationError: The defense's `effects` is no tuple of effects.
     """
     return kind.together(effects_of(source, kind))
 
@@ -55,66 +60,72 @@ def effects_of(source: Source, kind: type[E]) -> tuple[E, ...]:
     """Return the effects of one kind of all parts, in the order in which the parts act.
 
     Args:
-        source: an observation, whose known defense is meant; a defense; or None.
-        kind: of which effects; Effect for all.
+        source: An observation (its known defense counts), a defense, or None.
+        kind: The class of the effects. Effect returns all.
 
     Raises:
-        SpecificationError: the defense's `effects` is no tuple of effects.
+        SpecificationError: The defense's `effects` is no tuple of effects.
     """
     return tuple(each for each in stated_by(defense_in(source)) if isinstance(each, kind))
 
 
 def defense_in(source: Source) -> Defense | None:
-    """Return the defense that an observation's knowledge holds, or the source itself."""
+    """Return the defense that an observation's knowledge holds, or the source itself if it is a defense or None."""
     if source is None or isinstance(source, Defense):
         return source
     return source.knowledge.defense
 
 
 def stated_by(defense: Defense | None) -> tuple[Effect, ...]:
-    """Return all that a defense states. A combination that states nothing has the effects of its parts.
+    """Return all effects that a defense states. A combination that states none has those of its parts.
 
     Raises:
         SpecificationError: `effects` is no tuple of effects.
     """
-    # `getattr` with a default would take a property that fails for one that is left out.
+    # `getattr` with a default would mistake a property that fails for a missing attribute.
     if getattr_static(defense, "effects", ABSENT) is ABSENT:
-        told: object = ()
+        stated: object = ()
     else:
-        told = getattr(defense, "effects")  # noqa: B009
-    odd = [each for each in told if not isinstance(each, Effect)] if isinstance(told, tuple) else []
-    if not isinstance(told, tuple) or odd:
+        stated = getattr(defense, "effects")  # noqa: B009
+    odd = (
+        [each for each in stated if not isinstance(each, Effect)]
+        if isinstance(stated, tuple)
+        else []
+    )
+    if not isinstance(stated, tuple) or odd:
         raise SpecificationError(
             f"defense {type(defense).__name__}, effects",
             expected="a tuple of effects, such as (leakgauge.core.Noise(std=0.1),)",
-            found=f"{found(odd[0])} in the tuple" if odd else found(told),
-            remedy="correct it, or leave it out if the defense has none",
+            found=f"{found(odd[0])} in the tuple" if odd else found(stated),
+            remedy="correct the attribute, or leave it out if the defense has no effects",
         )
-    if not told and isinstance(defense, Combined):
+    if not stated and isinstance(defense, Combined):
         return effects_in_order(defense.defenses)
-    return told
+    return stated
 
 
 def effects_in_order(defenses: Sequence[Defense]) -> tuple[Effect, ...]:
     """Return the effects of defenses that act one after the other.
 
-    Rounding counts only at the end. RoundMemory is left out: only the combination itself knows which part kept what.
+    Rounding counts only for the last one. RoundMemory is left out, since only the combination
+    itself knows which part kept which tensors.
     """
     acting = [defense for defense in defenses if parts_of(defense)]
-    told: list[Effect] = []
+    kept: list[Effect] = []
     for i, defense in enumerate(acting):
         lost = (RoundMemory,) if i == len(acting) - 1 else (RoundMemory, Rounding)
-        told += [each for each in stated_by(defense) if not isinstance(each, lost)]
-    return tuple(told)
+        kept += [each for each in stated_by(defense) if not isinstance(each, lost)]
+    return tuple(kept)
 
 
 def mean_noise(source: Source, counts: Sequence[int | None]) -> Noise | None:
     """Return the noise on the mean of several clients' updates, or None if there is none.
 
     Args:
-        source: an observation, whose known defense is meant; a defense; or None.
-        counts: how many examples each client has, by which its update weighs. If one is None, all weigh alike, and
-            noise that depends on the number is left out for that client.
+        source: An observation (its known defense counts), a defense, or None.
+        counts: Number of examples of each client, which is the weight of its update. If one number
+            is None, all clients weigh the same. Noise that depends on the number of examples is
+            left out for a client without one.
     """
     plain, by_batch = effects_of(source, Noise), effects_of(source, BatchNoise)
     known = [count for count in counts if count is not None]
@@ -131,7 +142,10 @@ def mean_noise(source: Source, counts: Sequence[int | None]) -> Noise | None:
 
 
 def in_other_units(defense: Defense | None) -> Defense | None:
-    """Return what holds of a defense after the update was scaled: the parts without options in the update's units."""
+    """Return the defense without the parts that have options in the update's units, or None if no part is left.
+
+    It describes an update that was scaled.
+    """
     kept = [part for part in parts_of(defense) if effect(part, InUpdateUnits) is None]
     if isinstance(defense, Combined) and kept:
         return defense.of(tuple(kept))
@@ -141,7 +155,17 @@ def in_other_units(defense: Defense | None) -> Defense | None:
 def defended_update(
     defense: Defense, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
 ) -> tuple[Update, Tensors]:
-    """Return the update that leaves a client in one round, and what its defense keeps for the next round."""
+    """Return the update that leaves a client in one round, and the tensors that its defense keeps.
+
+    Args:
+        defense: The defense of the client.
+        update: The update of the local training.
+        memory: The tensors that the defense kept after the round before. Empty in the first round.
+        seeds: The source of the defense's random draws.
+
+    Raises:
+        SpecificationError: The defense did not return an update.
+    """
     carried = effect(defense, RoundMemory)
     if carried is None:
         return checked_update(defense, defense.on_update(update, seeds=seeds)), {}

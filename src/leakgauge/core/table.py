@@ -1,4 +1,4 @@
-"""Tables: columns with a unit and a public range, some of them of whole numbers, and the space that they span."""
+"""Tables: columns with a unit and a public range, some of whole numbers, and the space that they span."""
 
 from __future__ import annotations
 
@@ -20,17 +20,33 @@ from leakgauge.core.space import Continuous, SearchSpace
 LINE = 200
 """Most characters of a table's repr."""
 SHOWN = 3
-"""Columns of a wide table that its repr shows."""
+"""Number of columns of a wide table that its repr shows."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: its name, its unit and the range that is public knowledge.
+    """One column of a table: its name, its unit, and its range, which is public knowledge.
+
+    A table of private data needs one Column for each feature. The adversary searches within the
+    range.
 
     Args:
-        low, high: ends of the range, in the column's unit.
-        decimals: how many decimals a report shows.
-        integer: whether only whole numbers are valid, as of counts and of codes of categories.
+        name: Name of the column.
+        low: Lower end of the range, in the column's unit.
+        high: Upper end of the range, in the column's unit, above `low`.
+        unit: Unit of the values, for reports. The default is empty.
+        decimals: Number of decimals that a report shows. The default is 2.
+        integer: Whether only whole numbers are valid, as for counts and codes of categories. Both
+            ends must then be whole numbers. The default is False.
+
+    Raises:
+        DataError: A field is of another kind, the range is empty or not finite, or float32 cannot
+            hold it.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.Column("age", low=18, high=90, unit="years", decimals=0, integer=True)
+        Column(name='age', low=18, high=90, unit='years', decimals=0, integer=True)
     """
 
     name: str
@@ -41,7 +57,8 @@ class Column:
     integer: bool = False
 
     def __post_init__(self) -> None:
-        # Below, numbers that are not finite have a message of their own.
+        """Raise DataError unless the range is finite, not empty, and within float32."""
+        # Numbers that are not finite get their own message below.
         numbers = [n for n in ("low", "high") if isinstance(getattr(self, n), float)]
         check_fields(self, DataError, without=numbers)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
@@ -76,7 +93,11 @@ class Column:
 
 @dataclass(frozen=True)
 class MixedColumns(Continuous):
-    """The search space of rows with integer columns: unit coordinates, in which integer columns have steps."""
+    """The search space of rows with integer columns: unit coordinates in which integer columns have steps.
+
+    Args:
+        coordinates: The table.
+    """
 
     coordinates: TableDomain
 
@@ -86,7 +107,7 @@ class MixedColumns(Continuous):
 
     @property
     def whole(self) -> list[int]:
-        """Places of the integer columns."""
+        """Indices of the integer columns."""
         return [i for i, column in enumerate(self.coordinates.columns) if column.integer]
 
     def round(self, relaxed: Tensor) -> Tensor:
@@ -95,7 +116,7 @@ class MixedColumns(Continuous):
         return values
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return rows (count, D). Each value is uniform in its range, each whole number as likely as any other."""
+        """Return rows (count, D). Each value is uniform in its range, and all whole numbers are equally likely."""
         unit = torch.rand((count, *self.shape), generator=generator)
         values = self.coordinates.from_unit(unit)
         for i in self.whole:
@@ -106,7 +127,23 @@ class MixedColumns(Continuous):
 
 @dataclass(frozen=True)
 class TableDomain:
-    """Rows of a table (D,), each column in its own unit and range."""
+    """Rows (D,) of a table, each of the D columns in its own unit and range.
+
+    Use it for private data that are rows of numbers. `from_ranges` builds it from lists.
+
+    Args:
+        columns: The columns, in the order of the values of a row.
+
+    Raises:
+        DataError: `columns` is no sequence of Column.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> age = lg.Column("age", low=18, high=90, unit="years", integer=True)
+        >>> dose = lg.Column("dose", low=0.0, high=2.5, unit="mg")
+        >>> lg.TableDomain((age, dose)).shape
+        (2,)
+    """
 
     columns: tuple[Column, ...]
 
@@ -115,7 +152,7 @@ class TableDomain:
         check_fields(self, DataError)
 
     def __repr__(self) -> str:
-        """Return all columns, or how many there are and the first of them if they are longer than LINE."""
+        """Return all columns. If they are longer than LINE, return their number and the first few."""
         text = f"TableDomain(columns={self.columns!r})"
         if len(text) <= LINE:
             return text
@@ -125,27 +162,33 @@ class TableDomain:
 
     @property
     def kind(self) -> str:
+        """The word "table"."""
         return "table"
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape (D,) of one row."""
         return (len(self.columns),)
 
     @property
     def space(self) -> SearchSpace:
+        """Search space of the rows, in which integer columns have steps."""
         mixed = any(column.integer for column in self.columns)
         return MixedColumns(self) if mixed else Continuous(self)
 
     def _range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lower ends and the widths of all columns (D,), with the type and device of `like`."""
         low = torch.tensor([c.low for c in self.columns], dtype=torch.float64)
         high = torch.tensor([c.high for c in self.columns], dtype=torch.float64)
         return low.to(like), (high - low).to(like)
 
     def to_unit(self, inputs: Tensor) -> Tensor:
+        """Return unit coordinates (..., D): 0 is the lower end of a column and 1 the upper end."""
         low, span = self._range(inputs)
         return (inputs - low) / span
 
     def from_unit(self, unit: Tensor) -> Tensor:
+        """Return values (..., D) in the units of the columns."""
         low, span = self._range(unit)
         return low + unit * span
 
@@ -160,24 +203,34 @@ class TableDomain:
         """Return a table without units, from one name, low and high for each column.
 
         Args:
-            integers: whether each column holds whole numbers alone. None: no column does.
+            names: Names of the D columns.
+            lows: Lower ends of the ranges.
+            highs: Upper ends of the ranges.
+            integers: Whether each column holds only whole numbers. None, the default: no column
+                does.
 
         Raises:
-            DataError: these are no sequences, not equally long, or no text and numbers.
+            DataError: An argument is no sequence, the lengths differ, or an item is of another
+                kind.
+
+        Example:
+            >>> import leakgauge as lg
+            >>> lg.TableDomain.from_ranges(["age", "dose"], [18, 0], [90, 2.5]).shape
+            (2,)
         """
         parts: dict[str, object] = {"names": names, "lows": lows, "highs": highs}
         if integers is not None:
             parts["integers"] = integers
         for what, given in parts.items():
-            # A string is a sequence of names of one letter.
+            # A string passes as names, each of one letter.
             text = what != "names" and isinstance(given, str)
-            # A tensor of no axis has a length by its class, but none by itself.
+            # A tensor without axes has a method for its length, but the method fails.
             if text or not isinstance(given, Sized) or getattr(given, "ndim", 1) == 0:
                 raise DataError(
                     f"table, {what}",
                     expected="one value for each column, as a list",
                     found=found(given),
-                    remedy="correct the value",
+                    remedy="pass a list",
                 )
         whole = [False] * len(names) if integers is None else integers
         if not len(names) == len(lows) == len(highs) == len(whole):
@@ -198,6 +251,6 @@ class TableDomain:
 
 
 def _number(value: object) -> Any:
-    """Return a number of Python or NumPy, or a tensor of one, as a float. Anything else is returned unchanged."""
+    """Return a real number, or a tensor that holds one, as a float. Return anything else unchanged."""
     single = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
     return float(value) if single or isinstance(value, Real) else value  # type: ignore[arg-type]

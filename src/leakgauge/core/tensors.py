@@ -1,4 +1,4 @@
-"""Tensors from safetensors files, a format that cannot run code, checked before they are read."""
+"""Reading of safetensors files, a format that cannot run code. Files are checked before tensors are read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from leakgauge.core.errors import UserError
 from leakgauge.core.files import check_file, reason
 
 MOST_BYTES = 2**36
-"""Largest safetensors file that is opened: 64 GiB."""
+"""Largest safetensors file that is opened, in bytes: 64 GiB."""
 LONGEST_HEADER = 2**24
-"""Longest header of a safetensors file, in bytes: 16 MiB, about 100,000 tensors."""
+"""Longest header of a safetensors file, in bytes: 16 MiB, enough for about 100,000 tensors."""
 REALS = frozenset({"F16", "BF16", "F32", "F64"})
-"""Types of real numbers that are read."""
+"""Types of real numbers that can be read."""
 WHOLE = frozenset({"BOOL", "U8", "I8", "I16", "I32", "I64"})
-"""Types of whole numbers that are read."""
+"""Types of whole numbers that can be read."""
 _EXPECTED = "a readable .safetensors file"
 
 
@@ -27,8 +27,15 @@ def read_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a safetensors file by name, and its metadata.
 
-    types: which of REALS and WHOLE the file may hold. Raises `error` for a file that is missing, too
-    large (MOST_BYTES, LONGEST_HEADER), broken, or holds another type, before any tensor is read.
+    A file is refused before any tensor is read if it is missing, broken or too large (MOST_BYTES,
+    LONGEST_HEADER), or holds another type.
+
+    Args:
+        path: The file.
+        where: What the file is for, for messages.
+        error: The class of the error to raise for a file that is refused.
+        types: The types that the file may hold, of REALS and WHOLE.
+        remedy: What to do about a broken file, for messages.
     """
     check_file(path, where, most=MOST_BYTES, expected=_EXPECTED, error=error)
     try:
@@ -37,10 +44,10 @@ def read_tensors(
             names = file.keys()
             found = {name: str(file.get_slice(name).get_dtype()) for name in names}
             _check_types(found, types, where, error)
-            # A copy: the file's own pages would change, or vanish, with the file.
+            # The tensors are copied. Otherwise they would change or vanish together with the file.
             tensors = {name: file.get_tensor(name).clone() for name in names}
             return tensors, dict(file.metadata() or {})
-    # The reader and torch report a broken file, and a shape that is none, by any of these.
+    # The reader and torch raise any of these for a broken file or an invalid shape.
     except (
         OSError,
         SafetensorError,
@@ -56,7 +63,7 @@ def read_tensors(
 
 
 def _check_header(path: str | Path, where: str, error: type[UserError], remedy: str) -> None:
-    """Raise `error` for a header longer than LONGEST_HEADER, before anything parses it."""
+    """Raise `error` for a header longer than LONGEST_HEADER, before the header is parsed."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     size = Path(path).stat().st_size
@@ -64,7 +71,7 @@ def _check_header(path: str | Path, where: str, error: type[UserError], remedy: 
         raise error(
             where,
             expected=_EXPECTED,
-            found=f"a header of {length:,} bytes in {size:,}: another format, or a file cut short",
+            found=f"a header of {length:,} bytes in a file of {size:,}, so another format or a file cut short",
             remedy=remedy,
         )
     if length > LONGEST_HEADER:
@@ -79,18 +86,19 @@ def _check_header(path: str | Path, where: str, error: type[UserError], remedy: 
 def _check_types(
     found: dict[str, str], types: frozenset[str], where: str, error: type[UserError]
 ) -> None:
+    """Raise `error` unless every tensor has one of the `types`."""
     for name, kind in found.items():
         if kind not in types:
             raise error(
                 where,
                 expected=f"tensors of type {', '.join(sorted(types))}",
                 found=f"{name!r} of type {kind}",
-                remedy="convert it, for example with tensor.float(), and save it again",
+                remedy="convert the tensor, for example with tensor.float(), and save it again",
             )
 
 
 def is_plain_real(tensor: Tensor) -> bool:
-    """Return whether a tensor holds real numbers of 16 to 64 bits, densely."""
+    """Return whether a tensor is dense and holds real numbers of 16 to 64 bits."""
     return tensor.layout == torch.strided and tensor.dtype in (
         torch.float16,
         torch.bfloat16,

@@ -1,4 +1,4 @@
-"""What a client shares."""
+"""The update that a client shares: a gradient or a weight difference."""
 
 from __future__ import annotations
 
@@ -19,42 +19,66 @@ from leakgauge.core.summaries import Summarized
 from leakgauge.core.tensors import REALS, is_plain_real, read_tensors
 
 UpdateKind = Literal["gradient", "delta"]
+"""Kind of an update: the gradient of one step, or a weight difference."""
 Tensors = dict[str, Tensor]
+"""Tensors by the name of the parameter."""
 
 
 @dataclass(frozen=True, repr=False)
 class Update(Summarized):
-    """Named tensors shaped like the model's parameters: a gradient (FedSGD) or a weight difference."""
+    """The update that a client shares: one tensor for each trainable parameter of the model.
+
+    It is a gradient (FedSGD) or a weight difference (FedAvg). Load one from a file to audit a real
+    update.
+
+    Args:
+        tensors: The tensors by parameter name, each with the shape of its parameter.
+        kind: "gradient", the default, or "delta" for a weight difference.
+
+    Raises:
+        UpdateError: A name is no text, a value is no tensor, or the kind is unknown.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"weight": torch.ones(2, 3)})
+        >>> update.map(lambda tensor: 2 * tensor).tensors["weight"].sum()
+        tensor(12.)
+    """
 
     tensors: Tensors
     kind: UpdateKind = "gradient"
 
     def __post_init__(self) -> None:
-        """Raise UpdateError unless names are text, values tensors, and the kind one of UpdateKind."""
-        # A subclass of str can carry more than its text.
-        object.__setattr__(self, "kind", kind_of(self.kind))
+        """Raise UpdateError unless names are text, values are tensors, and the kind is one of UpdateKind."""
+        # A subclass of str can carry more than its text, so a plain string replaces it.
+        object.__setattr__(self, "kind", plain_kind(self.kind))
         check_fields(self, UpdateError)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Update:
-        """The update with `function` applied to each tensor."""
+        """Return the update with `function` applied to each tensor."""
         return Update({name: function(t) for name, t in self.tensors.items()}, self.kind)
 
     def detached(self) -> Update:
-        """A copy that shares neither memory nor graph with this one."""
+        """Return a copy that shares neither memory nor graph with this one."""
         return self.map(lambda t: t.detach().clone())
 
     @property
     def like(self) -> Tensor:
-        """Return one of the tensors: what is computed beside an update takes its type and device."""
+        """One of the tensors. New tensors take its type and its device."""
         return next(iter(self.tensors.values()))
 
     @property
     def size(self) -> int:
-        """Number of scalars."""
+        """Number of scalars in all tensors."""
         return sum(t.numel() for t in self.tensors.values())
 
     def check(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raise UpdateError unless the tensors match `parameters` in name and shape and are finite."""
+        """Raise UpdateError unless the tensors match `parameters` in name and shape, and are finite.
+
+        Args:
+            parameters: Trainable parameters of the model, by name.
+        """
         missing = sorted(set(parameters) - set(self.tensors))
         extra = sorted(set(self.tensors) - set(parameters))
         if missing or extra:
@@ -77,18 +101,25 @@ class Update(Summarized):
                     f"update[{name!r}]",
                     expected="a dense tensor of real numbers of 16 to 64 bits",
                     found=f"{tensor.dtype}, {tensor.layout}",
-                    remedy="convert it, for example with tensor.float()",
+                    remedy="convert the tensor, for example with tensor.float()",
                 )
             if not bool(torch.isfinite(tensor).all()):
                 raise UpdateError(
                     f"update[{name!r}]",
                     expected="finite values",
                     found=f"{int((~torch.isfinite(tensor)).sum())} NaN or infinite entries",
-                    remedy="check the loss, the learning rate and the defense's strength",
+                    remedy="lower the learning rate or the strength of the defense, or check the loss",
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors, a format that cannot run code. Raises OutputError where it cannot."""
+        """Write the update as a safetensors file, a format that cannot run code.
+
+        Args:
+            path: The file to write. An existing file is replaced.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
         check_path(path, "update file", OutputError)
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.tensors.items()}
         try:
@@ -103,10 +134,15 @@ class Update(Summarized):
 
     @classmethod
     def load(cls, path: str | Path, *, kind: UpdateKind | None = None) -> Update:
-        """Read a safetensors file of real numbers of 16 to 64 bits.
+        """Read an update from a safetensors file of real numbers of 16 to 64 bits.
 
-        kind: "gradient" or "delta"; by default what the file says, and a gradient where it says
-        nothing. Raises UpdateError for a file that `read_tensors` refuses, and for an unknown kind.
+        Args:
+            path: The file to read.
+            kind: "gradient" or "delta". By default the kind in the file's metadata, or "gradient"
+                if there is none.
+
+        Raises:
+            UpdateError: `read_tensors` refuses the file, or the kind is unknown.
         """
         where = f"update file {str(path)!r}"
         tensors, metadata = read_tensors(
@@ -116,21 +152,22 @@ class Update(Summarized):
             types=REALS,
             remedy="save updates with Update.save or safetensors.torch.save_file",
         )
-        told = metadata.get("kind", "gradient") if kind is None else kind
-        if told not in get_args(UpdateKind):
+        stated = metadata.get("kind", "gradient") if kind is None else kind
+        if stated not in get_args(UpdateKind):
             raise UpdateError(
                 where,
                 expected="kind 'gradient' or 'delta'",
-                found=repr(told),
-                remedy="pass kind=..., or write it into the file's metadata",
+                found=repr(stated),
+                remedy="pass kind='gradient' or kind='delta', or write the kind into the file's metadata",
             )
-        return cls(tensors, "delta" if told == "delta" else "gradient")
+        return cls(tensors, "delta" if stated == "delta" else "gradient")
 
 
 def plain_update(update: Update, parameters: Mapping[str, Tensor]) -> Update:
-    """Return a copy of an update that holds its values alone, so that nothing else leaves a client.
+    """Return a copy of an update that holds only its values, so that nothing else leaves a client.
 
-    Its tensors are contiguous, in the order, the type and on the device of `parameters`, whose names they have.
+    Its tensors are contiguous. They have the order, the type and the device of `parameters`, which
+    must have the same names.
     """
     tensors = {
         name: torch.empty_like(p, memory_format=torch.contiguous_format, requires_grad=False).copy_(
@@ -141,12 +178,12 @@ def plain_update(update: Update, parameters: Mapping[str, Tensor]) -> Update:
     return Update(tensors, update.kind)
 
 
-def kind_of(kind: UpdateKind) -> UpdateKind:
-    """Return the kind of an update as a plain string. Another value is returned as it is."""
+def plain_kind(kind: UpdateKind) -> UpdateKind:
+    """Return the kind of an update as a plain string. Return an unknown kind unchanged."""
     kinds: tuple[UpdateKind, ...] = ("gradient", "delta")
     return next((known for known in kinds if kind == known), kind)
 
 
 def trainable(model: nn.Module) -> Tensors:
-    """The parameters that local training updates, by name."""
+    """Return the parameters that local training updates, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,4 +1,4 @@
-"""Statuses that are promises: what a residual, a steady model and a signal allow a reconstruction to claim."""
+"""Statuses that are promises: the residual, the model and the signal limit what a reconstruction may claim."""
 
 from __future__ import annotations
 
@@ -15,31 +15,37 @@ from leakgauge.core.reconstruction import Cost, Reconstruction, Status
 from leakgauge.core.stated import effects_of
 
 CONVERGED_WITHIN = 1e-3
-"""Largest relative residual ||g - g*|| / ||g*|| of the whole update that counts as converged.
+"""Largest relative residual `||g - g*|| / ||g*||` of the whole update that counts as converged.
 
-An update coded in float16 leaves 2e-4 of the true batch's own update, one in bfloat16 1.6e-3. So nothing that is read
-from a bfloat16 update is called converged: it tells no more than that.
+The update of the true batch leaves 2e-4 if it was coded in float16, and 1.6e-3 in bfloat16. So no
+reconstruction from a bfloat16 update counts as converged.
 """
 CERTIFIED_WITHIN = 1e-4
-"""Largest relative residual of the whole update that counts as certified: rounding of a float32 update.
+"""Largest relative residual of the whole update that counts as certified: the rounding of a float32 update.
 
-The true batch in another order, or in float64, leaves up to 1e-7 in networks of few layers, and 2e-5 in one of 20
-convolutions. An update coded in float16 leaves 2e-4, so that it certifies nothing.
+The true batch in another order, or in float64, leaves up to 1e-7 in networks of few layers. In a
+network of 20 convolutions it leaves 2e-5. An update coded in float16 leaves 2e-4, so that it
+certifies nothing.
 """
 
 
 def no_signal(observation: Observation) -> Reconstruction:
-    """Return a reconstruction without a guess, for an update whose entries are all zero."""
-    message = (
-        "every entry of the update is 0: nothing was observed, so nothing can be said about leakage"
-    )
+    """Return a reconstruction without any found example, for an update whose entries are all zero."""
+    message = "every entry of the update is 0: nothing was observed, so this run says nothing about leakage"
     return nothing_found(observation, Status.NO_SIGNAL, message)
 
 
 def nothing_found(
     observation: Observation, status: Status, message: str, *, cost: Cost | None = None
 ) -> Reconstruction:
-    """Return a reconstruction without a guess: every example is the valid one nearest to the middle."""
+    """Return a reconstruction without any found example. Its inputs are the valid examples nearest to the middle.
+
+    Args:
+        observation: The observation that was attacked.
+        status: The status of the reconstruction.
+        message: Its message.
+        cost: What the attack spent. None: nothing.
+    """
     batch = observation.knowledge.batch_size or 1
     space = space_of(observation.domain)
     middle = torch.full((batch, *space.shape), 0.5).to(observation.update.like)
@@ -54,9 +60,10 @@ def nothing_found(
 
 
 def steady(observation: Observation, found: Reconstruction) -> Reconstruction:
-    """Return the reconstruction with a note if the model changes as it runs. It then is not converged nor certified.
+    """Return the reconstruction, lowered to unconverged and with a note if the model is unsteady.
 
-    What the adversary simulates is then not what the client computed. No residual proves anything.
+    A model is unsteady if it changes as it runs. The adversary then simulates another update than
+    the client computed, so that a residual proves nothing.
     """
     if observation.unsteady is None:
         return found
@@ -68,14 +75,13 @@ def steady(observation: Observation, found: Reconstruction) -> Reconstruction:
 
 
 def unproven_under(defense: Defense | None) -> str | None:
-    """Return why an exact match proves nothing of the private examples under a defense, or None if it does.
+    """Return why an exact match does not prove the private examples under a defense, or None if it does.
 
-    A defense of ours states what it does to the examples. One of the user's own may change them at any seam.
+    A defense of ours states how it changes the examples. A user's own defense may change them at
+    any seam.
     """
     if effects_of(defense, ChangedExamples):
-        return (
-            "proven is what was trained on, and the defense had changed the private examples before"
-        )
+        return "the match proves the examples that were trained on, and the defense had changed the private ones before"
     if defense is not None and not is_ours(defense):
         return (
             f"{type(defense).__name__} is, or holds, a defense that is not LeakGauge's own, and may have changed "
@@ -103,12 +109,12 @@ def bounded(found: Reconstruction) -> Reconstruction:
     if found.residual <= allowed:
         return found
     matched = found.residual <= CONVERGED_WITHIN
-    reason = f"the whole update is matched to {found.residual:.2g} of its norm only"
+    reason = f"the whole update is matched only to {found.residual:.2g} of its norm"
     status = Status.CONVERGED if matched else Status.UNCONVERGED
     return lowered(found, status, f"not {found.status}: {reason}")
 
 
 def lowered(found: Reconstruction, status: Status, reason: str) -> Reconstruction:
-    """Return the reconstruction with a lower status, and the reason at the end of its message."""
+    """Return the reconstruction with another status, and the reason at the end of its message."""
     message = f"{found.message}; {reason}" if found.message else reason
     return replace(found, status=status, message=message)
