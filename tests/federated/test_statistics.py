@@ -285,8 +285,8 @@ class TestTerm:
         """Nearer to zero at the batch than where the model was sent."""
         model, batch = normed(), images(4)
         seen = told(model, batch, lg.FedAvg(epochs=6, learning_rate=0.1))
-        way, start = BatchStatistics.of(seen), BatchStatistics.of(seen).seen[0]
-        at_start = replace(way, seen=(replace(start, model=model),))
+        way, start = BatchStatistics.of(seen), BatchStatistics.of(seen).moments[0]
+        at_start = replace(way, moments=(replace(start, model=model),))
         assert value(way, batch.inputs) < value(at_start, batch.inputs) / 4
 
     def test_the_prior_is_the_model_s_own_memory(self) -> None:
@@ -297,7 +297,7 @@ class TestTerm:
         term = BatchStatistics.prior(seen)
         assert term.inapplicable(seen) is None
         # In eval mode the second layer is given what the running statistics make of the first.
-        first = value(replace(term, seen=(replace(term.seen[0], targets=one(term)),)), inputs)
+        first = value(replace(term, moments=(replace(term.moments[0], targets=one(term)),)), inputs)
         assert first < 1e-9
         assert value(term, torch.zeros_like(inputs)) > 0.1
 
@@ -331,7 +331,7 @@ class TestTerm:
 
 def one(term: BatchStatistics) -> dict[str, Moments]:
     """The first layer's moments alone."""
-    return {"1": term.seen[0].targets["1"]}
+    return {"1": term.moments[0].targets["1"]}
 
 
 def double(batch: lg.Batch) -> lg.Batch:

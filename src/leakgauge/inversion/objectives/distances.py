@@ -1,4 +1,4 @@
-"""Distances between the simulated and the observed update. All are zero where the two agree."""
+"""Distances between the simulated and the observed update. Each is zero if the two are equal."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from leakgauge.core import CONVERGED_WITHIN, Observation, Tensors
 from leakgauge.inversion.objectives.objective import Candidate, LeastSquares, Term
 
 MATCHED = CONVERGED_WITHIN
-"""A relative residual of the update, ||g - g*|| / ||g*||, at which a reconstruction counts as converged."""
+"""Relative residual of the update, `|g - g*| / |g*|`, at which a reconstruction counts as converged."""
 
 
 def squared_differences(simulated: Tensors, observed: Tensors) -> Tensor:
-    """||g_l - g*_l||^2 for each tensor l, stacked (L,)."""
+    """Return `|g_l - g*_l|^2` for each of the L tensors, stacked (L,)."""
     return torch.stack([(simulated[n] - observed[n]).square().sum() for n in observed])
 
 
 def squared_norms(tensors: Tensors) -> Tensor:
-    """||g_l||^2 for each tensor l, stacked (L,)."""
+    """Return `|g_l|^2` for each of the L tensors, stacked (L,)."""
     return torch.stack([t.square().sum() for t in tensors.values()])
 
 
 def relative_residual(simulated: Tensors, observed: Tensors) -> Tensor:
-    """Return ||g - g*|| / ||g*||: the measure by which different attacks on one observation compare.
+    r"""Return `|g - g*| / |g*|`, the measure that compares different attacks on one observation.
 
-    Both are divided by the largest entry of g* first: squares of 1e-30 are 0 in float32.
+    Both updates are divided by the largest entry of g\* first, because squares of 1e-30 are 0 in
+    float32.
     """
     largest = max((float(t.abs().max()) for t in observed.values() if t.numel()), default=0.0)
     unit = largest or 1.0
@@ -39,10 +40,10 @@ def relative_residual(simulated: Tensors, observed: Tensors) -> Tensor:
 
 
 class Distance(LeastSquares):
-    """A distance whose residuals are tensors shaped like the update's."""
+    """A distance whose residuals have the shapes of the update's tensors."""
 
     def residual_tensors(self, candidate: Candidate) -> Tensors:
-        """The residuals by parameter name, zero where the updates agree."""
+        """Return the residuals by parameter name. They are zero where the updates agree."""
         raise NotImplementedError
 
     def residuals(self, candidate: Candidate) -> Tensor:
@@ -51,7 +52,30 @@ class Distance(LeastSquares):
 
 @dataclass(frozen=True)
 class L2(Distance):
-    """sum_l ||g_l - g*_l||^2 (Zhu et al. 2019, equation 4)."""
+    r"""Squared Euclidean distance of the updates.
+
+    .. math::
+
+        \sum_l \| g_l - g^*_l \|^2
+
+    Here :math:`g_l` is tensor :math:`l` of the simulated update, and :math:`g^*_l` the observed
+    one. It is the distance of DLG. The layers with the largest gradients dominate it.
+
+    References:
+        Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, equation 4. arXiv:1906.08935.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import L2, Candidate
+        >>> candidate = Candidate(
+        ...     unit=torch.zeros(1, 2),
+        ...     targets=torch.zeros(1),
+        ...     simulated={"weight": torch.tensor([3.0, 4.0])},
+        ...     observed={"weight": torch.tensor([3.0, 0.0])},
+        ... )
+        >>> L2()(candidate)
+        tensor(16.)
+    """
 
     def residual_tensors(self, candidate: Candidate) -> Tensors:
         return {n: candidate.simulated[n] - seen for n, seen in candidate.observed.items()}
@@ -59,7 +83,31 @@ class L2(Distance):
 
 @dataclass(frozen=True)
 class L1(Term):
-    """sum_l ||g_l - g*_l||_1 (Deng et al. 2021, TAG): most likely under Laplacian noise."""
+    r"""Sum of the absolute differences of the updates.
+
+    .. math::
+
+        \sum_l \| g_l - g^*_l \|_1
+
+    Here :math:`g_l` is tensor :math:`l` of the simulated update, and :math:`g^*_l` the observed
+    one. Minimizing it maximizes the likelihood under Laplacian noise.
+
+    References:
+        Deng, Wang, Li, Wang, Shang, Liu, Rajasekaran, Ding. TAG: Gradient Attack on
+        Transformer-based Language Models. Findings of EMNLP 2021. arXiv:2103.06819.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import L1, Candidate
+        >>> candidate = Candidate(
+        ...     unit=torch.zeros(1, 2),
+        ...     targets=torch.zeros(1),
+        ...     simulated={"weight": torch.tensor([3.0, 4.0])},
+        ...     observed={"weight": torch.tensor([3.0, 0.0])},
+        ... )
+        >>> L1()(candidate)
+        tensor(4.)
+    """
 
     def __call__(self, candidate: Candidate) -> Tensor:
         pairs = ((candidate.simulated[n], seen) for n, seen in candidate.observed.items())
@@ -68,7 +116,31 @@ class L1(Term):
 
 @dataclass(frozen=True)
 class LayerNorms(Term):
-    """sum_l ||g_l - g*_l||, norms not squared (Yin et al. 2021): each tensor pulls alike until it fits."""
+    r"""Sum of the Euclidean distances of the tensors, not squared.
+
+    .. math::
+
+        \sum_l \| g_l - g^*_l \|
+
+    Here :math:`g_l` is tensor :math:`l` of the simulated update, and :math:`g^*_l` the observed
+    one. Since norms are not squared, each tensor pulls with the same force until it is matched.
+
+    References:
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
+        via GradInversion. CVPR 2021. arXiv:2104.07586.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Candidate, LayerNorms
+        >>> candidate = Candidate(
+        ...     unit=torch.zeros(1, 2),
+        ...     targets=torch.zeros(1),
+        ...     simulated={"weight": torch.tensor([3.0, 4.0])},
+        ...     observed={"weight": torch.tensor([3.0, 0.0])},
+        ... )
+        >>> LayerNorms()(candidate)
+        tensor(4.)
+    """
 
     def __call__(self, candidate: Candidate) -> Tensor:
         squares = squared_differences(candidate.simulated, candidate.observed)
@@ -77,16 +149,35 @@ class LayerNorms(Term):
 
 @dataclass(frozen=True)
 class BalancedL2(Distance):
-    """sum_l ||g_l - g*_l||^2 / (||g*_l|| ||g*||): halfway, in logarithms, from plain to each tensor alike.
+    r"""Squared distance that weighs small tensors more than `L2` does. Ours.
 
-    Plain L2 hears the last layer alone, whose gradient is the largest; weights 1 / ||g*_l||^2 amplify the
-    layers that say least. The weights are fixed by what was observed.
+    .. math::
+
+        \sum_l \frac{\| g_l - g^*_l \|^2}{\| g^*_l \| \, \| g^* \|}
+
+    Here :math:`g_l` is tensor :math:`l` of the simulated update, and :math:`g^*_l` the observed
+    one. The weights are the geometric mean of two extremes. With equal weights (`L2`), the last
+    layer dominates, since its gradient is the largest. With weights :math:`1 / \| g^*_l \|^2`, the
+    layers that carry the least information are amplified. The weights depend only on the observed
+    update.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import BalancedL2, Candidate
+        >>> candidate = Candidate(
+        ...     unit=torch.zeros(1, 2),
+        ...     targets=torch.zeros(1),
+        ...     simulated={"weight": torch.tensor([3.0, 4.0])},
+        ...     observed={"weight": torch.tensor([3.0, 0.0])},
+        ... )
+        >>> BalancedL2()(candidate)
+        tensor(1.7778)
     """
 
     def residual_tensors(self, candidate: Candidate) -> Tensors:
         simulated, observed = candidate.simulated, candidate.observed
         norms = squared_norms(observed).sqrt()
-        # A tensor that a defense zeroed says nothing, and has no norm to divide by.
+        # A tensor that a defense set to zero carries no information, and its norm cannot divide.
         weights = torch.where(norms > 0, 1 / (norms * norms.square().sum().sqrt()), 0.0).sqrt()
         scaled = zip(weights, observed, strict=True)
         return {n: w * (simulated[n] - observed[n]) for w, n in scaled}
@@ -94,9 +185,31 @@ class BalancedL2(Distance):
 
 @dataclass(frozen=True)
 class Cosine(Distance):
-    """1 - <g, g*> / (||g|| ||g*||) over the whole update (Geiping et al. 2020, equation 4).
+    r"""One minus the cosine similarity of the whole updates.
 
-    As residuals: || g / ||g|| - g* / ||g*|| ||^2 / 2.
+    .. math::
+
+        1 - \frac{\langle g, g^* \rangle}{\| g \| \, \| g^* \|}
+        = \frac{1}{2} \left\| \frac{g}{\| g \|} - \frac{g^*}{\| g^* \|} \right\|^2
+
+    Here :math:`g` is the simulated update, and :math:`g^*` the observed one. The distance ignores
+    the length of the update. The right-hand side gives the residuals for second-order descents.
+
+    References:
+        Geiping, Bauermeister, Dröge, Moeller. Inverting Gradients: How Easy Is It to Break Privacy
+        in Federated Learning? NeurIPS 2020, equation 4. arXiv:2003.14053.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Candidate, Cosine
+        >>> candidate = Candidate(
+        ...     unit=torch.zeros(1, 2),
+        ...     targets=torch.zeros(1),
+        ...     simulated={"weight": torch.tensor([3.0, 4.0])},
+        ...     observed={"weight": torch.tensor([3.0, 0.0])},
+        ... )
+        >>> Cosine()(candidate)
+        tensor(0.4000)
     """
 
     def __call__(self, candidate: Candidate) -> Tensor:
@@ -112,12 +225,40 @@ class Cosine(Distance):
 
 @dataclass(frozen=True)
 class TensorCosine(Term):
-    """1 - <g_l, g*_l> / (||g_l|| ||g*_l||) of one tensor l of the update, by name (Lu et al. 2022, equation 10)."""
+    r"""One minus the cosine similarity of one tensor of the updates.
+
+    .. math::
+
+        1 - \frac{\langle g_l, g^*_l \rangle}{\| g_l \| \, \| g^*_l \|}
+
+    Here :math:`g_l` is the tensor called `name` in the simulated update, and :math:`g^*_l` the same
+    tensor in the observed one. Add it to a distance of the whole update to give one layer more
+    weight, such as the position embedding of a vision transformer.
+
+    Args:
+        name: Name of the parameter in the model, for example "0.weight".
+
+    References:
+        Lu, Zhang, Zhao, He, Cheng. APRIL: Finding the Achilles' Heel on Privacy for Vision
+        Transformers. CVPR 2022, equation 10. arXiv:2112.14087.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Candidate, TensorCosine
+        >>> candidate = Candidate(
+        ...     unit=torch.zeros(1, 2),
+        ...     targets=torch.zeros(1),
+        ...     simulated={"weight": torch.tensor([3.0, 4.0])},
+        ...     observed={"weight": torch.tensor([3.0, 0.0])},
+        ... )
+        >>> TensorCosine("weight")(candidate)
+        tensor(0.4000)
+    """
 
     name: str
 
     def alone(self, candidate: Candidate) -> Candidate:
-        """The candidate as if the tensor were the whole update."""
+        """Return the candidate with updates that consist of this tensor alone."""
         simulated = {self.name: candidate.simulated[self.name]}
         observed = {self.name: candidate.observed[self.name]}
         return replace(candidate, simulated=simulated, observed=observed)
@@ -135,6 +276,6 @@ class TensorCosine(Term):
 
 
 def _norm(tensors: Tensors) -> Tensor:
-    """||t||, clamped under the root, whose slope at zero is infinite."""
+    """Return the Euclidean norm of all tensors, clamped below the root, whose slope at zero is infinite."""
     square = squared_norms(tensors).sum()
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()

@@ -1,11 +1,4 @@
-"""Feature statistics as a term of the objective: what layers of a network are given, against what is known of it.
-
-    mean over layers l of   (||mean_l(x) - mean*_l||^2 + ||std_l(x) - std*_l||^2) / (C_l v_l)
-
-v_l is the layer's mean variance; moments are each channel's, over the batch and all places. mean* and std* were
-measured on images that the adversary owns, at any network. Where the layers are BatchNorm's, and the moments
-their running statistics, it is the prior of Yin et al. (`BatchStatistics`).
-"""
+"""Feature statistics as a term: moments of a network's layers on the candidate, against known moments."""
 
 from __future__ import annotations
 
@@ -23,14 +16,19 @@ from leakgauge.federated.layers.statistics import BatchNorm, Moments, normalizer
 from leakgauge.inversion.objectives.objective import Candidate, LeastSquares
 
 EPSILON = 1e-5
-"""A variance below it is none, at layers that have no such number of their own."""
+"""Added to the variance at layers that have no epsilon of their own."""
 CHUNK = 64
-"""Images that are measured at once."""
+"""Number of images in one forward pass of the measurement."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerMoments:
-    """One model, and moments (C,) at layers of it, by name, that a batch is held to have there."""
+    """One model, and the moments that the batch should have at some of its layers.
+
+    Args:
+        model: The network.
+        targets: Known moments of each layer's input, each (C,), by the layer's name.
+    """
 
     model: nn.Module
     targets: Mapping[str, Moments]
@@ -38,9 +36,42 @@ class LayerMoments:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureStatistics(LeastSquares):
-    """How far a candidate's moments at layers are from those known; 1 where off by a standard deviation."""
+    r"""Prior: layers should see the means and deviations that were measured on other images.
 
-    seen: tuple[LayerMoments, ...]
+    .. math::
+
+        \frac{1}{L} \sum_{l=1}^{L}
+        \frac{\| \mu_l(x) - \mu^*_l \|^2 + \| \sigma_l(x) - \sigma^*_l \|^2}{C_l \, v_l}
+
+    Layer :math:`l` reads :math:`C_l` channels. Over the batch and all places, their means and
+    standard deviations are :math:`\mu_l(x)` and :math:`\sigma_l(x)`. The known ones are
+    :math:`\mu^*_l` and :math:`\sigma^*_l`, and :math:`v_l` is the mean known variance. The value is
+    1 if the means are off by one standard deviation.
+
+    Use it when the adversary has public images and some trained network. With BatchNorm layers and
+    their running statistics it is the prior of GradInversion, see `BatchStatistics`. Build it with
+    `measured`.
+
+    Args:
+        moments: The models, each with the known moments of its layers.
+        domain: The domain of the examples, which maps unit coordinates to inputs.
+
+    References:
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
+        via GradInversion. CVPR 2021, equation 7. arXiv:2104.07586. Other layers than BatchNorm are
+        ours.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from torch import nn
+        >>> from leakgauge.inversion import FeatureStatistics
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        >>> public = lg.examples.batch(16).inputs
+        >>> FeatureStatistics.measured(network, public, lg.examples.client().domain)
+        FeatureStatistics(2 layers)
+    """
+
+    moments: tuple[LayerMoments, ...]
     domain: Domain
 
     collective: ClassVar[bool] = True
@@ -49,11 +80,20 @@ class FeatureStatistics(LeastSquares):
     def measured(
         cls, network: nn.Module, images: Tensor, domain: Domain, layers: Sequence[str] | None = None
     ) -> Self:
-        """Against the moments of images (N, *shape), in the domain's units, that the adversary owns.
+        r"""Return the term for moments that are measured on the adversary's own images.
 
-        layers: names of modules, whose inputs (B, C, ...) are measured; by default every BatchNorm layer, or
-        every convolution where there is none. The network is run as it is, and left so. Raises ModelError
-        for names that it lacks or does not call, where there is nothing to choose, and for one value a channel.
+        The network runs in its present mode, and its buffers are left unchanged.
+
+        Args:
+            network: The network whose layers are measured.
+            images: Images (N, \*shape) in the domain's units.
+            domain: The domain of the images.
+            layers: Names of modules. The input (B, C, ...) of each is measured. The default is
+                every BatchNorm layer, or every convolution if there is no BatchNorm.
+
+        Raises:
+            ModelError: The network lacks a named layer, or does not call it. It has no layer to
+                choose. A channel has fewer than two finite values.
         """
         names = _chosen(network, layers)
         parts = [layer_inputs(network, names, part) for part in torch.split(images, CHUNK)]
@@ -61,9 +101,9 @@ class FeatureStatistics(LeastSquares):
         if idle:
             raise ModelError(
                 "feature statistics",
-                expected="layers that the network's forward calls",
-                found=f"{idle} uncalled",
-                remedy="name others",
+                expected="layers that the network calls in its forward pass",
+                found=f"{idle}, which it does not call",
+                remedy="name other layers",
             )
         targets = {}
         for name in names:
@@ -75,29 +115,32 @@ class FeatureStatistics(LeastSquares):
         if bare:
             raise ModelError(
                 "feature statistics",
-                expected="at least two finite values of each channel",
-                found=f"fewer at {bare[0]!r}, of {len(images)} images",
-                remedy="give more images, or layers that see places",
+                expected="at least two finite values for each channel",
+                found=f"fewer at layer {bare[0]!r}, from {len(images)} images",
+                remedy="give more images, or name layers whose channels have several places",
             )
         return cls((LayerMoments(network, targets),), domain)
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if not (self.seen and all(seen.targets for seen in self.seen)):
-            return "no statistics are known of the model's layers"
+        if not (self.moments and all(one.targets for one in self.moments)):
+            return "feature statistics need known moments of at least one layer, and there are none"
         return None
 
     def residuals(self, candidate: Candidate) -> Tensor:
         inputs = self.domain.from_unit(candidate.unit)
-        found = [apart for seen in self.seen for apart in _residuals(seen, inputs)]
+        found = [apart for one in self.moments for apart in _residuals(one, inputs)]
         residuals: Tensor = torch.cat(found) / len(found) ** 0.5
         return residuals
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({sum(len(seen.targets) for seen in self.seen)} layers)"
+        return f"{type(self).__name__}({sum(len(one.targets) for one in self.moments)} layers)"
 
 
 def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, list[Tensor]]:
-    """What each of these layers is given in a forward of inputs (B, *shape), call by call; differentiable."""
+    """Return what each named layer reads in a forward pass, one tensor for each call.
+
+    The inputs are (B, C, ...). The result is differentiable.
+    """
     calls: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def keep(name: str) -> Any:
@@ -114,32 +157,35 @@ def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict
 
 
 def _state(model: nn.Module, like: Tensor) -> Tensors:
-    """Parameters, and buffers to write to, in the inputs' precision."""
+    """Return the parameters, and copies of the buffers that a forward pass may write to, in the inputs' precision."""
     named = {n: p.detach() for n, p in model.named_parameters()}
     named |= {n: b.clone() for n, b in model.named_buffers()}
     return {n: t.to(like) if t.is_floating_point() else t for n, t in named.items()}
 
 
 def _chosen(network: nn.Module, layers: Sequence[str] | None) -> list[str]:
-    """The layers named, or chosen."""
+    """Return the names of the layers to measure: those given, or the default ones."""
     modules = dict(network.named_modules())
     if layers is None:
         convolutions = [n for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)]
         names = list(normalizers(network, training=False)) or convolutions
-        expected, found = "a network with BatchNorm or convolutions", "neither"
+        expected, found = "a network with BatchNorm or convolution layers", "neither"
     else:
         names = [name for name in layers if name in modules]
         unknown = [name for name in layers if name not in modules]
-        expected, found = "names of the network's modules", f"{unknown or 'none'}"
+        expected, found = "names of the network's modules", f"{unknown or 'no names'}"
     if not names or (layers is not None and len(names) < len(layers)):
         raise ModelError(
-            "feature statistics", expected=expected, found=found, remedy="name layers that it has"
+            "feature statistics",
+            expected=expected,
+            found=found,
+            remedy="name layers that the network has",
         )
     return names
 
 
 def _pooled(parts: Sequence[Tensor]) -> Moments:
-    """Moments of what a layer was given part by part, as if at once; a variance of one value is not a number."""
+    """Return the moments of a layer's inputs from all parts together. The variance of one single value is NaN."""
     total = sum(part.numel() // part.shape[1] for part in parts)
     each = [_sums(part.detach().double()) for part in parts]
     mean = torch.stack([first for first, _ in each]).sum(0) / total
@@ -150,16 +196,16 @@ def _pooled(parts: Sequence[Tensor]) -> Moments:
 
 
 def _sums(call: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the values and of their squares, a channel."""
+    """Return the sums of the values and of their squares, for each channel."""
     every = [axis for axis in range(call.ndim) if axis != 1]
     return call.sum(every), call.square().sum(every)
 
 
-def _residuals(seen: LayerMoments, inputs: Tensor) -> list[Tensor]:
-    """One vector a layer: (2 C,), or (C,) where the batch gives it one value a channel, which has no deviation."""
+def _residuals(known: LayerMoments, inputs: Tensor) -> list[Tensor]:
+    """Return one vector for each layer: (2 C,), or (C,) if each channel has one value, and so no deviation."""
     found = []
-    for name, calls in layer_inputs(seen.model, list(seen.targets), inputs).items():
-        layer, aim = seen.model.get_submodule(name), seen.targets[name]
+    for name, calls in layer_inputs(known.model, list(known.targets), inputs).items():
+        layer, aim = known.model.get_submodule(name), known.targets[name]
         eps, momentum = (
             (layer.eps, layer.momentum) if isinstance(layer, BatchNorm) else (EPSILON, None)
         )
@@ -167,29 +213,29 @@ def _residuals(seen: LayerMoments, inputs: Tensor) -> list[Tensor]:
         mean, variance = aim.mean.to(inputs), aim.variance.to(inputs) + eps
         apart = [own.mean - mean]
         if not _lone(calls[0]):
-            # As BatchNorm sees it: below eps a variance is none, and its root has a slope.
+            # As BatchNorm does it. The added eps also gives the root a finite slope at 0.
             apart.append((own.variance + eps).sqrt() - variance.sqrt())
         found.append(torch.cat(apart) / (len(mean) * variance.mean()).sqrt())
     return found
 
 
 def _lone(given: Tensor) -> bool:
-    """Whether there is one value of each channel."""
+    """Return whether each channel has one value only."""
     return given.numel() == given.shape[1]
 
 
 def _moments(given: Tensor) -> Moments:
-    """Of what a layer is given; one value varies by nothing."""
+    """Return the moments of a layer's input. The variance of one single value is 0."""
     if _lone(given):
         return Moments(given.flatten(), torch.zeros_like(given.flatten()))
     return Moments.of(given)
 
 
 def _together(calls: list[Moments], momentum: float | None) -> Moments:
-    """What running statistics remember of one forward in which a layer is called several times."""
+    """Return the moments that running statistics keep after a forward pass that calls the layer several times."""
     keep = 1.0 if momentum is None else 1 - momentum
     raw = [keep ** (len(calls) - 1 - i) for i in range(len(calls))]
-    shares = [weight / sum(raw) for weight in raw]
-    mean = torch.stack([s * c.mean for s, c in zip(shares, calls, strict=True)]).sum(0)
-    variance = torch.stack([s * c.variance for s, c in zip(shares, calls, strict=True)]).sum(0)
+    fractions = [weight / sum(raw) for weight in raw]
+    mean = torch.stack([f * c.mean for f, c in zip(fractions, calls, strict=True)]).sum(0)
+    variance = torch.stack([f * c.variance for f, c in zip(fractions, calls, strict=True)]).sum(0)
     return Moments(mean, variance)

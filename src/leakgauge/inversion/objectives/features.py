@@ -1,4 +1,4 @@
-"""Features of each example, read from the update by other means, as a term of the objective."""
+"""Known features of each example as a term of the objective."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from leakgauge.federated.isolation.untouched import untouched
 from leakgauge.inversion.objectives.objective import Candidate, LeastSquares
 from leakgauge.output.head import features_of
 
-_TOGETHER = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+_MIXING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+"""Layers whose output for one example, in train mode, depends on other examples or on random draws."""
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureExtractor:
-    """The observed model up to the input of a layer: unit (B, *shape) to features (B, d).
+    r"""The observed model up to the input of one layer: unit (B, \*shape) to features (B, d).
 
-    pooled: features of a convolution are averaged over its places, as its gradient sees them.
+    Args:
+        model: The model.
+        domain: The domain of the examples.
+        layer: Name of the layer whose input is the features.
+        pooled: Whether a convolution's features are averaged over its places, as its gradient
+            averages them.
     """
 
     model: nn.Module
@@ -31,7 +37,7 @@ class FeatureExtractor:
 
     @classmethod
     def of(cls, observation: Observation, layer: str, *, pooled: bool = False) -> FeatureExtractor:
-        """Return the network of an observed model. `layer` names a module that is called once."""
+        """Return the extractor of an observed model. `layer` names a module that is called once."""
         return cls(copied(observation.model), observation.domain, layer, pooled)
 
     def __call__(self, unit: Tensor) -> Tensor:
@@ -52,18 +58,41 @@ class FeatureExtractor:
 
 
 def entangled(observation: Observation) -> str | None:
-    """Why the features of an example are not a function of that example alone; None where they are."""
-    if any(isinstance(m, _TOGETHER) and m.training for m in observation.model.modules()):
-        return "features of one example depend on others, or on chance, in train mode"
+    """Return why an example's features depend on more than that example, or None if they do not."""
+    if any(isinstance(m, _MIXING) and m.training for m in observation.model.modules()):
+        return "the features of one example depend on other examples or on random draws: the model has BatchNorm or dropout in train mode"
     return None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureMatch(LeastSquares):
-    """Mean over examples of || trust_i (h(x_i) - h_i) ||^2.
+    r"""Each example should have features that were read from the update by other means.
 
-    features (B, d): the h_i, in the order of the labels. trust (B,): one over the scale on which each is
-    known and differs from the others; 0 where it is not known.
+    .. math::
+
+        \frac{1}{B} \sum_{i=1}^{B} \left\| t_i \, (h(x_i) - h_i) \right\|^2
+
+    Here :math:`h(x_i)` are the features of example :math:`i` at one layer, :math:`h_i` the known
+    ones, and :math:`t_i` the trust in them. Use it when an attack in closed form recovers the
+    inputs of a late layer: then each example is a search of its own. Build it with `of` or
+    `of_one`.
+
+    Args:
+        network: The observed model up to the layer.
+        features: The known features (B, d), in the order of the labels.
+        trust: Weights (B,): one over the scale on which the features are known and differ from
+            other examples' features. A weight is 0 if the features of that example are not known.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> from leakgauge.inversion import FeatureMatch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        >>> observation = lg.examples.observation(batch_size=2, model=model)
+        >>> features = model[:3](lg.examples.batch(2).inputs).detach()
+        >>> FeatureMatch.of(observation, "3", features, error=torch.tensor([0.0, torch.inf]))
+        FeatureMatch(1 of 2)
     """
 
     network: FeatureExtractor
@@ -82,20 +111,28 @@ class FeatureMatch(LeastSquares):
         *,
         pooled: bool = False,
     ) -> FeatureMatch:
-        """Return the term for features (B, d). error (B,): relative, inf if they are not known. pooled: as Headless."""
+        """Return the term for the features of a whole batch.
+
+        Args:
+            observation: The observation.
+            layer: Name of the module whose input is the features. It must be called once.
+            features: Features (B, d).
+            error: Relative error (B,) of the features, or infinity if they are not known.
+            pooled: Whether a convolution's features are averaged over its places.
+        """
         known = error.isfinite()
         spread = features[known] - features[known].mean(0)
-        # One example alone differs from none: its own size is the scale.
+        # One example alone has no spread, so the scale is the norm of its features.
         scale = (spread if len(spread) > 1 else features[known]).square().sum(1).mean().sqrt()
         size = features.norm(dim=1)
-        # Examples that are one image differ by nothing: rounding is the least scale.
+        # Equal images have no spread, so the scale is at least the rounding error.
         noise = size * error.nan_to_num(posinf=0.0).clamp_min(1e-6)
         trust = torch.where(known & (size > 0), 1 / (scale + noise), 0.0)
         return cls(FeatureExtractor.of(observation, layer, pooled=pooled), features, trust)
 
     @classmethod
     def of_one(cls, observation: Observation, layer: str, features: Tensor) -> FeatureMatch:
-        """Return the term for one example's features (1, d): 1 for a gray one."""
+        """Return the term for one example's features (1, d). It is 1 for a gray example."""
         network, like = FeatureExtractor.of(observation, layer), observation.update.like
         features = features.to(like)
         with torch.no_grad():

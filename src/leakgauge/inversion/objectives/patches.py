@@ -1,9 +1,4 @@
-"""The patch prior: a vision transformer sees patches, and what a search finds of each ends at its border.
-
-    R(x) = mean_k ||x[P k] - x[P k - 1]|| / sqrt(n)     over the rows x[i] of each example, plus the same over columns
-
-n values a row, P the patches' side. Hatamizadeh et al.: GradViT, CVPR 2022, whose norms are summed, not meant.
-"""
+"""The patch prior, and where a model states the side of its patches."""
 
 from __future__ import annotations
 
@@ -18,15 +13,40 @@ from leakgauge.core import Inapplicable, Observation, image_grid
 from leakgauge.inversion.objectives.objective import Candidate, Term
 
 ATTRIBUTE = "patch_size"
-"""What transformers (in a model's config) and timm (in the embedding) call the side of a patch."""
+"""Name of the side of a patch in transformers (a model's config) and in timm (the embedding)."""
 
 
 @dataclass(frozen=True)
 class PatchBorders(Term):
-    """Root mean square difference of neighboring pixels across each border between patches, meant over borders.
+    r"""Prior: images should not jump at the borders of a vision transformer's patches.
 
-    Images (B, C, H, W) of any channel count, patches `size` pixels a side. Norms are not squared, so
-    that a border across which the image truly changes is not smoothed more than others.
+    .. math::
+
+        \operatorname{mean}_k \frac{1}{\sqrt{n}} \left\| x_{[P k]} - x_{[P k - 1]} \right\|
+
+    Here :math:`x_{[i]}` is row :math:`i` of an image with :math:`n` values, and :math:`P` the side
+    of a patch. The mean is over the borders :math:`k` between patches and over the batch. The same
+    term over the columns is added.
+
+    Use it on images (B, C, H, W) and a model that sees patches. The search finds each patch apart,
+    so edges appear at the borders. The norms are not squared. So a border where the image really
+    changes is not smoothed more than others.
+
+    Args:
+        size: Side of a patch in pixels.
+
+    References:
+        Hatamizadeh, Yin, Roth, Li, Kautz, Xu, Molchanov. GradViT: Gradient Inversion of Vision
+        Transformers. CVPR 2022. arXiv:2203.11894. The paper sums the norms; here their mean is
+        taken.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Candidate, PatchBorders
+        >>> image = torch.zeros(1, 1, 4, 4)
+        >>> image[..., 2:] = 1.0
+        >>> PatchBorders(size=2)(Candidate(image, torch.zeros(1), {}, {}))
+        tensor(1.)
     """
 
     local: ClassVar[bool] = True
@@ -43,24 +63,24 @@ class PatchBorders(Term):
         domain = observation.domain
         grid = image_grid(domain)
         if grid is None:
-            return f"patches are of images, not of a {domain.kind}: set patch_prior = 0"
+            return f"the patch prior needs images, and the domain is a {domain.kind}: set patch_prior = 0"
         _, height, width = grid
         if height % self.size or width % self.size or self.size >= max(height, width):
             return (
-                f"patches of {self.size} pixels have no borders to compare in {height} x {width}: "
-                "set patch = P, the side of patches that tile the image, or patch_prior = 0"
+                f"patches of {self.size} pixels do not tile an image of {height} x {width} pixels: "
+                "set patch = P, the side of patches that do, or patch_prior = 0"
             )
         return None
 
 
 def border_differences(images: Tensor, size: int) -> Tensor:
-    """Differences (B, C, K, W) of the rows on both sides of each of K borders, of images (B, C, H, W)."""
+    """Return the differences (B, C, K, W) of the rows at each of K borders, for images (B, C, H, W)."""
     below, above = images[..., size::size, :], images[..., size - 1 : -1 : size, :]
     return below - above
 
 
 def _norms(differences: Tensor) -> Tensor:
-    """The root mean square (B, K) along each border, whose slope at zero is held at zero."""
+    """Return the root mean square (B, K) along each border. Its slope at zero is set to zero."""
     squares = differences.square().mean(dim=(1, 3))
     return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
 
@@ -68,18 +88,20 @@ def _norms(differences: Tensor) -> Tensor:
 def patch_size(model: nn.Module, channels: int) -> int | Inapplicable:
     """Return the side of a model's patches in pixels, or the reason why it is not known.
 
-    From the convolution of the image's channels whose stride is its kernel, else from an attribute
-    `patch_size` of a module or of its config.
+    The side is the kernel of a convolution on the image's channels whose stride equals its kernel.
+    Without one, it is an attribute `patch_size` of a module or of its config.
     """
     found = dict.fromkeys(_embeddings(model, channels)) or dict.fromkeys(_attributes(model))
     if not found:
         return Inapplicable(
-            "no convolution of the image whose stride is its kernel, and no attribute "
+            "the model has no convolution of the image whose stride equals its kernel, and no attribute "
             f"{ATTRIBUTE!r}: set patch = P, the side of the patches"
         )
     if len(found) > 1:
         several = " and ".join(f"{height} x {width}" for height, width in found)
-        return Inapplicable(f"patches of {several}: set patch = P, the side of those to compare")
+        return Inapplicable(
+            f"the model has patches of {several}: set patch = P, the side of those to compare"
+        )
     ((height, width),) = found
     if height != width:
         return Inapplicable(
@@ -89,7 +111,7 @@ def patch_size(model: nn.Module, channels: int) -> int | Inapplicable:
 
 
 def _embeddings(model: nn.Module, channels: int) -> Iterator[tuple[int, int]]:
-    """Kernels of convolutions that cut the image into patches."""
+    """Yield the kernels of convolutions that cut the image into patches."""
     for module in model.modules():
         if not isinstance(module, nn.Conv2d) or module.in_channels != channels:
             continue
@@ -99,7 +121,7 @@ def _embeddings(model: nn.Module, channels: int) -> Iterator[tuple[int, int]]:
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[int, int]]:
-    """Sides that modules, or their configs, state."""
+    """Yield the sides of patches that modules or their configs state."""
     for module in model.modules():
         for holder in (module, getattr(module, "config", None)):
             stated = getattr(holder, ATTRIBUTE, None)

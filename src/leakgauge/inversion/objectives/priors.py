@@ -1,4 +1,4 @@
-"""Priors: what an adversary believes of an example before seeing the update."""
+"""Priors: what an adversary expects of examples before it sees the update."""
 
 from __future__ import annotations
 
@@ -17,12 +17,35 @@ from leakgauge.inversion.objectives.variation import FLOOR, OPPONENT, difference
 
 @dataclass(frozen=True)
 class Smoothness(LeastSquares):
-    """Mean squared Laplacian of the image, borders repeated (Tikhonov regularization of second order).
+    r"""Prior: images are smooth. The mean squared Laplacian.
 
-    Images (B, C, H, W). Quadratic, so that second-order descent sees it whole. Three channels are held
-    to be red, green and blue: their differences, red - blue and red - 2 green + blue, weigh `chroma`
-    times as much as their sum, since photographs vary so much less in color than in brightness
-    (Ruderman et al. 1998; the defaults are the ratios of energy in photographs, benchmarks/color.py).
+    .. math::
+
+        \frac{1}{n} \| \Delta x \|^2
+
+    Here :math:`\Delta x` is the discrete Laplacian of the image (Tikhonov regularization of second
+    order), and :math:`n` the number of values. Beyond the border, border pixels are repeated. The
+    term is quadratic, so a second-order descent represents it exactly.
+
+    It needs images (B, C, H, W). Three channels are taken to be red, green and blue. Their sum has
+    weight 1, and their differences, red - blue and red - 2 green + blue, have the weights `chroma`.
+    Photographs vary much less in color than in brightness.
+
+    Args:
+        chroma: Weights of the two color differences relative to brightness, at least 0. The
+            defaults are the ratios of energy in photographs, which `benchmarks/color.py` measures.
+
+    References:
+        Ruderman, Cronin, Chiao. Statistics of Cone Responses to Natural Images: Implications for
+        Visual Coding. JOSA A 15, 1998.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Candidate, Smoothness
+        >>> point = torch.zeros(1, 1, 5, 5)
+        >>> point[..., 2, 2] = 1.0
+        >>> Smoothness()(Candidate(point, torch.zeros(1), {}, {}))
+        tensor(0.8000)
     """
 
     local: ClassVar[bool] = True
@@ -30,18 +53,18 @@ class Smoothness(LeastSquares):
 
     def inapplicable(self, observation: Observation) -> str | None:
         if image_grid(observation.domain) is None:
-            return f"smoothness is a prior on images, not on a {observation.domain.kind}"
+            return f"smoothness is a prior on images, not on a {observation.domain.kind}: remove the term"
         return None
 
     def residuals(self, candidate: Candidate) -> Tensor:
         vertical, horizontal = differences(self._weighted(candidate.unit))
-        # The difference of neighboring differences; across a border there is none.
+        # The Laplacian is the difference of neighboring differences. Across a border the difference is 0.
         laplacian = pad(vertical, (0, 0, 0, 1)) - pad(vertical, (0, 0, 1, 0))
         laplacian = laplacian + pad(horizontal, (0, 1)) - pad(horizontal, (1, 0))
         return laplacian.flatten() / math.sqrt(laplacian.numel())
 
     def _weighted(self, unit: Tensor) -> Tensor:
-        """Opponent colors, each times the root of its weight."""
+        """Return opponent colors, each times the root of its weight, or the images if they have no three channels."""
         if unit.shape[-3] != len(OPPONENT):
             return unit
         return opponent(unit, unit.new_tensor((1.0, *self.chroma)).sqrt())
@@ -49,7 +72,21 @@ class Smoothness(LeastSquares):
 
 @dataclass(frozen=True)
 class Energy(LeastSquares):
-    """Mean squared distance to 1/2, the middle, in unit coordinates: the l2 prior on centered examples. Any domain."""
+    r"""Prior: values are near the middle of their range. The l2 prior on centered examples.
+
+    .. math::
+
+        \frac{1}{n} \left\| x - \tfrac{1}{2} \right\|^2
+
+    Here :math:`x` are the examples in unit coordinates, and :math:`n` the number of their values.
+    It works on any domain.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Candidate, Energy
+        >>> Energy()(Candidate(torch.ones(2, 3), torch.zeros(2), {}, {}))
+        tensor(0.2500)
+    """
 
     local: ClassVar[bool] = True
 
@@ -59,7 +96,22 @@ class Energy(LeastSquares):
 
 @dataclass(frozen=True)
 class InRange(LeastSquares):
-    """Mean squared distance to [0, 1], the public range, in unit coordinates. Any domain."""
+    r"""Prior: values are in the public range [0, 1] of the domain.
+
+    .. math::
+
+        \frac{1}{n} \left\| x - \operatorname{clip}(x, 0, 1) \right\|^2
+
+    Here :math:`x` are the examples in unit coordinates, and :math:`n` the number of their values.
+    It works on any domain. Use it if the parametrization cannot clip values itself, as
+    `Direct(box=True)` does.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Candidate, InRange
+        >>> InRange()(Candidate(torch.tensor([[0.5, 1.5]]), torch.zeros(1), {}, {}))
+        tensor(0.1250)
+    """
 
     local: ClassVar[bool] = True
 
@@ -70,11 +122,29 @@ class InRange(LeastSquares):
 
 @dataclass(frozen=True)
 class Orthogonality(LeastSquares):
-    """Mean squared correlation of two examples of the batch, their values centered; 0 of one alone.
+    r"""Prior: examples of one batch are not correlated. The mean squared correlation of two examples.
 
-    Examples (B, *shape) of any domain. That examples of a batch be orthogonal is asked by Qian et al.:
-    Minimal Conditions Analysis of Gradient-based Reconstruction in Federated Learning, 2020, of their products pixel
-    by pixel; the correlation, which gains nothing from darker or flatter examples, is ours.
+    .. math::
+
+        \operatorname{mean}_{i < j} \left( \frac{\langle \bar{x}_i, \bar{x}_j \rangle}
+        {\| \bar{x}_i \| \, \| \bar{x}_j \|} \right)^2
+
+    Here :math:`\bar{x}_i` is example :math:`i` minus its own mean. The value is 0 for a batch of
+    one. It works on examples (B, \*shape) of any domain.
+
+    The paper asks that the products of two examples vanish pixel by pixel. The correlation is ours:
+    darker or flatter examples do not lower it.
+
+    References:
+        Qian, Nassar, Hansen. Minimal Conditions Analysis of Gradient-based Reconstruction in
+        Federated Learning. 2020. arXiv:2010.15718.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Candidate, Orthogonality
+        >>> twice = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+        >>> Orthogonality()(Candidate(twice, torch.zeros(2), {}, {}))
+        tensor(1.)
     """
 
     collective: ClassVar[bool] = True
@@ -82,7 +152,7 @@ class Orthogonality(LeastSquares):
     def residuals(self, candidate: Candidate) -> Tensor:
         rows = candidate.unit.flatten(1)
         centered = rows - rows.mean(1, keepdim=True)
-        # A flat example correlates with none, and has a slope.
+        # The floor makes a flat example uncorrelated with others, with a finite slope.
         square = centered.square().sum(1).clamp_min(FLOOR**2)
         one, other = torch.triu_indices(len(rows), len(rows), 1)
         inner = (centered[one] * centered[other]).sum(1)

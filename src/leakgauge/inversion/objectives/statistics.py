@@ -1,9 +1,4 @@
-"""Batch statistics as a term of the objective: what BatchNorm layers are given, against what is known of it.
-
-They are feature statistics (feature_statistics.py) whose layers are BatchNorm's. After Yin et al.: See through
-Gradients, CVPR 2021, equation 7, who take mean* and std* from the model's running statistics (`BatchStatistics.prior`);
-the private batch's own (`of`), where they are shared, are what Huang et al., NeurIPS 2021, section 3, call BN exact.
-"""
+"""Batch statistics as a term: feature statistics of the BatchNorm layers."""
 
 from __future__ import annotations
 
@@ -26,16 +21,50 @@ from leakgauge.inversion.objectives.feature_statistics import FeatureStatistics,
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BatchStatistics(FeatureStatistics):
-    """How far a candidate's moments at BatchNorm layers are from those known; 1 where off by a standard deviation."""
+    """Prior: BatchNorm layers should see the known means and deviations.
+
+    The value is that of `FeatureStatistics` at the model's BatchNorm layers. Two sources of the
+    known moments are common:
+
+    - `prior`: the running statistics of the model, or of a proxy. The observed model itself reveals
+      these.
+    - `of`: the private batch's own moments, if the threat model grants them. Huang et al. call this
+      case "BN exact".
+
+    Args:
+        moments: The models, each with the known moments of its BatchNorm layers.
+        domain: The domain of the examples, which maps unit coordinates to inputs.
+        exact: Whether the moments are exactly those of the private batch. If not, the weight should
+            vanish as the search ends.
+
+    References:
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
+        via GradInversion. CVPR 2021, equation 7. arXiv:2104.07586.
+        Huang, Gupta, Song, Li, Arora. Evaluating Gradient Inversion Attacks and Defenses in
+        Federated Learning. NeurIPS 2021, section 3. arXiv:2112.00059.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from torch import nn
+        >>> from leakgauge.inversion import BatchStatistics, Cosine
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+        >>> observation = lg.examples.observation(batch_size=4, model=model)
+        >>> Cosine() + 0.1 * BatchStatistics.prior(observation)
+        Cosine() + 0.1 * BatchStatistics(1 layers)
+    """
 
     exact: bool = True
 
     @classmethod
     def of(cls, observation: Observation) -> BatchStatistics:
-        """Against the private batch's own, from granted running statistics; of several rounds, each one's.
+        """Return the term for the private batch's own moments, from granted running statistics.
 
-        `exact` for one step. Of several, they are compared at the model where, on average, they were taken:
-        an estimate, whose weight should vanish as a search ends.
+        Over several rounds there is one set of moments for each round. The term is `exact` if each
+        round takes one local step. With several steps, the moments are compared at the model where,
+        on average, they were taken. This is an estimate.
+
+        Args:
+            observation: The observation. Without granted statistics, the term is not applicable.
         """
         statistics = observation.knowledge.statistics
         if statistics is None:
@@ -46,30 +75,38 @@ class BatchStatistics(FeatureStatistics):
         names = [name for name in statistics if "@" not in name]
         rounds = zip((model, *later), updates, parted(statistics, names), strict=True)
         delta = observation.update.kind == "delta"
-        seen = tuple(
-            _seen(held, after, update if delta else None) for held, update, after in rounds
+        moments = tuple(
+            _batch_moments(held, after, update if delta else None) for held, update, after in rounds
         )
-        # A model moved on the way is where several steps were seen as one.
-        exact = all(one.model is held for one, held in zip(seen, (model, *later), strict=True))
-        return cls(seen, observation.domain, exact)
+        # A model differs from the one that was sent if several steps were taken.
+        exact = all(one.model is held for one, held in zip(moments, (model, *later), strict=True))
+        return cls(moments, observation.domain, exact)
 
     @classmethod
     def prior(cls, observation: Observation, proxy: nn.Module | None = None) -> BatchStatistics:
-        """Against the running statistics of the observed model itself, in either mode, or of a proxy.
+        """Return the term for the running statistics of the observed model or of a proxy.
 
-        A proxy takes the same inputs, in the domain's units, and was trained on data like the batch.
+        The model may be in train mode or in eval mode.
+
+        Args:
+            observation: The observation.
+            proxy: A model that takes the same inputs, in the domain's units, and was trained on
+                similar data. The default is the observed model.
         """
         model = observation.model if proxy is None else proxy
         return cls((LayerMoments(model, running(model)),), observation.domain, exact=False)
 
     def inapplicable(self, observation: Observation) -> str | None:
-        if self.seen and all(seen.targets for seen in self.seen):
+        if self.moments and all(one.targets for one in self.moments):
             return None
-        return "no statistics are known of the model's BatchNorm layers"
+        return "batch statistics need known moments of BatchNorm layers, and there are none"
 
 
-def _seen(model: nn.Module, after: Tensors, update: Tensors | None) -> LayerMoments:
-    """The private batch's moments, at the model as it was sent, or on its way along a weight difference."""
+def _batch_moments(model: nn.Module, after: Tensors, update: Tensors | None) -> LayerMoments:
+    """Return the private batch's moments, and the model at which they were taken.
+
+    After several steps, that is a model between the one that was sent and the new one.
+    """
     targets = batch_statistics(model, after)
     if update is not None and targets:
         name, layer = next((n, m) for n, m in normalizers(model).items() if n in targets)

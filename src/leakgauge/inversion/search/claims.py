@@ -67,7 +67,9 @@ def plan_of(attack: Attack, observation: Observation) -> Plan | Inapplicable:
         plan = attack.plan(observation if trusted(attack) else copy_for_attack(observation))
     if not isinstance(plan, Plan | Inapplicable):
         expected = "a Plan, or Inapplicable with the reason"
-        raise AttackError(f"{type(attack).__name__}.plan: expected {expected}; found {describe(plan)}")
+        raise AttackError(
+            f"{type(attack).__name__}.plan: expected {expected}; found {describe(plan)}"
+        )
     return plan
 
 
