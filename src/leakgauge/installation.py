@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 
 from leakgauge.core.errors import UserError
-from leakgauge.core.lines import said
+from leakgauge.core.lines import describe_error
 
 NEEDED = {"numpy": "ndarray", "pydantic": "BaseModel", "rich": "print", "torch": "nn"}
 """Packages that every command needs, each with a name that tells it from another module of the same name."""
@@ -23,7 +23,7 @@ def check_installation() -> None:
             raise
         # A broken library raises anything, and a file of the same name may end the program.
         except BaseException as error:
-            raise _broken(package, said(error)) from error
+            raise _broken(package, describe_error(error)) from error
         if not hasattr(found, member):
             place = getattr(found, "__file__", None) or "a folder without code"
             raise _broken(package, f"{place}, which has no {member!r}")

@@ -10,7 +10,7 @@ import torch
 
 import leakgauge as lg
 from leakgauge.core import CERTIFIED_WITHIN, CONVERGED_WITHIN
-from leakgauge.core.verdicts import of_the_trained
+from leakgauge.core.verdicts import lower_if_changed
 
 CERTIFIED, CONVERGED, UNCONVERGED = (
     lg.Status.CERTIFIED,
@@ -97,7 +97,7 @@ def test_the_reason_of_a_lowered_status_stands_alone_in_an_empty_message(
     found = Claims(residual=residual, message="")(seen(), seeds=lg.Seeds(0))
     assert found.message.startswith("not ")
     claimed = replace(found, status=CERTIFIED, message="")
-    found = of_the_trained(lg.defenses.Mixup(), claimed)
+    found = lower_if_changed(lg.defenses.Mixup(), claimed)
     assert found.message.startswith("not certified: ")
 
 

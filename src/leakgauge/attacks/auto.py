@@ -47,10 +47,10 @@ from leakgauge.core import (
 )
 from leakgauge.core.attack import named_failures
 from leakgauge.core.configuration import configuration_of
-from leakgauge.core.lines import said
+from leakgauge.core.lines import describe_error
 from leakgauge.core.origin import is_our_object, is_ours
 from leakgauge.core.progress import no_objective
-from leakgauge.core.verdicts import steady
+from leakgauge.core.verdicts import lower_if_unsteady
 from leakgauge.inversion.search.claims import copy_for_attack, judge, require_sound
 
 EXACT = 1e-5
@@ -105,7 +105,7 @@ class _Able:
             return found
         count = observation.batch_size
         found = require_sound(self.source, found, observation, count)
-        return steady(observation, judge(self.source, observation, found, count))
+        return lower_if_unsteady(observation, judge(self.source, observation, found, count))
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
     except (LeakGaugeError, SystemExit) as error:
         if is_ours(source):
             raise
-        raise AttackError(" ".join(said(error).split())) from error
+        raise AttackError(" ".join(describe_error(error).split())) from error
 
 
 @dataclass(frozen=True, kw_only=True)

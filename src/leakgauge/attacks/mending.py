@@ -18,7 +18,7 @@ from leakgauge.core import (
     Seeds,
     within,
 )
-from leakgauge.core.verdicts import bounded
+from leakgauge.core.verdicts import lower_to_residual
 from leakgauge.inversion.search.judgment import residual_of
 
 Mend = Callable[[Tensor], tuple[Tensor, str]]
@@ -58,6 +58,6 @@ def mend_inputs(observation: Observation, found: Reconstruction, mend: Mend) -> 
     if residual is not None:
         matched = f"its update is {residual:.2g} of the norm away"
     return replace(
-        bounded(replace(after, residual=residual)),
+        lower_to_residual(replace(after, residual=residual)),
         message=f"{found.message}; {matched} after the last step",
     )

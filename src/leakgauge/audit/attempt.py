@@ -19,7 +19,7 @@ from leakgauge.core import (
     Status,
     nearest_examples,
 )
-from leakgauge.core.verdicts import nothing_found, of_the_trained, steady
+from leakgauge.core.verdicts import lower_if_changed, lower_if_unsteady, nothing_found
 from leakgauge.inversion.search.claims import judge, plan_of, require_sound
 
 MOVED = "the guess is the nearest valid examples to what the attack returned"
@@ -79,7 +79,7 @@ def attempt(
         found = require_sound(attack, plan.run(seeds, progress), observation, count)
         found = replace(found, cost=replace(found.cost, seconds=time.perf_counter() - clock))
         found = rounded(attack, observation, found, count)
-    return of_the_trained(defense, found)
+    return lower_if_changed(defense, found)
 
 
 def rounded(
@@ -92,4 +92,4 @@ def rounded(
         message = f"{BEFORE}{found.message}" if found.message else ""
         found = replace(found, notes=(*found.notes, MOVED), message=message)
     found = judge(attack, observation, replace(found, inputs=valid), count, moved=moved)
-    return steady(observation, found)
+    return lower_if_unsteady(observation, found)

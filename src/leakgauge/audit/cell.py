@@ -18,7 +18,7 @@ from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
 from leakgauge.core import Inapplicable, Progress, Seeds, Status, silent, space_of, within
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
-from leakgauge.core.verdicts import no_signal
+from leakgauge.core.verdicts import report_no_signal
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch
 from leakgauge.modalities import modality_of
@@ -87,7 +87,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
     with step("update"):
         observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
     if not observation.has_signal:
-        nothing = no_signal(observation)
+        nothing = report_no_signal(observation)
         return JobResult(unscored(told, rule, nothing.status, nothing.message))
     with step("check"):
         plan = planned(cell.attack, observation, cell.defense)

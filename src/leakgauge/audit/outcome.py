@@ -215,7 +215,7 @@ def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> P
         raise DataError(
             f"{type(judge.modality).__name__}.content",
             expected="a leakgauge.modalities.Content",
-            found=kinds.found(content),
+            found=kinds.describe_value(content),
             remedy="return Content(), where there is nothing to look at",
         )
     moments = trajectory(files, index, judge, guess.found.trajectory)
@@ -276,14 +276,14 @@ def save(files: dict[str, bytes], index: int, name: str, content: bytes) -> str:
         raise DataError(
             "save",
             expected=f"a plain file name of at most {LONGEST_FILE} letters A to Z, digits, dots, - and _",
-            found=kinds.found(name),
+            found=kinds.describe_value(name),
             remedy="name the file without a folder, as original-0.png",
         )
     if not isinstance(content, bytes):
         raise DataError(
             f"save({name!r})",
             expected="bytes",
-            found=kinds.found(content),
+            found=kinds.describe_value(content),
             remedy="encode the picture",
         )
     path = f"images/{index:03d}/{name}"

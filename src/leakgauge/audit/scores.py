@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leakgauge import metrics
 from leakgauge.core import DataError, Domain, Reconstruction
-from leakgauge.core.kinds import found as described
+from leakgauge.core.kinds import describe_value
 from leakgauge.federated import Batch
 from leakgauge.modalities import Metric, modality_of
 
@@ -59,7 +59,7 @@ def checked(name: str, values: object, count: int) -> list[float]:
         raise DataError(
             f"metric {name!r}",
             expected=f"a tensor of real numbers of shape ({count},), one for each example",
-            found=described(values),
+            found=describe_value(values),
             remedy="correct the metric",
         )
     numbers: list[float] = values.tolist()

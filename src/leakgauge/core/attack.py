@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from leakgauge.core.domain import space_of
 from leakgauge.core.errors import AttackError, KnowledgeError, LeakGaugeError, ProbeError
-from leakgauge.core.lines import said
+from leakgauge.core.lines import describe_error
 from leakgauge.core.observation import Observation
 from leakgauge.core.plan import Inapplicable, Plan
 from leakgauge.core.progress import Best, Moment, Progress, StopAttack, silent, within
@@ -20,7 +20,13 @@ from leakgauge.core.ranges import check_argument, check_ranges
 from leakgauge.core.reconstruction import Cost, Reconstruction, Status
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.stated import defense_in
-from leakgauge.core.verdicts import bounded, no_signal, nothing_found, of_the_trained, steady
+from leakgauge.core.verdicts import (
+    lower_if_changed,
+    lower_if_unsteady,
+    lower_to_residual,
+    nothing_found,
+    report_no_signal,
+)
 
 
 @runtime_checkable
@@ -109,7 +115,7 @@ class BaseAttack(ABC):
         check_argument(f"{type(self).__name__}, observation", Observation, observation)
         check_knowledge(self, observation.knowledge.granted())
         if not observation.has_signal:
-            return Plan(evaluations=0, search=lambda seeds, progress: no_signal(observation))
+            return Plan(evaluations=0, search=lambda seeds, progress: report_no_signal(observation))
         try:
             with named_failures(self, "check"), Seeds().alone("check"):
                 lacking = self.undifferentiable(observation)
@@ -154,8 +160,8 @@ class BaseAttack(ABC):
         """Return the plan with a search that keeps the promises of this class."""
 
         def promised(found: Reconstruction) -> Reconstruction:
-            found = steady(observation, bounded(found))
-            return of_the_trained(defense_in(observation), found)
+            found = lower_if_unsteady(observation, lower_to_residual(found))
+            return lower_if_changed(defense_in(observation), found)
 
         def search(seeds: Seeds, progress: Progress) -> Reconstruction:
             check_argument(f"{type(self).__name__}, seeds", Seeds, seeds)
@@ -211,5 +217,5 @@ def named_failures(attack: object, step: str) -> Iterator[None]:
         raise
     # A user's model and loss can raise any exception. The audit records each failure.
     except Exception as error:
-        found = " ".join(said(error).split())
+        found = " ".join(describe_error(error).split())
         raise AttackError(f"{type(attack).__name__}: its {step} failed: {found}") from error

@@ -60,13 +60,13 @@ def admits(hint: Any, value: Any) -> bool:
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
-def described(hint: Any) -> str:
+def describe_annotation(hint: Any) -> str:
     """Return in words what values an annotation admits."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _describe_range(inner[0], inner[1:])
     if origin in UNIONS:
-        return " or ".join(dict.fromkeys(map(described, inner)))
+        return " or ".join(dict.fromkeys(map(describe_annotation, inner)))
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if hint in PLAIN:
@@ -76,17 +76,21 @@ def described(hint: Any) -> str:
     if origin is Callable:
         return "a function"
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"a dictionary with values of: {described(inner[-1])}" if inner else "a dictionary"
+        return (
+            f"a dictionary with values of: {describe_annotation(inner[-1])}"
+            if inner
+            else "a dictionary"
+        )
     if isinstance(origin, type) and issubclass(origin, Collection):
         known = inner and inner[0] is not Any
-        return f"a sequence, each item: {described(inner[0])}" if known else "a sequence"
+        return f"a sequence, each item: {describe_annotation(inner[0])}" if known else "a sequence"
     name = getattr(hint, "__name__", str(hint))
     if getattr(hint, "_is_protocol", False):
         return f"an object with the methods of {name}"
     return f"an object of type {name}"
 
 
-def found(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Return a value in one line, for a message. Only plain values and tensors are described beyond their type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
@@ -156,7 +160,7 @@ def _describe_range(kind: Any, limits: tuple[Any, ...]) -> str:
     """Return in words what a number with a range may be."""
     known = [limit for limit in limits if type(limit) in WORDS]
     if kind not in (int, float) or not known:
-        return described(kind)
+        return describe_annotation(kind)
     name = "a whole number" if kind is int else "a finite number"
     bounds = [WORDS[type(limit)](limit) for limit in known if limit != Lt(math.inf)]
     return f"{name} {' and '.join(bounds)}".rstrip()

@@ -24,7 +24,7 @@ def one_line(text: str, longest: int) -> str:
     return f"{line[:half]} ... {line[-half:]}"
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the type and the text of an exception, as in `ValueError: too small`. Never raise.
 
     The text of a foreign exception comes from foreign code, which may fail.

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt, Le, Lt
 
 from leakgauge.core.errors import AttackError, SpecificationError, UserError
-from leakgauge.core.kinds import UNIONS, WORDS, admits, described, found
+from leakgauge.core.kinds import UNIONS, WORDS, admits, describe_annotation, describe_value
 
 MOST = 10**9
 """Largest number of steps, examples or parts. Counting further takes more than a day."""
@@ -37,8 +37,10 @@ def check_argument(
         error: The class of the error to raise.
     """
     if not admits(hint, value):
-        expected = described(hint)
-        raise error(where, expected=expected, found=found(value), remedy="correct the value")
+        expected = describe_annotation(hint)
+        raise error(
+            where, expected=expected, found=describe_value(value), remedy="correct the value"
+        )
 
 
 def check_fields(

@@ -18,7 +18,7 @@ from typing import Any
 
 from leakgauge.core.errors import LeakGaugeError, SpecificationError, UserError
 from leakgauge.core.installed import is_ours_or_pythons
-from leakgauge.core.lines import said
+from leakgauge.core.lines import describe_error
 
 PARTS = ("torch.nn",)
 """Modules of required packages that may be named all the same: they make networks and losses."""
@@ -138,4 +138,4 @@ def _describe(cause: BaseException) -> str:
     own = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
     own = [frame for frame in own if not frame.filename.startswith("<")]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{said(cause)}{place}"
+    return f"{describe_error(cause)}{place}"

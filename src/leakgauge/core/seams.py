@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leakgauge.core.defense import Defense
 from leakgauge.core.errors import SpecificationError, UpdateError
-from leakgauge.core.kinds import found
+from leakgauge.core.kinds import describe_value
 from leakgauge.core.protocols import LocalTraining
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Update
@@ -32,7 +32,7 @@ def defended_batch(
     given: Any = defense.on_batch(inputs, targets, seeds=seeds)
     pair = isinstance(given, tuple) and len(given) == 2
     if not pair or not all(isinstance(each, Tensor) for each in given):
-        raise mistake(defense, "on_batch", "a tuple of inputs and targets", found(given))
+        raise mistake(defense, "on_batch", "a tuple of inputs and targets", describe_value(given))
     shown, wanted = given
     if shown.dtype != inputs.dtype:
         raise mistake(defense, "on_batch", f"inputs of type {inputs.dtype}", str(shown.dtype))
@@ -59,7 +59,7 @@ def defended_training(defense: Defense, training: LocalTraining, *, seeds: Seeds
     given: Any = defense.on_training(training, seeds=seeds)
     if isinstance(given, type) or not isinstance(given, LocalTraining):
         expected = "an object with the methods of LocalTraining"
-        raise mistake(defense, "on_training", expected, found(given))
+        raise mistake(defense, "on_training", expected, describe_value(given))
     return given
 
 
@@ -74,7 +74,9 @@ def checked_update(defense: Defense, given: Any) -> Update:
         SpecificationError: The object is no update.
     """
     if not isinstance(given, Update):
-        raise mistake(defense, "on_update", "an Update, such as update.map(...)", found(given))
+        raise mistake(
+            defense, "on_update", "an Update, such as update.map(...)", describe_value(given)
+        )
     return given
 
 

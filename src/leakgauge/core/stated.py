@@ -12,7 +12,7 @@ from torch import Tensor
 from leakgauge.core.defense import Combined, Defense, parts_of
 from leakgauge.core.effects import BatchNoise, Effect, InUpdateUnits, Noise, Rounding, RoundMemory
 from leakgauge.core.errors import SpecificationError
-from leakgauge.core.kinds import found
+from leakgauge.core.kinds import describe_value
 from leakgauge.core.seams import checked_update
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update
@@ -96,7 +96,7 @@ def stated_by(defense: Defense | None) -> tuple[Effect, ...]:
         raise SpecificationError(
             f"defense {type(defense).__name__}, effects",
             expected="a tuple of effects, such as (leakgauge.core.Noise(std=0.1),)",
-            found=f"{found(odd[0])} in the tuple" if odd else found(stated),
+            found=f"{describe_value(odd[0])} in the tuple" if odd else describe_value(stated),
             remedy="correct the attribute, or leave it out if the defense has no effects",
         )
     if not stated and isinstance(defense, Combined):

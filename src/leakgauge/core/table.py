@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core.errors import DataError
-from leakgauge.core.kinds import found
+from leakgauge.core.kinds import describe_value
 from leakgauge.core.lines import one_line
 from leakgauge.core.ranges import check_fields
 from leakgauge.core.space import Continuous, SearchSpace
@@ -229,7 +229,7 @@ class TableDomain:
                 raise DataError(
                     f"table, {what}",
                     expected="one value for each column, as a list",
-                    found=found(given),
+                    found=describe_value(given),
                     remedy="pass a list",
                 )
         whole = [False] * len(names) if integers is None else integers

@@ -29,7 +29,7 @@ certifies nothing.
 """
 
 
-def no_signal(observation: Observation) -> Reconstruction:
+def report_no_signal(observation: Observation) -> Reconstruction:
     """Return a reconstruction without any found example, for an update whose entries are all zero."""
     message = "every entry of the update is 0: nothing was observed, so this run says nothing about leakage"
     return nothing_found(observation, Status.NO_SIGNAL, message)
@@ -59,7 +59,7 @@ def nothing_found(
     )
 
 
-def steady(observation: Observation, found: Reconstruction) -> Reconstruction:
+def lower_if_unsteady(observation: Observation, found: Reconstruction) -> Reconstruction:
     """Return the reconstruction, lowered to unconverged and with a note if the model is unsteady.
 
     A model is unsteady if it changes as it runs. The adversary then simulates another update than
@@ -71,7 +71,7 @@ def steady(observation: Observation, found: Reconstruction) -> Reconstruction:
     noted = replace(found, notes=(*notes, observation.unsteady))
     if found.status not in (Status.CERTIFIED, Status.CONVERGED):
         return noted
-    return lowered(noted, Status.UNCONVERGED, f"not {found.status}: {observation.unsteady}")
+    return lower_status(noted, Status.UNCONVERGED, f"not {found.status}: {observation.unsteady}")
 
 
 def unproven_under(defense: Defense | None) -> str | None:
@@ -90,31 +90,31 @@ def unproven_under(defense: Defense | None) -> str | None:
     return None
 
 
-def of_the_trained(defense: Defense | None, found: Reconstruction) -> Reconstruction:
+def lower_if_changed(defense: Defense | None, found: Reconstruction) -> Reconstruction:
     """Return the reconstruction, at most converged if the defense may have changed the private examples."""
     reason = unproven_under(defense) if found.status is Status.CERTIFIED else None
     if reason is None:
         return found
-    return lowered(found, Status.CONVERGED, f"not certified: {reason}")
+    return lower_status(found, Status.CONVERGED, f"not certified: {reason}")
 
 
-def bounded(found: Reconstruction) -> Reconstruction:
+def lower_to_residual(found: Reconstruction) -> Reconstruction:
     """Return the reconstruction with the best status that the residual of the whole update allows."""
     if found.status not in (Status.CERTIFIED, Status.CONVERGED):
         return found
     if found.residual is None:
         reason = "not proven: the whole update was not simulated"
-        return lowered(found, Status.UNCONVERGED, reason)
+        return lower_status(found, Status.UNCONVERGED, reason)
     allowed = CERTIFIED_WITHIN if found.status is Status.CERTIFIED else CONVERGED_WITHIN
     if found.residual <= allowed:
         return found
     matched = found.residual <= CONVERGED_WITHIN
     reason = f"the whole update is matched only to {found.residual:.2g} of its norm"
     status = Status.CONVERGED if matched else Status.UNCONVERGED
-    return lowered(found, status, f"not {found.status}: {reason}")
+    return lower_status(found, status, f"not {found.status}: {reason}")
 
 
-def lowered(found: Reconstruction, status: Status, reason: str) -> Reconstruction:
+def lower_status(found: Reconstruction, status: Status, reason: str) -> Reconstruction:
     """Return the reconstruction with another status, and the reason at the end of its message."""
     message = f"{found.message}; {reason}" if found.message else reason
     return replace(found, status=status, message=message)

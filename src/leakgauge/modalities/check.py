@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from leakgauge.core import DataError, Domain
-from leakgauge.core.kinds import admits, found
+from leakgauge.core.kinds import admits, describe_value
 from leakgauge.metrics.leak import LeakRule
 from leakgauge.modalities.lookup import modality_of
 from leakgauge.records import Headline
@@ -30,7 +30,7 @@ def check_modality(domain: Domain, examples: Tensor) -> None:
         raise DataError(
             f"{where}, metrics",
             expected="a dictionary of functions by their names",
-            found=found(measured),
+            found=describe_value(measured),
             remedy=f"correct {type(modality).__name__}.metrics",
         )
     headline: object = getattr(modality, "headline", None)
@@ -38,7 +38,7 @@ def check_modality(domain: Domain, examples: Tensor) -> None:
         raise DataError(
             f"{where}, headline",
             expected="a leakgauge.records.Headline",
-            found=found(headline),
+            found=describe_value(headline),
             remedy=f"set it in {type(modality).__name__}",
         )
     _check_named(f"{where}, headline", headline.metric, measured)
@@ -54,7 +54,7 @@ def check_modality(domain: Domain, examples: Tensor) -> None:
         raise DataError(
             f"{where}, rule",
             expected="a leakgauge.metrics.leak.LeakRule, or None",
-            found=found(rule),
+            found=describe_value(rule),
             remedy=f"set it in {type(modality).__name__}",
         )
     if modality.rule is not None:

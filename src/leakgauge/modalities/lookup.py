@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from leakgauge.core import DataError, Domain
-from leakgauge.core.kinds import found
+from leakgauge.core.kinds import describe_value
 from leakgauge.metrics.leak import LeakRule
 from leakgauge.modalities.image import ImageModality
 from leakgauge.modalities.modality import Modality
@@ -41,7 +41,7 @@ def modality_of(domain: Domain) -> Modality:
         raise DataError(
             f"domain {domain.kind!r}, modality",
             expected="an object whose class derives from leakgauge.modalities.Modality",
-            found=found(own),
+            found=describe_value(own),
             remedy="derive from it, and give its metrics, headline and layout",
         )
     return own

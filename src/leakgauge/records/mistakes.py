@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from leakgauge.core.kinds import found
+from leakgauge.core.kinds import describe_value
 
 
 def mistake_of(error: ValidationError) -> str:
@@ -12,5 +12,5 @@ def mistake_of(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, (error.title, *first["loc"])))
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    given = "nothing" if first["type"] == "missing" else found(first["input"])
+    given = "nothing" if first["type"] == "missing" else describe_value(first["input"])
     return f"{field}: expected {expected}; found {given}"

@@ -32,7 +32,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.allowance import Allowance
-from leakgauge.core.lines import said
+from leakgauge.core.lines import describe_error
 from leakgauge.core.ranges import Count, check_fields
 from leakgauge.core.seams import check_shared, defended_batch, defended_training
 from leakgauge.core.space import check_real
@@ -237,7 +237,7 @@ def fitting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[None]
             f"model {type(model).__name__}",
             expected=f"a forward and a loss that accept inputs {tuple(inputs.shape)} "
             f"and targets {tuple(targets.shape)}",
-            found=said(error),
+            found=describe_error(error),
             remedy="match the model's first and last layers to the data, and the loss to (outputs, targets)",
         ) from error
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from leakgauge.core import ModelError, copied, trainable, unwrapped
-from leakgauge.core.lines import said
+from leakgauge.core.lines import describe_error
 from leakgauge.federated.isolation.layouts import is_finite
 
 
@@ -49,7 +49,7 @@ def audited(model: nn.Module) -> nn.Module:
         raise ModelError(
             name,
             expected="a module that copy.deepcopy can copy",
-            found=said(error),
+            found=describe_error(error),
             remedy="give it __deepcopy__, or keep on it no open file, lock, generator or tensor that "
             "torch cannot copy",
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from leakgauge.core import ModelError, copied
-from leakgauge.core.lines import said
+from leakgauge.core.lines import describe_error
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def own_copy(value: T, name: str) -> T:
         raise ModelError(
             name,
             expected="an object that copy.deepcopy can copy, so that the adversary gets its own",
-            found=said(error),
+            found=describe_error(error),
             remedy="keep no open file, lock or generator on it",
         ) from error
 

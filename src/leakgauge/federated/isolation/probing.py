@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import LeakGaugeError, ProbeError, copied
-from leakgauge.core.lines import said
+from leakgauge.core.lines import describe_error
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def probing(what: str = "the model") -> Iterator[None]:
         raise
     # A user's module and loss can fail in any way that Python knows.
     except Exception as error:
-        found = " ".join(said(error).split())
+        found = " ".join(describe_error(error).split())
         raise ProbeError(f"{what} fails on a probe: {found[:300]}") from error
 
 

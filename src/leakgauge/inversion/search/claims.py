@@ -25,7 +25,7 @@ from leakgauge.core import (
 from leakgauge.core.attack import named_failures
 from leakgauge.core.origin import is_our_object, is_ours
 from leakgauge.core.reconstruction import Cost, Snapshot
-from leakgauge.core.verdicts import bounded, lowered, no_signal
+from leakgauge.core.verdicts import lower_status, lower_to_residual, report_no_signal
 from leakgauge.inversion.search.judgment import residual_of, status_of
 
 LISTS = ("objectives", "trajectory", "notes")
@@ -61,7 +61,7 @@ def plan_of(attack: Attack, observation: Observation) -> Plan | Inapplicable:
         AttackError: the attack returned something else than a plan or a reason.
     """
     if not observation.has_signal:
-        return Plan(evaluations=0, search=lambda seeds, progress: no_signal(observation))
+        return Plan(evaluations=0, search=lambda seeds, progress: report_no_signal(observation))
     # A user's own attack may draw from global generators: one audit seed gives one plan.
     with Seeds().alone("check"):
         plan = attack.plan(observation if trusted(attack) else copy_for_attack(observation))
@@ -94,10 +94,12 @@ def judge(
     if trusted(attack):
         if moved:
             found = _simulated(attack, observation, found, whole=bool(found.found.any()))
-        return bounded(found)
+        return lower_to_residual(found)
     # More guesses than examples match an update more easily.
     whole = bool(found.found.all()) and len(found.inputs) == count
-    found = bounded(_simulated(attack, observation, replace(found, diagnosis=None), whole=whole))
+    found = lower_to_residual(
+        _simulated(attack, observation, replace(found, diagnosis=None), whole=whole)
+    )
     with named_failures(attack, "result"):
         return proven(observation, found)
 
@@ -149,7 +151,7 @@ def proven(observation: Observation, found: Reconstruction) -> Reconstruction:
         if allowed is Status.CERTIFIED:
             return found
         reason = "the update says too little of the example that moves it least"
-    return lowered(found, Status.CONVERGED, f"not certified: {reason}")
+    return lower_status(found, Status.CONVERGED, f"not certified: {reason}")
 
 
 def invented(observation: Observation, targets: Tensor | None) -> bool:
