@@ -183,7 +183,7 @@ class BaseAttack(ABC):
             progress(Moment(1.0, found.cost.evaluations, best=found.apart))
             return found
 
-        message = "the attack was stopped before it had a reconstruction"
+        message = "no reconstruction yet"
         return Plan(
             evaluations=plan.evaluations,
             expected=plan.expected,
