@@ -40,7 +40,7 @@ from leakgauge.analytic.label_recovery import (
     Rlg,
     Tilting,
 )
-from leakgauge.analytic.label_recovery.base import whole
+from leakgauge.analytic.label_recovery.base import round_counts
 
 NAME = "label_counts"
 AUXILIARY = 100
@@ -112,7 +112,7 @@ def run(job: Job, given: Options) -> Row:
         if not isinstance(reading, lg.Inapplicable):
             answer = reading(seeds)
             found[name] = score(truth, answer) | {"seconds": time.perf_counter() - clock}
-    equal = whole(torch.full((classes,), job.size / classes).double(), job.size)
+    equal = round_counts(torch.full((classes,), job.size / classes).double(), job.size)
     found["no update, all classes alike"] = score(truth, LabelRecovery.of(equal, "equal"))
     return {
         "network": job.network,

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.analytic.label_recovery.base import BiasedLayer, whole
-from leakgauge.analytic.label_recovery.ilrg import counted, outputs, solved
+from leakgauge.analytic.label_recovery.base import BiasedLayer, round_counts
+from leakgauge.analytic.label_recovery.ilrg import counts_from_logits, estimate_counts, logits_of
 from leakgauge.analytic.label_recovery.stand_ins import features_of
 from leakgauge.analytic.loss_link import link_of
 from leakgauge.output import head_of
@@ -74,7 +74,7 @@ def run(job: Job, given: Options) -> Row:
         found = oracles(seen, chosen)
         scores.append(
             {
-                name: float(torch.minimum(whole(counts, job.size), truth).sum() / job.size)
+                name: float(torch.minimum(round_counts(counts, job.size), truth).sum() / job.size)
                 for name, counts in found.items()
             }
         )
@@ -112,8 +112,8 @@ def fresh(seen: Seen, chosen: Tensor) -> dict[str, Tensor]:
     )
     size = len(chosen)
     return {
-        "ilrg": solved(layer, link),
-        "ilrg, class means told": counted(layer, link, outputs(layer, means)),
+        "ilrg": estimate_counts(layer, link),
+        "ilrg, class means told": counts_from_logits(layer, link, logits_of(layer, means)),
         "mean answer of all images told": size * (seen.answers.mean(0) - layer.dbias),
         "mean answer of the batch told": size * (seen.answers[chosen].mean(0) - layer.dbias),
         "all classes alike": torch.full((10,), size / 10).double(),

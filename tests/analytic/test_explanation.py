@@ -1,4 +1,4 @@
-"""The label that explains what an example adds to a gradient."""
+"""Tests of the choice of the label that explains an example's part of a gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CAUSED = torch.tensor(
         [[1.0, 1.0], [1.0, 1.0], [torch.nan, 5.0]],
     ]
 )
-"""What three examples cause under three labels (labels, examples, outputs)."""
+"""Slopes (labels, examples, outputs) of three examples under three labels."""
 SEEN = torch.tensor([[0.0, 0.9], [0.0, 1.0], [torch.nan, 5.0]])
 
 

@@ -1,4 +1,4 @@
-"""Label recovery: counts with repetition from the update alone, and honest reasons where they are not told."""
+"""Label recovery: counts with repetition from the update alone, or the reason why they cannot be recovered."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from leakgauge.analytic.label_recovery import (
     base,
     recover_labels,
 )
-from leakgauge.analytic.label_recovery.base import biased_head_of, whole
-from leakgauge.analytic.label_recovery.bounds import completed
-from leakgauge.analytic.label_recovery.llg import taken
+from leakgauge.analytic.label_recovery.base import biased_head_of, round_counts
+from leakgauge.analytic.label_recovery.bounds import complete_counts
+from leakgauge.analytic.label_recovery.llg import take_labels
 from leakgauge.analytic.label_recovery.stand_ins import natural, scenes
-from leakgauge.analytic.label_recovery.tilting import Tilt, merged
+from leakgauge.analytic.label_recovery.tilting import Tilt, merge
 from leakgauge.defenses import RandomSparsification, TopK
 from leakgauge.federated import FedAvg
 
@@ -50,7 +50,7 @@ def counts(labels: list[int], classes: int = 8) -> list[int]:
     return torch.bincount(torch.tensor(labels), minlength=classes).tolist()
 
 
-def seen(observe: Observe, labels: list[int], **granted: bool) -> lg.Observation:
+def observation_of(observe: Observe, labels: list[int], **granted: bool) -> lg.Observation:
     return observe(mlp(classes=8), batch(labels), **granted)
 
 
@@ -59,7 +59,7 @@ def auxiliary() -> Auxiliary:
 
 
 def refusal(method: LabelMethod, observation: lg.Observation) -> str:
-    """Return why the method cannot read the labels."""
+    """Return why the method cannot recover the labels."""
     found = method.prepare(observation)
     assert isinstance(found, lg.Inapplicable)
     return found.reason
@@ -78,7 +78,7 @@ METHODS: dict[str, LabelMethod] = {
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("labels", [REPEATED, [4] * 20, [7]], ids=["repeated", "equal", "one"])
 def test_counts_with_repetition(observe: Observe, name: str, labels: list[int]) -> None:
-    observation = seen(observe, labels)
+    observation = observation_of(observe, labels)
     found = METHODS[name](observation, seeds=SEEDS)
     assert found.counts is not None
     assert int(found.counts.sum()) == len(labels)
@@ -93,11 +93,11 @@ def test_counts_with_repetition(observe: Observe, name: str, labels: list[int]) 
 def test_a_reading_checks_nothing_anew(
     observe: Observe, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading = METHODS[name].prepare(seen(observe, REPEATED))
+    reading = METHODS[name].prepare(observation_of(observe, REPEATED))
     assert not isinstance(reading, lg.Inapplicable)
 
     def again(*_: object) -> None:
-        pytest.fail("found when it was prepared")
+        pytest.fail("expected the reading to reuse what `prepare` found")
 
     monkeypatch.setattr(base, "last_layer", again)
     assert reading(SEEDS).labels.tolist() == REPEATED
@@ -111,33 +111,33 @@ def test_idlg_reads_one_label_without_bias_too(observe: Observe) -> None:
     model[-1] = last
     observation = observe(model, batch([6]))
     assert Idlg()(observation, seeds=SEEDS).labels.tolist() == [6]
-    assert Idlg()(seen(observe, [6]), seeds=SEEDS).labels.tolist() == [6]
-    assert refusal(Idlg(), seen(observe, [1, 2])) == "reads one label: batch 2 > 1"
+    assert Idlg()(observation_of(observe, [6]), seeds=SEEDS).labels.tolist() == [6]
+    assert refusal(Idlg(), observation_of(observe, [1, 2])) == "recovers one label: batch 2 > 1"
 
 
 def test_distinct_labels_by_minima_and_by_separability(observe: Observe) -> None:
-    observation = seen(observe, [1, 3, 4])
+    observation = observation_of(observe, [1, 3, 4])
     assert GradInversionRule()(observation, seeds=SEEDS).labels.tolist() == [1, 3, 4]
-    presence = Rlg()(seen(observe, [1, 3, 3, 4]), seeds=SEEDS)
+    presence = Rlg()(observation_of(observe, [1, 3, 3, 4]), seeds=SEEDS)
     assert presence.present.nonzero().flatten().tolist() == [1, 3, 4]
     assert presence.counts is None
     with pytest.raises(ValueError, match="not how many"):
         _ = presence.labels
-    assert "batch 12 > 8" in refusal(GradInversionRule(), seen(observe, REPEATED))
-    assert "batch 12 > 7" in refusal(Rlg(), seen(observe, REPEATED))
+    assert "batch 12 > 8" in refusal(GradInversionRule(), observation_of(observe, REPEATED))
+    assert "batch 12 > 7" in refusal(Rlg(), observation_of(observe, REPEATED))
 
 
 def test_llg_from_the_gradient_alone_is_near(observe: Observe) -> None:
-    found = Llg()(seen(observe, REPEATED), seeds=SEEDS).counts
+    found = Llg()(observation_of(observe, REPEATED), seeds=SEEDS).counts
     assert found is not None
     assert int(found.sum()) == 12
     assert int(torch.minimum(found, torch.tensor(counts(REPEATED))).sum()) >= 10
-    assert Llg()(seen(observe, [4] * 20), seeds=SEEDS).labels.tolist() == [4] * 20
+    assert Llg()(observation_of(observe, [4] * 20), seeds=SEEDS).labels.tolist() == [4] * 20
 
 
 def test_llg_subtracts_the_impact_from_the_class_it_took() -> None:
     sums = torch.tensor([-6.2, -0.9, 0.1, 0.2])
-    found = taken(sums, 7, torch.tensor(-1.0), torch.zeros(4))
+    found = take_labels(sums, 7, torch.tensor(-1.0), torch.zeros(4))
     assert found.tolist() == [6, 1, 0, 0]
 
 
@@ -147,7 +147,7 @@ def test_llg_subtracts_the_impact_from_the_class_it_took() -> None:
     ids=["too few", "too many", "negative"],
 )
 def test_rounding_corrects_both_ways(estimate: list[float], expected: list[int]) -> None:
-    found = whole(torch.tensor(estimate, dtype=torch.float64), 4)
+    found = round_counts(torch.tensor(estimate, dtype=torch.float64), 4)
     assert int(found.sum()) == 4
     assert (found - torch.tensor(estimate)).square().sum() <= (
         torch.tensor(expected) - torch.tensor(estimate)
@@ -181,7 +181,7 @@ def test_what_is_granted_comes_first_and_soft_targets_have_no_counts(observe: Ob
 
 
 def test_without_the_batch_size_nothing_is_counted(observe: Observe) -> None:
-    observation = seen(observe, REPEATED, batch_size=False)
+    observation = observation_of(observe, REPEATED, batch_size=False)
     for method in METHODS.values():
         assert refusal(method, observation) == "needs the batch size"
     with pytest.raises(ValueError, match="batch size"):
@@ -195,7 +195,7 @@ def test_without_the_bias_gradient_the_default_says_so(observe: Observe) -> None
     assert "bias" in refusal(Ilrg(), observation)
     found = recover_labels(observation, seeds=SEEDS)
     assert found.method == "llg_star"
-    assert "the bias has no gradient" in found.notes
+    assert "the bias has no gradient: LLG* replaces the default" in found.notes
     assert found.labels.tolist() == REPEATED
 
 
@@ -208,7 +208,7 @@ def test_poisoning_the_truth_afterwards_changes_nothing(observe: Observe) -> Non
 
 
 def confident() -> nn.Module:
-    """A network whose outputs are far apart, as after training."""
+    """Return a network with outputs far apart, as after training."""
     model = mlp(classes=8)
     model[-1].weight.data.mul_(200)
     return model
@@ -223,13 +223,13 @@ def test_a_confident_network_is_not_read_by_stand_ins(observe: Observe) -> None:
 
 def test_the_prior_fills_only_what_is_not_shown() -> None:
     alike = torch.ones(4).double()
-    one = completed(torch.tensor([0, 3, 0, 0]), 12, alike)
+    one = complete_counts(torch.tensor([0, 3, 0, 0]), 12, alike)
     assert one.tolist() == [0, 12, 0, 0]
-    every = completed(torch.tensor([1, 5, 1, 1]), 12, alike)
+    every = complete_counts(torch.tensor([1, 5, 1, 1]), 12, alike)
     assert int(every.sum()) == 12
     assert every[1] >= 5
     assert int((every - every.median()).abs()[[0, 2, 3]].max()) <= 1
-    nothing = completed(torch.tensor([0, 0, 0, 0]), 8, 0 * alike)
+    nothing = complete_counts(torch.tensor([0, 0, 0, 0]), 8, 0 * alike)
     assert nothing.tolist() == [2, 2, 2, 2]
 
 
@@ -253,7 +253,7 @@ def test_one_local_step_is_a_gradient(observe: Observe) -> None:
     assert Ilrg()(delta, seeds=SEEDS).labels.tolist() == REPEATED
     several = replace(delta, training=replace(training, epochs=2))
     assert "needs one gradient" in refusal(Ilrg(), several)
-    gradient = seen(observe, REPEATED)
+    gradient = observation_of(observe, REPEATED)
     assert "difference of weights" in refusal(FedAvgCounts(), gradient)
 
 
@@ -269,14 +269,14 @@ def test_bounds_do_not_prove_what_rounding_of_the_weights_shows() -> None:
 
 def test_stand_ins_that_differ_give_way_to_all_classes_alike() -> None:
     one, other = torch.tensor([9.0, 0.0, 3.0]).double(), torch.tensor([0.0, 9.0, 3.0]).double()
-    apart = merged([Tilt(one, 0.01), Tilt(other, 0.01)], 12)
+    apart = merge([Tilt(one, 0.01), Tilt(other, 0.01)], 12)
     assert apart.counts.tolist() == pytest.approx([4, 4, 4])
     assert apart.spread > 0.5
-    alike = merged([Tilt(one, 0.01), Tilt(one, 0.1)], 12)
+    alike = merge([Tilt(one, 0.01), Tilt(one, 0.1)], 12)
     assert alike.counts.tolist() == pytest.approx(one.tolist())
     assert alike.spread == pytest.approx(0)
-    better = merged([Tilt(one, 1e-4), Tilt(other, 0.1)], 12)
-    assert whole(better.counts, 12).tolist() == one.long().tolist()
+    better = merge([Tilt(one, 1e-4), Tilt(other, 0.1)], 12)
+    assert round_counts(better.counts, 12).tolist() == one.long().tolist()
 
 
 def test_dummies_are_in_the_domain_and_repeat(observe: Observe) -> None:
@@ -292,7 +292,7 @@ def test_dummies_are_in_the_domain_and_repeat(observe: Observe) -> None:
 
 
 class TestSparsified:
-    """A known sparsification: what was not sent is left out, not read as zero."""
+    """A known sparsification: methods leave out the dropped entries, and do not read them as zeros."""
 
     @pytest.mark.parametrize(
         "defense", [TopK(sparsity=0.9), RandomSparsification(sparsity=0.9)], ids=["top-k", "random"]

@@ -62,7 +62,7 @@ def test_matching_runs_with_the_labels_that_were_read(observe: Observe, attack: 
     assert found.targets is not None
     assert sorted(found.targets.tolist()) == sorted(LABELS)
     assert found.notes[0].startswith("labels: tilting; ")
-    assert "of 6 labels are told by the update" in found.notes[0]
+    assert "of 6 labels are proven by the update" in found.notes[0]
 
 
 @pytest.mark.parametrize("granted", ["labels", "label_counts"])

@@ -70,7 +70,7 @@ def test_the_label_of_one(name: str) -> None:
         assert isinstance(plan, LabelPlan)
         labels, notes = plan.read(lg.Seeds(seed))
         assert torch.equal(labels, batch.targets)
-        assert ("told by the update" in str(notes)) == (name in EXACT)
+        assert ("proven by the update" in str(notes)) == (name in EXACT)
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -81,7 +81,7 @@ def test_counts_of_a_batch(name: str) -> None:
         assert one_gradient(observation)
         found = BestLabels()(observation, seeds=lg.Seeds(seed))
         assert torch.equal(found.labels, batch.targets.sort().values)
-        assert "6 of 6 labels are told" in str(found.notes)
+        assert "6 of 6 labels are proven" in str(found.notes)
 
 
 def test_the_size_is_measured() -> None:
@@ -101,7 +101,7 @@ def test_what_is_only_near_a_gradient_is_not_called_told() -> None:
             observation = observed(network(nn.ReLU, seed=seed), batch, training=training)
             found = BestLabels()(observation, seeds=lg.Seeds(seed))
             assert not found.certified
-            assert "0 of 6 labels are told" in str(found.notes)
+            assert "0 of 6 labels are proven" in str(found.notes)
 
 
 def test_noise_that_nobody_spoke_of_proves_nothing() -> None:
@@ -121,7 +121,7 @@ def test_noise_that_nobody_spoke_of_proves_nothing() -> None:
         | {"update": noisy.update}
     )
     found = BestLabels()(blurred, seeds=lg.Seeds(0))
-    claimed = int(next(n for n in found.notes if "told by the update" in n).split(" of ")[0])
+    claimed = int(next(n for n in found.notes if "proven by the update" in n).split(" of ")[0])
     truth = torch.bincount(batch.targets, minlength=10)
     assert found.counts is not None
     assert claimed <= int(torch.minimum(found.counts, truth).sum())

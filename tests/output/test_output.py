@@ -199,4 +199,4 @@ def test_counts_are_right_or_not_said_to_be_told(name: str) -> None:
         if name in ("mean", "sum", "faint", "temperature", "smoothed"):
             assert torch.equal(read.counts, truth)
         assert not read.certified or torch.equal(read.counts, truth)
-        assert torch.equal(read.counts, truth) or "told by the update" not in str(read.notes)
+        assert torch.equal(read.counts, truth) or "proven by the update" not in str(read.notes)

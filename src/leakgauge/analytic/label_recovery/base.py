@@ -1,4 +1,4 @@
-"""What every method of label recovery shares: the answer, what is read of the update, and whole counts."""
+"""Shared parts of all label recovery methods: the result, the gradient they read, and rounding to whole counts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,21 @@ from leakgauge.federated.training.local_steps import interpolated
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRecovery:
-    """Labels of a batch, in no order.
+    """Recovered labels of a batch, without their order.
 
-    present (C,) bool: the classes that have an example. counts (C,) whole numbers that sum to B: how
-    many, None where the method tells presence alone. certified: the update itself proves them.
+    Args:
+        method: Name of the method.
+        present: (C,) bool, the classes that have at least one example.
+        counts: (C,) whole numbers that sum to B, the number of examples of each class. None if the
+            method recovers presence alone.
+        certified: Whether the update itself proves the labels.
+        notes: Lines for the record.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.analytic.label_recovery import LabelRecovery
+        >>> LabelRecovery.of(torch.tensor([2, 0, 1]), "some method").labels
+        tensor([0, 0, 2])
     """
 
     method: str
@@ -34,38 +45,52 @@ class LabelRecovery:
 
     @classmethod
     def of(cls, counts: Tensor, method: str, *notes: str, certified: bool = False) -> LabelRecovery:
-        """Of counts (C,)."""
+        """Return the recovery with counts (C,)."""
         return cls(
             method=method, present=counts > 0, counts=counts, certified=certified, notes=notes
         )
 
     @property
     def labels(self) -> Tensor:
-        """Class indices (B,) in ascending order. Raises ValueError where presence alone is told."""
+        """Class indices (B,) in ascending order.
+
+        Raises:
+            ValueError: The method recovers presence alone.
+        """
         if self.counts is None:
-            raise ValueError(f"{self.method} tells which classes are present, not how many of each")
+            raise ValueError(
+                f"{self.method} recovers which classes are present, not how many of each"
+            )
         return torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
 
 
 Reading = Callable[[Seeds], LabelRecovery]
-"""Labels of one observation that are ready to be read. The seeds are for what a method draws."""
+"""From seeds to the labels of one prepared observation. A method that draws inputs draws them from the seeds."""
 
 
 class LabelMethod(ABC):
-    """An observation in, its labels out. Never sees the truth."""
+    """A method that recovers labels from an observation. It never sees the true labels."""
 
     @abstractmethod
     def prepare(self, observation: Observation) -> Reading | Inapplicable:
-        """Return the reading of the labels, or the reason why this method cannot read them.
+        """Return a function that recovers the labels, or the reason why this method cannot.
 
-        What is found out here, the reading uses: nothing is computed twice.
+        The function reuses all results of this check, so nothing is computed twice.
         """
 
     def __call__(self, observation: Observation, *, seeds: Seeds) -> LabelRecovery:
-        """Prepare and read. Raise ValueError with the reason if the method cannot read the labels."""
+        """Return the recovered labels.
+
+        Args:
+            observation: The observation of one update.
+            seeds: Seeds of the inputs that the method draws.
+
+        Raises:
+            ValueError: The method cannot recover the labels. The message says why.
+        """
         found = self.prepare(observation)
         if isinstance(found, Inapplicable):
-            raise ValueError(f"labels cannot be read: {found}")
+            raise ValueError(f"labels cannot be recovered: {found}")
         return found(seeds)
 
 
@@ -78,31 +103,32 @@ class BiasedLayer(Layer):
 
 @dataclass(frozen=True)
 class BiasedHead(HeadGradient):
-    """A head with the gradient of its bias."""
+    """A head with a bias and the gradient of that bias."""
 
     layer: BiasedLayer
 
 
-def many_steps(observation: Observation) -> LocalSteps | Inapplicable:
-    """The local training, where its steps are known; or why they are not."""
+def known_steps(observation: Observation) -> LocalSteps | Inapplicable:
+    """Return the steps of the local training if they are known, else the reason why they are not."""
     if observation.update.kind != "delta":
         return Inapplicable(
-            f"needs a difference of weights, not an update of kind {observation.update.kind!r}"
+            f"needs a difference of weights; found an update of kind {observation.update.kind!r}"
         )
     if observation.knowledge.batch_size is None:
         return Inapplicable("needs the batch size")
     found = steps_of(observation)
     if found is None:
         return Inapplicable(
-            f"the steps of a local training {type(observation.training).__name__} are not told"
+            f"the steps of the local training {type(observation.training).__name__} are not known"
         )
     return found
 
 
 def mean_gradient(observation: Observation, training: LocalSteps) -> Observation:
-    """The observation, as one of the mean gradient along the way, taken at the middle of the way.
+    """Return the observation as one of the mean gradient, taken at the middle of the trajectory.
 
-    theta' - theta = -sum of rate v with v = momentum v + g + weight decay theta. Exact for one step.
+    The update is theta' - theta = -sum(rate * v) over the steps, with v = momentum * v + g +
+    weight_decay * theta. The mean gradient is exact for one step.
     """
     several = training.taken(observation.batch_size) > 1
     seen = interpolated(observation, 0.5 if several else 1.0)
@@ -110,14 +136,14 @@ def mean_gradient(observation: Observation, training: LocalSteps) -> Observation
     gradient = {
         name: t - training.weight_decay * held[name].detach()
         for name, t in seen.update.tensors.items()
-        if name in held  # of several rounds, the first
+        if name in held  # tensors of later rounds have other names
     }
     return replace(seen, training=FedSGD(), update=Update(gradient))
 
 
 def as_gradient(observation: Observation) -> Observation:
-    """The observation, as one of a gradient where its difference is that of a single step."""
-    training = many_steps(observation)
+    """Return the observation as one of a gradient if its difference comes from a single step, else unchanged."""
+    training = known_steps(observation)
     if isinstance(training, Inapplicable) or training.taken(observation.batch_size) > 1:
         return observation
     return mean_gradient(observation, training)
@@ -126,52 +152,57 @@ def as_gradient(observation: Observation) -> Observation:
 def head_of(
     observation: Observation, *, one_hot: bool = False, uneven: bool = False
 ) -> HeadGradient | Inapplicable:
-    """Return the head's gradient, or the reason why a method cannot read labels from it.
+    """Return the head's gradient, or the reason why a method cannot recover labels from it.
 
     Args:
-        observation: of one gradient, or of a weight difference of one step.
-        one_hot: whether the method needs targets of 0 and 1.
-        uneven: whether the method takes account of class weights.
+        observation: Observation of one gradient, or of a weight difference of one step.
+        one_hot: Whether the method needs targets of 0 and 1.
+        uneven: Whether the method takes account of class weights.
     """
     found = last_layer(as_gradient(observation))
     if isinstance(found, Inapplicable):
         return found
-    reason = unfit(found.link, one_hot=one_hot, uneven=uneven)
+    reason = why_unfit(found.link, one_hot=one_hot, uneven=uneven)
     return found if reason is None else Inapplicable(reason)
 
 
 def biased_head_of(
     observation: Observation, *, one_hot: bool = False, uneven: bool = False
 ) -> BiasedHead | Inapplicable:
-    """Return the same with the gradient of the bias, which the method needs."""
+    """Return the head with its gradient and that of its bias, or the reason why a method cannot use it.
+
+    The arguments are those of `head_of`.
+    """
     found = last_layer(as_gradient(observation))
     if isinstance(found, Inapplicable):
         return found
     layer = found.layer
     if layer.dbias is None:
         return Inapplicable("needs the gradient of the last layer's bias")
-    reason = unfit(found.link, one_hot=one_hot, uneven=uneven)
+    reason = why_unfit(found.link, one_hot=one_hot, uneven=uneven)
     if reason is not None:
         return Inapplicable(reason)
     biased = BiasedLayer(layer.weight, layer.bias, layer.dweight, layer.dbias, layer.batch)
     return BiasedHead(head=found.head, layer=biased, link=found.link, shared=found.shared)
 
 
-def unfit(link: LossLink, *, one_hot: bool = False, uneven: bool = False) -> str | None:
-    """Return why a method cannot read labels under a loss, or None if it can. The options are those of `head_of`."""
+def why_unfit(link: LossLink, *, one_hot: bool = False, uneven: bool = False) -> str | None:
+    """Return why a method cannot recover labels under a loss, or None if it can. The options are those of `head_of`."""
     if not uneven and not link.even:
-        return "needs a loss that weighs all classes alike"
+        return "needs a loss with equal class weights"
     if one_hot and link.activation == "identity":
-        return "needs outputs squashed by softmax or sigmoid, not squared error"
+        return "needs a loss with softmax or sigmoid outputs, not squared error"
     if one_hot and not torch.equal(link.targets, torch.eye(len(link.targets)).double()):
         return "needs targets of 0 and 1, not smoothed ones"
     return None
 
 
-def sent(observation: Observation) -> Tensor | None:
-    """Which entries of the last layer's gradient, (C, d + 1) with the bias last, a known defense has left.
+def shared_entries(observation: Observation) -> Tensor | None:
+    """Return a mask (C, d + 1) of the entries of the last layer's gradient that a known defense shares, the bias last.
 
-    None where it leaves all, or none, or where there is no such layer.
+    Returns:
+        1 for an entry that was shared and 0 for a dropped one. None if no defense is known, if it
+        keeps all or no entries, or if the last layer has no gradient of a bias.
     """
     seen, defense = as_gradient(observation), observation.knowledge.defense
     if defense is None:
@@ -185,9 +216,10 @@ def sent(observation: Observation) -> Tensor | None:
     return None if bool(mask.all()) or not bool(mask.any()) else mask.double()
 
 
-def whole(estimate: Tensor, total: int) -> Tensor:
-    """The whole numbers (C,) of 0 or more with this sum that are nearest to `estimate`."""
-    # Where they need not be whole they are max(0, estimate - level); whole, they are less than 1 away.
+def round_counts(estimate: Tensor, total: int) -> Tensor:
+    """Return the whole numbers (C,), at least 0 and with sum `total`, that are nearest to `estimate` (C,)."""
+    # The nearest real numbers of this sum are max(0, estimate - level). The whole numbers differ
+    # from them by less than 1.
     falling = estimate.double().sort(descending=True).values
     ranks = torch.arange(1, len(falling) + 1).double()
     levels = (falling.cumsum(0) - total) / ranks

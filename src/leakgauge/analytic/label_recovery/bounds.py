@@ -1,13 +1,4 @@
-"""Counts that a trained network's gradient bounds from below, completed by what it shows of each class. Ours.
-
-A confident example leaves next to nothing in the gradient, and p = db + t is as unknown as the labels. What is
-certain of targets of 0 and 1: k_c >= -K db_c, since p >= 0; and where features are not negative, c is present
-if any entry of dW_c is negative. Let s_c be that bound, and S their sum. What is left of K goes to classes in
-proportion to a prior: for those seen m_c^(S / K), where m_c = -K db_c / (1 - p_cc) counts them as if each were
-as faint as their embedding says (`Ilrg`): that holds the better, the more of the batch is proven. For the
-others (seen - 1) / (C - 1), so that one seen class takes all, and all classes seen share alike; but none for
-a class that would get less than half an example.
-"""
+"""Lower bounds of label counts that the gradient of a trained network proves, completed by a prior."""
 
 from __future__ import annotations
 
@@ -25,10 +16,10 @@ from leakgauge.analytic.label_recovery.base import (
     LabelRecovery,
     Reading,
     biased_head_of,
-    many_steps,
-    whole,
+    known_steps,
+    round_counts,
 )
-from leakgauge.analytic.label_recovery.ilrg import embeddings, outputs
+from leakgauge.analytic.label_recovery.ilrg import embeddings, logits_of
 from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
 from leakgauge.analytic.last_layer import known_noise, units
 from leakgauge.analytic.loss_link import LossLink
@@ -38,18 +29,50 @@ from leakgauge.federated.training.calibration import one_gradient
 from leakgauge.output import Head
 
 FAINT = 1e-6
-"""Of the largest entry: a negative entry smaller than this may be rounding."""
+"""Relative size, against the largest entry, below which a negative entry may be rounding."""
 CERTAIN = 6.0
 """Standard deviations of the noise below which nothing is proven."""
 AMPLITUDES = (1.0, 10.0, 100.0)
-"""Standard deviations, in unit coordinates, of the noise on which features are seen. A ReLU is at least 0 on all."""
+"""Standard deviations, in unit coordinates, of the noise that shows whether features can be negative."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds(LabelMethod):
-    """Any batch size, for confident networks; targets of 0 and 1. Needs the bias's gradient.
+    r"""Recover label counts from lower bounds that the gradient proves, completed by a prior.
 
-    `dummies` inputs tell whether features can be negative.
+    Use it at any batch size on trained, confident networks. Targets must be 0 and 1, and the
+    gradient of the last layer's bias is needed. A confident example leaves almost nothing in the
+    gradient, so counts cannot be solved for. Two facts stay certain:
+
+    - :math:`k_c \ge -B \, db_c`, since outputs are at least 0.
+    - If features are never negative, a negative entry in row c of dW proves that class c is
+      present.
+
+    Here k_c is the number of examples of class c, and B the batch size. The last layer has the
+    gradients dW (C, d) and db (C,). The bounds s_c sum to S. The rest of the batch goes to the
+    classes in proportion to a prior:
+
+    - A class with a bound above 0 gets :math:`m_c^{S/B}`, relative to their mean. The estimate
+      :math:`m_c = -B \, db_c / (1 - p_{cc})` assumes that all its examples are as confident as its
+      embedding (`Ilrg`). It is better, the more of the batch is proven.
+    - Any other class gets (n - 1) / (C - 1), with n the number of classes that have a bound above
+      0. One class then takes all, and if all classes are seen they share equally. A class that
+      would get less than half an example gets none.
+
+    Args:
+        dummies: Number of inputs that test whether features can be negative, at least 1. Default
+            ours.
+
+    References:
+        Ours.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import Bounds
+        >>> observation = lg.examples.observation(batch_size=6, threat=lg.Server())
+        >>> found = Bounds()(observation, seeds=lg.Seeds(0))
+        >>> found.labels, found.certified
+        (tensor([0, 1, 2, 3, 4, 5]), True)
     """
 
     dummies: Count = 16
@@ -62,25 +85,26 @@ class Bounds(LabelMethod):
         """Return the counts that the head's gradient bounds, completed by a prior."""
         layer = head.layer
         seen = self.least(observation, head, seeds)
-        counts = completed(seen, layer.batch, amplified(layer, head.link))
+        counts = complete_counts(seen, layer.batch, amplified_counts(layer, head.link))
         known = min(int(seen.sum()), layer.batch)
         if not one_gradient(observation):
-            return LabelRecovery.of(counts, "bounds", "the update is only near one gradient")
-        note = f"{known} of {layer.batch} labels are proven by the update, the others a prior's"
+            note = "the update only approximates one gradient, so no label is proven"
+            return LabelRecovery.of(counts, "bounds", note)
+        note = f"{known} of {layer.batch} labels are proven by the update; a prior fills the others"
         return LabelRecovery.of(counts, "bounds", note, certified=known == layer.batch)
 
     def least(self, observation: Observation, head: BiasedHead, seeds: Seeds) -> Tensor:
-        """Return how many examples of each class (C,) there are at least. observation: as it was shared."""
+        """Return the least number of examples of each class (C,). `observation` is as the client shared it."""
         generator = seeds.generator("dummies")
         signed = can_be_negative(observation, head.head, self.dummies, generator)
-        blur = blurred(observation, head) + CERTAIN * noise_in(observation, head)
-        return shown(head.layer, head.link, signed=signed, blur=blur)
+        blur = weight_rounding(observation, head) + CERTAIN * noise_level(observation, head)
+        return proven_counts(head.layer, head.link, signed=signed, blur=blur)
 
 
 def can_be_negative(
     observation: Observation, head: Head, dummies: int, generator: torch.Generator
 ) -> bool:
-    """Return whether features are seen below 0, on images and on values far beyond the domain's range."""
+    """Return whether any feature is below 0, on natural images and on noise far beyond the domain's range."""
     inputs = [natural(observation, dummies, generator)]
     for amplitude in AMPLITUDES:
         drawn = torch.randn((dummies, *unit_shape(observation.domain)), generator=generator)
@@ -88,11 +112,11 @@ def can_be_negative(
     return any(bool((features_of(observation, head, some) < 0).any()) for some in inputs)
 
 
-def noise_in(observation: Observation, head: BiasedHead) -> float:
-    """Return the standard deviation of the noise on an entry of the gradient, known or seen.
+def noise_level(observation: Observation, head: BiasedHead) -> float:
+    """Return the standard deviation of the noise on an entry of the gradient, known or estimated.
 
-    Softmax's slopes sum to 0 over the classes, so every column of the gradient does. What a column sums to is noise,
-    whether the adversary was told of it or not.
+    Softmax's slopes sum to 0 over the classes, so every column of the gradient does too. The sum of
+    a column is therefore noise, whether the adversary knows of it or not.
     """
     layer = head.layer
     known = known_noise(observation, layer, observation.update.tensors[head.head.weight])
@@ -104,9 +128,12 @@ def noise_in(observation: Observation, head: BiasedHead) -> float:
     return max(least, seen)
 
 
-def blurred(observation: Observation, head: BiasedHead) -> float:
-    """Return what rounding of the weights themselves leaves in a gradient that is read from their difference."""
-    training = many_steps(observation)
+def weight_rounding(observation: Observation, head: BiasedHead) -> float:
+    """Return the error of a gradient's entry that comes from rounding of the weights, or 0 for a shared gradient.
+
+    It matters if the gradient is computed from a difference of weights.
+    """
+    training = known_steps(observation)
     if isinstance(training, Inapplicable):
         return 0.0
     step = torch.finfo(observation.update.like.dtype).eps
@@ -115,11 +142,17 @@ def blurred(observation: Observation, head: BiasedHead) -> float:
     return size * units(head.layer, head.shared)
 
 
-def shown(layer: BiasedLayer, link: LossLink, *, signed: bool, blur: float = 0.0) -> Tensor:
-    """Return at least how many examples of each class (C,) there are. signed: whether features can be negative.
+def proven_counts(layer: BiasedLayer, link: LossLink, *, signed: bool, blur: float = 0.0) -> Tensor:
+    r"""Return the proven least number of examples of each class (C,).
 
-    blur: the error of an entry of the gradient, beside its own rounding. With class weights w and a mean over
-    divisors d, k_c w_c d_c / sum_i d(y_i) >= -db_c, and that sum is B d at least for the smallest d.
+    With class weights w and a mean over divisors d, :math:`k_c w_c d_c / \sum_i d_{y_i} \ge -db_c`.
+    The sum is at least B times the smallest divisor.
+
+    Args:
+        layer: The last layer with its gradients.
+        link: The loss.
+        signed: Whether features can be negative.
+        blur: Error of an entry of the gradient, besides its own rounding.
     """
     divisors = link.reduction.divisors
     least = 1.0 if divisors is None else float(divisors.min())
@@ -133,34 +166,35 @@ def shown(layer: BiasedLayer, link: LossLink, *, signed: bool, blur: float = 0.0
     return counts
 
 
-def amplified(layer: BiasedLayer, link: LossLink) -> Tensor:
-    """How many examples of each class (C,), were all as faint as the class's embedding; 0 to B."""
-    answers = link.value(outputs(layer, embeddings(layer)) / link.temperature).diagonal()
+def amplified_counts(layer: BiasedLayer, link: LossLink) -> Tensor:
+    """Return the counts (C,), from 0 to B, if all examples were as confident as the embedding of their class."""
+    answers = link.value(logits_of(layer, embeddings(layer)) / link.temperature).diagonal()
     faint = (1 - answers).clamp_min(1 / layer.batch)
     return (-layer.batch * layer.dbias / link.scale / link.weights / faint).clamp(0, layer.batch)
 
 
-def completed(seen: Tensor, batch: int, amplitude: Tensor) -> Tensor:
-    """Counts (C,) of `batch` examples, at least `seen` (C,), the rest by the prior of these amplitudes (C,)."""
+def complete_counts(seen: Tensor, batch: int, amplitude: Tensor) -> Tensor:
+    """Return counts (C,) with sum `batch` and at least `seen` (C,). A prior of these amplitudes (C,) fills the rest."""
     left = batch - int(seen.sum())
     if left <= 0:
-        return whole(seen.double() * batch / seen.sum(), batch)
+        return round_counts(seen.double() * batch / seen.sum(), batch)
     fraction = max(0, int((seen > 0).sum()) - 1) / max(1, len(seen) - 1)
     prior = torch.maximum(seen.double(), amplitude) ** (float(seen.sum()) / batch)
     prior = prior / prior[seen > 0].mean() if bool(seen.any()) else prior
     prior = torch.where(seen > 0, prior, fraction)
     if not bool(prior.any()):
         prior = torch.ones_like(prior)
-    counts = _filled(seen.double(), prior, batch)
+    counts = _fill(seen.double(), prior, batch)
     if bool(seen.any()):
-        # A class that is more likely absent than there is given none, or many such would take all.
+        # A class that is more likely absent than present gets none. Otherwise many of these classes
+        # would together take the whole batch.
         prior[(seen == 0) & (counts < 0.5)] = 0
-        counts = _filled(seen.double(), prior, batch)
-    return seen + whole(counts - seen, left)
+        counts = _fill(seen.double(), prior, batch)
+    return seen + round_counts(counts - seen, left)
 
 
-def _filled(seen: Tensor, prior: Tensor, batch: int) -> Tensor:
-    """max(seen, level x prior), with the level at which they sum to `batch`."""
+def _fill(seen: Tensor, prior: Tensor, batch: int) -> Tensor:
+    """Return max(seen, level * prior) (C,), with the level at which the sum is `batch`."""
     low, high = 0.0, batch / float(prior[prior > 0].min())
     while high - low > 1e-9 * high:
         level = (low + high) / 2

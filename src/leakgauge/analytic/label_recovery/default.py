@@ -1,4 +1,4 @@
-"""The best of these methods that an observation allows."""
+"""The default of label recovery: the best method that an observation allows."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from leakgauge.analytic.label_recovery.base import (
     LabelRecovery,
     Reading,
     biased_head_of,
-    many_steps,
+    known_steps,
     mean_gradient,
-    sent,
-    unfit,
-    whole,
+    round_counts,
+    shared_entries,
+    why_unfit,
 )
-from leakgauge.analytic.label_recovery.bounds import Bounds, amplified, completed
+from leakgauge.analytic.label_recovery.bounds import Bounds, amplified_counts, complete_counts
 from leakgauge.analytic.label_recovery.llg import LlgStar
 from leakgauge.analytic.label_recovery.one_label import LabelOfOne
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary
@@ -33,14 +33,14 @@ from leakgauge.federated.training.calibration import Calibrated, one_gradient
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """What is known of an update whose head has a bias, before anything is drawn.
+    """Facts about an update whose head has a bias, found before anything is drawn.
 
     Args:
-        shared: the observation as it was shared.
-        seen: the observation as one of a gradient.
-        head: the head of `seen`.
-        mask: which entries of the head's gradient were shared, as in `sent`.
-        exact: whether the update is one gradient, up to a known factor.
+        shared: The observation as the client shared it.
+        seen: The observation as one of a gradient.
+        head: The head of `seen`.
+        mask: Mask of the shared entries of the head's gradient (`shared_entries`).
+        exact: Whether the update is one gradient, up to a known factor.
     """
 
     shared: Observation
@@ -52,19 +52,35 @@ class _Known:
 
 @dataclass(frozen=True, kw_only=True)
 class BestLabels(LabelMethod):
-    """Read label counts by the first method that holds, whatever the batch size.
+    """Recover label counts by the best method that the observation allows, at any batch size.
 
-    1. What is granted. 2. `LabelOfOne` for batch 1. 3. `Tilting`, if its stand-ins explain the gradient, and differ in
-    the counts by at most `agreed` of the batch, as in networks that are not trained far. Counts are then at least what
-    is proven. 4. Softmax unmixing up to batch `unmixing`, if it proves every label. 5. What `Bounds` proves, and the
-    labels that unmixing has found, completed by a prior. 6. Without a gradient of the bias, `LlgStar`.
+    Use it unless you want one method in particular. The first of these that holds gives the counts:
 
-    Weight differences are taken for mean gradients, in the middle of the way.
+    1. Granted labels or granted counts.
+    2. `LabelOfOne` for batch 1.
+    3. `Tilting`, if its stand-ins explain the gradient and agree on the counts. This holds for
+       networks with little training. Counts are at least as large as `Bounds` proves.
+    4. Softmax unmixing, up to batch `unmixing`, if it proves every label.
+    5. The counts that `Bounds` proves and the labels that softmax unmixing found, completed by a
+       prior.
+
+    Without a gradient of the bias, `LlgStar` replaces steps 3 to 5. A weight difference of several
+    steps is read as the mean gradient at the middle of the trajectory.
 
     Args:
-        auxiliary: labeled examples of the adversary's own.
-        unmixing: largest batch for softmax unmixing.
-        agreed: largest difference of the stand-ins' counts, as a fraction of the batch.
+        auxiliary: Labeled examples of the adversary's own. By default dummies are drawn.
+        unmixing: Largest batch size for softmax unmixing, at least 1.
+        agreed: Largest difference of the stand-ins' counts, as a fraction of the batch, above 0.
+
+    References:
+        The combination is ours. Each method names its own paper.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import BestLabels
+        >>> observation = lg.examples.observation(batch_size=6, threat=lg.Server())
+        >>> BestLabels()(observation, seeds=lg.Seeds(0)).labels
+        tensor([0, 1, 2, 3, 4, 5])
     """
 
     auxiliary: Auxiliary | None = None
@@ -74,58 +90,60 @@ class BestLabels(LabelMethod):
     def prepare(self, observation: Observation) -> Reading | Inapplicable:
         labels = observation.knowledge.labels
         if labels is not None and (labels.ndim > 1 or labels.is_floating_point()):
-            return Inapplicable("the targets granted are soft: there are no counts of classes")
-        counts = _granted(observation)
+            return Inapplicable("the granted targets are soft: they have no counts of classes")
+        counts = _granted_counts(observation)
         if counts is not None:
             granted = LabelRecovery.of(counts, "granted", certified=True)
             return lambda seeds: granted
-        seen, notes = _as_one(observation)
+        seen, notes = _as_one_gradient(observation)
         one = LabelOfOne().prepare(observation)
         if not isinstance(one, Inapplicable):
-            return _noted(one, *notes)
+            return _with_notes(one, *notes)
         head = biased_head_of(seen, uneven=True)
         if isinstance(head, Inapplicable):
             star = LlgStar().prepare(seen)
-            missing = "the bias has no gradient"
-            return head if isinstance(star, Inapplicable) else _noted(star, *notes, missing)
-        known = _Known(observation, seen, head, sent(seen), one_gradient(observation))
-        return _noted(partial(self.read, known), *notes)
+            missing = "the bias has no gradient: LLG* replaces the default"
+            return head if isinstance(star, Inapplicable) else _with_notes(star, *notes, missing)
+        known = _Known(observation, seen, head, shared_entries(seen), one_gradient(observation))
+        return _with_notes(partial(self.read, known), *notes)
 
     def read(self, given: _Known, seeds: Seeds) -> LabelRecovery:
-        """Return the counts by the first method that holds, of those that read a gradient with a bias."""
+        """Return the counts by the first method that holds, among those that read a gradient with a bias."""
         head, layer, several = given.head, given.head.layer, not given.exact
         rule = Tilting(auxiliary=self.auxiliary)
         tilt = rule.estimate(given.seen, head, given.mask, seeds)
         known = torch.zeros(len(head.link.targets), dtype=torch.long)
-        # What is proven of a whole gradient is not, of one with entries left out.
+        # The proof needs a whole gradient. It fails if a defense dropped entries.
         whole_one = given.mask is None
-        bounded = whole_one and unfit(head.link, one_hot=True, uneven=True) is None
+        bounded = whole_one and why_unfit(head.link, one_hot=True, uneven=True) is None
         if bounded:
             known = Bounds().least(given.shared, head, seeds)
         if tilt.misfit <= rule.explained and tilt.spread <= self.agreed:
             least = torch.zeros_like(known) if several else known
-            counts = whole(torch.maximum(tilt.counts, least.double()), layer.batch)
-            return LabelRecovery.of(counts, "tilting", tilt.told, _proof(least, layer.batch))
+            counts = round_counts(torch.maximum(tilt.counts, least.double()), layer.batch)
+            return LabelRecovery.of(counts, "tilting", tilt.summary, _proof(least, layer.batch))
         if whole_one and not several and layer.batch <= self.unmixing:
-            found, proven = _unmixed(given.seen, head, seeds)
+            found, proven = _unmixed_counts(given.seen, head, seeds)
             if proven:
                 return LabelRecovery.of(found, "softmax_unmixing", certified=True)
             known = torch.maximum(known, found)
         if not bounded:
-            return LabelRecovery.of(whole(tilt.counts, layer.batch), "tilting", tilt.told)
+            return LabelRecovery.of(round_counts(tilt.counts, layer.batch), "tilting", tilt.summary)
         least = torch.zeros_like(known) if several else known
-        note = f"{_proof(least, layer.batch)}, the others a prior's"
-        counts = completed(known, layer.batch, amplified(layer, head.link))
-        return LabelRecovery.of(counts, "bounds", tilt.told, note)
+        note = f"{_proof(least, layer.batch)}; a prior fills the others"
+        counts = complete_counts(known, layer.batch, amplified_counts(layer, head.link))
+        return LabelRecovery.of(counts, "bounds", tilt.summary, note)
 
 
 def _proof(least: Tensor, batch: int) -> str:
-    """How many labels are told by the update, in words."""
-    return f"{min(int(least.sum()), batch)} of {batch} labels are told by the update"
+    """Return in words how many labels the update proves."""
+    return f"{min(int(least.sum()), batch)} of {batch} labels are proven by the update"
 
 
-def _unmixed(observation: Observation, head: BiasedHead, seeds: Seeds) -> tuple[Tensor, bool]:
-    """Return the counts (C,) of the labels that softmax unmixing finds, and whether they are all."""
+def _unmixed_counts(
+    observation: Observation, head: BiasedHead, seeds: Seeds
+) -> tuple[Tensor, bool]:
+    """Return the counts (C,) of the labels that softmax unmixing finds, and whether it proves them all."""
     classes = len(head.link.targets)
     if indistinct(head) is not None:
         return torch.zeros(classes, dtype=torch.long), False
@@ -138,33 +156,58 @@ def _unmixed(observation: Observation, head: BiasedHead, seeds: Seeds) -> tuple[
 def recover_labels(
     observation: Observation, *, seeds: Seeds, auxiliary: Auxiliary | None = None
 ) -> LabelRecovery:
-    """Return how many examples of each class there are, by the best method that the observation allows (`BestLabels`).
+    """Return the number of examples of each class, by the best method that the observation allows.
+
+    See `BestLabels` for the order of the methods.
+
+    Args:
+        observation: The observation of one update, a gradient or a weight difference. The batch
+            size must be known.
+        seeds: Seeds of the dummy inputs and of the search.
+        auxiliary: Labeled examples of the adversary's own. By default dummies are drawn.
+
+    Returns:
+        The recovered labels. `certified` says whether the update proves them, `notes` says how they
+        were found.
 
     Raises:
-        ValueError: no method can read the labels.
+        ValueError: No method can recover the labels. The message says why.
+
+    References:
+        The combination is ours. Each method names its own paper.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import recover_labels
+        >>> observation = lg.examples.observation(batch_size=6, threat=lg.Server())
+        >>> found = recover_labels(observation, seeds=lg.Seeds(0))
+        >>> found.method, found.counts.tolist()
+        ('tilting', [1, 1, 1, 1, 1, 1, 0, 0, 0, 0])
     """
     return BestLabels(auxiliary=auxiliary)(observation, seeds=seeds)
 
 
-def _granted(observation: Observation) -> Tensor | None:
-    """Granted counts, or those of granted labels."""
+def _granted_counts(observation: Observation) -> Tensor | None:
+    """Return granted counts (C,) or the counts of granted labels, or None if neither is granted."""
     if observation.classes is None:
         return None
     return label_counts(observation, observation.classes)
 
 
-def _as_one(observation: Observation) -> tuple[Observation, tuple[str, ...]]:
-    """The observation as one of a gradient, and what is said where that is the mean of several."""
-    training = many_steps(observation)
+def _as_one_gradient(observation: Observation) -> tuple[Observation, tuple[str, ...]]:
+    """Return the observation as one of a gradient, and a note if that gradient is the mean of several steps."""
+    training = known_steps(observation)
     if isinstance(training, Inapplicable):
         return observation, ()
     count = training.taken(observation.batch_size)
-    steps = "steps that are not told" if isinstance(training, Calibrated) else f"{count} steps"
+    steps = "an unknown number of steps" if isinstance(training, Calibrated) else f"{count} steps"
     seen = mean_gradient(observation, training)
-    return seen, (f"the mean gradient of {steps}, in their middle",) if count > 1 else ()
+    return seen, (
+        f"read from the mean gradient of {steps}, at the middle of the trajectory",
+    ) if count > 1 else ()
 
 
-def _noted(reading: Reading, *notes: str) -> Reading:
+def _with_notes(reading: Reading, *notes: str) -> Reading:
     """Return the reading with these notes before its own."""
 
     def noted(seeds: Seeds) -> LabelRecovery:

@@ -1,9 +1,4 @@
-"""GradInversion's rule: the K classes whose rows of the gradient have the most negative entry.
-
-Yin et al. 2021, "See through gradients: image batch recovery via GradInversion", equation 6: an example of
-class c is the only one to make dW_c negative, and a minimum keeps it where the sum over features of
-equation 5 would cancel. The labels are taken to be distinct.
-"""
+"""GradInversion's rule: the B classes whose rows of the gradient have the most negative entries."""
 
 from __future__ import annotations
 
@@ -19,7 +14,26 @@ from leakgauge.core import Inapplicable, Observation, Seeds
 
 @dataclass(frozen=True, kw_only=True)
 class GradInversionRule(LabelMethod):
-    """For batches of distinct labels, so no larger than the number of classes; features of one sign (ReLU)."""
+    """Recover distinct labels by the most negative entry of each row of the gradient.
+
+    Use it if all labels of the batch differ, which needs B <= C, and features have one sign, as
+    after a ReLU. Row c of the last layer's gradient dW (C, d) has negative entries only if an
+    example of class c is in the batch. The minimum over a row keeps these entries. The sum over a
+    row (equation 5 of the paper) could cancel them.
+
+    The rule returns the B classes with the lowest minimum. Targets must be 0 and 1.
+
+    References:
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See Through Gradients: Image Batch Recovery
+        via GradInversion. CVPR 2021, equation 6. arXiv:2104.07586.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import GradInversionRule
+        >>> observation = lg.examples.observation(batch_size=3, threat=lg.Server())
+        >>> GradInversionRule()(observation, seeds=lg.Seeds(0)).labels
+        tensor([0, 1, 2])
+    """
 
     def prepare(self, observation: Observation) -> Reading | Inapplicable:
         found = head_of(observation, one_hot=True)
@@ -27,11 +41,11 @@ class GradInversionRule(LabelMethod):
             return found
         batch, classes = found.layer.batch, len(found.layer.weight)
         if batch > classes:
-            return Inapplicable(f"takes labels to be distinct: batch {batch} > {classes}")
+            return Inapplicable(f"needs distinct labels: batch {batch} > {classes} classes")
         return partial(self.read, found.layer)
 
     def read(self, layer: Layer, seeds: Seeds) -> LabelRecovery:
-        """Return the labels that the layer's gradient tells."""
+        """Return the labels that follow from the layer's gradient."""
         lowest = layer.dweight.min(dim=1).values
         counts = torch.zeros(len(lowest), dtype=torch.long)
         counts[lowest.argsort()[: layer.batch]] = 1

@@ -1,8 +1,12 @@
-"""Dummy images of another kind than noise: leaves of one color each, that hide one another.
+"""Dummy images of the dead leaves model: shapes of one color that hide each other.
 
-The dead leaves model (Lee, Mumford and Huang 2001, "Occlusion models for natural images"): shapes whose sizes
-follow a power law have the edges, flat parts and spectrum of photographs. Each image draws its own number of
-leaves, smallest leaf, saturation and grain, so that among many some are like any image.
+Their sizes follow a power law. The images have edges, flat parts and the spectrum of photographs.
+Each image draws its number of leaves, its smallest leaf, its saturation and its grain. Among many
+images, some then resemble any photograph.
+
+References:
+    Lee, Mumford, Huang. Occlusion Models for Natural Images: A Statistical Study of a
+    Scale-Invariant Dead Leaves Model. International Journal of Computer Vision 41, 2001.
 """
 
 from __future__ import annotations
@@ -14,24 +18,30 @@ from torch import Tensor
 from torch.nn import functional
 
 FINEST = 64
-"""Pixels of the longer side at which leaves are painted; larger images are enlarged from it."""
+"""Longer side, in pixels, of the painted image. Larger images are enlarged from it."""
 MOST = 120
-"""Leaves of an image."""
+"""Largest number of leaves in an image."""
 SMALLEST, LARGEST = (0.02, 0.12), 0.6
-"""Size of the smallest leaf, from and to, and of the largest; of the image's side."""
+"""Range of the size of the smallest leaf, and size of the largest, as fractions of the image's side."""
 STRETCH = 0.7
-"""Logarithm of the most that a leaf is longer, and narrower, than a disk."""
+"""Largest logarithm of the factor by which a leaf is longer, and narrower, than a disk."""
 
 
 def leaves(size: tuple[int, int], saturation: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (N, C, H, W) of this height and width; shades of variance 1, and saturation (N, C) of each channel."""
+    """Return images (N, C, H, W) of leaves, with shades of variance 1.
+
+    Args:
+        size: Height and width in pixels.
+        saturation: (N, C), standard deviation of the color that each channel adds.
+        generator: Source of the draws.
+    """
     shrunk = max(1.0, max(size) / FINEST)
-    drawn = _painted((round(size[0] / shrunk), round(size[1] / shrunk)), saturation, generator)
+    drawn = _paint((round(size[0] / shrunk), round(size[1] / shrunk)), saturation, generator)
     return drawn if shrunk == 1 else functional.interpolate(drawn, size=size, mode="nearest")
 
 
-def _painted(size: tuple[int, int], saturation: Tensor, generator: torch.Generator) -> Tensor:
-    """The same, at any size."""
+def _paint(size: tuple[int, int], saturation: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images of `leaves`, painted at this size."""
     count = len(saturation)
 
     def drawn(low: float, high: float) -> Tensor:

@@ -1,14 +1,16 @@
-"""LLG: labels taken one by one from the row sums of the last weight's gradient, each by its impact.
+"""LLG, LLG* and LLG+: labels taken one by one from the row sums of the last weight's gradient.
 
-Wainakh et al. 2022, "User-level label leakage from gradients in federated learning" (PoPETs), algorithm 1.
-With K examples, C classes, g_c the sum of row c of dW, impact m < 0 of one example and offset s:
+All three run algorithm 1 of the paper. There are B examples and C classes. Let g_c be the sum of row c of
+dW, m < 0 the impact of one example, and s (C,) an offset.
 
-    first every class with g_c < 0 is taken once;  g <- g - s;
-    then, until K are taken, the class c of the lowest g_c.   Whenever c is taken, g_c <- g_c - m.
+1. Take every class with g_c < 0 once. Then subtract s from g.
+2. Until B labels are taken, take the class with the lowest g_c.
 
-LLG knows the gradient alone (equation 9): m = (1 + 1/C) / K  sum of the negative g_c, and s = 0. LLG* and
-LLG+ know the model and average over inputs, dummies or auxiliary ones (equations 10 and 11), here with each
-input under each label: m = (1 + 1/C) / K  mean_c g_c(all of label c), s_c = mean over other labels of g_c.
+Each time class c is taken, m is subtracted from g_c. The methods differ in m and s.
+
+References:
+    Wainakh, Ventola, Müßig, Keim, Garcia Cordero, Zimmer, Grube, Kersting, Mühlhäuser. User-Level
+    Label Leakage from Gradients in Federated Learning. PoPETs 2022, algorithm 1. arXiv:2105.09369.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.label_recovery.base import LabelMethod, LabelRecovery, Reading, head_of
-from leakgauge.analytic.label_recovery.ilrg import outputs
+from leakgauge.analytic.label_recovery.ilrg import logits_of
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, uniform
 from leakgauge.analytic.last_layer import HeadGradient
 from leakgauge.analytic.loss_link import LossLink
@@ -31,22 +33,66 @@ from leakgauge.core.ranges import Count
 
 @dataclass(frozen=True, kw_only=True)
 class Llg(LabelMethod):
-    """LLG: any batch size, from the gradient alone. Features of one sign (ReLU, sigmoid); targets of 0 and 1."""
+    r"""Recover label counts from the gradient alone, by the row sums of the last weight.
+
+    Use it at any batch size. Features must have one sign (ReLU, sigmoid), and targets must be 0 and
+    1. `LlgStar` and `LlgPlus` also evaluate the model.
+
+    The impact of one example is :math:`m = \frac{1 + 1/C}{B} \sum_{c : g_c < 0} g_c`, and the
+    offset is 0. Here C is the number of classes, B the batch size, and :math:`g_c` the sum of row c
+    of the gradient of the last weight.
+
+    References:
+        Wainakh et al. User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022,
+        algorithm 1 and equation 9. arXiv:2105.09369.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import Llg
+        >>> observation = lg.examples.observation(batch_size=6, threat=lg.Server())
+        >>> Llg()(observation, seeds=lg.Seeds(0)).labels
+        tensor([0, 1, 2, 3, 4, 5])
+    """
 
     def prepare(self, observation: Observation) -> Reading | Inapplicable:
         found = head_of(observation, one_hot=True)
         return found if isinstance(found, Inapplicable) else partial(self.read, found.layer)
 
     def read(self, layer: Layer, seeds: Seeds) -> LabelRecovery:
-        """Return the counts that the layer's gradient tells."""
+        """Return the counts that follow from the layer's gradient."""
         sums = layer.dweight.sum(1)
         impact = (1 + 1 / len(sums)) / layer.batch * sums[sums < 0].sum()
-        return LabelRecovery.of(taken(sums, layer.batch, impact, torch.zeros_like(sums)), "llg")
+        return LabelRecovery.of(
+            take_labels(sums, layer.batch, impact, torch.zeros_like(sums)), "llg"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlgStar(LabelMethod):
-    """LLG*: impact and offset from `dummies` inputs drawn uniformly from the domain."""
+    r"""Recover label counts by row sums, with impact and offset from random inputs through the model.
+
+    Use it at any batch size if the model is known and no labeled examples are at hand. Targets must
+    be 0 and 1.
+
+    Each dummy input is evaluated under each label. With :math:`g_c(y)` the sum of row c of the
+    gradient for a batch of label y alone, the impact is :math:`m = \frac{1 + 1/C}{B}
+    \mathrm{mean}_c \, g_c(c)`. The offset :math:`s_c` is the mean of :math:`g_c(y)` over the other
+    labels y.
+
+    Args:
+        dummies: Number of inputs drawn uniformly from the domain, at least 1. Default ours.
+
+    References:
+        Wainakh et al. User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022,
+        algorithm 1, equations 10 and 11. arXiv:2105.09369.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import LlgStar
+        >>> observation = lg.examples.observation(batch_size=6, threat=lg.Server())
+        >>> LlgStar(dummies=16)(observation, seeds=lg.Seeds(0)).labels
+        tensor([0, 1, 2, 3, 4, 5])
+    """
 
     dummies: Count = 64
 
@@ -55,15 +101,36 @@ class LlgStar(LabelMethod):
         return found if isinstance(found, Inapplicable) else partial(self.read, observation, found)
 
     def read(self, observation: Observation, head: HeadGradient, seeds: Seeds) -> LabelRecovery:
-        """Return the counts, by impact and offset of inputs that are drawn."""
+        """Return the counts, with impact and offset of dummy inputs."""
         inputs = uniform(observation, self.dummies, seeds.generator("dummies"))
         features = features_of(observation, head.head, inputs)
-        return _calibrated(head.layer, head.link, features, None, "llg_star")
+        return _count_by_impact(head.layer, head.link, features, None, "llg_star")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlgPlus(LabelMethod):
-    """LLG+: impact and offset from labeled examples of the same kind as the client's."""
+    """Recover label counts by row sums, with impact and offset from labeled examples.
+
+    Use it at any batch size if the adversary has labeled examples of the same kind as the client's.
+    Targets must be 0 and 1. The equations are those of `LlgStar`, with auxiliary examples for the
+    dummies, each under its own label.
+
+    Args:
+        auxiliary: Labeled examples of the adversary's own.
+
+    References:
+        Wainakh et al. User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022,
+        algorithm 1, equations 10 and 11. arXiv:2105.09369.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import Auxiliary, LlgPlus
+        >>> observation = lg.examples.observation(batch_size=6, threat=lg.Server())
+        >>> own = lg.data.digits()
+        >>> auxiliary = Auxiliary(own.inputs[100:200], own.targets[100:200])
+        >>> LlgPlus(auxiliary=auxiliary)(observation, seeds=lg.Seeds(0)).labels
+        tensor([0, 1, 2, 3, 4, 5])
+    """
 
     auxiliary: Auxiliary
 
@@ -72,20 +139,28 @@ class LlgPlus(LabelMethod):
         return found if isinstance(found, Inapplicable) else partial(self.read, observation, found)
 
     def read(self, observation: Observation, head: HeadGradient, seeds: Seeds) -> LabelRecovery:
-        """Return the counts, by impact and offset of the auxiliary examples."""
+        """Return the counts, with impact and offset of the auxiliary examples."""
         features = features_of(observation, head.head, self.auxiliary.inputs)
         targets = self.auxiliary.targets.cpu()
-        return _calibrated(head.layer, head.link, features, targets, "llg_plus")
+        return _count_by_impact(head.layer, head.link, features, targets, "llg_plus")
 
 
-def _calibrated(
+def _count_by_impact(
     layer: Layer, link: LossLink, features: Tensor, targets: Tensor | None, method: str
 ) -> LabelRecovery:
-    """Labels by the impact and offset that inputs of these features (N, d) have, of each or of their own label."""
+    """Return the labels, with the impact and offset of inputs of known features.
+
+    Args:
+        layer: The last layer with its gradient.
+        link: The loss.
+        features: (N, d), features of the inputs.
+        targets: (N,), labels of the inputs. If None, each input is evaluated under every label.
+        method: Name of the method, for the record.
+    """
     classes = len(layer.weight)
-    answers = link.value(outputs(layer, features) / link.temperature) * link.scale
+    answers = link.value(logits_of(layer, features) / link.temperature) * link.scale
     size = features.sum(1, keepdim=True)
-    # Row y, column c: the sum of row c of the gradient of a batch all of label y.
+    # Row y, column c: the sum of row c of the gradient for a batch of label y alone.
     if targets is None:
         batches = (answers * size).mean(0) - link.scale * size.mean() * torch.eye(classes).double()
     else:
@@ -96,12 +171,12 @@ def _calibrated(
     own = batches.diagonal()
     impact = (1 + 1 / classes) / layer.batch * own.mean()
     offset = (batches.sum(0) - own) / (classes - 1)
-    counts = taken(layer.dweight.sum(1), layer.batch, impact, offset)
+    counts = take_labels(layer.dweight.sum(1), layer.batch, impact, offset)
     return LabelRecovery.of(counts, method)
 
 
-def taken(sums: Tensor, batch: int, impact: Tensor, offset: Tensor) -> Tensor:
-    """Counts (C,) of `batch` labels from row sums (C,), the impact of one example and the offset (C,)."""
+def take_labels(sums: Tensor, batch: int, impact: Tensor, offset: Tensor) -> Tensor:
+    """Return counts (C,) of `batch` labels, from row sums (C,), the impact of one example and an offset (C,)."""
     left, counts = sums.clone(), torch.zeros(len(sums), dtype=torch.long)
 
     def take(label: int) -> None:

@@ -1,8 +1,4 @@
-"""The label of a batch of one, as the label that explains the gradient of the last layer. Ours.
-
-With the bias's gradient the outputs are known, and each label foretells the whole gradient (`output.one_label`). That
-asks nothing of the loss's form or of the features' signs.
-"""
+"""The label of a batch of one: the label that explains the gradient of the last layer."""
 
 from __future__ import annotations
 
@@ -25,27 +21,50 @@ from leakgauge.output import OneLabel, label_of_one
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOfOne(LabelMethod):
-    """For batch 1 and any loss over class labels."""
+    """Recover the label of batch 1, under any loss over class labels.
+
+    With the gradient of the bias, the outputs of the network are known. Each label then predicts
+    the whole gradient of the last layer, and the label with the right prediction is chosen
+    (`output.one_label`). The method needs no special form of the loss and no sign of the features.
+
+    References:
+        Ours.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import LabelOfOne
+        >>> found = LabelOfOne()(lg.examples.observation(threat=lg.Server()), seeds=lg.Seeds(0))
+        >>> found.labels, found.certified
+        (tensor([0]), True)
+    """
 
     def prepare(self, observation: Observation) -> Reading | Inapplicable:
         batch = observation.knowledge.batch_size
         if batch != 1:
             return Inapplicable(
-                "needs the batch size" if batch is None else f"reads one label: batch {batch} > 1"
+                "needs the batch size"
+                if batch is None
+                else f"recovers one label: batch {batch} > 1"
             )
-        # Of steps that are not told, the direction says enough.
+        # If the steps are not known, the direction of the gradient is enough.
         found = label_of_one(as_one_gradient(as_gradient(observation)))
         if isinstance(found, Inapplicable):
             return found
         return partial(self.read, found, one_gradient(observation))
 
     def read(self, found: OneLabel, exact: bool, seeds: Seeds) -> LabelRecovery:
-        """Return the label that was found. exact: whether the update is one gradient, up to a known factor."""
+        """Return the label that was found.
+
+        Args:
+            found: The label, and how well it explains the gradient.
+            exact: Whether the update is one gradient, up to a known factor.
+            seeds: Not used.
+        """
         counts = torch.zeros(found.classes, dtype=torch.long)
         counts[found.label] = 1
-        note = f"1 of 1 labels is told by the update: it alone explains it, to {found.misfit:.0e}"
+        note = f"1 of 1 labels is proven by the update: no other label explains it (relative misfit {found.misfit:.0e})"
         if not found.certain:
-            note = "no label explains the last layer's gradient: its direction decides"
+            note = "no label explains the last layer's gradient, so its direction decides"
         if found.certain and not exact:
-            note = f"it alone explains the last layer's gradient, to {found.misfit:.0e}"
+            note = f"no other label explains the last layer's gradient (relative misfit {found.misfit:.0e})"
         return LabelRecovery.of(counts, "one_label", note, certified=found.certain and exact)

@@ -1,11 +1,4 @@
-"""RLG: the classes that a batch has, as those whose row of the gradient a hyperplane sets apart.
-
-Dang et al. 2021, "Revealing and protecting labels in distributed training" (NeurIPS), section 3: B dW = D' H,
-where row i of D is negative at the label of example i alone. With dW = U S V' of rank B the rows of D are
-combinations of the columns of U, so c is present only where some q has  (U q)_c < 0 <= (U q)_j  for every
-other j: a linear program for each class. The condition is necessary, not sufficient: as the batch nears the
-number of classes, rows of absent classes are set apart too, in exact arithmetic no less than in float32.
-"""
+"""RLG: the classes present in a batch, as the rows of the gradient that a hyperplane separates from all others."""
 
 from __future__ import annotations
 
@@ -21,12 +14,39 @@ from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 
 INFEASIBLE = 2
-"""The status of `linprog` that says that no solution exists."""
+"""Status of `linprog` if no solution exists."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rlg(LabelMethod):
-    """Presence alone, for batches smaller than the number of classes and of features; targets of 0 and 1."""
+    r"""Recover which classes are present, by a linear program for each class.
+
+    Use it if presence is enough. The batch size B must be below the number of classes C and at most
+    the number of features d. Targets must be 0 and 1.
+
+    The gradient of the last weight is dW = D' H / B. Row i of D (B, C) is negative at the label of
+    example i alone, and row i of H (B, d) holds its features. The singular value decomposition dW =
+    U S V' has rank B, so the rows of D are combinations of the columns of U. Class c is therefore
+    present only if some vector q (B,) has
+
+    .. math::
+
+        (U q)_c < 0 \le (U q)_j \quad \text{for every other class } j.
+
+    The condition is necessary, not sufficient. As B nears C, rows of absent classes can be
+    separated too, in exact arithmetic as well as in float32.
+
+    References:
+        Dang, Thakkar, Ramaswamy, Mathews, Chin, Beaufays. Revealing and Protecting Labels in
+        Distributed Training. NeurIPS 2021, section 3. arXiv:2111.00556.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import Rlg
+        >>> observation = lg.examples.observation(batch_size=3, threat=lg.Server())
+        >>> Rlg()(observation, seeds=lg.Seeds(0)).present.nonzero().flatten()
+        tensor([0, 1, 2])
+    """
 
     def prepare(self, observation: Observation) -> Reading | Inapplicable:
         found = head_of(observation, one_hot=True)
@@ -39,15 +59,15 @@ class Rlg(LabelMethod):
         return partial(self.read, layer)
 
     def read(self, layer: Layer, seeds: Seeds) -> LabelRecovery:
-        """Return the labels that the layer's gradient tells."""
-        return LabelRecovery(method="rlg", present=separable(layer.dweight, layer.batch))
+        """Return the classes present, from the layer's gradient."""
+        return LabelRecovery(method="rlg", present=separable_rows(layer.dweight, layer.batch))
 
 
-def separable(dweight: Tensor, rank: int) -> Tensor:
-    """Which rows (C,) of dW (C, d) a hyperplane through 0 sets apart from all others."""
+def separable_rows(dweight: Tensor, rank: int) -> Tensor:
+    """Return which rows (C,) of dW (C, d) a hyperplane through 0 separates from all others."""
     left, values, _ = torch.linalg.svd(dweight, full_matrices=False)
     kept = left[:, : min(rank, int((values > 1e-6 * values[0]).sum()))]
-    # Directions alone matter: rows of unit norm are told apart where faint ones would pass for 0.
+    # Only directions matter. Rows are scaled to norm 1, since a faint row would pass for 0.
     rows = (kept / kept.norm(dim=1, keepdim=True).clamp_min(1e-300)).numpy()
     found = torch.zeros(len(rows), dtype=torch.bool)
     for label in range(len(rows)):
@@ -55,6 +75,6 @@ def separable(dweight: Tensor, rank: int) -> Tensor:
         signed[label] *= -1
         bound = [0.0] * len(rows)
         bound[label] = -1.0
-        solved = linprog([0.0] * rows.shape[1], A_ub=signed, b_ub=bound, bounds=(-1e4, 1e4))
-        found[label] = solved.status != INFEASIBLE
+        answer = linprog([0.0] * rows.shape[1], A_ub=signed, b_ub=bound, bounds=(-1e4, 1e4))
+        found[label] = answer.status != INFEASIBLE
     return found

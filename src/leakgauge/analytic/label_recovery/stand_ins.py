@@ -1,8 +1,13 @@
-"""Inputs that stand for the client's own: labeled ones that the adversary has, or dummies drawn for the domain.
+"""Stand-ins for the client's inputs: labeled examples of the adversary, or dummies drawn for the domain.
 
-Dummy images are noise whose amplitude falls as 1 / frequency, as in natural images (Field 1987), with the
-brightness and contrast of photographs, or leaves (`leaves.py`) under such noise: networks answer them much as
-photographs, uniform noise they do not. Two kinds, since what they tell alike is less likely their own.
+Dummy images come in two kinds. One is noise with a spectrum of 1 / frequency, as in natural images
+(Field 1987), and the brightness and contrast of photographs. The other is dead leaves (`leaves.py`)
+under the same noise. Networks respond to both much as to photographs, but not to uniform noise. A
+result that both kinds share is less likely to be an artifact of one.
+
+References:
+    Field. Relations between the Statistics of Natural Images and the Response Properties of
+    Cortical Cells. Journal of the Optical Society of America A 4, 1987.
 """
 
 from __future__ import annotations
@@ -20,47 +25,60 @@ from leakgauge.output import Head
 BRIGHTNESS = (0.47, 0.12)
 """Mean and standard deviation of a photograph's mean brightness."""
 CONTRAST = (0.20, 0.06)
-"""The same of its pixels' standard deviation."""
+"""Mean and standard deviation, over photographs, of the standard deviation of the pixels."""
 FLAT = 0.03
-"""The least of it."""
+"""Lowest contrast of a dummy image, as a standard deviation of its pixels."""
 VARIED = 1.3
-"""How much more brightness and contrast vary among leaves."""
+"""Factor by which brightness and contrast vary more among leaves."""
 COLOR = 0.3
-"""Amplitude of what each channel adds to what all share; among leaves it varies up to MOST_COLOR."""
+"""Amplitude of each channel's own part, relative to the part that all channels share."""
 MOST_COLOR = 0.8
+"""Largest amplitude of each channel's own part among images of leaves."""
 SLOPES = (0.7, 1.7)
-"""Exponents of the noise upon leaves."""
+"""Range of the exponent of the noise on leaves."""
 GRAIN = 2.0
-"""Its amplitude against the leaves', at most."""
+"""Largest amplitude of the noise on leaves, relative to the leaves."""
 
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """Labeled examples that are not the client's: inputs (N, *shape) in the domain's units, targets (N,)."""
+    """Labeled examples of the adversary's own.
+
+    Args:
+        inputs: `(N, *shape)`, in the domain's units.
+        targets: (N,), class labels.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import Auxiliary
+        >>> own = lg.data.digits()
+        >>> Auxiliary(own.inputs[100:110], own.targets[100:110]).inputs.shape
+        torch.Size([10, 1, 8, 8])
+    """
 
     inputs: Tensor
     targets: Tensor
 
 
 def uniform(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
-    """Inputs (count, *shape) drawn uniformly from the domain."""
+    """Return inputs `(count, *shape)` drawn uniformly from the domain."""
     unit = torch.rand((count, *unit_shape(observation.domain)), generator=generator)
     return observation.domain.from_unit(unit)
 
 
 def natural(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
-    """Images (count, C, H, W) with a natural image's spectrum; for other domains uniform draws."""
+    """Return `count` images (count, C, H, W) with the spectrum of natural images, or uniform draws on other domains."""
     domain = observation.domain
     grid = image_grid(domain)
     if grid is None:
         return uniform(observation, count, generator)
     ones = torch.ones(count, 1, 1, 1)
     image = _noise(grid, ones, COLOR * ones, generator)
-    return domain.from_unit(_lit(image, 1.0, generator))
+    return domain.from_unit(_with_contrast(image, 1.0, generator))
 
 
 def scenes(observation: Observation, count: int, generator: torch.Generator) -> Tensor:
-    """Images (count, C, H, W) of leaves, varied; for other domains uniform draws."""
+    """Return `count` varied images of leaves (count, C, H, W), or uniform draws on other domains."""
     domain = observation.domain
     grid = image_grid(domain)
     if grid is None:
@@ -74,13 +92,18 @@ def scenes(observation: Observation, count: int, generator: torch.Generator) -> 
     saturation = color.view(-1, 1).expand(-1, channels)
     image = leaves((height, width), saturation, generator)
     noise = _noise(grid, drawn(*SLOPES), color, generator)
-    return domain.from_unit(_lit(image + GRAIN * drawn(0, 1).square() * noise, VARIED, generator))
+    return domain.from_unit(
+        _with_contrast(image + GRAIN * drawn(0, 1).square() * noise, VARIED, generator)
+    )
 
 
 def _noise(
     grid: tuple[int, int, int], slope: Tensor, color: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Of amplitude frequency^-slope, mean 0 and variance 1, for each slope and color (N, 1, 1, 1)."""
+    """Return noise (N, C, H, W) of mean 0 and variance 1, with amplitude frequency^-slope.
+
+    Slope and color are (N, 1, 1, 1), one of each for an image.
+    """
     _, height, width = grid
     spectrum = torch.fft.fft2(torch.randn((len(slope), *grid), generator=generator))
     across, down = torch.fft.fftfreq(width), torch.fft.fftfreq(height)
@@ -91,12 +114,13 @@ def _noise(
 
 
 def _standard(image: Tensor) -> Tensor:
+    """Return images with mean 0 and variance 1 each."""
     image = image - image.mean((1, 2, 3), keepdim=True)
     return image / image.std((1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 
-def _lit(image: Tensor, varied: float, generator: torch.Generator) -> Tensor:
-    """Images with a photograph's brightness and contrast, 0 to 1."""
+def _with_contrast(image: Tensor, varied: float, generator: torch.Generator) -> Tensor:
+    """Return images with the brightness and contrast of photographs, from 0 to 1."""
 
     def each(law: tuple[float, float]) -> Tensor:
         drawn = torch.randn((len(image), 1, 1, 1), generator=generator)
@@ -107,7 +131,7 @@ def _lit(image: Tensor, varied: float, generator: torch.Generator) -> Tensor:
 
 
 def features_of(observation: Observation, head: Head, inputs: Tensor) -> Tensor:
-    """Return what the head takes (N, d) of inputs (N, *shape) in the domain's units, in float64."""
+    """Return the features (N, d) that the head takes for inputs `(N, *shape)` in the domain's units, in float64."""
     like = next(observation.model.parameters())
     seen: list[Tensor] = []
 

@@ -1,21 +1,4 @@
-"""Counts by tilted stand-ins: the distribution nearest to stand-ins that would have given this gradient. Ours.
-
-db = p - t needs p, the mean answer of the network to the batch, and the gradient of the weight tells more of
-it. Stand-ins (h_n, p_n), natural-looking dummies or labeled examples of another source, get shares a_nc of the
-batch, n with label c, nearest to a law P(n | c) that all classes tilt alike by b_n, and each a little more:
-
-    minimize   (|| dW - sum_nc a_nc (p_n - t_c) h_n' ||^2 / || dW ||^2  +  the same of db) / SLACK
-               + COMMON KL(b, 1/N)  +  sum_c q_c KL(a_.c / q_c, b P(. | c)),          q_c = sum_n a_nc free.
-
-Then k = K (sum_nc a_nc p_n - db). Of entries that a known defense did not send, neither misfit counts, and for db
-stands what the shares make of it. Nobody knows P(n | c): a dummy's label is anyone's, as in networks that are not
-trained, or the network answers it (P ~ p_nc), as in those that are; and no dummies are the client's images. So each
-kind of stand-in and each law answers, weighted by the inverse square of the misfit it leaves, and their variance
-v about their mean, beyond what rounding to whole counts removes, tells how far to trust it: with all classes alike
-at k0 (James and Stein 1961)
-
-    k  <-  k0 + max(0, 1 - v / |k - k0|^2) (k - k0).
-"""
+"""Label counts by tilted stand-ins: the distribution, nearest to that of stand-ins, that explains the gradient."""
 
 from __future__ import annotations
 
@@ -34,29 +17,35 @@ from leakgauge.analytic.label_recovery.base import (
     LabelRecovery,
     Reading,
     biased_head_of,
-    sent,
-    whole,
+    round_counts,
+    shared_entries,
 )
-from leakgauge.analytic.label_recovery.ilrg import outputs
+from leakgauge.analytic.label_recovery.ilrg import logits_of
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary, features_of, natural, scenes
 from leakgauge.analytic.loss_link import LossLink
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
 
 EXACT = 10.0
-"""Weight of db, which no feature blurs, against dW."""
+"""Weight of the misfit of db against that of dW. Features do not enter db, so it is exact."""
 SLACK = 1e-2
-"""The squared relative misfit that costs as much as a divergence of 1."""
+"""Squared relative misfit that costs as much as a divergence of 1."""
 COMMON = 0.1
-"""What a tilt that all classes share costs, against one of a class alone."""
+"""Cost of a tilt that all classes share, relative to a tilt of one class alone."""
 LEAST = 1e-6
-"""Of a law, where a stand-in is all but impossible."""
+"""Smallest probability in a law, for a stand-in that is almost impossible. Also the smallest misfit that is weighed."""
 STEPS = 60
+"""Largest number of steps of L-BFGS."""
 
 
 @dataclass(frozen=True)
 class Tilt:
-    """What one law of stand-ins tells: counts (C,), not whole, and the squared misfit of dW, 1 for no answer."""
+    """Counts that one law of stand-ins gives.
+
+    Args:
+        counts: (C,), not rounded.
+        misfit: Squared relative misfit of dW. It is 1 if nothing is explained.
+    """
 
     counts: Tensor
     misfit: float
@@ -64,26 +53,85 @@ class Tilt:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Counts (C,), not whole; the least misfit; spread: of the tilts about them, as a share of the batch."""
+    """Counts that all laws of stand-ins give together.
+
+    Args:
+        counts: (C,), not rounded.
+        misfit: The least squared relative misfit of dW among the laws.
+        spread: Standard deviation of the counts over the laws, as a fraction of the batch.
+    """
 
     counts: Tensor
     misfit: float
     spread: float
 
     @property
-    def told(self) -> str:
-        """How well the stand-ins did, in words."""
-        left = f"stand-ins leave {min(self.misfit, 1.0):.0%} of the gradient unexplained"
-        # One answer alone differs from none.
-        return f"{left}, and differ by {self.spread:.1%} of the batch" if self.spread > 0 else left
+    def summary(self) -> str:
+        """How well the stand-ins explain the gradient, in words."""
+        left = f"stand-ins leave {min(self.misfit, 1.0):.0%} of the squared gradient unexplained"
+        # With a single law there is no difference to report.
+        return (
+            f"{left}, and their counts differ by {self.spread:.1%} of the batch"
+            if self.spread > 0
+            else left
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tilting(LabelMethod):
-    """Any batch size, labels repeated; losses of the form act(z) - target. Needs the bias's gradient.
+    r"""Recover label counts by a distribution over stand-ins that explains the gradient.
 
-    auxiliary: labeled examples that the adversary has; without them `dummies` of each kind are drawn. Where the
-    first law leaves more than `explained` of the gradient unexplained, squared, no other is tried.
+    Use it at any batch size, also with repeated labels, on networks with little training. The loss
+    must have a slope of the form act(z) - target. The gradient of the last layer's bias is needed.
+
+    The gradient of the bias is db = p - t, with the mean output p (C,) and the mean target t (C,).
+    The counts therefore follow from p. Stand-ins with features h_n (d,) and outputs p_n (C,) model the
+    batch. The fraction a_nc of the batch is like stand-in n and has label c. The fractions minimize
+
+    .. math::
+
+        \frac{1}{\mathrm{SLACK}} \Big( \frac{\|dW - \sum_{nc} a_{nc} (p_n - t_c) h_n'\|^2}{\|dW\|^2}
+        + \mathrm{EXACT} \frac{\|db - \sum_{nc} a_{nc} (p_n - t_c)\|^2}{\|db\|^2} \Big)
+        + \mathrm{COMMON} \, \mathrm{KL}(b, 1/N)
+        + \sum_c q_c \, \mathrm{KL}(a_{\cdot c} / q_c, \; b \, P(\cdot | c)).
+
+    Here t_c is the target of class c, and q_c, the sum of a_nc over n, is free. P(n | c) is a law,
+    the probability of stand-in n given label c. All classes tilt it by the same b_n, and each class
+    tilts it a little more. The counts are :math:`k = B (\sum_{nc} a_{nc} p_n - db)`, with B the
+    batch size.
+
+    The true law is unknown, and two are tried. In the first, every label is equally likely, which
+    suits untrained networks. In the second, P(n | c) is proportional to the output p_nc, which
+    suits trained ones. Labeled examples allow a third: their own labels.
+
+    Each kind of stand-in and each law gives counts. Their mean is weighted by the inverse square of
+    the misfit. Their variance v, less the part that rounding to whole counts removes, shrinks the
+    mean k towards equal counts k_0 (James and Stein 1961):
+
+    .. math::
+
+        k \leftarrow k_0 + \max(0, 1 - v / \|k - k_0\|^2) (k - k_0).
+
+    Entries that a known defense dropped have no misfit. Where db was dropped, the db of the
+    fractions replaces it.
+
+    Args:
+        auxiliary: Labeled examples of the adversary's own. By default dummies of two kinds are
+            drawn.
+        dummies: Number of dummies of each kind, at least 1. Default ours.
+        explained: If the first law leaves a larger fraction of the squared gradient unexplained, no
+            other is tried. Above 0. Default ours.
+
+    References:
+        Ours. The shrinkage is of James, Stein. Estimation with Quadratic Loss. Berkeley Symposium
+        1961.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.label_recovery import Tilting
+        >>> observation = lg.examples.observation(batch_size=6, threat=lg.Server())
+        >>> Tilting()(observation, seeds=lg.Seeds(0)).labels
+        tensor([0, 1, 2, 3, 4, 5])
     """
 
     auxiliary: Auxiliary | None = None
@@ -94,34 +142,36 @@ class Tilting(LabelMethod):
         found = biased_head_of(observation, uneven=True)
         if isinstance(found, Inapplicable):
             return found
-        return partial(self.read, observation, found, sent(observation))
+        return partial(self.read, observation, found, shared_entries(observation))
 
     def read(
         self, observation: Observation, head: BiasedHead, mask: Tensor | None, seeds: Seeds
     ) -> LabelRecovery:
-        """Return the counts that the stand-ins tell. mask: as in `sent`."""
+        """Return the counts that the stand-ins give. `mask`: see `shared_entries`."""
         found = self.estimate(observation, head, mask, seeds)
-        return LabelRecovery.of(whole(found.counts, head.layer.batch), "tilting", found.told)
+        return LabelRecovery.of(
+            round_counts(found.counts, head.layer.batch), "tilting", found.summary
+        )
 
     def estimate(
         self, observation: Observation, head: BiasedHead, mask: Tensor | None, seeds: Seeds
     ) -> Estimate:
-        """Return what the stand-ins tell together. mask: as in `sent`."""
+        """Return the joint estimate of all stand-ins and laws. `mask`: see `shared_entries`."""
         layer, link, tilts = head.layer, head.link, list[Tilt]()
         for inputs, targets in self.stand_ins(observation, seeds):
             features = features_of(observation, head.head, inputs)
-            answers = link.value(outputs(layer, features) / link.temperature)
+            answers = link.value(logits_of(layer, features) / link.temperature)
             for law in laws(answers, link, targets):
-                tilt = tilted(layer, link, features, answers, law, mask)
+                tilt = fit_tilt(layer, link, features, answers, law, mask)
                 tilts.append(tilt)
                 if tilts[0].misfit > self.explained:
-                    return merged(tilts, layer.batch)
-        return merged(tilts, layer.batch)
+                    return merge(tilts, layer.batch)
+        return merge(tilts, layer.batch)
 
     def stand_ins(
         self, observation: Observation, seeds: Seeds
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Inputs (N, *shape) of each kind and, where they are labeled, targets (N,)."""
+        """Yield inputs `(N, *shape)` of each kind, with their targets (N,), or None if they have no labels."""
         if self.auxiliary is not None:
             yield self.auxiliary.inputs, self.auxiliary.targets.cpu()
             return
@@ -130,7 +180,7 @@ class Tilting(LabelMethod):
 
 
 def laws(answers: Tensor, link: LossLink, targets: Tensor | None) -> list[Tensor]:
-    """Logarithms of the laws P(n | c) (N, C), up to a constant of each class; answers (N, C)."""
+    """Return the logarithms (N, C) of the laws P(n | c) for outputs (N, C), up to a constant of each class."""
     found = [torch.zeros_like(answers)]
     if link.activation != "identity":
         found.append(answers.clamp_min(LEAST).log())
@@ -141,7 +191,7 @@ def laws(answers: Tensor, link: LossLink, targets: Tensor | None) -> list[Tensor
     return found
 
 
-def tilted(
+def fit_tilt(
     layer: BiasedLayer,
     link: LossLink,
     features: Tensor,
@@ -149,13 +199,22 @@ def tilted(
     law: Tensor,
     mask: Tensor | None = None,
 ) -> Tilt:
-    """The counts that these stand-ins tell; features (N, d), answers (N, C), law (N, C), mask (C, d + 1) as `sent`."""
+    """Return the counts that one law of these stand-ins gives.
+
+    Args:
+        layer: The last layer with its gradients.
+        link: The loss.
+        features: (N, d), of the stand-ins.
+        answers: (N, C), the network's outputs for the stand-ins.
+        law: (N, C), logarithms of P(n | c).
+        mask: (C, d + 1), the shared entries. See `shared_entries`.
+    """
     size = features.mean(0).norm().clamp_min(1e-300)
     points = torch.cat([features / size, torch.ones(len(features), 1).double()], 1)
     goal = torch.cat([layer.dweight / size, layer.dbias.unsqueeze(1)], 1) / link.scale
     seen = torch.ones_like(goal) if mask is None else mask
     column = torch.ones(goal.shape[1]).double() / goal[:, :-1].square().sum().clamp_min(1e-300)
-    # Of a bias that was not sent there is no misfit to weigh.
+    # If the bias was dropped, it has no misfit to weigh.
     biases = goal[:, -1].square().sum()
     column[-1] = EXACT / biases if bool(seen[:, -1].any()) and float(biases) > 0 else 0.0
     common = torch.zeros(len(features), dtype=torch.float64, requires_grad=True)
@@ -163,11 +222,11 @@ def tilted(
     shares = torch.zeros(len(link.targets), dtype=torch.float64, requires_grad=True)
 
     def parts() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The misfit of each column, the divergences, the share (N,) of each stand-in, and the db (C,) they make."""
+        """Return the misfits by column, the divergences, each stand-in's fraction (N,), and their db (C,)."""
         tilt = common.log_softmax(0)
         base = (tilt.unsqueeze(1) + law).log_softmax(0)
         each = (base + own).log_softmax(0)
-        joint = weighed(each.exp() * shares.softmax(0), link)
+        joint = gradient_weights(each.exp() * shares.softmax(0), link)
         explained = (answers * joint.sum(1, keepdim=True) - joint @ link.targets).T @ points
         away = (tilt.exp() * tilt).sum() + math.log(len(tilt))
         far = (each.exp() * shares.softmax(0) * (each - base)).sum()
@@ -184,18 +243,20 @@ def tilted(
         unknown = each @ answers - torch.where(seen[:, -1] != 0, goal[:, -1], made)
         found = torch.linalg.solve(link.targets.T, unknown) / link.loads
         if link.reduction.divisors is not None and not link.even:
-            found = found / found.sum()  # a mean over class weights fixes the sum of k_c d_c alone
+            # A mean over class weights fixes only the sum of k_c d_c.
+            found = found / found.sum()
     return Tilt(layer.batch * found, float(misfits[:-1].sum()))
 
 
-def weighed(joint: Tensor, link: LossLink) -> Tensor:
-    """How much each stand-in of each class (N, C) weighs in the mean gradient; joint (N, C): how many there are."""
+def gradient_weights(joint: Tensor, link: LossLink) -> Tensor:
+    """Return the weight (N, C) of each stand-in and class in the mean gradient. `joint` (N, C): their numbers."""
     loads = joint * link.loads
     divisors = link.reduction.divisors
     return loads if divisors is None else loads / (joint * divisors).sum()
 
 
 def _descend(variables: list[Tensor], objective: Callable[[], Tensor]) -> None:
+    """Minimize the objective over the variables by L-BFGS."""
     descent = torch.optim.LBFGS(
         variables, max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe"
     )
@@ -209,8 +270,11 @@ def _descend(variables: list[Tensor], objective: Callable[[], Tensor]) -> None:
     descent.step(closure)  # type: ignore[no-untyped-call]
 
 
-def merged(tilts: list[Tilt], batch: int) -> Estimate:
-    """The mean of the tilts, by the inverse squares of misfits, drawn to all classes alike by their variance."""
+def merge(tilts: list[Tilt], batch: int) -> Estimate:
+    """Return the mean of the tilts, weighted by inverse squared misfits and shrunk towards equal counts.
+
+    The variance of the tilts sets how far the mean is shrunk.
+    """
     counts = torch.stack([tilt.counts for tilt in tilts])
     trust = torch.tensor([max(tilt.misfit, LEAST) ** -2 for tilt in tilts]).double()
     trust = trust / trust.sum()
@@ -218,7 +282,7 @@ def merged(tilts: list[Tilt], batch: int) -> Estimate:
     others = max(1, len(tilts) - 1) / len(tilts)
     variance = float(trust @ (counts - mean).square().sum(1)) / others
     even = batch / len(mean)
-    # Counts are whole: an error of less than a half is rounded away.
+    # Counts are whole numbers, so rounding removes an error below one half.
     unsure = max(0.0, variance - len(mean) / 4)
     kept = max(0.0, 1 - unsure / max(float((mean - even).square().sum()), 1e-300))
     best = min(tilt.misfit for tilt in tilts)
