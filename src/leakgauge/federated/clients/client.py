@@ -1,4 +1,4 @@
-"""The client's side: it holds the private batch. Attacks never import this."""
+"""The client, which holds the private batch. Attacks never import this module."""
 
 from __future__ import annotations
 
@@ -47,18 +47,33 @@ from leakgauge.federated.training.fedsgd import FedSGD, local_update, with_order
 from leakgauge.federated.training.local_steps import moved
 
 OWN = "own/"
-"""What a client's memory calls the updates of parameters that stay its own."""
+"""Prefix, in a client's memory, of the names of parameters that stay its own."""
 
 
 @dataclass(frozen=True, repr=False)
 class Batch(Summarized):
-    """A private batch: inputs (B, *shape) in the domain's units, targets (B,) or (B, K)."""
+    """A private batch: the examples that a client trains on.
+
+    Args:
+        inputs: Examples `(B, *shape)`, a dense tensor in the units of the domain. B is at least 1.
+        targets: Class labels (B,), or soft labels or numbers (B, K), or numbers (B,).
+
+    Raises:
+        DataError: The tensors are not dense, or there is not one target for each input.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> batch = lg.Batch(torch.rand(2, 1, 8, 8), torch.tensor([3, 7]))
+        >>> len(batch)
+        2
+    """
 
     inputs: Tensor
     targets: Tensor
 
     def __post_init__(self) -> None:
-        """Raise DataError unless both are dense tensors, with one target for each input."""
+        """Raise DataError unless inputs and targets are dense tensors of equal length."""
         check_fields(self, DataError)
         for name, tensor in (("inputs", self.inputs), ("targets", self.targets)):
             if tensor.layout != torch.strided or tensor.ndim == 0:
@@ -73,7 +88,7 @@ class Batch(Summarized):
                 "batch",
                 expected="as many targets as inputs, at least one",
                 found=f"{len(self.inputs)} inputs and {len(self.targets)} targets",
-                remedy="pass matching tensors",
+                remedy="pass one target for each input",
             )
 
     def __len__(self) -> int:
@@ -82,9 +97,39 @@ class Batch(Summarized):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Client(Summarized):
-    """A model, its loss, the protocol and the defense: everything but the batch.
+    """A client: a model, a loss, local training and a defense. It holds everything except the batch.
 
-    `trained_on`, if a list, gets each batch that the client trains on, as its defense made it.
+    Use it with a threat model, whose `observe` returns what an adversary sees of the client's
+    training.
+
+    Args:
+        model: The network that the client trains.
+        loss: A function of outputs and targets. It returns a scalar tensor.
+        domain: The space of the inputs, for example `ImageDomain`.
+        classes: Number of classes of the labels, or None if targets are no class labels.
+        training: The local training. The default, `FedSGD`, shares one gradient.
+        defense: The defense that changes the model, the batch, the training or the update. None is
+            no defense.
+        trained_on: A list to which each batch is appended that the client trains on, after the
+            defense changed it. None keeps no batch.
+
+    Raises:
+        SpecificationError: A field has the wrong type, or lies outside its range.
+
+    Example:
+        >>> from torch import nn
+        >>> import leakgauge as lg
+        >>> client = lg.Client(
+        ...     model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        ...     loss=nn.functional.cross_entropy,
+        ...     domain=lg.ImageDomain(channels=1, height=8, width=8),
+        ...     classes=10,
+        ...     training=lg.FedAvg(epochs=2, learning_rate=0.1),
+        ... )
+        >>> batch = lg.examples.batch(4)
+        >>> client.check(batch)
+        >>> lg.Server().observe(client, batch, seeds=lg.Seeds(0)).update.kind
+        'delta'
     """
 
     model: nn.Module
@@ -96,33 +141,36 @@ class Client(Summarized):
     trained_on: list[Batch] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Raise SpecificationError if a field is of another kind than its annotation, or out of range."""
+        """Raise SpecificationError if a field has the wrong type, or lies outside its range."""
         check_fields(self)
 
     @property
     def protocol(self) -> LocalTraining:
-        """What turns the batch into what leaves, before any defense: the adversary's forward operator."""
+        """The map from the batch to the update without a defense. The adversary simulates it."""
         return self.training
 
     @property
     def contributors(self) -> int:
-        """Of how many clients what leaves is the mean."""
+        """The number of clients whose mean update is shared."""
         return 1
 
     def apart(self) -> Client:
-        """Return this client with its own copy of everything but the model, which each training copies itself."""
+        """Return this client with its own copy of every part except the model.
+
+        Each training makes its own copy of the model.
+        """
         kept = {"model", "trained_on"}
         names = [each.name for each in fields(self) if each.name not in kept]
         own = {name: own_copy(getattr(self, name), name) for name in names}
         return replace(self, **own, trained_on=None)
 
     def shared(self) -> AbstractContextManager[None]:
-        """Put back on exit what the code inside changes in classes, functions and globals of the user's objects."""
+        """Restore on exit what the code inside changes in the user's objects, classes, functions and globals."""
         kept = (getattr(self, each.name) for each in fields(self) if each.name != "trained_on")
         return restored(*kept)
 
     def global_model(self, *, seeds: Seeds) -> nn.Module:
-        """A copy of the network that server and client both use, after the defense's model seam."""
+        """Return a copy of the network that server and client both use, after `on_model` of the defense."""
         model = audited(self.model)
         if self.defense is None:
             return model
@@ -133,27 +181,37 @@ class Client(Summarized):
         return defended
 
     def seen_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
-        """The client's `model` as the server holds it."""
+        """Return the client's `model` as the server sees it."""
         hidden = effect(self.defense, HiddenModel)
         return model if hidden is None else hidden.shown(model, seeds=seeds.child("defense"))
 
     def drawn(self, count: int, *, seeds: Seeds) -> Client:
-        """This client with the orders of its local training drawn for a batch of `count` examples."""
+        """Return this client with the orders of its local training drawn for `count` examples."""
         return replace(
             self, training=with_orders(self.training, count, seeds=seeds.child("client"))
         )
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
-        """Train `model` on `batch` and return what leaves the client. Raises UpdateError where it is not finite."""
+        """Train `model` on `batch` and return the update that leaves the client.
+
+        Raises:
+            UpdateError: The update is not finite.
+        """
         return self.continued(model, batch, {}, seeds=seeds)[0]
 
     def continued(
         self, model: nn.Module, batch: Batch, memory: Tensors, *, seeds: Seeds
     ) -> tuple[Update, Tensors]:
-        """What `share` returns, and what is carried to the next round, of what was carried to this one.
+        """Return the update of `share`, and the memory for the next round.
 
-        That is the defense's memory, and of parameters that stay the client's own the sum of all their updates.
-        `model` is the client's own, see `own_model`.
+        The memory holds the state of the defense. It also holds the sum of all updates of the
+        parameters that stay the client's own.
+
+        Args:
+            model: The client's own network, see `own_model`.
+            batch: The private batch of this round.
+            memory: The memory from the round before, empty in the first round.
+            seeds: Seeds of everything that the client draws in this round.
         """
         trained, later = self._trained(model, batch, seeds), Tensors()
         update = trained
@@ -166,25 +224,26 @@ class Client(Summarized):
         return plain_update(update, trainable(model)), later
 
     def own_model(self, model: nn.Module, memory: Tensors, *, rate: float) -> nn.Module:
-        """This client's network: a copy of the server's `model`, the parameters of its own moved as `memory` has it.
+        """Return this client's network: the server's `model` with the client's own parameters.
 
-        By their weight differences, or against their gradients, times `rate`. Where it has none, `model` itself.
+        The sum of their updates in `memory` moves these parameters. A weight difference is added. A
+        gradient is subtracted, times `rate`. If the memory holds no update, `model` itself is returned.
         """
         gathered = {n.removeprefix(OWN): t for n, t in memory.items() if n.startswith(OWN)}
         scale = 1.0 if self.training.kind == "delta" else -rate
         return moved(model, gathered, scale) if gathered else model
 
     def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
-        """The running statistics of BatchNorm layers in train mode after the training that `share` runs, by name.
+        """Return the running statistics of BatchNorm layers after the training in `share`, by name.
 
-        No defense of an update acts on them.
+        These are the layers in train mode. A defense of the update does not change their statistics.
         """
         with carried(model) as after:
             self._trained(model, batch, seeds)
         return after()
 
     def _trained(self, model: nn.Module, batch: Batch, seeds: Seeds) -> Update:
-        """Everything before the last seam: equal for equal seeds."""
+        """Return the update before `on_update` of the defense. It is equal for equal seeds."""
         inputs, targets, defense = batch.inputs, batch.targets, self.defense
         training = with_orders(self.training, len(batch), seeds=seeds.child("client"))
         seeds = seeds.child("defense")
@@ -201,11 +260,16 @@ class Client(Summarized):
             return Update(update, training.kind).detached()
 
     def check(self, batch: Batch) -> None:
-        """Raise ModelError or DataError unless model, loss and batch fit together."""
+        """Check that model, loss and batch fit together, by training on the batch once.
+
+        Raises:
+            ModelError: The model or the loss fails, or the model has no finite weights to train.
+            DataError: The batch lies outside the domain, or its labels outside the classes.
+        """
         check_batch(batch, self.domain, self.classes)
         model, own = audited(self.model), self.apart()
         check_finite(model)
-        # What goes wrong here is told below; a warning on the way would only blur it.
+        # An error is raised as one clear line. Warnings on the way would only distract from it.
         with (
             self.shared(),
             warnings.catch_warnings(),
@@ -213,25 +277,25 @@ class Client(Summarized):
             fitting(model, batch.inputs, batch.targets),
         ):
             warnings.simplefilter("ignore")
-            # One epoch shows whether they fit; the others take their time.
+            # One epoch shows whether they fit. More epochs would only take time.
             training = first_epoch(own.training)
             local_update(training, model, own.loss, batch.inputs, batch.targets)
 
 
 def kept_local(defense: Defense | None, names: Iterable[str]) -> frozenset[str]:
-    """Return which of the parameters of these names stay a client's own."""
+    """Return the names in `names` whose parameters stay a client's own under this defense."""
     kept = effect(defense, KeptLocal)
     return frozenset() if kept is None else kept.names(list(names))
 
 
 @contextmanager
 def fitting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[None]:
-    """Raise every foreign exception of a training as a ModelError: model, loss and batch do not fit together."""
+    """Raise any exception of the user's code as a ModelError, which says that the parts do not fit together."""
     try:
         yield
     except (LeakGaugeError, KeyboardInterrupt):
         raise
-    # A user's forward and loss can fail in any way that Python knows: each becomes one line.
+    # A user's forward or loss can raise any exception. Each becomes one line.
     except BaseException as error:
         raise ModelError(
             f"model {type(model).__name__}",
@@ -243,27 +307,31 @@ def fitting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[None]
 
 
 def mixable(targets: Tensor, classes: int | None) -> Tensor:
-    """Targets that can be averaged: class labels (B,) as rows (B, K), others as they are. DataError without K."""
+    """Return targets that can be averaged: class labels (B,) as one-hot rows (B, K), others unchanged.
+
+    Raises:
+        DataError: The number of classes K is not known.
+    """
     if targets.ndim != 1 or targets.is_floating_point():
         return targets
     if classes is None:
         raise DataError(
             "batch",
             expected="a known number of classes, to mix class labels",
-            found="none",
-            remedy="state how many classes the data has",
+            found="no number of classes",
+            remedy="state the number of classes of the data",
         )
     return one_hot(targets, classes)
 
 
 def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:
-    """Raise DataError unless a batch lies in the domain's shape, and its labels in [0, classes)."""
+    """Raise DataError unless a batch is finite, has the domain's shape, and has labels in [0, classes)."""
     if tuple(batch.inputs.shape[1:]) != domain.shape:
         raise DataError(
             "batch",
             expected=f"examples of shape {domain.shape}",
-            found=f"{tuple(batch.inputs.shape[1:])}",
-            remedy="reshape the data or declare its own domain",
+            found=f"examples of shape {tuple(batch.inputs.shape[1:])}",
+            remedy="reshape the data, or declare a domain of its shape",
         )
     if not bool(torch.isfinite(batch.inputs).all()):
         raise DataError(
@@ -276,6 +344,6 @@ def check_batch(batch: Batch, domain: Domain, classes: int | None) -> None:
             raise DataError(
                 "batch",
                 expected=f"labels from 0 to {classes - 1}",
-                found=f"{low} to {high}",
-                remedy="raise the model's number of classes",
+                found=f"labels from {low} to {high}",
+                remedy="correct the labels, or raise the number of classes",
             )

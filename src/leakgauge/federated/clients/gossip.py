@@ -1,11 +1,4 @@
-"""Decentralized training by gossip. Lian et al.: NeurIPS 2017 (D-PSGD), in the order adapt, then combine.
-
-In each round node i takes a step on its own examples, sends the result to its neighbors, and mixes:
-
-    m_i = x_i - eta g_i(x_i)        x_i <- sum_j W_ij m_j        W_ij = 1 / (1 + max(deg_i, deg_j))
-
-with W the Metropolis-Hastings weights of the graph. Nothing else leaves a node.
-"""
+"""Decentralized training by gossip: nodes exchange models with their neighbors, without a server."""
 
 from __future__ import annotations
 
@@ -21,17 +14,26 @@ from leakgauge.federated.clients.client import Batch, Client
 
 
 def circulant(nodes: int, degree: int) -> Tensor:
-    """(N, N) bool adjacency: nodes on a circle, each joined to the `degree` nearest, opposite ones last.
+    """Return the adjacency (N, N), of bool, of a circulant graph.
 
-    Raises SpecificationError where there is no such connected graph.
+    The nodes lie on a circle. Each is joined to its nearest nodes on both sides. If `degree` is odd,
+    it is also joined to the opposite node.
+
+    Args:
+        nodes: Number of nodes N.
+        degree: Number of neighbors of each node, from 1 to N - 1.
+
+    Raises:
+        SpecificationError: There is no connected graph of this degree.
     """
     fits = 1 <= degree < nodes and (degree % 2 == 0 or nodes % 2 == 0)
     if not fits or (degree == 1 and nodes > 2):
         raise SpecificationError(
             "gossip",
-            expected="a connected graph whose nodes all have that degree",
+            expected="a connected graph in which all nodes have the same degree",
             found=f"degree {degree} on {nodes} nodes",
-            remedy="give a degree below the nodes, even or on evenly many; degree 1 is 2 nodes",
+            remedy="choose a degree below the number of nodes; an odd degree needs an even number of "
+            "nodes, and degree 1 needs exactly 2",
         )
     reach = [step for near in range(1, degree // 2 + 1) for step in (near, -near)]
     if degree % 2:
@@ -43,14 +45,18 @@ def circulant(nodes: int, degree: int) -> Tensor:
 
 
 def metropolis(joined: Tensor) -> Tensor:
-    """(N, N) float64 symmetric, doubly stochastic mixing weights of a graph (N, N) bool."""
+    """Return the Metropolis-Hastings mixing weights (N, N) of a graph `joined` (N, N), in float64.
+
+    `W[i, j] = 1 / (1 + max(deg_i, deg_j))` for neighbors i and j. The matrix is symmetric and doubly
+    stochastic.
+    """
     degree = joined.sum(1).double()
     weights = joined / (1 + torch.maximum(degree.unsqueeze(0), degree.unsqueeze(1)))
     return weights + torch.diag(1 - weights.sum(1))
 
 
 def distances(joined: Tensor, start: int) -> list[int]:
-    """(N,) edges from `start` to each node of a connected graph."""
+    """Return the number of edges from `start` to each of N nodes of a connected graph."""
     found = [-1] * len(joined)
     found[start], frontier = 0, [start]
     for node in frontier:
@@ -63,7 +69,12 @@ def distances(joined: Tensor, start: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """What the nodes held and sent: models (T, N, d) before each step, messages (T, N, d) after it."""
+    """The models of all nodes over time, for T rounds, N nodes and d parameters.
+
+    Args:
+        models: The models (T, N, d) before each step.
+        messages: The models (T, N, d) after each step, which the nodes send.
+    """
 
     models: Tensor
     messages: Tensor
@@ -71,7 +82,25 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Gossip:
-    """Nodes joined as `joined` (N, N) says, who all start from one model, and step by `learning_rate`."""
+    r"""Decentralized training, in which each node takes a step, then averages with its neighbors.
+
+    .. math::
+
+        m_i = x_i - \eta \, g_i(x_i), \qquad x_i \leftarrow \sum_j W_{ij} m_j
+
+    Node :math:`i` holds the model :math:`x_i` and sends :math:`m_i` to its neighbors. Its gradient,
+    on its own examples, is :math:`g_i`. The step size :math:`\eta` is `learning_rate`, and :math:`W`
+    are the weights of `metropolis`. Nothing else leaves a node. All nodes start from one model.
+
+    Args:
+        joined: Adjacency (N, N), of bool.
+        learning_rate: Step size.
+
+    References:
+        Lian, Zhang, Zhang, Hsieh, Zhang, Liu. Can Decentralized Algorithms Outperform Centralized
+        Algorithms? A Case Study for Decentralized Parallel Stochastic Gradient Descent. NeurIPS 2017.
+        arXiv:1705.09056. Here a node steps before it averages ("adapt, then combine").
+    """
 
     joined: Tensor
     learning_rate: float
@@ -85,7 +114,15 @@ class Gossip:
         rounds: int,
         seeds: Seeds,
     ) -> Trajectories:
-        """`rounds` rounds of nodes like `client`, each with all of its batch in each step."""
+        """Run `rounds` rounds, and return the models and messages of all nodes.
+
+        Args:
+            client: The client that all nodes equal, except for their batches.
+            model: The first model of all nodes.
+            batches: The batch of each node. A node uses its whole batch in each step.
+            rounds: Number of rounds T.
+            seeds: Seeds of everything that the nodes draw.
+        """
         mixing = metropolis(self.joined)
         start = flat(trainable(model)).cpu()
         states = start.expand(len(batches), -1)
@@ -106,7 +143,7 @@ class Gossip:
 
 
 def at(model: nn.Module, state: Tensor) -> nn.Module:
-    """A copy of `model` with the trainable parameters `state` (d,)."""
+    """Return a copy of `model` with the trainable parameters `state` (d,)."""
     moved = copied(model)
     parameters = trainable(moved)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A group of clients that share one batch between them, and of which only the aggregate leaves."""
+"""A group of clients that divide one batch among them and share only their aggregate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,29 @@ from leakgauge.federated.training.aggregated import Aggregated
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Group(Client):
-    """`clients` clients alike, who hold parts of a batch as equal in size as can be, in its order."""
+    """A group of equal clients that divide one batch and share only the aggregate of their updates.
+
+    The parts are consecutive, and their sizes differ by at most one example.
+
+    Args:
+        model: The network that each client trains.
+        loss: A function of outputs and targets. It returns a scalar tensor.
+        domain: The space of the inputs.
+        classes: Number of classes of the labels, or None if targets are no class labels.
+        training: The local training of each client.
+        defense: The defense of each client, or None.
+        trained_on: A list to which the batches after the defense are appended, see `Client`.
+        clients: Number of clients, at least 1.
+        aggregation: The rule that combines the updates.
+        each: The local training of each client, once the orders of examples are drawn.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.federated import Group, WeightedMean
+        >>> group = Group.of(lg.examples.client(), 2, WeightedMean())
+        >>> [len(part) for part in group.parts(lg.examples.batch(5))]
+        [3, 2]
+    """
 
     clients: int
     aggregation: Aggregation = field(default_factory=WeightedMean)
@@ -31,30 +53,34 @@ class Group(Client):
 
     @classmethod
     def of(cls, client: Client, clients: int, aggregation: Aggregation) -> Group:
-        """As many clients like `client`."""
+        """Return a group of `clients` clients that equal `client`."""
         same = {each.name: getattr(client, each.name) for each in fields(Client)}
         return cls(**same, clients=clients, aggregation=aggregation)
 
     def parts(self, batch: Batch) -> list[Batch]:
-        """Each client's examples. Raises DataError where some would have none."""
+        """Return the examples of each client.
+
+        Raises:
+            DataError: A client would have no example.
+        """
         self.check_split(len(batch))
         inputs = batch.inputs.tensor_split(self.clients)
         targets = batch.targets.tensor_split(self.clients)
         return [Batch(x, y) for x, y in zip(inputs, targets, strict=True)]
 
     def check_split(self, count: int) -> None:
-        """Raise DataError if `count` examples are fewer than the clients."""
+        """Raise DataError if there are fewer than one example for each client."""
         if count < self.clients:
             raise DataError(
                 "batch",
-                expected=f"an example for each of {self.clients} clients, as it is split among them",
+                expected=f"at least one example for each of {self.clients} clients",
                 found=f"batch {count}",
                 remedy=f"set training.batch_size to {self.clients} or more, or lower threat.clients",
             )
 
     @property
     def aggregated(self) -> Aggregated:
-        """The local training of all clients as one."""
+        """The local training of all clients as one forward operator."""
         return Aggregated(training=self.training, clients=self.clients, each=self.each)
 
     @property
@@ -63,9 +89,10 @@ class Group(Client):
 
     @property
     def protocol(self) -> LocalTraining:
-        """Return what turns the whole batch into the aggregate.
+        """The map from the whole batch to the aggregate.
 
-        It is one gradient of all examples if none meets another in the model, and the loss is a mean over them.
+        It is one gradient of all examples under three conditions. Each client shares one gradient, no
+        module is in train mode, and the loss is a mean over the examples.
         """
         apart = not any(module.training for module in self.model.modules())
         single = isinstance(self.training, SingleGradient) and apart
@@ -74,11 +101,11 @@ class Group(Client):
         )
 
     def drawn(self, count: int, *, seeds: Seeds) -> Group:
-        """The group with each client's orders drawn."""
+        """Return the group with the orders of each client drawn."""
         return replace(self, each=self.aggregated.drawn(count, seeds=seeds).each)
 
     def members(self, batch: Batch, *, seeds: Seeds) -> list[tuple[Client, Batch, Seeds]]:
-        """Each client, its examples and its seeds."""
+        """Return each client with its examples and its seeds."""
         alone = {each.name: getattr(self, each.name) for each in fields(Client)}
         own = (self if self.each else self.drawn(len(batch), seeds=seeds)).each
         return [
@@ -87,14 +114,14 @@ class Group(Client):
         ]
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
-        """Each client trains `model` on its part and defends its update; returns the aggregate of all."""
+        """Train `model` on each client's part, defend each update, and return the aggregate."""
         members = self.members(batch, seeds=seeds)
         updates = [one.share(model, part, seeds=own) for one, part, own in members]
         counts = [len(part) for _, part, _ in members]
         return self.aggregation(updates, counts, seeds=seeds.child("aggregation"))
 
     def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
-        """The mean of the clients' running statistics, weighted by their examples."""
+        """Return the mean of the clients' running statistics, weighted by their numbers of examples."""
         members = self.members(batch, seeds=seeds)
         each = [one.statistics(model, part, seeds=own) for one, part, own in members]
         return averaged(each, [len(part) for _, part, _ in members])

@@ -1,4 +1,4 @@
-"""Whether a model computes the same whenever it runs: the client's training and every simulation of it must agree."""
+"""A check that a model gives equal results each time: client and simulation must agree."""
 
 from __future__ import annotations
 
@@ -20,17 +20,24 @@ from leakgauge.federated.isolation.shared import restored
 from leakgauge.federated.training.fedsgd import FedSGD, local_update
 
 EQUAL_WITHIN = 1e-5
-"""Largest relative difference of two evaluations that counts as rounding. Threads add up in any order."""
+"""Largest relative difference that counts as rounding. Threads may add numbers in any order."""
 PROBED = 2
-"""How many examples the library's own training is probed on. A local training of the user's sees the whole batch."""
+"""Number of examples for a probe of the library's own training. A user's training gets the whole batch."""
 
 
 @dataclass(frozen=True, repr=False)
 class Steadiness(Summarized):
-    """Compares evaluations of one update at equal inputs and equal seeds of torch.
+    """A comparison of evaluations of one update, at equal inputs and equal seeds of torch.
 
-    `first` is taken before the client trains, on a copy of its model. What one forward changes and
-    `leakgauge.federated.isolation.untouched` cannot undo shows in a later one.
+    A forward pass may change a state that `leakgauge.federated.isolation.untouched` cannot restore.
+    A later evaluation then differs.
+
+    Args:
+        client: The client.
+        model: Its model.
+        batch: Its batch.
+        first: The update before the client trains, computed on a copy of the model.
+        reason: Why evaluations differ, in one line, or None if they agree so far.
     """
 
     client: Client
@@ -41,15 +48,15 @@ class Steadiness(Summarized):
 
     @classmethod
     def of(cls, client: Client, model: nn.Module, batch: Batch) -> Steadiness:
-        """Evaluate twice on one copy of `model`."""
-        # The client's training starts from the state that the adversary gets.
+        """Evaluate twice on one copy of `model`, and compare."""
+        # Restoring matters: the client's training must start from the state that the adversary gets.
         with client.shared(), restored(model):
             twin = copied(model)
             first = evaluated(client, twin, batch)
-            return cls(client, model, batch, first, written(twin, model))._compared(twin)
+            return cls(client, model, batch, first, describe_write(twin, model))._compared(twin)
 
     def after(self) -> str | None:
-        """Return why client and simulation may differ, in one line, or None if they agree. Evaluates once more."""
+        """Evaluate once more. Return why client and simulation may differ, or None if they agree."""
         return self._compared(copied(self.model)).reason
 
     def _compared(self, model: nn.Module) -> Steadiness:
@@ -59,13 +66,13 @@ class Steadiness(Summarized):
         reason = None
         if apart > EQUAL_WITHIN:
             reason = (
-                "the model changes as it runs: two evaluations at one input and one seed differ"
+                "the model changes as it runs: two evaluations with equal inputs and seeds differ"
             )
         return Steadiness(self.client, self.model, self.batch, self.first, reason)
 
 
 def evaluated(client: Client, model: nn.Module, batch: Batch) -> Tensors:
-    """Return one update of `model`, at seeds of its own for every generator of torch."""
+    """Return one update of `model`, with fixed seeds for every generator of torch."""
     ours = is_our_class(type(client.training))
     training = FedSGD() if ours else client.training
     count = min(PROBED, len(batch)) if ours else len(batch)
@@ -76,7 +83,7 @@ def evaluated(client: Client, model: nn.Module, batch: Batch) -> Tensors:
 
 @contextmanager
 def own_generators(device: torch.device) -> Iterator[None]:
-    """Seed torch's generators inside, and put all generators back, those of Python and numpy too."""
+    """Seed the generators of torch inside. Restore them on exit, and those of Python and numpy too."""
     python, numbers = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     try:
@@ -90,7 +97,7 @@ def own_generators(device: torch.device) -> Iterator[None]:
 
 
 def difference(one: Tensors, other: Tensors) -> float:
-    """Return the relative difference ||a - b|| / max(||a||, ||b||) of two updates; 0 for equal ones.
+    """Return the relative difference `||a - b|| / max(||a||, ||b||)` of two updates, 0 if they are equal.
 
     Entries that are not finite count as 0.
     """
@@ -100,8 +107,8 @@ def difference(one: Tensors, other: Tensors) -> float:
     return float((a - b).norm() / torch.maximum(a.norm(), b.norm()))
 
 
-def written(after: nn.Module, before: nn.Module) -> str | None:
-    """Return that a run wrote to a parameter or a buffer, in one line, or None if it did not."""
+def describe_write(after: nn.Module, before: nn.Module) -> str | None:
+    """Return, in one line, which parameter or buffer a run wrote to, or None if it wrote to none."""
     held: Tensors = {**dict(before.named_parameters()), **dict(before.named_buffers())}
     now: Tensors = {**dict(after.named_parameters()), **dict(after.named_buffers())}
     changed = [n for n, t in now.items() if n in held and not _same(held[n], t)]
