@@ -50,12 +50,14 @@ def join(shares: Mapping[int, int]) -> int:
 
 
 def _element(generator: torch.Generator) -> int:
+    """Draw a uniform element of the prime field."""
     # Eight bytes more than the prime has keep the bias of the remainder below 2^-64.
     drawn = torch.randint(0, 256, (SIZE + 8,), generator=generator, dtype=torch.uint8)
     return int.from_bytes(bytes(drawn.tolist()), "big") % PRIME
 
 
 def _value(coefficients: Sequence[int], x: int) -> int:
+    """Return the value of a polynomial at x, by Horner's rule."""
     value = 0
     for coefficient in reversed(coefficients):
         value = (value * x + coefficient) % PRIME

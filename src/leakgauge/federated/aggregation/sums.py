@@ -64,6 +64,7 @@ class Sum:
     """
 
     def __call__(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Update:
+        """Return the sum. Raise UpdateError if the updates and counts do not fit together."""
         check_compatible(updates, counts)
         return weighted_sum(updates, [1.0] * len(updates))
 
@@ -93,6 +94,7 @@ class WeightedMean:
     """
 
     def __call__(self, updates: Sequence[Update], counts: Sequence[int], *, seeds: Seeds) -> Update:
+        """Return the weighted mean. Raise UpdateError if the updates and counts do not fit together."""
         check_compatible(updates, counts)
         total = sum(counts)
         return weighted_sum(updates, [count / total for count in counts])

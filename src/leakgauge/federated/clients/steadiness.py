@@ -60,6 +60,7 @@ class Steadiness(Summarized):
         return self._compared(copied(self.model)).reason
 
     def _compared(self, model: nn.Module) -> Steadiness:
+        """Return this comparison with one more evaluation, on `model`."""
         if self.reason is not None:
             return self
         apart = difference(self.first, evaluated(self.client, model, self.batch))
@@ -118,6 +119,7 @@ def describe_write(after: nn.Module, before: nn.Module) -> str | None:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors of any layout are equal in their bits, or in their finite values."""
     parts, others = dense_parts(one), dense_parts(other)
     if [part.shape for part in parts] != [part.shape for part in others]:
         return False
@@ -128,6 +130,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _finite(tensor: Tensor) -> Tensor:
+    """Return a tensor of floating-point numbers with 0 in place of each entry that is not finite."""
     wide = tensor.detach().float() if is_narrow(tensor) else tensor.detach()
     return torch.nan_to_num(wide, 0.0, 0.0, 0.0)
 

@@ -1,4 +1,4 @@
-"""Which modules can be audited, and the copy of one that an audit works on."""
+"""A check that a model can be audited, and the copy of it that an audit works on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from leakgauge.federated.isolation.layouts import is_finite
 
 
 def audited(model: nn.Module) -> nn.Module:
-    """Return the copy of a user's model that client and adversary work on, out of its wrappers.
+    """Return a copy of a user's model, without wrappers, for client and adversary.
 
     Raises:
-        ModelError: the model is lazy or without values (device meta), compiled to TorchScript, or cannot be copied.
+        ModelError: The model is lazy, has no values (device meta), is compiled to TorchScript, or
+            cannot be copied.
     """
     model = unwrapped(model)
     name = f"model {type(model).__name__}"
@@ -39,41 +40,41 @@ def audited(model: nn.Module) -> nn.Module:
         raise ModelError(
             name,
             expected="parameters and buffers with values",
-            found=f"{empty[0]!r} on the device meta, which holds none",
+            found=f"{empty[0]!r} on the device meta, which holds no values",
             remedy="call model.to_empty(device='cpu') and load its weights",
         )
     try:
         return copied(model)
-    # A module can refuse to be copied in any way that Python knows.
+    # A copy of a user's module can raise any exception.
     except Exception as error:
         raise ModelError(
             name,
             expected="a module that copy.deepcopy can copy",
             found=describe_error(error),
-            remedy="give it __deepcopy__, or keep on it no open file, lock, generator or tensor that "
-            "torch cannot copy",
+            remedy="give it __deepcopy__, or remove open files, locks, generators and tensors that torch "
+            "cannot copy from its attributes",
         ) from error
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return parameters and buffers by name."""
+    """Return the parameters and buffers of a model by name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise ModelError if a parameter or buffer is not finite, or if nothing can be trained."""
+    """Raise ModelError if a parameter or buffer is not finite, or if no parameter is trainable."""
     for name, tensor in state_of(model).items():
         if not is_finite(tensor):
             raise ModelError(
                 f"model {type(model).__name__}",
                 expected="finite weights",
                 found=f"NaN or infinity in {name!r}",
-                remedy="load a sound checkpoint",
+                remedy="load a checkpoint with finite weights",
             )
     if not trainable(model):
         raise ModelError(
             f"model {type(model).__name__}",
             expected="at least one trainable parameter",
-            found="none",
+            found="no trainable parameter",
             remedy="set requires_grad on the parameters that the client trains",
         )

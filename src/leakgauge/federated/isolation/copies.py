@@ -1,4 +1,4 @@
-"""Copies of what a user passes in, so that client, adversary and caller share no object that can be written to."""
+"""Copies of a user's objects, so that client, adversary and caller share no object that can change."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def own_copy(value: T, name: str) -> T:
     """Return a deep copy of a loss, a local training, a defense or a domain. Functions are not copied.
 
     Raises:
-        ModelError: the object cannot be copied.
+        ModelError: The object cannot be copied.
     """
     try:
         return copied(value)
-    # A user's object can refuse to be copied in any way that Python knows.
+    # A copy of a user's object can raise any exception.
     except Exception as error:
         raise ModelError(
             name,
-            expected="an object that copy.deepcopy can copy, so that the adversary gets its own",
+            expected="an object that copy.deepcopy can copy, so that the adversary gets its own copy",
             found=describe_error(error),
-            remedy="keep no open file, lock or generator on it",
+            remedy="remove open files, locks and generators from its attributes",
         ) from error
 
 

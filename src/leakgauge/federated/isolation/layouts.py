@@ -1,4 +1,4 @@
-"""Tensors of every layout and type: which are dense, how their values and bits are read."""
+"""Functions that read the values and bits of tensors of every layout and type."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 LARGEST = 1 << 24
-"""Most entries of a sparse tensor that is read as a dense one. Of larger ones, values and indices are read."""
+"""Most entries of a sparse tensor that is read as a dense one. Larger ones are read as values and indices."""
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Return whether a tensor has values in memory of its own, one at each index."""
+    """Return whether a tensor has its own memory with one value at each index."""
     strided = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_mkldnn)
     return strided and not (tensor.is_meta or tensor.is_quantized)
 
 
 def dense_parts(tensor: Tensor) -> list[Tensor]:
-    """Return dense tensors that hold all values of a tensor of any layout. A meta tensor has none."""
+    """Return dense tensors that hold all values of a tensor of any layout, or none for a meta tensor."""
     value = tensor.detach()
     if value.is_meta:
         return []
@@ -36,18 +36,18 @@ def dense_parts(tensor: Tensor) -> list[Tensor]:
 
 
 def bits_of(tensor: Tensor) -> Tensor:
-    """Return the bytes of a dense tensor, flat."""
+    """Return the bytes of a dense tensor as one flat tensor of uint8."""
     plain = tensor.detach().resolve_conj().resolve_neg()
     return plain.contiguous().flatten().view(torch.uint8)
 
 
 def is_narrow(tensor: Tensor) -> bool:
-    """Return whether a tensor is of 8-bit floating point, for which torch has few functions."""
+    """Return whether a tensor holds 8-bit floating-point numbers, which few functions of torch support."""
     return tensor.is_floating_point() and tensor.element_size() == 1
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all values of a tensor of any layout are finite. A meta tensor has no values."""
+    """Return whether all values of a tensor of any layout are finite. True for a meta tensor, which has none."""
     return all(
         bool(torch.isfinite(part.float() if is_narrow(part) else part).all())
         for part in dense_parts(tensor)

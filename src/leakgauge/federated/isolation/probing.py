@@ -1,4 +1,4 @@
-"""Runs of a user's module on inputs of ours, to see what it is. What goes wrong there is a reason, not a crash."""
+"""Probes: runs of a user's module on generated inputs. A failure there is a reason, not a crash."""
 
 from __future__ import annotations
 
@@ -15,32 +15,39 @@ from leakgauge.core.lines import describe_error
 
 @contextmanager
 def probing(what: str = "the model") -> Iterator[None]:
-    """Raise every foreign exception as a ProbeError that names what was probed. The cause stays attached."""
+    """Raise any exception of the user's code as a ProbeError. `what` names the part that was probed.
+
+    The original exception is the cause of the ProbeError.
+    """
     try:
         yield
     except LeakGaugeError:
         raise
-    # A user's module and loss can fail in any way that Python knows.
+    # A user's module or loss can raise any exception.
     except Exception as error:
         found = " ".join(describe_error(error).split())
         raise ProbeError(f"{what} fails on a probe: {found[:300]}") from error
 
 
 def doubled(model: nn.Module) -> nn.Module:
-    """Return a float64 copy of the model on the CPU. Raises ProbeError if it cannot be copied."""
+    """Return a float64 copy of the model on the CPU, or raise ProbeError if it cannot be copied."""
     with probing():
         return copied(model).cpu().double()
 
 
 def single(output: Any) -> Tensor:
-    """Return a model's output. Raises ProbeError unless it is one tensor."""
+    """Return a model's output, or raise ProbeError unless it is one tensor."""
     if not isinstance(output, Tensor):
         raise ProbeError(f"the model returns a {type(output).__name__}, not one tensor")
     return output
 
 
 def spread(shape: tuple[int, ...], count: int, like: Tensor) -> Tensor:
-    """Return `count` examples in unit coordinates (count, *shape), the same in every call, none of them flat."""
-    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    """Return `count` random examples `(count, *shape)` in unit coordinates, the same in every call.
+
+    `like` gives the type and device.
+    """
+    # A fixed seed is enough: a probe works at any points.
+    generator = torch.Generator().manual_seed(0)
     unit = torch.rand((count, *shape), generator=generator, dtype=torch.float64)
     return unit.to(like)

@@ -1,4 +1,7 @@
-"""Everything that Python code can reach from an object by its attributes, items, closures and named globals."""
+"""A walk over every object that Python code can reach from one object.
+
+It follows attributes, items, closures and the globals that code names.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ from leakgauge.federated.isolation.layouts import is_dense
 _NUMBERS = (bool, int, float, complex, np.number, np.bool_)
 _ATOMS = (*_NUMBERS, type(None), torch.dtype, torch.device, torch.Size)
 _TEXT = 8
-"""Fewest characters of text that is yielded: fewer hold no numbers to recognize."""
+"""Fewest characters of a text that is yielded. A shorter one holds no recognizable numbers."""
 _LIBRARY = tuple(
     path
     for key in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -44,24 +47,28 @@ _LIBRARY = tuple(
 
 @dataclass(frozen=True)
 class Place:
-    """An object, and the path that leads to it."""
+    """An object and the path that leads to it."""
 
     path: str
     value: Any
 
 
 def reached(root: object, name: str, *, skipped: Sequence[object] = ()) -> Iterator[Place]:
-    """Yield every object that `root` leads to, with the shortest path, which starts with `name`.
+    """Yield every object that `root` leads to, with the shortest path to it.
 
-    Nothing is followed from `skipped` on.
+    Functions are followed through closures, defaults, attributes and the globals that their code
+    names. Classes and globals of installed packages are not followed: they hold nothing that one
+    training passed in.
 
-    Functions are followed through closures, defaults, attributes and the globals that their code names. Classes and
-    globals of installed packages are not followed: neither holds what one training passed in.
+    Args:
+        root: The object where the walk starts.
+        name: The start of each path.
+        skipped: Objects that are neither yielded nor followed.
     """
     seen = {id(each) for each in skipped if each is not None}
-    # Objects made on the way stay alive, so that no other object gets their identity.
+    # Objects that the walk creates stay alive, so that no other object gets their identity.
     alive: list[object] = []
-    # Breadth first: the shortest path is the one to read.
+    # The walk is breadth first, so the path to each object is the shortest.
     left = deque([Place(name, root)])
     while left:
         place = left.popleft()
@@ -75,19 +82,22 @@ def reached(root: object, name: str, *, skipped: Sequence[object] = ()) -> Itera
 
 
 def _key(value: Any) -> int:
-    """Return what tells an object from others. Storages are made anew by each access, so their memory does."""
+    """Return a number that identifies an object: its identity, or the address of a storage's memory.
+
+    Each access to a storage creates a new Python object, so its identity would not do.
+    """
     return -value.data_ptr() if isinstance(value, torch.UntypedStorage) else id(value)
 
 
 def _is_atom(value: Any) -> bool:
-    """Return whether a value leads to nothing and is no long text."""
+    """Return whether a value leads to no other object and is no long text."""
     if isinstance(value, str):
         return len(value) < _TEXT
     return isinstance(value, _ATOMS)
 
 
 def followed(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what one object leads to directly, and the step there."""
+    """Yield each object that `value` leads to directly, with the step of the path."""
     if isinstance(value, Tensor):
         yield from _of_tensor(value)
     elif isinstance(value, np.ndarray):
@@ -131,7 +141,7 @@ def followed(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, ContextVar):
         yield ".get()", value.get(None)
     elif isinstance(value, str):
-        # A subclass may have attributes.
+        # A subclass of str may have attributes.
         yield from _attributes(value)
     elif isinstance(value, BuiltinFunctionType):
         yield ".__self__", value.__self__
@@ -140,53 +150,59 @@ def followed(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each object that an object of any other type leads to."""
     yield from _attributes(value)
     if is_dataclass(value):
         yield from ((f".{f.name}", getattr(value, f.name, None)) for f in fields(value))
     if isinstance(value, AbstractSet):
-        # An order that the content gives: a set that is filled again may have another one.
+        # Sorted, because a set that is filled again may have another order.
         yield "{...}", sorted(value, key=hash)
     yield f"<{type(value).__name__}>", type(value)
-    # Caches, iterators and objects with slots: what Python's own collector sees of them.
+    # Python's garbage collector also sees into caches, iterators and objects with slots.
     for i, each in enumerate(gc.get_referents(value)):
         if not isinstance(each, ModuleType):
             yield f"<{i}>", each
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes in the dictionary of an object."""
     held = getattr(value, "__dict__", None)
     if isinstance(held, dict):
         yield from ((f".{name}", each) for name, each in list(held.items()))
 
 
 def _of_tensor(tensor: Tensor) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes, gradient, hooks, graph and larger memory of a tensor."""
     yield from _attributes(tensor)
     if tensor.is_leaf:
         yield ".grad", tensor.grad
     yield "._backward_hooks", tensor._backward_hooks
     if tensor.grad_fn is not None:
         yield ".grad_fn", tensor.grad_fn
-    # Each parameter may lie in one buffer with all others, which the update tells anyway.
+    # A parameter is left out: it may share one buffer with all others, which the update reveals anyway.
     if is_dense(tensor) and not isinstance(tensor, torch.nn.Parameter):
-        with suppress(RuntimeError, NotImplementedError):  # Lazy tensors have no memory.
+        # Lazy tensors have no memory.
+        with suppress(RuntimeError, NotImplementedError):
             storage = tensor.untyped_storage()
             if storage.nbytes() > tensor.numel() * tensor.element_size():
                 yield ".untyped_storage()", storage
 
 
 def _of_node(node: torch.autograd.graph.Node) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors that a step of a graph saved or adds to, and the steps before it."""
+    """Yield the tensors that a node of a graph saved or accumulates into, and the nodes before it."""
     yield from _attributes(node)
-    # The last step of each branch holds the tensor that the gradient is of.
+    # The last node of each branch holds the leaf tensor that receives the gradient.
     yield ".variable", getattr(node, "variable", None)
     for name in dir(node):
         if name.startswith("_saved_") or name == "saved_tensors":
-            with suppress(RuntimeError):  # Its backward has freed them.
+            # A backward pass may have freed the saved tensors.
+            with suppress(RuntimeError):
                 yield f".{name}", getattr(node, name)
     yield from ((f".next_functions[{i}]", each) for i, (each, _) in enumerate(node.next_functions))
 
 
 def _of_cell(step: str, cell: CellType) -> Iterator[tuple[str, Any]]:
+    """Yield the value of a closure variable, if it has one."""
     try:
         yield step, cell.cell_contents
     except ValueError:  # The variable has no value yet.
@@ -194,6 +210,7 @@ def _of_cell(step: str, cell: CellType) -> Iterator[tuple[str, Any]]:
 
 
 def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield what a function leads to: its closure, defaults, attributes and globals."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         yield from _of_cell(f".<closure {name}>", cell)
     yield ".__defaults__", function.__defaults__
@@ -207,7 +224,7 @@ def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
         if not isinstance(value, ModuleType):
             yield f".<global {name}>", value
         elif not _in_library(getattr(value, "__file__", None), value.__name__):
-            # Of a module, what the code may name of it.
+            # A module is not followed as a whole, only the attributes that the code may name.
             for inner in names & vars(value).keys():
                 yield f".<global {name}.{inner}>", vars(value)[inner]
 
@@ -224,7 +241,7 @@ def globals_of(function: FunctionType) -> Iterator[dict[str, Any]]:
 
 
 def _named(code: CodeType) -> set[str]:
-    """Return the names that code looks up, and the code of functions in it."""
+    """Return the names that code looks up, including the code of inner functions."""
     inner = [each for each in code.co_consts if isinstance(each, CodeType)]
     return set(code.co_names).union(*map(_named, inner))
 
@@ -238,6 +255,7 @@ def comes_installed(value: Any) -> bool:
 
 @cache
 def _in_library(file: str | None, name: str) -> bool:
+    """Return whether a module belongs to Python, to an installed package or to this library."""
     root = name.partition(".")[0]
     if root == "leakgauge" or root in sys.stdlib_module_names:
         return root != "__main__"

@@ -1,7 +1,8 @@
-"""Restores what client and adversary share: classes, functions and globals, which no copy parts.
+"""Restoration of objects that client and adversary share: classes, functions and globals.
 
-A forward or a loss may write what it is given to an attribute of its class, to a default or to a global. The
-adversary reads the same classes and globals. So whatever a client's run changes there is put back after it.
+A copy of a model does not copy these. A forward or a loss may write its inputs to an attribute of
+its class, to a default or to a global. The adversary can read the same classes and globals. So each
+change that a client's run makes there is undone after the run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from leakgauge.federated.isolation.layouts import bits_of, is_dense
 from leakgauge.federated.isolation.reach import comes_installed, globals_of, reached
 
 LARGEST = 1 << 24
-"""Largest array that is copied to be put back, in bytes. Larger ones are only searched for the batch."""
+"""Largest array that is copied and restored, in bytes. Larger ones are only searched for the batch."""
 _OF_FUNCTION = ("__code__", "__defaults__", "__kwdefaults__", "__doc__", "__name__", "__qualname__")
 _OF_CLASS = ("__name__", "__qualname__")
 _STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
@@ -41,17 +42,23 @@ _STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     bytearray: (bytes, lambda each, held: each.__setitem__(slice(None), held)),
     array.array: (lambda each: each[:], lambda each, held: each.__setitem__(slice(None), held)),
 }
-"""How the state of objects of C code is read and put back."""
+"""For each type implemented in C: the functions that read and restore the state of an object."""
 
 
 @contextmanager
 def restored(*objects: object) -> Iterator[None]:
-    """Put back on exit what the code inside changes in anything that `objects` lead to. An exception puts back too.
+    """Restore on exit what the code inside changes in any object that `objects` lead to.
 
-    Restored are attributes of classes and objects, functions, closure variables, the globals of the modules whose
-    code is reached, the content of lists, dictionaries, sets and deques, arrays in place, and generators of random
-    numbers. Classes, functions and modules of Python, of installed packages and of this library are left alone.
-    Caches of `functools` are cleared if they grew. Parameters are left alone too, since each client has its own copy.
+    The objects are also restored after an exception. These are restored:
+
+    - attributes of classes and objects, functions and closure variables;
+    - globals of the modules whose code is reached;
+    - the content of lists, dictionaries, sets, deques and arrays;
+    - generators of random numbers.
+
+    Caches of `functools` are cleared if they grew. Parameters are left alone, since each client has
+    its own copy. Classes, functions and modules of Python, of installed packages and of this library
+    are left alone too.
     """
     undo: list[Callable[[], None]] = []
     caches: list[Callable[[], None]] = []
@@ -64,13 +71,14 @@ def restored(*objects: object) -> Iterator[None]:
     try:
         yield
     finally:
-        # Caches last: the dictionary inside one is reached too, and must not be filled after its entries are gone.
+        # Caches come last. The dictionary inside a cache is restored too, and must not be refilled after
+        # the cache was cleared.
         for each in undo + caches:
             each()
 
 
 def _undoings(value: Any, modules: set[int]) -> Iterator[Callable[[], None]]:
-    """Yield the functions that give an object its present state back."""
+    """Yield functions that restore the present state of an object."""
     if isinstance(value, type):
         yield from () if comes_installed(value) else (_of_class(value),)
         return
@@ -102,7 +110,8 @@ def _undoings(value: Any, modules: set[int]) -> Iterator[Callable[[], None]]:
 
 
 def _of_dictionary(content: dict[Any, Any]) -> Callable[[], None]:
-    # The plain methods: a subclass may do anything in its own.
+    """Return a function that restores the content of a dictionary."""
+    # The methods of the base class are called, since a subclass may override them.
     kind = OrderedDict if isinstance(content, OrderedDict) else dict
     before = list(kind.items(content))
 
@@ -116,13 +125,14 @@ def _of_dictionary(content: dict[Any, Any]) -> Callable[[], None]:
 
 
 def _same(now: list[tuple[Any, Any]], before: list[tuple[Any, Any]]) -> bool:
-    """Return whether two lists of pairs hold the very same objects."""
+    """Return whether two lists of pairs hold identical objects, in the same order."""
     if len(now) != len(before):
         return False
     return all(k is i and v is j for (k, v), (i, j) in zip(now, before, strict=True))
 
 
 def _of_collection(content: Any) -> Callable[[], None]:
+    """Return a function that restores the content of a list, deque or set."""
     kind: Any = next(kind for kind in (list, deque, set) if isinstance(content, kind))
     before = list(kind.__iter__(content))
 
@@ -136,6 +146,7 @@ def _of_collection(content: Any) -> Callable[[], None]:
 
 
 def _of_class(value: type) -> Callable[[], None]:
+    """Return a function that restores the attributes and names of a class."""
     before = dict(vars(value))
     names = {name: getattr(value, name) for name in _OF_CLASS}
 
@@ -154,6 +165,7 @@ def _of_class(value: type) -> Callable[[], None]:
 
 
 def _of_function(value: FunctionType, modules: set[int]) -> Iterator[Callable[[], None]]:
+    """Yield functions that restore a function, its closure and the globals that its code names."""
     before = {name: getattr(value, name) for name in _OF_FUNCTION}
 
     def undo() -> None:
@@ -171,6 +183,7 @@ def _of_function(value: FunctionType, modules: set[int]) -> Iterator[Callable[[]
 
 
 def _of_cell(cell: CellType) -> Callable[[], None]:
+    """Return a function that restores a closure variable."""
     try:
         before = cell.cell_contents
     except ValueError:  # The variable has no value yet.
@@ -183,13 +196,15 @@ def _of_cell(cell: CellType) -> Callable[[], None]:
 
 
 def _empty(cell: CellType) -> None:
+    """Empty a closure variable."""
     try:
         del cell.cell_contents
-    except ValueError:  # It still has none.
+    except ValueError:  # The cell is still empty.
         return
 
 
 def _of_tensor(value: Tensor) -> Iterator[Callable[[], None]]:
+    """Yield functions that restore the gradient and the values of a plain tensor."""
     if isinstance(value, nn.Parameter) or value.is_inference():
         return
     if value.is_leaf:
@@ -207,17 +222,19 @@ def _of_tensor(value: Tensor) -> Iterator[Callable[[], None]]:
 
 
 def _of_array(value: np.ndarray) -> Iterator[Callable[[], None]]:
+    """Yield a function that restores the values of an array."""
     if value.nbytes <= LARGEST and value.flags.writeable:
         before = value.copy()
         yield lambda: np.copyto(value, before)
 
 
 def _of_variable(value: ContextVar[Any]) -> Callable[[], None]:
+    """Return a function that restores a context variable."""
     nothing = object()
     before = value.get(nothing)
 
     def undo() -> None:
-        # A context variable cannot be emptied but by the token of the one who set it.
+        # Only the token of its setter can empty a context variable, so None stands for no value.
         if value.get(nothing) is not before:
             value.set(None if before is nothing else before)
 
@@ -225,6 +242,7 @@ def _of_variable(value: ContextVar[Any]) -> Callable[[], None]:
 
 
 def _of_cache(value: Any) -> Callable[[], None]:
+    """Return a function that clears a cache of `functools` if it has new entries."""
     before = value.cache_info()
     return lambda: value.cache_clear() if value.cache_info().misses != before.misses else None
 
@@ -232,11 +250,13 @@ def _of_cache(value: Any) -> Callable[[], None]:
 def _of_state(
     value: Any, read: Callable[[Any], Any], write: Callable[[Any, Any], Any]
 ) -> Callable[[], None]:
+    """Return a function that restores the state of an object, given how to read and write it."""
     before = read(value)
     return lambda: write(value, before)
 
 
 def _of_memory(value: Any) -> Callable[[], None]:
+    """Return a function that restores the bytes of an array of C or of a memory map."""
     before = bytes(memoryview(value).cast("B"))
 
     def undo() -> None:
@@ -248,6 +268,7 @@ def _of_memory(value: Any) -> Callable[[], None]:
 
 
 def _of_stream(stream: Any) -> Callable[[], None]:
+    """Return a function that restores the content and position of a stream in memory."""
     before, position = stream.getvalue(), stream.tell()
 
     def undo() -> None:
@@ -261,6 +282,7 @@ def _of_stream(stream: Any) -> Callable[[], None]:
 
 
 def _of_slots(value: Any) -> Iterator[Callable[[], None]]:
+    """Yield functions that restore the attributes that an object holds in slots."""
     for kind in type(value).__mro__:
         if not comes_installed(kind):
             for name, slot in list(vars(kind).items()):
@@ -269,6 +291,7 @@ def _of_slots(value: Any) -> Iterator[Callable[[], None]]:
 
 
 def _of_slot(value: Any, name: str, slot: Any) -> Callable[[], None]:
+    """Return a function that restores one attribute in a slot."""
     nothing = object()
 
     def read() -> Any:

@@ -1,7 +1,7 @@
 """Runs of a user's code that leave no trace in the model, the loss or the local training.
 
-A forward may count its calls, keep its input or write to a buffer. Then each call starts from another state than the
-one before, and the adversary's simulation is no longer the client's training.
+A forward may count its calls, keep its input or write to a buffer. Then each call starts from a
+different state, and the adversary's simulation differs from the client's training.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _CONTAINERS = _MAPPINGS | _SEQUENCES | {set}
 
 @contextmanager
 def untouched(*objects: object) -> Iterator[None]:
-    """Undo on exit what the code inside changes in modules, functions and objects. An exception undoes it too.
+    """Undo on exit what the code inside changes in modules, functions and objects, also after an exception.
 
-    Restored are attributes, buffers, hooks, closure variables, and the content of lists, sets and dictionaries that an
-    attribute or a closure variable holds. Buffers and plain tensors are cloned, so that the code writes to copies.
-    Parameters are not copied.
+    Attributes, buffers, hooks and closure variables are restored. So is the content of lists, sets and
+    dictionaries in an attribute or a closure variable. Buffers and plain tensors are cloned, so that
+    the code writes to copies. Parameters are not copied.
     """
     state = _State()
     for each in objects:
@@ -44,25 +44,25 @@ def untouched(*objects: object) -> Iterator[None]:
 
 
 def output_of(model: nn.Module, inputs: Tensor) -> Any:
-    """Return the output of `model` for inputs (B, *shape), and leave no trace in the model or the inputs.
+    """Return the output of `model` for inputs `(B, *shape)`, and leave no trace in the model or the inputs.
 
     Raises:
-        ProbeError: the model fails on these inputs.
+        ProbeError: The model fails on these inputs.
     """
     with probing(), untouched(model):
         return model(inputs.clone())
 
 
 def value_of(loss: Loss, output: Tensor, targets: Tensor) -> Tensor:
-    """Return the value of `loss`, and leave no trace in it."""
+    """Return the value of `loss`, and leave no trace in the loss."""
     with untouched(loss):
         return loss(output, targets)
 
 
 class _State:
-    """Shallow copies of what objects hold, and clones of their tensors in place of the originals.
+    """A snapshot of objects: shallow copies of their attributes, and clones in place of their tensors.
 
-    Each simulated gradient takes one, so the loops here are written for speed.
+    Each simulated gradient takes one snapshot, so the loops here are written for speed.
     """
 
     def __init__(self) -> None:
@@ -95,6 +95,7 @@ class _State:
                 self._take_attributes(attributes)
 
     def _take_modules(self, root: nn.Module) -> None:
+        """Remember the attributes of a module and of all modules in it."""
         left = [root]
         for module in left:
             if id(module) not in self.seen:
@@ -104,6 +105,7 @@ class _State:
                 self._take_attributes(attributes)
 
     def _take_attributes(self, attributes: dict[str, Any]) -> None:
+        """Remember the attributes of one object, and put clones in place of its tensors."""
         before = attributes.copy()
         self.attributes.append((attributes, before))
         empty = self.empty
@@ -118,6 +120,7 @@ class _State:
                 attributes[name] = self._clone(value)
 
     def _take_cell(self, cell: CellType) -> None:
+        """Remember a closure variable, and put a clone in place of its tensor."""
         try:
             value = cell.cell_contents
         except ValueError:  # The variable has no value yet.
@@ -134,6 +137,7 @@ class _State:
             cell.cell_contents = self._clone(value)
 
     def _take_filled(self, container: Any) -> None:
+        """Remember the content of a container, and put clones in place of its tensors."""
         if id(container) in self.seen:
             return
         self.seen.add(id(container))
@@ -148,8 +152,8 @@ class _State:
                     container[i] = self._clone(value)
 
     def _clone(self, tensor: Tensor) -> Tensor:
-        """Return a clone to write to, the same one wherever the same tensor is held. Parameters stay themselves."""
-        # The exact type first: isinstance() of a Parameter runs Python code.
+        """Return the one clone of a tensor, which the code may write to. Parameters are returned unchanged."""
+        # The exact type is checked first, because isinstance() of a Parameter runs Python code.
         if type(tensor) is not Tensor and (isinstance(tensor, nn.Parameter) or is_lazy(tensor)):
             return tensor
         found = self.clones.get(id(tensor))
@@ -158,7 +162,7 @@ class _State:
         return found
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore all objects."""
         for attributes, held in self.attributes:
             same = attributes.keys() == held.keys()
             if not same or not all(map(is_, attributes.values(), held.values())):
