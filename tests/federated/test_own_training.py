@@ -15,7 +15,7 @@ from leakgauge.analytic.label_recovery import BestLabels
 from leakgauge.attacks.labels import LabelPlan, plan_labels
 from leakgauge.core import UpdateKind
 from leakgauge.federated.training.aggregated import Aggregated
-from leakgauge.federated.training.calibration import calibrated, one_gradient
+from leakgauge.federated.training.calibration import calibrate, one_gradient
 from leakgauge.inversion.search.judgment import residual_of
 
 
@@ -86,11 +86,11 @@ def test_counts_of_a_batch(name: str) -> None:
 
 def test_the_size_is_measured() -> None:
     for training, size in ((Own(rate=0.2), 0.2), (Own("gradient", factor=7.0), 7.0)):
-        found = calibrated(observed(network(nn.Tanh), batch_of(3), training=training))
+        found = calibrate(observed(network(nn.Tanh), batch_of(3), training=training))
         assert found.size == pytest.approx(size, rel=1e-4)
         assert found.exact
     several = observed(network(nn.Tanh), batch_of(3), training=Own(steps=5))
-    assert not calibrated(several).exact
+    assert not calibrate(several).exact
     assert not one_gradient(several)
 
 

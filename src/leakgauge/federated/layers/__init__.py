@@ -1,1 +1,1 @@
-"""Layers that need care in local training: dropout, batch statistics, bottlenecks, and the targets of a loss."""
+"""Layers that need care in local training: dropout, BatchNorm and bottlenecks. Also checks of a loss's targets."""

@@ -1,9 +1,4 @@
-"""A variational bottleneck. Scheliga, Mäder, Seeland: PRECODE - A Generic Model Extension to Prevent Deep Gradient
-Leakage, WACV 2022, section 3; Alemi, Fischer, Dillon, Murphy: Deep Variational Information Bottleneck, ICLR 2017.
-
-    (mu, log s^2) = E(h)      z = mu + s e,  e ~ N(0, I)      h' = D(z)
-    loss + beta KL(N(mu, s^2) || N(0, I)),    KL = mean over examples of  1/2 sum (mu^2 + s^2 - log s^2 - 1)
-"""
+"""A variational bottleneck: a layer that encodes features as random codes and decodes them."""
 
 from __future__ import annotations
 
@@ -16,10 +11,36 @@ from leakgauge.core import copied
 
 
 class VariationalBottleneck(nn.Module):
-    """h (..., F) to D(z) (..., F), z of `latent` values drawn anew in each forward, in train and in eval mode.
+    r"""A layer from features h (..., F) to decoded features (..., F), through random codes.
 
-    Drawn from torch's global generator on the CPU. Where `sampling` is off, e = 0. The KL term joins whatever
-    loss is differentiated: it needs no loss of its own, and shows in gradients alone.
+    .. math::
+
+        (\mu, \log \sigma^2) = E(h), \qquad z = \mu + \sigma \epsilon, \quad
+        \epsilon \sim \mathcal{N}(0, I), \qquad h' = D(z)
+
+    The encoder :math:`E` and the decoder :math:`D` are linear. The noise :math:`\epsilon` is drawn in
+    each forward pass, in train mode and in eval mode, from torch's global generator on the CPU. If
+    `sampling` is False, :math:`\epsilon = 0`.
+
+    .. math::
+
+        \mathrm{loss} + \beta \, \mathrm{KL}, \qquad
+        \mathrm{KL} = \frac{1}{2} \sum (\mu^2 + \sigma^2 - \log \sigma^2 - 1)
+
+    The KL term is the mean over examples. The layer adds its gradient to that of any loss. The value
+    of the loss does not change.
+
+    Args:
+        features: Number of features F.
+        latent: Number of values of a code z.
+        beta: Weight of the KL term.
+
+    References:
+        Scheliga, Mäder, Seeland. PRECODE - A Generic Model Extension to Prevent Deep Gradient Leakage.
+        WACV 2022, section 3. arXiv:2108.04725.
+
+        Alemi, Fischer, Dillon, Murphy. Deep Variational Information Bottleneck. ICLR 2017.
+        arXiv:1612.00410.
     """
 
     def __init__(self, features: int, latent: int, beta: float) -> None:
@@ -45,7 +66,7 @@ class VariationalBottleneck(nn.Module):
 
 
 class _Joined(torch.autograd.Function):
-    """The values as they are; the gradient of any loss of them is that of the loss plus `term`, a scalar."""
+    """A function that returns its values unchanged, and adds the gradient of `term`, a scalar, to any loss."""
 
     generate_vmap_rule = True
 
@@ -67,12 +88,12 @@ class _Joined(torch.autograd.Function):
 
 
 def is_sampling(model: nn.Module) -> bool:
-    """Whether a variational bottleneck of the model draws."""
+    """Return whether a variational bottleneck of the model draws random codes."""
     return any(isinstance(m, VariationalBottleneck) and m.sampling for m in model.modules())
 
 
 def at_mean(model: nn.Module) -> nn.Module:
-    """A copy of the model whose variational bottlenecks draw nothing."""
+    """Return a copy of the model whose variational bottlenecks use the mean of each code."""
     after = copied(model)
     for module in after.modules():
         if isinstance(module, VariationalBottleneck):

@@ -1,7 +1,8 @@
-"""Dropout in a forward pass: where masks are drawn, a network that draws none, and one whose masks are given.
+"""Dropout in a forward pass: find its masks, switch them off, or set them.
 
-PyTorch draws a mask in each call, x * m / (1 - p) with m ~ Bernoulli(1 - p), and keeps it to itself. Calls are
-caught where they are made, so that a module and torch.nn.functional.dropout in a forward are alike.
+PyTorch draws a mask m in each call, and returns `x * m / (1 - p)` with `m ~ Bernoulli(1 - p)`. It
+does not reveal the mask. Here each call is intercepted. So a module and a call of
+`torch.nn.functional.dropout` in a forward are treated in the same way.
 """
 
 from __future__ import annotations
@@ -32,14 +33,18 @@ _ATTENTION = {
     functional.scaled_dot_product_attention: 4,
     functional.multi_head_attention_forward: 10,
 }
-"""What draws inside, and the place of its argument dropout_p."""
+"""Functions that draw masks inside, with the position of their argument dropout_p."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One mask that a forward pass draws: by which function, with which probability p of a zero, of which shape.
+    """One call that draws a mask in a forward pass.
 
-    `shape` broadcasts over the function's input; None where the mask cannot be given from outside.
+    Args:
+        function: Name of the function.
+        p: Probability of a zero, in (0, 1).
+        shape: Shape of the mask, which broadcasts over the input. None if the mask cannot be set from
+            outside.
     """
 
     function: str
@@ -48,10 +53,10 @@ class Call:
 
 
 class DropoutMode(TorchFunctionMode):
-    """Inside, each call that would draw a mask is told to `answer` instead."""
+    """A mode in which `answer` replaces each call that would draw a mask."""
 
     def answer(self, call: Call, inputs: Tensor) -> Tensor:
-        """What the call returns."""
+        """Return the result of the call on `inputs`."""
         raise NotImplementedError
 
     def __torch_function__(
@@ -78,30 +83,31 @@ class DropoutMode(TorchFunctionMode):
                 call = Call(func.__name__, p, _mask_shape(func, inputs))
                 if not in_place:
                     return self.answer(call, inputs)
-                # The answer may keep its input for backward: it gets one that is not written to.
+                # The answer may keep its input for the backward pass, so it gets a copy.
                 return inputs.copy_(self.answer(call, inputs.clone()))
         return func(*args, **given)
 
 
 def _options(args: tuple[Any, ...], given: dict[str, Any]) -> tuple[float, bool, bool]:
-    """p, training and inplace of a call of any of the functions."""
+    """Return the arguments p, training and inplace of a call."""
     names = ("p", "training", "inplace")
     placed = {**dict(zip(names, args[1:], strict=False)), **given}
     return placed.get("p", 0.5), placed.get("training", True), placed.get("inplace", False)
 
 
 def _mask_shape(func: Callable[..., Any], inputs: Tensor) -> tuple[int, ...] | None:
+    """Return the shape of the mask that a call draws, or None if the mask cannot be set."""
     if func in _ALPHA:
         return None
     if func in _ENTRIES:
         return tuple(inputs.shape)
-    # dropout1d takes two axes for one example without a batch, and masks the first.
+    # dropout1d takes an input of two axes for one example without a batch, and masks the first axis.
     kept = 1 if func is functional.dropout1d and inputs.ndim == 2 else 2
     return (*inputs.shape[:kept], *(1 for _ in inputs.shape[kept:]))
 
 
 class Still(DropoutMode):
-    """Inside, no dropout drops anything: the mean network. `calls` is what would have been drawn."""
+    """A mode in which dropout returns its input unchanged. `calls` lists the masks that were not drawn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +119,7 @@ class Still(DropoutMode):
 
 
 class Masked(DropoutMode):
-    """Inside, the calls take these masks, in their order: x * m / (1 - p)."""
+    """A mode in which the calls use given masks m, one after the other: `x * m / (1 - p)`."""
 
     def __init__(self, masks: list[Tensor]) -> None:
         super().__init__()
@@ -126,12 +132,16 @@ class Masked(DropoutMode):
 def drawn_masks(
     observation: Observation, count: int | None = None, *, before: str | None = None
 ) -> list[Call]:
-    """Return the masks that a forward pass of `count` examples draws: all, or those before module `before` runs.
+    """Return the calls that draw masks in a forward pass of `count` examples.
 
-    The default count is the batch size where it is known: the model ran on as many at the client.
+    Args:
+        observation: The observation, with its model.
+        count: Number of examples. The default is the batch size if it is known, else 2.
+        before: Name of a module. Only calls before this module runs are returned. The default is all
+            calls.
 
     Raises:
-        ProbeError: the model fails on the probe.
+        ProbeError: The model fails on the probe.
     """
     model = observation.model
     if not any(module.training for module in model.modules()):
@@ -145,7 +155,7 @@ def drawn_masks(
             model.get_submodule(before).register_forward_pre_hook(
                 lambda *_: seen.append(len(still.calls))
             )
-        # What else is random in the model must not move the generator of the program.
+        # Other random numbers in the model must not advance the program's generator.
         inside.enter_context(torch.random.fork_rng(devices=[]))
         inside.enter_context(still)
         stateless(model, trainable(model), probes(observation, count))
@@ -153,23 +163,24 @@ def drawn_masks(
 
 
 def probes(observation: Observation, count: int) -> Tensor:
-    """Return `count` examples (count, *shape) of the domain, as the model takes them, the same in every call."""
+    """Return `count` examples `(count, *shape)` of the domain in the model's type, the same in every call."""
     return observation.domain.from_unit(
         spread(unit_shape(observation.domain), count, taken(observation))
     )
 
 
 def taken(observation: Observation) -> Tensor:
-    """Return a tensor of the type and device that the model takes."""
+    """Return a tensor with the type and device of the model's inputs."""
     like = observation.update.like
     return next(observation.model.parameters(), like)
 
 
 def mean_network(observation: Observation) -> Observation:
-    """The observation whose own copy of the model draws nothing, in dropout or in a variational bottleneck.
+    """Return the observation with a model that draws no dropout masks and no bottleneck codes.
 
-    As it was where neither draws. Nothing else leaves train mode. Masks or codes drawn anew would make each
-    simulated update another, and a descent would follow chance.
+    If the model draws neither, the observation is returned unchanged. All other layers keep their mode.
+    With new masks or codes in each step, simulated updates would differ by chance, and a descent would
+    follow that chance.
     """
     if is_sampling(observation.model):
         return mean_network(_mapped(observation, at_mean))
@@ -177,7 +188,7 @@ def mean_network(observation: Observation) -> Observation:
 
 
 def _mapped(observation: Observation, change: Callable[[nn.Module], nn.Module]) -> Observation:
-    """The observation with each round's model changed."""
+    """Return the observation with `change` applied to the model of each round."""
     training = observation.training
     if isinstance(training, Rounds):
         training = replace(training, models=tuple(map(change, training.models)))
@@ -185,6 +196,7 @@ def _mapped(observation: Observation, change: Callable[[nn.Module], nn.Module]) 
 
 
 def _still(model: nn.Module) -> nn.Module:
+    """Return a copy of the model that draws no masks."""
     return with_forward(model, _StillForward)
 
 
@@ -202,7 +214,7 @@ class _StillForward:
 def with_forward(
     model: nn.Module, around: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> nn.Module:
-    """A copy of the model with around(forward) for its forward; names of parameters stay as they are."""
+    """Return a copy of the model whose forward is `around(forward)`. Names of parameters do not change."""
     after = copied(model)
     own = type(after).__call__
     if own is nn.Module.__call__:
@@ -215,7 +227,10 @@ def with_forward(
 def _calling(
     kind: type[nn.Module], around: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> type[nn.Module]:
-    """Return a subclass for a module that overrides `__call__`, where a new `forward` would not be asked."""
+    """Return a subclass of `kind` with a new `__call__`.
+
+    A module that overrides `__call__` would not use a new `forward`.
+    """
     own = kind.__call__
 
     def called(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whether what a defense puts into a model takes part in the model's output."""
+"""A check that the layers of a defense take part in the model's output."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from leakgauge.federated.isolation.probing import spread
 from leakgauge.federated.isolation.untouched import output_of
 
 PROBES = 2
-"""Random inputs that the model is run on."""
+"""Number of random inputs of the check."""
 
 
 def check_placed(before: nn.Module, after: nn.Module, domain: Domain, defense: str) -> None:
     """Check that the output of `after` depends on the parameters that a defense added or moved.
 
-    A defense finds its place by the order in which a model registers its layers. A layer that is registered last and
-    whose output the model does not return, such as an auxiliary head, would leave the model undefended.
+    A defense finds its place by the order in which a model registers its layers. The last layer may
+    be an auxiliary head whose output the model does not return. Then the model would be undefended.
+
+    Args:
+        before: The model without the defense.
+        after: The model with the defense.
+        domain: The domain of the inputs.
+        defense: Name of the defense, for the error.
 
     Raises:
-        ModelError: the output depends on none of these parameters.
-        ProbeError: the model fails on random inputs of the domain.
+        ModelError: The output depends on none of these parameters.
+        ProbeError: The model fails on random inputs of the domain.
     """
     moved = displaced(trainable(before), trainable(after))
     if not moved:
@@ -46,10 +52,10 @@ def check_placed(before: nn.Module, after: nn.Module, domain: Domain, defense: s
 
 
 def displaced(before: Tensors, after: Tensors) -> list[str]:
-    """Return the new names of the parameters that a defense put into a module of its own, or of all new ones.
+    """Return the new names of the parameters that a defense moved, or of all new ones if it moved none.
 
-    The layers that a defense adds may have a gradient of their own, such as that of a KL term. The layer that it moved
-    behind them has one only if the output depends on it.
+    A layer that a defense adds may have a gradient in any case, for example of a KL term. A layer that
+    the defense moved behind it has a gradient only if the output depends on it.
     """
     fresh = [name for name in after if name not in before]
     gone = [tensor for name, tensor in before.items() if name not in after]

@@ -1,10 +1,25 @@
-"""What BatchNorm layers in train mode remember of a batch, and the batch's own statistics worked out of it.
+r"""Running statistics of BatchNorm layers, and the statistics of a private batch computed from them.
 
-    r <- (1 - m) r + m s              s: mean, or unbiased variance, of a minibatch over examples and places
-    r_K = (1 - m)^K r_0 + sum_k m (1 - m)^(K - 1 - k) s_k,  k = 0 ... K - 1
-    without momentum:  r_K = (n r_0 + sum_k s_k) / (n + K), n steps having gone before
+A layer in train mode updates its running statistics :math:`r` in each step, with momentum :math:`m`:
 
-Ioffe, Szegedy: Batch Normalization, ICML 2015, as torch.nn.BatchNorm keeps it.
+.. math::
+
+    r \leftarrow (1 - m) \, r + m \, s
+
+Here :math:`s` is the mean, or the unbiased variance, of a minibatch over examples and places. After
+:math:`K` steps with the statistics :math:`s_k`,
+
+.. math::
+
+    r_K = (1 - m)^K \, r_0 + \sum_{k=0}^{K-1} m \, (1 - m)^{K-1-k} \, s_k
+
+Without momentum, and with :math:`n` earlier steps,
+
+.. math::
+
+    r_K = \frac{n \, r_0 + \sum_k s_k}{n + K}
+
+Ioffe, Szegedy. Batch Normalization. ICML 2015. arXiv:1502.03167. Conventions as in torch.nn.BatchNorm.
 """
 
 from __future__ import annotations
@@ -25,9 +40,14 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Moments(Summarized):
-    """Mean and unbiased variance of what a layer is given, (C,) each, over examples and places.
+    """Mean and unbiased variance of a layer's input, over examples and places.
 
-    The biased variance is (n - 1) / n of it, for n values per channel: examples times places.
+    For n values per channel, examples times places, the biased variance is `(n - 1) / n` times the
+    unbiased one.
+
+    Args:
+        mean: Mean of each channel (C,).
+        variance: Unbiased variance of each channel (C,).
     """
 
     mean: Tensor
@@ -35,13 +55,16 @@ class Moments(Summarized):
 
     @classmethod
     def of(cls, inputs: Tensor) -> Moments:
-        """Of inputs (B, C, ...), at least two values per channel; differentiable."""
+        """Compute the moments of inputs (B, C, ...), with at least two values per channel. Differentiable."""
         every = [axis for axis in range(inputs.ndim) if axis != 1]
         return cls(inputs.mean(every), inputs.var(every))
 
 
 def normalizers(model: nn.Module, *, training: bool = True) -> dict[str, BatchNorm]:
-    """The BatchNorm layers with running statistics, by name: those in train mode, or all."""
+    """Return the BatchNorm layers with running statistics, by name.
+
+    If `training`, only layers in train mode are returned, else all.
+    """
     return {
         name: module
         for name, module in model.named_modules()
@@ -52,23 +75,25 @@ def normalizers(model: nn.Module, *, training: bool = True) -> dict[str, BatchNo
 
 
 def check_normalizers(model: nn.Module) -> None:
-    """Raise KnowledgeError where no layer takes statistics of the batch, so that there are none to share."""
+    """Raise KnowledgeError if no layer computes statistics of the batch that could be granted."""
     if not normalizers(model):
         raise KnowledgeError(
             "threat model",
             expected="a model with BatchNorm in train mode, to grant statistics",
-            found=f"{type(model).__name__} without",
+            found=f"{type(model).__name__} without it",
             remedy="set model.train = true, or threat.statistics = false",
         )
 
 
 @contextmanager
 def carried(model: nn.Module) -> Iterator[Callable[[], Tensors]]:
-    """Inside, local training of `model` moves running statistics from step to step, as a client's does.
+    """Carry the running statistics of `model` from step to step inside, as a client's training does.
 
-    The operators of local training start each step from the model's own buffers, on which no update in
-    train mode depends. Yields what gives the buffers of `normalizers` after the last step, copies; the
-    model's own stay as they were.
+    Without this, each step of local training starts from the model's own buffers. No update in train
+    mode depends on these buffers. The model's own buffers do not change.
+
+    Yields:
+        A function that returns copies of the buffers of `normalizers` after the last step, by name.
     """
     layers = normalizers(model)
     held = {key: buffer.clone() for key, buffer in _buffers(layers)}
@@ -89,16 +114,21 @@ def carried(model: nn.Module) -> Iterator[Callable[[], Tensors]]:
 
 
 def _buffers(layers: Mapping[str, BatchNorm]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers of layers with their full names."""
     for name, layer in layers.items():
         yield from layer.named_buffers(prefix=name)
 
 
 def batch_statistics(model: nn.Module, after: Tensors) -> dict[str, Moments]:
-    """The private batch's moments at each BatchNorm layer, from running statistics before and after.
+    """Return the moments of the private batch at each BatchNorm layer, by name of the layer.
 
-    `model` holds those before; `after` maps buffers' names to those after. Exact for one step of one
-    client. For K steps, the weighted mean of theirs, later steps weighing more; for an aggregate, the
-    clients' mean. A layer that took no step, or whose momentum is 0, says nothing and is left out.
+    The result is exact for one step of one client. For K steps, it is the weighted mean of the steps'
+    moments, with larger weights for later steps. For an aggregate, it is the mean over clients. A
+    layer that took no step, or whose momentum is 0, is left out.
+
+    Args:
+        model: The model with the running statistics before local training.
+        after: The running statistics after local training, by name of the buffer.
     """
     found = {}
     for name, layer in normalizers(model).items():
@@ -112,38 +142,42 @@ def batch_statistics(model: nn.Module, after: Tensors) -> dict[str, Moments]:
             old, new = model.get_buffer(_key(name, buffer)), after[_key(name, buffer)]
             return ((new.double() - kept * old.double()) / (1 - kept)).to(old)
 
-        # Rounding may leave the variance of a channel that never changes a little below 0.
+        # The variance of a constant channel may be slightly below 0 by rounding.
         found[name] = Moments(moved("running_mean"), moved("running_var").clamp_min(0))
     return found
 
 
 def running(model: nn.Module) -> dict[str, Moments]:
-    """The moments that the model's own BatchNorm layers hold: those of the data it was trained on."""
+    """Return the running moments of the model's BatchNorm layers, by name: those of its training data."""
     found = {}
     for name, layer in normalizers(model, training=False).items():
         mean, variance = layer.running_mean, layer.running_var
-        assert mean is not None, "normalizers() leaves such layers out"
-        assert variance is not None, "kept beside the mean"
+        assert mean is not None, "normalizers() leaves layers without running statistics out"
+        assert variance is not None, "a layer with a running mean has a running variance"
         found[name] = Moments(mean.detach().clone(), variance.detach().clone())
     return found
 
 
 def steps_between(name: str, layer: BatchNorm, after: Tensors) -> int:
-    """How many times a layer was run from its own running statistics to those `after`."""
+    """Return the number of steps of a layer between its own running statistics and those in `after`."""
     before = layer.num_batches_tracked
-    assert before is not None, "kept beside the mean"
+    assert before is not None, "a layer with a running mean counts its batches"
     return int(after[_key(name, "num_batches_tracked")]) - int(before)
 
 
 def middle(momentum: float | None, steps: int) -> float:
-    """Where along K steps, 0 to 1, the moments of `batch_statistics` were taken: sum_k w_k k / K, weights as above."""
+    """Return where along K steps the moments of `batch_statistics` lie, from 0 to 1.
+
+    This is `sum_k w_k k / K`, where the weights `w_k` are those of the steps in the moments, with the
+    sum 1.
+    """
     keep = 1.0 if momentum is None else 1 - momentum
     weights = [keep ** (steps - 1 - k) for k in range(steps)]
     return sum(w * k for k, w in enumerate(weights)) / (steps * sum(weights))
 
 
 def averaged(statistics: list[Tensors], counts: list[int]) -> Tensors:
-    """Clients' running statistics as federated averaging of buffers makes them one: weighted by examples."""
+    """Return the mean of the clients' running statistics, weighted by `counts` of examples."""
     total, found = sum(counts), {}
     for name, like in statistics[0].items():
         pairs = zip(statistics, counts, strict=True)
@@ -153,11 +187,11 @@ def averaged(statistics: list[Tensors], counts: list[int]) -> Tensors:
 
 
 def adopt(model: nn.Module, statistics: Tensors) -> None:
-    """Set the model's buffers of these names, in place."""
+    """Copy `statistics` into the model's buffers of these names, in place."""
     for name, value in statistics.items():
         model.get_buffer(name).copy_(value)
 
 
 def _key(name: str, buffer: str) -> str:
-    """The model itself may be the layer."""
+    """Return the full name of a layer's buffer. The name of the layer is empty if it is the whole model."""
     return f"{name}.{buffer}" if name else buffer

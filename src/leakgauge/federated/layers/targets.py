@@ -1,4 +1,4 @@
-"""Which targets a user's loss takes, told by asking it."""
+"""A check of the targets that a user's loss accepts, by calling the loss."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from leakgauge.federated.layers.dropout import probes
 from leakgauge.federated.training.fedsgd import check_differentiable, check_scalar, stateless
 
 BROADCAST = "Using a target size"
-"""How PyTorch begins its warning that a loss stretches targets of another shape over the outputs."""
+"""Start of PyTorch's warning that a loss broadcasts targets of another shape over the outputs."""
 
 
 def refused_targets(observation: Observation, targets: Tensor) -> str | None:
-    """Return why the loss takes no `targets` (B,) or (B, K) of the model's outputs, or None if it takes them."""
+    """Return why the loss does not accept `targets` (B,) or (B, K), or None if it accepts them."""
     inputs = probes(observation, len(targets))
     try:
         with probing("the loss"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -33,7 +33,7 @@ def refused_targets(observation: Observation, targets: Tensor) -> str | None:
 
 
 def unlabeled(observation: Observation) -> str | None:
-    """Return why the loss takes no class labels (B,), or None if it takes them."""
+    """Return why the loss does not accept class labels (B,), or None if it accepts them."""
     if observation.classes is None:
         return "needs a loss over classes"
     count = observation.knowledge.batch_size or 2

@@ -1,6 +1,6 @@
-"""Local training: one gradient, local steps, several rounds, and views of those.
+"""Local training: one gradient, local steps, or several rounds, and simpler views of them.
 
-A specification knows what is exported here, by its name in lower case: `fedavg` is `FedAvg`.
+A specification names the classes that are exported here in lower case: `fedavg` is `FedAvg`.
 """
 
 from leakgauge.federated.training.fedavg import FedAvg

@@ -1,4 +1,4 @@
-"""The aggregate of several clients' local training as one forward operator: what an adversary behind it simulates."""
+"""The aggregate of several clients' local training as one forward operator, which an adversary simulates."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from leakgauge.federated.training.wrapper import StepsWrapper, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregated(StepsWrapper):
-    """The weighted mean of `clients` clients' updates, who hold parts of a batch as equal as can be, in its order.
+    """The weighted mean of the updates of several clients, which hold consecutive parts of one batch.
 
-    Each trains by `training`, or, once the orders are drawn, by its own of `each`.
+    The sizes of the parts differ by at most one example.
+
+    Args:
+        training: The local training of every client.
+        clients: Number of clients.
+        each: The local training of each client once orders are drawn, else empty.
     """
 
     clients: int
@@ -23,12 +28,12 @@ class Aggregated(StepsWrapper):
 
     @property
     def orders(self) -> tuple[tuple[int, ...], ...]:
-        """Those of each client in turn, where drawn."""
+        """The orders of all clients, one client after the other. Empty if none are drawn."""
         shuffled = (t for t in self.each if isinstance(t, Shuffled))
         return tuple(order for training in shuffled for order in training.orders)
 
     def drawn(self, count: int, *, seeds: Seeds) -> Aggregated:
-        """The same of `count` examples, each client's orders drawn."""
+        """Return this training with the orders of each client drawn, for `count` examples in total."""
         each = tuple(
             with_orders(self.training, size, seeds=seeds.child(f"client/{i}"))
             for i, size in enumerate(self.sizes(count))
@@ -36,15 +41,15 @@ class Aggregated(StepsWrapper):
         return replace(self, each=each)
 
     def sizes(self, count: int) -> list[int]:
-        """How many of `count` examples each client holds."""
+        """Return how many of `count` examples each client holds."""
         return [len(part) for part in torch.arange(count).tensor_split(self.clients)]
 
     def whole(self, count: int) -> bool:
-        """Whether it does not matter which example is whose, nor when it is seen."""
+        """Return whether the update is the same for every order of the examples."""
         return max(self.sizes(count)) == 1
 
     def update(self, task: Task) -> Tensors:
-        """Return the mean update by parameter name."""
+        """Return the weighted mean update by parameter name."""
         parts = zip(
             self.each or (self.training,) * self.clients,
             task.inputs.tensor_split(self.clients),

@@ -1,7 +1,7 @@
-"""How large the update of a local training is against one gradient, measured by running it on invented examples.
+"""A measurement of a local training: how large is its update, relative to one gradient?
 
-A user's own local training says nothing of its steps. But it can be called: on random inputs with random labels its
-update is compared with the gradient of the loss there.
+A user's local training does not state its steps. But it can be called. Its update on random inputs
+with random labels is compared with the gradient of the loss at the same place.
 """
 
 from __future__ import annotations
@@ -28,18 +28,23 @@ from leakgauge.federated.training.withheld import is_withheld
 from leakgauge.federated.training.wrapper import StepsWrapper, Task, Wrapper
 
 DRAWS = 2
-"""Invented batches that the training is run on."""
+"""Number of random batches of the measurement."""
 ALONG = 0.9
-"""Least cosine of update and gradient at which their ratio means something."""
+"""Least cosine between update and gradient for which their ratio is used."""
 EXACT = 1e-4
-"""Relative error up to which an update is a multiple of the gradient: rounding of float32."""
+"""Relative error, from rounding in float32, up to which an update counts as a multiple of the gradient."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The update is -size (a weight difference) or size (a gradient) times the gradient of the loss.
+    """The size of an update relative to the gradient of the loss.
 
-    size: None if the update does not point along the gradient. exact: whether the two are proportional.
+    An update of kind "gradient" is `size` times the gradient. A weight difference is `-size` times the
+    gradient.
+
+    Args:
+        size: The factor, or None if the update does not point along the gradient.
+        exact: Whether update and gradient are proportional.
     """
 
     size: float | None
@@ -48,7 +53,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Calibrated(Wrapper):
-    """A user's own local training whose update is a weight difference, with the measured multiplier."""
+    """A user's local training whose update is a weight difference, with its measured size.
+
+    Args:
+        training: The user's local training.
+        size: See `Calibration`.
+        exact: See `Calibration`.
+        weight_decay: Weight decay of a step. It is not measured, and counts as 0.
+    """
 
     size: float
     exact: bool
@@ -59,15 +71,15 @@ class Calibrated(Wrapper):
         return "delta"
 
     def taken(self, count: int) -> int:
-        """Return 1 if the update is that of one step, else 2: several."""
+        """Return 1 if the update is that of one step, else 2, which stands for several steps."""
         return 1 if self.exact else 2
 
     def multiplier(self, count: int) -> float:
-        """Return the update's size relative to a gradient that stays the same over all steps."""
+        """Return the size of the update relative to a gradient that is constant over all steps."""
         return self.size
 
     def whole(self, count: int) -> bool:
-        """Return whether the order of the examples does not matter. It may in several steps."""
+        """Return whether the order of the examples does not matter. It may matter in several steps."""
         return self.exact
 
     def update(self, task: Task) -> Tensors:
@@ -76,42 +88,45 @@ class Calibrated(Wrapper):
 
 
 def steps_of(observation: Observation) -> LocalSteps | None:
-    """Return the local steps of a weight difference, told or measured, or None if neither is possible."""
+    """Return the local steps of a weight difference, stated or measured, or None if they are unknown."""
     training = observation.training
     if is_withheld(training):
         return None
-    if _tells(training):
+    if _states_steps(training):
         return training
-    found = calibrated(observation)
+    found = calibrate(observation)
     return None if found.size is None else Calibrated(training, found.size, found.exact)
 
 
 def one_gradient(observation: Observation) -> bool:
-    """Return whether the update, up to a known factor, is one gradient of the loss at the model that was sent.
+    """Return whether the update is one gradient of the loss at the sent model, up to a known factor.
 
-    What is proven of a gradient is proven of such an update only.
+    A proof about one gradient holds only for these updates.
     """
     training = observation.training
     if training.kind == "delta":
         known = steps_of(observation)
         return known is not None and known.taken(observation.knowledge.batch_size or 1) == 1
-    return calibrated(observation).exact
+    return calibrate(observation).exact
 
 
 def gradient_size(observation: Observation) -> float:
-    """Return the size of an update of kind "gradient" against the gradient of the loss: 1 if it is not measurable."""
+    """Return the size of an update of kind "gradient" relative to the gradient of the loss.
+
+    This is 1 if the size cannot be measured.
+    """
     if observation.training.kind != "gradient":
         return 1.0
-    return calibrated(observation).size or 1.0
+    return calibrate(observation).size or 1.0
 
 
-def calibrated(observation: Observation) -> Calibration:
-    """Return how large the update is against one gradient of the loss at the model that was sent."""
+def calibrate(observation: Observation) -> Calibration:
+    """Return the measured size of the update relative to one gradient of the loss at the sent model."""
     training = observation.training
     inner = training.training if isinstance(training, Rounds) else training
     if isinstance(inner, FedSGD):
         return Calibration(1.0, exact=True)
-    if is_withheld(inner) or (inner.kind == "delta" and _tells(inner)):
+    if is_withheld(inner) or (inner.kind == "delta" and _states_steps(inner)):
         return Calibration(None, exact=False)
     classes = observation.classes
     if classes is None or observation.knowledge.batch_size is None:
@@ -121,7 +136,7 @@ def calibrated(observation: Observation) -> Calibration:
     except ProbeError:
         return Calibration(None, exact=False)
     sizes = [size for size, _ in draws]
-    # A slope of zero has no direction: its cosine is not a number.
+    # A gradient of zero has no direction, and its cosine is NaN.
     turned = {cosine > 0 for _, cosine in draws}
     if len(turned) > 1 or not all(abs(cosine) >= ALONG for _, cosine in draws):
         return Calibration(None, exact=False)
@@ -132,8 +147,8 @@ def calibrated(observation: Observation) -> Calibration:
     )
 
 
-def _tells(training: LocalTraining) -> TypeGuard[LocalSteps]:
-    """Return whether a training, and the one that it wraps, say of themselves how many steps they take."""
+def _states_steps(training: LocalTraining) -> TypeGuard[LocalSteps]:
+    """Return whether a training, and the one that it wraps, state how many steps they take."""
     inner = training.training if isinstance(training, StepsWrapper) else training
     return isinstance(training, LocalSteps) and isinstance(inner, LocalSteps)
 
@@ -141,15 +156,16 @@ def _tells(training: LocalTraining) -> TypeGuard[LocalSteps]:
 def _drawn(
     observation: Observation, training: LocalTraining, classes: int, draw: int
 ) -> tuple[float, float]:
-    """Return ratio and cosine of the update and the gradient of one invented batch."""
-    generator = torch.Generator().manual_seed(draw)  # probes of a map: any points serve
+    """Return ratio and cosine of the update and the gradient on one random batch."""
+    # Fixed seeds are enough: the measurement works at any points.
+    generator = torch.Generator().manual_seed(draw)
     count = observation.batch_size
     like = observation.update.like
     unit = torch.rand((count, *unit_shape(observation.domain)), generator=generator).to(like)
     targets = torch.randint(0, classes, (count,), generator=generator).to(like.device)
     inputs = observation.domain.from_unit(unit)
     sign = -1.0 if training.kind == "delta" else 1.0
-    # The training may draw numbers of its own, and move the model's state.
+    # The training may draw random numbers and change the model's state.
     with probing("local training"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw)
         made = training(copied(observation.model), observation.loss, inputs, targets)

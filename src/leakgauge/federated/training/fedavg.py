@@ -1,11 +1,7 @@
-"""FedAvg. McMahan, Moore, Ramage, Hampson, Agüera y Arcas: Communication-Efficient Learning of Deep
-Networks from Decentralized Data, AISTATS 2017, algorithm 1.
+"""FedAvg: several local steps of SGD, whose weight difference is shared.
 
-    for each local epoch, for each minibatch b:   v <- m v + grad L(w; b) + d w,   w <- w - lr v
-    shared: w_end - w_start
-
-Unrolled by its adjoint: states are kept and each step is computed anew on the way back, so that memory
-holds one step's graph however many steps there are.
+The derivative of the update uses the adjoint method. The forward pass keeps the state before each
+step. The backward pass computes each step again. So memory holds the graph of only one step.
 """
 
 from __future__ import annotations
@@ -24,14 +20,19 @@ from leakgauge.core.ranges import Count, NonNegative, Positive, check_ranges
 from leakgauge.federated.training.fedsgd import FedSGD
 
 MOST_STEPS = 1_000_000
-"""Local steps of one client: a limit that no published protocol comes near."""
+"""Most local steps of one client. Published protocols use far fewer."""
 State = tuple[Tensor, ...]
-"""Parameters, then velocities where there is momentum."""
+"""Parameters, then their velocities if there is momentum."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One local step: which examples, in which order, at which learning rate."""
+    """One local step.
+
+    Args:
+        examples: Indices of the examples of the minibatch, in order.
+        learning_rate: Step size.
+    """
 
     examples: tuple[int, ...]
     learning_rate: float
@@ -39,10 +40,44 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg:
-    """Local SGD for `epochs` over minibatches of so many examples (the whole batch where None); shares w_end - w_start.
+    r"""Several local steps of SGD over minibatches. The client shares its weight difference.
 
-    The learning rate is multiplied by `decay` after each epoch. Where `shuffle`, each epoch visits the
-    examples in an order of its own, which `drawn` fixes in `orders`; until then, in the batch's order.
+    Use it for clients that train before they share. `FedSGD` shares one gradient instead. In each
+    local epoch :math:`e`, for each minibatch :math:`b`:
+
+    .. math::
+
+        v \leftarrow m \, v + \nabla L(w; b) + d \, w, \qquad w \leftarrow w - \eta \, \gamma^e \, v
+
+    The client shares :math:`w_{\mathrm{end}} - w_{\mathrm{start}}`. Here :math:`w` are the weights,
+    :math:`v` is the velocity, :math:`m` is `momentum`, :math:`d` is `weight_decay`, :math:`\eta` is
+    `learning_rate`, and :math:`\gamma` is `decay`.
+
+    Args:
+        epochs: Number of passes over the batch, from 1 to 1,000,000.
+        minibatch: Examples of a local step, at least 1. None is the whole batch.
+        learning_rate: Step size, above 0.
+        momentum: Factor of the velocity, at least 0. 0 is plain SGD.
+        weight_decay: Factor of the weights that is added to the gradient, at least 0.
+        decay: Factor of the learning rate after each epoch, above 0. 1 keeps it constant.
+        shuffle: Whether the client draws a new order of the examples for each epoch. False keeps the
+            order of the batch.
+        orders: The order of each epoch, once `drawn` has drawn them. Otherwise empty.
+
+    Raises:
+        SpecificationError: An option lies outside its range.
+
+    References:
+        McMahan, Moore, Ramage, Hampson, Agüera y Arcas. Communication-Efficient Learning of Deep
+        Networks from Decentralized Data. AISTATS 2017, algorithm 1. arXiv:1602.05629.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> training = lg.FedAvg(epochs=2, minibatch=2, learning_rate=0.1)
+        >>> training.taken(5)
+        6
+        >>> lg.examples.observation(batch_size=5, training=training).update.kind
+        'delta'
     """
 
     epochs: Annotated[int, Ge(1), Le(MOST_STEPS)] = 1
@@ -63,7 +98,7 @@ class FedAvg:
         return "delta"
 
     def drawn(self, count: int, *, seeds: Seeds) -> FedAvg:
-        """The same training of `count` examples with its orders drawn, where it shuffles."""
+        """Return this training with its orders for `count` examples drawn, if it shuffles."""
         if not self.shuffle:
             return self
         generator = seeds.generator("local order")
@@ -73,10 +108,10 @@ class FedAvg:
         return replace(self, shuffle=False, orders=orders)
 
     def steps(self, count: int) -> list[Step]:
-        """Return every local step on `count` examples.
+        """Return all local steps on `count` examples.
 
         Raises:
-            DataError: the drawn orders are of another count, or there are more than MOST_STEPS steps.
+            DataError: The orders were drawn for another count, or there are more than MOST_STEPS steps.
         """
         found = []
         size = self.minibatch or count
@@ -93,8 +128,8 @@ class FedAvg:
             if len(order) != count:
                 raise DataError(
                     "local training",
-                    expected=f"{len(order)} examples, as its orders were drawn for",
-                    found=str(count),
+                    expected=f"{len(order)} examples, for which the orders were drawn",
+                    found=f"{count} examples",
                     remedy="draw the orders for this batch",
                 )
             rate = self.learning_rate * self.decay**epoch
@@ -102,7 +137,10 @@ class FedAvg:
         return found
 
     def multiplier(self, count: int) -> float:
-        """What w_end - w_start is of a gradient that stays the same over all steps, but for the sign."""
+        """Return the size of the update relative to a gradient that is constant over all steps.
+
+        The update is then `-multiplier` times the gradient.
+        """
         velocity = total = 0.0
         for step in self.steps(count):
             velocity = self.momentum * velocity + 1
@@ -110,11 +148,11 @@ class FedAvg:
         return total
 
     def taken(self, count: int) -> int:
-        """How many steps it takes on `count` examples."""
+        """Return the number of local steps on `count` examples."""
         return len(self.steps(count))
 
     def whole(self, count: int) -> bool:
-        """Whether each step sees all of `count` examples, so that their order does not matter."""
+        """Return whether each step uses all `count` examples, so that their order does not matter."""
         return (self.minibatch or count) >= count
 
     def __call__(
@@ -126,9 +164,17 @@ class FedAvg:
         *,
         create_graph: bool = False,
     ) -> Tensors:
-        """w_end - w_start by parameter name; inputs (B, *shape), targets (B,) or (B, K).
+        """Return the weight difference `w_end - w_start` by parameter name. The model does not change.
 
-        Raises ModelError where the loss is not a scalar. The model is left as it was.
+        Args:
+            model: The network at `w_start`.
+            loss: A function of outputs and targets.
+            inputs: Examples `(B, *shape)`.
+            targets: Targets (B,) or (B, K).
+            create_graph: Whether the result can be differentiated by inputs and targets.
+
+        Raises:
+            ModelError: The loss is not a scalar.
         """
         names = list(trainable(model))
         start = tuple(p.detach() for p in trainable(model).values())
@@ -140,15 +186,15 @@ class FedAvg:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochsApart(FedAvg):
-    """The same steps on a batch of its own for each epoch: inputs (E B, *shape), epoch after epoch."""
+    """FedAvg with a separate batch for each of E epochs: inputs `(E * B, *shape)`, epoch after epoch."""
 
     @classmethod
     def of(cls, training: FedAvg) -> EpochsApart:
-        """Of another's hyperparameters."""
+        """Return this training with the hyperparameters of another one."""
         return cls(**{field.name: getattr(training, field.name) for field in fields(training)})
 
     def steps(self, count: int) -> list[Step]:
-        """Every local step on `count` examples, of which each epoch sees its share alone."""
+        """Return all local steps on `count` examples. Each epoch uses only its own part of them."""
         each = count // self.epochs
         steps = super().steps(each)
         per_epoch = len(steps) // self.epochs
@@ -160,7 +206,7 @@ class EpochsApart(FedAvg):
 
 @dataclass(frozen=True)
 class _Local:
-    """One client's training, step by step, as a function of its state."""
+    """One client's training as a function of its state, step by step."""
 
     training: FedAvg
     model: nn.Module
@@ -168,7 +214,7 @@ class _Local:
     names: list[str]
 
     def begin(self, parameters: State) -> State:
-        """The state before the first step."""
+        """Return the state before the first step."""
         if self.training.momentum == 0:
             return parameters
         return parameters + tuple(torch.zeros_like(p) for p in parameters)
@@ -176,7 +222,7 @@ class _Local:
     def step(
         self, state: State, step: Step, inputs: Tensor, targets: Tensor, *, create_graph: bool
     ) -> State:
-        """The state after one step."""
+        """Return the state after one step."""
         count, training = len(self.names), self.training
         parameters, velocities = state[:count], state[count:]
         leaves = tuple(p if p.requires_grad else p.requires_grad_() for p in parameters)
@@ -201,11 +247,11 @@ class _Local:
 
 
 class _Unrolled(torch.autograd.Function):
-    """All steps forward, without a graph; backward, one step's graph at a time, last first."""
+    """All local steps: forward without a graph, backward with the graph of one step at a time."""
 
     @staticmethod
     def forward(ctx: Any, local: _Local, inputs: Tensor, targets: Tensor, *start: Tensor) -> Any:
-        """The parameters after the last step."""
+        """Return the parameters after the last step."""
         steps = local.training.steps(len(inputs))
         state, states, draws = local.begin(start), [], []
         for step in steps:
@@ -224,7 +270,7 @@ class _Unrolled(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Slopes at inputs and targets of the parameters' slopes."""
+        """Return the gradients of inputs and soft targets, given those of the final parameters."""
         inputs, targets = (t.detach() for t in ctx.saved_tensors)
         soft = targets.is_floating_point()
         sums = [torch.zeros_like(t) for t in ((inputs, targets) if soft else (inputs,))]
@@ -246,7 +292,7 @@ class _Unrolled(torch.autograd.Function):
 
 
 class _Draws:
-    """Where the generators stood before a step: a model in train mode draws the same numbers again."""
+    """The state of the generators before a step, so that a model in train mode draws the same numbers again."""
 
     def __init__(self, device: torch.device) -> None:
         self.devices = [device] if device.type == "cuda" else []
@@ -255,7 +301,7 @@ class _Draws:
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        """Inside, they stand there once more."""
+        """Set the generators to this state inside, and restore them on exit."""
         with torch.random.fork_rng(self.devices):
             torch.set_rng_state(self.cpu)
             for device, state in zip(self.devices, self.cuda, strict=True):
@@ -264,7 +310,7 @@ class _Draws:
 
 
 def first_epoch(training: LocalTraining) -> LocalTraining:
-    """Return FedAvg with its first epoch alone, and any other local training as it is."""
+    """Return FedAvg with only its first epoch, and any other local training unchanged."""
     if type(training) is not FedAvg:
         return training
     return replace(training, epochs=1, orders=training.orders[:1])

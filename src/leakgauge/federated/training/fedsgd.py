@@ -1,6 +1,7 @@
-"""Local training: the forward operator of the inverse problem.
+"""FedSGD: one gradient of one batch. Also functions that run any local training.
 
-The client runs it to train, the adversary runs the very same object to simulate.
+Local training is the forward operator of the inverse problem. The client runs it to train. The
+adversary runs an equal one to simulate the client.
 """
 
 from __future__ import annotations
@@ -27,7 +28,25 @@ from leakgauge.federated.isolation.untouched import untouched, value_of
 
 @dataclass(frozen=True)
 class FedSGD:
-    """One gradient of the mean loss over one batch (McMahan et al. 2017, FederatedSGD)."""
+    r"""One gradient of the loss over one batch, which the client shares.
+
+    .. math::
+
+        g = \nabla_\theta L(f_\theta(x), y)
+
+    Here :math:`f_\theta` is the model with the trainable parameters :math:`\theta`. The batch has the
+    inputs :math:`x` and the targets :math:`y`. Its loss :math:`L` is usually a mean over the examples.
+    `FedAvg` takes several steps instead.
+
+    References:
+        McMahan, Moore, Ramage, Hampson, Agüera y Arcas. Communication-Efficient Learning of Deep
+        Networks from Decentralized Data. AISTATS 2017 (FedSGD). arXiv:1602.05629.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.examples.observation(training=lg.FedSGD()).update.kind
+        'gradient'
+    """
 
     @property
     def kind(self) -> UpdateKind:
@@ -42,9 +61,17 @@ class FedSGD:
         *,
         create_graph: bool = False,
     ) -> Tensors:
-        """dL/dtheta by parameter name; inputs (B, *shape), targets (B,) or (B, K).
+        """Return the gradient of the loss by parameter name. Buffers, as running statistics, do not change.
 
-        Raises ModelError where the loss is not a scalar. Buffers (running statistics) are left as they were.
+        Args:
+            model: The network.
+            loss: A function of outputs and targets.
+            inputs: Examples `(B, *shape)`.
+            targets: Targets (B,) or (B, K).
+            create_graph: Whether the result can be differentiated by inputs and targets.
+
+        Raises:
+            ModelError: The loss is not a scalar, or does not depend on the parameters.
         """
         parameters = trainable(model)
         value = self.scalar(model, loss, parameters, inputs, targets)
@@ -57,7 +84,11 @@ class FedSGD:
     def scalar(
         self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> Tensor:
-        """The function of `parameters` whose gradient is the update. Raises ModelError where it is no scalar."""
+        """Return the loss as a function of `parameters`. Its gradient is the update.
+
+        Raises:
+            ModelError: The loss is not a scalar.
+        """
         output = stateless(model, parameters, inputs)
         value = value_of(loss, output, targets)
         check_scalar(value)
@@ -65,15 +96,15 @@ class FedSGD:
 
 
 def with_orders(training: LocalTraining, count: int, *, seeds: Seeds) -> LocalTraining:
-    """The training of `count` examples with its orders drawn, where it shuffles; else as it is."""
+    """Return the training with its orders for `count` examples drawn, or unchanged if it does not shuffle."""
     return training.drawn(count, seeds=seeds) if isinstance(training, Shuffled) else training
 
 
 def stateless(model: nn.Module, parameters: Tensors, inputs: Tensor) -> Tensor:
-    """Return the model's output at `parameters` for inputs (B, *shape), and leave no trace in either.
+    """Return the model's output at `parameters` for inputs `(B, *shape)`, without a trace in model or inputs.
 
-    Each call starts from the same buffers and attributes. That holds for the client's training and for every
-    simulation of it.
+    Each call starts from the same buffers and attributes. This holds for the client's training and for
+    every simulation of it.
     """
     with untouched(model):
         output: Tensor = functional_call(model, parameters, (inputs.clone(),))
@@ -89,16 +120,25 @@ def local_update(
     *,
     create_graph: bool = False,
 ) -> Tensors:
-    """Run `training` and leave no trace in the model, the loss, the batch or the training.
+    """Run `training`, and leave no trace in the model, the loss, the batch or the training.
 
-    inputs (B, *shape), targets (B,) or (B, K).
+    Args:
+        training: Any local training.
+        model: The network.
+        loss: A function of outputs and targets.
+        inputs: Examples `(B, *shape)`.
+        targets: Targets (B,) or (B, K).
+        create_graph: Whether the result can be differentiated by inputs and targets.
+
+    Returns:
+        The update by parameter name.
     """
-    # Training of this library runs the model through `stateless` alone.
+    # Local training of this library runs the model only through `stateless`, which leaves no trace.
     ours = is_our_class(type(training))
     if ours:
         return training(model, loss, inputs, targets, create_graph=create_graph)
     with untouched(model, loss, training):
-        # Training of the user's own may write to what it is given.
+        # A user's local training may write to its arguments.
         return training(model, loss, inputs.clone(), targets.clone(), create_graph=create_graph)
 
 
@@ -109,7 +149,7 @@ def check_differentiable(value: Tensor) -> None:
             "loss",
             expected="a differentiable function of the model's parameters",
             found="a value without a gradient",
-            remedy="use a loss that can be trained on, and a forward without no_grad or argmax",
+            remedy="use a differentiable loss, and a forward without no_grad or argmax",
         )
 
 

@@ -1,4 +1,4 @@
-"""A weight difference of several local steps, seen in simpler ways."""
+"""Simpler views of a weight difference of several local steps: one gradient, at one model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from leakgauge.federated.training.rounds import Rounds, parted
 
 
 def as_one_gradient(observation: Observation) -> Observation:
-    """The observation as if its update were one gradient at the model that was sent: -delta / multiplier.
+    """Return the observation as if its update were one gradient at the sent model: `-delta / multiplier`.
 
-    What is shared in small steps comes near to that; how far off it is, the residual tells. An update that
-    is a gradient is returned as it is. Of an unknown number of steps, only the direction is told.
+    For small local steps, this is a good approximation. The residual of a reconstruction shows its
+    error. An observation of a gradient is returned unchanged. If the number of steps is unknown, only
+    the direction of the gradient is right.
     """
     training = observation.training
     if training.kind == "gradient":
@@ -25,20 +26,24 @@ def as_one_gradient(observation: Observation) -> Observation:
     scale = multiplier(observation)
     update = Update({name: -t / scale for name, t in observation.update.tensors.items()})
     known = observation.knowledge
-    # Noise and bounds are in the weight difference's units.
+    # Noise and bounds of the defense are stated in the units of the weight difference.
     knowledge = replace(known, defense=in_other_units(known.defense))
     single = replace(training, training=FedSGD()) if isinstance(training, Rounds) else FedSGD()
     return replace(observation, training=single, update=update, knowledge=knowledge)
 
 
 def multiplier(observation: Observation) -> float:
-    """Return the size of the update against a gradient that stays the same over all steps, or 1 if it is not told."""
+    """Return the size of the update relative to a constant gradient, or 1 if it is unknown."""
     training = steps_of(observation)
     return 1.0 if training is None else training.multiplier(observation.knowledge.batch_size or 1)
 
 
 def interpolated(observation: Observation, fraction: float) -> Observation:
-    """As one gradient at the model share w_start + (1 - share) w_end (Zhu et al. 2023, section 4), in each round."""
+    """Return the observation as one gradient at an interpolated model, in each round.
+
+    The model is `fraction * w_start + (1 - fraction) * w_end`, as in Zhu, Yao, Hong, Surrogate Model
+    Extension, 2023, section 4.
+    """
     seen, tensors = as_one_gradient(observation), observation.update.tensors
     if not isinstance(seen.training, Rounds):
         return replace(seen, model=moved(observation.model, tensors, 1 - fraction))
@@ -49,7 +54,7 @@ def interpolated(observation: Observation, fraction: float) -> Observation:
 
 
 def moved(model: nn.Module, tensors: Tensors, scale: float) -> nn.Module:
-    """A copy of the model with scale times these tensors added to its parameters of their names."""
+    """Return a copy of the model with `scale * tensors` added to the parameters of these names."""
     after = copied(model)
     parameters = trainable(after)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The mean of the examples' own gradients, each no longer than a bound (Abadi et al. 2016, algorithm 1)."""
+"""The mean of per-example gradients, each clipped to a norm."""
 
 from __future__ import annotations
 
@@ -15,9 +15,23 @@ from leakgauge.federated.training.wrapper import Task, Wrapper
 
 @dataclass(frozen=True)
 class ClippedExamples(Wrapper):
-    """The mean over examples b of g_b * min(1, max_norm / ||g_b||), ||g_b|| over all tensors, g_b by `training`.
+    r"""The mean of per-example gradients, each clipped to a norm.
 
-    The client's forward operator and, without its noise, the adversary's: differentiable through the bound.
+    .. math::
+
+        \frac{1}{B} \sum_{b=1}^B g_b \, \min(1, C / \|g_b\|)
+
+    Here :math:`g_b` is the gradient of example :math:`b`, :math:`C` is `max_norm`, and the norm is over
+    all tensors. The result is differentiable through the clipping. The client trains with it, and an
+    adversary simulates it without noise.
+
+    Args:
+        training: The local training that computes the gradient of one example.
+        max_norm: Largest norm of an example's gradient.
+
+    References:
+        Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang. Deep Learning with Differential
+        Privacy. CCS 2016, algorithm 1. arXiv:1607.00133.
     """
 
     training: SingleGradient
@@ -27,12 +41,12 @@ class ClippedExamples(Wrapper):
         """Return the mean by parameter name.
 
         Raises:
-            ModelError: examples meet in the model, so that none has a gradient of its own.
+            ModelError: BatchNorm combines the examples of a batch, so no example has its own gradient.
         """
         if any(isinstance(m, _BatchNorm) and m.training for m in task.model.modules()):
             raise ModelError(
                 "per-example gradients",
-                expected="a model in which no example meets another",
+                expected="a model that computes each example independently of the others",
                 found="BatchNorm in train mode",
                 remedy="set model.train = false, or use GroupNorm",
             )
@@ -48,7 +62,11 @@ class ClippedExamples(Wrapper):
     def scalar(
         self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> Tensor:
-        """1/B sum_b c_b L_b, whose gradient is that mean: c_b = min(1, max_norm / ||g_b||) is held in `parameters`."""
+        """Return `1/B sum_b c_b L_b`, whose gradient by `parameters` is the mean of the clipped gradients.
+
+        `L_b` is the loss of example b, and `c_b = min(1, max_norm / ||g_b||)` does not depend on
+        `parameters`.
+        """
         fixed = {name: p.detach() for name, p in parameters.items()}
         losses = []
         for i in range(len(inputs)):
@@ -60,12 +78,13 @@ class ClippedExamples(Wrapper):
     def _loss(
         self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, parameters: Tensors
     ) -> Tensor:
+        """Return the loss of one example as a function of `parameters`."""
         return self.training.scalar(model, loss, parameters, inputs, targets)
 
 
 def clipping_scale(tensors: Tensors, norm: float) -> Tensor:
-    """min(1, norm / ||g||), ||g|| over all tensors, differentiable; 1 for an update of zeros."""
+    """Return `min(1, norm / ||g||)` with the norm over all tensors, differentiable, and 1 for zeros."""
     square = torch.stack([t.square().sum() for t in tensors.values()]).sum()
     length = square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-    # Not norm / length: forward derivatives of a number over a scalar tensor come out in float64.
+    # Not `norm / length`: the forward derivative of a number over a scalar tensor is in float64.
     return (torch.full_like(length, norm) / length).clamp(max=1.0)

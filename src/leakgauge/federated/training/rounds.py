@@ -1,4 +1,4 @@
-"""The same batch trained on at successive models: one update a round, matched jointly."""
+"""Local training on the same batch in several rounds: one update per round, matched jointly."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from leakgauge.federated.training.wrapper import StepsWrapper, Task
 
 @dataclass(frozen=True, eq=False)
 class Rounds(StepsWrapper):
-    """`training` at the model of the first round and at the later `models`; shares all updates.
+    """Local training in several rounds, at successive models. The updates of all rounds are shared.
 
-    Tensors of the first round bear the parameters' names; those of round t, the names and "@t".
+    Tensors of the first round have the names of the parameters. Tensors of round t have these names
+    with "@t" added.
+
+    Args:
+        training: The local training of each round.
+        models: The models of the second and all later rounds.
     """
 
     models: tuple[nn.Module, ...]
@@ -28,7 +33,7 @@ class Rounds(StepsWrapper):
 
 
 def joined(updates: list[Tensors]) -> Tensors:
-    """The tensors of all rounds under names of their own."""
+    """Return the tensors of all rounds in one dictionary, with "@t" added to the names of round t > 0."""
     return {
         name if t == 0 else f"{name}@{t}": tensor
         for t, update in enumerate(updates)
@@ -37,7 +42,7 @@ def joined(updates: list[Tensors]) -> Tensors:
 
 
 def parted(tensors: Tensors, names: list[str]) -> list[Tensors]:
-    """The tensors of each round; `names` are those of the parameters."""
+    """Return the tensors of each round, the inverse of `joined`. `names` are those of the parameters."""
     count = len(tensors) // len(names)
     return [
         {name: tensors[name if t == 0 else f"{name}@{t}"] for name in names} for t in range(count)

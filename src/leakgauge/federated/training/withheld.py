@@ -1,4 +1,4 @@
-"""Local training that is not told: that there were steps shows, which ones does not."""
+"""Local training that the adversary does not know. It knows only that there were local steps."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from leakgauge.federated.training.wrapper import Operator, Task
 
 @dataclass(frozen=True)
 class Withheld(Operator):
-    """Stands for the local training of an adversary who is not granted its hyperparameters."""
+    """A stand-in for a local training whose hyperparameters the adversary does not know."""
 
     kind: UpdateKind = "delta"
 
     def update(self, task: Task) -> Tensors:
-        """Raise KnowledgeError: the steps are not known, so that nothing can be simulated."""
+        """Raise KnowledgeError, since unknown steps cannot be simulated."""
         raise KnowledgeError(
             "observation",
             expected="known local steps, to simulate them",
             found="a threat model that withholds the local training's hyperparameters",
-            remedy="grant them with hyperparameters = true, or take surrogate_model",
+            remedy="grant them with hyperparameters = true, or use the attack surrogate_model",
         )
 
 
 def is_withheld(training: LocalTraining) -> bool:
-    """Whether the local training cannot be simulated, for want of its hyperparameters."""
+    """Return whether the local training cannot be simulated, since its hyperparameters are unknown."""
     inner = training.training if isinstance(training, Rounds) else training
     return isinstance(inner, Withheld)

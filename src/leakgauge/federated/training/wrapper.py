@@ -1,4 +1,4 @@
-"""What local trainings around another one share: the signature of a call, the kind of update, the count of steps."""
+"""Base classes of local trainings that wrap another one: the call, the kind of update, and the steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from leakgauge.federated.training.fedsgd import local_update
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a local training is called with: inputs (B, *shape), targets (B,) or (B, K)."""
+    """The arguments of a call of a local training.
+
+    Args:
+        model: The network.
+        loss: A function of outputs and targets.
+        inputs: Examples `(B, *shape)`.
+        targets: Targets (B,) or (B, K).
+        create_graph: Whether the update can be differentiated by inputs and targets.
+    """
 
     model: nn.Module
     loss: Loss
@@ -23,7 +31,7 @@ class Task:
     create_graph: bool = False
 
     def by(self, training: LocalTraining, **changes: Any) -> Tensors:
-        """Return the update of `training` on this task, with the fields in `changes` replaced. It leaves no trace."""
+        """Return the update of `training` on this task, with the fields in `changes` replaced."""
         at = replace(self, **changes)
         return local_update(
             training, at.model, at.loss, at.inputs, at.targets, create_graph=at.create_graph
@@ -31,7 +39,7 @@ class Task:
 
 
 class Operator(ABC):
-    """A local training that computes its update from a task. A subclass implements `update`, and has a `kind`."""
+    """A local training that computes its update from a task. A subclass has a `kind` and implements `update`."""
 
     def __call__(
         self,
@@ -42,7 +50,7 @@ class Operator(ABC):
         *,
         create_graph: bool = False,
     ) -> Tensors:
-        """Return the update of inputs (B, *shape), targets (B,) or (B, K). Leave the model as it was."""
+        """Return the update of inputs `(B, *shape)` and targets (B,) or (B, K). The model does not change."""
         return self.update(Task(model, loss, inputs, targets, create_graph))
 
     @abstractmethod
@@ -52,7 +60,7 @@ class Operator(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Wrapper(Operator):
-    """A local training around another, `training`, whose kind of update it keeps."""
+    """A local training that wraps another one, `training`, and has the same kind of update."""
 
     training: LocalTraining
 
@@ -62,34 +70,34 @@ class Wrapper(Operator):
 
 
 class StepsWrapper(Wrapper):
-    """A wrapper whose update is a mean over clients, and tells its steps as `LocalSteps` do.
+    """A wrapper whose update is a mean over clients, and which states its steps as `LocalSteps` does.
 
-    Steps of a training that tells none count as one step of size 1.
+    If the wrapped training does not state its steps, they count as one step of size 1.
     """
 
     def sizes(self, count: int) -> list[int]:
-        """Return how many of `count` examples each client holds: one client holds all."""
+        """Return how many of `count` examples each client holds. By default, one client holds all."""
         return [count]
 
     @property
     def weight_decay(self) -> float:
-        """What each step adds of the parameters to the gradient."""
+        """The factor of the parameters that each step adds to the gradient."""
         return self.training.weight_decay if isinstance(self.training, LocalSteps) else 0.0
 
     def taken(self, count: int) -> int:
-        """Return how many steps a client takes on `count` examples, at most."""
+        """Return the largest number of steps of a client, for `count` examples in total."""
         inner = self.training
         if not isinstance(inner, LocalSteps):
             return 1
         return max(inner.taken(size) for size in self.sizes(count))
 
     def multiplier(self, count: int) -> float:
-        """Return the size of the update of `count` examples against a gradient that stays the same over all steps."""
+        """Return the size of the update of `count` examples relative to a gradient constant over all steps."""
         inner = self.training
         if not isinstance(inner, LocalSteps):
             return 1.0
         return sum(size / count * inner.multiplier(size) for size in self.sizes(count))
 
     def whole(self, count: int) -> bool:
-        """Return whether each step sees all of `count` examples, so that their order does not matter."""
+        """Return whether each step uses all `count` examples, so that their order does not matter."""
         return self.training.whole(count) if isinstance(self.training, LocalSteps) else True
