@@ -1,6 +1,6 @@
 """Defenses, by name. A specification's `name = "gaussian_noise"` is `GaussianNoise` here.
 
-`__init__.pyi` lists the names. Each is imported when it is first used.
+The file `__init__.pyi` lists the names. Each defense is imported when it is first used.
 """
 
 import lazy_loader

@@ -1,6 +1,4 @@
-"""How private noise makes: Mironov: Renyi Differential Privacy, CSF 2017; of samples, Mironov, Talwar, Zhang: Renyi
-Differential Privacy of the Sampled Gaussian Mechanism, arXiv:1908.10530. Computed by Opacus.
-"""
+"""Privacy accounting for noisy updates, with the RDP accountant of Opacus."""
 
 from __future__ import annotations
 
@@ -12,11 +10,26 @@ from leakgauge.core import SpecificationError
 def rdp_epsilon(
     noise_multiplier: float, *, steps: int, sample_rate: float, delta: float, of: str
 ) -> float:
-    """Epsilon of (epsilon, delta)-differential privacy after so many Gaussian mechanisms, by Opacus' RDP accountant.
+    """Return the epsilon of (epsilon, delta)-differential privacy after `steps` Gaussian mechanisms.
 
-    `noise_multiplier`: the noise's standard deviation over what one participant can change. `sample_rate` in (0, 1]:
-    with which probability each takes part, drawn for each by itself. Infinite without noise. Raises
-    SpecificationError, in the name of `of`, without the package opacus.
+    The RDP accountant of Opacus computes it. Epsilon is infinite if there is no noise.
+
+    Args:
+        noise_multiplier: Standard deviation of the noise, at least 0, in units of what one
+            participant can change.
+        steps: Number of mechanisms, at least 1.
+        sample_rate: Probability in (0, 1] that a participant takes part in one step. Each
+            participant is drawn independently.
+        delta: Probability in (0, 1) with which the bound may fail.
+        of: Name of the defense, for the error message.
+
+    Raises:
+        SpecificationError: The package opacus cannot be imported.
+
+    References:
+        Mironov. Rényi Differential Privacy. CSF 2017. arXiv:1702.07476.
+        Mironov, Talwar, Zhang. Rényi Differential Privacy of the Sampled Gaussian Mechanism. 2019.
+        arXiv:1908.10530.
     """
     if noise_multiplier == 0:
         return math.inf

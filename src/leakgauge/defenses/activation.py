@@ -1,6 +1,4 @@
-"""Another activation. Ours; which one a network has is said to matter by many, of DLG (Zhu et al. 2019: it
-needs networks that are twice differentiable) on.
-"""
+"""A defense that replaces every activation of a network."""
 
 from __future__ import annotations
 
@@ -26,21 +24,54 @@ KINDS = (*NAMED.values(), nn.ELU, nn.SELU, nn.CELU, nn.ReLU6, nn.Hardtanh, nn.Ha
 
 @dataclass(frozen=True, kw_only=True)
 class Activation(Undefended):
-    """Every activation that is a module becomes one of this kind, as PyTorch has it; those called as functions stay.
+    r"""Replace every activation of the network by one kind.
 
-    It is for models that are then trained: to weights that were trained with another activation it is no defense.
+    It acts on the model before training. Every activation that is a module becomes a module of
+    `kind`, with PyTorch's default options. Activations that `forward` calls as functions stay.
+
+    Use it on models that are trained afterward. It is no defense for weights that were trained with
+    another activation.
+
+    .. math::
+
+        a_l = \sigma_{\mathrm{kind}}(W_l a_{l-1} + b_l)
+
+    Here :math:`a_l` is the output of layer :math:`l`, with weights :math:`W_l` and bias
+    :math:`b_l`, and :math:`\sigma_{\mathrm{kind}}` is the new activation.
+
+    Nothing is hidden with certainty. Some activations make gradient matching harder. An adaptive
+    adversary smooths the kinks of ReLU in its own simulation. The attack `SmoothedMatching` does
+    this.
+
+    Args:
+        kind: Name of the activation. The default is ReLU, ours.
+
+    References:
+        Ours as a defense. Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019.
+        arXiv:1906.08935. Their attack needs activations that are twice differentiable.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> lg.defenses.Activation(kind="tanh").on_model(model, seeds=lg.Seeds(0))[1]
+        Tanh()
     """
 
     strength: ClassVar[str] = "kind"
     claim: ClassVar[Claim] = Claim(
-        "nothing that is certain: some activations are harder to match through",
-        "whoever sees the update",
-        "smooths kinks in its own simulation (attack smoothed_matching)",
+        "nothing with certainty. Some activations make gradient matching harder",
+        "anyone who sees the update",
+        "smooths the kinks of ReLU in its own simulation (attack smoothed_matching)",
     )
     kind: Literal["sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus"] = "relu"
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
-        """A copy with the other activation. Raises ModelError where no module is one."""
+        """Return a copy of the model with the new activations.
+
+        Raises:
+            ModelError: No module within the model is an activation.
+        """
         after = copied(model)
         modules = dict(after.named_modules(remove_duplicate=False))
         places = [name for name, module in modules.items() if isinstance(module, KINDS)]

@@ -1,12 +1,4 @@
-"""ATS. Gao, Guo, Zhang, Qiu, Wen, Liu: Privacy-preserving Collaborative Learning with Automatic Transformation Search,
-CVPR 2021, sections 3 and 4.
-
-    x~ = T_p(x),    p drawn for each image from a few policies (the hybrid form), each a chain of up to three of 50
-    operations; directions (left or right, brighter or darker) drawn with it
-
-The 50 operations and their numbers, counted from 0, are those of the authors' code, whose probabilities are never
-drawn on: each operation of a chain is applied. `ats_search` finds policies.
-"""
+"""ATS: each image goes through a random chain of image operations."""
 
 from __future__ import annotations
 
@@ -34,7 +26,7 @@ autocontrast 1, solarize 1, equalize 5, invert 0, translate_y 3, autocontrast 1
 LIBRARY: tuple[tuple[str, int], ...] = tuple(
     (name, int(index)) for name, index in (entry.split() for entry in _LIBRARY.split(","))
 )
-"""Operation and index of its magnitude, by number."""
+"""Name of each operation and index of its magnitude, from 0 to 9. The place in the tuple is its number."""
 
 Policy = tuple[int, ...]
 
@@ -48,7 +40,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Transformation:
-    """A chain of operations: images (B, C, H, W) in [0, 1] to such images."""
+    """A chain of operations, from images (B, C, H, W) in [0, 1] to images of the same shape in [0, 1]."""
 
     steps: tuple[Step, ...]
 
@@ -60,17 +52,55 @@ class Transformation:
 
 @dataclass(frozen=True, kw_only=True)
 class ATS(Undefended):
-    """Each image through one of `policies`, in the authors' notation: numbers joined by "-", policies by "+".
+    r"""Train on randomly transformed images (Automatic Transformation Search).
 
-    The default is the hybrid of the two that the authors run ResNet-20 on CIFAR-100 with; "" changes nothing. The
-    random crop and mirror of usual training, which their code adds, are left out: they belong to the data. Raises
-    SpecificationError of a number outside the library, DataError of data that is no images.
+    It acts on the batch before the gradient is computed. Each image gets one of a few policies. A
+    policy is a chain of operations, such as a shift, a rotation or a change of contrast.
+
+    .. math::
+
+        \tilde x_i = T_{p_i}(x_i), \qquad p_i \sim \mathrm{uniform}(\mathrm{policies})
+
+    Here :math:`x_i` is image :math:`i` of the batch, and :math:`T_p` applies the operations of
+    policy :math:`p` one after the other. Some operations have two directions, such as left or
+    right, or brighter or darker. The direction is drawn too.
+
+    There are 50 operations, numbered from 0 as in the authors' code. Their code draws no
+    probabilities: every operation of a policy is applied. Their code also adds a random crop and a
+    mirroring. Those belong to the data, and are left out here.
+    `leakgauge.defenses.ats_search.ATSSearch` finds policies for a model.
+
+    An adaptive adversary reconstructs the transformed image first. Then it undoes every
+    transformation that the policies allow, and keeps the most likely image. The attack
+    `TransformationInversion` does this.
+
+    Args:
+        policies: Policies, joined by "+". A policy is numbers of operations from 0 to 49, joined by
+            "-". An empty string changes nothing. The default is the pair that the authors use for
+            ResNet-20 on CIFAR-100.
+
+    Raises:
+        SpecificationError: A number is outside the library of operations.
+        DataError: The inputs are no images (B, C, H, W).
+
+    References:
+        Gao, Guo, Zhang, Qiu, Wen, Liu. Privacy-preserving Collaborative Learning with Automatic
+        Transformation Search. CVPR 2021, sections 3 and 4. arXiv:2011.12505.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> batch = lg.examples.batch(2)
+        >>> defense = lg.defenses.ATS(policies="3-1-7")
+        >>> images, labels = defense.on_batch(batch.inputs, batch.targets, seeds=lg.Seeds(0))
+        >>> images.shape, len(defense.maps)
+        (torch.Size([2, 1, 8, 8]), 8)
     """
 
     claim: ClassVar[Claim] = Claim(
-        "each image behind a transformation, which is drawn from a few",
-        "whoever sees the update",
-        "finds the transformed image, undoes each transformation that may have been, and keeps the likeliest",
+        "each image, behind a transformation drawn from a short list",
+        "anyone who sees the update",
+        "reconstructs the transformed image, undoes each transformation of the list, and keeps the most likely image "
+        "(attack transformation_inversion)",
     )
     policies: str = "3-1-7+43-18-18"
 
@@ -80,7 +110,7 @@ class ATS(Undefended):
 
     @property
     def chains(self) -> tuple[Policy, ...]:
-        """Each policy as numbers of the library."""
+        """Each policy, as numbers of operations in the library."""
         try:
             found = tuple(chain(text) for text in self.policies.split("+"))
         except ValueError:
@@ -100,12 +130,16 @@ class ATS(Undefended):
 
     @property
     def maps(self) -> tuple[Transformation, ...]:
-        """Each transformation that may be drawn, once."""
+        """Every transformation that may be drawn, each listed once."""
         each = (Transformation(steps) for policy in self.chains for steps in directed(policy))
         return tuple(dict.fromkeys(each))
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W), each through a transformation of its own. Raises DataError of other inputs."""
+        """Return images (B, C, H, W), each transformed by its own draw, and the targets unchanged.
+
+        Raises:
+            DataError: The inputs have another shape.
+        """
         if inputs.ndim != 4:
             raise DataError(
                 "defense ATS",
@@ -118,7 +152,7 @@ class ATS(Undefended):
         return torch.cat(found), targets
 
     def _drawn(self, generator: torch.Generator) -> Transformation:
-        """A policy, then a direction for each of its operations that has two."""
+        """Draw a policy, then a direction for each of its operations that has two."""
         chains = self.chains
         policy = chains[int(torch.randint(len(chains), (), generator=generator))]
         choices = list(directed(policy))
@@ -126,12 +160,16 @@ class ATS(Undefended):
 
 
 def chain(text: str) -> Policy:
-    """One policy from its notation. Raises ValueError where that is none."""
+    """Return one policy from its notation.
+
+    Raises:
+        ValueError: The text is not numbers joined by "-".
+    """
     return tuple(int(number) for number in text.split("-")) if text else ()
 
 
 def directed(policy: Policy) -> Iterator[tuple[Step, ...]]:
-    """The policy in each combination of directions, all alike probable."""
+    """Yield the policy in each combination of directions. All combinations are equally likely."""
     options = []
     for number in policy:
         name, index = LIBRARY[number]

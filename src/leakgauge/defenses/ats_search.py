@@ -1,16 +1,4 @@
-"""The search of ATS. Gao, Guo, Zhang, Qiu, Wen, Liu: Privacy-preserving Collaborative Learning with Automatic
-Transformation Search, CVPR 2021, section 4. Its Jacobian score is that of Mellor, Turner, Storkey, Crowley: Neural
-Architecture Search without Training, ICML 2021.
-
-    x(t) = (1 - t) x_0 + t T(x),   x_0 uniform noise;   GradSim(t) = cos(grad at x(t), grad at T(x)), mean over tensors
-    S_pri = integral of GradSim over t in [0, 1], mean over images         the less the better; a model trained briefly
-    S_acc = - sum_i (log(v_i + e) + 1 / (v_i + e)),   v eigenvalues of the correlations of the rows df(T(x))/dT(x)
-                                                                           the more the better; the model untrained
-    of policies drawn at random: those with S_acc at least a threshold, by S_pri
-
-As the authors' code has it, from which also: e = 1e-5, 20 steps of t, five images a class, 1600 policies of at most
-three operations, S_acc over 100 images, threshold -85. What of it the paper itself states we could not check.
-"""
+"""A search for policies of the defense ATS."""
 
 from __future__ import annotations
 
@@ -28,10 +16,17 @@ from leakgauge.defenses.ats import ATS, LIBRARY
 from leakgauge.federated.training.fedsgd import FedSGD, stateless
 
 EPSILON = 1e-5
+"""Added to each eigenvalue, so that its logarithm and its reciprocal are finite."""
 
 
 class Found(NamedTuple):
-    """A policy in ATS' notation, its S_pri (less: more private) and its S_acc (more: more useful)."""
+    """A policy that the search accepted.
+
+    Args:
+        policy: The policy, in the notation of `ATS`.
+        privacy: Its privacy score. Lower is more private.
+        accuracy: Its accuracy score. Higher is more useful.
+    """
 
     policy: str
     privacy: float
@@ -40,12 +35,56 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ATSSearch:
-    """Policies for `ATS`, best first: `"+".join(found.policy for found in search(...)[:2])` is a hybrid of two.
+    r"""Search for policies of `ATS`, and return the most private first.
 
-    `candidates`: policies drawn, of up to `longest` operations. `threshold`: the least S_acc, which falls with
-    `jacobians`, the number of images that it is of. `examples`: images that S_pri is of, `bins` steps of t each.
-    `epochs`: of the brief training, by SGD at `learning_rate` in minibatches of `minibatch`; 0 leaves the model as it
-    is. The training's settings are ours.
+    The search draws policies at random. It keeps the policies whose accuracy score reaches
+    `threshold`, and sorts them by their privacy score.
+
+    .. math::
+
+        S_{\mathrm{pri}} &= \frac{1}{N} \sum_{i=1}^{N} \int_0^1 \mathrm{sim}\big(g(x_i(t)), g(T(x_i))\big) \, dt,
+        \qquad x_i(t) = (1 - t) \, z_i + t \, T(x_i)
+
+        S_{\mathrm{acc}} &= - \sum_j \Big( \log(v_j + \epsilon) + \frac{1}{v_j + \epsilon} \Big)
+
+    Here :math:`T` is the policy, :math:`x_i` one of :math:`N` images, and :math:`z_i` uniform
+    noise. The briefly trained model has the gradient :math:`g(x)` at an image :math:`x`. The
+    similarity :math:`\mathrm{sim}` is the mean over tensors of the cosine of two gradients. A low
+    privacy score means that the gradients agree only close to the transformed image. The rows
+    :math:`\partial f(T(x_i)) / \partial T(x_i)` come from the untrained model :math:`f`. The
+    :math:`v_j` are the eigenvalues of their correlations, and :math:`\epsilon` is 1e-5.
+
+    The formulas and defaults follow the authors' code: 20 steps of :math:`t`, 1600 policies of at
+    most three operations, the accuracy score over 100 images, and the threshold -85. We could not
+    check which of them the paper states. The settings of the brief training are ours.
+
+    Args:
+        candidates: Number of policies drawn, at least 1.
+        longest: Most operations of one policy, at least 1.
+        threshold: Least accuracy score of an accepted policy. The score falls when `jacobians`
+            grows.
+        examples: Number of images for the privacy score, at least 1.
+        bins: Number of steps of the integral over t, at least 1.
+        jacobians: Number of images for the accuracy score, at least 1.
+        epochs: Epochs of the brief training, at least 0. At 0 the model stays as given.
+        learning_rate: Step size of SGD in the brief training, above 0.
+        minibatch: Examples of one step of the brief training, at least 1.
+
+    References:
+        Gao, Guo, Zhang, Qiu, Wen, Liu. Privacy-preserving Collaborative Learning with Automatic
+        Transformation Search. CVPR 2021, section 4. arXiv:2011.12505.
+        The accuracy score: Mellor, Turner, Storkey, Crowley. Neural Architecture Search without
+        Training. ICML 2021. arXiv:2006.04647.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.defenses.ats_search import ATSSearch
+        >>> client, batch = lg.examples.client(), lg.examples.batch(8)
+        >>> search = ATSSearch(candidates=4, examples=2, jacobians=4, bins=2, epochs=1, threshold=-1e9)
+        >>> policies = search(client.model, client.loss, batch.inputs, batch.targets, seeds=lg.Seeds(0))
+        >>> hybrid = "+".join(found.policy for found in policies[:2])
+        >>> len(lg.defenses.ATS(policies=hybrid).chains)
+        2
     """
 
     candidates: Count = 1600
@@ -61,9 +100,17 @@ class ATSSearch:
     def __call__(
         self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, *, seeds: Seeds
     ) -> list[Found]:
-        """Those of the drawn policies above the threshold, least S_pri first; the model is left as it was.
+        """Return the accepted policies, the most private first. The model stays unchanged.
 
-        inputs (N, C, H, W) in [0, 1], targets (N,): the searcher's own data. Raises DataError where no policy passes.
+        Args:
+            model: The network to protect.
+            loss: Its loss.
+            inputs: Images (N, C, H, W) in [0, 1], the searcher's own.
+            targets: Their labels (N,).
+            seeds: The seeds.
+
+        Raises:
+            DataError: No policy reaches the threshold.
         """
         untrained = copied(model).eval()
         trained = self.trained(model, loss, inputs, targets, seeds=seeds).eval()
@@ -80,14 +127,14 @@ class ATSSearch:
         if not found:
             raise DataError(
                 "search of ATS",
-                expected=f"a policy whose accuracy score is at least {self.threshold:g}",
+                expected=f"a policy with an accuracy score of at least {self.threshold:g}",
                 found=f"none of {self.candidates}",
-                remedy="lower threshold, or draw more candidates",
+                remedy="lower threshold, or raise candidates",
             )
         return sorted(found, key=lambda one: one.privacy)
 
     def drawn(self, seeds: Seeds) -> list[str]:
-        """The policies to try, in ATS' notation, each once; each place holds an operation, or none."""
+        """Draw the policies to try, each listed once. Each of the `longest` places holds one operation or none."""
         generator = seeds.generator("candidates")
         table = torch.randint(
             -1, len(LIBRARY), (self.candidates, self.longest), generator=generator
@@ -98,7 +145,7 @@ class ATSSearch:
     def trained(
         self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, *, seeds: Seeds
     ) -> nn.Module:
-        """A copy of the model after the brief training."""
+        """Return a copy of the model after the brief training."""
         model = copied(model).train()
         descent = torch.optim.SGD(model.parameters(), lr=self.learning_rate, momentum=0.9)
         generator = seeds.generator("training")
@@ -116,7 +163,11 @@ class ATSSearch:
 def privacy_score(
     model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, *, bins: int, seeds: Seeds
 ) -> float:
-    """S_pri of transformed images (N, C, H, W): how early on the way to them gradients point as theirs do."""
+    """Compute the privacy score of transformed images (N, C, H, W). Lower is more private.
+
+    The score is high if gradients agree with those of the image early on the way from noise to the
+    image.
+    """
     generator = seeds.generator("noise")
     areas = []
     for i in range(len(inputs)):
@@ -132,17 +183,20 @@ def privacy_score(
 
 
 def similarity(one: Tensors, other: Tensors) -> float:
-    """The mean over tensors of the cosine of two gradients."""
+    """Return the mean over tensors of the cosine of two gradients."""
     each = [cosine_similarity(t.flatten(), other[n].flatten(), dim=0) for n, t in one.items()]
     return float(torch.stack(each).mean())
 
 
 def accuracy_score(model: nn.Module, inputs: Tensor) -> float:
-    """S_acc of transformed images (N, C, H, W): how unlike each other the network's linear maps at them are."""
+    """Compute the accuracy score of transformed images (N, C, H, W). Higher is more useful.
+
+    The score is high if the network's linear maps at the images differ from each other.
+    """
     leaf = inputs.detach().clone().requires_grad_()
     output = stateless(model, trainable(model), leaf)
     (rows,) = torch.autograd.grad(output.sum(), leaf)
     values = torch.linalg.eigvalsh(torch.corrcoef(rows.flatten(1).double()))
-    # A correlation of two equal rows leaves an eigenvalue of -1e-16.
+    # Rounding leaves a negative eigenvalue, about -1e-16, if two rows are equal.
     values = values.clamp_min(0) + EPSILON
     return -float((values.log() + 1 / values).sum())

@@ -1,4 +1,4 @@
-"""The defense that does nothing at each seam: others override the seam that they use."""
+"""The defense that changes nothing, from which all others derive."""
 
 from __future__ import annotations
 
@@ -14,14 +14,31 @@ from leakgauge.core import Claim, Effect, LocalTraining, Seeds, SpecificationErr
 
 @dataclass(frozen=True)
 class Undefended:
-    """Identity at all four seams. Subclasses are frozen dataclasses that override one of them.
+    """Change nothing: the control beside every defense.
 
-    strength: the field that a figure puts on its axis. claim: what the defense hides, for a reader. effects: what it
-    does to what is seen, for an adaptive adversary.
+    It is the identity at all four steps where a defense can act: the batch, the model, the gradient
+    computation and the finished update. Other defenses derive from it and override the steps that
+    they use. A subclass is a frozen dataclass.
+
+    An adaptive adversary has nothing to adapt to. It matches the update unchanged.
+
+    A subclass may set three attributes. `strength` names the option that figures put on their axis.
+    `claim` says for a reader what the defense hides. `effects` says as data, for an adaptive
+    adversary, what the defense changes.
+
+    References:
+        Ours.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"weight": torch.tensor([3.0, 4.0])})
+        >>> lg.defenses.Undefended().on_update(update, seeds=lg.Seeds(0)) is update
+        True
     """
 
     strength: ClassVar[str | None] = None
-    claim: ClassVar[Claim] = Claim("nothing", "nobody", "takes the update as it is")
+    claim: ClassVar[Claim] = Claim("nothing", "nobody", "matches the update unchanged")
 
     @property
     def effects(self) -> tuple[Effect, ...]:
@@ -46,7 +63,13 @@ class Undefended:
 def not_one_gradient(
     defense: object, training: LocalTraining, *, remedy: str = "train by fedsgd"
 ) -> SpecificationError:
-    """Return the error of a defense that acts on one gradient, under a local training that shares something else."""
+    """Return the error of a defense that needs a client that shares one gradient.
+
+    Args:
+        defense: The defense.
+        training: The local training of the client.
+        remedy: What the user can do.
+    """
     return SpecificationError(
         f"defense {type(defense).__name__}",
         expected="a client that shares one gradient",
@@ -56,11 +79,14 @@ def not_one_gradient(
 
 
 def keep_observed_support(observed: Update) -> Callable[[Tensors], Tensors]:
-    """Zero what the observed update zeroes: how an adversary simulates any sparsification."""
+    """Return a function that zeroes the entries of a simulated update that are zero in `observed`.
+
+    This is how an adversary simulates any sparsification.
+    """
     masks = {name: (t != 0).to(t.dtype) for name, t in observed.tensors.items()}
     return lambda simulated: {name: t * masks[name] for name, t in simulated.items()}
 
 
 def zeroed(tensors: Tensors, names: Container[str]) -> Tensors:
-    """The tensors, those of these names all zeros."""
+    """Return the tensors, with those that `names` holds set to zero."""
     return {name: torch.zeros_like(t) if name in names else t for name, t in tensors.items()}

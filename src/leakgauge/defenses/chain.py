@@ -1,4 +1,4 @@
-"""Defenses one after the other: what one gives, the next takes."""
+"""Several defenses, one after the other."""
 
 from __future__ import annotations
 
@@ -27,24 +27,52 @@ from leakgauge.defenses.base import Undefended
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Undefended):
-    """`defenses` in their order at every seam, each with draws of its own; who knows them goes through them alike."""
+    r"""Apply several defenses in their order.
+
+    At each step of local training, the output of one defense is the input of the next. Each defense
+    draws its own random numbers.
+
+    .. math::
+
+        u = D_k(\dots D_2(D_1(g)) \dots)
+
+    Here :math:`g` is the gradient or update, and :math:`D_1, \dots, D_k` are the defenses. The same
+    holds for the batch, the model and the gradient computation.
+
+    An adaptive adversary simulates each part in the same order. Each part sees only what was
+    observed after the last one.
+
+    Args:
+        defenses: The defenses in their order. An empty tuple changes nothing.
+
+    References:
+        Ours.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"weight": torch.tensor([3.0, 4.0])})
+        >>> parts = (lg.defenses.TopK(sparsity=0.5), lg.defenses.Clipping(norm=1.0))
+        >>> lg.defenses.Chain(defenses=parts).on_update(update, seeds=lg.Seeds(0)).tensors["weight"]
+        tensor([0., 1.])
+    """
 
     claim: ClassVar[Claim] = Claim(
         "what its parts hide",
-        "whom they hide it from",
-        "simulates each part in its order, by what was observed at the end of all",
+        "those from whom its parts hide it",
+        "simulates each part in the same order, from what was observed after the last one",
     )
     defenses: tuple[Defense, ...] = ()
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        """Return those of the parts in their order. If any part keeps a memory, the chain does."""
+        """Effects of the parts in their order. If any part keeps a memory, the chain keeps one too."""
         own = effects_in_order(self.defenses)
         kept = any(effects_of(defense, RoundMemory) for defense in self.defenses)
         return (*own, RoundMemory(remember=self.remember)) if kept else own
 
     def of(self, defenses: tuple[Defense, ...]) -> Chain:
-        """The chain of others."""
+        """Return a chain of other defenses."""
         return replace(self, defenses=defenses)
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
@@ -68,7 +96,7 @@ class Chain(Undefended):
     def remember(
         self, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
     ) -> tuple[Update, Tensors]:
-        """Each part keeps its own memory, under its place."""
+        """Return the update and the memory. Each part keeps its own memory, under its place in the chain."""
         kept: Tensors = {}
         for i, defense in enumerate(self.defenses):
             own = {n.removeprefix(f"{i}/"): t for n, t in memory.items() if n.startswith(f"{i}/")}
@@ -77,7 +105,7 @@ class Chain(Undefended):
         return update, kept
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
-        """Each one's, by what was observed at the end of all."""
+        """Return the composition of the parts' simulations. Each adapts to what was observed after the last part."""
         each = [defense.adapt(observed) for defense in self.defenses]
 
         def through(simulated: Tensors) -> Tensors:

@@ -1,15 +1,4 @@
-"""DCS-2. Wu, Hayat, Zhou, Harandi: Concealing Sensitive Samples against Gradient Leakage in Federated Learning, AAAI
-2024: an invented example beside each private one, whose gradient points as the private one's and which looks otherwise.
-
-    x_c from  mu n + (1 - mu) x,   n noise,   by Adam on
-        1 - cos(grad L(x_c, y_c), grad L(x, y))  +  exp(-w ||x_c - x||)  +  z (||f(x_c) - f(x)|| / ||f(x)|| - 0.01)
-    g_c = grad 1/3 (L(x, y)  +  mu L(x_c, y_c) + (1 - mu) L(x_c, y));       1/2 where mu is 0 or 1
-    where <g_c, g> < 0, g = grad L(x, y):   g_c + v g,   v = max(1/2, - <g_c, g> / ||g||^2)
-
-As the authors' code has it, but that n is noise, an option of theirs, where their default is another client example
-(a defense has no data beside the batch), that every example is private, and that values are in [0, 1] rather than
-normalized, which makes distances about four times shorter. What of it the paper states otherwise we could not check.
-"""
+"""DCS-2: an invented example stands beside each private one."""
 
 from __future__ import annotations
 
@@ -38,23 +27,80 @@ from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.wrapper import Task, Wrapper
 
 MARGIN = 0.5
+"""Least multiple of the private gradient that is added to a gradient that points against it."""
 EPSILON = 1e-3
+"""Added to the squared length of the private gradient, so that a zero gradient can be divided by."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DCS2(Undefended):
-    """One concealing example beside each of the batch; `mixing` mu in [0, 1], `steps` of Adam at `learning_rate`.
+    r"""Train on an invented example beside each private one (DCS-2).
 
-    `apart`: w, `alike`: z, of distances in the data's own units. The search ends where examples are farther apart
-    than `enough` in the mean: 120 is about the authors' 500 of normalized CIFAR-10. Nothing keeps them in range.
-    Class labels (B,) of at least two classes; raises ModelError of others, SpecificationError of several local steps.
+    It acts on the gradient computation. The client invents an example of another class for each
+    private example. The gradient of the invented example points in the same direction, but the
+    example looks different.
+
+    .. math::
+
+        \min_{x_c} \; 1 - \cos\big(\nabla L(x_c, y_c), \nabla L(x, y)\big) + e^{-w \|x_c - x\|}
+        + z \, \frac{\|f(x_c) - f(x)\|}{\|f(x)\|}
+
+        g_c = \frac{1}{3} \nabla \big( L(x, y) + \mu \, L(x_c, y_c) + (1 - \mu) \, L(x_c, y) \big)
+
+    Here :math:`x, y` are a private example and its label, :math:`x_c, y_c` the invented ones,
+    :math:`f` the network and :math:`L` its loss. :math:`\mu` is `mixing`, :math:`w` is `apart`, and
+    :math:`z` is `alike`. If :math:`\mu` is 0 or 1, the divisor 3 becomes 2. Adam starts from
+    :math:`\mu n + (1 - \mu) x`, where :math:`n` is uniform noise.
+
+    The shared gradient :math:`g_c` must not point against the private gradient
+    :math:`g = \nabla L(x, y)`. If :math:`\langle g_c, g \rangle < 0`, the client shares
+    :math:`g_c + v g` with :math:`v = \max(1/2, -\langle g_c, g \rangle / \|g\|^2)`.
+
+    The method follows the authors' code, with three changes:
+
+    - Their default for :math:`n` is another example of the client, and noise is an option. A
+      defense has no data beside the batch, so noise is used here.
+    - Every example is private.
+    - Values are in [0, 1] instead of normalized. Distances are about four times shorter.
+
+    We could not check where the paper differs from the code.
+
+    An adaptive adversary reads the invented label from the update. Then it matches both examples,
+    with the client's weights. The attack `ConcealmentMatching` does this.
+
+    Args:
+        mixing: Weight of the invented class in the invented example's target, in [0, 1].
+        steps: Steps of Adam, at least 0.
+        learning_rate: Step size of Adam, above 0, in the data's own units.
+        apart: Rate w, at least 0, of the reward for distance. Distances are in the data's own
+            units.
+        alike: Weight z, at least 0, of equal outputs.
+        enough: Mean distance, above 0, at which the search stops. The default 120 is about the
+            authors' 500 for normalized CIFAR-10. Nothing keeps invented examples in the data's
+            range.
+
+    Raises:
+        ModelError: The targets are not class labels (B,) of at least two classes.
+        SpecificationError: The client shares something else than one gradient.
+
+    References:
+        Wu, Hayat, Zhou, Harandi. Concealing Sensitive Samples against Gradient Leakage in Federated
+        Learning. AAAI 2024. arXiv:2209.05724.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> defense = lg.defenses.DCS2(steps=5)
+        >>> observation = lg.examples.observation(batch_size=1, defense=defense)
+        >>> observation.update.kind, defense.divisor
+        ('gradient', 3.0)
     """
 
     strength: ClassVar[str] = "mixing"
     claim: ClassVar[Claim] = Claim(
-        "each example beside an invented one of another label, whose gradient is much the same",
-        "whoever sees the update",
-        "reads the invented label and matches both examples, weighted as the client weighs them",
+        "each example, beside an invented one that has another label and a similar gradient",
+        "anyone who sees the update",
+        "reads the invented label from the update and matches both examples, with the client's weights "
+        "(attack concealment_matching)",
     )
     mixing: Annotated[float, Ge(0), Le(1)] = 0.7
     steps: Whole = 1000
@@ -69,7 +115,7 @@ class DCS2(Undefended):
 
     @property
     def divisor(self) -> float:
-        """What the sum of the losses is divided by."""
+        """Number by which the sum of the losses is divided."""
         return 3.0 if 0 < self.mixing < 1 else 2.0
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
@@ -80,14 +126,18 @@ class DCS2(Undefended):
 
 @dataclass(frozen=True)
 class _Concealed(Wrapper):
-    """Local training on the batch and its concealing examples."""
+    """Local training on the batch and on its invented examples."""
 
     training: SingleGradient
     defense: DCS2
     seeds: Seeds
 
     def update(self, task: Task) -> Tensors:
-        """Return the concealed gradient. Raise ModelError unless the targets are class labels (B,)."""
+        """Return the shared gradient.
+
+        Raises:
+            ModelError: The targets are not class labels (B,) of at least two classes.
+        """
         check_real(task.inputs, "defense DCS2")
         task = replace(task, create_graph=False)
         others = self.labels(task.model, task.inputs, task.targets)
@@ -103,7 +153,7 @@ class _Concealed(Wrapper):
         return projected(mixed, own)
 
     def labels(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Another class for each label, drawn."""
+        """Draw another class for each label."""
         classes = stateless(model, trainable(model), inputs[:1]).shape[-1]
         if targets.ndim != 1 or targets.is_floating_point() or classes < 2:
             raise ModelError(
@@ -117,7 +167,13 @@ class _Concealed(Wrapper):
         return (targets + step.to(targets)) % classes
 
     def invented(self, task: Task, others: Tensor, own: Tensors) -> Tensor:
-        """Examples (B, *shape) of the labels `others` that conceal the task's, whose gradient is `own`."""
+        """Return examples `(B, *shape)` that conceal those of the task.
+
+        Args:
+            task: The private examples `(B, *shape)`, with model and loss.
+            others: Labels (B,) of the invented examples.
+            own: Gradient of the private examples.
+        """
         defense, model, inputs = self.defense, task.model, task.inputs
         noise = torch.rand(inputs.shape, generator=self.seeds.generator("dcs2 start")).to(inputs)
         found = torch.lerp(inputs, noise, defense.mixing).requires_grad_()
@@ -143,22 +199,25 @@ class _Concealed(Wrapper):
 
 
 def sum_of(tensors: list[Tensor]) -> Tensor:
-    """The sum of tensors of one shape."""
+    """Return the sum of tensors of one shape."""
     return torch.stack(tensors).sum(0)
 
 
 def inner(one: Tensors, other: Tensors) -> Tensor:
-    """The inner product of two updates."""
+    """Return the inner product of two updates."""
     return torch.stack([(t * other[n]).sum() for n, t in one.items()]).sum()
 
 
 def cosine(one: Tensors, other: Tensors) -> Tensor:
-    """That of the angle between two updates."""
+    """Return the cosine of the angle between two updates."""
     return inner(one, other) / (inner(one, one) * inner(other, other)).sqrt().clamp_min(1e-12)
 
 
 def projected(mixed: Tensors, own: Tensors) -> Tensors:
-    """`mixed`, and where it points against `own` so much of that added as turns it, at least half."""
+    """Return `mixed`, turned until it no longer points against `own`.
+
+    The turn adds a multiple of `own`, at least `MARGIN` times.
+    """
     against = float(inner(mixed, own))
     if against >= 0:
         return mixed

@@ -1,7 +1,4 @@
-"""Deep gradient compression. Lin, Han, Mao, Wang, Dally: Deep Gradient Compression, ICLR 2018, section 3, algorithm 4.
-
-u <- m u + g,    v <- v + u,    sent: the largest entries of v,    where sent:  v <- 0,  u <- 0
-"""
+"""Deep gradient compression."""
 
 from __future__ import annotations
 
@@ -20,19 +17,52 @@ from leakgauge.defenses.top_k import largest
 
 @dataclass(frozen=True, kw_only=True)
 class DGC(Undefended):
-    """Send the largest entries of what has gathered: all but the share `sparsity` in [0, 1) of each tensor.
+    r"""Send only large entries, and accumulate the rest for later rounds (deep gradient compression).
 
-    `momentum` in [0, 1): momentum correction, with momentum factor masking. Error feedback: what is not sent
-    waits for a later round. `remember` keeps u ("momentum/" + name) and v ("residual/" + name). The warm-up
-    of `sparsity` is the training's, local clipping a `Clipping` before this in a `Chain`.
+    It acts on the finished update. Entries that are not sent wait in the client's memory until
+    enough has accumulated.
+
+    .. math::
+
+        u \leftarrow m u + g, \qquad v \leftarrow v + u, \qquad \tilde g = \mathrm{largest}(v),
+        \qquad u_i, v_i \leftarrow 0 \;\text{ where } \tilde g_i \ne 0
+
+    Here :math:`g` is the update, :math:`m` is `momentum`, :math:`u` the velocity, :math:`v` the
+    accumulated rest, and :math:`\tilde g` what is sent. All are zero before the first round.
+    `remember` keeps :math:`u` under "momentum/" and :math:`v` under "residual/", followed by the
+    parameter's name.
+
+    The paper raises `sparsity` slowly at the start of training. Set that in the training. For its
+    local clipping, put `Clipping` before this defense in a `Chain`.
+
+    An adaptive adversary compares only the entries that were sent. The update shows their places.
+    What accumulated in earlier rounds counts as an error.
+
+    Args:
+        sparsity: Fraction of each tensor's entries that is not sent, in [0, 1). The default is the
+            paper's.
+        momentum: Factor of the velocity, in [0, 1). The default is the paper's.
+
+    References:
+        Lin, Han, Mao, Wang, Dally. Deep Gradient Compression: Reducing the Communication Bandwidth
+        for Distributed Training. ICLR 2018, section 3, algorithm 4. arXiv:1712.01887.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> defense = lg.defenses.DGC(sparsity=0.5)
+        >>> update = lg.Update({"a": torch.tensor([3.0, 4.0])})
+        >>> sent, memory = defense.remember(update, {}, seeds=lg.Seeds(0))
+        >>> sent.tensors["a"], memory["residual/a"]
+        (tensor([0., 4.]), tensor([3., 0.]))
     """
 
     strength: ClassVar[str] = "sparsity"
     claim: ClassVar[Claim] = Claim(
-        "the entries of least magnitude, until enough has gathered in them",
-        "whoever sees the update",
-        "compares the entries that were sent: which they are, the update shows; what "
-        "gathered in earlier rounds it counts among errors",
+        "the entries of least magnitude, until enough has accumulated in them",
+        "anyone who sees the update",
+        "compares only the entries that were sent. Their places are visible. What accumulated in earlier rounds "
+        "counts as an error",
     )
     sparsity: Fraction = 0.999
     momentum: Fraction = 0.9
@@ -47,7 +77,7 @@ class DGC(Undefended):
     def remember(
         self, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
     ) -> tuple[Update, Tensors]:
-        """What is sent, and u and v after it; both are zero where `memory` is empty."""
+        """Return what is sent, and the memory after it. An empty `memory` counts as zeros."""
         sent, kept = {}, {}
         for name, gradient in update.tensors.items():
             nothing = torch.zeros_like(gradient)
