@@ -1,4 +1,4 @@
-"""ATS against Pillow, its search and who undoes it; input dropout, and what is filled in."""
+"""Defenses of the data: ATS against Pillow, its search, input dropout, and the attacks that undo them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ BLACK = (0, 0, 0)
 
 
 def photographs(count: int) -> Tensor:
-    """Color images (B, 3, 32, 32) of 8-bit levels, in float64."""
+    """Return color images (B, 3, 32, 32) of 8-bit levels, in float64."""
     return (lg.data.photos().inputs[:count].double() * 255).round() / 255
 
 
 def by_pillow(name: str, magnitude: float, image: Image.Image) -> Image.Image:
-    """The operation of that name as Pillow has it, called as AutoAugment calls it."""
+    """Apply Pillow's operation of that name, called as AutoAugment calls it."""
     side, affine = image.size[0], Image.Transform.AFFINE
     rows = {
         "shear_x": (1, magnitude, 0, 0, 1, 0),
@@ -65,13 +65,13 @@ class TestOperations:
         signs = (1, -1) if operation.signed else (1,)
         for magnitude in {s * operation.magnitude(k) for k in (0, 4, 9) for s in signs}:
             if name == "solarize":
-                magnitude = float(int(magnitude))  # Pillow compares levels with a whole number
+                magnitude = float(int(magnitude))  # Pillow compares levels with a whole number.
             found = operation.apply(truth, magnitude)
             for image, mine in zip(truth, found, strict=True):
                 pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
                 theirs = by_pillow(name, magnitude, Image.fromarray(pixels))
                 expected = torch.from_numpy(np.asarray(theirs).copy()).permute(2, 0, 1) / 255
-                # Pillow rounds to levels, ImageEnhance twice; a turned pixel may fall on a border between two.
+                # Pillow rounds to levels, ImageEnhance twice. A rotated pixel may fall between two pixels.
                 off = (mine - expected).abs() > 1.5 / 255
                 assert float(off.double().mean()) <= (0.005 if name == "rotate" else 0)
 
@@ -135,7 +135,7 @@ class TestATS:
 
 class TestSearch:
     def test_noise_is_private_and_the_image_itself_is_not(self) -> None:
-        """The nearer T(x) is to noise, the earlier gradients agree; at the image itself they do alone."""
+        """Gradients agree early if T(x) is close to noise. For the image itself they agree only at the end."""
         batch = images(3)
         model = sigmoid_cnn()
         score = privacy_score(
@@ -162,12 +162,12 @@ class TestSearch:
         assert 0 < score < 1
 
     def test_images_that_are_told_apart_score_higher(self) -> None:
-        """Of a linear network every row is the same; a ReLU network's differ from image to image."""
+        """All rows of a linear network are equal. The rows of a ReLU network differ from image to image."""
         linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
         many = images(6).inputs
         alike, apart = accuracy_score(linear, many), accuracy_score(mlp(), many)
         assert alike < apart < 0
-        # One eigenvalue of 6, five of 0.
+        # There is one eigenvalue of 6, and there are five of 0.
         assert alike == pytest.approx(-(math.log(6) + 1 / 6 + 5 * (math.log(1e-5) + 1e5)), rel=1e-3)
 
     def test_it_finds_the_same_policies_again_best_first(self) -> None:
@@ -223,7 +223,7 @@ class TestRestoration:
         assert float((found - ramp).abs().max()) < 0.01
 
     def test_the_transformation_is_told_and_undone(self) -> None:
-        """All three of the authors' policy 43-18-18, told apart by what falls out of the range and by the band."""
+        """All three images are restored. Lost bands and values out of range identify each transformation."""
         defense, truth = ATS(policies="43-18-18"), photographs(3)
         shown, _ = defense.on_batch(truth, torch.zeros(3), seeds=lg.Seeds(1))
         attack = lg.attacks.TransformationInversion(steps=40)

@@ -1,4 +1,4 @@
-"""DCS-2 against its formula, and who knows it."""
+"""DCS-2 against its formula, and its adaptive adversary."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TestDCS2:
 
 class TestWhoKnowsIt:
     def test_the_pair_explains_the_update(self, observe: Callable[..., lg.Observation]) -> None:
-        """At the true pair, with labels as read, the scaled update is matched to rounding."""
+        """The true pair, with the labels read from the update, matches the scaled update to rounding."""
         batch, model, defense = images(1), sigmoid_cnn(), DCS2(steps=5)
         seen = observe(model, batch, under=defense)
         training = defense.on_training(lg.FedSGD(), seeds=lg.Seeds(7).child("defense"))

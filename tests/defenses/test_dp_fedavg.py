@@ -1,4 +1,4 @@
-"""DP-FedAvg: the bound, each client's share of the noise, what the clients' noises add up to, its epsilon."""
+"""DP-FedAvg: its bound, each client's part of the noise, the sum of all parts, and its epsilon."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SEEDS = lg.Seeds(0)
 
 
 def flat(update: lg.Update) -> Tensor:
-    """All entries."""
+    """Return all entries as one vector."""
     return torch.cat([t.flatten() for t in update.tensors.values()])
 
 
 def shared(defense: lg.Defense | None, root: int = 0) -> lg.Update:
-    """A weight difference of two local steps."""
+    """Return a weight difference of two local steps."""
     held = client(mlp(), defense=defense, training=lg.FedAvg(epochs=2, learning_rate=0.1))
     return held.share(held.global_model(seeds=SEEDS), images(2), seeds=lg.Seeds(root))
 
@@ -49,7 +49,7 @@ def test_each_client_adds_its_share_of_the_noise(clients: int) -> None:
 
 
 def test_the_mean_of_all_clients_has_the_noise_of_the_paper_s_server() -> None:
-    """z S / C, as who looks at the mean knows."""
+    """The noise is z S / C. An adversary that sees the mean knows it."""
     noisy, quiet = (
         lg.Aggregator(clients=4).observe(
             client(mlp(), defense=DPFedAvg(max_norm=0.5, noise_multiplier=z, clients=4)),
@@ -87,7 +87,7 @@ class TestEpsilon:
             found = DPFedAvg(noise_multiplier=2.0).epsilon(steps=9, delta=1e-5, sample_rate=rate)
             steps = DPSGD(noise_multiplier=2.0).epsilon(steps=9, sample_rate=rate, delta=1e-5)
             assert found == steps
-            # Mironov 2017: T / (2 s^2) + sqrt(2 T log(1 / delta)) / s bounds it; sampling only helps.
+            # The bound of Mironov 2017 is T / (2 s^2) + sqrt(2 T log(1 / delta)) / s. Sampling only helps.
             assert 0 < found <= 9 / 8 + (18 * math.log(1e5)) ** 0.5 / 2
 
     def test_more_rounds_cost_more_and_more_noise_less(self) -> None:

@@ -1,4 +1,4 @@
-"""Defenses of the gradient, each against its closed form, and what the adversary gains who knows it."""
+"""Defenses of the gradient against their closed forms, and the gain of an adaptive adversary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from leakgauge.defenses import (
     StochasticQuantization,
     TopK,
 )
-from leakgauge.defenses.soteria import estimated, features_of, tellings
+from leakgauge.defenses.soteria import estimate_ratios, features_of, measure_ratios
 from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.inversion.objectives.rounding import EDGE, surprisal
 
@@ -43,7 +43,7 @@ LAST = "5.weight"
 
 
 def wave(phase: float = 0.0, *, label: int = 0) -> lg.Batch:
-    """One smooth image."""
+    """Return a batch of one smooth image."""
     y, x = torch.meshgrid(torch.linspace(0, 1, 8), torch.linspace(0, 1, 8), indexing="ij")
     image = 0.5 + 0.4 * torch.sin(3 * x + phase) * torch.cos(4 * y + 2 * phase)
     return lg.Batch(image.view(1, 1, 8, 8), torch.tensor([label]))
@@ -57,14 +57,14 @@ def shared(
     training: lg.LocalTraining | None = None,
     root: int = 0,
 ) -> lg.Update:
-    """What a client under the defense shares."""
+    """Return the update that a client with the defense shares."""
     return client(model, defense=defense, training=training).share(
         model, batch, seeds=lg.Seeds(root)
     )
 
 
 def pruned_columns(update: lg.Update, plain: lg.Update, name: str = LAST) -> set[int]:
-    """The columns that a defense zeroed."""
+    """Return the columns that a defense set to zero."""
     gone = (update.tensors[name] == 0).all(dim=0) & (plain.tensors[name] != 0).any(dim=0)
     return set(gone.nonzero().flatten().tolist())
 
@@ -72,7 +72,7 @@ def pruned_columns(update: lg.Update, plain: lg.Update, name: str = LAST) -> set
 def attacked(
     observe: Callable[..., lg.Observation], model: nn.Module, batch: lg.Batch, defense: lg.Defense
 ) -> tuple[float, float]:
-    """PSNR of the same attack by who knows the defense and by who does not."""
+    """Return the PSNR of an attack that knows the defense, and of the same attack without that knowledge."""
     attack = lg.attacks.InvertingGradients(steps=200)
     found = [
         attack(
@@ -80,13 +80,13 @@ def attacked(
         ).inputs
         for known in (True, False)
     ]
-    told, untold = (float(psnr(batch.inputs, guess).mean()) for guess in found)
-    return told, untold
+    adaptive, naive = (float(psnr(batch.inputs, shown).mean()) for shown in found)
+    return adaptive, naive
 
 
 class TestSoteria:
     def test_the_ratio_is_that_of_the_jacobian(self) -> None:
-        """|r_i| / ||dr_i/dX||, against the whole Jacobian of the features."""
+        """The ratio |r_i| / ||dr_i/dx|| agrees with the full Jacobian of the features."""
         model, batch = mlp(), images(3)
         head = nn.Sequential(*list(model)[:-1])  # type: ignore[call-overload]
         jacobian = torch.autograd.functional.jacobian(head, batch.inputs)
@@ -94,14 +94,14 @@ class TestSoteria:
         lengths, features = each.norm(dim=2), head(batch.inputs)
         expected = torch.where(features > 0, features / lengths, 0.0).mean(dim=0)
         read = features_of(model, model.get_submodule("5"), batch.inputs)  # type: ignore[arg-type]
-        assert torch.allclose(tellings(*read), expected, rtol=1e-4)
-        probed = estimated(*read, 4000, torch.Generator().manual_seed(0))
+        assert torch.allclose(measure_ratios(*read), expected, rtol=1e-4)
+        probed = estimate_ratios(*read, 4000, torch.Generator().manual_seed(0))
         assert torch.allclose(probed, expected, rtol=0.1)
 
     def test_the_columns_that_tell_most_are_zero_and_all_else_is_left(self) -> None:
         model, batch = mlp(), images(1)
         plain, found = shared(model, batch), shared(model, batch, Soteria(sparsity=0.25))
-        ratio = tellings(*features_of(model, model.get_submodule("5"), batch.inputs))  # type: ignore[arg-type]
+        ratio = measure_ratios(*features_of(model, model.get_submodule("5"), batch.inputs))  # type: ignore[arg-type]
         assert pruned_columns(found, plain) == set(ratio.topk(12).indices.tolist())
         kept = (found.tensors[LAST] != 0).any(dim=0)
         assert torch.equal(found.tensors[LAST][:, kept], plain.tensors[LAST][:, kept])
@@ -142,8 +142,8 @@ class TestSoteria:
     def test_who_knows_it_reads_what_was_there(
         self, observe: Callable[..., lg.Observation]
     ) -> None:
-        told, untold = attacked(observe, sigmoid_cnn(), wave(), Soteria(sparsity=0.6))
-        assert told > untold + 3
+        adaptive, naive = attacked(observe, sigmoid_cnn(), wave(), Soteria(sparsity=0.6))
+        assert adaptive > naive + 3
 
 
 class TestSign:
@@ -163,8 +163,8 @@ class TestSign:
         assert bool((smooth.diff() >= 0).all())
 
     def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
-        told, untold = attacked(observe, mlp(), wave(1.0, label=1), Sign())
-        assert told > untold + 1
+        adaptive, naive = attacked(observe, mlp(), wave(1.0, label=1), Sign())
+        assert adaptive > naive + 1
 
 
 class TestStochasticQuantization:
@@ -178,7 +178,7 @@ class TestStochasticQuantization:
         defense = StochasticQuantization(levels=2, bucket=20)
         draws = torch.stack([self.quantized(defense, root) for root in range(2000)])
         error = draws.mean(dim=0) - self.values
-        # Four standard errors of 2000 draws, at most half a level apart from their mean.
+        # Four standard errors of 2000 draws. Each is at most half a level from the mean.
         assert bool((error.abs() <= 4 * draws.std(dim=0) / 2000**0.5 + 1e-6).all())
         assert float(draws.std(dim=0).max()) > 0.1
 
@@ -218,7 +218,7 @@ class TestStochasticQuantization:
         assert bool(found["zero"].isinf().all())
 
     def test_an_update_s_two_levels_are_all_that_can_happen(self) -> None:
-        """Their probabilities, as the adversary has them, add up to 1; what cannot be is dear and not flat."""
+        """The two probabilities add up to 1. Impossible values cost much, and their cost has a slope."""
         fraction = torch.linspace(0.06, 0.94, 9)
         assert torch.allclose(
             (-surprisal(fraction)).exp() + (-surprisal(1 - fraction)).exp(), torch.ones(9)
@@ -235,15 +235,15 @@ class TestStochasticQuantization:
         found = psnr(wave().inputs, attack(seen, seeds=lg.Seeds(0)).inputs)
         squares = lg.attacks.VanishingPrior(steps=60)(seen, seeds=lg.Seeds(0))
         assert float(found) > float(psnr(wave().inputs, squares.inputs)) + 1
-        untold = observe(
+        naive = observe(
             sigmoid_cnn(), wave(), under=StochasticQuantization(), labels=True, defense=False
         )
-        assert "defense" in attack.requires - untold.knowledge.granted()
+        assert "defense" in attack.requires - naive.knowledge.granted()
 
     def test_a_later_noise_or_a_mean_blurs_the_steps(
         self, observe: Callable[..., lg.Observation]
     ) -> None:
-        """Then the rounding is not what is most likely."""
+        """A later part or a mean leaves other values than multiples. Then the rounding is no longer known."""
         defense = StochasticQuantization()
         for held, last in (
             ((defense, GaussianNoise(std=0.1)), False),
@@ -278,7 +278,7 @@ def test_they_chain() -> None:
 
 class TestDGC:
     def rounds(self, defense: lg.Defense, count: int = 6) -> tuple[list[Tensor], list[Tensors]]:
-        """What is sent of random gradients in each round, and the memory after it."""
+        """Return what is sent of random gradients in each round, and the memory after it."""
         generator = torch.Generator().manual_seed(0)
         sent, memories, memory = [], [], dict[str, Tensor]()
         for _ in range(count):
@@ -298,7 +298,7 @@ class TestDGC:
         assert torch.equal(one, self.rounds(DGC(sparsity=0.8))[0][0])
 
     def test_all_is_sent_in_the_end(self) -> None:
-        """What was sent and what waits are all the momentum-corrected updates."""
+        """Sent and waiting entries together are the sum of the momentum-corrected updates."""
         generator = torch.Generator().manual_seed(0)
         sent, memories = self.rounds(DGC(sparsity=0.8, momentum=0.9))
         velocity = corrected = torch.zeros(5, 8)
@@ -330,8 +330,8 @@ class TestDGC:
         assert all(torch.equal(t, torch.ones(4)) for t in memory.values())
 
     def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
-        told, untold = attacked(observe, mlp(), wave(), DGC(sparsity=0.9))
-        assert told > untold + 5
+        adaptive, naive = attacked(observe, mlp(), wave(), DGC(sparsity=0.9))
+        assert adaptive > naive + 5
 
 
 class TestLayerPruning:
@@ -360,8 +360,8 @@ class TestLayerPruning:
             shared(mlp(), images(1), LayerPruning(named="head"))
 
     def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
-        told, untold = attacked(observe, sigmoid_cnn(), wave(), LayerPruning(fraction=0.4))
-        assert told > untold + 5
+        adaptive, naive = attacked(observe, sigmoid_cnn(), wave(), LayerPruning(fraction=0.4))
+        assert adaptive > naive + 5
 
 
 class TestOutpost:
@@ -401,8 +401,8 @@ class TestOutpost:
             shared(mlp(), images(1), Outpost(), training=lg.FedAvg())
 
     def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
-        told, untold = attacked(observe, mlp(), wave(), Outpost())
-        assert told > untold + 4
+        adaptive, naive = attacked(observe, mlp(), wave(), Outpost())
+        assert adaptive > naive + 4
 
     def test_noise_alone_is_not_believed_and_what_stands_out_of_it_is(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -420,7 +420,7 @@ class TestOutpost:
 
 class TestDPSGD:
     def by_hand(self, model: nn.Module, batch: lg.Batch, norm: float) -> Tensors:
-        """The mean of the examples' clipped gradients, by torch.func."""
+        """Return the mean of the examples' clipped gradients, computed by torch.func."""
         parameters = {n: p.detach() for n, p in model.named_parameters()}
 
         def loss(parameters: Tensors, x: Tensor, y: Tensor) -> Tensor:
@@ -511,8 +511,8 @@ class TestDPSGD:
     def test_who_knows_it_reads_more(self, observe: Callable[..., lg.Observation]) -> None:
         both = lg.Batch(torch.cat([wave(0.0).inputs, wave(2.0).inputs]), torch.tensor([0, 1]))
         defense = DPSGD(max_norm=0.1, noise_multiplier=1e-3)
-        told, untold = attacked(observe, mlp(), both, defense)
-        assert told > untold + 1
+        adaptive, naive = attacked(observe, mlp(), both, defense)
+        assert adaptive > naive + 1
 
     def test_its_noise_decides_the_most_likely_batch(
         self, observe: Callable[..., lg.Observation]
@@ -539,7 +539,7 @@ class TestEpsilon:
 
     @pytest.mark.parametrize("steps", [1, 16])
     def test_of_whole_batches_it_is_near_the_closed_form(self, steps: int) -> None:
-        """T / (2 s^2) + sqrt(2 T log(1 / delta)) / s (Mironov 2017); the accountant's is tighter."""
+        """The bound of Mironov 2017 is T / (2 s^2) + sqrt(2 T log(1 / delta)) / s. The accountant is tighter."""
         pytest.importorskip("opacus")
         bound = steps / (2 * 8.0**2) + (2 * steps * math.log(1e5)) ** 0.5 / 8.0
         found = DPSGD(noise_multiplier=8.0).epsilon(steps=steps, sample_rate=1.0, delta=1e-5)

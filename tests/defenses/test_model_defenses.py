@@ -1,4 +1,4 @@
-"""PRECODE against its loss written out, local layers against what leaves; and who knows either."""
+"""Defenses of the model: PRECODE against its written loss, local layers, and adaptive adversaries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bottleneck_of(model: nn.Module) -> VariationalBottleneck:
 
 
 def by_hand(model: nn.Sequential, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-    """Cross-entropy plus beta KL of an `mlp()` with a bottleneck, as the paper writes it."""
+    """Return cross-entropy plus beta KL of an `mlp()` with a bottleneck, as the paper writes it."""
     h = model[:5](x)
     inner = bottleneck_of(model)
     mean, log_variance = inner.encoder(h).split(6, dim=1)
@@ -62,7 +62,7 @@ class TestBottleneck:
             assert torch.allclose(tensor, other, rtol=1e-4, atol=1e-7)
 
     def test_transforms_differentiate_the_same_loss(self) -> None:
-        """torch.func.grad of the loss, and the derivative of that along a change of the inputs, in float64."""
+        """The gradient by torch.func agrees, and so does its derivative along a change of the inputs, in float64."""
         model, batch = at_mean(precoded(mlp())).double(), images(2)
         assert isinstance(model, nn.Sequential)
         x, change = batch.inputs.double(), torch.ones(2, 1, 8, 8).double()
@@ -154,11 +154,11 @@ class TestPrecode:
             psnr(
                 batch.inputs,
                 attack(
-                    observe(mlp(), batch, under=Precode(), defense=told, labels=True),
+                    observe(mlp(), batch, under=Precode(), defense=granted, labels=True),
                     seeds=lg.Seeds(0),
                 ).inputs,
             ).item()
-            for told in (True, False)
+            for granted in (True, False)
         )
         assert known > naive + 6
         assert known > 15
@@ -199,7 +199,7 @@ class TestLocalLayers:
             client(mlp(), defense=defense).global_model(seeds=lg.Seeds(0))
 
     def test_what_is_held_is_drawn_as_layers_are(self) -> None:
-        """By the layer's own rule, statistics with it; else within the bounds of a linear layer; by the seed."""
+        """A layer's own rule draws weights and statistics. Others are drawn as linear layers. The seed decides."""
 
         class Token(nn.Module):
             def __init__(self) -> None:
@@ -238,14 +238,14 @@ class TestLocalLayers:
     def test_who_knows_it_matches_what_was_shared(
         self, observe: Callable[..., lg.Observation]
     ) -> None:
-        """The head's gradient is missing: to who does not know it, no batch explains that."""
+        """The head's gradient is missing. Without knowledge of the defense, no batch explains that."""
         batch, attack = images(1), lg.attacks.InvertingGradients(steps=200, tv=0.0)
         known, naive = (
             attack(
-                observe(sigmoid_cnn(), batch, under=LocalLayers(), defense=told, labels=True),
+                observe(sigmoid_cnn(), batch, under=LocalLayers(), defense=granted, labels=True),
                 seeds=lg.Seeds(0),
             ).residual
-            for told in (True, False)
+            for granted in (True, False)
         )
         assert known is not None
         assert naive is not None
@@ -273,7 +273,7 @@ class TestDropout:
 
 
 class Auxiliary(nn.Module):
-    """A head, and an auxiliary head that is registered behind it and computed, but not returned."""
+    """A model with a head and an auxiliary head, whose output is computed but not returned."""
 
     def __init__(self, *, first: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a user's own defense returns at its seams is checked: one line names the defense and the seam."""
+"""The results of a user's own defense are checked. The error is one line and names the defense and the method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import leakgauge as lg
 
 
 class Own:
-    """Identity at all seams, but for the one that a test replaces."""
+    """A defense that changes nothing, except by the one method that a test replaces."""
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: lg.Seeds) -> Any:
         return inputs, targets
@@ -51,7 +51,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
 
 
 def wrong(seam: str, returned: Any) -> Own:
-    """Return a defense whose method `seam` returns `returned` of what it is given."""
+    """Return a defense whose method `seam` applies `returned` to its arguments."""
     defense = Own()
     vars(defense)[seam] = lambda *given, seeds: returned(*given)
     return defense
@@ -70,7 +70,7 @@ def test_the_defense_and_its_seam_are_named(
     message = str(caught.value)
     assert words in message
     assert "\n" not in message
-    # Of a chain, what it returns as a whole is judged at the end.
+    # The result of a whole chain is checked at its end, in the chain's name.
     name = "Chain" if chained and isinstance(caught.value, lg.UpdateError) else "Own"
     assert f"defense {name}, {seam}" in message
 
@@ -83,7 +83,7 @@ def test_a_training_that_diverges_is_not_the_defenses_fault() -> None:
 
 
 def test_what_is_right_is_taken() -> None:
-    """Soft targets, other counts of examples, and updates in other real types leave a client."""
+    """A defense may return soft targets, another number of examples, and updates in other real types."""
     defense = wrong("on_update", lambda update: update.map(lambda t: t.half()))
     twice = lambda x, y: (torch.cat([x, x]), torch.cat([y, y]))  # noqa: E731
     vars(defense)["on_batch"] = lambda *given, seeds: twice(*given)

@@ -22,7 +22,7 @@ from leakgauge.defenses import (
 
 
 def raw(dtype: torch.dtype = torch.float32) -> lg.Update:
-    """The update of three examples on a small network, no entry of which is exactly zero."""
+    """Return the update of three examples on a small network. No entry is exactly zero."""
     batch = images(3)
     update = lg.FedSGD()(mlp(), functional.cross_entropy, batch.inputs, batch.targets)
     generator = torch.Generator().manual_seed(1)
@@ -51,7 +51,7 @@ class TestClipping:
 
 
 class TestNoise:
-    """A hundred thousand draws each: estimates are within a few standard errors."""
+    """Each estimate uses 100,000 draws, and lies within a few standard errors."""
 
     zero = lg.Update({"a": torch.zeros(400, 250)})
 
@@ -71,7 +71,7 @@ class TestNoise:
         return float(found.pow(4).mean() / found.square().mean().square())
 
     def test_tails(self) -> None:
-        """E x^4 / (E x^2)^2 is 3 for a Gaussian and 6 for a Laplacian."""
+        """The kurtosis E x^4 / (E x^2)^2 is 3 for a Gaussian and 6 for a Laplacian."""
         assert self.kurtosis(self.draws(GaussianNoise(std=1.0))) == pytest.approx(3, abs=0.1)
         assert self.kurtosis(self.draws(LaplacianNoise(std=1.0))) == pytest.approx(6, abs=0.5)
 
@@ -150,10 +150,10 @@ class TestSparsification:
         ones = lg.Update({"a": torch.ones(300, 300)})
         found = RandomSparsification(sparsity=sparsity).on_update(ones, seeds=lg.Seeds(0))
         tensor = found.tensors["a"]
-        # Four standard errors of a share of 90 000.
+        # Four standard errors of a fraction of 90,000 entries.
         error = 4 * math.sqrt(sparsity * (1 - sparsity) / tensor.numel())
         assert float((tensor == 0).float().mean()) == pytest.approx(sparsity, abs=error)
-        assert set(tensor.flatten().tolist()) == {0.0, 1.0}  # kept entries are not rescaled
+        assert set(tensor.flatten().tolist()) == {0.0, 1.0}  # Kept entries are not rescaled.
 
     @pytest.mark.parametrize("kind", [TopK, RandomSparsification])
     def test_sparsity_zero_is_the_identity(self, kind: type[TopK | RandomSparsification]) -> None:

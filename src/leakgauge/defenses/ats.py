@@ -65,9 +65,9 @@ class ATS(Undefended):
     policy :math:`p` one after the other. Some operations have two directions, such as left or
     right, or brighter or darker. The direction is drawn too.
 
-    There are 50 operations, numbered from 0 as in the authors' code. Their code draws no
-    probabilities: every operation of a policy is applied. Their code also adds a random crop and a
-    mirroring. Those belong to the data, and are left out here.
+    There are 50 operations, numbered from 0 as in the authors' code. Their code lists
+    probabilities, but never uses them: it applies every operation of a policy. Their code also adds
+    a random crop and a mirroring. Those belong to the data, and are left out here.
     `leakgauge.defenses.ats_search.ATSSearch` finds policies for a model.
 
     An adaptive adversary reconstructs the transformed image first. Then it undoes every

@@ -40,8 +40,8 @@ class DGC(Undefended):
 
     Args:
         sparsity: Fraction of each tensor's entries that is not sent, in [0, 1). The default is the
-            paper's.
-        momentum: Factor of the velocity, in [0, 1). The default is the paper's.
+            paper's 99.9%.
+        momentum: Factor of the velocity, in [0, 1). The default is usual for SGD.
 
     References:
         Lin, Han, Mao, Wang, Dally. Deep Gradient Compression: Reducing the Communication Bandwidth

@@ -1,9 +1,4 @@
-"""DP-FedAvg. McMahan, Ramage, Talwar, Zhang: Learning Differentially Private Recurrent Language Models, ICLR 2018,
-algorithm 1; here each client adds a share of the noise itself.
-
-    client u:     d_u min(1, S / ||d_u||)  +  N(0, (z S)^2 / C)
-    mean of C:    the paper's, under N(0, (z S / C)^2)
-"""
+"""DP-FedAvg: each client clips its whole update and adds its part of the noise."""
 
 from __future__ import annotations
 
@@ -22,20 +17,51 @@ from leakgauge.defenses.gaussian_noise import GaussianNoise
 
 @dataclass(frozen=True, kw_only=True)
 class DPFedAvg(Undefended):
-    """The whole update clipped at `max_norm` > 0, in its own units, and Gaussian noise added to each entry.
+    r"""Clip the whole update and add Gaussian noise (DP-FedAvg).
 
-    The noise's standard deviation is noise_multiplier * max_norm / sqrt(clients).
-    `clients` = 1: each update is private by itself (local DP). C: the noises of C clients add up to that of the
-    paper's server, which must see no more than their sum, as behind secure aggregation: one update by itself has
-    but a share. Behind an aggregation, who knows it simulates the bound on the mean, not each client's. The
-    defaults are ours.
+    It acts on the finished update. It gives differential privacy for a whole client: nobody can
+    tell with certainty whether the client took part. In the paper the server adds the noise. Here
+    each client adds its own part of it.
+
+    .. math::
+
+        \tilde d_u = d_u \, \min\left(1, \frac{S}{\|d_u\|_2}\right) + \mathcal{N}\left(0, \frac{(z S)^2}{C} I\right)
+
+    Here :math:`d_u` is the update of client :math:`u`, :math:`S` is `max_norm`, :math:`z` is
+    `noise_multiplier`, and :math:`C` is `clients`. The mean over :math:`C` clients then has the
+    paper's noise, with standard deviation :math:`z S / C`.
+
+    With `clients` = 1 each update is private by itself (local differential privacy). With more
+    clients, each update holds only a part of the noise. Then the server must see nothing but the
+    sum, as behind secure aggregation.
+
+    An adaptive adversary clips its simulated update and matches by squared differences. Under
+    Gaussian noise this finds the most likely batch. Behind an aggregation it simulates the bound on
+    the mean, not on each client.
+
+    Args:
+        max_norm: Largest Euclidean length of the update, above 0, in the update's own units. The
+            default is ours.
+        noise_multiplier: Standard deviation of the noise on the sum, at least 0, in units of
+            `max_norm`. The default is ours.
+        clients: Number of clients that add up the noise, at least 1. The default is ours.
+
+    References:
+        McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Language Models.
+        ICLR 2018, algorithm 1. arXiv:1710.06963.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.defenses.DPFedAvg(max_norm=0.5, noise_multiplier=2.0, clients=4).std
+        0.5
     """
 
     strength: ClassVar[str] = "noise_multiplier"
     claim: ClassVar[Claim] = Claim(
-        "whether any one client took part, whatever its examples, within epsilon",
-        "whoever sees the mean of so many clients' updates; with one, whoever sees the update",
-        "clips its own update alike, and matches by squares, the most likely batch under Gaussian noise",
+        "whether any one client took part, within epsilon",
+        "anyone who sees only the mean of all `clients` updates. With clients = 1, anyone who sees the update",
+        "clips its simulated update and matches by squared differences. Under Gaussian noise this finds the most "
+        "likely batch",
     )
     max_norm: Positive = 1.0
     noise_multiplier: NonNegative = 1.0
@@ -48,12 +74,12 @@ class DPFedAvg(Undefended):
 
     @property
     def std(self) -> float:
-        """The standard deviation of one client's noise on each entry of its update."""
+        """Standard deviation of one client's noise on each entry of its update."""
         return self.noise_multiplier * self.max_norm / math.sqrt(self.clients)
 
     @property
     def clipping(self) -> Clipping:
-        """Its first part."""
+        """The clipping that comes before the noise."""
         return Clipping(norm=self.max_norm)
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
@@ -64,11 +90,19 @@ class DPFedAvg(Undefended):
         return self.clipping.adapt(observed)
 
     def epsilon(self, *, steps: int, sample_rate: float = 1.0, delta: float) -> float:
-        """The epsilon of (epsilon, delta)-differential privacy after so many rounds, by Opacus' RDP accountant.
+        """Return the epsilon of (epsilon, delta)-differential privacy after `steps` rounds.
 
-        Neighbors differ in one client, there or not. `sample_rate` in (0, 1]: with which probability each takes
-        part in a round; below 1 it counts only where nobody sees who did. Of clients of unlike weight in the mean,
-        those above the average are protected less. Infinite without noise. Raises SpecificationError without Opacus.
+        Neighboring data sets differ in one client, which is there or not. A client with more than
+        the average weight in the mean is protected less. Epsilon is infinite if there is no noise.
+
+        Args:
+            steps: Number of rounds, at least 1.
+            sample_rate: Probability in (0, 1] that a client takes part in a round. A value below 1
+                helps only if nobody sees who took part.
+            delta: Probability in (0, 1) with which the bound may fail.
+
+        Raises:
+            SpecificationError: The package opacus cannot be imported.
         """
         return rdp_epsilon(
             self.noise_multiplier,

@@ -1,8 +1,4 @@
-"""DP-SGD. Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang: Deep Learning with Differential Privacy, CCS 2016,
-algorithm 1.
-
-    1/B ( sum over examples b of  g_b min(1, max_norm / ||g_b||)   +   N(0, (noise_multiplier max_norm)^2) )
-"""
+"""DP-SGD: the gradient of each example is clipped, and the mean gets Gaussian noise."""
 
 from __future__ import annotations
 
@@ -33,17 +29,52 @@ from leakgauge.federated.training.wrapper import Task, Wrapper
 
 @dataclass(frozen=True, kw_only=True)
 class DPSGD(Undefended):
-    """Each example's gradient clipped at `max_norm` > 0, in the gradient's own units; Gaussian noise on their mean.
+    r"""Clip the gradient of each example and add Gaussian noise to the mean (DP-SGD).
 
-    The noise on each entry has standard deviation noise_multiplier * max_norm / B. The defaults are ours. Raises
-    SpecificationError of several local steps, ModelError of BatchNorm in train mode.
+    It acts on the gradient computation. It gives differential privacy for one example: nobody can
+    tell with certainty whether the example was in the batch.
+
+    .. math::
+
+        \tilde g = \frac{1}{B} \left( \sum_{b=1}^{B} g_b \, \min\left(1, \frac{C}{\|g_b\|_2}\right)
+        + \mathcal{N}\left(0, (z C)^2 I\right) \right)
+
+    Here :math:`g_b` is the gradient of example :math:`b` of :math:`B`, over all tensors together.
+    :math:`C` is `max_norm`, and :math:`z` is `noise_multiplier`. Each entry of the mean gets noise
+    of standard deviation :math:`z C / B`.
+
+    An adaptive adversary simulates the clipping of each example and matches by squared differences.
+    Under Gaussian noise this finds the most likely batch. The attack `BayesOptimal` adds a prior
+    with the right weight.
+
+    Args:
+        max_norm: Largest Euclidean length of one example's gradient, above 0, in the gradient's own
+            units. The default is ours.
+        noise_multiplier: Standard deviation of the noise on the sum, at least 0, in units of
+            `max_norm`. The default is ours.
+
+    Raises:
+        SpecificationError: The client shares something else than one gradient.
+        ModelError: The model has BatchNorm in train mode. Then no example has a gradient of its
+            own.
+
+    References:
+        Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang. Deep Learning with Differential
+        Privacy. CCS 2016, algorithm 1. arXiv:1607.00133.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> defense = lg.defenses.DPSGD(max_norm=2.0, noise_multiplier=0.5)
+        >>> lg.examples.observation(batch_size=4, defense=defense).noise.std
+        0.25
     """
 
     strength: ClassVar[str] = "noise_multiplier"
     claim: ClassVar[Claim] = Claim(
-        "whether any one example was there, within epsilon",
-        "whoever sees the update",
-        "simulates the clipping of each example, and matches by squares, the most likely batch under Gaussian noise",
+        "whether any one example was in the batch, within epsilon",
+        "anyone who sees the update",
+        "simulates the clipping of each example and matches by squared differences. Under Gaussian noise this finds "
+        "the most likely batch",
     )
     max_norm: Positive = 1.0
     noise_multiplier: NonNegative = 1.0
@@ -63,7 +94,7 @@ class DPSGD(Undefended):
         return BatchNoise(std=self.noise_multiplier * self.max_norm)
 
     def simulated(self, training: LocalTraining) -> LocalTraining:
-        """The clipping without the noise; of several clients, each one's."""
+        """Return the training with the clipping and without the noise. Each client of a group clips by itself."""
         if isinstance(training, Aggregated):
             inner, each = self.simulated(training.training), map(self.simulated, training.each)
             return replace(training, training=inner, each=tuple(each))
@@ -71,7 +102,7 @@ class DPSGD(Undefended):
             raise not_one_gradient(
                 self,
                 training,
-                remedy="train by fedsgd, or bound the weight difference: a chain of clipping and gaussian_noise",
+                remedy="train by fedsgd, or use a chain of clipping and gaussian_noise on the weight difference",
             )
         return ClippedExamples(training, self.max_norm)
 
@@ -79,10 +110,19 @@ class DPSGD(Undefended):
         return _Noised(self.simulated(training), self.noise, seeds)
 
     def epsilon(self, *, steps: int, sample_rate: float, delta: float) -> float:
-        """The epsilon of (epsilon, delta)-differential privacy after so many steps, by Opacus' RDP accountant.
+        """Return the epsilon of (epsilon, delta)-differential privacy after `steps` steps.
 
-        `sample_rate` in (0, 1]: the probability of each example to be in a batch, drawn for each by itself
-        (Poisson); fixed batches it does not cover. Infinite without noise. Raises SpecificationError without Opacus.
+        Epsilon is infinite if there is no noise.
+
+        Args:
+            steps: Number of steps, at least 1.
+            sample_rate: Probability in (0, 1] that an example is in a batch. Each example must be
+                drawn independently (Poisson sampling). The bound does not cover batches that are
+                fixed.
+            delta: Probability in (0, 1) with which the bound may fail.
+
+        Raises:
+            SpecificationError: The package opacus cannot be imported.
         """
         return rdp_epsilon(
             self.noise_multiplier, steps=steps, sample_rate=sample_rate, delta=delta, of="DPSGD"
@@ -91,13 +131,13 @@ class DPSGD(Undefended):
 
 @dataclass(frozen=True)
 class _Noised(Wrapper):
-    """Local training with DP-SGD's noise on its update."""
+    """Local training with the noise of DP-SGD on its update."""
 
     noise: BatchNoise
     seeds: Seeds
 
     def update(self, task: Task) -> Tensors:
-        """Return the noised mean."""
+        """Return the mean with noise."""
         generator = self.seeds.generator("dp-sgd")
         std = self.noise.on_mean(len(task.inputs)).std
         return {

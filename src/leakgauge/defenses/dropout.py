@@ -1,9 +1,4 @@
-"""Dropout. Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov: Dropout: A Simple Way to Prevent Neural Networks
-from Overfitting, JMLR 2014. As a defense it is among those of Zhang et al.: A Survey on Gradient Inversion, IJCAI 2022.
-Who knows it searches the masks too: Scheliga et al., Dropout is NOT All You Need, AAAI 2023.
-
-    features r before the last linear layer become   r m / (1 - p),   m ~ Bernoulli(1 - p), anew for each example
-"""
+"""Dropout before the last linear layer."""
 
 from __future__ import annotations
 
@@ -20,21 +15,58 @@ from leakgauge.defenses.last_linear import before_last_linear
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Undefended):
-    """Dropout of probability `p` in [0, 1) before the last linear layer, active while clients train; 0.5, the paper's.
+    r"""Add dropout before the last linear layer.
 
-    The last linear layer is told by the order in which the model registers its layers.
+    It acts on the model before training. The new layer is in train mode, also if the rest of the
+    model is in eval mode. "Last" is meant in the order in which the model registers its layers.
+
+    .. math::
+
+        \tilde r_i = \frac{m_i \, r_i}{1 - p}, \qquad m_i \sim \mathrm{Bernoulli}(1 - p)
+
+    Here :math:`r_i` is feature :math:`i` before the last linear layer. The masks :math:`m_i` are
+    drawn anew for each example.
+
+    An adaptive adversary searches the masks together with the inputs. The attack `DropoutInversion`
+    does this.
+
+    Args:
+        p: Probability that a feature is dropped, in [0, 1). At 0 the model stays unchanged. The
+            default is the paper's.
+
+    Raises:
+        ModelError: The model does not end with a linear layer that has trained layers before it.
+
+    References:
+        Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov. Dropout: A Simple Way to Prevent
+        Neural Networks from Overfitting. JMLR 2014.
+        As a defense: Zhang, Guo, Wang, Xie, Tao. A Survey on Gradient Inversion: Attacks, Defenses
+        and Future Directions. IJCAI 2022. arXiv:2206.07284.
+        Against it: Scheliga, Mäder, Seeland. Dropout is NOT All You Need to Prevent Gradient
+        Leakage. AAAI 2023. arXiv:2208.06163.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> model = lg.examples.client(defense=lg.defenses.Dropout(p=0.3)).global_model(seeds=lg.Seeds(0))
+        >>> [type(layer).__name__ for layer in list(model.modules())[-2:]]
+        ['Dropout', 'Linear']
     """
 
     strength: ClassVar[str] = "p"
     claim: ClassVar[Claim] = Claim(
-        "which features each example was trained on",
-        "whoever sees the update",
-        "searches masks beside inputs (attack dropout_inversion)",
+        "which features of each example took part in training",
+        "anyone who sees the update",
+        "searches the masks together with the inputs (attack dropout_inversion)",
     )
     p: Fraction = 0.5
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
-        """A copy with the dropout; the model itself where p is 0. Raises ModelError as PRECODE does."""
+        """Return a copy with the dropout, or the model itself if `p` is 0.
+
+        Raises:
+            ModelError: The model does not end with a linear layer that has trained layers before
+                it.
+        """
         if self.p == 0:
             return model
         return before_last_linear(model, "dropout", nn.Dropout(self.p).train())

@@ -1,12 +1,22 @@
-"""The image operations of AutoAugment's library (Cubuk et al. 2019), as ATS uses them, in torch.
+"""Image operations of AutoAugment's library, as ATS uses them, in torch.
 
-What Pillow's operations of these names give, on values in [0, 1] that need not be 8-bit: no operation rounds but
-posterize and equalize, whose meaning is of levels. Each has a slope for who goes back through it: clamping, levels and
-the inverted part of solarize are differentiated as if they were not there (straight through), or as they are.
+Cubuk, Zoph, Mané, Vasudevan, Le. AutoAugment. CVPR 2019. arXiv:1805.09501.
 
-    magnitude m = span[k] at the index k of 0 ... 9;  s in {-1, 1} a direction, drawn
-    shear x (m s)    out(i, j) = in(i, j + m s (i + 1/2)), cubic;   translate x    out(i, j) = in(i, j + m s W)
-    enhance          d + (1 + m s) (in - d), clamped;  d: gray, mean gray, black, smoothed
+Each operation gives what Pillow's operation of the same name gives. Values are in [0, 1] and need
+not be 8-bit. Only posterize and equalize round, because their meaning depends on levels.
+
+An adversary differentiates the operations. Clamping and rounding to levels pass the gradient
+unchanged (straight through).
+
+Most operations have a magnitude m, which an index from 0 to 9 selects. Some have a direction s, 1
+or -1, which is drawn.
+In an image of width W::
+
+    shear x        out(i, j) = in(i, j + m s (i + 1/2)), cubic
+    translate x    out(i, j) = in(i, j + m s W)
+    enhance        d + (1 + m s) (in - d), clamped
+
+In the last, d is the gray image, its mean, black, or the smoothed image.
 """
 
 from __future__ import annotations
@@ -26,20 +36,26 @@ ROTATION_FILL = 128 / LEVELS
 
 
 class Operation(NamedTuple):
-    """What is done to images (B, C, H, W) at a magnitude; `span` its magnitudes; whether it has two directions."""
+    """One image operation.
+
+    Args:
+        apply: Function from images (B, C, H, W) and a magnitude to images of the same shape.
+        span: Magnitudes at the indices 0 and 9.
+        signed: Whether the operation has two directions.
+    """
 
     apply: Callable[[Tensor, float], Tensor]
     span: tuple[float, float]
     signed: bool
 
     def magnitude(self, index: int) -> float:
-        """That of the index in 0 ... 9."""
+        """Return the magnitude at an index from 0 to 9."""
         low, high = self.span
         return low + (high - low) * index / 9
 
 
 def translated(images: Tensor, fraction: float, *, axis: int) -> Tensor:
-    """Moved by a share of the side, to the nearest pixel; black where nothing was."""
+    """Move images by a fraction of their side, to the nearest pixel. Uncovered pixels become black."""
     side = images.shape[axis]
     source = (torch.arange(side, dtype=torch.float64) + 0.5 + fraction * side).floor().long()
     inside = (source >= 0) & (source < side)
@@ -49,7 +65,10 @@ def translated(images: Tensor, fraction: float, *, axis: int) -> Tensor:
 
 
 def sheared(images: Tensor, slope: float, *, axis: int) -> Tensor:
-    """Each row (axis -1) or column (axis -2) moved in proportion to its place, cubic; black where nothing was."""
+    """Move each row (axis -1) or column (axis -2) in proportion to its place.
+
+    Interpolation is cubic. Uncovered pixels become black.
+    """
     if axis == -2:
         return sheared(images.transpose(-1, -2), slope, axis=-1).transpose(-1, -2)
     height, width = images.shape[-2:]
@@ -66,14 +85,14 @@ def sheared(images: Tensor, slope: float, *, axis: int) -> Tensor:
 
 
 def _cubic(distance: Tensor) -> Tensor:
-    """Keys' kernel with a = -1, which Pillow's transforms have."""
+    """Return Keys' kernel with a = -1, as in Pillow's transforms."""
     near = (distance - 2) * distance.square() + 1
     far = ((5 - distance) * distance - 8) * distance + 4
     return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
 
 
 def rotated(images: Tensor, degrees: float) -> Tensor:
-    """Turned counterclockwise about the middle, to the nearest pixel; middle gray where nothing was."""
+    """Turn images counterclockwise about their middle, to the nearest pixel. Uncovered pixels become gray."""
     height, width = images.shape[-2:]
     angle = -math.radians(degrees)
     down = torch.arange(height, dtype=torch.float64)[:, None] + 0.5 - height / 2
@@ -87,13 +106,13 @@ def rotated(images: Tensor, degrees: float) -> Tensor:
 
 
 def blended(images: Tensor, factor: float, degenerate: Callable[[Tensor], Tensor]) -> Tensor:
-    """degenerate + factor * (images - degenerate), clamped: Pillow's ImageEnhance."""
+    """Return degenerate + factor * (images - degenerate), clamped, as Pillow's ImageEnhance does."""
     base = degenerate(images)
     return straight_clamp(base + factor * (images - base))
 
 
 def gray(images: Tensor) -> Tensor:
-    """Brightness in every channel; images of other than three channels as they are."""
+    """Return the brightness in every channel. Images without three channels stay unchanged."""
     if images.shape[-3] != 3:
         return images
     weights = images.new_tensor(LUMA)[:, None, None]
@@ -101,12 +120,12 @@ def gray(images: Tensor) -> Tensor:
 
 
 def mean_gray(images: Tensor) -> Tensor:
-    """The mean of each image's brightness."""
+    """Return images filled with the mean brightness of each image."""
     return gray(images).mean((-3, -2, -1), keepdim=True).expand(images.shape)
 
 
 def smoothed(images: Tensor) -> Tensor:
-    """Means of 3 x 3 pixels, the middle five times; the border as it is."""
+    """Return weighted means of 3 x 3 pixels, where the middle counts five times. The border stays unchanged."""
     if min(images.shape[-2:]) < 3:
         return images
     kernel = images.new_ones(1, 1, 3, 3)
@@ -118,19 +137,19 @@ def smoothed(images: Tensor) -> Tensor:
 
 
 def posterized(images: Tensor, bits: float) -> Tensor:
-    """The highest `bits`, rounded, of eight."""
+    """Keep the highest of eight bits. `bits` is rounded to a whole number."""
     step = 2 ** (8 - round(bits))
     levels = (images * LEVELS).round()
     return straight((levels / step).floor() * step / LEVELS, images)
 
 
 def solarized(images: Tensor, threshold: float) -> Tensor:
-    """Values from `threshold`, of 0 ... 256, on are inverted."""
+    """Invert the values from `threshold` on. The threshold is a level from 0 to 256."""
     return torch.where(images * LEVELS < threshold, images, 1 - images)
 
 
 def stretched(images: Tensor, _: float) -> Tensor:
-    """Autocontrast: each channel from its least to its largest value, to [0, 1]; a flat one as it is."""
+    """Stretch each channel to [0, 1] (autocontrast). A flat channel stays unchanged."""
     low, high = images.amin((-2, -1), keepdim=True), images.amax((-2, -1), keepdim=True)
     flat = high <= low
     span = torch.where(flat, torch.ones_like(high), high - low)
@@ -138,7 +157,7 @@ def stretched(images: Tensor, _: float) -> Tensor:
 
 
 def equalized(images: Tensor, _: float) -> Tensor:
-    """Each channel's histogram of 256 levels made flat, as Pillow counts it."""
+    """Flatten the histogram of 256 levels of each channel, as Pillow does."""
     levels = (images.detach() * LEVELS).round().clamp(0, LEVELS).long()
     histogram = one_hot(levels.flatten(-2), LEVELS + 1).sum(-2)
     last = levels.amax((-2, -1))
@@ -152,17 +171,17 @@ def equalized(images: Tensor, _: float) -> Tensor:
 
 
 def straight(found: Tensor, images: Tensor) -> Tensor:
-    """`found`, with the slope of `images`."""
+    """Return `found`, with the derivative of `images`."""
     return images + (found - images).detach() if images.requires_grad else found
 
 
 def straight_clamp(images: Tensor) -> Tensor:
-    """Clamped to [0, 1], with the slope of what is not: who goes back is not stopped where it is out of range."""
+    """Clamp to [0, 1] and keep the derivative. A search can then leave the range and come back."""
     return straight(images.clamp(0, 1), images)
 
 
 def enhancing(degenerate: Callable[[Tensor], Tensor]) -> Operation:
-    """Away from `degenerate` or towards it, by up to a half."""
+    """Return an operation that moves images away from `degenerate` or towards it, by at most a half."""
     return Operation(
         lambda images, m: blended(images, 1 + m, degenerate), span=(0.0, 0.5), signed=True
     )

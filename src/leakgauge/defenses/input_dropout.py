@@ -1,11 +1,4 @@
-"""Input dropout: pixels, or patches, of each image overwritten by one value, others each round.
-
-    x~ = m o x + (1 - m) fill,    m = 0 on a share of the pixels or patches, in all channels, uniform among such masks
-
-Pixels as inputs dropped in Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov: Dropout, JMLR 2014, without their
-rescaling; patches as in Singh, Lee: Hide-and-Seek, ICCV 2017, who fill with the data's mean. The share is exact in each
-image. Neither was published as a defense that we know of: it is what training does with masks anyway.
-"""
+"""Input dropout: pixels or patches of each image are overwritten, at other places in each round."""
 
 from __future__ import annotations
 
@@ -22,17 +15,51 @@ from leakgauge.defenses.base import Undefended
 
 @dataclass(frozen=True, kw_only=True)
 class PixelDropout(Undefended):
-    """A `share` of each image's pixels in [0, 1) overwritten by `fill`, in the data's own units.
+    r"""Overwrite a fraction of each image's pixels by one value.
 
-    The defaults are ours. Raises DataError of data that is no images.
+    It acts on the batch before the gradient is computed. The places are drawn anew for each image
+    and each round. All channels of a pixel are overwritten together.
+
+    .. math::
+
+        \tilde x = m \odot x + (1 - m) \, c
+
+    Here :math:`x` is an image and :math:`c` is `fill`. The mask :math:`m` is 0 at the overwritten
+    pixels and 1 elsewhere. It is uniform among masks with that number of zeros.
+
+    The overwritten pixels are not in the update of that round. An adaptive adversary reconstructs
+    the overwritten image, finds the pixels that equal the fill, and fills them in from their
+    neighbors. The attack `Inpainting` does this.
+
+    Args:
+        fraction: Fraction of the pixels, in [0, 1), exact in each image but for rounding down. The
+            default is ours.
+        fill: Value of the overwritten pixels, in the data's own units. The default is ours.
+
+    Raises:
+        DataError: The inputs are no images (B, C, H, W).
+
+    References:
+        Ours as a defense; training uses similar masks. Pixels: Srivastava, Hinton, Krizhevsky,
+        Sutskever, Salakhutdinov.
+        Dropout: A Simple Way to Prevent Neural Networks from Overfitting. JMLR 2014. There the rest
+        is rescaled.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> batch = lg.examples.batch(2)
+        >>> defense = lg.defenses.PixelDropout(fraction=0.5, fill=-1.0)
+        >>> images, labels = defense.on_batch(batch.inputs, batch.targets, seeds=lg.Seeds(0))
+        >>> (images == -1).sum((1, 2, 3))
+        tensor([32, 32])
     """
 
     strength: ClassVar[str] = "fraction"
     side: ClassVar[int] = 1
     claim: ClassVar[Claim] = Claim(
-        "the pixels that are dropped, in this round: they are not in the update at all",
-        "whoever sees the update of one round",
-        "finds what was filled, and fills it from the pixels around",
+        "the pixels that are overwritten in this round. They are not in the update",
+        "anyone who sees the update of one round",
+        "finds the overwritten pixels and fills them in from their neighbors (attack inpainting)",
     )
     fraction: Fraction = 0.5
     fill: float = 0.0
@@ -43,17 +70,21 @@ class PixelDropout(Undefended):
 
     @property
     def erasure(self) -> ErasedPatches:
-        """Which squares may be overwritten, by what value, and how many are."""
+        """The squares that may be overwritten, their fill, and their number."""
         return ErasedPatches(fill=self.fill, side=self.side, fraction=self.fraction)
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W), each with a mask of its own. Raises DataError of other inputs."""
+        """Return images (B, C, H, W), each with its own mask, and the targets unchanged.
+
+        Raises:
+            DataError: The inputs have another shape.
+        """
         if inputs.ndim != 4:
             raise DataError(
                 f"defense {type(self).__name__}",
                 expected="images (B, C, H, W)",
                 found=f"inputs of shape {tuple(inputs.shape)}",
-                remedy="choose a defense that is not of pixels",
+                remedy="choose a defense that does not overwrite pixels",
             )
         height, width = inputs.shape[-2:]
         generator = seeds.generator("input dropout")
@@ -68,20 +99,62 @@ class PixelDropout(Undefended):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchDropout(PixelDropout):
-    """A `share` of each image's squares of `side` pixels in [0, 1) overwritten by `fill`, in the data's own units.
+    r"""Overwrite a fraction of each image's square patches by one value.
 
-    Squares lie on a grid from the upper left corner; the last are cut where the image ends. The rest as PixelDropout.
+    It acts on the batch before the gradient is computed. It does to patches what `PixelDropout`
+    does to pixels. Patches lie on a grid from the upper left corner. The last ones are cut where
+    the image ends.
+
+    .. math::
+
+        \tilde x = m \odot x + (1 - m) \, c
+
+    Here :math:`x` is an image and :math:`c` is `fill`. The mask :math:`m` is 0 in the overwritten
+    patches and 1 elsewhere.
+
+    An adaptive adversary fills the patches in from their neighbors. It fills the edges of a patch
+    well and the middle poorly. The attack `Inpainting` does this.
+
+    Args:
+        fraction: Fraction of the patches, in [0, 1), exact in each image but for rounding down. The
+            default is ours.
+        fill: Value of the overwritten pixels, in the data's own units. The default is ours.
+        side: Side of a patch in pixels, at least 1. The default is ours.
+
+    Raises:
+        DataError: The inputs are no images (B, C, H, W).
+
+    References:
+        Ours as a defense; training uses similar masks. Singh, Lee. Hide-and-Seek: Forcing a Network
+        to be Meticulous for Weakly-supervised Object and Action Localization. ICCV 2017.
+        arXiv:1704.04232. There the fill is the data's mean.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> batch = lg.examples.batch(2)
+        >>> defense = lg.defenses.PatchDropout(fraction=0.5, side=4, fill=-1.0)
+        >>> images, labels = defense.on_batch(batch.inputs, batch.targets, seeds=lg.Seeds(0))
+        >>> (images == -1).sum((1, 2, 3))
+        tensor([32, 32])
     """
 
     claim: ClassVar[Claim] = Claim(
-        "the patches that are dropped, in this round: they are not in the update at all",
-        "whoever sees the update of one round",
-        "finds what was filled, and fills it from the patches around: the edges of each, its middle poorly",
+        "the patches that are overwritten in this round. They are not in the update",
+        "anyone who sees the update of one round",
+        "finds the overwritten patches and fills them in from their neighbors, the edges well and the middle poorly "
+        "(attack inpainting)",
     )
     side: Count = 4  # type: ignore[misc]
 
 
 def spread(masks: Tensor, height: int, width: int, side: int) -> Tensor:
-    """What is said of squares (B, n), of each of their pixels (B, 1, H, W)."""
+    """Return the mask of pixels (B, 1, H, W) for masks of squares (B, n).
+
+    Args:
+        masks: Masks (B, n), one entry for each square, row by row.
+        height: Height H of the images in pixels.
+        width: Width W of the images in pixels.
+        side: Side of a square in pixels.
+    """
     grid = masks.view(len(masks), 1, -(-height // side), -(-width // side))
     return grid.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., :height, :width]

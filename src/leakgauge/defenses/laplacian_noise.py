@@ -1,4 +1,4 @@
-"""Laplacian noise on the shared update (Zhu et al. 2019, section 5.1: "noisy gradients")."""
+"""Laplacian noise on the update."""
 
 from __future__ import annotations
 
@@ -15,13 +15,41 @@ from leakgauge.defenses.base import Undefended
 
 @dataclass(frozen=True, kw_only=True)
 class LaplacianNoise(Undefended):
-    """g + Laplace(0, b) with b = std / sqrt(2), so that std > 0 means what it means for a Gaussian."""
+    r"""Add Laplacian noise to each entry of the update.
+
+    It acts on the finished update, before it leaves the client.
+
+    .. math::
+
+        \tilde g = g + \mathrm{Laplace}\left(0, \frac{\sigma}{\sqrt{2}}\right)
+
+    Here :math:`g` is the update and :math:`\sigma` is `std`. The scale :math:`\sigma / \sqrt{2}`
+    makes :math:`\sigma` the standard deviation, so that strengths compare with `GaussianNoise`. The
+    noise of each entry is independent.
+
+    An adaptive adversary matches by absolute differences. Under Laplacian noise this finds the most
+    likely batch. The attack `BayesOptimal` adds a prior with the right weight.
+
+    Args:
+        std: Standard deviation, above 0, in the update's own units. The default is ours.
+
+    References:
+        Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5.1. arXiv:1906.08935.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"weight": torch.zeros(10000)})
+        >>> noisy = lg.defenses.LaplacianNoise(std=0.1).on_update(update, seeds=lg.Seeds(0))
+        >>> round(float(noisy.tensors["weight"].std()), 2)
+        0.1
+    """
 
     strength: ClassVar[str] = "std"
     claim: ClassVar[Claim] = Claim(
-        "each entry of the update within its noise",
-        "whoever sees the update",
-        "matches by absolute differences, the most likely batch under Laplacian noise",
+        "each entry of the update, within the noise",
+        "anyone who sees the update",
+        "matches by absolute differences. Under Laplacian noise this finds the most likely batch",
     )
     std: Positive = 1e-2
 
@@ -33,7 +61,7 @@ class LaplacianNoise(Undefended):
         generator = seeds.generator("laplacian noise")
 
         def add(t: Tensor) -> Tensor:
-            # The difference of two exponential draws is a Laplace draw, finite at every uniform.
+            # The difference of two exponential draws is a Laplace draw. It is always finite.
             draws = torch.empty((2, *t.shape), dtype=t.dtype).exponential_(generator=generator)
             return t + (self.std / 2**0.5) * (draws[0] - draws[1]).to(t)
 

@@ -1,4 +1,4 @@
-"""The gradient of whole layers is not sent. Ours: Zhu et al. 2019, section 5.1, prune by entries; this by layers."""
+"""Pruning of whole layers of the update."""
 
 from __future__ import annotations
 
@@ -16,17 +16,49 @@ from leakgauge.defenses.base import Undefended, zeroed
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPruning(Undefended):
-    """Withhold the layers that `named` names, and of the others the share `share` in [0, 1) whose gradient is longest.
+    r"""Set the update of whole layers to zero.
 
-    A layer is all parameters of one module. `named`: its name, or a pattern with * of several ("encoder.*").
-    Raises UpdateError where no layer bears that name. What is withheld is zero in the update.
+    It acts on the finished update, before it leaves the client. A layer is all parameters of one
+    module. The client withholds the layers that `named` matches. Of the other layers it withholds
+    those with the longest gradients.
+
+    .. math::
+
+        \tilde g_l = 0 \;\text{ if } l \in \mathrm{named} \cup \mathrm{longest}, \qquad
+        \tilde g_l = g_l \;\text{ otherwise}
+
+    Here :math:`g_l` is the update of layer :math:`l`.
+
+    An adaptive adversary leaves the withheld layers out of the matching. The update shows which
+    layers they are.
+
+    Args:
+        fraction: Fraction of the layers not named that is withheld, in [0, 1), rounded down to
+            whole layers. The default is ours.
+        named: Name of a layer, or a pattern with * for several ("encoder.*"). The default names
+            none.
+
+    Raises:
+        UpdateError: No layer has that name.
+
+    References:
+        Ours. Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5.1.
+        arXiv:1906.08935. There single entries are pruned.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"a.weight": torch.ones(2), "b.weight": torch.full((2,), 3.0)})
+        >>> pruned = lg.defenses.LayerPruning(fraction=0.5).on_update(update, seeds=lg.Seeds(0))
+        >>> [name for name, tensor in pruned.tensors.items() if bool(tensor.any())]
+        ['a.weight']
     """
 
     strength: ClassVar[str] = "fraction"
     claim: ClassVar[Claim] = Claim(
-        "all that the withheld layers' gradient tells",
-        "whoever sees the update",
-        "leaves those layers out of the matching: which they are, the update shows",
+        "everything that the gradient of the withheld layers shows",
+        "anyone who sees the update",
+        "leaves the withheld layers out of the matching. The update shows which they are",
     )
     fraction: Fraction = 0.5
     named: str | None = None
@@ -46,7 +78,7 @@ class LayerPruning(Undefended):
         return Update(zeroed(update.tensors, gone), update.kind)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
-        """Simulated updates without the layers that are zero in the observed one."""
+        """Return a function that zeroes the layers that are zero in the observed update."""
         seen = observed.tensors
         silent = {
             name
@@ -57,6 +89,7 @@ class LayerPruning(Undefended):
         return lambda simulated: zeroed(simulated, silent)
 
     def _named(self, layers: list[str]) -> set[str]:
+        """Return the layers that `named` matches."""
         if self.named is None:
             return set()
         found = {layer for layer in layers if fnmatchcase(layer, self.named)}
@@ -65,13 +98,13 @@ class LayerPruning(Undefended):
                 "defense LayerPruning",
                 expected=f"a layer among {', '.join(layers)}",
                 found=f"named = {self.named!r}",
-                remedy="correct the name, or match several with *",
+                remedy="correct named, or match several layers with *",
             )
         return found
 
 
 def layers_of(tensors: Tensors) -> dict[str, list[str]]:
-    """The names of each layer's tensors: those that share all but the last part of their names."""
+    """Return the names of each layer's tensors. They share all but the last part of their names."""
     layers: dict[str, list[str]] = {}
     for name in tensors:
         layers.setdefault(name.rpartition(".")[0] or name, []).append(name)

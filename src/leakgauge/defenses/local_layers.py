@@ -1,11 +1,4 @@
-"""Layers that never leave the client. Arivazhagan, Aggarwal, Singh, Choudhary: Federated Learning with Personalization
-Layers (FedPer), arXiv:1912.00818: the last ones; Liang et al.: Think Locally, Act Globally (LG-FedAvg),
-arXiv:2001.01523: the first ones.
-
-    shared:  g_l where layer l is shared, 0 where it is local; the server holds no weights of local layers
-
-Who knows it compares the shared layers alone, simulated with local layers drawn anew.
-"""
+"""Layers that never leave the client."""
 
 from __future__ import annotations
 
@@ -34,18 +27,51 @@ from leakgauge.defenses.base import Undefended, zeroed
 
 @dataclass(frozen=True, kw_only=True)
 class LocalLayers(Undefended):
-    """The first `first`, the last `last` and the named layers stay local.
+    r"""Keep some layers on the client (personalization layers).
 
-    A layer is a module with parameters of its own, counted in the order in which the model registers them; a name
-    stands for all layers within that module. Where all three are empty, nothing is local.
+    It acts on the model that the server holds and on the finished update. The first `first` layers,
+    the last `last` layers and the named layers stay local. The server has neither their weights nor
+    their gradients.
+
+    .. math::
+
+        \tilde g_l = 0 \;\text{ if layer } l \text{ is local}, \qquad \tilde g_l = g_l \;\text{ otherwise}
+
+    Here :math:`g_l` is the update of layer :math:`l`. A layer is a module with parameters of its
+    own. Layers count in the order in which the model registers them. If `first`, `last` and `names`
+    are all empty, nothing is local.
+
+    An adaptive adversary compares only the shared layers. It simulates them with new random weights
+    in the local layers. The attack `SignalMatching` uses only the layers before the first local
+    one. It searches the signal that the local layers send back as a variable.
+
+    Args:
+        last: Number of local layers at the end, at least 0. The default is ours.
+        first: Number of local layers at the start, at least 0. The default is ours.
+        names: Names of local layers. The name of a module stands for all layers within it.
+
+    Raises:
+        ModelError: The model lacks a named layer, or all of its layers are local.
+
+    References:
+        Last layers: Arivazhagan, Aggarwal, Singh, Choudhary. Federated Learning with
+        Personalization Layers (FedPer). 2019. arXiv:1912.00818.
+        First layers: Liang, Liu, Ziyin, Allen, Auerbach, Brent, Salakhutdinov, Morency. Think
+        Locally, Act Globally (LG-FedAvg). 2020. arXiv:2001.01523.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(defense=lg.defenses.LocalLayers(last=1))
+        >>> [bool(tensor.any()) for tensor in observation.update.tensors.values()]
+        [True, True, False, False]
     """
 
     strength: ClassVar[str] = "last"
     claim: ClassVar[Claim] = Claim(
         "weights and gradients of the local layers",
-        "whoever sees the update, the server among them",
-        "compares the shared layers, simulated with local layers drawn anew; before the first local one, with the "
-        "signal that comes back a variable (attack signal_matching)",
+        "anyone who sees the update, the server included",
+        "compares only the shared layers, simulated with new random weights in the local ones. Attack "
+        "signal_matching searches the signal that the local layers send back as a variable",
     )
     last: Whole = 1
     first: Whole = 0
@@ -60,15 +86,19 @@ class LocalLayers(Undefended):
         )
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
-        """The model as it is. Raises ModelError where it lacks a named layer, or has no other than local ones."""
+        """Return the model unchanged.
+
+        Raises:
+            ModelError: The model lacks a named layer, or all of its layers are local.
+        """
         names = list(trainable(model))
         layers = layers_of(names)
         unknown = [name for name in self.names if not any(_within(layer, name) for layer in layers)]
         if unknown or self.local(names) == frozenset(names):
             raise ModelError(
                 f"model {type(model).__name__}",
-                expected=f"{self!r} to name some of its {len(layers)} layers, and to leave others",
-                found=f"no layer {unknown[0]!r}" if unknown else "none that is shared",
+                expected=f"{self!r} to keep some of its {len(layers)} layers local, and to share others",
+                found=f"no layer {unknown[0]!r}" if unknown else "no shared layer",
                 remedy=f"choose among {', '.join(layers[:8])}{', ...' if len(layers) > 8 else ''}",
             )
         return model
@@ -77,7 +107,7 @@ class LocalLayers(Undefended):
         return Update(zeroed(update.tensors, self.local(update.tensors)), update.kind)
 
     def believed(self, observed: Update) -> Update:
-        """Without the local layers, whatever a later defense put there."""
+        """Return the update with zeros in the local layers. A later defense may have put something there."""
         return Update(zeroed(observed.tensors, self.local(observed.tensors)), observed.kind)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
@@ -85,7 +115,7 @@ class LocalLayers(Undefended):
         return lambda simulated: zeroed(simulated, local)
 
     def shown(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
-        """A copy whose local layers are drawn anew, their running statistics with them."""
+        """Return a copy in which the weights and running statistics of local layers are drawn anew."""
         after = copied(model)
         names = list(trainable(after))
         local = self.local(names)
@@ -95,7 +125,7 @@ class LocalLayers(Undefended):
         return after
 
     def local(self, names: Iterable[str]) -> frozenset[str]:
-        """Which of the parameters of these names stay local."""
+        """Return the names, among these parameters, that stay local."""
         held = list(names)
         layers = layers_of(held)
         kept = {*layers[: self.first], *layers[max(0, len(layers) - self.last) :]}
@@ -104,14 +134,15 @@ class LocalLayers(Undefended):
 
 
 def layers_of(names: Iterable[str]) -> list[str]:
-    """The modules that hold these parameters, each once, in their order."""
+    """Return the modules that hold these parameters, each listed once, in their order."""
     return list(dict.fromkeys(map(_layer, names)))
 
 
 def redraw(module: nn.Module) -> None:
-    """Draw a layer's own tensors anew: by its own rule where it has one, else as torch draws a linear layer's.
+    """Draw a layer's own tensors anew, from torch's global generator on the CPU.
 
-    From torch's global generator on the CPU.
+    A layer with a method `reset_parameters` uses it. The parameters of other layers are drawn as
+    torch draws a linear layer.
     """
     drawn = copied(module).cpu()
     reset = getattr(drawn, "reset_parameters", None)

@@ -1,9 +1,4 @@
-"""Mixup. Zhang, Cisse, Dauphin, Lopez-Paz: mixup: Beyond Empirical Risk Minimization, ICLR 2018, figure 1.
-
-    x~ = lambda x + (1 - lambda) x_pi      y~ = lambda y + (1 - lambda) y_pi      lambda ~ Beta(alpha, alpha)
-
-one lambda and one permutation pi a batch, y as rows of one 1.
-"""
+"""Mixup: each example is mixed with another of the batch."""
 
 from __future__ import annotations
 
@@ -20,17 +15,44 @@ from leakgauge.defenses.base import Undefended
 
 @dataclass(frozen=True, kw_only=True)
 class Mixup(Undefended):
-    """Each example mixed with another, its target alike; `alpha` in [1e-2, 1e3], 1 as the paper's on CIFAR-10.
+    r"""Mix each example with another one of the batch (mixup).
 
-    lambda is taken as at least 1/2: (1 - lambda) and the inverse permutation make the same set of mixtures.
-    A permutation has fixed points, which stay as they are; a batch of one is not mixed.
+    It acts on the batch before the gradient is computed. Targets are mixed with the same weights.
+
+    .. math::
+
+        \tilde x = \lambda x + (1 - \lambda) \, x_\pi, \qquad \tilde y = \lambda y + (1 - \lambda) \, y_\pi,
+        \qquad \lambda \sim \mathrm{Beta}(\alpha, \alpha)
+
+    Here :math:`x` are the examples, :math:`y` their one-hot targets, and :math:`\alpha` is `alpha`.
+    A batch has one :math:`\lambda` and one permutation :math:`\pi`. Examples that the permutation
+    leaves in place are not mixed. A batch of one is never mixed. If :math:`\lambda` is below 1/2,
+    it becomes :math:`1 - \lambda`. The mixtures are then those of the inverse permutation.
+
+    An adaptive adversary reconstructs the mixtures and their soft labels. The labels show which
+    examples were mixed. Then it solves for the examples. The attack `MixupDecoding` does this.
+
+    Args:
+        alpha: Parameter of the Beta distribution, in [0.01, 1000]. The default is the paper's for
+            CIFAR-10.
+
+    References:
+        Zhang, Cisse, Dauphin, Lopez-Paz. mixup: Beyond Empirical Risk Minimization. ICLR 2018,
+        figure 1. arXiv:1710.09412.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> weights = lg.defenses.Mixup(alpha=1.0).weights(4, seeds=lg.Seeds(0))
+        >>> weights.shape, weights.sum(1)
+        (torch.Size([4, 4]), tensor([1., 1., 1., 1.]))
     """
 
     strength: ClassVar[str] = "alpha"
     claim: ClassVar[Claim] = Claim(
-        "each example within a mixture of two",
-        "whoever sees the update",
-        "finds mixtures with their soft labels, reads from those who was mixed with whom, and solves for the examples",
+        "each example, within a mixture of two",
+        "anyone who sees the update",
+        "reconstructs the mixtures and their soft labels, reads from the labels which examples were mixed, and solves "
+        "for the examples (attack mixup_decoding)",
     )
     alpha: Annotated[float, Ge(1e-2), Le(1e3)] = 1.0
 
@@ -39,7 +61,7 @@ class Mixup(Undefended):
         return (MixedExamples(per_mixture=2, weights=self.weights),)
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
-        """Mixtures of inputs (B, *shape) and of targets (B,) or (B, K), numbers both."""
+        """Return mixtures of inputs `(B, *shape)` and of targets (B,) or (B, K)."""
         weights = self.weights(len(inputs), seeds=seeds).to(inputs)
         return (
             torch.einsum("ij,j...->i...", weights, inputs),
@@ -47,14 +69,14 @@ class Mixup(Undefended):
         )
 
     def weights(self, count: int, *, seeds: Seeds) -> Tensor:
-        """lambda I + (1 - lambda) P, (B, B)."""
-        fraction = self._share(seeds)
+        """Draw the weights (B, B) of the examples in the mixtures: lambda I + (1 - lambda) P."""
+        fraction = self._coefficient(seeds)
         order = torch.randperm(count, generator=seeds.generator("mixup order"))
         return fraction * torch.eye(count) + (1 - fraction) * torch.eye(count)[order]
 
-    def _share(self, seeds: Seeds) -> float:
-        """lambda in [1/2, 1]."""
-        # Torch's Beta has no generator of its own.
+    def _coefficient(self, seeds: Seeds) -> float:
+        """Draw lambda in [1/2, 1]."""
+        # Torch's Beta distribution takes no generator, so the global one is seeded.
         with seeds.isolated("mixup share"):
             alpha = torch.tensor(self.alpha, dtype=torch.float64)
             drawn = float(torch.distributions.Beta(alpha, alpha).sample())

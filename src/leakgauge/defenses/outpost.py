@@ -1,9 +1,4 @@
-"""Outpost. Wang, Hugh, Li: More than Enough is Too Much, Adaptive Defenses against Gradient Leakage in Production
-Federated Learning, INFOCOM 2023.
-
-    with probability 1 / (1 + decay t), at local iteration t, of each tensor g of weights w:
-    g <- g without its smallest entries,  plus  N(0, (noise min(Var w, 1))^2)  where the Fisher information is largest
-"""
+"""Outpost: entries are pruned, and the riskiest get noise."""
 
 from __future__ import annotations
 
@@ -33,22 +28,60 @@ from leakgauge.federated.training.wrapper import Task, Wrapper
 
 @dataclass(frozen=True, kw_only=True)
 class Outpost(Undefended):
-    """Prune `sparsity` of each tensor; noise where the Fisher information is among the largest `share` of all.
+    r"""Prune small entries and add noise where the Fisher information is largest (Outpost).
 
-    How the parts fit, and the defaults, are those of the authors' code (gradient_leakage_attacks among Plato's
-    examples); the paper's own equations we could not read. There the empirical Fisher information is the squared
-    gradient, its mean over the first axis. `iteration` t >= 0: how many local iterations came before (the code
-    counts from 1, and perturbs the first of them with probability 0.89). Of several local steps it would act
-    on the gradient of each: raises SpecificationError.
+    It acts on the gradient computation, with a probability that falls from one local iteration to
+    the next.
+
+    .. math::
+
+        \tilde g = \mathrm{largest}(g) + F \odot \mathcal{N}\left(0, (\rho \min(\mathrm{Var}(w), 1))^2 I\right)
+        \quad \text{with probability } \frac{1}{1 + \beta t}
+
+    Here :math:`g` is one tensor of the gradient and :math:`w` its weights. The mask :math:`F` is 1
+    where the Fisher information is among the largest `fraction` of all, and 0 elsewhere.
+    :math:`\rho` is `noise`, :math:`\beta` is `decay`, and :math:`t` is `iteration`. The empirical
+    Fisher information is the squared gradient, averaged over its first axis.
+
+    The parts and the defaults follow the authors' code (`gradient_leakage_attacks` among the
+    examples of Plato). We could not read the paper's own equations.
+
+    An adaptive adversary leaves out the entries that were not sent. It also leaves out entries
+    under noise that stand out by less than three standard deviations. It can tell them only if
+    `sparsity` is at least a half.
+
+    Args:
+        noise: Standard deviation of the noise, at least 0, in units of the variance of a tensor's
+            weights.
+        fraction: Fraction of all entries that get noise, in [0, 1).
+        sparsity: Fraction of each tensor's entries that is pruned, in [0, 1).
+        decay: Rate, at least 0, at which the probability falls.
+        iteration: Number of local iterations before this one, at least 0. The authors' code counts
+            from 1. There the first iteration is perturbed with probability 0.89.
+
+    Raises:
+        SpecificationError: The client shares something else than one gradient. With several local
+            steps the defense would act on each of them.
+
+    References:
+        Wang, Hugh, Li. More than Enough is Too Much: Adaptive Defenses against Gradient Leakage in
+        Production Federated Learning. INFOCOM 2023.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> defense = lg.defenses.Outpost(noise=0.0, sparsity=0.75)
+        >>> weight = lg.examples.observation(defense=defense).update.tensors["linear1.weight"]
+        >>> weight.numel(), int((weight != 0).sum()) <= 80
+        (320, True)
     """
 
     strength: ClassVar[str] = "noise"
     claim: ClassVar[Claim] = Claim(
-        "the entries of least magnitude, and within noise those of the most Fisher information, "
-        "the more the wider a layer's weights spread",
-        "whoever sees the update",
-        "leaves out the entries that were not sent, and those under noise that stand out of it "
-        "by less than three standard deviations",
+        "the entries of least magnitude, and within noise the entries with the most Fisher information. The noise "
+        "grows with the variance of a layer's weights",
+        "anyone who sees the update",
+        "leaves out the entries that were not sent, and the entries under noise that stand out by less than three "
+        "standard deviations",
     )
     noise: NonNegative = 0.8
     fraction: Fraction = 0.4
@@ -69,26 +102,30 @@ class Outpost(Undefended):
         return keep_observed_support(self.believed(observed))
 
     def believed(self, observed: Update) -> Update:
-        """`observed`, zero where there is little but noise. Needs a `sparsity` of a half or more to tell."""
-        telling_apart = self.noise > 0 and self.sparsity >= 0.5
-        return observed.map(out_of_noise) if telling_apart else observed
+        """Return the update, with zeros where noise dominates.
+
+        This needs noise and a `sparsity` of at least a half. Otherwise the update is returned
+        unchanged.
+        """
+        noise_shows = self.noise > 0 and self.sparsity >= 0.5
+        return observed.map(remove_noise) if noise_shows else observed
 
 
 @dataclass(frozen=True)
 class _Perturbed(Wrapper):
-    """Local training whose gradient is pruned and noised by risk."""
+    """Local training whose gradient is pruned, with noise where the risk is high."""
 
     defense: Outpost
     seeds: Seeds
 
     def update(self, task: Task) -> Tensors:
-        """Return the gradient, perturbed."""
+        """Return the perturbed gradient."""
         defense, generator = self.defense, self.seeds.generator("outpost")
         update = task.by(self.training)
         chance = 1 / (1 + defense.decay * defense.iteration)
         if float(torch.rand((), generator=generator)) >= chance:
             return update
-        noised, weights = telling(update, defense.fraction), trainable(task.model)
+        noised, weights = fisher_mask(update, defense.fraction), trainable(task.model)
         found = {}
         for name, gradient in update.items():
             draws = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype)
@@ -98,10 +135,11 @@ class _Perturbed(Wrapper):
         return found
 
 
-def out_of_noise(t: Tensor) -> Tensor:
-    """A pruned tensor without the entries under noise that do not stand out of it.
+def remove_noise(t: Tensor) -> Tensor:
+    """Return a pruned tensor without the entries under noise that do not stand out.
 
-    Only noise leaves none of the first axis zero; most of what it was added to was pruned, so that the median tells it.
+    A column of the first axis without any zero must hold noise. Noise covers mostly pruned entries,
+    so the median shows its standard deviation.
     """
     if t.ndim == 0 or t.numel() == 0:
         return t
@@ -113,14 +151,15 @@ def out_of_noise(t: Tensor) -> Tensor:
 
 
 def risk(weights: Tensor) -> float:
-    """The variance of a tensor of weights, at most 1; 0 of fewer than two."""
+    """Return the variance of a tensor of weights, at most 1, or 0 if it has fewer than two entries."""
     return min(float(weights.detach().var()), 1.0) if weights.numel() > 1 else 0.0
 
 
-def telling(update: Tensors, fraction: float) -> Tensors:
-    """1 where the empirical Fisher information is among the largest `share` of all, else 0.
+def fisher_mask(update: Tensors, fraction: float) -> Tensors:
+    """Return 1 where the empirical Fisher information is among the largest `fraction` of all, and 0 elsewhere.
 
-    It is the squared gradient, its mean over the first axis, over which the answer broadcasts.
+    The information is the squared gradient, averaged over its first axis. The masks broadcast over
+    that axis.
     """
     information = {n: t.detach().square() for n, t in update.items()}
     information = {n: t.mean(dim=0) if t.ndim else t for n, t in information.items()}

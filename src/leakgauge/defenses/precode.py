@@ -1,9 +1,4 @@
-"""PRECODE. Scheliga, Mäder, Seeland: PRECODE - A Generic Model Extension to Prevent Deep Gradient Leakage, WACV 2022.
-
-A variational bottleneck before the last linear layer: the gradients of the bottleneck and of what follows it
-depend on what was drawn. Who knows it leaves them out of the matching: Scheliga, Mäder, Seeland: Privacy Preserving
-Federated Learning with Convolutional Variational Bottlenecks, arXiv:2309.04515.
-"""
+"""PRECODE: a variational bottleneck before the last linear layer."""
 
 from __future__ import annotations
 
@@ -20,23 +15,61 @@ from leakgauge.defenses.last_linear import before_last_linear, last_linear
 from leakgauge.federated.layers.bottleneck import VariationalBottleneck
 
 MARK = "precode"
-"""The bottleneck's name within what stands where the last layer was."""
+"""Name of the bottleneck within the module that replaces the last layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precode(Undefended):
-    """A bottleneck of `latent` values, whose KL term weighs `beta` in whatever loss is trained.
+    r"""Put a variational bottleneck before the last linear layer (PRECODE).
 
-    256 and 1e-3 are what implementations of it use; in the paper's text we could not check them. The last
-    linear layer is told by the order in which the model registers its layers.
+    It acts on the model before training. The gradients of the bottleneck and of the last layer then
+    depend on random numbers that only the client knows. "Last" is meant in the order in which the
+    model registers its layers.
+
+    .. math::
+
+        (\mu, \log s^2) = E(h), \qquad z = \mu + s \odot \epsilon, \quad \epsilon \sim \mathcal{N}(0, I),
+        \qquad \hat h = D(z)
+
+        \min \; L + \beta \, \mathrm{KL}\left(\mathcal{N}(\mu, s^2) \,\|\, \mathcal{N}(0, I)\right)
+
+    Here :math:`h` are the features before the last layer, and :math:`E` and :math:`D` are linear
+    layers. The latent :math:`z` has `latent` values. The client's loss is :math:`L`, and
+    :math:`\beta` is `beta`. The KL term is added to any loss.
+
+    An adaptive adversary leaves the bottleneck and the last layer out of the matching. The attack
+    `SignalMatching` matches the layers before the bottleneck. It searches the signal that the
+    bottleneck sends back as a variable.
+
+    Args:
+        latent: Number of latent values, at least 1. The default is that of public implementations.
+            We could not check it in the paper.
+        beta: Weight of the KL term, at least 0. The default is that of public implementations. We
+            could not check it in the paper.
+
+    Raises:
+        ModelError: The model does not end with a linear layer that has trained layers before it.
+
+    References:
+        Scheliga, Mäder, Seeland. PRECODE - A Generic Model Extension to Prevent Deep Gradient
+        Leakage. WACV 2022. arXiv:2108.04725.
+        Against it: Scheliga, Mäder, Seeland. Privacy Preserving Federated Learning with
+        Convolutional Variational Bottlenecks. 2023. arXiv:2309.04515.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> client = lg.examples.client(defense=lg.defenses.Precode(latent=16))
+        >>> model = client.global_model(seeds=lg.Seeds(0))
+        >>> [name for name, layer in model.named_modules() if name.endswith(".precode")]
+        ['linear1.precode']
     """
 
     strength: ClassVar[str] = "latent"
     claim: ClassVar[Claim] = Claim(
-        "the gradients of the bottleneck and of the last layer, behind what it draws",
-        "whoever sees the update",
-        "matches the layers before the bottleneck alone, the signal that comes back to them a variable "
-        "(attack signal_matching)",
+        "the gradients of the bottleneck and of the last layer, behind the client's random draws",
+        "anyone who sees the update",
+        "matches only the layers before the bottleneck, and searches the signal that the bottleneck sends back as a "
+        "variable (attack signal_matching)",
     )
     latent: Count = 256
     beta: NonNegative = 1e-3
@@ -46,22 +79,30 @@ class Precode(Undefended):
         return (Misleading(believed=self.believed),)
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
-        """A copy with the bottleneck. Raises ModelError where it does not end with a linear layer behind others."""
+        """Return a copy with the bottleneck.
+
+        Raises:
+            ModelError: The model does not end with a linear layer that has trained layers before
+                it.
+        """
         _, last = last_linear(model)
         with seeds.isolated("precode"):
             bottleneck = VariationalBottleneck(last.in_features, self.latent, self.beta)
         return before_last_linear(model, MARK, bottleneck.to(last.weight).train(last.training))
 
     def believed(self, observed: Update) -> Update:
-        return Update(zeroed(observed.tensors, behind(observed.tensors)), observed.kind)
+        return Update(zeroed(observed.tensors, hidden_parameters(observed.tensors)), observed.kind)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
-        hidden = behind(observed.tensors)
+        hidden = hidden_parameters(observed.tensors)
         return lambda simulated: zeroed(simulated, hidden)
 
 
-def behind(names: Iterable[str]) -> frozenset[str]:
-    """The parameters of the bottleneck and of the layer that follows it; none where there is no bottleneck."""
+def hidden_parameters(names: Iterable[str]) -> frozenset[str]:
+    """Return the names of the parameters of the bottleneck and of the layer after it.
+
+    The set is empty if there is no bottleneck.
+    """
     split = {name: name.split(".") for name in names}
     stems = {tuple(parts[: parts.index(MARK)]) for parts in split.values() if MARK in parts}
     return frozenset(

@@ -1,4 +1,4 @@
-"""Fewer bits for each entry of the update (Zhu et al. 2019, section 5.1: "half precision", int8)."""
+"""Fewer bits for each entry of the update."""
 
 from __future__ import annotations
 
@@ -14,13 +14,37 @@ from leakgauge.defenses.base import Undefended
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization(Undefended):
-    """Round to fp16, bf16, or int8 (symmetric: 255 levels across the largest magnitude of each tensor)."""
+    r"""Round each entry of the update to a shorter number format.
+
+    It acts on the finished update, before it leaves the client. fp16 and bf16 are casts. A value
+    beyond the largest fp16 number becomes that number. int8 has 255 levels, symmetric about 0, for
+    each tensor :math:`g`:
+
+    .. math::
+
+        \tilde g = \Delta \, \mathrm{round}\left(\frac{g}{\Delta}\right), \qquad \Delta = \frac{\max_i |g_i|}{127}
+
+    An adaptive adversary matches the rounded update. It counts the rounding as an error.
+
+    Args:
+        format: Number format. The paper tests all three. The default is ours.
+
+    References:
+        Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5.1. arXiv:1906.08935.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"weight": torch.tensor([127.0, 3.3])})
+        >>> lg.defenses.Quantization(format="int8").on_update(update, seeds=lg.Seeds(0)).tensors["weight"]
+        tensor([127.,   3.])
+    """
 
     strength: ClassVar[str] = "format"
     claim: ClassVar[Claim] = Claim(
         "the last digits of each entry of the update",
-        "whoever sees the update",
-        "matches the rounded update, and counts the rounding among errors",
+        "anyone who sees the update",
+        "matches the rounded update and counts the rounding as an error",
     )
     format: Literal["fp16", "bf16", "int8"] = "fp16"
 
@@ -33,7 +57,7 @@ class Quantization(Undefended):
 
 
 def _half(t: Tensor) -> Tensor:
-    # A value beyond fp16's largest saturates, as in any codec that must not send infinities.
+    # Larger values saturate, because a client must not send infinities.
     largest = torch.finfo(torch.float16).max
     return t.clamp(-largest, largest).to(torch.float16).to(t.dtype)
 

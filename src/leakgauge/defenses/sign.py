@@ -1,8 +1,4 @@
-"""One bit for each entry. Bernstein, Wang, Azizzadenesheli, Anandkumar: signSGD, Compressed Optimisation for Non-Convex
-Problems, ICML 2018; scaled as by Karimireddy, Rebjock, Stich, Jaggi: Error Feedback Fixes SignSGD, ICML 2019.
-
-    ||g||_1 / d  sign(g)     of each tensor of d entries
-"""
+"""One bit for each entry of the update."""
 
 from __future__ import annotations
 
@@ -17,20 +13,43 @@ from leakgauge.core import Claim, Effect, Encoding, Seeds, Tensors, Update
 from leakgauge.defenses.base import Undefended
 
 SOFTNESS = 0.3
-"""How many mean magnitudes wide the adversary's smooth sign changes over."""
+"""Width of the adversary's smooth sign, in mean magnitudes of the tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sign(Undefended):
-    """The sign of each entry times the mean magnitude of its tensor; 0 stays 0.
+    r"""Send only the sign of each entry, scaled by the mean magnitude of its tensor.
 
-    signSGD itself sends no magnitude: the server's learning rate stands for it. The smooth sign is ours.
+    It acts on the finished update, before it leaves the client. An entry of 0 stays 0.
+
+    .. math::
+
+        \tilde g = \frac{\|g\|_1}{d} \, \mathrm{sign}(g)
+
+    Here :math:`g` is one tensor of the update, with :math:`d` entries. signSGD itself sends no
+    magnitude. There the server's learning rate stands for it.
+
+    An adaptive adversary compares the signs of its simulated update. It uses a smooth sign, which
+    has a useful derivative. The smooth sign is ours.
+
+    References:
+        Bernstein, Wang, Azizzadenesheli, Anandkumar. signSGD: Compressed Optimisation for
+        Non-Convex Problems. ICML 2018. arXiv:1802.04434.
+        The scale: Karimireddy, Rebjock, Stich, Jaggi. Error Feedback Fixes SignSGD and other
+        Gradient Compression Schemes. ICML 2019. arXiv:1901.09847.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"weight": torch.tensor([3.0, -1.0, 0.0, 4.0])})
+        >>> lg.defenses.Sign().on_update(update, seeds=lg.Seeds(0)).tensors["weight"]
+        tensor([ 2., -2.,  0.,  2.])
     """
 
     claim: ClassVar[Claim] = Claim(
         "the magnitude of each entry of the update",
-        "whoever sees the update",
-        "compares the sign of its own update, smoothed so that it can be descended on",
+        "anyone who sees the update",
+        "compares a smooth sign of its simulated update, which has a useful derivative",
     )
 
     @property
@@ -41,7 +60,12 @@ class Sign(Undefended):
         return update.map(lambda t: mean_magnitude(t) * t.sign())
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
-        """||g||_1 / d  tanh(g / (SOFTNESS ||g||_1 / d)): the sign, as SOFTNESS goes to 0."""
+        r"""Return the smooth sign, a function of a simulated update.
+
+        For a tensor :math:`g` of :math:`d` entries and :math:`m = \|g\|_1 / d`, it is
+        :math:`m \tanh(g / (k m))`. Here :math:`k` is `SOFTNESS`. As :math:`k` goes to 0, it becomes
+        the sign.
+        """
 
         def smooth(t: Tensor) -> Tensor:
             size = mean_magnitude(t)
@@ -52,5 +76,5 @@ class Sign(Undefended):
 
 
 def mean_magnitude(t: Tensor) -> Tensor:
-    """||t||_1 / d, a scalar; 0 of an empty tensor."""
+    """Return the mean magnitude of a tensor's entries, a scalar, or 0 if it is empty."""
     return t.abs().sum() / max(t.numel(), 1)

@@ -1,8 +1,4 @@
-"""Soteria. Sun, Li, Wang, Yang, Li, Chen: Provable Defense against Privacy Leakage in Federated Learning from
-Representation Perspective, CVPR 2021, section 4.
-
-    r the input of a linear layer W;   dL/dW[:, i] = 0 for the features i with the largest   |r_i| / ||dr_i/dX||
-"""
+"""Soteria: the gradient of a linear layer loses the columns of its most revealing features."""
 
 from __future__ import annotations
 
@@ -31,22 +27,52 @@ from leakgauge.federated.training.wrapper import Task, Wrapper
 
 @dataclass(frozen=True, kw_only=True)
 class Soteria(Undefended):
-    """Zero the columns of the share `sparsity` in [0, 1) of the features behind which `layer` stands.
+    r"""Zero the gradient columns of the features that reveal most of the input (Soteria).
 
-    `layer`: the name of a linear layer whose input is (B, n); where None, the one that the last parameter of
-    two axes belongs to. 0.6 is what the authors' code is run with against Inverting Gradients (0.01 against
-    DLG). Ours: over several examples the ratio's mean (their code sums its reciprocal, which is infinite for
-    a feature of 0); of several local steps, the weight difference is pruned, once, by the features at the model
-    that was sent. `probes`: gradients are measured feature by feature where 0, a backward pass each; else ||dr_i/dX||
-    is the root mean square of (dr_i/dX) v over so many standard normal v, with which all features are told at once:
-    16 err by about a fifth. Raises ModelError where there is no such layer.
+    It acts on the gradient computation. Only the weight of one linear layer changes.
+
+    .. math::
+
+        \frac{\partial L}{\partial W_{:, i}} = 0 \quad \text{for the features } i \text{ with the largest } \;
+        \frac{|r_i|}{\|\partial r_i / \partial x\|_2}
+
+    Here :math:`L` is the loss, :math:`W` the layer's weight, :math:`r` its input, and :math:`x` the
+    example. For several examples the ratio is averaged. That is ours: the authors' code sums the
+    reciprocal, which is infinite for a feature of 0. For several local steps the weight difference
+    is pruned once, by the features of the model that the server sent. That is ours too.
+
+    An adaptive adversary leaves the pruned columns out of the matching. All other layers are
+    unchanged.
+
+    Args:
+        sparsity: Fraction of the features that is pruned, in [0, 1). The authors' code uses the
+            default 0.6 against Inverting Gradients, and 0.01 against DLG.
+        layer: Name of the linear layer. Its input must be (B, n). By default it is the layer of the
+            last parameter with two axes.
+        probes: Number of random directions for the estimate of the gradients' lengths, at least 0.
+            At 0 they are exact, with one backward pass for each feature. With 16 the error is about
+            20%.
+
+    Raises:
+        ModelError: No trained linear layer has that name, or its input is not (B, n).
+
+    References:
+        Sun, Li, Wang, Yang, Li, Chen. Provable Defense against Privacy Leakage in Federated
+        Learning from Representation Perspective. CVPR 2021, section 4. arXiv:2012.06043.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(defense=lg.defenses.Soteria(sparsity=0.5))
+        >>> columns = observation.update.tensors["linear1.weight"].any(dim=0)
+        >>> len(columns), int(columns.sum()) <= 16
+        (32, True)
     """
 
     strength: ClassVar[str] = "sparsity"
     claim: ClassVar[Claim] = Claim(
-        "the features, in the gradient of the layer that reads them, that tell most of the input",
-        "whoever sees the update",
-        "leaves that layer's pruned columns out of the matching: all other layers tell what they told",
+        "the features that reveal most of the input, in the gradient of the layer that reads them",
+        "anyone who sees the update",
+        "leaves that layer's pruned columns out of the matching. All other layers are unchanged",
     )
     sparsity: Fraction = 0.6
     layer: str | None = None
@@ -56,7 +82,7 @@ class Soteria(Undefended):
         return _Pruned(training, self, seeds)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
-        """Simulated updates without the columns that are zero in the observed one."""
+        """Return a function that zeroes the columns that are zero in the observed update."""
         name = self.weight(observed.tensors)
         seen = observed.tensors.get(name)
         if seen is None:
@@ -65,7 +91,7 @@ class Soteria(Undefended):
         return lambda simulated: {**simulated, name: simulated[name] * mask}
 
     def weight(self, tensors: Tensors) -> str:
-        """The name of the weight that is pruned; empty where nothing has two axes."""
+        """Return the name of the pruned weight, or an empty text if no tensor has two axes."""
         if self.layer is not None:
             return f"{self.layer}.weight"
         return next((name for name in reversed(tensors) if tensors[name].ndim == 2), "")
@@ -73,59 +99,71 @@ class Soteria(Undefended):
 
 @dataclass(frozen=True)
 class _Pruned(Wrapper):
-    """Local training whose update lacks the columns of the features that tell most of the input."""
+    """Local training whose update lacks the columns of the most revealing features."""
 
     defense: Soteria
     seeds: Seeds
 
     def update(self, task: Task) -> Tensors:
-        """Return the update, pruned. Raise ModelError if there is no such layer."""
+        """Return the pruned update.
+
+        Raises:
+            ModelError: No trained linear layer has that name, or its input is not (B, n).
+        """
         model, inputs = task.model, task.inputs
         check_real(inputs, "defense Soteria")
         name = self.defense.weight(trainable(model))
-        # What the forward pass draws, it draws again in the training itself.
+        # The training must draw the same random numbers as without this pass.
         devices = [inputs.device] if inputs.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             features, leaf = features_of(model, linear(model, name), inputs)
         if self.defense.probes:
             generator = self.seeds.generator("soteria probes")
-            telling = estimated(features, leaf, self.defense.probes, generator)
+            ratios = estimate_ratios(features, leaf, self.defense.probes, generator)
         else:
-            telling = tellings(features, leaf)
-        pruned = int(self.defense.sparsity * len(telling))
-        mask = torch.ones_like(telling)
-        mask[telling.argsort(descending=True, stable=True)[:pruned]] = 0
+            ratios = measure_ratios(features, leaf)
+        pruned = int(self.defense.sparsity * len(ratios))
+        mask = torch.ones_like(ratios)
+        mask[ratios.argsort(descending=True, stable=True)[:pruned]] = 0
         update = task.by(self.training)
         return {**update, name: update[name] * mask.to(update[name])}
 
 
 def features_of(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """What `layer` reads (B, n), and the inputs (B, *shape) that its gradients are taken at.
+    """Return the features that `layer` reads (B, n), and a copy of the inputs `(B, *shape)` for derivatives.
 
-    Raises ModelError where the layer's input is not (B, n).
+    Raises:
+        ModelError: The layer's input is not (B, n).
     """
-    told: list[Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, given: told.append(given[0]))
+    read: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     leaf = inputs.detach().clone().requires_grad_()
     try:
         with torch.enable_grad():
             stateless(model, trainable(model), leaf)
     finally:
         hook.remove()
-    if not told or told[0].ndim != 2 or len(told[0]) != len(inputs):
+    if not read or read[0].ndim != 2 or len(read[0]) != len(inputs):
         raise ModelError(
             "defense Soteria",
             expected="a linear layer that reads one vector of features for each example",
-            found=f"an input of shape {tuple(told[0].shape)}"
-            if told
+            found=f"an input of shape {tuple(read[0].shape)}"
+            if read
             else "a layer that is not run",
-            remedy="name another with layer",
+            remedy="set layer to the name of another linear layer",
         )
-    return told[0], leaf
+    return read[0], leaf
 
 
-def tellings(features: Tensor, leaf: Tensor) -> Tensor:
-    """|r_i| / ||dr_i/dX|| (n,) of features (B, n), the mean over inputs (B, *shape); 0 where r_i is."""
+def measure_ratios(features: Tensor, leaf: Tensor) -> Tensor:
+    """Return the ratio of each feature's size to the length of its gradient: (n,).
+
+    The ratio is averaged over the examples. It is 0 for a feature of 0.
+
+    Args:
+        features: Features (B, n).
+        leaf: Inputs `(B, *shape)` from which the features were computed.
+    """
     lengths = []
     for feature in features.unbind(1):
         slope: Tensor = torch.zeros_like(leaf)
@@ -134,14 +172,26 @@ def tellings(features: Tensor, leaf: Tensor) -> Tensor:
                 feature.sum(), leaf, retain_graph=True, materialize_grads=True
             )
         lengths.append(slope.flatten(1).norm(dim=1))
-    return ratio(features, torch.stack(lengths, 1))
+    return mean_ratio(features, torch.stack(lengths, 1))
 
 
-def estimated(features: Tensor, leaf: Tensor, probes: int, generator: torch.Generator) -> Tensor:
-    """The same with ||dr_i/dX|| estimated along `probes` random directions."""
+def estimate_ratios(
+    features: Tensor, leaf: Tensor, probes: int, generator: torch.Generator
+) -> Tensor:
+    """Return the ratios of `measure_ratios`, with the lengths estimated along random directions.
+
+    The length of a gradient is the root mean square of its products with standard normal
+    directions.
+
+    Args:
+        features: Features (B, n).
+        leaf: Inputs `(B, *shape)` from which the features were computed.
+        probes: Number of random directions, at least 1.
+        generator: Source of the directions.
+    """
     if not features.requires_grad:
-        return ratio(features, torch.zeros_like(features))
-    # Two reverse passes make a forward one: the slope of u -> (dr/dX)' u, along v.
+        return mean_ratio(features, torch.zeros_like(features))
+    # Two backward passes give a forward derivative: u -> (dr/dx)' u is linear, and its derivative along v is (dr/dx) v.
     dual = torch.zeros_like(features, requires_grad=True)
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(features, leaf, dual, create_graph=True)
@@ -150,17 +200,21 @@ def estimated(features: Tensor, leaf: Tensor, probes: int, generator: torch.Gene
         v = torch.randn(leaf.shape, generator=generator).to(leaf)
         (along,) = torch.autograd.grad(slope, dual, v, retain_graph=True)
         squares += along.square()
-    return ratio(features, (squares / probes).sqrt())
+    return mean_ratio(features, (squares / probes).sqrt())
 
 
-def ratio(features: Tensor, lengths: Tensor) -> Tensor:
-    """The mean over examples (B, n) of |r| / ||dr/dX||: (n,)."""
+def mean_ratio(features: Tensor, lengths: Tensor) -> Tensor:
+    """Return the mean over examples of the features' sizes divided by `lengths`, both (B, n): (n,)."""
     lengths = lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
     return (features.detach().abs() / lengths).mean(0)
 
 
 def linear(model: nn.Module, weight: str) -> nn.Linear:
-    """The linear layer of that weight. Raises ModelError where it is none, or is not trained."""
+    """Return the linear layer that holds a weight.
+
+    Raises:
+        ModelError: No trained linear layer holds it.
+    """
     modules = dict(model.named_modules())
     path, _, leaf = weight.rpartition(".")
     layer = modules.get(path)
@@ -170,6 +224,6 @@ def linear(model: nn.Module, weight: str) -> nn.Linear:
             "defense Soteria",
             expected=f"a trained linear layer, one of {', '.join(known) or 'none'}",
             found=repr(weight.removesuffix(".weight")),
-            remedy="name it with layer",
+            remedy="set layer to the name of a linear layer",
         )
     return layer

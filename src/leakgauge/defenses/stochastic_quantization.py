@@ -1,8 +1,4 @@
-"""QSGD. Alistarh, Grubic, Li, Tomioka, Vojnovic: QSGD, Communication-Efficient SGD via Gradient Quantization and
-Encoding, NIPS 2017, section 3.1.
-
-    Q(v_i) = ||v||_2 sign(v_i) xi_i / s,   xi_i in {l, l + 1},   E xi_i = s |v_i| / ||v||_2,   l its integer part
-"""
+"""QSGD: each entry is rounded at random to a level."""
 
 from __future__ import annotations
 
@@ -18,26 +14,55 @@ from leakgauge.core import Claim, Effect, Encoding, Rounding, Seeds, Tensors, Up
 from leakgauge.core.ranges import Count
 from leakgauge.defenses.base import Undefended
 
-MOST_SHARES = 256
-"""At so many multiples of the step the least value of a bucket is looked for, at most."""
+MOST_MULTIPLES = 256
+"""Most multiples of the step that the least value of a bucket is compared with."""
 WHOLE = 1e-2
-"""How far from a whole number a multiple may be, by rounding."""
+"""Largest distance of a multiple from a whole number, which leaves room for rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticQuantization(Undefended):
-    """Round each entry up or down at random to one of `levels` s >= 1 shares of its bucket's norm, right on average.
+    r"""Round each entry up or down at random to a few levels (QSGD).
 
-    A bucket is `bucket` >= 1 consecutive entries of one tensor; the last may be shorter. Four bits (a sign and 7
-    levels) and buckets of 512 are settings of the paper's experiments as we recall them: not verified.
+    It acts on the finished update, before it leaves the client. The rounding is right on average.
+
+    .. math::
+
+        Q(v_i) = \frac{\|v\|_2}{s} \, \mathrm{sign}(v_i) \, \xi_i, \qquad \xi_i \in \{l_i, l_i + 1\}, \qquad
+        \mathbb{E} \, \xi_i = \frac{s |v_i|}{\|v\|_2}
+
+    Here :math:`v` is a bucket of consecutive entries of one tensor, :math:`s` is `levels`, and
+    :math:`l_i` is the integer part of :math:`s |v_i| / \|v\|_2`. The last bucket of a tensor may be
+    shorter.
+
+    An adaptive adversary knows the probability of each rounding, and seeks the most likely batch.
+    The attack `BayesOptimal` does this. Other attacks match by squared differences.
+
+    Args:
+        levels: Number of levels above 0, at least 1. The default 7 fills four bits with the sign.
+            We recall it from the paper and did not verify it.
+        bucket: Entries of a bucket, at least 1. We recall the default from the paper and did not
+            verify it.
+
+    References:
+        Alistarh, Grubic, Li, Tomioka, Vojnovic. QSGD: Communication-Efficient SGD via Gradient
+        Quantization and Encoding. NIPS 2017, section 3.1. arXiv:1610.02132.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"weight": torch.tensor([3.0, 4.0])})
+        >>> defense = lg.defenses.StochasticQuantization(levels=5)
+        >>> defense.on_update(update, seeds=lg.Seeds(0)).tensors["weight"]
+        tensor([3., 4.])
     """
 
     strength: ClassVar[str] = "levels"
     claim: ClassVar[Claim] = Claim(
-        "each entry of the update within one level",
-        "whoever sees the update",
-        "knows how likely each rounding is, given an update, and seeks the most likely batch (`bayes_optimal`); "
-        "others match by squares",
+        "each entry of the update, within one level",
+        "anyone who sees the update",
+        "knows the probability of each rounding and seeks the most likely batch (attack bayes_optimal). Other attacks "
+        "match by squared differences",
     )
     levels: Count = 7
     bucket: Count = 512
@@ -52,7 +77,11 @@ class StochasticQuantization(Undefended):
         return update.map(lambda t: self._quantized(t, generator))
 
     def steps(self, observed: Update) -> Tensors:
-        """A share of each bucket's norm, which QSGD sends beside the levels; here read from the values."""
+        """Return the distance between two levels, for each entry.
+
+        QSGD sends the norm of each bucket beside the levels. Here the distance is found from the
+        values.
+        """
         return {name: self._steps(t) for name, t in observed.tensors.items()}
 
     def _steps(self, t: Tensor) -> Tensor:
@@ -61,7 +90,7 @@ class StochasticQuantization(Undefended):
         return found.repeat_interleave(self.bucket)[: t.numel()].view_as(t).to(t)
 
     def _buckets(self, t: Tensor) -> Tensor:
-        """(n, bucket) the entries, zeros at the end."""
+        """Return the entries as buckets (n, bucket), with zeros at the end."""
         return functional.pad(t.flatten(), (0, -t.numel() % self.bucket)).view(-1, self.bucket)
 
     def _quantized(self, t: Tensor, generator: torch.Generator) -> Tensor:
@@ -69,24 +98,25 @@ class StochasticQuantization(Undefended):
             return t
         flat = self._buckets(t)
         step = flat.norm(dim=1, keepdim=True) / self.levels
-        shares = flat.abs() / step.clamp_min(torch.finfo(t.dtype).tiny)
+        multiples = flat.abs() / step.clamp_min(torch.finfo(t.dtype).tiny)
         draws = torch.rand(t.shape, generator=generator, dtype=t.dtype).to(t.device).flatten()
         draws = functional.pad(draws, (0, flat.numel() - t.numel())).view_as(flat)
-        rounded = shares.floor() + (draws < shares - shares.floor())
+        rounded = multiples.floor() + (draws < multiples - multiples.floor())
         sent: Tensor = step * flat.sign() * rounded
         return sent.flatten()[: t.numel()].view_as(t)
 
 
 def step_of(values: Tensor, levels: int) -> Tensor:
-    """The step of which all `values` of one bucket are at most `levels` multiples, a scalar; infinite where all are 0.
+    """Return the step that explains the values of one bucket, a scalar, or infinity if all values are 0.
 
-    Of several such steps, a share of the least value each, that at which the bucket's norm, `levels` steps, is
-    nearest to that of the values.
+    All values are at most `levels` multiples of the step. Several steps may fit. Each divides the
+    least value. The choice is the step at which the bucket's norm, `levels` steps, is nearest to
+    the norm of the values.
     """
     sizes = values[values != 0].abs()
     if len(sizes) == 0:
         return values.new_full((), math.inf)
-    steps = sizes.min() / torch.arange(1, min(levels, MOST_SHARES) + 1).to(sizes)
+    steps = sizes.min() / torch.arange(1, min(levels, MOST_MULTIPLES) + 1).to(sizes)
     multiples = sizes / steps[:, None]
     apart = (multiples - multiples.round()).abs().amax(dim=1)
     fits = (apart < WHOLE) & (multiples.amax(dim=1) < levels + WHOLE)

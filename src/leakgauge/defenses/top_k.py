@@ -1,4 +1,4 @@
-"""Share the largest entries alone (Lin et al. 2018, deep gradient compression; Zhu et al. 2019, section 5.1)."""
+"""Only the largest entries of the update."""
 
 from __future__ import annotations
 
@@ -15,13 +15,42 @@ from leakgauge.defenses.base import Undefended, keep_observed_support
 
 @dataclass(frozen=True, kw_only=True)
 class TopK(Undefended):
-    """Zero the smallest magnitudes of each tensor: the share `sparsity` in [0, 1) of its entries."""
+    r"""Set the smallest entries of each tensor of the update to zero.
+
+    It acts on the finished update, before it leaves the client.
+
+    .. math::
+
+        \tilde g_i = g_i \;\text{ if } |g_i| \text{ is among the largest } (1 - s) \, d, \qquad
+        \tilde g_i = 0 \;\text{ otherwise}
+
+    Here :math:`g` is one tensor of the update with :math:`d` entries, and :math:`s` is `sparsity`.
+
+    An adaptive adversary compares only the entries that were sent. The update shows their places.
+
+    Args:
+        sparsity: Fraction of each tensor's entries that becomes zero, in [0, 1), rounded down to
+            whole entries. The default is ours.
+
+    References:
+        Lin, Han, Mao, Wang, Dally. Deep Gradient Compression: Reducing the Communication Bandwidth
+        for Distributed Training. ICLR 2018. arXiv:1712.01887.
+        As a defense: Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5.1.
+        arXiv:1906.08935.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> update = lg.Update({"weight": torch.tensor([0.1, -3.0, 2.0, 0.2])})
+        >>> lg.defenses.TopK(sparsity=0.5).on_update(update, seeds=lg.Seeds(0)).tensors["weight"]
+        tensor([ 0., -3.,  2.,  0.])
+    """
 
     strength: ClassVar[str] = "sparsity"
     claim: ClassVar[Claim] = Claim(
-        "the entries of the update of least magnitude",
-        "whoever sees the update",
-        "compares the entries that were sent: which they are, the update shows",
+        "the entries of the update with the least magnitude",
+        "anyone who sees the update",
+        "compares only the entries that were sent. The update shows their places",
     )
     sparsity: Fraction = 0.2
 
@@ -33,7 +62,7 @@ class TopK(Undefended):
 
 
 def largest(t: Tensor, sparsity: float) -> Tensor:
-    """A tensor without the share `sparsity` of its entries of least magnitude; ties fall in their order."""
+    """Set the smallest entries of a tensor, a fraction `sparsity`, to zero. Of equal entries, the first goes first."""
     dropped = int(sparsity * t.numel())
     order = t.abs().flatten().argsort(stable=True)
     kept = t.flatten().clone()
