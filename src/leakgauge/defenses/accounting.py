@@ -28,6 +28,7 @@ def rdp_epsilon(
 
     References:
         Mironov. Rényi Differential Privacy. CSF 2017. arXiv:1702.07476.
+
         Mironov, Talwar, Zhang. Rényi Differential Privacy of the Sampled Gaussian Mechanism. 2019.
         arXiv:1908.10530.
     """

@@ -73,6 +73,7 @@ class ATSSearch:
     References:
         Gao, Guo, Zhang, Qiu, Wen, Liu. Privacy-preserving Collaborative Learning with Automatic
         Transformation Search. CVPR 2021, section 4. arXiv:2011.12505.
+
         The accuracy score: Mellor, Turner, Storkey, Crowley. Neural Architecture Search without
         Training. ICML 2021. arXiv:2006.04647.
 

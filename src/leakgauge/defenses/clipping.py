@@ -35,6 +35,7 @@ class Clipping(Undefended):
     References:
         Abadi, Chu, Goodfellow, McMahan, Mironov, Talwar, Zhang. Deep Learning with Differential
         Privacy. CCS 2016, algorithm 1, there for each example. arXiv:1607.00133.
+
         Geyer, Klein, Nabi. Differentially Private Federated Learning: A Client Level Perspective.
         2017. arXiv:1712.07557.
 

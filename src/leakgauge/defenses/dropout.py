@@ -40,8 +40,10 @@ class Dropout(Undefended):
     References:
         Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov. Dropout: A Simple Way to Prevent
         Neural Networks from Overfitting. JMLR 2014.
+
         As a defense: Zhang, Guo, Wang, Xie, Tao. A Survey on Gradient Inversion: Attacks, Defenses
         and Future Directions. IJCAI 2022. arXiv:2206.07284.
+
         Against it: Scheliga, Mäder, Seeland. Dropout is NOT All You Need to Prevent Gradient
         Leakage. AAAI 2023. arXiv:2208.06163.
 

@@ -51,6 +51,7 @@ class InstaHide(Undefended):
     References:
         Huang, Song, Li, Arora. InstaHide: Instance-hiding Schemes for Private Distributed Learning.
         ICML 2020. arXiv:2010.02772.
+
         Against it: Carlini et al. Is Private Learning Possible with Instance Encoding? IEEE S&P
         2021. arXiv:2011.05315.
 

@@ -56,6 +56,7 @@ class LocalLayers(Undefended):
     References:
         Last layers: Arivazhagan, Aggarwal, Singh, Choudhary. Federated Learning with
         Personalization Layers (FedPer). 2019. arXiv:1912.00818.
+
         First layers: Liang, Liu, Ziyin, Allen, Auerbach, Brent, Salakhutdinov, Morency. Think
         Locally, Act Globally (LG-FedAvg). 2020. arXiv:2001.01523.
 

@@ -53,6 +53,7 @@ class Precode(Undefended):
     References:
         Scheliga, Mäder, Seeland. PRECODE - A Generic Model Extension to Prevent Deep Gradient
         Leakage. WACV 2022. arXiv:2108.04725.
+
         Against it: Scheliga, Mäder, Seeland. Privacy Preserving Federated Learning with
         Convolutional Variational Bottlenecks. 2023. arXiv:2309.04515.
 

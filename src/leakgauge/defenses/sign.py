@@ -35,6 +35,7 @@ class Sign(Undefended):
     References:
         Bernstein, Wang, Azizzadenesheli, Anandkumar. signSGD: Compressed Optimisation for
         Non-Convex Problems. ICML 2018. arXiv:1802.04434.
+
         The scale: Karimireddy, Rebjock, Stich, Jaggi. Error Feedback Fixes SignSGD and other
         Gradient Compression Schemes. ICML 2019. arXiv:1901.09847.
 

@@ -35,6 +35,7 @@ class TopK(Undefended):
     References:
         Lin, Han, Mao, Wang, Dally. Deep Gradient Compression: Reducing the Communication Bandwidth
         for Distributed Training. ICLR 2018. arXiv:1712.01887.
+
         As a defense: Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5.1.
         arXiv:1906.08935.
 
