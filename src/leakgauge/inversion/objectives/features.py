@@ -60,7 +60,10 @@ class FeatureExtractor:
 def entangled(observation: Observation) -> str | None:
     """Return why an example's features depend on more than that example, or None if they do not."""
     if any(isinstance(m, _MIXING) and m.training for m in observation.model.modules()):
-        return "the features of one example depend on other examples or on random draws: the model has BatchNorm or dropout in train mode"
+        return (
+            "the features of one example depend on other examples or on random draws: "
+            "the model has BatchNorm or dropout in train mode"
+        )
     return None
 
 

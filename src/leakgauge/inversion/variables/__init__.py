@@ -1,1 +1,1 @@
-"""Variables of a search: how examples, labels and other unknowns are represented."""
+"""Variables: what a descent moves, and the examples and labels that the variables stand for."""

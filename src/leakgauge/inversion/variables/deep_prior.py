@@ -1,10 +1,4 @@
-"""The deep image prior: the weights of an untrained convolutional generator are the variables.
-
-    x_i = sigmoid(G_w_i(z))        z: fixed noise, the same for every example; w_i: the variables of example i
-
-Ulyanov, Vedaldi, Lempitsky: Deep Image Prior, CVPR 2018: such a network learns what images have in common
-sooner than it learns noise. As in the decoder half of theirs, each level doubles the sides.
-"""
+"""The deep image prior: the weights of an untrained convolutional generator are the variables."""
 
 from __future__ import annotations
 
@@ -20,58 +14,93 @@ from leakgauge.core import Observation, Seeds
 from leakgauge.inversion.variables.parametrization import Parametrization
 
 EPSILON = 1e-5
-"""Below it a channel's variance is none."""
+"""Added to each channel's variance before the division."""
 COARSEST = 4
+"""Fewest pixels a side at the coarsest level."""
+"""Fewest pixels a side at the coarsest level."""
 SLOPE = 0.2
-"""Of a leaky ReLU below zero."""
+"""Slope of the leaky ReLU below zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepPrior(Parametrization):
-    """A generator an example: up to `levels` of upsampling, each a 3 x 3 convolution of `width` channels.
+    r"""Variables are the weights of an untrained convolutional generator, one generator for each image.
 
-    image: (C, H, W), of any size: the generator's sides are multiples of 2^depth, of which the middle is cut
-    out. Each channel is normalized by its own mean and variance over the image, so that an example's weights
-    alone decide what it is. Values are in (0, 1). `noise` is z (1, width, h, w), uniform about 0.
+    .. math::
+
+        x_i = \operatorname{sigmoid}(G_{w_i}(z))
+
+    Here :math:`w_i` are the variables of image :math:`i`, and :math:`z` is fixed noise, the same
+    for all images. An untrained network fits what images have in common sooner than it fits noise.
+
+    Each level doubles the sides, as in the decoder half of the paper's network. Then it applies a 3
+    x 3 convolution, a normalization and a leaky ReLU. The normalization uses each channel's own
+    mean and variance over the image, so an image depends on its own weights alone. The values are
+    in (0, 1). The map has no inverse, so second-order descents and groups of restarts are not
+    applicable.
+
+    Args:
+        image: Shape (C, H, W) of an image, of any size. The generator's sides are multiples of 2 to
+            the depth, and the middle is cut out.
+        width: Channels of each level, at least 1.
+        levels: Most levels of upsampling, at least 0. Small images use fewer: each level needs at
+            least 4 pixels a side.
+
+    References:
+        Ulyanov, Vedaldi, Lempitsky. Deep Image Prior. CVPR 2018. arXiv:1711.10925.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> from leakgauge.inversion import DeepPrior
+        >>> prior = DeepPrior(image=(1, 8, 8), width=4)
+        >>> weights = prior.start(lg.examples.observation(batch_size=2), torch.Generator())
+        >>> prior.decode(weights).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     image: tuple[int, int, int]
     width: int = 32
     levels: int = 3
     noise: Tensor = field(init=False, repr=False, compare=False)
+    """The noise z (1, width, h, w), uniform in [-0.5, 0.5)."""
+    """The noise z (1, width, h, w), uniform in [-0.5, 0.5)."""
 
     invertible: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         sides = (math.ceil(side / 2**self.depth) for side in self.image[1:])
-        # Part of the architecture: the same on every run, for every example and restart.
+        # The noise is part of the architecture: it is the same in every run, for every image and restart.
         generator = Seeds(0).generator("deep prior/noise")
         drawn = torch.rand((1, self.width, *sides), generator=generator) - 0.5
         object.__setattr__(self, "noise", drawn)
 
     @property
     def depth(self) -> int:
-        """Levels that leave at least COARSEST pixels a side: of fewer, normalization would leave nothing."""
+        """Number of levels that are used. Each leaves at least COARSEST pixels a side.
+
+        On fewer pixels, the normalization would remove all information.
+        """
         fitting = [k for k in range(self.levels + 1) if min(self.image[1:]) >= COARSEST * 2**k]
         return max(fitting, default=0)
 
     @property
     def tensors(self) -> list[tuple[int, ...]]:
-        """Shapes of one generator's tensors: of each level kernel, gain and shift; then the last kernel and shift."""
+        """Shapes of one generator's tensors: kernel, gain and shift of each level, then the last kernel and shift."""
         level = [(self.width, self.width, 3, 3), (self.width,), (self.width,)]
         last = [(self.image[0], self.width, 1, 1), (self.image[0],)]
         return [*level * (self.depth + 1), *last]
 
     @property
     def size(self) -> int:
-        """Weights of one generator."""
+        """Number of weights of one generator."""
         return sum(math.prod(shape) for shape in self.tensors)
 
     def shape(self, observation: Observation) -> tuple[int, ...]:
         return (observation.batch_size, self.size)
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Weights (B, P): kernels from N(0, 2 / fan in), gains 1, shifts 0."""
+        """Return weights (B, P): kernels from N(0, 2 / fan in), gains 1 and shifts 0."""
         like = observation.update.like
         batch, parts = observation.batch_size, list[Tensor]()
         for place, shape in enumerate(self.tensors):
@@ -82,13 +111,13 @@ class DeepPrior(Parametrization):
         return torch.cat(parts, dim=1).to(like)
 
     def decode(self, variables: Tensor) -> Tensor:
-        """Weights (B, P) to unit coordinates (B, C, H, W), differentiable."""
+        """Return images (B, C, H, W) in unit coordinates of weights (B, P). The map is differentiable."""
         noise = self.noise.to(variables)
-        unit: Tensor = torch.func.vmap(lambda weights: self.generated(weights, noise))(variables)
+        unit: Tensor = torch.func.vmap(lambda weights: self.generate(weights, noise))(variables)
         return unit
 
-    def generated(self, weights: Tensor, noise: Tensor) -> Tensor:
-        """The image (C, H, W) of one generator's weights (P,)."""
+    def generate(self, weights: Tensor, noise: Tensor) -> Tensor:
+        """Return the image (C, H, W) of one generator's weights (P,)."""
         shapes = self.tensors
         pieces = torch.split(weights, [math.prod(shape) for shape in shapes])
         tensors = [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
@@ -105,6 +134,6 @@ class DeepPrior(Parametrization):
 
 
 def normalized(x: Tensor) -> Tensor:
-    """Features (1, C, h, w), each channel of mean 0 and variance 1."""
+    """Return features (1, C, h, w) with mean 0 and variance 1 in each channel."""
     centered = x - x.mean((2, 3), keepdim=True)
     return centered * (centered.square().mean((2, 3), keepdim=True) + EPSILON).rsqrt()

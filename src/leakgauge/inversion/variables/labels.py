@@ -1,4 +1,4 @@
-"""Labels: given, recovered from the last layer, or optimized jointly with the inputs."""
+"""Labels: granted, estimated from the last layer, or optimized jointly with the inputs."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from leakgauge.output.one_label import Slope
 
 
 class Targets(Protocol):
-    """What a candidate's targets are made of."""
+    """The rule by which variables stand for a candidate's targets."""
 
     @property
     def free(self) -> bool:
-        """Whether the descent moves them."""
+        """Whether the descent moves the targets."""
         ...
 
     def decode(self, variables: Tensor) -> Tensor:
@@ -39,23 +39,42 @@ class ReadyLabels(Targets, Protocol):
     """Targets that can start on an observation."""
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Return what `decode` turns into targets: fixed, or variables if they are `free`."""
+        """Return fixed targets, or the variables of `free` targets at the start."""
         ...
 
 
 class Labels(Targets, Protocol):
-    """A rule for the candidate's targets."""
+    """A rule for the labels of a search."""
 
     def prepare(self, observation: Observation) -> ReadyLabels | Inapplicable:
-        """Return the targets with what is read from the observation, or the reason why there are none."""
+        """Return the labels for this observation, or the reason why the rule is not applicable."""
         ...
 
 
 @dataclass(frozen=True)
 class Joint:
-    """Logits (B, K) optimized beside the inputs; the target is their softmax (Zhu et al. 2019, algorithm 1).
+    r"""Labels that are optimized together with the inputs, as logits.
 
-    They start from spread * N(0, 1): the paper's spread is 1; with 0 every class starts alike.
+    .. math::
+
+        y = \operatorname{softmax}(v), \qquad v_0 \sim \mathrm{spread} \cdot \mathcal{N}(0, 1)
+
+    Here :math:`v` (B, K) are the variables, and :math:`v_0` their start. It needs a classification
+    loss that takes class probabilities. If the labels can be recovered from the last layer, `Known`
+    or `LastLayer` are more reliable.
+
+    Args:
+        spread: Standard deviation of the logits at the start, at least 0. The default is the
+            paper's. With 0, all classes start with the same probability.
+
+    References:
+        Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, algorithm 1. arXiv:1906.08935.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Joint
+        >>> Joint().decode(torch.zeros(1, 4))
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
 
     spread: float = 1.0
@@ -65,14 +84,12 @@ class Joint:
         return True
 
     def prepare(self, observation: Observation) -> Rows | Inapplicable:
-        """Return rows (B, K) of variables, or the reason why the loss takes none."""
+        """Return rows (B, K) of variables, or the reason why the loss does not take class probabilities."""
         if observation.classes is None:
-            return Inapplicable(
-                "joint labels need a classification loss; grant the targets instead"
-            )
+            return Inapplicable("joint labels need a classification loss: grant the labels instead")
         like = observation.update.like
         shape = (observation.batch_size, observation.classes)
-        # The search moves rows (B, K), and returns the class of each.
+        # The search moves rows (B, K) and returns class indices, so the loss must take both.
         rows = self.decode(like.new_zeros(shape))
         reason = unlabeled(observation) or refused_targets(observation, rows)
         return Rows(self, shape) if reason is None else Inapplicable(reason)
@@ -83,9 +100,26 @@ class Joint:
 
 @dataclass(frozen=True)
 class Affine(Joint):
-    """Targets (B, K) optimized beside the inputs as numbers that sum to 1, of any sign; from 1 / K each. Ours.
+    r"""Labels that are optimized together with the inputs, as numbers that sum to 1. Ours.
 
-    The update is linear in them. Logits of a target that is nearly certain move nothing any more; these do.
+    .. math::
+
+        y = v - \bar{v} + \frac{1}{K}
+
+    Here :math:`v` (B, K) are the variables, and :math:`\bar{v}` is the mean of each row. The
+    numbers may be negative. The update is linear in them. Logits of a nearly certain target have
+    almost no gradient any more; these numbers keep theirs. It needs a classification loss that
+    takes class probabilities.
+
+    Args:
+        spread: Standard deviation of the variables at the start, at least 0. With 0, all classes
+            start at 1 / K.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import Affine
+        >>> Affine().decode(torch.tensor([[0.5, 0.0]]))
+        tensor([[0.7500, 0.2500]])
     """
 
     spread: float = 0.0
@@ -96,7 +130,7 @@ class Affine(Joint):
 
 @dataclass(frozen=True)
 class Rows:
-    """Variables of shape (B, K) that `rule` turns into targets."""
+    """Variables (B, K) that `rule` turns into targets."""
 
     rule: Joint
     shape: tuple[int, int]
@@ -128,7 +162,17 @@ class _Fixed:
 
 @dataclass(frozen=True, eq=False)
 class FixedLabels(_Fixed):
-    """Labels (B,) that the descent does not move: granted, or recovered from the update."""
+    """Labels that the descent does not move: granted, or recovered from the update.
+
+    Args:
+        labels: Class indices (B,), or targets as the loss takes them, one for each example.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.inversion import FixedLabels
+        >>> FixedLabels(torch.tensor([3, 7])).free
+        False
+    """
 
     labels: Tensor
 
@@ -142,13 +186,24 @@ class FixedLabels(_Fixed):
 
 @dataclass(frozen=True)
 class LastLayer(_Fixed):
-    """The label of a batch of one, as the one that explains the last layer's gradient (`output.one_label`).
+    """The label of a batch of one, from the gradient of the last layer.
 
-    Zhao et al. 2020 read it from signs. Their rule is a case of this one, and needs cross-entropy.
+    It is the label that explains this gradient. iDLG reads it from signs: that is the special case
+    of cross-entropy.
+
+    References:
+        Zhao, Mopuri, Bilen. iDLG: Improved Deep Leakage from Gradients. 2020. arXiv:2001.02610.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.inversion import LastLayer
+        >>> observation = lg.examples.observation(batch_size=1, threat=lg.Server())
+        >>> LastLayer().prepare(observation).labels
+        tensor([0])
     """
 
     def prepare(self, observation: Observation) -> FixedLabels | Inapplicable:
-        """Return the label (1,), or the reason why it cannot be read."""
+        """Return the label (1,), or the reason why it cannot be recovered."""
         if observation.batch_size != 1:
             return Inapplicable(
                 f"reads one label from the last layer: batch {observation.batch_size} > 1"
@@ -161,29 +216,53 @@ class LastLayer(_Fixed):
 
 @dataclass(frozen=True)
 class Known(_Fixed):
-    """Granted labels, else granted counts, else counts estimated from the last layer's bias.
+    r"""Labels from the threat model if it grants them, else an estimate from the last layer's bias.
 
-    db = sum_i share s(z_i, y_i) with s the own slope of an example. The mean of s over inputs drawn uniformly from the
-    domain stands for the unknown s of each label, which is near for an untrained model.
+    The rule takes the first of three sources: granted labels, granted label counts, or an estimate
+    of the counts :math:`n_y`. For a loss that is a mean over the batch, the estimate solves
+
+    .. math::
+
+        \sum_y n_y \, \bar{s}_y = B \, \frac{\partial L}{\partial b}, \qquad \sum_y n_y = B
+
+    by least squares, rounded to whole numbers. Here :math:`\partial L / \partial b` is the gradient
+    of the last layer's bias. Each :math:`\bar{s}_y` is the mean slope of one example's loss at its
+    outputs, if its label is :math:`y`. Inputs drawn uniformly from the domain stand for the private
+    ones. That is accurate for an untrained model.
+
+    Args:
+        probes: Number of drawn inputs, at least 1.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.inversion import Known
+        >>> observation = lg.examples.observation(batch_size=3)
+        >>> Known().prepare(observation).labels.sort().values
+        tensor([0, 1, 2])
     """
 
     probes: int = 32
 
     def prepare(self, observation: Observation) -> FixedLabels | Estimated | Inapplicable:
-        """Return labels (B,), in ascending order unless they are granted, or the reason why there are none."""
+        """Return labels (B,), or the reason why there are none.
+
+        The labels are in ascending order unless they are granted for each example.
+        """
         knowledge = observation.knowledge
         if knowledge.labels is not None:
             return FixedLabels(knowledge.labels)
         if knowledge.label_counts is not None:
             return FixedLabels(_repeated(knowledge.label_counts))
         if observation.classes is None:
-            return Inapplicable("labels are not granted, and no loss over classes tells them")
+            return Inapplicable(
+                "labels are not granted, and without a classification loss they cannot be recovered"
+            )
         found = shared_head(as_one_gradient(observation))
         if isinstance(found, Inapplicable):
-            return Inapplicable(f"labels are not granted, and cannot be read: {found}")
+            return Inapplicable(f"labels are not granted, and cannot be recovered: {found}")
         if found.dbias is None:
             return Inapplicable(
-                "labels are not granted, and the model's last layer has no bias to read them from"
+                "labels are not granted, and the model's last layer has no bias to recover them from"
             )
         slope = slope_of(found.loss, len(found.weight))
         if slope is None:
@@ -192,20 +271,20 @@ class Known(_Fixed):
 
 
 def _repeated(counts: Tensor) -> Tensor:
-    """Return labels (B,) in ascending order, of counts (K,)."""
+    """Return labels (B,) in ascending order for counts (K,)."""
     return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 
 @dataclass(frozen=True, eq=False)
 class Estimated(_Fixed):
-    """Labels that are estimated from the gradient of the last layer's bias, once random inputs are drawn.
+    """Labels that are estimated from the gradient of the last layer's bias when a restart begins.
 
     Args:
-        probes: how many inputs are drawn.
-        classes: number of classes.
-        head: the last layer.
-        dbias: the gradient (K,) of its bias.
-        slope: the gradient of each example's own loss with respect to the outputs.
+        probes: Number of drawn inputs.
+        classes: Number of classes.
+        head: The last layer.
+        dbias: The gradient (K,) of its bias.
+        slope: The gradient of each example's own loss with respect to the outputs.
     """
 
     probes: int
@@ -219,13 +298,16 @@ class Estimated(_Fixed):
         return _repeated(self.estimate(observation, generator))
 
     def estimate(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Return counts (K,) that sum to B: whole numbers near the least-squares solution, one example at a time."""
+        """Return counts (K,) that sum to B: whole numbers near the least-squares solution.
+
+        Examples are given to classes one after the other, each to the class that lacks most.
+        """
         outputs = self.outputs(observation, generator)
         each = torch.stack([self.slope(outputs, y).mean(0) for y in range(self.classes)])
         reduction = reduction_of(self.head.loss, self.classes, width=len(self.head.weight))
         count = observation.batch_size
         summed = reduction is not None and reduction.divisors is None
-        # The sum of own slopes, and the number of examples in the same unit.
+        # One more equation, on the same scale as the others: the counts sum to the batch size.
         goal, unit = self.dbias * (1 if summed else count), float(each.norm())
         equations = torch.cat([each.T, torch.full((1, len(each)), unit).double()])
         right = torch.cat([goal, torch.tensor([unit * count]).double()])
@@ -236,7 +318,7 @@ class Estimated(_Fixed):
         return counts.to(observation.update.like.device)
 
     def outputs(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Return logits (N, C) of inputs drawn uniformly from the domain, in float64."""
+        """Return logits (N, K) of inputs drawn uniformly from the domain, in float64."""
         unit = torch.rand((self.probes, *unit_shape(observation.domain)), generator=generator)
         like = next(observation.model.parameters())
         head, seen = self.head, list[Tensor]()

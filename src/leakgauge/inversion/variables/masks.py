@@ -1,4 +1,4 @@
-"""Dropout masks as further variables of each example, in the order in which the forward pass asks for them."""
+"""Dropout masks as further variables of each example, in the order in which the forward pass draws them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ from leakgauge.inversion.variables.wide import Beside, Layout, WideDomain
 
 @dataclass(frozen=True)
 class Masks(Layout):
-    """Masks beside an input: for each its shape and its p.
+    """The layout of examples with their dropout masks.
 
-    A mask of shape (k, *rest) for one example is (B k, *rest) for a batch of B.
+    A mask of shape (k, ...) for one example has the shape (B k, ...) for a batch of B.
+
+    Args:
+        inputs: Shape of an input.
+        shapes: Shape of each mask for one example.
+        rates: Dropout probability p of each mask.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -32,7 +37,7 @@ class Masks(Layout):
 
     @property
     def sizes(self) -> list[int]:
-        """Values of the input, then of each mask, for one example."""
+        """Number of values of the input, then of each mask, for one example."""
         return [math.prod(self.inputs), *map(math.prod, self.shapes)]
 
     @property
@@ -40,13 +45,13 @@ class Masks(Layout):
         return sum(self.sizes[1:])
 
     def each(self, wide: Tensor) -> list[Tensor]:
-        """The masks, each in the shape that the forward pass asks for."""
+        """Return the masks, each in the shape that the forward pass draws."""
         parts = torch.split(wide, self.sizes, dim=1)[1:]
         pairs = zip(parts, self.shapes, strict=True)
         return [part.reshape(-1, *shape[1:]) for part, shape in pairs]
 
     def keep(self, like: Tensor) -> Tensor:
-        """1 - p of each value of all masks, (m,)."""
+        """Return the probability 1 - p of each of the m mask values to be kept, (m,)."""
         pairs = zip(self.rates, self.sizes[1:], strict=True)
         return torch.cat([like.new_full((size,), 1 - p) for p, size in pairs])
 
@@ -56,7 +61,7 @@ def masks_of(observation: Observation) -> Masks | Inapplicable:
     training = observation.training
     calls = drawn_masks(observation, 2)
     if not calls:
-        return Inapplicable("no active dropout layer")
+        return Inapplicable("the model has no active dropout layer")
     if isinstance(training, Rounds):
         return Inapplicable("each round has masks of its own")
     if isinstance(training, FedAvg) and training.epochs > 1:
@@ -64,23 +69,25 @@ def masks_of(observation: Observation) -> Masks | Inapplicable:
     more, shapes = drawn_masks(observation, 3), []
     for call, other in zip(calls, more, strict=True):
         if call.shape is None or other.shape is None:
-            return Inapplicable(f"{call.function} draws a mask that cannot be given from outside")
+            return Inapplicable(
+                f"{call.function} draws its mask by itself, so the mask cannot be given from outside"
+            )
         one, rest = divmod(call.shape[0], 2)
         if rest or (other.shape[0], other.shape[1:]) != (3 * one, call.shape[1:]):
             return Inapplicable(
-                f"a mask of shape {call.shape} for 2 examples has no leading axis of examples"
+                f"a mask of shape {call.shape} for 2 examples has no separate values for each example"
             )
         shapes.append((one, *call.shape[1:]))
     found = Masks(unit_shape(observation.domain), tuple(shapes), tuple(call.p for call in calls))
     if _random(observation, found):
-        return Inapplicable("the model draws more at random than dropout masks")
+        return Inapplicable("the model draws random numbers other than dropout masks")
     return found
 
 
 def _random(observation: Observation, masks: Masks) -> bool:
-    """Whether the network still answers by chance where its masks are given."""
+    """Return whether the model's outputs still depend on random draws when its masks are given."""
     seen, like = widen(observation, masks), taken(observation)
-    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    generator = torch.Generator().manual_seed(0)  # Any points of the domain serve as probes.
     unit = torch.rand((2, *unit_shape(seen.domain)), generator=generator).to(like)
     wide = seen.domain.from_unit(unit)
     answers = []
@@ -93,7 +100,7 @@ def _random(observation: Observation, masks: Masks) -> bool:
 
 @dataclass(frozen=True)
 class _WideForward:
-    """A forward pass of wide examples."""
+    """A forward pass of wide examples: inputs with their masks."""
 
     forward: Any
     masks: Masks
@@ -104,7 +111,7 @@ class _WideForward:
 
 
 def widen(observation: Observation, masks: Masks) -> Observation:
-    """The observation with the adversary's own copy of the model, which takes wide examples and draws nothing."""
+    """Return the observation with the adversary's copy of the model, which takes wide examples and draws nothing."""
     return replace(
         observation,
         model=with_forward(observation.model, partial(_WideForward, masks=masks)),
@@ -113,20 +120,26 @@ def widen(observation: Observation, masks: Masks) -> Observation:
 
 
 Start = Literal["bernoulli", "mean"]
+"""Start of the masks: drawn as a client draws them, or at their mean."""
+"""Start of the masks: drawn as a client draws them, or at their mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WithMasks(Beside):
-    """The variables of `base`, then the masks themselves, which a step leaves in [0, 1].
+    """The variables of `base`, then the masks, which each step keeps in [0, 1].
 
-    They start as a client draws them, or all at their mean 1 - p.
+    Args:
+        base: The parametrization of the inputs.
+        layout: The layout of inputs and masks.
+        begin: Start of the masks: "bernoulli" draws them as a client does, "mean" sets all to 1 -
+            p.
     """
 
     layout: Masks
     begin: Start = "bernoulli"
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Variables (B, n + m), drawn from `generator`."""
+        """Return variables (B, n + m), drawn from `generator`."""
         assert isinstance(observation.domain, WideDomain), "widen() makes the observation"
         narrow = replace(observation, domain=observation.domain.base)
         inputs = self.base.start(narrow, generator)
@@ -143,7 +156,15 @@ class WithMasks(Beside):
 
 @dataclass(frozen=True)
 class MaskMean(LeastSquares):
-    """Mean over examples of sum_l (mean(m_l) - (1 - p_l))^2: each mask keeps about as much as a drawn one."""
+    r"""Prior: each mask keeps about as many values as a drawn mask.
+
+    .. math::
+
+        \frac{1}{B} \sum_{i=1}^{B} \sum_l \left( \operatorname{mean}(m_{il}) - (1 - p_l) \right)^2
+
+    Here :math:`m_{il}` is mask :math:`l` of example :math:`i`, and :math:`p_l` its dropout
+    probability.
+    """
 
     masks: Masks
 
@@ -157,7 +178,7 @@ class MaskMean(LeastSquares):
 
 @dataclass(frozen=True)
 class OfMasks(Term):
-    """A local term of the masks alone, (B, m)."""
+    """A local term that is evaluated on the masks (B, m) alone."""
 
     term: Term
     masks: Masks

@@ -1,9 +1,16 @@
-"""The signal that comes back to a layer as further variables of each example, where nobody knows what is behind it.
+r"""The signal that reaches a layer backward as further variables of each example.
 
-    g_l = 1/B sum_b (dr(x_b) / dtheta_l)' u_b,    u_b = dL_b / dr,    r what the first hidden layer reads
+Use it if a known defense hides the gradients of all layers from some layer on. With :math:`r` the
+input of the first hidden layer, the gradient of an earlier parameter :math:`\theta_l` is
 
-The adversary's own copy of the model ends at r, and its loss is the mean of <r, u>: of layers before r, its gradient is
-that of any network behind.
+.. math::
+
+    g_l = \frac{1}{B} \sum_{b=1}^{B} \left( \frac{\partial r(x_b)}{\partial \theta_l} \right)^\top u_b,
+    \qquad u_b = \frac{\partial L_b}{\partial r}
+
+The signal :math:`u_b` is searched beside the input :math:`x_b`. The adversary's copy of the model
+ends at :math:`r`, and its loss is the mean of :math:`\langle r, u \rangle`. For the layers before
+:math:`r`, this loss has the same gradients as any network behind :math:`r`.
 """
 
 from __future__ import annotations
@@ -34,7 +41,13 @@ from leakgauge.inversion.variables.wide import Beside, Layout, WideDomain
 
 @dataclass(frozen=True)
 class Signals(Layout):
-    """A signal beside an input, one value for each feature, in units of `scale`."""
+    """The layout of examples with their signals.
+
+    Args:
+        inputs: Shape of an input.
+        features: Number of values of a signal, one for each value of the layer's input.
+        scale: Unit of the signal.
+    """
 
     features: int
     scale: float = 1.0
@@ -49,7 +62,7 @@ class WithSignal(Beside):
     """The variables of `base`, then the signal, which starts at zero."""
 
     def start(self, observation: Observation, generator: torch.Generator) -> Tensor:
-        """Variables (B, n + m), drawn from `generator`."""
+        """Return variables (B, n + m), drawn from `generator`."""
         assert isinstance(observation.domain, WideDomain), "sever() makes the observation"
         narrow = replace(observation, domain=observation.domain.base)
         inputs = self.base.start(narrow, generator)
@@ -57,7 +70,7 @@ class WithSignal(Beside):
 
 
 def concealed_parameters(observation: Observation) -> frozenset[str]:
-    """The parameters of whose gradient a known defense leaves nothing that can be believed."""
+    """Return the names of parameters whose gradients a known defense makes useless."""
     ones = {name: torch.ones_like(t) for name, t in observation.update.tensors.items()}
     whole = replace(observation, update=Update(ones, observation.update.kind))
     return frozenset(
@@ -66,9 +79,12 @@ def concealed_parameters(observation: Observation) -> frozenset[str]:
 
 
 def find_split(observation: Observation) -> tuple[str, int] | Inapplicable:
-    """Return the first hidden layer that runs and how many values it reads of an example, or why there is none.
+    """Return the first hidden layer that runs, or the reason why there is none.
 
-    Every layer with parameters that runs before it must be seen, every one from it on be hidden.
+    The result is the layer's name and the number of values that it reads of one example.
+
+    Every layer with parameters that runs before it must have a visible gradient. Every later one
+    must be hidden.
     """
     gone = concealed_parameters(observation)
     if not gone:
@@ -79,41 +95,42 @@ def find_split(observation: Observation) -> tuple[str, int] | Inapplicable:
     concealed = [_hides(name, gone) for name, _ in order]
     first = concealed.index(True) if True in concealed else 0
     if not first or not all(concealed[first:]):
-        return Inapplicable("a layer that is seen runs behind one that is hidden")
+        return Inapplicable("a layer with a visible gradient runs after a hidden one")
     name, read = order[first]
     if read.shape[:1] != (1,):
-        return Inapplicable(f"layer {name!r} reads no vector of each example")
+        return Inapplicable(f"layer {name!r} does not read one tensor for each example")
     return name, read.numel()
 
 
 def _hides(layer: str, gone: frozenset[str]) -> bool:
+    """Return whether the layer has a parameter among those that are hidden."""
     return any(name.rpartition(".")[0] == layer for name in gone)
 
 
 def _run_order(observation: Observation) -> list[tuple[str, Tensor]]:
-    """The layers with parameters of their own in the order in which they run on one example, with what each reads."""
+    """Return the layers with own parameters, in the order in which they run on one example, and their inputs."""
     model = copied(observation.model)
     found: list[tuple[str, Tensor]] = []
 
-    def told(name: str) -> Callable[..., None]:
+    def record(name: str) -> Callable[..., None]:
         return lambda _, given: found.append((name, given[0]))
 
     owners = {name.rpartition(".")[0] for name in trainable(model)}
     for name, module in model.named_modules():
         if name in owners:
-            module.register_forward_pre_hook(told(name))
+            module.register_forward_pre_hook(record(name))
     with torch.no_grad(), torch.random.fork_rng(devices=[]), probing():
         stateless(model, trainable(model), probes(observation, 1))
     return found
 
 
 class _Reached(Exception):
-    """The forward pass has come to the layer from which on nothing is known."""
+    """The forward pass has reached the first hidden layer."""
 
 
 @dataclass(frozen=True)
 class _SeveredForward:
-    """A forward pass of wide examples: <r, u> of each, (B, 1)."""
+    """A forward pass of wide examples, which returns `<r, u>` of each, (B, 1)."""
 
     forward: Any
     layer: nn.Module
@@ -138,7 +155,7 @@ class _SeveredForward:
 
 
 def sever(observation: Observation, layer: str, signals: Signals) -> Observation:
-    """The observation with the adversary's own copy of the model, which ends before `layer`."""
+    """Return the observation with the adversary's copy of the model, which ends before `layer`."""
     model = copied(observation.model)
     model.forward = _SeveredForward(model.forward, model.get_submodule(layer), signals)
     return replace(
@@ -150,13 +167,23 @@ def sever(observation: Observation, layer: str, signals: Signals) -> Observation
 
 
 def _mean(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of the outputs: the loss of the severed model."""
     return outputs.mean()
 
 
 def scale_signals(
     observation: Observation, layer: str, features: int, generator: torch.Generator
 ) -> Signals:
-    """Signals in the unit in which drawn ones make an update about as long as the one observed."""
+    """Return signals in a unit that suits the update.
+
+    In this unit, random signals give an update of about the observed length.
+
+    Args:
+        observation: The observation.
+        layer: The first hidden layer.
+        features: Number of values that the layer reads of an example.
+        generator: Source of the random signals.
+    """
     signals = Signals(unit_shape(observation.domain), features)
     seen = sever(observation, layer, signals)
     count = observation.batch_size
@@ -171,4 +198,5 @@ def scale_signals(
 
 
 def _length(tensors: Tensors) -> float:
+    """Return the Euclidean norm of all tensors."""
     return float(torch.stack([t.double().square().sum() for t in tensors.values()]).sum().sqrt())

@@ -1,10 +1,13 @@
-"""Targets that are numbers, solved for once the inputs are known: regression, one logit, several labels.
+r"""Targets that are numbers, solved for when the inputs are known: regression, one logit, several labels.
 
 The gradient of squared error and of binary cross-entropy is affine in the targets:
 
-    g(x, y) = g(x, 0) + sum_k y_k (g(x, e_k) - g(x, 0))
+.. math::
 
-Inputs x that were read in closed form leave a linear least-squares problem in y.
+    g(x, y) = g(x, 0) + \sum_k y_k \left( g(x, e_k) - g(x, 0) \right)
+
+If the inputs :math:`x` are known in closed form, a linear least-squares problem in :math:`y`
+remains.
 """
 
 from __future__ import annotations
@@ -19,21 +22,23 @@ from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.simulation.simulator import simulator
 
 MOST_TARGETS = 512
-"""Largest number of target values that are solved for: each costs one simulated update."""
+"""Largest number of target values. Each costs one simulated update."""
 MOST_VALUES = 2**27
-"""Largest number of values of the least-squares problem: entries of the update times target values."""
+"""Largest size of the least-squares problem: entries of the update times target values."""
 
 
 def solved_targets(observation: Observation, unit: Tensor) -> Tensor | None:
-    """Return the targets with which inputs explain the update, or None if none do.
+    r"""Return the targets with which these inputs explain the update, or None if there are none.
 
     Args:
-        unit: inputs (B, *shape) in unit coordinates.
+        observation: The observation.
+        unit: Inputs (B, \*shape) in unit coordinates.
 
     Returns:
-        Targets (B,) or (B, K) as the loss takes them, with which the whole update is matched to CONVERGED_WITHIN, or
-        class labels (B,) if the loss takes both. None if the loss takes no numbers, if its gradient is not affine in
-        them, if several targets would do, or if they are too many.
+        Targets (B,) or (B, K) as the loss takes them, or class labels (B,) if the loss takes both.
+        They match the whole update to CONVERGED_WITHIN. The result is None if the loss takes no
+        numbers, or if its gradient is not affine in them. It is also None if several targets match,
+        or if there are more than MOST_TARGETS values.
     """
     try:
         output = output_of(observation.model, observation.domain.from_unit(unit))
@@ -57,7 +62,10 @@ def solved_targets(observation: Observation, unit: Tensor) -> Tensor | None:
 
 
 def _solved(observation: Observation, unit: Tensor, zeros: Tensor) -> Tensor | None:
-    """Targets of the shape of `zeros`, or class labels, or None if the update is not explained or leaves a choice."""
+    """Return targets of the shape of `zeros`, or class labels.
+
+    The result is None if the update is not explained, or if several targets explain it.
+    """
     simulate, seen = simulator(observation, create_graph=False), observation.update.tensors
 
     def residual(targets: Tensor) -> float:
@@ -71,10 +79,11 @@ def _solved(observation: Observation, unit: Tensor, zeros: Tensor) -> Tensor | N
     if residual(targets) > CONVERGED_WITHIN:
         return None
     if observation.classes is not None and targets.ndim == 2 and unlabeled(observation) is None:
-        # Cross-entropy is the same for t and t + c p, with answers p: rows are not unique, labels are.
+        # Cross-entropy has the same gradient for targets t and t + c p, with probabilities p. So the
+        # rows are not unique, but the labels are.
         labels = targets.argmax(1)
         return labels if residual(labels) <= CONVERGED_WITHIN else None
-    # A gradient that is not affine, such as that of absolute errors, would be explained by other targets too.
+    # A gradient that is not affine in the targets, as of absolute errors, allows other targets too.
     further = _flat(simulate(unit, 2 * targets)) - base
     bend = further - 2 * (_flat(simulate(unit, targets)) - base)
     affine = float(bend.norm()) <= CONVERGED_WITHIN * float(further.norm())
@@ -82,12 +91,12 @@ def _solved(observation: Observation, unit: Tensor, zeros: Tensor) -> Tensor | N
 
 
 def _units(zeros: Tensor) -> Tensor:
-    """The unit vectors of all target values, one a row."""
+    """Return the unit vectors of all target values, one in each row."""
     return torch.eye(zeros.numel(), dtype=zeros.dtype, device=zeros.device)
 
 
 def _flat(tensors: Tensors) -> Tensor:
-    """All entries as one vector, in float64 on the CPU, in the order of names."""
+    """Return all entries as one vector in the order of names, in float64 on the CPU."""
     return torch.cat([tensors[name].detach().double().cpu().flatten() for name in sorted(tensors)])
 
 

@@ -1,7 +1,7 @@
-"""Further variables of each example, so that any descent can move them beside the inputs.
+"""Further variables of each example, so that any descent can move them together with the inputs.
 
-The adversary's own copy of the model takes *wide* examples: the n values of an input, then what else is searched. All
-else of the engine stays as it is.
+The adversary's own copy of the model takes *wide* examples: the n values of an input, then the m
+further values. Nothing else in a search changes.
 """
 
 from __future__ import annotations
@@ -20,31 +20,35 @@ from leakgauge.inversion.variables.parametrization import Parametrization
 
 @dataclass(frozen=True)
 class Layout:
-    """How wide examples are laid out: an input's shape, then `extra` values."""
+    """The layout of wide examples: an input, then `extra` values.
+
+    Args:
+        inputs: Shape of an input.
+    """
 
     inputs: tuple[int, ...]
 
     @property
     def extra(self) -> int:
-        """How many values there are beside the input's."""
+        """Number of values beside the input."""
         raise NotImplementedError
 
     def input_of(self, wide: Tensor) -> Tensor:
-        """The inputs (B, *shape) within wide examples (B, n + m): a view."""
+        r"""Return the inputs (B, \*shape) within wide examples (B, n + m), as a view."""
         return torch.unflatten(wide[:, : math.prod(self.inputs)], 1, self.inputs)
 
     def rest_of(self, wide: Tensor) -> Tensor:
-        """What is beside them (B, m): a view."""
+        """Return the further values (B, m) of wide examples, as a view."""
         return wide[:, math.prod(self.inputs) :]
 
     def joined(self, inputs: Tensor, rest: Tensor) -> Tensor:
-        """Wide examples of inputs (B, *shape) and the rest (B, m)."""
+        r"""Return wide examples of inputs (B, \*shape) and further values (B, m)."""
         return torch.cat([inputs.flatten(1), rest], dim=1)
 
 
 @dataclass(frozen=True)
 class WideDomain:
-    """The domain of wide examples; what is beside the inputs is its own unit coordinate."""
+    """The domain of wide examples. The further values are their own unit coordinates."""
 
     base: Domain
     layout: Layout
@@ -68,7 +72,14 @@ class WideDomain:
 
 @dataclass(frozen=True, kw_only=True)
 class Beside(Parametrization):
-    """The variables of `base`, then the rest as it is. Subclasses say where that starts, and what bounds it."""
+    """The variables of `base`, then the further values, unchanged.
+
+    A subclass defines where the further values start and what bounds them.
+
+    Args:
+        base: The parametrization of the inputs.
+        layout: The layout of wide examples.
+    """
 
     base: Parametrization
     layout: Layout
@@ -87,7 +98,12 @@ class Beside(Parametrization):
 
 @dataclass(frozen=True)
 class OfInputs(Term):
-    """A term, written for examples as they are, on the inputs within wide ones."""
+    """A term that is evaluated on the inputs within wide examples.
+
+    Args:
+        term: The term, which knows nothing of further values.
+        layout: The layout of wide examples.
+    """
 
     term: Term
     layout: Layout
@@ -107,7 +123,7 @@ class OfInputs(Term):
         return self.term.residuals(replace(candidate, unit=self.layout.input_of(candidate.unit)))
 
     def parts(self, progress: float) -> tuple[tuple[float, Term], ...]:
-        # A distance looks at updates alone, and second-order descents know it by its type.
+        # A distance uses the updates alone, and second-order descents recognize it by its type.
         return tuple(
             (weight, term if isinstance(term, Distance) else OfInputs(term, self.layout))
             for weight, term in self.term.parts(progress)
