@@ -11,7 +11,13 @@ from conftest import client, images, planned, psnr, refusal, sigmoid_cnn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.attacks.mixings import Mixing, allowed_pairings, mixings_of, solved, unmixed
+from leakgauge.attacks.mixings import (
+    Mixing,
+    allowed_pairings,
+    candidate_mixings,
+    solve_mixtures,
+    unmix,
+)
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.core import DataError, MixedExamples, effect
 from leakgauge.defenses import Chain, Mixup, TopK
@@ -73,7 +79,7 @@ class TestDecoding:
     def test_mixtures_are_undone(self) -> None:
         inputs, order = images(4).inputs, [1, 3, 0, 2]
         mixtures = 0.7 * inputs + 0.3 * inputs[order]
-        assert torch.allclose(solved(mixtures, 0.7, order), inputs, atol=1e-5)
+        assert torch.allclose(solve_mixtures(mixtures, 0.7, order), inputs, atol=1e-5)
 
     def test_labels_allow_what_they_say(self) -> None:
         distinct = Mixing(0.7, (0, 1, 2), (1, 2, 0))
@@ -85,26 +91,26 @@ class TestDecoding:
         noise = torch.Generator().manual_seed(0)
         inputs, order = torch.rand((4, 1, 32, 32), generator=noise), [1, 3, 0, 2]
         mixtures = 0.7 * inputs + 0.3 * inputs[order]
-        found, notes = unmixed(mixtures, Mixing(0.7, (0, 0, 0, 1), (0, 1, 0, 0)), 100)
+        found, notes = unmix(mixtures, Mixing(0.7, (0, 0, 0, 1), (0, 1, 0, 0)), 100)
         assert float(psnr(inputs, found).min()) > 60
         assert "lambda 0.7, 6 pairings" in notes[0]
 
     def test_what_cannot_be_told_is_said(self) -> None:
         inputs = smooth(2).inputs
-        _, notes = unmixed(inputs, Mixing(1.0, (0, 0), (0, 0)), 100)
+        _, notes = unmix(inputs, Mixing(1.0, (0, 0), (0, 0)), 100)
         assert "one class in each mixture" in " ".join(notes)
         both = (inputs + inputs.flip(0)) / 2
-        found, notes = unmixed(both, Mixing(0.5, (0, 1), (1, 0)), 100)
+        found, notes = unmix(both, Mixing(0.5, (0, 1), (1, 0)), 100)
         assert "near 1/2" in " ".join(notes)
         assert torch.allclose(found, both, atol=1e-5)
 
     def test_mixings_are_each_tried_once(self) -> None:
         generator = torch.Generator()
-        some = list(mixings_of([0, 1], 24, generator))
+        some = list(candidate_mixings([0, 1], 24, generator))
         assert len(some) == 4
         assert sum(not one.settled for one in some) == 1
-        assert len(list(mixings_of([1, 1], 24, generator))) == 1
-        assert len(list(mixings_of(list(range(8)), 3, generator))) == 9
+        assert len(list(candidate_mixings([1, 1], 24, generator))) == 1
+        assert len(list(candidate_mixings(list(range(8)), 3, generator))) == 9
 
     def test_other_defenses_are_refused(self, observe: Callable[..., lg.Observation]) -> None:
         attack = lg.attacks.MixupDecoding()

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.attacks.inpainting import erased, filled
-from leakgauge.attacks.restoration import TYPICAL, carried_back, restored, statistics
-from leakgauge.attacks.transformation_inversion import undone
+from leakgauge.attacks.restoration import TYPICAL, carry_back, restore, statistics
+from leakgauge.attacks.transformation_inversion import undo_transformations
 from leakgauge.core import DataError, ErasedPatches, SpecificationError, TransformedExamples, effect
 from leakgauge.defenses import ATS, Chain, Mixup, PatchDropout, PixelDropout, TopK
 from leakgauge.defenses.ats import LIBRARY, Transformation
@@ -205,7 +205,7 @@ class TestRestoration:
     def test_a_shift_is_carried_back(self) -> None:
         truth = photographs(2)
         shift = Transformation(ATS(policies="24").maps[0].steps)
-        carried, reached = carried_back(shift(truth), shift)
+        carried, reached = carry_back(shift(truth), shift)
         lost = round(150 / 331 / 3 * 32)
         assert int((~reached)[0, 0, :, 0].sum()) == lost
         assert torch.allclose(carried * reached, truth * reached)
@@ -214,7 +214,7 @@ class TestRestoration:
         ramp = torch.linspace(0.2, 0.8, 16).expand(1, 3, 16, 16).double()
         hidden = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
         hidden[..., 5:8, 5:9] = True
-        found = restored(
+        found = restore(
             ramp * ~hidden,
             lambda unit: torch.where(hidden, 0.0, unit),
             weight=1e-4,
@@ -227,7 +227,7 @@ class TestRestoration:
         defense, truth = ATS(policies="43-18-18"), photographs(3)
         shown, _ = defense.on_batch(truth, torch.zeros(3), seeds=lg.Seeds(1))
         attack = lg.attacks.TransformationInversion(steps=40)
-        found, chosen = undone(shown, defense.maps, attack)
+        found, chosen = undo_transformations(shown, defense.maps, attack)
         for k, number in enumerate(chosen):
             assert torch.allclose(defense.maps[number](truth[k : k + 1]), shown[k : k + 1])
         gain = lg.metrics.psnr(truth, found) - lg.metrics.psnr(truth, shown)

@@ -14,7 +14,7 @@ import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.analytic.last_layer import read
 from leakgauge.attacks.labels import plan_labels
-from leakgauge.attacks.softmax_unmixing import completed
+from leakgauge.attacks.softmax_unmixing import complete_labels
 from leakgauge.inversion import Candidate, FeatureMatch
 from leakgauge.output import head_of
 
@@ -93,7 +93,9 @@ class TestAttack:
     def test_labels_that_were_not_read_are_those_left_over(self, observe: Observe) -> None:
         batch = lg.Batch(images(3).inputs, torch.tensor([2, 1, 2]))
         observation = observe(sigmoid_cnn(), batch, labels=True)
-        found = completed(torch.tensor([2, -1, -1]), partial(plan_labels, observation), lg.Seeds(0))
+        found = complete_labels(
+            torch.tensor([2, -1, -1]), partial(plan_labels, observation), lg.Seeds(0)
+        )
         assert found is not None
         assert found[0] == 2
         assert sorted(found.tolist()) == [1, 2, 2]

@@ -123,7 +123,7 @@ def test_steps_that_are_not_told_are_not_simulated(threat: str) -> None:
         surrogate = attacks.SurrogateModel(attack=MATCHING, stages=2)
         guess = surrogate(seen, seeds=lg.Seeds(1))
         assert guess.status is lg.Status.UNCONVERGED
-        assert "not told" in guess.message
+        assert "not known" in guess.message
         assert 0 < (guess.residual or 0) <= 1
         guesses.append(repr(seen.training))
     assert guesses[0] == guesses[1]  # nothing tells one local training from another

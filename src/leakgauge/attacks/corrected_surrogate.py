@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.attacks.labels import plan_labels_over_steps
-from leakgauge.attacks.one_gradient import judged
+from leakgauge.attacks.one_gradient import judge
 from leakgauge.attacks.recipe import Labeled, Recipe, label_if_needed, settle
 from leakgauge.attacks.vanishing_prior import VanishingPrior
 from leakgauge.core import (
@@ -187,9 +187,9 @@ class _Stages:
         return self.chosen(self.results)
 
     def chosen(self, results: list[tuple[float, Reconstruction]]) -> Reconstruction:
-        """Return the result whose true update is nearest, judged by the true local steps."""
+        """Return the result whose true update is nearest, judge by the true local steps."""
         chosen = min(range(len(results)), key=lambda k: results[k][0])
-        best = judged(self.observation, results[chosen][1])
+        best = judge(self.observation, results[chosen][1])
         return replace(
             best,
             trajectory=tuple(self.trajectory),

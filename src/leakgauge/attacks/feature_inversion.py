@@ -21,7 +21,7 @@ from torch import Tensor
 
 from leakgauge.analytic.hidden import ReadFeatures, reading
 from leakgauge.attacks.labels import LabelPlan, plan_labels
-from leakgauge.attacks.softmax_unmixing import READING, UNLABELED, completed, telling
+from leakgauge.attacks.softmax_unmixing import READING, UNLABELED, complete_labels, reporter
 from leakgauge.core import (
     BaseAttack,
     Inapplicable,
@@ -126,11 +126,11 @@ class FeatureInversion(BaseAttack):
 
         planned: the label of a batch of one, else labels for examples whose label does not come with the features.
         """
-        seen = read(seeds.generator("features"), telling(progress))
+        seen = read(seeds.generator("features"), reporter(progress))
         if isinstance(seen, Inapplicable):
             return nothing_found(observation, Status.INAPPLICABLE, seen.reason)
         if isinstance(planned, LabelPlan):
-            labels = completed(seen.labels, lambda: planned, seeds)
+            labels = complete_labels(seen.labels, lambda: planned, seeds)
         else:
             labels = planned.start(observation, seeds.generator("labels"))
         if labels is None:

@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool2d
 
 from leakgauge.attacks.mending import plan_mended
 from leakgauge.attacks.recipe import Recipe
-from leakgauge.attacks.restoration import restored
+from leakgauge.attacks.restoration import restore
 from leakgauge.attacks.second_order import SecondOrder
 from leakgauge.core import (
     BaseAttack,
@@ -85,5 +85,5 @@ def erased(seen: Tensor, patches: ErasedPatches) -> Tensor:
 def filled(seen: Tensor, lost: Tensor, *, weight: float, steps: int) -> Tensor:
     """Images (B, C, H, W) in unit coordinates, what is `lost` (B, 1, H, W) of them filled in smoothly."""
     kept = seen.double()
-    smooth = restored(kept, lambda unit: torch.where(lost, kept, unit), weight=weight, steps=steps)
+    smooth = restore(kept, lambda unit: torch.where(lost, kept, unit), weight=weight, steps=steps)
     return torch.where(lost, smooth.clamp(0, 1), kept)

@@ -1,11 +1,4 @@
-"""The linear layer in closed form. Phong, Aono, Hayashi, Wang, Moriai: IEEE TIFS 13(5), 2018, section 3.
-
-    dL/dW_i = sum_j delta_ij h_j'     dL/db_i = sum_j delta_ij     =>     h_j = dL/dW_i / dL/db_i
-
-for every output i that example j alone excites. Which outputs those are, the update itself tells:
-an isolated h with label y must, when pushed through the known model, cause exactly db_i. Examples
-found are subtracted, which isolates others. Needs no truth, and no optimization.
-"""
+"""The inputs of the first linear layer, recovered in closed form from its gradient."""
 
 from __future__ import annotations
 
@@ -48,16 +41,49 @@ from leakgauge.inversion.variables.targets import solved_targets
 from leakgauge.output import Contribution
 
 EXPLAINED = CERTIFIED_WITHIN
-"""Fraction of the layer's gradient left over at which the examples found explain it."""
+"""Largest fraction of the layer's gradient that the recovered examples may leave unexplained."""
 CHANCE = 1e-3
-"""Relative error above which one output's match proves little by itself."""
+"""Allowed relative error above which the match of a single output proves little."""
 TOLERANCES = (1e-5, 1e-3, 1e-2)
-"""Relative errors allowed to an isolated output, tried in turn: float32, fp16 and bf16 updates."""
+"""Allowed relative errors of an isolated output, tried in this order. They suit float32, fp16 and bf16 updates."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLayer(BaseAttack):
-    """Recover every example that an output of the first linear layer isolates, exactly and with its label."""
+    r"""Recover, exactly and with its label, every example that an output of the first linear layer isolates.
+
+    Use it first wherever the model's first linear layer has a trained bias and sees the examples
+    through an affine map, as in an MLP. It needs no optimization. The batch may be larger than one:
+    a ReLU behind the layer then leaves some outputs to one example each.
+
+    .. math::
+
+        \frac{\partial L}{\partial W_i} = \sum_j \delta_{ij} h_j^\top, \qquad
+        \frac{\partial L}{\partial b_i} = \sum_j \delta_{ij}
+        \quad \Rightarrow \quad
+        h_j = \frac{\partial L / \partial W_i}{\partial L / \partial b_i}
+
+    Here :math:`h_j` is the layer's input for example :math:`j`, and :math:`\delta_{ij}` is the
+    gradient of the loss at output :math:`i`. The last equation holds for every output that example
+    :math:`j` alone excites.
+
+    The update itself shows which outputs these are. The attack sends each candidate :math:`h` with
+    a label :math:`y` through the known model. An isolated candidate must cause exactly the observed
+    :math:`\partial L / \partial b_i`. The attack subtracts the recovered examples from the
+    gradient, which isolates further ones, and repeats.
+
+    References:
+        Phong, Aono, Hayashi, Wang, Moriai. Privacy-Preserving Deep Learning via Additively
+        Homomorphic Encryption. IEEE Transactions on Information Forensics and Security 13(5), 2018,
+        section 3.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2)
+        >>> found = lg.attacks.LinearLayer()(observation, seeds=lg.Seeds(0))
+        >>> found.status, found.found.tolist()
+        (<Status.CERTIFIED: 'certified'>, [True, True])
+    """
 
     @property
     def requires(self) -> frozenset[str]:
@@ -67,28 +93,29 @@ class LinearLayer(BaseAttack):
         found = entry(observation)
         if isinstance(found, Inapplicable):
             return found
-        # A batch of one needs no label to be divided; of several, each is told by what it causes.
+        # With a batch of one, the division needs no label. In a larger batch, a candidate is verified by the gradient
+        # that it causes with each label.
         several = observation.knowledge.batch_size != 1 and observation.classes is not None
         if several and isinstance(found.contribution, Inapplicable):
             return found.contribution
-        seen = mean_network(observation)
-        search = partial(_search, seen, found, label_rule(seen))
+        averaged = mean_network(observation)
+        search = partial(_search, averaged, found, label_rule(averaged))
         most = most_evaluations(observation.batch_size, found)
         usual = 1 + 2 * (observation.classes or 0)
         return Plan(evaluations=most, search=search, expected=min(most, usual))
 
 
 def most_evaluations(batch: int, entry: LinearEntry) -> int:
-    """Return the largest number of evaluations: one for each class and round, and one to compare the update."""
+    """Return the largest number of evaluations: one per class and round, and one to compare the update."""
     if batch == 1 or isinstance(entry.contribution, Inapplicable):
         return 1
-    # Each round adds an example, or ends a turn. The first tolerance may end two turns.
+    # Each round adds an example or ends a turn. The first tolerance may take two turns.
     rounds = len(TOLERANCES) * (batch + 1) + 1
     return rounds * entry.contribution.classes + 1
 
 
 def label_rule(observation: Observation) -> ReadyLabels | None:
-    """Return how the label of a batch of one is known, or None if it is not, or if the batch is larger."""
+    """Return the rule for the label of a batch of one, or None if there is no rule or the batch is larger."""
     if observation.batch_size != 1:
         return None
     rules = (LastLayer(), Known())
@@ -107,7 +134,16 @@ def _search(
     seeds: Seeds,
     progress: Progress,
 ) -> Reconstruction:
-    """Return the examples that outputs of the layer isolate. label: of a batch of one, if it is known."""
+    """Return the examples that outputs of the layer isolate.
+
+    Args:
+        observation: The gradient and the granted knowledge.
+        found: The first linear layer.
+        seeds: The seeds of the attack.
+        progress: Takes the progress of the attack.
+        label: Rule for the label of a batch of one. None if there is no rule or the batch is
+            larger.
+    """
     peeling = _Peeling(observation, found, label, seeds, progress)
     with seeds.isolated("simulation"):
         return peeling.single() if observation.batch_size == 1 else peeling.peel()
@@ -115,7 +151,13 @@ def _search(
 
 @dataclass
 class _Example:
-    """One recovered input of the layer: features (F,), its label, and delta (O,) by which it excites each output."""
+    """One recovered input of the layer.
+
+    Args:
+        features: The input h, (F,).
+        label: The class of the example. None if it is not known.
+        delta: The gradient of the loss at each output of the layer, (O,).
+    """
 
     features: Tensor
     label: int | None
@@ -123,7 +165,7 @@ class _Example:
 
 
 class _Peeling:
-    """Isolate, verify, subtract, repeat."""
+    """The state of one run: isolate examples, verify them, subtract them, and repeat."""
 
     def __init__(
         self,
@@ -143,36 +185,42 @@ class _Peeling:
         self.evaluations = 0
 
     def single(self) -> Reconstruction:
-        """Return the only example. Every output has the same ratio: all are averaged, weighted by their strength."""
+        """Return the only example, averaged over all outputs and weighted by their strength.
+
+        Every output has the same ratio of gradients.
+        """
         if self.scale == 0:
             return self.finish([], TOLERANCES[0], verified=0)
         features = rank_one(self.weight, self.bias, self.kept)
         return self.finish([_Example(features, None, self.bias)], TOLERANCES[0], verified=1)
 
     def peel(self) -> Reconstruction:
-        """Return what rounds of verified examples find, at the tightest tolerance that finds any."""
+        """Return the examples that rounds of verification find, at the tightest tolerance that finds any."""
         for turn, tolerance in enumerate(TOLERANCES):
             found = self.extend([], turn, alone=turn > 0)
             if turn == 0 and len(found) < self.observation.batch_size:
-                found = self.gamble(found)
+                found = self.with_loose_matches(found)
             if turn > 0:
-                found = self.explaining(found)
+                found = self.without_chance_matches(found)
             if found:
                 return self.finish(found, tolerance, verified=len(found))
-        return self.finish(self.guesses(), TOLERANCES[0], verified=0)
+        return self.finish(self.unverified(), TOLERANCES[0], verified=0)
 
     def extend(self, found: list[_Example], turn: int, *, alone: bool) -> list[_Example]:
-        """Return the found with those of further rounds, until one adds none.
+        """Return the found examples and those of further rounds, up to the first round that adds none.
 
-        turn: which of the tolerances is allowed. alone: a loose match of one output is believed.
+        Args:
+            found: The examples found so far.
+            turn: Index of the tolerance.
+            alone: Whether to believe a loose match of a single output.
         """
         while fresh := self.verified(found, TOLERANCES[turn], alone=alone):
             found = [*found, *fresh]
-            self.tell(found, turn)
+            self.report(found, turn)
         return found
 
-    def tell(self, found: list[_Example], turn: int) -> None:
-        """Tell the moment after a round."""
+    def report(self, found: list[_Example], turn: int) -> None:
+        """Report the progress after a round."""
         done = (turn + len(found) / self.observation.batch_size) / len(TOLERANCES)
 
         def best() -> Reconstruction:
@@ -181,14 +229,17 @@ class _Peeling:
 
         self.progress(Moment(done, self.evaluations, best=best))
 
-    def gamble(self, proven: list[_Example]) -> list[_Example]:
-        """Return the proven with loose matches if the whole batch then explains the gradient, else the proven."""
+    def with_loose_matches(self, proven: list[_Example]) -> list[_Example]:
+        """Return the proven examples, with loose matches if the whole batch then explains the gradient."""
         found = self.extend(proven, 0, alone=True)
         whole = len(found) == self.observation.batch_size and self.left_over(found) < EXPLAINED
         return found if whole else proven
 
-    def explaining(self, found: list[_Example]) -> list[_Example]:
-        """Return the found without chance matches. Less of the gradient is left over without a chance match."""
+    def without_chance_matches(self, found: list[_Example]) -> list[_Example]:
+        """Return the found examples without chance matches.
+
+        A chance match shows itself: without it, a smaller part of the gradient stays unexplained.
+        """
         left = self.left_over(found)
         while found:
             fewer = [found[:i] + found[i + 1 :] for i in range(len(found))]
@@ -200,13 +251,13 @@ class _Peeling:
         return found
 
     def left_over(self, found: list[_Example]) -> float:
-        """Return the fraction of the layer's shared gradient that the found do not explain."""
+        """Return the fraction of the layer's shared gradient that the found examples do not explain."""
         weight, _ = self.remainder(found)
         whole = self.weight.norm().clamp_min(torch.finfo(torch.float64).tiny)
         return float((self.kept * weight).norm() / whole)
 
     def remainder(self, found: list[_Example]) -> tuple[Tensor, Tensor]:
-        """Return the layer's gradient less what the found examples cause."""
+        """Return the layer's gradient, dW (O, F) and db (O,), minus the gradients of the found examples."""
         weight, bias = self.weight.clone(), self.bias.clone()
         for example in found:
             weight -= torch.outer(example.delta, example.features)
@@ -214,9 +265,9 @@ class _Peeling:
         return weight, bias
 
     def verified(self, found: list[_Example], tolerance: float, *, alone: bool) -> list[_Example]:
-        """Return new examples, each of which alone explains an output: distinct, the best evidence first."""
+        """Return new distinct examples that each explain one output alone, the one with the best evidence first."""
         weight, bias = self.remainder(found)
-        # Rounding of the sums, and of what was subtracted, hides outputs fainter than this.
+        # Rounding errors of the sums and of the subtraction hide outputs fainter than this.
         candidates, rows = ratios(weight, bias, floor=10 * tolerance * self.scale)
         unit = self.entry.invert(candidates)
         margin = max(1e-3, 10 * tolerance)
@@ -234,8 +285,8 @@ class _Peeling:
                 break
             if best.misfit[i] > limit[i] or any(same(candidates[i], e.features) for e in known):
                 continue
-            # One number that matches within a loose limit may match by chance. Two outputs that
-            # name the same input do not: mixtures differ from output to output.
+            # One number within a loose limit may match by chance. Two outputs with the same ratio do not, since the
+            # ratios of mixtures differ from output to output.
             if limit[i] > CHANCE and not alone and not twice(candidates, i):
                 continue
             fresh.append(_Example(candidates[i], int(best.labels[i]), best.caused[i]))
@@ -244,7 +295,7 @@ class _Peeling:
     def explained(
         self, contribution: Contribution, unit: Tensor, rows: Tensor, bias: Tensor
     ) -> Explanation:
-        """Return for each candidate the label by which it best causes the db seen at its row."""
+        """Return for each candidate the label whose db is closest to the observed db of the candidate's output."""
         self.evaluations += contribution.classes
 
         def misfit(caused: Tensor) -> Tensor:
@@ -254,8 +305,8 @@ class _Peeling:
         cause = partial(deltas, self.observation.domain, self.entry, contribution, unit)
         return explain(cause, misfit, range(contribution.classes))
 
-    def guesses(self) -> list[_Example]:
-        """Return the ratios of the strongest outputs, distinct and unverified: a defense blurred every output."""
+    def unverified(self) -> list[_Example]:
+        """Return the distinct ratios of the strongest outputs, unverified. They serve if no output can be verified."""
         picked: list[_Example] = []
         for row in self.bias.abs().argsort(descending=True).tolist():
             if len(picked) == self.observation.batch_size or self.bias[row] == 0:
@@ -266,12 +317,12 @@ class _Peeling:
         return picked
 
     def finish(self, found: list[_Example], tolerance: float, *, verified: int) -> Reconstruction:
-        """Return the found examples, and after them the middle of the domain for each that was not found."""
+        """Return the reconstruction: the found examples first, then the middle of the domain for each other one."""
         observation, batch = self.observation, self.observation.batch_size
         like = observation.update.like
         unit = torch.full((batch, *unit_shape(observation.domain)), 0.5, dtype=torch.float64)
         for i, example in enumerate(found):
-            # The domain's range is public: a value outside it is noise, for certain.
+            # The domain's range is public, so that a value outside it must be noise.
             unit[i] = self.entry.invert(example.features.unsqueeze(0))[0].clamp(0, 1)
         left = self.left_over(found)
         proven = left < EXPLAINED and verified == batch
@@ -285,23 +336,26 @@ class _Peeling:
         status = status_of(observation, unit.to(like), targets, residual, proven=proven)
         how = f"{verified} of {batch} examples isolated"
         if tolerance > TOLERANCES[0]:
-            how += f", to {tolerance:g} of what they must cause: likely, not proven"
-        if verified == 0:
-            how = (
-                "no output isolates an example verifiably: the strongest outputs' ratios stand here"
+            how += (
+                f", within {tolerance:g} of the gradient that they must cause: likely, not proven"
             )
+        if verified == 0:
+            how = "no output verifiably isolates an example, so the inputs are the ratios of the strongest outputs"
         return Reconstruction(
             inputs=observation.domain.from_unit(unit).to(like),
             targets=targets,
             found=torch.arange(batch) < len(found),
             status=status,
-            message=f"{how}; {left:.1g} of the layer's gradient left over",
+            message=f"{how}; a fraction of {left:.1g} of the layer's gradient is unexplained",
             residual=residual,
             cost=Cost(self.evaluations),
         )
 
     def labels(self, examples: list[_Example]) -> Tensor | None:
-        """Return the labels found with the examples, read from the last layer for a batch of one, or None."""
+        """Return the labels (B,) of the examples, -1 for each unknown one, or None if no label is known.
+
+        The label of a batch of one comes from its rule.
+        """
         if self.observation.batch_size == 1:
             generator = self.seeds.generator("labels")
             return None if self.label is None else self.label.start(self.observation, generator)

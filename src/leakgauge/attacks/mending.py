@@ -1,4 +1,4 @@
-"""An attack on what a defense made of the examples, and its result mended afterwards."""
+"""Attacks on examples that a defense changed. The changes are undone after the attack."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from leakgauge.core.verdicts import lower_to_residual
 from leakgauge.inversion.search.judgment import residual_of
 
 Mend = Callable[[Tensor], tuple[Tensor, str]]
-"""Return inputs (B, *shape) in data units without the defense's changes, and a note for the record."""
+"""Take changed inputs `(B, *shape)` in data units. Return them without the defense's changes, and a note."""
 
 
 def plan_mended(attack: Attack, observation: Observation, mend: Mend) -> Plan | Inapplicable:
-    """Return the plan of `attack` with its inputs mended at the end, or the reason why it cannot run."""
+    """Return the plan of `attack`, followed by `mend`, or the reason why it cannot run."""
     plan = attack.plan(observation)
     if isinstance(plan, Inapplicable):
         return plan
@@ -37,14 +37,14 @@ def plan_mended(attack: Attack, observation: Observation, mend: Mend) -> Plan | 
     def search(seeds: Seeds, progress: Progress) -> Reconstruction:
         return mended(plan.search(seeds, within(progress, 0.0, 0.9, finish=mended)))
 
-    # The mended inputs are simulated once.
+    # One more evaluation compares the update of the mended inputs.
     return Plan(evaluations=plan.evaluations + 1, search=search)
 
 
 def mend_inputs(observation: Observation, found: Reconstruction, mend: Mend) -> Reconstruction:
-    """Return the reconstruction with mended inputs. Status and residual are those of the inputs that are returned."""
+    """Return the reconstruction with mended inputs. Its status and residual are those of the mended inputs."""
     inputs, note = mend(found.inputs)
-    # The snapshots and the diagnosis are of the inputs before.
+    # The snapshots and the diagnosis describe the inputs before mending.
     after = replace(
         found,
         inputs=inputs.to(found.inputs),
@@ -54,10 +54,10 @@ def mend_inputs(observation: Observation, found: Reconstruction, mend: Mend) -> 
         notes=(*found.notes, note),
     )
     residual = residual_of(observation, after)
-    matched = "its update is not simulated"
+    matched = "the update of the mended inputs was not simulated"
     if residual is not None:
-        matched = f"its update is {residual:.2g} of the norm away"
+        matched = f"the mended inputs match the update to {residual:.2g} of its norm"
     return replace(
         lower_to_residual(replace(after, residual=residual)),
-        message=f"{found.message}; {matched} after the last step",
+        message=f"{found.message}; {matched}",
     )

@@ -1,4 +1,4 @@
-"""Which examples mixup may have mixed, and how mixtures are undone."""
+"""Candidate mixings of mixup, and the recovery of examples from their mixtures."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from torch import Tensor
 from torch.nn import functional
 
 GRID = (0.9, 0.75, 0.6)
-"""Values of lambda tried for each pairing."""
+"""Values of lambda that are tried for each set of pairs of classes."""
 SINGULAR = 0.05
-"""How near to 1/2 lambda makes examples that were mixed with each other inseparable."""
-ALIKE = 0.01
-"""Relative difference of objectives below which one pairing is as good as another."""
+"""Distance of lambda from 1/2 below which two examples that were mixed with each other cannot be separated."""
+TIED = 0.01
+"""Relative difference of objectives below which two pairings count as equal."""
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """lambda, and the classes of each mixture's larger share and of its smaller one."""
+    """A candidate mixing of a batch of B examples.
+
+    Args:
+        fraction: Lambda, the weight of the first example of each mixture, from 1/2 to 1.
+        major: The class of each mixture's example of weight lambda, B of them.
+        minor: The class of each mixture's example of weight 1 - lambda, B of them.
+    """
 
     fraction: float
     major: tuple[int, ...]
@@ -29,11 +35,16 @@ class Mixing:
 
     @property
     def settled(self) -> bool:
-        """Whether the labels tell lambda: some mixture holds two classes."""
+        """Whether some mixture holds two classes, so that lambda changes the targets."""
         return self.major != self.minor
 
     def targets(self, classes: int, like: Tensor) -> Tensor:
-        """Soft targets (B, K)."""
+        """Return the soft targets (B, K) of the mixtures.
+
+        Args:
+            classes: Number of classes K.
+            like: A tensor of the dtype and device to use.
+        """
         one, other = (
             functional.one_hot(torch.tensor(labels), classes).to(like)
             for labels in (self.major, self.minor)
@@ -41,8 +52,14 @@ class Mixing:
         return self.fraction * one + (1 - self.fraction) * other
 
 
-def mixings_of(labels: list[int], most: int, generator: torch.Generator) -> Iterator[Mixing]:
-    """Every lambda of the grid with every set of pairs of classes, or with `most` of them drawn by chance."""
+def candidate_mixings(labels: list[int], most: int, generator: torch.Generator) -> Iterator[Mixing]:
+    """Yield each value of lambda in the grid with each set of pairs of classes.
+
+    Args:
+        labels: The class of each example.
+        most: Largest number of permutations. If there are more, this number is drawn at random.
+        generator: Draws the permutations.
+    """
     if math.factorial(min(len(labels), 20)) <= most:
         orders = [list(order) for order in permutations(range(len(labels)))]
     else:
@@ -57,32 +74,46 @@ def mixings_of(labels: list[int], most: int, generator: torch.Generator) -> Iter
             yield Mixing(fraction, major, minor)
 
 
-def unmixed(mixtures: Tensor, mixing: Mixing, most: int) -> tuple[Tensor, tuple[str, ...]]:
-    """The examples (B, C, H, W) within mixtures, by the pairing of least objective; and what is to be said of it."""
+def unmix(mixtures: Tensor, mixing: Mixing, most: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the examples (B, C, H, W) within mixtures, and notes for the record.
+
+    Args:
+        mixtures: Images (B, C, H, W) in unit coordinates.
+        mixing: Lambda and the classes of the mixtures.
+        most: Largest number of pairings. The pairing with the least `ghosts` is chosen.
+    """
     allowed = list(islice(allowed_pairings(mixing), most))
-    shares = [mixing.fraction] if mixing.settled else torch.linspace(0.5, 1, 11).tolist()
+    fractions = [mixing.fraction] if mixing.settled else torch.linspace(0.5, 1, 11).tolist()
     values, examples = [], []
-    for fraction in shares:
+    for fraction in fractions:
         for order in allowed:
-            guess = solved(mixtures, fraction, order)
-            values.append(ghosts(guess))
-            examples.append((guess, fraction))
+            unit = solve_mixtures(mixtures, fraction, order)
+            values.append(ghosts(unit))
+            examples.append((unit, fraction))
     best = min(range(len(values)), key=values.__getitem__)
-    guess, fraction = examples[best]
+    unit, fraction = examples[best]
     notes = [f"mixup: lambda {fraction:.3g}, {len(allowed)} pairings with these labels"]
     if not mixing.settled:
-        notes.append("mixup: one class in each mixture, so that lambda is chosen by ghosts alone")
-    if len(values) > 1 and sorted(values)[1] <= (1 + ALIKE) * values[best]:
-        notes.append("mixup: another pairing explains the update as well and leaves as few ghosts")
+        notes.append(
+            "mixup: one class in each mixture, so that lambda is chosen by the fewest ghosts alone"
+        )
+    if len(values) > 1 and sorted(values)[1] <= (1 + TIED) * values[best]:
+        notes.append(
+            "mixup: another pairing explains the update equally well and leaves as few ghosts"
+        )
     if fraction < 0.5 + SINGULAR:
-        notes.append("mixup: lambda near 1/2, where two that were mixed with each other are one")
-    return guess, tuple(notes)
+        notes.append(
+            "mixup: lambda is near 1/2, so that two examples mixed with each other cannot be separated"
+        )
+    return unit, tuple(notes)
 
 
 def ghosts(unit: Tensor) -> float:
-    """How much images (B, C, H, W) share their edges, and leave their range: both where each holds a part of others.
+    """Return how much images (B, C, H, W) show each other as ghosts, 0 if they do not.
 
-    Total variation does not tell them: undoing raises contrast.
+    An image that holds a part of another shares its edges, and its values leave [0, 1]. The measure
+    adds the squared correlations of edges between images and 100 times the mean squared distance to
+    [0, 1]. Total variation is no measure of ghosts, since undoing a mixture raises the contrast.
     """
     edges = torch.cat([unit.diff(dim=2).flatten(1), unit.diff(dim=3).flatten(1)], dim=1)
     edges = functional.normalize(edges, dim=1)
@@ -91,7 +122,7 @@ def ghosts(unit: Tensor) -> float:
 
 
 def allowed_pairings(mixing: Mixing) -> Iterator[list[int]]:
-    """Each permutation pi with major[pi(i)] = minor[i]."""
+    """Yield each permutation pi with `major[pi(i)] = minor[i]` for all i."""
     order: list[int] = []
 
     def extended() -> Iterator[list[int]]:
@@ -107,8 +138,16 @@ def allowed_pairings(mixing: Mixing) -> Iterator[list[int]]:
     yield from extended()
 
 
-def solved(mixtures: Tensor, fraction: float, order: list[int]) -> Tensor:
-    """x of  x~ = (share I + (1 - share) P) x,  of least norm where there are several."""
+def solve_mixtures(mixtures: Tensor, fraction: float, order: list[int]) -> Tensor:
+    """Return the examples x (B, C, H, W) within mixtures m, for m = (f I + (1 - f) P) x.
+
+    If several x solve this equation, the one of least norm is returned.
+
+    Args:
+        mixtures: The mixtures m, (B, C, H, W).
+        fraction: The weight f.
+        order: The permutation P, as the index of each mixture's second example.
+    """
     count = len(order)
     matrix = torch.zeros(count, count, dtype=torch.float64)
     matrix[range(count), range(count)] += fraction

@@ -1,14 +1,4 @@
-"""Mixup undone. Ours; we know of no publication of the whole.
-
-    mixtures x~ = M x,  targets y~ = M y,    M = lambda I + (1 - lambda) P,  P a permutation, lambda in [1/2, 1]
-    for pairs of classes and lambda on a grid: x~ by gradient matching at the targets that they mean;
-    the least objective chooses, then lambda is moved by ever smaller steps, and to where the images within the
-    mixtures at hand share the least; each move from those mixtures
-    x = M^-1 x~,    of all P with these pairs of classes, that of least
-        sum_{i < j} cor(d x_i, d x_j)^2 + 100 distance(x, [0, 1]^n)^2 / n,   d: differences of neighboring pixels
-
-Targets as free variables did not do: other targets explain an update as well, with other mixtures.
-"""
+"""Gradient matching against mixup: find the mixtures, then solve for the examples within them."""
 
 from __future__ import annotations
 
@@ -23,10 +13,10 @@ from leakgauge.attacks.mixings import (
     GRID,
     Mixing,
     allowed_pairings,
+    candidate_mixings,
     ghosts,
-    mixings_of,
-    solved,
-    unmixed,
+    solve_mixtures,
+    unmix,
 )
 from leakgauge.attacks.recipe import Labeled, Recipe, label_first
 from leakgauge.attacks.second_order import SecondOrder
@@ -52,22 +42,69 @@ from leakgauge.inversion.search.judgment import least_objective, objective_of
 
 DEFAULT = SecondOrder()
 STEP = 0.075
-"""The first move of lambda: half the distance between two values of the grid."""
-SHARES = tuple(0.5 + 0.01 * i for i in range(6, 51))
-"""Values of lambda at which mixtures at hand are undone, to see where their images share the least."""
+"""The first step of lambda: half the distance between two values of the grid."""
+FRACTIONS = tuple(0.5 + 0.01 * i for i in range(6, 51))
+"""Values of lambda at which the current mixtures are undone, to find the value with the fewest ghosts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixupDecoding(BaseAttack):
-    """`attack` at every mixing of the labels that comes into question, and the best mixtures undone.
+    r"""Run an attack for every candidate mixing of the labels under mixup, and unmix the best result.
 
-    The attack must match closely: a wrong mixing explains an update to 1e-3 of its norm, and first order ends there.
-    `scout`, where given, tries the mixings in its place, at less cost; `attack` then takes the best `shortlist`
-    pairings.
+    Use it on images when the client's known defense is mixup. The labels are granted, or recovered
+    from the update first.
 
-    Labels are granted, or read first. At most `pairings` sets of pairs of classes are tried, drawn by chance where
-    there are more: 24 are all of four examples. lambda is moved `moves` times. `undone`: the most permutations of
-    equal labels that are compared.
+    .. math::
+
+        \tilde x = M x, \qquad \tilde y = M y, \qquad M = \lambda I + (1 - \lambda) P
+
+    Here :math:`x` are the examples and :math:`y` their targets, one row per example.
+    :math:`\tilde x` and :math:`\tilde y` are the mixtures, :math:`P` is a permutation, and
+    :math:`\lambda \in [1/2, 1]`. The attack works in three stages.
+
+    1. For each set of pairs of classes and each :math:`\lambda` of a grid, gradient matching finds
+       :math:`\tilde x` at the targets that this mixing implies. The result of least objective wins.
+    2. :math:`\lambda` moves by steps that halve each time, and to the value whose unmixed images
+       share the least. Each move starts from the current mixtures.
+    3. The examples are :math:`x = M^{-1} \tilde x`. Several :math:`P` may have these pairs of
+       classes. The one that minimizes the following is chosen:
+
+    .. math::
+
+        \sum_{i < j} \mathrm{cor}(d x_i, d x_j)^2 + \frac{100}{n} \, \mathrm{distance}(x, [0, 1]^n)^2
+
+    Here :math:`d` takes the differences of neighboring pixels, and :math:`n` is the number of
+    values.
+
+    The targets cannot be variables of the search: other targets, with other mixtures, explain the
+    update equally well.
+
+    Args:
+        attack: Attack that finds the mixtures of one mixing. It must match closely. A wrong mixing
+            can explain an update to 1e-3 of its norm, and first-order attacks end there.
+        scout: Cheaper attack that tries all mixings in place of `attack`. With the default, None,
+            `attack` tries all.
+        shortlist: Number of pairings, at least 1, that `attack` takes from `scout`. Unused without
+            `scout`.
+        pairings: Largest number, at least 1, of permutations that give sets of pairs of classes. If
+            there are more, this number is drawn at random. The default covers all permutations of
+            four examples.
+        moves: Number of moves of lambda, at least 0.
+        undone: Largest number, at least 1, of permutations with the same labels that stage 3
+            compares.
+
+    References:
+        Ours. We know of no publication of the whole method. The defense is from Zhang, Cisse,
+        Dauphin, Lopez-Paz. mixup: Beyond Empirical Risk Minimization. ICLR 2018. arXiv:1710.09412.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2, defense=lg.defenses.Mixup())
+        >>> quick = lg.attacks.InvertingGradients(steps=10)
+        >>> attack = lg.attacks.MixupDecoding(attack=quick, pairings=1, moves=0)
+        >>> found = attack(observation, seeds=lg.Seeds(0))
+        >>> found.notes[0]
+        'mixings tried: 1'
     """
 
     attack: Recipe = DEFAULT
@@ -87,9 +124,11 @@ class MixupDecoding(BaseAttack):
             return Inapplicable("the known defense is not mixup")
         if image_grid(observation.domain) is None:
             kind = observation.domain.kind
-            return Inapplicable(f"it tells pairings apart by edges, which a {kind} lacks")
+            return Inapplicable(
+                f"it needs images, since it compares pairings by edges; found a {kind}"
+            )
         if observation.classes is None or (labels is not None and labels.ndim != 1):
-            return Inapplicable("mixtures are told by their classes: needs class labels")
+            return Inapplicable("it needs class labels, since pairs of classes define the mixings")
         matching = label_first(self.attack.matching(), observation)
         if isinstance(matching, Inapplicable):
             return matching
@@ -106,7 +145,7 @@ class MixupDecoding(BaseAttack):
         )
 
     def _runs(self, tried: int) -> int:
-        """Return how often the attack runs if there are `tried` candidate mixings."""
+        """Return how many times `attack` runs if there are `tried` candidate mixings."""
         return (tried if self.scout is None else self.shortlist) + 3 * self.moves
 
     def search(
@@ -118,15 +157,17 @@ class MixupDecoding(BaseAttack):
         progress: Progress,
     ) -> Reconstruction:
         """Return the examples within the mixtures of least objective."""
-        labels, told = matching.labels.read(seeds)
-        mixings = list(mixings_of(labels.tolist(), self.pairings, seeds.generator("pairings")))
+        labels, notes = matching.labels.read(seeds)
+        mixings = list(
+            candidate_mixings(labels.tolist(), self.pairings, seeds.generator("pairings"))
+        )
         search = _Search(
             ready=matching.ready,
             classes=classes,
             seeds=seeds,
             progress=progress,
             most=self.undone,
-            told=told,
+            notes=notes,
             planned=self._runs(len(mixings)),
         )
         if scout is None:
@@ -136,19 +177,34 @@ class MixupDecoding(BaseAttack):
             search.follow(scout.ready, mixings, self.shortlist)
         for i in range(self.moves if search.best[0].settled else 0):
             search.move(STEP / 2**i)
-        return search.unmixed()
+        return search.unmix()
 
 
 @dataclass
 class _Search:
-    """The mixings tried so far, and the best of them."""
+    """The state of one run: the mixings tried so far, with their results.
+
+    Args:
+        ready: The attack without labels.
+        classes: Number of classes.
+        seeds: Each mixing is searched with the same seeds.
+        progress: Takes the progress of the whole run.
+        most: Largest number of pairings that unmixing compares.
+        notes: Notes for the record on the labels.
+        planned: Number of searches that the run expects.
+        tried: Number of searches so far, those of the scout included.
+        evaluations: Simulated updates so far.
+        before: Builds the best reconstruction of the scout. None without a scout.
+        objective_before: The scout's least objective. None without a scout.
+        all: The objective, the mixing and the mixtures of each search.
+    """
 
     ready: Ready
     classes: int
     seeds: Seeds
     progress: Progress
     most: int
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
     planned: int
     tried: int = 0
     evaluations: int = 0
@@ -158,18 +214,18 @@ class _Search:
 
     @property
     def best(self) -> tuple[Mixing, Reconstruction]:
-        """The mixing of the least objective, and its mixtures."""
+        """The mixing of least objective, and its mixtures."""
         _, mixing, found = min(self.all, key=lambda one: one[0])
         return mixing, found
 
-    def unmixed(self) -> Reconstruction:
+    def unmix(self) -> Reconstruction:
         """Return the examples within the best mixtures."""
-        return self.undone(*self.best)
+        return self.unmix_found(*self.best)
 
-    def undone(self, mixing: Mixing, found: Reconstruction) -> Reconstruction:
-        """Return the examples within mixtures."""
+    def unmix_found(self, mixing: Mixing, found: Reconstruction) -> Reconstruction:
+        """Return the examples within the mixtures found at a mixing."""
         domain = self.ready.observation.domain
-        unit, notes = unmixed(domain.to_unit(found.inputs), mixing, self.most)
+        unit, notes = unmix(domain.to_unit(found.inputs), mixing, self.most)
         return replace(
             found,
             inputs=domain.from_unit(unit),
@@ -177,43 +233,43 @@ class _Search:
             trajectory=(),
             diagnosis=None,
             cost=Cost(self.evaluations),
-            notes=(*self.told, *found.notes, f"mixings tried: {self.tried}", *notes),
+            notes=(*self.notes, *found.notes, f"mixings tried: {self.tried}", *notes),
         )
 
     def leading(self, count: int) -> list[tuple[Mixing, Reconstruction]]:
-        """Return the best of each of the best `count` pairings."""
+        """Return the best mixing and mixtures of each of the best `count` pairings."""
         found: dict[tuple[tuple[int, ...], ...], tuple[Mixing, Reconstruction]] = {}
-        for _, mixing, guess in sorted(self.all, key=lambda one: one[0]):
-            found.setdefault((mixing.major, mixing.minor), (mixing, guess))
+        for _, mixing, mixtures in sorted(self.all, key=lambda one: one[0]):
+            found.setdefault((mixing.major, mixing.minor), (mixing, mixtures))
         return list(found.values())[:count]
 
     def follow(self, scout: Ready, mixings: list[Mixing], count: int) -> None:
-        """Attempt the best `count` pairings of those that `scout` found at all mixings."""
+        """Try all mixings with `scout`, then the best `count` pairings with the attack."""
         whole = self.progress
         scouting = replace(
             self, ready=scout, progress=within(whole, 0.0, 0.5), planned=len(mixings)
         )
         for mixing in mixings:
             scouting.attempt(mixing)
-        self.progress, self.before = within(whole, 0.5, 0.5), scouting.unmixed
+        self.progress, self.before = within(whole, 0.5, 0.5), scouting.unmix
         self.objective_before = scouting.objective(None)
         self.tried, self.evaluations = scouting.tried, scouting.evaluations
         for mixing, start in scouting.leading(count):
             self.attempt(mixing, start)
 
     def attempt(self, mixing: Mixing, start: Reconstruction | None = None) -> None:
-        """Search the mixtures of a mixing, from those of another if they are given."""
+        """Search the mixtures of a mixing and keep the result. The search begins at the mixtures `start`, if given."""
         ready = self.ready.with_labels(mixing.targets(self.classes, self.like))
         if start is not None:
-            guess = ready.observation.domain.to_unit(start.inputs)
-            begin = WarmStart(base=ready.matching.parametrization, initial=guess)
+            unit = ready.observation.domain.to_unit(start.inputs)
+            begin = WarmStart(base=ready.matching.parametrization, initial=unit)
             matching = replace(ready.matching, parametrization=begin, restarts=1)
             ready = replace(ready, matching=matching)
 
         def better(found: Reconstruction) -> Reconstruction:
             mixtures = [*self.all, (objective_of(found), mixing, found)]
             _, best, chosen = min(mixtures, key=lambda one: one[0])
-            return self.undone(best, chosen)
+            return self.unmix_found(best, chosen)
 
         part = within(
             self.progress,
@@ -221,7 +277,7 @@ class _Search:
             1 / self.planned if len(self.all) < self.planned else 0.0,
             evaluations=self.evaluations,
             finish=better,
-            best=self.unmixed if self.all else self.before,
+            best=self.unmix if self.all else self.before,
             objective=self.objective,
         )
         found = ready.search(self.seeds.child("mixture"), part)
@@ -230,7 +286,7 @@ class _Search:
         self.all = [*self.all, (objective_of(found), mixing, found)]
 
     def objective(self, under_way: float | None) -> float | None:
-        """Return the objective at the best mixtures, from that of the search under way."""
+        """Return the least objective so far. under_way: the objective of the current search, None without one."""
         if not self.all and under_way is None:
             return self.objective_before
         return least_objective([value for value, _, _ in self.all], under_way)
@@ -241,11 +297,13 @@ class _Search:
         return self.ready.observation.update.like
 
     def move(self, step: float) -> None:
-        """Try the best mixing with a lambda a step larger and smaller, and where its images share the least."""
+        """Try the best mixing with lambda a step smaller, a step larger, and at the value with the fewest ghosts."""
         mixing, found = self.best
         mixtures = self.ready.observation.domain.to_unit(found.inputs)
         order = next(allowed_pairings(mixing))
-        apart = min(SHARES, key=lambda fraction: ghosts(solved(mixtures, fraction, order)))
+        apart = min(
+            FRACTIONS, key=lambda fraction: ghosts(solve_mixtures(mixtures, fraction, order))
+        )
         for fraction in (mixing.fraction - step, mixing.fraction + step, apart):
             if 0.5 <= fraction <= 1:
                 self.attempt(replace(mixing, fraction=fraction), found)

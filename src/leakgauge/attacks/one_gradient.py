@@ -1,9 +1,4 @@
-"""The local steps ignored: a weight difference attacked as if it were one gradient. The usual first try.
-
-    w_end - w_start = -sum_k lr_k g_k  ~  -(sum_k lr_k) grad L(w_start; whole batch)
-
-Near where steps are few and small. What was ignored shows in the residual, which is that of the true protocol.
-"""
+"""Attacks on one gradient, applied to updates of several local steps."""
 
 from __future__ import annotations
 
@@ -33,7 +28,35 @@ DEFAULT = InvertingGradients(steps=4000)
 
 @dataclass(frozen=True, kw_only=True)
 class OneGradient(BaseAttack):
-    """`attack` on an update of several local steps, as if it were one gradient."""
+    r"""Run an attack on an update of several local steps as if it were one gradient.
+
+    Try it first on weight differences. It comes near if the local steps are few and small. The
+    residual is computed with the true local steps, so that it shows the error of this
+    simplification.
+
+    .. math::
+
+        w_{\text{end}} - w_{\text{start}} = -\sum_k \eta_k g_k
+        \approx -\Big(\sum_k \eta_k\Big) \nabla L(w_{\text{start}}; \text{whole batch})
+
+    Here :math:`g_k` is the gradient and :math:`\eta_k` the learning rate of local step :math:`k`,
+    and :math:`w` are the weights.
+
+    Args:
+        attack: Any attack on one gradient. The default is InvertingGradients with 4000 steps.
+
+    References:
+        None: a usual first approximation, without a paper of its own.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> training = lg.FedAvg(epochs=2, minibatch=1, learning_rate=0.05)
+        >>> observation = lg.examples.observation(batch_size=1, training=training)
+        >>> attack = lg.attacks.OneGradient(attack=lg.attacks.LinearLayer())
+        >>> found = attack(observation, seeds=lg.Seeds(0))
+        >>> found.status
+        <Status.CONVERGED: 'converged'>
+    """
 
     attack: Attack = DEFAULT
 
@@ -43,11 +66,11 @@ class OneGradient(BaseAttack):
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if observation.training.kind == "gradient":
-            return Inapplicable("the update is one gradient already")
+            return Inapplicable("the update is one gradient already: run the inner attack itself")
         plan = self.attack.plan(as_one_gradient(observation))
         if isinstance(plan, Inapplicable):
             return plan
-        finish = partial(judged, observation)
+        finish = partial(judge, observation)
 
         def search(seeds: Seeds, progress: Progress) -> Reconstruction:
             return finish(plan.search(seeds, within(progress, 0.0, 1.0, finish=finish)))
@@ -55,8 +78,13 @@ class OneGradient(BaseAttack):
         return Plan(evaluations=plan.evaluations + 1, search=search)
 
 
-def judged(observation: Observation, found: Reconstruction) -> Reconstruction:
-    """Return a reconstruction under a simpler protocol, with status and residual under the one in use."""
+def judge(observation: Observation, found: Reconstruction) -> Reconstruction:
+    """Return a reconstruction with the status and residual that it has under the true local steps.
+
+    Args:
+        observation: The observation with the true local training.
+        found: The result of an attack that assumed a simpler protocol.
+    """
     residual = residual_of(observation, found)
     status, message = found.status, found.message
     matched = residual is not None and residual <= MATCHED and not is_withheld(observation.training)
@@ -66,10 +94,10 @@ def judged(observation: Observation, found: Reconstruction) -> Reconstruction:
         status = Status.UNCONVERGED
     if residual is not None:
         steps = (
-            "one gradient, the steps not told"
+            "one gradient, since the local steps are not known"
             if is_withheld(observation.training)
-            else "the true steps"
+            else "the true local steps"
         )
         message = f"under {steps}, the update is matched to {residual:.2g} of its norm"
-    # What a simpler protocol's Jacobian tells apart says nothing of this one.
+    # The diagnosis holds for the Jacobian of the simpler protocol only.
     return replace(found, status=status, message=message, residual=residual, diagnosis=None)

@@ -1,11 +1,4 @@
-"""Local epochs in an order that nobody knows. Dimitrov, Balunovic, Konstantinov, Vechev: Data Leakage in
-Federated Averaging, TMLR 2022.
-
-    every epoch e has a batch X_e of its own, in its own order             (section 4.2)
-    minimize   d(update(X_1, ..., X_E), update seen)  +  inv  mean_{e, f} ||g(X_e) - g(X_f)||^2     (section 4.3)
-    g: the mean over the batch, whatever its order
-    at the end each X_e is matched to X_1, image by image, and averaged    (section 4.4)
-"""
+"""Attacks on local epochs whose order of examples is not known."""
 
 from __future__ import annotations
 
@@ -17,7 +10,7 @@ from torch import Tensor
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.labels import plan_labels
-from leakgauge.attacks.one_gradient import judged
+from leakgauge.attacks.one_gradient import judge
 from leakgauge.attacks.recipe import Labeled, Recipe, label_first
 from leakgauge.core import (
     BaseAttack,
@@ -34,8 +27,8 @@ from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.training.fedavg import EpochsApart, FedAvg
 from leakgauge.inversion import Candidate, Term
 
-APART = 1e6
-"""The cost of matching two images of different labels."""
+OTHER_LABEL = 1e6
+"""The cost of matching two images with different labels. It is larger than any distance of images."""
 
 
 DEFAULT = InvertingGradients(steps=1000)
@@ -43,19 +36,59 @@ DEFAULT = InvertingGradients(steps=1000)
 
 @dataclass(frozen=True)
 class OrderInvariance(Term):
-    """mean_{e, f} ||g(X_e) - g(X_f)||^2 / n over `epochs` equal parts of the candidate; g is the mean image."""
+    """Mean squared difference of the mean images of two epochs.
+
+    The mean runs over all pairs of epochs and over the values of an image.
+
+    Args:
+        epochs: Number of epochs E. The candidate `(E B, *shape)` holds one batch per epoch.
+    """
 
     epochs: int
 
     def __call__(self, candidate: Candidate) -> Tensor:
         parts = candidate.unit.reshape(self.epochs, -1, *candidate.unit.shape[1:])
-        # The mean over all pairs of squared differences is twice the variance.
+        # The mean squared difference over all pairs is twice the variance.
         return 2 * parts.mean(1).var(0, correction=0).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderInvariant(BaseAttack):
-    """`attack` on one batch for each local epoch, whose mean images are held alike by `invariance`."""
+    r"""Match local epochs in an unknown order with one batch per epoch, whose mean images must agree.
+
+    Use it on FedAvg updates of several epochs if the hyperparameters are known but the order of the
+    examples is not.
+
+    .. math::
+
+        \min_{X_1, \dots, X_E} \; d\big(u(X_1, \dots, X_E), u^*\big)
+        + \lambda \, \frac{1}{E^2} \sum_{e, f} \frac{\|m(X_e) - m(X_f)\|^2}{n}
+
+    Here :math:`X_e` is the batch of epoch :math:`e`, in its own order. The local training makes the
+    update :math:`u` of these batches. The observed update is :math:`u^*`, and :math:`d` is the
+    distance of `attack`. The mean example :math:`m(X_e)` of a batch does not depend on the order,
+    :math:`n` is the number of its values, and :math:`\lambda` is `invariance`.
+
+    At the end, the examples of each :math:`X_e` are assigned to those of :math:`X_1` and averaged.
+
+    Args:
+        attack: Gradient matching to which the term is added. The default is InvertingGradients with
+            1000 steps.
+        invariance: Weight of the term, at least 0.
+
+    References:
+        Dimitrov, Balunović, Konstantinov, Vechev. Data Leakage in Federated Averaging. TMLR 2022,
+        sections 4.2 to 4.4. arXiv:2206.12395.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> training = lg.FedAvg(epochs=2, minibatch=1, learning_rate=0.05)
+        >>> observation = lg.examples.observation(batch_size=2, training=training)
+        >>> quick = lg.attacks.InvertingGradients(steps=10)
+        >>> attack = lg.attacks.OrderInvariant(attack=quick)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([2, 1, 8, 8])
+    """
 
     attack: Recipe = DEFAULT
     invariance: NonNegative = 1.0
@@ -68,14 +101,16 @@ class OrderInvariant(BaseAttack):
         training = observation.training
         if not isinstance(training, FedAvg):
             return Inapplicable(
-                "needs an update of local epochs (fedavg), and their hyperparameters"
+                "it needs an update of local epochs (fedavg) with known hyperparameters"
             )
         if training.orders or training.epochs == 1:
             return Inapplicable(
-                "the order is known, or there is one epoch: the batch simulates as it is"
+                "the order is known, or there is one epoch: match the update directly"
             )
         if training.whole(observation.batch_size):
-            return Inapplicable("every step sees the whole batch: its order does not matter")
+            return Inapplicable(
+                "every local step takes the whole batch, so that the order does not matter: match the update directly"
+            )
         matching = self.attack.matching()
         objective = matching.objective + self.invariance * OrderInvariance(training.epochs)
         batch = observation.batch_size * training.epochs
@@ -100,7 +135,7 @@ class OrderInvariant(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return the epochs' batches, found together and averaged."""
+        """Return the average of the epochs' batches, which are searched together."""
         labels, notes = matching.labels.read(seeds)
         orders, batch = seeds.generator("label order"), observation.batch_size
         each = [labels[torch.randperm(batch, generator=orders)] for _ in range(epochs)]
@@ -109,22 +144,31 @@ class OrderInvariant(BaseAttack):
             unit = observation.domain.to_unit(found.inputs)
             one = replace(
                 found,
-                inputs=observation.domain.from_unit(averaged(unit, torch.cat(each), epochs)),
+                inputs=observation.domain.from_unit(average_epochs(unit, torch.cat(each), epochs)),
                 targets=each[0],
                 found=found.found[:batch],
                 trajectory=(),
                 cost=Cost(found.cost.evaluations + 1),
                 notes=(*notes, *found.notes),
             )
-            return judged(observation, one)
+            return judge(observation, one)
 
         ready = matching.ready.with_labels(torch.cat(each))
         return merged(ready.search(seeds, within(progress, 0.0, 1.0, finish=merged)))
 
 
-def averaged(unit: Tensor, labels: Tensor, epochs: int) -> Tensor:
-    """The mean (B, *shape) of each image of the first epoch and those matched to it; unit (E B, *shape)."""
-    # Imported here: SciPy takes a third of a second.
+def average_epochs(unit: Tensor, labels: Tensor, epochs: int) -> Tensor:
+    """Return the mean of each example of the first epoch and the examples of other epochs that are assigned to it.
+
+    Args:
+        unit: The examples of all E epochs in unit coordinates, `(E B, *shape)`.
+        labels: Their labels, (E B,) or (E B, K).
+        epochs: Number of epochs E.
+
+    Returns:
+        The means, `(B, *shape)`.
+    """
+    # The import of SciPy takes a third of a second, so that only runs that need it import it.
     from scipy.optimize import linear_sum_assignment
 
     parts = unit.reshape(epochs, -1, *unit.shape[1:])
@@ -132,7 +176,7 @@ def averaged(unit: Tensor, labels: Tensor, epochs: int) -> Tensor:
     total = parts[0].clone()
     for part, kind in zip(parts[1:], kinds[1:], strict=True):
         cost = torch.cdist(parts[0].flatten(1).double(), part.flatten(1).double())
-        cost = cost + APART * (kinds[0].unsqueeze(1) != kind).any(-1)
+        cost = cost + OTHER_LABEL * (kinds[0].unsqueeze(1) != kind).any(-1)
         _, chosen = linear_sum_assignment(cost.cpu().numpy())
         total += part[torch.from_numpy(chosen)]
     return total / epochs

@@ -1,13 +1,4 @@
-"""Peeling: a convolutional network's activations, read from the update layer by layer, then inverted. Ours.
-
-    1. a linear layer with a bias tells its input    h = dW_i / db_i            (Phong et al. 2018; Zhu, Blaschko 2021)
-    2. a convolution's gradient tells its input a, once dL/dz behind it is known    (`analytic.peeling`)
-    3. an image with those activations    minimize over x   || a(x) - a ||^2 / || a - a(gray) ||^2 + priors
-
-A max pool does not say where its values came from. There, 3 gives a rough image from what is known so far,
-from which 2 finds the places. One or two layers up from the pool there are many times more activations known
-than pixels, and 3 ends at the image itself: ReLU and pools, which stall gradient matching, do not matter.
-"""
+"""Activations of a convolutional network, recovered layer by layer from one gradient, and the image that has them."""
 
 from __future__ import annotations
 
@@ -53,24 +44,62 @@ from leakgauge.inversion.objectives.distances import MATCHED
 from leakgauge.inversion.search.engine import Ready, ready
 
 FITS = 1e-3
-"""Relative misfit of a layer's gradient up to which the input that it tells is believed."""
+"""Largest relative misfit of a layer's gradient at which the recovered input of the layer is believed."""
 ZERO = 1e-5
-"""Share of the greatest activation below which one counts as 0."""
+"""Fraction of the largest activation below which an activation counts as 0."""
 AMPLE = 1.25
-"""Activations known for each value of the image, from which on priors would only be in the way."""
+"""Number of known activations per value of the image from which on priors only do harm."""
 RESTARTS = 3
-"""Descents at most to an image that the activations known ought to give."""
+"""Largest number of descents if the known activations should determine the image."""
 CLOSE = 1e-6
-"""Squared relative distance of the activations that no local minimum has."""
+"""Squared relative distance of the activations below which no descent is stuck in a local minimum."""
 EXACT = 1e-9
-"""Squared relative distance of the activations at which the image is done: float32 tells no more."""
+"""Squared relative distance of the activations at which a descent ends. Smaller ones are rounding errors of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Peeling(BaseAttack):
-    """One image through convolutions, ReLU and max pools, exactly where each layer's gradient tells its input.
+    r"""Recover one image through convolutions, ReLU and max pools, layer by layer from the output.
 
-    `rough` steps for an image from few activations, under `smoothness`; `steps` for the last.
+    Use it at batch size 1 on convolutional networks in which ReLU or max pools stall gradient
+    matching. The image is exact if each layer's gradient determines the layer's input.
+
+    The attack goes from the output toward the image in three steps.
+
+    1. A linear layer with a bias gives its input,
+       :math:`h = (\partial L / \partial W_i) / (\partial L / \partial b_i)`.
+    2. A convolution's gradient gives its input :math:`a`, if :math:`\partial L / \partial z` at its
+       output :math:`z` is known.
+    3. L-BFGS finds an image :math:`x` with the known activations :math:`a`:
+
+    .. math::
+
+        \min_x \; \frac{\|a(x) - a\|^2}{\|a - a(\text{gray})\|^2} + \text{priors}
+
+    Here :math:`a(x)` are the activations of :math:`x`, and gray is the image of constant 1/2.
+
+    A max pool hides the places of its values. There, step 3 gives a rough image from the
+    activations known so far, and step 2 takes the places from this image. One or two layers nearer
+    to the image, many times more activations than pixels are known. Step 3 then ends at the image
+    itself.
+
+    Args:
+        rough: Number of steps, at least 1, for a rough image from few activations.
+        steps: Number of steps, at least 1, for an image that the activations determine.
+        smoothness: Weight of the smoothness prior on rough images, at least 0.
+
+    References:
+        Ours. Step 1 is from Phong, Aono, Hayashi, Wang, Moriai. Privacy-Preserving Deep Learning
+        via Additively Homomorphic Encryption. IEEE Transactions on Information Forensics and
+        Security 13(5), 2018. The recursion is from Zhu, Blaschko. R-GAP: Recursive Gradient Attack
+        on Privacy. ICLR 2021. arXiv:2010.07733.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1)
+        >>> found = lg.attacks.Peeling()(observation, seeds=lg.Seeds(0))
+        >>> found.status
+        <Status.CONVERGED: 'converged'>
     """
 
     rough: Count = 80
@@ -83,11 +112,11 @@ class Peeling(BaseAttack):
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if image_grid(observation.domain) is None:
-            return Inapplicable("recovers images")
+            return Inapplicable(f"it recovers images; found a {observation.domain.kind}")
         found = recursion_of(observation)
         if isinstance(found, Inapplicable):
             return found
-        # The term that asks for activations follows when they are known.
+        # The objective on activations is set when the activations are known.
         none = torch.zeros(0, dtype=torch.long)
         descent = ready(self.matching(self.prior(), Spectral(), none, self.steps), observation)
         if isinstance(descent, Inapplicable):
@@ -96,7 +125,7 @@ class Peeling(BaseAttack):
         return Plan(evaluations=self.most(pools), search=partial(self.search, found, descent))
 
     def prior(self, *, ample: bool = False) -> Term:
-        """Return what is believed of the image. ample: so many activations are known that they decide it."""
+        """Return the prior on the image. ample: whether the known activations alone determine the image."""
         if ample or self.smoothness == 0:
             return InRange()
         return InRange() + self.smoothness * Smoothness()
@@ -104,7 +133,7 @@ class Peeling(BaseAttack):
     def matching(
         self, objective: Term, start: Parametrization, labels: Tensor, steps: int
     ) -> GradientMatching:
-        """Return the descent to an image of known activations."""
+        """Return the search for an image with known activations."""
         return GradientMatching(
             objective=objective,
             parametrization=start,
@@ -115,16 +144,16 @@ class Peeling(BaseAttack):
 
     @property
     def planned(self) -> int:
-        """Return about how many evaluations a run takes, for its progress: a quarter more than the steps."""
+        """Return the expected number of evaluations of a run, a quarter more than its steps, for its progress."""
         return (self.rough + RESTARTS * self.steps) * 5 // 4
 
     def most(self, pools: int) -> int:
-        """Return the largest number of evaluations through a chain with so many max pools."""
+        """Return the largest number of evaluations for a chain with this number of max pools."""
         rough, last = (
             self.matching(self.prior(), Spectral(), torch.zeros(0), steps).budget
             for steps in (self.rough, self.steps)
         )
-        # An image before each pool and one at the end, which is compared once if it is read.
+        # One image is searched before each pool, and one at the end. An image that is read instead is compared once.
         return (pools + 1) * max(rough, RESTARTS * last) + 1
 
     def search(
@@ -134,18 +163,18 @@ class Peeling(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return the image that the activations tell."""
+        """Return the image that has the recovered activations."""
         beginnings = found.beginnings()
         labels = found.label_of(beginnings[0], seeds) if beginnings else None
         if labels is None:
-            reason = "no label explains the last layer"
+            reason = "no label explains the gradient of the last layer"
             return nothing_found(found.observation, Status.UNCONVERGED, reason)
         with seeds.isolated("peeling"):
             return _Peel(self, found, descent, labels, seeds, progress).run(beginnings[0])
 
 
 class _Peel:
-    """The state of one run: what is known, and the images that it gave so far."""
+    """The state of one run, with the images found so far."""
 
     def __init__(
         self,
@@ -161,83 +190,89 @@ class _Peel:
         self.labels, self.seeds, self.progress = labels, seeds, progress
         self.clock = time.perf_counter()
         self.notes: list[str] = []
-        self.guesses: list[Reconstruction] = []
+        self.images: list[Reconstruction] = []
         self.evaluations, self.done = 0, 0.0
 
     def run(self, start: Beginning) -> Reconstruction:
-        """Go from the output to where the activations give the image, or no more is told. Return the best image."""
-        known, seen = Known(start.place, start.features, start.delta), -1
+        """Return the best image, after recovering layer inputs as far as the gradient determines them."""
+        known, imagined = Known(start.place, start.features, start.delta), -1
         while known.place > 0:
             if self.chain.layers[known.place - 1].pool is not None:
                 self.imagine(known)
-                seen = known.place
+                imagined = known.place
                 if self.matched:
                     break
-            told = self.peel(known)
-            if isinstance(told, Inapplicable):
-                self.notes.append(f"went no further: {told}")
+            deeper = self.peel(known)
+            if isinstance(deeper, Inapplicable):
+                self.notes.append(f"the recursion stopped: {deeper}")
                 break
-            known = told
+            known = deeper
         if known.place == 0:
             self.read(known)
-        elif seen != known.place:
+        elif imagined != known.place:
             self.imagine(known)
-        return self.best(self.guesses)
+        return self.best(self.images)
 
     @property
     def matched(self) -> bool:
         """Return whether the last image explains the update."""
-        residual = self.guesses[-1].residual
+        residual = self.images[-1].residual
         return residual is not None and residual <= MATCHED
 
     def peel(self, known: Known) -> Known | Inapplicable:
-        """Return what is known one layer nearer to the image, or why the layer's gradient does not tell its input."""
+        """Return the input of the next layer toward the image, or the reason why its gradient does not determine it."""
         layer = self.chain.layers[known.place - 1]
         rough = None
         if layer.pool is not None:
-            rough = self.observation.domain.to_unit(self.guesses[-1].inputs).double().cpu()
+            rough = self.observation.domain.to_unit(self.images[-1].inputs).double().cpu()
         dweight, noise = self.recursion.dweight(layer), self.recursion.rounding(layer)
-        told = peeled(self.chain, known, dweight, rough, noise=noise)
-        if isinstance(told, Inapplicable):
-            return told
-        if told.misfit > FITS:
+        deeper = peeled(self.chain, known, dweight, rough, noise=noise)
+        if isinstance(deeper, Inapplicable):
+            return deeper
+        if deeper.misfit > FITS:
             return Inapplicable(
-                f"no input of {layer.name!r} fits its gradient (misfit {told.misfit:.0e})"
+                f"no input of {layer.name!r} fits its gradient (relative misfit {deeper.misfit:.0e})"
             )
-        self.notes.append(f"input of {layer.name!r}: told to {told.misfit:.0e}")
-        return told
+        self.notes.append(f"input of {layer.name!r}: relative misfit {deeper.misfit:.0e}")
+        return deeper
 
     def imagine(self, known: Known) -> None:
-        """Add an image with these activations, by descent: the best of a few if they should give it whole."""
+        """Search an image with these activations and keep it.
+
+        If the activations should determine the image, it is the best of a few descents.
+        """
         values = torch.Size(self.observation.domain.shape).numel()
-        # What a ReLU gave as 0 says less than an equation, and is told to rounding only.
-        told = int((known.x > ZERO * known.x.abs().max()).sum())
-        ample = told >= AMPLE * values
+        # An activation that a ReLU set to 0 says less than an equation, and is known up to rounding only.
+        count = int((known.x > ZERO * known.x.abs().max()).sum())
+        ample = count >= AMPLE * values
         found: list[Reconstruction] = []
         for k, start in enumerate(self.starts(ample)):
             seeds = self.seeds.child(f"{known.place}/{k}")
-            found.append(self.descended(known, start, ample, [*self.guesses, *found], seeds))
+            found.append(self.search_image(known, start, ample, [*self.images, *found], seeds))
             if objective_of(found[-1]) <= CLOSE:
                 break
         best = min(found, key=objective_of)
-        trajectory = tuple(snapshot for guess in found for snapshot in guess.trajectory)
-        spent = Cost(sum(guess.cost.evaluations for guess in found))
-        self.guesses.append(replace(best, trajectory=trajectory, cost=spent))
+        trajectory = tuple(snapshot for image in found for snapshot in image.trajectory)
+        spent = Cost(sum(image.cost.evaluations for image in found))
+        self.images.append(replace(best, trajectory=trajectory, cost=spent))
         self.notes.append(
-            f"image from the input of {self.chain.layers[known.place].name!r}: {told} activations for "
-            f"{values} values, {best.message}"
+            f"image from the input of {self.chain.layers[known.place].name!r}: {count} activations for "
+            f"{values} values; {best.message}"
         )
 
     def starts(self, ample: bool) -> list[Parametrization]:
-        """Return where descents begin: at the last image, or anew. It is a single one if priors decide the image."""
+        """Return the starts of the descents: the last image, if any, and random ones.
+
+        There is a single start if priors decide the image.
+        """
         fresh = Spectral(center=0.5, noise=0.1)
-        if not self.guesses:
+        if not self.images:
             return [fresh] * (RESTARTS if ample else 1)
-        unit = self.observation.domain.to_unit(self.guesses[-1].inputs)
+        unit = self.observation.domain.to_unit(self.images[-1].inputs)
         last = WarmStart(base=Spectral(center=0.5), initial=unit)
         return [last, *[fresh] * (RESTARTS - 1)] if ample else [last]
 
-    def descended(
+    def search_image(
         self,
         known: Known,
         start: Parametrization,
@@ -245,44 +280,54 @@ class _Peel:
         before: list[Reconstruction],
         seeds: Seeds,
     ) -> Reconstruction:
-        """Return the image of one descent, with its trajectory as part of the whole. before: the images so far."""
+        """Return the image of one descent.
+
+        Args:
+            known: The known activations.
+            start: The start of the descent.
+            ample: Whether the activations alone determine the image.
+            before: The images so far.
+            seeds: The seeds of this descent.
+        """
         attack = self.attack
         steps = attack.steps if ample else attack.rough
-        layer, told = self.chain.layers[known.place].name, known.x.reshape(1, -1)
-        objective = FeatureMatch.of_one(self.observation, layer, told) + attack.prior(ample=ample)
+        layer, activations = self.chain.layers[known.place].name, known.x.reshape(1, -1)
+        objective = FeatureMatch.of_one(self.observation, layer, activations) + attack.prior(
+            ample=ample
+        )
         matching = attack.matching(objective, start, self.labels, steps)
         spent, since = self.evaluations, time.perf_counter() - self.clock
 
-        def placed(guess: Reconstruction) -> Reconstruction:
+        def placed(image: Reconstruction) -> Reconstruction:
             trajectory = tuple(
                 replace(s, evaluations=s.evaluations + spent, seconds=s.seconds + since)
-                for s in guess.trajectory
+                for s in image.trajectory
             )
-            return replace(guess, trajectory=trajectory)
+            return replace(image, trajectory=trajectory)
 
-        # Several pools may ask for more descents than are planned.
+        # With several pools there may be more descents than planned.
         part = min(steps * 5 / 4 / attack.planned, 1 - self.done)
-        telling = within(
+        reporting = within(
             self.progress,
             self.done,
             part,
             evaluations=spent,
-            finish=lambda guess: self.best([*before, placed(guess)]),
+            finish=lambda image: self.best([*before, placed(image)]),
             best=partial(self.best, before) if before else None,
             objective=no_objective,
         )
         self.done += part
         descent = replace(self.descent, matching=matching).with_labels(self.labels)
-        guess = descent.search(seeds, telling)
-        self.evaluations += guess.cost.evaluations
-        return placed(guess)
+        image = descent.search(seeds, reporting)
+        self.evaluations += image.cost.evaluations
+        return placed(image)
 
     def read(self, known: Known) -> None:
-        """Add the image that the first layer's input is."""
+        """Keep the image given by the input of the first layer."""
         unit, inputs = self.recursion.inputs(known.x)
         residual = self.recursion.residual(unit, self.labels)
         self.evaluations += 1
-        self.guesses.append(
+        self.images.append(
             Reconstruction(
                 inputs=inputs,
                 targets=self.labels,
@@ -294,19 +339,19 @@ class _Peel:
             )
         )
 
-    def best(self, guesses: list[Reconstruction]) -> Reconstruction:
-        """Return the image that matches the update best, with the trajectory of all."""
-        chosen = min(guesses, key=residual_of)
-        trajectory = tuple(snapshot for guess in guesses for snapshot in guess.trajectory)
+    def best(self, images: list[Reconstruction]) -> Reconstruction:
+        """Return the image that matches the update best, with the trajectories of all images."""
+        chosen = min(images, key=residual_of)
+        trajectory = tuple(snapshot for image in images for snapshot in image.trajectory)
         notes = (*self.notes, *chosen.notes)
         return replace(chosen, trajectory=trajectory, notes=notes, cost=Cost(self.evaluations))
 
 
-def objective_of(guess: Reconstruction) -> float:
+def objective_of(image: Reconstruction) -> float:
     """Return the objective of a descent's result, infinite if no iterate had a finite one."""
-    return guess.objectives[0] if guess.objectives else math.inf
+    return image.objectives[0] if image.objectives else math.inf
 
 
-def residual_of(guess: Reconstruction) -> float:
+def residual_of(image: Reconstruction) -> float:
     """Return the residual, infinite if there is none."""
-    return math.inf if guess.residual is None else guess.residual
+    return math.inf if image.residual is None else image.residual

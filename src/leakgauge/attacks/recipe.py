@@ -1,4 +1,4 @@
-"""A recipe: a paper's attack, written as a composition of the parts in `inversion`."""
+"""Recipes: attacks that are compositions of the parts in `inversion`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from leakgauge.inversion.search.engine import Ready, ready
 
 
 class Recipe(BaseAttack):
-    """An Attack that is a `GradientMatching`. Subclasses are frozen dataclasses that override `matching`."""
+    """An attack that is one `GradientMatching`. Subclasses are frozen dataclasses that override `matching`."""
 
     def matching(self) -> GradientMatching:
-        """Return the composition that this recipe stands for."""
+        """Return the composition of this recipe."""
         raise NotImplementedError
 
     @property
@@ -38,13 +38,18 @@ class Recipe(BaseAttack):
 
 @dataclass(frozen=True)
 class Labeled:
-    """A matching that is ready but for labels, which are read when a search starts."""
+    """A matching that is ready except for its labels, which are recovered when a search starts.
+
+    Args:
+        ready: The matching without labels.
+        labels: How the labels are recovered.
+    """
 
     ready: Ready
     labels: LabelPlan
 
     def search(self, seeds: Seeds, progress: Progress) -> Reconstruction:
-        """Read labels, then match. The notes of both are in the reconstruction."""
+        """Return the result of matching with recovered labels. Its notes are those of both steps."""
         settled, notes = settle(self, seeds)
 
         def noted(found: Reconstruction) -> Reconstruction:
@@ -54,7 +59,7 @@ class Labeled:
 
 
 def settle(matching: Labeled | Ready, seeds: Seeds) -> tuple[Ready, tuple[str, ...]]:
-    """Return the matching with its labels, read if they have to be, and the notes of the record on them."""
+    """Return the matching with its labels, and notes for the record on them. The labels are recovered if needed."""
     if isinstance(matching, Ready):
         return matching, ()
     labels, notes = matching.labels.read(seeds)
@@ -66,10 +71,12 @@ def label_first(
     observation: Observation,
     labels: LabelPlan | Inapplicable | None = None,
 ) -> Labeled | Inapplicable:
-    """Return the matching with labels that are granted or read when a search starts, or the reason why it cannot run.
+    """Return the matching with labels that are granted or recovered, or the reason why it cannot run.
 
     Args:
-        labels: how labels are read. By default from `observation`.
+        matching: A matching with any rule for labels. The rule is replaced.
+        observation: The observation to attack.
+        labels: How labels are recovered. The default is `plan_labels(observation)`.
     """
     labels = plan_labels(observation) if labels is None else labels
     if isinstance(labels, Inapplicable):
@@ -84,14 +91,18 @@ def label_if_needed(
     observation: Observation,
     labels: LabelPlan | Inapplicable | None = None,
 ) -> Labeled | Ready | Inapplicable:
-    """Return the same for a matching that may have a rule for labels of its own, which then is used."""
+    """Return the matching with labels, or the reason why it cannot run.
+
+    Labels are recovered as in `label_first` if the matching wants known labels and none are
+    granted. Otherwise its own rule for labels applies.
+    """
     if isinstance(matching.labels, Known) and not granted(observation):
         return label_first(matching, observation, labels)
     return ready(matching, observation)
 
 
 def plan_matching(matching: GradientMatching, observation: Observation) -> Plan | Inapplicable:
-    """Return the plan of a matching whose labels are read first if it wants known ones and none are granted."""
+    """Return the plan of a matching, or the reason why it cannot run. See `label_if_needed` for its labels."""
     found = label_if_needed(matching, observation)
     if isinstance(found, Inapplicable):
         return found

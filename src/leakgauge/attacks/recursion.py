@@ -1,4 +1,4 @@
-"""What R-GAP and peeling share: where a recursion from the output to the input of a chain starts, and how it ends."""
+"""The start and end, shared by R-GAP and peeling, of a recursion from the output of a chain of layers to its input."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from leakgauge.output.one_label import Explained
 
 @dataclass(frozen=True)
 class Beginning:
-    """A layer whose input and gradient are known: the recursion can start there.
+    """A layer with known input and known gradient, at which the recursion can start.
 
     Args:
-        place: which layer of the chain.
-        features: (F,), its input h.
-        delta: (O,), the gradient of the loss at its output.
-        label: of the example, or None if the layer does not tell it.
+        place: Index of the layer in the chain.
+        features: The layer's input h, (F,).
+        delta: The gradient of the loss at the layer's output, (O,).
+        label: The class of the example. None if the layer does not show it.
     """
 
     place: int
@@ -40,9 +40,10 @@ class Recursion:
     """A chain of layers whose weights are all trained, and the gradient of one example.
 
     Args:
-        chain: the layers.
-        observation: the gradient, and what is granted beside it.
-        biased: the first linear layer whose bias moved, so that its delta is db. None if there is none.
+        chain: The layers.
+        observation: The gradient and the granted knowledge.
+        biased: Index of the first linear layer whose bias has a gradient. There delta is this
+            gradient. None if there is none.
     """
 
     chain: Chain
@@ -58,7 +59,7 @@ class Recursion:
         return rounding(self.observation.update.tensors[f"{layer.name}.weight"]).shared
 
     def beginnings(self) -> list[Beginning]:
-        """Return where the recursion may start, the best first."""
+        """Return the possible starts of the recursion, the best one first."""
         explained = self._explained()
         if self.biased is None:
             last = len(self.chain.layers) - 1
@@ -70,7 +71,7 @@ class Recursion:
         return [Beginning(self.biased, features, bias, label)]
 
     def _explained(self) -> list[Explained]:
-        """Return what explains the gradient of the last layer, the best first."""
+        """Return the labels, inputs and deltas that explain the gradient of the last layer, the best ones first."""
         last, observation = self.chain.layers[-1], self.observation
         dweight = self.dweight(last)
         if not isinstance(last.module, nn.Linear) or observation.classes is None:
@@ -87,7 +88,11 @@ class Recursion:
         return found
 
     def label_of(self, start: Beginning, seeds: Seeds) -> Tensor | None:
-        """Return the label (1,) that explains the last layer, else one that is granted or estimated, or None."""
+        """Return the label of the example, or None if it is unknown.
+
+        It is the label (1,) that explains the last layer. If there is none, it is granted or
+        recovered.
+        """
         observation = self.observation
         if start.label is not None:
             return torch.tensor([start.label], device=observation.update.like.device)
@@ -98,14 +103,20 @@ class Recursion:
             return observation.knowledge.labels
         return known.read(seeds)[0]
 
-    def inputs(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the example (1, *shape) that the first layer sees, in unit coordinates and in the domain's units."""
-        # The domain's range is public: a value outside it is an error, for certain.
-        unit = self.chain.invert(seen.reshape(1, -1)).clamp(0, 1).to(self.observation.update.like)
+    def inputs(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the example `(1, *shape)` in unit coordinates and in the domain's units.
+
+        Args:
+            features: The input of the first layer.
+        """
+        # The domain's range is public, so that a value outside it must be an error.
+        unit = (
+            self.chain.invert(features.reshape(1, -1)).clamp(0, 1).to(self.observation.update.like)
+        )
         return unit, self.observation.domain.from_unit(unit)
 
     def residual(self, unit: Tensor, targets: Tensor) -> float:
-        """Return the relative residual of the update of an example in unit coordinates."""
+        """Return the relative residual of the update of an example `(1, *shape)` in unit coordinates."""
         simulated = simulator(self.observation, create_graph=False)(unit, targets)
         return float(relative_residual(simulated, self.observation.update.tensors))
 
@@ -127,17 +138,17 @@ def recursion_of(observation: Observation) -> Recursion | Inapplicable:
         return found
     if not isinstance(last.module, nn.Linear):
         return Inapplicable(
-            f"the last layer, {last.name!r}, is a convolution, and no linear layer has a bias"
+            f"the last layer, {last.name!r}, is a convolution, and no linear layer has a bias with a gradient"
         )
     if observation.classes is None:
         return Inapplicable(
-            "without a bias the recursion starts from the label: needs a classification loss"
+            "without a bias, the recursion starts from the label: it needs a classification loss"
         )
     return found
 
 
 def _biased(chain: Chain, observation: Observation) -> int | None:
-    """Return the first linear layer whose bias is trained and moved, or None if there is none."""
+    """Return the index of the first linear layer whose bias has a gradient, or None if there is none."""
     for i, layer in enumerate(chain.layers):
         db = observation.update.tensors.get(f"{layer.name}.bias")
         if isinstance(layer.module, nn.Linear) and db is not None and bool(db.any()):

@@ -1,10 +1,4 @@
-"""What photographs look like, as quadratic smoothness for lost pixels and as a few statistics for whole images.
-
-    restored:  minimize over x   ||T(x) - x~||^2 / n  +  w p(x),      p(x) = (||grad x||^2 + 2 ||Laplacian x||^2) / n
-
-Of the priors tried on CIFAR-10's training images with pixels and patches erased (gradient, Laplacian, total variation,
-each with and without more weight on color), this one came nearest, or within 0.2 dB of it.
-"""
+"""Restoration of changed images, with a smoothness prior for lost pixels and typical statistics of photographs."""
 
 from __future__ import annotations
 
@@ -15,21 +9,40 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 Map = Callable[[Tensor], Tensor]
+"""A differentiable map from images (B, C, H, W) to images (B, C, H, W), in unit coordinates."""
 
 TYPICAL = ((0.42, 0.16), (-1.8, 0.5), (-0.3, 1.7), (0.27, 0.07))
-"""Mean and standard deviation over photographs (scikit-image's and scikit-learn's at 32 x 32) of `statistics`."""
+"""Mean and deviation of each of the `statistics`, over photographs of scikit-image and scikit-learn at 32 x 32."""
 FLOOR = 1e-3
+"""Smallest contrast, slope and sharpness. It keeps logarithms and quotients finite on flat images."""
 REACHED = 0.1
-"""The slope from which on a pixel is held to be seen: less has only its image's mean."""
+"""Slope of the map above which a pixel counts as seen. Other pixels start at the mean of their image."""
 
 
-def restored(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Tensor:
-    """The smooth images (B, C, H, W) in or near [0, 1] that `forward` takes to `observed`, in float64, by L-BFGS.
+def restore(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Tensor:
+    r"""Return the smooth images (B, C, H, W), in float64 and in or near [0, 1], that a map takes to observed images.
 
-    weight: of smoothness beside the mean squared error, small where what is observed is to be kept.
+    .. math::
+
+        \min_x \; \frac{\|T(x) - \tilde x\|^2}{n} + \frac{\mathrm{distance}(x, [0, 1]^n)^2}{n} + w \, p(x), \qquad
+        p(x) = \frac{\|\nabla x\|^2 + 2 \, \|\Delta x\|^2}{n}
+
+    Here :math:`T` is `forward`, :math:`\tilde x` is `observed`, :math:`w` is `weight`, :math:`n` is
+    the number of values of an image, and :math:`\Delta` is the Laplacian. L-BFGS minimizes it.
+
+    This prior was compared on CIFAR-10's training images with erased pixels and patches. The others
+    were gradient, Laplacian and total variation, each with and without more weight on color. This
+    prior came nearest to the originals, or within 0.2 dB of the nearest.
+
+    Args:
+        observed: The changed images (B, C, H, W) in unit coordinates.
+        forward: The map T.
+        weight: Weight of smoothness against the mean squared error, above 0. Small if observed
+            pixels should stay.
+        steps: Largest number of L-BFGS iterations.
     """
     target = observed.detach().double()
-    found = carried_back(target, forward)[0].requires_grad_()
+    found = carry_back(target, forward)[0].requires_grad_()
     descent = torch.optim.LBFGS(
         [found],
         max_iter=steps,
@@ -43,7 +56,7 @@ def restored(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Te
         descent.zero_grad()
         with torch.enable_grad():
             error = mean_square(forward(found) - target) + beyond(found)
-            # L-BFGS stops by absolute sizes: the error, which is to become small, is what is scaled up.
+            # L-BFGS stops by absolute sizes. So the error, which must become small, is scaled up by 1 / weight.
             value = (error / weight + roughness(found)).sum()
             value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
@@ -52,21 +65,30 @@ def restored(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Te
     return found.detach()
 
 
-def carried_back(observed: Tensor, forward: Map) -> tuple[Tensor, Tensor]:
-    """`observed` (B, C, H, W) taken to where `forward` had it from, and which pixels that reaches, (B, 1, H, W).
+def carry_back(observed: Tensor, forward: Map) -> tuple[Tensor, Tensor]:
+    """Return a first estimate of the originals, and a mask of the pixels that the observed images show.
 
-    By the slope of `forward`, in the mean over what each value went to; the mean of all where it went nowhere.
+    The derivative of `forward` carries each observed value back to the pixels that it came from. A
+    pixel takes the mean of the values that it went to. A pixel that went nowhere takes the mean of
+    its image.
+
+    Args:
+        observed: The changed images (B, C, H, W).
+        forward: The map that changed them.
+
+    Returns:
+        The estimate (B, C, H, W), and the mask (B, 1, H, W), true for each pixel that is seen.
     """
     leaf = observed.detach().clone().requires_grad_()
     with torch.enable_grad():
         there = forward(leaf)
-        shares, values = (
+        slopes, values = (
             torch.autograd.grad(there, leaf, grad_outputs=one, retain_graph=True)[0]
             for one in (torch.ones_like(there), observed.detach())
         )
-    reached = shares.abs().amax(1, keepdim=True) > REACHED
-    usable = shares.abs() > REACHED
-    carried = values / torch.where(usable, shares, torch.ones_like(shares))
+    reached = slopes.abs().amax(1, keepdim=True) > REACHED
+    usable = slopes.abs() > REACHED
+    carried = values / torch.where(usable, slopes, torch.ones_like(slopes))
     seen = usable.to(carried)
     middle = (carried * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True).clamp_min(
         1
@@ -75,17 +97,17 @@ def carried_back(observed: Tensor, forward: Map) -> tuple[Tensor, Tensor]:
 
 
 def mean_square(difference: Tensor) -> Tensor:
-    """(B, C, H, W) to (B,)."""
+    """Return the mean squared difference (B,) of each image from differences (B, C, H, W)."""
     return difference.square().flatten(1).mean(1)
 
 
 def beyond(images: Tensor) -> Tensor:
-    """Mean squared distance of images (B, C, H, W) to [0, 1], (B,)."""
+    """Return the mean squared distance (B,) of images (B, C, H, W) to [0, 1]."""
     return mean_square(images - images.clamp(0, 1))
 
 
 def roughness(images: Tensor) -> Tensor:
-    """p(x) of images (B, C, H, W), one value each, borders repeated."""
+    """Return the prior p(x) of `restore` for images (B, C, H, W), one value each (B,). Borders are repeated."""
     down, across = images.diff(dim=-2), images.diff(dim=-1)
     laplacian = pad(down, (0, 0, 0, 1)) - pad(down, (0, 0, 1, 0))
     laplacian = laplacian + pad(across, (0, 1)) - pad(across, (1, 0))
@@ -95,13 +117,19 @@ def roughness(images: Tensor) -> Tensor:
 
 
 def statistics(images: Tensor, known: Tensor) -> Tensor:
-    """Brightness, log contrast, log color beside contrast, log sharpness of images (B, C, H, W): (B, 4).
+    """Return four statistics (B, 4) of images (B, C, H, W).
 
-    known (B, 1, H, W): which pixels count. Color is left at what is typical where there are other than three channels.
+    They are the brightness, the logarithm of contrast, the logarithm of color relative to contrast,
+    and the logarithm of sharpness. Color has its typical value unless the images have three
+    channels.
+
+    Args:
+        images: The images in unit coordinates.
+        known: Mask (B, 1, H, W) of the pixels that count.
     """
     bright, mask = images.mean(1, keepdim=True), known.to(images)
-    level = averaged(bright, mask)
-    contrast = averaged((bright - level[:, None, None, None]).square(), mask).sqrt()
+    level = masked_mean(bright, mask)
+    contrast = masked_mean((bright - level[:, None, None, None]).square(), mask).sqrt()
     contrast = contrast.clamp_min(FLOOR)
     slope, curve = bright.new_zeros(len(bright)), bright.new_zeros(len(bright))
     for axis in (-2, -1):
@@ -112,23 +140,30 @@ def statistics(images: Tensor, known: Tensor) -> Tensor:
         triples = pairs.narrow(axis, 1, pairs.shape[axis] - 1) * pairs.narrow(
             axis, 0, pairs.shape[axis] - 1
         )
-        slope = slope + averaged(step.square(), pairs)
-        curve = curve + averaged(step.diff(dim=axis).square(), triples)
+        slope = slope + masked_mean(step.square(), pairs)
+        curve = curve + masked_mean(step.diff(dim=axis).square(), triples)
     sharp = (curve.sqrt() / slope.sqrt().clamp_min(FLOOR)).clamp_min(FLOOR).log()
     color = torch.full_like(contrast, TYPICAL[2][0])
     if images.shape[1] == 3:
         red, green, blue = (images[:, i : i + 1] for i in range(3))
         energy = (red - blue).square() + (red - 2 * green + blue).square()
-        color = ((averaged(energy, mask) / 2).sqrt() / contrast).clamp_min(10 * FLOOR).log()
+        color = ((masked_mean(energy, mask) / 2).sqrt() / contrast).clamp_min(10 * FLOOR).log()
     return torch.stack([level, contrast.log(), color, sharp], dim=1)
 
 
-def averaged(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of (B, 1, H, W) where the mask is 1, (B,)."""
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (B,) of values (B, 1, H, W) over the pixels with mask 1."""
     return (values * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp_min(1)
 
 
 def strangeness(images: Tensor, known: Tensor) -> Tensor:
-    """How untypical images (B, C, H, W) are: the negative logarithm of a Gaussian density, up to a constant, (B,)."""
+    """Return how untypical images are, (B,): the negative logarithm of a Gaussian density of their statistics.
+
+    The constant of the logarithm is left out.
+
+    Args:
+        images: The images (B, C, H, W) in unit coordinates.
+        known: Mask (B, 1, H, W) of the pixels that count.
+    """
     mean, deviation = images.new_tensor(TYPICAL).unbind(1)
     return ((statistics(images, known) - mean) / deviation).square().sum(1) / 2

@@ -1,14 +1,4 @@
-"""Recursive Gradient Attack on Privacy. Zhu, Blaschko: ICLR 2021. Batch 1.
-
-At the last layer, delta = dL/dz and the input h explain dW = delta h'     (section 3.2; `output_layer`)
-From there to the input, layer by layer, with z = W x + b and h = sigma(z):
-    z = sigma^-1(h)        delta = sigma'(z) (W_next' delta_next)           (equations 12, 13)
-    [K(delta); W] x = [dW; z - b]      by least squares                     (equation 15; `constraints`)
-The rank of [K; W] says beforehand whether a layer's input is determined    (section 4; `rank_index`)
-
-A linear layer with a bias has delta = db and h = dW_i / db_i (Phong et al. 2018): the recursion starts at
-the first such layer, and what follows it does not matter.
-"""
+"""R-GAP: one example in closed form, by a recursion from the output of a network to its input."""
 
 from __future__ import annotations
 
@@ -43,10 +33,50 @@ from leakgauge.core.verdicts import nothing_found
 
 @dataclass(frozen=True, kw_only=True)
 class RGAP(BaseAttack):
-    """One example through a chain of convolutions and linear layers without pools, in closed form.
+    r"""Recover one example in closed form, through a chain of convolutions and linear layers without pools.
 
-    `rows`: "plain" stacks the equations of a layer as they are, as in the paper; "balanced" divides
-    gradient's and weight's each by the norm of its right side (ours), which keeps float32 updates exact.
+    Use it at batch size 1 on chains with invertible activations, such as LeakyReLU. It is exact
+    where every layer has enough equations, and reports the rank of each layer's system.
+
+    At the last layer, :math:`\partial L / \partial W = \delta h^\top` gives the layer's input
+    :math:`h` and :math:`\delta = \partial L / \partial z`. From there the recursion goes to the
+    input, layer by layer, with :math:`z = W x + b` and :math:`h = \sigma(z)`:
+
+    .. math::
+
+        z = \sigma^{-1}(h), \qquad
+        \delta = \sigma'(z) \odot (W_{\text{next}}^\top \delta_{\text{next}}), \qquad
+        \begin{bmatrix} K(\delta) \\ W \end{bmatrix} x
+        = \begin{bmatrix} \partial L / \partial W \\ z - b \end{bmatrix}
+
+    The last system is solved for the layer's input :math:`x` by least squares. :math:`K(\delta)`
+    holds the equations of the layer's gradient. The rank of the system shows whether it determines
+    :math:`x`.
+
+    A linear layer with a bias gives :math:`\delta = \partial L / \partial b` and :math:`h` at once.
+    So the recursion starts at the first of these layers, and the layers behind it do not matter.
+
+    Args:
+        rows: How the two blocks of the system are weighted. "plain" does not weight them, as in the
+            paper. "balanced", the default, divides each block by the norm of its right side. It is
+            ours, and keeps float32 updates exact.
+
+    References:
+        Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021, sections 3.2 and 4,
+        equations 12, 13 and 15. arXiv:2010.07733.
+
+        Phong, Aono, Hayashi, Wang, Moriai. Privacy-Preserving Deep Learning via Additively
+        Homomorphic Encryption. IEEE Transactions on Information Forensics and Security 13(5), 2018,
+        for layers with a bias.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> model = lg.models.build(lg.models.cnn, data.domain, 10)
+        >>> observation = lg.examples.observation(batch_size=1, model=model)
+        >>> attack = lg.attacks.RGAP()
+        >>> attack(observation, seeds=lg.Seeds(0)).status
+        <Status.CERTIFIED: 'certified'>
     """
 
     rows: Literal["balanced", "plain"] = "balanced"
@@ -67,30 +97,39 @@ class RGAP(BaseAttack):
         return Plan(evaluations=3, search=partial(self.search, found))
 
     def search(self, found: Recursion, seeds: Seeds, progress: Progress) -> Reconstruction:
-        """Return the best of the examples that the starts of the recursion lead to."""
-        guesses: list[_Guess] = []
+        """Return the best of the examples to which the starts of the recursion lead."""
+        results: list[_Result] = []
 
         def best() -> Reconstruction:
-            return min(guesses, key=lambda guess: guess.misfit).reconstruction(len(guesses))
+            return min(results, key=lambda result: result.misfit).reconstruction(len(results))
 
         with seeds.isolated("simulation"):
             beginnings = found.beginnings()
-            # To find where to start is a part of the work, too.
+            # The search for the starts counts as one part of the work.
             parts = len(beginnings) + 1
             progress(Moment(1 / parts))
             for start in beginnings:
-                guesses.append(_finished(found, start, seeds, balanced=self.rows == "balanced"))
-                progress(Moment((1 + len(guesses)) / parts, len(guesses), best=best))
-                if guesses[-1].misfit <= CERTIFIED_WITHIN:
+                results.append(_finish(found, start, seeds, balanced=self.rows == "balanced"))
+                progress(Moment((1 + len(results)) / parts, len(results), best=best))
+                if results[-1].misfit <= CERTIFIED_WITHIN:
                     break
-        if not guesses:
-            reason = "no label and output explain the last layer's gradient"
+        if not results:
+            reason = "no label and output explain the gradient of the last layer"
             return nothing_found(found.observation, Status.UNCONVERGED, reason)
         return best()
 
 
 @dataclass(frozen=True)
-class _Guess:
+class _Result:
+    """The example to which one start of the recursion leads.
+
+    Args:
+        inputs: The example `(1, *shape)` in data units.
+        targets: Its label (1,). None if it is not known.
+        residual: The relative residual of its update. None if no label is known.
+        ranks: The rank of each layer's system.
+    """
+
     inputs: Tensor
     targets: Tensor | None
     residual: float | None
@@ -102,18 +141,22 @@ class _Guess:
         return math.inf if self.residual is None else self.residual
 
     def reconstruction(self, evaluations: int) -> Reconstruction:
-        """Return the guess, with a status that the ranks and the residual prove, or do not."""
+        """Return the reconstruction. Its status follows from the residual and the ranks."""
         short = [layer for layer in self.ranks if layer.index < 0]
         status = Status.UNCONVERGED
         if self.misfit <= CONVERGED_WITHIN:
             status = Status.CONVERGED
         if self.misfit <= CERTIFIED_WITHIN and not short:
             status = Status.CERTIFIED
-        told = "every layer's input is determined"
+        determined = "every layer's input is determined"
         if short:
-            first = short[-1]  # the recursion comes from the output
-            told = f"rank index {first.index} at {first.name!r}: its input is not determined"
-        matched = "the label is not known, so nothing is checked"
+            first = short[
+                -1
+            ]  # The recursion comes from the output, so that the last entry is its first layer.
+            determined = (
+                f"rank index {first.index} at layer {first.name!r}: its input is not determined"
+            )
+        matched = "the label is not known, so the update is not compared"
         if self.residual is not None:
             matched = f"the update is matched to {self.residual:.2g} of its norm"
         return Reconstruction(
@@ -121,7 +164,7 @@ class _Guess:
             targets=self.targets,
             found=torch.ones(1, dtype=torch.bool),
             status=status,
-            message=f"{told}; {matched}",
+            message=f"{determined}; {matched}",
             residual=self.residual,
             cost=Cost(evaluations),
             notes=tuple(layer.line for layer in self.ranks),
@@ -131,7 +174,13 @@ class _Guess:
 def recurse(
     found: Recursion, start: Beginning, *, balanced: bool
 ) -> tuple[Tensor, tuple[LayerRank, ...]]:
-    """Return what the first layer sees (*shape), and the rank of every layer on the way."""
+    """Return the input of the first layer, and the rank of the system of each layer on the way.
+
+    Args:
+        found: The chain of layers and the gradient.
+        start: The start of the recursion.
+        balanced: Whether to weight the blocks of each system.
+    """
     x, delta = start.features, start.delta
     ranks: list[LayerRank] = []
     for i in range(start.place - 1, -1, -1):
@@ -150,10 +199,10 @@ def recurse(
     return x, carried(tuple(reversed(ranks)))
 
 
-def _finished(found: Recursion, start: Beginning, seeds: Seeds, *, balanced: bool) -> _Guess:
-    """Return the example that one start leads to, its label, and how well the update is then matched."""
-    seen, ranks = recurse(found, start, balanced=balanced)
+def _finish(found: Recursion, start: Beginning, seeds: Seeds, *, balanced: bool) -> _Result:
+    """Return the example to which one start leads, with its label and its residual."""
+    features, ranks = recurse(found, start, balanced=balanced)
     targets = found.label_of(start, seeds)
-    unit, inputs = found.inputs(seen)
+    unit, inputs = found.inputs(features)
     residual = None if targets is None else found.residual(unit, targets)
-    return _Guess(inputs, targets, residual, ranks)
+    return _Result(inputs, targets, residual, ranks)

@@ -1,11 +1,4 @@
-"""Second-order gradient matching with a vanishing prior. Ours; we know of no publication.
-
-    minimize over x, y   sum_l || g_l(x, y) - g*_l ||^2 / (|| g*_l || || g* ||)  +  w p(x)
-    p(x) = (|| Laplacian x ||^2 + distance(x, [0, 1]^n)^2) / n,   color counting more than brightness
-
-by L-BFGS and then by Gauss-Newton, w falling from 1 towards zero. The prior leads through the early
-steps, when the gradients disagree about everything; at the end it decides only what the update leaves open.
-"""
+"""Second-order gradient matching with a vanishing prior."""
 
 from __future__ import annotations
 
@@ -26,10 +19,42 @@ from leakgauge.inversion import (
 
 @dataclass(frozen=True, kw_only=True)
 class SecondOrder(Recipe):
-    """Least squares to the end of float64, for smooth networks and small batches.
+    r"""Match gradients by least squares to the precision of float64, with L-BFGS and then Gauss-Newton steps.
 
-    `smoothness` is the prior's weight at the start, against an objective of about 1; on tables, set 0.
-    `tolerance` is on the objective. `labels` as in BalancedDLG. Stages as in GaussNewton.
+    Use it on smooth networks, without ReLU, at small batches. On tables, set `smoothness` to 0.
+
+    .. math::
+
+        \min_{x, y} \; \sum_l \frac{\|g_l(x, y) - g^*_l\|^2}{\|g^*_l\| \, \|g^*\|} + w \, p(x), \qquad
+        p(x) = \frac{\|\Delta x\|^2 + \mathrm{distance}(x, [0, 1]^n)^2}{n}
+
+    Here :math:`g_l` is the simulated and :math:`g^*_l` the observed gradient of parameter tensor
+    :math:`l`. :math:`\Delta` is the Laplacian, in which color weighs more than brightness, and
+    :math:`n` is the number of values. The weight :math:`w` falls toward 0 during the search. At
+    first the prior leads, while the gradients are still far apart. At the end it decides only what
+    the update leaves open.
+
+    Args:
+        warm: Number of stages of L-BFGS, at least 1.
+        iterations: Largest number of iterations of each of these stages, at least 1.
+        stages: Number of Gauss-Newton stages that follow, at least 1.
+        smoothness: Weight of the prior at the start, at least 0. The distance is about 1 there.
+        restarts: Number of independent starts, at least 1. With several, the worse half is dropped
+            three times.
+        tolerance: Value of the objective, at least 0, at which the search ends.
+        labels: "recovered" takes granted labels or recovers them first. "joint" makes them
+            variables of the search.
+
+    References:
+        Ours. We know of no publication.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1)
+        >>> attack = lg.attacks.SecondOrder(warm=1, iterations=20, stages=1)
+        >>> found = attack(observation, seeds=lg.Seeds(0))
+        >>> found.status
+        <Status.CONVERGED: 'converged'>
     """
 
     warm: Count = 7

@@ -1,12 +1,4 @@
-"""Layers before a hidden one, matched whatever is behind. Ours; that PRECODE's bottleneck is to be left out of the
-matching is from Scheliga, Mäder, Seeland: Privacy Preserving Federated Learning with Convolutional Variational
-Bottlenecks, arXiv:2309.04515, where what is behind is simulated all the same.
-
-    minimize over x, u   d( 1/B sum_b (dr(x_b) / dtheta)' u_b,  g* )  +  priors(x)
-
-over the layers before the first hidden one, which reads r. The signal u = dL/dr is a variable of each example: neither
-labels, nor hidden weights, nor what a bottleneck drew enter. A batch has that many unknowns more than it has pixels.
-"""
+"""Gradient matching on the layers before the first hidden layer."""
 
 from __future__ import annotations
 
@@ -47,9 +39,40 @@ DEFAULT = VanishingPrior(steps=2000)
 
 @dataclass(frozen=True, kw_only=True)
 class SignalMatching(BaseAttack):
-    """`attack` on the layers before the first hidden one, with the signal that comes back to them as variables.
+    r"""Match gradients of the layers before the first hidden one, with the signal behind them as variables.
 
-    Labels, where granted or read, are reported, and used for nothing.
+    Use it if some layers of the model are hidden from the adversary, or if a layer like the
+    bottleneck of PRECODE draws random values.
+
+    .. math::
+
+        \min_{x, u} \; d\Big(\frac{1}{B} \sum_b \Big(\frac{\partial r(x_b)}{\partial \theta}\Big)^\top u_b, \; g^*\Big)
+        + \mathrm{priors}(x)
+
+    Here :math:`r(x_b)` is the input of the first hidden layer for example :math:`x_b`. The
+    parameters before that layer are :math:`\theta`, their observed gradient is :math:`g^*`, and
+    :math:`d` is the distance of `attack`. The signal :math:`u_b = \partial L / \partial r(x_b)` is
+    a variable of each example. Labels, hidden weights and random values of a bottleneck do not
+    enter. Each example adds as many unknowns as :math:`r` has values.
+
+    Granted or recovered labels are only reported.
+
+    Args:
+        attack: Gradient matching that gives the distance, the priors and the search. The default is
+            VanishingPrior with 2000 steps.
+
+    References:
+        Ours. Leaving PRECODE's bottleneck out of the matching is from Scheliga, Mäder, Seeland.
+        Privacy Preserving Federated Learning with Convolutional Variational Bottlenecks. 2023.
+        arXiv:2309.04515. There, the layers behind it are still simulated.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1, defense=lg.defenses.LocalLayers())
+        >>> attack = lg.attacks.SignalMatching(attack=lg.attacks.VanishingPrior(steps=20))
+        >>> found = attack(observation, seeds=lg.Seeds(0))
+        >>> found.notes
+        ('signal: 32 variables per example, at the input of linear1',)
     """
 
     attack: Recipe = DEFAULT
@@ -60,10 +83,10 @@ class SignalMatching(BaseAttack):
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if not isinstance(observation.training, SingleGradient):
-            return Inapplicable("needs an update that is one gradient")
+            return Inapplicable("it needs an update that is one gradient")
         if type(observation.model).__call__ is not nn.Module.__call__:
             return Inapplicable(
-                "the model overrides __call__, so that its forward cannot be ended early"
+                "the model overrides __call__, so that its forward pass cannot be ended early"
             )
         split = find_split(observation)
         if isinstance(split, Inapplicable):
@@ -82,7 +105,7 @@ class SignalMatching(BaseAttack):
         )
 
     def matching(self, signals: Signals, observation: Observation) -> GradientMatching:
-        """Return the attack's composition, of wide examples."""
+        """Return the matching of `attack` on wide examples: each holds its input and its signal."""
         plain = self.attack.matching()
         return replace(
             plain,
@@ -100,7 +123,7 @@ class SignalMatching(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return the inputs of the wide examples, and labels if they are known."""
+        """Return the inputs of the wide examples, with labels if they are known."""
         signals = scale_signals(observation, layer, features, seeds.generator("signals"))
         matching = self.matching(signals, observation)
         wide = Ready.of(matching, sever(observation, layer, signals), no_labels(observation))
@@ -117,7 +140,7 @@ class SignalMatching(BaseAttack):
                 notes=(
                     *notes,
                     *found.notes,
-                    f"signal: {features} values an example, before {layer}",
+                    f"signal: {features} variables per example, at the input of {layer}",
                 ),
             )
 
@@ -125,6 +148,6 @@ class SignalMatching(BaseAttack):
 
 
 def no_labels(observation: Observation) -> FixedLabels:
-    """Return labels (B,) of zero for a loss that uses none."""
+    """Return zeros (B,) as labels for a loss that uses no labels."""
     device = observation.update.like.device
     return FixedLabels(torch.zeros(observation.batch_size, dtype=torch.long, device=device))

@@ -1,11 +1,4 @@
-"""Gradient matching on a smoothed copy of a ReLU network. Ours; we know of no publication of the whole.
-
-    minimize over x   log(1 + D(x) / 1e-7)  +  tv TV(x)  +  5 distance(x, [0, 1]^n)^2 / n
-    D(x) = 1 - <g(x, y), g*> / (||g(x, y)|| ||g*||)
-
-by L-BFGS with line search over cosine coefficients, each scaled as in natural images. g is simulated
-with w softplus(z / w) for ReLU: only so is there curvature to follow. The logarithm lets the prior fall with D.
-"""
+"""Gradient matching on a smoothed copy of a ReLU network."""
 
 from __future__ import annotations
 
@@ -29,10 +22,42 @@ from leakgauge.inversion import (
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothedMatching(Recipe):
-    """L-BFGS on a smoothed copy of a ReLU network, for deep ReLU networks and batch 1. On tables, set tv = 0.
+    r"""Match gradients with L-BFGS on a smoothed copy of a ReLU network.
 
-    `smoothing` is the softplus width w, against inputs of a ReLU of about 1; 0 leaves the network as it
-    is. `tv` is relative: it weighs tv times D; `variation` says which. Labels are known, or read first.
+    Use it on deep ReLU networks at batch size 1. On tables, set `tv` to 0. Labels are granted, or
+    recovered first.
+
+    .. math::
+
+        \min_x \; \log\Big(1 + \frac{D(x)}{10^{-7}}\Big) + \lambda \, \mathrm{TV}(x)
+        + \frac{5}{n} \, \mathrm{distance}(x, [0, 1]^n)^2, \qquad
+        D(x) = 1 - \frac{\langle g(x, y), g^* \rangle}{\|g(x, y)\| \, \|g^*\|}
+
+    Here :math:`g(x, y)` is the simulated gradient, :math:`g^*` the observed one, :math:`\lambda` is
+    `tv`, and :math:`n` is the number of values. The simulation replaces each ReLU by
+    :math:`s \, \mathrm{softplus}(z / s)`, where :math:`s` is `smoothing`: only a smoothed ReLU has
+    curvature for L-BFGS. The logarithm lets the effect of the priors fall with :math:`D`.
+
+    The variables are cosine coefficients of the image, each scaled as in natural images.
+
+    Args:
+        steps: Number of L-BFGS steps, at least 1.
+        smoothing: Width of the softplus, at least 0, in units of the inputs of a ReLU, which are
+            about 1. 0 leaves the network unchanged.
+        tv: Weight of total variation, at least 0, relative to D.
+        variation: Name of the total variation.
+        restarts: Number of independent starts, at least 1. With several, the worse half is dropped
+            three times.
+
+    References:
+        Ours. We know of no publication of the whole method.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1)
+        >>> attack = lg.attacks.SmoothedMatching(steps=20)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     steps: Count = 400

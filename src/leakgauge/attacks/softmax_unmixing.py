@@ -1,10 +1,4 @@
-"""Second-order matching led by the features of each example, which the last layer's gradient alone tells.
-
-    minimize over x   distance(g(x, y), g*)  +  w p(x)  +  v mean_i || h(x_i) - h_i ||^2 / spread^2
-
-h_i by softmax unmixing, exactly, whatever the labels, and with each the label of its own example. So two
-examples of one class do not end as their blend. Both weights fall. Ours; we know of no publication.
-"""
+"""Second-order gradient matching, led by the features of each example from the last layer's gradient."""
 
 from __future__ import annotations
 
@@ -37,18 +31,48 @@ from leakgauge.inversion import FeatureMatch, FixedLabels, GeometricSchedule
 from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.search.engine import Ready, ready
 
-UNLABELED = "not every label can be read, nor is it granted"
-"""Why a search ends that needs the label of each example."""
+UNLABELED = "it needs the label of each example: some are neither granted nor recovered"
+"""Why a search that needs the label of each example ends."""
 READING = 0.1
-"""Fraction of an attack that is told for reading features. Descents take most of the time."""
+"""Fraction of the progress that the recovery of features counts for. Descents take most of the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxUnmixing(BaseAttack):
-    """For batches, of equal labels too, smaller than the number of classes; smooth networks.
+    r"""Match gradients with second-order steps, led by each example's features from the last layer's gradient.
 
-    `weight` is that of the features at the start, against an objective of about 1. The rest as in
-    SecondOrder. Labels are read with the features; granted ones help.
+    Use it on smooth networks, if the batch has fewer examples than there are classes. Labels may be
+    equal.
+
+    .. math::
+
+        \min_x \; d(g(x, y), g^*) + w \, p(x) + \frac{v}{B} \sum_{i=1}^{B} \frac{\|h(x_i) - h_i\|^2}{s^2}
+
+    The distance :math:`d` and the prior :math:`p` are those of SecondOrder. Here :math:`h(x_i)` are
+    the features of example :math:`i` of :math:`B`, the input of the last layer, and :math:`s` is
+    the spread of the features. The weights :math:`w` and :math:`v` fall during the search.
+
+    Softmax unmixing recovers :math:`h_i` exactly from the gradient of the last layer, with the
+    label of the same example. So two examples of one class do not end as a blend of both.
+
+    Labels are recovered with the features. Granted labels help.
+
+    Args:
+        weight: Weight v of the features at the start, above 0. The distance is about 1 there.
+        smoothness: See `SecondOrder`.
+        warm: See `SecondOrder`.
+        iterations: See `SecondOrder`.
+        stages: See `SecondOrder`.
+
+    References:
+        Ours. We know of no publication.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2)
+        >>> attack = lg.attacks.SoftmaxUnmixing(warm=1, iterations=20, stages=1)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([2, 1, 8, 8])
     """
 
     weight: Positive = 1.0
@@ -59,7 +83,7 @@ class SoftmaxUnmixing(BaseAttack):
 
     @property
     def descent(self) -> SecondOrder:
-        """Return the search that runs once the features are read."""
+        """Return the search that follows the recovery of the features."""
         return SecondOrder(
             smoothness=self.smoothness,
             warm=self.warm,
@@ -95,55 +119,60 @@ class SoftmaxUnmixing(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return what matching finds with the features and labels that the last layer's gradient tells."""
-        tell = telling(progress)
-        seen = unmixed(observation, head, seeds.generator("unmixing"), tell=tell)
-        labels = completed(seen.labels, partial(plan_labels, observation), seeds)
+        """Return the result of matching with the features and labels from the last layer's gradient."""
+        tell = reporter(progress)
+        unmixing = unmixed(observation, head, seeds.generator("unmixing"), tell=tell)
+        labels = complete_labels(unmixing.labels, partial(plan_labels, observation), seeds)
         if labels is None:
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
-        error = torch.where(seen.found, seen.error, torch.inf)
-        term = FeatureMatch.of(observation, head.name, seen.features, error, pooled=True)
+        error = torch.where(unmixing.found, unmixing.error, torch.inf)
+        term = FeatureMatch.of(observation, head.name, unmixing.features, error, pooled=True)
         features = GeometricSchedule(self.weight, 1e-4 * self.weight) * term
         led = descent.with_labels(labels).with_terms(features)
 
         def noted(found: Reconstruction) -> Reconstruction:
-            return replace(found, notes=(said(seen), *found.notes))
+            return replace(found, notes=(describe(unmixing), *found.notes))
 
-        told = within(progress, READING, 1 - READING, finish=noted)
-        return noted(led.search(seeds, told))
+        descending = within(progress, READING, 1 - READING, finish=noted)
+        return noted(led.search(seeds, descending))
 
 
-def telling(progress: Progress) -> Callable[[float], None]:
-    """Return what tells the moments of reading features, from the fraction of it that is done."""
+def reporter(progress: Progress) -> Callable[[float], None]:
+    """Return a function that takes the done fraction of the recovery of features, and reports the progress."""
     return lambda fraction: progress(Moment(READING * fraction))
 
 
-def completed(
+def complete_labels(
     labels: Tensor, plan: Callable[[], LabelPlan | Inapplicable], seeds: Seeds
 ) -> Tensor | None:
-    """Return labels (B,) with those unknown (-1) taken from granted or recovered counts, or None without any.
+    """Return labels (B,) in which each unknown one, -1, is replaced, or None if that is not possible.
 
-    plan: returns how the counts are recovered. It is called only if a label is unknown.
+    Granted or recovered counts of the labels replace the unknown ones.
+
+    Args:
+        labels: The labels (B,), -1 for each unknown one.
+        plan: Returns how the counts are recovered. It is called only if a label is unknown.
+        seeds: Seeds of the recovery.
     """
     unknown = labels < 0
     if not bool(unknown.any()):
         return labels
-    others = plan()
-    if isinstance(others, Inapplicable):
+    found = plan()
+    if isinstance(found, Inapplicable):
         return None
-    left = others.read(seeds)[0].tolist()
+    left = found.read(seeds)[0].tolist()
     for label in labels[~unknown].tolist():
-        # An estimate may miss a label that was read: then another makes room.
+        # An estimate may miss a label that was recovered with its features. Then another label makes room.
         left.remove(label if label in left else left[-1])
     labels = labels.clone()
     labels[unknown] = torch.tensor(left)
     return labels
 
 
-def said(seen: Unmixed) -> str:
-    """Return which features were read, in words for the record."""
-    found, batch = int(seen.found.sum()), len(seen.found)
+def describe(unmixing: Unmixed) -> str:
+    """Return a note for the record on the recovered features."""
+    found, batch = int(unmixing.found.sum()), len(unmixing.found)
     if not found:
-        return f"softmax unmixing: no features of {batch} examples (misfit {seen.misfit:.0e})"
-    error = float(seen.error[seen.found].max())
-    return f"softmax unmixing: features of {found} of {batch} examples, to {error:.0e} or better"
+        return f"softmax unmixing: features of 0 of {batch} examples (relative misfit {unmixing.misfit:.0e})"
+    error = float(unmixing.error[unmixing.found].max())
+    return f"softmax unmixing: features of {found} of {batch} examples, with relative errors up to {error:.0e}"

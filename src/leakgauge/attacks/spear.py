@@ -1,16 +1,4 @@
-"""SPEAR. Dimitrov, Baader, Mueller, Vechev: Exact Gradient Inversion of Batches in Federated Learning,
-NeurIPS 2024.
-
-    dL/dW = dL/dZ' X = L R,   dL/dZ' = L Q,   X = Q^-1 R            (section 3.1: rank B, by SVD)
-    q: the null vector of B - 1 rows of L, drawn at random            (section 3.2)
-    kept where L q is sparse; B independent ones make Q               (section 3.3: greedy, then lambda)
-    scales from dL/db                                                 (section 3.2)
-
-A ReLU leaves about half of dL/dZ at 0, so one draw in 2^(B - 1) hits. Ours: a draw need only come near.
-A few reweighted steps, which lean toward patterns of zeros that the layer's known weights can make, end in
-the sparse direction nearby. lambda (zeros of dL/dZ against signs of Z) is asked of one direction at a
-time, so that a wrong one is told before Q is whole, and what is found narrows what is left.
-"""
+"""SPEAR: whole batches through a linear layer that a ReLU follows, from sparse directions of its gradient."""
 
 from __future__ import annotations
 
@@ -51,16 +39,24 @@ from leakgauge.inversion.variables.targets import solved_targets
 from leakgauge.output import UnevenWeights
 
 MOST = 25
-"""The largest batch of an exact search, as in the paper."""
+"""Largest batch size of an exact search. It is the paper's."""
 WIDEST = (0.5, 0.05)
-"""Where e starts, by turns: narrow where directions lie close together, as those of two classes do."""
+"""Widths e at which the reweighted steps start, one after the other in successive rounds.
+
+A narrow start separates directions that lie close together, as the directions of two classes do.
+"""
 
 Proposer = Callable[[Factors, torch.Generator], Propose]
+"""Take the factors of the gradient and a generator. Return the function that proposes directions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReluSearch(BaseAttack):
-    """What SPEAR and SPEAR++ share: all but how directions are proposed, in up to `rounds` rounds."""
+    """The base of SPEAR and SPEAR++. A subclass says how directions are proposed.
+
+    Args:
+        rounds: Largest number of rounds of proposals, at least 1.
+    """
 
     rounds: Count = 200
 
@@ -72,21 +68,21 @@ class ReluSearch(BaseAttack):
         found = relu_entry(observation)
         if isinstance(found, Inapplicable):
             return found
-        # One backward pass for each class, to read the labels, and one to compare the update.
+        # One backward pass per class finds the labels, and one compares the update.
         evaluations = (observation.classes or 0) + 1
-        seen = mean_network(observation)
-        return Plan(evaluations=evaluations, search=partial(self.search, seen, found))
+        averaged = mean_network(observation)
+        return Plan(evaluations=evaluations, search=partial(self.search, averaged, found))
 
     def search(
         self, observation: Observation, found: LinearEntry, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
-        """Return the batch that the directions found make, with its labels and its residual."""
+        """Return the batch that follows from the directions found, with its labels and residual."""
         with seeds.isolated("simulation"):
             factors = factors_of(observation, found)
             if isinstance(factors, Inapplicable):
                 return nothing_found(observation, Status.INAPPLICABLE, factors.reason)
 
-            def finished(result: Search) -> Reconstruction:
+            def finish_early(result: Search) -> Reconstruction:
                 with seeds.isolated("simulation"):
                     return finish(observation, found, factors, result)
 
@@ -98,26 +94,66 @@ class ReluSearch(BaseAttack):
                     belief=belief,
                     rounds=self.rounds,
                     generator=generator,
-                    tell=partial(_tell, progress, finished, turn),
+                    tell=partial(_report, progress, finish_early, turn),
                 )
                 if result.whole:
                     return finish(observation, found, factors, result)
         message = (
-            f"{len(result.directions)} of {factors.batch} sparse directions after {result.rounds} "
-            "rounds, and inputs need all: more rounds, or another seed"
+            f"{len(result.directions)} of {factors.batch} sparse directions found after {result.rounds} "
+            "rounds, and the inputs need all of them: try more rounds or another seed"
         )
         return nothing_found(observation, Status.UNCONVERGED, message)
 
     @abstractmethod
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
-        """Return the function that proposes the directions of a round."""
+        """Return the function that proposes directions in each round."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spear(ReluSearch):
-    """Whole batches, exactly, whatever the labels, through a linear first layer followed by ReLU.
+    r"""Recover whole batches exactly, through a linear first layer that a ReLU follows.
 
-    `samples` submatrices a round, each followed by `steps` reweighted steps; up to `rounds` rounds.
+    Use it for batches of up to 25 examples. The labels do not matter. The layer must be wide, and
+    its gradient must not be blurred.
+
+    .. math::
+
+        \frac{\partial L}{\partial W} = \Delta^\top X = L R, \qquad \Delta^\top = L Q, \qquad X = Q^{-1} R
+
+    Here :math:`X` holds the :math:`B` inputs of the layer, one per row. Each row of :math:`\Delta`
+    is the gradient of the loss at the layer's output for one example. The gradient has rank
+    :math:`B`, and its singular value decomposition gives :math:`L` and :math:`R`. Only :math:`Q`,
+    of shape (B, B), is unknown.
+
+    A ReLU leaves about half of :math:`\Delta` at 0. So each column :math:`q` of :math:`Q` is a
+    direction for which :math:`L q` is sparse. A candidate :math:`q` is the null vector of
+    :math:`B - 1` rows of :math:`L`, drawn at random. A candidate is kept if :math:`L q` is sparse,
+    and :math:`B` independent ones make :math:`Q`. Their scales follow from
+    :math:`\partial L / \partial b`.
+
+    In the paper, about one draw in :math:`2^{B - 1}` hits. Two parts are ours:
+
+    - A draw must only come near a sparse direction. A few reweighted steps lead it there. They
+      prefer patterns of zeros that the layer's known weights can make.
+    - Each direction is checked alone: the zeros of :math:`L q` are compared with the signs of the
+      layer's outputs. So a wrong direction is found before :math:`Q` is complete, and each right
+      one narrows the search for the others.
+
+    Args:
+        rounds: Largest number of rounds, at least 1.
+        samples: Number of draws in each round, at least 1.
+        steps: Number of reweighted steps after each draw, at least 1.
+
+    References:
+        Dimitrov, Baader, Müller, Vechev. SPEAR: Exact Gradient Inversion of Batches in Federated
+        Learning. NeurIPS 2024, sections 3.1 to 3.3. arXiv:2403.03945.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=4)
+        >>> attack = lg.attacks.Spear()
+        >>> attack(observation, seeds=lg.Seeds(0)).status
+        <Status.CERTIFIED: 'certified'>
     """
 
     samples: Count = 128
@@ -126,15 +162,18 @@ class Spear(ReluSearch):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         batch = observation.knowledge.batch_size or 1
         if batch > MOST:
-            return Inapplicable(f"batch {batch} > {MOST} for exact search")
+            return Inapplicable(
+                f"batch {batch} > {MOST}, the largest of an exact search: try spear_plus_plus"
+            )
         return super().prepare(observation)
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
-        """Propose null vectors of sampled submatrices, each led to the sparse direction near it."""
+        """Return a function that proposes null vectors of sampled rows, each moved to a sparse direction nearby."""
         turns = cycle(WIDEST)
 
         def propose(allowed: Allowed) -> Tensor:
-            # Half of them from all outputs alike, half from those that some input leaves below zero.
+            # Half of the draws take all outputs with equal probability. The others prefer outputs that some input
+            # leaves below zero.
             _, weights = allowed.draw(factors, self.samples, generator)
             weights[::2] = 1.0
             drawn = null_vectors(factors, self.samples, generator, weights)
@@ -145,24 +184,32 @@ class Spear(ReluSearch):
         return propose
 
 
-def _tell(
+def _report(
     progress: Progress,
-    finished: Callable[[Search], Reconstruction],
+    finish_early: Callable[[Search], Reconstruction],
     turn: int,
     fraction: float,
     result: Search,
 ) -> None:
-    """Tell the moment after a round of the search number `turn`, of two. The last 5% are the comparison."""
-    best = partial(finished, result) if result.whole else None
+    """Report the progress after a round. The comparison of the update takes the last 5% of it.
+
+    Args:
+        progress: Takes the progress.
+        finish_early: Builds the reconstruction of a complete result.
+        turn: Index of the search, 0 or 1.
+        fraction: Fraction of this search's rounds that are done.
+        result: The directions so far.
+    """
+    best = partial(finish_early, result) if result.whole else None
     progress(Moment(0.475 * (turn + fraction), best=best))
 
 
 def finish(
     observation: Observation, entry: LinearEntry, factors: Factors, result: Search
 ) -> Reconstruction:
-    """Return the inputs and labels of B directions, with their residual of the update."""
+    """Return the reconstruction that B directions give: inputs, labels and the residual of the update."""
     features, delta = separate(factors, result.directions, entry.layer.out_features)
-    # The domain's range is public: a value outside it is noise, for certain.
+    # The domain's range is public, so that a value outside it must be noise.
     unit = entry.invert(features).clamp(0, 1)
     targets, evaluations = labels_of(observation, entry, unit, delta)
     like = observation.update.like
@@ -183,8 +230,8 @@ def finish(
         found=torch.ones(factors.batch, dtype=torch.bool),
         status=status,
         message=(
-            f"zeros of the layer's gradient and signs of its outputs agree on {result.agreement:.2%} "
-            f"after {result.rounds} rounds"
+            f"the zeros of the layer's gradient agree with the signs of its outputs in {result.agreement:.2%} "
+            f"of all entries after {result.rounds} rounds"
         ),
         residual=residual,
         cost=Cost(evaluations),
@@ -194,12 +241,19 @@ def finish(
 def labels_of(
     observation: Observation, entry: LinearEntry, unit: Tensor, delta: Tensor
 ) -> tuple[Tensor | None, int]:
-    """Return the class (B,) that causes each example's delta (B, O) best, and how many classes were tried.
+    """Return the class of each example, and the number of classes that were tried.
 
-    The first is None if the loss knows no classes, or a delta is no number.
+    It is the class whose gradient is closest to the example's delta. The classes are None if the
+    loss has no classes or a delta is not finite.
+
+    Args:
+        observation: The observation.
+        entry: The first linear layer.
+        unit: The examples `(B, *shape)` in unit coordinates.
+        delta: The gradient of the loss at the layer's output for each example, (B, O).
     """
     contribution = entry.contribution
-    # How much an example adds may not be known. The direction of what it causes then tells its label.
+    # The weight of an example in the update may be unknown. Then the direction of its gradient gives its label.
     uneven = isinstance(contribution, UnevenWeights)
     if isinstance(contribution, UnevenWeights):
         contribution = contribution.directions

@@ -1,13 +1,4 @@
-"""SPEAR++. Bakarsky, Dimitrov, Baader, Vechev: Scaling Gradient Inversion via Sparsely-Used Dictionary
-Learning, 2025.
-
-    dL/dZ' = L Q: of a dictionary Q^-1 each example uses few atoms, so the columns of Q are the sparse
-    directions of L; found one at a time by descent on the sphere, whatever the batch's size.
-
-Ours: sum_i log(u_i^2 + e^2) of outputs u = L q in place of the paper's loss, by iteratively reweighted least
-squares while e falls; each start is the pattern of zeros of a random input that is still allowed (a plane of
-the layer's known weights), and each step leans toward such patterns.
-"""
+"""SPEAR++: whole batches beyond the sizes that SPEAR can search, from sparse directions found by descent."""
 
 from __future__ import annotations
 
@@ -24,21 +15,56 @@ from leakgauge.attacks.spear import ReluSearch
 from leakgauge.core.ranges import Count
 
 WIDEST = (1.0, 1.0, 1.0, 0.1)
-"""Where e starts, by turns: wide reaches far in large batches, narrow stays with the pattern it started from."""
+"""Values at which e starts, one after the other in successive rounds.
+
+A wide start reaches far in large batches. A narrow one stays near its first pattern.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpearPlusPlus(ReluSearch):
-    """Whole batches, beyond SPEAR's too, through a wide linear first layer followed by ReLU.
+    r"""Recover whole batches, also larger ones than SPEAR can, through a wide linear layer that a ReLU follows.
 
-    `starts` descents of `steps` reweighted steps a round; up to `rounds` rounds.
+    Use it if the batch is too large for SPEAR. The labels do not matter.
+
+    The factorization is that of SPEAR: :math:`\Delta^\top = L Q`, where :math:`L` comes from the
+    gradient and :math:`Q` is unknown. The columns :math:`q` of :math:`Q` are directions for which
+    :math:`u = L q` is sparse. This is dictionary learning: each example uses few atoms of the
+    dictionary :math:`Q^{-1}`. Descent on the sphere finds one direction at a time, for any batch
+    size:
+
+    .. math::
+
+        \min_{\|q\| = 1} \; \sum_i \log(u_i^2 + e^2)
+
+    This loss is ours, in place of the paper's. Iteratively reweighted least squares minimizes it
+    while :math:`e` falls. Each descent starts from a pattern of zeros that a random input makes in
+    the layer with its known weights. Patterns of examples that are already found are left out. Each
+    step prefers patterns that the weights can make.
+
+    Args:
+        rounds: Largest number of rounds, at least 1.
+        starts: Number of descents in each round, at least 1.
+        steps: Number of reweighted steps of each descent, at least 1.
+
+    References:
+        Bakarsky, Dimitrov, Baader, Vechev. SPEAR++: Scaling Gradient Inversion via Sparsely-Used
+        Dictionary Learning.
+        2025. arXiv:2510.24200.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=4)
+        >>> attack = lg.attacks.SpearPlusPlus()
+        >>> attack(observation, seeds=lg.Seeds(0)).status
+        <Status.CERTIFIED: 'certified'>
     """
 
     starts: Count = 60
     steps: Count = 160
 
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:
-        """Descents from patterns that the layer's weights can make, other than of those found."""
+        """Return a function that proposes the results of descents from patterns that the layer's weights can make."""
         turns = cycle(WIDEST)
 
         def propose(allowed: Allowed) -> Tensor:

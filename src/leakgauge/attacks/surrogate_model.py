@@ -1,12 +1,4 @@
-"""The surrogate model. Zhu, Yao, Hong: Surrogate Model Extension (SME): A Fast and Accurate Weight Update
-Attack on Federated Learning, ICML 2023.
-
-    w^ = alpha w_start + (1 - alpha) w_end,   0 <= alpha <= 1
-    minimize over x, alpha   1 - <grad L(w^; x, y), w_start - w_end> / (||.|| ||.||)  +  tv TV(x)
-
-One gradient a step, whatever the number of local steps, and no local hyperparameter is needed. The paper
-steps in x and alpha at once; here they take turns: alpha is the best of a grid after each stage of x.
-"""
+"""Matching of a weight difference by one gradient at a surrogate model."""
 
 from __future__ import annotations
 
@@ -18,7 +10,7 @@ from torch import Tensor
 
 from leakgauge.attacks.inverting_gradients import InvertingGradients
 from leakgauge.attacks.labels import plan_labels_over_steps
-from leakgauge.attacks.one_gradient import judged
+from leakgauge.attacks.one_gradient import judge
 from leakgauge.attacks.recipe import Labeled, Recipe, label_if_needed, settle
 from leakgauge.core import (
     BaseAttack,
@@ -40,9 +32,9 @@ from leakgauge.inversion.search.engine import Ready
 from leakgauge.inversion.simulation.simulator import simulator
 
 MIDDLE = 0.5
-"""The first alpha."""
-SHARES = tuple(i / 10 for i in range(11))
-"""The alphas that are compared."""
+"""The first value of alpha."""
+FRACTIONS = tuple(i / 10 for i in range(11))
+"""The values of alpha that are compared after each stage."""
 
 
 DEFAULT = InvertingGradients(steps=1000)
@@ -50,7 +42,42 @@ DEFAULT = InvertingGradients(steps=1000)
 
 @dataclass(frozen=True, kw_only=True)
 class SurrogateModel(BaseAttack):
-    """`attack` at a model between the two that are known, `stages` times, alpha chosen anew after each."""
+    r"""Match a weight difference by one gradient at a surrogate model between the start and the end model.
+
+    Use it on updates of several local steps. It needs no local hyperparameters, and one gradient
+    per step, whatever the number of local steps.
+
+    .. math::
+
+        \hat w = \alpha \, w_{\text{start}} + (1 - \alpha) \, w_{\text{end}}, \qquad
+        \min_{x, \, \alpha \in [0, 1]} \;
+        1 - \frac{\langle \nabla L(\hat w; x, y), \, w_{\text{start}} - w_{\text{end}} \rangle}
+        {\|\nabla L(\hat w; x, y)\| \, \|w_{\text{start}} - w_{\text{end}}\|} + \lambda \, \mathrm{TV}(x)
+
+    Here :math:`w` are weights, :math:`x` the examples, :math:`y` their labels and :math:`\lambda`
+    the weight of total variation.
+
+    The paper optimizes :math:`x` and :math:`\alpha` together. Here each stage optimizes :math:`x`
+    with :math:`\alpha` fixed, then chooses the best :math:`\alpha` of a grid.
+
+    Args:
+        attack: Gradient matching that runs in each stage. The default is InvertingGradients with
+            1000 steps, which has the objective above.
+        stages: Number of stages, at least 1. The first one has alpha 0.5.
+
+    References:
+        Zhu, Yao, Hong. Surrogate Model Extension (SME): A Fast and Accurate Weight Update Attack on
+        Federated Learning. ICML 2023. arXiv:2306.00127.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> training = lg.FedAvg(epochs=2, minibatch=1, learning_rate=0.05)
+        >>> observation = lg.examples.observation(batch_size=2, training=training)
+        >>> quick = lg.attacks.InvertingGradients(steps=10)
+        >>> attack = lg.attacks.SurrogateModel(attack=quick, stages=2)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([2, 1, 8, 8])
+    """
 
     attack: Recipe = DEFAULT
     stages: Count = 4
@@ -60,19 +87,21 @@ class SurrogateModel(BaseAttack):
         return frozenset({"batch_size"})
 
     def matching(self) -> GradientMatching:
-        """One stage."""
+        """Return the matching of one stage."""
         return self.attack.matching()
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if observation.training.kind == "gradient":
-            return Inapplicable("the update is one gradient: there is no end model")
+            return Inapplicable(
+                "the update is one gradient, so that there is no end model: run the inner attack itself"
+            )
         known = mean_network(observation)
         first = label_if_needed(
             self.matching(), interpolated(known, MIDDLE), plan_labels_over_steps(known)
         )
         if isinstance(first, Inapplicable):
             return first
-        later = replace(self.matching(), restarts=1).budget + len(SHARES)
+        later = replace(self.matching(), restarts=1).budget + len(FRACTIONS)
         return Plan(
             evaluations=self.matching().budget + (self.stages - 1) * later + 1,
             search=partial(self.search, known, first),
@@ -83,10 +112,10 @@ class SurrogateModel(BaseAttack):
     ) -> Reconstruction:
         """Return the result of the last stage."""
         stage, notes = settle(first, seeds)
-        shares, spent = [MIDDLE], 0
+        fractions, spent = [MIDDLE], 0
         best: Best | None = None
         for k in range(self.stages):
-            done = partial(finished, observation, notes, tuple(shares), spent)
+            done = partial(finish, observation, notes, tuple(fractions), spent)
             part = within(
                 progress,
                 k / self.stages,
@@ -99,41 +128,51 @@ class SurrogateModel(BaseAttack):
             if k == self.stages - 1 or found.targets is None:
                 break
             best = partial(done, found)
-            spent += found.cost.evaluations + len(SHARES)
+            spent += found.cost.evaluations + len(FRACTIONS)
             unit, targets = observation.domain.to_unit(found.inputs), found.targets
-            shares.append(nearest(observation, unit, targets))
+            fractions.append(best_fraction(observation, unit, targets))
             matching = self.later(stage.matching, unit)
-            stage = Ready.of(matching, interpolated(observation, shares[-1]), FixedLabels(targets))
+            stage = Ready.of(
+                matching, interpolated(observation, fractions[-1]), FixedLabels(targets)
+            )
         return done(found)
 
     def later(self, last: GradientMatching, unit: Tensor) -> GradientMatching:
-        """Return the stage after `last`, from its result (B, *shape) in unit coordinates."""
+        """Return the matching of the stage after `last`. It starts at examples `(B, *shape)` in unit coordinates."""
         start = WarmStart(base=last.parametrization, initial=unit)
         return replace(self.matching(), restarts=1, parametrization=start)
 
 
-def finished(
+def finish(
     observation: Observation,
     notes: tuple[str, ...],
-    shares: tuple[float, ...],
+    fractions: tuple[float, ...],
     spent: int,
     found: Reconstruction,
 ) -> Reconstruction:
-    """Return the result of a stage as that of the whole attack. spent: evaluations before the stage."""
-    note = "alpha: " + ", ".join(f"{fraction:g}" for fraction in shares)
+    """Return the result of a stage as the result of the whole attack.
+
+    Args:
+        observation: The observation with the true local training.
+        notes: Notes for the record on the labels.
+        fractions: The alpha of each stage so far.
+        spent: Simulated updates before this stage.
+        found: The result of the stage.
+    """
+    note = "alpha: " + ", ".join(f"{fraction:g}" for fraction in fractions)
     return replace(
-        judged(observation, found),
+        judge(observation, found),
         cost=Cost(spent + found.cost.evaluations),
         notes=(*notes, *found.notes, note),
     )
 
 
-def nearest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
-    """Return the alpha at which inputs (B, *shape) in unit coordinates explain the update's direction best."""
+def best_fraction(observation: Observation, unit: Tensor, targets: Tensor) -> float:
+    """Return the alpha at which examples `(B, *shape)` in unit coordinates explain the update's direction best."""
     values = []
-    for fraction in SHARES:
-        seen = interpolated(observation, fraction)
-        simulated = simulator(seen, create_graph=False)(unit, targets)
-        candidate = Candidate(unit, targets, simulated, seen.update.tensors)
+    for fraction in FRACTIONS:
+        surrogate = interpolated(observation, fraction)
+        simulated = simulator(surrogate, create_graph=False)(unit, targets)
+        candidate = Candidate(unit, targets, simulated, surrogate.update.tensors)
         values.append(float(Cosine()(candidate)))
-    return SHARES[int(torch.tensor(values).argmin())]
+    return FRACTIONS[int(torch.tensor(values).argmin())]

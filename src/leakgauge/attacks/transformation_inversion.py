@@ -1,12 +1,4 @@
-"""Transformations of the client's images undone: the search that sees through ATS. Ours; we know of no publication.
-
-    x~ = T_p(x),  p unknown:    x~ by gradient matching, which is told of no transformation
-    for each p:   x_p = argmin_x ||T_p(x) - x~||^2 / n + w smoothness(x)
-    p* = argmin_p   ||T_p(x_p) - x~||^2 / (n e^2)  +  strangeness(x_p)
-
-What T_p pushed out of the image is filled smoothly, no more: it is not in the update. Of two directions that explain
-x~ alike (more contrast or less), the one chosen leaves the likelier photograph.
-"""
+"""Gradient matching against transformations of the client's images: match first, then undo the transformation."""
 
 from __future__ import annotations
 
@@ -22,9 +14,9 @@ from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.restoration import (
     Map,
     beyond,
-    carried_back,
+    carry_back,
     mean_square,
-    restored,
+    restore,
     strangeness,
 )
 from leakgauge.attacks.second_order import SecondOrder
@@ -45,10 +37,45 @@ DEFAULT = SecondOrder()
 
 @dataclass(frozen=True, kw_only=True)
 class TransformationInversion(BaseAttack):
-    """`attack`, and each example of its guess back through every transformation that the known defense may draw.
+    r"""Run an attack, then undo on each image the most likely transformation of the client's known defense.
 
-    `weight`: of smoothness, w. `error`: the root mean squared misfit, in [0, 1], that counts as much as one unit of
-    strangeness. `steps`: of L-BFGS for each transformation.
+    Use it on images when the client's known defense, such as ATS, transforms each image by one of
+    several maps.
+
+    The attack recovers the transformed image :math:`\tilde x = T_p(x)`, without knowledge of the
+    transformation :math:`p`. Then, for each :math:`p` that the defense may draw, the original and
+    its score are computed:
+
+    .. math::
+
+        x_p &= \arg\min_x \; \frac{\|T_p(x) - \tilde x\|^2}{n} + w \, \mathrm{smoothness}(x) \\
+        p^* &= \arg\min_p \; \frac{\|T_p(x_p) - \tilde x\|^2}{n \, e^2} + \mathrm{strangeness}(x_p)
+
+    Here :math:`n` is the number of values, :math:`w` is `weight` and :math:`e` is `error`.
+    Strangeness is a measure of how untypical an image is among photographs. Two transformations may
+    explain :math:`\tilde x` equally well, for example one that raises and one that lowers the
+    contrast. Then the one with the likelier original is chosen.
+
+    Pixels that :math:`T_p` pushed out of the image are filled smoothly, since the update does not
+    contain them.
+
+    Args:
+        attack: Attack that recovers the transformed images. The default is SecondOrder.
+        weight: Weight w of smoothness, above 0.
+        error: Root mean squared misfit, above 0, that counts as much as one unit of strangeness.
+            Pixels are in [0, 1].
+        steps: Number of L-BFGS steps for each transformation, at least 1.
+
+    References:
+        Ours. We know of no publication.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1, defense=lg.defenses.ATS())
+        >>> quick = lg.attacks.InvertingGradients(steps=10)
+        >>> attack = lg.attacks.TransformationInversion(attack=quick, steps=5)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     attack: Recipe = DEFAULT
@@ -65,33 +92,45 @@ class TransformationInversion(BaseAttack):
         if transformed is None:
             return Inapplicable("the known defense does not transform images")
         if image_grid(domain) is None:
-            return Inapplicable(f"it tells transformations apart by images, not by a {domain.kind}")
+            return Inapplicable(f"it undoes transformations of images; found a {domain.kind}")
         units = [partial(_in_unit, domain, one) for one in transformed.maps]
         return plan_mended(self.attack, observation, partial(self.undo, domain, units))
 
     def undo(self, domain: Domain, maps: Sequence[Map], inputs: Tensor) -> tuple[Tensor, str]:
-        """Return the originals (B, C, H, W) of images in data units, and a note. maps: in unit coordinates."""
-        guess, chosen = undone(domain.to_unit(inputs).clamp(0, 1), maps, self)
+        """Return the originals (B, C, H, W) of transformed images, and a note for the record.
+
+        Args:
+            domain: The domain of the images.
+            maps: The transformations, in unit coordinates.
+            inputs: The transformed images (B, C, H, W), in data units.
+        """
+        unit, chosen = undo_transformations(domain.to_unit(inputs).clamp(0, 1), maps, self)
         names = ", ".join(str(index) for index in chosen)
-        return domain.from_unit(guess), f"transformations: of {len(maps)}, number {names} undone"
+        return domain.from_unit(unit), f"transformations: number {names} of {len(maps)} undone"
 
 
-def undone(
-    seen: Tensor, maps: Sequence[Map], attack: TransformationInversion
+def undo_transformations(
+    transformed: Tensor, maps: Sequence[Map], attack: TransformationInversion
 ) -> tuple[Tensor, list[int]]:
-    """The likeliest originals (B, C, H, W) of transformed images, and which map of each."""
-    guesses, scores = [], []
+    """Return the likeliest originals (B, C, H, W) of transformed images, and the index of the map of each image.
+
+    Args:
+        transformed: The images (B, C, H, W), in unit coordinates.
+        maps: The transformations, in unit coordinates.
+        attack: The options of the search.
+    """
+    originals, scores = [], []
     for one in maps:
-        guess = restored(seen, one, weight=attack.weight, steps=attack.steps)
-        misfit = mean_square(one(guess) - seen) + beyond(guess)
-        guess, known = guess.clamp(0, 1), carried_back(seen.double(), one)[1]
-        guesses.append(guess)
-        scores.append(misfit / attack.error**2 + strangeness(guess, known))
+        original = restore(transformed, one, weight=attack.weight, steps=attack.steps)
+        misfit = mean_square(one(original) - transformed) + beyond(original)
+        original, known = original.clamp(0, 1), carry_back(transformed.double(), one)[1]
+        originals.append(original)
+        scores.append(misfit / attack.error**2 + strangeness(original, known))
     best = torch.stack(scores).argmin(0)
-    rows = torch.arange(len(seen), device=seen.device)
-    return torch.stack(guesses)[best, rows], best.tolist()
+    rows = torch.arange(len(transformed), device=transformed.device)
+    return torch.stack(originals)[best, rows], best.tolist()
 
 
 def _in_unit(domain: Domain, one: Map, unit: Tensor) -> Tensor:
-    """A map of the data's own units, in unit coordinates."""
+    """Return images (B, C, H, W) in unit coordinates after a map of images in the data's own units."""
     return domain.to_unit(one(domain.from_unit(unit)))

@@ -1,11 +1,4 @@
-"""Matching with a vanishing prior, by first order. Ours: the prior of `second_order`, for any local training.
-
-    minimize over x   sum_l || u_l(x, y) - u*_l ||^2 / (|| u*_l || || u* ||)  +  w p(x)
-    p(x) = (|| Laplacian x ||^2 + distance(x, [0, 1]^n)^2) / n,   color counting more than brightness
-
-by L-BFGS with a line search, w falling geometrically. It needs no more of the local training than that it
-can be simulated and differentiated: one gradient, local steps, or an aggregate.
-"""
+"""First-order matching of gradients or updates with a vanishing prior."""
 
 from __future__ import annotations
 
@@ -28,9 +21,37 @@ from leakgauge.inversion import (
 
 @dataclass(frozen=True, kw_only=True)
 class VanishingPrior(Recipe):
-    """L-BFGS for smooth networks. The prior's weight falls from `smoothness` to `remains` of it; on tables, set 0.
+    r"""Match gradients or updates with L-BFGS and a prior whose weight falls during the search.
 
-    An adversary whose simulation leaves a misfit keeps more of the prior: `remains` of 0.1, not 1e-6.
+    Use it on smooth networks, for one gradient, for local steps or for an aggregate. The local
+    training must only be known and differentiable. On tables, set `smoothness` to 0.
+
+    .. math::
+
+        \min_x \; \sum_l \frac{\|u_l(x, y) - u^*_l\|^2}{\|u^*_l\| \, \|u^*\|} + w \, p(x), \qquad
+        p(x) = \frac{\|\Delta x\|^2 + \mathrm{distance}(x, [0, 1]^n)^2}{n}
+
+    Here :math:`u_l` is the simulated and :math:`u^*_l` the observed update of parameter tensor
+    :math:`l`. :math:`\Delta` is the Laplacian, in which color weighs more than brightness, and
+    :math:`n` is the number of values. The weight :math:`w` falls geometrically from `smoothness` to
+    `remains` times `smoothness`.
+
+    Args:
+        steps: Number of L-BFGS steps, at least 1.
+        smoothness: Weight of the prior at the start, at least 0. The distance is about 1 there.
+        remains: Fraction, above 0, of the prior's weight that remains at the end. Set 0.1 if the
+            simulation cannot match the update exactly.
+        restarts: Number of independent starts, at least 1. The objective chooses among them.
+
+    References:
+        Ours. It has the prior of SecondOrder, for any local training.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1)
+        >>> attack = lg.attacks.VanishingPrior(steps=20)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     steps: Count = 1000
@@ -49,7 +70,10 @@ class VanishingPrior(Recipe):
 
 
 def vanishing(smoothness: float, remains: float) -> Term:
-    """The balanced distance and a prior whose weight falls from `smoothness` to `remains` of it, or is 0 throughout."""
+    """Return the balanced distance, plus the prior unless `smoothness` is 0.
+
+    The prior's weight falls from `smoothness` to `remains` times `smoothness`.
+    """
     if smoothness == 0:
         return BalancedL2()
     weight = GeometricSchedule(smoothness, remains * smoothness)
