@@ -32,8 +32,8 @@ class TestSplit:
         ("under", "told"),
         [
             (LayerPruning(fraction=0.5), "hides no layer"),
-            (LocalLayers(first=1, last=0), "behind one that is hidden"),
-            (LocalLayers(first=1, last=1), "behind one that is hidden"),
+            (LocalLayers(first=1, last=0), "runs after a hidden one"),
+            (LocalLayers(first=1, last=1), "runs after a hidden one"),
         ],
     )
     def test_otherwise_it_says_why(self, observe: Observe, under: lg.Defense, told: str) -> None:

@@ -145,7 +145,7 @@ class TestVariation:
         seen = observe(mlp(), images(1))
         reason = refusal(attacks.InvertingGradients(variation="color"), seen)
         assert reason is not None
-        assert "3 channels, not of 1" in reason
+        assert "needs 3 channels, and the images have 1" in reason
         assert refusal(attacks.InvertingGradients(variation="isotropic"), seen) is None
 
     def test_recipes_choose_by_name(self, observe: Observe) -> None:
@@ -255,9 +255,11 @@ class TestFeatureStatistics:
         whole = self.measured(sigmoid_cnn())
         monkeypatch.setattr("leakgauge.inversion.objectives.feature_statistics.CHUNK", 4)
         parts = self.measured(sigmoid_cnn())
-        for name, moments in whole.seen[0].targets.items():
-            assert torch.allclose(moments.mean, parts.seen[0].targets[name].mean, atol=1e-6)
-            assert torch.allclose(moments.variance, parts.seen[0].targets[name].variance, rtol=1e-4)
+        for name, moments in whole.moments[0].targets.items():
+            assert torch.allclose(moments.mean, parts.moments[0].targets[name].mean, atol=1e-6)
+            assert torch.allclose(
+                moments.variance, parts.moments[0].targets[name].variance, rtol=1e-4
+            )
 
     def test_running_statistics_are_the_special_case(self, observe: Observe) -> None:
         network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, momentum=1.0), nn.Flatten())
@@ -266,7 +268,7 @@ class TestFeatureStatistics:
         seen = observe(network, images(2))
         prior, own = BatchStatistics.prior(seen), self.measured(network)
         other = images(3, seed=4).inputs
-        assert list(own.seen[0].targets) == ["1"]
+        assert list(own.moments[0].targets) == ["1"]
         assert value(prior, other) == pytest.approx(value(own, other), rel=1e-3)
 
     def test_a_batch_that_gives_one_value_a_channel_has_its_mean_compared(self) -> None:
@@ -280,9 +282,9 @@ class TestFeatureStatistics:
     @pytest.mark.parametrize(
         ("network", "options", "word"),
         [
-            (mlp(), {}, "BatchNorm or convolutions"),
+            (mlp(), {}, "BatchNorm or convolution"),
             (sigmoid_cnn(), {"layers": ["2", "nine"]}, "nine"),
-            (sigmoid_cnn(), {"layers": []}, "none"),
+            (sigmoid_cnn(), {"layers": []}, "no names"),
         ],
     )
     def test_nothing_to_measure_is_an_error_of_one_line(
