@@ -165,7 +165,7 @@ class TestReduction:
             return found.double()
 
         own = torch.cat([slope(slice(i, i + 1)) for i in range(6)])
-        expected = found.shares(batch.targets).unsqueeze(1) * own
+        expected = found.fractions(batch.targets).unsqueeze(1) * own
         assert torch.allclose(slope(slice(None)), expected, rtol=1e-4, atol=1e-6 * float(own.max()))
 
     def test_other_reductions_are_not_taken_for_these(self) -> None:

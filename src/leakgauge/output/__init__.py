@@ -1,4 +1,4 @@
-"""The end of a model: which layer gives its output, how the loss combines a batch, and the label of one example."""
+"""The end of a model: the layer that gives its output, the reduction of the loss, and the label of one example."""
 
 from leakgauge.output.contribution import Contribution, UnevenWeights, contribution_of
 from leakgauge.output.head import Finish, Head, SharedHead, head_of, shared_head

@@ -1,4 +1,7 @@
-"""How much of the slope of one example is in the update of a batch."""
+"""The contribution of one example's slope to the update of a batch.
+
+The slope of an example is the derivative of its loss by its outputs.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,36 @@ from leakgauge.output.reduction import reduction_of
 
 @dataclass(frozen=True)
 class UnevenWeights(Inapplicable):
-    """The sizes of contributions are not known. Directions are: the slope of an example points where its own does."""
+    """The result if the sizes of contributions are unknown.
+
+    Directions are known: the slope of an example in the batch has the direction of its own slope.
+
+    Args:
+        reason: Why the sizes are unknown.
+        classes: Number of labels of the domain.
+    """
 
     reason: str = "the loss divides by class weights of the batch's labels, which are not granted"
     classes: int = field(kw_only=True)
 
     @property
     def directions(self) -> Contribution:
-        """Return a contribution whose factors are right but for their sizes."""
+        """A contribution whose factors have the right sign but not the right size."""
         return Contribution(None, 1.0, 1.0, self.classes)
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """The fraction of its own slope that an example of label y has in the update: size divisors[y] / total.
+    """The fraction of its own slope that an example has in the update.
 
-    divisors (C,), or None for a sum over the batch. total: the sum of the batch's divisors. classes: how many labels
-    the domain has.
+    For an example of label y, it is `size * divisors[y] / total`. For a sum over the batch, it is
+    `size`.
+
+    Args:
+        divisors: The weight (C,) of each class, or None for a sum over the batch.
+        total: Sum of the weights of the batch's examples.
+        size: Size of the update relative to one gradient.
+        classes: Number of labels of the domain.
     """
 
     divisors: Tensor | None
@@ -40,14 +56,17 @@ class Contribution:
     classes: int
 
     def factor(self, simulated: int, label: int) -> float:
-        """Return what turns the slopes of a loss of `simulated` examples, all of this label, into the client's."""
+        """Return the factor from slopes of a simulated loss to the client's slopes.
+
+        The simulated loss is that of `simulated` examples with this label.
+        """
         if self.divisors is None:
             return self.size
         return self.size * simulated * float(self.divisors[label]) / self.total
 
 
 def contribution_of(observation: Observation) -> Contribution | Inapplicable:
-    """Return how an example adds to an update of kind "gradient", or in one line why that is not known."""
+    """Return the contribution of an example to an update of kind "gradient", or why it is unknown."""
     if observation.classes is None:
         return Inapplicable("needs a loss over classes")
     if observation.knowledge.batch_size is None:
@@ -68,18 +87,18 @@ def contribution_of(observation: Observation) -> Contribution | Inapplicable:
     size, batch = gradient_size(observation), observation.batch_size
     if reduction.divisors is None or reduction.even:
         return Contribution(reduction.divisors, float(batch), size, observation.classes)
-    counts = _counts(observation, classes)
+    counts = _class_counts(observation, classes)
     if counts is None and batch > 1:
         return UnevenWeights(classes=observation.classes)
     if counts is None:
-        # Of one example the weight cancels.
+        # With one example, its weight cancels.
         return Contribution(torch.ones(classes).double(), 1.0, size, observation.classes)
     total = float(reduction.divisors @ counts.double())
     return Contribution(reduction.divisors, total, size, observation.classes)
 
 
-def _counts(observation: Observation, classes: int) -> Tensor | None:
-    """How many examples of each class (C,), if they are granted."""
+def _class_counts(observation: Observation, classes: int) -> Tensor | None:
+    """Return the number of examples of each class (C,), or None if it is not granted."""
     knowledge = observation.knowledge
     if knowledge.label_counts is not None:
         return torch.cat([knowledge.label_counts.cpu(), torch.zeros(classes)])[:classes]

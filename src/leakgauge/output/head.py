@@ -1,8 +1,8 @@
 """The head: the layer whose output is the model's output, up to a known function.
 
-A layer is the head if the model's output depends on the layer's output z and on nothing else that is trained.
-The order of registration says nothing about that. Each candidate is cut: its output is replaced by random values,
-and the output of the model must follow them alone.
+A layer is the head if the model's output depends on the layer's output z, and on no other trained
+parameter. The order in which layers are registered does not show this. So each candidate is tested:
+its output is replaced by random values, and the output of the model must depend only on them.
 """
 
 from __future__ import annotations
@@ -23,21 +23,30 @@ from leakgauge.federated.isolation.untouched import output_of, value_of
 from leakgauge.federated.training.calibration import gradient_size
 
 Finish = Literal["identity", "log_softmax", "softmax"]
-"""What the model does with the scaled logits."""
+"""The function from scaled logits to the model's output."""
 PROBES = 2
-"""Random inputs that the model is run on."""
+"""Number of random inputs of the test."""
 WITHIN = 1e-4
-"""Relative error of float32 arithmetic up to which two outputs are equal."""
+"""Relative error, from arithmetic in float32, up to which two outputs count as equal."""
 SPREAD = 3.0
-"""Standard deviation of the random values that replace the head's output: some are far below 0."""
+"""Standard deviation of the random values that replace the head's output. Some are far below 0."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """The layer that gives the model's output: output = finish(scale * z), z = W h + b averaged over places.
+    """The layer that gives the model's output: `output = finish(scale * z)`, with `z = W h + b`.
 
-    name: the module. weight, bias: the names of its parameters, None if it has no bias. outputs: C. A linear layer has
-    one place. A convolution has one place per position of its output.
+    z is averaged over places. A linear layer has one place. A convolution has one place for each
+    position of its output.
+
+    Args:
+        name: Name of the module.
+        weight: Name of its weight.
+        bias: Name of its bias, or None if it has no bias.
+        outputs: Number of outputs C.
+        finish: The function from scaled logits to the model's output.
+        scale: The factor of the logits.
+        squeezed: Whether the model returns (N,) instead of (N, 1).
     """
 
     name: str
@@ -49,7 +58,7 @@ class Head:
     squeezed: bool
 
     def logits_to_output(self, logits: Tensor) -> Tensor:
-        """Return what the model would return for scaled logits (N, C), differentiable."""
+        """Return the model's output for scaled logits (N, C). Differentiable."""
         finished = logits
         if self.finish == "log_softmax":
             finished = logits.log_softmax(-1)
@@ -62,15 +71,21 @@ class Head:
         return lambda logits, targets: value_of(loss, self.logits_to_output(logits), targets)
 
     def features(self, model: nn.Module, given: Tensor) -> Tensor:
-        """Return h (N, d): what the head reads of its input (N, ...), averaged over places."""
+        """Return the features h (N, d) of the head's input (N, ...), averaged over places."""
         return features_of(model.get_submodule(self.name), given)
 
 
 @dataclass(frozen=True)
 class SharedHead:
-    """The head in float64 on the CPU, in units in which the model's logits are W h + b.
+    """The head and its gradient, in float64 on the CPU. In its units, the model's logits are `W h + b`.
 
-    weight and dweight (C, d), bias and dbias (C,) or None. loss: a function of logits (N, C) and targets.
+    Args:
+        head: The head.
+        weight: W (C, d).
+        bias: b (C,), or None if the head has no bias.
+        dweight: Gradient of W (C, d).
+        dbias: Gradient of b (C,), or None if it is not in the update.
+        loss: A function of logits (N, C) and targets.
     """
 
     head: Head
@@ -82,7 +97,7 @@ class SharedHead:
 
 
 def shared_head(observation: Observation) -> SharedHead | Inapplicable:
-    """Return the head with its part of the update, or in one line why it cannot be read."""
+    """Return the head with its gradient from the update, or why it cannot be found."""
     try:
         head = head_of(observation.model, observation.domain)
     except ProbeError as error:
@@ -111,32 +126,35 @@ def shared_head(observation: Observation) -> SharedHead | Inapplicable:
 
 
 def _vector(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64 on the CPU."""
     return tensor.detach().double().cpu()
 
 
 def head_of(model: nn.Module, domain: Domain) -> Head | None:
-    """Return the head of the model, or None if its output is not that of one linear layer or convolution.
+    """Return the head of the model, or None if no single linear layer or convolution gives its output.
 
-    A layer that is called twice, or whose weight serves elsewhere too, is no head: its gradient is a sum of several.
+    A layer that is called twice, or whose weight is also used elsewhere, is no head. Its gradient is
+    a sum of several gradients.
 
     Raises:
-        ProbeError: the model fails on random inputs of the domain.
+        ProbeError: The model fails on random inputs of the domain.
     """
-    # The model may keep what it sees, and count its calls: a copy does that instead.
+    # The model may keep its inputs or count its calls, so a copy is run.
     model = copied(model).eval()
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    # A fixed seed is enough: the result does not depend on the points.
+    generator = torch.Generator().manual_seed(0)
     unit = torch.rand((PROBES, *unit_shape(domain)), generator=generator).to(like)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         inputs = domain.from_unit(unit)
-        calls, output = _called(model, inputs)
+        calls, output = _record_calls(model, inputs)
         if not isinstance(output, Tensor):
             return None
         times = Counter(name for name, *_ in calls)
         for name, given, made in reversed(calls):
             layer = model.get_submodule(name)
-            if times[name] == 1 and _plain(layer, given, made):
-                found = _cut(model, name, layer, inputs, made, generator)
+            if times[name] == 1 and _is_plain(layer, given, made):
+                found = _head_at(model, name, layer, inputs, made, generator)
                 if found is not None:
                     return found
     return None
@@ -146,7 +164,7 @@ def features_of(layer: nn.Module, given: Tensor) -> Tensor:
     """Return the input (N, ...) of a linear layer or convolution as vectors (N, d), averaged over places.
 
     Raises:
-        ValueError: a convolution whose padding is not given in pixels.
+        ValueError: The padding of a convolution is not given in pixels.
     """
     if not isinstance(layer, nn.Conv2d):
         return given.flatten(1)
@@ -158,8 +176,12 @@ def features_of(layer: nn.Module, given: Tensor) -> Tensor:
     return patches.mean(-1)
 
 
-def _called(model: nn.Module, inputs: Tensor) -> tuple[list[tuple[str, Tensor, Tensor]], Any]:
-    """Every call of a linear layer or convolution with its input and output, and the model's output."""
+def _record_calls(model: nn.Module, inputs: Tensor) -> tuple[list[tuple[str, Tensor, Tensor]], Any]:
+    """Run the model, and record the calls of its linear layers and convolutions.
+
+    Returns:
+        The name, input and output of each call, and the output of the model.
+    """
     calls: list[tuple[str, Tensor, Tensor]] = []
 
     def note(name: str, _: nn.Module, arguments: tuple[Any, ...], named: Any, made: Any) -> None:
@@ -177,8 +199,8 @@ def _called(model: nn.Module, inputs: Tensor) -> tuple[list[tuple[str, Tensor, T
     return calls, output
 
 
-def _plain(layer: nn.Module, given: Tensor, made: Tensor) -> TypeGuard[nn.Linear | nn.Conv2d]:
-    """Return whether the layer computed W h + b of one vector an example, or of one vector a place."""
+def _is_plain(layer: nn.Module, given: Tensor, made: Tensor) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    """Return whether the layer computed `W h + b` from one vector for each example or each place."""
     if isinstance(layer, nn.Linear):
         fits = given.ndim == 2
     elif isinstance(layer, nn.Conv2d):
@@ -189,12 +211,12 @@ def _plain(layer: nn.Module, given: Tensor, made: Tensor) -> TypeGuard[nn.Linear
     if not fits or len(made) != PROBES:
         return False
     with torch.no_grad():
-        expected = _made(layer, given)
-    return expected.shape == made.shape and _near(expected, made)
+        expected = _apply(layer, given)
+    return expected.shape == made.shape and _is_near(expected, made)
 
 
-def _made(layer: nn.Linear | nn.Conv2d, given: Tensor, *, detached: bool = False) -> Tensor:
-    """Return what a linear layer or convolution makes of its input. detached: its weights have no slope."""
+def _apply(layer: nn.Linear | nn.Conv2d, given: Tensor, *, detached: bool = False) -> Tensor:
+    """Return the output of a linear layer or convolution. If `detached`, its weights get no gradient."""
     weight, bias = layer.weight, layer.bias
     if detached:
         weight, bias = weight.detach(), None if bias is None else bias.detach()
@@ -203,7 +225,7 @@ def _made(layer: nn.Linear | nn.Conv2d, given: Tensor, *, detached: bool = False
     return functional.conv2d(given, weight, bias, layer.stride, layer.padding, layer.dilation)
 
 
-def _cut(
+def _head_at(
     model: nn.Module,
     name: str,
     layer: nn.Linear | nn.Conv2d,
@@ -211,7 +233,7 @@ def _cut(
     made: Tensor,
     generator: torch.Generator,
 ) -> Head | None:
-    """The head if the model's output follows this layer's output alone, else None."""
+    """Return the head if the model's output depends only on this layer's output, else None."""
     stand_in = SPREAD * torch.randn(made.shape, generator=generator).to(made)
     stand_in.requires_grad_()
     hook = layer.register_forward_hook(lambda *_: stand_in)
@@ -219,7 +241,7 @@ def _cut(
         output = output_of(model, inputs)
     finally:
         hook.remove()
-    # Only floating-point parameters can have a gradient: others are no part of the update.
+    # Integer parameters cannot have a gradient, so they are not in the update.
     trained = [p for p in model.parameters() if p.requires_grad]
     if not isinstance(output, Tensor) or not output.requires_grad or len(output) != PROBES:
         return None
@@ -228,23 +250,23 @@ def _cut(
     if slopes[0] is None or any(slope is not None for slope in slopes[1:]):
         return None
     pooled = stand_in.detach().flatten(2).mean(2) if made.ndim == 4 else stand_in.detach()
-    finished = _finish(pooled, output.detach())
+    finished = _find_finish(pooled, output.detach())
     names = {id(p): n for n, p in model.named_parameters()}
     weight, bias = (names.get(id(getattr(layer, part))) for part in ("weight", "bias"))
     if finished is None or weight is None or (layer.bias is not None and bias is None):
         return None
-    if _serves_elsewhere(model, layer, inputs):
+    if _is_used_elsewhere(model, layer, inputs):
         return None
     squeezed = output.ndim == 1
     return Head(name, weight, bias, pooled.shape[1], *finished, squeezed)
 
 
-def _serves_elsewhere(model: nn.Module, layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> bool:
-    """Whether the output depends on the layer's weights by another way than the layer's own output."""
+def _is_used_elsewhere(model: nn.Module, layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> bool:
+    """Return whether the output also depends on the layer's weights in another way than through its output."""
 
     def without_slope(_: nn.Module, arguments: tuple[Any, ...], named: Any, __: Any) -> Tensor:
         given = arguments[0] if arguments else next(iter(named.values()))
-        return _made(layer, given, detached=True)
+        return _apply(layer, given, detached=True)
 
     hook = layer.register_forward_hook(without_slope, with_kwargs=True)
     try:
@@ -259,13 +281,16 @@ def _serves_elsewhere(model: nn.Module, layer: nn.Linear | nn.Conv2d, inputs: Te
     return any(slope is not None for slope in slopes)
 
 
-def _finish(logits: Tensor, output: Tensor) -> tuple[Finish, float] | None:
-    """What makes the output (N, ...) of logits (N, C), and by which scale they were multiplied before."""
+def _find_finish(logits: Tensor, output: Tensor) -> tuple[Finish, float] | None:
+    """Return the function from scaled logits (N, C) to the output (N, ...), and the scale.
+
+    Returns None if no known function fits.
+    """
     if output.numel() != logits.numel():
         return None
     logits, output = logits.double(), output.reshape(len(logits), -1).double()
     scale = _ratio(output, logits)
-    if scale != 0 and _near(scale * logits, output):
+    if scale != 0 and _is_near(scale * logits, output):
         return "identity", scale
     if logits.shape[1] < 2:
         return None
@@ -275,15 +300,17 @@ def _finish(logits: Tensor, output: Tensor) -> tuple[Finish, float] | None:
         logs.append(("softmax", output.log()))
     for kind, log in logs:
         scale = _ratio(log - log.mean(1, keepdim=True), even)
-        if scale != 0 and _near((scale * logits).log_softmax(1), log):
+        if scale != 0 and _is_near((scale * logits).log_softmax(1), log):
             return kind, scale
     return None
 
 
 def _ratio(one: Tensor, other: Tensor) -> float:
+    """Return the factor c for which `c * other` is closest to `one`, and exactly 1 if it is nearly 1."""
     found = float((one * other).sum() / other.square().sum())
     return 1.0 if abs(found - 1) < WITHIN else found
 
 
-def _near(one: Tensor, other: Tensor) -> bool:
+def _is_near(one: Tensor, other: Tensor) -> bool:
+    """Return whether two outputs are equal up to rounding in float32."""
     return bool((one - other).abs().max() <= WITHIN * other.abs().max())

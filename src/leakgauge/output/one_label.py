@@ -1,9 +1,18 @@
-"""The label of one example, as the one that explains the gradient of the head.
+r"""The label of one example: the label that explains the gradient of the head.
 
-The gradient of one example is dW = delta h', db = delta, delta = dL/dz. With a bias, h = dW' delta / |delta|^2 and
-z = W h + b are known, so each label foretells delta. Without a bias, delta = t a and h = v / t with one unknown
-number t, and each label asks for another t (`Line`). No rule about signs is needed, and no form of the loss.
-Of an update that is only near one gradient, the direction of delta decides instead.
+With the head's input :math:`h` and its output :math:`z = W h + b`, the gradient of one example is
+
+.. math::
+
+    dW = \delta h^\top, \qquad db = \delta, \qquad \delta = \frac{\partial L}{\partial z}
+
+With a bias, :math:`\delta` is known, and so are :math:`h = dW^\top \delta / \|\delta\|^2` and
+:math:`z`. Each label then predicts a :math:`\delta`, which must agree with the known one. Without a
+bias, :math:`\delta = t a` and :math:`h = v / t` with one unknown number :math:`t`. Each label then
+implies a different :math:`t`, see `Line`.
+
+The method needs no rule about signs, and no particular loss. If an update is only close to one
+gradient, the direction of :math:`\delta` decides instead.
 """
 
 from __future__ import annotations
@@ -21,25 +30,32 @@ from leakgauge.output.head import SharedHead, shared_head
 from leakgauge.output.reduction import slopes
 
 STEPS = 40
-"""Values of t tried in each power of ten."""
+"""Number of values of t that are tried in each power of ten."""
 POWERS = (-9, 2)
-"""Powers of ten of t, relative to the slope without features. Below them a gradient is rounding."""
+"""Range of the powers of ten of t, relative to the slope without features. A smaller gradient is rounding."""
 LABELS = 8
-"""Labels tried along a line."""
+"""Number of labels that are tried along a line."""
 MOST = 3
-"""Solutions kept for each label."""
+"""Number of solutions that are kept for each label and sign of t."""
 EXPLAINED = 1e-2
-"""Relative misfit up to which a label explains the gradient."""
+"""Largest relative misfit at which a label explains the gradient."""
 CLEAR = 10.0
-"""How many times worse the second label must explain the gradient, for the first to be certain."""
+"""Least ratio of the second label's misfit to the first one's, for the first label to be certain."""
 
 Slope = Callable[[Tensor, int], Tensor]
-"""From outputs z (N, C) and a label to the slope (N, C) of each example's own loss."""
+"""A function from outputs z (N, C) and a label to the slope (N, C) of each example's own loss."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """delta (C,), features (d,) and label that explain the head's gradient to a relative misfit."""
+    """One explanation of the head's gradient.
+
+    Args:
+        delta: Slope of the loss by the outputs (C,).
+        features: Input of the head h (d,).
+        label: The label.
+        misfit: Relative difference between `delta` and the slope that the label predicts.
+    """
 
     delta: Tensor
     features: Tensor
@@ -49,9 +65,14 @@ class Explained:
 
 @dataclass(frozen=True)
 class OneLabel:
-    """The label of one example, of `classes`.
+    """The recovered label of one example.
 
-    certain: it alone explains the gradient, to the relative misfit. head: whose gradient it was read from.
+    Args:
+        label: The label, from 0 to `classes - 1`.
+        classes: Number of candidate labels.
+        misfit: Relative misfit of the best explanation of the gradient.
+        certain: Whether only this label explains the gradient.
+        head: The head with its gradient.
     """
 
     label: int
@@ -62,9 +83,9 @@ class OneLabel:
 
 
 def label_of_one(observation: Observation) -> OneLabel | Inapplicable:
-    """Return the label of a batch of one from one gradient, or in one line why it cannot be read."""
+    """Return the label of a batch of one, recovered from one gradient, or why it cannot be recovered."""
     if observation.classes is None:
-        return Inapplicable("labels are read for a loss over classes")
+        return Inapplicable("labels can only be recovered for a loss over classes")
     head = shared_head(observation)
     if isinstance(head, Inapplicable):
         return head
@@ -81,12 +102,12 @@ def label_of_one(observation: Observation) -> OneLabel | Inapplicable:
     certain = first.misfit <= EXPLAINED and second > CLEAR * max(first.misfit, 1e-12)
     if certain:
         return OneLabel(first.label, len(labels), first.misfit, certain=True, head=head)
-    label = _by_direction(head, slope, labels)
+    label = _label_by_direction(head, slope, labels)
     return OneLabel(label, len(labels), first.misfit, certain=False, head=head)
 
 
 def slope_of(loss: Loss, width: int) -> Slope | None:
-    """Return the function that gives the slope of each example's own loss, or None if it takes no class labels."""
+    """Return the function for the slope of each example's own loss, or None if the loss takes no class labels."""
     points = torch.randn(2, width, generator=torch.Generator().manual_seed(0)).double()
     alone, together = slopes(loss, points[:1], [0]), slopes(loss, points, [0, 0])
     if alone is None or together is None:
@@ -96,14 +117,18 @@ def slope_of(loss: Loss, width: int) -> Slope | None:
 
     def slope(outputs: Tensor, label: int) -> Tensor:
         found = slopes(loss, outputs, [label] * len(outputs))
-        assert found is not None, "the loss took class labels before"
+        assert found is not None, "the loss accepted class labels before"
         return found if summed else found * len(outputs)
 
     return slope
 
 
-def likeliest(delta: Tensor, classes: int) -> list[int]:
-    """Return the labels worth trying along a line: the example's own output is among those that move most."""
+def choose_labels(delta: Tensor, classes: int) -> list[int]:
+    """Return the labels to try along a line: those of the outputs with the largest slope in `delta` (C,).
+
+    The output of the true label is expected among them. If outputs and classes differ in number, all labels are
+    returned.
+    """
     if len(delta) != classes:
         return list(range(classes))
     return [int(i) for i in delta.abs().argsort(descending=True)[:LABELS]]
@@ -117,7 +142,16 @@ def explain(
     dbias: Tensor | None,
     labels: Sequence[int],
 ) -> list[Explained]:
-    """Return what explains dweight (C, d) and dbias (C,) of the last layer for each label, the best first."""
+    """Return the explanations of the last layer's gradient, with the smallest misfit first.
+
+    Args:
+        slope: The function for the slope of an example's loss.
+        weight: Weight of the layer (C, d).
+        bias: Bias of the layer (C,), or None.
+        dweight: Gradient of the weight (C, d).
+        dbias: Gradient of the bias (C,), or None.
+        labels: The candidate labels.
+    """
     offset = weight.new_zeros(len(weight)) if bias is None else bias
     if dbias is not None and bool(dbias.any()):
         size = dbias.norm()
@@ -128,30 +162,31 @@ def explain(
     else:
         left, values, right = torch.linalg.svd(dweight, full_matrices=False)
         line = Line(left[:, 0], values[0] * right[0], weight, offset, slope)
-        found = [s for y in likeliest(line.a, len(labels)) for s in line.solutions(y)]
+        found = [s for y in choose_labels(line.a, len(labels)) for s in line.solutions(y)]
     return sorted(found, key=lambda start: start.misfit)
 
 
 def _misfit(delta: Tensor, caused: Tensor) -> float:
+    """Return the norm of `delta - caused`, relative to that of delta."""
     return float((delta - caused).norm() / delta.norm())
 
 
 def _best_of_each(found: list[Explained]) -> list[Explained]:
-    """The best explanation of each label, the best label first."""
+    """Return the best explanation of each label, with the best label first. `found` is sorted."""
     best: dict[int, Explained] = {}
     for one in found:
         best.setdefault(one.label, one)
     return list(best.values())
 
 
-def _by_direction(head: SharedHead, slope: Slope, labels: Sequence[int]) -> int:
-    """The label whose slope points most nearly along delta, at the outputs that the gradient suggests."""
+def _label_by_direction(head: SharedHead, slope: Slope, labels: Sequence[int]) -> int:
+    """Return the label whose slope has the largest cosine with delta, at outputs that the gradient suggests."""
     if head.dbias is not None and bool(head.dbias.any()):
         delta = head.dbias
         features = head.dweight.T @ delta / delta.square().sum()
         z = (head.weight @ features).unsqueeze(0)
     else:
-        # With cross-entropy the label's own entry is negative, and as large as all others together.
+        # With cross-entropy, the entry of the true label is negative, and as large as the sum of all others.
         left, *_ = torch.linalg.svd(head.dweight, full_matrices=False)
         delta = -left[:, 0] * left[left[:, 0].abs().argmax(), 0].sign()
         z = head.weight.new_zeros((1, len(head.weight)))
@@ -164,7 +199,15 @@ def _by_direction(head: SharedHead, slope: Slope, labels: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Line:
-    """delta = t a and h = v / t, t of either sign."""
+    """The solutions without a bias: `delta = t * a` and `h = v / t`, with t of either sign.
+
+    Args:
+        a: Direction of delta (C,), of norm 1.
+        v: Features (d,) at t = 1.
+        weight: Weight of the layer (C, d).
+        bias: Bias of the layer (C,), zeros if it has none.
+        slope: The function for the slope of an example's loss.
+    """
 
     a: Tensor
     v: Tensor
@@ -173,17 +216,17 @@ class Line:
     slope: Slope
 
     def at(self, t: Tensor) -> Tensor:
-        """Return the outputs (N, C) that each t (N,) means."""
+        """Return the outputs (N, C) for each t (N,)."""
         return (self.weight @ self.v) / t.unsqueeze(1) + self.bias
 
     def misfits(self, t: Tensor, label: int) -> Tensor:
-        """Return how far delta is from what the outputs cause, relative to delta, for each t (N,)."""
+        """Return the relative difference between delta and the slope at the outputs, for each t (N,)."""
         delta = t.unsqueeze(1) * self.a
         left: Tensor = (delta - self.slope(self.at(t), label)).norm(dim=1)
         return left / t.abs()
 
     def solutions(self, label: int) -> list[Explained]:
-        """Return every least misfit along the line, made precise."""
+        """Return the smallest local minima of the misfit along the line, refined."""
         low, high = POWERS
         powers = torch.linspace(low, high, STEPS * (high - low) + 1, dtype=torch.float64)
         unit = float(self.slope(self.bias.unsqueeze(0), label).norm()) or 1.0
@@ -199,7 +242,7 @@ class Line:
         return found
 
     def refined(self, sign: float, bounds: tuple[float, float], label: int) -> Explained:
-        """Return the least misfit between two powers of ten."""
+        """Return the explanation with the smallest misfit between two powers of ten of t."""
 
         def misfit(power: float) -> float:
             t = torch.tensor([sign * 10**power], dtype=torch.float64)

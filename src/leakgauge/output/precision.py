@@ -1,4 +1,4 @@
-"""A loss for the adversary's copy of the model in another precision."""
+"""The loss for a copy of the model in another precision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def loss_in(
 ) -> Loss:
     """Return the observed loss for outputs of type `dtype`.
 
-    A loss that is a module is copied with its tensors in that type. A function that holds tensors of its own, and
-    refuses outputs of that type, is given outputs in the observed precision.
+    A loss that is a module is copied, with its tensors in this type. A function may hold its own tensors
+    and fail on outputs of this type. Then it gets outputs in the observed precision.
     """
     loss = observation.loss
     if isinstance(loss, nn.Module):
@@ -25,26 +25,26 @@ def loss_in(
     like = observation.update.like
     if dtype == like.dtype:
         return loss
-    # A loss that takes no kind of targets that is tried here is asked as it is.
-    wanted = _taken(observation.loss, observation, like.dtype, like.device)
-    found = _taken(loss, observation, dtype, device or like.device)
+    # A loss that accepts none of the tested kinds of targets is returned unchanged.
+    wanted = _accepted_targets(observation.loss, observation, like.dtype, like.device)
+    found = _accepted_targets(loss, observation, dtype, device or like.device)
     return loss if wanted <= found else observed_precision(observation.loss, like)
 
 
 def observed_precision(loss: Loss, like: Tensor) -> Loss:
-    """Return the loss with its outputs, and soft targets, moved to the type and device of `like`."""
+    """Return the loss with outputs and soft targets converted to the type and device of `like`."""
 
-    def asked(outputs: Tensor, targets: Tensor) -> Tensor:
+    def converted(outputs: Tensor, targets: Tensor) -> Tensor:
         moved = targets.to(like) if targets.is_floating_point() else targets.to(like.device)
         return value_of(loss, outputs.to(like), moved).to(outputs)
 
-    return asked
+    return converted
 
 
-def _taken(
+def _accepted_targets(
     loss: Loss, observation: Observation, dtype: torch.dtype, device: torch.device
 ) -> set[str]:
-    """Which of the usual kinds of targets the loss takes with outputs of this type."""
+    """Return which of the usual kinds of targets the loss accepts with outputs of this type."""
     outputs = torch.zeros((1, observation.classes or 1), dtype=dtype, device=device)
     kinds = {
         "class labels": torch.zeros(1, dtype=torch.long, device=device),

@@ -1,4 +1,4 @@
-"""What a defense costs: federated training with and without it, its accuracy and its traffic."""
+"""The cost of a defense: the accuracy and the traffic of federated training with it and without it."""
 
 from leakgauge.utility.federation import Federation, History
 from leakgauge.utility.partition import label_skew

@@ -1,7 +1,4 @@
-"""Federated training with a defense: what accuracy it leaves, what it sends, what it takes.
-
-McMahan et al. 2017, algorithm 1, every client in every round.
-"""
+"""Federated training under a defense, with a measurement of its accuracy, its traffic and its time."""
 
 from __future__ import annotations
 
@@ -32,14 +29,30 @@ from leakgauge.utility.partition import label_skew
 from leakgauge.utility.traffic import sent_bytes
 
 CHUNK = 256
-"""Test examples that are evaluated at once."""
+"""Number of test examples that are evaluated at once."""
 
 
 @dataclass(frozen=True)
 class History:
-    """One training run: accuracy in [0, 1] before the first and after each round; of each round, the bytes that all
-    clients sent and the seconds that they and the server took; and the server's model at the end. A run that
-    `diverged` ends with the round before: after it an update was not finite."""
+    """The record of one federated training run.
+
+    Args:
+        accuracy: Accuracy in [0, 1] before the first round, then after each round.
+        sent: Bytes that all clients together sent, for each round.
+        seconds: Time of all clients and the server, for each round, in seconds.
+        sizes: Number of examples of each client.
+        diverged: Whether an update after the first round was not finite. The run ends with the round
+            before.
+        model: The server's model at the end.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> federation = lg.utility.Federation(clients=2, rounds=1)
+        >>> history = federation.train(lg.examples.client(), data, data, seeds=lg.Seeds(0))
+        >>> len(history.accuracy), sum(history.sizes), history.diverged
+        (2, 1797, False)
+    """
 
     accuracy: tuple[float, ...]
     sent: tuple[int, ...]
@@ -51,14 +64,42 @@ class History:
 
 @dataclass(frozen=True, kw_only=True)
 class Federation:
-    """Several clients, their labels unlike (`alpha`, see `label_skew`), for so many rounds.
+    r"""Federated training of several clients, to measure what a defense costs.
 
-    Under a defense that keeps parameters local, each client has its own, from round to round: those it starts with
-    are the model's, and the server never moves them. Accuracy is then the mean of the clients', each on all of `test`.
+    All clients take part in every round. The server moves its model by the weighted mean of their
+    updates:
 
-    `examples`: how many a client trains on in a round, drawn from its own; all of them where None. What they
-    share is a gradient or a weight difference, as their training has it; the server moves by the mean, weighted by
-    their examples, times `server_lr`.
+    .. math::
+
+        w \leftarrow w + s \, \frac{\sum_u n_u \Delta_u}{\sum_u n_u}
+
+    Here :math:`n_u` is the number of examples of client :math:`u` in the round, and :math:`s` is
+    `server_lr`. :math:`\Delta_u` is its weight difference. If clients share gradients,
+    :math:`\Delta_u` is the negative gradient.
+
+    Under a defense that keeps parameters local, each client has its own values of these parameters.
+    They start from the model's values, and the server never moves them. Accuracy is then the mean
+    over clients, each measured on all test examples.
+
+    Args:
+        clients: Number of clients, at least 1.
+        rounds: Number of rounds, at least 1.
+        alpha: Evenness of the labels over clients, above 0, see `label_skew`.
+        examples: Number of examples that a client draws from its own in a round. None is all.
+        server_lr: Step size of the server, above 0. 1 averages the models of FedAvg.
+
+    References:
+        McMahan, Moore, Ramage, Hampson, Agüera y Arcas. Communication-Efficient Learning of Deep
+        Networks from Decentralized Data. AISTATS 2017, algorithm 1. arXiv:1602.05629.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> client = lg.examples.client(training=lg.FedAvg(epochs=5, minibatch=16, learning_rate=0.1))
+        >>> federation = lg.utility.Federation(clients=2, rounds=2, alpha=100.0)
+        >>> history = federation.train(client, data, data, seeds=lg.Seeds(0))
+        >>> history.accuracy[-1] > 0.8
+        True
     """
 
     clients: Count = 5
@@ -76,9 +117,18 @@ class Federation:
         seeds: Seeds,
         progress: Progress = silent,
     ) -> History:
-        """Train `client`'s model, under its defense, on `data`, shared out among clients like it; `test` only measures.
+        """Train a model under a defense, and return the history of the run.
 
-        Raises DataError where examples do not suffice for all, and in the first round what a client's `share` raises.
+        Args:
+            client: The client that all clients equal, with its model, local training and defense.
+            data: The training examples, which are divided among the clients.
+            test: The examples on which accuracy is measured.
+            seeds: Seeds of the partition, the batches and the clients.
+            progress: A function that is called with a `Moment` after each round.
+
+        Raises:
+            DataError: The examples are too few for all clients.
+            UpdateError: An update of the first round is not finite.
         """
         parts = label_skew(data.targets, self.clients, self.alpha, seeds=seeds)
         model = client.global_model(seeds=seeds)
@@ -94,7 +144,8 @@ class Federation:
             try:
                 shared = shares(client, own, batches, memories, each)
             except UpdateError:
-                if number == 0:  # not the training's doing
+                # Divergence takes at least one round. Before it, the model or the defense is at fault.
+                if number == 0:
                     raise
                 diverged = True
                 break
@@ -110,11 +161,11 @@ class Federation:
         return History(tuple(accuracy), tuple(sent), tuple(seconds), sizes, diverged, model)
 
     def batches(self, data: Dataset, parts: Sequence[Tensor], seeds: Seeds) -> list[Batch]:
-        """What each client trains on in one round."""
+        """Return the batch of each client in one round."""
         return [self.drawn(data, part, seeds.child(f"client/{i}")) for i, part in enumerate(parts)]
 
     def drawn(self, data: Dataset, part: Tensor, seeds: Seeds) -> Batch:
-        """What one does, of its examples."""
+        """Return the batch of one client in one round, from its examples `part`, which are indices."""
         if self.examples is not None and self.examples < len(part):
             order = torch.randperm(len(part), generator=seeds.generator("examples"))
             part = part[order[: self.examples]]
@@ -128,7 +179,7 @@ def shares(
     memories: Sequence[Tensors],
     seeds: Seeds,
 ) -> list[tuple[Update, Tensors]]:
-    """What each client sends in one round, and what it carries to the next."""
+    """Return the update of each client in one round, and its memory for the next round."""
     each = enumerate(zip(models, batches, memories, strict=True))
     return [
         client.continued(model, batch, memory, seeds=seeds.child(f"client/{i}"))
@@ -137,7 +188,7 @@ def shares(
 
 
 def step(model: nn.Module, mean: Update, rate: float, names: Collection[str]) -> None:
-    """The server's: along a weight difference, against a gradient. Moves the parameters of these names."""
+    """Move the server's parameters in `names`, along a weight difference or against a gradient."""
     sign = rate if mean.kind == "delta" else -rate
     with torch.no_grad():
         for name, parameter in trainable(model).items():
@@ -146,13 +197,16 @@ def step(model: nn.Module, mean: Update, rate: float, names: Collection[str]) ->
 
 
 def mean_accuracy(models: Sequence[nn.Module], test: Dataset) -> float:
-    """The mean of each one's; of one model that all clients have, its own."""
+    """Return the mean accuracy of the models. A model that several clients have counts once."""
     distinct = list(dict.fromkeys(models))
     return sum(accuracy_of(model, test) for model in distinct) / len(distinct)
 
 
 def accuracy_of(model: nn.Module, test: Dataset) -> float:
-    """Share of the examples whose class has the largest output, in eval mode; the model is left as it was."""
+    """Return the fraction of examples whose class has the largest output, in eval mode.
+
+    The model does not change.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     with torch.no_grad():

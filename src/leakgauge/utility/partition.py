@@ -1,8 +1,4 @@
-"""Who holds which examples. Hsu, Qi, Brown: Measuring the Effects of Non-Identical Data Distribution for Federated
-Visual Classification, 2019, section 3; as most do, by classes, and so with clients of unlike size.
-
-    for each class c:   shares over clients ~ Dirichlet(alpha, ..., alpha)
-"""
+"""The partition of examples among clients."""
 
 from __future__ import annotations
 
@@ -13,16 +9,48 @@ from torch import Tensor
 from leakgauge.core import DataError, Seeds
 
 TRIES = 200
-"""Draws in which each client must get its least."""
+"""Largest number of draws. One of them must give each client enough examples."""
 
 
 def label_skew(
     targets: Tensor, clients: int, alpha: float, *, seeds: Seeds, least: int = 1
 ) -> list[Tensor]:
-    """The indices of each client's examples, of targets (N,) class indices: every example has one client.
+    r"""Divide examples among clients with skewed labels, and return the indices of each client's examples.
 
-    alpha > 0: the smaller, the fewer classes a client sees; at 100 all see nearly the same. Drawn anew until
-    each client has `least` examples. Raises DataError where that does not happen.
+    .. math::
+
+        q_c \sim \mathrm{Dirichlet}(\alpha, \dots, \alpha)
+
+    For each class :math:`c`, the vector :math:`q_c` holds the fraction of its examples that each
+    client gets. So clients also differ in their numbers of examples. Every example has one client.
+
+    Args:
+        targets: Class labels (N,).
+        clients: Number of clients, at least 1.
+        alpha: Parameter of the Dirichlet distribution, above 0. With a small value, a client has few
+            classes. With 100, all clients have nearly the same labels.
+        seeds: Seeds of the draws.
+        least: Smallest number of examples of a client. The partition is drawn again, up to 200 times,
+            until each client has as many.
+
+    Returns:
+        The sorted indices of each client's examples, one tensor for each client.
+
+    Raises:
+        DataError: No draw gave each client enough examples.
+
+    References:
+        Hsu, Qi, Brown. Measuring the Effects of Non-Identical Data Distribution for Federated Visual
+        Classification. 2019, section 3. arXiv:1909.06335. Their fractions are over classes for each
+        client. Here they are over clients for each class, as in most later work.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> targets = torch.arange(100) % 10
+        >>> parts = lg.utility.label_skew(targets, 4, 0.5, seeds=lg.Seeds(0))
+        >>> len(parts), sum(len(part) for part in parts)
+        (4, 100)
     """
     generator = np.random.Generator(np.random.PCG64(seeds.integer("partition")))
     groups = [
@@ -41,6 +69,6 @@ def label_skew(
     raise DataError(
         "partition",
         expected=f"at least {least} of {len(targets)} examples for each of {clients} clients",
-        found=f"none such in {TRIES} draws with alpha = {alpha}",
+        found=f"a client with fewer in each of {TRIES} draws with alpha = {alpha}",
         remedy="give more examples, fewer clients, or a larger alpha",
     )
