@@ -66,7 +66,7 @@ def test_a_mean_lies_between_and_ignores_order(drawn: list[tuple[float, int]]) -
     [
         (constants(1) + constants(2, kind="delta"), [1, 1], "delta and gradient"),
         (constants(1, 2), [1], "one count for each"),
-        (constants(1, 2), [1, 0], "from 1"),
+        (constants(1, 2), [1, 0], "at least 1"),
         ([], [], "at least one update"),
         ([*constants(1), lg.Update({"a": torch.ones(2, 3)})], [1, 1], r"missing \['b'\]"),
         (

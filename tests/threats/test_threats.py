@@ -217,7 +217,7 @@ class TestNotFinite:
             def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
                 return update.map(lambda t: t / 0)
 
-        with pytest.raises(lg.UpdateError, match="defense's strength"):
+        with pytest.raises(lg.UpdateError, match="strength of the defense"):
             lg.Server().observe(client(mlp(), defense=Division()), images(1), seeds=lg.Seeds(0))
 
     @pytest.mark.parametrize("value", [math.nan, -math.inf])
