@@ -1,0 +1,1 @@
+"""The pages of the benchmarks under docs/benchmarks: tables, plots and words, from the results in JSON."""

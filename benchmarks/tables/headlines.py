@@ -1,0 +1,121 @@
+"""The five headline results, computed from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from tables import figures
+from tables.documents import Row, load
+
+
+def some(name: str, **wanted: object) -> list[Row]:
+    """Return the rows of a benchmark whose fields have these values."""
+    rows = load(name).rows
+    found = [row for row in rows if all(row.get(field) == value for field, value in wanted.items())]
+    assert found, f"{name}: no rows with {wanted}"
+    return found
+
+
+def decibels(rows: Iterable[Row], figure: Callable[[str], figures.Figure], prefix: str = "") -> str:
+    """Return a PSNR with its control and the number of images, in words."""
+    listed = list(rows)
+    own, blind = figure(f"{prefix}psnr")(listed), figure(f"{prefix}control_psnr")(listed)
+    count = figures.count(f"{prefix}psnr")(listed)
+    return f"{own:.1f} dB (control {blind:.1f}, n = {count:.0f})"
+
+
+def one_image() -> str:
+    """Return what one image gives away, by network."""
+    lenet = some("inverting_gradients", network="lenet", state="trained", method="ours")
+    resnet = some("inverting_gradients", network="resnet20", state="trained", method="ours")
+    return (
+        "**One image: it depends on the network.** "
+        f"Our attack reads a trained LeNet at {decibels(lenet, figures.mean)}. "
+        f"It reads a trained ResNet-20 at {decibels(resnet, figures.mean)}."
+    )
+
+
+def whole_batch() -> str:
+    """Return what an exact attack reads beside gradient matching."""
+    cell = "MLP, batch 16, equal"
+    exact = some("exact_attacks", part="beside", cell=cell, attack="SPEAR")
+    names = {row["attack"] for row in some("exact_attacks", part="beside", cell=cell)}
+    adam = some(
+        "exact_attacks",
+        part="beside",
+        cell=cell,
+        attack=next(n for n in sorted(names) if "Adam" in n),
+    )
+    right = figures.above("psnr", figures.EXACT)(exact)
+    return (
+        "**Exact attacks read whole batches.** "
+        f"SPEAR on a ReLU MLP, 16 images of one label: {right:.0f} images exact, "
+        f"{decibels(exact, figures.median)}, in {figures.seconds(exact):.1f} s. "
+        f"Gradient matching on the same updates: {decibels(adam, figures.median)}, "
+        f"in {figures.seconds(adam):.0f} s."
+    )
+
+
+def local_steps() -> str:
+    """Return what local steps of FedAvg hide."""
+    setting = {"size": 4, "minibatch": 0, "rate": 1e-3}
+    one = some("fedavg", **setting, epochs=1, how="ignored")
+    naive = some("fedavg", **setting, epochs=20, how="ignored")
+    adaptive = some("fedavg", **setting, epochs=20, how="corrected")
+    return (
+        "**FedAvg's local steps hide less from an adversary that simulates them.** "
+        "LeNet, batch of 4, full-batch steps at rate 1e-3, labels granted. "
+        f"One step: {decibels(one, figures.median)}. "
+        f"20 steps taken for one gradient: {decibels(naive, figures.median)}. "
+        f"20 steps corrected for: {decibels(adaptive, figures.median)}."
+    )
+
+
+def aggregation() -> str:
+    """Return what a secure sum of 16 clients still gives away."""
+    name, closed = "secure_aggregation", {"network": "mlp 256", "attack": "linear_layer"}
+    mlp = some(name, part="aggregate", clients=16, **closed)
+    lenet = some(name, part="aggregate", network="lenet", clients=16)
+    masked = some(name, part="masked", **closed)
+    right = figures.above("psnr", figures.EXACT)(mlp)
+    return (
+        "**Secure aggregation hides clients, but the sum can leak.** 16 clients with an image each. "
+        f"MLP of width 256: {right:.0f} images exact, {decibels(mlp, figures.mean)}. "
+        f"LeNet: {decibels(lenet, figures.mean)}. "
+        f"One masked update alone tells nothing: {decibels(masked, figures.mean)}."
+    )
+
+
+def defenses() -> str:
+    """Return which defense holds against an adaptive adversary, and at what price."""
+
+    def reads(setting: str, kind: str = "adaptive") -> str:
+        return decibels(some("frontier", setting=setting, kind=kind), figures.mean)
+
+    def accuracy(setting: str) -> str:
+        rows = some("frontier", setting=setting, kind="accuracy", draw=0)
+        return f"accuracy {100 * rows[0]['accuracy']:.0f}%"
+
+    noise, sparse = "Gaussian 0.1", "top-k 0.5"
+    return (
+        "**Noise holds against an adversary that knows it, sparsity does not.** "
+        "Untrained LeNet, one batch of 4. "
+        f"No defense: {reads('none')}, {accuracy('none')}. "
+        f"Half of the entries sent: naive {reads(sparse, 'naive')}, adaptive {reads(sparse)}, "
+        f"{accuracy(sparse)}. "
+        f"Gaussian noise of std 0.1: adaptive {reads(noise)}, {accuracy(noise)}."
+    )
+
+
+HEADLINES = {
+    "inverting_gradients": one_image,
+    "exact_attacks": whole_batch,
+    "fedavg": local_steps,
+    "secure_aggregation": aggregation,
+    "frontier": defenses,
+}
+
+
+def headlines(folder: str = "") -> str:
+    """Return the headline results as a list in Markdown. `folder` leads to the pages."""
+    return "\n".join(f"- {told()} [More]({folder}{name}.md)" for name, told in HEADLINES.items())
