@@ -287,7 +287,7 @@ def test_numbers_that_no_float_holds(make: Callable[[], Any]) -> None:
 
 
 def test_a_huge_number_is_not_written_out() -> None:
-    words = "found a whole number of 1329 bits, more than a float holds"
+    words = "found a whole number of 1329 bits, too large for a float"
     refused(lambda: lg.FedAvg(learning_rate=HUGE), lg.SpecificationError, words)
 
 

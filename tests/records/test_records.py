@@ -117,7 +117,7 @@ class TestVerdict:
         told: dict[str, Any] = {"rule": "r", "floor": 1.0, "margin": None, "why": ""}
         assert Verdict(leaks=None, per_example=(None,), **told).leaks is None
         for leaks, each in ((True, (False, None)), (False, (None,)), (None, (True,))):
-            with pytest.raises(ValidationError, match="follows from its examples"):
+            with pytest.raises(ValidationError, match="follows from `per_example`"):
                 Verdict(leaks=leaks, per_example=each, **told)
 
     def test_one_value_for_each_example(self) -> None:

@@ -58,14 +58,14 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.where,
                 expected=f"at most {self.most:,} entries in all its tensors, for the memory of this machine",
                 found=f"at least {self.entries:,}",
-                remedy="lower its width, its number of classes or the size of its inputs",
+                remedy="lower the width, the number of classes or the size of the inputs",
             )
         if self.tensors > MOST_TENSORS:
             raise ModelError(
                 self.where,
                 expected=f"at most {MOST_TENSORS:,} tensors",
-                found="at least one more",
-                remedy="lower its depth",
+                found=f"at least {self.tensors:,}",
+                remedy="lower the depth of the model",
             )
 
 

@@ -122,7 +122,7 @@ class BaseAttack(ABC):
                 found = self.prepare(observation) if lacking is None else Inapplicable(lacking)
         except ProbeError as error:
             return Inapplicable(" ".join(str(error).split()))
-        return found if isinstance(found, Inapplicable) else self._kept(observation, found)
+        return found if isinstance(found, Inapplicable) else self._with_promises(observation, found)
 
     def undifferentiable(self, observation: Observation) -> str | None:
         """Return why the attack cannot search the domain's space, in one line, or None if it can."""
@@ -156,10 +156,11 @@ class BaseAttack(ABC):
             return nothing_found(observation, Status.INAPPLICABLE, plan.reason)
         return plan.run(seeds, progress)
 
-    def _kept(self, observation: Observation, plan: Plan) -> Plan:
+    def _with_promises(self, observation: Observation, plan: Plan) -> Plan:
         """Return the plan with a search that keeps the promises of this class."""
 
-        def promised(found: Reconstruction) -> Reconstruction:
+        def limit_status(found: Reconstruction) -> Reconstruction:
+            """Return the reconstruction with a status that is not better than proven."""
             found = lower_if_unsteady(observation, lower_to_residual(found))
             return lower_if_changed(defense_in(observation), found)
 
@@ -168,16 +169,22 @@ class BaseAttack(ABC):
             clock = time.perf_counter()
 
             def tell(moment: Moment) -> None:
+                """Forward a moment whose best reconstruction has its cost."""
                 if moment.best is not None:
-                    moment = replace(moment, best=partial(spent, moment.best, moment.evaluations))
+                    moment = replace(
+                        moment, best=partial(best_with_cost, moment.best, moment.evaluations)
+                    )
                 progress(moment)
 
-            def spent(best: Best, evaluations: int) -> Reconstruction:
+            def best_with_cost(best: Best, evaluations: int) -> Reconstruction:
+                """Return the best reconstruction so far, with what the search spent for it."""
                 return replace(best(), cost=Cost(evaluations, time.perf_counter() - clock))
 
             # A user's model or search may draw from the global generators.
             with named_failures(self, "search"), seeds.alone("attack"):
-                found = promised(plan.search(seeds, within(tell, 0.0, 1.0, finish=promised)))
+                found = limit_status(
+                    plan.search(seeds, within(tell, 0.0, 1.0, finish=limit_status))
+                )
             seconds = time.perf_counter() - clock
             found = replace(found, cost=replace(found.cost, seconds=seconds))
             progress(Moment(1.0, found.cost.evaluations, best=found.apart))
@@ -197,14 +204,14 @@ def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
     missing = sorted(attack.requires - granted)
     if missing:
         name = missing[0]
-        grant = f"grant it ([threat] {name} = true)"
+        grant = f"grant it with [threat] {name} = true"
         if name == "defense":
-            grant = f"{grant} for a client that has a defense,"
+            grant = f"{grant} for a client that has a defense"
         raise KnowledgeError(
             f"attack {type(attack).__name__}",
             expected=f"knowledge of {', '.join(missing)}",
             found=f"a threat model that grants {', '.join(sorted(granted)) or 'nothing'}",
-            remedy=f"{grant} or choose an attack that recovers it",
+            remedy=f"{grant}, or choose an attack that recovers it",
         )
 
 

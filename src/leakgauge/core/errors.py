@@ -46,7 +46,7 @@ class UserError(LeakGaugeError):
     """A mistake that the user can correct.
 
     Its message is one line: the place, what was expected, what was found, and what to do. The
-    command ends with exit code 2.
+    command ends with exit code 2, or 1 for OutputLost.
 
     Args:
         where: The place of the mistake, for example an option, a file or a column.
@@ -133,8 +133,8 @@ class OutputLost(OutputError):
 class AttackError(LeakGaugeError):
     """An attack failed on a user's model or loss, or returned an invalid result.
 
-    It is raised by `BaseAttack` and `Plan`. `__cause__` holds the exception that ended the attack.
-    Correct the attack, the model or the loss that it names. An audit records the failure and goes
+    It is raised by `BaseAttack` and `Plan`. `__cause__` holds the exception that ended the attack,
+    if there was one. Correct the attack, the model or the loss that it names. An audit records the failure and goes
     on.
     """
 

@@ -77,7 +77,7 @@ def describe_annotation(hint: Any) -> str:
         return "a function"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return (
-            f"a dictionary with values of: {describe_annotation(inner[-1])}"
+            f"a dictionary, each value: {describe_annotation(inner[-1])}"
             if inner
             else "a dictionary"
         )
@@ -96,7 +96,7 @@ def describe_value(value: Any) -> str:
         return f"the class {value.__name__}"
     if isinstance(value, int) and abs(value) >= LONG:
         words = f"a whole number of {value.bit_length()} bits"
-        return words if value.bit_length() <= MOST_BITS else f"{words}, more than a float holds"
+        return words if value.bit_length() <= MOST_BITS else f"{words}, too large for a float"
     if value is None or isinstance(value, bool | int | float | str | bytes | Tensor | np.ndarray):
         return brief(value)
     if type(value) in (list, tuple, dict) and not value:

@@ -46,12 +46,12 @@ class Knowledge(Summarized):
     """
 
     batch_size: int | None = None
-    labels: Tensor | None = None  # (B,) class indices, or targets (B, K)
-    label_counts: Tensor | None = None  # (K,) how many examples of each class
+    labels: Tensor | None = None
+    label_counts: Tensor | None = None
     defense: Defense | None = None
-    order: tuple[tuple[int, ...], ...] | None = None  # of the examples in each local epoch
-    hyperparameters: LocalTraining | None = None  # how many local steps, at which rates
-    statistics: Tensors | None = None  # BatchNorm's buffers after training, by name
+    order: tuple[tuple[int, ...], ...] | None = None
+    hyperparameters: LocalTraining | None = None
+    statistics: Tensors | None = None
 
     @classmethod
     def names(cls) -> frozenset[str]:
@@ -140,7 +140,7 @@ class Observation(Summarized):
             raise KnowledgeError(
                 "observation",
                 expected="a known batch size",
-                found="a threat model that withholds it",
+                found="a threat model that does not grant it",
                 remedy="grant it with batch_size = true",
             )
         return self.knowledge.batch_size

@@ -50,7 +50,8 @@ class Inapplicable:
         check_made(self)
         if len(self.reason.splitlines()) != 1:
             raise AttackError(
-                f"Inapplicable.reason: expected one line; found {len(self.reason.splitlines())} lines"
+                f"Inapplicable.reason: expected one line; found {len(self.reason.splitlines())} lines; "
+                "join them"
             )
 
     def __str__(self) -> str:
@@ -122,6 +123,7 @@ class Plan:
         clock, last = time.perf_counter(), Moment(0.0)
 
         def tell(moment: Moment) -> None:
+            """Check a moment, keep it, and forward it to the callback."""
             nonlocal last
             check_moment(moment, last)
             last = moment

@@ -93,7 +93,7 @@ class Diagnosis:
         """The verdict and the rank in one line, for a message."""
         # The Jacobian is local. A distant batch, such as a mirror image, may give the same update.
         seen = f"{'' if self.exact else 'at most '}{self.rank} of {self.unknowns} directions"
-        return f"{self.verdict}: near this batch, the update tells {seen} apart"
+        return f"{self.verdict}: near this batch, the update distinguishes {seen}"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

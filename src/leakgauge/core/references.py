@@ -50,7 +50,7 @@ def imported(reference: str, where: str) -> Any:
         )
     # This check comes before the import, since the import of some modules of Python has effects.
     _check_home(module_name, reference, where)
-    with foreign(where, f"package.module:name of something importable, not {reference!r}"):
+    with foreign(where, f"a part that can be imported, not {reference!r}"):
         found: Any = importlib.import_module(module_name)
     for name in names:
         found = _look_up(found, name, reference, where)
@@ -70,7 +70,7 @@ def _look_up(owner: Any, name: str, reference: str, where: str) -> Any:
     raise SpecificationError(
         where,
         expected=f"a name in {getattr(owner, '__name__', type(owner).__name__)!r}",
-        found=f"no {name!r}, of {reference!r}",
+        found=f"no {name!r}, which {reference!r} names",
         remedy="check its spelling",
     )
 
@@ -90,9 +90,9 @@ def _check_home(module: str, reference: str, where: str) -> None:
     root, _, rest = module.partition(".")
     inside = any(f"{module}.".startswith(f"{part}.") for part in PARTS)
     if not inside and is_ours_or_pythons(root):
-        raise _no_part(reference, f"something of {root!r}", where)
+        raise _no_part(reference, f"a part of {root!r}", where)
     if root == "leakgauge" and rest.partition(".")[0] in OURS:
-        raise _no_part(reference, f"something of {module!r}", where)
+        raise _no_part(reference, f"a part of {module!r}", where)
 
 
 def _no_part(reference: str, found: str, where: str) -> SpecificationError:

@@ -72,7 +72,7 @@ class Column:
         if not (math.isfinite(low) and 0 < span < math.inf):
             raise DataError(
                 f"column {self.name!r}",
-                expected="a range whose ends and width float32 can hold, as inputs are float32",
+                expected="a range whose ends and width float32 can hold, since inputs are float32",
                 found=f"{self.low} to {self.high}",
                 remedy="store the column in other units",
             )
@@ -81,7 +81,7 @@ class Column:
                 f"column {self.name!r}",
                 expected="whole numbers at both ends of an integer column",
                 found=f"{self.low} to {self.high}",
-                remedy="widen the range to whole numbers, or leave out integer",
+                remedy="widen the range to whole numbers, or set integer to False",
             )
 
     def __repr__(self) -> str:

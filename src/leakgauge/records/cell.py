@@ -200,7 +200,7 @@ class Verdict(Part):
         """Raise ValueError unless `leaks` follows from `per_example`."""
         judged = [leaked for leaked in self.per_example if leaked is not None]
         if self.leaks is not (any(judged) if judged else None):
-            raise ValueError("a verdict that follows from its examples")
+            raise ValueError("a value of `leaks` that follows from `per_example`")
         return self
 
 

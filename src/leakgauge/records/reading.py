@@ -153,13 +153,13 @@ def record_of(value: Mapping[str, Any], where: str = "a record") -> Record:
 def explain(error: ValidationError, value: object, where: str) -> DataError:
     """Return the error for a mapping that is no record. Its message is one line."""
     if not isinstance(value, Mapping):
-        return _error(where, "one JSON object with a type", shorten(value), ANEW)
+        return _error(where, "one JSON object with a field 'type'", shorten(value), ANEW)
     version = value.get("schema_version", value.get("schema", SCHEMA_VERSION))
     if version != SCHEMA_VERSION or type(version) is not int:
         remedy = "use the version of LeakGauge that made the records, or repeat the run"
         return _error(where, f"schema version {SCHEMA_VERSION}", shorten(version), remedy)
     if "type" not in value:
-        return _error(where, "one JSON object with a type", "none", ANEW)
+        return _error(where, "one JSON object with a field 'type'", "none", ANEW)
     first = error.errors(include_url=False)[0]
     if first["type"].startswith("union_tag"):
         wanted = "a record of type 'header', 'cell', 'training' or 'end'"
