@@ -42,7 +42,7 @@ def test_the_truth_is_a_fixed_point(observe: Observe) -> None:
     seen = observe(sigmoid_cnn(), batch, training=STEPS, labels=True, order=True)
     start = corrected_surrogate
     coarse = start.interpolated(seen, 0.5)
-    true = start.averaged(seen, 1, lg.Seeds(0))
+    true = start.averaged_simulator(seen, 1, lg.Seeds(0))
     goal = start.corrected(
         seen, coarse, true(batch.inputs, batch.targets), batch.inputs, batch.targets
     )
@@ -59,7 +59,7 @@ def test_orders_are_averaged_only_where_they_matter_and_are_not_known(observe: O
         (lg.FedAvg(epochs=2), False, 1),
     ):
         seen = observe(mlp(), images(4), training=training, order=granted)
-        assert attack.asked(seen, training) == count
+        assert attack.count_orders(seen, training) == count
 
 
 def test_the_guess_of_the_best_stage_is_returned_with_the_trajectory(observe: Observe) -> None:

@@ -267,9 +267,9 @@ class TestRecipe:
         exact = GradInversion().statistics(shared)
         assert float(exact(candidate).detach()) < 1e-6
         withheld = observe(model, batch)
-        (own,) = GradInversion().statistics(withheld).seen
+        (own,) = GradInversion().statistics(withheld).moments
         assert own.model is withheld.model
-        (other,) = GradInversion(proxy=proxy).statistics(withheld).seen
+        (other,) = GradInversion(proxy=proxy).statistics(withheld).moments
         assert other.model is proxy
         assert other.targets.keys() == {"1", "4"}
 
@@ -281,7 +281,7 @@ class TestRecipe:
         assert sorted(guess.targets.tolist()) == [0, 2, 3]
         reason = refusal(attack, observe(normalized(), smooth(5)))
         assert reason is not None
-        assert "distinct: batch 5 > 4" in reason
+        assert "distinct labels: batch 5 > 4" in reason
         assert refusal(attack, observe(normalized(), smooth(5), labels=True)) is None
 
     def test_registration_is_of_images(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.attacks.inpainting import erased, filled
+from leakgauge.attacks.inpainting import fill_erased, find_erased
 from leakgauge.attacks.restoration import TYPICAL, carry_back, restore, statistics
 from leakgauge.attacks.transformation_inversion import undo_transformations
 from leakgauge.core import DataError, ErasedPatches, SpecificationError, TransformedExamples, effect
@@ -258,9 +258,9 @@ class TestInputDropout:
     def test_what_was_dropped_is_found_and_filled_in(self, defense: PixelDropout) -> None:
         truth = photographs(5).clamp_min(0.02)
         shown, _ = defense.on_batch(truth, torch.zeros(5), seeds=lg.Seeds(0))
-        lost = erased(shown, defense.erasure)
+        lost = find_erased(shown, defense.erasure)
         assert torch.equal(lost, (shown != truth).all(1, keepdim=True))
-        found = filled(shown, lost, weight=1e-4, steps=100)
+        found = fill_erased(shown, lost, weight=1e-4, steps=100)
         assert torch.equal(found * ~lost, truth * ~lost)
         gain = lg.metrics.psnr(truth, found) - lg.metrics.psnr(truth, shown)
         assert float(gain.mean()) > 10
@@ -269,7 +269,7 @@ class TestInputDropout:
         defense = PatchDropout(fraction=0.5, side=50)
         shown, _ = defense.on_batch(images(2).inputs, torch.zeros(2), seeds=lg.Seeds(0))
         assert torch.equal(shown, images(2).inputs)
-        assert not bool(erased(shown, defense.erasure).any())
+        assert not bool(find_erased(shown, defense.erasure).any())
 
 
 class TestAdaptiveAttacks:

@@ -10,7 +10,7 @@ from conftest import images, refusal, sigmoid_cnn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.attacks.concealment_matching import as_pair, labels_of_pair, soft
+from leakgauge.attacks.concealment_matching import as_pair, labels_of_pair, targets_of_pair
 from leakgauge.core import ConcealedExamples, ModelError, SpecificationError, effect
 from leakgauge.defenses import DCS2
 from leakgauge.defenses.dcs2 import _Concealed, cosine, inner, projected
@@ -100,7 +100,7 @@ class TestWhoKnowsIt:
         concealed = effect(seen, ConcealedExamples)
         assert concealed is not None
         pair = as_pair(seen, concealed)
-        targets = soft(int(batch.targets), int(others), defense.mixing, 4, batch.inputs)
+        targets = targets_of_pair(int(batch.targets), int(others), defense.mixing, 4, batch.inputs)
         found = simulator(pair, create_graph=False)(torch.cat([batch.inputs, invented]), targets)
         assert all(torch.allclose(found[n], t, atol=1e-6) for n, t in pair.update.tensors.items())
 

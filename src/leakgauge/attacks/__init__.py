@@ -1,4 +1,4 @@
-"""Attacks, by name. A specification's `name = "inverting_gradients"` is `InvertingGradients` here."""
+"""All attacks. In a specification, `name = "inverting_gradients"` means `InvertingGradients`."""
 
 from leakgauge.attacks.april import April, AprilMatching
 from leakgauge.attacks.auto import Auto

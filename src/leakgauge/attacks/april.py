@@ -1,13 +1,4 @@
-"""Attention Privacy Leakage. Lu, Zhang, Zhao, He, Cheng: CVPR 2022. Vision transformers, batch 1.
-
-Closed form (section 3.2): with G = dL/dE_pos, the learned positional embedding's gradient,
-    G' z = W_q' dW_q + W_k' dW_k + W_v' dW_v          z = pinv(G') (...)          x from z - E_pos
-where the tokens z enter the attention as they are, without normalization or skip connection. Ours:
-    G' X = dP                                         the patches X, from their embedding's own gradient
-which asks for neither. Both are determined where G has full rank: no more tokens than dimensions.
-
-By optimization (section 3.3):   minimize over x   || g - g* ||^2 + weight (1 - cos(G, G*))
-"""
+"""Attention Privacy Leakage (APRIL), in closed form and by gradient matching. For vision transformers, batch 1."""
 
 from __future__ import annotations
 
@@ -45,14 +36,52 @@ from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.output import label_of_one
 
 CUTS = (1.0, 1e1, 1e2, 1e3, 1e4)
-"""Singular values of G dropped: below these multiples of its rounding. The residual chooses."""
+"""Cuts of singular values, as multiples of the gradient's rounding error. The residual chooses the best cut."""
 LABELS = 2
-"""Labels tried where none is granted: the rows of the last layer's gradient of largest norm."""
+"""Number of likely labels to try besides an uncertain one: the largest rows of the last layer's gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class April(BaseAttack):
-    """The patches of one image from linear equations. `equations`: "attention" are the paper's."""
+    r"""Solve linear equations for the patches of one image that a vision transformer was trained on.
+
+    Use it for batch 1 if the model has a learned positional embedding. It is a closed form, without
+    a search.
+
+    .. math::
+
+        \text{attention:} \quad G^\top Z = W_q^\top \Delta_q + W_k^\top \Delta_k + W_v^\top \Delta_v
+        \qquad \text{embedding:} \quad G_P^\top X = \Delta_P
+
+    Here :math:`G` (tokens, dim) is the gradient of the positional embedding, and :math:`G_P`
+    (patches, dim) its rows for the patches. The tokens are :math:`Z` (tokens, dim), and the image's
+    patches of p numbers each are :math:`X` (patches, p). The gradients of the first attention's
+    weights :math:`W_q`, :math:`W_k` and :math:`W_v` are :math:`\Delta_q`, :math:`\Delta_k` and
+    :math:`\Delta_v`. The gradient of the patch embedding's weight is :math:`\Delta_P`. The tokens
+    without the positional embedding give the patches.
+
+    The equations have one solution if the gradient has full rank. This needs at least as many
+    dimensions as tokens. Otherwise the message says so. The result is certified if there is one
+    solution and its simulated update agrees.
+
+    Args:
+        equations: "attention" is the paper's choice. It needs an attention that sees the tokens
+            alone, without a normalization or a skip connection. "embedding" is ours, and needs
+            neither.
+
+    References:
+        Lu, Zhang, Zhao, He, Cheng. APRIL: Finding the Achilles' Heel on Privacy for Vision
+        Transformers. CVPR 2022, section 3.2. arXiv:2112.14087.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> domain = lg.ImageDomain(1, 8, 8)
+        >>> model = lg.models.build(lg.models.vit, domain, 10, patch=4, dim=32, heads=2)
+        >>> observation = lg.examples.observation(model=model)
+        >>> attack = lg.attacks.April(equations="embedding")
+        >>> attack(observation, seeds=lg.Seeds(0)).status
+        <Status.CERTIFIED: 'certified'>
+    """
 
     equations: Literal["attention", "embedding"] = "attention"
 
@@ -61,7 +90,7 @@ class April(BaseAttack):
         return frozenset({"batch_size"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        labels = likely(observation)
+        labels = likely_labels(observation)
         if isinstance(labels, Inapplicable):
             return labels
         found = patch_equations(observation.model, observation.domain)
@@ -69,8 +98,8 @@ class April(BaseAttack):
             return found
         if self.equations == "attention" and found.attention is None:
             return Inapplicable(
-                "the first attention does not see the tokens themselves, or something else sees "
-                'them too (a normalization, a skip connection): equations = "embedding" needs neither'
+                "the first attention does not see the tokens unchanged, or a normalization or a skip "
+                'connection sees them too: set equations = "embedding", which allows both'
             )
         search = partial(self.search, mean_network(observation), found, labels)
         return Plan(evaluations=len(CUTS) * len(labels), search=search)
@@ -83,32 +112,32 @@ class April(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return the image of the cut and label whose update matches best."""
-        guesses: list[_Guess] = []
+        """Return the image from the cut and the label whose simulated update matches best."""
+        candidates: list[_Candidate] = []
 
         def best() -> Reconstruction:
-            chosen = min(guesses, key=lambda guess: guess.residual)
-            return chosen.reconstruction(observation, len(guesses))
+            chosen = min(candidates, key=lambda candidate: candidate.residual)
+            return chosen.reconstruction(observation, len(candidates))
 
         with seeds.isolated("simulation"):
             for i, cut in enumerate(CUTS):
-                guesses += self.guesses(observation, equations, labels, cut=cut)
-                told = best if guesses else None
-                progress(Moment((i + 1) / len(CUTS), len(guesses), best=told))
-        if not guesses:
+                candidates += self.candidates(observation, equations, labels, cut=cut)
+                latest = best if candidates else None
+                progress(Moment((i + 1) / len(CUTS), len(candidates), best=latest))
+        if not candidates:
             reason = "the positional embedding's gradient is 0"
             return nothing_found(observation, Status.UNCONVERGED, reason)
         return best()
 
-    def guesses(
+    def candidates(
         self,
         observation: Observation,
         equations: PatchEquations,
         labels: list[Tensor],
         *,
         cut: float,
-    ) -> list[_Guess]:
-        """Return one for each label, with the singular values of G cut at that multiple of its rounding."""
+    ) -> list[_Candidate]:
+        """Return one candidate a label. Singular values of G below `cut` times its rounding error are dropped."""
         update = observation.update.tensors
         whole = update[equations.position].double().cpu()
         whole = whole.reshape(-1, whole.shape[-1])
@@ -123,70 +152,87 @@ class April(BaseAttack):
             )
         else:
             found = equations.from_embedding(update, back)
-        # The domain's range is public: a value outside it is an error, for certain.
+        # The domain's range is public, so a value outside it is certainly an error.
         unit = equations.image(found).clamp(0, 1).to(observation.update.like)
         simulate = simulator(observation, create_graph=False)
-        short = [] if rank == len(slopes) else [f"{len(slopes)} tokens, rank {rank}"]
+        reasons = [] if rank == len(slopes) else [f"{len(slopes)} tokens, rank {rank}"]
         if self.equations == "attention":
-            short += undetermined(equations)
+            reasons += undetermined(equations)
         return [
-            _Guess(unit, label, float(relative_residual(simulate(unit, label), update)), short)
+            _Candidate(
+                unit, label, float(relative_residual(simulate(unit, label), update)), reasons
+            )
             for label in labels
         ]
 
 
 @dataclass(frozen=True)
-class _Guess:
+class _Candidate:
+    """A candidate image with its label.
+
+    Args:
+        unit: The image (1, C, H, W) in unit coordinates.
+        label: The class (1,).
+        residual: Distance of the simulated update to the observed one, relative to the observed
+            one's norm.
+        reasons: Reasons why the equations have more than one solution. Empty if they have one.
+    """
+
     unit: Tensor
     label: Tensor
     residual: float
-    short: list[str]
+    reasons: list[str]
 
     def reconstruction(self, observation: Observation, evaluations: int) -> Reconstruction:
-        """Return the guess, with a status that the rank and the residual prove, or do not."""
+        """Return the reconstruction. Rank and residual decide on its status."""
         status = Status.UNCONVERGED
         if self.residual <= CONVERGED_WITHIN:
             status = Status.CONVERGED
-        if self.residual <= CERTIFIED_WITHIN and not self.short:
+        if self.residual <= CERTIFIED_WITHIN and not self.reasons:
             status = Status.CERTIFIED
-        told = "not determined (" + "; ".join(self.short) + ")" if self.short else "determined"
+        solved = (
+            "not determined (" + "; ".join(self.reasons) + ")" if self.reasons else "determined"
+        )
         return Reconstruction(
             inputs=observation.domain.from_unit(self.unit),
             targets=self.label,
             found=torch.ones(1, dtype=torch.bool),
             status=status,
-            message=f"the patches are {told}; the update is matched to {self.residual:.2g} of its norm",
+            message=f"the patches are {solved}; the update is matched to {self.residual:.2g} of its norm",
             residual=self.residual,
             cost=Cost(evaluations),
         )
 
 
-def likely(observation: Observation) -> list[Tensor] | Inapplicable:
-    """Return the labels (1,) worth simulating, or the reason why neither variant can start.
+def likely_labels(observation: Observation) -> list[Tensor] | Inapplicable:
+    """Return the labels (1,) to simulate, or the reason why the attack cannot start.
 
-    That is the granted one, else the one read from the update and the likeliest others.
+    A granted label is the only one. Otherwise the first is recovered from the update. Likely others
+    follow if it is not certain.
     """
     reason = observation.not_one_example()
     if reason is not None:
         return Inapplicable(reason)
     if image_grid(observation.domain) is None:
-        return Inapplicable(f"cuts images into patches, not a {observation.domain.kind}")
+        return Inapplicable(f"needs images to cut into patches, not a {observation.domain.kind}")
     if observation.knowledge.labels is not None:
         return [observation.knowledge.labels]
     found = label_of_one(observation)
     if isinstance(found, Inapplicable):
         return Inapplicable(f"labels are not granted, and cannot be read: {found}")
     device = observation.update.like.device
-    # With cross-entropy the example's own output has the largest derivative, whatever the features' signs.
+    # With cross-entropy, the output of the example's class has the largest derivative, whatever the features' signs.
     rows = found.head.dweight.norm(dim=1).argsort(descending=True)[:LABELS].tolist()
     tried = [found.label] if found.certain else dict.fromkeys([found.label, *rows])
     return [torch.tensor([label], device=device) for label in tried]
 
 
 def truncated_inverse(slopes: Tensor, least: float) -> tuple[Tensor, int]:
-    """Return the pseudo-inverse (N, d) of G' for G (N, d), and its rank.
+    """Return the pseudo-inverse (N, d) of the transpose of G, and its rank.
 
-    least: singular values below this fraction of the greatest are dropped.
+    Args:
+        slopes: The matrix G (N, d).
+        least: Singular values up to this fraction of the largest are dropped.
     """
     left, values, right = torch.linalg.svd(slopes, full_matrices=False)
     kept = values > least * values[0]
@@ -195,7 +241,7 @@ def truncated_inverse(slopes: Tensor, least: float) -> tuple[Tensor, int]:
 
 
 def undetermined(equations: PatchEquations) -> list[str]:
-    """Return why the embedding of a patch does not tell the patch, or an empty list if it does."""
+    """Return why a patch cannot be computed from its embedding, or an empty list if it can."""
     weight = equations.conv.weight.detach().flatten(1)
     rank = int(torch.linalg.matrix_rank(weight))
     if rank == weight.shape[1]:
@@ -205,18 +251,46 @@ def undetermined(equations: PatchEquations) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class AprilMatching(Recipe):
-    """Gradient matching that asks the positional embedding's gradient for its direction, too.
+    r"""Match gradients, and give the direction of the positional embedding's gradient more weight.
 
-    `weight` is that of the direction. For any vision transformer with a learned positional embedding.
+    Use it for batch 1 and any vision transformer with a learned positional embedding. `April` is
+    faster and exact, but needs as many dimensions as tokens.
+
+    .. math::
+
+        \min_x \; \sum_l \|g_l(x, y) - g^*_l\|^2
+        + w \left(1 - \frac{\langle G(x, y), G^* \rangle}{\|G(x, y)\| \, \|G^*\|}\right)
+
+    Here :math:`g_l` is the simulated gradient of parameter tensor l, and :math:`g^*_l` the observed
+    one. For the positional embedding, they are :math:`G` and :math:`G^*`. The weight :math:`w` is
+    `weight`. L-BFGS lowers this objective in float64.
+
+    Args:
+        steps: Number of steps of L-BFGS, at least 1.
+        weight: Weight of the direction's distance, at least 0.
+        position: Name of the positional embedding among the model's parameters. None: the attack
+            finds it by its gradient.
+
+    References:
+        Lu, Zhang, Zhao, He, Cheng. APRIL: Finding the Achilles' Heel on Privacy for Vision
+        Transformers. CVPR 2022, section 3.3. arXiv:2112.14087.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> domain = lg.ImageDomain(1, 8, 8)
+        >>> model = lg.models.build(lg.models.vit, domain, 10, patch=4, dim=32, heads=2)
+        >>> observation = lg.examples.observation(model=model)
+        >>> attack = lg.attacks.AprilMatching(steps=10)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     steps: Count = 300
     weight: NonNegative = 1.0
     position: str | None = None
-    """The positional embedding's name. By default it is found by what its gradient does."""
 
     def matching(self) -> GradientMatching:
-        assert self.position is not None, "found before anything is matched"
+        assert self.position is not None, "`prepare` finds the positional embedding first"
         return GradientMatching(
             objective=L2() + self.weight * TensorCosine(self.position),
             parametrization=Direct(center=0.5, spread=0.1),
@@ -225,11 +299,13 @@ class AprilMatching(Recipe):
             precision="double",
         )
 
-    def named(self, observation: Observation) -> AprilMatching | Inapplicable:
-        """Return this recipe with the positional embedding's name, or the reason why it has none."""
+    def with_position(self, observation: Observation) -> AprilMatching | Inapplicable:
+        """Return this attack with the positional embedding's name, or the reason why the name is not known."""
         if self.position is not None:
             known = self.position in observation.update.tensors
-            reason = f"no tensor of the update is called {self.position!r}"
+            reason = (
+                f"the update has no tensor {self.position!r}: set position to a parameter's name"
+            )
             return self if known else Inapplicable(reason)
         found = patch_equations(observation.model, observation.domain)
         return found if isinstance(found, Inapplicable) else replace(self, position=found.position)
@@ -239,10 +315,10 @@ class AprilMatching(Recipe):
         return frozenset({"batch_size"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        labels = likely(observation)
+        labels = likely_labels(observation)
         if isinstance(labels, Inapplicable):
             return labels
-        found = self.named(observation)
+        found = self.with_position(observation)
         if isinstance(found, Inapplicable):
             return found
         return plan_matching(found.matching(), observation)

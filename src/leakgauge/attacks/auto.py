@@ -1,4 +1,4 @@
-"""Every attack that the observation allows, closed forms first."""
+"""The attack that tries all applicable attacks, closed forms first."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ from leakgauge.core.verdicts import lower_if_unsteady
 from leakgauge.inversion.search.claims import copy_for_attack, judge, require_sound
 
 EXACT = 1e-5
-"""Residual at which what is left of a float32 update is rounding: no residual chooses below it."""
+"""Residual below which a float32 update differs by rounding alone. Smaller residuals do not rank results."""
 FAILURES = (AttackError, ModelError, ProbeError)
-"""What ends one attack on a user's model, and must not end the others."""
+"""Errors that end one attack on a user's model. The other attacks still run."""
 SMALL = 100_000
-"""Most parameters of a network that second order is tried on by default: its matrices grow with them."""
+"""Largest number of parameters for second order by default. Its matrices grow with the number of parameters."""
 
 DEFAULT: tuple[Entry, ...] = (
     Entry(attack=LinearLayer()),
@@ -78,16 +78,19 @@ DEFAULT: tuple[Entry, ...] = (
     Entry(attack=SurrogateModel()),
     Entry(attack=InvertingGradients(steps=4000)),
 )
-"""Closed forms, and descents after them."""
+"""The default entries: closed forms first, then descents."""
 
 
 @dataclass(frozen=True)
 class _Able:
-    """An attack that runs.
+    """An attack that can run, with its plan.
 
     Args:
-        title: its name in notes and seeds.
-        source: who vouches for what it returns: the attack, or the entry if that is a user's own class.
+        title: The attack's name in notes and seeds.
+        attack: The attack.
+        plan: The plan of its run.
+        source: The object that decides whether results are checked: the attack, or its entry if a
+            part is a user's own.
     """
 
     title: str
@@ -96,10 +99,10 @@ class _Able:
     source: Attack | Entry
 
     def checked(self, observation: Observation, found: Reconstruction) -> Reconstruction:
-        """Return what the attack found, with a status that its residual allows.
+        """Return the attack's reconstruction, with a status that its residual allows.
 
         Raises:
-            AttackError: it is a user's own, and no sound reconstruction.
+            AttackError: A user's own attack returned no valid reconstruction.
         """
         if is_ours(self.source):
             return found
@@ -110,12 +113,16 @@ class _Able:
 
 @contextmanager
 def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
-    """Raise AttackError for what a user's own attack, entry or guard raises: a UserError and an exit too.
+    """Turn an exception from a user's own attack, entry or guard into AttackError, also a UserError or an exit.
 
-    StopAttack passes, and so does what is no error of the attack: Ctrl-C, and what a watcher raised.
+    StopAttack passes. Exceptions that do not come from the attack pass, too: Ctrl-C, and exceptions
+    from a watcher.
 
     Args:
-        source: the attack, or the entry that holds it. An error of ours is the user's to mend.
+        attack: The attack that runs.
+        source: The attack, or the entry that holds it. A UserError from our own parts passes, for
+            the user to correct.
+        step: The step in which the attack is, for the message: "check" or "search".
     """
     try:
         with named_failures(attack, step):
@@ -130,19 +137,30 @@ def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(BaseAttack):
-    """Run attacks in their order until one settles the batch, and return the best match.
+    """Run all applicable attacks, one after the other, until one settles the batch. Return the best match.
 
-    Settled is a batch that is certified, that is matched with every direction told apart, or a single example that is
-    matched to rounding. "Best" is the least relative residual of the update: the adversary's own measure. The notes
-    say what ran, what failed, and why the others did not run.
+    Use it if you do not know which attack fits. A batch is settled in three cases. It is certified.
+    Or it is matched, and the update determines every direction of it. Or it is one example, matched
+    to rounding error. The best match has the smallest relative residual of the update, which an
+    adversary can measure, too. The notes list the attacks that ran, those that failed, and why
+    others did not run.
 
     Args:
-        attacks: entries, or attacks without conditions. By default closed forms first, descents after them. A user's
-            own attack joins with `attacks=(Entry(attack=Mine()), *Auto().attacks)`.
+        attacks: Entries, or attacks without conditions. The default has closed forms first, then
+            descents. Add your own attack with `attacks=(Entry(attack=Mine()), *Auto().attacks)`.
+
+    References:
+        Ours. Each of the attacks names its own paper.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2)
+        >>> lg.attacks.Auto()(observation, seeds=lg.Seeds(0)).notes[0]
+        'chosen by residual: LinearLayer()'
     """
 
     attacks: tuple[Attack | Entry, ...] = DEFAULT
-    # Each attack says by itself whether it needs derivatives.
+    # Each attack decides for itself whether it needs derivatives.
     discrete: ClassVar[bool] = True
     judges_parts: ClassVar[bool] = True
 
@@ -163,12 +181,12 @@ class Auto(BaseAttack):
                     )
             except FAILURES as error:
                 reason = " ".join(str(error).split())
-                refusals.append(f"{title(entry.attack)}: its check failed: {reason}")
+                refusals.append(f"{title_of(entry.attack)}: its check failed: {reason}")
                 continue
             if isinstance(plan, Inapplicable):
-                refusals.append(f"{title(attack)}: {plan.reason}")
+                refusals.append(f"{title_of(attack)}: {plan.reason}")
             else:
-                able.append(_Able(title(attack), attack, plan, attack if known else entry))
+                able.append(_Able(title_of(attack), attack, plan, attack if known else entry))
         if not self.attacks:
             return Inapplicable("it has no attacks: name one in `attacks`")
         if not able:
@@ -192,7 +210,7 @@ def _search(
     planned, done = max(1, sum(one.plan.evaluations for one in able)), 0
 
     def best_with(one: _Able, best: Callable[[], Reconstruction]) -> Reconstruction:
-        """Return the best result, with one of an attack under way."""
+        """Return the best result so far, including that of the attack that runs."""
         try:
             with contained(one.attack, one.source, "search"):
                 latest = one.checked(observation, best())
@@ -203,7 +221,7 @@ def _search(
         return _best([*results, (one.attack, latest)], notes)
 
     for one in able:
-        told = within(
+        part = within(
             progress,
             done / planned,
             one.plan.evaluations / planned,
@@ -214,24 +232,24 @@ def _search(
         done += one.plan.evaluations
         try:
             with contained(one.attack, one.source, "search"):
-                shown = _showing(told, partial(best_with, one))
-                found = one.checked(observation, one.plan.search(seeds.child(one.title), shown))
+                report = _reporting_whole(part, partial(best_with, one))
+                found = one.checked(observation, one.plan.search(seeds.child(one.title), report))
         except FAILURES as error:
             notes.append(f"{one.title} failed: {error}")
             continue
         results.append((one.attack, found))
         notes.append(f"{one.title}: {found.status}, {found.message}")
-        if settled(found):
+        if is_settled(found):
             break
     if not results:
-        raise AttackError(f"no attack that applies here could run: {'; '.join(notes)}")
+        raise AttackError(f"no attack that applies could run: {'; '.join(notes)}")
     return _best(results, notes)
 
 
-def _showing(
+def _reporting_whole(
     progress: Progress, best_with: Callable[[Callable[[], Reconstruction]], Reconstruction]
 ) -> Progress:
-    """Return the callback that shows the best reconstruction of the whole instead of that of a part."""
+    """Return a progress callback that reports the best reconstruction of all attacks, not of the current one."""
 
     def tell(moment: Moment) -> None:
         if isinstance(moment, Moment) and moment.best is not None:
@@ -242,7 +260,7 @@ def _showing(
 
 
 def _best(results: list[tuple[Attack, Reconstruction]], notes: list[str]) -> Reconstruction:
-    """Return the result of the least residual, with the cost of all."""
+    """Return the result with the smallest residual, at the cost of all attacks."""
     attack, best = min(results, key=lambda pair: _residual(pair[1]))
     return replace(
         best,
@@ -251,22 +269,23 @@ def _best(results: list[tuple[Attack, Reconstruction]], notes: list[str]) -> Rec
     )
 
 
-def title(attack: Attack) -> str:
-    """The name of an attack in notes and seeds."""
+def title_of(attack: Attack) -> str:
+    """Return the name of an attack in notes and seeds."""
     if isinstance(attack, OneGradient):
-        return f"{title(attack.attack)} as if of one gradient"
+        return f"{title_of(attack.attack)} as if of one gradient"
     return type(attack).__name__
 
 
-def settled(result: Reconstruction) -> bool:
-    """Whether there is nothing for another attack to add."""
+def is_settled(result: Reconstruction) -> bool:
+    """Return whether no other attack can improve the result."""
     recovered = result.diagnosis is not None and result.diagnosis.verdict == "recovered"
-    # With several examples, other batches may give the same update.
-    told = len(result.inputs) == 1 and _residual(result) <= EXACT
-    return recovered or told or result.status is Status.CERTIFIED
+    # With several examples, another batch may give the same update.
+    matched = len(result.inputs) == 1 and _residual(result) <= EXACT
+    return recovered or matched or result.status is Status.CERTIFIED
 
 
 def _residual(result: Reconstruction) -> float:
+    """Return the residual by which results are ranked: 0 if certified, infinite if not known."""
     if result.status is Status.CERTIFIED:
         return 0.0
     return math.inf if result.residual is None else result.residual

@@ -1,11 +1,4 @@
-"""Deep Leakage from Gradients with settings of our own, named apart from the paper's.
-
-    minimize over x, y   sum_l || dL(f(x), softmax(y)) / dtheta_l - g*_l ||^2 / (|| g*_l || || g* ||)
-
-The idea and the joint labels are those of Zhu et al. (NeurIPS 2019). What lets it finish: layer
-weights, a strong Wolfe line search with a long memory, float64 in the adversary's own copy of the
-model, and a start near the middle of the public range, every class alike.
-"""
+"""Deep Leakage from Gradients with our settings, under a name of its own."""
 
 from __future__ import annotations
 
@@ -17,15 +10,43 @@ from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import LBFGS, BalancedL2, Direct, GradientMatching, Joint, Known
 
 SCALE = 1e6
-"""The objective's unit: torch's L-BFGS drops curvature pairs with y's <= 1e-10, an absolute number."""
+"""Factor of the objective. L-BFGS drops curvature pairs below 1e-10, an absolute number, so it is scaled up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BalancedDLG(Recipe):
-    """DLG with layer weights, line search, long memory and float64. Our settings, not the paper's.
+    r"""Match gradients as DLG does, with our settings: layer weights, a line search, a long memory and float64.
 
-    `tolerance` is on the objective above, which has no unit. `labels` are optimized jointly, or granted
-    or recovered first where that can be done.
+    Use it on smooth networks and small batches. ReLU networks lack the curvature that L-BFGS needs.
+    These settings let the search finish.
+
+    .. math::
+
+        \min_{x, t} \; \sum_l \frac{\|g_l(x, \mathrm{softmax}(t)) - g^*_l\|^2}{\|g^*_l\| \, \|g^*\|}
+
+    Here :math:`g_l` is the simulated gradient of parameter tensor l, and :math:`g^*_l` the observed
+    one. The variables are the inputs :math:`x` and the logits :math:`t` of their labels. The
+    paper's are the idea and the joint labels. Ours are the layer weights, a strong Wolfe line
+    search, and a memory of 300 curvature pairs. The adversary's copy of the model is in float64.
+    Inputs start near the middle of the public range, and all classes start equal.
+
+    Args:
+        steps: Number of steps, at least 1, of 25 iterations of L-BFGS each. The default is ours.
+        restarts: Number of independent starts, at least 1. The objective chooses among them.
+        tolerance: Objective at which the search stops, at least 0. It has no unit. The default is
+            ours.
+        labels: "joint" optimizes labels beside the inputs. "recovered" uses granted labels, or
+            recovers them first.
+
+    References:
+        Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019. arXiv:1906.08935.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2)
+        >>> attack = lg.attacks.BalancedDLG(steps=1)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([2, 1, 8, 8])
     """
 
     steps: Count = 100

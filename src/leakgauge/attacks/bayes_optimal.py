@@ -1,15 +1,4 @@
-"""The most likely batch under known noise. Balunović, Dimitrov, Staab, Vechev: Bayesian Framework for Gradient Leakage,
-ICLR 2022, section 4.
-
-    maximize over x   log p(g* | x) + log p(x)
-    log p(g* | x) = - ||g(x, y) - g*||^2 / (2 s^2)           Gaussian noise of standard deviation s
-                  = - sqrt(2) ||g(x, y) - g*||_1 / s         Laplacian noise
-                  = sum log(1 - |g(x, y) - g*| / s)          rounding at random to multiples of s (ours)
-    log p(x)      = - sum |x_i - x_j| / b                    over neighboring pixels i, j
-
-by Adam on the sign of the gradient, or by L-BFGS. Both terms are in nats: no weight between them is left to choose.
-b is the mean difference of neighbors in photographs.
-"""
+"""The most likely batch under the known noise of a defense."""
 
 from __future__ import annotations
 
@@ -45,17 +34,59 @@ from leakgauge.inversion import (
 from leakgauge.inversion.descents.descent import Descent
 
 OUTSIDE = 100.0
-"""Nats a value and squared unit beyond the public range, for a descent without a box."""
+"""Weight of the public range for a descent without a box: nats a value and squared unit of distance to the range."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BayesOptimal(BaseAttack):
-    """What a known defense's noise is, decides the distance; its strength, the weight of the prior.
+    r"""Search for the most likely images under the known noise or random rounding of a defense.
 
-    `neighbors`: b in units of the range, 0.04 of photographs at 32 px. `prior` "smoothness", ours, is Gaussian instead:
-    log p(x) = - n S(x) / (2 r), S as in `Smoothness`, of n values; `roughness` r, its mean over photographs at 32 px.
-    `descent` "signed_adam" for any network, "lbfgs" for smooth ones, or ones that `smoothing` makes so, as in
-    `smoothed_matching`.
+    Use it on images if the threat model grants a defense that adds noise or rounds at random. The
+    kind of noise decides on the distance between gradients, and its strength on the weight of the
+    prior.
+
+    .. math::
+
+        \max_x \; \log p(g^* \mid x) + \log p(x), \qquad \log p(x) = -\frac{1}{b} \sum_{i \sim j} |x_i - x_j|
+
+        \log p(g^* \mid x) = \begin{cases}
+        -\|g(x, y) - g^*\|^2 / (2 s^2) & \text{Gaussian noise} \\
+        -\sqrt{2} \, \|g(x, y) - g^*\|_1 / s & \text{Laplacian noise} \\
+        \sum_k \log(1 - |g_k(x, y) - g^*_k| / s_k) & \text{random rounding (ours)}
+        \end{cases}
+
+    Here :math:`g(x, y)` is the simulated gradient, and :math:`g^*` the observed one. The noise has
+    standard deviation :math:`s`. Rounding of entry k has step :math:`s_k`. The prior sums over
+    neighboring pixels i, j, and :math:`b` is their mean difference in photographs. All terms are in
+    nats, so there is no weight between them to choose.
+
+    Args:
+        steps: Number of steps, at least 1. The default is ours.
+        lr: Step size of Adam, above 0, in units of the start's standard deviation, 0.25 of the
+            range.
+        neighbors: The mean difference b of neighboring pixels, above 0, as a fraction of the range.
+            The default is that of photographs at 32 pixels.
+        prior: "variation" is the prior above. "smoothness" is ours and Gaussian: log p(x) = -n S(x)
+            / (2 r) for n values and the mean squared Laplacian S(x).
+        roughness: The mean r of S(x), above 0, for `prior` "smoothness". The default is that of
+            photographs at 32 pixels.
+        descent: "signed_adam" is for any network. "lbfgs" is for smooth networks, or with
+            `smoothing` for ReLU networks.
+        smoothing: Width of the bend of smoothed ReLUs, at least 0, in units of their input. 0 keeps
+            the network. See `SmoothedMatching`.
+        restarts: Number of independent starts, at least 1. The objective chooses among them.
+
+    References:
+        Balunović, Dimitrov, Staab, Vechev. Bayesian Framework for Gradient Leakage. ICLR 2022,
+        section 4. arXiv:2111.04706.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> defense = lg.defenses.GaussianNoise(std=1e-3)
+        >>> observation = lg.examples.observation(batch_size=1, defense=defense)
+        >>> attack = lg.attacks.BayesOptimal(steps=20)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     steps: Count = 4000
@@ -72,23 +103,23 @@ class BayesOptimal(BaseAttack):
         return frozenset({"batch_size", "defense"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        if observation.noise is None and rounding(observation) is None:
+        if observation.noise is None and rounding_of(observation) is None:
             return Inapplicable(
-                "the known defense adds no noise, nor rounds at random: nothing says which distance is likely"
+                "the known defense adds no noise and does not round at random: the attack needs one of them"
             )
         if image_grid(observation.domain) is None:
-            return Inapplicable(f"its prior is of images, not of a {observation.domain.kind}")
+            return Inapplicable(f"its prior needs images, not a {observation.domain.kind}")
         return plan_matching(self.matching(observation), observation)
 
     def objective(self, observation: Observation) -> Term:
-        """Minus the log-posterior, in nats a value of the batch."""
+        """Return the negative logarithm of the posterior, in nats a value of the batch."""
         channels, height, width = observation.domain.shape
         values = observation.batch_size * channels * height * width
-        # TotalVariation is two means, over vertical and over horizontal neighbors.
+        # TotalVariation is the sum of two means, over vertical and over horizontal neighbors. So it is per value.
         prior = (1 / self.neighbors) * TotalVariation()
         if self.prior == "smoothness":
             prior = (0.5 / self.roughness) * Smoothness()
-        rounded = rounding(observation)
+        rounded = rounding_of(observation)
         if rounded is not None:
             return (1 / values) * RandomRounding(rounded.steps(observation.update)) + prior
         noise = observation.noise
@@ -100,7 +131,7 @@ class BayesOptimal(BaseAttack):
         return (scale / values) * likelihood + prior
 
     def matching(self, observation: Observation) -> GradientMatching:
-        """The composition that this attack stands for."""
+        """Return the gradient matching that this attack runs."""
         objective = self.objective(observation)
         parametrization: Direct = Direct(center=0.5, spread=0.25, box=True)
         descent: Descent = SignedAdam(steps=self.steps, lr=self.lr)
@@ -118,7 +149,11 @@ class BayesOptimal(BaseAttack):
         )
 
 
-def rounding(observation: Observation) -> Rounding | None:
-    """The rounding of a known defense, where no noise is beside it, and no mean of clients has blurred it."""
+def rounding_of(observation: Observation) -> Rounding | None:
+    """Return the random rounding of the known defense, or None if it has none.
+
+    It is None, too, if the defense adds noise or if the update is a mean over clients: both blur
+    the rounding.
+    """
     alone = observation.noise is None and observation.clients == 1
     return effect(observation, Rounding) if alone else None

@@ -1,13 +1,4 @@
-"""Cocktail Party Attack. Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee: ICML 2023, section 4.
-
-    dW = Delta' H     so the rows of dW are mixtures of the B inputs h_j, as voices at a party are
-    V = argmin  - mean_i (E log cosh v_i x)^2 + tv TV(v_i x) + independence mean_{i != j} exp(T |cos(v_i, v_j)|)
-    x = dW centered and whitened, to B components;  h_j is v_j dW up to sign and scale, which db tells
-
-That is `optimizer = "adam"` with `rounds = 0`. By default (ours): the fixed point of the symmetric algorithm
-on differences of neighboring pixels, colors apart, which are far sparser and less alike from image to image
-than pixels; then silent outputs (`leakgauge.analytic.silence`), which make it exact where the layer feeds a ReLU.
-"""
+"""The Cocktail Party Attack: independent component analysis of the first linear layer's gradient."""
 
 from __future__ import annotations
 
@@ -52,15 +43,58 @@ from leakgauge.output import Contribution
 
 ZERO = torch.zeros(())
 EXPLAINED = CERTIFIED_WITHIN
-"""Fraction of the layer's gradient left over at which the examples explain it."""
+"""Fraction of the layer's gradient that may stay unexplained if the result is to be certified."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocktailParty(BaseAttack):
-    """Every input of a first linear layer, for batches smaller than its outputs, whatever the labels.
+    r"""Separate the inputs of a first linear layer by independent component analysis, whatever their labels.
 
-    steps to sharpness are those of `optimizer = "adam"`, the paper's; its weights are tuned a model there, and
-    are guesses here. `rounds` of silent outputs: 0 leaves what independent components tell.
+    Use it for batches no larger than the layer's number of outputs. Like voices at a party, the
+    examples are mixed in each row of the gradient:
+
+    .. math::
+
+        \Delta_W = \Delta^\top H, \qquad \min_V \; -\frac{1}{B} \sum_i \left(\mathrm{E} \log \cosh v_i x\right)^2
+        + \lambda \, \mathrm{TV}(v_i x)
+        + \frac{\mu}{B (B - 1)} \sum_{i \neq j} \left(e^{\tau |\cos(v_i, v_j)|} - 1\right)
+
+    Here :math:`\Delta_W` is the gradient of the layer's weight, and :math:`x` is the same, centered
+    and whitened to B components. Row j of :math:`H` is the input of example j, and row j of
+    :math:`\Delta` the signal that returns to it. Row i of :math:`V` is :math:`v_i`, and
+    :math:`v_j \Delta_W` is input j up to sign and scale. The gradient of the bias gives both.
+
+    The equation is the paper's method: `optimizer` "adam" with `rounds` 0. By default, the method
+    is ours. It finds the fixed point of the symmetric algorithm on differences of neighboring
+    pixels, each color axis for itself. These are sparser than pixels, and differ more between
+    images. Then it uses silent outputs (`leakgauge.analytic.silence`), which make the result exact
+    if a ReLU follows the layer.
+
+    Args:
+        optimizer: "fixed_point" is ours, "adam" the paper's. The options `steps` to `sharpness` are
+            for "adam" alone.
+        rounds: Largest number of rounds of silent outputs, at least 0. With 0, independent
+            components decide alone.
+        steps: Number of steps of Adam, at least 1. The default is the paper's.
+        lr: Step size of Adam, above 0. The default is the paper's.
+        tv: Weight of total variation, at least 0. The paper tunes it for each model. The default is
+            a rough choice.
+        independence: Weight of the third term, at least 0. The paper tunes it for each model. The
+            default is a rough choice.
+        sharpness: The factor in the exponent, above 0. The paper tunes it for each model. The
+            default is a rough choice.
+
+    References:
+        Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee. Cocktail Party Attack: Breaking
+        Aggregation-Based Privacy in Federated Learning Using Independent Component Analysis. ICML
+        2023, section 4. arXiv:2209.05578.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=4)
+        >>> attack = lg.attacks.CocktailParty()
+        >>> attack(observation, seeds=lg.Seeds(0)).status
+        <Status.CERTIFIED: 'certified'>
     """
 
     optimizer: Literal["fixed_point", "adam"] = "fixed_point"
@@ -77,7 +111,9 @@ class CocktailParty(BaseAttack):
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if observation.classes is None:
-            return Inapplicable("needs a loss over classes, to tell which example causes what")
+            return Inapplicable(
+                "needs a loss over classes, to simulate the gradient of each example"
+            )
         found = entry(observation)
         if isinstance(found, Inapplicable):
             return found
@@ -86,8 +122,8 @@ class CocktailParty(BaseAttack):
             return Inapplicable(reason)
         if isinstance(found.contribution, Inapplicable):
             return found.contribution
-        seen = mean_network(observation)
-        return Plan(evaluations=1, search=partial(self.search, seen, found, found.contribution))
+        plain = mean_network(observation)
+        return Plan(evaluations=1, search=partial(self.search, plain, found, found.contribution))
 
     def search(
         self,
@@ -97,7 +133,7 @@ class CocktailParty(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return the batch that the gradient of the first linear layer is a mixture of."""
+        """Return the batch whose inputs are mixed in the gradient of the first linear layer."""
         tensors = observation.update.tensors
         shared = mixture(
             tensors[f"{found.name}.weight"].cpu(),
@@ -107,24 +143,24 @@ class CocktailParty(BaseAttack):
         if not len(shared.strength):
             reason = "nothing in the first linear layer's gradient stands out of the noise"
             return nothing_found(observation, Status.UNCONVERGED, reason)
-        told = _Rounds(progress, self.rounds + 1)
-        unmixer = self.unmixer(observation, found, contribution, told)
+        report = _RoundProgress(progress, self.rounds + 1)
+        unmixer = self.unmixer(observation, found, contribution, report)
 
         def finish(sources: Sources) -> Reconstruction:
             blank = unmixer.plausible(torch.zeros(1, shared.signals.shape[1] - 1).double())
             whole = completed(sources, observation.batch_size, blank[0])
             return reconstruction(observation, found, whole)
 
-        def rounded(sources: Sources) -> None:
+        def report_round(sources: Sources) -> None:
             def best() -> Reconstruction:
                 with seeds.isolated("simulation"):
                     return finish(sources)
 
-            told.end(best)
+            report.end(best)
 
         with seeds.isolated("simulation"):
             generator = seeds.generator("unmixing")
-            sources = unmix(shared, unmixer, generator, rounds=self.rounds, tell=rounded)
+            sources = unmix(shared, unmixer, generator, rounds=self.rounds, tell=report_round)
             return finish(sources)
 
     def unmixer(
@@ -132,9 +168,9 @@ class CocktailParty(BaseAttack):
         observation: Observation,
         found: LinearEntry,
         contribution: Contribution,
-        told: _Rounds,
+        report: _RoundProgress,
     ) -> Unmixer:
-        """Return how the inputs of the first linear layer are told apart, on this domain."""
+        """Return the method that separates the inputs of the first linear layer on this domain."""
         shape, domain = observation.domain.shape, observation.domain
         zero = found.invert(torch.zeros(1, found.layer.in_features).double())
 
@@ -156,20 +192,22 @@ class CocktailParty(BaseAttack):
         return Unmixer(
             tail=Tail(found.model, found.layer, found.loss, domain, contribution),
             views=views,
-            rotate=self.rotate(shape if images else None, told),
+            rotate=self.rotate(shape if images else None, report),
             plausible=plausible,
         )
 
-    def rotate(self, shape: tuple[int, ...] | None, told: _Rounds) -> Rotate:
+    def rotate(self, shape: tuple[int, ...] | None, report: _RoundProgress) -> Rotate:
         """Return the search for independent components.
 
-        shape: of images (C, H, W), or None if the examples are no images. told: is told the fraction of a search.
+        Args:
+            shape: The shape (C, H, W) of images, or None if the examples are not images.
+            report: Receives the fraction of the search that is done, as the progress of a round.
         """
         if self.optimizer == "fixed_point":
             return fixed_point
 
         def prior(unmixed: Tensor) -> Tensor:
-            # Tables have no neighbors.
+            # Values of a table have no neighbors, so total variation is for images alone.
             return self.tv * TotalVariation().of(unmixed.reshape(-1, *shape)) if shape else ZERO
 
         return NegentropyDescent(
@@ -178,38 +216,41 @@ class CocktailParty(BaseAttack):
             independence=self.independence,
             sharpness=self.sharpness,
             prior=prior,
-            tell=told.part,
+            tell=report.part,
         )
 
 
-class _Rounds:
-    """Tells the moments of `rounds` rounds of equal length."""
+class _RoundProgress:
+    """Report the progress of `rounds` rounds of equal length."""
 
     def __init__(self, progress: Progress, rounds: int) -> None:
         self.progress, self.rounds, self.done = progress, rounds, 0
         self.best: Best | None = None
 
     def part(self, fraction: float) -> None:
-        """Tell the fraction that is done of the round under way."""
+        """Report the fraction that is done of the current round."""
         self.progress(Moment((self.done + fraction) / self.rounds, best=self.best))
 
     def end(self, best: Best) -> None:
-        """Tell the end of a round, with the best reconstruction so far."""
+        """Report the end of a round, with the best reconstruction so far."""
         self.done, self.best = self.done + 1, best
         self.part(0.0)
 
 
 def too_many(observation: Observation, name: str) -> str | None:
-    """Return why the linear layer `name` cannot tell the examples of the batch apart, or None if it may."""
+    """Return why the linear layer `name` cannot separate the examples of the batch, or None if it may."""
     outputs, inputs = observation.update.tensors[f"{name}.weight"].shape
     batch, least = observation.knowledge.batch_size or 1, min(outputs, inputs)
     if batch <= least:
         return None
-    return f"batch {batch} > {least}: the first linear layer, {name!r}, is {outputs} x {inputs}"
+    return (
+        f"batch {batch} > {least}, the most examples that the first linear layer, {name!r}, of {outputs} x {inputs} "
+        "weights can separate"
+    )
 
 
 def colors(channels: int) -> Tensor:
-    """Return brightness and two differences of colors (3, 3) for three channels, else each channel by itself."""
+    """Return the axes (C, C) of color: brightness and two differences for three channels, else each channel alone."""
     if channels != len(OPPONENT):
         return torch.eye(channels, dtype=torch.float64)
     axes: Tensor = normalize(torch.tensor(OPPONENT, dtype=torch.float64), dim=1)
@@ -219,7 +260,7 @@ def colors(channels: int) -> Tensor:
 def reconstruction(
     observation: Observation, found: LinearEntry, sources: Sources
 ) -> Reconstruction:
-    """Return the batch as it was unmixed. The message says how many examples the model confirms."""
+    """Return the separated batch. The message says how many examples the model confirms."""
     batch = observation.batch_size
     like = observation.update.like
     unit = found.invert(sources.features).clamp(0, 1)
@@ -239,7 +280,7 @@ def reconstruction(
         found=unmixed,
         status=status,
         message=f"{int(unmixed.sum())} of {batch} examples unmixed, {proven} confirmed by the model; "
-        f"{sources.left_over:.1g} of the layer's gradient left over",
+        f"{sources.left_over:.1g} of the layer's gradient left unexplained",
         residual=residual,
         cost=Cost(1),
         notes=(f"silent outputs: {sources.exact} of {batch} examples",),

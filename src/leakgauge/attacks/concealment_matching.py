@@ -1,14 +1,4 @@
-"""DCS-2 undone: the private example and the one that conceals it, matched as the batch of two that they are. Ours.
-
-    u = grad 1/3 (L(x, y) + mu L(x_c, y_c) + (1 - mu) L(x_c, y))  =  2/3 grad (L(x, y) + L(x_c, t)) / 2,
-    t = mu y_c + (1 - mu) y,  as cross entropy is linear in targets
-    y: granted, or the least entry of the last bias' gradient; y_c: the least of the others
-    (x, x_c) by gradient matching of 3/2 u, of which x is kept
-
-That the batch is larger, mu and the divisor are granted with the defense; y_c and x_c are not. The invented example is
-not sought among those that the client would have invented: the update alone decides. Where the client's update was
-projected, the weights are others, and the match stays incomplete.
-"""
+"""Gradient matching against DCS-2, a defense that adds invented examples to the batch."""
 
 from __future__ import annotations
 
@@ -43,7 +33,44 @@ DEFAULT = SecondOrder()
 
 @dataclass(frozen=True, kw_only=True)
 class ConcealmentMatching(BaseAttack):
-    """`attack` on the pair of private and invented example; batch 1, models whose last layer has a bias."""
+    r"""Reconstruct one private example together with the example that DCS-2 invents to conceal it.
+
+    Use it against a known defense that adds invented examples, such as `DCS2`. It needs batch 1,
+    class labels, and a last layer with a bias. Cross-entropy is linear in targets, so the update is
+    the mean gradient of two examples:
+
+    .. math::
+
+        u = \tfrac{1}{3} \nabla \left( L(x, y) + \mu L(x_c, y_c) + (1 - \mu) L(x_c, y) \right)
+        = \tfrac{2}{3} \nabla \, \tfrac{1}{2} \left( L(x, y) + L(x_c, t) \right),
+        \qquad t = \mu y_c + (1 - \mu) y
+
+    Here :math:`u` is the update, :math:`L` the loss, and :math:`x` the private example of class
+    :math:`y`. The invented example is :math:`x_c` of class :math:`y_c`, and :math:`\mu` is the
+    defense's mixing. `attack` matches :math:`\tfrac{3}{2} u` by both examples, and the private one
+    is returned.
+
+    The known defense grants its mixing and its divisor, 3 or 2. Class :math:`y` is granted, or has
+    the least entry in the gradient of the last bias. Class :math:`y_c` has the least of the other
+    entries. The attack does not simulate how a client invents examples. If the client projected its
+    gradient, the weights differ and the match stays incomplete.
+
+    Args:
+        attack: The gradient matching that runs on the pair. Its rule for labels is not used.
+
+    References:
+        Ours. The defense: Wu, Hayat, Zhou, Harandi. Concealing Sensitive Samples against Gradient
+        Leakage in Federated Learning. AAAI 2024. arXiv:2209.05724.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> defense = lg.defenses.DCS2(steps=2)
+        >>> observation = lg.examples.observation(batch_size=1, defense=defense)
+        >>> quick = lg.attacks.SecondOrder(warm=1, iterations=5, stages=1)
+        >>> attack = lg.attacks.ConcealmentMatching(attack=quick)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
+    """
 
     attack: Recipe = DEFAULT
 
@@ -58,17 +85,17 @@ class ConcealmentMatching(BaseAttack):
         head, labels = shared_head(observation), observation.knowledge.labels
         if isinstance(head, Inapplicable) or head.dbias is None:
             return Inapplicable(
-                "reads labels from the bias of a last linear layer, which the model lacks"
+                "needs a last linear layer with a bias, to recover labels from: the model has none"
             )
         if observation.classes is None or (labels is not None and labels.ndim != 1):
-            return Inapplicable("the invented example is told by its class: needs class labels")
+            return Inapplicable("needs class labels, to recover the class of the invented example")
         rows = head.weight.new_full((2, len(head.weight)), 1 / len(head.weight))
         like = observation.update.like
         reason = observation.not_one_example() or refused_targets(observation, rows.to(like))
         if reason is not None:
             return Inapplicable(reason)
         label, other = labels_of_pair(observation, head.dbias)
-        targets = soft(label, other, concealed.mixing, observation.classes, like)
+        targets = targets_of_pair(label, other, concealed.mixing, observation.classes, like)
         matching = replace(self.attack.matching(), labels=FixedLabels(targets))
         pair = ready(matching, as_pair(observation, concealed))
         if isinstance(pair, Inapplicable):
@@ -79,7 +106,15 @@ class ConcealmentMatching(BaseAttack):
 def search_pair(
     pair: Ready, label: int, other: int, seeds: Seeds, progress: Progress
 ) -> Reconstruction:
-    """Return the private example of a pair. label: its class. other: the class of the invented example."""
+    """Return the reconstruction of the private example.
+
+    Args:
+        pair: The gradient matching of the pair.
+        label: The class of the private example.
+        other: The class of the invented example.
+        seeds: The seeds of the search.
+        progress: The callback that receives the progress.
+    """
 
     def private(found: Reconstruction) -> Reconstruction:
         return replace(
@@ -95,7 +130,12 @@ def search_pair(
 
 
 def labels_of_pair(observation: Observation, slopes: Tensor) -> tuple[int, int]:
-    """Return the private example's class and the invented one's. slopes (C,): the gradient of the last bias."""
+    """Return the class of the private example, and that of the invented one.
+
+    Args:
+        observation: The observation, which may grant the private label.
+        slopes: The gradient (K,) of the last bias, K the number of classes.
+    """
     granted = observation.knowledge.labels
     label = int(slopes.argmin() if granted is None else granted[0])
     left = slopes.clone()
@@ -104,7 +144,7 @@ def labels_of_pair(observation: Observation, slopes: Tensor) -> tuple[int, int]:
 
 
 def as_pair(observation: Observation, concealed: ConcealedExamples) -> Observation:
-    """The observation as one of the mean gradient of two examples."""
+    """Return the observation as that of the mean gradient of two examples."""
     scaled = observation.update.map(lambda t: t * (concealed.divisor / 2))
     knowledge = replace(
         observation.knowledge, batch_size=2, labels=None, label_counts=None, defense=None
@@ -112,7 +152,7 @@ def as_pair(observation: Observation, concealed: ConcealedExamples) -> Observati
     return replace(observation, update=scaled, knowledge=knowledge)
 
 
-def soft(label: int, other: int, mixing: float, classes: int, like: Tensor) -> Tensor:
-    """Return targets (2, K) of the pair in the type of `like`, K the number of classes."""
+def targets_of_pair(label: int, other: int, mixing: float, classes: int, like: Tensor) -> Tensor:
+    """Return the targets (2, K) of the pair with the dtype and device of `like`, K the number of classes."""
     one, two = one_hot(torch.tensor([label, other]), classes).to(like)
     return torch.stack([one, mixing * two + (1 - mixing) * one])

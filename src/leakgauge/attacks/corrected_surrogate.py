@@ -1,14 +1,4 @@
-"""The surrogate, corrected. Ours: matching at one model between the two that are known (Zhu et al. 2023) as the cheap
-half of a defect correction (Stetter 1978, "The defect correction principle and discretization methods").
-
-    F(x): the update by the true local steps        G(x) = -(sum of rates) grad L(w^; x), one gradient at
-                                                    w^ = share w_start + (1 - share) w_end
-    x_{k+1} = argmin over x   D( G(x), u* - (F(x_k) - G(x_k)) )  +  w_k prior(x)
-
-A fixed point is a batch whose true local steps give what was observed, and yet no search goes through them: a
-stage costs one plain local training beside its gradients, however many steps that has. Where the order of the
-examples is not known, F is the mean over some orders drawn at random.
-"""
+"""Surrogate matching with defect correction: an attack on updates of several local steps."""
 
 from __future__ import annotations
 
@@ -54,11 +44,51 @@ DEFAULT = VanishingPrior(steps=60)
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectedSurrogate(BaseAttack):
-    """`stages` runs of `attack` at one model, each against what the true steps of the last guess correct.
+    r"""Match one gradient at a surrogate model, and correct the target by the true local steps.
 
-    A weight of the attack's objective that changes with progress does so over all stages. `orders`: over how
-    many random orders of the examples a simulation is averaged where the order is not granted. The stage whose
-    guess explains the update best is returned.
+    Use it on updates of several local steps (fedavg) with known hyperparameters. No search goes
+    through the local steps. A stage costs one plain local training and its gradients, whatever the
+    number of steps.
+
+    .. math::
+
+        x_{k+1} = \arg\min_x \; D\left(G(x), \; u^* - (F(x_k) - G(x_k))\right) + w_k \, p(x),
+        \qquad G(x) = -r \, \nabla L(\hat w; x)
+
+    Here :math:`u^*` is the observed update, and :math:`F(x)` the update by the true local steps.
+    :math:`G(x)` is the surrogate: one gradient at :math:`\hat w = \varphi w_0 + (1 - \varphi) w_1`
+    times the sum :math:`r` of the learning rates. The models before and after the local steps are
+    :math:`w_0` and :math:`w_1`. The distance :math:`D`, the prior :math:`p` and its weight
+    :math:`w_k` are those of `attack`. At a fixed point, the true local steps of the batch give the
+    observed update.
+
+    If the order of the examples is not granted, :math:`F` is a mean over random orders. A weight of
+    `attack` that changes with progress does so over all stages. The stage that explains the update
+    best is returned.
+
+    Args:
+        attack: The gradient matching that each stage runs. From the second stage on, it has one
+            restart, which starts from the stage before.
+        stages: Number of stages, at least 1. The default is ours.
+        orders: Number of random orders of the examples, at least 1, in the mean of :math:`F`. The
+            default is ours.
+        fraction: The fraction :math:`\varphi` of the start model in the surrogate model, at least 0
+            and below 1. The default is the middle.
+
+    References:
+        Ours. The surrogate model: Zhu, Yao, Blaschko. Surrogate Model Extension (SME): A Fast and
+        Accurate Weight Update Attack on Federated Learning. ICML 2023. arXiv:2306.00127. The
+        correction: Stetter. The Defect Correction Principle and Discretization Methods. Numerische
+        Mathematik, 1978.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> training = lg.FedAvg(epochs=2, minibatch=1, learning_rate=0.05)
+        >>> observation = lg.examples.observation(batch_size=2, training=training)
+        >>> quick = lg.attacks.VanishingPrior(steps=5)
+        >>> attack = lg.attacks.CorrectedSurrogate(attack=quick, stages=2, orders=1)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([2, 1, 8, 8])
     """
 
     attack: Recipe = DEFAULT
@@ -73,17 +103,19 @@ class CorrectedSurrogate(BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         training = observation.training
         if training.kind == "gradient":
-            return Inapplicable("the update is one gradient: there is nothing to correct")
+            return Inapplicable(
+                "the update is one gradient: there are no local steps to correct for"
+            )
         if is_withheld(training) or not isinstance(training, LocalSteps):
             return Inapplicable(
-                "needs an update of local steps (fedavg), and their hyperparameters"
+                "needs an update of local steps (fedavg) with known hyperparameters"
             )
         known = mean_network(observation)
         coarse = interpolated(known, self.fraction)
         first = label_if_needed(self.stage(0), coarse, plan_labels_over_steps(known))
         if isinstance(first, Inapplicable):
             return first
-        orders = self.asked(observation, training)
+        orders = self.count_orders(observation, training)
         later = replace(self.attack.matching(), restarts=1).budget
         corrections = self.stages * (1 + orders)
         return Plan(
@@ -93,26 +125,26 @@ class CorrectedSurrogate(BaseAttack):
             ),
         )
 
-    def asked(self, observation: Observation, training: LocalSteps) -> int:
-        """Return over how many orders of the examples a simulation is averaged."""
+    def count_orders(self, observation: Observation, training: LocalSteps) -> int:
+        """Return the number of orders of the examples that a simulation averages over."""
         known = observation.knowledge.order is not None or training.whole(observation.batch_size)
         return 1 if known else self.orders
 
     def stage(self, k: int) -> GradientMatching:
-        """Return the attack as it is in stage k: its part of the changes with progress."""
+        """Return the gradient matching of stage k, with its part of the weights that change with progress."""
         matching = self.attack.matching()
         part = Window(matching.objective, k / self.stages, (k + 1) / self.stages)
         return replace(matching, objective=part)
 
     def later(self, k: int, unit: Tensor) -> GradientMatching:
-        """Return stage k from the inputs (B, *shape) of the stage before, in unit coordinates."""
+        """Return the gradient matching of stage k. It starts from inputs `unit` (`(B, *shape)`)."""
         matching = self.stage(k)
         start = WarmStart(base=matching.parametrization, initial=unit)
         return replace(matching, restarts=1, parametrization=start)
 
 
 class _Stages:
-    """The stages of one run so far."""
+    """The stages of one run, and their results so far."""
 
     def __init__(
         self,
@@ -124,7 +156,7 @@ class _Stages:
     ) -> None:
         self.attack, self.observation, self.coarse = attack, observation, coarse
         self.orders, self.seeds, self.clock = orders, seeds, time.perf_counter()
-        self.true = averaged(observation, orders, seeds.child("orders"))
+        self.true = averaged_simulator(observation, orders, seeds.child("orders"))
         self.notes: tuple[str, ...] = ()
         self.results: list[tuple[float, Reconstruction]] = []
         self.trajectory: list[Snapshot] = []
@@ -145,7 +177,7 @@ class _Stages:
                 best=self.best if self.results else None,
             )
             found = stage.search(self.seeds.child(f"stage/{k}"), part)
-            update = self.update(found)
+            update = self.update_of(found)
             self.add(found, update)
             if k == total - 1 or found.targets is None or update is None:
                 break
@@ -156,7 +188,7 @@ class _Stages:
             stage = Ready.of(later, goal, FixedLabels(found.targets))
         return self.best()
 
-    def update(self, found: Reconstruction) -> Tensors | None:
+    def update_of(self, found: Reconstruction) -> Tensors | None:
         """Return the update of a result by the true local steps, or None if it has no labels."""
         if found.targets is None:
             return None
@@ -165,13 +197,13 @@ class _Stages:
             return self.true(unit, found.targets)
 
     def misfit(self, update: Tensors | None) -> float:
-        """Return how far a result's true update is from the observed one, relative to its norm."""
+        """Return the distance of a result's true update to the observed one, relative to the observed one's norm."""
         if update is None:
             return math.inf
         return float(relative_residual(update, self.observation.update.tensors))
 
     def add(self, found: Reconstruction, update: Tensors | None) -> None:
-        """Remember the result of a stage."""
+        """Add the result of a stage, and the update that it gives by the true local steps."""
         misfit = self.misfit(update)
         self.spent += found.cost.evaluations + 1 + self.orders
         self.results.append((misfit, found))
@@ -179,15 +211,15 @@ class _Stages:
         self.trajectory.append(Snapshot(self.spent, misfit, found.inputs, seconds))
 
     def finished(self, found: Reconstruction) -> Reconstruction:
-        """Return the best result, with `found` as that of the stage under way."""
-        return self.chosen([*self.results, (self.misfit(self.update(found)), found)])
+        """Return the best result, with `found` as the result of the current stage."""
+        return self.chosen([*self.results, (self.misfit(self.update_of(found)), found)])
 
     def best(self) -> Reconstruction:
         """Return the best result of the stages that are done."""
         return self.chosen(self.results)
 
     def chosen(self, results: list[tuple[float, Reconstruction]]) -> Reconstruction:
-        """Return the result whose true update is nearest, judge by the true local steps."""
+        """Return the result whose true update is nearest, with the status that the true local steps allow."""
         chosen = min(range(len(results)), key=lambda k: results[k][0])
         best = judge(self.observation, results[chosen][1])
         return replace(
@@ -205,18 +237,29 @@ class _Stages:
 def corrected(
     observation: Observation, coarse: Observation, update: Tensors, unit: Tensor, targets: Tensor
 ) -> Observation:
-    """The coarse observation with the defect of a guess, whose true update is `update`, taken off it."""
+    """Return the surrogate's observation, corrected by the defect at one batch.
+
+    Args:
+        observation: The observation of the true local steps.
+        coarse: The observation as one gradient at the surrogate model.
+        update: The update of the batch by the true local steps.
+        unit: The batch `(B, *shape)` in unit coordinates.
+        targets: The targets of the batch, (B,) or (B, K).
+    """
     scale = multiplier(observation)
     gradient = simulator(coarse, create_graph=False)(unit, targets)
     goal = {
-        name: gradient[name] + (update[name] - seen) / scale
-        for name, seen in observation.update.tensors.items()
+        name: gradient[name] + (update[name] - observed) / scale
+        for name, observed in observation.update.tensors.items()
     }
     return replace(coarse, update=Update(goal).detached())
 
 
-def averaged(observation: Observation, count: int, seeds: Seeds) -> Simulator:
-    """The true local steps, their update the mean over `count` orders of the examples; as given where 1."""
+def averaged_simulator(observation: Observation, count: int, seeds: Seeds) -> Simulator:
+    """Return a simulator of the true local steps. Its update is a mean over `count` random orders of the examples.
+
+    With a count of 1, the order is that of the observation.
+    """
     if count == 1:
         return simulator(observation, create_graph=False)
     batch, training = observation.batch_size, observation.training

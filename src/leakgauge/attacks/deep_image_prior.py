@@ -1,11 +1,4 @@
-"""Gradient matching over a deep image prior.
-
-    minimize over w_1 ... w_B   1 - <g(x, y), g*> / (||g(x, y)|| ||g*||)      x_i = sigmoid(G_w_i(z))
-
-Ulyanov, Vedaldi, Lempitsky: Deep Image Prior, CVPR 2018, whose untrained generator Zhang et al.: Generative Gradient
-Inversion via Over-Parameterized Networks in Federated Learning, ICCV 2023, take for gradient inversion: it asks for no
-public data. Theirs is one wide network for the batch; here each example has a small one of its own.
-"""
+"""Gradient matching over a deep image prior."""
 
 from __future__ import annotations
 
@@ -31,15 +24,51 @@ from leakgauge.inversion import (
 
 DISTANCES: dict[str, Term] = {"cosine": Cosine(), "balanced": BalancedL2()}
 WARMUP = 20
-"""Steps in which Adam's rate rises: the first ones know nothing of the slope's size."""
+"""Number of steps in which Adam's rate rises. In the first steps, Adam does not know the gradient's size yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepImagePrior(BaseAttack):
-    """Adam on the weights of an untrained convolutional generator, one an example. Images only.
+    r"""Match gradients over the weights of untrained convolutional generators, one for each image.
 
-    `width` channels at each of `levels` + 1 resolutions, as in DeepPrior. Stopping early is part of the prior:
-    many more `steps` fit the noise of an update, too. The rate falls as a cosine.
+    Use it on images if no public data are at hand. The generator itself is the prior: it fits
+    images sooner than noise.
+
+    .. math::
+
+        \min_{w_1, \dots, w_B} \; d(g(x, y), g^*) + \lambda \, \mathrm{TV}(x),
+        \qquad x_i = \mathrm{sigmoid}(G_{w_i}(z))
+
+    Here :math:`d` is the distance between the simulated gradient :math:`g(x, y)` and the observed
+    :math:`g^*`. Generator :math:`G_{w_i}` with weights :math:`w_i` makes image i from fixed noise
+    :math:`z`. The weight :math:`\lambda` is `tv`. Adam moves the weights, and its rate falls as a
+    cosine.
+
+    The paper has one wide network for the batch. Here each example has its own small network.
+
+    Args:
+        steps: Number of steps, at least 1. To stop early is part of the prior: many more steps fit
+            the noise of an update, too. The default is ours.
+        lr: Step size of Adam, above 0. The default is ours.
+        width: Number of channels at each resolution, at least 1.
+        levels: Largest number of doublings of the resolution, at least 0. Small images have fewer.
+        distance: "cosine" is the cosine distance. "balanced" is the squared distance with a weight
+            for each layer.
+        tv: Weight of total variation, at least 0.
+        variation: Name of the total variation: "anisotropic", "isotropic" or "color".
+        restarts: Number of independent starts, at least 1. The objective chooses among them.
+
+    References:
+        Zhang et al. Generative Gradient Inversion via Over-Parameterized Networks in Federated
+        Learning. ICCV 2023. The prior: Ulyanov, Vedaldi, Lempitsky. Deep Image Prior. CVPR 2018.
+        arXiv:1711.10925.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1)
+        >>> attack = lg.attacks.DeepImagePrior(steps=20, width=4, levels=1)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     steps: Count = 1000
@@ -63,7 +92,7 @@ class DeepImagePrior(BaseAttack):
         return plan_matching(self.matching(observation), observation)
 
     def matching(self, observation: Observation) -> GradientMatching:
-        """The composition that this attack stands for."""
+        """Return the gradient matching that this attack runs."""
         channels, height, width = observation.domain.shape
         objective = DISTANCES[self.distance]
         if self.tv > 0:

@@ -1,11 +1,4 @@
-"""The Dropout Inversion Attack. Scheliga, Mäder, Seeland: Dropout is NOT All You Need to Prevent Gradient
-Leakage, AAAI 2023.
-
-    a dropout layer l of the client computes   x m_l / (1 - p_l),   m_l ~ Bernoulli(1 - p_l), which nobody shares
-    minimize over x, m in [0, 1]   d(g(x, y, m), g*)  +  priors(x)  +  weight sum_l (mean(m_l) - (1 - p_l))^2
-
-from masks drawn as a client draws them, every example and every call with its own, by any gradient matching.
-"""
+"""The Dropout Inversion Attack: gradient matching with dropout masks as variables."""
 
 from __future__ import annotations
 
@@ -46,12 +39,42 @@ DEFAULT = InvertingGradients(steps=4000)
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutInversion(BaseAttack):
-    """`attack` with the masks of all dropout layers as variables beside the inputs.
+    r"""Run a gradient matching with the masks of all dropout layers as further variables.
 
-    `weight`: of the masks' means, the paper's 1e-4 against a cosine distance. What a client drew has not
-    quite that mean: second order, which ends where all is matched, wants 0. `start`: masks as a client
-    draws them, or all at 1 - p. Descents with a line search keep no box: masks outside [0, 1] then cost
-    `outside` times their mean squared distance to it.
+    Use it if the client trains with active dropout. Dropout layer l multiplies its input by
+    :math:`m_l / (1 - p_l)`. The client draws the mask :math:`m_l` and shares it with nobody.
+
+    .. math::
+
+        \min_{x, \; m \in [0, 1]} \; d(g(x, y, m), g^*) + p(x)
+        + w \sum_l \left( \mathrm{mean}(m_l) - (1 - p_l) \right)^2
+
+    Here :math:`g(x, y, m)` is the simulated gradient, and :math:`g^*` the observed one. The
+    distance :math:`d` and the priors :math:`p(x)` are those of `attack`. Dropout layer l erases
+    each value with probability :math:`p_l`. The weight :math:`w` is `weight`. Each example and each
+    call of a dropout layer has its own mask.
+
+    Args:
+        attack: The gradient matching to run.
+        weight: Weight of the masks' means, at least 0. The default is the paper's, beside a cosine
+            distance. The mean of a drawn mask differs a little from 1 - p, so set 0 for an exact
+            match by `SecondOrder`.
+        start: "bernoulli" draws the first masks as a client draws them. "mean" sets all of them to
+            1 - p.
+        outside: Weight, at least 0, of the masks' mean squared distance to [0, 1]. It matters to
+            descents with a line search, which keep no box.
+
+    References:
+        Scheliga, Mäder, Seeland. Dropout Is NOT All You Need to Prevent Gradient Leakage. AAAI
+        2023. arXiv:2208.06163.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(defense=lg.defenses.Dropout(p=0.3))
+        >>> quick = lg.attacks.InvertingGradients(steps=20)
+        >>> attack = lg.attacks.DropoutInversion(attack=quick)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     attack: Recipe = DEFAULT
@@ -64,7 +87,7 @@ class DropoutInversion(BaseAttack):
         return self.attack.requires
 
     def matching(self, masks: Masks) -> GradientMatching:
-        """Return the attack's composition, of wide examples."""
+        """Return the gradient matching over wide examples: inputs together with their masks."""
         plain = self.attack.matching()
         objective = OfInputs(plain.objective, masks) + self.weight * MaskMean(masks)
         return replace(
@@ -77,7 +100,7 @@ class DropoutInversion(BaseAttack):
         masks = masks_of(observation)
         if isinstance(masks, Inapplicable):
             return masks
-        # Rules that read labels, and terms, know examples as they are.
+        # Rules that recover labels, and terms of the objective, expect examples without masks.
         plain = mean_network(observation)
         narrow = label_if_needed(self.attack.matching(), plain)
         if isinstance(narrow, Inapplicable):
@@ -101,7 +124,16 @@ class DropoutInversion(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return the inputs of the wide examples. plain: the observation of the model without dropout."""
+        """Return the inputs of the reconstructed wide examples.
+
+        Args:
+            masks: The layout of the masks beside the inputs.
+            plain: The observation of the model without dropout.
+            narrow: The gradient matching without masks. Its rule for labels is used.
+            wide: The gradient matching with masks.
+            seeds: The seeds of the search.
+            progress: The callback that receives the progress.
+        """
         rule, notes = settle(narrow, seeds)
         if not rule.labels.free:
             wide = wide.with_labels(rule.labels.start(plain, seeds.generator("labels")))
@@ -113,7 +145,11 @@ class DropoutInversion(BaseAttack):
                 trajectory=tuple(
                     replace(s, inputs=masks.input_of(s.inputs).clone()) for s in found.trajectory
                 ),
-                notes=(*notes, *found.notes, f"masks: {sum(masks.sizes[1:])} values an example"),
+                notes=(
+                    *notes,
+                    *found.notes,
+                    f"masks: {sum(masks.sizes[1:])} variables for each example",
+                ),
             )
 
         return narrowed(wide.search(seeds, within(progress, 0.0, 1.0, finish=narrowed)))

@@ -1,4 +1,4 @@
-"""What `Auto` may run: an attack, the networks on which it is tried, and guards."""
+"""Entries of `Auto`: an attack with the conditions under which it runs."""
 
 from __future__ import annotations
 
@@ -13,35 +13,47 @@ from leakgauge.inversion.search.claims import copy_for_attack, plan_of
 from leakgauge.inversion.simulation.smoothing import runs_relu
 
 Guard = Callable[[Observation], str | None]
-"""Return why `Auto` leaves an attack out although it can run, or None if it runs it. Its repr is in records."""
+"""A function that returns why `Auto` leaves out an attack that can run, or None. Records hold the function's repr."""
 
 
 @dataclass(frozen=True)
 class HasReLU:
-    """Leave an attack out unless the model runs a ReLU."""
+    """A guard that leaves an attack out unless the model runs a ReLU."""
 
     def __call__(self, observation: Observation) -> str | None:
-        return None if runs_relu(observation) else "no ReLU to smooth"
+        return None if runs_relu(observation) else "the model runs no ReLU to smooth"
 
 
 @dataclass(frozen=True)
 class HasCurvature:
-    """Leave an attack out if the model runs a ReLU, whose second derivative is zero almost everywhere."""
+    """A guard that leaves an attack out if the model runs a ReLU.
+
+    The second derivative of a ReLU is 0 almost everywhere.
+    """
 
     def __call__(self, observation: Observation) -> str | None:
         if runs_relu(observation):
-            return "L-BFGS needs curvature, which ReLU has not: name it to run it"
+            return "L-BFGS needs curvature, which a ReLU lacks: name the attack to run it anyway"
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One attack that `Auto` may run, and when it does so.
+    """One attack that `Auto` may run, with the conditions under which it runs.
 
     Args:
-        attack: ours or a user's own.
-        most_parameters: size of the largest network on which it is tried. None: any.
-        guards: reasons to leave it out although it can run.
+        attack: An attack of LeakGauge or a user's own.
+        most_parameters: Largest number of parameters, at least 1, of a network on which the attack
+            runs. None: any number.
+        guards: Functions that may leave out an attack that can run. `HasReLU` and `HasCurvature`
+            are two of them.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> entry = lg.attacks.Entry(attack=lg.attacks.RGAP(), most_parameters=10)
+        >>> _, plan = entry.plan(lg.examples.observation())
+        >>> plan.reason
+        '2410 parameters, more than 10: name the attack to run it anyway'
     """
 
     attack: Attack
@@ -49,21 +61,20 @@ class Entry:
     guards: tuple[Guard, ...] = ()
 
     def plan(self, observation: Observation) -> tuple[Attack, Plan | Inapplicable]:
-        """Return the attack as it suits the observation, with its plan or the reason why it is left out.
+        """Return the attack to run, with its plan or the reason why it is left out.
 
-        An attack that cannot read an update of several local steps is taken as if it were of one gradient.
+        If the attack cannot run on an update of several local steps, it is wrapped in
+        `OneGradient`.
 
         Raises:
-            AttackError, ModelError, ProbeError: the check failed on the model or the loss.
+            AttackError, ModelError, ProbeError: The check failed on the model or the loss.
         """
         missing = sorted(self.attack.requires - observation.knowledge.granted())
         if missing:
             return self.attack, Inapplicable(f"needs {', '.join(missing)}")
         size = observation.update.size
         if self.most_parameters is not None and size > self.most_parameters:
-            reason = (
-                f"{size} parameters > {self.most_parameters} for second order: name it to run it"
-            )
+            reason = f"{size} parameters, more than {self.most_parameters}: name the attack to run it anyway"
             return self.attack, Inapplicable(reason)
         attack, plan = self.attack, plan_of(self.attack, observation)
         several = observation.training.kind != "gradient"

@@ -1,13 +1,4 @@
-"""Feature inversion: from the input of a deep linear layer, read exactly, back to the image.
-
-    minimize over x   mean_i || h(x_i) - h_i ||^2 / spread^2  +  smoothness || Laplacian x ||^2 / n  +  tv TV(x)
-                      +  distance(x, [0, 1]^n)^2 / n  +  gradients (1 - cos(g(x, y), g*))
-
-Kariyappa et al.: ICML 2023, section 5, for batches, with total variation; h_i is read from the linear layer's
-gradient alone. Each image then depends on its own features, not on the others of the batch. With `gradients`
-above 0 the whole update counts too. The smoothness prior, which knows colors, serves better than total
-variation in our restarts.
-"""
+"""Feature inversion: from the input of a deep linear layer back to the image."""
 
 from __future__ import annotations
 
@@ -57,9 +48,47 @@ from leakgauge.inversion.variables.labels import ReadyLabels
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureInversion(BaseAttack):
-    """For networks whose linear layer tells each example's features; the notes say how those were read.
+    r"""Recover each example's features from a deep linear layer's gradient, then search for images with these features.
 
-    `rounds` as in CocktailParty. On tables, set smoothness = 0.
+    Use it on convolutional networks with a linear layer, also for batches. Each image then depends
+    on its own features alone, not on other images of the batch. On tables, set `smoothness` to 0.
+    The notes say how the features were recovered.
+
+    .. math::
+
+        \min_x \; \frac{1}{B} \sum_i \frac{\|h(x_i) - h_i\|^2}{\sigma_i^2} + \frac{s}{n} \|\Delta x\|^2
+        + \lambda \, \mathrm{TV}(x) + \frac{1}{n} d(x, [0, 1]^n)^2
+        + \mu \left(1 - \cos(g(x, y), g^*)\right)
+
+    Here :math:`h(x_i)` are the features of example i, the input of the first linear layer. The
+    gradient of this layer gives the true features :math:`h_i`, and :math:`\sigma_i` is the scale on
+    which they differ from those of other examples. The batch has n values, :math:`\Delta x` is the
+    image's Laplacian, and :math:`d` the distance to the public range. The simulated gradient is
+    :math:`g(x, y)` and the observed one :math:`g^*`. The weights :math:`s`, :math:`\lambda` and
+    :math:`\mu` are `smoothness`, `tv` and `gradients`.
+
+    The paper uses total variation. In our experiments, the smoothness prior works better, since it
+    treats colors apart.
+
+    Args:
+        steps: Number of steps of L-BFGS, at least 1. The default is ours.
+        smoothness: Weight of smoothness, at least 0. The default is ours.
+        tv: Weight of total variation, at least 0.
+        variation: Name of the total variation: "anisotropic", "isotropic" or "color".
+        gradients: Weight of the cosine distance of the whole update, at least 0.
+        rounds: Largest number of rounds of silent outputs, at least 0, as in `CocktailParty`.
+
+    References:
+        Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee. Cocktail Party Attack: Breaking
+        Aggregation-Based Privacy in Federated Learning Using Independent Component Analysis. ICML
+        2023, section 5. arXiv:2209.05578.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2)
+        >>> attack = lg.attacks.FeatureInversion(steps=20, rounds=1)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([2, 1, 8, 8])
     """
 
     steps: Count = 500
@@ -83,7 +112,7 @@ class FeatureInversion(BaseAttack):
         labels = plan_own_labels(observation)
         if isinstance(labels, Inapplicable):
             return labels
-        # The term that asks for the features follows when they are read.
+        # The term of the features follows in `search`, when they are known.
         descent = ready(self.matching(InRange(), torch.zeros(0, dtype=torch.long)), observation)
         if isinstance(descent, Inapplicable):
             return descent
@@ -96,7 +125,12 @@ class FeatureInversion(BaseAttack):
         return LBFGS(steps=self.steps, history=100, line_search="strong_wolfe")
 
     def matching(self, objective: Term, labels: Tensor) -> GradientMatching:
-        """Return the search for images. labels: (B,), of the examples in the order of their features."""
+        """Return the gradient matching that searches for images.
+
+        Args:
+            objective: The objective to minimize.
+            labels: The labels (B,), in the order of the features.
+        """
         return GradientMatching(
             objective=objective,
             parametrization=Spectral(center=0.5, noise=0.1),
@@ -122,41 +156,48 @@ class FeatureInversion(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Read the features and labels of each example, then look for images with those features.
+        """Recover the features and labels of each example, then search for images with these features.
 
-        planned: the label of a batch of one, else labels for examples whose label does not come with the features.
+        Args:
+            observation: The observation to attack.
+            read: The function that recovers features.
+            planned: The label of a batch of one. For larger batches, the source of labels that do
+                not come with features.
+            descent: The search, still without the term of the features.
+            seeds: The seeds of the search.
+            progress: The callback that receives the progress.
         """
-        seen = read(seeds.generator("features"), reporter(progress))
-        if isinstance(seen, Inapplicable):
-            return nothing_found(observation, Status.INAPPLICABLE, seen.reason)
+        features = read(seeds.generator("features"), reporter(progress))
+        if isinstance(features, Inapplicable):
+            return nothing_found(observation, Status.INAPPLICABLE, features.reason)
         if isinstance(planned, LabelPlan):
-            labels = complete_labels(seen.labels, lambda: planned, seeds)
+            labels = complete_labels(features.labels, lambda: planned, seeds)
         else:
             labels = planned.start(observation, seeds.generator("labels"))
         if labels is None:
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
-        term = FeatureMatch.of(observation, seen.layer, seen.features, seen.error)
+        term = FeatureMatch.of(observation, features.layer, features.features, features.error)
         objective = term + self.prior()
         if self.gradients > 0:
             objective = objective + self.gradients * Cosine()
         found = replace(descent, matching=self.matching(objective, labels)).with_labels(labels)
-        known, source = torch.isfinite(seen.error), f"features: {seen.source}"
+        known, source = torch.isfinite(features.error), f"features: {features.source}"
 
         def noted(found: Reconstruction) -> Reconstruction:
             return replace(found, found=known, notes=(source, *found.notes))
 
-        told = within(progress, READING, 1 - READING, finish=noted)
-        return noted(found.search(seeds, told))
+        part = within(progress, READING, 1 - READING, finish=noted)
+        return noted(found.search(seeds, part))
 
 
 def plan_own_labels(observation: Observation) -> LabelPlan | ReadyLabels | Inapplicable:
-    """Return the label of a batch of one, else how labels are recovered, or the reason why there are none."""
+    """Return the label of a batch of one, or the source of labels for more. Or the reason why there are no labels."""
     labels = observation.knowledge.labels
     if observation.batch_size == 1:
         rule = LastLayer() if labels is None else Known()
         return rule.prepare(observation)
     if labels is not None and (labels.ndim != 1 or labels.is_floating_point()):
         return Inapplicable(
-            "features are told apart by class labels, and the targets granted are others"
+            "needs class labels to separate features, but the granted targets are not class labels"
         )
     return plan_labels(observation)

@@ -1,13 +1,4 @@
-"""What GradInversion and GradViT share: gradients matched under priors of fidelity, the restarts held together.
-
-    minimize over x_1 ... x_S   gradient d(g(x_s, y), g*) + fidelity(x_s) + consistency ||x_s - E(x_1 ... x_S)||^2
-    d(g, g*)    = sum_l ||g_l - g*_l||
-    fidelity(x) = tv TV(x) + l2 ||x||^2 + batchnorm BN(x)
-    BN(x)       = distance of means and deviations at BatchNorm layers from those of the data
-
-TV, l2, BN and consistency are means here, so that a weight is the same at any size of image and network. The labels,
-where not granted, are read by GradInversion's rule.
-"""
+"""The base of GradInversion and GradViT: gradient matching with priors of fidelity and group consistency."""
 
 from __future__ import annotations
 
@@ -66,7 +57,13 @@ MEANS: dict[str, Mean] = {"lazy": lazy, "registered": registered}
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FidelityMatching(Configured, BaseAttack):
-    """An Attack of these terms. Recipes are frozen dataclasses that override `weighted`, `priors` and defaults."""
+    """Base of attacks with a gradient term, priors of fidelity and group consistency of restarts.
+
+    Subclasses are frozen dataclasses. They override `weighted`, `priors` and defaults. All terms
+    but the gradient's are means, so a weight means the same at any size of image and network.
+    Labels that are not granted are recovered by GradInversion's rule. `GradInversion` describes the
+    options.
+    """
 
     steps: Count = 20_000
     lr: Positive = 0.1
@@ -93,24 +90,26 @@ class FidelityMatching(Configured, BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if self.public is not None and self.public.shape[1:] != observation.domain.shape:
             shape, domain = tuple(self.public.shape[1:]), observation.domain.shape
-            return Inapplicable(f"public images of shape {shape} for {domain}")
-        seen = mean_network(observation)
-        statistics = self.statistics(seen)
-        if self.proxy is not None and statistics.inapplicable(seen):
             return Inapplicable(
-                "the proxy has no BatchNorm layers: give public images to measure it on"
+                f"public images of shape {shape}: expected {domain}, as in the domain"
             )
-        terms = self.weighted(seen, statistics)
+        plain = mean_network(observation)
+        statistics = self.statistics(plain)
+        if self.proxy is not None and statistics.inapplicable(plain):
+            return Inapplicable(
+                "the proxy has no BatchNorm layers: set public to images, to measure its features on"
+            )
+        terms = self.weighted(plain, statistics)
         if not terms:
-            return Inapplicable("every term has weight 0, or means nothing on this model")
-        if self.group == "registered" and image_grid(seen.domain) is None:
+            return Inapplicable("every term has weight 0, or does not apply to this model")
+        if self.group == "registered" and image_grid(plain.domain) is None:
             return Inapplicable(
-                f'registration is of images, not of a {seen.domain.kind}: set group = "lazy"'
+                f'registration needs images, not a {plain.domain.kind}: set group = "lazy"'
             )
-        reading = None if granted(seen) else GradInversionRule().prepare(seen)
+        reading = None if granted(plain) else GradInversionRule().prepare(plain)
         if isinstance(reading, Inapplicable):
             return reading
-        found = ready(self.composed(terms, Known()), seen)
+        found = ready(self.composed(terms, Known()), plain)
         if isinstance(found, Inapplicable):
             return found
         return Plan(evaluations=found.matching.budget, search=partial(_search, found, reading))
@@ -120,7 +119,7 @@ class FidelityMatching(Configured, BaseAttack):
         return self.weighted(observation, self.statistics(observation))
 
     def weighted(self, observation: Observation, statistics: FeatureStatistics) -> list[Term]:
-        """Return the weighted terms of the objective with these statistics for the BatchNorm term."""
+        """Return the weighted terms of the objective. `statistics` is the BatchNorm term."""
         weighted = [
             (self.gradient, DISTANCES[self.distance]),
             *self.priors(observation, statistics),
@@ -130,7 +129,7 @@ class FidelityMatching(Configured, BaseAttack):
     def priors(
         self, observation: Observation, statistics: FeatureStatistics
     ) -> list[tuple[float, Term]]:
-        """Return terms of fidelity and their weights. The BatchNorm term weighs 0 if the network has no such layers."""
+        """Return the priors of fidelity and their weights. The BatchNorm term has weight 0 if it does not apply."""
         known = statistics.inapplicable(observation) is None
         return [
             (self.tv, VARIATIONS[self.variation]),
@@ -140,11 +139,15 @@ class FidelityMatching(Configured, BaseAttack):
 
     @property
     def parametrization(self) -> Direct:
-        """What the descent moves: pixels, in units of their spread."""
+        """The variables that the descent moves: pixels, in units of 0.25 of the range."""
         return Direct(center=0.5, spread=0.25, box=True)
 
     def statistics(self, observation: Observation) -> FeatureStatistics:
-        """The BatchNorm term: exact where the threat model grants that, else the proxy's, else the model's."""
+        """Return the BatchNorm term.
+
+        It compares with the batch's own statistics if they are granted. Otherwise with those of
+        `public` images, or the running statistics of the proxy, or those of the model.
+        """
         if observation.knowledge.statistics is not None:
             return BatchStatistics.of(observation)
         if self.public is not None:
@@ -153,11 +156,11 @@ class FidelityMatching(Configured, BaseAttack):
         return BatchStatistics.prior(observation, self.proxy)
 
     def matching(self, observation: Observation, labels: Labels) -> GradientMatching:
-        """Return the composition that this recipe stands for."""
+        """Return the gradient matching that this attack runs, with a rule for labels."""
         return self.composed(self.terms(observation), labels)
 
     def composed(self, terms: list[Term], labels: Labels) -> GradientMatching:
-        """Return the composition of these weighted terms."""
+        """Return the gradient matching with these weighted terms and a rule for labels."""
         consensus = None
         if self.group != "none" and self.consistency > 0:
             consensus = Consensus(
@@ -179,7 +182,7 @@ class FidelityMatching(Configured, BaseAttack):
 def _search(
     matching: Ready, reading: Reading | None, seeds: Seeds, progress: Progress
 ) -> Reconstruction:
-    """Read labels, then match. reading: None if labels are granted."""
+    """Recover labels if `reading` is not None, then match. It is None if labels are granted."""
     if reading is not None:
         matching = matching.with_labels(reading(seeds.child("labels")).labels)
     return matching.search(seeds, progress)

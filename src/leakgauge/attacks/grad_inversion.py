@@ -1,12 +1,4 @@
-"""GradInversion. Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov: See through Gradients, CVPR 2021.
-
-    minimize over x_1 ... x_S   gradient d(g(x_s, y), g*) + fidelity(x_s) + consistency ||x_s - E(x_1 ... x_S)||^2
-
-with the terms of `fidelity.py`, by Adam with warm-up, cosine decay and Langevin noise, from S seeds; E is their
-mean, taken anew as they go, or their mean after each image was carried onto it. The labels, where not granted, are
-the classes whose rows of the last weight's gradient have the least minimum. Steps, rate, noise, seeds and weights,
-the defaults of `FidelityMatching`, are the paper's, for ResNet-50 at 224 px.
-"""
+"""GradInversion: gradient, fidelity and group terms."""
 
 from __future__ import annotations
 
@@ -17,12 +9,69 @@ from leakgauge.attacks.fidelity import FidelityMatching
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GradInversion(FidelityMatching):
-    """Gradient, fidelity and group terms, each with its weight; 0 leaves it out.
+    r"""Match gradients with image priors and BatchNorm statistics, and hold several restarts together.
 
-    `distance` of gradients: the paper's is absolute, the others are relative to the observed one.
-    `batchnorm` compares with the batch's own statistics where they are granted, else with the running
-    ones of `proxy`, a network trained on data like the private, else with the model's own. Of `public`
-    images (N, *shape) that the adversary owns, in the domain's units, it compares what their features are at
-    the proxy, or at the model, which then need no BatchNorm. `group` holds the restarts together from the share
-    `start` of the steps on, `every` so many steps anew.
+    Use it on image networks with BatchNorm. Labels that are not granted must be distinct. A weight
+    of 0 leaves a term out.
+
+    .. math::
+
+        \min_{x_1, \dots, x_S} \; \sum_s \gamma \, d(g(x_s, y), g^*) + \lambda \, \mathrm{TV}(x_s) + \beta \|x_s\|^2
+        + \nu \, \mathrm{BN}(x_s) + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2
+
+    Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
+    :math:`g(x_s, y)` and the observed one :math:`g^*`. The weights :math:`\gamma`, :math:`\lambda`,
+    :math:`\beta`, :math:`\nu` and :math:`\kappa` are `gradient`, `tv`, `l2`, `batchnorm` and
+    `consistency`. BN is the distance of means and deviations at BatchNorm layers from those of the
+    data. :math:`E` is the mean of the restarts. All terms but the first are means over values, so a
+    weight means the same at any size of image and network.
+
+    Adam has a warm-up, a cosine decay and Langevin noise. Labels that are not granted are the
+    classes with the lowest minimum in their row of the last weight's gradient. The BatchNorm term
+    compares with the batch's own statistics if they are granted. Otherwise with the running
+    statistics of `proxy`, or of the model.
+
+    The paper's settings are for ResNet-50 and images of 224 pixels.
+
+    Args:
+        steps: Number of steps, at least 1. The default is the paper's.
+        lr: Largest step size of Adam, above 0, in units of 0.25 of the range. The default is the
+            paper's.
+        warmup: Number of steps, at least 1, in which the step size rises. The default is the
+            paper's.
+        noise: Standard deviation of the Langevin noise, at least 0, in units of the step size. The
+            default is the paper's.
+        restarts: Number of restarts S, at least 1. The default is the paper's.
+        distance: "layers" sums the norm of each tensor's difference, as the paper does. "balanced"
+            is the squared distance with a weight for each layer. "cosine" is the cosine distance D,
+            and "relative" is log(1 + D / 1e-7). "layers" is absolute, the others are relative to
+            the observed gradient.
+        gradient: Weight of the distance, at least 0. The default is the paper's.
+        tv: Weight of total variation, at least 0. The default is the paper's.
+        variation: Name of the total variation: "anisotropic", "isotropic" or "color".
+        l2: Weight, at least 0, of the mean squared distance to the middle of the range. The default
+            is the paper's.
+        batchnorm: Weight of the BatchNorm term, at least 0. The default is the paper's.
+        proxy: A network trained on data like the private data. None: the model itself.
+        public: Images `(N, *shape)` that the adversary owns, in the domain's units. The term then
+            compares the features of the batch with those of the images, at the proxy or the model.
+            These networks need no BatchNorm.
+        group: "none", "lazy" or "registered". "lazy" holds restarts to their mean. "registered"
+            first moves each image onto the mean.
+        consistency: Weight of group consistency, at least 0. The default is the paper's.
+        start: Fraction of the steps, at least 0 and below 1, before group consistency begins. The
+            default is the paper's.
+        every: Number of steps, at least 1, until the mean of the restarts is computed again. The
+            default is the paper's.
+
+    References:
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
+        via GradInversion. CVPR 2021. arXiv:2104.07586.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=2)
+        >>> attack = lg.attacks.GradInversion(steps=20, restarts=2)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([2, 1, 8, 8])
     """

@@ -1,16 +1,4 @@
-"""GradViT. Hatamizadeh, Yin, Roth, Li, Kautz, Xu, Molchanov: Gradient Inversion of Vision Transformers, CVPR 2022.
-
-    minimize over x_1 ... x_S   Gamma(t) d(g(x_s, y), g*) + Upsilon(t) image(x_s) + patches(x_s) + consistency
-    image(x)    = tv TV(x) + l2 ||x||^2 + batchnorm BN(x),   BN by an auxiliary CNN: a transformer has no such layers
-    patches(x)  = patch_prior mean over patch borders of the differences across them
-
-with d, TV, BN and the consistency of restarts, registered onto each other, as in GradInversion (`fidelity.py`). The
-schedule: the gradient's term alone first, then the priors phased in and its weight reduced.
-
-The terms, the order of the phases and 120,000 steps are the paper's (ViT-B/16, 224 px, batches of 8: 15.5 dB). We
-could not check its numbers for the share at which the priors come in, the reduction, the rate and the weights:
-`start`, `reduced`, `lr` and all weights are ours, found at 32 px (benchmarks/gradvit.py), for means where it sums.
-"""
+"""GradViT: gradient inversion of vision transformers."""
 
 from __future__ import annotations
 
@@ -32,21 +20,83 @@ from leakgauge.inversion import (
 from leakgauge.inversion.objectives.patches import patch_size
 
 RANGE = 5.0
-"""Weight of the public range where no box holds the guess in it."""
+"""Weight of the distance to the public range, if no box keeps the examples in it."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GradViT(FidelityMatching):
-    """Patches of a vision transformer: the gradient alone first, then image, patch and group terms beside it.
+    r"""Match gradients of a vision transformer, first alone, then with image, patch and group priors.
 
-    From the share `start` of the steps on the priors count, restarts are held together, and the
-    gradient's weight is `reduced` times what it was. `patch`: the side of the patches in pixels, found
-    in the model where None. `proxy`: the auxiliary CNN, trained on data like the private, in the
-    domain's units; without one, and without BatchNorm in the model, there is no BatchNorm term.
-    `coordinates`: what Adam moves, the paper's pixels, kept in [0, 1], or cosine coefficients scaled as
-    in natural images. `distance` "relative" is log(1 + cosine distance / 1e-7): on a trained transformer
-    it comes nearer in as many steps than the paper's norms.
-    The other options are GradInversion's.
+    Use it on vision transformers and images. It needs many steps: the paper takes 120,000 for
+    ViT-B/16 on batches of 8 images of 224 pixels, and reports 15.5 dB.
+
+    .. math::
+
+        \min_{x_1, \dots, x_S} \; \sum_s \Gamma(t) \, \gamma \, d(g(x_s, y), g^*)
+        + \Upsilon(t) \left( \mathrm{F}(x_s) + \pi \, \mathrm{P}(x_s) \right) + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2
+
+    Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
+    :math:`g(x_s, y)` and the observed one :math:`g^*`. The schedules over the steps :math:`t` are
+    :math:`\Gamma`, which falls from 1 to `reduced`, and :math:`\Upsilon`, which rises from 0 to 1.
+    Both change at the fraction `start` of the steps, when group consistency begins, too. F are the
+    image priors of `GradInversion`: total variation, squared norm and BatchNorm statistics. P is
+    the mean difference across borders of patches. The weights :math:`\gamma`, :math:`\pi` and
+    :math:`\kappa` are `gradient`, `patch_prior` and `consistency`, and :math:`E` is the mean of the
+    restarts.
+
+    The terms, the order of the phases and the number of steps are the paper's. We could not check
+    its other numbers. So `start`, `reduced`, `lr` and all weights are ours, found on images of 32
+    pixels (`benchmarks/gradvit.py`). They are for means, where the paper has sums.
+
+    Args:
+        steps: Number of steps, at least 1. The default is the paper's.
+        lr: Largest step size of Adam, above 0, in units of 0.25 of the range. The default is ours.
+        warmup: Number of steps, at least 1, in which the step size rises. The default is ours.
+        noise: Standard deviation of Langevin noise, at least 0, in units of the step size. The
+            default adds no noise.
+        restarts: Number of restarts S, at least 1. The default is ours.
+        distance: "layers" sums the norm of each tensor's difference, as the paper does. "balanced"
+            is the squared distance with a weight for each layer. "cosine" is the cosine distance D,
+            and "relative" is log(1 + D / 1e-7). On a trained transformer, "relative" comes nearer
+            than "layers" in the same number of steps.
+        gradient: Weight of the distance, at least 0. The default is ours.
+        tv: Weight of total variation, at least 0. The default is ours.
+        variation: Name of the total variation: "anisotropic", "isotropic" or "color".
+        l2: Weight, at least 0, of the mean squared distance to the middle of the range. The default
+            is ours.
+        batchnorm: Weight of the BatchNorm term, at least 0. The default is ours.
+        proxy: A network trained on data like the private data, as an auxiliary convolutional
+            network in the domain's units. None: the model itself, without a BatchNorm term if it
+            has no BatchNorm.
+        public: Images `(N, *shape)` that the adversary owns, in the domain's units. The term then
+            compares the features of the batch with those of the images, at the proxy or the model.
+            These networks need no BatchNorm.
+        group: "none", "lazy" or "registered". "lazy" holds restarts to their mean. "registered"
+            first moves each image onto the mean.
+        consistency: Weight of group consistency, at least 0. The default is ours.
+        start: Fraction of the steps, at least 0 and below 1, at which the priors begin. The default
+            is ours.
+        every: Number of steps, at least 1, until the mean of the restarts is computed again. The
+            default is ours.
+        patch_prior: Weight of the differences across borders of patches, at least 0. The default is
+            ours.
+        patch: Side of the patches in pixels, at least 1. None: the attack finds it in the model.
+        coordinates: Variables of Adam. "pixels" is the paper's choice, with values kept in [0, 1].
+            "cosines" are cosine coefficients, scaled as in natural images.
+        reduced: Factor of the gradient's weight after `start`, at least 0. The default is ours.
+
+    References:
+        Hatamizadeh, Yin, Roth, Li, Kautz, Xu, Molchanov. GradViT: Gradient Inversion of Vision
+        Transformers. CVPR 2022. arXiv:2203.11894.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> domain = lg.ImageDomain(1, 8, 8)
+        >>> model = lg.models.build(lg.models.vit, domain, 10, patch=4, dim=32, heads=2)
+        >>> observation = lg.examples.observation(model=model)
+        >>> attack = lg.attacks.GradViT(steps=20, restarts=1)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     steps: Count = 120_000
@@ -73,7 +123,7 @@ class GradViT(FidelityMatching):
         return super().prepare(observation)
 
     def size(self, observation: Observation) -> int | Inapplicable:
-        """Return the side of the patches in pixels, given or found, or the reason why it is not known."""
+        """Return the side of the patches in pixels, or the reason why it is not known."""
         if self.patch is not None:
             return self.patch
         return patch_size(observation.model, observation.domain.shape[0])
@@ -81,7 +131,7 @@ class GradViT(FidelityMatching):
     def priors(
         self, observation: Observation, statistics: FeatureStatistics
     ) -> list[tuple[float, Term]]:
-        """Return fidelity, and the patch prior if its weight is above 0 and the patches are known."""
+        """Return the priors of fidelity, and the patch prior if its weight is above 0 and the patches are known."""
         fidelity = super().priors(observation, statistics)
         size = self.size(observation) if self.patch_prior > 0 else Inapplicable("no patch prior")
         if isinstance(size, Inapplicable):
@@ -90,13 +140,13 @@ class GradViT(FidelityMatching):
 
     @property
     def parametrization(self) -> Direct:
-        """What the descent moves."""
+        """The variables that the descent moves."""
         if self.coordinates == "cosines":
             return Spectral(center=0.5, noise=0.3)
         return super().parametrization
 
     def weighted(self, observation: Observation, statistics: FeatureStatistics) -> list[Term]:
-        """Return the terms of the objective, weighted by progress."""
+        """Return the terms of the objective. Their weights depend on progress."""
         found: list[Term] = []
         if self.gradient > 0:
             found.append(

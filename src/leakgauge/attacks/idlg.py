@@ -1,8 +1,4 @@
-"""Improved Deep Leakage from Gradients. Zhao, Mopuri, Bilen: arXiv 2001.02610, 2020.
-
-y = argmin_i  sum_j  g*_{W, ij}      (the last layer's weight; batch 1)
-minimize over x   sum_l || dL(f(x), y) / dtheta_l - g*_l ||^2                   by L-BFGS
-"""
+"""Improved Deep Leakage from Gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +11,35 @@ from leakgauge.inversion import L2, LBFGS, GradientMatching, LastLayer
 
 @dataclass(frozen=True, kw_only=True)
 class IDLG(Recipe):
-    """The label read from the last layer's gradient, then the input as in DLG. Batch 1."""
+    r"""Recover the label of one example from the last layer's gradient, then match gradients as DLG does.
+
+    Use it for batch 1 and a smooth network.
+
+    .. math::
+
+        y = \arg\min_i \sum_j g^*_{W, ij}, \qquad \min_x \; \sum_l \|g_l(x, y) - g^*_l\|^2
+
+    Here :math:`g^*_W` is the observed gradient of the last layer's weight, with a row i for each
+    class. The simulated gradient of parameter tensor l is :math:`g_l`, and the observed one
+    :math:`g^*_l`. The code takes the label that explains the last layer's gradient best. The
+    paper's rule above is a case of it, and needs cross-entropy.
+
+    Args:
+        steps: Number of steps, at least 1, of 20 iterations of L-BFGS each. The default is the
+            paper's.
+        lr: Step size of L-BFGS, above 0. The default is the paper's.
+        tolerance: Objective at which the search stops, at least 0. It is a squared gradient.
+
+    References:
+        Zhao, Mopuri, Bilen. iDLG: Improved Deep Leakage from Gradients. 2020. arXiv:2001.02610.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> observation = lg.examples.observation(batch_size=1)
+        >>> attack = lg.attacks.IDLG(steps=5)
+        >>> attack(observation, seeds=lg.Seeds(0)).targets
+        tensor([0])
+    """
 
     steps: Count = 300
     lr: Positive = 1.0

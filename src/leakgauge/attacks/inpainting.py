@@ -1,11 +1,4 @@
-"""What input dropout took, filled in from what is around it. Ours; we know of no publication.
-
-    x~ by gradient matching, which is told of no mask;   erased: the k squares of x~ nearest the fill, k known
-    x = x~ where not erased;  elsewhere the smoothest x around it (`restoration`)
-
-What was dropped is not in the update: no attack on one round has more than the neighbors tell. A part of an image that
-has the fill's own color is taken for erased, and filled with about that color again.
-"""
+"""Gradient matching against defenses that erase squares of images."""
 
 from __future__ import annotations
 
@@ -37,9 +30,40 @@ DEFAULT = SecondOrder()
 
 @dataclass(frozen=True, kw_only=True)
 class Inpainting(BaseAttack):
-    """`attack`, and its guess with what the known defense erased filled in, by `steps` of L-BFGS.
+    r"""Reconstruct images with erased squares, then fill the squares smoothly from their surroundings.
 
-    `weight`: of smoothness beside the mean squared error of what was kept.
+    Use it against a known defense that erases parts of images, such as `PixelDropout`. Erased
+    pixels are not in the update, so an attack on one round knows them only from their neighbors.
+
+    .. math::
+
+        \min_x \; \frac{1}{w \, n} \sum_{k \notin E} (x_k - \tilde x_k)^2 + p(x)
+
+    Here :math:`\tilde x` is the reconstruction of `attack`, which does not know the erased squares.
+    The set :math:`E` of erased pixels has the squares nearest to the defense's fill value, in the
+    known number. The prior :math:`p` is smoothness, :math:`w` is `weight`, and n is the number of
+    values. Pixels outside :math:`E` stay as `attack` found them.
+
+    If a part of the image has the fill's color, it may be taken for erased. It is then filled with
+    about the same color.
+
+    Args:
+        attack: The gradient matching that reconstructs the images.
+        weight: Weight of smoothness, above 0, beside the mean squared error of the kept pixels. The
+            default is ours.
+        steps: Number of steps of L-BFGS that fill the squares, at least 1. The default is ours.
+
+    References:
+        Ours. We know of no publication.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> defense = lg.defenses.PixelDropout(fraction=0.3)
+        >>> observation = lg.examples.observation(batch_size=1, defense=defense)
+        >>> quick = lg.attacks.InvertingGradients(steps=20)
+        >>> attack = lg.attacks.Inpainting(attack=quick, steps=20)
+        >>> attack(observation, seeds=lg.Seeds(0)).notes[-1]
+        'inpainting: 30% of each image taken for erased'
     """
 
     attack: Recipe = DEFAULT
@@ -55,25 +79,28 @@ class Inpainting(BaseAttack):
         if patches is None:
             return Inapplicable("the known defense erases no part of images")
         if image_grid(observation.domain) is None:
-            return Inapplicable(f"it fills images in, not a {observation.domain.kind}")
+            return Inapplicable(f"needs images to fill in, not a {observation.domain.kind}")
         return plan_mended(
             self.attack, observation, partial(self.fill, observation.domain, patches)
         )
 
     def fill(self, domain: Domain, patches: ErasedPatches, inputs: Tensor) -> tuple[Tensor, str]:
         """Return images (B, C, H, W) in data units with the erased squares filled, and a note."""
-        lost = erased(inputs, patches)
-        guess = filled(domain.to_unit(inputs), lost, weight=self.weight, steps=self.steps)
+        lost = find_erased(inputs, patches)
+        unit = fill_erased(domain.to_unit(inputs), lost, weight=self.weight, steps=self.steps)
         fraction = float(lost.double().mean())
-        return domain.from_unit(guess), f"inpainting: {fraction:.0%} of each image taken for erased"
+        return domain.from_unit(unit), f"inpainting: {fraction:.0%} of each image taken for erased"
 
 
-def erased(seen: Tensor, patches: ErasedPatches) -> Tensor:
-    """Which pixels of images (B, C, H, W), in the data's units, a defense will have overwritten: (B, 1, H, W)."""
-    height, width = seen.shape[-2:]
-    error = (seen.double() - patches.fill).square().mean(1, keepdim=True)
+def find_erased(images: Tensor, patches: ErasedPatches) -> Tensor:
+    """Return a mask (B, 1, H, W) of the pixels that the defense most likely overwrote in images (B, C, H, W).
+
+    Images are in the data's units. The mask is True at overwritten pixels.
+    """
+    height, width = images.shape[-2:]
+    error = (images.double() - patches.fill).square().mean(1, keepdim=True)
     side = min(patches.side, height, width)
-    # Squares that are cut at the end count as the mean over what they hold.
+    # A square that is cut at the border counts by the mean over its own pixels.
     distance = avg_pool2d(error, side, ceil_mode=True)
     order = distance.flatten(1).argsort(dim=1, stable=True)
     mask = torch.zeros_like(distance.flatten(1), dtype=torch.bool)
@@ -82,8 +109,8 @@ def erased(seen: Tensor, patches: ErasedPatches) -> Tensor:
     return grid.repeat_interleave(side, 2).repeat_interleave(side, 3)[..., :height, :width]
 
 
-def filled(seen: Tensor, lost: Tensor, *, weight: float, steps: int) -> Tensor:
-    """Images (B, C, H, W) in unit coordinates, what is `lost` (B, 1, H, W) of them filled in smoothly."""
-    kept = seen.double()
+def fill_erased(images: Tensor, lost: Tensor, *, weight: float, steps: int) -> Tensor:
+    """Return images (B, C, H, W) in unit coordinates, with the pixels `lost` (B, 1, H, W) filled smoothly."""
+    kept = images.double()
     smooth = restore(kept, lambda unit: torch.where(lost, kept, unit), weight=weight, steps=steps)
     return torch.where(lost, smooth.clamp(0, 1), kept)

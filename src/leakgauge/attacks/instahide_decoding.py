@@ -1,13 +1,4 @@
-"""InstaHide's encryptions, as far as one batch undoes them. After Carlini et al.: Is Private Learning Possible with
-Instance Encoding?, IEEE S&P 2021, whose first step is the absolute value: one-time signs hide nothing else.
-
-    for coefficients drawn as the client draws them: encryptions x~ by gradient matching at the targets that they mean
-    the least objective chooses;  c + |x~ - c| = c + |sum_j l_j x_j - c|
-
-Left out: the paper then clusters many encryptions of each image, and solves for the images behind them. One batch
-encrypts each of its images into as many mixtures as it has examples at most, and hides each sign once: the mixtures
-stay mixed, and where an image is darker than c, its negative is seen.
-"""
+"""Gradient matching against InstaHide, up to the absolute values of its mixtures."""
 
 from __future__ import annotations
 
@@ -36,13 +27,48 @@ from leakgauge.core.ranges import Count
 from leakgauge.inversion.search.judgment import least_objective, objective_of
 
 DEFAULT = InvertingGradients(steps=1000, tv=0.0)
-"""Without total variation: encryptions are not smooth."""
+"""The default attack. It has no total variation, since encryptions are not smooth."""
 NOTE = "instahide: absolute values of mixtures, not undone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstaHideDecoding(BaseAttack):
-    """`attack` at `draws` mixings of the labels; the best encryptions without their signs. Labels granted, or read."""
+    r"""Reconstruct InstaHide's encryptions for several draws of its mixing, and remove the signs from the best.
+
+    Use it against InstaHide. InstaHide trains on encryptions: mixtures of examples whose values are
+    mirrored at random about a value :math:`c`. The attack matches gradients at the targets of each
+    draw, and the smallest objective chooses among the draws. Then it computes
+
+    .. math::
+
+        c + |\tilde x - c| = c + \left| \sum_j \lambda_j x_j - c \right|
+
+    Here :math:`\tilde x` is the reconstructed encryption of examples :math:`x_j` with coefficients
+    :math:`\lambda_j`. Draws of the coefficients follow the client's distribution. Labels are
+    granted, or recovered first.
+
+    The result stays a mixture. Where a mixture is darker than :math:`c`, its negative is returned.
+    The paper goes on to cluster many encryptions of each image, and solves for the images. One
+    batch has too few encryptions for this.
+
+    Args:
+        attack: The gradient matching that reconstructs encryptions.
+        draws: Number of draws of the mixing, at least 1. The default is ours.
+
+    References:
+        After Carlini, Deng, Garg, Jha, Mahloujifar, Mahmoody, Song, Thakurta, Tramèr. Is Private
+        Learning Possible with Instance Encoding? IEEE Symposium on Security and Privacy 2021.
+        arXiv:2011.05315. The absolute value is its first step.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> defense = lg.defenses.InstaHide(mixed=2)
+        >>> observation = lg.examples.observation(batch_size=2, defense=defense)
+        >>> quick = lg.attacks.InvertingGradients(steps=20, tv=0.0)
+        >>> attack = lg.attacks.InstaHideDecoding(attack=quick, draws=1)
+        >>> attack(observation, seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([2, 1, 8, 8])
+    """
 
     attack: Recipe = DEFAULT
     draws: Count = 8
@@ -56,7 +82,7 @@ class InstaHideDecoding(BaseAttack):
         if mixing is None or mixing.mirror is None:
             return Inapplicable("the known defense is not InstaHide")
         if observation.classes is None or (labels is not None and labels.ndim != 1):
-            return Inapplicable("mixtures are told by their classes: needs class labels")
+            return Inapplicable("needs class labels, to compute the targets of mixtures")
         matching = label_first(self.attack.matching(), observation)
         if isinstance(matching, Inapplicable):
             return matching
@@ -75,14 +101,14 @@ class InstaHideDecoding(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return the encryptions at the draw of least objective, decoded."""
-        labels, told = matching.labels.read(seeds)
+        """Return the encryptions at the draw with the smallest objective, without their signs."""
+        labels, notes = matching.labels.read(seeds)
         like = matching.ready.observation.update.like
         done: list[Reconstruction] = []
 
         def chosen(*more: Reconstruction) -> Reconstruction:
             best = decode(min([*done, *more], key=objective_of))
-            return replace(best, targets=labels, notes=(*told, *best.notes, NOTE))
+            return replace(best, targets=labels, notes=(*notes, *best.notes, NOTE))
 
         for i in range(self.draws):
             weights = mixing.weights(len(labels), seeds=seeds.child(f"mixing/{i}")).to(like)
@@ -102,6 +128,11 @@ class InstaHideDecoding(BaseAttack):
 
 
 def without_signs(mirror: float, found: Reconstruction) -> Reconstruction:
-    """Return encryptions without their signs. mirror: the value c about which they are signed."""
+    """Return encryptions without their signs.
+
+    Args:
+        mirror: The value c about which values are mirrored, in the data's units.
+        found: The reconstructed encryptions.
+    """
     inputs = mirror + (found.inputs - mirror).abs()
     return replace(found, inputs=inputs, trajectory=(), diagnosis=None)

@@ -1,7 +1,8 @@
-"""Labels that are not granted, recovered from the update before the inputs are sought.
+"""Recovery of labels before an attack searches for inputs, if labels are not granted.
 
-Matching alone estimates counts from the last layer's bias and random inputs (`Known`). Label recovery reads more of the
-update, and takes weight differences for what they are. `Known` stands where it cannot.
+`Known` estimates label counts from the last layer's bias and random inputs. Label recovery uses
+more of the update, and can use an update of several local steps. If it cannot run, `Known` takes
+its place.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ def granted(observation: Observation) -> bool:
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """How a run comes by labels: decided once, before it starts.
+    """The source of a run's labels, chosen once before the run starts.
 
     Args:
-        observation: the observation that they are read from.
-        source: the reading of label recovery, or labels that are granted or estimated from the last layer's bias.
-        notes: lines for the record on labels that label recovery does not read.
+        observation: The observation that holds the labels or the update.
+        source: A label recovery. Or labels that are granted or estimated from the last layer's
+            bias.
+        notes: Lines for the record on labels that do not come from label recovery.
     """
 
     observation: Observation
@@ -38,9 +40,9 @@ class LabelPlan:
     notes: tuple[str, ...] = ()
 
     def read(self, seeds: Seeds) -> tuple[Tensor, tuple[str, ...]]:
-        """Return the labels, in no order of the examples, and the notes of the record on them.
+        """Return the labels and the notes on them for the record.
 
-        They are class labels (B,), or targets (B, K) if those are granted.
+        Labels are classes (B,), in no order of the examples, or granted targets (B, K).
         """
         if not callable(self.source):
             return self.source.start(self.observation, seeds.generator("labels")), self.notes
@@ -51,7 +53,7 @@ class LabelPlan:
 
 
 def plan_labels(observation: Observation) -> LabelPlan | Inapplicable:
-    """Return how labels are recovered, or the reason why they are neither granted nor readable."""
+    """Return the source of labels, or the reason why labels are not granted and cannot be recovered."""
     notes: tuple[str, ...] = ()
     if not granted(observation):
         reading = BestLabels().prepare(observation)
@@ -63,7 +65,11 @@ def plan_labels(observation: Observation) -> LabelPlan | Inapplicable:
 
 
 def plan_labels_over_steps(observation: Observation) -> LabelPlan | Inapplicable:
-    """Return the same for local steps: read from all of them if they are known, else from one in their middle."""
+    """Return the source of labels for an update of local steps, or the reason why there is none.
+
+    Labels come from all local steps. If label recovery cannot use the steps, they come from one
+    gradient at the model in the middle.
+    """
     if not granted(observation):
         reading = BestLabels().prepare(observation)
         if not isinstance(reading, Inapplicable):
