@@ -1,4 +1,4 @@
-"""Small private batches and observations, for documentation and for a first try."""
+"""Small private batches, clients and observations, for documentation and first experiments."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def batch(size: int = 1) -> Batch:
         size: Number of examples B, from 1 to 1797.
 
     Returns:
-        Images (B, 1, 8, 8) with pixels from 0 to 1, and labels (B,) from 0 to 9. The first digit is a 0, the second is
-        a 1, and so on.
+        Images (B, 1, 8, 8) with pixels from 0 to 1, and labels (B,) from 0 to 9. The first digit is
+        a 0, the second is a 1, and so on up to 9.
 
     Example:
         >>> import leakgauge as lg

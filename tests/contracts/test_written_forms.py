@@ -150,8 +150,8 @@ def test_other_images_are_no_alarm(form: str) -> None:
     known, make = secrets(private().inputs, DOMAIN), FORMS[form]
     for seed in range(5):
         drawn = torch.rand(B, 3, 8, 8, generator=torch.Generator().manual_seed(100 + seed))
-        assert known.found_in(make(images(seed))) is known.found_in(make(drawn)) is None
-    assert known.found_in(make(private().inputs)) is not None
+        assert known.find_in(make(images(seed))) is known.find_in(make(drawn)) is None
+    assert known.find_in(make(private().inputs)) is not None
 
 
 INNOCENT: dict[str, Any] = {
@@ -187,8 +187,8 @@ def test_regular_examples_are_told_from_what_a_model_may_hold() -> None:
     assert not len(Likeness.of(plain).rows)
     known = secrets(plain, DOMAIN)
     for held in (2 * ramp + 5, 1 - mask, torch.zeros(3, 8, 8)):
-        assert known.found_in(held) is None
-    assert known.found_in(ramp) == known.found_in(mask) == "an example of the private batch"
+        assert known.find_in(held) is None
+    assert known.find_in(ramp) == known.find_in(mask) == "an example of the private batch"
 
 
 def test_a_weight_that_one_step_made_a_multiple_of_an_example_is_no_copy() -> None:
@@ -196,9 +196,9 @@ def test_a_weight_that_one_step_made_a_multiple_of_an_example_is_no_copy() -> No
     inputs = private().inputs
     known = secrets(inputs, DOMAIN)
     moved = nn.Parameter(-0.3 * inputs[:1].flatten(1).expand(4, -1).clone())
-    assert known.found_in(moved, learned=True) is None
-    assert known.found_in(moved) == "an example of the private batch"
-    assert known.found_in(inputs.clone(), learned=True) == "an example of the private batch"
+    assert known.find_in(moved, learned=True) is None
+    assert known.find_in(moved) == "an example of the private batch"
+    assert known.find_in(inputs.clone(), learned=True) == "an example of the private batch"
 
 
 def test_weights_that_a_hook_makes_are_learned_too() -> None:
@@ -216,5 +216,5 @@ def test_the_mean_of_unscaled_features_is_no_example() -> None:
     rows = torch.rand(6, 40, generator=generator)
     rows[:, 0] *= 1e6
     known = secrets(rows, domain)
-    assert known.found_in(2 * rows.mean(0)) is None
-    assert known.found_in(1 - domain.to_unit(rows)) == "an example of the private batch"
+    assert known.find_in(2 * rows.mean(0)) is None
+    assert known.find_in(1 - domain.to_unit(rows)) == "an example of the private batch"

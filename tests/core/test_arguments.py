@@ -1,4 +1,4 @@
-"""Values of a wrong kind are refused by the public types themselves, in one line and as a UserError."""
+"""Public types refuse values of a wrong kind with a UserError of one line."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TestInputs:
     @pytest.mark.parametrize("value", ["x", True, None, 3, [1], 1.5, torch.tensor(1.0)])
     def test_tables(self, value: Any) -> None:
         refused(lambda: lg.TableDomain(value), lg.DataError, "TableDomain.columns")
-        if not isinstance(value, str):  # a sequence of names of one letter
+        if not isinstance(value, str):  # A string passes as names, each of one letter.
             refused(lambda: lg.TableDomain.from_ranges(value, [0.0], [1.0]), lg.DataError)
         if value != [1]:
             refused(lambda: lg.TableDomain.from_ranges(["a"], value, [2.0]), lg.DataError)
@@ -236,7 +236,7 @@ def test_a_wide_table_is_printed_in_a_short_line(name: str) -> None:
 
 @dataclass(frozen=True)
 class Own:
-    """A user's own part. Its annotations are not all kept."""
+    """A user's own part. Its value of `steps` contradicts the annotation."""
 
     steps: int = None  # type: ignore[assignment]
     rate: Positive = 1.0
@@ -267,7 +267,7 @@ def test_kinds(hint: Any, value: Any, expected: bool) -> None:
 
 
 HUGE = 10**400
-"""A number that no float holds."""
+"""A number that is too large for a float."""
 
 
 @pytest.mark.parametrize(
@@ -287,8 +287,8 @@ def test_numbers_that_no_float_holds(make: Callable[[], Any]) -> None:
 
 
 def test_a_huge_number_is_not_written_out() -> None:
-    told = "found a whole number of 1329 bits, more than a float holds"
-    refused(lambda: lg.FedAvg(learning_rate=HUGE), lg.SpecificationError, told)
+    words = "found a whole number of 1329 bits, too large for a float"
+    refused(lambda: lg.FedAvg(learning_rate=HUGE), lg.SpecificationError, words)
 
 
 @pytest.mark.parametrize("name", ["", "a\ud800b"])

@@ -53,7 +53,7 @@ class Claims(lg.BaseAttack):
 
 
 def seen(scale: float = 1.0, *, batch_size: bool = True) -> lg.Observation:
-    """One gradient of a linear network, times a scale."""
+    """Return an observation of one gradient of a linear network, times a scale."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))

@@ -1,4 +1,4 @@
-"""What travels between rooms: seeds, domains, updates, knowledge, and errors told in one line."""
+"""Values that pass between rooms: seeds, domains, updates, knowledge, and errors of one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ USER_ERRORS = [
 
 
 def gradient(seed: int = 0) -> lg.Update:
-    """Random tensors shaped like the parameters of `mlp()`."""
+    """Return a gradient of random tensors with the shapes of the parameters of `mlp()`."""
     generator = torch.Generator().manual_seed(seed)
     return lg.Update(
         {n: torch.randn(p.shape, generator=generator) for n, p in trainable(mlp()).items()}
@@ -37,7 +37,7 @@ def gradient(seed: int = 0) -> lg.Update:
 
 
 def one_line(error: BaseException, *words: str) -> None:
-    """The message is one line that has all the words."""
+    """Assert that the message of an error is one line and holds all the words."""
     assert "\n" not in str(error)
     for word in words:
         assert word in str(error)
@@ -81,7 +81,7 @@ class TestSeeds:
 
 @dataclass(frozen=True)
 class Scans:
-    """Examples (3, 4, 4) of a user's own domain in [0, 255]. `grid` says whether they are images."""
+    """A user's own domain of examples (3, 4, 4) with values in [0, 255]. `grid` says whether they are images."""
 
     grid: tuple[int, int, int] | None
     kind = "scan"
@@ -129,7 +129,7 @@ class TestDomains:
         generator = torch.Generator().manual_seed(seed)
         unit = torch.rand((4, len(ranges)), generator=generator, dtype=torch.float64)
         values = domain.from_unit(unit)
-        # A sum with a low far larger than its span costs digits of the span.
+        # If the lower end is far larger than the width, their sum loses digits of the width.
         scale = max(1 + abs(low) / span for low, span in ranges)
         assert torch.allclose(domain.to_unit(values), unit, rtol=0, atol=1e-14 * scale)
         assert bool((values >= torch.tensor(lows) - 1e-6 * scale).all())
@@ -251,7 +251,7 @@ class TestUpdate:
 
 
 class _Evil:
-    """Writes a file when unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -319,7 +319,7 @@ class TestKnowledge:
 
 
 class TestLines:
-    """Text from others, made safe for one line of a terminal."""
+    """Foreign text, made safe for one line of a terminal."""
 
     @given(st.text())
     @settings(max_examples=200, deadline=None, derandomize=True)

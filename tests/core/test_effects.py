@@ -1,4 +1,4 @@
-"""What a defense states of itself: how effects of several parts join, and who is refused."""
+"""Effects that a defense states: how effects of several parts join, and which statements are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from leakgauge.defenses import Chain, GaussianNoise, StochasticQuantization, Top
 
 @dataclass(frozen=True)
 class Stating(Undefended):
-    """Does nothing, and states what it is given."""
+    """A defense that does nothing, and states the effects that it was given."""
 
     told: tuple[Effect, ...] = ()
 
@@ -52,7 +52,7 @@ class Stating(Undefended):
 
 
 class Plain:
-    """A user's own, without a base class, that states nothing."""
+    """A user's own defense, without a base class, that states nothing."""
 
     def __getattr__(self, name: str) -> Any:
         if name in {"on_batch", "on_model", "on_training", "on_update", "adapt"}:
@@ -230,7 +230,7 @@ class TestRefusals:
 
 
 class Nothing(Undefended):
-    """States None where a tuple belongs."""
+    """A defense that states None instead of a tuple."""
 
     effects = None  # type: ignore[assignment]
 
@@ -241,7 +241,7 @@ def test_none_on_the_class_is_refused_too() -> None:
 
 
 class Failing(Undefended):
-    """Its `effects` ends with the error that a missing attribute gives too."""
+    """A defense whose `effects` fails with an AttributeError, as a missing attribute does."""
 
     @property
     def effects(self) -> tuple[Effect, ...]:
@@ -271,7 +271,7 @@ def test_an_effect_checks_its_fields(make: Callable[[], Effect], field: str) -> 
 
 
 class Flipped(Undefended):
-    """Acts on the batch and says nothing of it."""
+    """A defense that changes the batch but states no effect."""
 
     def on_batch(
         self, inputs: Tensor, targets: Tensor, *, seeds: lg.Seeds
@@ -286,7 +286,10 @@ class Flipped(Undefended):
         (TopK(), False),
         (GaussianNoise(), False),
         (defenses.Mixup(), True),
-        (defenses.DCS2(), True),  # acts in the training: stated, though `on_batch` is the identity
+        (
+            defenses.DCS2(),
+            True,
+        ),  # It changes the training: it states its effect, although `on_batch` is the identity.
         (Flipped(), True),
         (Chain(defenses=(TopK(), Flipped())), True),
         (Stating((ChangedExamples(),)), True),
@@ -301,7 +304,7 @@ def test_who_acts_on_examples(defense: Any, acts: bool) -> None:
 def test_a_number_of_the_name_of_a_method_is_no_effect(
     observe: Callable[..., lg.Observation],
 ) -> None:
-    """DCS-2 has a number of `steps`: it does not round at random."""
+    """DCS-2 has a number called `steps`. It must not be mistaken for the `steps` of random rounding."""
     seen = observe(mlp(), images(1), under=defenses.DCS2(steps=1))
     assert effect(seen, Rounding) is None
     assert "nor rounds" in str(refusal(lg.attacks.BayesOptimal(), seen))

@@ -1,4 +1,4 @@
-"""A plan runs, tells its moments, and can be stopped at any of them."""
+"""A plan runs, passes its moments to a callback, and can be stopped at each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Observe = Callable[..., lg.Observation]
 
 
 def stopping(after: int) -> tuple[list[lg.Moment], Progress]:
-    """A callback that stops an attack at its moment number `after`, and the moments that it was told."""
+    """Return a callback that stops an attack at its moment number `after`, and the list of its moments."""
     told: list[lg.Moment] = []
 
     def watch(moment: lg.Moment) -> None:
@@ -32,7 +32,7 @@ def stopping(after: int) -> tuple[list[lg.Moment], Progress]:
 
 @dataclass(frozen=True)
 class Slow(lg.BaseAttack):
-    """Three moments, of which the last two have a reconstruction that claims too much."""
+    """An attack with three moments. The last two have a reconstruction that claims too much."""
 
     requires = frozenset({"batch_size"})
 
@@ -92,7 +92,7 @@ def test_moments_tell_objective_evaluations_and_the_best(observe: Observe) -> No
 
 
 def test_a_stopped_search_is_that_of_fewer_steps(observe: Observe) -> None:
-    """What is returned is the best iterate by the attacker's objective at that moment, judged as at an end."""
+    """The result is the best iterate so far by the attacker's objective, judged as at the end of a search."""
     observation = observe(sigmoid_cnn(), images(1))
     _, watch = stopping(11)
     attack = attacks.InvertingGradients(steps=40)

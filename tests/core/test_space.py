@@ -1,4 +1,4 @@
-"""Search spaces: relaxed variables, the nearest valid examples, and draws that stay as they were."""
+"""Search spaces: relaxed variables, nearest valid examples, and draws that must not change."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_integer_columns_round_and_real_ones_stay() -> None:
 def test_each_whole_number_is_drawn_as_often_as_any_other() -> None:
     groups = space_of(MIXED).sample(4000, generator())[:, 2]
     counts = torch.bincount(groups.long(), minlength=4)
-    # 1000 each, with a deviation of 27.
+    # Each value is expected 1000 times, with a standard deviation of 27.
     assert bool(((counts - 1000).abs() < 110).all())
 
 

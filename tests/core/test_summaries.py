@@ -1,4 +1,4 @@
-"""Printed objects tell kinds, shapes and sizes in at most 20 lines, and no value of a tensor."""
+"""Printed objects show kinds, shapes and sizes in at most 20 lines, and no value of a tensor."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ DATA = lg.Dataset(
 
 @dataclass(frozen=True)
 class Shifting(defenses.Undefended):
-    """A user's defense that holds a tensor and prints it."""
+    """A user's own defense that holds a tensor and prints it."""
 
     by: Tensor
     array: Any = None
 
 
 def printed() -> dict[str, Any]:
-    """One of each kind, as large as users make them."""
+    """Return one object of each kind, as large as users make them."""
     batch = images(64)
     owner = client(mlp(), defense=Shifting(torch.full((64,), 0.123456), np.full(9, 0.123456)))
     seen = lg.Server(labels=True, label_counts=True, order=True).observe(
@@ -141,7 +141,7 @@ def test_values_in_one_line(value: Any, text: str | None) -> None:
 
 
 def test_what_seeds_a_cell_is_printed_as_ever() -> None:
-    """The seeds of a cell follow from how attack, defense and training are printed."""
+    """The seeds of a cell depend on the reprs of attack, defense and training."""
     assert repr(lg.FedSGD()) == "FedSGD()"
     assert repr(defenses.GaussianNoise(std=0.1)) == "GaussianNoise(std=0.1)"
     assert repr(lg.attacks.DLG()).startswith("DLG(")

@@ -1,4 +1,4 @@
-"""Updates and weights from others: safetensors, checked before a tensor is read."""
+"""Foreign updates and weights: safetensors files, checked before a tensor is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FINE = {"weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}
 
 
 def laid_out(header: Any, content: bytes = bytes(16)) -> bytes:
-    """A safetensors file from its header, a table or its very bytes."""
+    """Return a safetensors file with this header, given as a table or as its exact bytes."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + content
 
@@ -37,7 +37,7 @@ READERS: list[tuple[Callable[[Path], object], type[UserError]]] = [
 
 
 def refused(path: Path, *words: str, only: type[UserError] | None = None) -> None:
-    """Every reader refuses the file in one line that names it and says what to do."""
+    """Assert that every reader refuses the file in one line that names it and says what to do."""
     for read, kind in READERS:
         if only not in (None, kind):
             continue
@@ -99,7 +99,7 @@ def test_a_header_of_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "u.safetensors"
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", 2**32))
-        stream.truncate(2**32 + 8)  # a sparse file: it takes no space
+        stream.truncate(2**32 + 8)  # The file is sparse, so it takes no space.
     refused(path, "header of at most 16,777,216 bytes", "4,294,967,296")
 
 

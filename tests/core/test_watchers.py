@@ -1,4 +1,4 @@
-"""What a watcher is told is true, and what it raises is its own."""
+"""A progress callback receives true moments, and its own exceptions reach the caller unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Interrupted(Exception):
 
 
 def failing(error: Exception, after: int) -> tuple[list[lg.Moment], Progress]:
-    """A callback that raises `error` at its moment number `after`, and the moments that it was told."""
+    """Return a callback that raises `error` at its moment number `after`, and the list of its moments."""
     told: list[lg.Moment] = []
 
     def watch(moment: lg.Moment) -> None:
@@ -111,7 +111,7 @@ def test_plans_and_reasons_are_checked_where_they_are_made(
 
 @dataclass(frozen=True)
 class Falling:
-    """A plain attack that tells a fraction below the one before."""
+    """An attack without the base class whose second fraction is below the first."""
 
     requires: Any = frozenset({"batch_size"})
 

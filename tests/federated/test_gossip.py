@@ -227,7 +227,7 @@ class TestNeighbor:
         ("threat", "match"),
         [
             (lg.Neighbor(nodes=8, degree=4, hops=3), "threat.hops: expected at most 2"),
-            (lg.Neighbor(nodes=8, degree=1), "degree 1 is 2 nodes"),
+            (lg.Neighbor(nodes=8, degree=1), "degree 1 needs exactly 2"),
             (lg.Neighbor(bystanders=images(6)), "each of 7 nodes; found 6"),
         ],
     )
@@ -243,7 +243,7 @@ class TestNeighbor:
                 return "delta"
 
         owner = replace(client(mlp()), training=Delta())
-        with pytest.raises(lg.SpecificationError, match="one gradient a round"):
+        with pytest.raises(lg.SpecificationError, match="one gradient in each round"):
             lg.Neighbor().observe(owner, images(1), seeds=SEEDS)
 
     def test_same_seed_same_observation(self) -> None:

@@ -1,4 +1,4 @@
-"""The documentation of records is up to date, and what it shows runs."""
+"""The documentation of records is up to date, and its examples run."""
 
 from __future__ import annotations
 
@@ -54,29 +54,33 @@ def test_the_command_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def shown(start: str) -> str:
-    """Return the one line of Python on the page that begins so."""
+    """Return the one-line block of Python on the page that begins with `start`."""
     (code,) = [block for block in blocks("python") if block.startswith(start)]
-    assert code.count("\n") == 1, "one line each"
+    assert code.count("\n") == 1, "each block must be one line"
     return code
 
 
 def blocks(language: str) -> list[str]:
+    """Return the blocks of code in one language on the page."""
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 
 
 def by_pandas(module: Any) -> list[dict[str, Any]]:
+    """Return the cells as the line for pandas on the page reads them."""
     names: dict[str, Any] = {"pandas": module}
     exec(shown("cells = pandas"), names)
     return list(names["cells"].to_dict("records"))
 
 
 def by_polars(module: Any) -> list[dict[str, Any]]:
+    """Return the cells as the line for Polars on the page reads them."""
     names: dict[str, Any] = {"polars": module}
     exec(shown("cells = polars"), names)
     return list(names["cells"].to_dicts())
 
 
 def by_duckdb(module: Any) -> list[dict[str, Any]]:
+    """Return the cells as the line for DuckDB on the page reads them."""
     names: dict[str, Any] = {"duckdb": module}
     exec(shown("cells = duckdb"), names)
     columns = names["cells"].columns
@@ -91,7 +95,7 @@ READERS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
 
 
 def audited(folder: Path) -> list[Record]:
-    """Run a small audit with a training, a leak and an attack that cannot run."""
+    """Run a small audit with a training, a leak and an attack that cannot run. Return its records."""
     whole = images(12)
     dataset = lg.Dataset("noise", whole.inputs, whole.targets, lg.ImageDomain(1, 8, 8), classes=4)
     case = lg.Case(
@@ -107,7 +111,7 @@ def audited(folder: Path) -> list[Record]:
 
 
 def mixed(folder: Path) -> list[Record]:
-    """Write records of every kind of data, with values that are missing."""
+    """Write records of every kind of data, some with missing values. Return them."""
     (folder / "records.jsonl").write_bytes(b"".join(map(line_of, MIXED)))
     return list(MIXED)
 
@@ -136,7 +140,7 @@ def test_one_line_reads_the_cells(
 
 
 def missing(value: float | None) -> float | None:
-    """Return None for what a reader of tables has for a missing number."""
+    """Return a number, or None for the value with which readers of tables mark a missing number."""
     return None if value is None or math.isnan(value) else value
 
 
@@ -171,7 +175,7 @@ def test_typed_records_in_python(here: Path) -> None:
 
 
 def test_imports_that_the_pages_name_work() -> None:
-    """`leakgauge.audit` is a function and a room: a name of the room is imported, not asked of the function."""
+    """`leakgauge.audit` is a function that hides the module of the same name, so names are imported from it."""
     pages = [DOCS.parent / "CHANGELOG.md", *DOCS.glob("*.md")]
     text = "\n".join(page.read_text("utf-8") for page in pages)
     lines = re.findall(r"`(from leakgauge\S* import \w+)`", text)

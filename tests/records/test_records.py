@@ -1,4 +1,4 @@
-"""Records: one schema for who writes and who reads, and files of strangers that are refused in one line."""
+"""Records: one schema for writing and reading, and foreign files that are refused in one line."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class TestSchema:
             assert set(part["required"]) == set(part["properties"]), "every line has every field"
 
     def test_a_field_has_one_type_in_all_records(self) -> None:
-        """A reader of tables makes one column of it."""
+        """Readers of tables make one column of each field."""
         parts: dict[str, Any] = json_schema()["$defs"]
         seen: dict[str, dict[str, Any]] = {}
         for name in ("Header", "Cell", "Training", "End"):
             for field, told in parts[name]["properties"].items():
-                if field in ("type", "status"):  # text in each
+                if field in ("type", "status"):  # Both are text in every record, with other values.
                     continue
                 bare = {key: told[key] for key in told if key not in ("description", "default")}
                 bare.pop("title", None)
@@ -126,7 +126,7 @@ class TestVerdict:
 
     def test_a_failure_says_what_failed(self) -> None:
         for record in (failed(), training(status="failed", failure=failed().failure)):
-            with pytest.raises(DataError, match="a failure, as its status is 'failed'"):
+            with pytest.raises(DataError, match="a failure, since its status is 'failed'"):
                 record_of(record.model_dump() | {"failure": None})
 
     def test_psnr_at_its_cap_is_infinite_for_a_reader(self) -> None:
@@ -192,9 +192,9 @@ class TestReading:
             ([cell(), end()], "line 1: expected the header of a run", "put the header back"),
             ([end()], "found a line of type 'end'", "put the header back"),
             ([cell(), header()], "line 1: expected the header of a run", "put the header back"),
-            ([header(), header()], "line 2: expected one run in a file", "folder of its own"),
-            ([header(), cell(), end(), header()], "line 4: expected one run", "folder of its own"),
-            ([header(), end(), cell()], "line 3: expected nothing behind the end", "leave out"),
+            ([header(), header()], "line 2: expected one run in a file", "in its own folder"),
+            ([header(), cell(), end(), header()], "line 4: expected one run", "in its own folder"),
+            ([header(), end(), cell()], "line 3: expected nothing after the end", "leave out"),
             ([header(), end(), end()], "found a line of type 'end'", "leave out"),
         ],
     )

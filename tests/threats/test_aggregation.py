@@ -1,4 +1,4 @@
-"""Aggregation: means as defined, of updates alike; behind it, all clients' examples are one batch."""
+"""Aggregation: the rules compute what they define, and the examples of all clients are one batch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SEEDS = lg.Seeds(0)
 
 
 def noise(observation: lg.Observation) -> tuple[float, str] | None:
-    """Standard deviation and law of the noise that the adversary knows of."""
+    """Return the standard deviation and law of the noise that the adversary knows, or None."""
     known = observation.noise
     return None if known is None else (known.std, known.law)
 
 
 def constants(*values: float, kind: str = "gradient") -> list[lg.Update]:
-    """Updates of two tensors, each filled with one value."""
+    """Return updates of two tensors, each filled with one value."""
     return [
         lg.Update({"a": torch.full((2, 3), v), "b": torch.full((4,), v)}, kind)  # type: ignore[arg-type]
         for v in values
@@ -55,7 +55,7 @@ def test_a_mean_lies_between_and_ignores_order(drawn: list[tuple[float, int]]) -
     assert min(values) - 1e-3 <= float(mean[0]) <= max(values) + 1e-3
     again = WeightedMean()(constants(*values[::-1]), counts[::-1], seeds=SEEDS).tensors["b"]
     assert torch.allclose(mean, again)
-    # A client of n examples counts as n clients of one.
+    # A client with n examples counts like n clients with one example.
     repeated = [value for value, count in drawn for _ in range(count)]
     single = WeightedMean()(constants(*repeated), [1] * len(repeated), seeds=SEEDS).tensors["b"]
     assert torch.allclose(mean, single, atol=1e-3)
@@ -66,7 +66,7 @@ def test_a_mean_lies_between_and_ignores_order(drawn: list[tuple[float, int]]) -
     [
         (constants(1) + constants(2, kind="delta"), [1, 1], "delta and gradient"),
         (constants(1, 2), [1], "one count for each"),
-        (constants(1, 2), [1, 0], "from 1"),
+        (constants(1, 2), [1, 0], "at least 1"),
         ([], [], "at least one update"),
         ([*constants(1), lg.Update({"a": torch.ones(2, 3)})], [1, 1], r"missing \['b'\]"),
         (
@@ -87,7 +87,7 @@ def test_updates_that_do_not_fit_are_refused(
 class TestAggregator:
     @pytest.mark.parametrize("clients", [1, 2, 3, 7])
     def test_the_mean_is_the_gradient_of_all_examples(self, clients: int) -> None:
-        """7 examples: parts of unequal size, too."""
+        """Seven examples make parts of unequal size."""
         batch, owner = images(7), client(mlp())
         alone = lg.Server().observe(owner, batch, seeds=SEEDS)
         together = lg.Aggregator(clients=clients).observe(owner, batch, seeds=SEEDS)
@@ -105,8 +105,8 @@ class TestAggregator:
     def test_attacked_as_one_batch(self, threat: lg.Aggregator) -> None:
         batch = images(4)
         seen = threat.observe(client(mlp(width=256)), batch, seeds=SEEDS)
-        guess = LinearLayer()(seen, seeds=SEEDS)
-        assert psnr(batch.inputs, guess.inputs).median() > 40
+        found = LinearLayer()(seen, seeds=SEEDS)
+        assert psnr(batch.inputs, found.inputs).median() > 40
 
     @pytest.mark.parametrize("threat", [lg.Aggregator(clients=4), lg.SecureAggregator(clients=4)])
     def test_each_client_needs_an_example(self, threat: lg.Aggregator) -> None:
@@ -130,13 +130,13 @@ class TestAggregator:
         [
             (defenses.GaussianNoise(std=0.1), 0.1 * (3**2 + 2**2 + 2**2) ** 0.5 / 7),
             (defenses.LaplacianNoise(std=0.1), 0.1 * (3**2 + 2**2 + 2**2) ** 0.5 / 7),
-            # 1 / B of each client, times its weight of B / 7.
+            # Each client's noise is divided by its B, and its weight is B / 7.
             (defenses.DPSGD(max_norm=1e3, noise_multiplier=1e-4), 0.1 * 3**0.5 / 7),
         ],
         ids=lambda value: type(value).__name__,
     )
     def test_who_looks_at_a_mean_knows_its_noise(self, defense: lg.Defense, std: float) -> None:
-        """7 examples of 3 clients: weights of 3, 2 and 2."""
+        """Seven examples of three clients give the weights 3, 2 and 2."""
         batch, threat = images(7), lg.Aggregator(clients=3)
         clean = threat.observe(client(mlp()), batch, seeds=SEEDS).update.tensors
         seen = threat.observe(client(mlp(), defense=defense), batch, seeds=SEEDS)
@@ -173,7 +173,7 @@ class TestAggregator:
         ids=lambda threat: type(threat).__name__,
     )
     def test_a_poisoned_batch_changes_nothing_afterwards(self, threat: lg.ThreatModel) -> None:
-        def guess(poison: bool) -> lg.Reconstruction:
+        def attack(poison: bool) -> lg.Reconstruction:
             batch = images(2)
             seen = threat.observe(client(mlp(width=96)), batch, seeds=SEEDS)
             if poison:
@@ -181,7 +181,7 @@ class TestAggregator:
                 batch.targets.fill_(0)
             return LinearLayer()(seen, seeds=SEEDS)
 
-        sound, poisoned = guess(False), guess(True)
+        sound, poisoned = attack(False), attack(True)
         assert torch.equal(sound.inputs, poisoned.inputs)
         assert sound.message == poisoned.message
         assert (sound.targets is None) == (poisoned.targets is None)
@@ -235,7 +235,7 @@ class TestSpecification:
 
 
 def case(threat: str) -> lg.Case:
-    """The one case of a specification with this threat model."""
+    """Return the one case of a specification with this threat model."""
     text = SPECIFICATION.format(threat=threat)
     (made,) = resolve(parse(Source(text)))
     return made

@@ -1,4 +1,4 @@
-"""Threat models: an observation holds what its fields grant, and nothing that leads to the batch."""
+"""Threat models: an observation holds what the options grant, and nothing that leads to the batch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from leakgauge.defenses import Undefended
 
 Observe = Callable[..., lg.Observation]
 GRANTS = ("batch_size", "labels", "label_counts", "defense", "order", "hyperparameters")
-"""What any model can be granted on; statistics, of BatchNorm alone, in test_statistics.py."""
+"""Knowledge that can be granted about any model. Statistics need BatchNorm, see test_statistics.py."""
 
 
 def tensors_of(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
-    """Every tensor that can be reached from `value` through fields, attributes and closures."""
+    """Yield every tensor that `value` reaches through fields, attributes and closures."""
     seen = set() if seen is None else seen
     if id(value) in seen:
         return
@@ -73,7 +73,7 @@ def test_labels_are_told_without_the_batch_s_order(observe: Observe) -> None:
     assert labels is not None
     assert sorted(labels.tolist()) == sorted(targets.tolist())
     assert labels.tolist() != targets.tolist()
-    # The order told is a matter of the seed alone: of places, not of labels.
+    # The seed alone decides the order. It is an order of places, not of labels.
     marked = lg.Batch(batch.inputs, torch.arange(8) % 4)
     again = observe(mlp(), marked, labels=True).knowledge.labels
     assert again is not None
@@ -122,7 +122,7 @@ def test_the_batch_size_that_is_withheld_is_asked_for_in_one_line(observe: Obser
 
 @dataclass(frozen=True)
 class Handle(Undefended):
-    """Hands back what it was handed: a defense that would leave the batch in the update."""
+    """A defense that returns its argument, and would leave the batch in the update."""
 
     def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
         return update
@@ -151,7 +151,7 @@ def test_nothing_in_an_observation_leads_to_the_batch(
 
 
 def test_a_loss_that_only_squares_does_not_alias_it_either() -> None:
-    """The gradient of a linear loss to a linear model is the input itself."""
+    """With a linear model and a linear loss, the gradient is the input itself."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1, bias=False))
     owner = lg.Client(
         model=model,
@@ -217,7 +217,7 @@ class TestNotFinite:
             def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
                 return update.map(lambda t: t / 0)
 
-        with pytest.raises(lg.UpdateError, match="defense's strength"):
+        with pytest.raises(lg.UpdateError, match="strength of the defense"):
             lg.Server().observe(client(mlp(), defense=Division()), images(1), seeds=lg.Seeds(0))
 
     @pytest.mark.parametrize("value", [math.nan, -math.inf])

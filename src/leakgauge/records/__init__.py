@@ -1,7 +1,8 @@
-"""Records: what an audit writes, a line each, and the report reads. One schema for both.
+"""Records: an audit writes them, one a line, and the report reads them. One schema serves both.
 
-A file `records.jsonl` holds a `Header`, then a `Cell` or a `Training` a line as each was finished, then an `End`.
-docs/records.md describes every field.
+A file `records.jsonl` holds a `Header` first. Then comes one line for each `Cell` and each
+`Training`, in the order in which they were finished, and an `End`. docs/records.md describes every
+field.
 """
 
 from leakgauge.records.cell import (

@@ -1,7 +1,7 @@
-"""The documentation of records, made from the schema. `python -m leakgauge.records.document docs` writes it anew.
+"""The documentation of records, made from the schema.
 
-Between two marks, docs/records.md holds a table for each record and each part of one. docs/record.schema.json is the
-JSON Schema.
+`python -m leakgauge.records.document docs` writes it anew. docs/records.md lists the fields of each
+record and of each part of one, between two marks. docs/record.schema.json is the JSON Schema.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from leakgauge.records.schema import Record, json_schema
 BEGIN, END = "<!-- fields: begin -->\n", "<!-- fields: end -->\n"
 PAGE, SCHEMA = "records.md", "record.schema.json"
 RECORDS = tuple(kind.__name__ for kind in Record.__args__)
+"""Names of the kinds of records."""
 NAMES = {
     "string": "text",
     "integer": "whole number",
@@ -24,8 +25,9 @@ NAMES = {
     "boolean": "true or false",
     "null": "null",
 }
+"""Words on the page for the types of JSON."""
 LARGE = 1e15
-"""Bounds from here on only keep numbers exact. A page need not say them."""
+"""Smallest magnitude of a bound that the page leaves out. Larger bounds only keep numbers exact."""
 
 
 def schema_text() -> str:
@@ -34,51 +36,47 @@ def schema_text() -> str:
 
 
 def fields_text() -> str:
-    """Return the tables of all fields in Markdown: the records first, then their parts by name."""
+    """Return the lists of all fields in Markdown: first the records, then their parts by name."""
     parts: Mapping[str, Any] = json_schema()["$defs"]
     order = [*RECORDS, *sorted(parts.keys() - set(RECORDS))]
     return "\n".join(_section(name, parts) for name in order)
 
 
 def with_fields(page: str) -> str:
-    """Return the page with its tables made anew."""
+    """Return the page with new lists of fields between the marks."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{fields_text()}\n{END}{after}"
 
 
 def write(folder: Path) -> None:
-    """Write the schema, and the tables of the page, in a folder."""
+    """Write the schema, and the lists of fields on the page, into a folder."""
     page = folder / PAGE
     page.write_text(with_fields(page.read_text("utf-8")), "utf-8")
     (folder / SCHEMA).write_text(schema_text(), "utf-8")
 
 
 def _section(name: str, parts: Mapping[str, Any]) -> str:
+    """Return the heading, the summary and the fields of one record or part."""
     schema = parts[name]
     title = f"`{schema['properties']['type']['const']}`" if name in RECORDS else name
-    rows = [
-        f"| `{field}` | {_cell(_kind(told))} | {_cell(_meaning(told, parts))} |"
-        for field, told in schema["properties"].items()
+    fields = [
+        f"- `{field}` ({_kind(each)}): {_meaning(each, parts)}"
+        for field, each in schema["properties"].items()
     ]
     summary = schema["description"].split("\n\n")[0].replace("\n", " ")
-    head = "| field | type and range | meaning |\n|---|---|---|"
-    return f"### {title}\n\n{summary}\n\n{head}\n" + "\n".join(rows) + "\n"
+    return f"### {title}\n\n{summary}\n\n" + "\n".join(fields) + "\n"
 
 
 def _meaning(schema: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
-    """Return what a field means. Pydantic leaves it out where the part that the field holds says the same."""
+    """Return the description of a field. Pydantic leaves it out if the class of the field has the same one."""
     if "description" in schema:
         return str(schema["description"])
     return str(parts[schema["$ref"].rpartition("/")[2]]["description"])
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
 def _kind(schema: Mapping[str, Any]) -> str:
-    """Return in words what a field may hold."""
+    """Return in words what values a field may have."""
     if "const" in schema:
         return json.dumps(schema["const"])
     if "enum" in schema:
@@ -91,14 +89,14 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if schema["type"] == "array":
         return f"array of {_inner(schema['items'])}"
     if schema["type"] == "object":
-        return f"object by name of {_inner(schema['additionalProperties'])}"
+        return f"object, each value: {_inner(schema['additionalProperties'])}"
     return f"{NAMES[schema['type']]}{_range(schema)}"
 
 
 def _inner(schema: Mapping[str, Any]) -> str:
-    """Return in words what an array or an object holds, in brackets where it may be one thing or another."""
-    told = _kind(schema)
-    return f"({told})" if "anyOf" in schema or schema.get("type") in ("array", "object") else told
+    """Return in words what an array or an object holds, in brackets if the words need them."""
+    words = _kind(schema)
+    return f"({words})" if "anyOf" in schema or schema.get("type") in ("array", "object") else words
 
 
 def _range(schema: Mapping[str, Any]) -> str:
@@ -106,15 +104,15 @@ def _range(schema: Mapping[str, Any]) -> str:
     if schema.get("minLength"):
         return ", not empty"
     low, high = schema.get("minimum"), schema.get("maximum")
-    told = [
+    bounds = [
         f"at least {low:,}" if low is not None and low > -LARGE else "",
         f"at most {high:,}" if high is not None and high < LARGE else "",
     ]
-    return "".join(f", {bound}" for bound in told if bound)
+    return "".join(f", {bound}" for bound in bounds if bound)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the documentation in the folder that is named."""
+    """Write the documentation into the folder that is the only argument."""
     (folder,) = arguments
     write(Path(folder))
 

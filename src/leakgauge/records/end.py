@@ -1,4 +1,4 @@
-"""The last line of a run that was not killed: how it ended."""
+"""The last line of a run that was not killed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from leakgauge.records.values import Count, Measurement, Part
 
 
 class End(Part):
-    """How a run ended. A run that was killed has no such line."""
+    """How a run ended. A run that was killed has no line of this kind."""
 
-    type: Literal["end"] = Field(default="end", description="Tells the lines apart.")
-    completed: Count = Field(description="Cells in these records.")
-    planned: Count = Field(description="Cells that were planned.")
-    trainings_completed: Count = Field(description="Trainings in these records.")
-    trainings_planned: Count = Field(description="Trainings that were planned.")
-    failed: Count = Field(description="Cells and trainings in which something failed.")
-    interrupted: bool = Field(description="Whether it stopped before all that was planned.")
+    type: Literal["end"] = Field(default="end", description="Kind of the record.")
+    completed: Count = Field(description="Number of cells in these records.")
+    planned: Count = Field(description="Number of cells that were planned.")
+    trainings_completed: Count = Field(description="Number of trainings in these records.")
+    trainings_planned: Count = Field(description="Number of trainings that were planned.")
+    failed: Count = Field(description="Number of cells and trainings in which something failed.")
+    interrupted: bool = Field(
+        description="Whether the run stopped before it had done all of the plan."
+    )
     seconds: Measurement = Field(
         description="Time by the clock, in seconds. It differs between two runs."
     )

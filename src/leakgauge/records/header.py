@@ -1,4 +1,4 @@
-"""The first line of a run: what repeats it, to the bit on the same machine and library builds."""
+"""The first line of a run: all that is needed to repeat it, exactly on the same machine and library builds."""
 
 from __future__ import annotations
 
@@ -13,64 +13,67 @@ SCHEMA_VERSION: Final = 3
 
 
 class Rule(Part):
-    """A convention by which an example counts as leaked."""
+    """A convention that says when an example counts as leaked."""
 
-    name: Name = Field(description="Its name, to which verdicts refer.")
-    text: Text = Field(description="What it says, for a reader.")
+    name: Name = Field(description="Name of the rule. Verdicts refer to it.")
+    text: Text = Field(description="The rule in words.")
 
 
 class Versions(Part):
-    """Versions of what computed the run."""
+    """Versions of the software that computed the run."""
 
-    leakgauge: Text = Field(description="Of LeakGauge.")
-    torch: Text = Field(description="Of PyTorch.")
-    numpy: Text = Field(description="Of NumPy.")
-    python: Text = Field(description="Of Python.")
+    leakgauge: Text = Field(description="Version of LeakGauge.")
+    torch: Text = Field(description="Version of PyTorch.")
+    numpy: Text = Field(description="Version of NumPy.")
+    python: Text = Field(description="Version of Python.")
 
 
 class Threads(Part):
     """Threads of one process."""
 
-    each_cell: Count = Field(description="Threads that compute one cell.")
-    interop: Count = Field(description="Threads between operators.")
+    each_cell: Count = Field(description="Number of threads that compute one cell.")
+    interop: Count = Field(description="Number of threads between operators.")
 
 
 class Machine(Part):
-    """What the last bits of a result depend on."""
+    """The machine. The last bits of a result depend on it."""
 
     system: Text = Field(description="Operating system and architecture.")
     processor: Text = Field(description="Name of the processor.")
     instructions: Text = Field(description="Instruction set that PyTorch chose.")
-    cores: Count = Field(description="Processors that the run was allowed to use.")
-    device: Text = Field(description='Where attacks were computed: "cpu".')
+    cores: Count = Field(description="Number of processors that the run was allowed to use.")
+    device: Text = Field(description='Device that computed the attacks: "cpu".')
     workers: Count = Field(
-        description="Processes that ran cells. It differs between two runs of one seed that agree in all else."
+        description="Number of processes that ran cells. It may differ between two runs that agree in all other "
+        "fields."
     )
     threads: Threads = Field(description="Threads of each process.")
-    libraries: dict[Text, Text] = Field(description="Versions of the libraries of arithmetic.")
+    libraries: dict[Text, Text] = Field(description="Versions of the arithmetic libraries.")
     environment: dict[Text, Text] = Field(
-        description="Environment variables that were set and choose instructions or threads."
+        description="Environment variables that were set and that choose instructions or threads."
     )
 
 
 class Header(Part):
-    """A whole run, before anything of it is computed. It is the first line."""
+    """The settings of a whole run, before anything is computed. It is the first line."""
 
-    type: Literal["header"] = Field(default="header", description="Tells the lines apart.")
+    type: Literal["header"] = Field(default="header", description="Kind of the record.")
     schema_version: Literal[3] = Field(
         default=SCHEMA_VERSION, description="Version of this schema."
     )
     specification: Text | None = Field(
-        description="The specification in TOML; null for an audit that was built from objects."
+        description="The specification in TOML. Null if the audit was built from objects."
     )
-    settings: Many[Text] = Field(description="What `--set` changed in it, as `section.key=value`.")
+    settings: Many[Text] = Field(
+        description="Options that `--set` changed in the specification, as `section.key=value`."
+    )
     seed: int = Field(ge=0, description="The root seed.")
     command: Text = Field(description="The command that was run.")
-    versions: Versions = Field(description="Versions of what computed the run.")
-    machine: Machine = Field(description="What the last bits of a result depend on.")
+    versions: Versions = Field(description="Versions of the software that computed the run.")
+    machine: Machine = Field(description="The machine. The last bits of a result depend on it.")
     started: Text = Field(
         description="When the run began, in ISO 8601 (UTC). It differs between two runs."
     )
-    planned: Count = Field(description="Cells that were planned.")
-    trainings_planned: Count = Field(description="Trainings that were planned.")
-    rules: Many[Rule] = Field(description="The rules that verdicts name.")
+    planned: Count = Field(description="Number of cells that were planned.")
+    trainings_planned: Count = Field(description="Number of trainings that were planned.")
+    rules: Many[Rule] = Field(description="The rules to which verdicts refer.")

@@ -1,4 +1,4 @@
-"""What is wrong with a part of a record, in words of our own."""
+"""Messages about mistakes in a record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from leakgauge.core.kinds import describe_value
 
 
 def mistake_of(error: ValidationError) -> str:
-    """Return the first mistake in one line: the field, what was expected, and what was found."""
+    """Return the first mistake of a record in one line: the field, what was expected, and what was found.
+
+    Args:
+        error: The error that pydantic raised when a record was made.
+
+    Example:
+        >>> from pydantic import ValidationError
+        >>> from leakgauge.records import Cost, mistake_of
+        >>> try:
+        ...     Cost(evaluations=-1)
+        ... except ValidationError as error:
+        ...     print(mistake_of(error))
+        Cost.evaluations: expected greater than or equal to 0; found -1
+    """
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, (error.title, *first["loc"])))
     expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""Parts that cells and trainings share."""
+"""Parts that records of cells and trainings share."""
 
 from __future__ import annotations
 
@@ -12,51 +12,54 @@ from leakgauge.records.values import Count, Many, Measurement, Name, Part, Text
 class Cost(Part):
     """What an attack spent."""
 
-    evaluations: Count = Field(default=0, description="Simulated updates that were computed.")
+    evaluations: Count = Field(default=0, description="Number of simulated updates.")
     seconds: Measurement = Field(
         default=0.0, description="Time by the clock, in seconds. It differs between two runs."
     )
 
 
 class Failure(Part):
-    """What an exception ended."""
+    """The exception that ended a step."""
 
     step: Text = Field(
-        description='What was done: "data", "update", "check", "attack", "metric", "control", "picture", "training"'
-        ' or "worker".'
+        description='The step that failed: "data", "update", "check", "attack", "metric", "control", "picture", '
+        '"training" or "worker".'
     )
     reason: Text = Field(description="The exception in one line.")
     log: Text = Field(
-        description="Path of the traceback, relative to the folder of the run; empty if none was kept."
+        description="Path of the traceback, relative to the folder of the run. Empty if none was kept."
     )
 
 
 class Claim(Part):
-    """What a defense, or a part of one, hides, from whom, and what an adversary does who knows it."""
+    """The claim of a defense, or of one part of it: what it hides, from whom, and how to attack it."""
 
-    defense: Text = Field(description="Name of the defense that claims it.")
-    hides: Text = Field(description="What it hides.")
-    whom: Text = Field(description="From whom.")
-    adversary: Text = Field(description="What an adversary does who knows the defense.")
+    defense: Text = Field(description="Name of the defense that makes the claim.")
+    hides: Text = Field(description="What the defense hides.")
+    whom: Text = Field(description="From whom the defense hides it.")
+    adversary: Text = Field(description="What an adaptive adversary does against the defense.")
 
 
 class Defense(Part):
-    """A defense at one strength. A chain of defenses is one defense, with a claim for each part."""
+    """A defense at one strength. A chain of defenses is one defense, with one claim for each part."""
 
     name: Name = Field(
-        description='Its name in a specification; "none" without a defense, and names joined by " + " for a chain.'
+        description='Name of the defense in a specification. "none" without a defense. Names joined by " + " for a '
+        "chain."
     )
-    repr: Text = Field(description="Its exact configuration.")
+    repr: Text = Field(description="Exact configuration of the defense.")
     strength_name: Text | None = Field(
-        description="The option that a figure puts on its axis; null if it has none."
+        description="Name of the option that measures the strength, for the axis of a figure. Null if there is none."
     )
     strength: Measurement = Field(
-        description="Value of that option, in the option's unit; null if it is no number, or several."
+        description="Value of that option, in the option's unit. Null if it is no number, or several."
     )
     strength_text: Text | None = Field(
-        description="The same value as text, also where it is no number, or several."
+        description="The same value as text, also if it is no number, or several."
     )
-    claims: Many[Claim] = Field(description="What it claims, one entry for each part that claims.")
+    claims: Many[Claim] = Field(
+        description="Claims of the defense, one for each part that makes one."
+    )
 
     @property
     def setting(self) -> float | str | None:
@@ -68,28 +71,28 @@ class Network(Part):
     """The model that was attacked or trained."""
 
     name: Text = Field(
-        description="Its name in a specification, or that of its class. Options of a named model stand in the"
-        " header's `specification`."
+        description="Name of the model in a specification, or of its class. The header's `specification` holds the "
+        "options of a named model."
     )
-    parameters: Count = Field(description="Trainable parameters.")
+    parameters: Count = Field(description="Number of trainable parameters.")
 
 
 class Protocol(Part):
-    """The local training: what a client computes, and shares, in one round."""
+    """The local training: what a client computes and shares in one round."""
 
     name: Name = Field(
-        description='Its name in a specification ("fedsgd", "fedavg"), or that of its class.'
+        description='Name of the training in a specification ("fedsgd", "fedavg"), or of its class.'
     )
-    repr: Text = Field(description="Its exact configuration.")
+    repr: Text = Field(description="Exact configuration of the training.")
     kind: Literal["gradient", "delta"] = Field(
-        description="What is shared: a gradient, or a difference of weights."
+        description='Kind of the update: a gradient, or "delta" for a difference of weights.'
     )
     local_epochs: Count | None = Field(
-        description="Passes over a client's batch; null if they are not known."
+        description="Number of passes over a client's batch. Null if it is not known."
     )
     local_steps: Count | None = Field(
-        description="Steps that a client takes on a batch; null if they are not known. 1 with the kind"
-        ' "gradient" is one gradient of one batch.'
+        description="Number of steps that a client takes on a batch. Null if it is not known. With the kind "
+        '"gradient", 1 means one gradient of one batch.'
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Records from disk. They may come from a stranger: sizes are limited, and each message is one line."""
+"""Reading of records from disk. A file may be foreign, so sizes are limited and each message is one line."""
 
 from __future__ import annotations
 
@@ -19,24 +19,42 @@ from leakgauge.records.header import SCHEMA_VERSION, Header
 from leakgauge.records.schema import Record, adapter
 
 MOST_BYTES = 4 * 2**30
-"""Largest file of records, in bytes."""
+"""Largest file of records, in bytes: 4 GiB."""
 LONGEST_LINE = 64 * 2**20
-"""Longest line, in bytes."""
+"""Longest line, in bytes: 64 MiB."""
 SHOWN = 40
-"""Bytes of a damaged line that a message shows."""
+"""Number of bytes of a damaged line that a message shows."""
 ANEW = "repeat the run: the records were changed or cut"
+"""Remedy for a damaged line."""
 HEADED = "the header of a run as its first line, of type 'header'"
+"""What the first line must be."""
 
 
 def read(path: str | Path) -> list[Record]:
-    """Return the records of a JSON-lines file, as they were finished.
+    """Return the records of a file `records.jsonl`, in the order in which they were finished.
 
-    A last line without a newline that is no whole record was cut by a crash, and is left out: nothing that was
-    finished stands in it. A run that was killed has no end.
+    A crash may cut the last line. A last line without a newline that is no whole record is left
+    out, since it holds nothing that was finished. A run that was killed has no `End`.
+
+    Args:
+        path: The file.
 
     Raises:
-        DataError: the file cannot be read, is too large, is of another schema version, or a line is damaged. Or it is
-            not one run: the first record is its only header, and nothing stands behind its end.
+        DataError: The file cannot be read, is too large, or is of another schema version. It is
+            also raised if a line is damaged, or if the file is not one run: one header first, and
+            nothing after the end.
+
+    Example:
+        >>> import tempfile
+        >>> import leakgauge as lg
+        >>> digits = lg.data.digits()
+        >>> model = lg.models.build(lg.models.mlp, digits.domain, 10)
+        >>> attacks = [lg.attacks.LinearLayer()]
+        >>> case = lg.Case(name="digits", data=digits, model=model, attacks=attacks)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = lg.audit(case, out=f"{folder}/run")
+        ...     [record.type for record in lg.records.read(f"{folder}/run/records.jsonl")]
+        ['header', 'cell', 'end']
     """
     path = Path(path)
     name = path.name
@@ -45,26 +63,28 @@ def read(path: str | Path) -> list[Record]:
         check_file(path, name, most=MOST_BYTES, expected=expected, error=DataError)
     except DataError as error:
         remedy = "run `leakgauge audit` first, or name the folder that it wrote"
-        raise _bad(name, error.expected, error.found.lower(), remedy) from None
+        raise _error(name, error.expected, error.found.lower(), remedy) from None
     reader = Reader(name)
     try:
         with path.open("rb") as stream, uncollected():
             while line := stream.readline(LONGEST_LINE + 1):
                 reader.add(line)
     except OSError as error:
-        raise _bad(name, "a readable file", reason(error).lower(), "check its rights") from None
+        raise _error(name, "a readable file", reason(error).lower(), "check its rights") from None
     if not reader.records:
-        remedy = "run the audit again: it was killed before it wrote a whole line, or the file was emptied"
-        raise _bad(name, HEADED, "no records", remedy)
+        remedy = "run the audit again, since it was killed before it wrote a whole line, or the file was emptied"
+        raise _error(name, HEADED, "no records", remedy)
     return reader.records
 
 
 @dataclass
 class Reader:
-    """Reads records line by line.
+    """A reader of records, which receives the file line by line.
 
     Args:
-        name: of the file, for messages.
+        name: Name of the file, for messages.
+        records: The records that were read so far.
+        number: Number of lines that were read so far.
     """
 
     name: str
@@ -78,92 +98,113 @@ class Reader:
             return
         where = f"{self.name}, line {self.number}"
         if len(line) > LONGEST_LINE:
-            found = "a longer one"
-            raise _bad(where, f"a line of at most {LONGEST_LINE:,} bytes", found, ANEW)
+            found = "a longer line"
+            raise _error(where, f"a line of at most {LONGEST_LINE:,} bytes", found, ANEW)
         try:
             record = adapter().validate_json(line)
         except ValidationError as error:
-            if line.endswith(b"\n") or _whole(line):
-                raise explained(error, _json(line), where) from None
+            if line.endswith(b"\n") or _is_object(line):
+                raise explain(error, _parse(line), where) from None
             return
         self._check_place(record, where)
         self.records.append(record)
 
     def _check_place(self, record: Record, where: str) -> None:
-        """Raise DataError if a record cannot stand behind those before it in the file of one run."""
+        """Raise DataError if a record cannot follow the records before it in the file of one run."""
         found = f"a line of type {record.type!r}"
         if not self.records:
             if not isinstance(record, Header):
-                raise _bad(where, HEADED, found, "put the header back, or repeat the run")
+                raise _error(where, HEADED, found, "put the header back, or repeat the run")
         elif isinstance(record, Header):
-            remedy = "keep each run in a folder of its own, and leave out one of them here"
-            raise _bad(where, "one run in a file", "a second header", remedy)
+            remedy = (
+                "keep each run in its own folder, and remove one of the two runs from this file"
+            )
+            raise _error(where, "one run in a file", "a second header", remedy)
         elif isinstance(self.records[-1], End):
-            remedy = "leave out what was added behind the end, or repeat the run"
-            raise _bad(where, "nothing behind the end of a run", found, remedy)
+            remedy = "leave out the lines after the end, or repeat the run"
+            raise _error(where, "nothing after the end of a run", found, remedy)
 
 
 def record_of(value: Mapping[str, Any], where: str = "a record") -> Record:
-    """Return a record from its fields, as `model_dump` gives them. Raise DataError if they are none."""
+    """Return a record from a mapping of its fields, as `model_dump` gives them.
+
+    Args:
+        value: The fields by name. `type` tells the kind of the record.
+        where: Where the fields come from, for messages.
+
+    Raises:
+        DataError: The fields do not form a record.
+
+    Example:
+        >>> from leakgauge.records import End, record_of
+        >>> end = End(
+        ...     completed=1, planned=1, trainings_completed=0, trainings_planned=0,
+        ...     failed=0, interrupted=False, seconds=2.5,
+        ... )
+        >>> record_of(end.model_dump()) == end
+        True
+    """
     try:
         return adapter().validate_python(value)
     except ValidationError as error:
-        raise explained(error, value, where) from None
+        raise explain(error, value, where) from None
 
 
-def explained(error: ValidationError, value: object, where: str) -> DataError:
-    """Return what is wrong with the record `value`, in one line."""
+def explain(error: ValidationError, value: object, where: str) -> DataError:
+    """Return the error for a mapping that is no record. Its message is one line."""
     if not isinstance(value, Mapping):
-        return _bad(where, "one JSON object with a type", brief(value), ANEW)
+        return _error(where, "one JSON object with a field 'type'", shorten(value), ANEW)
     version = value.get("schema_version", value.get("schema", SCHEMA_VERSION))
     if version != SCHEMA_VERSION or type(version) is not int:
         remedy = "use the version of LeakGauge that made the records, or repeat the run"
-        return _bad(where, f"schema version {SCHEMA_VERSION}", brief(version), remedy)
+        return _error(where, f"schema version {SCHEMA_VERSION}", shorten(version), remedy)
     if "type" not in value:
-        return _bad(where, "one JSON object with a type", "none", ANEW)
+        return _error(where, "one JSON object with a field 'type'", "none", ANEW)
     first = error.errors(include_url=False)[0]
     if first["type"].startswith("union_tag"):
         wanted = "a record of type 'header', 'cell', 'training' or 'end'"
-        return _bad(where, wanted, f"type {brief(value['type'])}", ANEW)
+        return _error(where, wanted, f"type {shorten(value['type'])}", ANEW)
     path = ".".join(str(part) for part in first["loc"][1:])
     wanted = first["msg"].removeprefix("Value error, ")
-    found = "no such field" if first["type"] == "missing" else brief(first["input"])
-    expected = f"a record of type {brief(value['type'])}, {path or 'whole'}: {wanted}"
-    return _bad(where, expected, found, ANEW)
+    found = "no field of this name" if first["type"] == "missing" else shorten(first["input"])
+    expected = f"a record of type {shorten(value['type'])}, {path or 'whole'}: {wanted}"
+    return _error(where, expected, found, ANEW)
 
 
-def brief(value: object) -> str:
-    """Return the first characters of a value as Python writes it."""
+def shorten(value: object) -> str:
+    """Return the first characters of the repr of a value."""
     try:
         return f"{value!r:.{SHOWN}}"
     except (ValueError, RecursionError):
-        # A whole number of more than some thousand digits, or lists within lists.
-        return "a value too long to write"
+        # This is a whole number of thousands of digits, or deeply nested lists.
+        return "a value that is too long to show"
 
 
-def _json(line: bytes) -> object:
-    """Return the value of a line of JSON, or the line if it is none."""
+def _parse(line: bytes) -> object:
+    """Return the value of a line of JSON, or the first bytes of the line if it is not valid."""
     try:
         return json.loads(line)
-    # RecursionError: lists within lists, thousands deep.
+    # Lists that are nested thousands deep raise a RecursionError.
     except (ValueError, RecursionError):
         return line[:SHOWN]
 
 
-def _whole(line: bytes) -> bool:
-    """Return whether a line without a newline is a JSON object, so that no crash cut it."""
-    return isinstance(_json(line), dict)
+def _is_object(line: bytes) -> bool:
+    """Return whether a line without a newline is a whole JSON object, so that no crash cut it."""
+    return isinstance(_parse(line), dict)
 
 
-def _bad(where: str, expected: str, found: str, remedy: str) -> DataError:
+def _error(where: str, expected: str, found: str, remedy: str) -> DataError:
+    """Return a DataError from its four parts."""
     return DataError(where, expected=expected, found=found, remedy=remedy)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Collect no garbage inside, where many objects without cycles are made.
+    """Turn off garbage collection inside the block, which makes many objects without cycles.
 
-    Each collection visits every record read so far: 20,000 cells took 2.2 s to read with them, and 1.0 s without.
+    Each collection visits every record that was read so far. With collections, 20,000 cells took
+    2.2 s to read. Without them it was 1.0 s.
     """
     collecting = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""The schema of a record as one type, and as JSON Schema."""
+"""The schema of a record, as one Python type and as JSON Schema."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from leakgauge.records.header import SCHEMA_VERSION, Header
 from leakgauge.records.training import Training
 
 Record = Header | Cell | Training | End
+"""One line of a file of records."""
 
 
 @cache
 def adapter() -> TypeAdapter[Record]:
-    """Return what checks a record and tells its type by its field `type`. Building it takes a moment."""
+    """Return the validator of records, which goes by the field `type`. It is built once, since that is slow."""
     return TypeAdapter(Annotated[Record, Field(discriminator="type")])
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of one line of `records.jsonl`."""
+    """Return the JSON Schema (draft 2020-12) of one line of `records.jsonl`.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> sorted(lg.records.json_schema()["discriminator"]["mapping"])
+        ['cell', 'end', 'header', 'training']
+    """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"A line of records.jsonl of LeakGauge, version {SCHEMA_VERSION}",

@@ -1,4 +1,4 @@
-"""The values that records are made of: text that a page can hold, counts, and measurements that may be missing."""
+"""The values in records: text that a page can show, counts, and measurements that may be missing."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 LARGEST = 1e100
-"""Largest magnitude of a measurement. Sums and squares of millions of them are still finite."""
+"""Largest magnitude of a measurement. Sums and squares of millions of measurements stay finite."""
 MOST = 2**53
-"""Largest count: every reader of JSON holds it exactly."""
+"""Largest count. Every reader of JSON can hold it exactly."""
 LONGEST_TEXT = 2**20
-"""Most characters of a text: as many as the longest specification has. The rest is cut."""
+"""Most characters of a text, equal to the length of the longest specification. The rest is cut."""
 REPLACED = "\ufffd"
+"""The character that replaces each one that no page should show."""
 KEPT = frozenset("\n\t")
+"""Control characters that are kept."""
 OVERRIDES = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that change the direction of writing: the text behind them reads as something else."""
+"""Characters that change the direction of writing, so that the text after them reads differently."""
 
 
 class Part(BaseModel):
-    """A part of a record. It is immutable, converts nothing, and refuses fields that it does not know."""
+    """Base class of records and their parts. It is immutable, converts nothing and refuses unknown fields."""
 
     model_config = ConfigDict(
         strict=True,
         frozen=True,
         extra="forbid",
-        # What is written has every field, and the schema says so.
+        # Every field is written, and the schema says so.
         json_schema_serialization_defaults_required=True,
     )
 
@@ -34,8 +36,9 @@ class Part(BaseModel):
 def printable(value: Any) -> Any:
     """Return text with U+FFFD for each character that no page should show. Return anything else unchanged.
 
-    These are control characters but newline and tab, lone surrogates, and characters that change the direction of
-    writing. A text of more than LONGEST_TEXT characters loses its end.
+    These are lone surrogates, characters that change the direction of writing, and control
+    characters other than newline and tab. A text of more than LONGEST_TEXT characters loses its
+    end.
     """
     if not isinstance(value, str):
         return value
@@ -43,10 +46,10 @@ def printable(value: Any) -> Any:
         value = f"{value[: LONGEST_TEXT - 4]} ..."
     if value.isprintable():
         return value
-    return "".join(map(_shown, value))
+    return "".join(map(_replace, value))
 
 
-def _shown(character: str) -> str:
+def _replace(character: str) -> str:
     """Return a character, or U+FFFD if no page should show it."""
     code = ord(character)
     control = code < 0x20 or 0x7F <= code < 0xA0
@@ -60,7 +63,7 @@ def measured(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     number: Any = value
-    # NaN is in no range. A whole number of any size is compared exactly.
+    # NaN fails both comparisons. Whole numbers of any size are compared exactly.
     return float(number) if -LARGEST <= number <= LARGEST else None
 
 
@@ -68,9 +71,12 @@ Item = TypeVar("Item")
 Many = Annotated[tuple[Item, ...], Field(strict=False)]
 """A JSON array. In Python, a list passes as well."""
 Text = Annotated[str, BeforeValidator(printable)]
+"""Text without characters that no page should show."""
 Name = Annotated[str, Field(min_length=1), BeforeValidator(printable)]
+"""Text that is not empty."""
 Count = Annotated[int, Field(ge=0, le=MOST)]
+"""A whole number from 0."""
 Measurement = Annotated[
     Annotated[float, Field(ge=-LARGEST, le=LARGEST)] | None, BeforeValidator(measured)
 ]
-"""A number that was measured. It is null where it is missing or was not finite."""
+"""A number that was measured. Null if it is missing or was not finite."""

@@ -1,4 +1,4 @@
-"""Threat models: who attacks, and what they know. The only makers of an Observation."""
+"""Threat models: who attacks, and what the adversary knows. Only they make an Observation."""
 
 from leakgauge.threats.aggregator import (
     Aggregator,

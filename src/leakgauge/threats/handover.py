@@ -1,4 +1,4 @@
-"""The model as the adversary gets it: a copy made before the client trains, without the client's hooks."""
+"""The adversary's copy of the model: made before the client trains, and without the user's hooks."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
-"""Where a module keeps its hooks. Other attributes of a module note options of a hook under the same key."""
+"""Attributes in which a module keeps its hooks. Other attributes hold options of a hook under the same key."""
 
 
-def handed(client: Client, model: nn.Module, batch: Batch) -> nn.Module:
-    """Return a copy of `model` without the hooks that the user registered. Hooks of torch itself stay.
+def hand_over(client: Client, model: nn.Module, batch: Batch) -> nn.Module:
+    """Return a copy of the model without the hooks that the user registered.
 
-    Weight norm, spectral norm and pruning of torch are hooks that belong to the computation.
+    Hooks of torch itself stay: weight norm, spectral norm and pruning belong to the computation.
 
     Raises:
-        ModelError: a hook changes the update, so that the adversary's model would be another one.
+        ModelError: A hook changes the update. The adversary's model would then be another one.
     """
     found, dropped = without_hooks(model)
     if dropped:
@@ -44,21 +44,21 @@ def handed(client: Client, model: nn.Module, batch: Batch) -> nn.Module:
         if apart > EQUAL_WITHIN:
             raise ModelError(
                 f"model {type(model).__name__}",
-                expected="hooks that only look on, since the adversary's model has none",
-                found=f"{', '.join(dropped[:3])}, without which the update differs by {apart:.2g} of its norm",
-                remedy="compute it in the forward of a module",
+                expected="hooks that do not change the update, because the adversary's model has none",
+                found=f"{', '.join(dropped[:3])}. Without hooks the update differs by {apart:.2g} of its norm",
+                remedy="move the computation into the forward of a module",
             )
     return found
 
 
 def without_hooks(model: nn.Module) -> tuple[nn.Module, list[str]]:
-    """Return a copy of `model` without the user's hooks, and the names of those that it lacks."""
+    """Return a copy of the model without the user's hooks, and the names of the removed hooks."""
     found = copied(model)
     return found, [drop(hooks, key, name) for name, hooks, key in user_hooks(found)]
 
 
 def user_hooks(model: nn.Module) -> Iterator[tuple[str, dict[int, Any], int]]:
-    """Yield the module's name, the dictionary and the key of every hook that does not come from torch."""
+    """Yield the name, the dictionary and the key of every hook that does not come from torch."""
     for name, module in model.named_modules():
         for kind in _HOOKS:
             hooks = getattr(module, kind, None) or {}
@@ -74,8 +74,8 @@ def drop(hooks: dict[int, Any], key: int, name: str) -> str:
 
 
 def _from_torch(hook: Callable[..., Any]) -> bool:
-    """Return whether a hook is a function of torch, an object of a class of torch, or its method."""
-    # Torch may put a wrapper around a user's function.
+    """Return whether a hook is torch's: a function, an object of a class, or its method."""
+    # Torch may wrap a user's function, so the module of the inner function decides.
     inner = getattr(hook, "hook", hook)
     while isinstance(inner, partial):
         inner = inner.func
@@ -84,4 +84,4 @@ def _from_torch(hook: Callable[..., Any]) -> bool:
     return isinstance(place, str) and (place == "torch" or place.startswith("torch."))
 
 
-__all__ = ["handed", "without_hooks"]
+__all__ = ["hand_over", "without_hooks"]

@@ -1,9 +1,11 @@
-"""A search of everything that an observation reaches for the private batch.
+"""A search for the private batch in everything that an observation reaches.
 
-The adversary's model is a copy from before the training, and the client trains with its own copies of loss, training
-and defense. What the training changes in classes, functions and globals is put back, see
-`federated.isolation.shared`. The search finds what cannot be put back, as in a generator's frame, and what a model
-kept that ran on the batch before.
+The adversary's model is a copy from before the training. The client trains with its own copies of
+loss, training and defense. Changes in classes, functions and globals are undone, see
+`federated.isolation.shared`.
+
+Two leaks remain, and this search finds them. Some state cannot be put back, for example the frame
+of a generator. And a model may keep something from a run on the batch before the audit.
 """
 
 from __future__ import annotations
@@ -34,9 +36,17 @@ def check_isolated(
 ) -> None:
     """Raise ModelError if the observation leads to a private batch, to its targets or to its order.
 
-    batches: the private batch, and every batch that the client's defense made of it. orders: the order in which the
-    client visits its examples, epoch by epoch, unless it is granted. What the threat model grants is not searched. Of
-    the update, only shared memory counts: its values are what the audit is about.
+    The search leaves out what the threat model grants. Of the update it checks only shared memory,
+    because the audit is about its values.
+
+    Args:
+        observation: What the adversary sees.
+        batches: The private batch, and every batch that the client's defense made from it.
+        orders: The order in which the client visits its examples, epoch by epoch. Empty if the
+            order is granted.
+
+    Raises:
+        ModelError: Something within reach holds the batch, its targets or its order.
     """
     granted = observation.knowledge
     secrets = Secrets.of(batches, orders, observation.domain)
@@ -45,22 +55,25 @@ def check_isolated(
     known: list[object] = [granted.labels, granted.label_counts, granted.order, granted.statistics]
     shapes = {parameter.shape for parameter in observation.model.parameters()}
     for place in reached(observation, "observation", skipped=[*known, observation.update]):
-        found = secrets.found_in(place.value, learned=is_learned(place, shapes))
+        found = secrets.find_in(place.value, learned=is_learned(place, shapes))
         if found is not None:
-            raise kept(place, found)
-    told = [*observation.update.tensors.values(), *(granted.statistics or {}).values()]
-    for tensor in [*told, *(t for t in known if isinstance(t, Tensor))]:
+            raise leak_error(place, found)
+    seen = [*observation.update.tensors.values(), *(granted.statistics or {}).values()]
+    for tensor in [*seen, *(t for t in known if isinstance(t, Tensor))]:
         if secrets.shares_memory(tensor):
-            raise kept(Place("observation.update", tensor), "memory of the private batch")
+            raise leak_error(Place("observation.update", tensor), "memory of the private batch")
 
 
 def is_learned(place: Place, shapes: Collection[torch.Size]) -> bool:
-    """Return whether a place holds a parameter of the protocol's models, or a tensor that a hook makes of one.
+    """Return whether a place holds a parameter of the protocol's models, or a tensor that a hook makes from one.
 
-    shapes: those of the model's parameters. Weight norm, spectral norm and pruning make tensors of these shapes.
+    Args:
+        place: The place.
+        shapes: Shapes of the model's parameters. Weight norm, spectral norm and pruning make
+            tensors of these shapes.
     """
     value = place.value
-    # Nested tensors have no shape that can be compared.
+    # Nested tensors have no shape to compare.
     if not isinstance(value, Tensor) or not is_dense(value) or value.shape not in shapes:
         return False
     return place.path.startswith(("observation.model", "observation.training"))
@@ -68,10 +81,14 @@ def is_learned(place: Place, shapes: Collection[torch.Size]) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class SharedState(Summarized):
-    """What functions and classes hold, which client and adversary share: no copy parts them.
+    """The state of functions and classes, which client and adversary share because copies do not separate it.
 
-    Whatever is new there after the client trained comes from the batch: an output, a gradient, a part of the targets.
-    `client` is a copy that never trains, its model without hooks. `before`: fingerprints of the arrays that it reached.
+    A new array in this state after the training comes from the batch: an output, a gradient or a
+    part of the targets.
+
+    Args:
+        client: A copy of the client that never trains. Its model has no hooks.
+        before: Fingerprints of the arrays that this client reached before the training.
     """
 
     client: Client
@@ -79,11 +96,17 @@ class SharedState(Summarized):
 
     @classmethod
     def of(cls, client: Client, like: Batch, sizes: Sequence[int]) -> SharedState:
-        """Take the state before `client` trains on examples of the shapes of `like`, as many at once as in `sizes`.
+        """Record the state before `client` trains.
 
-        Training on random inputs comes first, so that what forward or loss caches by shape is there already.
+        A training on random inputs comes first. It fills the caches that a forward or a loss keeps
+        by shape.
+
+        Args:
+            client: The client.
+            like: A batch whose shapes the random inputs have.
+            sizes: Numbers of examples on which the client trains at once.
         """
-        # A model may refuse random inputs and still take the batch. Then its caches, if any, are not filled.
+        # A model may refuse random inputs and still accept the batch. Its caches then stay empty.
         with suppress(ModelError):
             fill_caches(client.apart(), like, sizes)
         still = replace(client.apart(), model=without_hooks(audited(client.model))[0])
@@ -91,16 +114,18 @@ class SharedState(Summarized):
         return cls(still, frozenset(key for key in arrays if key is not None))
 
     def check(self) -> None:
-        """Raise ModelError if an array is reached that was not there before."""
+        """Raise ModelError if an array is reached that was not there before the training."""
         for place in reached(self.client, "client"):
             key = fingerprint(place.value)
             if key is not None and key not in self.before:
-                raise kept(place, f"a {type(place.value).__name__} that the training left there")
+                raise leak_error(
+                    place, f"a {type(place.value).__name__} that the training left there"
+                )
 
 
 def fill_caches(client: Client, like: Batch, sizes: Sequence[int]) -> None:
-    """Train on random inputs, as many at once as in `sizes`, and forget the updates."""
-    model, batch = audited(client.model), neutral(client, like)
+    """Train on random inputs, in batches of the given sizes, and discard the updates."""
+    model, batch = audited(client.model), neutral_batch(client, like)
     evaluated(client, model, batch)
     for size in sizes:
         some = batch.inputs[:size], batch.targets[:size]
@@ -108,17 +133,17 @@ def fill_caches(client: Client, like: Batch, sizes: Sequence[int]) -> None:
             local_update(client.training, model, client.loss, *some)
 
 
-def neutral(client: Client, like: Batch) -> Batch:
-    """Return random inputs and constant targets of the shapes of a batch."""
+def neutral_batch(client: Client, like: Batch) -> Batch:
+    """Return random inputs and constant targets with the shapes of a batch."""
     drawn = space_of(client.domain).sample(len(like), Seeds().generator("neutral"))
     constant = 0.5 if like.targets.is_floating_point() else 0
     return Batch(drawn.to(like.inputs), torch.full_like(like.targets, constant))
 
 
 def fingerprint(value: object) -> bytes | None:
-    """Return a digest of a tensor, an array, bytes or a list of two numbers or more, or None of anything else.
+    """Return a digest of a tensor, an array, bytes or a list with at least two numbers, or None for anything else.
 
-    Parameters are left out: copies of a model have their own.
+    Parameters have no fingerprint, because every copy of a model has its own.
     """
     if isinstance(value, (nn.Parameter, tuple)):
         return None
@@ -128,7 +153,7 @@ def fingerprint(value: object) -> bytes | None:
     return blake2b(bits_of(tensor).cpu().numpy().tobytes(), digest_size=16).digest()
 
 
-def kept(place: Place, what: str) -> ModelError:
+def leak_error(place: Place, what: str) -> ModelError:
     """Return the error for an object at `place` that holds `what`."""
     return ModelError(
         place.path,

@@ -1,4 +1,4 @@
-"""Recognize an example after one scale, one shift, a mirroring or a change of its axes."""
+"""Recognition of an example after a scale, a shift, a mirroring or a change of its axes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ from torch import Tensor
 from leakgauge.core.summaries import Summarized
 
 ALIKE = 0.01
-"""Largest distance of a copy from an example, relative to its spread. An 8-bit copy of an image has about 0.004."""
+"""Largest distance of a copy from an example, relative to its spread. An 8-bit copy of an image has 0.004."""
 VARIED = 16
-"""Fewest distinct values, and fewest distinct steps between them, of an example that is recognized in this way."""
+"""Fewest distinct values, and fewest distinct steps between them, of an example that can be recognized."""
 AXES = 3
-"""Most axes of an example that are put in every order."""
+"""Most axes of an example whose orders are all tried."""
 ROWS = 64
 """Most rows whose variants are compared at once."""
 
 
 @dataclass(frozen=True, repr=False)
 class Likeness(Summarized):
-    """Examples of one shape, standardized: each with mean 0 and length 1.
+    """Examples of one shape, standardized to mean 0 and length 1.
 
-    shape: (F...) of one example. rows: (N, F). fourth: (N,) sums of the fourth powers. slack: (N,) by which those
-    of a copy may differ. The sum depends on no order, scale, shift or sign, and so it tells most other arrays apart.
+    The sum of fourth powers does not depend on order, scale, shift or sign. It quickly rules out
+    most other arrays.
+
+    Args:
+        shape: Shape (F...) of one example.
+        rows: Standardized examples (N, F).
+        fourth: Sums of their fourth powers (N,).
+        slack: Largest difference (N,) of this sum in a copy.
     """
 
     shape: tuple[int, ...]
@@ -37,10 +43,10 @@ class Likeness(Summarized):
 
     @classmethod
     def of(cls, examples: Tensor) -> Self:
-        """Return the form of `examples` (N, F...). Those that are too regular to tell anything are left out."""
-        rows = standardized(examples.double().flatten(1))
-        rows = rows[varied(rows)]
-        # To first and second order in a copy's distance ALIKE.
+        """Return the standardized form of `examples` (N, F...). Examples that are too regular are left out."""
+        rows = standardize(examples.double().flatten(1))
+        rows = rows[is_varied(rows)]
+        # The change of the sum, to first and second order in the distance of a copy.
         first = 4 * ALIKE * (rows**6).sum(1).sqrt()
         second = 6 * ALIKE**2 * (rows**2).amax(1) if len(rows) else first
         shape = tuple(examples.shape[1:])
@@ -50,42 +56,45 @@ class Likeness(Summarized):
         """Return whether one of `rows` (R, F) is like an example."""
         if not len(self.rows):
             return False
-        made = standardized(rows.to(self.rows))
+        made = standardize(rows.to(self.rows))
         near = ((made**4).sum(1)[:, None] - self.fourth).abs() <= self.slack
         left = made[near.any(1)]
         for start in range(0, len(left), ROWS):
             for turned in variants(left[start : start + ROWS], self.shape):
-                alike = (turned @ self.rows.T).abs() >= 1 - ALIKE**2 / 2
-                if bool(alike.any()):
+                close = (turned @ self.rows.T).abs() >= 1 - ALIKE**2 / 2
+                if bool(close.any()):
                     return True
         return False
 
 
-def standardized(rows: Tensor) -> Tensor:
-    """Return rows (R, F) less their mean and divided by their length. Constant rows become 0."""
+def standardize(rows: Tensor) -> Tensor:
+    """Return rows (R, F) minus their mean, divided by their length. Constant rows become 0."""
     centered = rows - rows.mean(1, keepdim=True)
     length = centered.norm(dim=1, keepdim=True)
-    # What rounding leaves of a constant row has no direction.
+    # A constant row leaves only rounding errors, which have no direction.
     solid = length > 1e-6 * rows.norm(dim=1, keepdim=True)
     return torch.where(solid, centered / length, 0.0)
 
 
-def varied(rows: Tensor) -> Tensor:
+def is_varied(rows: Tensor) -> Tensor:
     """Return which standardized rows (N, F) have many values and many steps. Ramps and masks have few."""
     return (_levels(rows) >= VARIED) & (_levels(rows.diff(dim=1)) >= VARIED)
 
 
 def _levels(rows: Tensor) -> Tensor:
-    """Return how many levels (N,) of a thousandth of the root mean square each row takes."""
+    """Return the number of levels (N,) of each row. A level is a thousandth of the root mean square."""
     scale = rows.square().mean(1, keepdim=True).sqrt().clamp_min(1e-300)
     levels = (1e3 * rows / scale).round().sort(1).values
     return (levels.diff(dim=1) > 0).sum(1) + 1
 
 
 def variants(rows: Tensor, shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """Yield rows (R, F) as they would be if their axes had been put in each order and mirrored.
+    """Yield rows (R, F) with their axes in each order, and mirrored along each axis.
 
-    shape: that of one example (F...). Those of more than `AXES` axes are reversed as a whole alone.
+    Args:
+        rows: The rows.
+        shape: Shape (F...) of one example. An example of more than `AXES` axes is only reversed as
+            a whole.
     """
     if len(shape) > AXES:
         shape = (rows.shape[1],)

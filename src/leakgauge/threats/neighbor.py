@@ -1,4 +1,4 @@
-"""An adversary inside the network: one node of a gossip, who listens to its neighbors."""
+"""A threat model inside a network without a server: one node listens to its neighbors."""
 
 from __future__ import annotations
 
@@ -28,18 +28,54 @@ from leakgauge.federated.clients.gossip import Gossip, at, circulant, distances,
 from leakgauge.threats.server import Server, refuse_statistics
 
 MOST_STEPS = 4096
-"""Most steps, nodes times rounds, that are solved for: a dense system of so many unknowns."""
+"""Most steps, nodes times rounds, that are solved for. They are the unknowns of a dense linear system."""
 Number = Annotated[int, Ge(1), Le(MOST_STEPS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbor(Server):
-    """Sees the models that its neighbors send in each round of decentralized training, and works out one gradient.
+    """A node in decentralized training that listens to its neighbors and estimates another node's gradient.
 
-    Node 0 of `nodes` on a circle, each joined to `degree` others. The batch is that of the nearest
-    node `hops` away; the others hold random examples, or `bystanders`, as many each as the victim.
-    It listens for `listening` rounds from round `start` on, and knows the model that all nodes
-    started from.
+    It stands for an honest-but-curious member of a network without a server (gossip). In each round
+    it sees the models that its neighbors send. It also knows the model from which all nodes
+    started, and the mixing weights of the network.
+
+    The adversary is node 0 of a circle of nodes. The victim is the nearest node `hops` away, and
+    holds the private batch. The other nodes hold as many random examples each, or `bystanders`.
+    From all messages the adversary solves for the victim's gradient.
+
+    Args:
+        batch_size: Whether the adversary knows the number of examples B.
+        labels: Whether it knows the labels, without their order in the batch.
+        label_counts: Whether it knows the number of examples of each class.
+        defense: Whether it knows the client's defense and its options. Only then can it be an
+            adaptive adversary.
+        order: Whether it knows the order in which the client visits its examples, epoch by epoch.
+            Granted labels are then in the batch's order.
+        hyperparameters: Whether it knows the number of local steps and their rates. That a client
+            shares one gradient is always known.
+        statistics: Must be False. Nodes exchange only parameters, and keep their running
+            statistics.
+        nodes: Number of nodes, from 1 to 4096.
+        degree: Number of neighbors of each node. It is below `nodes`. An odd degree needs an even
+            number of nodes.
+        hops: Distance of the victim from the adversary, at least 1, in edges.
+        start: Round in which the adversary begins to listen, from 0.
+        listening: Number of rounds for which it listens, at least 1. `nodes` times all rounds is at
+            most 4096.
+        learning_rate: Step size of each node, above 0.
+        bystanders: Examples of the other nodes, at least one for each. By default they are random.
+
+    References:
+        El Mrini, Cyffers, Bellet. Privacy Attacks in Decentralized Learning. ICML 2024.
+        arXiv:2402.10001.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> threat = lg.Neighbor(nodes=4, hops=2, listening=3)
+        >>> observation = lg.examples.observation(batch_size=2, threat=threat)
+        >>> threat.victim, observation.update.kind
+        (2, 'gradient')
     """
 
     nodes: Number = 8
@@ -56,33 +92,37 @@ class Neighbor(Server):
 
     @property
     def grants(self) -> frozenset[str]:
-        """Names of the knowledge granted."""
+        """Names of the knowledge that is granted."""
         return super().grants & Knowledge.names()
 
     @property
     def victim(self) -> int:
-        """The node attacked. Raises SpecificationError where none is `hops` away."""
+        """Index of the attacked node.
+
+        Raises:
+            SpecificationError: No node is `hops` away.
+        """
         away = distances(circulant(self.nodes, self.degree), 0)
         if self.hops not in away:
             raise SpecificationError(
                 "threat.hops",
-                expected=f"at most {max(away)}, as far as a node is from another",
+                expected=f"at most {max(away)}, the largest distance of two nodes",
                 found=str(self.hops),
                 remedy="lower hops, or the degree",
             )
         return away.index(self.hops)
 
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
-        """Let the network train, and return the victim's gradient as this node works it out."""
+        """Let the network train, and return an observation with this node's estimate of the victim's gradient."""
         if client.training.kind != "gradient":
             raise SpecificationError(
                 "threat neighbor",
-                expected="training by one gradient a round",
+                expected="a training that shares one gradient in each round",
                 found=repr(client.training),
                 remedy="set training.name to fedsgd",
             )
         self.check_steps(client)
-        # First, so that what the adversary gets is copied before any node trains.
+        # This comes first, because the adversary's copies must be made before any node trains.
         seen = super().look(client, batch, seeds=seeds)
         model = client.global_model(seeds=seeds)
         heard = self.overhear(client, model, batch, seeds)
@@ -94,7 +134,7 @@ class Neighbor(Server):
         )
 
     def check_steps(self, client: Client) -> None:
-        """Raise SpecificationError if nodes and rounds together are more than can be solved for, or kept."""
+        """Raise SpecificationError if nodes times rounds exceed what can be solved or stored."""
         steps = self.nodes * (self.start + self.listening)
         if steps > MOST_STEPS:
             raise SpecificationError(
@@ -107,7 +147,7 @@ class Neighbor(Server):
         check_kept("threat neighbor", steps * size, "lower nodes, start or listening")
 
     def overhear(self, client: Client, model: nn.Module, batch: Batch, seeds: Seeds) -> Estimate:
-        """Run the network, and estimate the victim's step from what node 0 holds of it."""
+        """Run the network and estimate the victim's step from what node 0 holds."""
         joined = circulant(self.nodes, self.degree)
         parts = self.others(client, batch, seeds)
         parts.insert(self.victim, batch)
@@ -129,7 +169,11 @@ class Neighbor(Server):
         return estimate(view, self.victim)
 
     def others(self, client: Client, like: Batch, seeds: Seeds) -> list[Batch]:
-        """The batches of all nodes but the victim. Raises DataError where bystanders are too few or cannot be drawn."""
+        """Return the batches of all nodes except the victim.
+
+        Raises:
+            DataError: There are too few bystanders, or none can be drawn.
+        """
         count, size = self.nodes - 1, len(like)
         if self.bystanders is None and client.classes is not None:
             generator = seeds.generator("bystanders")
@@ -141,8 +185,8 @@ class Neighbor(Server):
         else:
             raise DataError(
                 "threat neighbor",
-                expected=f"bystanders, an example or more for each of {count} nodes",
-                found="none, and no number of classes to draw labels of"
+                expected=f"bystanders, at least one example for each of {count} nodes",
+                found="none, and no number of classes for random labels"
                 if self.bystanders is None
                 else str(len(self.bystanders)),
                 remedy="pass bystanders to Neighbor",

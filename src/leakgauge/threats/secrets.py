@@ -1,4 +1,4 @@
-"""What an observation must not hold, and how to recognize it: the private inputs, their targets, their order."""
+"""Recognition of the private inputs, their targets and their order, which an observation must not hold."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ from leakgauge.threats.likeness import ALIKE, Likeness
 from leakgauge.threats.vectors import READABLE, raw_bytes, unordered, vectors
 
 LONG = 32
-"""Fewest values by which one example is recognized. Shorter ones are recognized as a batch."""
+"""Fewest values of an example that is recognized alone. Shorter examples are recognized as a batch."""
 TELLING = 8
-"""Fewest values by which a batch of short examples is recognized."""
+"""Fewest distinct values of a batch of short examples that is recognized."""
 ORDERED = 4
-"""Fewest examples whose order, or whose targets in their order, can be recognized: fewer agree by chance."""
+"""Fewest examples whose order or targets can be recognized. Fewer agree by chance."""
 CHUNK = 1 << 22
-"""Most values compared at once."""
+"""Most values that are compared at once."""
 
 
 @dataclass(frozen=True, repr=False)
 class Secrets(Summarized):
-    """The private batch in the forms by which it is recognized.
+    """The private batch, in the forms by which it is recognized.
 
-    memory: where its tensors lie. examples: for each number F of values, (N, F) examples in all units. scalable:
-    (N, F...) examples that are recognized after a scale and a shift. batches: whole batches of short examples, flat.
-    targets: whole targets, flat. orders: (B,) each.
+    Args:
+        memory: Addresses of the memory that holds its tensors.
+        examples: For each number of values F, the examples (N, F) in all units.
+        scalable: Examples (N, F...) that are recognized after a scale and a shift.
+        batches: Whole batches of short examples, as vectors.
+        targets: Whole targets, as vectors.
+        orders: Orders (B,) in which examples are visited.
     """
 
     memory: frozenset[int]
@@ -47,10 +51,15 @@ class Secrets(Summarized):
     def of(
         cls, batches: Sequence[Batch], orders: Sequence[Sequence[int]], domain: Domain
     ) -> Secrets:
-        """Return the forms of these batches; `orders` are those in which their examples are visited.
+        """Return the forms of some batches.
 
-        Inputs are recognized in the domain's units. Real ones are so in unit coordinates in [0, 1] too, and in those
-        times 255.
+        Inputs are recognized in the domain's units. Real inputs are also recognized in unit
+        coordinates, from 0 to 1 and from 0 to 255.
+
+        Args:
+            batches: The batches.
+            orders: The orders in which their examples are visited.
+            domain: The space of the inputs.
         """
         unique = {(id(b.inputs), id(b.targets)): b for b in batches}.values()
         tensors = [t for b in unique for t in (b.inputs, b.targets)]
@@ -59,12 +68,12 @@ class Secrets(Summarized):
         for batch in unique:
             inputs = batch.inputs.detach()
             forms = [inputs]
-            # Integers, such as tokens, have no other units. Their relaxed variables are far more than they are.
+            # Integers, such as tokens, have no other units. Their relaxed form would have far more values.
             if batch.inputs.is_floating_point():
                 unit = domain.to_unit(inputs)
                 forms += [unit, 255 * unit]
                 if inputs[0].numel() >= LONG:
-                    # Raw features of different scales are all alike: the largest one decides. Those of images are not.
+                    # Raw features of different scales look equal, because the largest one decides. Pixels do not.
                     scalable.append(unit)
                     if inputs.ndim > 2 and not torch.equal(unit, inputs):
                         scalable.append(inputs)
@@ -72,43 +81,46 @@ class Secrets(Summarized):
                 flat = form.double().flatten(1)
                 if flat.shape[1] >= LONG:
                     rows.setdefault(flat.shape[1], []).append(flat[spread(flat) > 0])
-                elif distinct(flat) >= TELLING:
+                elif count_distinct(flat) >= TELLING:
                     whole.append(flat.flatten())
-        told = [b.targets.detach().flatten() for b in unique if len(b) >= ORDERED]
+        targets = [b.targets.detach().flatten() for b in unique if len(b) >= ORDERED]
         visited = [torch.tensor(order) for order in orders if len(order) >= ORDERED]
         return cls(
             memory=frozenset(t.untyped_storage().data_ptr() for t in tensors if t.numel()),
             examples={size: torch.cat(parts) for size, parts in rows.items()},
             scalable=tuple(scalable),
             batches=tuple(whole),
-            targets=tuple(t for t in told if not predictable(t)),
-            orders=tuple(t for t in visited if not predictable(t)),
+            targets=tuple(t for t in targets if not is_predictable(t)),
+            orders=tuple(t for t in visited if not is_predictable(t)),
         )
 
-    def found_in(self, value: Any, *, learned: bool = False) -> str | None:
-        """Return what of the private batch a tensor, an array, bytes, text or a collection of numbers is, or None.
+    def find_in(self, value: Any, *, learned: bool = False) -> str | None:
+        """Return the part of the private batch that a value holds, or None if it holds none.
 
-        learned: whether `value` is a parameter of the protocol. Steps from zero weights may lawfully make it a
-        multiple of an example, so it is no copy unless its values are those of the example.
+        Args:
+            value: A tensor, an array, bytes, text or a collection of numbers. Other values hold
+                nothing.
+            learned: Whether `value` is a parameter of the protocol. Steps from zero weights may
+                make it a multiple of an example. Then only the exact values count as a copy.
         """
         if not isinstance(value, READABLE):
             return None
         if isinstance(value, Tensor) and self.shares_memory(value):
             return "memory of the private batch"
         for tensor in vectors(value):
-            found = self._found_in_vector(tensor, learned=learned)
+            found = self._find_in_vector(tensor, learned=learned)
             if found is not None:
                 return found
         values = unordered(value)
         if values is not None and any(same(values, held) for held in self._sets):
             return "the values of an example of the private batch"
-        # No example has fewer bytes than values.
+        # An example has at least one byte for each value, so shorter texts are skipped.
         long = [raw for raw in raw_bytes(value) if len(raw) >= min(self.examples, default=0)]
         if any(text in raw for raw in long for text in self._texts):
             return "the bytes of an example of the private batch"
         return None
 
-    def _found_in_vector(self, tensor: Tensor, *, learned: bool) -> str | None:
+    def _find_in_vector(self, tensor: Tensor, *, learned: bool) -> str | None:
         if tensor.numel() < ORDERED:
             return None
         if self._holds_example(tensor) or (not learned and self._holds_likeness(tensor)):
@@ -123,9 +135,12 @@ class Secrets(Summarized):
 
     @cached_property
     def _sets(self) -> list[Tensor]:
-        """The values of each example, each once and in ascending order. Few or evenly spaced ones tell nothing."""
+        """The distinct values of each example, in ascending order.
+
+        Sets with few or evenly spaced values identify nothing, and are left out.
+        """
         sets = [row.unique() for rows in self.examples.values() for row in rows.cpu()]
-        return [held for held in sets if len(held) >= LONG and not predictable(held)]
+        return [held for held in sets if len(held) >= LONG and not is_predictable(held)]
 
     @cached_property
     def _texts(self) -> list[bytes]:
@@ -138,7 +153,7 @@ class Secrets(Summarized):
                     forms += [row.astype(np.int32), row.astype(np.int64)]
                     if row.min() >= 0 and row.max() < 256:
                         forms += [row.astype(np.uint8), row.round().astype(np.uint8)]
-                # Rounding may leave nothing of an example but a constant.
+                # Rounding may reduce an example to a constant, which identifies nothing.
                 texts |= {
                     form.tobytes() for form in forms if np.count_nonzero(np.diff(form)) >= TELLING
                 }
@@ -148,10 +163,8 @@ class Secrets(Summarized):
         """Return whether a tensor lies in the memory of the private batch."""
         try:
             return tensor.numel() > 0 and tensor.untyped_storage().data_ptr() in self.memory
-        except (
-            RuntimeError,
-            NotImplementedError,
-        ):  # Sparse and lazy tensors have no memory of their own.
+        except (RuntimeError, NotImplementedError):
+            # Sparse and lazy tensors have no memory of their own.
             return False
 
     def _holds_example(self, tensor: Tensor) -> bool:
@@ -160,7 +173,7 @@ class Secrets(Summarized):
                 continue
             allowed = ALIKE * spread(private)
             for rows in rows_of(tensor, size, private):
-                # No row is near an example unless their lengths are. Few are left to compare.
+                # Rows can be near only if their lengths are. This leaves few to compare.
                 near = (rows.norm(dim=1)[:, None] - private.norm(dim=1)).abs() <= allowed
                 for row in near.any(1).nonzero().flatten().tolist():
                     if bool(((rows[row] - private).norm(dim=1) <= allowed).any()):
@@ -174,7 +187,7 @@ class Secrets(Summarized):
                 continue
             likeness = self._likeness(number)
             laid = [tensor]
-            # The axis of the batch may be the last one.
+            # The batch may be the last axis.
             if tensor.numel() > size and size in np.cumprod(tensor.shape):
                 laid.append(tensor.reshape(size, -1).T)
             for each in laid:
@@ -183,7 +196,7 @@ class Secrets(Summarized):
         return False
 
     def _likeness(self, number: int) -> Likeness:
-        """Return the standardized form of the examples with that number. Few observations need any."""
+        """Return the standardized form of the examples with that number. It is computed when first needed."""
         if number not in self._likenesses:
             self._likenesses[number] = Likeness.of(self.scalable[number])
         return self._likenesses[number]
@@ -194,7 +207,7 @@ class Secrets(Summarized):
 
 
 def rows_of(tensor: Tensor, size: int, like: Tensor) -> Iterator[Tensor]:
-    """Yield the values of a tensor as rows (R, size), some at a time, of the type and on the device of `like`."""
+    """Yield the values of a tensor as rows (R, size), in pieces, with the type and the device of `like`."""
     step = CHUNK // size * size or size
     flat = tensor.reshape(-1)
     for start in range(0, tensor.numel(), step):
@@ -203,31 +216,31 @@ def rows_of(tensor: Tensor, size: int, like: Tensor) -> Iterator[Tensor]:
 
 
 def same(values: Tensor, private: Tensor) -> bool:
-    """Return whether two sorted vectors have the same values, but for the rounding of float32."""
+    """Return whether two sorted vectors have the same values, up to the rounding of float32."""
     return values.shape == private.shape and torch.allclose(values, private, rtol=1e-6, atol=1e-9)
 
 
 def spread(rows: Tensor) -> Tensor:
-    """Return the length (N,) of rows (N, F) less their mean: 0 for a constant row, which proves nothing."""
+    """Return the length (N,) of rows (N, F) minus their mean. A constant row has 0 and identifies nothing."""
     centered: Tensor = (rows - rows.mean(1, keepdim=True)).norm(dim=1)
     return centered
 
 
-def distinct(values: Tensor) -> int:
-    """Return how many different values there are."""
+def count_distinct(values: Tensor) -> int:
+    """Return the number of different values."""
     return len(set(values.flatten().tolist()))
 
 
-def predictable(values: Tensor) -> bool:
-    """Return whether whole numbers are so regular that a model may hold the same by chance.
+def is_predictable(values: Tensor) -> bool:
+    """Return whether whole numbers are so regular that a model may hold them by chance.
 
-    True of less than three different values, and of steps that are all equal.
+    They are if fewer than three differ, or if all steps are equal.
     """
-    return distinct(values) < 3 or distinct(values.double().diff()) == 1
+    return count_distinct(values) < 3 or count_distinct(values.double().diff()) == 1
 
 
 def equal(tensor: Tensor, private: Tensor) -> bool:
-    """Return whether a tensor has the values of `private`, in whatever shape and type."""
+    """Return whether a tensor has the values of `private`, in any shape and type."""
     if tensor.numel() != private.numel():
         return False
     return torch.allclose(

@@ -1,4 +1,4 @@
-"""Threat models: who attacks, and what they know. The only makers of an Observation."""
+"""The contract of threat models, and the server as adversary."""
 
 from __future__ import annotations
 
@@ -27,32 +27,56 @@ from leakgauge.federated.clients.steadiness import Steadiness
 from leakgauge.federated.isolation.auditable import check_finite
 from leakgauge.federated.layers.statistics import check_normalizers
 from leakgauge.federated.training.withheld import Withheld
-from leakgauge.threats.handover import handed
+from leakgauge.threats.handover import hand_over
 from leakgauge.threats.inspection import SharedState, check_isolated
 
 
 @runtime_checkable
 class ThreatModel(Protocol):
-    """Who attacks, and what they are granted. The only way from a client to an adversary."""
+    """A threat model: who attacks, and what the adversary is granted.
+
+    It is the only way from a client to an adversary. A class of your own with these two methods can
+    replace the built-in ones.
+    """
 
     @property
     def grants(self) -> frozenset[str]:
-        """Names of the knowledge granted: fields of `Knowledge`."""
+        """Names of the knowledge that is granted: fields of `Knowledge`."""
         ...
 
     def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
-        """Let `client` train on `batch` and return what this adversary sees of it."""
+        """Let `client` train on `batch` and return what this adversary sees."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """An honest-but-curious server: it follows the protocol and looks at each client's update.
+    """An honest-but-curious server. It follows the protocol and attacks the update of one client.
 
-    It always holds the model, the protocol and the update; the fields are what it is granted besides.
-    `order`: the order in which the client visits its examples, epoch by epoch, that of granted labels too.
-    `hyperparameters`: the client's local steps and their rates; that it shares a gradient is always known.
-    `statistics`: the running statistics of BatchNorm layers in train mode, as they are after local training.
+    It stands for a server without secure aggregation, and for anyone who reads what one client
+    sends. It always holds the model, the loss, the protocol and the update. The options say what it
+    knows in addition.
+
+    Args:
+        batch_size: Whether the adversary knows the number of examples B.
+        labels: Whether it knows the labels, without their order in the batch.
+        label_counts: Whether it knows the number of examples of each class.
+        defense: Whether it knows the client's defense and its options. Only then can it be an
+            adaptive adversary.
+        order: Whether it knows the order in which the client visits its examples, epoch by epoch.
+            Granted labels are then in the batch's order.
+        hyperparameters: Whether it knows the number of local steps and their rates. That a client
+            shares one gradient is always known.
+        statistics: Whether it knows the running statistics of BatchNorm layers in train mode, after
+            local training.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> threat = lg.Server(labels=True)
+        >>> sorted(threat.grants)
+        ['batch_size', 'defense', 'hyperparameters', 'labels']
+        >>> lg.examples.observation(batch_size=2, threat=threat).batch_size
+        2
     """
 
     batch_size: bool = True
@@ -69,18 +93,25 @@ class Server:
 
     @property
     def grants(self) -> frozenset[str]:
-        """Names of the knowledge granted."""
+        """Names of the knowledge that is granted."""
         return frozenset(field.name for field in fields(self) if getattr(self, field.name))
 
     def observe(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
-        """Let `client` train on `batch` and return what this adversary sees of it.
+        """Let `client` train on `batch` and return what this adversary sees.
 
-        The client trains with its own copies of model, loss, training and defense. The adversary's copies are made
-        before. What the training changes in classes, functions and globals, which no copy parts, is put back. The
-        observation holds nothing that leads to the batch, but for what the threat model grants.
+        The client trains with its own copies of model, loss, training and defense. The adversary's
+        copies are made before. Changes in classes, functions and globals, which copies do not
+        separate, are undone. Nothing in the observation leads to the batch, except what the threat
+        model grants.
+
+        Args:
+            client: The client.
+            batch: Its private batch.
+            seeds: Seeds of everything random.
 
         Raises:
-            ModelError: something that both must share keeps what the client trained on, or a hook changes the update.
+            ModelError: A shared object keeps what the client trained on, or a hook changes the
+                update.
         """
         trained_on, sizes = [batch], self.sizes(len(batch))
         shared = SharedState.of(client, batch, sizes)
@@ -89,21 +120,21 @@ class Server:
             seen = self.look(own, batch, seeds=seeds)
         drawn = own.drawn(len(batch), seeds=seeds)
         secret = () if self.order else orders_of(drawn)
-        # Orders that the caller fixed are part of the protocol, which is known.
+        # Orders that the caller fixed are part of the protocol, which the adversary knows.
         check_isolated(seen, trained_on, () if secret == orders_of(client) else secret)
         shared.check()
         return seen
 
     def sizes(self, count: int) -> list[int]:
-        """Return how many of `count` examples one client trains on: each number once."""
+        """Return the numbers of examples that one client may hold, each listed once."""
         return [count]
 
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
-        """Return the observation, unchecked. `client` is this call's own."""
+        """Return the observation, unchecked. `client` belongs to this call alone."""
         given = client.apart()
         model = client.global_model(seeds=seeds)
         check_finite(model)
-        shown = given.seen_model(handed(client, model, batch), seeds=seeds)
+        shown = given.seen_model(hand_over(client, model, batch), seeds=seeds)
         steadiness = Steadiness.of(client, model, batch)
         drawn = client.drawn(len(batch), seeds=seeds)
         update = drawn.share(model, batch, seeds=seeds)
@@ -132,23 +163,41 @@ class Server:
                 defense=given.defense if self.defense else None,
                 order=orders if self.order else None,
                 hyperparameters=training if self.hyperparameters else None,
-                statistics=self.told(drawn, model, batch, seeds=seeds) if self.statistics else None,
+                statistics=self.reveal_statistics(drawn, model, batch, seeds=seeds)
+                if self.statistics
+                else None,
             ),
         )
 
-    def told(
+    def reveal_statistics(
         self, client: Client, model: nn.Module, batch: Batch, *, seeds: Seeds
     ) -> Tensors | None:
-        """The statistics, where granted. Raises KnowledgeError where no layer of the model keeps any."""
+        """Return the running statistics after local training.
+
+        Raises:
+            KnowledgeError: No layer of the model keeps any.
+        """
         check_normalizers(model)
         return client.statistics(model, batch, seeds=seeds)
 
 
 def observed(threat: ThreatModel, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
-    """Return what the adversary of any threat model sees, a user's own too.
+    """Return what the adversary of any threat model sees, also of a user's own.
+
+    Args:
+        threat: The threat model.
+        client: The client.
+        batch: Its private batch.
+        seeds: Seeds of everything random.
 
     Raises:
-        ModelError: what a threat model of the user's own returns leads to the batch or its targets.
+        ModelError: The observation of a user's own threat model leads to the batch or its targets.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> client, batch = lg.examples.client(), lg.examples.batch(2)
+        >>> lg.threats.observed(lg.Server(), client, batch, seeds=lg.Seeds(0)).batch_size
+        2
     """
     if type(threat).observe is Server.observe:
         return threat.observe(client, batch, seeds=seeds)
@@ -158,18 +207,23 @@ def observed(threat: ThreatModel, client: Client, batch: Batch, *, seeds: Seeds)
     update = seen.update
     like = trainable(seen.model)
     if update.tensors.keys() != like.keys():
-        # Those of several rounds have names of their own.
+        # Updates of several rounds have names of their own.
         like = {"".join(name): update.tensors[name] for name in sorted(update.tensors)}
     return replace(seen, update=plain_update(update, like))
 
 
 def orders_of(client: Client) -> tuple[tuple[int, ...], ...]:
-    """Return the order of each local epoch, if the client shuffles and has drawn them."""
+    """Return the order of each local epoch, or nothing if the client does not shuffle or has drawn none."""
     return client.protocol.orders if isinstance(client.protocol, Shuffled) else ()
 
 
 def refuse_statistics(threat: Server, because: str) -> None:
-    """Raise SpecificationError where a threat model that never sees statistics is told to grant them."""
+    """Raise SpecificationError if a threat model grants statistics that its adversary never sees.
+
+    Args:
+        threat: The threat model.
+        because: The reason, for the message.
+    """
     if threat.statistics:
         raise SpecificationError(
             "threat.statistics",
@@ -180,16 +234,17 @@ def refuse_statistics(threat: Server, because: str) -> None:
 
 
 def _shuffled(targets: Tensor, seeds: Seeds) -> Tensor:
-    """The labels without the batch's order, which no server sees."""
+    """Return the labels in random order, because no server sees the order of the batch."""
     order = torch.randperm(len(targets), generator=seeds.generator("label order"))
     return targets.detach()[order.to(targets.device)].clone()
 
 
 def _counts(targets: Tensor, classes: int | None) -> Tensor:
+    """Return the number of examples of each class (K,)."""
     if classes is None or targets.ndim != 1 or targets.is_floating_point():
         raise KnowledgeError(
             "threat model",
-            expected="class labels, to grant label_counts",
+            expected="class labels (B,), because label_counts is granted",
             found=f"targets of shape {tuple(targets.shape)} and type {targets.dtype}",
             remedy="grant labels instead",
         )

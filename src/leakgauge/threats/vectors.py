@@ -1,4 +1,4 @@
-"""Read the numbers of an object as vectors: of tensors, arrays, collections, text and bytes."""
+"""Numbers of an object, read as vectors from tensors, arrays, collections, text and bytes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from leakgauge.federated.isolation.layouts import dense_parts
 
 PIECE = 1024
-"""Most values of a tensor or an array that is read as a part of the collection around it."""
+"""Most values of a tensor or an array that is read as part of the collection around it."""
 HUGE = 1e300
-"""Largest magnitude of a number that is read. Integers may be larger than any float64."""
+"""Largest magnitude of a number that is read. Python's integers may exceed every float64."""
 ENCODED = 32
-"""Fewest characters of text that is decoded as base64 or hexadecimal digits."""
+"""Fewest characters of a text that is decoded as base64 or hexadecimal digits."""
 FLOATS = 16
 """Fewest bytes that are read as float32."""
 LAYOUTS = (np.float32, np.float64, np.float16, np.uint8, np.int64, np.int32)
@@ -39,13 +39,14 @@ READABLE = (
     *(list, tuple, deque, dict, MappingProxyType, set, frozenset),
     *(str, bytes, bytearray, memoryview, array.array, io.BytesIO),
 )
-"""What may hold numbers. Other collections hold one of these, which is reached through them."""
+"""Types that may hold numbers. Other collections hold objects of these types, which are reached on their own."""
 
 
 def as_tensor(value: Any) -> Tensor | None:
     """Return a dense real tensor of the numbers in `value`, or None if it holds no numbers.
 
-    value: a tensor, an array, bytes of float32, a list or a tuple.
+    Args:
+        value: A tensor, an array, bytes of float32, a list or a tuple.
     """
     if isinstance(value, Tensor):
         return _joined([part for each in dense_parts(value) for part in _real(each)])
@@ -64,15 +65,19 @@ def as_tensor(value: Any) -> Tensor | None:
 
 
 def vectors(value: Any) -> Iterator[Tensor]:
-    """Yield every dense real tensor as which the numbers of `value` can be read.
+    """Yield every dense real tensor that the numbers of `value` can form.
 
-    value: what `as_tensor` reads, an array.array, a deque, a dictionary, text, or what `raw_bytes` reads. A
-    dictionary's values come first, then its keys. Bytes come in each of `LAYOUTS` whose size divides their length.
+    The values of a dictionary come before its keys. Bytes are read in each of `LAYOUTS` whose size
+    divides their length.
+
+    Args:
+        value: Anything that `as_tensor` or `raw_bytes` reads, or an array.array, a deque, a
+            dictionary or text.
     """
     if isinstance(value, array.array) and value.typecode not in "uw":
         yield torch.from_numpy(np.array(value, dtype=np.float64))
     elif _is_apart(value):
-        # Its tensors and arrays are read on their own, with paths that say where they lie.
+        # The tensors and arrays within are read on their own, each with its own path.
         return
     elif isinstance(value, (Tensor, np.ndarray, list, tuple)):
         tensor = as_tensor(value)
@@ -90,14 +95,15 @@ def vectors(value: Any) -> Iterator[Tensor]:
 
 
 def _is_apart(value: Any) -> bool:
-    """Return whether a collection holds arrays that are not parts of one."""
+    """Return whether a collection holds arrays that are not parts of one array."""
     if isinstance(value, (dict, MappingProxyType)):
-        # The buffers of a module are many. What is in parts has no names.
+        # Arrays with names, such as the buffers of a module, are not parts of one array.
         return _is_array(next(iter(value.values()), None))
     return isinstance(value, (list, tuple, deque)) and len(value) == 1 and _is_array(value[0])
 
 
 def _is_array(value: Any) -> bool:
+    """Return whether a value is a tensor or an array with at least one axis."""
     return isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0
 
 
@@ -110,7 +116,7 @@ def unordered(value: Any) -> Tensor | None:
 
 
 def raw_bytes(value: Any) -> Iterator[bytes]:
-    """Yield the bytes of a buffer, of a storage, of an array of records, and those that text encodes."""
+    """Yield the bytes of a buffer, a storage or an array of records, and the bytes that a text encodes."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         raw = bytes(value)
         yield raw
@@ -130,8 +136,9 @@ def raw_bytes(value: Any) -> Iterator[bytes]:
 def flat_numbers(value: Iterable[Any]) -> list[float] | None:
     """Return the numbers of a nested list or tuple, row by row, or None if it holds anything else.
 
-    Numbers may be Python's, NumPy's, text, or tensors and arrays of at most `PIECE` values. Of a complex number,
-    real and imaginary part follow each other, unless one of them is 0 in all.
+    Numbers may be Python's, NumPy's, text, or tensors and arrays of at most `PIECE` values. A
+    complex number gives its real and its imaginary part. A part of 0 is left out, unless both are
+    0.
     """
     found: list[float] = []
     for each in value:
@@ -143,6 +150,7 @@ def flat_numbers(value: Iterable[Any]) -> list[float] | None:
 
 
 def _numbers_of(value: Any) -> list[float] | None:
+    """Return the numbers of one entry, or None if it holds anything else."""
     if isinstance(value, (np.number, np.bool_)):
         return _numbers_of(value.item())
     if isinstance(value, (bool, int, float)):
@@ -152,7 +160,7 @@ def _numbers_of(value: Any) -> list[float] | None:
     if isinstance(value, (list, tuple)):
         return flat_numbers(value)
     if isinstance(value, Tensor):
-        # Parameters are read on their own. Their collections are many, and no example is kept as their parts.
+        # Parameters are read on their own. Nobody keeps an example as several parameters.
         if value.numel() > PIECE or (value.ndim and isinstance(value, nn.Parameter)):
             return None
         parts = [part.flatten().tolist() for part in dense_parts(value)]
@@ -165,9 +173,9 @@ def _numbers_of(value: Any) -> list[float] | None:
 
 
 def text_numbers(text: str) -> list[float] | None:
-    """Return the numbers of text that holds nothing else, or None.
+    """Return the numbers of a text that holds nothing else, or None.
 
-    Brackets, commas, quotes and the names that `repr` puts around numbers may part them.
+    Brackets, commas, quotes and the names that `repr` puts around numbers may separate them.
     """
     if not _HEAD.match(text):
         return None
@@ -180,18 +188,21 @@ def text_numbers(text: str) -> list[float] | None:
 
 
 def _of_numbers(values: list[Any]) -> Iterator[Tensor]:
+    """Yield one tensor of the values, if all are numbers."""
     numbers = flat_numbers(values)
     if numbers:
         yield torch.tensor(numbers, dtype=torch.float64)
 
 
 def _of_text(text: str) -> Iterator[Tensor]:
+    """Yield one tensor of the numbers in a text, if it holds nothing else."""
     numbers = text_numbers(text)
     if numbers:
         yield torch.tensor(numbers, dtype=torch.float64)
 
 
 def _of_bytes(raw: bytes) -> Iterator[Tensor]:
+    """Yield the tensors that bytes can mean, and the numbers of text that the bytes spell."""
     for layout in LAYOUTS:
         if raw and len(raw) % np.dtype(layout).itemsize == 0:
             with np.errstate(all="ignore"):
@@ -201,7 +212,7 @@ def _of_bytes(raw: bytes) -> Iterator[Tensor]:
 
 
 def _decoded(text: str) -> Iterator[bytes]:
-    """Yield the bytes that text encodes in base64 or hexadecimal digits."""
+    """Yield the bytes that a text encodes in base64 or hexadecimal digits."""
     if len(text) < ENCODED or not _BASE64.fullmatch(text):
         return
     for decode in (base64.b64decode, base64.urlsafe_b64decode, bytes.fromhex):
@@ -212,10 +223,12 @@ def _decoded(text: str) -> Iterator[bytes]:
 
 
 def _real(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the real and imaginary parts of a tensor, or the tensor itself if it is real."""
     return (tensor.real, tensor.imag) if tensor.is_complex() else (tensor,)
 
 
 def _joined(parts: list[Tensor]) -> Tensor | None:
+    """Return all values of several tensors as one vector, or a single tensor unchanged, or None if there is none."""
     if len(parts) == 1:
         return parts[0]
     return torch.cat([part.flatten().double() for part in parts]) if parts else None
