@@ -1,4 +1,4 @@
-"""Local training of several steps: the client's own SGD, its exact derivative, and who knows the order."""
+"""Local training of several steps: it equals SGD of torch, has an exact derivative, and hides its order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRAININGS = {
 
 
 def by_torch(training: lg.FedAvg, model: nn.Module, batch: lg.Batch) -> dict[str, Tensor]:
-    """The weight difference by torch.optim.SGD on a copy of the model."""
+    """Return the weight difference of torch.optim.SGD on a copy of the model."""
     old, moved = dict(model.named_parameters()), trained(model, training, batch)
     return {name: p.detach() - old[name].detach() for name, p in moved.named_parameters()}
 
@@ -40,7 +40,7 @@ def by_torch(training: lg.FedAvg, model: nn.Module, batch: lg.Batch) -> dict[str
 def unrolled(
     training: lg.FedAvg, model: nn.Module, inputs: Tensor, targets: Tensor
 ) -> dict[str, Tensor]:
-    """The same with autograd's own graph through every step."""
+    """Return the weight difference with a graph of autograd through every step."""
     start = {name: p.detach().requires_grad_() for name, p in model.named_parameters()}
     now, velocity = dict(start), {name: torch.zeros_like(p) for name, p in start.items()}
     for step in training.steps(len(inputs)):
@@ -84,7 +84,7 @@ def test_the_derivative_is_that_of_the_unrolled_graph(training: lg.FedAvg) -> No
 
 
 class Peak:
-    """The most values that graphs held at any one time."""
+    """A counter of the largest number of values that graphs hold at one time."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -250,7 +250,9 @@ def test_each_client_of_a_group_draws_its_own_order() -> None:
     seen = group.observe(client(mlp(), training=training), batch, seeds=lg.Seeds(0))
     assert isinstance(seen.training, Aggregated)
     assert seen.knowledge.order == seen.training.orders
-    assert len(set(seen.training.orders)) > training.epochs  # else both clients had one order
+    assert (
+        len(set(seen.training.orders)) > training.epochs
+    )  # Otherwise both clients had the same orders.
     halves = (slice(3), slice(3, 6))
     one = [
         own(mlp(), functional.cross_entropy, batch.inputs[part], batch.targets[part])

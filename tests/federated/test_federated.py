@@ -1,4 +1,4 @@
-"""Local training: the forward operator equals autograd, is differentiable and leaves no trace."""
+"""The forward operator of local training equals autograd, is differentiable and leaves no trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Observe = Callable[..., lg.Observation]
 
 
 def normed(*, seed: int = 0) -> nn.Module:
-    """A network with BatchNorm, in train mode: running statistics that a forward would move."""
+    """Return a network with BatchNorm in train mode, whose running statistics a forward would change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -65,7 +65,7 @@ class TestFedSGD:
             assert torch.allclose(found, expected, atol=1e-6)
 
     def test_its_derivative_agrees_with_finite_differences(self) -> None:
-        """The slope to the inputs of every entry of the update, in float64."""
+        """The derivative of every entry of the update by the inputs is checked in float64."""
         model = sigmoid_cnn(size=4).double()
         x = torch.rand((1, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
         target = torch.tensor([1])
@@ -74,7 +74,7 @@ class TestFedSGD:
             tensors = lg.FedSGD()(
                 model, functional.cross_entropy, inputs, target, create_graph=True
             )
-            # One fixed mixture of all entries: its gradient sees each of them.
+            # The gradient of this mixture depends on every entry.
             return torch.stack([t.sum() + t.square().sum() for t in tensors.values()])
 
         assert torch.autograd.gradcheck(update, x.requires_grad_(), eps=1e-6, atol=1e-6)
@@ -99,7 +99,7 @@ class TestFedSGD:
         assert model.training
 
     def test_one_layer_in_train_mode_is_enough(self) -> None:
-        """Fine-tuning often leaves a network in eval mode but for its normalization."""
+        """In fine-tuning, a network is often in eval mode except for its normalization."""
         model, batch = normed().eval(), images(3)
         model[1].train()  # type: ignore[index]
         before = copy.deepcopy(model.state_dict())
@@ -135,7 +135,7 @@ class TestFedSGD:
         assert "scalar" in str(caught.value)
 
     def test_a_loss_without_a_gradient_is_refused(self) -> None:
-        """Accuracy in place of a loss: a mistake with its remedy, not an error from inside autograd."""
+        """Accuracy instead of a loss raises an error with a remedy, not an error from inside autograd."""
         batch = images(2)
         with pytest.raises(lg.ModelError) as caught:
             lg.FedSGD()(
@@ -242,7 +242,7 @@ class TestClient:
 
 
 class TestSimulation:
-    """Client and adversary run the very same operator."""
+    """Client and adversary run the same operator."""
 
     @pytest.mark.parametrize("model", [mlp(), sigmoid_cnn(), normed()], ids=["mlp", "cnn", "bn"])
     @pytest.mark.parametrize("create_graph", [False, True])

@@ -1,4 +1,4 @@
-"""Gossip: averaging as the weights say; a listener tells what the equations determine, and no more."""
+"""Gossip: nodes average with the given weights. A listener learns only what the equations determine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GRAPHS = [(2, 1), (3, 2), (8, 2), (8, 4), (8, 3), (5, 4)]
 
 
 def error(seen: lg.Observation, batch: lg.Batch) -> float:
-    """Relative, of the gradient that was worked out, at the model that was."""
+    """Return the relative error of the computed gradient, at the computed model."""
     owner = client(nn.Identity())
     true = flat(owner.training(seen.model, owner.loss, batch.inputs, batch.targets))
     return float((flat(seen.update.tensors) - true).norm() / true.norm())
@@ -46,7 +46,7 @@ class TestGraphs:
         assert torch.allclose(mixed, values.mean().expand(nodes))
 
     def test_weights_of_an_irregular_graph(self) -> None:
-        """A star: its center's weight for each leaf is 1 / (1 + 3)."""
+        """In a star of four nodes, the center's weight for each leaf is 1 / (1 + 3)."""
         joined = torch.zeros((4, 4), dtype=torch.bool)
         joined[0, 1:] = joined[1:, 0] = True
         weights = metropolis(joined)
@@ -98,7 +98,11 @@ class TestTraining:
 def linear_view(
     nodes: int, degree: int, *, start: int, rounds: int, drift: float, size: int = 400
 ) -> tuple[View, Tensor, Tensor]:
-    """A gossip whose steps are random and drift, in float64: view, models and steps (T, N, d)."""
+    """Simulate a gossip with random, drifting steps in float64.
+
+    Returns:
+        The view of node 0, and the models and steps (T, N, d) of all nodes.
+    """
     generator = torch.Generator().manual_seed(nodes + degree)
     joined = circulant(nodes, degree)
     mixing = metropolis(joined)
@@ -153,7 +157,8 @@ class TestOverhearing:
         view, _, h = linear_view(5, 4, start=6, rounds=3, drift=0.5)
         found = estimate(view, 2)
         assert found.uncertainty < 1e-4
-        assert found.round >= 7  # in the first round heard, the model before the step is unknown
+        # In the first round that is heard, the model before the step is unknown.
+        assert found.round >= 7
         assert torch.allclose(found.step, h[found.round, 2], atol=1e-3)
 
     def test_two_hops_away_steady_steps_are_told_and_moving_ones_worse(self) -> None:
@@ -171,7 +176,7 @@ class TestOverhearing:
         found = estimate(view, 1)
         true = h[found.round, 1]
         assert found.uncertainty > 0.1
-        # The uncertainty is about the error that there is.
+        # The stated uncertainty is close to the real error.
         wrong = float((found.step - true).norm() / true.norm())
         assert 0.3 * wrong < found.uncertainty < 3 * wrong
 

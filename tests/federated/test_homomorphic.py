@@ -1,4 +1,4 @@
-"""Homomorphic encryption: the mean of secure aggregation, exactly; one client's ciphertexts tell nothing."""
+"""Homomorphic encryption gives exactly the mean of secure aggregation. One client's ciphertexts reveal nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SMALL = CKKS()
 LARGE = CKKS(degree=8192, primes=(60, 40, 40, 60))
 
 
-def drawn(clients: int, size: int = 3000, seed: int = 0) -> list[lg.Update]:
-    """Random updates of two tensors, more than one ciphertext holds."""
+def random_updates(clients: int, size: int = 3000, seed: int = 0) -> list[lg.Update]:
+    """Return random updates of two tensors, too large for one ciphertext."""
     generator = torch.Generator().manual_seed(seed)
     return [
         lg.Update(
@@ -53,13 +53,13 @@ class TestParameters:
     def test_without_tenseal_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "tenseal", None)
         with pytest.raises(lg.SpecificationError, match=r"leakgauge\[he\]") as caught:
-            HomomorphicEncryption()(drawn(1), [1], seeds=SEEDS)
+            HomomorphicEncryption()(random_updates(1), [1], seeds=SEEDS)
         assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module", autouse=False)
 def tenseal() -> None:
-    """Skips without the extra."""
+    """Skip the test if the extra `he` is not installed."""
     pytest.importorskip("tenseal.sealapi", reason="needs leakgauge[he]")
 
 
@@ -68,7 +68,7 @@ class TestMean:
     @pytest.mark.parametrize("ckks", [SMALL, LARGE])
     @pytest.mark.parametrize("counts", [[1], [1, 1, 1, 1, 1], [3, 1, 4]])
     def test_is_that_of_secure_aggregation_bit_for_bit(self, ckks: CKKS, counts: list[int]) -> None:
-        updates = drawn(len(counts))
+        updates = random_updates(len(counts))
         fixed = FixedPoint(bits=28)
         found = HomomorphicEncryption(fixed=fixed, ckks=ckks).run(updates, counts, seeds=SEEDS)
         masked = SecureAggregation(fixed=fixed)(updates, counts, seeds=SEEDS)
@@ -80,13 +80,13 @@ class TestMean:
         assert found.encrypted > 10 * found.plain
 
     def test_its_error_is_as_large_as_foreseen(self) -> None:
-        """The largest of 3000 normal numbers is near 3.5 standard deviations."""
-        found = HomomorphicEncryption().run(drawn(5), [1] * 5, seeds=SEEDS)
+        """The largest of 3000 normal numbers is close to 3.5 standard deviations."""
+        found = HomomorphicEncryption().run(random_updates(5), [1] * 5, seeds=SEEDS)
         spread = SMALL.spread(5) / SMALL.unit(FixedPoint().levels * 5, 5)
         assert 2 * spread < found.off < 6 * spread
 
     def test_same_seed_same_ciphertexts_other_seed_others(self) -> None:
-        (update,) = drawn(1)
+        (update,) = random_updates(1)
         one, same, other = (
             HomomorphicEncryption().concealed(update, 1, clients=3, seeds=lg.Seeds(seed))
             for seed in (0, 0, 1)
@@ -96,7 +96,7 @@ class TestMean:
 
     def test_the_global_generator_is_untouched(self) -> None:
         before = torch.random.get_rng_state()
-        HomomorphicEncryption()(drawn(2), [1, 1], seeds=SEEDS)
+        HomomorphicEncryption()(random_updates(2), [1, 1], seeds=SEEDS)
         assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -111,14 +111,14 @@ class TestCiphertextAlone:
             assert stats.chisquare(counts).pvalue > 1e-3
 
     def test_equal_parts_are_encrypted_apart(self) -> None:
-        """Two ciphertexts of the same numbers: a seed used twice would make them equal."""
+        """With one seed for both, two ciphertexts of the same numbers would be equal."""
         update = lg.Update({"a": torch.ones(2 * SMALL.slots)})
         seen = HomomorphicEncryption().concealed(update, 1, clients=1, seeds=SEEDS)
         first, second = seen.chunk(2)
         assert not bool((first == second).any())
 
     def test_an_attack_on_it_is_as_good_as_blind(self) -> None:
-        """And one on the decrypted mean reads the batch."""
+        """An attack on the decrypted mean recovers the batch."""
 
         def scores(threat: lg.ThreatModel) -> tuple[Tensor, Tensor]:
             own, others = [], []

@@ -1,4 +1,4 @@
-"""A user's own local training is read as well as ours: what its update tells is found by running it."""
+"""A user's local training is attacked as well as ours: running it shows what its update reveals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from leakgauge.inversion.search.judgment import residual_of
 
 @dataclass(frozen=True)
 class Own:
-    """Plain SGD, by a class of a user's own that says nothing of its steps."""
+    """Plain SGD in a user's own class, which does not state its steps."""
 
     kind: UpdateKind = "delta"
     rate: float = 0.05
@@ -130,7 +130,7 @@ def test_noise_that_nobody_spoke_of_proves_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["sum", "class weights"])
 def test_the_aggregate_of_losses_that_are_no_mean(name: str) -> None:
-    """The mean of clients' sums is not the sum over all: the adversary simulates the clients one by one."""
+    """The mean of clients' sums is not the sum over all, so the adversary simulates each client."""
     batch = batch_of(4, 2)
     client = lg.Client(
         model=network(nn.ReLU).eval(),
@@ -145,7 +145,7 @@ def test_the_aggregate_of_losses_that_are_no_mean(name: str) -> None:
         found=torch.ones(4, dtype=torch.bool),
         status=lg.Status.UNCONVERGED,
     )
-    # Which example is whose is not told: a sum does not mind, class weights do.
+    # The adversary does not know which client holds which example. Only class weights depend on that.
     residual = residual_of(observation, found)
     assert residual is not None
     assert name == "class weights" or residual < 1e-5

@@ -1,4 +1,4 @@
-"""Several rounds on one batch: the operator is the client's own, and more rounds tell more."""
+"""Several rounds on one batch: the operator is the client's own, and more rounds reveal more."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_models_move_by_the_update() -> None:
 
 
 def test_two_rounds_tell_what_one_leaves_open() -> None:
-    """32 parameters for 64 pixels: one gradient cannot tell the image, each round adds equations."""
+    """One gradient of 32 parameters does not determine 64 pixels. Each round adds equations."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         small = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Secure aggregation: the sum to a quantization step, whoever drops out, and nothing of any one client."""
+"""Secure aggregation gives the sum up to rounding, also if clients drop out. It reveals no single client."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from leakgauge.federated.aggregation.secure_aggregation import unmasked_sum
 SEEDS = lg.Seeds(0)
 
 
-def drawn(count: int, *, size: int = 40, seed: int = 0) -> list[lg.Update]:
-    """Gradients of two tensors with normal entries."""
+def random_updates(count: int, *, size: int = 40, seed: int = 0) -> list[lg.Update]:
+    """Return gradients of two tensors with normal entries."""
     generator = torch.Generator().manual_seed(seed)
     return [
         lg.Update(
@@ -44,8 +44,8 @@ def drawn(count: int, *, size: int = 40, seed: int = 0) -> list[lg.Update]:
     ]
 
 
-def off(one: lg.Update, other: lg.Update) -> float:
-    """The largest difference of two updates."""
+def largest_difference(one: lg.Update, other: lg.Update) -> float:
+    """Return the largest difference between two updates."""
     return max(
         float((t.double() - other.tensors[n].double()).abs().max()) for n, t in one.tensors.items()
     )
@@ -90,9 +90,9 @@ class TestField:
     def test_a_sum_that_might_overflow_is_refused(self) -> None:
         secure = SecureAggregation(fixed=FixedPoint(bits=40), most_examples=2**20)
         with pytest.raises(lg.UpdateError, match="lower bits") as caught:
-            secure(drawn(3), [1, 1, 1], seeds=SEEDS)
+            secure(random_updates(3), [1, 1, 1], seeds=SEEDS)
         assert "\n" not in str(caught.value)
-        # The largest sum that is allowed comes out right.
+        # The largest allowed sum is still correct.
         most = 2**18
         secure = SecureAggregation(fixed=FixedPoint(clip=1.0, bits=41), most_examples=most)
         full = [lg.Update({"a": torch.tensor([1.0, -1.0])})] * 3
@@ -116,12 +116,12 @@ class TestSecretSharing:
         assert join(shares) == secret
 
     def test_fewer_shares_fit_every_secret(self) -> None:
-        """With two shares of three, each secret has the one polynomial that goes through them."""
+        """For two shares of three and any secret, exactly one polynomial passes through them."""
         shares = split(12345, [1, 2, 3], 3, generator=torch.Generator().manual_seed(0))
         two = {1: shares[1], 2: shares[2]}
         assert join(two) != 12345
         for secret in (0, 7, 2**255):
-            # Lagrange through (0, secret) and the two shares gives a third share; all three join to it.
+            # Lagrange's formula for (0, secret) and two shares gives a third share. The three join to it.
             third = (3 * shares[2] - 3 * shares[1] + secret) % PRIME
             assert join({**two, 3: third}) == secret
 
@@ -155,15 +155,18 @@ class TestProtocol:
     @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(8, 40))
     @settings(max_examples=15, deadline=None)
     def test_is_the_weighted_mean_to_half_a_step(self, counts: list[int], bits: int) -> None:
-        updates = drawn(len(counts))
+        updates = random_updates(len(counts))
         secure = SecureAggregation(fixed=FixedPoint(bits=bits))
         plain = WeightedMean()(updates, counts, seeds=SEEDS)
-        rounding = 1e-6  # of float32
-        assert off(secure(updates, counts, seeds=SEEDS), plain) <= secure.fixed.step / 2 + rounding
+        rounding = 1e-6  # The error of float32.
+        assert (
+            largest_difference(secure(updates, counts, seeds=SEEDS), plain)
+            <= secure.fixed.step / 2 + rounding
+        )
 
     def test_the_masked_sum_is_the_plain_sum(self) -> None:
-        """As integers, before any scaling: equal, not close."""
-        updates, counts, secure = drawn(5), [1, 2, 3, 4, 5], SecureAggregation()
+        """The integers before scaling are exactly equal."""
+        updates, counts, secure = random_updates(5), [1, 2, 3, 4, 5], SecureAggregation()
         plain = sum(
             (to_integers(secure.vector(u, n, SEEDS)) for u, n in zip(updates, counts, strict=True)),
             start=torch.zeros(1, dtype=torch.int64),
@@ -174,13 +177,16 @@ class TestProtocol:
     @pytest.mark.parametrize("lost", [(0,), (2,), (4,), (1, 3)])
     @pytest.mark.parametrize("late", [(), "one more"])
     def test_those_who_drop_out_are_left_out(self, lost: tuple[int, ...], late: object) -> None:
-        updates, counts = drawn(6), [1, 2, 3, 4, 5, 6]
+        updates, counts = random_updates(6), [1, 2, 3, 4, 5, 6]
         gone = (5,) if late and len(lost) < 2 else ()
         secure = SecureAggregation(threshold=4)
         transcript = secure.run(updates, counts, seeds=SEEDS, lost=lost, late=gone)
         stay = [i for i in range(6) if i not in lost]
         plain = WeightedMean()([updates[i] for i in stay], [counts[i] for i in stay], seeds=SEEDS)
-        assert off(secure.mean(transcript, updates[0]), plain) <= secure.fixed.step + 1e-6
+        assert (
+            largest_difference(secure.mean(transcript, updates[0]), plain)
+            <= secure.fixed.step + 1e-6
+        )
         assert set(transcript.masked) == set(stay)
         assert set(transcript.revealed) == set(stay) - set(gone)
 
@@ -189,20 +195,21 @@ class TestProtocol:
         self, lost: tuple[int, ...], late: tuple[int, ...]
     ) -> None:
         with pytest.raises(lg.UpdateError, match="at least 3 clients") as caught:
-            SecureAggregation().run(drawn(4), [1] * 4, seeds=SEEDS, lost=lost, late=late)
+            SecureAggregation().run(random_updates(4), [1] * 4, seeds=SEEDS, lost=lost, late=late)
         assert "\n" not in str(caught.value)
 
     def test_nobody_reveals_both_secrets_of_one_client(self) -> None:
-        transcript = SecureAggregation().run(drawn(5), [1] * 5, seeds=SEEDS, lost=[1])
+        transcript = SecureAggregation().run(random_updates(5), [1] * 5, seeds=SEEDS, lost=[1])
         for revealed in transcript.revealed.values():
             assert set(revealed.keys) == {1}
             assert set(revealed.seeds) == {0, 2, 3, 4}
 
     def test_same_seed_same_transcript(self) -> None:
         one, other = (
-            SecureAggregation().run(drawn(3), [1] * 3, seeds=SEEDS).masked for _ in range(2)
+            SecureAggregation().run(random_updates(3), [1] * 3, seeds=SEEDS).masked
+            for _ in range(2)
         )
-        new = SecureAggregation().run(drawn(3), [1] * 3, seeds=lg.Seeds(1)).masked
+        new = SecureAggregation().run(random_updates(3), [1] * 3, seeds=lg.Seeds(1)).masked
         for own, vector in one.items():
             assert torch.equal(vector, other[own])
             assert not torch.equal(vector, new[own])
@@ -217,27 +224,27 @@ class TestMaskedAlone:
             assert stats.chisquare(counts).pvalue > 1e-3
 
     def test_does_not_correlate_with_the_update(self) -> None:
-        (update,) = drawn(1, size=4000)
+        (update,) = random_updates(1, size=4000)
         masked = to_integers(SecureAggregation().masked(update, 1, clients=4, seeds=SEEDS))
         flat = torch.cat([t.flatten() for t in update.tensors.values()]).double()
         correlation = float(torch.corrcoef(torch.stack([flat, masked.double()]))[0, 1])
         assert abs(correlation) < 4 / math.sqrt(len(flat))
 
     def test_is_what_the_protocol_sends(self) -> None:
-        updates, secure = drawn(3), SecureAggregation()
+        updates, secure = random_updates(3), SecureAggregation()
         sent = secure.run(updates, [2, 1, 1], seeds=SEEDS).masked[0]
         assert torch.equal(sent[:-1], secure.masked(updates[0], 2, clients=3, seeds=SEEDS))
 
     def test_the_mask_is_the_same_for_any_update(self) -> None:
-        """A one-time pad: two inputs differ masked as they do unmasked."""
-        one, other = drawn(2)
+        """As in a one-time pad, two masked inputs differ by the same amount as the unmasked ones."""
+        one, other = random_updates(2)
         secure = SecureAggregation()
         masked = [secure.masked(u, 1, clients=2, seeds=SEEDS) for u in (one, other)]
         plain = [secure.vector(u, 1, SEEDS)[:-1] for u in (one, other)]
         assert torch.equal(subtract(*masked), subtract(*plain))
 
     def test_an_attack_on_it_is_as_good_as_blind(self) -> None:
-        """No better against its own batch than against another one, over several batches."""
+        """Over several batches, the attack's score is no better than its score against other batches."""
 
         def scores(threat: lg.ThreatModel) -> tuple[Tensor, Tensor]:
             own, others = [], []

@@ -1,4 +1,4 @@
-"""BatchNorm in train mode: what running statistics tell of a batch, who is told, and what a search makes of it."""
+"""BatchNorm in train mode: what running statistics reveal of a batch, who sees them, and how a search uses them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SEEDS = lg.Seeds(0)
 
 
 def normed(momentum: float | None = 0.1, *, seed: int = 0, train: bool = True) -> nn.Module:
-    """Two BatchNorm layers, their running statistics those of other data."""
+    """Return a network with two BatchNorm layers whose running statistics come from other data."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(
@@ -54,8 +54,8 @@ def normed(momentum: float | None = 0.1, *, seed: int = 0, train: bool = True) -
     return model.train(train)
 
 
-def given_to_layers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """What each BatchNorm layer is given, by hand."""
+def inputs_of_layers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Return the input of each BatchNorm layer, recorded by hooks."""
     twin, seen = copy.deepcopy(model), {}
     for name, layer in twin.named_modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -69,18 +69,18 @@ def buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
-def seen_by(
+def observe_with(
     threat: lg.ThreatModel, model: nn.Module, batch: lg.Batch, training: lg.LocalTraining
 ) -> lg.Observation:
     return threat.observe(client(model, training=training), batch, seeds=SEEDS)
 
 
-def told(
+def observe_granted(
     model: nn.Module, batch: lg.Batch, training: lg.LocalTraining | None = None
 ) -> lg.Observation:
-    """What a server sees that is granted labels and statistics."""
+    """Return the observation of a server with labels and statistics granted."""
     threat = lg.Server(statistics=True, labels=True)
-    return seen_by(threat, model, batch, training or lg.FedSGD())
+    return observe_with(threat, model, batch, training or lg.FedSGD())
 
 
 EVERY = [*itertools.product([0.1, 0.7, 1.0, None], [1, 3], [None, 2], [0.0, 0.9])]
@@ -107,7 +107,7 @@ class TestRunningStatistics:
         for name, buffer in twin.named_buffers():
             assert torch.allclose(statistics[name], buffer, rtol=1e-4, atol=1e-6)
             assert torch.equal(model.get_buffer(name), before[name])
-        update = seen_by(lg.Server(), model, batch, training).update.tensors
+        update = observe_with(lg.Server(), model, batch, training).update.tensors
         for (name, start), end in zip(model.named_parameters(), twin.parameters(), strict=True):
             assert torch.allclose(update[name], end - start, rtol=1e-3, atol=1e-6)
 
@@ -139,23 +139,23 @@ class TestBatchStatistics:
         inputs = batch.inputs.double()
         after = client(model).statistics(model, lg.Batch(inputs, batch.targets), seeds=SEEDS)
         found = batch_statistics(model, after)
-        for name, given in given_to_layers(model, inputs).items():
+        for name, given in inputs_of_layers(model, inputs).items():
             assert torch.allclose(found[name].mean, given.mean((0, 2, 3)), rtol=1e-10)
             assert torch.allclose(found[name].variance, given.var((0, 2, 3)), rtol=1e-10)
-            # torch normalizes by the biased one.
+            # torch normalizes by the biased variance.
             n = given.numel() // given.shape[1]
             biased = given.var((0, 2, 3), unbiased=False)
             assert torch.allclose(found[name].variance * (n - 1) / n, biased, rtol=1e-10)
 
     @pytest.mark.parametrize("momentum", [0.1, 0.7, None])
     def test_several_steps_tell_a_mean_of_theirs(self, momentum: float | None) -> None:
-        """At a rate of next to nothing all steps see the same moments, whatever they weigh."""
+        """With a tiny learning rate, all steps see the same moments, so their weights do not matter."""
         model, batch = normed(momentum), images(4)
         training = lg.FedAvg(epochs=5, learning_rate=1e-7)
         found = batch_statistics(
             model, client(model, training=training).statistics(model, batch, seeds=SEEDS)
         )
-        for name, given in given_to_layers(model, batch.inputs).items():
+        for name, given in inputs_of_layers(model, batch.inputs).items():
             assert torch.allclose(found[name].mean, given.mean((0, 2, 3)), atol=1e-4)
             assert torch.allclose(found[name].variance, given.var((0, 2, 3)), atol=1e-4)
 
@@ -176,8 +176,8 @@ class TestThreats:
     @pytest.mark.parametrize("training", [lg.FedSGD(), lg.FedAvg(epochs=2)])
     def test_they_are_told_where_they_are_granted_alone(self, training: lg.LocalTraining) -> None:
         model, batch = normed(), images(4)
-        withheld = seen_by(lg.Server(), model, batch, training)
-        granted = seen_by(lg.Server(statistics=True), model, batch, training)
+        withheld = observe_with(lg.Server(), model, batch, training)
+        granted = observe_with(lg.Server(statistics=True), model, batch, training)
         assert withheld.knowledge.statistics is None
         assert granted.knowledge.statistics is not None
         assert "statistics" in granted.knowledge.granted()
@@ -190,7 +190,7 @@ class TestThreats:
     @pytest.mark.parametrize("model", [mlp(), normed(train=False)])
     def test_a_model_that_keeps_none_is_told_of_in_one_line(self, model: nn.Module) -> None:
         with pytest.raises(lg.KnowledgeError, match=r"model\.train = true") as caught:
-            told(model, images(3))
+            observe_granted(model, images(3))
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("threat", [lg.Neighbor, lg.MaskedUpdate, lg.EncryptedUpdate])
@@ -204,7 +204,7 @@ class TestThreats:
         model, batch = normed(), images(6)
         seen = threat(clients=3, statistics=True).observe(client(model), batch, seeds=SEEDS)
         parts = batch.inputs.tensor_split(3)
-        each = [given_to_layers(model, part)["1"].mean((0, 2, 3)) for part in parts]
+        each = [inputs_of_layers(model, part)["1"].mean((0, 2, 3)) for part in parts]
         assert seen.knowledge.statistics is not None
         found = batch_statistics(model, seen.knowledge.statistics)["1"].mean
         assert torch.allclose(found, torch.stack(each).mean(0), atol=1e-5)
@@ -224,7 +224,7 @@ class TestThreats:
 
     def test_poisoning_the_batch_afterwards_changes_nothing(self) -> None:
         batch = images(3)
-        seen = told(normed(), batch)
+        seen = observe_granted(normed(), batch)
         assert seen.knowledge.statistics is not None
         before = {name: t.clone() for name, t in seen.knowledge.statistics.items()}
         assert all(t.grad_fn is None for t in seen.knowledge.statistics.values())
@@ -240,8 +240,8 @@ class TestOutsider:
     @pytest.mark.parametrize("training", [lg.FedSGD(), lg.FedAvg(epochs=2)])
     def test_it_sees_the_mean_to_the_rounding_of_models(self, training: lg.LocalTraining) -> None:
         model, batch = normed(), images(4)
-        seen = seen_by(lg.Outsider(clients=2), model, batch, training)
-        mean = seen_by(lg.Aggregator(clients=2, statistics=True), model, batch, training)
+        seen = observe_with(lg.Outsider(clients=2), model, batch, training)
+        mean = observe_with(lg.Aggregator(clients=2, statistics=True), model, batch, training)
         apart = [seen.update.tensors[n] - t for n, t in mean.update.tensors.items()]
         assert 0 < max(float(t.abs().max()) for t in apart) < 1e-5
         assert seen.knowledge.granted() == {"batch_size", "hyperparameters", "statistics"}
@@ -260,7 +260,7 @@ def value(term: LeastSquares, unit: Tensor) -> float:
 class TestTerm:
     def test_it_is_zero_at_the_batch_and_positive_elsewhere(self) -> None:
         model, batch = normed(), images(4)
-        term = BatchStatistics.of(told(model, batch))
+        term = BatchStatistics.of(observe_granted(model, batch))
         before = buffers(model)
         assert value(term, batch.inputs) < 1e-9
         assert value(term, batch.inputs.flip(0)) < 1e-9
@@ -279,12 +279,12 @@ class TestTerm:
                 return self.linear(self.norm(self.norm(x).sigmoid()).flatten(1))  # type: ignore[no-any-return]
 
         batch = images(3)
-        assert value(BatchStatistics.of(told(Twice(), batch)), batch.inputs) < 1e-9
+        assert value(BatchStatistics.of(observe_granted(Twice(), batch)), batch.inputs) < 1e-9
 
     def test_several_steps_are_met_on_the_way(self) -> None:
-        """Nearer to zero at the batch than where the model was sent."""
+        """The term is closer to zero at a model between start and end than at the model that was sent."""
         model, batch = normed(), images(4)
-        seen = told(model, batch, lg.FedAvg(epochs=6, learning_rate=0.1))
+        seen = observe_granted(model, batch, lg.FedAvg(epochs=6, learning_rate=0.1))
         way, start = BatchStatistics.of(seen), BatchStatistics.of(seen).moments[0]
         at_start = replace(way, moments=(replace(start, model=model),))
         assert value(way, batch.inputs) < value(at_start, batch.inputs) / 4
@@ -293,16 +293,18 @@ class TestTerm:
         model = normed(1.0)
         inputs = images(5).inputs
         model(inputs)
-        seen = seen_by(lg.Server(), model.eval(), images(3), lg.FedSGD())
+        seen = observe_with(lg.Server(), model.eval(), images(3), lg.FedSGD())
         term = BatchStatistics.prior(seen)
         assert term.inapplicable(seen) is None
-        # In eval mode the second layer is given what the running statistics make of the first.
-        first = value(replace(term, moments=(replace(term.moments[0], targets=one(term)),)), inputs)
+        # In eval mode, the input of the second layer depends on the running statistics of the first.
+        first = value(
+            replace(term, moments=(replace(term.moments[0], targets=first_layer(term)),)), inputs
+        )
         assert first < 1e-9
         assert value(term, torch.zeros_like(inputs)) > 0.1
 
     def test_nothing_to_compare_is_said(self) -> None:
-        seen = seen_by(lg.Server(), mlp(), images(2), lg.FedSGD())
+        seen = observe_with(lg.Server(), mlp(), images(2), lg.FedSGD())
         reason = BatchStatistics.prior(seen).inapplicable(seen)
         assert reason is not None
         assert "BatchNorm" in reason
@@ -310,7 +312,7 @@ class TestTerm:
     @pytest.mark.parametrize("step", [DoubleBackward, ForwardOverReverse])
     def test_every_step_has_its_slope(self, step: type) -> None:
         matching = search(1.0)
-        seen = told(normed().double(), double(images(3)))
+        seen = observe_granted(normed().double(), double(images(3)))
         matching = replace(matching, objective=matching.informed(seen))
         labels = matching.labels.prepare(seen)
         assert not isinstance(labels, lg.Inapplicable)
@@ -329,8 +331,8 @@ class TestTerm:
         assert torch.allclose(traced, slope)
 
 
-def one(term: BatchStatistics) -> dict[str, Moments]:
-    """The first layer's moments alone."""
+def first_layer(term: BatchStatistics) -> dict[str, Moments]:
+    """Return only the moments of the first layer."""
     return {"1": term.moments[0].targets["1"]}
 
 
@@ -352,26 +354,26 @@ class TestSearch:
     def test_the_simulated_update_is_the_client_s(self) -> None:
         for training in (lg.FedSGD(), lg.FedAvg(epochs=3, minibatch=2)):
             batch = images(4)
-            seen = told(normed(), batch, training)
+            seen = observe_granted(normed(), batch, training)
             simulated = simulator(seen, create_graph=False)(batch.inputs, batch.targets)
             for name, tensor in seen.update.tensors.items():
                 assert torch.equal(simulated[name], tensor)
 
     def test_statistics_are_used_where_granted(self) -> None:
         batch = images(3)
-        seen, matching = told(normed(), batch), search(1.0)
+        seen, matching = observe_granted(normed(), batch), search(1.0)
         assert "BatchStatistics(2 layers)" in repr(matching.informed(seen))
-        # Those of several steps are an estimate, whose weight vanishes.
-        several = matching.informed(told(normed(), batch, lg.FedAvg(epochs=3)))
+        # The statistics of several steps are an estimate, so their weight vanishes.
+        several = matching.informed(observe_granted(normed(), batch, lg.FedAvg(epochs=3)))
         first, last = (several.parts(progress)[-1][0] for progress in (0.0, 1.0))
         assert last == pytest.approx(1e-4 * first)
         blind = replace(seen, knowledge=replace(seen.knowledge, statistics=None))
         assert matching.informed(blind) is matching.objective
-        silent = told(normed(0.0), batch)
+        silent = observe_granted(normed(0.0), batch)
         assert matching.informed(silent) is matching.objective
 
     def test_their_weight_follows_the_distance_s_scale(self) -> None:
-        seen = told(normed(), images(3))
+        seen = observe_granted(normed(), images(3))
         norm = sum(float(t.square().sum()) for t in seen.update.tensors.values())
         for objective, scale in ((Cosine(), 1.0), (L2(), norm), (3.0 * L2(), 3 * norm)):
             matching = replace(search(0.5), objective=objective)
@@ -380,7 +382,7 @@ class TestSearch:
 
     def test_a_search_with_them_sees_more(self) -> None:
         batch = images(4)
-        seen = told(normed(), batch)
+        seen = observe_granted(normed(), batch)
         errors = []
         for weight in (0.0, 1.0):
             guess = search(weight)(seen, seeds=SEEDS)
@@ -389,7 +391,7 @@ class TestSearch:
         assert errors[1] < errors[0]
 
     def test_every_recipe_takes_them(self) -> None:
-        seen = told(normed(), images(3))
+        seen = observe_granted(normed(), images(3))
         for attack in (attacks.DLG(steps=2), attacks.InvertingGradients(steps=4)):
             blind = replace(seen, knowledge=replace(seen.knowledge, statistics=None))
             with_them, without = (attack(o, seeds=SEEDS) for o in (seen, blind))

@@ -1,4 +1,4 @@
-"""A model that changes as it runs is found, and nothing of it is called converged or certified."""
+"""A model that changes as it runs is detected, and no result on it is called converged or certified."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CALLS = [0.0]
 
 
 class Scaled(nn.Module):
-    """A network whose output is scaled by what `scale` says."""
+    """A network whose output is multiplied by `scale`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Scaled(nn.Module):
         return output
 
     def scale(self, x: Tensor) -> float:
-        """1, here."""
+        """Return the factor of the output. Subclasses return different values in different calls."""
         return 1.0
 
 
@@ -77,7 +77,7 @@ class ByParameter(Scaled):
 
 
 class ByData(Scaled):
-    """Writes past torch's own count of changes."""
+    """A network that writes to a tensor without raising torch's count of its changes."""
 
     def scale(self, x: Tensor) -> float:
         self.network[1].weight.data.clamp_(-0.01, 0.01)  # type: ignore[index]
@@ -85,7 +85,7 @@ class ByData(Scaled):
 
 
 class Counting(Scaled):
-    """Changes what can be put back."""
+    """A network that changes a state that can be restored."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ THREATS: dict[str, Callable[[], lg.Server]] = {
 
 
 def observed(model: nn.Module, *, threat: str = "server", loss: Any = None) -> lg.Observation:
-    """An observation of four images."""
+    """Return an observation of a batch of four images."""
     owner = lg.Client(
         model=model,
         loss=loss or functional.cross_entropy,
@@ -161,7 +161,7 @@ def test_a_loss_that_draws_from_numpy_is_told() -> None:
 
 
 def test_the_look_moves_no_generator() -> None:
-    """What a program draws after an observation of a steady model is what it would have drawn without."""
+    """An observation of a steady model does not change the random numbers that a program draws next."""
     model = dropping()
     random.seed(0)
     np.random.seed(0)
@@ -174,7 +174,7 @@ def test_the_look_moves_no_generator() -> None:
 
 
 class Sure(BaseAttack):
-    """Claims to be certified by a residual of 0."""
+    """An attack that claims a given status with a residual of 0."""
 
     def __init__(self, status: lg.Status) -> None:
         self.status = status
@@ -216,7 +216,7 @@ def test_other_statuses_stay_and_are_noted() -> None:
 
 
 class OwnSure:
-    """The same claim by a user's class that derives from nothing of ours."""
+    """The same claim by a user's class without a base class of the library."""
 
     def __repr__(self) -> str:
         return "OwnSure()"

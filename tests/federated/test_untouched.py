@@ -1,4 +1,4 @@
-"""Runs of a user's code leave no trace, so that the client and every simulation start from one state."""
+"""Runs of a user's code leave no trace, so the client and every simulation start from the same state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leakgauge.inversion.simulation.simulator import simulator
 
 
 class Stateful(nn.Module):
-    """A network whose output depends on everything that its earlier calls changed."""
+    """A network whose output depends on every state that its earlier calls changed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class Stateful(nn.Module):
 
 
 def stateful() -> Stateful:
-    """A fresh one, whose first layer has an attribute that forward deletes."""
+    """Return a new stateful network, whose first layer has an attribute that the forward deletes."""
     model = Stateful()
     model.network[0].added = 1  # type: ignore[index]
     return model
 
 
 def everything(model: nn.Module) -> dict[str, Any]:
-    """Copies of all that the modules hold."""
+    """Return copies of all attributes of all modules."""
     return {
         f"{name}.{key}": copy.deepcopy(value) if not callable(value) else value
         for name, module in model.named_modules()
@@ -75,7 +75,7 @@ def everything(model: nn.Module) -> dict[str, Any]:
 
 
 def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Compare values, tensors by their bits."""
+    """Check that two dictionaries have equal values."""
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert repr(value) == repr(other[name]), name
@@ -110,7 +110,7 @@ def test_a_forward_that_raises_leaves_no_trace() -> None:
 
 
 def test_writes_stay_visible_inside_and_shared_tensors_stay_shared() -> None:
-    """Two names of one tensor are one tensor inside too; a container with two names is taken once."""
+    """Two names of one tensor stay one tensor inside. A container with two names is copied once."""
     model = nn.Module()
     model.first = model.second = torch.zeros(1)  # type: ignore[assignment]
     model.one = model.other = [1]  # type: ignore[assignment]
@@ -126,7 +126,7 @@ def test_writes_stay_visible_inside_and_shared_tensors_stay_shared() -> None:
 
 
 class CountingLoss(nn.Module):
-    """A loss that weighs by how often it was called."""
+    """A loss whose value is scaled by the number of its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class CountingLoss(nn.Module):
 
 
 def counting_closure() -> Callable[[Tensor, Tensor], Tensor]:
-    """A loss that counts in variables of the function around it, and in its own attributes."""
+    """Return a loss that counts its calls in closure variables and in its own attributes."""
     calls, kept = 0, OrderedDict[int, Tensor]()
 
     def loss(output: Tensor, targets: Tensor) -> Tensor:
@@ -167,12 +167,14 @@ def test_a_loss_starts_from_the_same_state(make: Callable[[], Any]) -> None:
     output = mlp()(batch.inputs)
     values = [value_of(loss, output, batch.targets).item() for _ in range(3)]
     assert values[0] == values[1] == values[2]
-    assert loss(output, batch.targets) != loss(output, batch.targets), "it does count otherwise"
+    assert loss(output, batch.targets) != loss(output, batch.targets), (
+        "without restoration it counts"
+    )
 
 
 @dataclass
 class OwnSGD:
-    """A user's local training, which runs the model as it is and counts."""
+    """A user's local training, which runs the model directly and counts its calls."""
 
     calls: int = 0
 
@@ -201,7 +203,7 @@ TRAININGS: dict[str, Callable[[], lg.LocalTraining]] = {
 def test_client_and_simulation_of_a_stateful_model_agree(
     make: Callable[[], lg.LocalTraining],
 ) -> None:
-    """Simulated at the private batch itself, however often, the update is the observed one, bit by bit."""
+    """Each simulation at the private batch gives the observed update, bit by bit."""
     batch, training = images(2), make()
     owner = lg.Client(
         model=stateful(),
@@ -227,7 +229,7 @@ def test_an_own_training_s_changes_are_undone() -> None:
 
 
 class Counting(nn.Module):
-    """A smooth network that scales its output by how often it was called."""
+    """A smooth network that scales its output by the number of its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -240,7 +242,7 @@ class Counting(nn.Module):
 
 
 class Scaling(Counting):
-    """What it computes at its first call."""
+    """The function that `Counting` computes in its first call, without the counter."""
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.network(x) * 1.5
@@ -248,7 +250,10 @@ class Scaling(Counting):
 
 
 def test_a_model_that_counts_its_calls_is_attacked_like_one_that_does_not() -> None:
-    """Seen to read 19 dB instead of 93: the counter moved between the client's call and the simulation's."""
+    """Without restoration, an attack reached 19 dB instead of 93.
+
+    The counter had changed between the client's call and the simulation.
+    """
     batch = images(1)
     found = []
     for model in (Counting(), Scaling()):

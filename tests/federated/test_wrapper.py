@@ -1,4 +1,4 @@
-"""Local training around another: one method says what differs, the rest is shared."""
+"""A local training that wraps another: one method computes the update, and the base class does the rest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOSS = functional.cross_entropy
 
 @dataclass(frozen=True)
 class Doubled(Wrapper):
-    """Twice the update."""
+    """A wrapper that returns twice the update."""
 
     def update(self, task: Task) -> Tensors:
         return {name: 2 * t for name, t in task.by(self.training).items()}
@@ -29,7 +29,7 @@ class Doubled(Wrapper):
 
 @dataclass(frozen=True)
 class Careless:
-    """A user's own training, which writes to its batch and to the model."""
+    """A user's local training, which writes to its batch and to the model."""
 
     kind: str = "gradient"
 

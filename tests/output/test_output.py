@@ -1,4 +1,4 @@
-"""The end of a model: its head, how its loss combines a batch, and the label of one example."""
+"""The end of a model: its head, the reduction of its loss, and the label of one example."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from leakgauge.output import OneLabel, contribution_of, head_of, label_of_one, r
 
 
 def after_steps(model: nn.Module, steps: int) -> nn.Module:
-    """A network trained a little, on noise."""
+    """Return a network after some steps of training on noise."""
     descent = torch.optim.SGD(model.parameters(), lr=0.5)
     for step in range(steps):
         batch = batch_of(64, seed=100 + step)
@@ -37,7 +37,7 @@ def after_steps(model: nn.Module, steps: int) -> nn.Module:
 
 
 class Twice(TwoHeads):
-    """Its head sees every example from two sides."""
+    """A network that calls its head twice: on each example and on its mirror image."""
 
     def forward(self, x: Tensor) -> Tensor:
         one, two = (self.body(v.flatten(1)).tanh() for v in (x, x.flip(-1)))
@@ -46,7 +46,7 @@ class Twice(TwoHeads):
 
 
 class Tied(TwoHeads):
-    """The weight of its head serves in its body as well."""
+    """A network whose head and body share a weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.body(x.flatten(1)).tanh()
@@ -55,7 +55,7 @@ class Tied(TwoHeads):
 
 
 class Finished(nn.Module):
-    """A network and a function behind it."""
+    """A network with a function after its output."""
 
     def __init__(self, finish: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class TestReduction:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_counts_are_right_or_not_said_to_be_told(name: str) -> None:
-    """Under a sum, as under a mean, all are right; under a loss of another form nothing is called certain."""
+    """For a sum and for a mean, all counts are right. For any other loss, no count is called certain."""
     for seed in range(2):
         batch = batch_of(6, seed)
         observation = observed(network(nn.ReLU, seed=seed), batch, LOSSES[name])

@@ -1,4 +1,4 @@
-"""Federated training with a defense: who holds what, what is learned, what is sent."""
+"""Federated training under a defense: the partition, the accuracy and the traffic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGETS = torch.arange(10).repeat_interleave(50)
 
 
 def digits(part: slice) -> lg.Dataset:
-    """Some of them."""
+    """Return a part of the digits."""
     data = lg.data.digits()
     return replace(data, inputs=data.inputs[part], targets=data.targets[part])
 
@@ -25,7 +25,7 @@ def digits(part: slice) -> lg.Dataset:
 def client(
     defense: lg.Defense | None = None, training: lg.LocalTraining | None = None
 ) -> lg.Client:
-    """With an MLP that digits train in seconds."""
+    """Return a client with an MLP that learns digits in seconds."""
     data = digits(slice(0, 8))
     return lg.Client(
         model=lg.models.build(lg.models.mlp, data.domain, 10, seed=0),
@@ -40,7 +40,7 @@ def client(
 def trained(
     held: lg.Client, rounds: int = 3, seed: int = 0, examples: int | None = None
 ) -> History:
-    """A short run."""
+    """Run a short federated training."""
     federation = Federation(clients=3, rounds=rounds, alpha=1.0, examples=examples)
     return federation.train(
         held, digits(slice(0, 600)), digits(slice(600, 900)), seeds=lg.Seeds(seed)
@@ -82,14 +82,14 @@ class TestTraffic:
         assert sent_bytes(dense) == 4 * 22
 
     def test_zeros_are_left_out_where_places_cost_less(self) -> None:
-        # 64 of 256 values, with places of 8 bits; b whole.
+        # Of a, 64 of 256 values are sent, with positions of 8 bits. Of b, all values are sent.
         assert sent_bytes(self.update) == 64 * (32 + 8) // 8 + 40
 
     def test_short_formats_count(self) -> None:
         int8 = defenses.Quantization(format="int8")
         assert sent_bytes(self.update, int8) == 64 * (8 + 8) // 8 + 10
         chain = defenses.Chain(defenses=(defenses.TopK(), defenses.Quantization(format="fp16")))
-        assert sent_bytes(self.update, defenses.Sign()) == 32 + 2  # 256 bits, and 10
+        assert sent_bytes(self.update, defenses.Sign()) == 32 + 2  # 256 bits and 10 bits, in bytes.
         assert sent_bytes(self.update, chain) == 64 * (16 + 8) // 8 + 20
 
 
@@ -154,7 +154,7 @@ class TestFederation:
     def test_memories_are_each_client_s_own(self) -> None:
         forgetful = trained(client(defenses.TopK(sparsity=0.9)), rounds=3)
         remembering = trained(client(defenses.DGC(sparsity=0.9, momentum=0.0)), rounds=3)
-        # The first round has nothing to remember.
+        # The memory is empty in the first round.
         assert remembering.accuracy[1] == forgetful.accuracy[1]
         assert remembering.accuracy[2:] != forgetful.accuracy[2:]
 
@@ -172,7 +172,7 @@ class TestFederation:
 
 class TestLocalLayers:
     def test_each_client_keeps_its_own_and_the_server_s_stay(self) -> None:
-        """By hand: each trains on with the head that it had, and the rest is averaged."""
+        """Compare with training by hand: each client keeps its own head, and the rest is averaged."""
         defense = defenses.LocalLayers(last=1)
         held = client(defense, training=lg.FedSGD())
         history = trained(held, rounds=2)
@@ -210,7 +210,7 @@ class TestLocalLayers:
         assert sum(history.sent) < sum(plain.sent)
 
     def test_what_a_later_defense_does_to_the_update_leaves_them_alone(self) -> None:
-        """Noise on what is sent is none on the head that stays, nor on the server's."""
+        """Noise on the shared update changes neither the client's own head nor the server's."""
         noisy = defenses.Chain(
             defenses=(defenses.LocalLayers(last=1), defenses.GaussianNoise(std=1.0))
         )
