@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.attacks.order_invariant import averaged
+from leakgauge.attacks.order_invariant import average_epochs
 from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.federated.training.fedavg import EpochsApart
 from leakgauge.federated.training.local_steps import as_one_gradient, interpolated
@@ -222,7 +222,7 @@ def test_what_epochs_found_is_matched_by_label_and_averaged() -> None:
     first = images(3).inputs
     labels = torch.tensor([0, 1, 1])
     order = torch.tensor([2, 0, 1])
-    merged = averaged(torch.cat([first, first[order] + 0.1]), torch.cat([labels, labels[order]]), 2)
+    merged = average_epochs(torch.cat([first, first[order] + 0.1]), torch.cat([labels, labels[order]]), 2)
     assert torch.allclose(merged, first + 0.05)
 
 
