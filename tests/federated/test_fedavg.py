@@ -222,7 +222,9 @@ def test_what_epochs_found_is_matched_by_label_and_averaged() -> None:
     first = images(3).inputs
     labels = torch.tensor([0, 1, 1])
     order = torch.tensor([2, 0, 1])
-    merged = average_epochs(torch.cat([first, first[order] + 0.1]), torch.cat([labels, labels[order]]), 2)
+    merged = average_epochs(
+        torch.cat([first, first[order] + 0.1]), torch.cat([labels, labels[order]]), 2
+    )
     assert torch.allclose(merged, first + 0.05)
 
 
