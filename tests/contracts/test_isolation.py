@@ -618,7 +618,9 @@ class TestHooks:
             "full_backward": lambda module, inner, outer: (2 * inner[0],),
         }[kind]
         getattr(model[3], f"register_{kind}_hook")(hook)  # type: ignore[index]
-        with pytest.raises(lg.ModelError, match="move the computation into the forward of a module") as caught:
+        with pytest.raises(
+            lg.ModelError, match="move the computation into the forward of a module"
+        ) as caught:
             self.observed(model)
         assert f"{kind.removeprefix('full_')}_hooks of '3'" in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -44,11 +44,11 @@ from leakgauge.defenses import Chain, GaussianNoise, StochasticQuantization, Top
 class Stating(Undefended):
     """A defense that does nothing, and states the effects that it was given."""
 
-    told: tuple[Effect, ...] = ()
+    stated: tuple[Effect, ...] = ()
 
     @property
     def effects(self) -> tuple[Effect, ...]:
-        return self.told
+        return self.stated
 
 
 class Plain:
@@ -60,8 +60,8 @@ class Plain:
         raise AttributeError(name)
 
 
-def chain(*told: Effect) -> Chain:
-    return Chain(defenses=tuple(Stating((one,)) for one in told))
+def chain(*stated: Effect) -> Chain:
+    return Chain(defenses=tuple(Stating((one,)) for one in stated))
 
 
 class TestSource:
@@ -70,7 +70,7 @@ class TestSource:
     ) -> None:
         under = GaussianNoise(std=0.1)
         known, unknown = (
-            observe(mlp(), images(1), under=under, defense=told) for told in (True, False)
+            observe(mlp(), images(1), under=under, defense=granted) for granted in (True, False)
         )
         assert effect(known, Noise) == effect(under, Noise) == Noise(std=0.1) == known.noise
         assert effect(unknown, Noise) is None
@@ -160,7 +160,7 @@ class TestJoined:
 
     def test_rounding_counts_at_the_end_alone(self) -> None:
         rounding = StochasticQuantization()
-        for parts, told in (
+        for parts, kept in (
             ((rounding,), True),
             ((TopK(), rounding), True),
             ((rounding, TopK()), False),
@@ -169,7 +169,7 @@ class TestJoined:
             ((rounding, Chain()), True),
             ((rounding, rounding), True),
         ):
-            assert (effect(Chain(defenses=parts), Rounding) is not None) == told, parts
+            assert (effect(Chain(defenses=parts), Rounding) is not None) == kept, parts
 
     def test_a_chain_keeps_the_memory_of_its_parts_itself(self) -> None:
         whole = Chain(defenses=(defenses.DGC(), defenses.DGC()))
@@ -214,17 +214,17 @@ WRONG: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("told", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("stated", WRONG.values(), ids=WRONG)
 class TestRefusals:
-    def test_wrong_effects_are_refused_wherever_they_are_read(self, told: Any) -> None:
-        for defense in (Stating(told), Chain(defenses=(Stating(told), TopK()))):
+    def test_wrong_effects_are_refused_wherever_they_are_read(self, stated: Any) -> None:
+        for defense in (Stating(stated), Chain(defenses=(Stating(stated), TopK()))):
             with pytest.raises(SpecificationError, match="a tuple of effects") as refusal:
                 effect(defense, Noise)
             assert "\n" not in str(refusal.value)
             assert "defense Stating, effects" in str(refusal.value)
 
-    def test_an_audit_refuses_them_before_it_computes(self, told: Any) -> None:
-        for defense in (Stating(told), Chain(defenses=(TopK(), Stating(told)))):
+    def test_an_audit_refuses_them_before_it_computes(self, stated: Any) -> None:
+        for defense in (Stating(stated), Chain(defenses=(TopK(), Stating(stated)))):
             with pytest.raises(SpecificationError, match="a tuple of effects"):
                 lg.audit(own_case(defense))
 
@@ -317,11 +317,11 @@ def test_memory_and_local_parameters_reach_the_client() -> None:
         rounds = memory.get("rounds", torch.zeros(())) + 1
         return update.map(lambda t: rounds * t), {"rounds": rounds}
 
-    told = (
+    stated = (
         RoundMemory(remember=remember),
         KeptLocal(names=lambda held: frozenset(held[-1:])),
     )
-    owner, batch = client(mlp(), defense=Stating(told)), images(2)
+    owner, batch = client(mlp(), defense=Stating(stated)), images(2)
     model = owner.global_model(seeds=lg.Seeds(0))
     first, memory = owner.continued(model, batch, {}, seeds=lg.Seeds(0))
     second, _ = owner.continued(model, batch, memory, seeds=lg.Seeds(0))

@@ -20,14 +20,14 @@ Observe = Callable[..., lg.Observation]
 
 def stopping(after: int) -> tuple[list[lg.Moment], Progress]:
     """Return a callback that stops an attack at its moment number `after`, and the list of its moments."""
-    told: list[lg.Moment] = []
+    moments: list[lg.Moment] = []
 
     def watch(moment: lg.Moment) -> None:
-        told.append(moment)
-        if len(told) > after:
+        moments.append(moment)
+        if len(moments) > after:
             raise lg.StopAttack
 
-    return told, watch
+    return moments, watch
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Slow(lg.BaseAttack):
 def test_a_run_that_is_stopped_returns_the_best_so_far(observe: Observe) -> None:
     observation = observe(mlp(), images(2))
     for after, value in ((1, 0.2), (2, 0.3)):
-        told, watch = stopping(after)
+        moments, watch = stopping(after)
         found = planned(Slow(), observation).run(lg.Seeds(0), watch)
         assert found.inputs.unique().tolist() == pytest.approx([value])
         assert found.status is lg.Status.UNCONVERGED, "a status is bounded where it is stopped too"
-        assert f"stopped at {told[-1].fraction:.0%}" in found.message
-        assert found.cost.evaluations == told[-1].evaluations
+        assert f"stopped at {moments[-1].fraction:.0%}" in found.message
+        assert found.cost.evaluations == moments[-1].evaluations
         assert found.cost.seconds > 0
 
 
@@ -80,13 +80,13 @@ def test_a_run_that_is_stopped_before_it_has_anything_says_so(observe: Observe) 
 
 def test_moments_tell_objective_evaluations_and_the_best(observe: Observe) -> None:
     observation = observe(sigmoid_cnn(), images(1))
-    told, watch = stopping(1000)
+    moments, watch = stopping(1000)
     found = attacks.InvertingGradients(steps=30)(observation, seeds=lg.Seeds(0), progress=watch)
-    objectives = [moment.objective for moment in told if moment.objective is not None]
-    assert sorted({moment.evaluations for moment in told}) == list(range(1, 31))
+    objectives = [moment.objective for moment in moments if moment.objective is not None]
+    assert sorted({moment.evaluations for moment in moments}) == list(range(1, 31))
     assert objectives == sorted(objectives, reverse=True)  # type: ignore[type-var]
     assert objectives[-1] == pytest.approx(min(found.objectives))
-    last = told[-1].best
+    last = moments[-1].best
     assert last is not None
     assert torch.equal(last().inputs, found.inputs)
 
@@ -109,25 +109,25 @@ def test_auto_stopped_in_its_second_attack_returns_the_better_of_both(observe: O
     observation = observe(sigmoid_cnn(), images(1))
     first, second = attacks.IDLG(steps=20), attacks.InvertingGradients(steps=200)
     before = first(observation, seeds=lg.Seeds(0).child("IDLG"))
-    told, watch = stopping(before.cost.evaluations + 3)
+    moments, watch = stopping(before.cost.evaluations + 3)
     found = attacks.Auto(attacks=(first, second))(observation, seeds=lg.Seeds(0), progress=watch)
     assert found.residual == before.residual
     assert torch.equal(found.inputs, before.inputs)
-    assert found.cost.evaluations == told[-1].evaluations
-    shares = [moment.fraction for moment in told]
-    assert shares == sorted(shares)
+    assert found.cost.evaluations == moments[-1].evaluations
+    fractions = [moment.fraction for moment in moments]
+    assert fractions == sorted(fractions)
 
 
 def test_a_part_without_a_guess_keeps_the_one_before(observe: Observe) -> None:
-    told: list[lg.Moment] = []
+    moments: list[lg.Moment] = []
     before = nothing_found(observe(mlp(), images(1)), lg.Status.UNCONVERGED, "before")
     best = lambda: before  # noqa: E731
-    part = within(told.append, 0.5, 0.25, evaluations=10, best=best)
+    part = within(moments.append, 0.5, 0.25, evaluations=10, best=best)
     part(lg.Moment(0.4, 2, 1.5))
-    assert told[0].fraction == pytest.approx(0.6)
-    assert (told[0].evaluations, told[0].objective) == (12, 1.5)
-    assert told[0].best is not None
-    assert told[0].best().message == "before"
+    assert moments[0].fraction == pytest.approx(0.6)
+    assert (moments[0].evaluations, moments[0].objective) == (12, 1.5)
+    assert moments[0].best is not None
+    assert moments[0].best().message == "before"
 
 
 def test_a_progress_that_is_no_moment_is_told(observe: Observe) -> None:

@@ -28,14 +28,14 @@ class Interrupted(Exception):
 
 def failing(error: Exception, after: int) -> tuple[list[lg.Moment], Progress]:
     """Return a callback that raises `error` at its moment number `after`, and the list of its moments."""
-    told: list[lg.Moment] = []
+    moments: list[lg.Moment] = []
 
     def watch(moment: lg.Moment) -> None:
-        told.append(moment)
-        if len(told) > after:
+        moments.append(moment)
+        if len(moments) > after:
             raise error
 
-    return told, watch
+    return moments, watch
 
 
 AUTO = attacks.Auto(attacks=(attacks.IDLG(steps=20), attacks.InvertingGradients(steps=20)))
@@ -47,13 +47,13 @@ def test_what_a_watcher_raises_leaves_as_it_is(
     observe: Observe, attack: lg.BaseAttack, error: Exception
 ) -> None:
     error.__cause__ = cause = ValueError("before")
-    told, watch = failing(error, 3)
+    moments, watch = failing(error, 3)
     with pytest.raises(type(error), match=r"mine|full") as caught:
         attack(observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0), progress=watch)
     assert caught.value is error
     assert error.__cause__ is cause
     assert error.__context__ is None
-    assert len(told) == 4, "no other attack goes on"
+    assert len(moments) == 4, "no other attack goes on"
 
 
 def test_what_a_watcher_of_an_audit_raises_leaves_as_it_is() -> None:

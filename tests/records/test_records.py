@@ -52,9 +52,9 @@ def file_of(folder: Path, *lines: bytes) -> Path:
 def refused(folder: Path, *lines: bytes) -> str:
     with pytest.raises(DataError) as caught:
         read(file_of(folder, *lines))
-    told = str(caught.value)
-    assert told.isprintable()
-    return told
+    message = str(caught.value)
+    assert message.isprintable()
+    return message
 
 
 class TestSchema:
@@ -67,8 +67,8 @@ class TestSchema:
     def test_every_field_is_described(self) -> None:
         parts: dict[str, Any] = json_schema()["$defs"]
         for name, part in parts.items():
-            for field, told in part["properties"].items():
-                described = "description" in told or "$ref" in told
+            for field, schema in part["properties"].items():
+                described = "description" in schema or "$ref" in schema
                 assert described, f"{name}.{field}"
             assert part["additionalProperties"] is False
             assert set(part["required"]) == set(part["properties"]), "every line has every field"
@@ -78,10 +78,10 @@ class TestSchema:
         parts: dict[str, Any] = json_schema()["$defs"]
         seen: dict[str, dict[str, Any]] = {}
         for name in ("Header", "Cell", "Training", "End"):
-            for field, told in parts[name]["properties"].items():
+            for field, schema in parts[name]["properties"].items():
                 if field in ("type", "status"):  # Both are text in every record, with other values.
                     continue
-                bare = {key: told[key] for key in told if key not in ("description", "default")}
+                bare = {key: schema[key] for key in schema if key not in ("description", "default")}
                 bare.pop("title", None)
                 assert seen.setdefault(field, bare) == bare, field
 
@@ -102,10 +102,10 @@ class TestSchema:
     def test_any_number_and_any_text_makes_one_line_of_json(self, number: float, text: str) -> None:
         record = cell(number, message=text)
         line = line_of(record)
-        told = json.loads(line, parse_constant=lambda token: pytest.fail(token))
+        loaded = json.loads(line, parse_constant=lambda token: pytest.fail(token))
         finite = math.isfinite(number) and abs(number) <= 1e100
-        assert told["scores"]["psnr"] == [number if finite else None]
-        assert told["message"] == printable(text)
+        assert loaded["scores"]["psnr"] == [number if finite else None]
+        assert loaded["message"] == printable(text)
         assert line.count(b"\n") == 1
 
     def test_surrogates_of_file_names_are_replaced(self) -> None:
@@ -114,11 +114,11 @@ class TestSchema:
 
 class TestVerdict:
     def test_it_follows_from_its_examples(self) -> None:
-        told: dict[str, Any] = {"rule": "r", "floor": 1.0, "margin": None, "why": ""}
-        assert Verdict(leaks=None, per_example=(None,), **told).leaks is None
+        rest: dict[str, Any] = {"rule": "r", "floor": 1.0, "margin": None, "why": ""}
+        assert Verdict(leaks=None, per_example=(None,), **rest).leaks is None
         for leaks, each in ((True, (False, None)), (False, (None,)), (None, (True,))):
             with pytest.raises(ValidationError, match="follows from `per_example`"):
-                Verdict(leaks=leaks, per_example=each, **told)
+                Verdict(leaks=leaks, per_example=each, **rest)
 
     def test_one_value_for_each_example(self) -> None:
         with pytest.raises(DataError, match="1 values, one for each example"):
@@ -148,9 +148,11 @@ class TestReading:
                 "found '2'",
             ),
         ):
-            told = refused(tmp_path, line, line_of(cell()))
-            assert f"line 1: expected schema version {SCHEMA_VERSION}; {found}" in told
-            assert "use the version of LeakGauge that made the records, or repeat the run" in told
+            message = refused(tmp_path, line, line_of(cell()))
+            assert f"line 1: expected schema version {SCHEMA_VERSION}; {found}" in message
+            assert (
+                "use the version of LeakGauge that made the records, or repeat the run" in message
+            )
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -171,9 +173,9 @@ class TestReading:
         self, tmp_path: Path, change: dict[str, Any], words: str
     ) -> None:
         record = cell().model_dump(mode="json") | change
-        told = refused(tmp_path, line_of(header()), b"\n", json.dumps(record).encode() + b"\n")
-        assert told.startswith("records.jsonl, line 3: expected ")
-        assert words in told
+        message = refused(tmp_path, line_of(header()), b"\n", json.dumps(record).encode() + b"\n")
+        assert message.startswith("records.jsonl, line 3: expected ")
+        assert words in message
 
     def test_a_line_without_its_end_is_read_where_it_is_whole(self, tmp_path: Path) -> None:
         whole = line_of(header())
@@ -201,9 +203,9 @@ class TestReading:
     def test_what_is_not_one_run(
         self, tmp_path: Path, records: list[Record], expected: str, remedy: str
     ) -> None:
-        told = refused(tmp_path, *map(line_of, records))
-        assert expected in told
-        assert remedy in told
+        message = refused(tmp_path, *map(line_of, records))
+        assert expected in message
+        assert remedy in message
 
     @pytest.mark.parametrize("content", [b"", b"\n\n", line_of(header())[:-9]])
     def test_a_file_without_a_whole_line(self, tmp_path: Path, content: bytes) -> None:
@@ -221,11 +223,11 @@ class TestReading:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(reader, "LONGEST_LINE", 1000)
-        told = refused(tmp_path, b'{"type": "' + b"x" * 5000 + b'"}\n')
-        assert "line 1: expected a line of at most 1,000 bytes" in told
+        message = refused(tmp_path, b'{"type": "' + b"x" * 5000 + b'"}\n')
+        assert "line 1: expected a line of at most 1,000 bytes" in message
         monkeypatch.setattr(reader, "MOST_BYTES", 100)
-        told = refused(tmp_path, line_of(header()))
-        assert "of at most 100 bytes" in told
+        message = refused(tmp_path, line_of(header()))
+        assert "of at most 100 bytes" in message
 
     def test_a_folder_and_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "gone.jsonl", tmp_path / "a\0b"):

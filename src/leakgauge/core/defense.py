@@ -17,9 +17,10 @@ from leakgauge.core.update import Tensors, Update
 class Defense(Protocol):
     """The contract of defenses. A defense acts at four seams of the client's work.
 
-    `adapt` says how an adaptive adversary, which knows the defense, answers. A class of your own
-    satisfies the contract with these five methods. It may also have `effects`, a tuple of `Effect`.
-    It describes as data how the defense changes what the adversary observes (`core/effects.py`).
+    `adapt` gives the answer of an adaptive adversary, which is one that knows the defense. A class
+    of your own satisfies the contract with these five methods. It may also have `effects`, a tuple
+    of `Effect`. They describe as data how the defense changes what the adversary observes
+    (`core/effects.py`).
 
     Example:
         >>> import leakgauge as lg
@@ -84,7 +85,7 @@ class Combined(Defense, Protocol):
 def parts_of(defense: Defense | None) -> tuple[Defense, ...]:
     """Return the parts of a defense in their order.
 
-    A defense that is no combination is its own single part. Without a defense, the result is empty.
+    A defense that is not a combination is its own single part. Without a defense, the result is empty.
     """
     if defense is None:
         return ()

@@ -61,12 +61,12 @@ class Gridded(Protocol):
 
     @property
     def grid(self) -> tuple[int, int, int] | None:
-        """Shape (C, H, W) of one example in unit coordinates, or None if it is no image."""
+        """Shape (C, H, W) of one example in unit coordinates, or None if it is not an image."""
         ...
 
 
 def image_grid(domain: Domain) -> tuple[int, int, int] | None:
-    """Return the shape (C, H, W) of one example of `domain`, or None if its examples are no images.
+    """Return the shape (C, H, W) of one example of `domain`, or None if its examples are not images.
 
     All code that reads examples as images calls this function, such as priors on neighboring pixels
     and generators of images.

@@ -39,7 +39,7 @@ def admits(hint: Any, value: Any) -> bool:
     A list passes as a tuple. A NumPy number passes as a number, but a tensor does not. True and
     False are not numbers. An annotation that this function does not understand admits every value.
     """
-    if hint is Any:  # It is a class since Python 3.11, so that it must come first.
+    if hint is Any:  # Any is a class since Python 3.11, so this test comes first.
         return True
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:

@@ -77,7 +77,7 @@ class Observation(Summarized):
             of attacks.
         update: The gradient or the weight difference that the adversary sees.
         domain: The domain of the private examples.
-        classes: Number of classes K, or None if the targets are no classes.
+        classes: Number of classes K, or None if the targets are not classes.
         knowledge: The further knowledge that the threat model grants.
         clients: Number of clients whose mean the update is, weighted by their numbers of examples.
             The default is 1.

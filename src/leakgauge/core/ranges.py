@@ -76,7 +76,7 @@ def check_ranges(part: object, error: type[UserError] = SpecificationError) -> N
     `check_fields` says which fields are checked.
 
     Args:
-        part: The object to check. An object that is no dataclass passes.
+        part: The object to check. An object that is not a dataclass passes.
         error: The class of the error to raise.
     """
     if not is_dataclass(part) or isinstance(part, type):

@@ -96,7 +96,7 @@ def _check_home(module: str, reference: str, where: str) -> None:
 
 
 def _no_part(reference: str, found: str, where: str) -> SpecificationError:
-    """Return the error for a reference to something that is no part of the user."""
+    """Return the error for a reference to something that is not a part of the user."""
     return SpecificationError(
         where,
         expected="a function, class or object of your own module",

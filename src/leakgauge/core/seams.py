@@ -71,7 +71,7 @@ def checked_update(defense: Defense, given: Any) -> Update:
         given: The object that it returned.
 
     Raises:
-        SpecificationError: The object is no update.
+        SpecificationError: The object is not an Update.
     """
     if not isinstance(given, Update):
         raise mistake(

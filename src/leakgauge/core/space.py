@@ -47,7 +47,7 @@ class SearchSpace(Protocol):
 
     @property
     def discrete(self) -> bool:
-        """Whether some relaxed variables in [0, 1] are no valid example, so that `round` moves them."""
+        """Whether some relaxed variables in [0, 1] are not valid examples, so that `round` moves them."""
         ...
 
     def relax(self, examples: Tensor) -> Tensor:

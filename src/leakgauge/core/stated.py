@@ -51,7 +51,7 @@ def effect(source: Source, kind: type[E]) -> E | None:
             several parts.
 
     Raises:
-        SpecificationError: The defense's `effects` is no tuple of effects.
+        SpecificationError: The defense's `effects` is not a tuple of effects.
     """
     return kind.together(effects_of(source, kind))
 
@@ -64,7 +64,7 @@ def effects_of(source: Source, kind: type[E]) -> tuple[E, ...]:
         kind: The class of the effects. Effect returns all.
 
     Raises:
-        SpecificationError: The defense's `effects` is no tuple of effects.
+        SpecificationError: The defense's `effects` is not a tuple of effects.
     """
     return tuple(each for each in stated_by(defense_in(source)) if isinstance(each, kind))
 
@@ -80,7 +80,7 @@ def stated_by(defense: Defense | None) -> tuple[Effect, ...]:
     """Return all effects that a defense states. A combination that states none has those of its parts.
 
     Raises:
-        SpecificationError: `effects` is no tuple of effects.
+        SpecificationError: `effects` is not a tuple of effects.
     """
     # `getattr` with a default would mistake a property that fails for a missing attribute.
     if getattr_static(defense, "effects", ABSENT) is ABSENT:

@@ -53,7 +53,7 @@ def _summarize(value: Any) -> str:
         return f"partial of {_summarize(value.func)}"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{getattr(value, '__module__', None) or kind}.{value.__qualname__}"
-    # An object of another library may print its arrays. Its kind must do then.
+    # An object of another library may print its arrays. Then only its kind is shown.
     text = repr(value)
     return kind if "tensor(" in text or "array(" in text else text
 

@@ -135,7 +135,7 @@ class TableDomain:
         columns: The columns, in the order of the values of a row.
 
     Raises:
-        DataError: `columns` is no sequence of Column.
+        DataError: `columns` is not a sequence of Column.
 
     Example:
         >>> import leakgauge as lg
@@ -210,7 +210,7 @@ class TableDomain:
                 does.
 
         Raises:
-            DataError: An argument is no sequence, the lengths differ, or an item is of another
+            DataError: An argument is not a sequence, the lengths differ, or an item is of another
                 kind.
 
         Example:

@@ -36,7 +36,7 @@ class Update(Summarized):
         kind: "gradient", the default, or "delta" for a weight difference.
 
     Raises:
-        UpdateError: A name is no text, a value is no tensor, or the kind is unknown.
+        UpdateError: A name is not text, a value is not a tensor, or the kind is unknown.
 
     Example:
         >>> import leakgauge as lg

@@ -89,7 +89,7 @@ class Data(Part):
         description="Index of each example of the batch in the data set. Empty if no batch was drawn."
     )
     labels: Many[int] | None = Field(
-        description="Class index of each example. Null if the targets are no classes, or if no batch was drawn."
+        description="Class index of each example. Null if the targets are not classes, or if no batch was drawn."
     )
     label_names: Many[Text] = Field(
         description="Target of each example as text: the name of its class if classes have names."

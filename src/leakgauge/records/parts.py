@@ -52,10 +52,10 @@ class Defense(Part):
         description="Name of the option that measures the strength, for the axis of a figure. Null if there is none."
     )
     strength: Measurement = Field(
-        description="Value of that option, in the option's unit. Null if it is no number, or several."
+        description="Value of that option, in the option's unit. Null if the value is not one number."
     )
     strength_text: Text | None = Field(
-        description="The same value as text, also if it is no number, or several."
+        description="The same value as text. It is also given if the value is not one number."
     )
     claims: Many[Claim] = Field(
         description="Claims of the defense, one for each part that makes one."

@@ -33,7 +33,7 @@ HEADED = "the header of a run as its first line, of type 'header'"
 def read(path: str | Path) -> list[Record]:
     """Return the records of a file `records.jsonl`, in the order in which they were finished.
 
-    A crash may cut the last line. A last line without a newline that is no whole record is left
+    A crash may cut the last line. A last line without a newline that is not a whole record is left
     out, since it holds nothing that was finished. A run that was killed has no `End`.
 
     Args:
@@ -151,7 +151,7 @@ def record_of(value: Mapping[str, Any], where: str = "a record") -> Record:
 
 
 def explain(error: ValidationError, value: object, where: str) -> DataError:
-    """Return the error for a mapping that is no record. Its message is one line."""
+    """Return the error for a value that is not a record. Its message is one line."""
     if not isinstance(value, Mapping):
         return _error(where, "one JSON object with a field 'type'", shorten(value), ANEW)
     version = value.get("schema_version", value.get("schema", SCHEMA_VERSION))
