@@ -108,7 +108,7 @@ def test_finds_the_parts_of_a_users_own_model() -> None:
     [
         (sigmoid_cnn(), "does not cut the image into patches"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), "no convolution"),
-        (nn.Sequential(nn.Conv2d(1, 8, 2, stride=2), nn.Flatten(), nn.Linear(128, 4)), "no trained parameter"),
+        (nn.Sequential(nn.Conv2d(1, 8, 2, stride=2), nn.Flatten(), nn.Linear(128, 4)), "no trained positional embedding"),
     ],
 )  # fmt: skip
 def test_says_why_it_does_not_apply(model: nn.Module, reason: str, observe: Observe) -> None:
@@ -123,7 +123,7 @@ def test_a_frozen_positional_embedding_is_told() -> None:
     model = vit()
     position = model.get_parameter("position")
     position.requires_grad_(False)
-    assert "no trained parameter" in (refusal(April(), seen(model)) or "")
+    assert "no trained positional embedding" in (refusal(April(), seen(model)) or "")
 
 
 def test_the_direction_of_one_tensor() -> None:

@@ -226,13 +226,13 @@ def conv(*layers: nn.Module, bias: bool = False) -> nn.Module:
     ("model", "reason"),
     [
         (Skip(), "skip connections"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 4)), "in no equation"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 4)), "no equation has"),
         (conv(nn.GELU()), "no known inverse"),
         (conv(nn.Dropout(0.5)).train(), "mask"),
         (conv(nn.BatchNorm2d(4)).train(), "statistics"),
         (nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(1, 4, 4), nn.Flatten()), "invertible affine map"),
         (nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), "is a convolution"),
-        (wrapped(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular")), "pads with other"),
+        (wrapped(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular")), "pads with values other than 0"),
     ],
 )  # fmt: skip
 def test_says_why_it_does_not_apply(model: nn.Module, reason: str, observe: Observe) -> None:

@@ -142,7 +142,7 @@ def layered(*parts: nn.Module) -> nn.Module:
         (layered(nn.LeakyReLU()), "no ReLU follows"),
         (layered(nn.GELU()), "no ReLU follows"),
         (layered(), "no ReLU follows"),
-        (mlp(width=2), "batch 3 > 2, the rank that the gradient of layer '1' can have"),
+        (mlp(width=2), "batch 3 > 2, the largest rank of the gradient of layer '1'"),
         (nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), "no linear layer"),
         (nn.Sequential(nn.AvgPool2d(2), mlp(16)), "does not see an invertible affine map"),
     ],
@@ -255,7 +255,7 @@ def test_a_gradient_of_noise_has_no_factors() -> None:
     noise = torch.randn((40, 65), generator=generator, dtype=torch.float64)
     reason = factorize(noise, noise, 6, 2.0**-24)
     assert isinstance(reason, lg.Inapplicable)
-    assert "drown in noise" in reason.reason
+    assert "below the noise" in reason.reason
     assert "only 0 outputs" in str(factorize(0 * noise, noise, 6, 2.0**-24))
 
 

@@ -1,1 +1,1 @@
-"""Closed-form kernels, in float64. Seen by attacks; see nothing but core."""
+"""Kernels in closed form, in float64. Attacks import them. They import `core`, `federated` and `output` alone."""

@@ -1,7 +1,7 @@
-"""A network as a chain: linear and convolutional layers, and between them functions of one entry each.
+"""A network as a chain of linear and convolutional layers, with elementwise functions between them.
 
-Between two layers there may be one max pool. What is no such chain (skip connections, other pools, functions
-that are no module) is refused with its reason.
+One max pool may stand between two layers. Other networks are refused with a reason: skip
+connections, other pools, and functions that are not modules.
 """
 
 from __future__ import annotations
@@ -23,18 +23,25 @@ from leakgauge.federated.isolation.probing import doubled, probing, single, spre
 from leakgauge.federated.isolation.untouched import output_of
 
 AGREEMENT = 1e-9
-"""Relative error at which the modules, called one after the other, are the model."""
+"""Largest relative error at which the modules, called one after the other, count as the model."""
 FLOAT64 = torch.zeros((), dtype=torch.float64)
 
 _NOTHING = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
-"""Modules that change no value; dropout in eval mode, which chain_of() sees to."""
+"""Modules that change no value. For dropout this holds in eval mode, which `chain_of` requires."""
 
 
 @dataclass(frozen=True)
 class ChainLayer:
-    """One layer with a weight: what it sees and gives for one example, and what follows up to the next.
+    """One layer with a weight, and the modules up to the next one, for one example.
 
-    after: functions of one entry each; then pool, which gives (*pooled); then more such functions, `then`.
+    Args:
+        name: Name of the layer.
+        module: The layer.
+        shape: Shape of its input.
+        output: Shape of its output z.
+        after: Elementwise functions of z, up to the pool.
+        pool: A max pool, if there is one. Its output has the shape `pooled`.
+        then: Elementwise functions behind the pool.
     """
 
     name: str
@@ -47,37 +54,42 @@ class ChainLayer:
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """Return the shape of what follows."""
+        """Shape behind the pool, or `output` if there is no pool."""
         if self.pool is None:
             return self.output
         return tuple(self.pool(torch.zeros(1, *self.output, dtype=torch.float64)).shape[1:])
 
     def activate(self, z: Tensor) -> Tensor:
-        """Return the output z (*output) after all that follows: (*pooled)."""
+        """Return the input of the next layer `(*pooled)`, from the output z `(*output)`."""
         z = applied(self.after, z)
         return z if self.pool is None else applied((self.pool, *self.then), z)
 
     def back(self, delta: Tensor) -> Tensor:
-        """Return the gradient at the layer's input (*shape), from that at its output (*output)."""
+        """Return the gradient at the layer's input `(*shape)`, from the gradient at its output `(*output)`."""
         x = torch.zeros((1, *self.shape), dtype=delta.dtype, requires_grad=True)
         (gradient,) = torch.autograd.grad(self.module(x), [x], delta.unsqueeze(0))
         return gradient[0]
 
     def deactivate(self, h: Tensor, *, noise: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z, which entries of z are known, and the slope dh/dz (each *output), from h (*output).
+        """Return z, which entries of z are known, and the slope dh/dz, each `(*output)`.
 
-        h is what the functions of one entry make of z, up to the pool if there is one.
-
-        noise: the least error of h, relative to its largest entry.
+        Args:
+            h: `(*output)`, the result of the functions in `after`.
+            noise: Least error of h, relative to its largest entry.
         """
         return undone(self.after, h, noise=noise)
 
 
 @dataclass(frozen=True)
 class Chain:
-    """The layers of a model from the input on; `model` is a float64 copy.
+    """A model as a chain of layers, from the input on.
 
-    enter maps unit coordinates (N, *shape) to what the first layer sees (N, F), and invert back.
+    Args:
+        layers: The layers.
+        model: A copy of the model in float64.
+        enter: Map from unit coordinates `(N, *shape)` to the first layer's input (N, F).
+        invert: Inverse of `enter`.
+        output: Shape of the model's output for one example.
     """
 
     layers: tuple[ChainLayer, ...]
@@ -87,7 +99,7 @@ class Chain:
     output: tuple[int, ...]
 
     def finish(self, z: Tensor) -> Tensor:
-        """Return the model's outputs (N, *output) from those of its last layer, z (N, *)."""
+        """Return the model's outputs `(N, *output)`, from the outputs z of its last layer."""
         for module in self.layers[-1].after:
             z = module(z)
         return z.reshape(-1, *self.output)
@@ -95,6 +107,8 @@ class Chain:
 
 @dataclass(frozen=True)
 class _Call:
+    """One call of a module: its name, and the shapes of its input and output for one example."""
+
     name: str
     module: nn.Module
     shape: tuple[int, ...]
@@ -102,14 +116,14 @@ class _Call:
 
 
 def chain_of(model: nn.Module, domain: Domain) -> Chain | Inapplicable:
-    """Return the chain that `model` is on the examples of `domain`, or the reason why it is none."""
+    """Return `model` as a chain on the examples of `domain`, or the reason why it is none."""
     for name, module in model.named_modules():
         if is_parametrized(module):
             return Inapplicable(
                 f"the weight of {name!r} is parametrized (weight norm, spectral norm)"
             )
         if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            return Inapplicable(f"{name!r} draws a mask of its own")
+            return Inapplicable(f"{name!r} draws its own dropout mask")
         if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
             return Inapplicable(f"{name!r} normalizes by the batch's own statistics")
     model = doubled(model)
@@ -118,7 +132,7 @@ def chain_of(model: nn.Module, domain: Domain) -> Chain | Inapplicable:
         return calls
     if not _is_sequence(model, calls, domain):
         return Inapplicable(
-            "the model is not its modules one after the other (skip connections, or functions)"
+            "the model is not a sequence of its modules (it has skip connections, or functions that are not modules)"
         )
     weighted = {
         i: call.module
@@ -149,14 +163,16 @@ def chain_of(model: nn.Module, domain: Domain) -> Chain | Inapplicable:
 
 
 def _calls(model: nn.Module, domain: Domain) -> list[_Call] | Inapplicable:
-    """Return the modules without children, as the forward calls them; or in one line why they make no chain."""
+    """Return the modules without children in the order of their calls, or the reason why they make no chain."""
     calls: list[_Call] = []
     others: list[str] = []
 
     def note(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         (given,) = arguments if len(arguments) == 1 else (None,)
         if not isinstance(given, Tensor) or not isinstance(output, Tensor):
-            others.append(f"{name!r} ({type(module).__name__}) takes or gives more than one tensor")
+            others.append(
+                f"{name!r} ({type(module).__name__}) takes or returns more than one tensor"
+            )
             return
         calls.append(_Call(name, module, tuple(given.shape[1:]), tuple(output.shape[1:])))
 
@@ -170,11 +186,15 @@ def _calls(model: nn.Module, domain: Domain) -> list[_Call] | Inapplicable:
 
 
 class _Unfit(Exception):
-    """A module does not take what the one before gives."""
+    """A module does not accept the output of the module before."""
 
 
 def _through(calls: list[_Call], x: Tensor) -> Tensor:
-    """Return x (N, ...) after the modules, reshaped as each saw it. Raise _Unfit if that does not fit."""
+    """Return x (N, ...) after the modules, reshaped to the input of each.
+
+    Raises:
+        _Unfit: The sizes do not match.
+    """
     for call in calls:
         if x[0].numel() != torch.Size(call.shape).numel():
             raise _Unfit(call.name)
@@ -184,7 +204,7 @@ def _through(calls: list[_Call], x: Tensor) -> Tensor:
 
 
 def _is_sequence(model: nn.Module, calls: list[_Call], domain: Domain) -> bool:
-    """Return whether the calls, each on the one before, give what the model gives."""
+    """Return whether the modules, applied one after the other, give the model's output."""
     with torch.no_grad():
         inputs = domain.from_unit(spread(unit_shape(domain), 2, FLOAT64))
         try:
@@ -198,22 +218,25 @@ def _is_sequence(model: nn.Module, calls: list[_Call], domain: Domain) -> bool:
 
 
 def _entry(calls: list[_Call], domain: Domain, unit: Tensor) -> Tensor:
-    """Return what the first layer sees, flat (N, F), of unit coordinates (N, *shape)."""
+    """Return the first layer's input, flat (N, F), for unit coordinates `(N, *shape)`."""
     return _through(calls, domain.from_unit(unit)).flatten(1)
 
 
 def _layer(
     call: _Call, module: nn.Conv2d | nn.Linear, after: list[_Call]
 ) -> ChainLayer | Inapplicable:
-    """Return a layer with what follows it, or the reason why that cannot be undone. module: that of the call."""
+    """Return a layer with the functions behind it, or the reason why they cannot be inverted.
+
+    `module` is the layer that `call` calls.
+    """
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.padding_mode != "zeros":
             return Inapplicable(
-                f"the convolution {call.name!r} has groups, or pads with other than zeros"
+                f"the convolution {call.name!r} has groups, or pads with values other than 0"
             )
     elif len(call.shape) != 1:
         return Inapplicable(
-            f"the linear layer {call.name!r} sees {len(call.shape)} axes an example, not one vector"
+            f"the linear layer {call.name!r} takes {len(call.shape)} axes an example, not one vector"
         )
     kept = [other for other in after if not isinstance(other.module, _NOTHING)]
     pools = [i for i, other in enumerate(kept) if _selects(other.module)]
@@ -222,7 +245,7 @@ def _layer(
             continue
         if other.output != other.shape:
             return Inapplicable(
-                f"{other.name!r} ({_kind(other)}) gives another shape: what it drops is in no equation"
+                f"{other.name!r} ({_kind(other)}) changes the shape: no equation has the values that it drops"
             )
         if inverse(other.module) is None and not isinstance(other.module, nn.ReLU):
             return Inapplicable(f"{other.name!r} ({_kind(other)}) has no known inverse")
@@ -236,17 +259,18 @@ def _layer(
 
 
 def _selects(module: nn.Module) -> bool:
-    """Whether it is a max pool whose windows lie on the plane and its padding."""
+    """Return whether the module is a max pool with all windows inside the plane and its padding."""
     return isinstance(module, nn.MaxPool2d) and not module.ceil_mode and not module.return_indices
 
 
 def unpooled(chain: Chain) -> str | None:
-    """Return why the values before a pool are in no equation, or None if there is no pool."""
+    """Return why a max pool hinders the recursion, or None if there is no pool."""
     for layer in chain.layers:
         if layer.pool is not None:
-            return f"a max pool follows {layer.name!r}: what it drops is in no equation"
+            return f"a max pool follows {layer.name!r}: no equation has the values that it drops"
     return None
 
 
 def _kind(call: _Call) -> str:
+    """Return the name of the module's class."""
     return type(call.module).__name__

@@ -1,9 +1,17 @@
-"""Unmixing the inputs of a linear layer from its gradient: independent components, then silent outputs.
+"""Unmixing the inputs of a linear layer from its gradient, by independent components and silent outputs.
 
-[dW, db] = sum_j delta_j [h_j, 1]' is a mixture of the batch's inputs (Kariyappa et al. 2023). Independent
-components give every h_j, about; the bias's column gives sign and scale. Which outputs an h_j leaves inactive
-then gives delta_j exactly, where the layer feeds a ReLU; with all of them, all h_j. Examples found leave
-a smaller mixture to the next round. Whether one is right, the known model tells: h_j must cause delta_j.
+The gradient `[dW, db] = sum_j delta_j [h_j, 1]'` is a mixture of the inputs h_j (F,) of the batch.
+Independent components give every h_j approximately, and the bias's column gives its sign and scale.
+If the layer feeds a ReLU, the outputs that h_j leaves inactive then give delta_j exactly. All
+delta_j together give all h_j.
+
+Examples that are found leave a smaller mixture for the next round. The known model checks each
+example: h_j must cause delta_j.
+
+References:
+    Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee. Cocktail Party Attack: Breaking
+    Aggregation-Based Privacy in Federated Learning Using Independent Component Analysis. ICML 2023.
+    arXiv:2209.05578. The step with silent outputs is ours.
 """
 
 from __future__ import annotations
@@ -22,23 +30,27 @@ from leakgauge.analytic.silence import credited, independent, sampled, vanishing
 from leakgauge.analytic.tail import Tail
 
 PROVEN = 1e-2
-"""Relative error of what an example would cause, over all outputs, up to which it is held to be right."""
+"""Largest relative error of an example's delta, over all outputs, at which the example is confirmed."""
 FEW = 10
-"""Examples up to which outputs drawn at random are likely to find them, where the guesses do not."""
+"""Most examples for which outputs drawn at random are likely to find those that the estimates miss."""
 SINGULAR = 1e-6
 """Least singular value of unit directions that tell all examples apart."""
 PATIENCE = 2
-"""Rounds without an example more, after which the search ends."""
+"""Rounds without a new example after which the search ends."""
 
 Rotate = Callable[[Tensor, torch.Generator], Tensor]
-"""The unmixing (n, n) of white signals (n, N)."""
+"""From white signals (n, N) and a generator to their unmixing matrix (n, n)."""
 
 
 @dataclass(frozen=True)
 class Unmixer:
-    """How a mixture is read: `views` maps signals (n, F) linearly to those (n, N) that are independent of each other.
+    """The parts of an unmixing.
 
-    plausible: the nearest inputs (N, F) of the layer that an example can have.
+    Args:
+        tail: The known model from the layer on.
+        views: Linear map from signals (n, F) to signals (n, N) that are independent of each other.
+        rotate: The unmixing of white signals.
+        plausible: From inputs (N, F) of the layer to the nearest ones that an example can have.
     """
 
     tail: Tail
@@ -49,9 +61,14 @@ class Unmixer:
 
 @dataclass(frozen=True)
 class Sources:
-    """Inputs (n, F) of the layer, labels (n,), and the relative error (n,) of what each would cause there.
+    """The unmixed examples.
 
-    left_over is the share of the gradient that they do not explain; `exact` counts deltas from silent outputs.
+    Args:
+        features: (n, F), inputs of the layer.
+        labels: (n,).
+        error: (n,), relative error of the delta that each example would cause.
+        left_over: Fraction of the gradient that they do not explain.
+        exact: Number of deltas from silent outputs.
     """
 
     features: Tensor
@@ -77,8 +94,12 @@ def unmix(
     """Return the examples that explain the gradient best.
 
     Args:
-        rounds: the largest number of rounds of silent outputs. With 0, independent components decide alone.
-        tell: is given the best examples so far after the components, and after each round.
+        mixture: The gradient as a mixture.
+        unmixer: The parts of the unmixing.
+        generator: Source of the draws.
+        rounds: Largest number of rounds of silent outputs. With 0, independent components decide
+            alone.
+        tell: Receives the best examples so far, after the components and after each round.
     """
     count = len(mixture.strength)
     known = torch.zeros(count, 0, dtype=torch.float64)
@@ -106,7 +127,8 @@ def unmix(
         if (whole and bool(sources.proven.all())) or idle == PATIENCE:
             break
         if whole:
-            # A direction that is not an example's takes the place of one that is.
+            # A wrong direction may occupy the place of a right one, so only confirmed directions
+            # are kept.
             known = known[:, sources.proven]
             guess, starts = components(mixture, unmixer, known, generator)
         confirmed = max(confirmed, known.shape[1])
@@ -116,10 +138,11 @@ def unmix(
 
 
 def repaired(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> tuple[Tensor, Sources]:
-    """Return a direction for each example (n, n), wrong ones replaced while that explains more, and the sources.
+    """Return a direction for each example (n, n), and the sources, after replacing wrong directions.
 
-    A wrong direction spoils the inputs of all examples but its own, which follows from the other directions. The
-    model tells what the right input causes, and so the right direction.
+    A wrong direction spoils the inputs of all examples but its own, which follows from the other
+    directions. The model gives the delta of a right input, and so the right direction. Replacing
+    ends if it no longer explains more.
     """
     sources = separated(mixture, unmixer, known)
     while not bool(sources.proven.all()):
@@ -135,13 +158,13 @@ def repaired(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> tuple[Tensor,
 
 
 def caused_directions(mixture: Mixture, tail: Tail, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the directions (n, N) of what inputs (N, F) cause in the model, and which inputs (N,) are right.
+    """Return the directions (n, N) of the deltas that inputs (N, F) cause, and which inputs (N,) are right.
 
-    An input is right if, for some label, what it causes is a combination of the mixture's columns.
+    An input is right if its delta, for some label, is a combination of the mixture's columns.
     """
 
     def outside(caused: Tensor) -> Tensor:
-        """Return the part of what each input causes (N, O) that no combination of the columns is, relative."""
+        """Return the relative part of each delta (N, O) outside the span of the mixture's columns."""
         apart: Tensor = (caused.T - mixture.left @ (mixture.left.T @ caused.T)).norm(dim=0)
         return apart / sizes(caused)
 
@@ -155,7 +178,7 @@ def caused_directions(mixture: Mixture, tail: Tail, features: Tensor) -> tuple[T
 
 
 def separated(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
-    """Return the examples that a direction for each (n, n) tells."""
+    """Return the examples that follow from one direction for each (n, n)."""
     guess = torch.linalg.solve(known, mixture.signals)
     return explained(mixture, unmixer, guess, known.shape[1])
 
@@ -163,10 +186,19 @@ def separated(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
 def components(
     mixture: Mixture, unmixer: Unmixer, known: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Guesses (n, F + 1) up to scale, those of `known` (n, k) first, and the directions (n, n - k) of the others.
+    """Return estimates (n, F + 1) up to scale, those of `known` first, and the directions of the others.
 
-    What is orthogonal to the known directions mixes the other examples alone. The known ones' guesses
-    are what is left uncorrelated with those.
+    The part orthogonal to the known directions mixes the other examples alone. The estimates of
+    known examples are then what does not correlate with the others.
+
+    Args:
+        mixture: The gradient as a mixture.
+        unmixer: The parts of the unmixing.
+        known: (n, k), directions found.
+        generator: Source of the draws.
+
+    Returns:
+        The estimates, and directions (n, n - k).
     """
     k = known.shape[1]
     rest = torch.linalg.qr(known, mode="complete")[0][:, k:]
@@ -185,14 +217,14 @@ def components(
 
 
 def inputs_of(guess: Tensor) -> Tensor:
-    """h (n, F) of rows that are multiples of [h, 1] (n, F + 1): the bias tells sign and scale."""
+    """Return h (n, F) of rows (n, F + 1) that are multiples of [h, 1]. The last entry gives sign and scale."""
     tiny = torch.finfo(torch.float64).tiny
     scale = torch.where(guess[:, -1:].abs() > tiny, guess[:, -1:], tiny)
     return guess[:, :-1] / scale
 
 
 def explained(mixture: Mixture, unmixer: Unmixer, guess: Tensor, exact: int) -> Sources:
-    """Each guess with the label that explains it best, and how well all of them explain the gradient."""
+    """Return each estimate with the label that explains it best, and how well all explain the gradient."""
     features = unmixer.plausible(inputs_of(guess))
     ones = torch.ones(len(features), 1, dtype=torch.float64)
     joined = torch.cat([features, ones], dim=1)
@@ -205,7 +237,11 @@ def explained(mixture: Mixture, unmixer: Unmixer, guess: Tensor, exact: int) -> 
 
 
 def completed(sources: Sources, batch: int, blank: Tensor) -> Sources:
-    """Sources of the whole batch: `blank` (F,), no label and no bound on the error where none was unmixed."""
+    """Return the sources of the whole batch.
+
+    An example that was not unmixed gets the features `blank` (F,), the label -1 and an infinite
+    error.
+    """
     missing = batch - len(sources.features)
     return replace(
         sources,

@@ -1,11 +1,18 @@
-"""The linear equations for the input x of one layer (Zhu and Blaschko 2021, section 3.3).
+"""The linear equations for the input x of one layer.
 
-    K x = g     K from delta = dL/dz, g the weight's gradient            (gradient constraints)
-    W x = z     from the weight, where the output z is known             (weight constraints)
+There are two groups:
 
-x (C, P) has C channels of P places. K is one matrix (O k, P) for every channel, so its singular value
-decomposition K = U S V' is taken once, and in the coordinates x V the gradient constraints are diagonal.
-The paper's third group, P x = 0 for the padding, is met by leaving the padding out of the unknowns.
+- gradient constraints K x = g, with K from delta = dL/dz, and g the weight's gradient;
+- weight constraints W x = z, with the weight W, where the output z is known.
+
+The input x (C, P) has C channels of P places. One matrix K (O k, P) serves all channels, for O
+output channels and k kernel entries. Its singular value decomposition K = U S V' is therefore
+computed once. In the coordinates x V the gradient constraints are diagonal. The paper has a third
+group, P x = 0 for the padding. Here the padding is simply not among the unknowns.
+
+References:
+    Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021, section 3.3.
+    arXiv:2010.07733.
 """
 
 from __future__ import annotations
@@ -18,19 +25,23 @@ from torch import Tensor, nn
 from leakgauge.analytic.chain import ChainLayer
 
 ENTRIES = 4 * 10**7
-"""Entries of W as a matrix up to which a layer is solved: some 2 GB of memory."""
+"""Most entries of W as a matrix for which a layer is solved, about 2 GB of memory."""
 RANK = 1e-6
-"""Singular values below this share of the largest count as 0: a float32 update does not tell them."""
+"""Singular values below this fraction of the largest count as 0, since a float32 update does not show them."""
 LEAST = 1e-12
-"""Relative noise assumed at least, so that directions that no equation sees come out 0."""
+"""Least relative noise that is assumed, so that directions without an equation come out as 0."""
 
 
 @dataclass(frozen=True)
 class System:
     """The equations of one layer, in coordinates that make K diagonal.
 
-    values (P,): singular values of K, 0 where it has none; left (O k, R): U; basis (P, P): V';
-    weight (rows, C, P): the known rows of W times V; known (*output): which rows.
+    Args:
+        values: (P,), singular values of K, padded with 0.
+        left: (O k, R), the matrix U.
+        basis: (P, P), the matrix V'.
+        weight: (rows, C, P), the known rows of W times V.
+        known: `(*output)`, marks these rows.
     """
 
     values: Tensor
@@ -41,15 +52,16 @@ class System:
 
     @property
     def gradient_rank(self) -> int:
-        """How many of the unknowns the gradient constraints alone tell."""
+        """Number of unknowns that the gradient constraints alone determine."""
         return self.weight.shape[1] * self._strong
 
     @property
     def _strong(self) -> int:
+        """Number of singular values of K that do not count as 0."""
         return int((self.values > RANK * self.values[0]).sum())
 
     def rank(self) -> int:
-        """How many of the unknowns gradient and weight constraints tell together."""
+        """Return the number of unknowns that gradient and weight constraints determine together."""
         hidden = self.weight[:, :, self._strong :].flatten(1)
         if hidden.numel() == 0:
             return self.gradient_rank
@@ -58,13 +70,18 @@ class System:
         return self.gradient_rank + int((squares > RANK**2 * squares[-1]).sum())
 
     def solve(self, dweight: Tensor, z: Tensor, *, noise: float, balanced: bool) -> Tensor:
-        """x (C, P) by least squares; z (*output) less the bias, noise the relative error of dweight.
+        """Return x (C, P) by least squares.
 
-        balanced: both groups of equations are divided by the norms of their right sides, which have
-        about equal relative errors. As they are, the weight's outweigh the gradient's by far.
+        Args:
+            dweight: The gradient of the weight.
+            z: `(*output)`, the output without the bias.
+            noise: Relative error of `dweight`.
+            balanced: Whether to divide each group of equations by the norm of its right side. The
+                relative errors of both sides are about equal. Without this, the weight constraints
+                dominate by far.
         """
         channels, places = self.weight.shape[1:]
-        kernel = dweight.reshape(*dweight.shape[:2], -1)  # a linear layer's has one place
+        kernel = dweight.reshape(*dweight.shape[:2], -1)  # a linear layer has one place
         told = self.left.T @ kernel.permute(0, 2, 1).reshape(-1, channels)
         right = torch.zeros((channels, places), dtype=told.dtype)
         right[:, : len(told)] = told.T
@@ -73,9 +90,10 @@ class System:
         first, second = (float(told.norm()), float(known.norm())) if balanced else (1.0, 1.0)
         diagonal, right = diagonal / (first or 1.0), right.flatten() / (first or 1.0)
         rows, known = self.weight.flatten(1) / (second or 1.0), known / (second or 1.0)
-        # What neither group tells to more than the noise stays near 0: rows noise x = 0.
+        # The rows noise x = 0 keep directions near 0 that neither group determines beyond the
+        # noise.
         scale = (diagonal.square().sum() + rows.square().sum()) / len(diagonal)
-        if scale == 0:  # a layer that nothing reaches: no equation
+        if scale == 0:  # no equation: no signal reaches the layer
             return torch.zeros_like(right).reshape(channels, places)
         ridge = max(noise, LEAST) ** 2 * scale
         joined = (diagonal.square() + ridge).sqrt()
@@ -89,20 +107,28 @@ class System:
 
 
 def too_large(layer: ChainLayer) -> str | None:
-    """Why the equations of a layer are too many; None where they are not."""
+    """Return why the equations of a layer are too many, or None if they are not."""
     if isinstance(layer.module, nn.Linear):
         return None
     unknowns, rows = torch.Size(layer.shape).numel(), torch.Size(layer.output).numel()
     if unknowns * rows <= ENTRIES:
         return None
-    return f"{layer.name!r} has {unknowns} unknowns and {rows} outputs: more than {ENTRIES:.0e} entries"
+    return (
+        f"{layer.name!r} has {unknowns} unknowns x {rows} outputs: more than {ENTRIES:.0e} entries"
+    )
 
 
 def system_of(layer: ChainLayer, delta: Tensor, known: Tensor) -> System:
-    """The equations of a layer from delta = dL/dz (*output), where z is known (*output).
+    """Return the equations of a layer.
 
-    A linear layer is a convolution of one place: its gradient constraints, delta_i x = dW_i, tell all
-    (Fan et al. 2020; with a bias, whose gradient is delta, Phong et al. 2018).
+    A linear layer is a convolution of one place. Its gradient constraints, delta_i x = dW_i,
+    determine x completely (Fan et al. 2020). If it has a bias, the bias's gradient is delta (Phong
+    et al. 2018).
+
+    Args:
+        layer: The layer.
+        delta: `(*output)`, the gradient dL/dz.
+        known: `(*output)`, marks where z is known.
     """
     module = layer.module
     if isinstance(module, nn.Linear):
@@ -120,11 +146,11 @@ def system_of(layer: ChainLayer, delta: Tensor, known: Tensor) -> System:
 
 
 def places_of(module: nn.Conv2d, layer: ChainLayer) -> Tensor:
-    """Which place of a channel each output place (L) sees at each entry of the kernel (k); -1 for padding."""
+    """Return the place of a channel that each output place sees at each kernel entry (L, k), -1 for padding."""
     numbers = torch.arange(1, layer.shape[1] * layer.shape[2] + 1, dtype=torch.float64)
     plane = numbers.reshape(1, 1, *layer.shape[1:])
     size = module.kernel_size[0] * module.kernel_size[1]
-    # The layer itself, on one channel, with kernels that pick one entry each.
+    # Apply the layer itself to one channel, with kernels that select one entry each.
     picks = torch.eye(size, dtype=torch.float64).reshape(size, 1, *module.kernel_size)
     seen = nn.functional.conv2d(
         plane, picks, stride=module.stride, padding=module.padding, dilation=module.dilation
@@ -133,7 +159,7 @@ def places_of(module: nn.Conv2d, layer: ChainLayer) -> Tensor:
 
 
 def gradient_matrix(delta: Tensor, places: Tensor, size: int) -> Tensor:
-    """K (O k, P): dW_ok = sum_l delta_ol x_places(l, k), for each channel alike."""
+    """Return K (O k, P), equal for all channels: dW_ok = sum_l delta_ol x_places(l, k)."""
     matrix = delta.new_zeros((len(delta), places.shape[1], size))
     for k in range(places.shape[1]):
         inside = places[:, k] >= 0
@@ -142,7 +168,7 @@ def gradient_matrix(delta: Tensor, places: Tensor, size: int) -> Tensor:
 
 
 def _weight_matrix(weight: Tensor, places: Tensor, size: int) -> Tensor:
-    """W (O L, C, P): z_ol = sum_ck w_ock x_c,places(l, k)."""
+    """Return W (O L, C, P): z_ol = sum_ck w_ock x_c,places(l, k)."""
     kernels = weight.flatten(2)
     matrix = weight.new_zeros((len(weight), len(places), weight.shape[1], size))
     for k in range(places.shape[1]):

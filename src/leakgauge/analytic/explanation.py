@@ -1,4 +1,4 @@
-"""Which label explains what an example adds to a gradient: the one under which the model would cause it."""
+"""The label that explains the part of an example in a gradient: the model would cause it under this label."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ class Explanation:
     """The label that explains each of N examples best.
 
     Args:
-        labels: (N,) class indices. -1 for an example whose misfit is finite under no label.
-        misfit: (N,), of the best label. Infinite where there is none.
-        caused: (N, O), what the example would cause under its label. 0 where there is none.
+        labels: (N,), class indices. -1 for an example whose misfit is not finite under any label.
+        misfit: (N,), of the best label. Infinite if there is none.
+        caused: (N, O), the part of the gradient that the example would cause under its label. 0 if
+            there is none.
     """
 
     labels: Tensor
@@ -30,9 +31,13 @@ def explain(
     """Return the label of least misfit for each example. Of equal misfits, the first label counts.
 
     Args:
-        cause: from a label to what each example would cause under it (N, O).
-        misfit: from what the examples would cause (N, O) to how far each is from what was observed (N,).
-        labels: at least one label to try.
+        cause: Function from a label to the part of the gradient (N, O) that each example would
+            cause under it.
+        misfit: Function from these parts (N, O) to their distances (N,) from the observed gradient.
+        labels: Labels to try, at least one.
+
+    Raises:
+        ValueError: `labels` is empty.
     """
     best: Explanation | None = None
     for label in labels:

@@ -1,4 +1,4 @@
-"""The inputs of a linear layer deep in the network, from its gradient: features of each example."""
+"""Features of each example: the inputs of a linear layer deep in the network, from its gradient."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ from leakgauge.output import Contribution, contribution_of, head_of
 
 FLOAT64 = torch.zeros((), dtype=torch.float64)
 PROBES = 8
-"""Random inputs, by whose features it is told whether features can be negative."""
+"""Number of random inputs that show whether features can be negative."""
 
 
 @dataclass(frozen=True)
 class Deep:
-    """The first linear layer that the forward pass calls, of one vector an example: its name, and its input
-    (N, F) as a function of unit coordinates (N, *shape), in float64."""
+    """The first linear layer that the forward pass calls, with one vector as its input for each example.
+
+    Args:
+        name: Name of the layer.
+        feature: Its input (N, F) as a function of unit coordinates `(N, *shape)`, in float64.
+    """
 
     name: str
     feature: Callable[[Tensor], Tensor]
@@ -37,9 +41,14 @@ class Deep:
 
 @dataclass(frozen=True)
 class Features:
-    """Features (B, F) at the input of linear layer `layer`, and labels (B,) in the same order, -1 if unknown.
+    """Features of each example at a linear layer.
 
-    error (B,): relative, inf if the features are not known. source: how they were read, in words.
+    Args:
+        layer: Name of the layer.
+        features: (B, F), inputs of the layer.
+        labels: (B,), in the same order, -1 if unknown.
+        error: (B,), relative error. Infinite if the features are not known.
+        source: How they were found, in words.
     """
 
     layer: str
@@ -50,7 +59,7 @@ class Features:
 
 
 def deep(observation: Observation) -> Deep | Inapplicable:
-    """Return the layer whose inputs can be read, or the reason why there is none."""
+    """Return the layer whose inputs can be recovered, or the reason why there is none."""
     reason = observation.not_one_gradient()
     if reason is not None:
         return Inapplicable(reason)
@@ -64,7 +73,7 @@ def deep(observation: Observation) -> Deep | Inapplicable:
     axes = feature(spread(unit_shape(observation.domain), 1, FLOAT64)).ndim - 1
     if axes != 1:
         return Inapplicable(
-            f"the first linear layer, {name!r}, sees {axes} axes an example, not one vector"
+            f"the first linear layer, {name!r}, takes {axes} axes an example, not one vector"
         )
     if linear.bias is None or f"{name}.bias" not in observation.update.tensors:
         return Inapplicable(f"the first linear layer, {name!r}, has no trainable bias to divide by")
@@ -72,18 +81,20 @@ def deep(observation: Observation) -> Deep | Inapplicable:
 
 
 Tell = Callable[[float], None]
-"""Is told the fraction of a search that is done."""
+"""Receives the fraction of a search that is done."""
 ReadFeatures = Callable[[torch.Generator, Tell], Features | Inapplicable]
-"""From a generator for random starts to the features of each example, or the reason why the update tells none."""
+"""From a generator for random starts to the features of each example, or the reason why there are none."""
 
 
 def reading(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplicable:
-    """Return how this observation tells the features of each example, or the reason why it cannot.
+    """Return the function that recovers the features of each example, or the reason why none can.
 
-    Batch 1: dW / db. A last layer: softmax unmixing. A layer before it: the Cocktail Party Attack.
+    At batch 1 it divides dW by db. At the last layer it uses softmax unmixing, at a layer before
+    the Cocktail Party Attack.
 
     Args:
-        rounds: the largest number of rounds of silent outputs of the Cocktail Party Attack.
+        observation: The observation of one gradient.
+        rounds: Largest number of rounds of silent outputs of the Cocktail Party Attack.
     """
     found = deep(observation)
     if isinstance(found, Inapplicable):
@@ -100,7 +111,7 @@ def reading(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplic
     least = min(observation.update.tensors[f"{found.name}.weight"].shape)
     if batch > least:
         return Inapplicable(
-            f"batch {batch} > {least}: the first linear layer, {found.name!r}, tells no more apart"
+            f"batch {batch} > {least}, the most that the first linear layer, {found.name!r}, tells apart"
         )
     contribution = contribution_of(observation)
     if isinstance(contribution, Inapplicable):
@@ -109,7 +120,7 @@ def reading(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplic
 
 
 def by_ratio(observation: Observation, found: Deep) -> Features | Inapplicable:
-    """Return the features of a batch of one: every output has the same ratio dW_i / db_i."""
+    """Return the features of batch 1. Every output has the same ratio dW_i / db_i."""
     weight, bias = gradient(observation, found)
     if not bool(bias.any()):
         return Inapplicable("the bias of the first linear layer has no gradient to divide by")
@@ -138,13 +149,13 @@ def by_unmixing(
     generator: torch.Generator,
     tell: Tell,
 ) -> Features | Inapplicable:
-    """Return the features of a batch at a layer before the last, by the Cocktail Party Attack on them."""
+    """Return the features of a batch at a layer before the last, by the Cocktail Party Attack."""
     shared: Mixture = mixture(*gradient(observation, found), observation.batch_size)
     if not len(shared.strength):
-        return Inapplicable("nothing in the first linear layer's gradient stands out of the noise")
+        return Inapplicable("the first linear layer's gradient is not above the noise")
     shape = (PROBES, *unit_shape(observation.domain))
     probes = found.feature(torch.rand(shape, generator=generator, dtype=torch.float64))
-    # After a ReLU no feature is negative, as random inputs show.
+    # Features behind a ReLU are at least 0. Random inputs show whether this is so.
     least = 0.0 if bool((probes >= 0).all()) else -torch.inf
     unmixer = Unmixer(
         tail=Tail.of(observation, found.name, contribution),

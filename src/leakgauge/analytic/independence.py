@@ -1,7 +1,13 @@
-"""Independent components: the rotation of white signals under which they are least like Gaussian noise.
+"""Independent components: the rotation of white signals under which they differ most from Gaussian noise.
 
-Hyvarinen, Oja: Neural Networks 13, 2000 (fixed point, symmetric); Kariyappa et al.: ICML 2023 (gradient
-descent with priors, the Cocktail Party Attack). Signals are rows.
+Signals are rows.
+
+References:
+    Hyvärinen, Oja. Independent Component Analysis: Algorithms and Applications. Neural Networks 13,
+    2000 (symmetric fixed point).
+
+    Kariyappa et al. Cocktail Party Attack. ICML 2023, section 4. arXiv:2209.05578 (gradient descent
+    with priors).
 """
 
 from __future__ import annotations
@@ -17,14 +23,14 @@ from torch.nn.functional import normalize, softplus
 SETTLED = 1e-5
 """Largest change of a row's direction, as 1 - cosine, at which the fixed point is reached."""
 TELLS = 100
-"""Steps of a descent between two moments: about 0.1 seconds."""
+"""Steps of a descent between two reports of progress, about 0.1 seconds."""
 
 Prior = Callable[[Tensor], Tensor]
-"""A penalty, a scalar, of unmixed white signals (n, N)."""
+"""From unmixed white signals (n, N) to a penalty, a scalar."""
 
 
 def whitening(signals: Tensor) -> Tensor:
-    """The symmetric matrix (n, n) by which signals (n, N) become uncorrelated, of mean square 1."""
+    """Return the symmetric matrix (n, n) that makes signals (n, N) uncorrelated, with mean square 1."""
     energy, axes = torch.linalg.eigh(signals @ signals.T / signals.shape[1])
     scale = energy.clamp_min(1e-14 * float(energy[-1])).rsqrt()
     matrix: Tensor = (axes * scale) @ axes.T
@@ -32,17 +38,17 @@ def whitening(signals: Tensor) -> Tensor:
 
 
 def rotation(count: int, generator: torch.Generator) -> Tensor:
-    """A random orthogonal matrix (n, n)."""
+    """Return a random orthogonal matrix (n, n)."""
     drawn = torch.randn(count, count, generator=generator, dtype=torch.float64)
     orthogonal: Tensor = torch.linalg.qr(drawn)[0]
     return orthogonal
 
 
 def fixed_point(white: Tensor, generator: torch.Generator, *, iterations: int = 200) -> Tensor:
-    """The unmixing rotation (n, n) of white signals (n, N) by the contrast -exp(-u^2 / 2), all rows at once.
+    """Return the unmixing rotation (n, n) of white signals (n, N) by the contrast -exp(-u^2 / 2), all rows at once.
 
-    For sparse signals, as the differences of neighboring pixels are. In float32: its fixed point is a
-    start for what follows, not a result to the last digit.
+    It suits sparse signals such as the differences of neighboring pixels. It computes in float32,
+    since its result is only a start for later steps.
     """
     white = white.float()
     rows = rotation(len(white), generator).float()
@@ -62,11 +68,22 @@ def fixed_point(white: Tensor, generator: torch.Generator, *, iterations: int = 
 
 @dataclass(frozen=True, kw_only=True)
 class NegentropyDescent:
-    """Kariyappa et al., section 4: unit rows V that minimize, by Adam,
+    r"""Unmixing of white signals x (n, N) by a gradient descent with priors, as in the Cocktail Party Attack.
 
-    - mean_i (E log cosh u_i)^2  +  prior(u)  +  independence mean_{i != j} (exp(sharpness |v_i . v_j|) - 1),  u = V x
+    Adam minimizes over unit rows v_i of V, with u = V x and u_i its rows:
 
-    tell: is told the fraction of the steps that is done, from time to time.
+    .. math::
+
+        -\mathrm{mean}_i (\mathrm{E} \log \cosh u_i)^2 + \mathrm{prior}(u)
+        + \mathrm{independence} \cdot \mathrm{mean}_{i \ne j} (e^{\mathrm{sharpness} |v_i \cdot v_j|} - 1)
+
+    Args:
+        steps: Number of steps of Adam.
+        lr: Step size of Adam.
+        independence: Weight of the penalty on rows that are not orthogonal.
+        sharpness: Exponent of this penalty.
+        prior: Penalty of the unmixed signals.
+        tell: Receives, from time to time, the fraction of the steps that is done.
     """
 
     steps: int
@@ -77,7 +94,7 @@ class NegentropyDescent:
     tell: Callable[[float], None] | None = None
 
     def __call__(self, white: Tensor, generator: torch.Generator) -> Tensor:
-        """The unmixing matrix (n, n) of white signals (n, N), of unit rows."""
+        """Return the unmixing matrix (n, n), with unit rows, of white signals (n, N)."""
         white = white.float()
         rows = rotation(len(white), generator).float().requires_grad_()
         optimizer = torch.optim.Adam([rows], lr=self.lr)
@@ -89,9 +106,9 @@ class NegentropyDescent:
         return normalize(rows.detach().double())
 
     def value(self, rows: Tensor, white: Tensor) -> Tensor:
-        """What is minimized, of unit rows (n, n)."""
+        """Return the objective at unit rows (n, n)."""
         unmixed = rows @ white
-        # log cosh u = |u| + log(1 + exp(-2 |u|)) - log 2, which does not overflow.
+        # This form of log cosh u, |u| + log(1 + exp(-2 |u|)) - log 2, does not overflow.
         size = unmixed.abs()
         negentropy = (size + softplus(-2 * size) - math.log(2)).mean(1).square().mean()
         alike = (rows @ rows.T).abs().fill_diagonal_(0)

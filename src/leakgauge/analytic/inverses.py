@@ -1,4 +1,4 @@
-"""Functions of one entry each, undone: activations, and BatchNorm by running statistics."""
+"""Inverses of elementwise functions: activations, and BatchNorm with running statistics."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 OPEN = 1e-12
-"""How near to an activation's limit a value is taken to be, where rounding put it beyond."""
+"""Distance from an activation's limit to which a value beyond it is moved, since rounding put it there."""
 
 DOUBTFUL = 30.0
-"""Multiple of the error's estimate, up to which an output of a ReLU may be 0 or not."""
+"""Multiple of the estimated error up to which an output of a ReLU may be 0."""
 GAP = 10.0
-"""Least ratio of two neighboring outputs of a ReLU between which the zeros are taken to end."""
+"""Least ratio of neighboring outputs of a ReLU at which the zeros may end."""
 
 Inverse = Callable[[Any, Tensor], Tensor]
 
@@ -29,19 +29,19 @@ def applied(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
 def undone(
     modules: tuple[nn.Module, ...], h: Tensor, *, noise: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return z, which entries of z are known, and the slope dh/dz (each like h), from h after functions of one entry.
+    """Return z, which entries of z are known, and the slope dh/dz, each in the shape of h.
 
-    A ReLU hides z where it gave 0, and its slope is 0 there.
+    A ReLU hides z where its output is 0, and its slope is 0 there.
 
     Args:
-        modules: each a ReLU, or one with an `inverse`.
-        h: of one example.
-        noise: the least error of h, relative to its largest entry.
+        modules: Elementwise modules, each a ReLU or one with an `inverse`.
+        h: Their output for one example.
+        noise: Least error of h, relative to its largest entry.
 
     Raises:
-        TypeError: a module has no known inverse.
+        TypeError: A module has no known inverse.
     """
-    # Strides of channels last, with the gradient of a sum, mislead BatchNorm's backward (torch 2.13).
+    # Gradients of a sum in channels-last strides give a wrong backward of BatchNorm (torch 2.13).
     h = h.contiguous()
     z, known = h, torch.ones_like(h, dtype=torch.bool)
     for module in reversed(modules):
@@ -58,17 +58,21 @@ def undone(
 
 
 def largest_zero(h: Tensor, noise: float) -> float:
-    """Return the value up to which an entry of h, the output of a ReLU with an error, counts as 0.
+    """Return the value up to which an entry of h counts as 0.
 
-    noise: the least error of h, relative to its largest entry.
+    Args:
+        h: Output of a ReLU, with an error.
+        noise: Least error of h, relative to its largest entry.
     """
-    # True values are not negative, so the most negative entry measures the error. It differs from entry to entry.
+    # True values are at least 0, so the most negative entry measures the error. Errors differ
+    # between entries, so twice its size is the floor.
     floor = max(2 * float(-h.min()), noise * float(h.abs().max()), 0.0)
     above = h[h > floor].sort().values
     doubtful = above[: int((above <= DOUBTFUL * floor).sum()) + 1]
     if len(doubtful) < 2:
         return floor
-    # A single misplaced entry spoils every layer before: the wide gap between rounding and values decides.
+    # One misplaced entry spoils every layer before. The widest gap between rounding and values
+    # therefore decides.
     ratios = doubtful[1:] / doubtful[:-1]
     widest = int(ratios.argmax())
     return float(doubtful[widest]) if float(ratios[widest]) >= GAP else floor
@@ -107,7 +111,7 @@ _INVERSES: dict[type[nn.Module], Inverse] = {
 
 
 def inverse(module: nn.Module) -> Inverse | None:
-    """Return the inverse of an elementwise module, from h (*shape) to z, or None if none is known."""
+    """Return the inverse of an elementwise module, from h to z in the same shape, or None if none is known."""
     for kind, function in _INVERSES.items():
         if isinstance(module, kind):
             return function

@@ -1,4 +1,4 @@
-"""From an observation to the last layer's gradient, and the features that softmax unmixing reads from it."""
+"""The gradient of the last layer of an observation, and the features that softmax unmixing recovers from it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ CODED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def read(
     observation: Observation, generator: torch.Generator, *, noise: Blur | None = None
 ) -> Unmixed | Inapplicable:
-    """Return the features that the last layer's gradient tells, or the reason why it tells none.
+    """Return the features that follow from the last layer's gradient, or the reason why none do.
 
-    noise: as in `unmixed`.
+    Args:
+        observation: The observation of one gradient.
+        generator: Source of the search's draws.
+        noise: Noise of the update. See `unmixed`.
     """
     found = readable(observation)
     if isinstance(found, Inapplicable):
@@ -37,7 +40,7 @@ def read(
 
 
 def readable(observation: Observation) -> HeadGradient | Inapplicable:
-    """Return the head's gradient if it tells examples apart, else the reason why it does not."""
+    """Return the head's gradient if it separates the examples, else the reason why it does not."""
     found = last_layer(observation)
     if isinstance(found, Inapplicable):
         return found
@@ -46,12 +49,12 @@ def readable(observation: Observation) -> HeadGradient | Inapplicable:
 
 
 def indistinct(head: HeadGradient) -> str | None:
-    """Return why the head's gradient does not tell examples apart, in one line, or None if it does."""
+    """Return why the head's gradient does not separate the examples, in one line, or None if it does."""
     layer, link = head.layer, head.link
     if layer.dbias is not None and not bool(layer.dbias.any()):
         return "the gradient of the last layer's bias is 0"
     if layer.batch > 1 and not link.even:
-        return "the loss weighs classes unevenly, and the weights of the batch are not known"
+        return "the loss has unequal class weights, and those of the batch are not known"
     if layer.batch > min(len(link.targets) - 1, layer.weight.shape[1] + 1):
         return (
             f"a last layer of {len(link.targets)} outputs cannot tell {layer.batch} examples apart"
@@ -67,11 +70,15 @@ def unmixed(
     noise: Blur | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> Unmixed:
-    """Return the features that the head's gradient tells.
+    """Return the features that follow from the head's gradient.
 
     Args:
-        noise: of the update. By default what a known defense adds, else the rounding that its type and values show.
-        tell: is told, from time to time, the fraction of the search that is done.
+        observation: The observation of one gradient.
+        head: The head and its gradient.
+        generator: Source of the search's draws.
+        noise: Noise of the update. By default the noise that a known defense adds, else the
+            rounding that the update's type and values show.
+        tell: Receives, from time to time, the fraction of the search that is done.
     """
     return unmix(
         head.layer,
@@ -85,10 +92,13 @@ def unmixed(
 
 @dataclass(frozen=True)
 class HeadGradient:
-    """The head and its mean gradient, in units of a mean loss of scale 1.
+    """The head and its mean gradient, for a mean loss of scale 1.
 
-    head: the module and its parameters, by name. link: of the loss. shared: the gradient of the head's weight, as it
-    was shared.
+    Args:
+        head: The module and the names of its parameters.
+        layer: The last layer and its gradients.
+        link: The loss.
+        shared: The gradient of the head's weight, as the client shared it.
     """
 
     head: Head
@@ -98,15 +108,16 @@ class HeadGradient:
 
     @property
     def name(self) -> str:
-        """Return the name of the module."""
+        """The name of the module."""
         return self.head.name
 
 
 def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
-    """Return the head with its mean gradient, or the reason why it cannot be read.
+    """Return the head with its mean gradient, or the reason why it cannot be computed.
 
-    Sums over the batch, scales of the loss and of the logits are divided out: all that reads the layer sees
-    1 / B sum_i weights[y_i] (act(z_i / temperature) - targets[y_i]) h_i', except for uneven class weights.
+    A sum over the batch and the scales of the loss and of the logits are divided out. Each example
+    i then adds `w[y_i] (act(z_i / temperature) - targets[y_i]) h_i' / B` to the gradient of the
+    weight. Unequal class weights w are the exception: a mean over them has another divisor than B.
     """
     reason = observation.not_one_gradient()
     if reason is not None:
@@ -121,7 +132,7 @@ def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
     link = link_of(head.loss, len(head.weight))
     if link is None:
         return Inapplicable(
-            "the loss is not cross-entropy, nor another whose gradient is act(z) - target, by a mean or a sum"
+            "the loss is not cross-entropy, nor another mean or sum of losses with slope act(z) - target"
         )
     whole = unit_of(link, observation.batch_size)
     layer = Layer(
@@ -140,14 +151,14 @@ def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
 
 
 def unit_of(link: LossLink, batch: int) -> float:
-    """Return what the head's gradient is divided by: the loss's scale, times B for a sum."""
+    """Return the divisor of the head's gradient: the loss's scale, times B if the loss is a sum."""
     return link.scale * (batch if link.reduction.divisors is None else 1)
 
 
 def units(layer: Layer, shared: Tensor) -> float:
-    """Return the layer's gradient divided by `shared`, the same gradient as it was shared.
+    """Return the factor from the shared gradient `shared` to the layer's gradient.
 
-    That is one number, of the scales of the loss and of the logits.
+    It combines the scales of the loss and of the logits.
     """
     return float(layer.dweight.norm() / shared.double().norm())
 
@@ -155,14 +166,14 @@ def units(layer: Layer, shared: Tensor) -> float:
 def known_noise(observation: Observation, layer: Layer, shared: Tensor) -> Blur | None:
     """Return the noise that a known defense adds, in the layer's units, or None if it adds none.
 
-    shared: the gradient of the layer's weight, as it was shared.
+    `shared` is the gradient of the layer's weight, as the client shared it.
     """
     noise = observation.noise
     return None if noise is None else Blur(sigma=noise.std * units(layer, shared))
 
 
 def rounding(shared: Tensor) -> Blur:
-    """The rounding of an update: its type's, or a shorter one's that all its values fit."""
+    """Return the rounding of an update: that of its type, or of a shorter type that holds all its values."""
     computed = ROUNDING.get(shared.dtype, 2.0**-24)
     for dtype in CODED.values():
         if shared.dtype != dtype and bool((shared == shared.to(dtype).to(shared.dtype)).all()):
@@ -171,7 +182,7 @@ def rounding(shared: Tensor) -> Blur:
 
 
 def label_counts(observation: Observation, classes: int) -> Tensor | None:
-    """How many examples of each class (C,), where granted as class labels or as counts."""
+    """Return the number of examples of each class (C,) if labels or counts are granted, else None."""
     knowledge = observation.knowledge
     if knowledge.label_counts is not None:
         return knowledge.label_counts.cpu()

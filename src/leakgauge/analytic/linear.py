@@ -1,7 +1,12 @@
-"""Kernels for a linear layer z = W h + b: its gradient is dW = sum_j delta_j h_j', db = sum_j delta_j.
+"""Kernels for a linear layer z = W h + b, in float64.
 
-An output that example j alone excites has dW_i / db_i = h_j (Phong et al. 2018, section 3).
-All in float64.
+Over the examples j, its gradients are `dW = sum_j delta_j h_j'` and `db = sum_j delta_j`. Here h_j
+(F,) is the layer's input and delta_j (O,) the gradient at its output. If only example j excites
+output i, then `dW_i / db_i = h_j`.
+
+References:
+    Phong, Aono, Hayashi, Wang, Moriai. Privacy-Preserving Deep Learning via Additively Homomorphic
+    Encryption. IEEE TIFS 2018, section 3.
 """
 
 from __future__ import annotations
@@ -22,17 +27,22 @@ from leakgauge.output import Contribution, contribution_of, loss_in
 
 FLOAT64 = torch.zeros((), dtype=torch.float64)
 DENSE_LIMIT = 4096
-"""Inputs and features up to which a general affine map is inverted; elementwise maps have no limit."""
+"""Most inputs and features for which a general affine map is inverted. Elementwise maps have no limit."""
 AFFINE_TOLERANCE = 1e-9
 POWER_STEPS = 200
 
 
 @dataclass(frozen=True)
 class LinearEntry:
-    """The first linear layer of a model, with the affine map of unit coordinates that feeds it.
+    """The first linear layer of a model, and the affine map from unit coordinates to its input.
 
-    invert maps the layer's input (N, F) to unit coordinates (N, *shape). model and loss: float64, on the CPU.
-    contribution: how an example adds to the update, or why that is not known.
+    Args:
+        name: Name of the layer.
+        layer: The layer.
+        model: The model, in float64 on the CPU.
+        invert: Map from the layer's input (N, F) to unit coordinates `(N, *shape)`.
+        loss: The loss, in float64 on the CPU.
+        contribution: How an example adds to the update, or the reason why that is not known.
     """
 
     name: str
@@ -44,11 +54,12 @@ class LinearEntry:
 
 
 def entry(observation: Observation) -> LinearEntry | Inapplicable:
-    """Return the linear layer that sees the examples of one gradient, or the reason why there is none."""
+    """Return the first linear layer of an observation of one gradient, or the reason why it cannot be used."""
     reason = observation.not_one_gradient()
     if reason is not None:
         return Inapplicable(reason)
-    # Masks drawn behind the layer change none of its inputs; probes see the network without them.
+    # Dropout behind the layer does not change its inputs. The probes use the network without
+    # dropout.
     model = doubled(mean_network(observation).model)
     found = first_linear(model, observation.domain)
     if found is None:
@@ -56,7 +67,7 @@ def entry(observation: Observation) -> LinearEntry | Inapplicable:
     name, layer, feature = found
     if drawn_masks(observation, before=name):
         return Inapplicable(
-            f"dropout ahead of the first linear layer, {name!r}, hides part of what it sees"
+            f"dropout before the first linear layer, {name!r}, hides part of its input"
         )
     tensors = observation.update.tensors
     if layer.bias is None or f"{name}.bias" not in tensors:
@@ -68,7 +79,7 @@ def entry(observation: Observation) -> LinearEntry | Inapplicable:
     probe = feature(torch.zeros(1, *unit_shape(observation.domain), dtype=torch.float64))
     if probe.ndim != 2:
         return Inapplicable(
-            f"the first linear layer, {name!r}, sees {probe.ndim - 1} axes an example, not one vector"
+            f"the first linear layer, {name!r}, takes {probe.ndim - 1} axes an example, not one vector"
         )
     invert = inverse_of_affine(feature, observation.domain)
     if invert is None:
@@ -82,7 +93,11 @@ def entry(observation: Observation) -> LinearEntry | Inapplicable:
 def first_linear(
     model: nn.Module, domain: Domain
 ) -> tuple[str, nn.Linear, Callable[[Tensor], Tensor]] | None:
-    """Name, layer and input (as a function of unit coordinates) of the linear layer called first."""
+    """Return the linear layer that is called first, or None if the model calls none.
+
+    Returns:
+        Its name, the layer, and its input as a function of unit coordinates.
+    """
     probe = spread(unit_shape(domain), 1, FLOAT64)
     order: list[tuple[str, nn.Linear]] = []
     with ExitStack() as hooks, torch.no_grad():
@@ -102,7 +117,11 @@ def first_linear(
 
 
 def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `layer` takes and gives, and the model's output, when the model sees `inputs` (N, *shape)."""
+    """Return the input and the output of `layer`, and the model's output, for the inputs `(N, *shape)`.
+
+    Raises:
+        ProbeError: The model does not call the layer on these inputs.
+    """
     seen: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(
         lambda _, arguments, output: seen.append((arguments[0], output))
@@ -112,16 +131,23 @@ def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tens
     finally:
         hook.remove()
     if not seen:
-        raise ProbeError("the model calls other layers on other inputs")
+        raise ProbeError(
+            "expected the same layers to be called on all inputs; the model calls others on other inputs"
+        )
     return (*seen[0], prediction)
 
 
 def deltas(
     domain: Domain, entry: LinearEntry, contribution: Contribution, unit: Tensor, label: int
 ) -> Tensor:
-    """Return delta (N, O): the gradient at the layer's output that each example of `unit` adds to the batch's.
+    """Return delta (N, O): the part of each example of `unit` in the batch's gradient at the layer's output.
 
-    contribution: how an example adds to the update. label: of every example.
+    Args:
+        domain: The domain of the inputs.
+        entry: The first linear layer.
+        contribution: How an example adds to the update.
+        unit: Unit coordinates `(N, *shape)`.
+        label: The label of all these examples.
     """
     inputs = domain.from_unit(unit)
     _, output, prediction = layer_call(entry.model, entry.layer, inputs)
@@ -135,8 +161,8 @@ def deltas(
 def inverse_of_affine(
     feature: Callable[[Tensor], Tensor], domain: Domain
 ) -> Callable[[Tensor], Tensor] | None:
-    """The inverse of `feature` where it is affine and injective in unit coordinates, else None."""
-    generator = torch.Generator().manual_seed(0)  # probes of a map: any points serve
+    """Return the inverse of `feature` if it is affine and injective in unit coordinates, else None."""
+    generator = torch.Generator().manual_seed(0)  # any points can probe the map
     probes = torch.rand((2, *unit_shape(domain)), generator=generator, dtype=torch.float64)
     with torch.no_grad():
         zero = feature(torch.zeros(1, *unit_shape(domain), dtype=torch.float64))
@@ -150,14 +176,14 @@ def inverse_of_affine(
         return lambda h: ((h - zero) / slope).reshape(-1, *unit_shape(domain))
     if max(size, zero.numel()) > DENSE_LIMIT:
         return None
-    # One point first: a network's Jacobian would take all of its activations for every pixel at once.
+    # Test one point first. The Jacobian of a network needs the activations of all pixels at once.
     with torch.no_grad():
         middle = feature(probes.mean(0, keepdim=True))
     if not torch.allclose(middle, values.mean(0, keepdim=True), rtol=0, atol=scale):
         return None
     basis = torch.eye(size, dtype=torch.float64).reshape(size, *unit_shape(domain))
     with torch.no_grad():
-        jacobian = feature(basis) - zero  # (size, features): exact where the map is affine
+        jacobian = feature(basis) - zero  # (size, features), exact for an affine map
     if not torch.allclose(zero + probes.flatten(1) @ jacobian, values, rtol=0, atol=scale):
         return None
     if int(torch.linalg.matrix_rank(jacobian)) < size:
@@ -167,18 +193,23 @@ def inverse_of_affine(
 
 
 def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:
-    """The one input h (F,) of [dW, db] = delta [h, 1]', where `kept` (O, F) marks the entries of dW shared.
+    """Return the input h (F,) of one example from [dW, db] = delta [h, 1]'.
 
-    With all entries shared: the first singular vector, which is the maximum likelihood estimate under
-    noise of one variance on dW and db alike. Otherwise least squares over the entries shared; a column
-    of which nothing was shared reads 0.
+    If all entries are shared, h is the first singular vector. It is the maximum likelihood estimate
+    under noise of equal variance on dW and db. Otherwise h is a least-squares fit to the shared
+    entries, and 0 for a column without any.
+
+    Args:
+        weight: dW (O, F).
+        bias: db (O,).
+        kept: (O, F), 1 for each shared entry of dW and 0 for the others.
     """
     if not bool(kept.all()):
         strength = kept.T @ bias.square()
         return (kept * weight).T @ bias / strength.clamp_min(torch.finfo(torch.float64).tiny)
     joined = torch.cat([weight, bias.unsqueeze(1)], dim=1)
     delta = bias / bias.norm()
-    # Power iteration: without noise the first step is exact.
+    # Power iteration. Without noise the first step is exact.
     for _ in range(POWER_STEPS):
         h: Tensor = joined.T @ delta
         stepped = joined @ h
@@ -192,13 +223,16 @@ def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:
 
 
 def ratios(weight: Tensor, bias: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
-    """dW_i / db_i (N, F) and the rows i (N,) with |db_i| above `floor`: the inputs that outputs isolate."""
+    """Return dW_i / db_i (N, F) and the rows i (N,), for the rows with `|db_i|` above `floor`.
+
+    The ratio is the input of an example if only this example excites output i.
+    """
     rows = (bias.abs() > floor).nonzero().squeeze(1)
     return weight[rows] / bias[rows].unsqueeze(1), rows
 
 
 def kept_entries(observation: Observation, name: str) -> Tensor:
-    """Return 1 for each entry of tensor `name` that a known defense lets through, and 0 for each that it drops."""
+    """Return 1 for each entry of tensor `name` that a known defense keeps, and 0 for each that it drops."""
     tensors = observation.update.tensors
     defense = observation.knowledge.defense
     if defense is None:
@@ -213,6 +247,6 @@ def same(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
 
 
 def twice(candidates: Tensor, i: int) -> bool:
-    """Return whether another of the candidates (N, F) is candidate i again."""
+    """Return whether another of the candidates (N, F) equals candidate i."""
     apart = (candidates - candidates[i]).norm(dim=1)
     return int((apart <= 1e-3 * candidates[i].norm()).sum()) > 1

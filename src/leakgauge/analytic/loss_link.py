@@ -1,10 +1,11 @@
-"""How a loss answers to the last layer's outputs, measured by calling it.
+"""The slope of a loss at the last layer's outputs, measured by calling the loss.
 
-    dL/dz_i = weights[y_i] scale (act(z_i / temperature) - targets[y_i]) share_i
+It has the form `dL/dz_i = weights[y_i] scale (act(z_i / temperature) - targets[y_i]) share_i`,
+where share_i is the effect of the reduction on an example's own slope (`output.Reduction`).
 
-share_i: what the reduction leaves of an example's own slope (`output.Reduction`). Softmax cross-entropy with label
-smoothing, temperature and class weights, binary cross-entropy against one-hot targets, and squared error have this
-form, with a mean or a sum over the batch.
+Losses of this form are softmax cross-entropy with label smoothing, temperature and class weights,
+binary cross-entropy against one-hot targets, and squared error. The reduction over the batch is a
+mean or a sum.
 """
 
 from __future__ import annotations
@@ -20,19 +21,24 @@ from leakgauge.output.reduction import WITHIN, Reduction, own_slopes, reduction_
 
 Activation = Literal["softmax", "sigmoid", "identity"]
 FAR = 1e4
-"""An output so large that softmax and sigmoid are saturated at any temperature in use."""
+"""Output at which softmax and sigmoid are saturated, at any common temperature."""
 STEPS = (1.0, 0.1, 10.0, 0.01, 100.0)
-"""Outputs at which the temperature is measured, in turn, until act is not saturated there."""
+"""Outputs at which the temperature is measured, in this order, until act is not saturated."""
 SATURATED = 1e-3
 """Distance of act from both its ends below which it is saturated."""
 
 
 @dataclass(frozen=True)
 class LossLink:
-    """The own slope of an example of label y: weights[y] scale (act(z / temperature) - targets[y]).
+    """An example's own slope: weights[y] scale (act(z / temperature) - targets[y]) for label y.
 
-    targets (C, C): a row for each label. weights (C,): of each label, 1 for label 0. reduction: how a batch is
-    combined.
+    Args:
+        activation: Name of act.
+        scale: Scale of the loss.
+        temperature: Divisor of the outputs.
+        targets: (C, C), a row for each label.
+        weights: (C,), of each label, 1 for label 0.
+        reduction: How the losses of a batch are combined.
     """
 
     activation: Activation
@@ -44,12 +50,12 @@ class LossLink:
 
     @property
     def even(self) -> bool:
-        """Whether every class weighs alike, in the slopes and in the mean."""
+        """Whether every class has equal weight, in the slopes and in the mean."""
         return self.reduction.even and bool((self.weights - 1).abs().max() < WITHIN)
 
     @property
     def loads(self) -> Tensor:
-        """How much an example of each class (C,) weighs in the sum of the batch's slopes, over its divisor."""
+        """Weight (C,) of an example of each class in the sum of the batch's slopes, before the mean's division."""
         divisors = self.reduction.divisors
         return self.weights if divisors is None else self.weights * divisors
 
@@ -60,7 +66,7 @@ class LossLink:
         return outputs.sigmoid() if self.activation == "sigmoid" else outputs
 
     def push(self, value: Tensor, directions: Tensor, rows: Tensor) -> Tensor:
-        """Derivative (..., R, m) of rows of act at `value` (..., C) along directions (C, m) of its outputs."""
+        """Return the derivative (..., R, m) of act at `value` (..., C) along directions (C, m), for some rows."""
         if self.activation == "softmax":
             mean = (value @ directions).unsqueeze(-2)
             return value[..., rows, None] * (directions[rows] - mean)
@@ -70,7 +76,7 @@ class LossLink:
 
 
 def link_of(loss: Loss, classes: int) -> LossLink | None:
-    """Return the link of a loss on outputs (B, C) and class labels (B,), or None if it is of another form."""
+    """Return the link of a loss on outputs (B, C) and class labels (B,), or None if the loss has another form."""
     reduction = reduction_of(loss, classes)
     if reduction is None:
         return None
@@ -84,7 +90,7 @@ def link_of(loss: Loss, classes: int) -> LossLink | None:
 def _fitted(
     loss: Loss, activation: Activation, classes: int, reduction: Reduction
 ) -> LossLink | None:
-    """The link of this activation, if it meets the loss's slopes at a test point, else None."""
+    """Return the link of this activation if it matches the loss's slopes at test points, else None."""
     origin = torch.zeros(classes, dtype=torch.float64)
     labels = list(range(classes))
     base = own_slopes(loss, origin.expand(classes, -1), labels, reduction)
@@ -95,7 +101,8 @@ def _fitted(
         return None
     scales, temperature = measured
     draft = LossLink(activation, 1.0, temperature, base, scales, reduction)
-    # Rounding of 1e-17 would drown the classes that a trained network holds for impossible.
+    # Targets are rounded to whole numbers if close. An error of 1e-17 would hide the classes that a
+    # trained network considers impossible.
     targets = draft.value(origin) - base / scales.unsqueeze(1)
     whole = targets.round()
     targets = torch.where((targets - whole).abs() < 1e-6, whole, targets)
@@ -110,13 +117,16 @@ def _fitted(
 def _scale(
     loss: Loss, activation: Activation, base: Tensor, reduction: Reduction
 ) -> tuple[Tensor, float] | None:
-    """weights scale (C,) and the temperature, from slopes at points around the origin, or None if they contradict."""
+    """Return weights times scale (C,), and the temperature, or None if the loss has another form.
+
+    They are measured from slopes at points around the origin.
+    """
     classes = len(base)
     if activation == "identity":
         scales = _moves(loss, base, reduction, 1.0)
         return None if scales is None or not bool((scales > 0).all()) else (scales, 1.0)
     middle = 1 / classes if activation == "softmax" else 0.5
-    # act goes from its middle to 1 as an output goes to infinity.
+    # act moves from its middle to 1 as an output goes to infinity.
     rises = _moves(loss, base, reduction, FAR)
     if rises is None or not bool((rises > 0).all()):
         return None
@@ -134,7 +144,7 @@ def _scale(
 
 
 def _moves(loss: Loss, base: Tensor, reduction: Reduction, step: float) -> Tensor | None:
-    """How far each label's own slope at output c (C,) moves as that output goes from 0 to `step`, c another label."""
+    """Return how far each label's own slope at another output c moves (C,), as output c goes from 0 to `step`."""
     classes = len(base)
     labels = torch.arange(classes)
     others = (labels + 1) % classes
@@ -145,7 +155,7 @@ def _moves(loss: Loss, base: Tensor, reduction: Reduction, step: float) -> Tenso
 
 
 def _meets(loss: Loss, link: LossLink, label: int) -> bool:
-    """Whether the link foretells the loss's slope at a test point."""
+    """Return whether the link predicts the loss's slope at a test point."""
     point = link.temperature * torch.linspace(-1, 1, len(link.targets), dtype=torch.float64)
     slope = slopes(loss, point.unsqueeze(0), [label])
     size = link.scale * float(link.weights[label])

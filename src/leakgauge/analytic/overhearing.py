@@ -1,15 +1,26 @@
-"""What one node of a gossip can tell of another's gradient. After Mrini, Cyffers, Bellet: ICML 2024, section 4.
+"""Estimates of one node's gradient from the messages that another node of a gossip hears.
 
-Messages are linear in the steps h = eta g of all nodes, with weights that are known. Less the model that
-all nodes started from, which every one of them knows,
+A node's step is h = eta g, with its learning rate eta and gradient g. Messages are linear in the
+steps of all nodes, with known weights. In round t, N nodes have the models X(t) (N, d), the steps
+H(t) and the messages M(t). W (N, N) is the mixing matrix. All nodes know the initial model, which
+is subtracted:
+
+.. code-block:: text
 
     X(0) = 0        M(t) = X(t) - H(t)        X(t + 1) = W M(t)
 
-of which the listener has its own rows of X and M, and its neighbors' rows of M, from the round on at which it
-began. That is fewer equations than unknowns, so steps are taken to change little from round to round. The
-paper takes them to stay the same; here they are Gaussian (ours), correlated by `persistence` from one round
-to the next and by `likeness` between nodes: the least squares solution is then the posterior mean, exact
-wherever the equations determine it alone. Both numbers are those under which what was heard is the likeliest.
+The listener has its own rows of X and M, and the rows of M of its neighbors. It has them from the
+round in which it began to listen. These are fewer equations than unknowns. A prior that steps
+change little from round to round closes the gap.
+
+In the paper steps stay constant. Here (ours) they are Gaussian. Their correlation is `persistence`
+from one round to the next, and `likeness` between nodes. The least-squares solution is then the
+posterior mean. It is exact wherever the equations alone determine a step. Both numbers are chosen
+by maximum likelihood.
+
+References:
+    Mrini, Cyffers, Bellet. Privacy Attacks in Decentralized Learning. ICML 2024, section 4.
+    arXiv:2402.10001.
 """
 
 from __future__ import annotations
@@ -21,19 +32,28 @@ import torch
 from torch import Tensor
 
 PERSISTENCE = (0.3, 0.7, 0.9, 0.97, 0.99, 0.999, 0.9999, 0.99999)
+"""Candidates of the correlation of a node's steps from round to round."""
 LIKENESS = (0.0, 0.3, 0.6, 0.9, 0.97)
+"""Candidates of the correlation of steps between nodes."""
 ROUNDING = 2.0**-24
-"""Relative rounding of what is sent in float32."""
+"""Relative rounding of messages in float32."""
 LEAST_NOISE = 1e-10
-"""Added to it: equations that follow from one another must not make the least eigenvalue negative by rounding."""
+"""Variance added to that of rounding. It keeps eigenvalues positive if equations depend on each other."""
 
 
 @dataclass(frozen=True)
 class View:
-    """All that one node holds of a gossip: the first model of all, and what it and its neighbors sent since it listens.
+    """Everything that one node knows of a gossip, from the round in which it began to listen.
 
-    mixing (N, N); initial (d,); own_models and own_messages (T, d); heard (T, neighbors, d), of
-    `neighbors` in order; T rounds, the first of them round `start`.
+    Args:
+        mixing: (N, N), the mixing matrix.
+        own: Index of the node.
+        neighbors: Indices of its neighbors.
+        initial: (d,), the initial model of all nodes.
+        own_models: (T, d), its models in T rounds.
+        own_messages: (T, d), its messages.
+        heard: (T, neighbors, d), the neighbors' messages, in the order of `neighbors`.
+        start: The first of the T rounds.
     """
 
     mixing: Tensor
@@ -48,9 +68,14 @@ class View:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A node's model (d,) before, and step eta g (d,) in, the round best told.
+    """The estimated model and step of a node, in the round with the least uncertainty.
 
-    `uncertainty` is what the equations leave open of the step: 0 nothing, 1 all of it.
+    Args:
+        model: (d,), the node's model before the step.
+        step: (d,), its step eta g.
+        round: The round.
+        uncertainty: Fraction of the step, as a standard deviation, that the equations leave open: 0
+            for none, 1 for all.
     """
 
     model: Tensor
@@ -60,7 +85,7 @@ class Estimate:
 
 
 def estimate(view: View, victim: int) -> Estimate:
-    """The victim's model and step in the round that the view tells best: float64."""
+    """Return the victim's model and step in the round that the view determines best, in float64."""
     nodes = len(view.mixing)
     models, messages = unrolled(view.mixing, view.start + len(view.heard))
     seen, right = told(view, models, messages)
@@ -75,7 +100,7 @@ def estimate(view: View, victim: int) -> Estimate:
 
 
 def unrolled(mixing: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    """Models and messages of all rounds, (T, N, T * N) each, as matrices of all steps in order of rounds."""
+    """Return the models and messages of all rounds as matrices of all steps, (T, N, T * N) each, in order of rounds."""
     nodes = len(mixing)
     steps = torch.eye(rounds * nodes, dtype=torch.float64).view(rounds, nodes, -1)
     models, messages = [torch.zeros_like(steps[0])], []
@@ -86,7 +111,7 @@ def unrolled(mixing: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
 
 
 def told(view: View, models: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix (R, T * N) and right sides (R, d) of all that was seen."""
+    """Return the matrix (R, T * N) and right sides (R, d) of the equations for all that was heard."""
     rows = [
         models[view.start :, view.own],
         messages[view.start :, view.own],
@@ -94,20 +119,21 @@ def told(view: View, models: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
     ]
     values = torch.cat([view.own_models, view.own_messages, view.heard.flatten(0, 1)]).double()
     matrix, right = torch.cat(rows), values - view.initial.double()
-    # The first model of all, seen by one who listened from the start, is no equation.
+    # The initial model gives no equation. A node that listened from the start has it among its own
+    # models.
     kept = matrix.abs().sum(1) > 0
     return matrix[kept], right[kept]
 
 
 def likeliest(nodes: int, seen: Tensor, right: Tensor, noise: float) -> Tensor:
-    """The prior covariance of all steps, up to scale, under which the right sides are the likeliest."""
+    """Return the prior covariance of all steps, up to scale, under which the right sides are likeliest."""
     gram = right @ right.T / right.shape[1]
     best, chosen = -torch.inf, torch.empty(0)
     for persistence, likeness in product(PERSISTENCE, LIKENESS):
         prior = covariance_of(persistence, likeness, seen.shape[1] // nodes, nodes)
         spread = seen @ prior @ seen.T + noise * torch.eye(len(seen), dtype=torch.float64)
         factor = torch.linalg.cholesky(spread)
-        # The scale of the prior is the one that is likeliest for the rest of it.
+        # The prior has the likeliest scale, given its other parameters.
         scale = torch.cholesky_solve(gram, factor).trace() / len(gram)
         likelihood = -2 * factor.diagonal().log().sum() - len(gram) * scale.log()
         if float(likelihood) > best:
@@ -116,7 +142,7 @@ def likeliest(nodes: int, seen: Tensor, right: Tensor, noise: float) -> Tensor:
 
 
 def covariance_of(persistence: float, likeness: float, rounds: int, nodes: int) -> Tensor:
-    """(T * N, T * N) of steps of unit variance."""
+    """Return the covariance (T * N, T * N) of steps of unit variance."""
     t = torch.arange(rounds, dtype=torch.float64)
     over_rounds = persistence ** (t.unsqueeze(0) - t.unsqueeze(1)).abs()
     between = likeness + (1 - likeness) * torch.eye(nodes, dtype=torch.float64)
@@ -124,7 +150,7 @@ def covariance_of(persistence: float, likeness: float, rounds: int, nodes: int) 
 
 
 def explained(prior: Tensor, seen: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """Posterior mean as a matrix (U, R) of the right sides, and posterior covariance (U, U)."""
+    """Return the posterior mean as a matrix (U, R) of the right sides, and the posterior covariance (U, U)."""
     cross = prior @ seen.T
     spread = seen @ cross + noise * torch.eye(len(seen), dtype=torch.float64)
     gain = torch.linalg.solve(spread, cross.T).T
@@ -132,7 +158,10 @@ def explained(prior: Tensor, seen: Tensor, noise: float) -> tuple[Tensor, Tensor
 
 
 def floor(view: View) -> float:
-    """The variance of rounding in what was heard, in units of the steps': the listener's own tell those, at most 1."""
+    """Return the variance of rounding in the messages, in units of the steps' variance, at most about 1.
+
+    The listener's own steps estimate the variance of all.
+    """
     steps = float((view.own_models - view.own_messages).double().square().mean())
     rounding = ROUNDING**2 * float(view.heard.double().square().mean())
     return (rounding / steps if steps > rounding else 1.0) + LEAST_NOISE

@@ -1,12 +1,18 @@
-"""From a vision transformer to linear equations for its patches (Lu et al. 2022, section 3.2).
+"""Linear equations for the patches of a vision transformer, from one gradient.
 
-X (N, p) are the patches, E = X P' + b their embeddings, z = E + E_pos the tokens, G = dL/dE_pos. Where
-tokens see nothing but the linear layers W_i of the first attention,
+X (N, p) are the N patches of an image, E = X P' + b (N, d) their embeddings, and z = E + E_pos the
+tokens. G = dL/dE_pos is the gradient of the positional embedding. There are two equations:
 
-    G' z = sum_i W_i' dW_i                       (attention: the paper's equation 8)
-    G' X = dP                                    (embedding: ours, also behind skips and normalizations)
+- Attention: `G' z = sum_i W_i' dW_i`, if only the linear layers W_i of the first attention see the
+  tokens (equation 8 of the paper).
+- Embedding: `G' X = dP`, also with skip connections and normalizations. This one is ours.
 
-Whether a model is built so is not read from names: both are checked on its own simulated gradients.
+Whether a model has this form does not depend on its names. Both equations are checked on its own
+simulated gradients.
+
+References:
+    Lu, Zhang, Zhao, He, Cheng. APRIL: Finding the Achilles' Heel on Privacy for Vision
+    Transformers. CVPR 2022, section 3.2. arXiv:2112.14087.
 """
 
 from __future__ import annotations
@@ -26,16 +32,23 @@ from leakgauge.federated.isolation.probing import doubled, probing, single, spre
 from leakgauge.federated.isolation.untouched import output_of
 
 AGREEMENT = 1e-8
-"""Relative error to which an equation must hold on a simulated gradient in float64."""
+"""Largest relative error at which an equation holds on a simulated gradient, in float64."""
 
 
 @dataclass(frozen=True)
 class PatchEquations:
-    """Where the parts of the equations are found.
+    """The places of a model where the parts of the equations are found.
 
-    position names E_pos and embedding the convolution; patches start at token `first`. attention names
-    the weights W_i, or is None where tokens see other than linear layers first. anchor: X and z of one
-    probe. invert maps the convolution's input, flat (1, F), to unit coordinates.
+    Args:
+        position: Name of the positional embedding E_pos.
+        embedding: Name of the convolution that embeds the patches.
+        conv: This convolution.
+        first: Index of the first token that is a patch.
+        attention: Names of the weights W_i, or None if other than linear layers see the tokens
+            first.
+        anchor: X and z of one probe.
+        size: Shape of the convolution's input.
+        invert: Map from the convolution's input, flat (1, F), to unit coordinates.
     """
 
     position: str
@@ -60,8 +73,8 @@ class PatchEquations:
     def from_attention(
         self, tensors: Tensors, parameters: Mapping[str, Tensor], back: Tensor
     ) -> Tensor:
-        """Return X (N, p) from the tokens z, with a pseudo-inverse (places, d) of G' over all places."""
-        assert self.attention is not None, "asked for where there is one"
+        """Return X (N, p) from the tokens z, with a pseudo-inverse (places, d) of G' over all tokens."""
+        assert self.attention is not None, "expected a model whose attention alone sees the tokens"
         right = attention_side(tensors, parameters, self.attention)
         known, z = self.anchor
         moved = (back @ right)[self.first : self.first + len(known)] - z
@@ -69,7 +82,7 @@ class PatchEquations:
         return known + moved @ unembed.T
 
     def image(self, patches: Tensor) -> Tensor:
-        """Return the unit coordinates (1, *shape) of patches X (N, p)."""
+        """Return the unit coordinates of the image with patches X (N, p), in a batch of one."""
         kernel = tuple(self.conv.kernel_size)
         whole = fold(patches.T.unsqueeze(0), self.size[1:], kernel, stride=kernel)
         return self.invert(whole.flatten(1))
@@ -105,14 +118,19 @@ def patch_equations(model: nn.Module, domain: Domain) -> PatchEquations | Inappl
         anchor = (patches, z[first : first + len(patches)])
         size = tuple(probe.seen.shape[1:])
         return PatchEquations(position, name, conv, first, attention, anchor, size, invert)
-    return Inapplicable(
-        "no trained parameter is added to the patches' embeddings as a positional embedding is"
-    )
+    return Inapplicable("the model adds no trained positional embedding to the patches' embeddings")
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """One simulated gradient, and what the modules saw."""
+    """One simulated gradient, and the inputs of the modules.
+
+    Args:
+        embedding: Name and module of the first convolution.
+        seen: Input of this convolution.
+        heard: Names of the weights of linear and attention layers, with the layers' inputs.
+        gradient: The gradient of each trained parameter.
+    """
 
     embedding: tuple[str, nn.Conv2d]
     seen: Tensor
@@ -121,7 +139,10 @@ class _Probe:
 
 
 def _probe(model: nn.Module, domain: Domain) -> _Probe | Inapplicable:
-    """Return the gradient of a random direction of the output at a random input, or why the model has no patches."""
+    """Return a simulated gradient at a random input, or the reason why the model has no patches.
+
+    It is the gradient of a random linear function of the output.
+    """
     unit = spread(unit_shape(domain), 1, torch.zeros((), dtype=torch.float64))
     convolutions: list[tuple[str, nn.Conv2d, Tensor]] = []
     heard: list[tuple[str, Tensor]] = []
@@ -147,7 +168,7 @@ def _probe(model: nn.Module, domain: Domain) -> _Probe | Inapplicable:
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if f"{name}.weight" not in parameters:
         return Inapplicable(f"the weight of the patch embedding, {name!r}, is not trained")
-    generator = torch.Generator().manual_seed(0)  # probes of an identity: any direction serves
+    generator = torch.Generator().manual_seed(0)  # any direction can probe an identity
     direction = torch.randn(output.shape, generator=generator, dtype=torch.float64)
     with probing():
         grads = torch.autograd.grad(
@@ -158,7 +179,7 @@ def _probe(model: nn.Module, domain: Domain) -> _Probe | Inapplicable:
 
 
 def _candidates(gradient: Tensors, patches: int, dim: int) -> list[tuple[str, int]]:
-    """Parameters that have a row for every patch, and where the patches may start among the rows."""
+    """Return the parameters with a row for every patch, and the row at which the patches may start."""
     found = []
     for name, tensor in gradient.items():
         rows = tensor.numel() // dim
@@ -171,7 +192,10 @@ def _candidates(gradient: Tensors, patches: int, dim: int) -> list[tuple[str, in
 def _attention(
     probe: _Probe, parameters: Mapping[str, Tensor], slopes: Tensor
 ) -> tuple[tuple[str, ...] | None, Tensor]:
-    """The weights that alone see the tokens, and the tokens z (places, d); None and zeros where others do."""
+    """Return the weights that alone see the tokens, and the tokens z (places, d).
+
+    They are None and zeros if other modules see the tokens too.
+    """
     groups: dict[int, list[str]] = {}
     inputs: dict[int, Tensor] = {}
     for name, tensor in probe.heard:
@@ -188,11 +212,12 @@ def _attention(
 
 
 def _equal(left: Tensor, right: Tensor) -> bool:
+    """Return whether two tensors agree, and are not 0."""
     return bool((left - right).norm() <= AGREEMENT * right.norm()) and bool(right.any())
 
 
 def _entry(model: nn.Module, conv: nn.Conv2d, domain: Domain, unit: Tensor) -> Tensor:
-    """What the patch embedding sees, flat (N, F)."""
+    """Return the input of the patch embedding, flat (N, F)."""
     seen: list[Tensor] = []
     hook = conv.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:

@@ -1,15 +1,22 @@
-"""A convolution's input from its weight's gradient, behind ReLU and max pool too. Batch 1, float64. Ours.
+"""The input of a convolution from its weight's gradient, through ReLU and max pooling, in float64.
 
-    dW_o,c,k = sum_l delta_o,l x_c,l+k          with delta = dL/dz known, for all channels c one matrix K(delta)
+With batch 1, the gradient of the weight is `dW[o, c, k] = sum_l delta[o, l] x[c, l + k]`, over the
+output places l. Here x is the input, and delta = dL/dz is known. All input channels c share one
+matrix K(delta). Under a ReLU, delta is 0 where its output is 0. Under max pooling, each window of
+each output channel o holds one entry of delta. Its size is known, its place is not.
 
-Behind a ReLU, delta = 0 where what follows is 0. Behind a max pool, each window of each channel o holds one
-entry of delta, of known size but at a place that is not known. Places and x are then found in turn,
+Two steps alternate, from the places that a rough image of the example has:
 
-    x       by least squares, channels o weighted down that do not fit yet
-    places  by fitting dW_o = sum_windows size_o,w X_place(o,w), window by window   (X: what each place sees)
+1. Fit x by least squares. Output channels that do not fit yet have a low weight.
+2. Fit the places. With X the values that a place sees, dW_o is the sum over windows w of size[o, w]
+   X[place(o, w)]. Windows are placed one after the other.
 
-from the places that a rough picture of the example has. There are O k equations for each channel of x and
-far fewer places: once most places are right, the rest follow, and the gradient is met to rounding.
+Each channel of x has O k equations, with O output channels and k kernel entries. There are far
+fewer places. Once most places are right, the rest follow, and the fit meets the gradient to
+rounding.
+
+References:
+    Ours.
 """
 
 from __future__ import annotations
@@ -26,20 +33,24 @@ from leakgauge.analytic.inverses import applied, undone
 from leakgauge.core import Inapplicable
 
 ROUNDS = 20
-"""Turns of places and inputs; those that end well take about 5."""
+"""Largest number of alternations of places and input. Successful runs take about 5."""
 SWEEPS = 4
-"""Times that each window is placed anew in one turn."""
+"""Times that each window is placed again in one alternation."""
 PULL, LATER = 1e-3, 1e-5
-"""How far the first turns, and the later ones, hold the input where it was, relative to K'K."""
+"""Weight, relative to K'K, that holds the input near its last value, in first and in later alternations."""
 FIRST = 4
-"""Turns that count as first."""
+"""Number of first alternations."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of layer `place` of a chain: its input x (*shape), and delta = dL/dz (*output) behind it.
+    """Known values at one layer of a chain.
 
-    misfit: of the gradient that told x, relative.
+    Args:
+        place: Index of the layer.
+        x: Input of the layer, `(*shape)`.
+        delta: dL/dz at its output, `(*output)`.
+        misfit: Relative misfit of the gradient from which x was solved.
     """
 
     place: int
@@ -51,21 +62,26 @@ class Known:
 def peeled(
     chain: Chain, known: Known, dweight: Tensor, rough: Tensor | None, *, noise: float
 ) -> Known | Inapplicable:
-    """The same of the layer before, from its weight's gradient dweight (O, C, *kernel); or why not.
+    """Return the known values of the layer before, or the reason why they cannot be solved for.
 
-    rough: unit coordinates (1, *shape) of an image like the example, asked for where a pool lies between.
-    noise: relative rounding error of the update.
+    Args:
+        chain: The network.
+        known: Known values of the layer behind.
+        dweight: The gradient of the layer's weight, `(O, C, *kernel)`.
+        rough: Unit coordinates `(1, *shape)` of an image like the example. Needed if the layer is
+            followed by max pooling.
+        noise: Relative rounding error of the update.
     """
     layer, behind = chain.layers[known.place - 1], chain.layers[known.place]
     if not isinstance(layer.module, nn.Conv2d):
-        return Inapplicable(f"{layer.name!r} is a linear layer without a bias")
+        return Inapplicable(f"{layer.name!r} is a linear layer without a bias, not a convolution")
     back = behind.back(known.delta).reshape(layer.pooled)
     after = known.x.reshape(layer.pooled)
     if layer.pool is None:
         _, _, slope = layer.deactivate(after, noise=noise)
         delta = back * slope
     else:
-        assert rough is not None, "a pool asks for a rough picture"
+        assert rough is not None, "expected a rough image, since max pooling follows"
         floor = least_of(chain, known.place - 1)
         size = sizes(layer, after, back, noise=noise)
         search = _Placing(layer, layer.pool, dweight, size, floor)
@@ -74,7 +90,7 @@ def peeled(
 
 
 def least_of(chain: Chain, place: int) -> float:
-    """The least value that the input of a layer can have."""
+    """Return the least value that the input of a layer can have."""
     if place == 0:
         return -math.inf
     before = chain.layers[place - 1]
@@ -83,9 +99,13 @@ def least_of(chain: Chain, place: int) -> float:
 
 
 def sizes(layer: ChainLayer, after: Tensor, back: Tensor, *, noise: float) -> Tensor:
-    """What each window passes back to z, (C, windows), from what follows the pool and its gradient.
+    """Return the size of delta in each window (C, windows), from the values behind the pool and their gradient.
 
-    noise: relative rounding error of the update.
+    Args:
+        layer: The layer before the pool.
+        after: Values behind the pool, `layer.pooled`.
+        back: dL/d(after).
+        noise: Relative rounding error of the update.
     """
     z, _, slope = undone(layer.then, after, noise=noise)
     _, known, steep = undone(layer.after, z, noise=noise)
@@ -93,7 +113,7 @@ def sizes(layer: ChainLayer, after: Tensor, back: Tensor, *, noise: float) -> Te
 
 
 def _seen(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, Tensor]:
-    """The input of layer `place` (*shape), and what follows it up to a pool (*output), for an image."""
+    """Return the input `(*shape)` of layer `place` and its activation `(*output)` before any pool, for an image."""
     with torch.no_grad():
         x = chain.enter(rough)[0]
         for layer in chain.layers[:place]:
@@ -104,7 +124,7 @@ def _seen(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solved(layer: ChainLayer, place: int, delta: Tensor, dweight: Tensor) -> Known | Inapplicable:
-    """The input that delta and the weight's gradient tell, where they tell all of it."""
+    """Return the input that follows from delta and the weight's gradient, or the reason why it is not unique."""
     assert isinstance(layer.module, nn.Conv2d)
     matrix = gradient_matrix(delta.flatten(1), places_of(layer.module, layer), _plane(layer))
     right = _by_channel(dweight)
@@ -120,7 +140,7 @@ def _solved(layer: ChainLayer, place: int, delta: Tensor, dweight: Tensor) -> Kn
 
 
 class _Placing:
-    """Where in its window each entry of delta lies: found in turn with the layer's input."""
+    """Search for the place of each entry of delta in its window, together with the layer's input."""
 
     def __init__(
         self, layer: ChainLayer, pool: nn.MaxPool2d, dweight: Tensor, size: Tensor, floor: float
@@ -132,7 +152,10 @@ class _Placing:
         self.rows, self.right = dweight.flatten(1), _by_channel(dweight)
 
     def run(self, x: Tensor, activated: Tensor) -> Tensor:
-        """delta (*output), from an input x (*shape) and what follows it (*output) that are nearly right."""
+        """Return delta `(*output)`, from nearly right values of the layer's input x and activation.
+
+        `x` is `(*shape)` and `activated` is `(*output)`.
+        """
         plane, chosen = x.flatten(1).T, self.highest(activated)
         weights = self.rows.new_ones(len(self.rows))
         best, least = chosen, float("inf")
@@ -149,21 +172,21 @@ class _Placing:
         return self.placed(best).reshape(self.layer.output)
 
     def highest(self, activated: Tensor) -> Tensor:
-        """The place (O, windows) of each window's greatest value."""
+        """Return the place (O, windows) of each window's greatest value."""
         return self.first(activated.flatten(1)[:, self.windows.clamp_min(0)])
 
     def first(self, scores: Tensor) -> Tensor:
-        """The place (O, windows) of the highest of scores (O, windows, inside); none on padding."""
+        """Return the place (O, windows) of the highest of scores (O, windows, inside), never on padding."""
         highest = scores.masked_fill(self.windows < 0, -torch.inf).argmax(2)
         return self.windows[torch.arange(len(self.windows)), highest]
 
     def placed(self, chosen: Tensor) -> Tensor:
-        """delta (O, L) with its entries at these places (O, windows)."""
+        """Return delta (O, L) with its entries at these places (O, windows)."""
         count = self.layer.output[1] * self.layer.output[2]
         return self.size.new_zeros(len(chosen), count).scatter_add_(1, chosen, self.size)
 
     def input(self, chosen: Tensor, plane: Tensor, weights: Tensor, pull: float) -> Tensor:
-        """The input (P, C) by weighted least squares, held near `plane` by a share of K'K."""
+        """Return the input (P, C) by weighted least squares, held near `plane` with weight `pull` relative to K'K."""
         matrix = gradient_matrix(self.placed(chosen), self.sees, _plane(self.layer))
         heavy = weights.repeat_interleave(self.sees.shape[1])[:, None]
         matrix, right = matrix * heavy, self.right * heavy
@@ -173,11 +196,11 @@ class _Placing:
         return moved.clamp_min(self.floor)
 
     def fit(self, chosen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Better places (O, windows) given the input x (C, P), and each channel's relative misfit (O,)."""
+        """Return better places (O, windows) for the input x (C, P), and each channel's relative misfit (O,)."""
         padded = torch.cat([x, x.new_zeros(len(x), 1)], 1)
         view = padded[:, self.sees].permute(0, 2, 1).flatten(0, 1)  # (C k, L)
         gram, told = view.T @ view, self.rows @ view
-        # Two ways to begin: from the places as they are, and from those of the least squares delta.
+        # There are two starts: the current places, and the places of the least-squares delta.
         scale = 1e-9 * float(gram.trace()) / len(gram)
         ridge = torch.eye(len(gram), dtype=gram.dtype) * scale
         free = torch.linalg.solve(gram + ridge, told.T).T
@@ -188,11 +211,11 @@ class _Placing:
         return torch.stack(both)[which, torch.arange(len(chosen))], least
 
     def likeliest(self, free: Tensor) -> Tensor:
-        """The place (O, windows) in each window where a delta without windows, free (O, L), is most like its size."""
+        """Return the place (O, windows) in each window that best matches `free` (O, L), delta without windows."""
         return self.first(self.size[:, :, None] * free[:, self.windows.clamp_min(0)])
 
     def swept(self, chosen: Tensor, gram: Tensor, told: Tensor) -> Tensor:
-        """Each window placed anew, given the others, a few times."""
+        """Return places (O, windows), after placing each window again, given the others, SWEEPS times."""
         chosen, delta = chosen.clone(), self.placed(chosen)
         every = torch.arange(len(chosen))
         for _ in range(SWEEPS):
@@ -207,7 +230,7 @@ class _Placing:
 
 
 def windows_of(pool: nn.MaxPool2d, output: tuple[int, ...]) -> Tensor:
-    """The places (windows, inside) of each window of a plane, -1 for padding."""
+    """Return the places (windows, inside) of each window of a plane, -1 for padding."""
     plane = torch.arange(1, output[1] * output[2] + 1, dtype=torch.float64)
     seen = nn.functional.unfold(
         plane.reshape(1, 1, *output[1:]),
@@ -220,10 +243,10 @@ def windows_of(pool: nn.MaxPool2d, output: tuple[int, ...]) -> Tensor:
 
 
 def _plane(layer: ChainLayer) -> int:
-    """Places of one channel of the layer's input."""
+    """Return the number of places of one channel of the layer's input."""
     return layer.shape[1] * layer.shape[2]
 
 
 def _by_channel(dweight: Tensor) -> Tensor:
-    """dweight (O, C, *kernel) as right sides (O k, C)."""
+    """Return dweight `(O, C, *kernel)` as right-hand sides (O k, C)."""
     return dweight.flatten(2).permute(0, 2, 1).flatten(0, 1)

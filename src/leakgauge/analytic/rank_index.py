@@ -1,9 +1,15 @@
-"""Rank analysis (Zhu and Blaschko 2021, section 4): which layers of a chain leave its input undetermined.
+"""Rank analysis: the layers of a chain whose equations leave their input undetermined.
 
-    index of a layer = rank [W; K] - |x|          0: its equations tell its input; below: so many they do not
+The index of a layer is `rank [W; K] - |x|`, with its weight constraints W, gradient constraints K and
+`|x|` unknowns. At index 0 the equations determine the layer's input. A negative index counts the
+unknowns that stay open. The recursion succeeds if every index is 0.
 
-The recursion succeeds where every index is 0. A layer's surplus of equations can make up, by search, for
-what the layers behind it left open (the paper's virtual constraints): `open` counts what then remains.
+A layer with more equations than unknowns can make up for open unknowns of the layers behind it, by
+a search (the paper's virtual constraints). `LayerRank.open` counts the unknowns that then remain.
+
+References:
+    Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021, section 4.
+    arXiv:2010.07733.
 """
 
 from __future__ import annotations
@@ -21,9 +27,15 @@ from leakgauge.core import Domain, Inapplicable, unit_shape
 
 @dataclass(frozen=True)
 class LayerRank:
-    """Equations and unknowns of one layer: weight rows, rank of the gradient rows, rank of both.
+    """Numbers of equations and unknowns of one layer.
 
-    open: unknowns left after all layers from the output to this one, by counting equations.
+    Args:
+        name: Name of the layer.
+        unknowns: Entries of its input.
+        weight: Weight constraints.
+        gradient: Rank of the gradient constraints.
+        rank: Rank of both together.
+        open: Unknowns left after all layers from the output to this one, by counting equations.
     """
 
     name: str
@@ -35,12 +47,12 @@ class LayerRank:
 
     @property
     def index(self) -> int:
-        """rank - unknowns: 0 where the layer's input is determined."""
+        """Rank minus unknowns, which is 0 if the layer's input is determined."""
         return self.rank - self.unknowns
 
     @property
     def line(self) -> str:
-        """For a printed diagnosis."""
+        """The numbers as one line of a printed diagnosis."""
         return (
             f"{self.name}: {self.unknowns} unknowns; {self.weight} weight and {self.gradient} "
             f"gradient constraints, rank {self.rank}: index {self.index}, {self.open} open"
@@ -50,10 +62,16 @@ class LayerRank:
 def rank_index(
     model: nn.Module, domain: Domain, *, generator: torch.Generator
 ) -> tuple[LayerRank, ...] | Inapplicable:
-    """The layers of a network from input to output; or in one line why it is no chain, or too large.
+    """Return the ranks of a network's layers from input to output, or the reason why there are none.
 
-    Ranks are those of a random input and of a random derivative at the output, drawn from `generator`:
-    no data, label or loss is asked for. Only a ReLU's pattern, and so its weight rows, vary with the input.
+    Ranks are those of a random input and a random derivative at the output. No data, label or loss
+    is needed. Only the pattern of a ReLU varies with the input, and with it the number of weight
+    constraints.
+
+    Args:
+        model: The network. It must be a chain.
+        domain: The domain of the inputs.
+        generator: Source of the input and of the derivative.
     """
     chain = chain_of(model, domain)
     if isinstance(chain, Inapplicable):
@@ -71,13 +89,13 @@ def rank_index(
 
 
 def measured(name: str, shape: Sequence[int], system: System) -> LayerRank:
-    """The ranks of one layer's equations."""
+    """Return the ranks of one layer's equations. `shape` is that of its input."""
     rows, unknowns = int(system.known.sum()), torch.Size(shape).numel()
     return LayerRank(name, unknowns, rows, system.gradient_rank, system.rank())
 
 
 def carried(layers: Sequence[LayerRank]) -> tuple[LayerRank, ...]:
-    """The layers, from input to output, with what is open at each."""
+    """Return the layers, from input to output, with the open unknowns at each."""
     left, found = 0, []
     for layer in reversed(layers):
         surplus = layer.weight + layer.gradient - layer.unknowns
@@ -89,7 +107,7 @@ def carried(layers: Sequence[LayerRank]) -> tuple[LayerRank, ...]:
 
 
 def _deltas(chain: Chain, unit: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """dL/dz (*output), and what follows z (*output), for each layer, L a random direction of the output."""
+    """Return dL/dz `(*output)` and the activation `(*output)` of each layer, for a random linear L of the output."""
     x = chain.enter(unit)
     outputs, follows = [], []
     for layer in chain.layers:

@@ -1,10 +1,16 @@
-"""A batch from the gradient of a linear layer that a ReLU follows, as a factorization with known zeros.
+"""A batch from the gradient of a linear layer with a ReLU, as a factorization with known zeros.
 
-    G = [dW, db] = D H,   H = [X, 1] (B, F + 1),   D (O, B) = dL/dz' of each example.
+The gradient is `G = [dW, db] = D H`. Row j of H = [X, 1] (B, F + 1) is the input of example j.
+Column j of D (O, B) is the gradient that it causes at the layer's outputs. The singular value
+decomposition gives G = L R with rank B. Then D = L Q and H = Q^-1 R for one unknown matrix Q (B, B).
 
-G has rank B. With G = L R by SVD: D = L Q and H = Q^-1 R for one unknown Q (B, B). D_ij is 0 exactly
-where example j leaves output i below zero, so each column of Q is a direction q for which L q is sparse
-(Dimitrov et al. 2024, section 3). What else the layer tells: z = [W, b] h is above zero where L q is not 0.
+D_ij is exactly 0 if example j leaves output i below zero. Each column q of Q is therefore a
+direction with sparse L q. The pre-activation z = [W, b] h of an example is above zero wherever its
+L q is not 0.
+
+References:
+    Dimitrov, Baader, Müller, Vechev. SPEAR: Exact Gradient Inversion of Batches in Federated
+    Learning. NeurIPS 2024, section 3. arXiv:2403.03945.
 """
 
 from __future__ import annotations
@@ -23,30 +29,45 @@ from leakgauge.federated.isolation.probing import probing, single, spread
 from leakgauge.federated.isolation.untouched import output_of
 
 FLOOR = 0.1
-"""Columns of G fainter than this share of the strongest are scaled like it: they would be mostly noise."""
+"""Columns of G fainter than this fraction of the strongest are scaled like it. They would be mostly noise."""
 FAINT = 6.0
-"""Outputs below this many standard deviations of their noise tell nothing."""
+"""Standard deviations of the noise below which an output carries no information."""
 WITHIN, WITHIN_NOISE = 30.0, 6.0
-"""An output counts as zero within so many standard deviations: rounding has longer tails than a Gaussian."""
+"""Standard deviations within which an output is zero. Rounding has longer tails than Gaussian noise."""
 CLEAN = 1e-5
-"""Typical noise of an output of size 1, below which no zero is mistaken for an output that is small."""
+"""Noise of an output of size 1 below which no small output is mistaken for a zero."""
 TOO_FEW = 8
-"""Dimensions beyond the rank, with fewer of which the noise cannot be seen."""
+"""Dimensions beyond the rank that an estimate of the noise needs."""
 NOISE_STEPS = 2
+"""Refinements of the noise estimate."""
 SINGULAR = 1e-9
+"""Least singular value of independent directions. Outputs need its root, relative to the largest."""
 MOSTLY = 0.5
+"""Fraction of the outputs above 0 that must have an effect, for a ReLU."""
 TYLER_STEPS = 60
+"""Steps of Tyler's fixed-point iteration."""
 DRAWN = 0.02
-"""How far Tyler's estimate is drawn toward the plain one."""
+"""Weight of the plain scatter estimate in Tyler's estimate."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """G = scale * rows @ right for the outputs that the batch excites, and the search's own basis.
+    """The factorization G = scale * rows @ right of the outputs that the batch excites, and the basis of the search.
 
-    rows (m, B), with noise of 1 an entry; right (B, F + 1); live (m,) which outputs these are;
-    unit (m, B) = rho * rows @ basis: every output of one length, no direction favored; layer (m, B) maps
-    p (B,), for which h = p inv(basis) right, to the pre-activations [W, b] h; last (B,) is the 1 of h.
+    A direction a (B,) of the search stands for q = basis a. It is normalized so that no direction
+    is favored.
+
+    Args:
+        rows: (m, B), with noise of standard deviation 1 on each entry.
+        right: (B, F + 1).
+        scale: (m, 1), the noise of each output.
+        live: (m,), indices of these outputs among all O.
+        clean: Whether the noise is too small to hide a zero.
+        unit: (m, B), equal to rho * rows @ basis. All rows have equal length.
+        rho: (m,), the scale of each row of `unit`.
+        basis: (B, B), columns in the coordinates of `rows`.
+        layer: (m, B), map from p (B,) to the pre-activations [W, b] h of h = p inv(basis) right.
+        last: (B,), map from p to the last entry of h, which is 1.
     """
 
     rows: Tensor
@@ -62,29 +83,29 @@ class Factors:
 
     @property
     def batch(self) -> int:
-        """B."""
+        """Batch size B."""
         return self.rows.shape[1]
 
     @property
     def within(self) -> float:
-        """Standard deviations within which an output is zero."""
+        """Standard deviations of the noise within which an output is zero."""
         return WITHIN if self.clean else WITHIN_NOISE
 
     def noise(self, directions: Tensor) -> Tensor:
-        """Standard deviation (N, m) of the outputs unit @ a of directions a (N, B)."""
+        """Return the standard deviations (N, m) of the outputs unit @ a of directions a (N, B)."""
         length = (directions @ self.basis.T).norm(dim=1, keepdim=True)
         noise: Tensor = length * self.rho
         return noise
 
     def zeros(self, directions: Tensor) -> Tensor:
-        """Which outputs (N, m) are 0 within their noise."""
+        """Return which outputs (N, m) are 0 within their noise, for directions (N, B)."""
         return (directions @ self.unit.T).abs() <= self.within * self.noise(directions)
 
 
 def relu_entry(observation: Observation) -> LinearEntry | Inapplicable:
-    """Return the linear layer that sees the examples, or the reason why it is of no use.
+    """Return the first linear layer, or the reason why it cannot be used.
 
-    A ReLU must follow it, and B must be no more than the rank of its gradient can be.
+    A ReLU must follow it, and B must not exceed the largest rank of its gradient.
     """
     found = entry(observation)
     if isinstance(found, Inapplicable):
@@ -97,13 +118,13 @@ def relu_entry(observation: Observation) -> LinearEntry | Inapplicable:
     most = min(found.layer.out_features, found.layer.in_features + 1)
     if batch > most:
         return Inapplicable(
-            f"batch {batch} > {most}, the rank that the gradient of layer {found.name!r} can have"
+            f"batch {batch} > {most}, the largest rank of the gradient of layer {found.name!r}"
         )
     return found
 
 
 def factors_of(observation: Observation, found: LinearEntry) -> Factors | Inapplicable:
-    """Factors of the observed gradient of the layer, or in one line why there are none."""
+    """Return the factors of the layer's observed gradient, or the reason why there are none."""
     tensors, name, layer = observation.update.tensors, found.name, found.layer
     gradient = torch.cat([tensors[f"{name}.weight"], tensors[f"{name}.bias"].unsqueeze(1)], dim=1)
     weights = torch.cat([layer.weight, layer.bias.unsqueeze(1)], dim=1).detach()
@@ -114,9 +135,13 @@ def factors_of(observation: Observation, found: LinearEntry) -> Factors | Inappl
 def factorize(
     gradient: Tensor, layer: Tensor, batch: int, rounding: float
 ) -> Factors | Inapplicable:
-    """Factors of the gradient [dW, db] (O, F + 1) of `layer` [W, b], or in one line why there are none.
+    """Return the factors of the gradient of a layer, or the reason why there are none.
 
-    rounding: relative error of the entries shared.
+    Args:
+        gradient: [dW, db] (O, F + 1).
+        layer: [W, b] (O, F + 1).
+        batch: Batch size B.
+        rounding: Relative error of the shared entries.
     """
     strength = gradient.norm(dim=1)
     live = (strength > 0).nonzero().squeeze(1)
@@ -129,27 +154,28 @@ def factorize(
     for _ in range(NOISE_STEPS):
         scale, columns = noise_sizes(gradient, scale, columns, batch, rounding)
     left, values, right = torch.linalg.svd(gradient / scale / columns, full_matrices=False)
-    # In units of the noise: 2 (sqrt(m) + sqrt(D)) is twice what noise alone would have.
+    # Values are in units of the noise. The threshold 2 (sqrt(m) + sqrt(D)) is twice the largest
+    # value of noise alone.
     rank = int((values > 2 * (left.shape[0] ** 0.5 + right.shape[1] ** 0.5)).sum())
     if rank < batch:
         return Inapplicable(
             f"rank {rank} of the layer's gradient < batch {batch}: examples are equal, have almost no "
-            "gradient, or drown in noise"
+            "gradient, or are below the noise"
         )
     rows, right = left[:, :batch] * values[:batch], right[:batch] * columns
     heard = rows.norm(dim=1) > FAINT * math.sqrt(batch)
     if int(heard.sum()) < batch:
-        return Inapplicable(f"only {int(heard.sum())} outputs of the layer stand out of the noise")
+        return Inapplicable(f"only {int(heard.sum())} outputs of the layer are above the noise")
     spread = torch.linalg.svdvals(normalize(rows[heard], dim=1))
     if float(spread[-1]) <= SINGULAR**0.5 * float(spread[0]):
         return Inapplicable(
-            "the outputs of the layer that stand out of the noise do not tell all examples apart"
+            "the outputs of the layer above the noise do not tell all examples apart"
         )
     return prepared(rows[heard], right, scale[heard], live[heard], layer[heard])
 
 
 def prepared(rows: Tensor, right: Tensor, scale: Tensor, live: Tensor, layer: Tensor) -> Factors:
-    """Factors from G = scale rows right, with noise of 1 an entry of `rows`."""
+    """Return the factors of G = scale rows right, where `rows` has noise 1 on each entry."""
     batch = rows.shape[1]
     basis = isotropic(rows / rows.norm(dim=1, keepdim=True))
     turned = rows @ basis
@@ -171,7 +197,7 @@ def prepared(rows: Tensor, right: Tensor, scale: Tensor, live: Tensor, layer: Te
 
 
 def sizes(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean squares of rows (m, 1), and of columns (1, D) of the rows so scaled."""
+    """Return the root mean squares of the rows (m, 1), and of the columns (1, D) of the scaled rows."""
     scale = gradient.square().mean(1, keepdim=True).sqrt()
     columns = (gradient / scale).square().mean(0, keepdim=True).sqrt()
     return scale, columns.clamp_min(FLOOR * columns.max())
@@ -180,10 +206,18 @@ def sizes(gradient: Tensor) -> tuple[Tensor, Tensor]:
 def noise_sizes(
     gradient: Tensor, scale: Tensor, columns: Tensor, batch: int, rounding: float
 ) -> tuple[Tensor, Tensor]:
-    """The noise of entry (i, k) as a product scale_i columns_k, from what rank B leaves over.
+    """Return the noise of each entry (i, k) as a product scale_i columns_k, from the residual beyond rank B.
 
-    Never less than what rounding the entries alone makes, where a row looks better by chance or because
-    its errors lie in the batch's own directions; and twice that where too little is left over to tell.
+    Rounding of the entries sets a lower bound. A row can fall below it by chance, or because its
+    errors lie in the directions of the batch. If the residual has too few dimensions, the noise is
+    twice this bound.
+
+    Args:
+        gradient: (m, D).
+        scale: (m, 1), an earlier estimate.
+        columns: (1, D), an earlier estimate.
+        batch: Batch size B.
+        rounding: Relative error of the shared entries.
     """
     height, width = gradient.shape
     strength, shape = sizes(gradient)
@@ -196,16 +230,17 @@ def noise_sizes(
     noise = (rest.square().sum(1, keepdim=True) / free).sqrt()
     spread = (rest * columns / noise.clamp_min(1e-300)).square().mean(0, keepdim=True).sqrt()
     spread = spread.clamp_min(FLOOR * spread.max())
-    # So that scale x columns is the noise, the columns' mean square being 1.
+    # The mean square of the columns is set to 1, so scale x columns is the noise.
     size = spread.square().mean().sqrt()
     return (noise * scale * size).maximum(least), spread / size
 
 
 def isotropic(rows: Tensor) -> Tensor:
-    """A (B, B) basis in which rows (m, B), each then set to one length, vary about alike in all directions.
+    """Return a basis (B, B) in which normalized rows (m, B) vary about equally in all directions.
 
-    Tyler's scatter estimate (1987), drawn toward that of the rows as they are: without, a third of the
-    outputs in one direction, as those that every example excites can be, would shrink all others to 0.
+    It is Tyler's scatter estimate (1987), combined with the plain scatter of the rows. Tyler's
+    estimate alone fails if a third of the outputs share one direction, as the outputs that every
+    example excites can. It would shrink all others to 0.
     """
     left, values, right = torch.linalg.svd(rows, full_matrices=False)
     turned, white = left * len(rows) ** 0.5, right.T / values * len(rows) ** 0.5
@@ -214,30 +249,34 @@ def isotropic(rows: Tensor) -> Tensor:
         lengths = (turned * torch.linalg.solve(scatter, turned.T).T).sum(1, keepdim=True)
         scatter = (turned / lengths).T @ turned
         scatter = (1 - DRAWN) * scatter / scatter.diagonal().mean() + DRAWN * identity
-    # scatter = C C' and the basis is C^-T: in it the scatter is 1.
+    # With scatter = C C', the basis is C^-T. The scatter in this basis is 1.
     basis: Tensor = white @ torch.linalg.inv(torch.linalg.cholesky(scatter)).T
     return basis
 
 
 def patterns(factors: Factors, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """For B directions (B, B): the p of each (B, B), scaled to an h that ends in 1, and where [W, b] h <= 0."""
+    """Return p (B, B) of each of B directions (B, B), and where [W, b] h <= 0.
+
+    Each p is scaled so that its h ends in 1.
+    """
     inverse = inverted(directions.T)
-    # This sets each direction's scale, and its sign.
+    # The last entry of h fixes the scale and the sign of each direction.
     inverse = inverse / (inverse @ factors.last).unsqueeze(1)
     return inverse, (inverse @ factors.layer.T) <= 0
 
 
 def inverted(matrix: Tensor) -> Tensor:
-    """Return the inverse of a matrix (B, B), or its pseudo-inverse if directions coincide, as they may under noise."""
+    """Return the inverse of a matrix (B, B), or its pseudo-inverse if directions coincide, as noise can make them."""
     inverse, failed = torch.linalg.inv_ex(matrix)
     found: Tensor = torch.linalg.pinv(matrix) if bool(failed) else inverse
     return found
 
 
 def consistency(factors: Factors, directions: Tensor) -> float:
-    """The share of (example, output) pairs that B directions and the layer agree on.
+    """Return the fraction of (example, output) pairs on which B directions and the layer agree.
 
-    An output is 0 where the pre-activation is not above 0, and only there (section 3.3 of the paper).
+    They agree on a pair if the output is 0 exactly where the pre-activation is not above 0 (section
+    3.3 of the paper).
     """
     if float(torch.linalg.svdvals(directions)[-1]) < SINGULAR:
         return 0.0
@@ -245,14 +284,14 @@ def consistency(factors: Factors, directions: Tensor) -> float:
 
 
 def from_patterns(factors: Factors, below: Tensor) -> Tensor:
-    """The directions (N, B) that are 0 where `below` (N, m) says that the pre-activations are not above 0."""
+    """Return directions (N, B) that are 0 where `below` (N, m) says that pre-activations are not above 0."""
     grams = torch.einsum("nm,mi,mj->nij", below.double(), factors.rows, factors.rows)
     least = torch.linalg.eigh(grams).eigenvectors[:, :, 0]
     return normalize(torch.linalg.solve(factors.basis, least.T).T, dim=1)
 
 
 def separate(factors: Factors, directions: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
-    """The batch that B directions (B, B) make: inputs (B, F), and their delta (B, outputs)."""
+    """Return the batch that B directions (B, B) give: inputs (B, F), and their delta (B, outputs)."""
     inverse, _ = patterns(factors, directions)
     features = inverse @ torch.linalg.solve(factors.basis, factors.right)
     caused = factors.scale * (factors.rows @ factors.basis @ inverted(inverse))
@@ -262,13 +301,13 @@ def separate(factors: Factors, directions: Tensor, outputs: int) -> tuple[Tensor
 
 
 def followed_by_relu(entry: LinearEntry, domain: Domain) -> bool:
-    """Whether outputs of the layer that are below 0 move nothing, and those above mostly do."""
-    generator = torch.Generator().manual_seed(0)  # probes of a function: any points serve
+    """Return whether outputs of the layer below 0 have no effect, and most of those above 0 have one."""
+    generator = torch.Generator().manual_seed(0)  # any points can probe the function
     probe = torch.randn((8, entry.layer.out_features), generator=generator, dtype=torch.float64)
     probe.requires_grad_()
     hook = entry.layer.register_forward_hook(lambda *_: probe)
     try:
-        with torch.random.fork_rng(devices=[]):  # a model may drop units
+        with torch.random.fork_rng(devices=[]):  # a model may have dropout
             inputs = domain.from_unit(spread(unit_shape(domain), 8, probe))
             prediction = single(output_of(entry.model, inputs))
     finally:

@@ -1,4 +1,4 @@
-"""Rounds of proposed directions until B of them, one for each example, explain a ReLU layer's gradient."""
+"""Rounds of proposed directions, until B of them explain a ReLU layer's gradient, one for each example."""
 
 from __future__ import annotations
 
@@ -12,35 +12,48 @@ from leakgauge.analytic.relu_layer import Factors, consistency, from_patterns, p
 from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
 
 Propose = Callable[[Allowed], Tensor]
-"""From what those found so far leave open to new directions (N, B)."""
+"""Function from the patterns that remain for other examples to proposed directions (N, B)."""
 
 
 @dataclass(frozen=True)
 class Belief:
-    """Shares of outputs: `sorted` by a plane for a direction to be believed; `agreed` at the end, of all examples."""
+    """Thresholds that directions must reach.
+
+    Args:
+        sorted: Fraction of outputs that a plane must sort correctly, for one direction.
+        agreed: Fraction of (example, output) pairs that must agree with the layer, for all B
+            directions together.
+    """
 
     sorted: float
     agreed: float
 
 
 CLEAN, IN_NOISE = Belief(0.995, 0.999), Belief(0.97, 0.97)
-"""All, but for noise in the planes."""
+"""Thresholds of a proof, for gradients without and with noise. They allow for noise in the planes."""
 LOOSE = Belief(0.8, 0.8)
-"""Where the layer has moved in local steps, or noise hides zeros: likely, not proven."""
+"""Thresholds if the layer moved in local steps, or noise hides zeros. The result is then likely, not proven."""
 HOPELESS = 20
-"""Rounds that find no direction at all, after which none will."""
+"""Rounds without any direction after which the search ends."""
 BEYOND = 3
 """Outputs that must be zero beyond the B - 1 that any direction can be made to have."""
 SAME = 0.99999
-"""Cosine above which two directions are one."""
+"""Cosine above which two directions are the same."""
 INDEPENDENT = 1e-6
+"""Least distance of a new unit direction from the span of those found."""
 PATIENCE = 5
-"""Rounds without a new direction, after which half of those believed are doubted."""
+"""Rounds without a new direction after which half of those found are dropped."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """Directions found (k, B), k <= B; how far they agree with the layer where k is B; rounds spent."""
+    """State of the search.
+
+    Args:
+        directions: (k, B) directions found, k <= B.
+        agreement: Fraction of pairs on which B directions agree with the layer. 0 if k < B.
+        rounds: Rounds spent.
+    """
 
     directions: Tensor
     agreement: float
@@ -61,9 +74,19 @@ def search(
     generator: torch.Generator,
     tell: Callable[[float, Search], None],
 ) -> Search:
-    """Propose, settle, verify, until B directions agree with the layer, or the rounds are spent or hopeless.
+    """Return the best directions found in rounds of proposing, settling and verifying.
 
-    tell: is given, after each round, the fraction of the rounds that is spent, and the best result so far.
+    The search ends if B directions agree with the layer, if the rounds are spent, or if the first
+    HOPELESS rounds find none.
+
+    Args:
+        factors: The factorization of the gradient.
+        propose: Source of new directions.
+        belief: Thresholds that directions must reach.
+        rounds: Largest number of rounds.
+        generator: Source of the draws.
+        tell: Receives, after each round, the fraction of the rounds that is spent and the best
+            result so far.
     """
     if factors.batch == 1:
         return Search(torch.ones((1, 1), dtype=torch.float64), 1.0, 0)
@@ -86,21 +109,22 @@ def search(
         if spent == HOPELESS and not len(best.directions):
             return Search(best.directions, 0.0, spent)
         if idle == PATIENCE or len(found) == factors.batch:
-            # A wrong one among them shuts out the rest: which one, nothing tells.
+            # A wrong direction among those found excludes the rest. Nothing shows which one is
+            # wrong, so a random half is kept.
             keep = torch.randperm(len(found), generator=generator)[: len(found) // 2]
             found, idle = found[keep], 0
     return Search(best.directions, best.agreement, rounds)
 
 
 def strict(factors: Factors) -> Belief:
-    """What proves a direction, given the noise of the layer's gradient."""
+    """Return the thresholds of a proof, given the noise of the layer's gradient."""
     return CLEAN if factors.clean else IN_NOISE
 
 
 def extend(
     factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed, belief: Belief
 ) -> Tensor:
-    """`found` and those of the proposed (N, B) that are proven by their zeros, the surest first."""
+    """Return `found` and the proposed directions (N, B) whose zeros prove them, the surest first."""
     proposed = settle(factors, distinct(proposed))
     zero = factors.zeros(proposed)
     count = zero.sum(1)
@@ -119,17 +143,17 @@ def extend(
 
 
 def last_one(factors: Factors, found: Tensor) -> Tensor:
-    """The direction (1, B) beside B - 1: its example is the one that they leave, and has its own pattern."""
+    """Return the last direction (1, B) beside B - 1 others, from the layer's pattern of the one example left."""
     plane = torch.linalg.svd(found, full_matrices=True).Vh[-1:]
     plane = plane / (plane @ factors.last)
     return from_patterns(factors, plane @ factors.layer.T <= 0)
 
 
 def repair(factors: Factors, found: Tensor, belief: Belief) -> tuple[Tensor, float]:
-    """B directions, and their agreement, after swapping one at a time while that agrees better.
+    """Return B directions and their agreement, after swapping one at a time while this increases the agreement.
 
-    With one wrong direction of B, the pattern of its own example is still right, since that follows
-    from the others; and from it the right direction.
+    If one of B directions is wrong, the pattern of its own example is still right, since it follows
+    from the others. The right direction follows from this pattern.
     """
     agreed = consistency(factors, found)
     while agreed < belief.agreed:
@@ -144,18 +168,18 @@ def repair(factors: Factors, found: Tensor, belief: Belief) -> tuple[Tensor, flo
 
 
 def replaced(found: Tensor, j: int, direction: Tensor) -> Tensor:
-    """`found` (B, B) with another direction (B,) in place j."""
+    """Return `found` (B, B) with another direction (B,) at index j."""
     return torch.cat([found[:j], direction.unsqueeze(0), found[j + 1 :]])
 
 
 def distinct(directions: Tensor) -> Tensor:
-    """One of each group of equal directions (N, B), in their order."""
+    """Return one of each group of equal directions (N, B), in their order."""
     alike = (directions @ directions.T).abs() > SAME
     return directions[~alike.tril(-1).any(1)]
 
 
 def is_new(direction: Tensor, found: Tensor) -> bool:
-    """Whether a direction (B,) is none of those found (k, B), nor a combination of them."""
+    """Return whether a direction (B,) is none of those found (k, B), and no combination of them."""
     if not len(found):
         return True
     if float((found @ direction).abs().max()) > SAME:

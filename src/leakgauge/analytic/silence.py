@@ -1,10 +1,18 @@
-"""Exact unmixing by silent outputs: a ReLU that an example does not excite has no part of its gradient.
+"""Exact unmixing by silent outputs: an output that an example leaves below zero has no part of its gradient.
 
-delta_j = left p_j vanishes at every output that example j leaves inactive. A guess of h_j, pushed through
-the known layer, tells which outputs those are, up to a few near zero: so p_j is the direction in which most
-of them vanish, found by reweighted least squares from the guess's own direction, whatever the others do.
-Ours; the sparsity that it uses is that of SPEAR (Dimitrov et al. 2024), which needs no guess: n - 1 outputs drawn
-at random are now and then all inactive for one example, and leave but its direction. For few examples.
+The gradient at the outputs is delta_j = left p_j, with known left (O, n) and an unknown direction
+p_j (n,). It vanishes at every output that example j leaves inactive. An estimate of the input h_j,
+passed through the known layer, predicts these outputs, except for a few near zero. Most of them
+vanish in the direction p_j. Reweighted least squares finds it from the estimate's own direction,
+independent of the other examples.
+
+SPEAR uses the same sparsity without an estimate. It draws n - 1 outputs at random. Now and then one
+example leaves all of them inactive, and they then determine its direction. That works for few
+examples.
+
+References:
+    Ours. The sparsity is that of Dimitrov, Baader, Müller, Vechev. SPEAR: Exact Gradient Inversion
+    of Batches in Federated Learning. NeurIPS 2024. arXiv:2403.03945.
 """
 
 from __future__ import annotations
@@ -18,35 +26,39 @@ from leakgauge.analytic.mixtures import Mixture
 from leakgauge.analytic.sparse_directions import sortable
 
 STEPS = 15
+"""Steps of reweighted least squares."""
 SHRINK = 0.6
-"""By what the scale at which an output counts as loud falls, a step."""
+"""Factor per step of the scale above which an output counts as loud."""
 QUIET = 10.0
-"""Values up to so many standard deviations of the noise are held to vanish."""
+"""Standard deviations of the noise within which a value counts as 0."""
 EXACT = 1e-12
-"""What the arithmetic leaves of an output that vanishes, against the norm of all."""
+"""Size that arithmetic leaves of a vanishing output, relative to the norm of all outputs."""
 SILENT = 0.85
-"""Share of the outputs believed inactive that must vanish."""
+"""Fraction of the outputs believed inactive that must vanish."""
 SURPLUS = 0.3
-"""Share of those outputs that must vanish beyond the n - 1 that any direction can be bent to."""
+"""Fraction of the outputs believed inactive that must vanish beyond the n - 1 that any direction reaches."""
 
 
 DRAWS, CHUNKS = 4096, 4
-"""Sets of outputs drawn at once, and how often."""
+"""Sets of outputs in one draw, and the number of draws."""
 KEPT = 8
-"""Directions, for each example, that are kept of those drawn at once: mixtures may outnumber the examples' own."""
+"""Directions kept of one draw, for each example. Directions of mixtures may outnumber those of single examples."""
 ALIKE = 0.999
-"""Cosine from which two of them are one."""
+"""Cosine from which two directions count as one."""
 DRAWN = 0.05
-"""Share of all outputs that must vanish beyond the n - 1 drawn."""
+"""Fraction of all outputs that must vanish, beyond the n - 1 drawn."""
 CREDIBLE = 0.95
-"""Fraction of outputs that the layer must sort as a direction does. Mixtures were seen to reach 0.91."""
+"""Fraction of outputs that the layer must sort as a direction does. The largest value seen for a mixture was 0.91."""
 
 
 @dataclass(frozen=True)
 class Silent:
-    """A direction p (n,) of unit norm, and the fraction of the outputs believed inactive that vanish in it.
+    """A direction in which many outputs vanish.
 
-    credit, in [0, 1.01]: 0 unless `credited` compared the direction with the layer.
+    Args:
+        direction: p (n,), of unit norm.
+        fraction: Fraction of the outputs believed inactive that vanish in it.
+        credit: From 0 to 1.01, and 0 unless `credited` compared the direction with the layer.
     """
 
     direction: Tensor
@@ -55,9 +67,13 @@ class Silent:
 
 
 def vanishing(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
-    """The direction near `start` (n,) in which the outputs with depth (O,) above 0 vanish; None where too few do.
+    """Return the direction near `start` in which the outputs with positive depth vanish, or None if too few do.
 
-    depth: how far below zero the layer's output is believed to be, 0 or less where it is not.
+    Args:
+        mixture: The mixture of signals.
+        start: (n,), the direction of the estimate.
+        depth: (O,), how far the layer's output is believed to be below zero. 0 or less for an
+            active output.
     """
     rows = (depth > 0).nonzero().squeeze(1)
     count = mixture.left.shape[1]
@@ -80,7 +96,7 @@ def vanishing(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
 
 
 def sampled(mixture: Mixture, generator: torch.Generator) -> list[Silent]:
-    """Directions in which many outputs vanish, from outputs drawn at random; shares are of all outputs."""
+    """Return directions in which many outputs vanish, from outputs drawn at random. Fractions are of all outputs."""
     count = mixture.left.shape[1]
     left = mixture.left[heard(mixture)]
     if len(left) <= count:
@@ -110,10 +126,16 @@ def heard(mixture: Mixture) -> Tensor:
 def credited(mixture: Mixture, found: list[Silent], layer: Tensor) -> list[Silent]:
     """Return the credible directions with their credit, or all of them if none is credible.
 
-    The credit is the fraction of outputs that the layer can sort as the direction does.
-    layer (O, n) maps the coordinates of an input among the mixture's signals to the layer's outputs. The
-    outputs that vanish for one example lie on one side of a plane. Those of a mixture mostly do not, although
-    a mixture can vanish at more outputs: with C classes, any C examples that are active together have one.
+    The credit is the fraction of outputs that the layer can sort as the direction does. The outputs
+    that vanish for one example lie on one side of a plane. Those of a mixture mostly do not,
+    although a mixture can vanish at more outputs. With C classes, any C examples that are active
+    together have a mixture that vanishes.
+
+    Args:
+        mixture: The mixture of signals.
+        found: The directions.
+        layer: (O, n), map from an input's coordinates among the mixture's signals to the layer's
+            outputs.
     """
     rows = heard(mixture)
     if not found or int(rows.sum()) <= mixture.left.shape[1]:
@@ -127,9 +149,13 @@ def credited(mixture: Mixture, found: list[Silent], layer: Tensor) -> list[Silen
 
 
 def distinct(left: Tensor, directions: Tensor, quiet: Tensor, most: int) -> list[Silent]:
-    """At most so many of the directions (n, M), the most silent first, each once.
+    """Return at most `most` of the directions, the most silent first, each once.
 
-    quiet (O, M): which outputs vanish in each.
+    Args:
+        left: (O, n), the outputs.
+        directions: (n, M).
+        quiet: (O, M), the outputs that vanish in each direction.
+        most: Largest number of directions.
     """
     found: list[Silent] = []
     while directions.shape[1] and len(found) < most:
@@ -144,7 +170,7 @@ def distinct(left: Tensor, directions: Tensor, quiet: Tensor, most: int) -> list
 
 
 def anchored(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:
-    """The unit p with the least sum_i weight_i (left p)_i^2 for its product with `start`."""
+    """Return the unit p with the least sum_i weight_i (left p)_i^2 for a fixed product with `start`."""
     gram = (left * weight[:, None]).T @ left
     gram.diagonal().add_(1e-13 * float(gram.diagonal().mean()))
     solved = torch.cholesky_solve(start[:, None], torch.linalg.cholesky(gram)).squeeze(1)
@@ -153,7 +179,7 @@ def anchored(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:
 
 
 def independent(found: list[Silent], known: Tensor) -> Tensor:
-    """`known` (n, k) and the directions found, the most credible first, less those that the others span."""
+    """Return `known` (n, k) and the directions found, the most credible first, without those that others span."""
     basis = known
     for silent in sorted(found, key=lambda one: (-one.credit, -one.fraction)):
         if basis.shape[1] == basis.shape[0]:

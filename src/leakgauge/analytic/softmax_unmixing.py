@@ -1,11 +1,17 @@
-"""Softmax unmixing: every example's features from the last layer's gradient alone, whatever the labels.
+"""Softmax unmixing: every example's features from the last layer's gradient alone, for any labels.
 
-B dW = D' H, where row i of D is softmax(W h_i + b) - onehot(y_i). The singular vectors of dW give the
-row space of H, so H = Q R with Q (n, K) unknown: C K equations in n (K - 1) unknowns, since the bias's
-gradient makes the last entry of every h known. Solved by Levenberg-Marquardt from many starts that
-meet the gradient to second order; a residual at the level of rounding is its own certificate.
-An example whose own gradient is lost in the rounding of the others' is out of reach, and said to be.
-Ours; we know of no publication.
+With dW = dL/dW of a mean loss and B examples, `B dW = D' H`. Row i of D (B, C) is softmax(W h_i +
+b) - onehot(y_i), and row i of H holds the features h_i of example i. The K strongest singular
+vectors of dW are a basis R of the row space of H. For n examples, H = Q R with unknown Q (n, K),
+and D(Q)' Q = M with known M (C, K).
+
+These are C K equations in n (K - 1) unknowns, since the bias's gradient fixes the last entry of
+every h_i at 1. Levenberg-Marquardt solves them, from many starts that match the gradient to second
+order. A residual of rounding size certifies the solution. An example whose gradient is lost in the
+rounding of the others cannot be recovered, and the result says so.
+
+References:
+    Ours; we know of no publication.
 """
 
 from __future__ import annotations
@@ -27,9 +33,12 @@ from leakgauge.analytic.whitening import OWN, Basis, Blur, Layer, White, basis, 
 AT_NOISE = 5.0
 """Squared residual for each degree of freedom, in units of the noise, at which the search ends."""
 CERTIFIED = 60.0
-"""The same, up to which the noise model (known to a factor of a few) is met; false minima lie far above."""
+"""Largest squared residual of a certified solution, in the same units.
+
+The noise is known to a factor of a few. False minima lie far above.
+"""
 FOUND = 0.05
-"""Relative error, estimated, up to which an example counts as found."""
+"""Largest estimated relative error of an example that counts as found."""
 ROUNDS = (
     (True, 1e-4),
     (False, 1e-4),
@@ -41,28 +50,35 @@ ROUNDS = (
     (True, 1e-2),
     (False, 1e-2),
 )
-"""Rounds of the search: from fresh starts or hops, and the prior's weight while directions weigh alike."""
+"""Rounds of the search: whether starts are fresh, else hops, and the prior's weight in the first fit."""
 CLIMB = 2
-"""The round before which the loudest examples are taken first."""
+"""Round before which the loudest examples are taken first."""
 STARTS = 128
+"""Most starts of a round."""
 LABELINGS = 16
-"""Label multisets tried at once."""
+"""Label multisets tried in one round."""
 WORK = 4e8
-"""Products a step, that set how many starts large batches get."""
+"""Products in one step. They limit the number of starts of large batches."""
 
 
 Pool = tuple[Tensor, Tensor]
-"""Coordinates (P, n, K) and labels (P, n) that hops start from, best first."""
+"""Coordinates (P, n, K) and labels (P, n) of solutions, best first. Hops start from them."""
 
 
 @dataclass(frozen=True)
 class Unmixed:
-    """What the last layer tells of B examples, loudest first.
+    """Features of B examples that follow from the last layer, loudest first.
 
-    features (B, d), outputs (B, C) and labels (B,), -1 where unknown; error (B,) is the estimated
-    relative error of the features, inf where no guess is made (their features are 0); loudness (B,) is
-    the norm of each example's own dL/dz, 0 where out of reach; misfit is the squared residual for each
-    degree of freedom in units of the noise; residual is relative to the gradient's norm.
+    Args:
+        features: (B, d). 0 for an example that cannot be recovered.
+        outputs: (B, C), the layer's outputs.
+        labels: (B,), -1 if unknown.
+        error: (B,), estimated relative error of the features. Infinite for an example that cannot
+            be recovered.
+        loudness: (B,), norm of each example's own dL/dz. 0 for an example that cannot be recovered.
+        rank: Number of directions of the row space above the noise.
+        misfit: Squared residual for each degree of freedom, in units of the noise.
+        residual: Residual relative to the gradient's norm.
     """
 
     features: Tensor
@@ -76,18 +92,26 @@ class Unmixed:
 
     @property
     def found(self) -> Tensor:
-        """Which examples (B,) are known to FOUND or better."""
+        """Which examples (B,) are known to a relative error of FOUND or better."""
         return (self.error <= FOUND) & (self.misfit <= CERTIFIED)
 
     @property
     def certified(self) -> bool:
-        """Whether the residual is that of rounding, and every example is told."""
+        """Whether the residual is that of rounding, and every example is found."""
         return bool(self.found.all())
 
 
 @dataclass(frozen=True)
 class _Solution:
-    """The best of one attempt: q (n, K), labels (n,), misfit, J'J; and the pool that hops start from."""
+    """The best solution of one attempt.
+
+    Args:
+        basis: The row space.
+        equations: The equations of the last stage.
+        fits: Coordinates, labels and J'J.
+        misfit: Squared residual for each degree of freedom.
+        pool: Solutions that hops start from.
+    """
 
     basis: Basis
     equations: Equations
@@ -108,8 +132,12 @@ def unmix(
     """Return the features of the examples.
 
     Args:
-        counts: (C,) how many examples of each label. By default they are searched, too.
-        tell: is told, from time to time, the fraction of the rounds that is done.
+        layer: The last layer and its gradients.
+        link: The loss.
+        generator: Source of the draws.
+        noise: Noise of the gradient. By default the rounding of float32.
+        counts: (C,), the number of examples of each label. By default they are searched too.
+        tell: Receives, from time to time, the fraction of the rounds that is done.
     """
     white = whiten(layer, link, counts, noise or Blur())
     best: _Solution | None = None
@@ -126,7 +154,7 @@ def unmix(
                 tell(round_ / (len(ROUNDS) + 1))
         if round_ > 0 and best is not None and best.misfit <= CERTIFIED:
             break
-    assert best is not None, "the whole batch is always tried"
+    assert best is not None, "expected a solution, since the whole batch is always tried"
     if climbed is not None and climbed.misfit <= CERTIFIED < best.misfit:
         best = climbed
     return _result(best, counts)
@@ -135,11 +163,12 @@ def unmix(
 def _rounds(
     white: White, counts: Tensor | None, generator: torch.Generator
 ) -> Iterator[Iterator[_Solution]]:
-    """The solutions of each round of the search, and after the first two those of the ladder."""
+    """Yield the solutions of each round of the search, and after the first two rounds those of the ladder."""
     pools: dict[int, Pool] = {}
 
     def attempts(fresh: bool, prior: float) -> Iterator[_Solution]:
-        # Fewer examples than the batch may hold all that stands out of the rounding: the least that fit.
+        # Fewer examples than the batch may explain all above the rounding. The smallest number that
+        # fits is tried first.
         for count in sorted({*range(white.rank, min(white.rank + 3, batch)), batch}):
             pool = None if fresh else pools.get(count)
             solution = _attempt(white, count, counts, prior, pool, generator)
@@ -169,7 +198,7 @@ def _attempt(
     pool: Pool | None,
     generator: torch.Generator,
 ) -> _Solution | None:
-    """One round of the search, for `count` examples; None where no multiset of labels allows them."""
+    """Return the best of one round for `count` examples, or None if no multiset of labels allows them."""
     space = basis(white, min(count, white.rank))
     starts = _affordable(space, count)
     alike = Equations(space, Stage(1.0, prior))
@@ -191,7 +220,7 @@ def _attempt(
 
 
 def _polished(space: Basis, pool: Pool, first: Stage) -> _Solution:
-    """The best of a pool, fitted to what the gradient tells at its own precision."""
+    """Return the best of a pool, fitted to the gradient at its own precision."""
     q, labels = pool[0][:8], pool[1][:8]
     for stage, steps in ((first, 15), (Stage(32 * max(space.white.noise.computed, OWN), 1.0), 25)):
         equations = Equations(space, stage)
@@ -205,7 +234,7 @@ def _polished(space: Basis, pool: Pool, first: Stage) -> _Solution:
 def _climbed(
     white: White, counts: Tensor | None, generator: torch.Generator
 ) -> Iterator[_Solution]:
-    """What the last rung tells, and the last that holds, where that is another."""
+    """Yield the solution of the last rung, and before it that of the last rung that holds if it is another."""
     rungs = list(climb(white, counts, generator))
     held = [rung for rung in rungs if rung.holds][-1:]
     for rung in held if rungs[-1:] == held else held + rungs[-1:]:
@@ -216,7 +245,7 @@ def _climbed(
 
 
 def _affordable(space: Basis, count: int) -> int:
-    """How many starts, for about the same work at every size."""
+    """Return the number of starts that need about the same work at every size."""
     products = len(space.rows) * (count * space.rank) ** 2
     return max(4, min(STARTS, int(WORK / products)))
 
@@ -224,10 +253,10 @@ def _affordable(space: Basis, count: int) -> int:
 def _fresh(
     space: Basis, labelings: list[Tensor], starts: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Starts (S, n, K) of every kind for every labeling, and their labels (S, n)."""
+    """Return starts (S, n, K) of every kind for every labeling, and their labels (S, n)."""
     kinds = [peeling]
     activation = space.white.link.activation
-    # The second-order system has K^2 / 2 unknowns and more: for small batches only.
+    # The second-order system has at least K^2 / 2 unknowns, so it suits small batches only.
     if space.rank <= 12:
         kinds.append(moments)
     if activation == "softmax":
@@ -243,7 +272,7 @@ def _fresh(
 
 
 def _result(solution: _Solution, counts: Tensor | None) -> Unmixed:
-    """Features, outputs and errors in the layer's own units, loudest first."""
+    """Return features, outputs and errors in the layer's own units, loudest first."""
     space, white = solution.basis, solution.basis.white
     q = solution.equations.outside(solution.fits.points[0])
     labels, link, batch = solution.fits.labels[0], white.link, white.layer.batch
@@ -275,14 +304,19 @@ def _result(solution: _Solution, counts: Tensor | None) -> Unmixed:
 
 
 def _errors(solution: _Solution, q: Tensor) -> Tensor:
-    """Standard errors (n,) of the features' norm: of q by (J'J)^-1, of the directions, of those unseen."""
+    """Return the standard errors (n,) of the features' norm.
+
+    They combine the error of q from (J'J)^-1, the error of the directions, and that of unseen
+    directions.
+    """
     space, equations = solution.basis, solution.equations
     n, m = solution.fits.points.shape[1:]
     columns = space.white.columns[:-1] if space.white.layer.told else space.white.columns
     right = space.right[:, : len(columns)] * columns
     lean = columns.square().sum() * (q / space.values).square().sum(1)
     if n > space.rank:
-        # Examples that share directions also differ in some that cancel: as much as in the weakest seen.
+        # Examples that share directions can also differ in directions that cancel. These
+        # differences are taken as large as in the weakest direction seen.
         lean = lean + (n - space.rank) * (q.var(0) * right.square().sum(1)).min()
     if m == 0:
         return lean.sqrt() if n == 1 else torch.full_like(lean, math.inf)

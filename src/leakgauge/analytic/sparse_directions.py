@@ -1,8 +1,9 @@
-"""Directions a for which the outputs unit @ a are sparse: sampling, reweighted descent, and what proves one.
+"""Directions a for which the outputs unit @ a are sparse: sampling, reweighted descent, and proof of a direction.
 
-A direction that belongs to one example is 0 on every output that the example leaves below zero. Those
-outputs lie on one side of a plane, since the layer is linear: h with [W, b] h > 0 elsewhere exists. So zeros
-and the known weights are two views of one pattern, and each corrects the other.
+A direction of one example is 0 on every output that the example leaves below zero. The layer is
+linear, so a plane separates these outputs from the others: an h with [W, b] h > 0 exactly on the
+others exists. Zeros and known weights therefore describe the same pattern, and each corrects the
+other.
 """
 
 from __future__ import annotations
@@ -16,40 +17,50 @@ from torch.nn.functional import normalize
 from leakgauge.analytic.relu_layer import Factors
 
 JITTER = 1e-13
-"""Share of the mean diagonal added to a weighted Gram matrix, so that it always factorizes."""
+"""Fraction of the mean diagonal that is added to a weighted Gram matrix, so that it always factorizes."""
 GAIN = 6.0
-"""How firmly the known weights are believed: slope of the logistic function per standard deviation."""
+"""Slope of the logistic function per standard deviation: how strongly the known weights count."""
 FINEST = 1e-4
-"""Where annealing ends, against outputs of size 1; at the noise, where that is larger."""
+"""Last width of the annealing, for outputs of size 1. The noise replaces it if it is larger."""
 SETTLING = 6
+"""Steps of the final solve from the zeros."""
 MARGIN_STEPS = 16
+"""Newton steps of the classifier."""
 LENGTHS = (1.0, 0.6, 0.35, 0.2, 0.1, 0.03)
+"""Step lengths of its line search."""
 RIDGE = 1e-6
+"""Weight of the classifier's squared norm."""
 
 
 def randn(generator: torch.Generator, *shape: int) -> Tensor:
-    """Standard normal draws in float64."""
+    """Return standard normal draws in float64."""
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def null_vectors(
     factors: Factors, count: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
-    """Directions (count, B), each 0 on B - 1 outputs drawn at random (the paper's submatrices).
+    """Return directions (count, B), each 0 on B - 1 outputs drawn at random (the paper's submatrices).
 
-    weights (count, m): how likely each output is drawn for each direction; all alike by default.
+    Args:
+        factors: The factorization of the gradient.
+        count: Number of directions.
+        generator: Source of the draws.
+        weights: (count, m), how likely each output is drawn for each direction. All outputs are
+            equally likely by default.
     """
     size = factors.batch
     uniform = torch.rand((count, len(factors.unit)), generator=generator, dtype=torch.float64)
-    # The largest of u^(1 / w) are a weighted sample without replacement (Efraimidis and Spirakis 2006).
+    # The largest values of u^(1 / w) give a weighted sample without replacement (Efraimidis and
+    # Spirakis 2006).
     keys = uniform.clamp_min(1e-300).log() / (1.0 if weights is None else weights.clamp_min(1e-12))
     chosen = factors.unit[keys.topk(size - 1, dim=1).indices]
-    # One step of inverse iteration of the Gram matrix, from any vector, is its null vector.
+    # One step of inverse iteration from any vector gives the null vector of the Gram matrix.
     return solve(chosen.transpose(1, 2) @ chosen, randn(generator, count, size))
 
 
 def solve(gram: Tensor, vectors: Tensor) -> Tensor:
-    """gram^-1 vectors (N, B), set to length 1."""
+    """Return gram^-1 vectors (N, B), scaled to length 1."""
     size = gram.shape[-1]
     lift = JITTER * gram.diagonal(dim1=1, dim2=2).mean(1)
     gram = gram + lift[:, None, None] * torch.eye(size, dtype=gram.dtype)
@@ -58,7 +69,7 @@ def solve(gram: Tensor, vectors: Tensor) -> Tensor:
 
 
 class Products:
-    """Weighted sums of the outer products of rows (m, B) with themselves: half of each is stored."""
+    """Weighted sums of the outer products of rows (m, B) with themselves. Each is symmetric, so half is stored."""
 
     def __init__(self, rows: Tensor) -> None:
         size = rows.shape[1]
@@ -68,7 +79,7 @@ class Products:
         self.place[i, j] = self.place[j, i] = torch.arange(len(i))
 
     def weighted(self, weights: Tensor) -> Tensor:
-        """sum_i weights_ni rows_i rows_i' (N, B, B), for weights (N, m)."""
+        """Return sum_i weights_ni rows_i rows_i' (N, B, B), for weights (N, m)."""
         return (weights @ self.stored)[:, self.place]
 
 
@@ -81,10 +92,18 @@ def descend(
     planes: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Local minima of sum_i log(u_i^2 + e^2), u = unit @ a, from starts (N, B), while e falls from `widest`.
+    """Return local minima of sum_i log(u_i^2 + e^2), where u = unit @ a and the width e falls.
 
-    Iteratively reweighted least squares. planes (m, r): an orthonormal basis of the patterns that the known
-    weights allow, toward which the weights lean; weights (N, m): those of the first step.
+    The method is iteratively reweighted least squares.
+
+    Args:
+        factors: The factorization of the gradient.
+        starts: (N, B), initial directions a.
+        steps: Number of steps.
+        widest: First value of e.
+        planes: (m, r), an orthonormal basis of the patterns that the known weights allow. The
+            weights lean towards it.
+        weights: (N, m), weights of the first step.
     """
     unit, products, found = factors.unit, Products(factors.unit), starts
     for step in range(steps):
@@ -99,16 +118,18 @@ def descend(
 
 
 def below(pattern: Tensor, planes: Tensor) -> Tensor:
-    """How likely each output (N, m) is below zero, from a pattern that is high where it seems above."""
+    """Return how likely each output (N, m) is below zero, from a pattern that is high where it seems above."""
     value = pattern @ planes @ planes.T
     return torch.sigmoid(-GAIN * value / value.std(dim=1, keepdim=True))
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """Patterns of pre-activations left to examples other than those found: p with p . a = 0 for each a found.
+    """Patterns of pre-activations that remain for other examples: p with p . a = 0 for each direction a found.
 
-    planes (m, r) spans the pre-activations; back (r, B) gives their p.
+    Args:
+        planes: (m, r), basis of the pre-activations.
+        back: (r, B), map from coordinates in this basis to p.
     """
 
     planes: Tensor
@@ -116,7 +137,7 @@ class Allowed:
 
     @classmethod
     def beside(cls, factors: Factors, found: Tensor) -> Allowed:
-        """found (k, B), k < B."""
+        """Return the patterns that remain beside the directions `found` (k, B), k < B."""
         size = factors.batch
         free = torch.eye(size, dtype=found.dtype)
         if len(found):
@@ -127,9 +148,9 @@ class Allowed:
     def draw(
         self, factors: Factors, count: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Starts (count, B), and the weights (count, m) of random patterns that are allowed."""
+        """Return starts (count, B), and weights (count, m) of random allowed patterns."""
         mixed = randn(generator, count, self.planes.shape[1])
-        # The last entry of h is 1, which tells the two sides of a plane apart.
+        # The last entry of h is 1. Its sign distinguishes the two sides of a plane.
         mixed = mixed * (mixed @ (self.back @ factors.last)).sign().unsqueeze(1)
         return (
             normalize(randn(generator, count, factors.batch), dim=1),
@@ -138,9 +159,10 @@ class Allowed:
 
 
 def settle(factors: Factors, found: Tensor) -> Tensor:
-    """The directions (N, B) solved anew from the outputs that are zero, as their noise tells.
+    """Return the directions (N, B), solved again from the outputs that are zero within their noise.
 
-    Cauchy weights first: an output that is small but not zero lets go of the direction; then all zeros alike.
+    The first steps use Cauchy weights, so that an output that is small but not zero loses its
+    influence. The last step weighs all zeros equally.
     """
     size = factors.batch
     products = Products(factors.rows)
@@ -150,16 +172,17 @@ def settle(factors: Factors, found: Tensor) -> Tensor:
         if step == SETTLING - 1:
             least = output.kthvalue(size - 1, dim=1, keepdim=True).values
             weights = (output <= least.clamp_min(factors.within)).double()
-        # In the rows' own basis, where noise is alike in all directions.
+        # Solve in the basis of the rows, where noise is equal in all directions.
         direction = solve(products.weighted(weights), found @ factors.basis.T)
         found = normalize(torch.linalg.solve(factors.basis, direction.T).T, dim=1)
     return found
 
 
 def sortable(planes: Tensor, zero: Tensor) -> Tensor:
-    """The share (N,) of outputs that one of the planes (m, r) sorts into zero (N, m) and not.
+    """Return the fraction (N,) of outputs that one of the planes (m, r) sorts correctly into zero (N, m) and not zero.
 
-    A squared-hinge classifier by Newton's method with a line search: only true patterns are sorted whole.
+    The planes come from a squared-hinge classifier, fitted by Newton's method with a line search.
+    Only a true pattern can be sorted completely.
     """
     basis = planes * zero.shape[1] ** 0.5
     sign = 1 - 2 * zero.double()

@@ -1,4 +1,4 @@
-"""The known model from a linear layer on: which gradient an input of that layer would cause there."""
+"""The known model from a linear layer on, and the gradient that an input of that layer would cause there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from leakgauge.output import Contribution, loss_in
 
 @dataclass(frozen=True)
 class Tail:
-    """A linear layer of the model, in float64, and what follows it, with how an example adds to the update."""
+    """A linear layer and the model behind it, in float64.
+
+    Args:
+        model: The whole model.
+        layer: The linear layer.
+        loss: The loss.
+        domain: The domain of the model's inputs.
+        contribution: How an example adds to the update.
+    """
 
     model: nn.Module
     layer: nn.Linear
@@ -30,7 +38,7 @@ class Tail:
         """Return the model from its linear layer `name` on.
 
         Raises:
-            TypeError: the module of that name is no linear layer.
+            TypeError: The module of that name is not a linear layer.
         """
         model = doubled(observation.model)
         layer = model.get_submodule(name)
@@ -40,18 +48,18 @@ class Tail:
         return cls(model, layer, loss, observation.domain, contribution)
 
     def outputs(self, features: Tensor) -> Tensor:
-        """The layer's output (N, O) for its inputs (N, F)."""
+        """Return the layer's output (N, O) for its inputs (N, F)."""
         return torch.nn.functional.linear(features, self.layer.weight, self.layer.bias).detach()
 
     def responses(self, signals: Tensor) -> Tensor:
-        """Return [W, b] @ signals' (O, n) of signals (n, F + 1), the bias's last."""
+        """Return [W, b] @ signals' (O, n) for signals (n, F + 1), whose last column belongs to the bias."""
         weight = torch.nn.functional.linear(self.layer.weight, signals[:, :-1])
         if self.layer.bias is not None:
             weight = weight + torch.outer(self.layer.bias, signals[:, -1])
         return weight.detach()
 
     def deltas(self, features: Tensor, label: int) -> Tensor:
-        """The gradient (N, O) at the layer's output that each example, of that label, adds to the batch's."""
+        """Return the gradient (N, O) at the layer's output that each example of this label adds to the batch's."""
         output = self.outputs(features).requires_grad_()
         stand_in = spread(unit_shape(self.domain), len(features), features)
         hook = self.layer.register_forward_hook(lambda *_: output)
@@ -66,7 +74,7 @@ class Tail:
         return delta * self.contribution.factor(len(features), label)
 
     def depth(self, features: Tensor) -> Tensor:
-        """How far the outputs (N, O) that pass no gradient back, whatever the label, lie below 0; 0 at the others."""
+        """Return how far below 0 the outputs (N, O) lie that pass no gradient back for any label, and 0 elsewhere."""
         passed = [
             self.deltas(features, label) != 0 for label in range(min(2, self.contribution.classes))
         ]
@@ -74,7 +82,7 @@ class Tail:
         return depth
 
     def explain(self, features: Tensor, deltas: Tensor) -> Explanation:
-        """Return for each example the label under which it would cause its delta (N, O), or come nearest.
+        """Return the label of each example under which it would cause its delta (N, O) best.
 
         Misfits are relative to delta.
         """

@@ -1,7 +1,9 @@
-"""Levenberg-Marquardt on many starts at once, with the normal equations of D(Q)' Q = told in closed form.
+"""Levenberg-Marquardt steps from many starts at once, for the equations D(Q)' Q = M of softmax unmixing.
 
-With P_i = act'(z_i) W / noise (R, m), D_i = (act(z_i) - target_i) / noise (R,), and q = q_0 + Z t:
-d(D' Q) = sum_i P_i dt_i q_i' + D_i (Z dt_i)'. J'J needs only products of these: no J is ever built.
+R classes enter the fit, and example i has coordinates q_i = q_0 + Z t_i with m free entries t_i.
+With `P_i = act'(z_i) W / noise` (R, m) and `D_i = (act(z_i) - target_i) / noise` (R,), the
+differential is `d(D' Q) = sum_i P_i dt_i q_i' + D_i (Z dt_i)'`. The normal matrix J'J needs only
+products of these, so the Jacobian J is never built.
 """
 
 from __future__ import annotations
@@ -15,19 +17,24 @@ from leakgauge.analytic.unmixing_starts import relative_weights
 from leakgauge.analytic.whitening import Basis
 
 KEEP = 24
-"""Starts below which no more are dropped."""
+"""Number of starts at which no more are dropped."""
 LARGE = 256
-"""Unknowns above which the descent follows its best start, and ends when that one does."""
+"""Number of unknowns above which the descent follows its best start alone, and ends with it."""
 GAIN = 1 - 1e-6
+"""Factor below which the cost of a start must fall to count as progress."""
 PATIENCE = 12
-"""A descent ends after this many steps in which no start fell below GAIN times its cost."""
+"""Steps without progress of any start after which a descent ends."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How the equations are weighed: a direction's noise is 1 and `share` of its size; prior by 1 / width.
+    """Weights of the equations.
 
-    logs: also the logarithms of the column sums of the probabilities, whose slope never vanishes.
+    Args:
+        fraction: Error of a direction, as a fraction of its size, besides noise of 1.
+        prior: Weight of the prior, divided by its width.
+        logs: Whether the logarithms of the column sums of the probabilities are equations too.
+            Their slope never vanishes.
     """
 
     fraction: float
@@ -37,7 +44,15 @@ class Stage:
 
 @dataclass
 class Fits:
-    """Points t (S, n, m) with labels (S, n); their cost (S,), gradient (S, n m) and J'J (S, n m, n m)."""
+    """State of a descent from S starts.
+
+    Args:
+        points: t (S, n, m).
+        labels: (S, n).
+        cost: (S,).
+        gradient: (S, n m).
+        normal: J'J (S, n m, n m).
+    """
 
     points: Tensor
     labels: Tensor
@@ -46,7 +61,7 @@ class Fits:
     normal: Tensor
 
     def take(self, chosen: Tensor) -> Fits:
-        """Some of them, by index or mask."""
+        """Return some of the fits, by index or mask."""
         return Fits(
             self.points[chosen],
             self.labels[chosen],
@@ -56,13 +71,13 @@ class Fits:
         )
 
     def put(self, where: Tensor, other: Fits) -> None:
-        """Replace those marked in `where` (S,) by another's."""
+        """Replace the fits marked in `where` (S,) by those of `other`."""
         for name in ("points", "cost", "gradient", "normal"):
             getattr(self, name)[where] = getattr(other, name)[where]
 
 
 class Equations:
-    """The weighed equations of one basis at one stage."""
+    """The weighted equations of one basis at one stage."""
 
     def __init__(self, basis: Basis, stage: Stage) -> None:
         self.basis, self.stage = basis, stage
@@ -78,17 +93,17 @@ class Equations:
         self.center = (basis.center - self.origin) @ self.free
 
     def inside(self, q: Tensor) -> Tensor:
-        """t (..., m) of coordinates q (..., K)."""
+        """Return t (..., m) of coordinates q (..., K)."""
         t: Tensor = (q - self.origin) @ self.free
         return t
 
     def outside(self, t: Tensor) -> Tensor:
-        """q (..., K) of t (..., m)."""
+        """Return q (..., K) of t (..., m)."""
         q: Tensor = self.origin + t @ self.free.T
         return q
 
     def at(self, points: Tensor, labels: Tensor) -> Fits:
-        """Cost, gradient and J'J at points (S, n, m) for labels (S, n)."""
+        """Return cost, gradient and J'J at points (S, n, m) for labels (S, n)."""
         basis, link = self.basis, self.basis.white.link
         q = self.outside(points)
         starts, n, m = points.shape
@@ -120,7 +135,7 @@ class Equations:
         return Fits(points, labels, cost + pull.square().sum((1, 2)), gradient, normal)
 
     def logarithms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """log sum_i p_i less what the sums tell (S, R), where they tell it, and its slope (S, R, n m)."""
+        """Return log sum_i p_i minus its known value (S, R), 0 for unclear sums, and its slope (S, R, n m)."""
         basis = self.basis
         told = (basis.white.sums + targets.sum(1))[:, basis.rows]
         clear = (told > 10 * basis.noise).double()
@@ -134,12 +149,16 @@ class Equations:
         return (total - told.clamp_min(1e-300).log()) * clear, slope
 
     def descend(self, q: Tensor, labels: Tensor, steps: int, *, halve: int = 0) -> Fits:
-        """Damped steps from q (S, n, K); every `halve` of them the worse half of the starts is dropped."""
+        """Return the fits after damped steps from q (S, n, K).
+
+        After every `halve` steps the worse half of the starts is dropped.
+        """
         now = self.at(self.inside(q), labels)
         if now.points.shape[2] == 0:
             return now
         damping = torch.full((len(q),), 1e-2, dtype=torch.float64)
-        # Each step is dear then, and the first starts are near: follow the best alone.
+        # Steps of large systems are expensive, and their first starts are close. The descent
+        # follows the best start alone.
         large = now.gradient.shape[1] > LARGE
         halve, keep = (halve // 4, 1) if large else (halve, KEEP)
         idle = 0
@@ -161,7 +180,7 @@ class Equations:
 
 
 def _step(now: Fits, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """Damped Gauss-Newton steps (S, n m), scaled by the diagonal (Marquardt); which of them exist."""
+    """Return damped Gauss-Newton steps (S, n m), scaled by the diagonal (Marquardt), and which of them exist."""
     size = now.normal.diagonal(dim1=1, dim2=2).clamp_min(1e-300).rsqrt()
     scaled = now.normal * size.unsqueeze(2) * size.unsqueeze(1)
     scaled.diagonal(dim1=1, dim2=2).add_(damping.unsqueeze(1))

@@ -1,9 +1,15 @@
-"""The loudest examples first: softmax unmixing by a floor of noise that falls (deflation, as a homotopy).
+"""Softmax unmixing by a falling noise floor, the loudest examples first (deflation, as a homotopy).
 
-A trained network leaves gradients of 1 and of 1e-8 in one batch. Above a high floor the loudest example
-stands alone, and its one equation is easy; as the floor falls by FACTOR, the next come into sight, one more
-example of each label that is left is tried, and all are fitted anew. A rung holds where the examples on it
-explain all that is above its floor; the last that holds tells which examples can be read.
+A trained network leaves gradients of size 1 and of 1e-8 in one batch. Above a high floor the
+loudest example stands alone, and its equation is easy to solve. The floor then falls by FACTOR from
+rung to rung, and the next examples appear. Each rung tries one more example of each label that is
+left, and fits all again.
+
+A rung holds if its examples explain all of the gradient above its floor. The last rung that holds
+gives the examples that can be recovered.
+
+References:
+    Ours.
 """
 
 from __future__ import annotations
@@ -19,23 +25,26 @@ from leakgauge.analytic.unmixing_starts import FAR, relative_weights
 from leakgauge.analytic.whitening import Basis, White, basis
 
 FACTOR = 4.0
+"""Factor by which the floor falls from rung to rung."""
 KEEP = 6
 """Solutions kept from rung to rung."""
 HOLDS = 20.0
-"""Squared residual for each degree of freedom, in units of the floor, at which a rung holds."""
+"""Squared residual for each degree of freedom, in units of the floor, up to which a rung holds."""
 MISSED = 6
-"""Rungs in a row that do not hold, after which the climb ends."""
+"""Rungs in a row that do not hold after which the climb ends."""
 EXTRA = 3
-"""Examples that a rung may add beyond its directions, before the next is tried."""
+"""Examples that a rung may add beyond its directions."""
 LOOSE, TIGHT = Stage(1e-2, 1e-2), Stage(1e-6, 1e-2)
+"""Weights of the first and of the second fit of a rung."""
 DRAWN = 256
-"""Places drawn for one more example of a label, of which EACH are tried."""
+"""Number of places drawn for one more example of a label. The best EACH of them are tried."""
 EACH = 6
 TRIED = 16
-"""Labels tried for one more example, those that the residual asks for most."""
+"""Labels tried for one more example: the labels with the largest residual."""
 GRID = 41
+"""Distances from the center at which places are drawn."""
 REACH = 20.0
-"""An example that comes into sight is up to this many times as loud as the floor."""
+"""Largest loudness of a new example, as a multiple of the floor."""
 
 Guess = tuple[Tensor, Tensor]
 """Coordinates q (n, K) and labels (n,)."""
@@ -43,7 +52,13 @@ Guess = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Rung:
-    """The best guesses at one floor, best first, with their misfits; the last rung has the layer's own noise."""
+    """The best solutions at one floor.
+
+    Args:
+        space: The row space at this floor. On the last rung the floor is the layer's own noise.
+        guesses: Coordinates and labels, best first.
+        misfits: Misfits of the solutions.
+    """
 
     space: Basis
     guesses: list[Guess]
@@ -51,14 +66,14 @@ class Rung:
 
     @property
     def holds(self) -> bool:
-        """Whether its best guess explains all above its floor."""
+        """Whether the best solution explains all of the gradient above the floor."""
         return bool(self.misfits) and self.misfits[0] <= HOLDS
 
 
 def climb(white: White, counts: Tensor | None, generator: torch.Generator) -> Iterator[Rung]:
-    """Rungs from the loudest example down to the layer's own noise. counts (C,): labels, where known."""
+    """Yield rungs from the loudest example down to the layer's own noise. `counts` (C,): labels, if known."""
     floor = float((white.whole / white.columns).square().mean(1).sqrt().max())
-    # Columns of the features, in their own units: what guesses are carried from basis to basis in.
+    # Solutions pass from basis to basis as features, in the units of their columns.
     carried: list[Guess] = [(white.right[:0].new_zeros(0, len(white.columns)), _none())]
     last, missed = False, 0
     while not last and missed < MISSED:
@@ -76,11 +91,12 @@ def climb(white: White, counts: Tensor | None, generator: torch.Generator) -> It
 
 
 def _none() -> Tensor:
+    """Return an empty tensor of labels."""
     return torch.zeros(0, dtype=torch.long)
 
 
 def blurred(white: White, floor: float) -> White:
-    """The same gradient, as noise of `floor` on each entry would show it."""
+    """Return the same gradient with noise of `floor` added to the noise of each entry."""
     rows = (white.rows.square() + floor**2).sqrt()
     _, values, right = torch.linalg.svd(
         white.whole / rows.unsqueeze(1) / white.columns, full_matrices=False
@@ -95,7 +111,7 @@ def _rung(
     floor: float,
     generator: torch.Generator,
 ) -> Rung:
-    """The guesses fitted at this floor, with as many more examples as it takes to explain what is above it."""
+    """Return the solutions fitted at this floor, with the examples added that explain the gradient above it."""
     batch = space.white.layer.batch
     fitted = _Fitting(space)
     enough = [guess for guess in guesses if len(guess[1]) >= space.rank]
@@ -118,7 +134,7 @@ def _rung(
 
 
 class _Fitting:
-    """Fits at one floor, compared by what is left for each degree of freedom."""
+    """Fits at one floor, ordered by misfit for each degree of freedom."""
 
     def __init__(self, space: Basis) -> None:
         self.space = space
@@ -127,6 +143,7 @@ class _Fitting:
 
     @property
     def holds(self) -> bool:
+        """Whether any fit explains all of the gradient above the floor."""
         return any(misfit <= HOLDS for misfit, _ in self.found)
 
     def add(self, q: Tensor, labels: Tensor) -> None:
@@ -142,11 +159,11 @@ class _Fitting:
             self.found.append((cost / freedom, (point, label)))
 
     def join(self, other: _Fitting) -> None:
-        """Take over the fits of another."""
+        """Add the fits of another."""
         self.found += other.found
 
     def best(self) -> list[Guess]:
-        """The best KEEP, at most two of one multiset of labels."""
+        """Return the best KEEP fits, at most two with the same multiset of labels."""
         self.found.sort(key=lambda found: found[0])
         kept: list[tuple[float, Guess]] = []
         alike: dict[tuple[int, ...], int] = {}
@@ -159,7 +176,7 @@ class _Fitting:
         return [guess for _, guess in kept]
 
     def misfits(self) -> list[float]:
-        """Those of best(), in its order."""
+        """Return the misfits of the fits of `best`, in its order."""
         return [misfit for misfit, _ in self.found]
 
 
@@ -170,7 +187,7 @@ def _one_more(
     floor: float,
     generator: torch.Generator,
 ) -> Guess:
-    """Starts (S, n + 1, K) with one more example, of each label that may be left, and their labels."""
+    """Return starts (S, n + 1, K) with one more example of each label that may be left, and their labels."""
     q, labels = guess
     white, link = space.white, space.white.link
     delta = link.value(q @ space.logits.T + white.offset) - link.targets[labels]
@@ -194,14 +211,15 @@ def _one_more(
 def _places(
     space: Basis, rest: Tensor, label: int, floor: float, generator: torch.Generator
 ) -> Tensor:
-    """Coordinates (EACH, K) for one more example of this label: about as loud as the floor, and like the rest."""
+    """Return coordinates (EACH, K) for one more example of a label, about as loud as the floor, by least residual."""
     white, link = space.white, space.white.link
 
     def delta_of(q: Tensor) -> Tensor:
         delta: Tensor = link.value(q @ space.logits.T + white.offset) - link.targets[label]
         return delta
 
-    # From the center outward, leaning toward what makes this label sure: there examples are quiet.
+    # Draw outward from the center, towards outputs that make this label certain. Examples are quiet
+    # there.
     sure = space.across(space.logits[label] - space.logits.mean(0))
     sure = sure / sure.norm().clamp_min(1e-300)
     shape = (DRAWN, space.rank)
@@ -217,7 +235,8 @@ def _places(
     places = line[(loud - aim).abs().argmin(0), torch.arange(DRAWN)]
     total = rest[label] @ space.unit
     if total < 0:
-        # Alone in its label's row, an example is that row over its sum.
+        # If an example is alone with its label, its features are the label's row divided by the
+        # row's sum.
         alone = rest[label] / total - space.center
         alone = alone / (alone.norm() / (FAR * space.width)).clamp_min(1)
         places = torch.cat([space.on_constraint(space.center + alone).unsqueeze(0), places])

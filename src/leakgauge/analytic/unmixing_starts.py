@@ -1,11 +1,17 @@
-"""Starts of softmax unmixing: coordinates that meet what the gradient tells in low order.
+"""Starts of softmax unmixing: coordinates q (n, K) of n examples that match low orders of the gradient.
 
-moments: to second order in the outputs' spread, the gradient is linear in the groups' means and the
-common scatter of the features; what is left open is a rotation, which is drawn.
-tables: probabilities drawn with the column sums that the bias's gradient tells.
-peeling: the loudest example's features are its label's row over its sum; subtract, repeat.
-multisets: the labels that a batch may have, where they are not known.
-hops: neighbors of solutions, by rotations within a few examples, exchange, and jitter.
+The functions are:
+
+- `moments`: To second order in the spread of the outputs, the gradient is linear in group means and
+  the common scatter of the features. A rotation stays open and is drawn.
+- `tables`: Probabilities are drawn with the column sums that the bias's gradient gives.
+- `peeling`: The features of the loudest example are its label's row of the gradient, divided by its
+  sum. It is subtracted, and the next follows.
+- `multisets`: The labels that a batch can have, if they are not known.
+- `hops`: Neighbors of solutions, by rotation within a few examples, exchange, and jitter.
+
+References:
+    Ours.
 """
 
 from __future__ import annotations
@@ -23,11 +29,14 @@ from leakgauge.analytic.whitening import Basis, White
 BALANCE = 30
 """Rounds of row and column scaling (Sinkhorn)."""
 FAR = 2.0
-"""Starts lie within this many widths of the center."""
+"""Largest distance of a start from the center, in widths."""
 
 
 def moments(basis: Basis, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """count starts (count, n, K) for sorted labels (n,): group means, and a random rotation of the scatter."""
+    """Return `count` starts (count, n, K) with the group means and randomly rotated scatter of second order.
+
+    `labels` (n,) are sorted.
+    """
     means, scatter, classes, group = _second_order(basis, labels)
     n, rank, groups = len(labels), basis.rank, len(classes)
     sizes = one_hot(group, groups).double().sum(0)
@@ -52,7 +61,7 @@ def moments(basis: Basis, labels: Tensor, count: int, generator: torch.Generator
 
 
 def _second_order(basis: Basis, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Group means (g, K), total scatter (K, K), classes (g,), group of each label (n,), by least squares."""
+    """Return group means (g, K), total scatter (K, K), classes (g,) and each label's group (n,), by least squares."""
     link, white, rank = basis.white.link, basis.white, basis.rank
     classes, group = torch.unique(labels, return_inverse=True)
     sizes = one_hot(group).double().sum(0)
@@ -85,7 +94,7 @@ def _second_order(basis: Basis, labels: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
 
 def tables(basis: Basis, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """count starts (count, n, K): coordinates by ridge regression on drawn probabilities."""
+    """Return `count` starts (count, n, K), by ridge regression on drawn probabilities."""
     link = basis.white.link
     targets = link.targets[labels]
     classes, n = targets.shape[1], len(labels)
@@ -109,7 +118,7 @@ def tables(basis: Basis, labels: Tensor, count: int, generator: torch.Generator)
 
 
 def peeling(basis: Basis, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """count starts (count, n, K): labels loudest first, with drawn order among like ones, and jitter."""
+    """Return `count` starts (count, n, K), the loudest labels first, with jitter and random order of similar labels."""
     link, n, every = basis.white.link, len(labels), torch.arange(count)
     rest = (basis.white.whole / basis.white.columns) @ basis.right.T
     rest = rest.expand(count, *rest.shape).clone()
@@ -125,7 +134,7 @@ def peeling(basis: Basis, labels: Tensor, count: int, generator: torch.Generator
         label = labels[chosen]
         row = rest[every, label]
         total = (row @ basis.unit).unsqueeze(1)
-        # A row that does not sum to less than 0 shows no example of its label.
+        # A row with a sum of 0 or more shows no example of its label.
         away = torch.where(total < 0, row / total.clamp_max(-1e-300) - basis.center, 0.0)
         moved = _near(basis, away) - basis.center
         moved = moved + jitter * _normal((count, basis.rank), generator) / math.sqrt(basis.rank)
@@ -139,7 +148,15 @@ def peeling(basis: Basis, labels: Tensor, count: int, generator: torch.Generator
 def hops(
     basis: Basis, parents: Tensor, labels: Tensor, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """count neighbors (count, n, K) of parents (P, n, K), best first, with labels (P, n); their labels."""
+    """Return `count` neighbors (count, n, K) of known solutions, and their labels (count, n).
+
+    Args:
+        basis: The row space.
+        parents: (P, n, K), solutions, best first.
+        labels: (P, n), their labels.
+        count: Number of neighbors.
+        generator: Source of the draws.
+    """
     n, rank = parents.shape[1:]
     chosen = (_uniform((count,), generator).square() * len(parents)).long()
     starts, kept = parents[chosen].clone(), labels[chosen]
@@ -161,7 +178,7 @@ def hops(
 
 
 def _turned(some: Tensor, generator: torch.Generator) -> Tensor:
-    """A few rows (s, K), rotated among each other: their mean and scatter stay."""
+    """Return a few rows (s, K), rotated among each other. Their mean and scatter stay."""
     s = len(some)
     frame = _normal((s, s), generator)
     frame[:, 0] = 1
@@ -173,13 +190,13 @@ def _turned(some: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def multisets(white: White, counts: Tensor | None, size: int) -> Iterator[Tensor]:
-    """Sorted labels (size,) that the column sums allow, likeliest first; within counts (C,), where known."""
+    """Yield sorted labels (size,) that the column sums allow, likeliest first, within `counts` (C,) if known."""
     classes = len(white.sums)
     if counts is not None and size == int(counts.sum()):
         yield torch.repeat_interleave(torch.arange(classes), counts.long())
         return
     most = torch.full((classes,), size) if counts is None else counts.long()
-    # No activation is below 0: sum_i act = sum of targets + sums >= 0.
+    # Activations are at least 0, so the column sum plus the sum of the targets is at least 0.
     need = -white.sums / white.link.targets.diagonal().clamp_min(1e-12)
     least = torch.where(need > 1e-3, (need - 1e-4).ceil(), 0.0).long()
     least = torch.minimum(least, most)
@@ -190,7 +207,7 @@ def multisets(white: White, counts: Tensor | None, size: int) -> Iterator[Tensor
         if len(strongest) == size:
             yield strongest.sort().values
         return
-    # Each further example of a class needs more activation there than was seen.
+    # Each further example of a class needs more activation than the column sum shows.
     extra = [
         (float(need[c] - least[c]) - k, c)
         for c in range(classes)
@@ -208,22 +225,24 @@ def multisets(white: White, counts: Tensor | None, size: int) -> Iterator[Tensor
 
 
 def relative_weights(basis: Basis, fraction: float) -> Tensor:
-    """One weight (K,) for each direction, whose noise is 1 and `share` of its own size."""
+    """Return one weight (K,) for each direction, for noise of 1 and an error of `fraction` times its own size."""
     size = basis.values.square() / len(basis.white.rows)
     weights: Tensor = (1 + fraction**2 * size).rsqrt()
     return weights
 
 
 def _near(basis: Basis, away: Tensor) -> Tensor:
-    """center + away (..., K), no farther than FAR widths."""
+    """Return center + away (..., K), at most FAR widths from the center."""
     excess = away.norm(dim=-1, keepdim=True) / (FAR * basis.width)
     near: Tensor = basis.center + away / excess.clamp_min(1)
     return near
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return standard normal draws in float64."""
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return uniform draws from 0 to 1 in float64."""
     return torch.rand(shape, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Linear views of signals in which those of different examples are more independent than as they are."""
+"""Linear views of signals that make the signals of different examples more independent."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import torch
 from torch import Tensor
 
 FAINT = 1e-12
-"""Mean square of a view, against the loudest, below which it holds nothing but rounding."""
+"""Mean square of a view, relative to the strongest, below which it is only rounding."""
 
 
 def centered(signals: Tensor) -> Tensor:
-    """Signals (n, F) less their means."""
+    """Return signals (n, F) minus their means."""
     return signals - signals.mean(1, keepdim=True)
 
 
 def edges(images: Tensor, axes: Tensor) -> Tensor:
-    """Differences of neighbors, vertical, horizontal and of both, of images (n, C, H, W): (n, N).
+    """Return differences (n, N) of neighboring pixels of images (n, C, H, W): vertical, horizontal, and both.
 
-    axes (K, C): the colors that are told apart. Each of the 3 K views has the same mean square: colors
-    vary less than brightness, but are as independent from image to image.
+    Each of the 3 K views gets the same mean square. Colors vary less than brightness, but are as
+    independent from image to image.
+
+    Args:
+        images: (n, C, H, W).
+        axes: (K, C), the color axes, each with its own views.
     """
     views: list[Tensor] = []
     for color in torch.einsum("kc,nchw->knhw", axes, images):

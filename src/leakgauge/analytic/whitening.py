@@ -1,8 +1,9 @@
 """The last layer's gradient in units of its own noise, and the row space that its examples span.
 
-With G = B [dW, db] / scale (C, d + 1) and rows h = [features, 1]: G = D' H, where row i of D is
-act(W h_i) - target_i. Entries of G are rounded in proportion to their size, so rows and columns of very
-different size are equally precise: each is divided by its own noise before the row space is taken.
+The gradient is `G = B [dW, db] / scale` (C, d + 1), with rows h_i = [features, 1] of H. Then G = D'
+H, and row i of D is act(W h_i) - target_i. Entries of G are rounded in proportion to their size, so
+large and small rows and columns are equally precise. Each is therefore divided by its own noise
+before the row space is computed.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from torch import Tensor
 from leakgauge.analytic.loss_link import LossLink
 
 FLOOR = 0.3
-"""Columns fainter than this share of the rms column are whitened like it: other examples may excite them."""
+"""Columns fainter than this fraction of the rms column are whitened like it, since other examples may excite them."""
 OWN = 2.0**-50
-"""Rounding of our own arithmetic, several float64 operations deep."""
+"""Relative rounding of our own arithmetic, of several float64 operations in a row."""
 MOST_ROWS = 192
-"""Classes whose rows enter the fit; the softmax still sees all."""
+"""Largest number of classes whose rows enter the fit. The softmax includes all classes."""
 
 
 @dataclass(frozen=True)
 class Blur:
-    """What blurs a shared gradient: Gaussian noise of `sigma` on each entry, or rounding.
+    """The error of a shared gradient: rounding, or Gaussian noise of `sigma` on each entry.
 
-    shared: relative rounding error of the entries shared (2**-24 for float32, 2**-9 for bfloat16);
-    computed: the precision in which the client computed.
+    Args:
+        shared: Relative rounding error of the shared entries (2**-24 for float32, 2**-9 for
+            bfloat16).
+        computed: Relative rounding error of the client's arithmetic.
+        sigma: Standard deviation of Gaussian noise. 0 if there is none.
     """
 
     shared: float = 2.0**-24
@@ -38,7 +42,15 @@ class Blur:
 
 @dataclass(frozen=True)
 class Layer:
-    """The last layer and its mean gradient over B examples: weight, dweight (C, d), bias, dbias (C,) or None."""
+    """The last layer and its mean gradient over B examples.
+
+    Args:
+        weight: (C, d).
+        bias: (C,), or None if there is none.
+        dweight: Gradient of the weight (C, d).
+        dbias: Gradient of the bias (C,), or None if it is not shared.
+        batch: Batch size B.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -48,16 +60,28 @@ class Layer:
 
     @property
     def told(self) -> bool:
-        """Whether the bias's gradient is shared: the last entry of every h is then known to be 1."""
+        """Whether the bias's gradient is shared. The last entry of every h is then known to be 1."""
         return self.dbias is not None
 
 
 @dataclass(frozen=True)
 class White:
-    """G / (rows x columns) with noise of about 1 an entry; values (K,) and right (K, D) of its SVD.
+    """The gradient G, divided by rows x columns so that each entry has noise of about 1.
 
-    sums (C,): sum_i act - target, exact where the bias's gradient is shared, else an estimate; unit (D,)
-    is the direction by which h has product 1 (about 1 without the bias).
+    Args:
+        layer: The last layer and its gradients.
+        link: The loss.
+        whole: G (C, D), with D = d + 1 columns if the bias's gradient is shared, else d.
+        weights: (C, D), the layer's weight and bias, divided by the temperature.
+        offset: (C,), a bias that is not among the weights.
+        rows: (C,), noise of the rows.
+        columns: (D,), noise of the columns.
+        unit: (D,), direction whose product with h is 1, or about 1 without the bias.
+        values: (K,), singular values of the divided gradient.
+        right: (K, D), its right singular vectors.
+        sums: (C,), sum over i of act - target. Exact if the bias's gradient is shared, else an
+            estimate.
+        noise: The error of the gradient.
     """
 
     layer: Layer
@@ -80,16 +104,25 @@ class White:
 
     @property
     def rank(self) -> int:
-        """Directions that stand out of the noise, at most B."""
+        """Number of directions above the noise, at most B."""
         return max(1, int((self.values[: self.layer.batch] > self.edge).sum()))
 
 
 @dataclass(frozen=True)
 class Basis:
-    """The K strongest directions: h = (q right) columns, and the equations D' Q = told, by row noise.
+    """The K strongest directions: h = (q right) columns, and the equations D' Q = M.
 
-    outputs z = q logits' + offset; constraint: q . unit = 1 (where exact); center (K,) and width are
-    those of a broad prior of q; rows index the R classes that enter the fit.
+    Args:
+        white: The divided gradient.
+        right: (K, D), the directions.
+        told: M (R, K), for the R classes that enter the fit, divided by the rows' noise.
+        logits: (C, K), map from q to the outputs, without the offset.
+        unit: (K,), direction with q . unit = 1. Exact if the bias's gradient is shared.
+        center: (K,), center of a broad prior of q.
+        width: Width of that prior.
+        rows: (R,), the classes that enter the fit.
+        noise: (R,), their noise.
+        values: (K,), singular values.
     """
 
     white: White
@@ -105,31 +138,39 @@ class Basis:
 
     @property
     def rank(self) -> int:
+        """Number K of directions."""
         return len(self.right)
 
     def features(self, q: Tensor) -> Tensor:
-        """Features (..., d) of coordinates q (..., K)."""
+        """Return features (..., d) of coordinates q (..., K)."""
         h = (q @ self.right) * self.white.columns
         return h[..., :-1] if self.white.layer.told else h
 
     @property
     def equations(self) -> int:
-        """How many independent equations: the rows of a softmax layer's gradient sum to 0."""
+        """Number of independent equations. The rows of a softmax layer's gradient sum to 0, which removes one."""
         whole = len(self.rows) == len(self.white.rows)
         lost = 1 if whole and self.white.link.activation == "softmax" else 0
         return (len(self.rows) - lost) * self.rank
 
     def across(self, q: Tensor) -> Tensor:
-        """The part of q (..., K) that leaves its product with unit as it is."""
+        """Return the part of q (..., K) that does not change its product with `unit`."""
         return q - (q @ self.unit).unsqueeze(-1) * self.unit / self.unit.square().sum()
 
     def on_constraint(self, q: Tensor) -> Tensor:
-        """The nearest coordinates with q . unit = 1."""
+        """Return the nearest coordinates with q . unit = 1."""
         return self.across(q) + self.unit / self.unit.square().sum()
 
 
 def whiten(layer: Layer, link: LossLink, counts: Tensor | None, noise: Blur) -> White:
-    """The layer's gradient in units of its noise. counts (C,): labels in the batch, where known."""
+    """Return the layer's gradient in units of its noise.
+
+    Args:
+        layer: The last layer and its gradients.
+        link: The loss.
+        counts: (C,), labels in the batch, or None if they are not known.
+        noise: The error of the gradient.
+    """
     whole = layer.batch * layer.dweight / link.scale
     weights = layer.weight / link.temperature
     offset = torch.zeros(len(whole), dtype=torch.float64)
@@ -152,7 +193,8 @@ def whiten(layer: Layer, link: LossLink, counts: Tensor | None, noise: Blur) -> 
         columns = size.clamp_min(FLOOR * float(size.square().mean().sqrt()))
         strength = (whole / columns).square().mean(1).sqrt()
         strength = strength.clamp_min(1e-7 * float(strength.max()))
-        # act - target loses all below the precision of 1, where the label's own act is near 1.
+        # Where the label's own act is near 1, act - target loses all digits below the precision of
+        # 1.
         present = (sums < 0).double() if counts is None else counts.double().sqrt()
         rows = 4 * max(noise.shared, OWN) * strength + present * max(noise.computed, OWN)
     white = whole / rows.unsqueeze(1) / columns
@@ -165,9 +207,9 @@ def whiten(layer: Layer, link: LossLink, counts: Tensor | None, noise: Blur) -> 
 def guessed_sums(
     layer: Layer, link: LossLink, whole: Tensor, counts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Without the bias: column sizes (D,), unit (D,) and sums (C,), where features of like norm are assumed.
+    """Return column sizes (D,), unit (D,) and sums (C,) without the bias, by assuming features of similar norm.
 
-    The scale is the one that makes the classes' mean activations most alike.
+    The scale makes the mean activations of the classes as equal as possible.
     """
     size = whole.norm(dim=0)
     size = size.clamp_min(FLOOR * float(size.square().mean().sqrt()))
@@ -181,12 +223,13 @@ def guessed_sums(
 
 
 def basis(white: White, rank: int) -> Basis:
-    """The `rank` strongest directions of the row space."""
+    """Return the `rank` strongest directions of the row space."""
     right = white.right[:rank]
     told = (white.whole / white.rows.unsqueeze(1) / white.columns) @ right.T
     unit = right @ (white.unit * white.columns)
     rows = chosen_rows(white)
-    # Features are about as large as their columns; non-negative ones also have their sign.
+    # Features are about as large as their columns. If they are not negative, they also have the
+    # sign of the columns.
     center = right.sum(1)
     found = Basis(
         white=white,
@@ -204,7 +247,10 @@ def basis(white: White, rank: int) -> Basis:
 
 
 def chosen_rows(white: White) -> Tensor:
-    """The classes that enter the fit: all, or those that the batch most likely holds and the clearest others."""
+    """Return the classes that enter the fit.
+
+    These are all, or else the likeliest classes of the batch and the clearest others.
+    """
     classes = len(white.rows)
     if classes <= MOST_ROWS:
         return torch.arange(classes)

@@ -43,7 +43,7 @@ class Ilrg(LabelMethod):
     numbers with sum B.
 
     References:
-        Ma, Sun, Cui, Li, Gu, Liu. Instance-wise Batch Label Restoration via Gradients in Federated
+        Ma, Sun, Cui, Li, Guan, Liu. Instance-wise Batch Label Restoration via Gradients in Federated
         Learning. ICLR 2023, section 3.2, equations 9 and 10.
 
     Example:
