@@ -1,4 +1,4 @@
-"""What every closed-form attack keeps: it looks once, tells its moments, and can be stopped at each of them."""
+"""Every closed-form attack looks at the model once, reports its progress, and can be stopped at each report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Observe = Callable[..., lg.Observation]
 
 
 def unbiased_cnn() -> nn.Module:
-    """Two convolutions and a linear layer without a bias: R-GAP tries several starts."""
+    """Return two convolutions and a linear layer without a bias, for which R-GAP tries several starts."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
@@ -34,6 +34,7 @@ def unbiased_cnn() -> nn.Module:
 
 
 def pooled_cnn() -> nn.Module:
+    """Return a convolution, ReLU, a max pool and a linear layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         convolution = [nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
@@ -42,7 +43,14 @@ def pooled_cnn() -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """An attack, a network and batch that it runs on, and the kernel that looks at the model."""
+    """An attack and an observation to run it on.
+
+    Args:
+        attack: The attack.
+        model: Builds the network.
+        batch: Batch size.
+        looks: The module and the name of the function that looks at the model.
+    """
 
     attack: lg.Attack
     model: Callable[[], nn.Module]
@@ -98,39 +106,41 @@ def test_a_plan_and_its_runs_look_at_the_model_once(
     plan = ready(case, observe)
     first, second = plan.run(lg.Seeds(0)), plan.run(lg.Seeds(0))
     assert looked == [name]
-    assert torch.equal(first.inputs, second.inputs), "a plan keeps nothing of a run"
+    assert torch.equal(first.inputs, second.inputs), "a run must not change its plan"
     assert first.residual == second.residual
 
 
-def recorder(told: list[lg.Moment], stop: int | None = None) -> Progress:
-    """A callback that notes every moment, and stops the attack at number `stop`."""
+def recorder(moments: list[lg.Moment], stop: int | None = None) -> Progress:
+    """Return a callback that adds every moment to `moments`, and stops the attack at moment number `stop`, from 0."""
 
     def watch(moment: lg.Moment) -> None:
-        told.append(moment)
-        if len(told) - 1 == stop:
+        moments.append(moment)
+        if len(moments) - 1 == stop:
             raise lg.StopAttack
 
     return watch
 
 
 def test_moments_only_grow(case: Case, observe: Observe) -> None:
-    told: list[lg.Moment] = []
-    ready(case, observe).run(lg.Seeds(0), recorder(told))
-    assert len(told) > 1
-    fractions = [moment.fraction for moment in told]
+    moments: list[lg.Moment] = []
+    ready(case, observe).run(lg.Seeds(0), recorder(moments))
+    assert len(moments) > 1
+    fractions = [moment.fraction for moment in moments]
     assert fractions == sorted(fractions)
     assert 0 <= fractions[0] < fractions[-1] == 1
-    spent = [moment.evaluations for moment in told]
+    spent = [moment.evaluations for moment in moments]
     assert spent == sorted(spent)
-    having = [moment.best is not None for moment in told]
-    assert having == sorted(having), "what an attack has once, it does not lose"
+    having = [moment.best is not None for moment in moments]
+    assert having == sorted(having), (
+        "an attack that reported a best reconstruction must go on to report one"
+    )
 
 
 def test_an_attack_that_is_stopped_returns_its_best(case: Case, observe: Observe) -> None:
-    told: list[lg.Moment] = []
+    moments: list[lg.Moment] = []
     plan = ready(case, observe)
-    plan.run(lg.Seeds(0), recorder(told))
-    for stop in sorted({0, len(told) // 2, len(told) - 2}):
+    plan.run(lg.Seeds(0), recorder(moments))
+    for stop in sorted({0, len(moments) // 2, len(moments) - 2}):
         before: list[lg.Moment] = []
         found = plan.run(lg.Seeds(0), recorder(before, stop))
         assert f"stopped at {before[-1].fraction:.0%}" in found.message

@@ -1,4 +1,4 @@
-"""The closed form: exact where it says so, silent where it cannot know."""
+"""The closed form of linear layers is exact where it claims to be, and claims nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_whole_batches_and_their_labels(observe: Observe, batch_size: int, label
 
 
 def test_what_it_claims_found_is_true(observe: Observe) -> None:
-    """Far more examples than outputs can isolate: few are found, and none of those is wrong."""
+    """The batch has far more examples than outputs can isolate. The few verified ones must be right."""
     batch = images(40)
     guess = LinearLayer()(observe(mlp(width=24), batch), seeds=lg.Seeds(0))
     assert guess.status is lg.Status.UNCONVERGED
@@ -46,7 +46,7 @@ def test_what_it_claims_found_is_true(observe: Observe) -> None:
 
 
 def test_the_longest_run_is_planned(observe: Observe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds that each add one chance match, at every tolerance, all dropped again at its end."""
+    """The longest run adds one chance match per round at every tolerance, and drops all of them at its end."""
     peeling = linear_layer._Peeling
 
     def one_more(self: Any, found: list[Any], tolerance: float, *, alone: bool) -> list[Any]:
@@ -137,7 +137,7 @@ def test_noise_blurs_it_and_more_noise_more(observe: Observe) -> None:
 
 
 def test_a_patients_record(observe: Observe) -> None:
-    """Units and all: columns of very different size come back to their own precision."""
+    """Columns of very different size are each recovered to their own precision, in data units."""
     data = lg.data.diabetes()
     case = lg.Case(
         name="patients",
@@ -175,19 +175,19 @@ def test_update_of_another_kind_is_refused(observe: Observe) -> None:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("batch_size", [8, 16, 24])
 def test_nothing_is_claimed_by_chance(observe: Observe, seed: int, batch_size: int) -> None:
-    """Equal labels make mixtures look alike: an example called isolated is one all the same."""
+    """Equal labels make mixtures similar. Each example that is called isolated must still be a true one."""
     inputs = images(batch_size, seed=seed).inputs
     batch = lg.Batch(inputs, torch.ones(batch_size, dtype=torch.long))
     guess = LinearLayer()(observe(mlp(width=64, seed=seed), batch), seeds=lg.Seeds(0))
     if "likely" in guess.message or not guess.message[0].isdigit():
-        return  # not claimed
+        return  # The attack does not claim that its examples are exact.
     found = guess.inputs[guess.found]
     apart = (found.unsqueeze(1) - inputs.unsqueeze(0)).flatten(2).norm(dim=-1).min(dim=1).values
     assert (apart < 1e-2 * found.flatten(1).norm(dim=1)).all()
 
 
 def test_a_network_is_known_not_to_be_affine_without_its_jacobian() -> None:
-    """The Jacobian of a wide network, all pixels at once, would not fit into memory."""
+    """The Jacobian of a wide network for all pixels at once would not fit into memory."""
     seen: list[int] = []
 
     def feature(unit: torch.Tensor) -> torch.Tensor:

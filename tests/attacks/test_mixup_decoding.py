@@ -1,4 +1,4 @@
-"""Mixup against its formula, and its decoding: the linear algebra, what the labels allow, and the whole."""
+"""Mixup follows its formula. Its decoding: linear algebra, the pairings that labels allow, and the whole attack."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from leakgauge.defenses import Chain, Mixup, TopK
 
 
 def smooth(count: int) -> lg.Batch:
-    """Images without noise, each of a class of its own."""
+    """Return smooth images, each of its own class."""
     coarse = torch.rand((count, 1, 3, 3), generator=torch.Generator().manual_seed(1))
     fine = functional.interpolate(coarse, size=8, mode="bilinear")
     return lg.Batch(fine, torch.arange(count))
@@ -52,10 +52,10 @@ class TestMixup:
 
     @pytest.mark.parametrize(("alpha", "mean"), [(1e-2, 0.99), (1.0, 0.75), (1e3, 0.51)])
     def test_lambda_is_of_its_law(self, alpha: float, mean: float) -> None:
-        """The larger of lambda and 1 - lambda: 3/4 in the mean for a uniform one."""
-        shares = [Mixup(alpha=alpha)._share(lg.Seeds(i)) for i in range(400)]
-        assert min(shares) >= 0.5
-        assert sum(shares) / 400 == pytest.approx(mean, abs=0.03)
+        """The larger of lambda and 1 - lambda has mean 3/4 if lambda is uniform."""
+        coefficients = [Mixup(alpha=alpha)._coefficient(lg.Seeds(i)) for i in range(400)]
+        assert min(coefficients) >= 0.5
+        assert sum(coefficients) / 400 == pytest.approx(mean, abs=0.03)
 
     def test_clients_train_on_soft_targets(self, observe: Callable[..., lg.Observation]) -> None:
         model, batch = sigmoid_cnn(), images(4)
@@ -120,7 +120,7 @@ class TestDecoding:
 
     @pytest.mark.parametrize("scout", [None, lg.attacks.VanishingPrior(steps=100)])
     def test_examples_come_out_of_mixtures(self, scout: Recipe | None) -> None:
-        """lambda 0.78, both mixed with each other; who takes mixtures for examples is left with them."""
+        """Two examples are mixed with each other with lambda 0.78. The inner attack alone stays with the mixtures."""
         batch, inner = smooth(2), lg.attacks.SecondOrder()
         seen = lg.Server(labels=True).observe(
             client(sigmoid_cnn(), defense=Mixup()), batch, seeds=lg.Seeds(8)

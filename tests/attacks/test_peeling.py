@@ -1,4 +1,4 @@
-"""Peeling: exact through ReLU and max pools where the gradients tell, honest where they do not."""
+"""Peeling is exact through ReLU and max pools where gradients determine layer inputs. Elsewhere it says why not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRAY = lg.ImageDomain(1, 8, 8)
 
 
 def pooled(*, kind: str = "plain", seed: int = 0) -> nn.Module:
-    """Two convolutions of 3x3, ReLU and a max pool after each, a linear layer."""
+    """Return two 3x3 convolutions, each followed by ReLU and a max pool, and a linear layer."""
     pool = nn.MaxPool2d(3, 2, padding=1) if kind == "overlapping" else nn.MaxPool2d(2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -35,12 +35,13 @@ def pooled(*, kind: str = "plain", seed: int = 0) -> nn.Module:
 
 
 def digit(index: int) -> lg.Batch:
-    """A handwritten digit, whose neighboring pixels are alike; labels of four classes."""
+    """Return a handwritten digit, an image with similar neighboring pixels. Its label is one of four classes."""
     data = lg.data.digits()
     return lg.Batch(data.inputs[index : index + 1], data.targets[index : index + 1] % 4)
 
 
 def normalization(channels: int) -> nn.Module:
+    """Return a BatchNorm layer with random statistics and weights."""
     layer = nn.BatchNorm2d(channels)
     nn.init.uniform_(layer.running_mean, -0.2, 0.2)
     nn.init.uniform_(layer.running_var, 0.5, 2.0)
@@ -69,11 +70,11 @@ def test_reads_the_first_layer_without_pools(observe: Observe) -> None:
     batch = images(1)
     guess = Peeling()(observe(model, batch), seeds=lg.Seeds(0))
     assert psnr(batch.inputs, guess.inputs).min() > 80
-    assert guess.cost.evaluations == 1  # no descent
+    assert guess.cost.evaluations == 1  # There is no descent.
 
 
 def behind_a_pool(model: nn.Module, batch: lg.Batch) -> tuple[Chain, Known, torch.Tensor]:
-    """The chain, what is known of its linear layer, and the gradient of the convolution before it."""
+    """Return the chain, its linear layer with known input, and the gradient of the convolution before it."""
     chain = chain_of(model, GRAY)
     assert isinstance(chain, Chain)
     loss = nn.functional.cross_entropy(chain.model(batch.inputs.double()), batch.targets)
@@ -126,7 +127,7 @@ def test_windows_are_those_of_the_pool(pool: nn.MaxPool2d) -> None:
 @pytest.mark.parametrize(
     ("model", "count", "reason"),
     [
-        (pooled(), 3, "batch 3 > 1"),
+        (pooled(), 3, "the batch has 3"),
         (
             nn.Sequential(nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(36, 4)),
             1,

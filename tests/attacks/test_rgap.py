@@ -1,4 +1,4 @@
-"""R-GAP: exact where the rank index says so, honest where it does not, and refused where it cannot go."""
+"""R-GAP is exact where the rank index says so. Elsewhere it claims nothing, or says why it cannot run."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ GRAY = lg.ImageDomain(1, 8, 8)
 
 
 def cnn(**options: object) -> nn.Module:
+    """Return two convolutions of 8 and 16 channels and a linear layer, without biases unless `options` say so."""
     chosen: dict[str, object] = {
         "channels": (8, 16),
         "kernels": (3, 3),
@@ -33,6 +34,7 @@ def cnn(**options: object) -> nn.Module:
 
 
 def ranks(model: nn.Module) -> tuple[LayerRank, ...]:
+    """Return the rank of each layer of a model."""
     found = rank_index(model, GRAY, generator=lg.Seeds(0).generator("probe"))
     assert isinstance(found, tuple), found
     return found
@@ -75,7 +77,7 @@ def test_exact_on_other_chains(model: nn.Module, observe: Observe) -> None:
 
 
 def test_exact_behind_relu_whatever_the_rounding(observe: Observe) -> None:
-    """One output of a ReLU taken for 0, or not, by its rounding would spoil every layer before it."""
+    """Rounding must not decide which outputs of a ReLU are 0. One wrong output would spoil every layer before it."""
     read = 0
     for draw in range(12):
         model = lg.models.build(
@@ -101,10 +103,18 @@ def test_exact_behind_relu_whatever_the_rounding(observe: Observe) -> None:
 @pytest.mark.parametrize(
     ("values", "noise", "zero"),
     [
-        ([0.0, 3e-7, -1e-7, 2e-4, 0.5], 6e-8, 3e-7),  # a zero beyond twice the most negative
-        ([0.0, 1e-16, 2e-24, 1e-3, 0.2], 6e-8, 0.2 * 6e-8),  # no negative to measure by
-        ([0.0, 1e-3, 0.5, 1.0], 0.0, 0.0),  # exact
-        ([-0.1, 0.0, 0.25, 0.4, 1.0], 6e-8, 0.2),  # blurred: no gap decides
+        (
+            [0.0, 3e-7, -1e-7, 2e-4, 0.5],
+            6e-8,
+            3e-7,
+        ),  # A zero is beyond twice the most negative value.
+        (
+            [0.0, 1e-16, 2e-24, 1e-3, 0.2],
+            6e-8,
+            0.2 * 6e-8,
+        ),  # There is no negative value to measure by.
+        ([0.0, 1e-3, 0.5, 1.0], 0.0, 0.0),  # The values are exact.
+        ([-0.1, 0.0, 0.25, 0.4, 1.0], 6e-8, 0.2),  # The values are blurred, so that no gap decides.
     ],
 )
 def test_the_zeros_of_a_relu_end_at_the_gap(values: list[float], noise: float, zero: float) -> None:
@@ -113,7 +123,7 @@ def test_the_zeros_of_a_relu_end_at_the_gap(values: list[float], noise: float, z
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_logit_as_in_the_paper(label: int) -> None:
-    """The logistic loss leaves two solutions of the last layer; the update chooses."""
+    """The logistic loss leaves two solutions of the last layer. The update chooses between them."""
 
     def logistic(output: Tensor, target: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(output.squeeze(1), target.to(output))
@@ -147,7 +157,7 @@ def test_the_rank_index_predicts_failure(observe: Observe) -> None:
 
 
 def test_the_ranks_are_those_of_the_matrices() -> None:
-    """Against K and W built column by column from PyTorch's own convolution and its gradient."""
+    """The reference has K and W column by column, from PyTorch's own convolution and its gradient."""
     chain = chain_of(cnn(strides=(2, 1)).double(), GRAY)
     assert isinstance(chain, Chain)
     layer = chain.layers[0]
@@ -170,12 +180,13 @@ def test_the_ranks_are_those_of_the_matrices() -> None:
 
 
 def solve(system: System, right: Tensor, output: tuple[int, ...]) -> Tensor:
+    """Return the layer input that solves a system, from its joint right side."""
     dweight, z = right[:72].reshape(8, 1, 3, 3), right[72:].reshape(output)
     return system.solve(dweight, z, noise=0.0, balanced=True)
 
 
 def test_a_layer_that_nothing_reaches_has_no_equations() -> None:
-    """All units of a ReLU dead: no gradient, no known output."""
+    """If all units of a ReLU are dead, there is no gradient and no known output."""
     chain = chain_of(cnn(activation="relu").double(), GRAY)
     assert isinstance(chain, Chain)
     layer = chain.layers[0]
@@ -203,6 +214,8 @@ def test_a_narrow_second_layer_of_cnn6_leaves_its_input_open() -> None:
 
 
 class Skip(nn.Module):
+    """A convolution with a skip connection, and a linear layer."""
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(64, 4)
@@ -213,10 +226,12 @@ class Skip(nn.Module):
 
 
 def wrapped(layer: nn.Module) -> nn.Module:
+    """Return a layer followed by a linear layer."""
     return nn.Sequential(layer, nn.Flatten(), nn.Linear(256, 4))
 
 
 def conv(*layers: nn.Module, bias: bool = False) -> nn.Module:
+    """Return a convolution, these layers, and a linear layer."""
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), *layers, nn.Flatten(), nn.Linear(256, 4, bias=bias)
     )
@@ -260,7 +275,7 @@ def test_layers_too_large_and_batches_are_told(observe: Observe) -> None:
     )
     seen = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
     assert "unknowns" in (refusal(RGAP(), seen) or "")
-    assert "batch 2 > 1" in (refusal(RGAP(), observe(cnn(), images(2))) or "")
+    assert "the batch has 2" in (refusal(RGAP(), observe(cnn(), images(2))) or "")
 
 
 def test_the_bias_is_not_needed_where_the_loss_is_known_and_needed_where_not() -> None:

@@ -1,4 +1,4 @@
-"""Matching before a hidden layer: the gradient that it simulates, where it applies, and that nothing behind matters."""
+"""Signal matching: its simulated gradient, its conditions, and that the hidden layers do not matter."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class TestSplit:
         assert find_split(seen) == ("5.precode.encoder", 48)
 
     @pytest.mark.parametrize(
-        ("under", "told"),
+        ("under", "words"),
         [
             (LayerPruning(fraction=0.5), "hides no layer"),
             (LocalLayers(first=1, last=0), "runs after a hidden one"),
             (LocalLayers(first=1, last=1), "runs after a hidden one"),
         ],
     )
-    def test_otherwise_it_says_why(self, observe: Observe, under: lg.Defense, told: str) -> None:
+    def test_otherwise_it_says_why(self, observe: Observe, under: lg.Defense, words: str) -> None:
         reason = refusal(lg.attacks.SignalMatching(), observe(mlp(), images(2), under=under))
         assert reason is not None
-        assert told in reason
+        assert words in reason
 
     def test_needs_to_know_the_defense(self, observe: Observe) -> None:
         with pytest.raises(lg.KnowledgeError, match="defense"):
@@ -70,7 +70,7 @@ class TestMatching:
             assert torch.allclose(simulated[name], tensor, atol=1e-6)
 
     def test_an_image_is_read_whatever_is_behind(self, observe: Observe) -> None:
-        """One example behind a bottleneck; another head in the adversary's copy changes nothing."""
+        """The example is before a bottleneck. Another head in the adversary's copy must change nothing."""
         batch = images(1)
         seen = observe(sigmoid_cnn(), batch, under=Precode(latent=6))
         attack = lg.attacks.SignalMatching(attack=lg.attacks.VanishingPrior(steps=300))

@@ -1,4 +1,4 @@
-"""Whole batches through a linear layer and its ReLU: exact where it says so, and why not where it cannot."""
+"""SPEAR and SPEAR++ recover whole batches exactly where they claim to. Elsewhere they say why they cannot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BOTH = pytest.mark.parametrize("attack", [Spear(), SpearPlusPlus()], ids=["spear
 
 
 def right_labels(batch: lg.Batch, guess: lg.Reconstruction) -> bool:
-    """Whether every label came with its image."""
+    """Return whether every image has its own label."""
     order = lg.metrics.assign(batch.inputs, guess.inputs)
     assert guess.targets is not None
     return guess.targets[order].tolist() == batch.targets.tolist()
@@ -69,7 +69,7 @@ def test_a_batch_beyond_exact_search(observe: Observe) -> None:
 
 
 def test_two_classes_make_differences_of_examples_sparse_too(observe: Observe) -> None:
-    """delta differs from example to example by a factor alone: only the layer's weights tell them apart."""
+    """With two classes, the deltas of two examples differ by a factor only. The layer's weights must separate them."""
     batch = images(6, classes=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -131,6 +131,7 @@ def test_the_targets_of_a_regression_are_solved_for(observe: Observe) -> None:
 
 
 def layered(*parts: nn.Module) -> nn.Module:
+    """Return a linear layer, these parts, and a linear layer."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), *parts, nn.Linear(32, 4))
 
 
@@ -167,7 +168,7 @@ def test_equal_examples_are_told_by_the_rank(observe: Observe) -> None:
 def test_nothing_is_certified_wrongly(
     observe: Observe, seed: int, width: int, batch_size: int
 ) -> None:
-    """Too few outputs for the batch: what the zeros leave open is not called proven."""
+    """The layer has too few outputs for the batch. A result that the zeros leave open must not be certified."""
     batch = images(batch_size, seed=seed)
     attack = Spear(samples=32, rounds=4)
     guess = attack(observe(mlp(width=width, seed=seed), batch), seeds=lg.Seeds(0))
@@ -187,6 +188,7 @@ def test_noise_is_never_certified(observe: Observe, std: float) -> None:
 
 
 def factors(observe: Observe, batch: lg.Batch, width: int = 96) -> tuple[lg.Observation, Factors]:
+    """Return the observation of an MLP, and the factors of its first layer's gradient."""
     observation = observe(mlp(width=width), batch)
     found = relu_entry(observation)
     assert isinstance(found, LinearEntry)
@@ -237,7 +239,7 @@ def test_descent_settles_on_the_zeros_of_one_example(observe: Observe) -> None:
 
 
 def test_zeros_are_told_from_small_outputs_by_their_noise(observe: Observe) -> None:
-    """Settled on the true direction, what is 0 stays within a few standard deviations, and nothing else does."""
+    """On a true direction, exactly the zero outputs lie within a few standard deviations of their noise."""
     batch = images(5)
     observation, made = factors(observe, batch)
     model = observation.model
@@ -263,7 +265,9 @@ def test_granted_labels_are_used(observe: Observe) -> None:
     batch = images(3)
     observation = observe(mlp(width=96), batch, labels=True)
     guess = Spear()(observation, seeds=lg.Seeds(0))
-    assert guess.cost.evaluations == 4  # three classes granted of four, and the comparison
+    assert (
+        guess.cost.evaluations == 4
+    )  # Three granted classes of four are tried, and the update is compared once.
     assert right_labels(batch, guess)
 
 
@@ -274,7 +278,7 @@ def test_an_update_of_another_kind_is_refused(observe: Observe) -> None:
 
 
 class Delta(lg.FedSGD):
-    """Claims to share weights' differences."""
+    """A local training that claims to share a weight difference."""
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -299,7 +303,7 @@ def test_hopeless_noise_ends_the_search_early(observe: Observe) -> None:
 
 
 def test_directions_that_coincide_end_nothing() -> None:
-    """Under noise a search may end at one direction twice, which has no inverse."""
+    """Under noise a search may find one direction twice. Then the matrix of directions has no inverse."""
     twice = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
     assert torch.isfinite(inverted(twice)).all()
     assert torch.equal(inverted(2 * torch.eye(3)), 0.5 * torch.eye(3))

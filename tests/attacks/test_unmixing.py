@@ -1,4 +1,4 @@
-"""Softmax unmixing: features to rounding where the gradient holds them, and no claim where it does not."""
+"""Softmax unmixing recovers features up to rounding where the gradient holds them. Elsewhere it claims nothing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ EXACT = Blur(2.0**-53, 2.0**-53)
 
 
 def one_hot(labels: Tensor) -> Tensor:
+    """Return labels (B,) as one-hot targets (B, K)."""
     return functional.one_hot(labels, CLASSES).double()
 
 
@@ -43,9 +44,15 @@ def problem(
     push: Sequence[float] = (),
     like: float = 1.0,
 ) -> tuple[Layer, Tensor]:
-    """A layer with its gradient, and the features (B, d), apart from their mean by `like`.
+    """Return a layer with its gradient, and the features (B, d) of its examples.
 
-    `push` is added to each example's own output.
+    Args:
+        labels: The label of each of B examples.
+        loss: The loss, from outputs (B, K) and labels (B,).
+        bias: Whether the layer has a bias.
+        seed: Seed of weights and features.
+        push: Added to the output of each example's own class.
+        like: Factor on the distance of the features to their mean.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -76,6 +83,7 @@ def solve(
     noise: Blur = EXACT,
     seed: int = 0,
 ) -> Unmixed:
+    """Return the unmixing of a layer's gradient. The counts of `labels` are known unless it is None."""
     link = link_of(loss, CLASSES)
     assert link is not None
     counts = None if labels is None else torch.bincount(torch.tensor(labels), minlength=CLASSES)
@@ -84,7 +92,7 @@ def solve(
 
 
 def apart(found: Unmixed, features: Tensor) -> Tensor:
-    """Relative error (B,) of each example found, against the nearest true one, each taken once."""
+    """Return the relative error (B,) of each found example against the nearest true one. No two share one."""
     distance = torch.cdist(found.features, features) / features.norm(dim=1)
     nearest = distance.argmin(1)
     assert len(set(nearest.tolist())) == len(features)
@@ -92,10 +100,10 @@ def apart(found: Unmixed, features: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("labels", [[3, 3], [1, 4, 6], [2, 2, 2], [5, 5, 1, 1]])
-@pytest.mark.parametrize("told", [True, False])
-def test_features_and_labels_of_whole_batches(labels: list[int], told: bool) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_features_and_labels_of_whole_batches(labels: list[int], known: bool) -> None:
     layer, features = problem(labels)
-    found = solve(layer, labels if told else None)
+    found = solve(layer, labels if known else None)
     assert found.certified
     assert apart(found, features).max() < 1e-6
     nearest = torch.cdist(found.features, features).argmin(1)
@@ -149,7 +157,7 @@ def test_an_example_without_loss_is_out_of_reach() -> None:
 
 
 def single(layer: Layer) -> Layer:
-    """The layer with its gradient rounded to float32."""
+    """Return the layer with its gradient rounded to float32."""
     assert layer.dbias is not None
     rounded = layer.dweight.float().double(), layer.dbias.float().double()
     return Layer(layer.weight, layer.bias, *rounded, layer.batch)
@@ -209,7 +217,7 @@ def test_a_known_defense_tells_the_noise(observe: Observe) -> None:
     model, batch = mlp(), images(3)
     defense = lg.defenses.GaussianNoise(std=1e-4)
     seen = observe(model, batch, under=defense)
-    untold = observe(model, batch, under=defense, defense=False)
+    unknown = observe(model, batch, under=defense, defense=False)
     features = model[:-1](batch.inputs).detach().double()
 
     def error(observation: lg.Observation) -> float:
@@ -217,4 +225,4 @@ def test_a_known_defense_tells_the_noise(observe: Observe) -> None:
         assert isinstance(found, Unmixed)
         return float(torch.cdist(found.features, features).min(1).values.mean())
 
-    assert error(seen) < error(untold)
+    assert error(seen) < error(unknown)
