@@ -11,7 +11,7 @@ EXACT := $(patsubst %,tests/attacks/test_%.py,april cocktail_party feature_inver
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
 	MKL_CBWR=COMPATIBLE
 
-.PHONY: audit test exact coverage lint readme dist smoke check clean
+.PHONY: audit test exact coverage lint readme docs dist smoke check clean
 
 audit: $(VENV)/.installed
 	$(BIN)/leakgauge audit $(ARGS)
@@ -33,8 +33,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The README's commands, and the code of every page as it is printed.
 readme: $(VENV)/.installed-dev
 	$(BIN)/python tests/quickstart.py
+	$(BIN)/python tests/pages.py
+
+# The documentation site, in build/docs. A warning, or a link to nothing, is an error.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	$(BIN)/python tests/links.py build/docs
 
 # A source distribution, and the wheel that is built from it alone.
 dist: $(VENV)/.installed-dev
@@ -45,7 +52,7 @@ dist: $(VENV)/.installed-dev
 smoke: dist
 	$(BIN)/python tests/smoke.py dist/*.whl
 
-check: lint test exact readme smoke
+check: lint test exact readme docs smoke
 
 # torch first and pinned: without that, another package may pull a build with gigabytes of CUDA.
 $(VENV)/.torch: constraints.txt

@@ -1,0 +1,84 @@
+"""The options of a class as rows of a table: name, type, range, default."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from leakgauge.audit.options import CONTEXT, type_hints
+from leakgauge.core.ranges import MOST
+
+PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+NARROW = 40
+"""Most characters of a default in a table."""
+
+
+def rows_of(part: type) -> Iterator[str]:
+    """Yield one row of a Markdown table for each option."""
+    hints = type_hints(part)
+    for name, parameter in inspect.signature(part).parameters.items():
+        if name in CONTEXT or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        kind, limits = described(hints.get(name, Any))
+        required = parameter.default is parameter.empty
+        default = "required" if required else f"`{brief(parameter.default)}`"
+        cells = (f"`{name}`", kind, limits, default)
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def described(hint: Any) -> tuple[str, str]:
+    """Return the type that an annotation names, and its range, in words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return described(inner[0])[0], interval(inner[1:])
+    if origin in (Union, types.UnionType):
+        kinds, limits = zip(*map(described, inner), strict=True)
+        return " or ".join(dict.fromkeys(kinds)), " or ".join(filter(None, limits))
+    if origin is Literal:
+        return "one of", ", ".join(f"`{value}`" for value in inner)
+    if hint in PLAIN:
+        return PLAIN[hint], ""
+    if hint in (None, type(None)):
+        return "none", ""
+    if origin is tuple:
+        return f"list of {described(inner[0])[0]}", ""
+    return f"`{getattr(hint, '__name__', str(hint))}`", ""
+
+
+def interval(limits: tuple[Any, ...]) -> str:
+    """Return the range that limits leave, as an interval. A limit that only guards against misuse is left out."""
+    low, high, opening, closing = "-inf", "inf", "(", ")"
+    for limit in limits:
+        match limit:
+            case Ge(bound):
+                low, opening = f"{bound:g}", "["
+            case Gt(bound):
+                low, opening = f"{bound:g}", "("
+            case Le(bound) if bound < MOST:
+                high, closing = f"{bound:g}", "]"
+            case Lt(bound) if bound < MOST and not math.isinf(bound):
+                high, closing = f"{bound:g}", ")"
+    return f"{opening}{low}, {high}{closing}"
+
+
+def brief(value: object) -> str:
+    """Return a default in a few characters. Of a part, only the options that differ from its own defaults."""
+    if isinstance(value, tuple) and any(is_dataclass(each) for each in value):
+        return f"{len(value)} parts"
+    if not is_dataclass(value) or isinstance(value, type):
+        text = repr(value)
+        return text if len(text) <= NARROW else type(value).__name__
+    changed = []
+    for field in fields(value):
+        own = getattr(value, field.name)
+        if field.repr and (field.default is MISSING or own != field.default):
+            changed.append(f"{field.name}={own!r}")
+    text = f"{type(value).__name__}({', '.join(changed)})"
+    return text if len(text) <= NARROW else f"{type(value).__name__}(...)"

@@ -1,0 +1,106 @@
+"""Run the code of each page as it is printed: README, CONTRIBUTING, and the pages under docs.
+
+All Python blocks of one page run as one program, in an empty folder. A block of `text` that follows is what the program
+must print there, up to small differences of numbers. Blocks of TOML are checked as specifications.
+
+    python tests/pages.py [PAGE ...]
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from leakgauge.audit import Source, parse
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "<<block ends>>"
+NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Return the language and the text of each fenced block, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def program_of(text: str) -> tuple[str, dict[int, str]]:
+    """Return all Python blocks of a page as one program, and what it must print after which block."""
+    parts, expected, last = list[str](), dict[int, str](), ""
+    for language, block in blocks(text):
+        if language == "python":
+            parts.append(f"{block}\nprint({MARK!r})\n")
+        elif language == "text" and last == "python":
+            expected[len(parts) - 1] = block
+        last = language
+    return "\n".join(parts), expected
+
+
+def close(expected: str, printed: str) -> bool:
+    """Return whether two texts are equal, up to numbers that differ by a tenth or by 1.5."""
+    if re.sub(NUMBER, "0", expected.strip()) != re.sub(NUMBER, "0", printed.strip()):
+        return False
+    pairs = zip(re.findall(NUMBER, expected), re.findall(NUMBER, printed), strict=True)
+    return all(math.isclose(float(a), float(b), rel_tol=0.1, abs_tol=1.5) for a, b in pairs)
+
+
+def run(page: Path) -> str:
+    """Run one page. Return what went wrong, or an empty text."""
+    text = page.read_text("utf-8")
+    for language, block in blocks(text):
+        if language == "toml":
+            parse(Source(block))
+    program, expected = program_of(text)
+    if not program:
+        return ""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        return f"{done.stdout}\n{done.stderr}"
+    printed = done.stdout.split(MARK)
+    wrong = [
+        f"expected:\n{block}\nprinted:\n{printed[i].strip()}"
+        for i, block in expected.items()
+        if not close(block, printed[i])
+    ]
+    return "\n".join(wrong)
+
+
+def pages() -> list[Path]:
+    """Return the pages that are written by hand. Those that are generated hold no programs of their own."""
+    generated = {"api", "attacks", "benchmarks", "defenses", "threats"}
+    found = [
+        path
+        for path in sorted((ROOT / "docs").rglob("*.md"))
+        if path.relative_to(ROOT / "docs").parts[0] not in generated | {"_build", "_parts"}
+    ]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *found]
+
+
+def main(names: list[str]) -> int:
+    """Run pages two at a time, and print which fail."""
+    chosen = [Path(name).resolve() for name in names] or pages()
+    failed = 0
+    with ThreadPoolExecutor(2) as pool:
+        for page, wrong in zip(chosen, pool.map(run, chosen), strict=True):
+            print(f"{page.relative_to(ROOT)}: {'failed' if wrong else 'ok'}", flush=True)
+            if wrong:
+                failed += 1
+                print(wrong)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
