@@ -108,7 +108,7 @@ def test_finds_the_parts_of_a_users_own_model() -> None:
     [
         (sigmoid_cnn(), "does not cut the image into patches"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), "no convolution"),
-        (nn.Sequential(nn.Conv2d(1, 8, 2, stride=2), nn.Flatten(), nn.Linear(128, 4)), "no trained positional embedding"),
+        (nn.Sequential(nn.Conv2d(1, 8, 2, stride=2), nn.Flatten(), nn.Linear(128, 4)), "no trained positional"),
     ],
 )  # fmt: skip
 def test_says_why_it_does_not_apply(model: nn.Module, reason: str, observe: Observe) -> None:

@@ -14,7 +14,12 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge.analytic.independence import NegentropyDescent, fixed_point, whitening
 from leakgauge.analytic.mixtures import mixture
-from leakgauge.analytic.silence import Silent, credited, independent, vanishing
+from leakgauge.analytic.silence import (
+    Silent,
+    credit_directions,
+    independent_directions,
+    vanishing_direction,
+)
 from leakgauge.analytic.tail import Tail
 from leakgauge.attacks import CocktailParty
 from leakgauge.output import Contribution, contribution_of
@@ -122,7 +127,7 @@ class TestSilence:
         depth = (deltas[:, 0] == 0).double()
         active = (depth == 0).nonzero().squeeze(1)
         depth[active[:wrong]] = 0.5
-        found = vanishing(shared, start, depth)
+        found = vanishing_direction(shared, start, depth)
         assert found is not None
         assert likeness(found.direction[None], truth[None]) > 1 - 1e-10
 
@@ -131,18 +136,18 @@ class TestSilence:
         shared = mixture(weight, bias, 12)
         depth = torch.zeros(120).double()
         depth[:60] = 1.0  # not the inactive ones of any example
-        assert vanishing(shared, torch.ones(12).double(), depth) is None
+        assert vanishing_direction(shared, torch.ones(12).double(), depth) is None
         few = torch.zeros(120).double()
         few[:12] = 1.0  # fewer than any direction could be bent to
-        assert vanishing(shared, torch.ones(12).double(), few) is None
+        assert vanishing_direction(shared, torch.ones(12).double(), few) is None
 
     def test_a_direction_found_twice_counts_once(self) -> None:
         weight, bias, deltas = relu_gradient(3, 60)
         shared = mixture(weight, bias, 3)
         start, depth = shared.left.T @ deltas[:, 1], (deltas[:, 1] == 0).double()
-        found = vanishing(shared, start, depth)
+        found = vanishing_direction(shared, start, depth)
         assert found is not None
-        assert independent([found, found], torch.zeros(3, 0).double()).shape == (3, 1)
+        assert independent_directions([found, found], torch.zeros(3, 0).double()).shape == (3, 1)
 
     def test_a_mixture_that_vanishes_as_often_is_not_credible(self) -> None:
         """Two classes: delta is one signal times a factor of each example, so pairs of examples cancel."""
@@ -158,9 +163,9 @@ class TestSilence:
         quiet = ((shared.left @ torch.stack([own[0], pair]).T).abs() < 1e-9).sum(0)
         assert quiet[1] > quiet[0]
         found = [Silent(p / p.norm(), 1.0) for p in (pair, *own)]
-        kept = credited(shared, found, layer @ shared.signals[:, :-1].T)
+        kept = credit_directions(shared, found, layer @ shared.signals[:, :-1].T)
         assert len(kept) == 3
-        assert independent(kept, torch.zeros(3, 0).double()).shape == (3, 3)
+        assert independent_directions(kept, torch.zeros(3, 0).double()).shape == (3, 3)
 
 
 def contribution(observation: lg.Observation) -> Contribution:

@@ -11,7 +11,7 @@ from torch import nn
 
 import leakgauge as lg
 from leakgauge.analytic.chain import Chain, chain_of
-from leakgauge.analytic.peeling import Known, peeled, windows_of
+from leakgauge.analytic.peeling import Known, peel, windows_of
 from leakgauge.attacks import RGAP, Peeling
 from leakgauge.inversion import Spectral, WarmStart
 
@@ -96,7 +96,7 @@ def test_the_places_of_a_pool_are_found_from_a_rough_image(kind: str) -> None:
     chain, known, gradient = behind_a_pool(pooled(kind=kind), batch)
     noise = torch.randn(batch.inputs.shape, generator=torch.Generator().manual_seed(0))
     rough = (batch.inputs + 0.1 * noise).double()
-    told = peeled(chain, known, gradient, rough, noise=2.0**-53)
+    told = peel(chain, known, gradient, rough, noise=2.0**-53)
     assert isinstance(told, Known)
     layer = chain.layers[0]
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_a_gradient_of_another_example_is_not_explained() -> None:
     chain, known, _ = behind_a_pool(pooled(), images(1, seed=5))
     _, _, other = behind_a_pool(pooled(), images(1, seed=6))
     rough = images(1, seed=5).inputs.double()
-    told = peeled(chain, known, other, rough, noise=2.0**-53)
+    told = peel(chain, known, other, rough, noise=2.0**-53)
     assert isinstance(told, Known)
     assert told.misfit > 1e-2
 

@@ -14,7 +14,7 @@ import leakgauge as lg
 from leakgauge.analytic.chain import Chain, chain_of
 from leakgauge.analytic.constraints import System, system_of
 from leakgauge.analytic.inverses import largest_zero
-from leakgauge.analytic.rank_index import LayerRank, carried, rank_index
+from leakgauge.analytic.rank_index import LayerRank, carry_open, rank_index
 from leakgauge.attacks import RGAP
 
 Observe = Callable[..., lg.Observation]
@@ -199,7 +199,7 @@ def test_a_layer_that_nothing_reaches_has_no_equations() -> None:
 
 def test_deficits_are_carried_and_surpluses_make_up() -> None:
     layers = [LayerRank("a", 10, 9, 3, 10), LayerRank("b", 10, 6, 1, 7), LayerRank("c", 5, 5, 5, 5)]
-    assert [layer.open for layer in carried(layers)] == [1, 3, 0]
+    assert [layer.open for layer in carry_open(layers)] == [1, 3, 0]
     assert [layer.index for layer in layers] == [0, -3, 0]
     assert "index -3" in layers[1].line
 

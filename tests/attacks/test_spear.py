@@ -19,7 +19,7 @@ from leakgauge.analytic.relu_layer import (
     factorize,
     factors_of,
     from_patterns,
-    inverted,
+    invert,
     relu_entry,
 )
 from leakgauge.analytic.sparse_directions import (
@@ -305,8 +305,8 @@ def test_hopeless_noise_ends_the_search_early(observe: Observe) -> None:
 def test_directions_that_coincide_end_nothing() -> None:
     """Under noise a search may find one direction twice. Then the matrix of directions has no inverse."""
     twice = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
-    assert torch.isfinite(inverted(twice)).all()
-    assert torch.equal(inverted(2 * torch.eye(3)), 0.5 * torch.eye(3))
+    assert torch.isfinite(invert(twice)).all()
+    assert torch.equal(invert(2 * torch.eye(3)), 0.5 * torch.eye(3))
 
 
 @pytest.mark.parametrize("seed", range(6))

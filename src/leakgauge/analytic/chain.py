@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from leakgauge.analytic.inverses import applied, inverse, undone
+from leakgauge.analytic.inverses import apply_modules, inverse, invert_modules
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import Domain, Inapplicable, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, single, spread
@@ -61,8 +61,8 @@ class ChainLayer:
 
     def activate(self, z: Tensor) -> Tensor:
         """Return the input of the next layer `(*pooled)`, from the output z `(*output)`."""
-        z = applied(self.after, z)
-        return z if self.pool is None else applied((self.pool, *self.then), z)
+        z = apply_modules(self.after, z)
+        return z if self.pool is None else apply_modules((self.pool, *self.then), z)
 
     def back(self, delta: Tensor) -> Tensor:
         """Return the gradient at the layer's input `(*shape)`, from the gradient at its output `(*output)`."""
@@ -77,7 +77,7 @@ class ChainLayer:
             h: `(*output)`, the result of the functions in `after`.
             noise: Least error of h, relative to its largest entry.
         """
-        return undone(self.after, h, noise=noise)
+        return invert_modules(self.after, h, noise=noise)
 
 
 @dataclass(frozen=True)

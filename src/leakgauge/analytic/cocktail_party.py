@@ -26,7 +26,12 @@ from torch import Tensor
 from leakgauge.analytic.explanation import explain
 from leakgauge.analytic.independence import whitening
 from leakgauge.analytic.mixtures import Mixture
-from leakgauge.analytic.silence import credited, independent, sampled, vanishing
+from leakgauge.analytic.silence import (
+    credit_directions,
+    independent_directions,
+    sample_directions,
+    vanishing_direction,
+)
 from leakgauge.analytic.tail import Tail
 
 PROVEN = 1e-2
@@ -104,24 +109,26 @@ def unmix(
     count = len(mixture.strength)
     known = torch.zeros(count, 0, dtype=torch.float64)
     guess, starts = components(mixture, unmixer, known, generator)
-    best = explained(mixture, unmixer, guess, 0)
+    best = explain_guesses(mixture, unmixer, guess, 0)
     if tell is not None:
         tell(best)
     confirmed, idle = 0, 0
     for _ in range(rounds):
         depth = unmixer.tail.depth(unmixer.plausible(inputs_of(guess[known.shape[1] :])))
-        found = [vanishing(mixture, s, d) for s, d in zip(starts.T, depth, strict=True)]
+        found = [vanishing_direction(mixture, s, d) for s, d in zip(starts.T, depth, strict=True)]
         silents = [one for one in found if one is not None]
         if count <= FEW:
             outputs = unmixer.tail.responses(mixture.signals)
-            silents = credited(mixture, silents + sampled(mixture, generator), outputs)
-        known = independent(silents, known)
+            silents = credit_directions(
+                mixture, silents + sample_directions(mixture, generator), outputs
+            )
+        known = independent_directions(silents, known)
         whole = known.shape[1] == count
         if whole:
-            known, sources = repaired(mixture, unmixer, known)
+            known, sources = repair(mixture, unmixer, known)
         else:
             guess, starts = components(mixture, unmixer, known, generator)
-            sources = explained(mixture, unmixer, guess, known.shape[1])
+            sources = explain_guesses(mixture, unmixer, guess, known.shape[1])
         best = min(best, sources, key=lambda one: one.left_over)
         idle = 0 if known.shape[1] > confirmed else idle + 1
         if (whole and bool(sources.proven.all())) or idle == PATIENCE:
@@ -137,20 +144,20 @@ def unmix(
     return best
 
 
-def repaired(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> tuple[Tensor, Sources]:
+def repair(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> tuple[Tensor, Sources]:
     """Return a direction for each example (n, n), and the sources, after replacing wrong directions.
 
     A wrong direction spoils the inputs of all examples but its own, which follows from the other
     directions. The model gives the delta of a right input, and so the right direction. Replacing
     ends if it no longer explains more.
     """
-    sources = separated(mixture, unmixer, known)
+    sources = separate(mixture, unmixer, known)
     while not bool(sources.proven.all()):
         right, causing = caused_directions(mixture, unmixer.tail, sources.features)
         better = torch.where(causing, right, known)
         if float(torch.linalg.svdvals(better)[-1]) < SINGULAR:
             break
-        improved = separated(mixture, unmixer, better)
+        improved = separate(mixture, unmixer, better)
         if improved.left_over >= sources.left_over:
             break
         known, sources = better, improved
@@ -177,10 +184,10 @@ def caused_directions(mixture: Mixture, tail: Tail, features: Tensor) -> tuple[T
     return directions, best.misfit <= PROVEN
 
 
-def separated(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
+def separate(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
     """Return the examples that follow from one direction for each (n, n)."""
     guess = torch.linalg.solve(known, mixture.signals)
-    return explained(mixture, unmixer, guess, known.shape[1])
+    return explain_guesses(mixture, unmixer, guess, known.shape[1])
 
 
 def components(
@@ -223,7 +230,7 @@ def inputs_of(guess: Tensor) -> Tensor:
     return guess[:, :-1] / scale
 
 
-def explained(mixture: Mixture, unmixer: Unmixer, guess: Tensor, exact: int) -> Sources:
+def explain_guesses(mixture: Mixture, unmixer: Unmixer, guess: Tensor, exact: int) -> Sources:
     """Return each estimate with the label that explains it best, and how well all explain the gradient."""
     features = unmixer.plausible(inputs_of(guess))
     ones = torch.ones(len(features), 1, dtype=torch.float64)
@@ -236,7 +243,7 @@ def explained(mixture: Mixture, unmixer: Unmixer, guess: Tensor, exact: int) -> 
     return Sources(features, best.labels, best.misfit, left_over, exact)
 
 
-def completed(sources: Sources, batch: int, blank: Tensor) -> Sources:
+def complete(sources: Sources, batch: int, blank: Tensor) -> Sources:
     """Return the sources of the whole batch.
 
     An example that was not unmixed gets the features `blank` (F,), the label -1 and an infinite

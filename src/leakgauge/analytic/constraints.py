@@ -82,12 +82,12 @@ class System:
         """
         channels, places = self.weight.shape[1:]
         kernel = dweight.reshape(*dweight.shape[:2], -1)  # a linear layer has one place
-        told = self.left.T @ kernel.permute(0, 2, 1).reshape(-1, channels)
-        right = torch.zeros((channels, places), dtype=told.dtype)
-        right[:, : len(told)] = told.T
+        products = self.left.T @ kernel.permute(0, 2, 1).reshape(-1, channels)
+        right = torch.zeros((channels, places), dtype=products.dtype)
+        right[:, : len(products)] = products.T
         diagonal = self.values.repeat(channels)
         known = z[self.known] if len(self.weight) else z.new_zeros(0)
-        first, second = (float(told.norm()), float(known.norm())) if balanced else (1.0, 1.0)
+        first, second = (float(products.norm()), float(known.norm())) if balanced else (1.0, 1.0)
         diagonal, right = diagonal / (first or 1.0), right.flatten() / (first or 1.0)
         rows, known = self.weight.flatten(1) / (second or 1.0), known / (second or 1.0)
         # The rows noise x = 0 keep directions near 0 that neither group determines beyond the

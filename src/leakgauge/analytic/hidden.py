@@ -10,7 +10,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.cocktail_party import Unmixer, completed, unmix
+from leakgauge.analytic.cocktail_party import Unmixer, complete, unmix
 from leakgauge.analytic.independence import fixed_point
 from leakgauge.analytic.last_layer import HeadGradient, readable, unmixed
 from leakgauge.analytic.linear import first_linear, rank_one
@@ -168,7 +168,7 @@ def by_unmixing(
         shared, unmixer, generator, rounds=rounds, tell=lambda _: tell(next(done) / (rounds + 1))
     )
     blank = torch.zeros(probes.shape[1], dtype=torch.float64)
-    sources = completed(sources, observation.batch_size, blank)
+    sources = complete(sources, observation.batch_size, blank)
     source = (
         f"Cocktail Party Attack on {found.name!r}, {int(sources.proven.sum())} of "
         f"{observation.batch_size} confirmed by the model"

@@ -19,14 +19,14 @@ GAP = 10.0
 Inverse = Callable[[Any, Tensor], Tensor]
 
 
-def applied(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
+def apply_modules(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
     """Return z of one example after modules that expect a batch."""
     for module in modules:
         z = module(z.unsqueeze(0))[0]
     return z
 
 
-def undone(
+def invert_modules(
     modules: tuple[nn.Module, ...], h: Tensor, *, noise: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return z, which entries of z are known, and the slope dh/dz, each in the shape of h.
@@ -53,7 +53,7 @@ def undone(
                 raise TypeError(f"{type(module).__name__} has no known inverse")
             z = undo(module, z)
     point = torch.where(known, z, -torch.ones_like(z)).requires_grad_()
-    (slope,) = torch.autograd.grad(applied(modules, point).sum(), [point])
+    (slope,) = torch.autograd.grad(apply_modules(modules, point).sum(), [point])
     return z, known, torch.where(known, slope, 0)
 
 
@@ -95,8 +95,8 @@ def _softplus(module: nn.Softplus, h: Tensor) -> Tensor:
 def _batch_norm(module: nn.Module, h: Tensor) -> Tensor:
     with torch.no_grad():
         zero, one = (module(torch.full_like(h, value).unsqueeze(0))[0] for value in (0.0, 1.0))
-    undone: Tensor = (h - zero) / (one - zero)
-    return undone
+    found: Tensor = (h - zero) / (one - zero)
+    return found
 
 
 _INVERSES: dict[type[nn.Module], Inverse] = {

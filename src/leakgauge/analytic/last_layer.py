@@ -44,11 +44,11 @@ def readable(observation: Observation) -> HeadGradient | Inapplicable:
     found = last_layer(observation)
     if isinstance(found, Inapplicable):
         return found
-    reason = indistinct(found)
+    reason = why_indistinct(found)
     return found if reason is None else Inapplicable(reason)
 
 
-def indistinct(head: HeadGradient) -> str | None:
+def why_indistinct(head: HeadGradient) -> str | None:
     """Return why the head's gradient does not separate the examples, in one line, or None if it does."""
     layer, link = head.layer, head.link
     if layer.dbias is not None and not bool(layer.dbias.any()):
@@ -155,7 +155,7 @@ def unit_of(link: LossLink, batch: int) -> float:
     return link.scale * (batch if link.reduction.divisors is None else 1)
 
 
-def units(layer: Layer, shared: Tensor) -> float:
+def unit_ratio(layer: Layer, shared: Tensor) -> float:
     """Return the factor from the shared gradient `shared` to the layer's gradient.
 
     It combines the scales of the loss and of the logits.
@@ -169,7 +169,7 @@ def known_noise(observation: Observation, layer: Layer, shared: Tensor) -> Blur 
     `shared` is the gradient of the layer's weight, as the client shared it.
     """
     noise = observation.noise
-    return None if noise is None else Blur(sigma=noise.std * units(layer, shared))
+    return None if noise is None else Blur(sigma=noise.std * unit_ratio(layer, shared))
 
 
 def rounding(shared: Tensor) -> Blur:

@@ -159,5 +159,5 @@ def _meets(loss: Loss, link: LossLink, label: int) -> bool:
     point = link.temperature * torch.linspace(-1, 1, len(link.targets), dtype=torch.float64)
     slope = slopes(loss, point.unsqueeze(0), [label])
     size = link.scale * float(link.weights[label])
-    told = size * (link.value(point / link.temperature) - link.targets[label])
-    return slope is not None and torch.allclose(slope[0], told, rtol=1e-5, atol=1e-6 * size)
+    predicted = size * (link.value(point / link.temperature) - link.targets[label])
+    return slope is not None and torch.allclose(slope[0], predicted, rtol=1e-5, atol=1e-6 * size)

@@ -87,11 +87,11 @@ class Estimate:
 def estimate(view: View, victim: int) -> Estimate:
     """Return the victim's model and step in the round that the view determines best, in float64."""
     nodes = len(view.mixing)
-    models, messages = unrolled(view.mixing, view.start + len(view.heard))
-    seen, right = told(view, models, messages)
-    noise = floor(view)
-    prior = likeliest(nodes, seen, right, noise)
-    gain, covariance = explained(prior, seen, noise)
+    models, messages = unroll(view.mixing, view.start + len(view.heard))
+    seen, right = equations(view, models, messages)
+    noise = rounding_variance(view)
+    prior = likeliest_prior(nodes, seen, right, noise)
+    gain, covariance = posterior(prior, seen, noise)
     open_share = covariance.diagonal()[victim::nodes].clamp(0, 1).sqrt()
     best = int(open_share.argmin())
     model = models[best, victim] @ gain @ right
@@ -99,7 +99,7 @@ def estimate(view: View, victim: int) -> Estimate:
     return Estimate(view.initial.double() + model, step, best, float(open_share[best]))
 
 
-def unrolled(mixing: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+def unroll(mixing: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
     """Return the models and messages of all rounds as matrices of all steps, (T, N, T * N) each, in order of rounds."""
     nodes = len(mixing)
     steps = torch.eye(rounds * nodes, dtype=torch.float64).view(rounds, nodes, -1)
@@ -110,7 +110,7 @@ def unrolled(mixing: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
     return torch.stack(models[:-1]), torch.stack(messages)
 
 
-def told(view: View, models: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
+def equations(view: View, models: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
     """Return the matrix (R, T * N) and right sides (R, d) of the equations for all that was heard."""
     rows = [
         models[view.start :, view.own],
@@ -125,7 +125,7 @@ def told(view: View, models: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
     return matrix[kept], right[kept]
 
 
-def likeliest(nodes: int, seen: Tensor, right: Tensor, noise: float) -> Tensor:
+def likeliest_prior(nodes: int, seen: Tensor, right: Tensor, noise: float) -> Tensor:
     """Return the prior covariance of all steps, up to scale, under which the right sides are likeliest."""
     gram = right @ right.T / right.shape[1]
     best, chosen = -torch.inf, torch.empty(0)
@@ -149,7 +149,7 @@ def covariance_of(persistence: float, likeness: float, rounds: int, nodes: int) 
     return torch.kron(over_rounds, between)
 
 
-def explained(prior: Tensor, seen: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+def posterior(prior: Tensor, seen: Tensor, noise: float) -> tuple[Tensor, Tensor]:
     """Return the posterior mean as a matrix (U, R) of the right sides, and the posterior covariance (U, U)."""
     cross = prior @ seen.T
     spread = seen @ cross + noise * torch.eye(len(seen), dtype=torch.float64)
@@ -157,7 +157,7 @@ def explained(prior: Tensor, seen: Tensor, noise: float) -> tuple[Tensor, Tensor
     return gain, prior - gain @ cross.T
 
 
-def floor(view: View) -> float:
+def rounding_variance(view: View) -> float:
     """Return the variance of rounding in the messages, in units of the steps' variance, at most about 1.
 
     The listener's own steps estimate the variance of all.

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from leakgauge.analytic.chain import Chain, ChainLayer
 from leakgauge.analytic.constraints import RANK, gradient_matrix, places_of
-from leakgauge.analytic.inverses import applied, undone
+from leakgauge.analytic.inverses import apply_modules, invert_modules
 from leakgauge.core import Inapplicable
 
 ROUNDS = 20
@@ -59,7 +59,7 @@ class Known:
     misfit: float = 0.0
 
 
-def peeled(
+def peel(
     chain: Chain, known: Known, dweight: Tensor, rough: Tensor | None, *, noise: float
 ) -> Known | Inapplicable:
     """Return the known values of the layer before, or the reason why they cannot be solved for.
@@ -85,8 +85,8 @@ def peeled(
         floor = least_of(chain, known.place - 1)
         size = sizes(layer, after, back, noise=noise)
         search = _Placing(layer, layer.pool, dweight, size, floor)
-        delta = search.run(*_seen(chain, known.place - 1, rough))
-    return _solved(layer, known.place - 1, delta, dweight)
+        delta = search.run(*_values_of_image(chain, known.place - 1, rough))
+    return _solve(layer, known.place - 1, delta, dweight)
 
 
 def least_of(chain: Chain, place: int) -> float:
@@ -107,12 +107,12 @@ def sizes(layer: ChainLayer, after: Tensor, back: Tensor, *, noise: float) -> Te
         back: dL/d(after).
         noise: Relative rounding error of the update.
     """
-    z, _, slope = undone(layer.then, after, noise=noise)
-    _, known, steep = undone(layer.after, z, noise=noise)
+    z, _, slope = invert_modules(layer.then, after, noise=noise)
+    _, known, steep = invert_modules(layer.after, z, noise=noise)
     return torch.where(known, back * slope * steep, 0).flatten(1)
 
 
-def _seen(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, Tensor]:
+def _values_of_image(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, Tensor]:
     """Return the input `(*shape)` of layer `place` and its activation `(*output)` before any pool, for an image."""
     with torch.no_grad():
         x = chain.enter(rough)[0]
@@ -120,10 +120,10 @@ def _seen(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, Tensor]:
             x = layer.activate(layer.module(x.reshape(1, *layer.shape))[0])
         layer = chain.layers[place]
         x = x.reshape(layer.shape)
-        return x, applied(layer.after, layer.module(x.unsqueeze(0))[0])
+        return x, apply_modules(layer.after, layer.module(x.unsqueeze(0))[0])
 
 
-def _solved(layer: ChainLayer, place: int, delta: Tensor, dweight: Tensor) -> Known | Inapplicable:
+def _solve(layer: ChainLayer, place: int, delta: Tensor, dweight: Tensor) -> Known | Inapplicable:
     """Return the input that follows from delta and the weight's gradient, or the reason why it is not unique."""
     assert isinstance(layer.module, nn.Conv2d)
     matrix = gradient_matrix(delta.flatten(1), places_of(layer.module, layer), _plane(layer))
@@ -169,7 +169,7 @@ class _Placing:
                 best, least = chosen, total
             weights = 1 / (misfits + 0.3 * misfits.median().clamp_min(1e-12))
             weights = weights / weights.max()
-        return self.placed(best).reshape(self.layer.output)
+        return self.place_entries(best).reshape(self.layer.output)
 
     def highest(self, activated: Tensor) -> Tensor:
         """Return the place (O, windows) of each window's greatest value."""
@@ -180,14 +180,14 @@ class _Placing:
         highest = scores.masked_fill(self.windows < 0, -torch.inf).argmax(2)
         return self.windows[torch.arange(len(self.windows)), highest]
 
-    def placed(self, chosen: Tensor) -> Tensor:
+    def place_entries(self, chosen: Tensor) -> Tensor:
         """Return delta (O, L) with its entries at these places (O, windows)."""
         count = self.layer.output[1] * self.layer.output[2]
         return self.size.new_zeros(len(chosen), count).scatter_add_(1, chosen, self.size)
 
     def input(self, chosen: Tensor, plane: Tensor, weights: Tensor, pull: float) -> Tensor:
         """Return the input (P, C) by weighted least squares, held near `plane` with weight `pull` relative to K'K."""
-        matrix = gradient_matrix(self.placed(chosen), self.sees, _plane(self.layer))
+        matrix = gradient_matrix(self.place_entries(chosen), self.sees, _plane(self.layer))
         heavy = weights.repeat_interleave(self.sees.shape[1])[:, None]
         matrix, right = matrix * heavy, self.right * heavy
         gram = matrix.T @ matrix
@@ -199,30 +199,34 @@ class _Placing:
         """Return better places (O, windows) for the input x (C, P), and each channel's relative misfit (O,)."""
         padded = torch.cat([x, x.new_zeros(len(x), 1)], 1)
         view = padded[:, self.sees].permute(0, 2, 1).flatten(0, 1)  # (C k, L)
-        gram, told = view.T @ view, self.rows @ view
+        gram, products = view.T @ view, self.rows @ view
         # There are two starts: the current places, and the places of the least-squares delta.
         scale = 1e-9 * float(gram.trace()) / len(gram)
         ridge = torch.eye(len(gram), dtype=gram.dtype) * scale
-        free = torch.linalg.solve(gram + ridge, told.T).T
-        both = [self.swept(start, gram, told) for start in (chosen, self.likeliest(free))]
+        free = torch.linalg.solve(gram + ridge, products.T).T
+        both = [
+            self.sweep(start, gram, products) for start in (chosen, self.likeliest_places(free))
+        ]
         norms = self.rows.norm(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
-        misfits = torch.stack([(self.placed(c) @ view.T - self.rows).norm(dim=1) for c in both])
+        misfits = torch.stack(
+            [(self.place_entries(c) @ view.T - self.rows).norm(dim=1) for c in both]
+        )
         least, which = (misfits / norms).min(0)
         return torch.stack(both)[which, torch.arange(len(chosen))], least
 
-    def likeliest(self, free: Tensor) -> Tensor:
+    def likeliest_places(self, free: Tensor) -> Tensor:
         """Return the place (O, windows) in each window that best matches `free` (O, L), delta without windows."""
         return self.first(self.size[:, :, None] * free[:, self.windows.clamp_min(0)])
 
-    def swept(self, chosen: Tensor, gram: Tensor, told: Tensor) -> Tensor:
+    def sweep(self, chosen: Tensor, gram: Tensor, products: Tensor) -> Tensor:
         """Return places (O, windows), after placing each window again, given the others, SWEEPS times."""
-        chosen, delta = chosen.clone(), self.placed(chosen)
+        chosen, delta = chosen.clone(), self.place_entries(chosen)
         every = torch.arange(len(chosen))
         for _ in range(SWEEPS):
             for w, window in enumerate(self.windows):
                 inside, size = window[window >= 0], self.size[:, w]
                 delta[every, chosen[:, w]] -= size
-                left = told[:, inside] - delta @ gram[:, inside]
+                left = products[:, inside] - delta @ gram[:, inside]
                 gain = 2 * size[:, None] * left - size[:, None] ** 2 * gram.diagonal()[inside]
                 chosen[:, w] = inside[gain.argmax(1)]
                 delta[every, chosen[:, w]] += size

@@ -84,17 +84,17 @@ def rank_index(
     found = []
     for layer, (delta, follows) in zip(chain.layers, _deltas(chain, unit, generator), strict=True):
         _, known, _ = layer.deactivate(follows)
-        found.append(measured(layer.name, layer.shape, system_of(layer, delta, known)))
-    return carried(found)
+        found.append(measure_rank(layer.name, layer.shape, system_of(layer, delta, known)))
+    return carry_open(found)
 
 
-def measured(name: str, shape: Sequence[int], system: System) -> LayerRank:
+def measure_rank(name: str, shape: Sequence[int], system: System) -> LayerRank:
     """Return the ranks of one layer's equations. `shape` is that of its input."""
     rows, unknowns = int(system.known.sum()), torch.Size(shape).numel()
     return LayerRank(name, unknowns, rows, system.gradient_rank, system.rank())
 
 
-def carried(layers: Sequence[LayerRank]) -> tuple[LayerRank, ...]:
+def carry_open(layers: Sequence[LayerRank]) -> tuple[LayerRank, ...]:
     """Return the layers, from input to output, with the open unknowns at each."""
     left, found = 0, []
     for layer in reversed(layers):

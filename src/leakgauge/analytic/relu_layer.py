@@ -171,13 +171,15 @@ def factorize(
         return Inapplicable(
             "the outputs of the layer above the noise do not tell all examples apart"
         )
-    return prepared(rows[heard], right, scale[heard], live[heard], layer[heard])
+    return prepare_factors(rows[heard], right, scale[heard], live[heard], layer[heard])
 
 
-def prepared(rows: Tensor, right: Tensor, scale: Tensor, live: Tensor, layer: Tensor) -> Factors:
+def prepare_factors(
+    rows: Tensor, right: Tensor, scale: Tensor, live: Tensor, layer: Tensor
+) -> Factors:
     """Return the factors of G = scale rows right, where `rows` has noise 1 on each entry."""
     batch = rows.shape[1]
-    basis = isotropic(rows / rows.norm(dim=1, keepdim=True))
+    basis = isotropic_basis(rows / rows.norm(dim=1, keepdim=True))
     turned = rows @ basis
     rho = math.sqrt(batch) / turned.norm(dim=1)
     seen = torch.linalg.solve(basis, right)
@@ -235,7 +237,7 @@ def noise_sizes(
     return (noise * scale * size).maximum(least), spread / size
 
 
-def isotropic(rows: Tensor) -> Tensor:
+def isotropic_basis(rows: Tensor) -> Tensor:
     """Return a basis (B, B) in which normalized rows (m, B) vary about equally in all directions.
 
     It is Tyler's scatter estimate (1987), combined with the plain scatter of the rows. Tyler's
@@ -259,13 +261,13 @@ def patterns(factors: Factors, directions: Tensor) -> tuple[Tensor, Tensor]:
 
     Each p is scaled so that its h ends in 1.
     """
-    inverse = inverted(directions.T)
+    inverse = invert(directions.T)
     # The last entry of h fixes the scale and the sign of each direction.
     inverse = inverse / (inverse @ factors.last).unsqueeze(1)
     return inverse, (inverse @ factors.layer.T) <= 0
 
 
-def inverted(matrix: Tensor) -> Tensor:
+def invert(matrix: Tensor) -> Tensor:
     """Return the inverse of a matrix (B, B), or its pseudo-inverse if directions coincide, as noise can make them."""
     inverse, failed = torch.linalg.inv_ex(matrix)
     found: Tensor = torch.linalg.pinv(matrix) if bool(failed) else inverse
@@ -294,7 +296,7 @@ def separate(factors: Factors, directions: Tensor, outputs: int) -> tuple[Tensor
     """Return the batch that B directions (B, B) give: inputs (B, F), and their delta (B, outputs)."""
     inverse, _ = patterns(factors, directions)
     features = inverse @ torch.linalg.solve(factors.basis, factors.right)
-    caused = factors.scale * (factors.rows @ factors.basis @ inverted(inverse))
+    caused = factors.scale * (factors.rows @ factors.basis @ invert(inverse))
     delta = torch.zeros((factors.batch, outputs), dtype=torch.float64)
     delta[:, factors.live] = torch.where(factors.zeros(directions), 0.0, caused.T)
     return features[:, :-1], delta

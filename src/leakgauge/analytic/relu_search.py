@@ -158,7 +158,7 @@ def repair(factors: Factors, found: Tensor, belief: Belief) -> tuple[Tensor, flo
     agreed = consistency(factors, found)
     while agreed < belief.agreed:
         other = from_patterns(factors, patterns(factors, found)[1])
-        swapped = [replaced(found, j, other[j]) for j in range(len(found))]
+        swapped = [replace_direction(found, j, other[j]) for j in range(len(found))]
         scores = [consistency(factors, directions) for directions in swapped]
         j = max(range(len(found)), key=scores.__getitem__)
         if scores[j] <= agreed:
@@ -167,7 +167,7 @@ def repair(factors: Factors, found: Tensor, belief: Belief) -> tuple[Tensor, flo
     return found, agreed
 
 
-def replaced(found: Tensor, j: int, direction: Tensor) -> Tensor:
+def replace_direction(found: Tensor, j: int, direction: Tensor) -> Tensor:
     """Return `found` (B, B) with another direction (B,) at index j."""
     return torch.cat([found[:j], direction.unsqueeze(0), found[j + 1 :]])
 

@@ -58,7 +58,7 @@ class Silent:
     Args:
         direction: p (n,), of unit norm.
         fraction: Fraction of the outputs believed inactive that vanish in it.
-        credit: From 0 to 1.01, and 0 unless `credited` compared the direction with the layer.
+        credit: From 0 to 1.01, and 0 unless `credit_directions` compared the direction with the layer.
     """
 
     direction: Tensor
@@ -66,7 +66,7 @@ class Silent:
     credit: float = 0.0
 
 
-def vanishing(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
+def vanishing_direction(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
     """Return the direction near `start` in which the outputs with positive depth vanish, or None if too few do.
 
     Args:
@@ -91,14 +91,14 @@ def vanishing(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
             return Silent(exact, float(quiet.double().mean()))
         scale = SHRINK * min(scale, float(loud.median()))
         floor = max(scale, blur)
-        direction = anchored(left, trust.square() / (loud.square() + floor**2), start)
+        direction = anchored_direction(left, trust.square() / (loud.square() + floor**2), start)
     return None
 
 
-def sampled(mixture: Mixture, generator: torch.Generator) -> list[Silent]:
+def sample_directions(mixture: Mixture, generator: torch.Generator) -> list[Silent]:
     """Return directions in which many outputs vanish, from outputs drawn at random. Fractions are of all outputs."""
     count = mixture.left.shape[1]
-    left = mixture.left[heard(mixture)]
+    left = mixture.left[above_noise(mixture)]
     if len(left) <= count:
         return []
     found: list[Silent] = []
@@ -116,14 +116,14 @@ def sampled(mixture: Mixture, generator: torch.Generator) -> list[Silent]:
     return found
 
 
-def heard(mixture: Mixture) -> Tensor:
+def above_noise(mixture: Mixture) -> Tensor:
     """Return which outputs (O,) have a gradient above the noise."""
     floor = mixture.noise * float((1 / mixture.strength).norm())
     outputs: Tensor = mixture.left.norm(dim=1) > QUIET * floor
     return outputs
 
 
-def credited(mixture: Mixture, found: list[Silent], layer: Tensor) -> list[Silent]:
+def credit_directions(mixture: Mixture, found: list[Silent], layer: Tensor) -> list[Silent]:
     """Return the credible directions with their credit, or all of them if none is credible.
 
     The credit is the fraction of outputs that the layer can sort as the direction does. The outputs
@@ -137,7 +137,7 @@ def credited(mixture: Mixture, found: list[Silent], layer: Tensor) -> list[Silen
         layer: (O, n), map from an input's coordinates among the mixture's signals to the layer's
             outputs.
     """
-    rows = heard(mixture)
+    rows = above_noise(mixture)
     if not found or int(rows.sum()) <= mixture.left.shape[1]:
         return found
     directions = torch.stack([silent.direction for silent in found], dim=1)
@@ -169,7 +169,7 @@ def distinct(left: Tensor, directions: Tensor, quiet: Tensor, most: int) -> list
     return found
 
 
-def anchored(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:
+def anchored_direction(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:
     """Return the unit p with the least sum_i weight_i (left p)_i^2 for a fixed product with `start`."""
     gram = (left * weight[:, None]).T @ left
     gram.diagonal().add_(1e-13 * float(gram.diagonal().mean()))
@@ -178,7 +178,7 @@ def anchored(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:
     return direction
 
 
-def independent(found: list[Silent], known: Tensor) -> Tensor:
+def independent_directions(found: list[Silent], known: Tensor) -> Tensor:
     """Return `known` (n, k) and the directions found, the most credible first, without those that others span."""
     basis = known
     for silent in sorted(found, key=lambda one: (-one.credit, -one.fraction)):

@@ -311,7 +311,7 @@ def _errors(solution: _Solution, q: Tensor) -> Tensor:
     """
     space, equations = solution.basis, solution.equations
     n, m = solution.fits.points.shape[1:]
-    columns = space.white.columns[:-1] if space.white.layer.told else space.white.columns
+    columns = space.white.columns[:-1] if space.white.layer.has_dbias else space.white.columns
     right = space.right[:, : len(columns)] * columns
     lean = columns.square().sum() * (q / space.values).square().sum(1)
     if n > space.rank:

@@ -112,12 +112,12 @@ def descend(
             square = (found @ unit.T).square()
             weights = 1 / (square + width**2 + factors.noise(found).square())
             if planes is not None:
-                weights = weights * below(square * weights - 0.5, planes)
+                weights = weights * probability_below(square * weights - 0.5, planes)
         found = solve(products.weighted(weights), found)
     return found
 
 
-def below(pattern: Tensor, planes: Tensor) -> Tensor:
+def probability_below(pattern: Tensor, planes: Tensor) -> Tensor:
     """Return how likely each output (N, m) is below zero, from a pattern that is high where it seems above."""
     value = pattern @ planes @ planes.T
     return torch.sigmoid(-GAIN * value / value.std(dim=1, keepdim=True))
@@ -154,7 +154,7 @@ class Allowed:
         mixed = mixed * (mixed @ (self.back @ factors.last)).sign().unsqueeze(1)
         return (
             normalize(randn(generator, count, factors.batch), dim=1),
-            below(mixed @ self.planes.T, self.planes),
+            probability_below(mixed @ self.planes.T, self.planes),
         )
 
 

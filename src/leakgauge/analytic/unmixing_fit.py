@@ -82,7 +82,7 @@ class Equations:
     def __init__(self, basis: Basis, stage: Stage) -> None:
         self.basis, self.stage = basis, stage
         unit = basis.unit
-        if basis.white.layer.told:
+        if basis.white.layer.has_dbias:
             self.origin = unit / unit.square().sum()
             self.free = torch.linalg.svd(unit.unsqueeze(1))[0][:, 1:]
         else:
@@ -111,7 +111,7 @@ class Equations:
         value = link.value(outputs)
         targets = link.targets[labels]
         delta = (value - targets)[..., basis.rows] / basis.noise
-        wrong = (delta.mT @ q - basis.told) * self.weight
+        wrong = (delta.mT @ q - basis.product) * self.weight
         push = link.push(value, self.slopes, basis.rows) / basis.noise.unsqueeze(1)
         weighed, free = q * self.weight, self.free * self.weight.unsqueeze(1)
         flat = push.permute(0, 2, 1, 3).reshape(starts, len(basis.rows), n * m)
@@ -137,8 +137,8 @@ class Equations:
     def logarithms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return log sum_i p_i minus its known value (S, R), 0 for unclear sums, and its slope (S, R, n m)."""
         basis = self.basis
-        told = (basis.white.sums + targets.sum(1))[:, basis.rows]
-        clear = (told > 10 * basis.noise).double()
+        sums = (basis.white.sums + targets.sum(1))[:, basis.rows]
+        clear = (sums > 10 * basis.noise).double()
         logs = outputs.log_softmax(-1)
         chosen = logs[..., basis.rows]
         total = chosen.logsumexp(1)
@@ -146,7 +146,7 @@ class Equations:
         middle = (logs.exp() @ self.slopes).unsqueeze(-2)
         slope = fraction.unsqueeze(-1) * (self.slopes[basis.rows] - middle)
         slope = slope.permute(0, 2, 1, 3).flatten(2) * clear.unsqueeze(-1)
-        return (total - told.clamp_min(1e-300).log()) * clear, slope
+        return (total - sums.clamp_min(1e-300).log()) * clear, slope
 
     def descend(self, q: Tensor, labels: Tensor, steps: int, *, halve: int = 0) -> Fits:
         """Return the fits after damped steps from q (S, n, K).

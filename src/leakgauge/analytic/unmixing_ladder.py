@@ -79,7 +79,7 @@ def climb(white: White, counts: Tensor | None, generator: torch.Generator) -> It
     while not last and missed < MISSED:
         floor /= FACTOR
         last = floor < float(white.rows.min()) / FACTOR
-        seen = white if last else blurred(white, floor)
+        seen = white if last else with_floor(white, floor)
         space = basis(seen, seen.rank)
         guesses = [(space.on_constraint(h @ space.right.T), labels) for h, labels in carried]
         rung = _rung(space, guesses, counts, floor, generator)
@@ -95,7 +95,7 @@ def _none() -> Tensor:
     return torch.zeros(0, dtype=torch.long)
 
 
-def blurred(white: White, floor: float) -> White:
+def with_floor(white: White, floor: float) -> White:
     """Return the same gradient with noise of `floor` added to the noise of each entry."""
     rows = (white.rows.square() + floor**2).sqrt()
     _, values, right = torch.linalg.svd(

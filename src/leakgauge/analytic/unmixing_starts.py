@@ -82,8 +82,8 @@ def _second_order(basis: Basis, labels: Tensor) -> tuple[Tensor, Tensor, Tensor,
     design = torch.cat([slope @ kinds, sums]) / basis.noise.unsqueeze(1) * weight
     design = design.flatten(1).T
     size = design.norm(dim=0).clamp_min(1e-300)
-    told = (basis.told * weight).reshape(-1, 1)
-    solved = torch.linalg.lstsq(design / size, told, rcond=1e-9, driver="gelsd").solution
+    product = (basis.product * weight).reshape(-1, 1)
+    solved = torch.linalg.lstsq(design / size, product, rcond=1e-9, driver="gelsd").solution
     solved = solved.squeeze(1) / size
     split = upper.shape[1]
     means = solved[split:].reshape(-1, rank) / sizes.unsqueeze(1)
@@ -113,7 +113,7 @@ def tables(basis: Basis, labels: Tensor, count: int, generator: torch.Generator)
     normal = delta @ delta.mT
     power = normal.diagonal(dim1=1, dim2=2)
     normal = normal + torch.diag_embed(1e-4 * power + 1e-6 * power.amax(1, keepdim=True) + 1e-300)
-    right = delta @ (basis.told - delta.sum(1).unsqueeze(-1) * basis.center)
+    right = delta @ (basis.product - delta.sum(1).unsqueeze(-1) * basis.center)
     return _near(basis, torch.linalg.solve(normal, right))
 
 

@@ -59,7 +59,7 @@ class Layer:
     batch: int
 
     @property
-    def told(self) -> bool:
+    def has_dbias(self) -> bool:
         """Whether the bias's gradient is shared. The last entry of every h is then known to be 1."""
         return self.dbias is not None
 
@@ -115,7 +115,7 @@ class Basis:
     Args:
         white: The divided gradient.
         right: (K, D), the directions.
-        told: M (R, K), for the R classes that enter the fit, divided by the rows' noise.
+        product: M (R, K), for the R classes that enter the fit, divided by the rows' noise.
         logits: (C, K), map from q to the outputs, without the offset.
         unit: (K,), direction with q . unit = 1. Exact if the bias's gradient is shared.
         center: (K,), center of a broad prior of q.
@@ -127,7 +127,7 @@ class Basis:
 
     white: White
     right: Tensor
-    told: Tensor
+    product: Tensor
     logits: Tensor
     unit: Tensor
     center: Tensor
@@ -144,7 +144,7 @@ class Basis:
     def features(self, q: Tensor) -> Tensor:
         """Return features (..., d) of coordinates q (..., K)."""
         h = (q @ self.right) * self.white.columns
-        return h[..., :-1] if self.white.layer.told else h
+        return h[..., :-1] if self.white.layer.has_dbias else h
 
     @property
     def equations(self) -> int:
@@ -185,7 +185,7 @@ def whiten(layer: Layer, link: LossLink, counts: Tensor | None, noise: Blur) -> 
         unit = torch.zeros_like(size)
         unit[-1] = 1
     else:
-        size, unit, sums = guessed_sums(layer, link, whole, counts)
+        size, unit, sums = estimate_sums(layer, link, whole, counts)
     columns = torch.ones_like(size)
     if noise.sigma > 0:
         rows = torch.full_like(sums, layer.batch * noise.sigma / link.scale)
@@ -204,7 +204,7 @@ def whiten(layer: Layer, link: LossLink, counts: Tensor | None, noise: Blur) -> 
     )
 
 
-def guessed_sums(
+def estimate_sums(
     layer: Layer, link: LossLink, whole: Tensor, counts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return column sizes (D,), unit (D,) and sums (C,) without the bias, by assuming features of similar norm.
@@ -225,7 +225,7 @@ def guessed_sums(
 def basis(white: White, rank: int) -> Basis:
     """Return the `rank` strongest directions of the row space."""
     right = white.right[:rank]
-    told = (white.whole / white.rows.unsqueeze(1) / white.columns) @ right.T
+    product = (white.whole / white.rows.unsqueeze(1) / white.columns) @ right.T
     unit = right @ (white.unit * white.columns)
     rows = chosen_rows(white)
     # Features are about as large as their columns. If they are not negative, they also have the
@@ -234,7 +234,7 @@ def basis(white: White, rank: int) -> Basis:
     found = Basis(
         white=white,
         right=right,
-        told=told[rows],
+        product=product[rows],
         logits=(white.weights * white.columns) @ right.T,
         unit=unit,
         center=center,

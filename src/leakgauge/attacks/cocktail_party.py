@@ -11,7 +11,7 @@ from annotated_types import Ge
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from leakgauge.analytic.cocktail_party import Rotate, Sources, Unmixer, completed, unmix
+from leakgauge.analytic.cocktail_party import Rotate, Sources, Unmixer, complete, unmix
 from leakgauge.analytic.independence import NegentropyDescent, fixed_point
 from leakgauge.analytic.linear import LinearEntry, entry, layer_call
 from leakgauge.analytic.mixtures import mixture
@@ -148,7 +148,7 @@ class CocktailParty(BaseAttack):
 
         def finish(sources: Sources) -> Reconstruction:
             blank = unmixer.plausible(torch.zeros(1, shared.signals.shape[1] - 1).double())
-            whole = completed(sources, observation.batch_size, blank[0])
+            whole = complete(sources, observation.batch_size, blank[0])
             return reconstruction(observation, found, whole)
 
         def report_round(sources: Sources) -> None:

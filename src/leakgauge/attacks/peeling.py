@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.peeling import Known, peeled
+from leakgauge.analytic.peeling import Known, peel
 from leakgauge.attacks.recursion import Beginning, Recursion, recursion_of
 from leakgauge.core import (
     BaseAttack,
@@ -226,7 +226,7 @@ class _Peel:
         if layer.pool is not None:
             rough = self.observation.domain.to_unit(self.images[-1].inputs).double().cpu()
         dweight, noise = self.recursion.dweight(layer), self.recursion.rounding(layer)
-        deeper = peeled(self.chain, known, dweight, rough, noise=noise)
+        deeper = peel(self.chain, known, dweight, rough, noise=noise)
         if isinstance(deeper, Inapplicable):
             return deeper
         if deeper.misfit > FITS:

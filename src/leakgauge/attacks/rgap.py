@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leakgauge.analytic.chain import unpooled
 from leakgauge.analytic.constraints import system_of, too_large
-from leakgauge.analytic.rank_index import LayerRank, carried, measured
+from leakgauge.analytic.rank_index import LayerRank, carry_open, measure_rank
 from leakgauge.attacks.recursion import Beginning, Recursion, recursion_of
 from leakgauge.core import (
     CERTIFIED_WITHIN,
@@ -195,8 +195,8 @@ def recurse(
         x = system.solve(found.dweight(layer), z, noise=noise, balanced=balanced).reshape(
             layer.shape
         )
-        ranks.append(measured(layer.name, layer.shape, system))
-    return x, carried(tuple(reversed(ranks)))
+        ranks.append(measure_rank(layer.name, layer.shape, system))
+    return x, carry_open(tuple(reversed(ranks)))
 
 
 def _finish(found: Recursion, start: Beginning, seeds: Seeds, *, balanced: bool) -> _Result:

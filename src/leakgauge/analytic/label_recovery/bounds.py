@@ -21,7 +21,7 @@ from leakgauge.analytic.label_recovery.base import (
 )
 from leakgauge.analytic.label_recovery.ilrg import embeddings, logits_of
 from leakgauge.analytic.label_recovery.stand_ins import features_of, natural
-from leakgauge.analytic.last_layer import known_noise, units
+from leakgauge.analytic.last_layer import known_noise, unit_ratio
 from leakgauge.analytic.loss_link import LossLink
 from leakgauge.core import Inapplicable, Observation, Seeds, unit_shape
 from leakgauge.core.ranges import Count
@@ -139,7 +139,7 @@ def weight_rounding(observation: Observation, head: BiasedHead) -> float:
     step = torch.finfo(observation.update.like.dtype).eps
     largest = float(head.layer.weight.abs().max())
     size = largest * step / abs(training.multiplier(observation.batch_size))
-    return size * units(head.layer, head.shared)
+    return size * unit_ratio(head.layer, head.shared)
 
 
 def proven_counts(layer: BiasedLayer, link: LossLink, *, signed: bool, blur: float = 0.0) -> Tensor:
