@@ -41,7 +41,8 @@ def client(
     """Return a client whose private data are handwritten digits.
 
     Args:
-        model: Any network from images (B, 1, 8, 8) to 10 logits. The default is an MLP with one hidden layer of 32.
+        model: Any network from images (B, 1, 8, 8) to 10 logits. The default is an MLP with one
+            hidden layer of 32 units.
         training: The local training. The default, FedSGD, shares one gradient.
         defense: The client's defense. The default is no defense.
 

@@ -24,7 +24,9 @@ float32. It also covers what second derivatives keep.
 
 
 class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the tensors that are made inside the block. Raise ModelError before one exceeds the limit.
+    """Count the tensors that are made inside the block.
+
+    Raise ModelError before one exceeds the limit.
 
     Args:
         where: What is being built, for the message.

@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 def copied(value: T) -> T:
-    """Return a copy of a module or another object that shares no tensor with it. Functions are not copied.
+    """Return a copy of a module or another object that shares no tensor with it.
 
-    Python cannot copy a tensor that has a graph. A forward pass can leave one on a module, as hooks
-    of weight norm and spectral norm do. The copy gets only the values of that tensor, and its next
-    forward pass computes them anew. Python also cannot copy tensors without storage, such as sparse
-    ones. Torch clones those.
+    Functions are not copied. Python cannot copy a tensor that has a graph. A forward pass can leave
+    one on a module, as hooks of weight norm and spectral norm do. The copy gets only the values of
+    that tensor, and its next forward pass computes them anew. Python also cannot copy tensors
+    without storage, such as sparse ones. Torch clones those.
     """
     return copy.deepcopy(value, {id(left): left.detach().clone() for left in _uncopied(value)})
 
@@ -41,10 +41,10 @@ def _resists_copying(tensor: Tensor) -> bool:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module inside `torch.compile`, DataParallel or DistributedDataParallel, or else `module` itself.
+    """Return the module inside `torch.compile` or a data-parallel wrapper, or else `module` itself.
 
-    The wrapper and the module inside compute the same function. The names of the parameters lose
-    the wrapper's prefix.
+    These wrappers are DataParallel and DistributedDataParallel. The wrapper and the module inside
+    compute the same function. The names of the parameters lose the wrapper's prefix.
     """
     while True:
         inner = getattr(module, "_orig_mod", None)

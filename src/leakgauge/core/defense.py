@@ -45,7 +45,7 @@ class Defense(Protocol):
         ...
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
-        """Return the map that an adaptive adversary applies to a simulated update before it compares it.
+        """Return the map that an adaptive adversary applies to a simulated update before comparing it.
 
         Args:
             observed: The update to which the simulated one is compared.
@@ -85,7 +85,8 @@ class Combined(Defense, Protocol):
 def parts_of(defense: Defense | None) -> tuple[Defense, ...]:
     """Return the parts of a defense in their order.
 
-    A defense that is not a combination is its own single part. Without a defense, the result is empty.
+    A defense that is not a combination is its own single part. Without a defense, the result is
+    empty.
     """
     if defense is None:
         return ()

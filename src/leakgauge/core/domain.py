@@ -48,9 +48,10 @@ class Domain(Protocol):
         ...
 
     def from_unit(self, unit: Tensor) -> Tensor:
-        """Return the values that the model receives for unit coordinates. It is the inverse of `to_unit`.
+        """Return the values that the model receives for unit coordinates.
 
-        The map is differentiable unless the domain's space says otherwise.
+        It is the inverse of `to_unit`. The map is differentiable unless the domain's space says
+        otherwise.
         """
         ...
 
@@ -66,7 +67,7 @@ class Gridded(Protocol):
 
 
 def image_grid(domain: Domain) -> tuple[int, int, int] | None:
-    """Return the shape (C, H, W) of one example of `domain`, or None if its examples are not images.
+    """Return the shape (C, H, W) of an example of `domain`, or None if it is not an image.
 
     All code that reads examples as images calls this function, such as priors on neighboring pixels
     and generators of images.

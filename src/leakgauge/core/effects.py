@@ -210,7 +210,9 @@ class HiddenModel(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class KeptLocal(Effect):
-    """Parameters that a client keeps for itself. It never sends them, and the server never sets them.
+    """Parameters that a client keeps for itself.
+
+    It never sends them, and the server never sets them.
 
     Args:
         names: A function from the names of all trained parameters, in the model's order, to the
@@ -283,7 +285,7 @@ class TransformedExamples(ChangedExamples):
 
 @dataclass(frozen=True, kw_only=True)
 class ErasedPatches(ChangedExamples):
-    """Training on images with squares that are overwritten by one value, at random places in each image.
+    """Training on images in which squares at random places are overwritten by one value.
 
     Args:
         fill: The value, in the data's own units.

@@ -134,8 +134,8 @@ class AttackError(LeakGaugeError):
     """An attack failed on a user's model or loss, or returned an invalid result.
 
     It is raised by `BaseAttack` and `Plan`. `__cause__` holds the exception that ended the attack,
-    if there was one. Correct the attack, the model or the loss that it names. An audit records the failure and goes
-    on.
+    if there was one. Correct the attack, the model or the loss that it names. An audit records the
+    failure and goes on.
     """
 
 

@@ -1,7 +1,7 @@
-"""Packages that came with LeakGauge: its requirements, and theirs in turn, with all installed extras.
+"""Packages that came with LeakGauge: its requirements, and the requirements of those.
 
-Their functions are never a user's own parts. Some of them execute their input, such as joblib.load
-and sympy.sympify.
+All installed extras count. The functions of these packages are never a user's own parts. Some of
+them execute their input, such as joblib.load and sympy.sympify.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOTS = ("leakgauge", "pip", "setuptools", "wheel")
 
 
 def is_ours_or_pythons(root: str) -> bool:
-    """Return whether a top-level module belongs to Python, or to a package that came with LeakGauge.
+    """Return whether a top-level module belongs to Python or came with LeakGauge.
 
     A module of the same name in another place belongs to the user. So does a requirement that is
     installed in editable mode from a folder of the user.

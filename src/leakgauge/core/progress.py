@@ -91,9 +91,10 @@ class StopAttack(Exception):
 
 
 class WatcherError(BaseException):
-    """A progress callback failed. The fault is the caller's, so that no attack and no cell is blamed.
+    """A progress callback failed.
 
-    It is a BaseException, so that it passes all handlers between the callback and the caller.
+    The fault is the caller's, so that no attack and no cell is blamed. It is a BaseException, so
+    that it passes all handlers between the callback and the caller.
 
     Args:
         cause: The exception that the callback raised.
@@ -155,7 +156,9 @@ def within(
     best: Best | None = None,
     objective: Callable[[float | None], float | None] | None = None,
 ) -> Progress:
-    """Return the callback for one part of an attack. It forwards to the callback of the whole attack.
+    """Return the callback for one part of an attack.
+
+    It forwards to the callback of the whole attack.
 
     Args:
         progress: The callback of the whole attack.

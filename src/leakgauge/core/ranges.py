@@ -46,7 +46,7 @@ def check_argument(
 def check_fields(
     part: object, error: type[UserError] = SpecificationError, *, without: Collection[str] = ()
 ) -> None:
-    """Raise `error` if a field of a dataclass is of another kind than its annotation, or out of range.
+    """Raise `error` if a field of a dataclass is of another kind than annotated, or out of range.
 
     In our classes every field is checked. In a user's own class, only fields whose annotation has a
     range are checked.
@@ -71,7 +71,7 @@ def check_made(part: object) -> None:
 
 
 def check_ranges(part: object, error: type[UserError] = SpecificationError) -> None:
-    """Raise `error` if a field of a dataclass, or of one inside it, is of another kind or out of range.
+    """Raise `error` if a field of a dataclass, or of one inside it, is wrong or out of range.
 
     `check_fields` says which fields are checked.
 

@@ -1,4 +1,4 @@
-"""A user's own parts, named as `package.module:name`: import them, inspect them and call them with care.
+"""A user's own parts, named as `package.module:name`: their import, inspection and calls.
 
 To name a module means to run its code. Beyond that, only functions, classes and objects that the
 module itself defines are called. A foreign specification must not be able to call `os:system`
@@ -113,10 +113,11 @@ def foreign(
     remedy: str = "correct the name, or add its folder to PYTHONPATH",
     error: type[UserError] = SpecificationError,
 ) -> Iterator[None]:
-    """Run a user's own code inside the block. Raise `error`, in one line, for any exception of that code.
+    """Run a user's own code inside the block.
 
-    The message says which line of the user's code failed. Errors of LeakGauge and Ctrl-C pass
-    unchanged. SystemExit and every other BaseException do not: a part must not end an audit.
+    Raise `error`, in one line, for any exception of that code. The message says which line of the
+    user's code failed. Errors of LeakGauge and Ctrl-C pass unchanged. SystemExit and every other
+    BaseException do not: a part must not end an audit.
 
     Args:
         where: The part that runs, for the message.

@@ -83,7 +83,9 @@ def checked_update(defense: Defense, given: Any) -> Update:
 def check_shared(
     defense: Defense | None, trained: Update, shared: Update, parameters: Mapping[str, Tensor]
 ) -> None:
-    """Raise UpdateError if a client cannot share an update. The message names the defense if it is to blame.
+    """Raise UpdateError if a client cannot share an update.
+
+    The message names the defense if it is to blame.
 
     Args:
         defense: The defense that made the update, or None if there is none.

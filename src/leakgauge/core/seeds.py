@@ -55,7 +55,7 @@ class Seeds:
 
     @contextmanager
     def isolated(self, name: str) -> Iterator[None]:
-        """Seed the global CPU generator of torch by `name` inside the block, and restore it afterwards.
+        """Seed torch's global CPU generator by `name` inside the block, and restore it afterwards.
 
         It serves foreign code that uses no other generator, such as a user's dropout layer or loss.
         """
@@ -68,7 +68,7 @@ class Seeds:
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Seed every global generator of the CPU by `name` inside the block, and restore all afterwards.
+        """Seed every global CPU generator by `name` inside the block, and restore all afterwards.
 
         It serves a user's own attack, which may draw from torch, NumPy or Python.
         """
@@ -92,9 +92,9 @@ To exchange the generator is faster than to save and restore its state.
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Let the code inside the block draw from the global generators of torch, NumPy and Python on the CPU.
+    """Let the code inside the block draw from global generators without an effect on draws outside.
 
-    Draws outside the block do not change. It costs about 30 microseconds.
+    These are the generators of torch, NumPy and Python on the CPU. It costs about 30 microseconds.
     """
     numbers, python = get_bit_generator(), random.getstate()
     set_bit_generator(SPARE)

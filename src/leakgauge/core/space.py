@@ -1,4 +1,4 @@
-"""Search spaces: relaxed variables in which an adversary searches for examples, and the way back to valid examples.
+"""Search spaces: relaxed variables in which an adversary searches, and the way back to examples.
 
 Examples of several kinds are relaxed as follows:
 
@@ -124,7 +124,9 @@ class Continuous:
 
 
 def check_real(inputs: Tensor, what: str) -> None:
-    """Raise DataError unless inputs are real numbers. Between integers, such as tokens, there are no examples.
+    """Raise DataError unless inputs are real numbers.
+
+    Between integers, such as tokens, there are no examples.
 
     Args:
         inputs: The examples to check.

@@ -77,7 +77,9 @@ def defense_in(source: Source) -> Defense | None:
 
 
 def stated_by(defense: Defense | None) -> tuple[Effect, ...]:
-    """Return all effects that a defense states. A combination that states none has those of its parts.
+    """Return all effects that a defense states.
+
+    A combination that states none has those of its parts.
 
     Raises:
         SpecificationError: `effects` is not a tuple of effects.
@@ -142,9 +144,9 @@ def mean_noise(source: Source, counts: Sequence[int | None]) -> Noise | None:
 
 
 def in_other_units(defense: Defense | None) -> Defense | None:
-    """Return the defense without the parts that have options in the update's units, or None if no part is left.
+    """Return the parts of a defense without options in the update's units, or None if no part is left.
 
-    It describes an update that was scaled.
+    They describe the defense of an update that was scaled, since those options mean nothing there.
     """
     kept = [part for part in parts_of(defense) if effect(part, InUpdateUnits) is None]
     if isinstance(defense, Combined) and kept:

@@ -93,7 +93,9 @@ class Column:
 
 @dataclass(frozen=True)
 class MixedColumns(Continuous):
-    """The search space of rows with integer columns: unit coordinates in which integer columns have steps.
+    """The search space of rows with integer columns.
+
+    These are unit coordinates, and an integer column has steps.
 
     Args:
         coordinates: The table.

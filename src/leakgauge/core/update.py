@@ -74,7 +74,7 @@ class Update(Summarized):
         return sum(t.numel() for t in self.tensors.values())
 
     def check(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raise UpdateError unless the tensors match `parameters` in name and shape, and are finite.
+        """Raise UpdateError unless the tensors fit `parameters` in name and shape, and are finite.
 
         Args:
             parameters: Trainable parameters of the model, by name.

@@ -21,11 +21,11 @@ The update of the true batch leaves 2e-4 if it was coded in float16, and 1.6e-3 
 reconstruction from a bfloat16 update counts as converged.
 """
 CERTIFIED_WITHIN = 1e-4
-"""Largest relative residual of the whole update that counts as certified: the rounding of a float32 update.
+"""Largest relative residual of the whole update that counts as certified.
 
-The true batch in another order, or in float64, leaves up to 1e-7 in networks of few layers. In a
-network of 20 convolutions it leaves 2e-5. An update coded in float16 leaves 2e-4, so that it
-certifies nothing.
+It is the rounding of a float32 update. The true batch in another order, or in float64, leaves up to
+1e-7 in networks of few layers. In a network of 20 convolutions it leaves 2e-5. An update coded in
+float16 leaves 2e-4, so that it certifies nothing.
 """
 
 
@@ -38,7 +38,9 @@ def report_no_signal(observation: Observation) -> Reconstruction:
 def nothing_found(
     observation: Observation, status: Status, message: str, *, cost: Cost | None = None
 ) -> Reconstruction:
-    """Return a reconstruction without any found example. Its inputs are the valid examples nearest to the middle.
+    """Return a reconstruction without any found example.
+
+    Its inputs are the valid examples nearest to the middle.
 
     Args:
         observation: The observation that was attacked.
@@ -75,10 +77,13 @@ def lower_if_unsteady(observation: Observation, found: Reconstruction) -> Recons
 
 
 def unproven_under(defense: Defense | None) -> str | None:
-    """Return why an exact match does not prove the private examples under a defense, or None if it does.
+    """Return why an exact match does not prove the private examples, or None if it does.
 
     A defense of ours states how it changes the examples. A user's own defense may change them at
     any seam.
+
+    Args:
+        defense: The defense under which the update was made, or None.
     """
     if effects_of(defense, ChangedExamples):
         return "the match proves the examples that were trained on, and the defense had changed the private ones before"

@@ -8,7 +8,9 @@ from leakgauge.core.kinds import describe_value
 
 
 def mistake_of(error: ValidationError) -> str:
-    """Return the first mistake of a record in one line: the field, what was expected, and what was found.
+    """Return the first mistake of a record in one line.
+
+    The line names the field, what was expected, and what was found.
 
     Args:
         error: The error that pydantic raised when a record was made.

@@ -34,11 +34,11 @@ class Part(BaseModel):
 
 
 def printable(value: Any) -> Any:
-    """Return text with U+FFFD for each character that no page should show. Return anything else unchanged.
+    """Return text with U+FFFD for each character that no page should show.
 
-    These are lone surrogates, characters that change the direction of writing, and control
-    characters other than newline and tab. A text of more than LONGEST_TEXT characters loses its
-    end.
+    They are lone surrogates, those that change the direction of writing, and control characters
+    other than newline and tab. A text of more than LONGEST_TEXT characters loses its end. A value
+    that is not text is returned unchanged.
     """
     if not isinstance(value, str):
         return value
