@@ -1,4 +1,4 @@
-"""Metrics: closed forms, agreement with scikit-image, and what hostile guesses score."""
+"""Metrics: closed forms, agreement with scikit-image, and the values of hostile reconstructions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from leakgauge.core import DataError
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 MADE = {"iip_pixels", "iip_squeeze", "lpips_squeeze"}
-"""Names that need decoys or weights: tested in test_perceptual.py."""
+"""Metrics that need decoys or weights. They are tested in test_perceptual.py."""
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -87,10 +87,10 @@ def test_ssim_of_small_images_uses_the_largest_odd_window(side: int, window: int
 
 
 def test_ssim_of_tiny_images_is_wangs_formula() -> None:
-    # Constant images: only the luminance term is left.
+    # In constant images only the luminance term remains.
     black, half = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)
     assert metrics.ssim(black, half).item() == pytest.approx(1e-4 / (0.25 + 1e-4))
-    # One window of opposite patterns: equal means, covariance -1/3 and variances 1/3.
+    # Opposite patterns in one window have equal means, covariance -1/3 and variances 1/3.
     pattern = torch.tensor([[[[0.0, 1.0], [1.0, 0.0]]]])
     expected = (-2 / 3 + 9e-4) / (2 / 3 + 9e-4)
     assert metrics.ssim(pattern, 1 - pattern).item() == pytest.approx(expected)
@@ -140,7 +140,7 @@ def test_assign_undoes_a_permutation(order: list[int], seed: int) -> None:
 
 
 def test_assign_is_optimal_not_greedy() -> None:
-    # Truth 0 is closest to guess 0, but taking it leaves truth 1 the far guess.
+    # Original 0 is closest to reconstruction 0, but that choice leaves the far one for original 1.
     truth = torch.tensor([[0.0], [0.4]])
     guess = torch.tensor([[0.1], [-0.9]])
     assert metrics.assign(truth, guess).tolist() == [1, 0]
@@ -217,7 +217,7 @@ def test_mistakes_are_told_in_one_line(call: Callable[[], object], words: str) -
 @pytest.mark.parametrize("name", sorted(set(metrics.CLOSER) - {"label_match"} - MADE))
 @pytest.mark.parametrize("shape", [(1, 9, 9), (5, 9, 12)])
 def test_contract_of_every_metric(name: str, shape: tuple[int, ...]) -> None:
-    """One value an example, finite, float64, and better for an exact copy than for a stranger."""
+    """Each example gets one finite float64 value. An exact copy gets a better one than a stranger."""
     metric: Metric = getattr(metrics, name)
     if name == "ms_ssim":
         shape = (shape[0], metrics.MS_SSIM_SIDE, metrics.MS_SSIM_SIDE)

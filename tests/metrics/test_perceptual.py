@@ -1,4 +1,4 @@
-"""Metrics of image priors: reference values, bounds, and weights that are found, refused or fetched."""
+"""Perceptual metrics: reference values, bounds, and weights that are found, refused or fetched."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 
 def smooth(*shape: int, seed: int = 0) -> Tensor:
-    """Images whose pixels resemble their neighbors."""
+    """Return images whose pixels resemble their neighbors."""
     coarse = rand(*shape[:2], shape[2] // 8 + 1, shape[3] // 8 + 1, seed=seed).double()
     return torch.nn.functional.interpolate(coarse, size=shape[2:], mode="bilinear")
 
@@ -43,7 +43,7 @@ def noisy(images: Tensor, std: float) -> Tensor:
 
 @pytest.fixture(scope="module")
 def random_lpips() -> metrics.LpipsSqueeze:
-    """LPIPS with weights that nobody learned: none negative, as the learned ones."""
+    """Return LPIPS with random weights. None is negative, as in the learned ones."""
     with seeded(3):
         backbone, heads = metrics.SqueezeNet(), metrics.Heads()
     for parameter in heads.parameters():
@@ -53,7 +53,7 @@ def random_lpips() -> metrics.LpipsSqueeze:
 
 @pytest.fixture
 def no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """Nothing to find but what a test puts into this folder."""
+    """Yield the only folder in which weights are searched. It is empty at first."""
     monkeypatch.setenv("LEAKGAUGE_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     weights._loaded.cache_clear()
@@ -63,7 +63,7 @@ def no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 class TestFFT2D:
     def test_of_constant_images_is_the_squared_difference(self) -> None:
-        # All of a constant image is its first coefficient, c sqrt(HW); the others are 0.
+        # A constant image has one coefficient, c sqrt(HW). The others are 0.
         value = metrics.fft2d(torch.full((1, 3, 4, 6), 0.2), torch.full((1, 3, 4, 6), 0.7))
         assert value.item() == pytest.approx(0.25, rel=1e-6)
 
@@ -106,7 +106,7 @@ class TestMultiScale:
 
 
 def reference(x: np.ndarray, y: np.ndarray) -> float:
-    """Wang et al. 2003, equation 7, by convolutions of SciPy."""
+    """Return equation 7 of Wang et al. 2003, computed by SciPy's convolutions."""
     window = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window /= window.sum()
 
@@ -270,7 +270,7 @@ class TestWeights:
     def test_a_download_is_checked_and_kept(
         self, no_files: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """From a file of this machine in the place of the network."""
+        """A local file stands in for the network."""
         published = no_files / "published.pth"
         torch.save({"x": torch.ones(2)}, published)
         right = hashlib.sha256(published.read_bytes()).hexdigest()
@@ -296,7 +296,7 @@ class TestWeights:
 
 
 def put(folder: Path, lpips: metrics.LpipsSqueeze) -> None:
-    """Save weights as their authors' files have them: a classifier beside the features."""
+    """Save weights in the form of the authors' files, with a classifier beside the features."""
     folder.mkdir()
     state = {name: t.contiguous() for name, t in lpips.backbone.state_dict().items()}
     save_file({**state, "classifier.1.bias": torch.zeros(3)}, folder / weights.BACKBONE.name)

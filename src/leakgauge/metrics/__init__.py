@@ -1,10 +1,10 @@
-"""What leaked: per-example values of reconstructions against originals. Sees core only.
+"""Metrics of leakage: one value for each example, from originals and their reconstructions.
 
-Functions take truth and guess in unit coordinates (B, *shape) and return float64 (B,) on the CPU.
-CLOSER says, for each name in a record, which values mean that more has leaked: `iip_pixels` and
-`iip_squeeze` are what `identified` says by error and by SqueezeNet's features, `lpips_squeeze` is a
-`LpipsSqueeze` with its weights. A guess with a NaN or infinite entry is scored as the worst there is;
-no function returns a value that is not finite.
+Functions take originals and reconstructions `(B, *shape)` in unit coordinates, and return float64
+values (B,) on the CPU. All values are finite. A reconstruction with a NaN or infinite entry gets
+the worst value.
+
+Metrics import only `leakgauge.core`.
 """
 
 from leakgauge.metrics.assignment import assign
@@ -38,6 +38,11 @@ CLOSER: dict[str, Closer] = {
     "psnr": "higher",
     "ssim": "higher",
 }
+"""Direction in which a metric leaks more, by its name in a record.
+
+`iip_pixels` and `iip_squeeze` are `identified` by pixel error and by SqueezeNet's features. `lpips_squeeze` is a
+`LpipsSqueeze` with the learned weights.
+"""
 
 __all__ = [
     "BLOCKINESS_CEILING",

@@ -1,4 +1,4 @@
-"""Blocks: whether what was found patch by patch shows at the borders of the patches."""
+"""Blockiness: visible borders of patches that an attack reconstructed one by one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,42 @@ from leakgauge.core import DataError
 from leakgauge.metrics.pairs import usable
 
 BLOCKINESS_CEILING = 1e3
-"""What no image scores more than, and what one that is not finite scores."""
+"""Largest value, and the value of an image that is not finite."""
 
 
 def blockiness(images: Tensor, *, patch: int) -> Tensor:
-    """How much more neighboring pixels differ across patch borders than inside: images (B, C, H, W) to (B,).
+    r"""Compute how much more neighboring pixels differ across patch borders than inside patches.
 
-    The mean absolute difference of neighbors, above one another and side by side, across borders of
-    patches of `patch` pixels a side, over the mean inside patches: 1 where there are no blocks, as in
-    an image without structure or that has no patches, from 0 to BLOCKINESS_CEILING. It compares with
-    no original; one's own blockiness is what to hold it against. Images in unit coordinates, clamped
-    to [0, 1] first. Raises DataError for what are not images, and unless several patches of at least
-    2 pixels a side tile them.
+    .. math::
+
+        \frac{\mathrm{mean}_{(p, q) \text{ across a border}} \; |x_p - x_q|}
+        {\mathrm{mean}_{(p, q) \text{ inside a patch}} \; |x_p - x_q|}
+
+    Here :math:`x_p, x_q` are neighboring pixels, vertically or horizontally. The value is 1 if
+    there are no blocks, also for an image without structure. It is from 0 to `BLOCKINESS_CEILING`,
+    1000. Larger values mean more visible blocks. It needs no original; compare it with the
+    blockiness of the original.
+
+    Args:
+        images: Images (B, C, H, W). They are clamped to [0, 1] first. Images that are not finite
+            get the ceiling.
+        patch: Side of a patch in pixels, at least 2. Several patches must tile the image.
+
+    Returns:
+        The values (B,).
+
+    Raises:
+        DataError: The inputs are no images, or several patches of this size do not tile them.
+
+    References:
+        Ours.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> image = torch.tensor([[0.0, 0.1], [0.2, 0.3]]).repeat_interleave(4, 0).repeat_interleave(4, 1)
+        >>> float(lg.metrics.blockiness(image[None, None], patch=4))
+        1000.0
     """
     _check(images, patch)
     found = torch.full((len(images),), BLOCKINESS_CEILING, dtype=torch.float64)
@@ -39,6 +63,7 @@ def blockiness(images: Tensor, *, patch: int) -> Tensor:
 
 
 def _check(images: Tensor, patch: int) -> None:
+    """Raise DataError unless several patches tile the images."""
     if images.ndim == 4 and len(images):
         height, width = images.shape[2:]
         if patch >= 2 and height % patch == width % patch == 0 and max(height, width) > patch:
@@ -47,5 +72,5 @@ def _check(images: Tensor, patch: int) -> None:
         "metric 'blockiness'",
         expected="images (B, C, H, W) tiled by several patches of at least 2 pixels a side",
         found=f"shape {tuple(images.shape)} and patches of {patch}",
-        remedy="give the side of the model's patches",
+        remedy="set patch to the side of the model's patches in pixels",
     )

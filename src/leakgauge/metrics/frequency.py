@@ -1,4 +1,4 @@
-"""Distance of images by their spectra, as gradient inversion's papers report it (Yin et al. 2021)."""
+"""The distance of two images by their spectra."""
 
 from __future__ import annotations
 
@@ -10,16 +10,40 @@ from leakgauge.metrics.pairs import images
 
 
 def fft2d(truth: Tensor, guess: Tensor) -> Tensor:
-    """FFT2D: mean squared difference of the magnitudes of 2D spectra: (B, C, H, W) twice to (B,).
+    r"""Compute the mean squared difference of the magnitudes of 2D spectra (FFT2D).
 
-    mean over channels and frequencies of (|F x| - |F y|)^2, F the orthonormal discrete transform: in
-    the unit of `mse`, and at most that, as magnitudes do not see where things are (an image that is
-    shifted around its edge scores 0). From 0 to MSE_CEILING, which a guess that is not finite
-    scores. Yin et al. 2021 (GradInversion) report a number of this name and give, as far as we could
-    find, no formula: compare ours with ours alone. Raises DataError as `ssim` does.
+    .. math::
+
+        \frac{1}{C H W} \sum_{c, u, v} \big( |(F x)_{cuv}| - |(F \hat x)_{cuv}| \big)^2
+
+    Here :math:`x` is an original, :math:`\hat x` its reconstruction, and :math:`F` the orthonormal
+    2D Fourier transform of each channel. The value is from 0 to `MSE_CEILING`, and at most the mean
+    squared error. Lower values mean that more has leaked. Magnitudes ignore position: an image that
+    is shifted around its edge gets 0.
+
+    Args:
+        truth: Originals `(B, C, H, W)` in unit coordinates. They must be finite.
+        guess: Reconstructions of the same shape.
+
+    Returns:
+        The values (B,). A reconstruction that is not finite gets the ceiling.
+
+    Raises:
+        DataError: The shapes differ, are not (B, C, H, W), or an original is not finite.
+
+    References:
+        Ours in detail. Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image
+        Batch Recovery via GradInversion. CVPR 2021. arXiv:2104.07586. They report a number of this
+        name. We found no formula, so compare values of LeakGauge only with each other.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> images = lg.examples.batch(1).inputs
+        >>> bool(lg.metrics.fft2d(images, images.roll(2, -1)) < 1e-9)
+        True
     """
     truth, guess = images(truth, guess, "fft2d")
-    # An infinite entry would make a spectrum of NaN; both end at the ceiling.
+    # An infinite entry makes the spectrum NaN, which then becomes the ceiling.
     apart = torch.fft.fft2(truth, norm="ortho").abs() - torch.fft.fft2(guess, norm="ortho").abs()
     means: Tensor = apart.square().flatten(1).mean(1)
     return means.nan_to_num(nan=MSE_CEILING).clamp(max=MSE_CEILING)

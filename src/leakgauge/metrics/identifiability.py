@@ -1,4 +1,4 @@
-"""Image Identifiability Precision (Yin et al. 2021, figure 8): does a guess point at its original?"""
+"""Image Identifiability Precision: whether a reconstruction points at its original."""
 
 from __future__ import annotations
 
@@ -12,19 +12,48 @@ from leakgauge.core import DataError
 from leakgauge.metrics.pairs import finite, pairs, usable
 
 Embedding = Callable[[Tensor], Tensor]
-"""Inputs (N, *shape) to features (N, D)."""
+"""A function from inputs `(N, *shape)` to features (N, D)."""
 
 
 def identified(
     truth: Tensor, guess: Tensor, decoys: Tensor, *, embed: Embedding | None = None
 ) -> Tensor:
-    """1 where the nearest to a guess, among all originals and decoys, is its own: (B, *shape) to (B,).
+    r"""Return 1 for each reconstruction that is closest to its own original, and 0 for each other one.
 
-    The mean over examples is the paper's Image Identifiability Precision; chance is 1 / (B + N) with
-    N decoys (N, *shape), N >= 1, and the more of them the harder. Nearest by squared error, or with
-    `embed` by the cosine of features, as in the paper (its are a ResNet-50's, averaged over places).
-    Copies of the original count as it. A tie, and a guess that is not finite, score 0. Raises
-    DataError for shapes that differ, originals or decoys that are not finite, and no decoys.
+    The reconstruction is compared with all originals and with decoys. The mean over examples is the
+    Image Identifiability Precision. Higher values mean that more has leaked. Chance is 1 / (B + N).
+    More decoys make it harder.
+
+    .. math::
+
+        d(\hat x_i, x_i) < d(\hat x_i, z) \quad \text{for every other original or decoy } z
+
+    Here :math:`\hat x_i` is the reconstruction of the original :math:`x_i`. The distance :math:`d`
+    is the squared error, or the angle between features if `embed` is given. Exact copies of the
+    original count as the original.
+
+    Args:
+        truth: Originals `(B, *shape)` in unit coordinates. They must be finite.
+        guess: Reconstructions of the same shape.
+        decoys: Other examples `(N, *shape)` of the same data, at least one. They must be finite.
+        embed: A function from inputs `(N, *shape)` to features (N, D). The paper uses those of a
+            ResNet-50, averaged over places.
+
+    Returns:
+        The values (B,). A tie, or a reconstruction that is not finite, gets 0.
+
+    Raises:
+        DataError: The shapes differ, there are no decoys, or an original or decoy is not finite.
+
+    References:
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
+        via GradInversion. CVPR 2021, figure 8. arXiv:2104.07586.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> images = lg.examples.batch(8).inputs
+        >>> lg.metrics.identified(images[:2], images[:2] * 0.9, images[2:])
+        tensor([1., 1.], dtype=torch.float64)
     """
     truth, guess = pairs(truth, guess, "identified")
     if len(decoys) == 0 or decoys.shape[1:] != truth.shape[1:]:
@@ -44,10 +73,10 @@ def identified(
 
 
 def _by_error(asked: Tensor, pool: Tensor) -> Tensor:
-    """Mean squared errors, (B, N)."""
+    """Return the mean squared errors (B, N)."""
     return torch.stack([(pool - one).square().flatten(1).mean(1) for one in asked])
 
 
 def _by_angle(asked: Tensor, pool: Tensor) -> Tensor:
-    """One minus cosines of features, (B, N)."""
+    """Return one minus the cosines of features (B, N)."""
     return 1 - functional.normalize(asked.double()) @ functional.normalize(pool.double()).T

@@ -1,4 +1,4 @@
-"""Rules by which an example counts as leaked: conventions, each with its text for a reader."""
+"""Rules that decide whether an example counts as leaked. They are conventions, each with a text for a reader."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Values = Sequence[float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Instead:
-    """Another score that serves where the first one does not reach its floor.
+    """Another metric that can satisfy a rule if the first one does not reach its floor.
 
     Args:
-        metric: its name.
-        floor: the value from which it serves, in the metric's unit.
-        better: which of its values leak more.
+        metric: Name of the metric.
+        floor: Value from which an example counts, in the metric's unit.
+        better: Direction in which the metric leaks more.
     """
 
     metric: str
@@ -29,20 +29,21 @@ class Instead:
 
 @dataclass(frozen=True, kw_only=True)
 class LeakRule:
-    """An example leaked if its score reaches `floor` and is better for the adversary than the blind control's.
+    """A rule: an example leaked if its score reaches `floor` and beats the blind control.
 
-    Whether a higher or a lower score is better, the headline of the modality says (`better`), as it is the score of
-    the headline that a rule judges. Where lower is better, "reaches" means at most.
+    The score is that of the modality's headline metric. The headline says whether higher or lower
+    scores leak more. If lower scores do, "reaches" means at most.
 
     Args:
-        name: by which a verdict refers to the rule.
-        text: what it says, for a reader.
-        metric: the score that decides, that of the headline.
-        floor: the score from which an example counts, in the metric's unit: the least one where higher is better, the
-            largest where lower is.
-        margin: least distance to the control's score, in the metric's unit. None: any distance above 0.
-        instead: another score, which serves where the first one does not reach `floor`. The distance to the control
-            counts all the same.
+        name: Name by which a verdict refers to the rule.
+        text: The rule in words, for a reader.
+        metric: Name of the metric that decides, that of the headline.
+        floor: Score from which an example counts, in the metric's unit: the least one if higher
+            scores leak more, else the largest.
+        margin: Least distance to the control's score, in the metric's unit. None means any distance
+            above 0.
+        instead: Another metric, which counts if the first one does not reach `floor`. The distance
+            to the control must hold in any case.
     """
 
     name: str
@@ -63,24 +64,25 @@ class LeakRule:
         """Return for each example whether it leaked, or None if it cannot be judged.
 
         Args:
-            scores: by metric, a value for each example.
-            control: the same of the blind control; empty if it failed.
-            found: whether the attack has a guess of each example. Where it has none, nothing leaked.
-            better: which scores leak more, as the headline says.
+            scores: A value for each example, by metric.
+            control: The same for the blind control. Empty if the control failed.
+            found: Whether the attack reconstructed each example. An example without a
+                reconstruction did not leak.
+            better: Direction in which the headline metric leaks more.
         """
         mine = scores.get(self.metric, (None,) * len(found))
         blind = control.get(self.metric, (None,) * len(found))
         other = self._other(scores, len(found))
         verdicts = []
-        for i, has_guess in enumerate(found):
-            if has_guess:
+        for i, reconstructed in enumerate(found):
+            if reconstructed:
                 verdicts.append(self.leaked(mine[i], blind[i], other[i], better=better))
             else:
                 verdicts.append(None if mine[i] is None else False)
         return tuple(verdicts)
 
     def part(self, score: float | None, other: float | None, *, better: Closer) -> str | None:
-        """Return by which metric an example reaches the rule, `metric` or that of `instead`, or None if by neither."""
+        """Return the name of the metric by which an example reaches the rule, or None if it does not."""
         if _reaches(score, self.floor, better):
             return self.metric
         found = self.instead
@@ -91,7 +93,7 @@ class LeakRule:
     def parts(
         self, scores: Mapping[str, Values], leaked: Sequence[bool | None], *, better: Closer
     ) -> tuple[str | None, ...]:
-        """Return for each example by which metric it leaked, or None if it did not."""
+        """Return for each example the name of the metric by which it leaked, or None if it did not."""
         mine = scores.get(self.metric, (None,) * len(leaked))
         other = self._other(scores, len(leaked))
         return tuple(
@@ -114,17 +116,17 @@ class LeakRule:
         """Return whether one example leaked, or None if a score is missing or not a number.
 
         Args:
-            score: of `metric`.
-            control: of the blind control.
-            other: of `instead`, if it was measured.
-            better: which scores leak more.
+            score: Score by `metric`.
+            control: Score of the blind control by `metric`.
+            other: Score by `instead`, if it was measured.
+            better: Direction in which `metric` leaks more.
         """
         if score is None or control is None or isnan(score) or isnan(control):
             return None
         score, control = self._uncapped(score), self._uncapped(control)
         seen = self.part(score, other, better=better) is not None
         ahead = score - control if better == "higher" else control - score
-        # The difference of two infinities is not a number, and so no leak: both found it blind.
+        # The difference of two infinities is not a number, so nothing leaked: the blind control found it too.
         return seen and (ahead > 0 if self.margin is None else ahead >= self.margin)
 
     def _uncapped(self, value: float) -> float:
@@ -133,7 +135,7 @@ class LeakRule:
 
 
 def _reaches(score: float | None, floor: float, better: Closer) -> bool:
-    """Return whether a score is at least `floor`, or at most where lower is better. A missing one does not reach it."""
+    """Return whether a score is at least `floor`, or at most if lower is better. A missing score does not reach it."""
     if score is None:
         return False
     return score >= floor if better == "higher" else score <= floor
@@ -141,9 +143,9 @@ def _reaches(score: float | None, floor: float, better: Closer) -> bool:
 
 IMAGE_RULE = LeakRule(
     name="image above control",
-    # 3 dB: half the squared error of the control. SSIM: structure that a person sees, whatever the noise on it.
-    text="An image counts as leaked when its PSNR is at least 20 dB, or its SSIM at least 0.5, and its PSNR is at"
-    " least 3 dB above the blind control.",
+    # 3 dB is half the squared error of the control. SSIM measures structure that a person sees through noise.
+    text="An image counts as leaked if it meets two conditions. First, its PSNR is at least 20 dB or its SSIM is at"
+    " least 0.5. Second, its PSNR is at least 3 dB above the blind control.",
     metric="psnr",
     floor=20.0,
     margin=3.0,
@@ -151,8 +153,8 @@ IMAGE_RULE = LeakRule(
 )
 TABLE_RULE = LeakRule(
     name="table row above control",
-    text="A table row counts as leaked when at least 50% of its columns are read, each within 1% of its public"
-    " range, and more than the control reads.",
+    text="A table row counts as leaked if at least 50% of its columns are read, and more than the blind control reads."
+    " A column is read if its error is at most 1% of its public range.",
     metric="columns_read",
     floor=0.5,
 )

@@ -1,4 +1,4 @@
-"""Structural similarity at five scales (Wang, Simoncelli and Bovik 2003)."""
+"""Structural similarity at five scales."""
 
 from __future__ import annotations
 
@@ -13,20 +13,48 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """The exponents that Wang et al. found by experiment, from the finest scale to the coarsest."""
 
 MS_SSIM_SIDE = 161
-"""Least pixels a side: halved four times, rounded up, it still holds one window of 11 pixels."""
+"""Least pixels a side. Halved four times and rounded up, it still holds one window of 11 pixels."""
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
 def ms_ssim(truth: Tensor, guess: Tensor) -> Tensor:
-    """Multi-scale structural similarity: images (B, C, H, W) in [0, 1] twice to (B,), from 0 to 1.
+    r"""Compute the multi-scale structural similarity of each image (MS-SSIM).
 
-    Equation 7 of the paper: the product over five scales of the mean contrast and structure, and at
-    the coarsest of luminance too, each to its exponent; a Gaussian window of 11 pixels, std 1.5,
-    where it fits; the mean over channels. A mean that is negative counts as 0, since a fractional
-    power of it is none. The guess is clamped to [0, 1] first; one that is not finite scores 0.
-    Raises DataError for images with fewer than MS_SSIM_SIDE pixels a side, and as `ssim` does.
+    .. math::
+
+        l_5(x, \hat x)^{w_5} \prod_{j=1}^{5} cs_j(x, \hat x)^{w_j}
+
+    Here :math:`x` is an original and :math:`\hat x` its reconstruction. The term :math:`cs_j` is
+    contrast and structure at scale :math:`j`, and :math:`l_5` is luminance at the coarsest scale.
+    Terms are averaged over a Gaussian window of 11 pixels with deviation 1.5, where it fits. At the
+    coarsest scale, luminance and structure are multiplied before the average. A negative average
+    counts as 0, because its fractional power is undefined. The result is averaged over channels.
+
+    The value is from 0 to 1. Higher values mean that more has leaked.
+
+    Args:
+        truth: Originals `(B, C, H, W)` in [0, 1]. They must be finite.
+        guess: Reconstructions of the same shape. They are clamped to [0, 1] first.
+
+    Returns:
+        The values (B,). A reconstruction that is not finite gets 0.
+
+    Raises:
+        DataError: A side is below 161 pixels, the shapes differ, are not (B, C, H, W), or an
+            original is not finite.
+
+    References:
+        Wang, Simoncelli, Bovik. Multi-Scale Structural Similarity for Image Quality Assessment.
+        Asilomar 2003, equation 7.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> images = torch.rand(1, 1, 161, 161, generator=torch.Generator().manual_seed(0))
+        >>> lg.metrics.ms_ssim(images, images).round(decimals=4)
+        tensor([1.], dtype=torch.float64)
     """
     truth, guess = images(truth, guess, "ms_ssim")
     if min(truth.shape[2:]) < MS_SSIM_SIDE:
@@ -43,7 +71,7 @@ def ms_ssim(truth: Tensor, guess: Tensor) -> Tensor:
 
 
 def _one(truth: Tensor, guess: Tensor) -> Tensor:
-    """Of one image (C, H, W)."""
+    """Return the value of one image (C, H, W)."""
     x, y = truth[:, None], guess[:, None]
     product = torch.ones(len(x), dtype=x.dtype)
     for scale, weight in enumerate(WEIGHTS):
@@ -56,7 +84,7 @@ def _one(truth: Tensor, guess: Tensor) -> Tensor:
 
 
 def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Luminance, and contrast times structure, at each place of a window: (C, 1, H - 10, W - 10)."""
+    """Return luminance, and contrast times structure, at each place of the window: (C, 1, H - 10, W - 10)."""
     mx, my = _windowed(x), _windowed(y)
     vx, vy = _windowed(x * x) - mx * mx, _windowed(y * y) - my * my
     covariance = _windowed(x * y) - mx * my
@@ -65,7 +93,7 @@ def _terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _windowed(x: Tensor) -> Tensor:
-    """Gaussian means, where the window fits."""
+    """Return Gaussian means at the places where the window fits."""
     places = torch.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
     window = torch.exp(-places.square() / (2 * _SIGMA**2))
     window = window / window.sum()
@@ -75,6 +103,6 @@ def _windowed(x: Tensor) -> Tensor:
 
 
 def _halved(x: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels; an odd last row or column is repeated, as in the authors' code."""
+    """Return means of 2 x 2 pixels. An odd last row or column is repeated, as in the authors' code."""
     odd = (0, x.shape[3] % 2, 0, x.shape[2] % 2)
     return functional.avg_pool2d(functional.pad(x, odd, mode="replicate"), 2)

@@ -1,4 +1,4 @@
-"""Checks that every metric makes of its two sides."""
+"""Checks of originals and reconstructions that all metrics share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from leakgauge.core import DataError
 
 
 def pairs(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """Both as float64 on the CPU; DataError unless they match in shape and the truth is finite."""
+    """Return originals and reconstructions as float64 on the CPU.
+
+    Raises:
+        DataError: The shapes differ, there is no example, or an original is not finite.
+    """
     if truth.shape != guess.shape or truth.numel() == 0 or truth.ndim == 0:
         raise DataError(
             f"metric {metric!r}",
-            expected=f"at least one example, and a guess of the truth's shape {tuple(truth.shape)}",
+            expected=f"at least one example, and reconstructions of the originals' shape {tuple(truth.shape)}",
             found=f"{tuple(guess.shape)}",
             remedy="give one reconstruction for each original",
         )
@@ -21,12 +25,16 @@ def pairs(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
 
 
 def images(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """As `pairs`; DataError unless both are images, (B, C, H, W)."""
+    """Return images and their reconstructions as float64 on the CPU.
+
+    Raises:
+        DataError: The shapes differ or are not (B, C, H, W), or an original is not finite.
+    """
     truth, guess = pairs(truth, guess, metric)
     if truth.ndim != 4:
         raise DataError(
             f"metric {metric!r}",
-            expected="images, (B, C, H, W)",
+            expected="images (B, C, H, W)",
             found=f"shape {tuple(truth.shape)}",
             remedy="use mse or psnr for other domains",
         )
@@ -34,7 +42,11 @@ def images(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
 
 
 def finite(truth: Tensor, metric: str) -> Tensor:
-    """The truth as float64 on the CPU; DataError unless it is finite."""
+    """Return the originals as float64 on the CPU.
+
+    Raises:
+        DataError: An original is not finite.
+    """
     truth = truth.detach().to("cpu", torch.float64)
     if not bool(torch.isfinite(truth).all()):
         raise DataError(
@@ -47,5 +59,5 @@ def finite(truth: Tensor, metric: str) -> Tensor:
 
 
 def usable(guess: Tensor) -> Tensor:
-    """Which examples of a guess (B, *shape) are finite throughout: (B,) bool."""
+    """Return which reconstructions `(B, *shape)` are finite in all entries: bool (B,)."""
     return torch.isfinite(guess).reshape(len(guess), -1).all(1)

@@ -1,4 +1,4 @@
-"""Structural similarity of images (Wang et al. 2004)."""
+"""Structural similarity of images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,40 @@ _WINDOW = 7
 
 
 def ssim(truth: Tensor, guess: Tensor) -> Tensor:
-    """Mean structural similarity: images (B, C, H, W) in [0, 1] twice to (B,), from -1 to 1.
+    r"""Compute the mean structural similarity of each image (SSIM).
 
-    scikit-image's, averaged over channels, with a uniform 7x7 window; smaller images get the
-    largest odd window that fits, and those under 3 pixels a side are one window as a whole. The
-    guess is clamped to [0, 1] first; one that is not finite scores -1. Raises DataError for shapes
-    that differ or are not (B, C, H, W), and for a truth that is not finite.
+    .. math::
+
+        \mathrm{SSIM}(x, \hat x) = \frac{(2 \mu_x \mu_{\hat x} + c_1)(2 \sigma_{x \hat x} + c_2)}
+        {(\mu_x^2 + \mu_{\hat x}^2 + c_1)(\sigma_x^2 + \sigma_{\hat x}^2 + c_2)}
+
+    Here :math:`x` is a window of the original and :math:`\hat x` the same window of the
+    reconstruction. The means are :math:`\mu`, and the variances and the covariance are
+    :math:`\sigma`. The constants are :math:`c_1 = 0.01^2` and :math:`c_2 = 0.03^2`. The value is
+    the mean over windows and channels, from -1 to 1. Higher values mean that more has leaked.
+
+    scikit-image computes it, with a uniform window of 7 x 7 pixels. A smaller image gets the
+    largest odd window that fits. An image below 3 pixels a side is one window.
+
+    Args:
+        truth: Originals `(B, C, H, W)` in [0, 1]. They must be finite.
+        guess: Reconstructions of the same shape. They are clamped to [0, 1] first.
+
+    Returns:
+        The values (B,). A reconstruction that is not finite gets -1.
+
+    Raises:
+        DataError: The shapes differ, are not (B, C, H, W), or an original is not finite.
+
+    References:
+        Wang, Bovik, Sheikh, Simoncelli. Image Quality Assessment: From Error Visibility to
+        Structural Similarity. IEEE Transactions on Image Processing, 2004.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> images = lg.examples.batch(2).inputs
+        >>> lg.metrics.ssim(images, images)
+        tensor([1., 1.], dtype=torch.float64)
     """
     truth, guess = images(truth, guess, "ssim")
     values = torch.full((len(truth),), -1.0, dtype=torch.float64)
@@ -28,10 +56,11 @@ def ssim(truth: Tensor, guess: Tensor) -> Tensor:
 
 
 def _one(truth: Tensor, guess: Tensor) -> float:
+    """Return the value of one image (C, H, W)."""
     side = min(truth.shape[1:])
     if side < 3:
         return _whole(truth, guess)
-    # Imported here, as it takes half a second; by name, as it carries no types.
+    # The import is here because it takes half a second. It is by name because the package has no types.
     structural_similarity = importlib.import_module("skimage.metrics").structural_similarity
     window = min(_WINDOW, side - (side + 1) % 2)
     return float(
@@ -42,11 +71,11 @@ def _one(truth: Tensor, guess: Tensor) -> float:
 
 
 def _whole(truth: Tensor, guess: Tensor) -> float:
-    """Wang et al.'s formula with one window, the image, for each channel."""
+    """Return the value with one window, the whole image, for each channel."""
     c1, c2 = 0.01**2, 0.03**2
     x, y = truth.flatten(1), guess.flatten(1)
     mx, my = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
-    # Sample covariance, as for the larger windows; a single pixel has none.
+    # Covariances are those of samples, as for larger windows. A single pixel has none.
     degrees = max(x.shape[1] - 1, 1)
     vx, vy = (x - mx).square().sum(1) / degrees, (y - my).square().sum(1) / degrees
     covariance = ((x - mx) * (y - my)).sum(1) / degrees

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1 (Iandola et al. 2016) as LPIPS reads it: the activations at seven depths."""
+"""SqueezeNet 1.1, as LPIPS reads it: its activations at seven depths."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ WIDTHS = (64, 128, 256, 384, 384, 512, 512)
 """Channels of the seven activations."""
 
 SMALLEST_SIDE = 17
-"""Pixels a side under which a pool has nothing left to pool."""
+"""Least pixels a side. Below, a pooling layer has no input left."""
 
 _TAPS = (1, 4, 7, 9, 10, 11, 12)
 
 
 class Fire(nn.Module):
-    """A narrow 1 x 1 convolution, then 1 x 1 and 3 x 3 side by side, each with a ReLU."""
+    """A narrow 1 x 1 convolution, followed by 1 x 1 and 3 x 3 convolutions side by side, each with a ReLU.
+
+    Args:
+        inputs: Number of input channels.
+        narrow: Number of channels of the narrow convolution.
+        each: Number of channels of each of the two other convolutions.
+    """
 
     def __init__(self, inputs: int, narrow: int, each: int) -> None:
         super().__init__()
@@ -29,10 +35,22 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """The convolutions of SqueezeNet 1.1, tensors named as torchvision names them; no classifier.
+    """The convolutions of SqueezeNet 1.1, without its classifier.
 
-    Maps normalized images (N, 3, H, W), of at least SMALLEST_SIDE pixels a side, to the seven
-    activations (N, WIDTHS[i], h_i, w_i), all ReLUs' and so none negative.
+    Tensors have torchvision's names. The network maps normalized images (N, 3, H, W), of at least
+    17 pixels a side, to seven activations `(N, WIDTHS[i], h_i, w_i)`. They come from ReLUs, so none
+    is negative.
+
+    References:
+        Iandola, Han, Moskewicz, Ashraf, Dally, Keutzer. SqueezeNet: AlexNet-level accuracy with 50x
+        fewer parameters and <0.5MB model size. 2016. arXiv:1602.07360.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> activations = lg.metrics.SqueezeNet()(torch.zeros(1, 3, 32, 32))
+        >>> [activation.shape[1] for activation in activations]
+        [64, 128, 256, 384, 384, 512, 512]
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Per-example values in a few numbers. The last step: metrics themselves never reduce."""
+"""Summaries of one metric over several examples. This is the last step: metrics themselves never reduce."""
 
 from __future__ import annotations
 
@@ -11,16 +11,31 @@ from torch import Tensor
 from leakgauge.core import DataError
 
 Closer = Literal["higher", "lower"]
-"""Which values of a metric mean that the guess is closer to the truth."""
+"""Direction in which a metric says that the reconstruction is closer to the original."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How one metric is spread over examples.
+    """The distribution of one metric over examples.
 
-    median, q10, q90: quantiles of the values (10 and 90 percent), linearly interpolated. worst: of
-    the example that leaked most. success: share of examples that leaked at least as much as the
-    threshold, in [0, 1]; None without a threshold.
+    `summarize` makes it.
+
+    Args:
+        median: The median.
+        q10: The 10% quantile, linearly interpolated.
+        q90: The 90% quantile, linearly interpolated.
+        worst: Value of the example that leaked most.
+        count: Number of examples.
+        threshold: Value from which an example counts as a success, in the metric's unit, or None.
+        success: Fraction of examples that leaked at least as much as the threshold, or None without
+            a threshold.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> summary = lg.metrics.summarize(torch.tensor([10.0, 20.0, 30.0]), threshold=20.0)
+        >>> summary.median, summary.worst, round(summary.success, 2)
+        (20.0, 30.0, 0.67)
     """
 
     median: float
@@ -35,11 +50,24 @@ class Summary:
 def summarize(
     values: Tensor, *, threshold: float | None = None, closer: Closer = "higher"
 ) -> Summary:
-    """The summary of a metric's values (B,).
+    """Return the summary of a metric's values.
 
-    closer: whether higher or lower values leak more, see CLOSER; it decides `worst`, and on which
-    side of the threshold (in the metric's unit, itself included) success lies. Raises DataError for
-    no values, another shape, values that are not finite, and another `closer`.
+    Args:
+        values: Values (B,), at least one, all finite.
+        threshold: Value from which an example counts as a success, itself included, in the metric's
+            unit.
+        closer: Direction in which the metric leaks more, see `CLOSER`. It decides which value is
+            the worst, and on which side of the threshold success lies.
+
+    Raises:
+        DataError: There is no value, the shape is not (B,), a value is not finite, or `closer` is
+            unknown.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> import torch
+        >>> lg.metrics.summarize(torch.tensor([10.0, 20.0, 30.0]), closer="lower").worst
+        10.0
     """
     flat = values.detach().to("cpu", torch.float64)
     if flat.ndim != 1 or len(flat) == 0 or not bool(torch.isfinite(flat).all()):
@@ -47,7 +75,7 @@ def summarize(
             "summary",
             expected="at least one finite value, of shape (B,)",
             found=f"shape {tuple(flat.shape)}, {int((~torch.isfinite(flat)).sum())} not finite",
-            remedy="summarize what a metric returned",
+            remedy="pass the values that a metric returned",
         )
     if closer not in ("higher", "lower"):
         raise DataError(
