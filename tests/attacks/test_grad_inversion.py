@@ -140,7 +140,7 @@ class TestConsensus:
         parametrization = inversion.Direct(center=0.5, spread=0.25)
         aim = torch.full((1, 2), 0.75)
         pull = Pull(parametrization.decode, aim, 3.0)
-        seen = pull.added(Evaluation(1.0, (torch.ones(1, 2), torch.ones(1))), (torch.zeros(1, 2),))
+        seen = pull.add_to(Evaluation(1.0, (torch.ones(1, 2), torch.ones(1))), (torch.zeros(1, 2),))
         assert seen.value == pytest.approx(1 + 3 * 0.25**2)
         # d/dv 3 mean (0.5 + 0.25 v - 0.75)^2, of two values
         assert torch.allclose(seen.gradient[0], torch.full((1, 2), 1 + 3 * 2 * 0.25 * -0.25 / 2))
@@ -179,7 +179,7 @@ class TestGroup:
 
             def keep(restarts, live, group, settle=settle, ends=ends):  # type: ignore[no-untyped-def]
                 said = settle(restarts, live, group)
-                ends.extend(restart.guess()[0] for restart in restarts)
+                ends.extend(restart.reconstruct()[0] for restart in restarts)
                 return said
 
             with monkeypatch.context() as patch:

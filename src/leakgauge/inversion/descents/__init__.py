@@ -1,1 +1,1 @@
-"""Descents: generators that ask for an objective and are sent its value and gradient."""
+"""Descents: rules that lower an objective, as generators that request its value and gradient."""

@@ -1,4 +1,4 @@
-"""The Gauss-Newton matrix J'J: a preconditioner, and what the update tells apart."""
+r"""The Gauss-Newton matrix :math:`J^\top J`: a preconditioner, and the directions that the update distinguishes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,27 @@ from leakgauge.inversion.evaluation.jacobian import Linearization, Tangents
 from leakgauge.inversion.evaluation.problem import Problem, Variables
 
 BLOCK = 768
+"""Rows of a block of the Gram matrix."""
+"""Rows of a block of the Gram matrix."""
 SKETCH = 4
-"""Rows that a sketch keeps for each column: with fewer, faint directions drown in strong ones."""
+"""Rows that a sketch keeps for each column. With fewer, strong directions hide the faint ones."""
 LARGEST = 2**27
-"""Values of J beyond which it is sketched."""
+"""Most values of a Jacobian that is not sketched."""
 ROUNDING = 1e-6
-"""Singular values of J below this share of the largest are float32's errors, not directions that are seen."""
+"""Singular values of J below this fraction of the largest are rounding errors of float32."""
 
 
 class Curvature:
-    """2 (J'J + priors) at one place, over each example's inputs and then its label variables."""
+    r"""The matrix :math:`2 (J^\top J + \mathrm{priors})` at one place.
+
+    Its rows are the variables of each example: the input's, then the label's.
+
+    Args:
+        problem: The problem.
+        variables: The place.
+        weights: Weights of the objective's terms.
+        generator: Source of the random numbers of a sketch.
+    """
 
     def __init__(
         self,
@@ -44,11 +55,11 @@ class Curvature:
 
     @property
     def width(self) -> int:
-        """Variables of one example."""
+        """Number of variables of one example."""
         return self.size + self.classes
 
     def _columns(self, place: Linearization, generator: torch.Generator) -> Tensor:
-        """J' (B width, rows)."""
+        """Return the transposed Jacobian (B width, rows)."""
         tangents = unit_tangents(place)
         total, done = self.batch * self.width, 0
         columns, sketch = torch.empty(0), None
@@ -65,21 +76,23 @@ class Curvature:
         return columns
 
     def _priors(self, place: Linearization, example: int) -> Tensor:
-        """The Gram matrix of one example's priors."""
+        """Return the Gram matrix of one example's priors."""
         tangents = torch.eye(self.size).to(self.matrix)
         shaped = tangents.reshape(self.size, *place.unit.shape[1:])
         return torch.cat(list(place.local_products(example, shaped)))
 
     @property
     def finite(self) -> bool:
-        """Whether the Jacobian has no NaN, as that of a square root at 0 has, and no infinity."""
+        """Whether the Jacobian has no NaN and no infinity. The Jacobian of a square root at 0 has them."""
         return bool(torch.isfinite(self.matrix).all())
 
     def identification(self, unknowns: int) -> Identification:
-        """Rank and condition of J, counted in float64; a bound where J is sketched.
+        """Return the rank and condition of the Jacobian, counted in float64.
 
-        Of the inputs' columns alone, the labels held as they were found: a label's variables are
-        no direction of the batch.
+        If the Jacobian is sketched, the rank is a bound.
+
+        Only the inputs' columns count, with fixed labels: the variables of a label are no direction
+        of the batch.
         """
         if self.sketched or not self.finite:
             return Identification(min(self.rows, unknowns), unknowns, None, exact=False)
@@ -91,9 +104,13 @@ class Curvature:
         return Identification(len(above), unknowns, condition, exact=True)
 
     def factorize(self, damping: float) -> float:
-        """Cholesky with `damping` relative to the mean diagonal, raised tenfold until it succeeds; returns it.
+        """Compute the Cholesky factor, and return the damping that it needed.
 
-        The matrix must be `finite`: no damping helps against NaN.
+        The damping is raised tenfold until the factor exists. The matrix must be `finite`: no
+        damping helps against NaN.
+
+        Args:
+            damping: Damping relative to the mean of the diagonal.
         """
         diagonal = self.matrix.diagonal()
         kept, mean = diagonal.clone(), float(diagonal.mean()) or 1.0
@@ -108,8 +125,11 @@ class Curvature:
         return damping
 
     def inverse(self, like: Variables) -> Callable[[Tensor], Tensor]:
-        """Apply the inverse to a flat vector, in the vector's own precision outside the solve."""
-        assert self.factor is not None, "factorize first"
+        """Return a function that applies the inverse to a flat vector.
+
+        The result has the vector's own precision.
+        """
+        assert self.factor is not None, "call factorize first"
         factor, count = self.factor, like[0].numel()
 
         def apply(vector: Tensor) -> Tensor:
@@ -128,7 +148,7 @@ class Curvature:
 def bound_rank(
     problem: Problem, variables: Variables, weights: tuple[float, ...]
 ) -> Identification:
-    """What the number of residuals says of the rank, without their Jacobian: a bound."""
+    """Return a bound on the rank from the number of residuals, without their Jacobian."""
     place = Linearization(problem, variables, weights)
     first = unit_tangents(place, most=1)
     rows, unknowns = next(place.columns(0, first)).shape[1], variables[0].numel()
@@ -136,7 +156,7 @@ def bound_rank(
 
 
 def unit_tangents(place: Linearization, most: int | None = None) -> Tangents:
-    """The unit vectors of one example's variables, inputs first, or the first few."""
+    """Return the unit vectors of one example's variables, inputs first, or the first few of them."""
     shape = place.variables[0].shape[1:]
     size = shape.numel()
     classes = place.variables[1].shape[1] if len(place.variables) > 1 else 0
@@ -146,7 +166,13 @@ def unit_tangents(place: Linearization, most: int | None = None) -> Tangents:
 
 
 def lower_gram(columns: Tensor) -> Tensor:
-    """The lower triangle of J'J from J' (n, rows), in blocks: half the work of the whole; zero above."""
+    r"""Return the lower triangle of :math:`J^\top J`, and zero above the blocks of the diagonal.
+
+    It is computed in blocks, which takes half the work of the whole matrix.
+
+    Args:
+        columns: The transposed Jacobian (n, rows).
+    """
     gram = columns.new_zeros(len(columns), len(columns))
     for k in range(0, len(columns), BLOCK):
         gram[k : k + BLOCK, : k + BLOCK] = columns[k : k + BLOCK] @ columns[: k + BLOCK].T
@@ -156,7 +182,10 @@ def lower_gram(columns: Tensor) -> Tensor:
 def count_sketch(
     chunk: Tensor, rows: int, generator: torch.Generator
 ) -> Callable[[Tensor], Tensor] | None:
-    """Each residual, with a random sign, into one of `rows` sums (Charikar et al. 2002); None where there are fewer."""
+    """Return a function that sketches residuals, or None if there are no more than `rows` of them.
+
+    Each residual, with a random sign, is added to one of `rows` sums (Charikar et al. 2002).
+    """
     width = chunk.shape[1]
     if width <= rows:
         return None

@@ -1,7 +1,7 @@
-"""Descents: how the variables move. They see values and gradients of an objective, nothing else.
+"""Descents: rules that lower an objective. They use its values and gradients only.
 
-A descent is a generator: it yields the variables whose value and gradient it wants to know, and is
-sent them. So the engine may evaluate many restarts at once, and end those without hope.
+A descent is a generator. It yields the variables at which it needs the value and the gradient, and
+receives both. So a search can evaluate many restarts at once, and end those without hope.
 """
 
 from __future__ import annotations
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 
 
 class Request(NamedTuple):
-    """Where a descent wants to know the objective, and its share of the steps done, in [0, 1)."""
+    """A request for the objective's value and gradient.
+
+    Args:
+        variables: Where to evaluate the objective.
+        progress: Fraction of the steps done, in [0, 1).
+    """
 
     variables: Variables
     progress: float
 
 
 class Evaluation(NamedTuple):
-    """The objective there, and its gradient."""
+    """The value of the objective at the requested variables, and its gradient."""
 
     value: float
     gradient: Variables
@@ -37,9 +42,14 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Identification:
-    """How many directions of the unknowns the update tells apart: the rank of its Jacobian, or a bound where not exact.
+    """How many directions of the unknowns the update distinguishes: the rank of its Jacobian.
 
-    condition is the ratio of the largest to the least of the singular values counted.
+    Args:
+        rank: Number of directions, or an upper bound if not `exact`.
+        unknowns: Number of values of the batch.
+        condition: Ratio of the largest to the smallest of the counted singular values, or None if
+            it is not known.
+        exact: Whether the rank was counted.
     """
 
     rank: int
@@ -50,7 +60,13 @@ class Identification:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a descent has to say of its end: lines for the record, and what the Jacobian says of the batch."""
+    """What a descent reports when it ends.
+
+    Args:
+        notes: Lines for the record.
+        identification: What the Jacobian shows about the batch, or None if the descent did not
+            compute it.
+    """
 
     notes: tuple[str, ...] = ()
     identification: Identification | None = None
@@ -61,9 +77,13 @@ Run = Generator[Request, Evaluation, Ending]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What holds for a whole run: the box (in place), the objective at which to stop, and the problem itself.
+    """What stays the same during one run of a descent.
 
-    Only second-order descents look at the problem: for its residuals.
+    Args:
+        project: Moves variables, in place, to the nearest allowed ones.
+        tolerance: Value of the objective at which the descent stops.
+        problem: The problem, which only second-order descents use: for its residuals.
+        generator: Source of random numbers.
     """
 
     project: Callable[[Variables], None]
@@ -77,16 +97,16 @@ class Descent(Protocol):
 
     @property
     def evaluations(self) -> int:
-        """The planned evaluations of the objective in one run: progress and halving count by them."""
+        """Planned evaluations of the objective in one run, by which progress and halving count."""
         ...
 
     @property
     def bound(self) -> int:
-        """The most evaluations in one run: more than planned if a line search may end after the plan does."""
+        """Most evaluations in one run. It exceeds the plan if a line search may end after the plan does."""
         ...
 
     def inapplicable(self, observation: Observation) -> str | None:
-        """Why this rule cannot lower an objective on this observation; None where it can."""
+        """Return why this rule cannot lower an objective on this observation, or None if it can."""
         ...
 
     def run(self, start: Variables, setting: Setting) -> Run:
@@ -95,7 +115,7 @@ class Descent(Protocol):
 
 
 def over(value: float, setting: Setting) -> bool:
-    """Whether there is nothing more to do at this value."""
+    """Return whether the descent ends at this value: it is not finite, or at most the tolerance."""
     return not math.isfinite(value) or value <= setting.tolerance
 
 
@@ -118,7 +138,31 @@ class FixedSteps:
 
 @dataclass(frozen=True, kw_only=True)
 class SignedAdam(FixedSteps):
-    """Adam on the sign of the gradient, the rate cut tenfold at 3/8, 5/8 and 7/8 of the steps (Geiping et al. 2020)."""
+    """Adam on the sign of the gradient. The usual descent for cosine distances.
+
+    The learning rate is divided by 10 after 3/8, 5/8 and 7/8 of the steps.
+
+    Args:
+        steps: Number of steps, at least 1. The default is the paper's.
+        lr: Step size of Adam, above 0, in units of the variables. The default is the paper's.
+
+    References:
+        Geiping, Bauermeister, Dröge, Moeller. Inverting Gradients: How Easy Is It to Break Privacy
+        in Federated Learning? NeurIPS 2020. arXiv:2003.14053.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.inversion import Cosine, Direct, GradientMatching, Known, SignedAdam
+        >>> matching = GradientMatching(
+        ...     objective=Cosine(),
+        ...     parametrization=Direct(center=0.5, spread=0.25, box=True),
+        ...     labels=Known(),
+        ...     descent=SignedAdam(steps=20),
+        ... )
+        >>> found = matching(lg.examples.observation(), seeds=lg.Seeds(0))
+        >>> found.cost.evaluations
+        20
+    """
 
     steps: int = 24_000
     lr: float = 0.1
@@ -142,11 +186,11 @@ class SignedAdam(FixedSteps):
 
 
 def flatten(variables: Variables) -> Tensor:
-    """All variables as one vector."""
+    """Return all variables as one vector."""
     return torch.cat([v.reshape(-1) for v in variables])
 
 
 def unflatten(vector: Tensor, like: Variables) -> Variables:
-    """The inverse of `flatten`, in the shapes of `like`."""
+    """Return the variables of a vector, in the shapes of `like`: the inverse of `flatten`."""
     pieces = torch.split(vector, [v.numel() for v in like])
     return tuple(piece.reshape(v.shape) for piece, v in zip(pieces, like, strict=True))

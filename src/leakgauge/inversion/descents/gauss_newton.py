@@ -1,11 +1,4 @@
-"""Second-order descent on the least-squares problem that gradient matching is.
-
-    minimize  || r(v) ||^2 ,   r = W (g(v) - g*) and the priors' residuals, of falling weight
-
-First L-BFGS, which is cheap; then L-BFGS preconditioned by the Gauss-Newton matrix 2 J'J, computed in
-float32 and refreshed a few times. One matrix serves tens of steps, each about the price of a gradient, and
-errors of float32 in it cost steps, not digits: values and gradients keep the precision of the variables.
-"""
+"""Second-order descent: L-BFGS, then L-BFGS preconditioned by the Gauss-Newton matrix."""
 
 from __future__ import annotations
 
@@ -38,12 +31,52 @@ from leakgauge.inversion.simulation.simulator import in_precision
 
 @dataclass(frozen=True, kw_only=True)
 class GaussNewton:
-    """`warm` stages of L-BFGS, then `stages` of preconditioned L-BFGS; progress counts stages.
+    r"""Second-order descent on the least-squares problem of gradient matching. Ours.
 
-    A stage ends after its iterations, or where the last of them gained too little: 2% in 40 of the
-    first kind, a third in 5 of the second. `dense`: the most unknowns of a matrix, which takes
-    4 dense^2 bytes and dense^2 rows operations; with more, all stages are of the first kind, and the rank
-    is a bound by counting.
+    .. math::
+
+        \min_v \; \| r(v) \|^2, \qquad r = \left( W (g(v) - g^*), \; \text{residuals of the priors} \right)
+
+    Here :math:`v` are the variables, :math:`g(v)` is the simulated gradient, :math:`g^*` the
+    observed one, and :math:`W` the weights of the distance. First come `warm` stages of L-BFGS,
+    which is cheap. Then come `stages` of L-BFGS preconditioned by the Gauss-Newton matrix :math:`2
+    J^\top J`, where :math:`J` is the Jacobian of :math:`r`. Schedules change from stage to stage.
+
+    One matrix serves tens of steps, each of about the price of a gradient. It is computed in
+    float32. Its errors cost steps, not digits: values and gradients keep the precision of the
+    variables.
+
+    A stage ends after its iterations, or when the last ones gained too little. That is less than 2%
+    in 40 iterations of a first stage, or less than a third in 5 of a later one. The descent needs
+    an update that is one gradient, and residuals of each term. It also reports the rank of
+    :math:`J`: whether the update identifies the batch.
+
+    Args:
+        warm: Number of stages of plain L-BFGS, at least 0.
+        warm_iterations: Most iterations of a stage of plain L-BFGS.
+        stages: Number of preconditioned stages, at least 0.
+        iterations: Most iterations of a preconditioned stage.
+        dense: Most unknowns for which the matrix is computed. It takes 4 dense\ :sup:`2` bytes, and
+            dense\ :sup:`2` operations for each residual. With more unknowns, all stages are plain,
+            and the rank is a bound.
+        history: Most pairs in the memory of plain L-BFGS.
+        damping: First damping of the matrix, relative to the mean of its diagonal, above 0.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.inversion import BalancedL2, Direct, GaussNewton, GradientMatching, Known
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Sigmoid(), nn.Linear(16, 10))
+        >>> matching = GradientMatching(
+        ...     objective=BalancedL2(),
+        ...     parametrization=Direct(center=0.5, spread=0.25),
+        ...     labels=Known(),
+        ...     descent=GaussNewton(warm=1, warm_iterations=20, stages=2),
+        ...     precision="double",
+        ... )
+        >>> found = matching(lg.examples.observation(model=model), seeds=lg.Seeds(0))
+        >>> found.status, found.diagnosis.verdict
+        (<Status.CONVERGED: 'converged'>, 'recovered')
     """
 
     warm: int = 7
@@ -56,8 +89,8 @@ class GaussNewton:
 
     @property
     def budget(self) -> int:
-        """Evaluations after which no iteration begins; the last may take its line search's more."""
-        # Line searches take a quarter more evaluations than iterations, and each stage one to begin.
+        """Evaluations after which no iteration begins. The last iteration may exceed it by its line search."""
+        # Line searches take a quarter more evaluations than iterations. Each stage begins with one.
         searched = self.warm * self.warm_iterations + self.stages * self.iterations
         return searched * 5 // 4 + self.warm + self.stages
 
@@ -72,25 +105,34 @@ class GaussNewton:
     def inapplicable(self, observation: Observation) -> str | None:
         if isinstance(observation.training, SingleGradient):
             return underivable(observation, observation.training)
-        return "second order needs local training whose update is one gradient"
+        return "second order needs local training whose update is one gradient: choose a first-order attack"
 
     def run(self, start: Variables, setting: Setting) -> Run:
-        assert setting.problem is not None, "a second-order descent needs the problem's residuals"
+        assert setting.problem is not None, (
+            "a second-order descent needs the problem, for its residuals"
+        )
         return (yield from _Descent(self, start, setting, setting.problem).run())
 
 
 class Gain(NamedTuple):
-    """The share of the objective that so many iterations must gain for a stage to go on."""
+    """The least gain with which a stage goes on.
+
+    Args:
+        fraction: Fraction of the objective that must be gained.
+        within: Number of iterations in which it must be gained.
+    """
 
     fraction: float
     within: int
 
     def missed(self, recent: deque[float]) -> bool:
-        """Whether the values of as many iterations gained less."""
+        """Return whether the last iterations gained less, given the values of the objective."""
         return len(recent) > self.within and recent[-1] > recent[0] * (1 - self.fraction)
 
 
 WARM, CURVED = Gain(0.02, within=40), Gain(1 / 3, within=5)
+"""Least gains of plain and of preconditioned stages."""
+"""Least gains of plain and of preconditioned stages."""
 
 
 class _Descent:
@@ -107,7 +149,7 @@ class _Descent:
         self.last: Curvature | None = None
 
     def ask(self, vector: Tensor) -> Generator[Request, Evaluation, Point]:
-        """Evaluate under the weights of the stage."""
+        """Request the value and gradient at a vector, with the weights of the present stage."""
         self.left -= 1
         seen = yield Request(unflatten(vector.clone(), self.start), self.progress)
         return Point(vector, seen.value, flatten(seen.gradient))
@@ -133,20 +175,20 @@ class _Descent:
         return self.ending(vector)
 
     def ending(self, vector: Tensor) -> Ending:
-        """What J says of the batch."""
+        """Return what the Jacobian shows about the batch, and a note for the record."""
         if vector.numel() > self.plan.dense:
             here = tuple(v.float() for v in unflatten(vector, self.start))
             seen = bound_rank(self.single, here, self.single.weights(self.progress))
             return Ending((f"second order: {vector.numel()} unknowns, L-BFGS alone",), seen)
-        if self.last is None:  # solved before it was needed: the verdict needs it
+        if self.last is None:  # The verdict needs it, even if the batch was matched before.
             self.last = self.curvature(vector)
         rows = f"{self.last.rows} residuals" + (", sketched" if self.last.sketched else "")
         note = f"Gauss-Newton: {vector.numel()} unknowns, {rows}, damping {self.last.damping:.0e}"
         return Ending((note,), self.last.identification(self.start[0].numel()))
 
     def curved(self, here: Point) -> Generator[Request, Evaluation, Point]:
-        """One stage with the curvature of where it begins."""
-        self.last = None  # the old one makes room for the new
+        """Run one stage, preconditioned by the curvature at its start."""
+        self.last = None  # This frees the memory of the old one first.
         self.last = curvature = self.curvature(here.vector)
         if not curvature.finite:
             return here
@@ -157,7 +199,7 @@ class _Descent:
         return (yield from self.follow(here, along, memory, self.plan.iterations, CURVED))
 
     def curvature(self, vector: Tensor) -> Curvature:
-        """In float32, in which it costs half."""
+        """Return the curvature at a vector, in float32, which costs half."""
         return Curvature(
             self.single,
             tuple(v.float() for v in unflatten(vector, self.start)),
@@ -173,7 +215,7 @@ class _Descent:
         iterations: int,
         enough: Gain,
     ) -> Generator[Request, Evaluation, Point]:
-        """Iterate until the stage is over."""
+        """Iterate until the stage ends."""
         recent = deque([here.value], maxlen=enough.within + 1)
         for _ in range(iterations):
             if self.left <= 0:
@@ -189,7 +231,7 @@ class _Descent:
 
 
 def in_single(problem: Problem) -> Problem:
-    """The problem on a copy of model and update in float32."""
+    """Return the problem with copies of the model and the update in float32."""
     fixed = problem.fixed
     if fixed is not None and fixed.is_floating_point():
         fixed = fixed.float()

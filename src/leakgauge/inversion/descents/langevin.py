@@ -1,11 +1,4 @@
-"""Adam with warm-up, cosine decay and Langevin noise.
-
-    x_{t+1} = x_t - rate(t) adam(slope_t) + rate(t) noise eta_t,   eta_t ~ N(0, 1)
-    rate(t) = lr (t + 1) / warmup                                         for t < warmup
-            = lr (1 + cos(pi (t - warmup) / (steps - warmup))) / 2        after
-
-Yin et al.: See through Gradients, CVPR 2021, section 3. The noise ends with the rate.
-"""
+"""Adam with warm-up, cosine decay and Langevin noise."""
 
 from __future__ import annotations
 
@@ -20,7 +13,43 @@ from leakgauge.inversion.evaluation.problem import Variables
 
 @dataclass(frozen=True, kw_only=True)
 class LangevinAdam(FixedSteps):
-    """Adam on the gradient as it is; `noise` is the standard deviation of what is added, in units of the rate."""
+    r"""Adam with a warm-up, a cosine decay, and noise that leads out of local minima.
+
+    .. math::
+
+        x_{t+1} = x_t - r_t \operatorname{adam}(\nabla_t) + r_t \, \sigma \, \eta_t, \qquad
+        \eta_t \sim \mathcal{N}(0, 1)
+
+    Here :math:`r_t` is the learning rate and :math:`\sigma` is `noise`. With :math:`W` for `warmup`
+    and :math:`T` for `steps`, the rate is
+
+    .. math::
+
+        r_t = \begin{cases}
+        \mathrm{lr} \, (t + 1) / W & t < W \\
+        \mathrm{lr} \, (1 + \cos(\pi (t - W) / (T - W))) / 2 & t \ge W
+        \end{cases}
+
+    So the noise vanishes with the rate. Use it with many restarts and a `Consensus`, as
+    GradInversion does.
+
+    Args:
+        steps: Number of steps, above `warmup`. The default is the paper's.
+        lr: Largest learning rate, above 0, in units of the variables. The default is the paper's.
+        warmup: Number of steps in which the rate grows, at least 0.
+        noise: Standard deviation of the noise in units of the rate, at least 0. The default is the
+            paper's.
+
+    References:
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
+        via GradInversion. CVPR 2021, section 3. arXiv:2104.07586.
+
+    Example:
+        >>> from leakgauge.inversion import LangevinAdam
+        >>> descent = LangevinAdam(steps=100, lr=0.1, warmup=10)
+        >>> [round(descent.rate(step), 3) for step in (0, 10, 55, 99)]
+        [0.01, 0.1, 0.05, 0.0]
+    """
 
     steps: int = 20_000
     lr: float = 0.1
@@ -28,7 +57,7 @@ class LangevinAdam(FixedSteps):
     noise: float = 0.2
 
     def rate(self, step: int) -> float:
-        """The rate of step 0 ... steps - 1."""
+        """Return the learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         done = (step - self.warmup) / (self.steps - self.warmup)

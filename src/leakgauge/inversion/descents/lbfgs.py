@@ -1,4 +1,8 @@
-"""L-BFGS, as peers run it and as it should be run. Nocedal, Wright: Numerical Optimization, chapters 3, 7."""
+"""L-BFGS, with and without a line search.
+
+Chapters, algorithms and equations without a name are those of Nocedal and Wright: Numerical
+Optimization, chapters 3 and 7.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +32,14 @@ Inverse = Callable[[Tensor], Tensor]
 
 
 class Memory:
-    """The last pairs of a step s and the gradient's change y, in the compact form of Byrd et al. (1994).
+    r"""The last pairs of a step s and the gradient's change y, in the compact form of Byrd et al. (1994).
 
-    A matrix product each for S'g, Y'g and back replaces the two loops over the pairs, which cost more
-    than a gradient where the history is long.
+    One matrix product each for :math:`S^\top g`, :math:`Y^\top g` and the way back replaces the two
+    loops over the pairs. With a long history, these loops cost more than a gradient.
+
+    Args:
+        history: Most pairs that are kept.
+        like: A vector of the variables' length, type and device.
     """
 
     def __init__(self, history: int, like: Tensor) -> None:
@@ -65,11 +73,11 @@ class Memory:
         self.length = left
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all pairs."""
         self.length = 0
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """-H g with H = gamma I updated by the pairs (Byrd et al. 1994, equation 3.1)."""
+        """Return `-H g`, with H = gamma I updated by the pairs (Byrd et al. 1994, equation 3.1)."""
         k = self.length
         if k == 0:
             return -gradient * min(1.0, 1 / float(gradient.abs().sum()))
@@ -83,7 +91,7 @@ class Memory:
         return -(gamma * gradient + steps.T @ outer - gamma * (changes.T @ inner))
 
     def two_loops(self, gradient: Tensor) -> Tensor:
-        """The same as `direction` by the textbook's recursion: slower, and sounder in float32."""
+        """Return the same as `direction` by the textbook's recursion: slower, but more accurate in float32."""
         if self.length == 0:
             return self.direction(gradient)
         last = self.length - 1
@@ -91,7 +99,7 @@ class Memory:
         return self.preconditioned(gradient, lambda vector: gamma * vector)
 
     def preconditioned(self, gradient: Tensor, inverse: Inverse) -> Tensor:
-        """-H g with H = `inverse` updated by the pairs, oldest first (two loops, algorithm 7.4)."""
+        """Return `-H g`, with H = `inverse` updated by the pairs, oldest first (two loops, algorithm 7.4)."""
         rest, weights = gradient.clone(), []
         for k in reversed(range(self.length)):
             weights.append(float(self.steps[k] @ rest / self.products[k, k]))
@@ -104,7 +112,7 @@ class Memory:
 
 
 class Point(NamedTuple):
-    """A vector, the objective there and its gradient."""
+    """A vector, with the value and the gradient of the objective at it."""
 
     vector: Tensor
     value: float
@@ -115,16 +123,26 @@ LONGEST = 20
 """Most evaluations of one line search."""
 
 Ask = Callable[[Tensor], Generator[Request, Evaluation, Point]]
-"""Evaluate a vector, by way of the engine."""
+"""A function that evaluates the objective at a vector, by a request to the search."""
 
 
 def line_search(
     ask: Ask, here: Point, direction: Tensor, *, first: float = 1.0, most: int = LONGEST
 ) -> Generator[Request, Evaluation, Point | None]:
-    """A point that satisfies the strong Wolfe conditions with c1 = 1e-4, c2 = 0.9 (algorithms 3.5, 3.6).
+    """Return a point that satisfies the strong Wolfe conditions with c1 = 1e-4 and c2 = 0.9.
 
-    Where `most` evaluations find none, the lowest that was found; None where none is lower. Values
-    that are not finite count as too high.
+    The search follows algorithms 3.5 and 3.6. Values that are not finite count as too high.
+
+    Args:
+        ask: Evaluates the objective at a vector.
+        here: The point where the search begins.
+        direction: The direction of the search.
+        first: The first step, in units of the direction.
+        most: Most evaluations.
+
+    Returns:
+        If `most` evaluations find no point of this kind, the lowest point found, or None if none is
+        lower than `here`.
     """
     slope = float(here.gradient @ direction)
     low, low_value, low_slope, high = 0.0, here.value, slope, None
@@ -150,7 +168,7 @@ def line_search(
 
 
 def _between(low: float, value: float, slope: float, high: float, high_value: float) -> float:
-    """The minimum of the parabola through both ends, kept off them by a tenth of the interval."""
+    """Return the minimum of the parabola through both ends, at least a tenth of the interval away from them."""
     width = high - low
     bend = 2 * (high_value - value - slope * width) if math.isfinite(high_value) else math.inf
     fraction = -slope * width / bend if bend > 0 else 0.5
@@ -159,11 +177,35 @@ def _between(low: float, value: float, slope: float, high: float, high_value: fl
 
 @dataclass(frozen=True, kw_only=True)
 class LBFGS:
-    """Limited-memory BFGS: `steps` iterations (one evaluation each) from a memory of `history` pairs.
+    r"""Limited-memory BFGS, the descent of DLG.
 
-    line_search "none" steps by `lr`, as most papers do: it freezes or diverges where curvature
-    changes. It follows torch.optim.LBFGS, whose absolute thresholds it keeps (pairs with y's <= 1e-10
-    are dropped), but does not evaluate a point twice.
+    Without a line search, each step has the length `lr`, as in most papers. It stalls or diverges
+    where the curvature changes. With `line_search="strong_wolfe"`, each step lowers the objective,
+    and may take several evaluations.
+
+    Without a line search it follows `torch.optim.LBFGS` and keeps its absolute thresholds: pairs
+    with :math:`y^\top s \le 10^{-10}` are dropped. Unlike `torch.optim.LBFGS`, it does not evaluate
+    a point twice.
+
+    Args:
+        steps: Number of evaluations of the objective, at least 1.
+        lr: Length of a step without a line search, above 0, as a multiple of the quasi-Newton step.
+        history: Most pairs of steps and gradient changes in memory, at least 1.
+        line_search: "none", or "strong_wolfe" for steps that satisfy the strong Wolfe conditions.
+
+    References:
+        Liu, Nocedal. On the Limited Memory BFGS Method for Large Scale Optimization. Mathematical
+        Programming 45, 1989.
+        Byrd, Nocedal, Schnabel. Representations of Quasi-Newton Matrices and Their Use in Limited
+        Memory Methods. Mathematical Programming 63, 1994.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.inversion import L2, LBFGS, GradientMatching, Known
+        >>> descent = LBFGS(steps=20, line_search="strong_wolfe")
+        >>> matching = GradientMatching(objective=L2(), labels=Known(), descent=descent)
+        >>> matching(lg.examples.observation(), seeds=lg.Seeds(0)).inputs.shape
+        torch.Size([1, 1, 8, 8])
     """
 
     steps: int = 6000
@@ -177,10 +219,10 @@ class LBFGS:
 
     @property
     def bound(self) -> int:
-        """Return the most evaluations: a last iteration whose direction fails searches twice, with all that is left."""
+        """Most evaluations. A last iteration whose direction fails searches twice, each time with all that is left."""
         if self.line_search == "none":
             return self.steps
-        # It fails twice with a memory alone, so after the start and another iteration.
+        # Failing twice needs a memory, so it can happen only after the start and one iteration.
         return self.steps + max(0, min(LONGEST, self.steps - 2))
 
     def inapplicable(self, observation: Observation) -> str | None:
@@ -239,7 +281,11 @@ class LBFGS:
 def advance(
     ask: Ask, here: Point, memory: Memory, along: Inverse, *, most: int
 ) -> Generator[Request, Evaluation, Point | None]:
-    """One iteration with line search; from an emptied memory where the direction fails; None where nothing is lower."""
+    """Return the point after one iteration with line search, or None if no lower point was found.
+
+    If the direction of the memory fails, the memory is emptied, and the iteration is tried once
+    more.
+    """
     for _ in range(2):
         direction = along(here.gradient)
         if float(direction @ here.gradient) < 0:
@@ -254,7 +300,7 @@ def advance(
 
 
 def _solved(triangle: Tensor, right: Tensor, *, upper: bool) -> Tensor:
-    """Return x (k,) with triangle x = right. LAPACK knows no half precision, so those are solved in float32."""
+    """Return x (k,) with triangle x = right. LAPACK has no half precision, so float32 is used for it."""
     wide = torch.promote_types(triangle.dtype, torch.float32)
     found = torch.linalg.solve_triangular(triangle.to(wide), right[:, None].to(wide), upper=upper)
     solved: Tensor = found[:, 0].to(right)

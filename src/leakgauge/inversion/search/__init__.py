@@ -1,1 +1,1 @@
-"""Search: restarts, their schedule and consensus, and the status of the result."""
+"""Search: restarts, halving and consensus, and the status of the result."""

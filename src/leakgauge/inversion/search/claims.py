@@ -1,4 +1,4 @@
-"""What a user's own attack returns: it is checked, and judged on an observation that the attack never held."""
+"""Results of a user's own attack: they are checked, and judged on an observation that the attack never held."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ LISTS = ("objectives", "trajectory", "notes")
 """Fields of a reconstruction that hold several values each."""
 
 
-def trusted(attack: object) -> bool:
-    """Return whether an attack judges what it finds as the library does: ours, or one that judges its parts."""
+def judges_itself(attack: object) -> bool:
+    """Return whether an attack is ours, or one of ours that judges its parts: its status is trusted."""
     judges = is_our_object(attack) and getattr(type(attack), "judges_parts", False)
     return judges or is_ours(attack)
 
 
 def copy_for_attack(observation: Observation) -> Observation:
-    """Return a copy that shares no tensor with the observation, for an attack that may write to what it is given."""
+    """Return a copy that shares no tensor with the observation, for an attack that may write to its input."""
     knowledge = observation.knowledge
     return replace(
         observation,
@@ -55,16 +55,20 @@ def copy_for_attack(observation: Observation) -> Observation:
 
 
 def plan_of(attack: Attack, observation: Observation) -> Plan | Inapplicable:
-    """Return the plan of an attack. A user's own is given a copy of the observation.
+    """Return the plan of an attack. A user's own attack gets a copy of the observation.
+
+    Args:
+        attack: The attack.
+        observation: The observation.
 
     Raises:
-        AttackError: the attack returned something else than a plan or a reason.
+        AttackError: The attack returned neither a plan nor a reason.
     """
     if not observation.has_signal:
         return Plan(evaluations=0, search=lambda seeds, progress: report_no_signal(observation))
-    # A user's own attack may draw from global generators: one audit seed gives one plan.
+    # A user's own attack may draw from global generators. Here it always draws the same numbers.
     with Seeds().alone("check"):
-        plan = attack.plan(observation if trusted(attack) else copy_for_attack(observation))
+        plan = attack.plan(observation if judges_itself(attack) else copy_for_attack(observation))
     if not isinstance(plan, Plan | Inapplicable):
         expected = "a Plan, or Inapplicable with the reason"
         raise AttackError(
@@ -81,41 +85,45 @@ def judge(
     *,
     moved: bool = False,
 ) -> Reconstruction:
-    """Return a sound reconstruction with a residual that was computed here, and a status that it allows.
+    """Return a sound reconstruction with a status that its residual allows.
 
-    A result of ours is only held to its own residual. Of a user's own attack nothing is believed: the residual is
-    that of the inputs and targets that are returned, or None if they cannot be simulated. The diagnosis is dropped,
-    since the Jacobian is not computed here.
+    For a result of ours, only its status is lowered to its own residual. From a user's own attack,
+    no claim is trusted. The residual is that of the returned inputs and targets, or None if they
+    cannot be simulated. The diagnosis is dropped, since no Jacobian is computed here.
 
     Args:
-        count: how many examples the batch has.
-        moved: whether the inputs were changed since the attack returned them. Then ours is simulated anew too.
+        attack: The attack that returned the reconstruction.
+        observation: The observation, which the attack never held.
+        found: The reconstruction.
+        count: Number of examples of the batch.
+        moved: Whether the inputs were changed since the attack returned them. Then the residual of
+            our attacks is computed again too.
     """
-    if trusted(attack):
+    if judges_itself(attack):
         if moved:
             found = _simulated(attack, observation, found, whole=bool(found.found.any()))
         return lower_to_residual(found)
-    # More guesses than examples match an update more easily.
+    # A batch with more examples than the true one matches an update more easily.
     whole = bool(found.found.all()) and len(found.inputs) == count
     found = lower_to_residual(
         _simulated(attack, observation, replace(found, diagnosis=None), whole=whole)
     )
     with named_failures(attack, "result"):
-        return proven(observation, found)
+        return keep_if_proven(observation, found)
 
 
 def _simulated(
     attack: object, observation: Observation, found: Reconstruction, *, whole: bool
 ) -> Reconstruction:
-    """Return the reconstruction with its residual, or with None unless it is a finite guess of the `whole` batch."""
+    """Return the reconstruction with its residual, or with None if the batch is not `whole` or not finite."""
     if not whole or not bool(torch.isfinite(found.inputs).all()):
         return replace(found, residual=None)
     try:
-        # What a user's attack returns may fail in a model or a loss in any way that Python knows.
+        # Values from a user's attack may fail in a model or a loss with any exception.
         with named_failures(attack, "residual"):
             residual = residual_of(observation, as_observed(observation, found))
     except LeakGaugeError as error:
-        note = f"what was returned cannot be simulated: {error}"
+        note = f"the returned batch cannot be simulated: {error}"
         return replace(found, residual=None, notes=(*found.notes, note))
     if residual is not None and not residual < float("inf"):
         residual = None
@@ -123,7 +131,7 @@ def _simulated(
 
 
 def as_observed(observation: Observation, found: Reconstruction) -> Reconstruction:
-    """Return the reconstruction with inputs and targets of the types and on the device of the observation."""
+    """Return the reconstruction with inputs and targets of the observation's types, on its device."""
     like, targets = observation.update.like, found.targets
     if targets is not None:
         real = targets.is_floating_point()
@@ -135,14 +143,14 @@ def as_observed(observation: Observation, found: Reconstruction) -> Reconstructi
     )
 
 
-def proven(observation: Observation, found: Reconstruction) -> Reconstruction:
-    """Return a claim of a user's own, certified only if the residual says something of every example."""
+def keep_if_proven(observation: Observation, found: Reconstruction) -> Reconstruction:
+    """Return a user's own claim. It stays certified only if the residual determines every example."""
     if found.status is not Status.CERTIFIED:
         return found
-    if invented(observation, found.targets):
+    if has_invented_targets(observation, found.targets):
         reason = (
-            "its targets are free numbers that nobody granted, and other inputs with other targets "
-            "match as well"
+            "its targets are free numbers that were not granted, and other inputs with other "
+            "targets match the update too"
         )
     else:
         seen = as_observed(observation, found)
@@ -150,11 +158,13 @@ def proven(observation: Observation, found: Reconstruction) -> Reconstruction:
         allowed = status_of(observation, unit, seen.targets, found.residual, proven=True)
         if allowed is Status.CERTIFIED:
             return found
-        reason = "the update says too little of the example that moves it least"
+        reason = (
+            "the example that contributes least to the update is not determined precisely enough"
+        )
     return lower_status(found, Status.CONVERGED, f"not certified: {reason}")
 
 
-def invented(observation: Observation, targets: Tensor | None) -> bool:
+def has_invented_targets(observation: Observation, targets: Tensor | None) -> bool:
     """Return whether targets (B, ...) are real numbers other than the granted ones, and no classes."""
     if targets is None or not targets.is_floating_point():
         return False
@@ -169,21 +179,32 @@ def invented(observation: Observation, targets: Tensor | None) -> bool:
 def require_sound(
     attack: object, found: Any, observation: Observation, count: int
 ) -> Reconstruction:
-    """Return a copy of `found` without a graph, on the CPU. Raise AttackError unless it is a sound reconstruction.
+    """Return a copy of `found` without a graph, on the CPU.
 
-    It holds at least `count` guesses, one flag and at most one target for each. Guesses are examples of the domain, or
-    what the model is given of its search space. Values are finite wherever it says that it has a guess. Only a search
-    that diverged may hold others.
+    A sound reconstruction holds at least `count` examples, one flag and at most one target for
+    each. The examples are in the domain or in its search space. Values are finite for each example
+    that is flagged as found. Only a search that diverged may hold other values.
+
+    Args:
+        attack: The attack that returned the reconstruction.
+        found: The returned object.
+        observation: The observation.
+        count: Number of examples of the batch.
+
+    Raises:
+        AttackError: The object is not a sound reconstruction.
     """
     if not isinstance(found, Reconstruction):
-        raise unsound(attack, "a Reconstruction", f"an object of type {type(found).__name__}")
-    # A subclass may answer another thing each time it is asked.
+        raise unsound_result(
+            attack, "a Reconstruction", f"an object of type {type(found).__name__}"
+        )
+    # A subclass may return other values at each access, so each field is read once.
     values: Any = {f.name: getattr(found, f.name) for f in fields(Reconstruction)}
     found = Reconstruction(**values)
     try:
         status = Status(found.status)
     except ValueError:
-        raise unsound(attack, "a Status", repr(found.status)) from None
+        raise unsound_result(attack, "a Status", repr(found.status)) from None
     check_words(attack, found)
     inputs, flags = found.inputs, found.found
     domain = observation.domain
@@ -192,54 +213,60 @@ def require_sound(
         inputs.is_floating_point() or (exact and inputs.dtype == dtype_of(domain))
     ):
         types = f"{dtype_of(domain)} or " if exact else ""
-        raise unsound(
+        raise unsound_result(
             attack, f"inputs as a tensor of {types}floating-point numbers", describe(inputs)
         )
     shape = domain.shape if inputs.dtype == dtype_of(domain) else unit_shape(domain)
     wanted = (max(count, len(inputs)) if inputs.ndim else count, *shape)
     if tuple(inputs.shape) != wanted:
-        raise unsound(attack, f"inputs of shape {wanted}", describe(inputs))
+        raise unsound_result(attack, f"inputs of shape {wanted}", describe(inputs))
     if (
         not isinstance(flags, Tensor)
         or flags.dtype != torch.bool
         or flags.shape != inputs.shape[:1]
     ):
-        raise unsound(attack, f"found as {len(inputs)} flags", describe(flags))
+        raise unsound_result(attack, f"found as {len(inputs)} flags", describe(flags))
     targets = found.targets
     if targets is not None and (
         not isinstance(targets, Tensor) or not targets.ndim or len(targets) != len(inputs)
     ):
-        raise unsound(attack, f"targets for {len(inputs)} guesses, or None", describe(targets))
+        raise unsound_result(
+            attack, f"targets for {len(inputs)} examples, or None", describe(targets)
+        )
     if status is not Status.DIVERGED and not bool(torch.isfinite(inputs[flags]).all()):
-        raise unsound(attack, "finite inputs", "NaN or infinity")
+        raise unsound_result(attack, "finite inputs", "NaN or infinity")
     plain: Reconstruction = replace(found, status=status)
     return plain.apart(torch.device("cpu"))
 
 
 def check_words(attack: object, found: Reconstruction) -> None:
-    """Raise AttackError unless message, notes, trajectory and cost of a reconstruction are of their kinds."""
+    """Raise AttackError if message, notes, trajectory or cost of a reconstruction have a wrong type."""
     if not isinstance(found.message, str):
-        raise unsound(attack, "a message as a string", describe(found.message))
+        raise unsound_result(attack, "a message as a string", describe(found.message))
     for name in LISTS:
         if not isinstance(getattr(found, name), tuple | list):
-            raise unsound(attack, f"{name} as a tuple", describe(getattr(found, name)))
+            raise unsound_result(attack, f"{name} as a tuple", describe(getattr(found, name)))
     if not all(
         isinstance(each, Snapshot) and isinstance(each.inputs, Tensor) for each in found.trajectory
     ):
-        raise unsound(attack, "a trajectory as a tuple of snapshots", describe(found.trajectory))
+        raise unsound_result(
+            attack, "a trajectory as a tuple of snapshots", describe(found.trajectory)
+        )
     if not isinstance(found.cost, Cost) or not isinstance(found.cost.evaluations, int):
-        raise unsound(attack, "a Cost with a whole number of evaluations", describe(found.cost))
+        raise unsound_result(
+            attack, "a Cost with a whole number of evaluations", describe(found.cost)
+        )
 
 
-def unsound(attack: object, expected: str, found: str) -> AttackError:
-    """Return the error of an attack whose result cannot be scored."""
+def unsound_result(attack: object, expected: str, found: str) -> AttackError:
+    """Return the error for an attack whose result cannot be scored."""
     return AttackError(
         f"{type(attack).__name__} returned no sound reconstruction: expected {expected}; found {found}"
     )
 
 
 def describe(value: Any) -> str:
-    """Return what a value is, in a few words."""
+    """Return the type of a value, and its shape if it is a tensor."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"
     return f"an object of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""What a gradient matching is made of, as data."""
+"""The parts of a gradient matching, as data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from leakgauge.inversion.variables.parametrization import Direct, Parametrizatio
 STATISTICS = 0.1
 """Weight of granted batch statistics. Results on images outside the benchmarks hardly changed between 0.01 and 1."""
 RUNGS = (1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Fractions of a descent after which successive halving drops the worse half (Jamieson, Talwalkar 2016)."""
+"""Fractions of a descent. After each of the first three, successive halving drops the worse half.
+
+Jamieson, Talwalkar: Non-stochastic Best Arm Identification and Hyperparameter Optimization, 2016.
+"""
 
 
 def halved(restarts: int, evaluations: int) -> int:
-    """Return the most evaluations that successive halving spends on `restarts` restarts of `evaluations` each.
+    """Return the most evaluations that successive halving spends.
 
-    A restart reaches a rung with the first evaluation that is not before it.
+    There are `restarts` restarts of `evaluations` each. A restart reaches a rung with the first
+    evaluation at or after it.
     """
     spent, done = 0, 0
     for rung in RUNGS:
@@ -35,7 +39,7 @@ def halved(restarts: int, evaluations: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """The parts of a gradient matching. `GradientMatching` says what each does."""
+    """The parts of a gradient matching. `GradientMatching` documents each."""
 
     objective: Term
     parametrization: Parametrization = field(default_factory=Direct)
@@ -51,25 +55,26 @@ class Composition:
 
     @property
     def budget(self) -> int:
-        """The largest number of simulated updates that a search computes."""
+        """Largest number of simulated updates that a search computes."""
         last, spent = self.restarts, self.restarts * self.descent.evaluations
         if self.halving:
             spent = halved(self.restarts, self.descent.evaluations)
             # Three rungs drop the worse half.
             for _ in RUNGS[1:]:
                 last = (last + 1) // 2
-        # Only a restart that is not dropped may go on after its planned evaluations.
+        # Only restarts that are never dropped may exceed their planned evaluations.
         whole = spent + last * (self.descent.bound - self.descent.evaluations)
-        # Each restart is scored once more, and so is their consensus.
+        # At the end, each restart is scored once more, and so is their consensus.
         return whole if self.group is None else whole + self.restarts + 1
 
     def informed(self, observation: Observation) -> Term:
-        """Return the objective, with the batch's statistics if they are granted and the model has any."""
+        """Return the objective, plus the term of the batch's statistics if they are granted."""
         term = BatchStatistics.of(observation)
         if self.statistics == 0 or term.inapplicable(observation) is not None:
             return self.objective
         weight = self.statistics * value_at_zero_update(self.objective, observation)
-        # Statistics that are not quite true lead at first, and must not keep the update from being matched.
+        # Inexact statistics guide the start of the search. Their weight then falls, so that the update
+        # can be matched.
         return (
             self.objective
             + (weight if term.exact else GeometricSchedule(weight, 1e-4 * weight)) * term

@@ -1,12 +1,4 @@
-"""Group consistency: the restarts of one search, held to what they have in common.
-
-    R(x_s) = || x_s - E(x_1 ... x_S) ||^2 / n     n values of the batch, in unit coordinates
-    lazy:        E = mean_s x_s
-    registered:  E = mean_s F_s(x_s),  F_s the dense motion that carries x_s onto mean_s x_s
-
-Yin et al.: See through Gradients, CVPR 2021, section 3, the norm squared. Which example of one restart is
-which of another, labels tell but for equal ones; those are assigned at least squared distance first.
-"""
+"""Group consistency: a penalty that keeps the restarts of one search near their consensus."""
 
 from __future__ import annotations
 
@@ -22,22 +14,28 @@ from leakgauge.inversion.descents.descent import Evaluation
 from leakgauge.inversion.evaluation.problem import Variables
 
 Mean = Callable[[Tensor], Tensor]
-"""Corresponding examples (S, B, *shape) of S restarts to what they have in common (B, *shape)."""
+"""A function from corresponding examples (S, B, *shape) of S restarts to their consensus (B, *shape)."""
 
 _APART = 1e6
-"""Above any squared distance in the box: examples of unlike labels are never one."""
+"""More than any squared distance in the box, so that examples of different labels never correspond."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pull:
-    """What holds one restart to the consensus `aim` (B, *shape), its own order of examples."""
+    r"""The penalty that keeps one restart near the consensus.
+
+    Args:
+        decode: Map from variables to examples in unit coordinates.
+        aim: The consensus (B, \*shape), with the examples in the restart's order.
+        weight: Weight of the penalty.
+    """
 
     decode: Callable[[Tensor], Tensor]
     aim: Tensor
     weight: float
 
-    def added(self, seen: Evaluation, variables: Variables) -> Evaluation:
-        """The evaluation with weight R and its slope added; no step that was traced need know of it."""
+    def add_to(self, seen: Evaluation, variables: Variables) -> Evaluation:
+        """Return the evaluation with the penalty and its slope added. So no traced step depends on the penalty."""
         leaf = variables[0].detach().requires_grad_()
         value = self.weight * (self.decode(leaf) - self.aim).square().mean()
         (slope,) = torch.autograd.grad(value, leaf)
@@ -46,12 +44,15 @@ class Pull:
 
 
 def lazy(images: Tensor) -> Tensor:
-    """The mean over restarts: (S, B, *shape) to (B, *shape)."""
+    r"""Return the mean over restarts: (S, B, \*shape) to (B, \*shape)."""
     return images.mean(0)
 
 
 def registered(images: Tensor) -> Tensor:
-    """The mean over restarts, each image carried onto their plain mean first: (S, B, C, H, W) to (B, C, H, W)."""
+    """Return the mean over restarts after registration: (S, B, C, H, W) to (B, C, H, W).
+
+    Each image is first moved onto the plain mean of the restarts.
+    """
     middle = images.mean(0)
     carried = [
         torch.stack([register_onto(image, aim) for image, aim in zip(restart, middle, strict=True)])
@@ -61,13 +62,14 @@ def registered(images: Tensor) -> Tensor:
 
 
 def register_onto(image: Tensor, aim: Tensor) -> Tensor:
-    """`image` (C, H, W) moved to where its brightness agrees with that of `aim`, by dense optical flow.
+    """Return `image` (C, H, W), moved by dense optical flow onto `aim`.
 
-    Iterative Lucas-Kanade (Le Besnerais, Champagnat: Dense Optical Flow by Iterative Local Window Registration,
-    ICIP 2005), as scikit-image has it. On shifted and bent images of 32 px, noisy or not, it does as well as
-    TV-L1 or better, in half the time; one shift for the whole image does no better than none.
+    Afterwards their brightness agrees. The method is iterative Lucas-Kanade (Le Besnerais,
+    Champagnat: Dense Optical Flow by Iterative Local Window Registration, ICIP 2005), from
+    scikit-image. On shifted and bent images of 32 px, noisy or not, it is as good as TV-L1 or
+    better, in half the time. One shift for the whole image is no better than no registration.
     """
-    # Imported here: they take a third of a second.
+    # Imported here, since these imports take a third of a second.
     from scipy.ndimage import map_coordinates
     from skimage.registration import optical_flow_ilk
 
@@ -79,11 +81,17 @@ def register_onto(image: Tensor, aim: Tensor) -> Tensor:
 
 
 def match_examples(units: Sequence[Tensor], labels: Sequence[Tensor], first: int) -> list[Tensor]:
-    """For each restart the indices (B,) of its examples that stand for those of restart `first`.
+    r"""Return which examples of each restart correspond to those of restart `first`.
 
-    units (B, *shape) and labels (B,) class indices, one a restart, the same labels in any order.
+    The result is one tensor of indices (B,) for each restart. Examples with equal labels are
+    assigned at the least squared distance.
+
+    Args:
+        units: Examples (B, \*shape) of each restart.
+        labels: Class indices (B,) of each restart: the same labels in any order.
+        first: Index of the restart whose order counts.
     """
-    # Imported here: SciPy takes a third of a second.
+    # Imported here, since SciPy takes a third of a second.
     from scipy.optimize import linear_sum_assignment
 
     reference = units[first].detach().double().flatten(1)
@@ -98,9 +106,38 @@ def match_examples(units: Sequence[Tensor], labels: Sequence[Tensor], first: int
 
 @dataclass(frozen=True, kw_only=True)
 class Consensus:
-    """Restarts are held to `mean` from the share `start` of a descent on; it is taken anew every `every` evaluations.
+    r"""Group consistency: restarts are pulled to what they have in common.
 
-    For first-order descents: the objective changes under way.
+    .. math::
+
+        R(x_s) = \frac{1}{n} \left\| x_s - E(x_1, \dots, x_S) \right\|^2
+
+    Here :math:`x_s` is the batch of restart :math:`s` in unit coordinates, and :math:`n` the number
+    of its values. The consensus :math:`E` is computed by `mean`. It is the plain mean of the
+    restarts, or their mean after each image was moved onto the plain mean by optical flow. Labels
+    tell which example of one restart corresponds to which of another. Examples with equal labels
+    are assigned at the least squared distance first.
+
+    Use it with several restarts and a first-order descent, since the objective changes during the
+    descent. The paper's norm is not squared.
+
+    Args:
+        weight: Weight of the penalty, at least 0. The default is the paper's.
+        mean: Function from corresponding examples (S, B, \*shape) of the restarts to their
+            consensus (B, \*shape). The default registers images.
+        start: Fraction of a descent, from 0 to 1, at which the first consensus is computed. The
+            default is the paper's.
+        every: Number of evaluations of each restart between one consensus and the next, at least 1.
+            The default is the paper's.
+
+    References:
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
+        via GradInversion. CVPR 2021, section 3. arXiv:2104.07586.
+
+    Example:
+        >>> from leakgauge.inversion import Consensus
+        >>> list(Consensus(start=0.25, every=100).meetings(400))
+        [100, 200, 300]
     """
 
     weight: float = 0.01
@@ -109,12 +146,12 @@ class Consensus:
     every: int = 100
 
     def meetings(self, evaluations: int) -> range:
-        """After how many evaluations of each restart the consensus is taken."""
+        """Return the numbers of evaluations of each restart after which the consensus is computed."""
         return range(max(1, math.ceil(self.start * evaluations)), evaluations, self.every)
 
     def aims(self, units: Sequence[Tensor], labels: Sequence[Tensor], first: int) -> list[Tensor]:
-        """The consensus in the order of each restart; restart `first` is that which others are matched to."""
+        """Return the consensus in the order of each restart. Others are matched to restart `first`."""
         orders = match_examples(units, labels, first)
-        alike = torch.stack([unit[order] for unit, order in zip(units, orders, strict=True)])
-        middle = self.mean(alike.detach())
+        ordered = torch.stack([unit[order] for unit, order in zip(units, orders, strict=True)])
+        middle = self.mean(ordered.detach())
         return [middle[order.argsort()] for order in orders]

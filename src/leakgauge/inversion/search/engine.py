@@ -1,7 +1,4 @@
-"""The engine of gradient matching: one composition, of which each paper is a recipe.
-
-minimize over x, y   distance(update(x, y), observed update) + priors(x)
-"""
+"""Gradient matching as a composition. Each matching attack of a paper is one choice of its parts."""
 
 from __future__ import annotations
 
@@ -35,16 +32,51 @@ from leakgauge.inversion.variables.labels import FixedLabels, ReadyLabels
 
 @dataclass(frozen=True, kw_only=True)
 class GradientMatching(Composition, BaseAttack):
-    """Search for inputs (and labels) whose simulated update is the observed one.
+    r"""Search for inputs, and labels, whose simulated update is the observed one.
 
-    `restarts` independent starts; they end early once one reaches `tolerance`. Where `halving`, the
-    worse half of them is dropped after 1/8, 1/4 and 1/2 of the steps, by the attacker's objective. The
-    best iterate of all is chosen by the objective alone. `precision` is that of the adversary's own copy
-    of the model; "mixed": TF32 products on a GPU, and float32 for the last quarter. Where `smoothing` is
-    above 0, the search simulates with every ReLU smoothed over that width; the residual reported is that
-    of the model as it is. Where the threat model grants BatchNorm's statistics, the objective asks for the
-    batch's own too, weighing `statistics` times as much as an update of zero. A `group` holds the restarts
-    together; what is returned, one of them or their consensus, the objective chooses. Satisfies the Attack protocol.
+    .. math::
+
+        \min_{x, y} \; D(g(x, y), g^*) + \sum_k \lambda_k R_k(x)
+
+    Here :math:`g(x, y)` is the update that the candidate batch would have shared, and :math:`g^*`
+    the observed one. The objective adds a distance :math:`D` and priors :math:`R_k` with weights
+    :math:`\lambda_k`. Use it to compose an attack of your own. The attacks of papers in
+    `leakgauge.attacks` are compositions of the same parts.
+
+    The search returns the best iterate of all restarts, chosen by the objective alone. It ends
+    early if one restart reaches `tolerance`.
+
+    Args:
+        objective: Sum of distances and priors, for example `Cosine() + 1e-2 * TotalVariation()`.
+        parametrization: Variables that the descent moves, and the examples that they stand for.
+        labels: Rule for the labels, for example `Known()`.
+        descent: Rule that lowers the objective, for example `SignedAdam()`.
+        restarts: Number of independent starts, at least 1.
+        halving: Whether the worse half of the restarts is dropped after 1/8, 1/4 and 1/2 of the
+            steps, by the objective.
+        tolerance: Value of the objective at which the search ends, at least 0.
+        smoothing: Width, in units of its input, over which every ReLU is smoothed in the
+            simulation. With 0, the model is unchanged. The reported residual is always that of the
+            unchanged model.
+        statistics: Weight of the private batch's BatchNorm statistics, if the threat model grants
+            them. The unit is the value of the objective at an update of zero.
+        group: Penalty that keeps the restarts together, or None. The objective then chooses between
+            the restarts and their consensus.
+        precision: Precision of the adversary's copy of the model: "observed", "double", or "mixed".
+            With "mixed", a GPU multiplies in TF32, and in float32 for the last quarter.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.inversion import Cosine, GradientMatching, Known, SignedAdam, TotalVariation
+        >>> matching = GradientMatching(
+        ...     objective=Cosine() + 1e-2 * TotalVariation(),
+        ...     labels=Known(),
+        ...     descent=SignedAdam(steps=20),
+        ...     restarts=2,
+        ... )
+        >>> found = matching(lg.examples.observation(batch_size=2), seeds=lg.Seeds(0))
+        >>> found.inputs.shape, len(found.objectives)
+        (torch.Size([2, 1, 8, 8]), 2)
     """
 
     @property
@@ -63,10 +95,10 @@ class Ready:
     """A matching that can search an observation.
 
     Args:
-        matching: the composition.
-        labels: its labels, with what was read from the observation.
-        observation: the observation as it was shared.
-        seen: the observation as the search simulates it.
+        matching: The composition.
+        labels: Its labels, with what was recovered from the observation.
+        observation: The observation, unchanged.
+        seen: The observation as the search simulates it.
     """
 
     matching: GradientMatching
@@ -76,15 +108,17 @@ class Ready:
 
     @classmethod
     def of(cls, matching: GradientMatching, observation: Observation, labels: ReadyLabels) -> Ready:
-        """Return the matching for an observation that needs no check: it is like one that was checked.
+        """Return the matching for an observation like one that was checked before.
 
         Args:
-            labels: the labels, whatever rule the matching has for them.
+            matching: The composition.
+            observation: The observation.
+            labels: The labels, which replace the matching's own rule.
         """
         return cls(matching, labels, observation, _simulated(matching, observation))
 
     def with_labels(self, labels: Tensor) -> Ready:
-        """Return the same search with labels (B,) or targets (B, K) that are known."""
+        """Return the same search with fixed labels (B,) or targets (B, K)."""
         return replace(self, labels=FixedLabels(labels))
 
     def with_terms(self, terms: Term) -> Ready:
@@ -95,7 +129,7 @@ class Ready:
     def search(self, seeds: Seeds, progress: Progress) -> Reconstruction:
         """Return the batch at the best iterate of all restarts."""
         seen, like = self.seen, self.observation.update.like
-        # Asked before attention is written out, which hides the fused kernel.
+        # This comes before attention is written out, which hides the fused kernel.
         notes = attention.notes(seen, seeds)
 
         def returned(found: Reconstruction) -> Reconstruction:
@@ -116,20 +150,23 @@ class Ready:
 
 
 def ready(matching: GradientMatching, observation: Observation) -> Ready | Inapplicable:
-    """Return the matching, ready to search the observation, or the reason why it cannot."""
+    """Return the matching, ready to search the observation, or the reason why it is not applicable."""
     if is_withheld(observation.training):
         return Inapplicable(
-            "the local steps are not told: surrogate_model and one_gradient do without"
+            "the hyperparameters of the local training are not known: use surrogate_model or "
+            "one_gradient, which do not need them"
         )
     labels = observation.knowledge.labels
     if matching.group is not None and labels is not None and labels.ndim > 2:
         return Inapplicable(
-            "a group tells examples apart by one label each, and the targets granted are planes"
+            "a group of restarts needs one label for each example, and the granted targets have "
+            "more dimensions: do without the group"
         )
     any_example = matching.group is not None or isinstance(matching.descent, GaussNewton)
     if any_example and not matching.parametrization.invertible:
         return Inapplicable(
-            "a group, and second order, want variables for any example: a generator has none"
+            "a group of restarts, and second order, need a parametrization with an inverse, and a "
+            "generator has none: choose a first-order descent without a group"
         )
     seen = _simulated(matching, observation)
     reason = unrunnable(seen) or matching.objective.inapplicable(observation)
@@ -143,7 +180,7 @@ def ready(matching: GradientMatching, observation: Observation) -> Ready | Inapp
 
 
 def _simulated(matching: GradientMatching, observation: Observation) -> Observation:
-    """Return the observation as the search simulates it: nothing drawn anew, in its precision and scale."""
+    """Return the observation as the search simulates it: without random draws, in its precision and scale."""
     seen = drop_misleading(mean_network(observation))
     double = matching.precision == "double"
     return rescale(in_precision(seen, torch.float64) if double else seen)

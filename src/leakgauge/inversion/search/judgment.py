@@ -1,4 +1,4 @@
-"""What a guess is worth: judged by the local training that was in use, and what to return where there is none."""
+"""How well a reconstruction explains the update, by the local training that was in use."""
 
 from __future__ import annotations
 
@@ -35,26 +35,28 @@ from leakgauge.output import contribution_of
 
 
 def residual_of(observation: Observation, found: Reconstruction) -> float | None:
-    """||u - u*|| / ||u*|| of what a guess would have shared; None where it is no guess of the whole batch.
+    """Return `|u - u*| / |u*|` of the update u that a reconstruction would have shared.
 
-    Where the local steps are not told, the share that one gradient of it, of any size, leaves unexplained.
+    If the hyperparameters of the local training are not known, return the fraction of the update
+    that no multiple of one gradient explains. Return None if the reconstruction lacks a target of
+    the batch.
     """
-    # A label of -1 is one that the attack does not know.
+    # A label of -1 means that the attack does not know the label.
     if found.targets is None or bool((found.targets < 0).any()):
         return None
     observation = drop_misleading(mean_network(observation))
     if space_of(observation.domain).discrete:
-        # Valid examples are simulated as the client trains on them, not as a search sees them.
+        # The client trains on valid examples, not on points of the search space.
         observation = replace(observation, domain=AsGiven(observation.domain))
     unit = observation.domain.to_unit(found.inputs)
     if is_withheld(observation.training):
-        return _aside(observation, unit, found.targets)
+        return _unexplained(observation, unit, found.targets)
     simulated = simulator(observation, create_graph=False)(unit, found.targets)
     return float(relative_residual(simulated, observation.update.tensors))
 
 
-def _aside(observation: Observation, unit: Tensor, targets: Tensor) -> float:
-    """The part of the update that no multiple of one gradient in the middle of the way explains."""
+def _unexplained(observation: Observation, unit: Tensor, targets: Tensor) -> float:
+    """Return the fraction of the update that no multiple of one gradient, midway, explains."""
     seen = interpolated(observation, 0.5)
     simulated = simulator(seen, create_graph=False)(unit, targets)
     cosine = 1 - float(Cosine()(Candidate(unit, targets, simulated, seen.update.tensors)))
@@ -69,10 +71,18 @@ def status_of(
     *,
     proven: bool,
 ) -> Status:
-    """Return the status that the residual of the whole update allows. proven: the method's own checks all passed.
+    r"""Return the status that the residual of the whole update allows.
 
-    An example that the network is sure of hardly moves the update, so a small residual says little of it. A certified
-    batch matches the update to CERTIFIED_WITHIN of the part of its faintest example.
+    An example that the network is sure of hardly changes the update, so a small residual says
+    little about it. A certified batch therefore matches the update to CERTIFIED_WITHIN of the part
+    of its faintest example.
+
+    Args:
+        observation: The observation.
+        unit: Inputs (B, \*shape) in unit coordinates.
+        targets: Targets (B,) or (B, K), or None if they are not known.
+        residual: Relative residual of the update, or None if it is not known.
+        proven: Whether the method's own checks all passed.
     """
     if targets is None or residual is None or residual > CONVERGED_WITHIN:
         return Status.UNCONVERGED
@@ -82,16 +92,17 @@ def status_of(
 
 
 def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
-    """Return the norm of the least example's part of the simulated gradient, relative to the whole.
+    """Return the least norm of one example's part of the simulated gradient, relative to the whole.
 
-    It is 1 for one example, and 0 if parts are not told apart: examples that meet in the model, or a loss of unknown
-    reduction.
+    It is 1 for one example. It is 0 if the parts cannot be separated, because examples meet in the
+    model or the reduction of the loss is not known.
     """
     if len(unit) == 1:
         return 1.0
     if targets.ndim > 1 or targets.is_floating_point() or entangled(observation):
         return 0.0
-    # Class weights divide by those of the batch's labels, which are judged here as if they were known.
+    # With class weights, the loss divides by the weights of the batch's labels. Here the recovered
+    # labels stand for them.
     knowledge = replace(observation.knowledge, labels=targets, label_counts=None)
     contribution = contribution_of(replace(observation, knowledge=knowledge))
     if isinstance(contribution, Inapplicable):
@@ -109,22 +120,23 @@ def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
 
 
 def _norm(tensors: Tensors) -> float:
+    """Return the Euclidean norm of all tensors."""
     return float(torch.stack([t.detach().double().norm() for t in tensors.values()]).norm())
 
 
 def objective_of(found: Reconstruction) -> float:
-    """Return the attacker's objective at what is returned, or infinity if the search found nothing."""
+    """Return the attacker's objective at the reconstruction, or infinity if the search found nothing."""
     return found.objectives[found.restart] if found.objectives else math.inf
 
 
 def least_objective(known: Sequence[float], objective: float | None) -> float | None:
-    """Return the least of known objectives and of the one under way, or None if none is finite."""
+    """Return the least of the known objectives and the present one, or None if none is finite."""
     least = min([*known, math.inf if objective is None else objective])
     return least if math.isfinite(least) else None
 
 
 def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
-    """The verdict on a batch, where the descent looked at the Jacobian."""
+    """Return the diagnosis of a batch, or None if the descent computed no Jacobian."""
     if seen is None:
         return None
     verdict: Literal["recovered", "collision", "stalled", "undecided"] = "recovered"

@@ -1,4 +1,4 @@
-"""One start of a gradient matching attack, and what is remembered of its way."""
+"""One restart of a gradient matching, and its trajectory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ from leakgauge.inversion.variables.labels import ReadyLabels
 
 @dataclass
 class _Best:
-    """The lowest objective seen, and where."""
+    """The lowest value of the objective so far, and its variables."""
 
     value: float = math.inf
     variables: Variables | None = None
 
 
 class Restart:
-    """A descent under way: what it asks for next, the best that it saw, and its trajectory."""
+    """A descent under way: its next request, the best iterate so far, and its trajectory.
+
+    Args:
+        problem: The problem.
+        start: The variables at the start.
+        run: The descent as a generator.
+    """
 
     def __init__(self, problem: Problem, start: Variables, run: Run) -> None:
         self.problem, self.run, self.clock = problem, run, time.perf_counter()
@@ -63,68 +69,79 @@ class Restart:
         return cls(problem, start, matching.descent.run(start, setting))
 
     def wants(self, until: float) -> bool:
-        """Whether it asks for more, having spent fewer evaluations than that."""
+        """Return whether the restart has a request and has spent fewer than `until` evaluations."""
         return self.request is not None and self.evaluations < until
 
-    def weighs(self) -> tuple[float, ...]:
-        """The weights of the objective that it asks for."""
-        assert self.request is not None, "a restart that has ended asks for nothing"
+    def term_weights(self) -> tuple[float, ...]:
+        """Return the weights of the objective's terms at the present request."""
+        assert self.request is not None, "a restart that has ended has no request"
         return self.problem.weights(self.request.progress)
 
-    def tell(self, seen: Evaluation) -> None:
-        """Answer the request: remember the iterate where it is the best, and ask for the next."""
-        assert self.request is not None, "a restart that has ended asks for nothing"
+    def receive(self, seen: Evaluation) -> None:
+        """Answer the request: keep the iterate if it is the best, and get the next request."""
+        assert self.request is not None, "a restart that has ended has no request"
         variables, progress = self.request
-        seen = seen if self.pull is None else self.pull.added(seen, variables)
+        seen = seen if self.pull is None else self.pull.add_to(seen, variables)
         self.evaluations += 1
         self.finite = self.finite and math.isfinite(seen.value)
         weights = (*self.problem.weights(progress), self.pull)
-        # Under other weights, or held to another consensus, the objective is another: what was best
-        # before does not compare.
+        # With other weights, or another consensus, the objective is another one. The best iterate so far
+        # does not compare.
         if math.isfinite(seen.value) and (seen.value < self.best.value or weights != self.weights):
             self.best = _Best(seen.value, variables)
             self.weights = weights
         self._remember(variables, seen.value)
         self._next(seen)
 
-    def guess(self) -> tuple[Tensor, Tensor]:
-        """Where it stands: unit (B, *shape), and labels (B,)."""
+    def reconstruct(self) -> tuple[Tensor, Tensor]:
+        r"""Return the present examples (B, \*shape) in unit coordinates, and their labels (B,)."""
         variables = self.best.variables if self.request is None else self.request.variables
-        assert variables is not None, "a restart that has ended has been somewhere"
+        assert variables is not None, "a restart that has ended was evaluated at least once"
         unit, targets = self.problem.decode(variables)
         return unit.detach(), targets.argmax(-1) if targets.ndim == 2 else targets
 
-    def rest(self) -> None:
-        """End at the best iterate, its value that of the objective alone, whatever held the restart to others."""
+    def conclude(self) -> None:
+        """End at the best iterate, with the value of the objective alone, without any penalty of a group."""
         if self.best.variables is None:
             return
         self.request, self.pull = None, None
-        self.best = _Best(self.alone(self.best.variables), self.best.variables)
+        self.best = _Best(self.value_alone(self.best.variables), self.best.variables)
 
     def adopt(self, unit: Tensor) -> bool:
-        """Take a guess (B, *shape) for the best where the objective alone prefers it; whether it does."""
-        assert self.best.variables is not None, "a restart that has ended has been somewhere"
+        r"""Replace the best iterate by examples (B, \*shape) if the objective alone prefers them.
+
+        Returns:
+            Whether it was replaced.
+        """
+        assert self.best.variables is not None, (
+            "a restart that has ended was evaluated at least once"
+        )
         variables = (self.problem.parametrization.encode(unit), *self.best.variables[1:])
-        value = self.alone(variables)
+        value = self.value_alone(variables)
         if value < self.best.value:
             self.best = _Best(value, variables)
             return True
         return False
 
-    def alone(self, variables: Variables) -> float:
-        """The objective at its last weights, without any consensus."""
+    def value_alone(self, variables: Variables) -> float:
+        """Return the objective at its last weights, without any penalty of a group."""
         problem = self.problem
         simulate = simulator(problem.observation, create_graph=False)
         return float(problem.value(variables, problem.weights(1.0), simulate).detach())
 
     def _next(self, seen: Evaluation | None) -> None:
+        """Send an evaluation to the descent, and keep its next request or its ending."""
         try:
             self.request = next(self.run) if seen is None else self.run.send(seen)
         except StopIteration as end:
             self.request, self.ending = None, end.value
 
     def _remember(self, variables: Variables, value: float) -> None:
-        """Keep iterates at about four a doubling of their number, and at each tenth of the objective."""
+        """Add the iterate to the trajectory if it is due.
+
+        About four iterates are kept for each doubling of their number, and one whenever the
+        objective falls to a tenth.
+        """
         done = self.evaluations - 1
         last, reached = -1, math.inf
         if self.trajectory:
@@ -137,29 +154,29 @@ class Restart:
 
 
 def meet(live: list[Restart], group: Consensus) -> None:
-    """Hold each restart that goes on, from now on, to the consensus of them all."""
-    standing = [t for t in live if t.request is not None and t.guess()[0].isfinite().all()]
-    for restart, aim in zip(standing, _aims(standing, group), strict=True):
+    """Pull each restart that goes on to the present consensus of all of them."""
+    standing = [t for t in live if t.request is not None and t.reconstruct()[0].isfinite().all()]
+    for restart, aim in zip(standing, _consensus_for(standing, group), strict=True):
         restart.pull = Pull(restart.problem.parametrization.decode, aim, group.weight)
 
 
 def settle(restarts: list[Restart], live: list[Restart], group: Consensus) -> str:
-    """Score restarts by the objective alone, and the consensus of the live beside them; a line that says which won."""
+    """Score the restarts and their consensus by the objective alone. Return a note that says which won."""
     for restart in restarts:
-        restart.rest()
+        restart.conclude()
     live = [restart for restart in live if restart.best.variables is not None]
     if not live:
         return ""
     best = min(live, key=lambda restart: restart.best.value)
-    adopted = best.adopt(_aims(live, group)[live.index(best)])
+    adopted = best.adopt(_consensus_for(live, group)[live.index(best)])
     chosen = "their consensus" if adopted else "one of them"
     return f"group: of {len(live)} restarts, {chosen} matches best"
 
 
-def _aims(live: list[Restart], group: Consensus) -> list[Tensor]:
-    """The consensus, in the order of each restart's examples."""
+def _consensus_for(live: list[Restart], group: Consensus) -> list[Tensor]:
+    """Return the consensus, in the order of each restart's examples."""
     if not live:
         return []
     first = min(range(len(live)), key=lambda i: live[i].best.value)
-    units, labels = zip(*(restart.guess() for restart in live), strict=True)
+    units, labels = zip(*(restart.reconstruct() for restart in live), strict=True)
     return group.aims(units, labels, first)

@@ -1,4 +1,4 @@
-"""A gradient matching under way: its restarts, what they have spent, and the best of them."""
+"""A gradient matching under way: its restarts, the spent evaluations, and the best restart."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from leakgauge.inversion.variables.labels import ReadyLabels
 
 
 class Running:
-    """The state of one search: everything that a descent does not need to know."""
+    """The state of one search."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class Running:
         self.notes: dict[str, None] = {}
 
     def descend(self) -> None:
-        """Every restart to its end, or to where halving drops it."""
+        """Run every restart to its end, or until halving drops it."""
         matching = self.matching
         live, done, last = self.restarts, 0.0, self.restarts
         for fraction in RUNGS if matching.halving and matching.restarts > 1 else (1.0,):
             whole, last = matching.descent.evaluations, live
-            # A descent that is not dropped ends by itself, with what it has to say of the end.
+            # A descent that is not dropped ends by itself, and reports its notes.
             self.advance(
                 live,
                 math.inf if fraction == 1.0 else fraction * whole,
@@ -81,18 +81,26 @@ class Running:
             self.count(len(self.restarts) + 1)
 
     def solved(self, live: list[Restart]) -> bool:
-        """Whether one of them has reached the tolerance."""
+        """Return whether one of the restarts has reached the tolerance."""
         return min(restart.best.value for restart in live) <= self.matching.tolerance
 
     def advance(self, live: list[Restart], until: float, planned: int) -> None:
-        """Restarts, until each has spent so many evaluations; on the way they meet, where they are a group."""
+        """Run restarts until each has spent `until` evaluations.
+
+        If they are a group, they meet on the way.
+
+        Args:
+            live: The restarts.
+            until: Evaluations of each restart at the end.
+            planned: Evaluations of each restart that are planned from here on.
+        """
         problem = live[0].problem
-        # Labels that were read with chance may differ from restart to restart.
+        # Labels that depend on random draws may differ from restart to restart.
         held = [restart.problem.fixed for restart in live if restart.problem.fixed is not None]
         fixed = torch.stack(held) if held else None
         steps, note = choose_restarts(problem, fixed, len(live), planned)
         self.notes[note] = None
-        # Built where it is first needed: tracing another step takes seconds.
+        # The step is built at its first use, since tracing takes seconds.
         single = cache(lambda: choose(problem, planned)[0])
         for stop in self.stops(live, until):
             self.move(live, stop, steps, single)
@@ -102,7 +110,7 @@ class Running:
                 meet(live, self.matching.group)
 
     def stops(self, live: list[Restart], until: float) -> list[float]:
-        """After how many evaluations of each restart they meet, and the end."""
+        """Return the numbers of evaluations of each restart at which they meet, and then the end."""
         group, spent = self.matching.group, live[0].evaluations
         met = () if group is None else group.meetings(self.matching.descent.evaluations)
         return [*(k for k in met if spent <= k < until), until]
@@ -110,7 +118,7 @@ class Running:
     def move(
         self, live: list[Restart], until: float, steps: Restarts, single: Callable[[], BuiltStep]
     ) -> None:
-        """Restarts up to a stop: as one axis where that wins, else one after the other."""
+        """Run restarts to a stop: as one axis if that is faster, else one after the other."""
         if isinstance(steps, Loop):
             for restart in live:
                 while restart.wants(until):
@@ -119,40 +127,40 @@ class Running:
                     return
             return
         while not self.solved(live) and (moving := [t for t in live if t.wants(until)]):
-            # The axis has one set of weights, and room for all: stages may part, and restarts end.
-            if len(moving) == len(live) and len({restart.weighs() for restart in live}) == 1:
+            # One axis needs all restarts, with equal weights. Stages may differ, and restarts may end.
+            if len(moving) == len(live) and len({restart.term_weights() for restart in live}) == 1:
                 self.evaluate(live, steps)
                 continue
             for restart in moving:
                 self.evaluate_alone(restart, single())
 
     def evaluate(self, live: list[Restart], steps: Restarts) -> None:
-        """One evaluation of each restart, all at once."""
+        """Evaluate all restarts once, together."""
         requests = [restart.request for restart in live if restart.request is not None]
         variables = tuple(map(torch.stack, zip(*(r.variables for r in requests), strict=True)))
         with self.arithmetic(requests[0].progress):
             values, gradients = steps(variables, requests[0].progress)
         for i, restart in enumerate(live):
-            restart.tell(Evaluation(float(values[i]), tuple(g[i] for g in gradients)))
+            restart.receive(Evaluation(float(values[i]), tuple(g[i] for g in gradients)))
         self.count(len(live))
 
     def evaluate_alone(self, restart: Restart, step: BuiltStep) -> None:
-        """One evaluation of one restart, with its own labels."""
-        assert restart.request is not None, "a restart that has ended asks for nothing"
+        """Evaluate one restart once, with its own labels."""
+        assert restart.request is not None, "a restart that has ended has no request"
         with self.arithmetic(restart.request.progress):
             value, gradient = replace(step, problem=restart.problem)(*restart.request)
-        restart.tell(Evaluation(float(value), gradient))
+        restart.receive(Evaluation(float(value), gradient))
         self.count(1)
 
     def arithmetic(self, progress: float) -> AbstractContextManager[None]:
-        """In what numbers products are computed at this share of a descent."""
+        """Return the context that sets the precision of products at this progress."""
         if self.matching.precision != "mixed":
             return nullcontext()
         like = self.observation.update.like
         return mixed_precision(like.device, progress)
 
     def count(self, evaluations: int) -> None:
-        """Evaluations spent, told."""
+        """Count spent evaluations, and report the progress."""
         self.evaluations += evaluations
         self.progress(
             Moment(
@@ -166,12 +174,12 @@ class Running:
         )
 
     def best(self) -> Reconstruction:
-        """Return the reconstruction at the best iterate so far, from within the search or after it was stopped."""
+        """Return the reconstruction at the best iterate so far. It also works after the search was stopped."""
         with self.seeds.isolated("simulation"), attention.written_out():
             return self.finish()
 
     def finish(self) -> Reconstruction:
-        """The reconstruction at the best iterate, with a status that says how far the update was matched."""
+        """Return the reconstruction at the best iterate. Its status says how far the update was matched."""
         observation, seconds = self.observation, time.perf_counter() - self.clock
         cost = Cost(self.evaluations)
         chosen = min(range(len(self.restarts)), key=lambda i: self.restarts[i].best.value)
@@ -186,13 +194,13 @@ class Running:
             )
         unit, targets = restart.problem.decode(restart.best.variables)
         if targets.ndim == 2 and observation.classes is not None and self.labels.free:
-            targets = targets.argmax(-1)  # the status is that of the labels that are returned
+            targets = targets.argmax(-1)  # The status must be that of the returned labels.
         simulated = simulator(observation, create_graph=False)(unit, targets)
         residual = float(relative_residual(simulated, observation.update.tensors))
         inputs = observation.domain.from_unit(unit).detach()
         status, message = self.verdict(residual)
         diagnosis = diagnose((ending := restart.ending or Ending()).identification, residual)
-        # Rows of class probabilities are told as class indices, if the loss knows such.
+        # Rows of class probabilities are returned as class indices if the loss takes these.
         soft = targets.ndim == 2 and unlabeled(observation) is None
         return Reconstruction(
             inputs=inputs,
@@ -213,7 +221,7 @@ class Running:
         )
 
     def verdict(self, residual: float) -> tuple[Status, str]:
-        """The status, and for all but success a remedy."""
+        """Return the status and a message, which names a remedy unless the search succeeded."""
         matched = f"the update is matched to {residual:.2g} of its norm"
         if residual <= MATCHED:
             return Status.CONVERGED, matched
