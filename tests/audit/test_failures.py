@@ -250,7 +250,7 @@ UNSOUND: dict[str, tuple[Callable[[lg.Reconstruction], Any], str]] = {
     "infinity": (replaced(inputs=torch.full((2, 1, 8, 8), math.inf)), "finite inputs"),
     "flags that are none": (replaced(found=None), "found as 2 flags"),
     "too many flags": (replaced(found=torch.ones(3, dtype=torch.bool)), "found as 2 flags"),
-    "too few targets": (replaced(targets=torch.zeros(1)), "targets for 2 guesses"),
+    "too few targets": (replaced(targets=torch.zeros(1)), "targets for 2 examples"),
     "a status of its own": (replaced(status="great"), "expected a Status; found 'great'"),
 }
 
