@@ -276,7 +276,7 @@ class TestDefense:
         run = lg.audit(case, out=tmp_path / "run")
         bare, silent_, *_ = run.cells
         assert silent_.defense.name == "first_layer_silent"
-        assert silent_.defense.repr == "FirstLayerSilent(share=0.0)"
+        assert silent_.defense.repr == "FirstLayerSilent(fraction=0.0)"
         assert bare.scores["psnr"][0] > 60
         assert silent_.scores["psnr"][0] < 15
         assert (tmp_path / "run/records.jsonl").read_text("utf-8").count("\n") == 6
@@ -322,12 +322,12 @@ class TestSpecification:
             model = "their_factories:model"
             loss = "their_factories:hinge"
             attacks = [{name = "their_factories:Mean", value = [0.25, 0.5]}, "linear_layer"]
-            defenses = ["none", {name = "their_factories:FirstLayerSilent", share = 0.5}]
+            defenses = ["none", {name = "their_factories:FirstLayerSilent", fraction = 0.5}]
         """
         run = execute(plan_from(Source(text)), out=tmp_path / "run")
         assert [(c.defense.repr, c.attack.repr) for c in run.cells] == [
             (defense, attack)
-            for defense in ("none", "FirstLayerSilent(share=0.5)")
+            for defense in ("none", "FirstLayerSilent(fraction=0.5)")
             for attack in ("Mean(value=0.25)", "Mean(value=0.5)", "LinearLayer()")
         ]
         assert run.cells[0].data.name == "mine"

@@ -1,4 +1,4 @@
-"""NumPy archives from others: refused by what they declare, before a byte is unpacked."""
+"""Unsafe NumPy archives are refused by their headers, before any data is unpacked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def written(array: Any) -> bytes:
 
 
 def header(description: str, content: bytes = b"") -> bytes:
-    """A member of the .npy format from the text of its header."""
+    """Return a file in the .npy format from the text of its header and its content."""
     text = description.encode("latin-1") + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content
 
@@ -55,7 +55,7 @@ def parts(**changes: Any) -> dict[str, bytes]:
 
 
 def patched(path: Path, local: int, central: int, value: int) -> None:
-    """Put two bytes into the first member's entry, in its own header and in the directory."""
+    """Write two bytes into the entry of the first file, in its local header and in the directory."""
     content = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
         at = content.index(signature) + offset
@@ -63,8 +63,8 @@ def patched(path: Path, local: int, central: int, value: int) -> None:
     path.write_bytes(content)
 
 
-def refused(path: Path, *words: str, **options: Any) -> str:
-    """The archive is refused in one line that names it and says what to do."""
+def check_refused(path: Path, *words: str, **options: Any) -> str:
+    """Check that the archive is refused in one line with its name and a remedy, and return the line."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(DataError) as caught:
@@ -80,13 +80,13 @@ class TestZip:
     def test_encrypted(self, tmp_path: Path) -> None:
         path = zipped(tmp_path, parts())
         patched(path, 6, 8, 0x1)
-        refused(path, "'images' encrypted")
+        check_refused(path, "'images' encrypted")
 
     @pytest.mark.parametrize("method", [6, 9, 12, 14, 93, 97, 99])
     def test_methods_that_numpy_does_not_write(self, tmp_path: Path, method: int) -> None:
         path = zipped(tmp_path, parts())
         patched(path, 8, 10, method)
-        refused(path, f"'images' packed by method {method}")
+        check_refused(path, f"'images' packed by method {method}")
 
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
     def test_methods_that_it_writes(self, tmp_path: Path, method: int) -> None:
@@ -96,7 +96,7 @@ class TestZip:
         path = zipped(tmp_path, parts())
         with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
             archive.writestr("images.npy", written(IMAGES))
-        refused(path, "'images' more than once")
+        check_refused(path, "'images' more than once")
 
     def test_paths_within_write_nothing(self, tmp_path: Path) -> None:
         path = zipped(tmp_path, parts() | {"../escaped.npy": b"x", "/absolute": b"x"})
@@ -111,9 +111,9 @@ class TestZip:
         zeros = np.zeros((2, 100, 100), np.uint8)
         path = zipped(tmp_path, parts(images=zeros), zipfile.ZIP_DEFLATED)
         assert path.stat().st_size < 10_000
-        refused(path, "arrays of 20,", "more than 10,000")
+        check_refused(path, "arrays of 20,", "more than 10,000")
         path.write_bytes(bytes(10_001))
-        refused(path, "of at most 10,000 bytes", "10,001 bytes")
+        check_refused(path, "of at most 10,000 bytes", "10,001 bytes")
 
     def test_a_bomb_that_declares_less_than_it_unpacks_to(self, tmp_path: Path) -> None:
         zeros = np.zeros((2, 1000, 1000), np.uint8)
@@ -124,28 +124,28 @@ class TestZip:
             at = content.index(signature) + offset
             content[at : at + 4] = struct.pack("<I", claim)
         path.write_bytes(content)
-        refused(path)
+        check_refused(path)
 
     def test_more_files_than_an_archive_of_arrays_has(self, tmp_path: Path) -> None:
         path = zipped(tmp_path, {f"{i}.npy": b"" for i in range(10_001)})
-        refused(path, "10,001 files")
+        check_refused(path, "10,001 files")
 
     def test_a_wrong_checksum(self, tmp_path: Path) -> None:
         path = zipped(tmp_path, parts())
         content = bytearray(path.read_bytes())
         content[content.index(IMAGES.tobytes())] ^= 1
         path.write_bytes(content)
-        refused(path, "CRC")
+        check_refused(path, "CRC")
 
     def test_cut_anywhere(self, tmp_path: Path) -> None:
         whole = zipped(tmp_path, parts(), zipfile.ZIP_DEFLATED).read_bytes()
         for length in range(0, len(whole), 7):
             (tmp_path / "a.npz").write_bytes(whole[:length])
-            refused(tmp_path / "a.npz")
+            check_refused(tmp_path / "a.npz")
 
     def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "p.npz")
-        refused(tmp_path / "p.npz", "named pipe")
+        check_refused(tmp_path / "p.npz", "named pipe")
 
 
 class TestHeader:
@@ -164,17 +164,17 @@ class TestHeader:
     )
     def test_shapes(self, tmp_path: Path, shape: str, words: str) -> None:
         member = header(declared(shape), IMAGES.tobytes())
-        refused(zipped(tmp_path, parts(images=member)), words)
+        check_refused(zipped(tmp_path, parts(images=member)), words)
 
     @pytest.mark.parametrize(
         "text", ["", "{", "None", "[]", "{'descr': '|u1'}", "__import__('os')", "\xff", "{0: 1}"]
     )
     def test_headers_that_are_none(self, tmp_path: Path, text: str) -> None:
-        refused(zipped(tmp_path, parts(images=header(text, IMAGES.tobytes()))))
+        check_refused(zipped(tmp_path, parts(images=header(text, IMAGES.tobytes()))))
 
     @pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY\x09\x00" + bytes(100)])
     def test_members_that_are_no_arrays(self, tmp_path: Path, content: bytes) -> None:
-        refused(zipped(tmp_path, parts(images=content)))
+        check_refused(zipped(tmp_path, parts(images=content)))
 
     @pytest.mark.parametrize(
         ("array", "words"),
@@ -320,4 +320,4 @@ def test_an_archive_of_more_numbers_than_memory_holds(
     path = zipped(tmp_path, parts())
     npz(path)
     monkeypatch.setattr(dataset, "memory", lambda: 1)
-    refused(path, "at most 0 numbers")
+    check_refused(path, "at most 0 numbers")

@@ -1,4 +1,4 @@
-"""Data: the reference sets as promised, loaders on files made here, and every bad input told."""
+"""Reference data sets have their documented content. Loaders read good files and refuse bad ones."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ REFERENCE = {
 }
 
 
-def told(call: Callable[[], object], *words: str, kind: type[Exception] = DataError) -> None:
-    """The call fails with one line that has all the words."""
+def fails_with(call: Callable[[], object], *words: str, kind: type[Exception] = DataError) -> None:
+    """Check that the call fails with an error of one line, which has all the words."""
     with pytest.raises(kind) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -50,7 +50,7 @@ def test_reference_sets(name: str) -> None:
     unit = dataset.domain.to_unit(dataset.inputs)
     assert unit.min() >= 0
     assert unit.max() <= 1
-    # No column and no pixel set is constant, nor squeezed into a corner of its public range.
+    # The data are neither constant nor confined to a small part of the public range.
     assert (unit.amax(0) - unit.amin(0)).flatten().max() > 0.5
 
 
@@ -60,7 +60,7 @@ def test_photographs_are_distinct_and_in_rounds() -> None:
     flat = photos.inputs.flatten(1)
     apart = torch.cdist(flat, flat) + 100 * torch.eye(30)
     assert apart.min() > 1.0
-    # All but the gray photographer are in color: the channels differ. Each has contrast.
+    # Except for the gray photographer, all are in color, so their channels differ. Each has contrast.
     colored = photos.targets != photos.class_names.index("photographer")
     spread = (photos.inputs - photos.inputs.mean(1, keepdim=True)).abs().amax((1, 2, 3))
     assert spread[colored].min() > 0.05
@@ -78,12 +78,12 @@ def test_photographs_scale() -> None:
 
 @pytest.mark.parametrize("size", [7, 513])
 def test_photographs_of_a_wrong_size(size: int) -> None:
-    told(lambda: data.photos(size), "8 to 512", str(size))
+    fails_with(lambda: data.photos(size), "8 to 512", str(size))
 
 
 def test_digits_are_scikit_learns() -> None:
     digits = data.digits()
-    # The first record is the zero that scikit-learn's documentation prints.
+    # The first record is the digit zero that the documentation of scikit-learn prints.
     assert (digits.inputs[0, 0, 0] * 16).tolist() == [0, 0, 5, 13, 9, 1, 0, 0]
     assert digits.targets[:3].tolist() == [0, 1, 2]
     assert digits.inputs.max() == 1.0
@@ -93,7 +93,11 @@ def test_diabetes_is_in_raw_units_and_split_at_the_median() -> None:
     diabetes = data.diabetes()
     first = [59, 2, 32.1, 101, 157, 93.2, 38, 4, 4.8598, 87]
     torch.testing.assert_close(diabetes.inputs[0], torch.tensor(first))
-    assert diabetes.targets[:3].tolist() == [1, 0, 1]  # progression 151, 75, 141 against 140.5
+    assert diabetes.targets[:3].tolist() == [
+        1,
+        0,
+        1,
+    ]  # The progressions are 151, 75 and 141, and the median is 140.5.
     assert diabetes.targets.sum() == 221
     assert isinstance(diabetes.domain, TableDomain)
     columns = diabetes.domain.columns
@@ -152,7 +156,7 @@ def dataset(**changes: Any) -> data.Dataset:
 )
 def test_a_dataset_keeps_its_contract(changes: dict[str, Any], words: str) -> None:
     assert len(dataset()) == 2
-    told(lambda: dataset(**changes), "'x'", words)
+    fails_with(lambda: dataset(**changes), "'x'", words)
 
 
 # npz
@@ -199,7 +203,7 @@ def test_npz_splits(tmp_path: Path) -> None:
     del arrays["test_images"]
     path = archive(tmp_path, **arrays)
     assert len(data.npz(path)) == 2
-    told(lambda: data.npz(path, "test"), "test_images", "train_images")
+    fails_with(lambda: data.npz(path, "test"), "test_images", "train_images")
     path = archive(tmp_path, images=pixels(9, 2, 2), labels=np.zeros(9, int), **arrays)
     assert len(data.npz(path)) == 9
 
@@ -225,16 +229,16 @@ def test_npz_is_found_under_the_variable(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "data").mkdir()
     archive(tmp_path / "data", images=pixels(2, 2, 2), labels=np.zeros(2, int))
     monkeypatch.delenv("LEAKGAUGE_DATA", raising=False)
-    told(lambda: data.npz("a.npz"), "'a.npz'", "LEAKGAUGE_DATA")
+    fails_with(lambda: data.npz("a.npz"), "'a.npz'", "LEAKGAUGE_DATA")
     monkeypatch.setenv("LEAKGAUGE_DATA", str(tmp_path))
     assert len(data.npz("a.npz")) == 2
     archive(tmp_path, images=pixels(3, 2, 2), labels=np.zeros(3, int))
     assert len(data.npz("a.npz")) == 3
-    told(lambda: data.npz(tmp_path / "b.npz"), "b.npz", "check the path")
+    fails_with(lambda: data.npz(tmp_path / "b.npz"), "b.npz", "check the path")
 
 
 class Pickled:
-    """Would run code if it were ever unpickled."""
+    """An object that runs code if it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (pytest.fail, ("the pickle was loaded",))
@@ -268,17 +272,17 @@ ROWS = {"inputs": np.full((2, 3), 9.0), "labels": np.array([0, 1])}
     ],
 )
 def test_npz_with_wrong_contents(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
-    told(lambda: data.npz(archive(tmp_path, **arrays)), words)
+    fails_with(lambda: data.npz(archive(tmp_path, **arrays)), words)
 
 
 def test_npz_files_that_are_none(tmp_path: Path) -> None:
     good = archive(tmp_path, **FINE).read_bytes()
     for content in (b"", b"neither zip nor npy", good[: len(good) // 2]):
         (tmp_path / "b.npz").write_bytes(content)
-        told(lambda: data.npz(tmp_path / "b.npz"), "b.npz", "NumPy archive")
+        fails_with(lambda: data.npz(tmp_path / "b.npz"), "b.npz", "NumPy archive")
     np.save(tmp_path / "c.npy", FINE["images"])
-    told(lambda: data.npz(tmp_path / "c.npy"), "a single array")
-    told(lambda: data.npz(tmp_path), "NumPy archive")
+    fails_with(lambda: data.npz(tmp_path / "c.npy"), "a single array")
+    fails_with(lambda: data.npz(tmp_path), "NumPy archive")
 
 
 # image_folder
@@ -321,26 +325,26 @@ def test_image_folder_crops_and_resizes_when_asked(tmp_path: Path) -> None:
     wide.paste(255, (10, 0, 20, 10))
     wide.save(tmp_path / "a.png")
     picture(tmp_path / "b.png", (5, 9), mode="L")
-    told(lambda: data.image_folder(tmp_path), "30x10", "5x9", "size=")
+    fails_with(lambda: data.image_folder(tmp_path), "30x10", "5x9", "size=")
     loaded = data.image_folder(tmp_path, size=8)
     assert loaded.domain == ImageDomain(1, 8, 8)
-    # The white middle is all that a center crop keeps; the filter reaches over its edge.
+    # A center crop keeps only the white middle. The filter reaches a little over its edge.
     assert loaded.inputs[0].min() > 0.95
 
 
 def test_image_folders_that_cannot_be_read(tmp_path: Path) -> None:
-    told(lambda: data.image_folder(tmp_path / "none"), "existing file or folder")
-    told(lambda: data.image_folder(tmp_path), "expected files ending in", ".png")
+    fails_with(lambda: data.image_folder(tmp_path / "none"), "existing file or folder")
+    fails_with(lambda: data.image_folder(tmp_path), "expected files ending in", ".png")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    told(lambda: data.image_folder(tmp_path), "a.png", "readable image")
-    told(lambda: data.image_folder(tmp_path / "a.png"), "a folder")
+    fails_with(lambda: data.image_folder(tmp_path), "a.png", "readable image")
+    fails_with(lambda: data.image_folder(tmp_path / "a.png"), "a folder")
     picture(tmp_path / "a.png")
-    told(lambda: data.image_folder(tmp_path, size=0), "size from 1 to 2,048 pixels")
+    fails_with(lambda: data.image_folder(tmp_path, size=0), "size from 1 to 2,048 pixels")
     whole = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:-40])
-    told(lambda: data.image_folder(tmp_path), "a.png", "readable image")
+    fails_with(lambda: data.image_folder(tmp_path), "a.png", "readable image")
     picture(tmp_path / "class" / "b.png")
-    told(lambda: data.image_folder(tmp_path), "beside 1 subfolders")
+    fails_with(lambda: data.image_folder(tmp_path), "beside 1 subfolders")
 
 
 # custom
@@ -419,11 +423,11 @@ def test_custom_factories(module: str) -> None:
     ],
 )
 def test_custom_references_that_name_nothing(module: str, reference: str, words: str) -> None:
-    told(lambda: data.custom(reference), words, kind=SpecificationError)
+    fails_with(lambda: data.custom(reference), words, kind=SpecificationError)
 
 
 def test_custom_options_that_do_not_fit(module: str) -> None:
-    told(lambda: data.custom(f"{module}:pair", count=2), "count", kind=SpecificationError)
+    fails_with(lambda: data.custom(f"{module}:pair", count=2), "count", kind=SpecificationError)
 
 
 @pytest.mark.parametrize(
@@ -444,11 +448,11 @@ def test_custom_options_that_do_not_fit(module: str) -> None:
     ],
 )
 def test_custom_factories_that_return_something_else(module: str, factory: str, words: str) -> None:
-    told(lambda: data.custom(f"{module}:{factory}"), words)
+    fails_with(lambda: data.custom(f"{module}:{factory}"), words)
 
 
 def test_an_empty_path_is_no_file() -> None:
-    told(lambda: data.npz(""), "expected a path; found an empty text")
+    fails_with(lambda: data.npz(""), "expected a path; found an empty text")
 
 
 def test_what_was_found_is_told_in_a_line_that_can_be_read() -> None:

@@ -1,6 +1,7 @@
-"""Reference sets and loaders of a user's own. Sees core only.
+"""Reference data sets, and loaders of a user's own data.
 
-A specification names a set by one of LOADERS, or a factory of its own as "package.module:factory".
+A specification names a data set by one of LOADERS, or a user's own factory as
+"package.module:factory".
 """
 
 from leakgauge.data.archives import npz

@@ -1,4 +1,4 @@
-"""NumPy archives (.npz) of images or of tables. Pickled arrays are refused: they can run code."""
+"""NumPy archives (.npz) of images or tables. Pickled arrays are refused, because they can run code."""
 
 from __future__ import annotations
 
@@ -18,35 +18,57 @@ from leakgauge.data.members import Array, read_members
 
 Split = Literal["train", "test", "val"]
 
-# Without a split: what was meant to be read first, then what a model was least likely trained on.
+# The order of prefixes if no split is given. Among splits, a model was least likely trained on test.
 _DEFAULT = ("", "test_", "train_", "val_")
 WHOLE = 2**24
-"""Largest whole number up to which float32 holds all of them."""
-_KEYS = "images and labels, or inputs and labels, as they are or behind train_, test_ or val_"
+"""Largest number up to which float32 holds every whole number exactly."""
+_KEYS = "images and labels, or inputs and labels, without a prefix or with train_, test_ or val_"
 
 
 def npz(path: str | Path, split: Split | None = None, *, classes: Count | None = None) -> Dataset:
-    """Read examples from a NumPy archive: images, or a table.
+    """Load images or a table from a NumPy archive (.npz).
 
-    Keys are `images` (uint8 or uint16, NHWC with 1 to 4 channels, or NHW; read as [0, 1]) or
-    `inputs` ((N, D), floats or whole numbers of at most 2^24, in the columns' units), with
-    `labels` (integers (N,) or (N, 1), from 0). Each may carry the prefix train_, test_ or val_, which
-    `split` chooses (default: no prefix, else test, else train, else val). Tables: `columns` (names),
-    `lows` and `highs` (public ranges, (D,)), and `integers` ((D,), true or 1 for columns whose values
-    are whole numbers).
-    Without ranges every value must lie in [0, 1]. Any byte order, and Fortran's order of axes, are
-    read alike.
+    The archive holds `labels`, integers (N,) or (N, 1) from 0, and one of these keys:
+
+    - `images`: uint8 or uint16, (N, H, W, C) with 1 to 4 channels, or (N, H, W). They are scaled to
+      [0, 1].
+    - `inputs`: a table (N, D) in the units of the columns, of floats or of whole numbers up to 2^24.
+
+    These keys may have the prefix `train_`, `test_` or `val_`, see `split`. A table may have more
+    keys, which have no prefix:
+
+    - `columns`: the names of the columns.
+    - `lows` and `highs`: the public range (D,) of each column. Without them, all values must lie in
+      [0, 1].
+    - `integers`: (D,), true or 1 for each column of whole numbers.
+
+    The key `classes` may hold the names of the classes. Any byte order is read, and Fortran's order of
+    axes too.
 
     Args:
-        path: looked up as given, then under $LEAKGAUGE_DATA and its data folder.
-        split: "train", "test" or "val".
-        classes: the number of classes, at least 1. Default: that of the key `classes` (names), else
-            the largest label plus one.
+        path: The archive. It is looked up as given, then under `$LEAKGAUGE_DATA`, then in its subfolder
+            `data`.
+        split: "train", "test" or "val", which chooses the prefix of the keys. None takes keys without
+            a prefix if there are any, else test, else train, else val.
+        classes: Number of classes, at least 1. None is the number of names in `classes`, else the
+            largest label plus 1.
 
     Raises:
-        DataError: where any of this does not hold. Encrypted archives, pickled arrays, archives of
-            more than 8 GiB, packed or unpacked, arrays of more numbers than `most_values()`, and
-            arrays whose shape does not fit their declared bytes are refused before they are unpacked.
+        DataError: The archive does not have this form. Encrypted archives, pickled arrays, and
+            archives above 8 GiB are refused before they are unpacked. So are arrays with too many
+            numbers, or whose shape does not fit their declared size.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import numpy as np
+        >>> import leakgauge as lg
+        >>> images = np.zeros((2, 8, 8, 3), np.uint8)
+        >>> with TemporaryDirectory() as folder:
+        ...     np.savez(Path(folder, "mine.npz"), images=images, labels=np.array([0, 1]))
+        ...     data = lg.data.npz(Path(folder, "mine.npz"))
+        >>> data.name, data.classes, data.inputs.shape
+        ('mine', 2, torch.Size([2, 3, 8, 8]))
     """
     check_path(path, "archive", DataError)
     where = f"archive {str(path)!r}"
@@ -64,7 +86,7 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
             where,
             expected=f"one label for each of {len(inputs)} examples",
             found=f"{len(targets)} labels",
-            remedy=f"mend {prefix}{kind} or {prefix}labels",
+            remedy=f"correct {prefix}{kind} or {prefix}labels",
         )
     known = len(names) or int(targets.max(initial=-1)) + 1 if classes is None else classes
     return Dataset(
@@ -78,7 +100,7 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
 
 
 def _read(path: str | Path, where: str, split: Split | None) -> tuple[dict[str, Array], list[str]]:
-    """The arrays that the split needs, and no others, as archives can be large; and every key."""
+    """Return only the arrays that the split needs, since archives can be large, and every key."""
     prefixes = _DEFAULT if split is None else (f"{split}_",)
     wanted = {p + k for p in prefixes for k in ("images", "inputs", "labels")}
     return read_members(
@@ -87,7 +109,7 @@ def _read(path: str | Path, where: str, split: Split | None) -> tuple[dict[str, 
 
 
 def _choose(keys: list[str], where: str, split: Split | None) -> tuple[str, str]:
-    """The prefix and the kind of the examples to read."""
+    """Return the prefix and the kind, "images" or "inputs", of the examples to read."""
     for prefix in _DEFAULT if split is None else (f"{split}_",):
         for kind in ("images", "inputs"):
             if prefix + kind in keys and prefix + "labels" in keys:
@@ -101,6 +123,7 @@ def _choose(keys: list[str], where: str, split: Split | None) -> tuple[str, str]
 
 
 def _images(values: Array, where: str) -> tuple[Array, Domain]:
+    """Return images (N, C, H, W) in [0, 1] and their domain."""
     if values.ndim == 3:
         values = values[..., None]
     if (
@@ -123,12 +146,13 @@ def _images(values: Array, where: str) -> tuple[Array, Domain]:
 
 
 def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, Domain]:
+    """Return rows (N, D) and their domain."""
     if values.dtype.kind not in "fiu" or values.ndim != 2:
         raise DataError(
             where,
             expected="inputs as numbers of shape (N, columns)",
             found=f"{values.dtype} of shape {values.shape}",
-            remedy="store a table as floats or whole numbers; images belong under the key images, as uint8",
+            remedy="store a table as floats or whole numbers, and images under the key images as uint8",
         )
     width = values.shape[1]
     _check_values(values, where)
@@ -169,8 +193,8 @@ def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, 
         raise DataError(
             where,
             expected="lows and highs, the public range of each column",
-            found="not both, and values outside [0, 1]",
-            remedy="add both keys; ranges taken from the records themselves would leak them",
+            found="not both keys, and values outside [0, 1]",
+            remedy="add both keys, with public ranges: ranges computed from the records would leak them",
         )
     domain = TableDomain.from_ranges(
         names, lows.tolist(), highs.tolist(), integers.astype(bool).tolist()
@@ -179,6 +203,7 @@ def _table(values: Array, arrays: dict[str, Array], where: str) -> tuple[Array, 
 
 
 def _targets(labels: Array, where: str) -> NDArray[np.int64]:
+    """Return class labels (N,) as int64."""
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.dtype.kind not in "iu" or flat.ndim != 1:
         raise DataError(
@@ -198,9 +223,9 @@ def _targets(labels: Array, where: str) -> NDArray[np.int64]:
 
 
 def _check_values(values: Array, where: str) -> None:
-    """Raise DataError for values that float32, which models compute in, cannot hold."""
+    """Raise DataError if float32, in which models compute, cannot hold the values."""
     if values.dtype.kind != "f":
-        # The least number of a type has no absolute value in it.
+        # The smallest number of an integer type has no absolute value in the type.
         far = max((values.min(initial=0), values.max(initial=0)), key=lambda end: abs(int(end)))
         if abs(int(far)) > WHOLE:
             raise DataError(
@@ -221,24 +246,24 @@ def _check_values(values: Array, where: str) -> None:
 
 
 def _names(arrays: dict[str, Array], width: int, where: str) -> tuple[str, ...]:
-    """The names of the columns, made up where the archive has none."""
+    """Return the names of the columns, or "column 0", "column 1", ... if the archive has none."""
     if "columns" in arrays:
         return _texts(arrays["columns"], "columns", where)
     return tuple(f"column {i}" for i in range(width))
 
 
 def _texts(values: Array, key: str, where: str) -> tuple[str, ...]:
-    """Names of columns or classes, from text or whole numbers (N,); a byte order mark is dropped."""
+    """Return the names of columns or classes from text or whole numbers (N,), without a byte order mark."""
     if values.ndim != 1 or values.dtype.kind not in "USiu":
         raise DataError(
             where,
             expected=f"{key} as text of shape (N,)",
             found=f"{values.dtype} of shape {values.shape}",
-            remedy="store one name for each",
+            remedy="store one name for each of them",
         )
     try:
         texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
-    # Text of bytes that is not UTF-8, or characters that Unicode does not have: NumPy tells of them in tolist.
+    # NumPy raises these errors in tolist, for bytes that are not UTF-8 or characters outside Unicode.
     except (ValueError, SystemError) as error:
         raise DataError(
             where, expected=f"{key} in UTF-8", found=str(error), remedy="store plain text"

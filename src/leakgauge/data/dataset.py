@@ -1,4 +1,4 @@
-"""What every loader returns."""
+"""The data set that every loader returns."""
 
 from __future__ import annotations
 
@@ -14,48 +14,62 @@ from leakgauge.core.ranges import check_fields
 from leakgauge.core.references import foreign
 from leakgauge.core.summaries import Summarized
 
-# float32 units do not map the ends of a column's range to 0 and 1 exactly.
+# Units in float32 do not map the ends of a column's range to exactly 0 and 1.
 _ROUNDING = 1e-5
 
 MOST_CLASSES = 2**16
-"""Most classes of a data set. The loss is measured on each: the time grows with their square."""
+"""Most classes of a data set. The loss is measured on each class, so the time grows with their square."""
 
 
 MOST_VALUES = 2**31
-"""Most numbers in the examples of a data set that is read from others' files or code: 8 GiB as float32."""
+"""Most numbers in the examples of a data set from other files or code. In float32 they take 8 GiB."""
 CHUNK = 1 << 26
 """Most relaxed variables of a data set that are checked at once."""
 BYTES_A_VALUE = 16
-"""Memory that reading a data set takes for each number, in bytes: float32, unit coordinates and their checks."""
+"""Bytes of memory for each number that is read: its float32, its unit coordinate and their checks."""
 
 
 def most_values() -> int:
-    """Return how many numbers the examples of a data set may have: MOST_VALUES, or what the memory here allows."""
+    """Return the most numbers in the examples of a data set: MOST_VALUES, or fewer if memory is small."""
     return min(MOST_VALUES, memory() // BYTES_A_VALUE)
 
 
 def check_values(count: int, where: str) -> None:
-    """Raise DataError for more numbers than `most_values` allows."""
+    """Raise DataError if `count` numbers are more than `most_values` allows."""
     most = most_values()
     if count > most:
         raise DataError(
             where,
-            expected=f"at most {most:,} numbers in all examples, in the memory here",
-            found=f"{count:,}",
-            remedy="give fewer or smaller examples: an audit needs a few batches",
+            expected=f"at most {most:,} numbers in all examples, for the memory of this machine",
+            found=f"{count:,} numbers",
+            remedy="give fewer or smaller examples: an audit needs only a few batches",
         )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset(Summarized):
-    """Labeled examples of one domain, in the domain's own units.
+    """Labeled examples of one domain, in the units of the domain.
 
-    inputs: (N, *domain.shape) of the domain's type, float32 by default; targets: int64 (N,), each in
-    [0, classes) where classes is known; class_names: one for each class, or none.
+    Args:
+        name: Name of the data set, for reports.
+        inputs: Examples `(N, *shape)` with the shape and type of the domain, float32 by default.
+        targets: Class labels (N,) of int64, from 0.
+        domain: The space of the examples.
+        classes: Number of classes, from 1 to 65,536, or None if it is unknown.
+        class_names: One name for each class, or none.
+        licence: The licence of the data.
 
     Raises:
-        DataError: these do not hold, or a value is not finite, is outside the domain's range, or is no valid value of
-            the domain, such as a fraction in an integer column.
+        DataError: Shapes, types, labels or names do not fit together. Or a value is not finite, lies
+            outside the domain's range, or is not valid, such as a fraction in an integer column.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> domain = lg.ImageDomain(channels=1, height=8, width=8)
+        >>> inputs, targets = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 1])
+        >>> len(lg.Dataset("mine", inputs, targets, domain, classes=2))
+        3
     """
 
     name: str
@@ -67,6 +81,7 @@ class Dataset(Summarized):
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
+        """Raise DataError unless the fields fit together."""
         check_fields(self, DataError)
         self._check_inputs()
         self._check_targets()
@@ -75,12 +90,13 @@ class Dataset(Summarized):
         return len(self.inputs)
 
     def _check_inputs(self) -> None:
+        """Raise DataError unless the inputs are valid examples of the domain."""
         shape = tuple(self.domain.shape)
         if tuple(self.inputs.shape[1:]) != shape or self.inputs.numel() == 0:
             raise self._error(
                 expected=f"at least one example, each of shape {shape}, none of its sides 0",
                 found=f"inputs of shape {tuple(self.inputs.shape)}",
-                remedy="give inputs as (N, *shape) in the domain's own shape",
+                remedy="give inputs (N, *shape) with the shape of the domain",
             )
         dtype = dtype_of(self.domain)
         if self.inputs.dtype != dtype:
@@ -99,7 +115,7 @@ class Dataset(Summarized):
         with foreign(
             f"data set {self.name!r}",
             "values that the domain maps to its search space",
-            remedy="correct the values, or the domain's own map",
+            remedy="correct the values, or the map of the domain",
             error=DataError,
         ):
             low, high, wrong = self._mapped()
@@ -117,10 +133,10 @@ class Dataset(Summarized):
             )
 
     def _mapped(self) -> tuple[float, float, list[int]]:
-        """Return the least and the largest unit coordinate, and which examples are none of a discrete domain."""
+        """Return the smallest and the largest unit coordinate, and the examples that a discrete domain lacks."""
         space = space_of(self.domain)
         low, high, wrong = math.inf, -math.inf, list[int]()
-        # Relaxed variables may be many more than values: a token is one for each word that there is.
+        # There may be many more relaxed variables than values: a token has one for each word.
         count = max(1, CHUNK // math.prod(space.shape))
         for start, part in zip(
             range(0, len(self.inputs), count), torch.split(self.inputs, count), strict=True
@@ -133,6 +149,7 @@ class Dataset(Summarized):
         return low, high, wrong
 
     def _check_targets(self) -> None:
+        """Raise DataError unless there is one valid class label for each example."""
         if self.targets.dtype != torch.int64 or tuple(self.targets.shape) != (len(self.inputs),):
             raise self._error(
                 expected=f"int64 targets of shape ({len(self.inputs)},), one for each example",
@@ -142,7 +159,7 @@ class Dataset(Summarized):
         if self.classes is not None and not 1 <= self.classes <= MOST_CLASSES:
             raise self._error(
                 expected=f"from 1 to {MOST_CLASSES:,} classes",
-                found=str(self.classes),
+                found=f"{self.classes} classes",
                 remedy="number the classes from 0, without gaps",
             )
         low, high = int(self.targets.min()), int(self.targets.max())
@@ -150,14 +167,15 @@ class Dataset(Summarized):
             raise self._error(
                 expected=f"targets from 0{f' to {self.classes - 1}' if self.classes else ''}",
                 found=f"targets from {low} to {high}",
-                remedy="number the classes from 0, and state how many there are",
+                remedy="number the classes from 0, and state their number",
             )
         if self.class_names and len(self.class_names) != self.classes:
             raise self._error(
                 expected=f"{self.classes} class names",
-                found=f"{len(self.class_names)}",
+                found=f"{len(self.class_names)} names",
                 remedy="name every class, or none",
             )
 
     def _error(self, *, expected: str, found: str, remedy: str) -> DataError:
+        """Return a DataError that names the data set."""
         return DataError(f"data set {self.name!r}", expected=expected, found=found, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Where files of examples and of weights are looked up."""
+"""The lookup of files of examples and of weights."""
 
 from __future__ import annotations
 
@@ -12,24 +12,46 @@ VARIABLE = "LEAKGAUGE_DATA"
 
 
 def find_file(path: str | Path, *subfolders: str, error: type[UserError] = DataError) -> Path:
-    """Return the first that exists of the path as given, under $LEAKGAUGE_DATA, under its subfolders.
+    """Return the path of an existing file or folder, looked up under several folders.
 
-    A file or a folder. Raises `error` where there is none, and for a path that cannot be looked up.
+    A path is looked up as given. A relative one is then looked up under the folder in the environment
+    variable `LEAKGAUGE_DATA`, then under its subfolders. The first that exists is returned.
+
+    Args:
+        path: The path. A leading "~" is the user's home.
+        *subfolders: Names of subfolders of `$LEAKGAUGE_DATA`, searched in this order.
+        error: The class of the error to raise.
+
+    Raises:
+        DataError: No file or folder exists, or the path cannot be looked up. `error` sets another
+            class.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import leakgauge as lg
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder, "mine.npz")
+        ...     path.touch()
+        ...     lg.data.find_file(path) == path
+        True
     """
     check_path(path, "file", error)
     try:
         return _find(path, subfolders, error)
-    # No such user behind ~, a NUL character, a name that is too long, a folder that may not be read.
+    # The user after ~ may not exist, the path may have a NUL character or be too long, or a folder may
+    # be unreadable.
     except (RuntimeError, ValueError, OSError) as cause:
         raise error(
             f"file {str(path)!r}",
             expected="a path that can be looked up",
             found=reason(cause),
-            remedy="check the path and its rights",
+            remedy="check the path and its access rights",
         ) from cause
 
 
 def _find(path: str | Path, subfolders: tuple[str, ...], error: type[UserError]) -> Path:
+    """Return the first existing path, or raise `error` if there is none."""
     if not str(path):
         raise error(
             "file ''",
@@ -48,12 +70,12 @@ def _find(path: str | Path, subfolders: tuple[str, ...], error: type[UserError])
     if given.is_absolute():
         remedy = "check the path"
     elif root:
-        remedy = f"check the path, and what ${VARIABLE} holds"
+        remedy = f"check the path, and the content of the folder ${VARIABLE}"
     else:
         remedy = f"check the path, or set ${VARIABLE} to the folder that it is relative to"
     raise error(
         f"file {str(path)!r}",
         expected="an existing file or folder",
-        found="none at " + ", ".join(str(c) for c in candidates),
+        found="nothing at " + ", ".join(str(c) for c in candidates),
         remedy=remedy,
     )

@@ -18,7 +18,7 @@ from leakgauge.data.pictures import FORMATS, Background, read_picture
 MOST_FILES = 2**18
 """Most image files in a folder: 262,144."""
 LARGEST_SIDE = 2048
-"""Largest `size`, in pixels: an audit holds tens of copies of each image."""
+"""Largest `size` in pixels, since an audit holds tens of copies of each image."""
 
 
 def image_folder(
@@ -26,23 +26,42 @@ def image_folder(
     size: Annotated[int, Ge(1), Le(LARGEST_SIDE)] | None = None,
     background: Background | None = None,
 ) -> Dataset:
-    """Read PNG, JPEG, WebP and BMP files: inputs (N, C, H, W) in [0, 1].
+    """Load a folder of image files: PNG, JPEG, WebP and BMP, with one subfolder for each class.
 
-    C is 1 where all files are gray, else 3. Subfolders are classes, in sorted order. A flat folder
-    is one class. Files are read in the order of their names. Other files, and files whose names start
-    with a dot, are left out. Links are followed. See `read_picture` for what a file may hold: of 8
-    bits a channel, or gray PNG of 16 bits; upright as EXIF says; of the format that its ending says.
+    Classes are the subfolders in sorted order. A folder without subfolders is one class. Files are
+    read in the order of their names. Other files are skipped, and also files whose names start with
+    a dot. Links are followed.
+
+    A file has 8 bits a channel, or is a gray PNG of 16 bits. Its format must be the one of its ending.
+    Images are turned upright by their EXIF orientation. See `read_picture`.
 
     Args:
-        path: looked up as given, then under $LEAKGAUGE_DATA and its data folder.
-        size: center-crop each image and resize it to that square, from 1 to 2048 pixels a side.
-            Default: all images must have one size.
-        background: "black" or "white", put behind transparent pixels. Default: a file with
+        path: The folder. It is looked up as given, then under `$LEAKGAUGE_DATA`, then in its subfolder
+            `data`.
+        size: Side of the square to which each image is center-cropped and resized, from 1 to 2048
+            pixels. With None, all images must have equal sizes.
+        background: "black" or "white", the color behind transparent pixels. With None, a file with
             transparent pixels is refused.
 
+    Returns:
+        Inputs (N, C, H, W) in [0, 1]. C is 1 if all files are gray, else 3.
+
     Raises:
-        DataError: for a missing or empty folder, one of more than MOST_FILES images, or than `most_values()`
-            numbers, mixed sizes, and a file that `read_picture` refuses.
+        DataError: The folder is missing or empty, or holds too many images or numbers. Or sizes
+            differ, or `read_picture` refuses a file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> import leakgauge as lg
+        >>> with TemporaryDirectory() as folder:
+        ...     for name in ("cat", "dog"):
+        ...         Path(folder, name).mkdir()
+        ...         Image.new("RGB", (8, 8)).save(Path(folder, name, "first.png"))
+        ...     data = lg.data.image_folder(folder)
+        >>> data.class_names, data.inputs.shape
+        (('cat', 'dog'), torch.Size([2, 3, 8, 8]))
     """
     root = find_file(path, "data")
     where = f"image folder {str(path)!r}"
@@ -50,7 +69,7 @@ def image_folder(
         raise DataError(
             where,
             expected=f"a size from 1 to {LARGEST_SIDE:,} pixels",
-            found=str(size),
+            found=f"{size} pixels",
             remedy="correct the size",
         )
     try:
@@ -60,7 +79,7 @@ def image_folder(
             where,
             expected="a folder whose files may be listed",
             found=f"{reason(error)}: {error.filename!r}",
-            remedy="check the rights of the folder and its subfolders",
+            remedy="check the access rights of the folder and its subfolders",
         ) from error
     files = [file for group in groups.values() for file in group]
     inputs = _stacked(files, size, background, where)
@@ -76,10 +95,10 @@ def image_folder(
 
 
 def _groups(root: Path, where: str) -> dict[str, list[Path]]:
-    """Image files by class name, both sorted."""
+    """Return the image files by the name of their class. Classes and files are sorted."""
     if not root.is_dir():
         raise DataError(
-            where, expected="a folder", found="a file", remedy="give the folder that holds it"
+            where, expected="a folder", found="a file", remedy="give the folder that holds the file"
         )
     groups = {folder.name: _files(folder) for folder in sorted(root.iterdir()) if folder.is_dir()}
     groups = {name: files for name, files in groups.items() if files}
@@ -95,7 +114,7 @@ def _groups(root: Path, where: str) -> dict[str, list[Path]]:
         raise DataError(
             where,
             expected="files ending in " + ", ".join(sorted(FORMATS)),
-            found="none, neither in it nor in its subfolders",
+            found="no image, neither in the folder nor in its subfolders",
             remedy="give a folder of images",
         )
     count = sum(map(len, groups.values())) or len(flat)
@@ -104,13 +123,13 @@ def _groups(root: Path, where: str) -> dict[str, list[Path]]:
             where,
             expected=f"at most {MOST_FILES:,} images",
             found=f"{count:,}",
-            remedy="give a folder with fewer: an audit needs a batch and as many others",
+            remedy="give a folder with fewer images: an audit needs only a batch, and as many other examples",
         )
     return groups or {root.resolve().name: flat}
 
 
 def _files(folder: Path) -> list[Path]:
-    """What is named as an image is, folders apart: a pipe or a dead link is told where it is read."""
+    """Return the files with the ending of an image. A pipe or a dead link is refused later, when it is read."""
     found = (f for f in folder.iterdir() if f.suffix.lower() in FORMATS and not f.is_dir())
     return sorted(f for f in found if not f.name.startswith("."))
 
@@ -118,7 +137,7 @@ def _files(folder: Path) -> list[Path]:
 def _stacked(
     files: list[Path], size: int | None, background: Background | None, where: str
 ) -> Tensor:
-    """All images (N, C, H, W), gray repeated over three channels where one has color."""
+    """Return all images (N, C, H, W). If one has color, gray images are repeated over three channels."""
     images: list[Tensor] = []
     values, most = 0, most_values()
     for file in files:
@@ -129,7 +148,7 @@ def _stacked(
                 where,
                 expected="images of one size",
                 found=f"{files[0].name!r} of {sides[0]} pixels and {file.name!r} of {sides[1]}",
-                remedy="give size=... to center-crop and resize them all",
+                remedy="give size=... to center-crop and resize all images",
             )
         values += 3 * image[0].numel()
         if values > most:

@@ -1,4 +1,4 @@
-"""Arrays in a zip file, each checked by what it declares before a byte of it is unpacked."""
+"""Arrays in a zip file. The header of each is checked before its data is unpacked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from leakgauge.core.files import check_file, reason
 from leakgauge.data.dataset import check_values
 
 MOST_BYTES = 2**33
-"""Largest archive that is opened, and most bytes that its arrays may unpack to: 8 GiB."""
+"""Largest archive that is opened, and most bytes of its unpacked arrays: 8 GiB."""
 MOST_MEMBERS = 10_000
 """Most files in one archive."""
 Array = NDArray[Any]
@@ -26,36 +26,38 @@ _EXPECTED = "a NumPy archive (.npz) without pickled arrays"
 _REMEDY = "write it with numpy.savez, from plain numeric and string arrays"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _KINDS = "biufUS"
-"""Kinds of numbers and text that are read: no complex, no date, no record, no object."""
+"""Kinds of NumPy types that are read: numbers and text, but no complex numbers, dates, records or objects."""
 
 
 def read_members(
     file: Path, where: str, wanted: Collection[str]
 ) -> tuple[dict[str, Array], list[str]]:
-    """Return the arrays of `file` named in `wanted`, and the names of all.
+    """Return the arrays of an archive that `wanted` names, and the names of all arrays.
 
-    Raises DataError for a file that is no archive, or larger than MOST_BYTES, for one whose wanted
-    members are encrypted, packed by a method that NumPy does not write, named twice, or declare
-    another size than their shapes need, and for arrays of other kinds than numbers and text.
+    Raises:
+        DataError: The file is no archive, or is larger than MOST_BYTES. Or a wanted array is
+            encrypted, is packed by a method that NumPy does not write, or occurs twice. Or its
+            declared size does not fit its shape, or it holds neither numbers nor text.
     """
     check_file(file, where, most=MOST_BYTES, expected=_EXPECTED, error=DataError)
     try:
         return _read(file, where, wanted)
     except UserError:
         raise
-    # zipfile, zlib and NumPy report bytes that they cannot read by a dozen kinds of exception.
+    # For unreadable bytes, zipfile, zlib and NumPy raise a dozen kinds of exceptions.
     except Exception as error:
         raise _refused(where, reason(error)) from error
 
 
 def _read(file: Path, where: str, wanted: Collection[str]) -> tuple[dict[str, Array], list[str]]:
+    """Return the wanted arrays and the names of all arrays, after all checks of the archive."""
     with file.open("rb") as stream:
         if stream.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
             raise _refused(where, "a single array (.npy)")
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if len(members) > MOST_MEMBERS:
-            raise _refused(where, f"{len(members):,} files in it, more than {MOST_MEMBERS:,}")
+            raise _refused(where, f"{len(members):,} files inside, more than {MOST_MEMBERS:,}")
         names = [member.filename.removesuffix(".npy") for member in members]
         chosen = [(n, m) for n, m in zip(names, members, strict=True) if n in wanted]
         for name, member in chosen:
@@ -71,6 +73,7 @@ def _read(file: Path, where: str, wanted: Collection[str]) -> tuple[dict[str, Ar
 
 
 def _check_member(name: str, member: zipfile.ZipInfo, names: list[str], where: str) -> None:
+    """Raise DataError if an array occurs twice, is encrypted, or is packed by another method."""
     if names.count(name) > 1:
         raise _refused(where, f"the key {name!r} more than once")
     if member.flag_bits & 0x1:
@@ -80,7 +83,7 @@ def _check_member(name: str, member: zipfile.ZipInfo, names: list[str], where: s
 
 
 def _array(content: IO[bytes], size: int, name: str, where: str) -> Array:
-    """The array of one member, of the machine's own byte order."""
+    """Return the array of one member in the byte order of the machine."""
     version = npy.read_magic(content)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise _refused(where, f"{name!r} in version {version} of the .npy format")
@@ -92,15 +95,16 @@ def _array(content: IO[bytes], size: int, name: str, where: str) -> Array:
         raise _refused(where, f"{name!r} of type {dtype}")
     if min(shape, default=0) < 0:
         raise _refused(where, f"{name!r} of shape {shape}")
-    # Python's integers do not overflow: a shape of petabytes is just a large number here.
+    # Python's integers do not overflow, so a shape of petabytes is just a large number.
     needed, held = math.prod(shape) * dtype.itemsize, size - content.tell()
     if needed != held:
         raise _refused(
             where, f"{name!r} of shape {shape} and type {dtype} in {held:,} bytes, not {needed:,}"
         )
-    # Bytes become float32, and are copied: 8 GiB of them would take many times that.
+    # Bytes are converted to float32 and copied, which takes many times their memory.
     check_values(math.prod(shape), where)
-    packed = content.read(needed + 1)  # to its end, as only there the checksum is compared
+    # Read one byte beyond the end, because zipfile compares the checksum only there.
+    packed = content.read(needed + 1)
     if len(packed) != needed:
         raise _refused(where, f"{len(packed):,} of the {needed:,} bytes of {name!r}")
     array: Array = np.frombuffer(packed, dtype).reshape(shape, order="F" if fortran else "C")
@@ -108,4 +112,5 @@ def _array(content: IO[bytes], size: int, name: str, where: str) -> Array:
 
 
 def _refused(where: str, found: str) -> DataError:
+    """Return a DataError about an archive."""
     return DataError(where, expected=_EXPECTED, found=found, remedy=_REMEDY)

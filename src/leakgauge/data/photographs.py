@@ -1,4 +1,4 @@
-"""Real photographs that ship inside scikit-image and scikit-learn: nothing is downloaded."""
+"""Real photographs inside scikit-image and scikit-learn. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ Crop = tuple[int, int, int]
 
 
 class Photograph(NamedTuple):
-    """One photograph: its class name, the package that ships it, its file, licence and crops."""
+    """One photograph.
+
+    Args:
+        name: Name of its class.
+        package: The package that ships it.
+        file: Its path in the package.
+        licence: Its licence.
+        crops: Three square parts of it.
+    """
 
     name: str
     package: str
@@ -31,8 +39,8 @@ class Photograph(NamedTuple):
     crops: tuple[Crop, Crop, Crop]
 
 
-# Licences as told by the docstrings of skimage.data and by the README.txt beside sklearn's images.
-# Crops were chosen by eye: the first shows the whole subject, recognizable at 32 x 32.
+# Licences are from the docstrings of skimage.data, and from the README.txt beside sklearn's images.
+# Crops were chosen by eye. The first one shows the whole subject, recognizable at 32 x 32 pixels.
 PHOTOGRAPHS = (
     Photograph(
         "astronaut",
@@ -108,20 +116,33 @@ PHOTOGRAPHS = (
 
 
 def photos(size: int = 32) -> Dataset:
-    """Three fixed square crops of each of ten photographs.
+    """Load three square crops of each of ten photographs. The class is the photograph.
 
-    Inputs (30, 3, size, size) in [0, 1]; the class is the photograph. The first crop of every
-    photograph comes first, so examples 0 to 9 are of ten classes. size in pixels, from 8 to 512.
-    Raises DataError for another size, and where scikit-image or scikit-learn ships without its
-    photographs.
+    The first crops of all photographs come first, so examples 0 to 9 have ten different classes.
+
+    Args:
+        size: Side of the images, from 8 to 512 pixels.
+
+    Returns:
+        Inputs (30, 3, size, size) in [0, 1], and the number of the photograph as target.
+
+    Raises:
+        DataError: The size is outside its range. Or the installed scikit-image or scikit-learn lacks
+            its photographs.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.photos(size=16)
+        >>> data.inputs.shape, data.class_names[:2]
+        (torch.Size([30, 3, 16, 16]), ('astronaut', 'coffee cup'))
     """
     check_argument("photos, size", int, size, DataError)
     if not SMALLEST <= size <= LARGEST:
         raise DataError(
             "photos",
             expected=f"a size from {SMALLEST} to {LARGEST} pixels",
-            found=str(size),
-            remedy="choose a size in that range",
+            found=f"{size} pixels",
+            remedy="choose a size in this range",
         )
     crops = [_crops(photograph, size) for photograph in PHOTOGRAPHS]
     rounds = len(PHOTOGRAPHS[0].crops)
@@ -137,6 +158,7 @@ def photos(size: int = 32) -> Dataset:
 
 
 def _crops(photograph: Photograph, size: int) -> list[Tensor]:
+    """Return the crops (3, size, size) of a photograph."""
     path = _installed(photograph)
     try:
         with Image.open(path) as opened:
@@ -152,6 +174,7 @@ def _crops(photograph: Photograph, size: int) -> list[Tensor]:
 
 
 def _cut(image: Image.Image, crop: Crop, size: int) -> Tensor:
+    """Return one crop (3, size, size) in [0, 1]."""
     left, top, side = crop
     box = (left, top, left + side, top + side)
     small = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
@@ -159,8 +182,9 @@ def _cut(image: Image.Image, crop: Crop, size: int) -> Tensor:
 
 
 def _installed(photograph: Photograph) -> Path:
-    # Found without importing the package: importing sklearn for two JPEGs costs a second.
+    """Return the path of a photograph in its installed package."""
+    # The package is found without an import: importing sklearn for two JPEGs would take a second.
     spec = find_spec(photograph.package)
     folders = spec.submodule_search_locations if spec else None
-    # An absent package leaves a path that cannot be opened: told where it is opened.
+    # If the package is missing, the path cannot be opened, and the reader raises the error.
     return Path(folders[0] if folders else photograph.package, photograph.file)

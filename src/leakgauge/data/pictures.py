@@ -1,4 +1,4 @@
-"""One image file to one tensor: the format by content, the size by header, nothing dropped unsaid."""
+"""Reading of one image file. Content and header are checked first, and no information is dropped silently."""
 
 from __future__ import annotations
 
@@ -15,40 +15,49 @@ from leakgauge.core import DataError, UserError
 from leakgauge.core.files import check_file, reason
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-"""The format that an ending promises. No other format is ever opened: some start other programs."""
+"""The format for each ending. No other format is ever opened, since some start other programs."""
 MOST_BYTES = 2**28
 """Largest image file: 256 MiB."""
 MOST_PIXELS = 2**26
-"""Most pixels of an image, by its header: 67 million, 8192 x 8192."""
+"""Most pixels of an image by its header: 67 million, or 8192 x 8192."""
 MOST_WORK = 2**31
-"""Most pixels of a JPEG times its scans: each scan of a progressive one goes over all pixels again."""
+"""Largest product of pixels and scans of a JPEG. Each scan of a progressive JPEG covers all pixels again."""
 Background = Literal["black", "white"]
 
 _GRAY, _COLOR = ("1", "L"), ("RGB", "P")
 _SIXTEEN = ("I;16", "I;16B", "I")
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
-# Of a PNG's header: the bit depth, and the type of color, 0 for gray and no alpha.
+# Positions in the header of a PNG: the bit depth, and the type of color. Type 0 is gray without alpha.
 _PNG_DEPTH, _PNG_COLOR = 24, 25
 
 
 def read_picture(
     file: Path, *, size: int | None = None, background: Background | None = None
 ) -> Tensor:
-    """Return an image (C, H, W) in [0, 1] as float32, upright as its EXIF orientation says.
+    """Return an image (C, H, W) in [0, 1] as float32, turned upright by its EXIF orientation.
 
-    C is 1 for gray, else 3. PNG, JPEG, WebP and BMP of 8 bits a channel are read, and gray PNG of 16
-    bits, at full precision. `size`: center-crop and resize to that square. `background`: what is put
-    behind transparent pixels. Raises DataError for a file that is not regular, too large
-    (MOST_BYTES, MOST_PIXELS), broken, of another format than its ending says, of several frames, of
-    CMYK, of 16-bit color, and for one with transparent pixels where no background is given.
+    C is 1 for gray, else 3. PNG, JPEG, WebP and BMP with 8 bits a channel are read. Gray PNG with 16
+    bits is read at full precision.
+
+    Args:
+        file: The image file.
+        size: Side of the square to which the image is center-cropped and resized, in pixels. None
+            keeps its size.
+        background: The color behind transparent pixels. None refuses them.
+
+    Raises:
+        DataError: The file is broken, is not regular, or is too large (MOST_BYTES, MOST_PIXELS). Or its
+            format differs from its ending. Or it has several frames, CMYK colors, 16-bit color, or
+            transparent pixels without a background.
     """
     where = f"image file {str(file)!r}"
     check_file(file, where, most=MOST_BYTES, expected="an image file", error=DataError)
     try:
         with warnings.catch_warnings():
-            # Pillow warns of what it guesses, for example where EXIF data is broken.
+            # Pillow warns when it guesses, for example if EXIF data is broken.
             warnings.simplefilter("error", UserWarning)
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is stricter
+            # The limit of this module is stricter than Pillow's.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = _upright(file, where, background)
             if size is not None:
                 image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
@@ -56,19 +65,19 @@ def read_picture(
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(where, reason(error)) from error
-    # Pillow reports bytes that it cannot read by a dozen kinds of exception.
+    # For unreadable bytes, Pillow raises a dozen kinds of exceptions.
     except Exception as error:
         raise DataError(
             where,
             expected="a readable image (PNG, JPEG, WebP or BMP)",
             found=_known(error),
-            remedy="save it again, or remove this file",
+            remedy="save the image again, or remove this file",
         ) from error
     return _tensor(image)
 
 
 def _upright(file: Path, where: str, background: Background | None) -> Image.Image:
-    """The decoded image in mode L, RGB, or F (gray of 16 bits, from 0 to 65535)."""
+    """Return the decoded image in mode L, RGB, or F (gray of 16 bits, from 0 to 65535)."""
     promised = FORMATS[file.suffix.lower()]
     with Image.open(file, formats=sorted(set(FORMATS.values()))) as opened:
         _check_header(opened, file, promised, where)
@@ -76,20 +85,20 @@ def _upright(file: Path, where: str, background: Background | None) -> Image.Ima
 
 
 def _check_header(opened: Image.Image, file: Path, promised: str, where: str) -> None:
-    """Raise DataError for what the header tells to be unreadable, before a pixel is decoded."""
+    """Raise DataError if the header shows that the image cannot be read. No pixel is decoded yet."""
     if opened.format != promised:
         raise DataError(
             where,
-            expected=f"{promised}, as its ending {file.suffix!r} says",
+            expected=f"the format {promised} of its ending {file.suffix!r}",
             found=str(opened.format),
-            remedy="give it the ending of its format, or convert it",
+            remedy="give the file the ending of its format, or convert it",
         )
     if getattr(opened, "n_frames", 1) != 1:
         raise DataError(
             where,
             expected="one image in a file",
             found=f"{getattr(opened, 'n_frames', 1)} frames",
-            remedy="save the frame that you want as a file of its own",
+            remedy="save the frame that you want as a separate file",
         )
     width, height = opened.size
     if not 1 <= width * height <= MOST_PIXELS:
@@ -98,7 +107,7 @@ def _check_header(opened: Image.Image, file: Path, promised: str, where: str) ->
         _check_scans(file, width * height, where)
     if promised == "PNG":
         depth, color = _png_kind(file)
-        # Pillow keeps the upper 8 bits alone, and does not say so.
+        # Pillow would silently keep only the upper 8 bits.
         if depth == 16 and color != 0:
             raise DataError(
                 where,
@@ -109,7 +118,7 @@ def _check_header(opened: Image.Image, file: Path, promised: str, where: str) ->
 
 
 def _check_scans(file: Path, pixels: int, where: str) -> None:
-    """Raise DataError for a JPEG of more scans than any camera writes, which would take hours to decode."""
+    """Raise DataError if a JPEG has more scans than any camera writes. Decoding them could take hours."""
     scans = file.read_bytes().count(b"\xff\xda")
     if scans * pixels > MOST_WORK:
         raise DataError(
@@ -121,23 +130,24 @@ def _check_scans(file: Path, pixels: int, where: str) -> None:
 
 
 def _too_large(where: str, found: str) -> DataError:
+    """Return a DataError about the number of pixels."""
     return DataError(
         where,
         expected=f"from 1 to {MOST_PIXELS:,} pixels",
         found=found,
-        remedy="scale it down before you load it",
+        remedy="scale the image down before you load it",
     )
 
 
 def _png_kind(file: Path) -> tuple[int, int]:
-    """Bit depth and type of color, from the header that is a PNG's first chunk."""
+    """Return the bit depth and the type of color from the header of a PNG, its first chunk."""
     with file.open("rb") as stream:
         header = stream.read(_PNG_COLOR + 1)
     return header[_PNG_DEPTH], header[_PNG_COLOR]
 
 
 def _flat(image: Image.Image, where: str, background: Background | None) -> Image.Image:
-    """The image without alpha."""
+    """Return the image without alpha."""
     if image.mode in _SIXTEEN and "transparency" not in image.info:
         return image.convert("F")
     if image.mode in _ALPHA or "transparency" in image.info:
@@ -147,13 +157,13 @@ def _flat(image: Image.Image, where: str, background: Background | None) -> Imag
             where,
             expected="gray or RGB of 8 bits a channel, or gray of 16 bits",
             found=f"Pillow mode {image.mode}",
-            remedy="convert it to RGB with the color profile that you want",
+            remedy="convert the image to RGB with the color profile that you want",
         )
     return image.convert("L" if image.mode in _GRAY else "RGB")
 
 
 def _composed(image: Image.Image, where: str, background: Background | None) -> Image.Image:
-    """The image on its background; fully opaque alpha says nothing, and needs none."""
+    """Return the image on its background. An image with fully opaque alpha needs no background."""
     gray = image.mode in ("1", "L", "LA", "La")
     if image.mode in _SIXTEEN:
         raise DataError(
@@ -170,22 +180,23 @@ def _composed(image: Image.Image, where: str, background: Background | None) -> 
                 where,
                 expected="an image without transparent pixels",
                 found="transparent pixels",
-                remedy='say what lies behind them with background = "white" or "black"',
+                remedy='choose the color behind them with background = "white" or "black"',
             )
         layered = Image.alpha_composite(Image.new("RGBA", layered.size, background), layered)
     return layered.convert("RGB").convert("L") if gray else layered.convert("RGB")
 
 
 def _tensor(image: Image.Image) -> Tensor:
+    """Return an image (C, H, W) in [0, 1] from a decoded image."""
     array = np.array(image, dtype=np.float32)
-    # A filter may overshoot; modes of 8 bits are clipped by Pillow.
+    # The filter of a resize may overshoot in mode F. Pillow clips modes of 8 bits itself.
     unit = np.clip(array / (65535 if image.mode == "F" else 255), 0, 1)
     values = torch.from_numpy(unit)
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
 
 
 def _known(error: Exception) -> str:
-    """What Pillow says; for a file that no allowed format recognizes, that."""
+    """Return Pillow's message, or our own if no allowed format recognizes the file."""
     if isinstance(error, UnidentifiedImageError):
         return "another format, or no image"
     return reason(error)

@@ -1,6 +1,6 @@
-"""Reference sets that ship inside scikit-learn: handwritten digits and two medical tables.
+"""Reference data sets inside scikit-learn: handwritten digits and two medical tables.
 
-Column ranges are fixed here, as public knowledge, and are not computed from the records.
+The ranges of columns are fixed here. They are public knowledge, and not computed from the records.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 from leakgauge.core import Column, ImageDomain, TableDomain
 from leakgauge.data.dataset import Dataset
 
-# A sex code's meaning is not stated by the source. Ranges: what an adult clinic would accept as
-# plausible, wider than the records.
+# The ranges are plausible values in a clinic for adults, and wider than the records. The source does
+# not state the meaning of the codes of sex.
 DIABETES_COLUMNS = (
     Column("age", 18, 100, "years", 0),
     Column("sex", 1, 2, "code", 0),
@@ -26,9 +26,9 @@ DIABETES_COLUMNS = (
 )
 
 DIABETES_MEDIAN = 140.5
-"""Median disease progression one year after baseline, of the 442 patients."""
+"""Median of the disease progression one year after baseline, over the 442 patients."""
 
-# The minima and maxima that the source publishes, rounded outward. It states no units.
+# The ranges are the minima and maxima that the source publishes, rounded outward. It states no units.
 BREAST_CANCER_COLUMNS = (
     Column("mean radius", 5, 30, decimals=2),
     Column("mean texture", 5, 40, decimals=2),
@@ -64,15 +64,25 @@ BREAST_CANCER_COLUMNS = (
 
 
 def digits() -> Dataset:
-    """Handwritten digits: inputs (1797, 1, 8, 8) in [0, 1], ten classes.
+    """Load 1,797 gray images of handwritten digits, with 8 x 8 pixels and ten classes.
 
-    Source: Alpaydin and Kaynak 1998, the test set of UCI's optical recognition of handwritten
-    digits.
+    Returns:
+        Inputs (1797, 1, 8, 8) in [0, 1], and the digits as targets.
+
+    References:
+        Alpaydin, Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning Repository,
+        1998. This is its test set.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.data.digits().inputs.shape
+        torch.Size([1797, 1, 8, 8])
     """
-    from sklearn.datasets import load_digits  # here, as it takes a second
+    # Imported here, because the import takes a second.
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # The pixels count set bits in 4 x 4 blocks: 0 to 16.
+    # A pixel counts the set bits in a block of 4 x 4, from 0 to 16.
     return Dataset(
         name="digits",
         inputs=torch.from_numpy(bunch.images)[:, None].float() / 16,
@@ -85,11 +95,23 @@ def digits() -> Dataset:
 
 
 def diabetes() -> Dataset:
-    """Diabetes patients: inputs (442, 10) in each column's unit; is progression above its median?
+    """Load a table of 442 diabetes patients with ten columns. The class is whether the disease progressed fast.
 
-    Source: Efron, Hastie, Johnstone and Tibshirani 2004.
+    Returns:
+        Inputs (442, 10), each column in its unit. The target is 1 if the progression after one year
+        is above the median of all patients, else 0.
+
+    References:
+        Efron, Hastie, Johnstone, Tibshirani. Least Angle Regression. Annals of Statistics, 2004.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.diabetes()
+        >>> data.domain.columns[0].name, data.inputs.shape
+        ('age', torch.Size([442, 10]))
     """
-    from sklearn.datasets import load_diabetes  # here, as it takes a second
+    # Imported here, because the import takes a second.
+    from sklearn.datasets import load_diabetes
 
     bunch = load_diabetes(scaled=False)
     return Dataset(
@@ -107,11 +129,22 @@ def diabetes() -> Dataset:
 
 
 def breast_cancer() -> Dataset:
-    """Breast masses: inputs (569, 30), shape features of cell nuclei; malignant (0) or benign (1).
+    """Load a table of 569 breast masses with 30 features of cell nuclei. The class is malignant or benign.
 
-    Source: Wolberg, Street and Mangasarian 1995, UCI's breast cancer Wisconsin (diagnostic).
+    Returns:
+        Inputs (569, 30). The target is 0 if the mass is malignant, and 1 if it is benign.
+
+    References:
+        Wolberg, Street, Mangasarian. Breast Cancer Wisconsin (Diagnostic). UCI Machine Learning
+        Repository, 1995.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.data.breast_cancer().class_names
+        ('malignant', 'benign')
     """
-    from sklearn.datasets import load_breast_cancer  # here, as it takes a second
+    # Imported here, because the import takes a second.
+    from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
     return Dataset(

@@ -1,7 +1,7 @@
-"""One modality for each domain: how its examples are scored, judged and shown. One kind of data, one file.
+"""Modalities: how the examples of a domain are scored, judged and shown. Each kind of data has one file.
 
-`modality_of` looks it up: a user's own domain brings its own as `domain.modality`, others go by their kind. Sees
-core, metrics and records, and of models the networks whose weights they find.
+`modality_of` returns the modality of a domain. A user's own domain may have its own, as
+`domain.modality`. Other domains have the modality of their kind.
 
 `__init__.pyi` lists the names. Each is imported when it is first used.
 """

@@ -1,4 +1,4 @@
-"""What a modality promises, checked before anything runs."""
+"""A check of a domain's modality before an audit runs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,31 @@ from leakgauge.records import Headline
 
 
 def check_modality(domain: Domain, examples: Tensor) -> None:
-    """Raise DataError unless the headline and the rule of a domain's modality name metrics that it measures.
+    """Check that the headline and the rule of a domain's modality use metrics that it measures.
 
-    Metrics are asked for, so that weights that do not fit are told now, not after the first attack.
+    The metrics are built here. So weights that do not fit raise an error now, not after the first
+    attack.
 
     Args:
-        examples: at least one example (N, *shape) of the domain.
+        domain: The domain.
+        examples: At least one example `(N, *shape)` of the domain.
+
+    Raises:
+        DataError: A metric is missing, or a part of the modality has the wrong type.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> lg.modalities.check_modality(data.domain, data.inputs[:1])
     """
     modality = modality_of(domain)
-    # With a decoy, as some metrics are measured among decoys alone.
+    # One example serves as a decoy, because some metrics need decoys.
     measured = modality.metrics(domain, examples[:1])
     where = f"domain {domain.kind!r}"
     if not admits(Mapping[str, Callable[..., Any]], measured):
         raise DataError(
             f"{where}, metrics",
-            expected="a dictionary of functions by their names",
+            expected="a dictionary from names to functions",
             found=describe_value(measured),
             remedy=f"correct {type(modality).__name__}.metrics",
         )
@@ -39,15 +49,15 @@ def check_modality(domain: Domain, examples: Tensor) -> None:
             f"{where}, headline",
             expected="a leakgauge.records.Headline",
             found=describe_value(headline),
-            remedy=f"set it in {type(modality).__name__}",
+            remedy=f"set headline in {type(modality).__name__}",
         )
     _check_named(f"{where}, headline", headline.metric, measured)
     if headline.format == "decibels" and headline.better == "lower":
         raise DataError(
             f"{where}, headline",
-            expected="better='higher' for decibels, which count how close a copy is",
+            expected="better='higher' for decibels, which are higher for a closer copy",
             found="better='lower'",
-            remedy="use format='number' and name the unit in title and unit",
+            remedy="use format='number', and name the unit in title and unit",
         )
     rule: object = modality.rule
     if rule is not None and not isinstance(rule, LeakRule):
@@ -55,14 +65,14 @@ def check_modality(domain: Domain, examples: Tensor) -> None:
             f"{where}, rule",
             expected="a leakgauge.metrics.leak.LeakRule, or None",
             found=describe_value(rule),
-            remedy=f"set it in {type(modality).__name__}",
+            remedy=f"set rule in {type(modality).__name__}",
         )
     if modality.rule is not None:
         _check_rule(f"{where}, rule {modality.rule.name!r}", modality.rule, headline, measured)
 
 
 def _check_rule(where: str, rule: LeakRule, headline: Headline, measured: Collection[str]) -> None:
-    """Raise DataError unless a rule judges the headline's score, of which alone the direction is known."""
+    """Raise DataError unless a rule judges the score of the headline, the only one with a known direction."""
     for metric in (rule.metric, *([rule.instead.metric] if rule.instead else [])):
         _check_named(where, metric, measured)
     if rule.metric != headline.metric:
@@ -70,7 +80,7 @@ def _check_rule(where: str, rule: LeakRule, headline: Headline, measured: Collec
             where,
             expected=f"the metric of the headline, {headline.metric!r}, which says whether higher or lower leaks more",
             found=repr(rule.metric),
-            remedy="judge by the headline's metric, or make the rule's metric the headline",
+            remedy="use the headline's metric in the rule, or make the rule's metric the headline",
         )
 
 
@@ -81,5 +91,5 @@ def _check_named(where: str, metric: str, measured: Collection[str]) -> None:
             where,
             expected=f"a metric that its modality measures: {', '.join(map(repr, measured))}",
             found=repr(metric),
-            remedy="name one of them, or add it to the modality's metrics",
+            remedy="name one of these metrics, or add it to the modality's metrics",
         )

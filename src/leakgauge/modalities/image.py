@@ -1,4 +1,4 @@
-"""Images: scored by error, structure and perception, shown as pictures."""
+"""The modality of images: scores of error, structure and perception, shown as pictures."""
 
 from __future__ import annotations
 
@@ -22,20 +22,41 @@ from leakgauge.records import Headline, Sides
 
 
 class ImageModality(Modality):
-    """Score images by PSNR, SSIM, spectra, and LPIPS where its weights are found."""
+    """The modality of images, with PSNR, SSIM, spectra, and LPIPS if its weights are found.
+
+    The headline is PSNR in dB. An image leaked if it satisfies the rule "image above control".
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> modality = lg.modalities.ImageModality()
+        >>> sorted(modality.metrics(data.domain, data.inputs[:0]))
+        ['fft2d', 'mse', 'psnr', 'ssim']
+    """
 
     headline: ClassVar[Headline] = DECIBELS
     layout: ClassVar[Layout] = "pictures"
     rule: ClassVar[LeakRule | None] = IMAGE_RULE
 
     def metrics(self, domain: Domain, decoys: Tensor) -> dict[str, Metric]:
-        """Return errors, SSIM and FFT2D; MS-SSIM if five scales fit, LPIPS if it reads them and has its weights."""
+        """Return the metrics of images, by name.
+
+        These are errors, SSIM and FFT2D. MS-SSIM is added if its five scales fit. LPIPS is added if it
+        can read the images and its weights are found. Identification is added if there are decoys.
+
+        Args:
+            domain: A domain of shape (C, H, W).
+            decoys: Other images (N, C, H, W), possibly none.
+
+        Raises:
+            DataError: The domain has another shape.
+        """
         if len(domain.shape) != 3:
             raise DataError(
                 "images",
                 expected="a domain of shape (C, H, W)",
                 found=f"one of shape {tuple(domain.shape)}",
-                remedy="give the domain another kind, or this shape",
+                remedy="give the domain another kind, or a shape (C, H, W)",
             )
         decoys = domain.to_unit(decoys)
         chosen: dict[str, Metric] = {**ERRORS, "ssim": metrics.ssim, "fft2d": metrics.fft2d}
@@ -52,6 +73,7 @@ class ImageModality(Modality):
         return chosen
 
     def content(self, sides: Mapping[str, Tensor], save: Save) -> Content:
+        """Save each image as a PNG, and return the paths."""
         paths = {
             side: tuple(save(f"{side}-{i}.png", picture(image)) for i, image in enumerate(images))
             for side, images in sides.items()
@@ -59,16 +81,18 @@ class ImageModality(Modality):
         return Content(images=Sides(**paths))
 
     def glance(self, examples: Tensor) -> bytes | None:
+        """Return one PNG of the first images."""
         return picture(tile(examples))
 
     def compared_by(self, domain: Domain) -> str | None:
+        """Return the network of LPIPS, or why LPIPS cannot score these images."""
         return (
             no_lpips(domain) or "LPIPS by SqueezeNet 1.1 (ImageNet), learned weights of version 0.1"
         )
 
 
 def no_lpips(domain: Domain) -> str | None:
-    """Return why LPIPS says nothing of these images, or None if it does."""
+    """Return why LPIPS cannot score these images, or None if it can."""
     side = metrics.LPIPS_SIDE
     if domain.shape[0] not in (1, 3) or min(domain.shape[1:]) < side:
         return f"no LPIPS: it reads 1 or 3 channels of at least {side} pixels a side"
@@ -76,7 +100,13 @@ def no_lpips(domain: Domain) -> str | None:
 
 
 class Remembering:
-    """Features of inputs, each computed once: a guess and its control are sought among the same decoys."""
+    """A function for features of inputs that computes each input only once.
+
+    A reconstruction and its control are compared with the same decoys.
+
+    Args:
+        embed: The function from inputs (N, C, H, W) to features (N, D).
+    """
 
     def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
         self.embed = embed
@@ -86,7 +116,7 @@ class Remembering:
         return torch.cat([self.one(x[None]) for x in inputs])
 
     def one(self, x: Tensor) -> Tensor:
-        """Return features (1, D) of one input (1, *shape)."""
+        """Return features (1, D) of one input `(1, *shape)`."""
         key = sha256(x.numpy().tobytes()).digest()
         if key not in self.known:
             self.known[key] = self.embed(x)
@@ -94,7 +124,7 @@ class Remembering:
 
 
 def picture(image: Tensor) -> bytes:
-    """Return a PNG of one image (C, H, W) in [0, 1]: gray for one channel, color for three, else their mean."""
+    """Return a PNG of one image (C, H, W) in [0, 1]: gray for C = 1, color for C = 3, else the mean of channels."""
     if image.shape[0] not in (1, 3):
         image = image.mean(0, keepdim=True)
     pixels = (image.detach().cpu().nan_to_num(0.5).clamp(0, 1) * 255).round().to(torch.uint8)
@@ -105,7 +135,7 @@ def picture(image: Tensor) -> bytes:
 
 
 def tile(images: Tensor, *, most: int = 4) -> Tensor:
-    """Return the first images (B, C, H, W), at most `most`, as one: two a row if there are more than two."""
+    """Return the first `most` images of (B, C, H, W) in one picture, with two in a row if there are over two."""
     shown = list(images[:most])
     if len(shown) < 3:
         return torch.cat(shown, dim=-1)

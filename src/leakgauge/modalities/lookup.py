@@ -1,4 +1,4 @@
-"""Which modality a domain has."""
+"""The lookup of a domain's modality."""
 
 from __future__ import annotations
 
@@ -14,25 +14,37 @@ from leakgauge.modalities.table import TableModality
 from leakgauge.modalities.unknown import UnknownModality
 
 MODALITIES: dict[str, Modality] = {"image": ImageModality(), "table": TableModality()}
-"""By the kind of a domain that brings no modality of its own. A domain of another kind is scored and never judged."""
+"""The modality for each kind of domain. It serves domains without their own modality.
+
+A domain of any other kind is scored, but never judged.
+"""
 UNKNOWN = UnknownModality()
 
 
 @runtime_checkable
 class HasModality(Protocol):
-    """A domain that brings its own modality."""
+    """A domain with its own modality."""
 
     @property
     def modality(self) -> Modality:
-        """How its examples are scored, judged and shown."""
+        """The modality: how examples are scored, judged and shown."""
         ...
 
 
 def modality_of(domain: Domain) -> Modality:
-    """Return the modality of a domain: its own, or that of its kind.
+    """Return the modality of a domain: its own, else the modality of its kind.
+
+    Args:
+        domain: The domain.
 
     Raises:
-        DataError: what the domain brings is no Modality.
+        DataError: The domain has an attribute `modality` that is no Modality.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> domain = lg.ImageDomain(channels=1, height=8, width=8)
+        >>> lg.modalities.modality_of(domain).headline.title
+        'PSNR, dB'
     """
     if not isinstance(domain, HasModality):
         return MODALITIES.get(domain.kind, UNKNOWN)
@@ -42,12 +54,22 @@ def modality_of(domain: Domain) -> Modality:
             f"domain {domain.kind!r}, modality",
             expected="an object whose class derives from leakgauge.modalities.Modality",
             found=describe_value(own),
-            remedy="derive from it, and give its metrics, headline and layout",
+            remedy="derive its class from Modality, with metrics, headline and layout",
         )
     return own
 
 
 def rules_of(domains: Iterable[Domain]) -> list[LeakRule]:
-    """Return the rules by which examples of these domains are judged, in their order, each once."""
+    """Return the rules that judge examples of these domains, in order and without repetition.
+
+    Args:
+        domains: Any domains.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> domains = [lg.data.digits().domain, lg.data.diabetes().domain]
+        >>> [rule.name for rule in lg.modalities.rules_of(domains)]
+        ['image above control', 'table row above control']
+    """
     rules = (modality_of(domain).rule for domain in domains)
     return list({rule.name: rule for rule in rules if rule is not None}.values())

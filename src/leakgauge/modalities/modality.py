@@ -1,4 +1,4 @@
-"""What a modality says of a domain's examples. Everything that depends on the kind of data is asked here."""
+"""The base class of modalities. Everything that depends on the kind of data is in a modality."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from leakgauge.metrics.leak import LeakRule
 from leakgauge.records import Headline, Rows, Sides
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-"""Truth and guess in the modality's coordinates (B, ...) to one value for each example (B,)."""
+"""A function of originals and reconstructions (B, ...), in the modality's coordinates, to one value each (B,)."""
 Save = Callable[[str, bytes], str]
-"""A file's name and its bytes to its path in the folder of the run."""
+"""A function from the name and the bytes of a file to its path in the folder of the run."""
 Layout = Literal["pictures", "rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a reader looks at, original beside reconstruction beside control, as a record holds it.
+    """The examples that a reader sees: original, reconstruction and control, as a record holds them.
 
     Args:
-        images: paths of pictures, for the layout "pictures".
-        rows: values for each column, for the layout "rows".
+        images: Paths of pictures, for the layout "pictures".
+        rows: Values of each column, for the layout "rows".
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.modalities.Content().images is None
+        True
     """
 
     images: Sides | None = None
@@ -35,64 +40,78 @@ class Content:
 
 
 class Modality(ABC):
-    """How examples of one kind of data are scored, judged and shown.
+    """The base class of modalities: how examples of one kind of data are scored, judged and shown.
 
-    A domain of a user's own brings one as its property `modality`. A subclass sets `headline`, `layout` and `rule`, and
-    implements `metrics`. The methods below have defaults that hold for any data.
+    A user's own domain may have its own modality, as its property `modality`. A subclass sets
+    `headline`, `layout` and `rule`, and implements `metrics`. All other methods have defaults for any
+    data.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> class Sounds(lg.modalities.UnknownModality):
+        ...     def metrics(self, domain, decoys):
+        ...         return {"psnr": lg.metrics.psnr}
+        >>> Sounds().headline.metric
+        'psnr'
     """
 
     headline: ClassVar[Headline]
-    """The score that stands for leakage, and how it reads."""
+    """The score that stands for leakage, with the words for its values."""
     layout: ClassVar[Layout]
-    """How a page shows an example."""
+    """The layout of an example on a page."""
     rule: ClassVar[LeakRule | None] = None
-    """When an example counts as leaked. None: nothing is judged."""
+    """The rule by which an example counts as leaked. With None, no example is judged."""
 
     @abstractmethod
     def metrics(self, domain: Domain, decoys: Tensor) -> dict[str, Metric]:
-        """Return the metrics that mean something on this domain, by name.
+        """Return the metrics that are meaningful on this domain, by name.
 
         Args:
-            decoys: other examples (N, *shape) in the domain's units, among which a guess must point at its own
-                original. There may be none.
+            domain: The domain of the examples.
+            decoys: Other examples `(N, *shape)` in the domain's units, possibly none. Identification
+                asks whether a reconstruction is closer to its original than to all of them.
         """
 
     def coordinates(self, domain: Domain, examples: Tensor) -> Tensor:
-        """Return examples (B, *shape) as metrics compare them: in unit coordinates.
+        """Return examples `(B, *shape)` in the coordinates in which metrics compare them: unit coordinates.
 
-        Discrete values whose relaxed variables are too many to hold, such as tokens of a large vocabulary, may return
-        the examples themselves, with an `assignment` and metrics of their own.
+        Discrete values may have too many relaxed variables for memory, such as tokens of a large
+        vocabulary. A subclass may then return the examples unchanged, and define its own `assignment`
+        and metrics.
         """
         return domain.to_unit(examples)
 
     def in_range(self, domain: Domain, guess: Tensor) -> Tensor:
-        """Return the coordinates of guesses, moved into [0, 1]: the range is public, so any adversary would.
+        """Return the coordinates of reconstructions, clamped to [0, 1].
 
-        Guesses of a discrete domain are valid already.
+        The range is public, so any adversary would clamp. Reconstructions in a discrete domain are
+        already valid.
         """
         found = self.coordinates(domain, guess)
         return found if space_of(domain).discrete else found.clamp(0, 1)
 
     def assignment(self, domain: Domain, truth: Tensor, guess: Tensor) -> Tensor:
-        """Return the index (B,) of the guess that stands for each original, by the least total squared error."""
+        """Return the index (B,) of the reconstruction for each original, with the least total squared error."""
         return metrics.assign(self.coordinates(domain, truth), self.coordinates(domain, guess))
 
     def columns(self, domain: Domain) -> tuple[Column, ...]:
-        """Return the columns of an example in the layout "rows", and none in other layouts."""
+        """Return the columns of an example in the layout "rows", or an empty tuple in other layouts."""
         return ()
 
     def content(self, sides: Mapping[str, Tensor], save: Save) -> Content:
-        """Return what a reader looks at.
+        """Return the examples that a reader sees.
 
         Args:
-            sides: examples (B, *shape) named original, reconstruction and control. A control that failed has none.
+            sides: Examples `(B, *shape)` by the names original, reconstruction and control. A control
+                that failed has no examples.
+            save: A function that saves a file, and returns its path.
         """
         return Content()
 
     def glance(self, examples: Tensor) -> bytes | None:
-        """Return one PNG of examples (B, *shape) under way, or None if they cannot be pictured."""
+        """Return one PNG of examples `(B, *shape)` during an attack, or None if they have no picture."""
         return None
 
     def compared_by(self, domain: Domain) -> str | None:
-        """Return by which network examples were compared, or why by none, or None if there is none for this kind."""
+        """Return the network that compared examples, or why none could, or None if this kind of data has none."""
         return None

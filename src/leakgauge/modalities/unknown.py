@@ -1,4 +1,4 @@
-"""Data of a kind that no modality is known for: scored by errors in unit coordinates, never judged."""
+"""The modality of all other kinds of data: scored by errors in unit coordinates, never judged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leakgauge.modalities.modality import Layout, Metric, Modality
 from leakgauge.records import Headline
 
 ERRORS: dict[str, Metric] = {"mse": metrics.mse, "psnr": metrics.psnr}
-"""Errors that mean something wherever unit coordinates do."""
+"""Errors that are meaningful for any data with unit coordinates."""
 DECIBELS = Headline(
     metric="psnr",
     heading="PSNR",
@@ -26,10 +26,17 @@ DECIBELS = Headline(
 
 
 class UnknownModality(Modality):
-    """Score by error alone. There is no rule for leaks, and nothing to look at."""
+    """The modality of data without their own one: scored by errors, with no rule for leaks and no pictures.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.modalities.UnknownModality().rule is None
+        True
+    """
 
     headline: ClassVar[Headline] = DECIBELS
     layout: ClassVar[Layout] = "pictures"
 
     def metrics(self, domain: Domain, decoys: Tensor) -> dict[str, Metric]:
+        """Return the errors in unit coordinates, by name."""
         return ERRORS
