@@ -13,7 +13,7 @@ import leakgauge as lg
 from leakgauge.attacks.concealment_matching import as_pair, labels_of_pair, targets_of_pair
 from leakgauge.core import ConcealedExamples, ModelError, SpecificationError, effect
 from leakgauge.defenses import DCS2
-from leakgauge.defenses.dcs2 import _Concealed, cosine, inner, projected
+from leakgauge.defenses.dcs2 import _Concealed, cosine, inner, project
 from leakgauge.federated.training.wrapper import Task
 from leakgauge.inversion.simulation.simulator import simulator
 
@@ -30,9 +30,9 @@ class TestDCS2:
     def test_what_is_shared_is_the_mean_of_private_and_invented(self) -> None:
         batch, model, training = images(2), sigmoid_cnn(), concealing(DCS2(steps=5))
         own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
-        others = training.labels(model, batch.inputs, batch.targets)
+        others = training.draw_labels(model, batch.inputs, batch.targets)
         assert not bool((others == batch.targets).any())
-        invented = training.invented(Task(model, LOSS, batch.inputs, batch.targets), others, own)
+        invented = training.invent(Task(model, LOSS, batch.inputs, batch.targets), others, own)
         rows = torch.eye(4)
         mixed = 0.7 * rows[others] + 0.3 * rows[batch.targets]
         both = lg.FedSGD()(
@@ -51,8 +51,8 @@ class TestDCS2:
         angles, distances = [], []
         for steps in (0, 60):
             training = concealing(DCS2(steps=steps))
-            others = training.labels(model, batch.inputs, batch.targets)
-            found = training.invented(Task(model, LOSS, batch.inputs, batch.targets), others, own)
+            others = training.draw_labels(model, batch.inputs, batch.targets)
+            found = training.invent(Task(model, LOSS, batch.inputs, batch.targets), others, own)
             angles.append(float(cosine(lg.FedSGD()(model, LOSS, found, others), own)))
             distances.append(float((found - batch.inputs).norm()))
         assert angles[1] > angles[0] + 0.1
@@ -62,7 +62,7 @@ class TestDCS2:
         batch, model = images(1), sigmoid_cnn()
         own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
         found = [
-            concealing(DCS2(steps=steps, enough=1e-6)).invented(
+            concealing(DCS2(steps=steps, enough=1e-6)).invent(
                 Task(model, LOSS, batch.inputs, batch.targets), torch.tensor([1]), own
             )
             for steps in (10, 50)
@@ -71,12 +71,12 @@ class TestDCS2:
 
     def test_what_points_against_is_turned(self) -> None:
         own = {"a": torch.tensor([1.0, 0.0])}
-        turned = projected({"a": torch.tensor([-3.0, 1.0])}, own)["a"]
+        turned = project({"a": torch.tensor([-3.0, 1.0])}, own)["a"]
         assert turned.tolist() == pytest.approx([0.0, 1.0], abs=5e-3)
-        least = projected({"a": torch.tensor([-0.1, 1.0])}, own)["a"]
+        least = project({"a": torch.tensor([-0.1, 1.0])}, own)["a"]
         assert least.tolist() == pytest.approx([0.4, 1.0])
         kept = {"a": torch.tensor([0.1, 1.0])}
-        assert projected(kept, own) is kept
+        assert project(kept, own) is kept
 
     def test_other_targets_and_local_steps_are_refused(self) -> None:
         with pytest.raises(SpecificationError, match="one gradient"):
@@ -92,11 +92,11 @@ class TestWhoKnowsIt:
         seen = observe(model, batch, under=defense)
         training = defense.on_training(lg.FedSGD(), seeds=lg.Seeds(7).child("defense"))
         assert isinstance(training, _Concealed)
-        others = training.labels(model, batch.inputs, batch.targets)
+        others = training.draw_labels(model, batch.inputs, batch.targets)
         *_, slopes = seen.update.tensors.values()
         assert labels_of_pair(seen, slopes) == (int(batch.targets), int(others))
         own = lg.FedSGD()(model, LOSS, batch.inputs, batch.targets)
-        invented = training.invented(Task(model, LOSS, batch.inputs, batch.targets), others, own)
+        invented = training.invent(Task(model, LOSS, batch.inputs, batch.targets), others, own)
         concealed = effect(seen, ConcealedExamples)
         assert concealed is not None
         pair = as_pair(seen, concealed)

@@ -112,7 +112,7 @@ class ATS(Undefended):
     def chains(self) -> tuple[Policy, ...]:
         """Each policy, as numbers of operations in the library."""
         try:
-            found = tuple(chain(text) for text in self.policies.split("+"))
+            found = tuple(parse_policy(text) for text in self.policies.split("+"))
         except ValueError:
             found = ((-1,),)
         if not all(0 <= i < len(LIBRARY) for policy in found for i in policy):
@@ -131,7 +131,9 @@ class ATS(Undefended):
     @property
     def maps(self) -> tuple[Transformation, ...]:
         """Every transformation that may be drawn, each listed once."""
-        each = (Transformation(steps) for policy in self.chains for steps in directed(policy))
+        each = (
+            Transformation(steps) for policy in self.chains for steps in with_directions(policy)
+        )
         return tuple(dict.fromkeys(each))
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
@@ -148,18 +150,18 @@ class ATS(Undefended):
                 remedy="choose a defense that does not transform images",
             )
         generator = seeds.generator("ats")
-        found = [self._drawn(generator)(image[None]) for image in inputs]
+        found = [self._draw(generator)(image[None]) for image in inputs]
         return torch.cat(found), targets
 
-    def _drawn(self, generator: torch.Generator) -> Transformation:
+    def _draw(self, generator: torch.Generator) -> Transformation:
         """Draw a policy, then a direction for each of its operations that has two."""
         chains = self.chains
         policy = chains[int(torch.randint(len(chains), (), generator=generator))]
-        choices = list(directed(policy))
+        choices = list(with_directions(policy))
         return Transformation(choices[int(torch.randint(len(choices), (), generator=generator))])
 
 
-def chain(text: str) -> Policy:
+def parse_policy(text: str) -> Policy:
     """Return one policy from its notation.
 
     Raises:
@@ -168,7 +170,7 @@ def chain(text: str) -> Policy:
     return tuple(int(number) for number in text.split("-")) if text else ()
 
 
-def directed(policy: Policy) -> Iterator[tuple[Step, ...]]:
+def with_directions(policy: Policy) -> Iterator[tuple[Step, ...]]:
     """Yield the policy in each combination of directions. All combinations are equally likely."""
     options = []
     for number in policy:

@@ -114,10 +114,10 @@ class ATSSearch:
             DataError: No policy reaches the threshold.
         """
         untrained = copied(model).eval()
-        trained = self.trained(model, loss, inputs, targets, seeds=seeds).eval()
+        trained = self.train_briefly(model, loss, inputs, targets, seeds=seeds).eval()
         some, many = inputs[: self.examples], inputs[: self.jacobians]
         found = []
-        for policy in self.drawn(seeds):
+        for policy in self.draw_policies(seeds):
             ats, own = ATS(policies=policy), seeds.child(policy)
             shown = ats.on_batch(many, targets[: self.jacobians], seeds=own.child("accuracy"))[0]
             accuracy = accuracy_score(untrained, shown)
@@ -134,7 +134,7 @@ class ATSSearch:
             )
         return sorted(found, key=lambda one: one.privacy)
 
-    def drawn(self, seeds: Seeds) -> list[str]:
+    def draw_policies(self, seeds: Seeds) -> list[str]:
         """Draw the policies to try, each listed once. Each of the `longest` places holds one operation or none."""
         generator = seeds.generator("candidates")
         table = torch.randint(
@@ -143,7 +143,7 @@ class ATSSearch:
         texts = ("-".join(str(i) for i in row if i >= 0) for row in table.tolist())
         return list(dict.fromkeys(texts))
 
-    def trained(
+    def train_briefly(
         self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, *, seeds: Seeds
     ) -> nn.Module:
         """Return a copy of the model after the brief training."""

@@ -87,6 +87,6 @@ def keep_observed_support(observed: Update) -> Callable[[Tensors], Tensors]:
     return lambda simulated: {name: t * masks[name] for name, t in simulated.items()}
 
 
-def zeroed(tensors: Tensors, names: Container[str]) -> Tensors:
+def zero_named(tensors: Tensors, names: Container[str]) -> Tensors:
     """Return the tensors, with those that `names` holds set to zero."""
     return {name: torch.zeros_like(t) if name in names else t for name, t in tensors.items()}

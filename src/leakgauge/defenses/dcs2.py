@@ -140,9 +140,9 @@ class _Concealed(Wrapper):
         """
         check_real(task.inputs, "defense DCS2")
         task = replace(task, create_graph=False)
-        others = self.labels(task.model, task.inputs, task.targets)
+        others = self.draw_labels(task.model, task.inputs, task.targets)
         own = task.by(self.training)
-        invented = self.invented(task, others, own)
+        invented = self.invent(task, others, own)
         mu = self.defense.mixing
         parts = [
             (1.0, own),
@@ -150,9 +150,9 @@ class _Concealed(Wrapper):
             (1 - mu, task.by(self.training, inputs=invented)),
         ]
         mixed = {n: sum_of([w * t[n] for w, t in parts]) / self.defense.divisor for n in own}
-        return projected(mixed, own)
+        return project(mixed, own)
 
-    def labels(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def draw_labels(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Draw another class for each label."""
         classes = stateless(model, trainable(model), inputs[:1]).shape[-1]
         if targets.ndim != 1 or targets.is_floating_point() or classes < 2:
@@ -166,7 +166,7 @@ class _Concealed(Wrapper):
         step = torch.randint(1, classes, targets.shape, generator=generator)
         return (targets + step.to(targets)) % classes
 
-    def invented(self, task: Task, others: Tensor, own: Tensors) -> Tensor:
+    def invent(self, task: Task, others: Tensor, own: Tensors) -> Tensor:
         """Return examples `(B, *shape)` that conceal those of the task.
 
         Args:
@@ -213,7 +213,7 @@ def cosine(one: Tensors, other: Tensors) -> Tensor:
     return inner(one, other) / (inner(one, one) * inner(other, other)).sqrt().clamp_min(1e-12)
 
 
-def projected(mixed: Tensors, own: Tensors) -> Tensors:
+def project(mixed: Tensors, own: Tensors) -> Tensors:
     """Return `mixed`, turned until it no longer points against `own`.
 
     The turn adds a multiple of `own`, at least `MARGIN` times.

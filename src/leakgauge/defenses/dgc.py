@@ -12,7 +12,7 @@ from torch import Tensor
 from leakgauge.core import Claim, Effect, RoundMemory, Seeds, Tensors, Update
 from leakgauge.core.ranges import Fraction
 from leakgauge.defenses.base import Undefended, keep_observed_support
-from leakgauge.defenses.top_k import largest
+from leakgauge.defenses.top_k import keep_largest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class DGC(Undefended):
             nothing = torch.zeros_like(gradient)
             velocity = self.momentum * memory.get(f"momentum/{name}", nothing) + gradient
             gathered = memory.get(f"residual/{name}", nothing) + velocity
-            sent[name] = largest(gathered, self.sparsity)
+            sent[name] = keep_largest(gathered, self.sparsity)
             waiting = sent[name] == 0
             kept[f"momentum/{name}"] = velocity * waiting
             kept[f"residual/{name}"] = gathered * waiting

@@ -10,7 +10,7 @@ from torch import nn
 from leakgauge.core import Claim, Seeds
 from leakgauge.core.ranges import Fraction
 from leakgauge.defenses.base import Undefended
-from leakgauge.defenses.last_linear import before_last_linear
+from leakgauge.defenses.last_linear import insert_before_last_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,4 +71,4 @@ class Dropout(Undefended):
         """
         if self.p == 0:
             return model
-        return before_last_linear(model, "dropout", nn.Dropout(self.p).train())
+        return insert_before_last_linear(model, "dropout", nn.Dropout(self.p).train())

@@ -54,7 +54,7 @@ class Operation(NamedTuple):
         return low + (high - low) * index / 9
 
 
-def translated(images: Tensor, fraction: float, *, axis: int) -> Tensor:
+def translate(images: Tensor, fraction: float, *, axis: int) -> Tensor:
     """Move images by a fraction of their side, to the nearest pixel. Uncovered pixels become black."""
     side = images.shape[axis]
     source = (torch.arange(side, dtype=torch.float64) + 0.5 + fraction * side).floor().long()
@@ -64,13 +64,13 @@ def translated(images: Tensor, fraction: float, *, axis: int) -> Tensor:
     return moved * inside.to(images).view(shape)
 
 
-def sheared(images: Tensor, slope: float, *, axis: int) -> Tensor:
+def shear(images: Tensor, slope: float, *, axis: int) -> Tensor:
     """Move each row (axis -1) or column (axis -2) in proportion to its place.
 
     Interpolation is cubic. Uncovered pixels become black.
     """
     if axis == -2:
-        return sheared(images.transpose(-1, -2), slope, axis=-1).transpose(-1, -2)
+        return shear(images.transpose(-1, -2), slope, axis=-1).transpose(-1, -2)
     height, width = images.shape[-2:]
     rows = torch.arange(height, dtype=torch.float64)[:, None] + 0.5
     place = torch.arange(width, dtype=torch.float64)[None, :] + 0.5 + slope * rows
@@ -81,7 +81,7 @@ def sheared(images: Tensor, slope: float, *, axis: int) -> Tensor:
         weight = _cubic((place - 0.5 - left - tap).abs()).to(images)
         index = (left + tap).long().clamp(0, width - 1).to(images.device)
         found = found + weight * images.gather(-1, index.expand(images.shape))
-    return straight_clamp(found) * inside
+    return clamp_straight_through(found) * inside
 
 
 def _cubic(distance: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance < 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
 
 
-def rotated(images: Tensor, degrees: float) -> Tensor:
+def rotate(images: Tensor, degrees: float) -> Tensor:
     """Turn images counterclockwise about their middle, to the nearest pixel. Uncovered pixels become gray."""
     height, width = images.shape[-2:]
     angle = -math.radians(degrees)
@@ -105,10 +105,10 @@ def rotated(images: Tensor, degrees: float) -> Tensor:
     return torch.where(inside.to(images.device), turned, ROTATION_FILL)
 
 
-def blended(images: Tensor, factor: float, degenerate: Callable[[Tensor], Tensor]) -> Tensor:
+def blend(images: Tensor, factor: float, degenerate: Callable[[Tensor], Tensor]) -> Tensor:
     """Return degenerate + factor * (images - degenerate), clamped, as Pillow's ImageEnhance does."""
     base = degenerate(images)
-    return straight_clamp(base + factor * (images - base))
+    return clamp_straight_through(base + factor * (images - base))
 
 
 def gray(images: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def mean_gray(images: Tensor) -> Tensor:
     return gray(images).mean((-3, -2, -1), keepdim=True).expand(images.shape)
 
 
-def smoothed(images: Tensor) -> Tensor:
+def smooth(images: Tensor) -> Tensor:
     """Return weighted means of 3 x 3 pixels, where the middle counts five times. The border stays unchanged."""
     if min(images.shape[-2:]) < 3:
         return images
@@ -136,19 +136,19 @@ def smoothed(images: Tensor) -> Tensor:
     return found
 
 
-def posterized(images: Tensor, bits: float) -> Tensor:
+def posterize(images: Tensor, bits: float) -> Tensor:
     """Keep the highest of eight bits. `bits` is rounded to a whole number."""
     step = 2 ** (8 - round(bits))
     levels = (images * LEVELS).round()
-    return straight((levels / step).floor() * step / LEVELS, images)
+    return straight_through((levels / step).floor() * step / LEVELS, images)
 
 
-def solarized(images: Tensor, threshold: float) -> Tensor:
+def solarize(images: Tensor, threshold: float) -> Tensor:
     """Invert the values from `threshold` on. The threshold is a level from 0 to 256."""
     return torch.where(images * LEVELS < threshold, images, 1 - images)
 
 
-def stretched(images: Tensor, _: float) -> Tensor:
+def stretch(images: Tensor, _: float) -> Tensor:
     """Stretch each channel to [0, 1] (autocontrast). A flat channel stays unchanged."""
     low, high = images.amin((-2, -1), keepdim=True), images.amax((-2, -1), keepdim=True)
     flat = high <= low
@@ -156,7 +156,7 @@ def stretched(images: Tensor, _: float) -> Tensor:
     return torch.where(flat, images, (images - low) / span)
 
 
-def equalized(images: Tensor, _: float) -> Tensor:
+def equalize(images: Tensor, _: float) -> Tensor:
     """Flatten the histogram of 256 levels of each channel, as Pillow does."""
     levels = (images.detach() * LEVELS).round().clamp(0, LEVELS).long()
     histogram = one_hot(levels.flatten(-2), LEVELS + 1).sum(-2)
@@ -167,40 +167,40 @@ def equalized(images: Tensor, _: float) -> Tensor:
     table = (before + step // 2).div(step.clamp_min(1), rounding_mode="floor").clamp(0, LEVELS)
     found = table.gather(-1, levels.flatten(-2)).view(images.shape).to(images) / LEVELS
     kept = (step == 0)[..., None]
-    return torch.where(kept, images, straight(found, images))
+    return torch.where(kept, images, straight_through(found, images))
 
 
-def straight(found: Tensor, images: Tensor) -> Tensor:
+def straight_through(found: Tensor, images: Tensor) -> Tensor:
     """Return `found`, with the derivative of `images`."""
     return images + (found - images).detach() if images.requires_grad else found
 
 
-def straight_clamp(images: Tensor) -> Tensor:
+def clamp_straight_through(images: Tensor) -> Tensor:
     """Clamp to [0, 1] and keep the derivative. A search can then leave the range and come back."""
-    return straight(images.clamp(0, 1), images)
+    return straight_through(images.clamp(0, 1), images)
 
 
-def enhancing(degenerate: Callable[[Tensor], Tensor]) -> Operation:
+def make_enhancement(degenerate: Callable[[Tensor], Tensor]) -> Operation:
     """Return an operation that moves images away from `degenerate` or towards it, by at most a half."""
     return Operation(
-        lambda images, m: blended(images, 1 + m, degenerate), span=(0.0, 0.5), signed=True
+        lambda images, m: blend(images, 1 + m, degenerate), span=(0.0, 0.5), signed=True
     )
 
 
 TRANSLATION = (0.0, 150 / 331)
 OPERATIONS: dict[str, Operation] = {
-    "shear_x": Operation(partial(sheared, axis=-1), (0.0, 0.3), signed=True),
-    "shear_y": Operation(partial(sheared, axis=-2), (0.0, 0.3), signed=True),
-    "translate_x": Operation(partial(translated, axis=-1), TRANSLATION, signed=True),
-    "translate_y": Operation(partial(translated, axis=-2), TRANSLATION, signed=True),
-    "rotate": Operation(rotated, (0.0, 30.0), signed=False),
-    "color": enhancing(gray),
-    "posterize": Operation(posterized, (8.0, 4.0), signed=False),
-    "solarize": Operation(solarized, (256.0, 0.0), signed=False),
-    "contrast": enhancing(mean_gray),
-    "sharpness": enhancing(smoothed),
-    "brightness": enhancing(torch.zeros_like),
-    "autocontrast": Operation(stretched, (0.0, 0.0), signed=False),
-    "equalize": Operation(equalized, (0.0, 0.0), signed=False),
+    "shear_x": Operation(partial(shear, axis=-1), (0.0, 0.3), signed=True),
+    "shear_y": Operation(partial(shear, axis=-2), (0.0, 0.3), signed=True),
+    "translate_x": Operation(partial(translate, axis=-1), TRANSLATION, signed=True),
+    "translate_y": Operation(partial(translate, axis=-2), TRANSLATION, signed=True),
+    "rotate": Operation(rotate, (0.0, 30.0), signed=False),
+    "color": make_enhancement(gray),
+    "posterize": Operation(posterize, (8.0, 4.0), signed=False),
+    "solarize": Operation(solarize, (256.0, 0.0), signed=False),
+    "contrast": make_enhancement(mean_gray),
+    "sharpness": make_enhancement(smooth),
+    "brightness": make_enhancement(torch.zeros_like),
+    "autocontrast": Operation(stretch, (0.0, 0.0), signed=False),
+    "equalize": Operation(equalize, (0.0, 0.0), signed=False),
     "invert": Operation(lambda images, _: 1 - images, (0.0, 0.0), signed=False),
 }

@@ -9,7 +9,7 @@ from torch import nn
 from leakgauge.core import ModelError, copied, trainable
 
 
-def before_last_linear(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
+def insert_before_last_linear(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """Return a copy of the model with `module` before the last linear layer.
 
     Args:
@@ -20,7 +20,7 @@ def before_last_linear(model: nn.Module, name: str, module: nn.Module) -> nn.Mod
     Raises:
         ModelError: The model does not end with a linear layer that has trained layers before it.
     """
-    place, last = last_linear(model)
+    place, last = find_last_linear(model)
     after = copied(model)
     inner = OrderedDict([(name, module), ("head", after.get_submodule(place))])
     whole = nn.Sequential(inner)
@@ -30,7 +30,7 @@ def before_last_linear(model: nn.Module, name: str, module: nn.Module) -> nn.Mod
     return after
 
 
-def last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+def find_last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
     """Return the name of the last linear layer, and the layer.
 
     "Last" is meant in the order in which the model registers the layers that it trains.

@@ -11,7 +11,7 @@ import torch
 
 from leakgauge.core import Claim, Seeds, Tensors, Update, UpdateError
 from leakgauge.core.ranges import Fraction
-from leakgauge.defenses.base import Undefended, zeroed
+from leakgauge.defenses.base import Undefended, zero_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class LayerPruning(Undefended):
         longest = longest[: int(self.fraction * len(others))]
         withheld |= {list(others)[i] for i in longest}
         gone = {name for layer in withheld for name in layers[layer]}
-        return Update(zeroed(update.tensors, gone), update.kind)
+        return Update(zero_named(update.tensors, gone), update.kind)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         """Return a function that zeroes the layers that are zero in the observed update."""
@@ -86,7 +86,7 @@ class LayerPruning(Undefended):
             if not any(bool(seen[n].any()) for n in names)
             for name in names
         }
-        return lambda simulated: zeroed(simulated, silent)
+        return lambda simulated: zero_named(simulated, silent)
 
     def _named(self, layers: list[str]) -> set[str]:
         """Return the layers that `named` matches."""

@@ -22,7 +22,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.core.ranges import Whole
-from leakgauge.defenses.base import Undefended, zeroed
+from leakgauge.defenses.base import Undefended, zero_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +105,15 @@ class LocalLayers(Undefended):
         return model
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
-        return Update(zeroed(update.tensors, self.local(update.tensors)), update.kind)
+        return Update(zero_named(update.tensors, self.local(update.tensors)), update.kind)
 
     def believed(self, observed: Update) -> Update:
         """Return the update with zeros in the local layers. A later defense may have put something there."""
-        return Update(zeroed(observed.tensors, self.local(observed.tensors)), observed.kind)
+        return Update(zero_named(observed.tensors, self.local(observed.tensors)), observed.kind)
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         local = self.local(observed.tensors)
-        return lambda simulated: zeroed(simulated, local)
+        return lambda simulated: zero_named(simulated, local)
 
     def shown(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """Return a copy in which the weights and running statistics of local layers are drawn anew."""

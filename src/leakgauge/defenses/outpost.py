@@ -22,7 +22,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import Fraction, NonNegative, Whole
 from leakgauge.defenses.base import Undefended, keep_observed_support, not_one_gradient
-from leakgauge.defenses.top_k import largest
+from leakgauge.defenses.top_k import keep_largest
 from leakgauge.federated.training.wrapper import Task, Wrapper
 
 
@@ -52,7 +52,7 @@ class Outpost(Undefended):
 
     Args:
         noise: Standard deviation of the noise, at least 0, in units of the variance of a tensor's
-            weights.
+            weights, which counts as at most 1.
         fraction: Fraction of all entries that get noise, in [0, 1).
         sparsity: Fraction of each tensor's entries that is pruned, in [0, 1).
         decay: Rate, at least 0, at which the probability falls.
@@ -131,7 +131,7 @@ class _Perturbed(Wrapper):
             draws = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype)
             std = defense.noise * risk(weights[name])
             noise = std * draws.to(gradient) * noised[name].to(gradient)
-            found[name] = largest(gradient, defense.sparsity) + noise
+            found[name] = keep_largest(gradient, defense.sparsity) + noise
         return found
 
 

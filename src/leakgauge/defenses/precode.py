@@ -10,8 +10,8 @@ from torch import nn
 
 from leakgauge.core import Claim, Effect, Misleading, Seeds, Tensors, Update
 from leakgauge.core.ranges import Count, NonNegative
-from leakgauge.defenses.base import Undefended, zeroed
-from leakgauge.defenses.last_linear import before_last_linear, last_linear
+from leakgauge.defenses.base import Undefended, zero_named
+from leakgauge.defenses.last_linear import find_last_linear, insert_before_last_linear
 from leakgauge.federated.layers.bottleneck import VariationalBottleneck
 
 MARK = "precode"
@@ -86,17 +86,21 @@ class Precode(Undefended):
             ModelError: The model does not end with a linear layer that has trained layers before
                 it.
         """
-        _, last = last_linear(model)
+        _, last = find_last_linear(model)
         with seeds.isolated("precode"):
             bottleneck = VariationalBottleneck(last.in_features, self.latent, self.beta)
-        return before_last_linear(model, MARK, bottleneck.to(last.weight).train(last.training))
+        return insert_before_last_linear(
+            model, MARK, bottleneck.to(last.weight).train(last.training)
+        )
 
     def believed(self, observed: Update) -> Update:
-        return Update(zeroed(observed.tensors, hidden_parameters(observed.tensors)), observed.kind)
+        return Update(
+            zero_named(observed.tensors, hidden_parameters(observed.tensors)), observed.kind
+        )
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         hidden = hidden_parameters(observed.tensors)
-        return lambda simulated: zeroed(simulated, hidden)
+        return lambda simulated: zero_named(simulated, hidden)
 
 
 def hidden_parameters(names: Iterable[str]) -> frozenset[str]:

@@ -29,7 +29,7 @@ from leakgauge.federated.training.wrapper import Task, Wrapper
 class Soteria(Undefended):
     r"""Zero the gradient columns of the features that reveal most of the input (Soteria).
 
-    It acts on the gradient computation. Only the weight of one linear layer changes.
+    It acts on the gradient computation. Only the gradient of one linear layer's weight changes.
 
     .. math::
 

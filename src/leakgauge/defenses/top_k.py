@@ -56,13 +56,13 @@ class TopK(Undefended):
     sparsity: Fraction = 0.2
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
-        return update.map(lambda t: largest(t, self.sparsity))
+        return update.map(lambda t: keep_largest(t, self.sparsity))
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
         return keep_observed_support(observed)
 
 
-def largest(t: Tensor, sparsity: float) -> Tensor:
+def keep_largest(t: Tensor, sparsity: float) -> Tensor:
     """Set the smallest entries of a tensor, a fraction `sparsity`, to zero. Of equal entries, the first goes first."""
     dropped = int(sparsity * t.numel())
     order = t.abs().flatten().argsort(stable=True)
