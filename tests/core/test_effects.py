@@ -307,7 +307,7 @@ def test_a_number_of_the_name_of_a_method_is_no_effect(
     """DCS-2 has a number called `steps`. It must not be mistaken for the `steps` of random rounding."""
     seen = observe(mlp(), images(1), under=defenses.DCS2(steps=1))
     assert effect(seen, Rounding) is None
-    assert "nor rounds" in str(refusal(lg.attacks.BayesOptimal(), seen))
+    assert "does not round" in str(refusal(lg.attacks.BayesOptimal(), seen))
 
 
 def test_memory_and_local_parameters_reach_the_client() -> None:

@@ -254,7 +254,7 @@ class TestStochasticQuantization:
         mean = lg.Aggregator(clients=2, labels=True).observe(
             client(mlp(), defense=defense), images(2), seeds=lg.Seeds(0)
         )
-        assert "nor rounds" in (refusal(lg.attacks.BayesOptimal(), mean) or "")
+        assert "does not round" in (refusal(lg.attacks.BayesOptimal(), mean) or "")
 
     def test_many_levels_change_little(self) -> None:
         found = self.quantized(StochasticQuantization(levels=10**6))
