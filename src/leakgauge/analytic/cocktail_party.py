@@ -108,13 +108,13 @@ def unmix(
     """
     count = len(mixture.strength)
     known = torch.zeros(count, 0, dtype=torch.float64)
-    guess, starts = components(mixture, unmixer, known, generator)
-    best = explain_guesses(mixture, unmixer, guess, 0)
+    estimates, starts = components(mixture, unmixer, known, generator)
+    best = explain_estimates(mixture, unmixer, estimates, 0)
     if tell is not None:
         tell(best)
     confirmed, idle = 0, 0
     for _ in range(rounds):
-        depth = unmixer.tail.depth(unmixer.plausible(inputs_of(guess[known.shape[1] :])))
+        depth = unmixer.tail.depth(unmixer.plausible(inputs_of(estimates[known.shape[1] :])))
         found = [vanishing_direction(mixture, s, d) for s, d in zip(starts.T, depth, strict=True)]
         silents = [one for one in found if one is not None]
         if count <= FEW:
@@ -127,8 +127,8 @@ def unmix(
         if whole:
             known, sources = repair(mixture, unmixer, known)
         else:
-            guess, starts = components(mixture, unmixer, known, generator)
-            sources = explain_guesses(mixture, unmixer, guess, known.shape[1])
+            estimates, starts = components(mixture, unmixer, known, generator)
+            sources = explain_estimates(mixture, unmixer, estimates, known.shape[1])
         best = min(best, sources, key=lambda one: one.left_over)
         idle = 0 if known.shape[1] > confirmed else idle + 1
         if (whole and bool(sources.proven.all())) or idle == PATIENCE:
@@ -137,7 +137,7 @@ def unmix(
             # A wrong direction may occupy the place of a right one, so only confirmed directions
             # are kept.
             known = known[:, sources.proven]
-            guess, starts = components(mixture, unmixer, known, generator)
+            estimates, starts = components(mixture, unmixer, known, generator)
         confirmed = max(confirmed, known.shape[1])
         if tell is not None:
             tell(best)
@@ -186,8 +186,8 @@ def caused_directions(mixture: Mixture, tail: Tail, features: Tensor) -> tuple[T
 
 def separate(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
     """Return the examples that follow from one direction for each (n, n)."""
-    guess = torch.linalg.solve(known, mixture.signals)
-    return explain_guesses(mixture, unmixer, guess, known.shape[1])
+    estimates = torch.linalg.solve(known, mixture.signals)
+    return explain_estimates(mixture, unmixer, estimates, known.shape[1])
 
 
 def components(
@@ -223,16 +223,16 @@ def components(
     return torch.cat([held - shared @ others, others]), starts
 
 
-def inputs_of(guess: Tensor) -> Tensor:
+def inputs_of(estimates: Tensor) -> Tensor:
     """Return h (n, F) of rows (n, F + 1) that are multiples of [h, 1]. The last entry gives sign and scale."""
     tiny = torch.finfo(torch.float64).tiny
-    scale = torch.where(guess[:, -1:].abs() > tiny, guess[:, -1:], tiny)
-    return guess[:, :-1] / scale
+    scale = torch.where(estimates[:, -1:].abs() > tiny, estimates[:, -1:], tiny)
+    return estimates[:, :-1] / scale
 
 
-def explain_guesses(mixture: Mixture, unmixer: Unmixer, guess: Tensor, exact: int) -> Sources:
+def explain_estimates(mixture: Mixture, unmixer: Unmixer, estimates: Tensor, exact: int) -> Sources:
     """Return each estimate with the label that explains it best, and how well all explain the gradient."""
-    features = unmixer.plausible(inputs_of(guess))
+    features = unmixer.plausible(inputs_of(estimates))
     ones = torch.ones(len(features), 1, dtype=torch.float64)
     joined = torch.cat([features, ones], dim=1)
     coefficients = torch.linalg.lstsq(joined.T, mixture.signals.T).solution  # (n, n)

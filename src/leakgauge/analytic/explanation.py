@@ -38,6 +38,14 @@ def explain(
 
     Raises:
         ValueError: `labels` is empty.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.analytic.explanation import explain
+        >>> parts = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])  # of one example, under two labels
+        >>> observed = torch.tensor([[0.0, 0.9]])
+        >>> explain(lambda y: parts[y], lambda part: (part - observed).norm(dim=1), range(2)).labels
+        tensor([1])
     """
     best: Explanation | None = None
     for label in labels:

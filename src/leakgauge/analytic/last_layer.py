@@ -32,6 +32,15 @@ def read(
         observation: The observation of one gradient.
         generator: Source of the search's draws.
         noise: Noise of the update. See `unmixed`.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.last_layer import read
+        >>> observation = lg.examples.observation(batch_size=2, threat=lg.Server())
+        >>> found = read(observation, torch.Generator().manual_seed(0))
+        >>> found.certified, found.features.shape
+        (True, torch.Size([2, 32]))
     """
     found = readable(observation)
     if isinstance(found, Inapplicable):

@@ -203,6 +203,13 @@ def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:
         weight: dW (O, F).
         bias: db (O,).
         kept: (O, F), 1 for each shared entry of dW and 0 for the others.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.analytic.linear import rank_one
+        >>> delta, h = torch.tensor([2.0, 1.0]).double(), torch.tensor([1.0, 2.0]).double()
+        >>> rank_one(torch.outer(delta, h), delta, torch.ones(2, 2)).round(decimals=6)
+        tensor([1., 2.], dtype=torch.float64)
     """
     if not bool(kept.all()):
         strength = kept.T @ bias.square()

@@ -72,6 +72,19 @@ def rank_index(
         model: The network. It must be a chain.
         domain: The domain of the inputs.
         generator: Source of the input and of the derivative.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.analytic.rank_index import rank_index
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(144, 10)
+        ... )
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> for layer in rank_index(model, lg.examples.client().domain, generator=generator):
+        ...     print(layer.line)
+        0: 64 unknowns; 144 weight and 36 gradient constraints, rank 64: index 0, 0 open
+        3: 144 unknowns; 10 weight and 144 gradient constraints, rank 144: index 0, 0 open
     """
     chain = chain_of(model, domain)
     if isinstance(chain, Inapplicable):

@@ -238,8 +238,8 @@ def _climbed(
     rungs = list(climb(white, counts, generator))
     held = [rung for rung in rungs if rung.holds][-1:]
     for rung in held if rungs[-1:] == held else held + rungs[-1:]:
-        size = len(rung.guesses[0][1])
-        alike = [guess for guess in rung.guesses if len(guess[1]) == size]
+        size = len(rung.candidates[0][1])
+        alike = [candidate for candidate in rung.candidates if len(candidate[1]) == size]
         pool = torch.stack([q for q, _ in alike]), torch.stack([labels for _, labels in alike])
         yield _polished(rung.space, pool, Stage(1e-3, 1.0))
 

@@ -46,7 +46,7 @@ GRID = 41
 REACH = 20.0
 """Largest loudness of a new example, as a multiple of the floor."""
 
-Guess = tuple[Tensor, Tensor]
+Candidate = tuple[Tensor, Tensor]
 """Coordinates q (n, K) and labels (n,)."""
 
 
@@ -61,7 +61,7 @@ class Rung:
     """
 
     space: Basis
-    guesses: list[Guess]
+    candidates: list[Candidate]
     misfits: list[float]
 
     @property
@@ -74,20 +74,20 @@ def climb(white: White, counts: Tensor | None, generator: torch.Generator) -> It
     """Yield rungs from the loudest example down to the layer's own noise. `counts` (C,): labels, if known."""
     floor = float((white.whole / white.columns).square().mean(1).sqrt().max())
     # Solutions pass from basis to basis as features, in the units of their columns.
-    carried: list[Guess] = [(white.right[:0].new_zeros(0, len(white.columns)), _none())]
+    carried: list[Candidate] = [(white.right[:0].new_zeros(0, len(white.columns)), _none())]
     last, missed = False, 0
     while not last and missed < MISSED:
         floor /= FACTOR
         last = floor < float(white.rows.min()) / FACTOR
         seen = white if last else with_floor(white, floor)
         space = basis(seen, seen.rank)
-        guesses = [(space.on_constraint(h @ space.right.T), labels) for h, labels in carried]
-        rung = _rung(space, guesses, counts, floor, generator)
-        if not rung.guesses:
+        candidates = [(space.on_constraint(h @ space.right.T), labels) for h, labels in carried]
+        rung = _rung(space, candidates, counts, floor, generator)
+        if not rung.candidates:
             return
         yield rung
         missed = 0 if rung.holds else missed + 1
-        carried = [(q @ space.right, labels) for q, labels in rung.guesses]
+        carried = [(q @ space.right, labels) for q, labels in rung.candidates]
 
 
 def _none() -> Tensor:
@@ -106,7 +106,7 @@ def with_floor(white: White, floor: float) -> White:
 
 def _rung(
     space: Basis,
-    guesses: list[Guess],
+    candidates: list[Candidate],
     counts: Tensor | None,
     floor: float,
     generator: torch.Generator,
@@ -114,15 +114,15 @@ def _rung(
     """Return the solutions fitted at this floor, with the examples added that explain the gradient above it."""
     batch = space.white.layer.batch
     fitted = _Fitting(space)
-    enough = [guess for guess in guesses if len(guess[1]) >= space.rank]
+    enough = [candidate for candidate in candidates if len(candidate[1]) >= space.rank]
     for q, labels in enough:
         fitted.add(q.unsqueeze(0), labels.unsqueeze(0))
-    growing, beyond = guesses, 0
+    growing, beyond = candidates, 0
     while not fitted.holds and beyond < EXTRA:
-        growing = [guess for guess in growing if len(guess[1]) < batch]
+        growing = [candidate for candidate in growing if len(candidate[1]) < batch]
         grown = _Fitting(space)
-        for guess in growing:
-            grown.add(*_one_more(space, guess, counts, floor, generator))
+        for candidate in growing:
+            grown.add(*_one_more(space, candidate, counts, floor, generator))
         growing = grown.best()
         if not growing:
             break
@@ -139,7 +139,7 @@ class _Fitting:
     def __init__(self, space: Basis) -> None:
         self.space = space
         self.loose, self.tight = Equations(space, LOOSE), Equations(space, TIGHT)
-        self.found: list[tuple[float, Guess]] = []
+        self.found: list[tuple[float, Candidate]] = []
 
     @property
     def holds(self) -> bool:
@@ -162,10 +162,10 @@ class _Fitting:
         """Add the fits of another."""
         self.found += other.found
 
-    def best(self) -> list[Guess]:
+    def best(self) -> list[Candidate]:
         """Return the best KEEP fits, at most two with the same multiset of labels."""
         self.found.sort(key=lambda found: found[0])
-        kept: list[tuple[float, Guess]] = []
+        kept: list[tuple[float, Candidate]] = []
         alike: dict[tuple[int, ...], int] = {}
         for found in self.found:
             key = tuple(found[1][1].sort().values.tolist())
@@ -173,7 +173,7 @@ class _Fitting:
                 alike[key] = alike.get(key, 0) + 1
                 kept.append(found)
         self.found = kept
-        return [guess for _, guess in kept]
+        return [candidate for _, candidate in kept]
 
     def misfits(self) -> list[float]:
         """Return the misfits of the fits of `best`, in its order."""
@@ -182,13 +182,13 @@ class _Fitting:
 
 def _one_more(
     space: Basis,
-    guess: Guess,
+    candidate: Candidate,
     counts: Tensor | None,
     floor: float,
     generator: torch.Generator,
-) -> Guess:
+) -> Candidate:
     """Return starts (S, n + 1, K) with one more example of each label that may be left, and their labels."""
-    q, labels = guess
+    q, labels = candidate
     white, link = space.white, space.white.link
     delta = link.value(q @ space.logits.T + white.offset) - link.targets[labels]
     rest = (white.whole / white.columns) @ space.right.T - delta.T @ q

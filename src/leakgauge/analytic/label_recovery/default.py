@@ -108,7 +108,7 @@ class BestLabels(LabelMethod):
         return _with_notes(partial(self.read, known), *notes)
 
     def read(self, given: _Known, seeds: Seeds) -> LabelRecovery:
-        """Return the counts by the first method that holds, among those that read a gradient with a bias."""
+        """Return the counts by the first method that holds, if the bias has a gradient."""
         head, layer, several = given.head, given.head.layer, not given.exact
         rule = Tilting(auxiliary=self.auxiliary)
         tilt = rule.estimate(given.seen, head, given.mask, seeds)

@@ -55,7 +55,9 @@ class Rlg(LabelMethod):
         layer = found.layer
         most = min(len(layer.weight) - 1, layer.weight.shape[1])
         if layer.batch > most:
-            return Inapplicable(f"needs a gradient of lower rank: batch {layer.batch} > {most}")
+            return Inapplicable(
+                f"needs B < classes and B <= features: batch {layer.batch} > {most}"
+            )
         return partial(self.read, layer)
 
     def read(self, layer: Layer, seeds: Seeds) -> LabelRecovery:

@@ -1,4 +1,4 @@
-"""Label counts by tilted stand-ins: the distribution, nearest to that of stand-ins, that explains the gradient."""
+"""Label counts by tilted stand-ins: a distribution over stand-ins is fitted to the gradient."""
 
 from __future__ import annotations
 
