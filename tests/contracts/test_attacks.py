@@ -1,4 +1,4 @@
-"""One contract for all attacks, and what each promises."""
+"""The contract of all attacks, and what single attacks promise."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def seen_by(case: AttackCase, batch: lg.Batch, observe: Observe, **granted: bool
     return observe(network(), batch, under=case.defense, training=training, **granted)
 
 
-def told_of(case: AttackCase, batch_size: int, observe: Observe) -> str | None:
-    """Return what to do if the attack cannot run on what its case says that it is made for, or None if it can."""
+def remedy_of(case: AttackCase, batch_size: int, observe: Observe) -> str | None:
+    """Return what to do if the attack cannot run on its own case, or None if it can."""
     try:
         reason = refusal(case.attack, seen_by(case, images(batch_size), observe))
     except lg.LeakGaugeError as error:
@@ -34,14 +34,16 @@ def told_of(case: AttackCase, batch_size: int, observe: Observe) -> str | None:
 
 
 def test_every_exported_attack_runs_on_its_case(observe: Observe) -> None:
-    told = [told_of(case, size, observe) for case in ATTACK_CASES for size in case.batch_sizes]
-    assert [one for one in told if one is not None] == []
+    remedies = [
+        remedy_of(case, size, observe) for case in ATTACK_CASES for size in case.batch_sizes
+    ]
+    assert [one for one in remedies if one is not None] == []
 
 
 def test_an_attack_without_a_case_is_tried_with_its_defaults(
     observe: Observe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of a usual gradient needs no further line. One that undoes a defense is told what to add."""
+    """An attack on a usual gradient needs no case. For an attack on a defense, the error says what to add."""
 
     class Novel(attacks.VanishingPrior):
         pass
@@ -53,10 +55,10 @@ def test_an_attack_without_a_case_is_tried_with_its_defaults(
         monkeypatch.setattr(attacks, one.__name__, one, raising=False)
     plain, undoing = attack_cases(1, ["Novel", "Undoing"])
     assert plain == AttackCase(Novel(steps=3))
-    assert told_of(plain, 2, observe) is None
-    told = told_of(undoing, 2, observe) or ""
-    assert "Add AttackCase(A.Undoing(...), ...)" in told
-    assert "expected knowledge of defense" in told
+    assert remedy_of(plain, 2, observe) is None
+    remedy = remedy_of(undoing, 2, observe) or ""
+    assert "Add AttackCase(A.Undoing(...), ...)" in remedy
+    assert "expected knowledge of defense" in remedy
 
 
 @pytest.mark.parametrize("case", ATTACK_CASES, ids=lambda case: case.name)
@@ -76,7 +78,7 @@ class TestContract:
         attack = case.attack
         assert isinstance(attack, lg.Attack)
         assert attack.requires <= lg.Knowledge.names()
-        assert eval(repr(attack), vars(attacks)) == attack  # repr is the configuration
+        assert eval(repr(attack), vars(attacks)) == attack  # The repr is the configuration.
 
     def test_shapes_and_range(self, case: AttackCase, batch_size: int, observe: Observe) -> None:
         guess = self.run(case, batch_size, observe)
@@ -182,7 +184,7 @@ def test_dlg_optimizes_the_label_jointly(observe: Observe) -> None:
 def test_idlg_is_for_one_example(observe: Observe) -> None:
     reason = refusal(attacks.IDLG(), observe(sigmoid_cnn(), images(2)))
     assert reason is not None
-    assert "batch 2 > 1" in reason
+    assert "the batch has 2" in reason
 
 
 def test_inverting_gradients_improves_and_stays_in_the_box(observe: Observe) -> None:
@@ -215,7 +217,7 @@ def test_restarts_are_independent_and_the_objective_chooses(observe: Observe) ->
 
 
 def test_a_chain_equals_its_parts_written_out(observe: Observe) -> None:
-    """One signed Adam step of the composition against the same step by hand."""
+    """One signed Adam step of the composition equals the same step written out."""
     observation = observe(sigmoid_cnn(), images(1), labels=True)
     matching = GradientMatching(
         objective=Cosine(),
@@ -249,7 +251,7 @@ def test_joint_labels_refuse_what_is_not_classification(observe: Observe) -> Non
     observation = lg.Server().observe(owner, batch, seeds=lg.Seeds(0))
     assert "classification" in (refusal(attacks.DLG(), observation) or "")
     linear = attacks.LinearLayer()(observation, seeds=lg.Seeds(0))
-    # Two outputs' shapes fit one example: the number is what counts.
+    # Two shapes of targets fit one example, so that only the number is compared.
     assert linear.targets is not None
     assert linear.targets.flatten().tolist() == pytest.approx([0.3], abs=1e-4)
     assert psnr(batch.inputs, linear.inputs).min() > 80
@@ -272,7 +274,7 @@ class TestAuto:
         assert any("IDLG: reads one label" in note for note in guess.notes)
 
     def test_stops_where_the_batch_is_told_and_matched(self, observe: Observe) -> None:
-        """LinearLayer does not apply, iDLG is not certified; what costs more than second order does not run."""
+        """Second order determines and matches the batch. The costlier attack after it must not run."""
         second = attacks.SecondOrder(iterations=30)
         auto = attacks.Auto(attacks=(second, attacks.InvertingGradients(steps=4000)))
         guess = auto(observe(sigmoid_cnn(), images(1)), seeds=lg.Seeds(0))
@@ -337,14 +339,14 @@ class TestAuto:
 
 
 def test_a_model_left_in_training_mode_is_repeatable(observe: Observe) -> None:
-    """Dropout draws from the global generator: masks come from the seed, and the generator is left alone."""
+    """Dropout draws from the global generator. The masks must come from the seed and leave that generator unchanged."""
     model = torch.nn.Sequential(torch.nn.Dropout(0.2), sigmoid_cnn()).train()
     before = torch.random.get_rng_state()
     runs = []
     for _ in range(2):
         observation = observe(model, images(1))
         runs.append(attacks.InvertingGradients(steps=5)(observation, seeds=lg.Seeds(0)))
-        torch.rand(7)  # what a program around an audit may do
+        torch.rand(7)  # A program around an audit may draw, too.
         torch.random.set_rng_state(before)
         torch.rand(3)
     torch.random.set_rng_state(before)

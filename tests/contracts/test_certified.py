@@ -1,6 +1,6 @@
-"""A status promises what it says: certified and converged follow from the residual of the whole observed update.
+"""The statuses certified and converged follow from the residual of the whole observed update.
 
-Each residual is recomputed here from what was returned. What is certified is scored against the truth.
+Each residual is computed here again from the reconstruction. Certified reconstructions are compared with the truth.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ATTACKS: list[lg.Attack] = [
 
 
 class Unused(nn.Module):
-    """It registers a layer last that it never calls."""
+    """A network whose last registered layer is never called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ CASES = [
 
 
 def check(observation: lg.Observation, batch: lg.Batch, found: lg.Reconstruction) -> bool:
-    """Assert what the status promises. Return whether it promises anything."""
+    """Assert that a reconstruction keeps the promise of its status. Return whether the status promises anything."""
     if found.status not in (lg.Status.CERTIFIED, lg.Status.CONVERGED):
         return False
     assert found.targets is not None
@@ -123,7 +123,7 @@ def test_a_status_is_kept(model: str, loss: str, batch: str, training: lg.LocalT
     observation = observed(seeded(MODELS[model]), private, LOSSES[loss], training=training)
     able = [a for a in ATTACKS if refusal(a, observation) is None]
     kept = [check(observation, private, a(observation, seeds=lg.Seeds(1))) for a in able]
-    # Whatever the loss, one example behind a linear layer or a chain is read, and said to be.
+    # With any loss, some attack must recover one example and claim it.
     assert batch != "one" or training is STEPS or any(kept)
 
 
@@ -141,7 +141,7 @@ DEFENSES = {"defended": lg.defenses.TopK(sparsity=0.3)}
 @pytest.mark.parametrize(
     ("name", "training"),
     [(name, lg.FedSGD()) for name in THREATS]
-    # A neighbor hears gradients only.
+    # A neighbor receives gradients only.
     + [(name, STEPS) for name in THREATS if name != "neighbor"],
 )
 def test_a_status_is_kept_under_every_threat(name: str, training: lg.LocalTraining) -> None:
@@ -167,7 +167,7 @@ def test_a_status_is_kept_under_every_threat(name: str, training: lg.LocalTraini
 
 
 def test_a_faint_example_is_not_certified_by_a_small_residual() -> None:
-    """All of label 0 look alike to a network that answers 0: whatever image stands there, the update is matched."""
+    """The network always answers 0. So an image of label 0 has almost no gradient, and a wrong one matches, too."""
     model = network(nn.ReLU)
     with torch.no_grad():
         model[-1].bias[0] = 16.0  # type: ignore[index, union-attr]
@@ -195,7 +195,7 @@ def test_a_faint_example_is_not_certified_by_a_small_residual() -> None:
 @pytest.mark.parametrize("loss", ["mean", "class weights"])
 @pytest.mark.parametrize("attack", [A.Auto(attacks=(A.LinearLayer(), A.SecondOrder(iterations=5)))])
 def test_losses_that_hold_tensors(loss: str, attack: lg.Attack) -> None:
-    """Their float32 tensors meet the adversary's float64 copy."""
+    """The loss holds float32 tensors, and the adversary's copy of the model computes in float64."""
     batch = batch_of(2, 1)
     for own in (LOSSES[loss], lambda z, y: LOSSES[loss](z, y)):
         observation = observed(network(nn.Tanh), batch, own)
@@ -204,7 +204,10 @@ def test_losses_that_hold_tensors(loss: str, attack: lg.Attack) -> None:
 
 
 def test_the_tolerances_leave_room_for_rounding_and_no_more() -> None:
-    """The true batch in another order is certified in float32; what float16 codes is not, bfloat16 is not converged."""
+    """The true batch in another order is certified in float32.
+
+    An update rounded to float16 is converged only. One rounded to bfloat16 is not converged.
+    """
 
     def deep() -> nn.Module:
         layers = [m for _ in range(8) for m in (nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU())]
@@ -224,7 +227,7 @@ def test_the_tolerances_leave_room_for_rounding_and_no_more() -> None:
 
 
 def test_class_weights_of_unknown_labels_hide_nothing_from_directions() -> None:
-    """How much an example adds depends on the others' labels, where its slope points does not."""
+    """Class weights change the size of an example's gradient with the labels of others, but not its direction."""
     batch = batch_of(3, 2)
     observation = observed(seeded(Unused), batch, LOSSES["class weights"])
     assert "class weights" in str(refusal(A.LinearLayer(), observation))
@@ -235,7 +238,7 @@ def test_class_weights_of_unknown_labels_hide_nothing_from_directions() -> None:
 
 @dataclass(frozen=True)
 class Liar(lg.BaseAttack):
-    """An attack of a user's own that returns gray and calls it exact."""
+    """A user's attack that returns gray images and calls them exact."""
 
     @property
     def requires(self) -> frozenset[str]:
@@ -261,15 +264,17 @@ def test_an_audit_computes_the_residual_of_a_user_s_own_attack() -> None:
     assert cell.residual > 0.1
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize(
     "defense",
     [case.defense for case in DEFENSE_CASES if effects_of(case.defense, ChangedExamples)],
     ids=lambda defense: type(defense).__name__,
 )
-def test_what_a_defense_made_of_the_batch_is_not_certified(defense: lg.Defense, told: bool) -> None:
-    """The closed form reads what was trained on, exactly. The private examples are others."""
-    case = audited([lg.attacks.LinearLayer()], defenses=[defense], threat=lg.Server(defense=told))
+def test_what_a_defense_made_of_the_batch_is_not_certified(
+    defense: lg.Defense, known: bool
+) -> None:
+    """The closed form recovers the changed examples exactly. They are not the private examples."""
+    case = audited([lg.attacks.LinearLayer()], defenses=[defense], threat=lg.Server(defense=known))
     (cell,) = lg.audit(case).cells
     assert cell.status != "certified"
     (bare,) = lg.audit(audited([lg.attacks.LinearLayer()])).cells
@@ -277,7 +282,7 @@ def test_what_a_defense_made_of_the_batch_is_not_certified(defense: lg.Defense, 
 
 
 def audited(tried: list[lg.Attack], **changes: Any) -> lg.Case:
-    """A case of random images, batch 1."""
+    """Return a case of random images at batch size 1."""
     generator = torch.Generator().manual_seed(0)
     data = lg.Dataset(
         "random",

@@ -1,4 +1,4 @@
-"""One contract for all defenses, the four seams, and each defense against its closed form."""
+"""The contract of all defenses, chains of defenses, and the four methods that a defense may override."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from leakgauge.defenses import (
 
 
 def raw(dtype: torch.dtype = torch.float32) -> lg.Update:
-    """The update of three examples on a small network, no entry of which is exactly zero."""
+    """Return the update of three examples on a small network. No entry is exactly zero."""
     batch = images(3)
     update = lg.FedSGD()(mlp(), functional.cross_entropy, batch.inputs, batch.targets)
     generator = torch.Generator().manual_seed(1)
@@ -146,7 +146,7 @@ class TestContract:
         found.check(edges.tensors)
 
     def test_who_knows_it_explains_what_was_observed(self, case: DefenseCase) -> None:
-        """adapt(observed) on the undefended update: what was observed, where the defense is a mask or a bound."""
+        """If the defense is a mask or a bound, `adapt(observed)` takes the undefended update to the observed one."""
         update, defense = raw(), case.defense
         observed = defense.on_update(update, seeds=lg.Seeds(0))
         adapted = defense.adapt(observed)(update.tensors)
@@ -164,7 +164,7 @@ class TestContract:
     def test_the_client_s_own_batch_is_found_through_it(
         self, case: DefenseCase, observe: Callable[..., lg.Observation]
     ) -> None:
-        """Simulating the true batch comes nearer to what was observed for who knows the defense."""
+        """The update of the true batch is nearer to the observed one if the simulation knows the defense."""
         from leakgauge.federated.layers.dropout import mean_network
         from leakgauge.inversion.objectives.distances import relative_residual
         from leakgauge.inversion.simulation.simulator import drop_misleading, simulator
@@ -217,7 +217,7 @@ class TestChain:
 
 
 class Silenced(Undefended):
-    """Replaces the last tensor of the update by noise, tells who knows, and hides the last layer's weights."""
+    """A defense that replaces the last tensor of the update, says so in its effects, and hides the last parameter."""
 
     @property
     def effects(self) -> tuple[Effect, ...]:
@@ -272,7 +272,7 @@ class TestWhatIsHidden:
 
 @dataclass(frozen=True)
 class DoubledBatch(Undefended):
-    """Acts on the data: every input is halved, every label moved on by one."""
+    """A defense of the data. It halves every input and adds one to every label."""
 
     def on_batch(
         self, inputs: Tensor, targets: Tensor, *, seeds: lg.Seeds
@@ -282,7 +282,7 @@ class DoubledBatch(Undefended):
 
 @dataclass(frozen=True)
 class WiderModel(Undefended):
-    """Acts on the model: scales its first layer in place."""
+    """A defense of the model. It scales the first parameter in place."""
 
     def on_model(self, model: nn.Module, *, seeds: lg.Seeds) -> nn.Module:
         with torch.no_grad():
@@ -292,7 +292,7 @@ class WiderModel(Undefended):
 
 @dataclass(frozen=True)
 class Clipped:
-    """Local training that cuts each gradient at 1e-3."""
+    """A local training that clamps each entry of the update to 1e-3."""
 
     base: lg.LocalTraining
 
@@ -315,7 +315,7 @@ class Clipped:
 
 @dataclass(frozen=True)
 class ClippedTraining(Undefended):
-    """Acts on the gradient computation."""
+    """A defense of the gradient computation."""
 
     def on_training(self, training: lg.LocalTraining, *, seeds: lg.Seeds) -> lg.LocalTraining:
         return Clipped(training)  # type: ignore[return-value]
@@ -323,14 +323,14 @@ class ClippedTraining(Undefended):
 
 @dataclass(frozen=True)
 class Negated(Undefended):
-    """Acts on the finished update."""
+    """A defense of the finished update."""
 
     def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
         return update.map(torch.neg)
 
 
 class TestSeams:
-    """Each seam alone, against the same step written out."""
+    """Each method alone gives the same as the step written out."""
 
     def seen(self, defense: lg.Defense) -> lg.Observation:
         return lg.Server().observe(client(mlp(), defense=defense), images(3), seeds=lg.Seeds(0))
@@ -359,7 +359,7 @@ class TestSeams:
         for found, expected in zip(observation.model.parameters(), wide.parameters(), strict=True):
             assert torch.equal(found, expected)
         self.expect(observation, self.plain(wide, images(3)))
-        # The client's own network is not the one that the defense wrote to.
+        # The defense must write to a copy, not to the client's own network.
         assert torch.equal(next(model.parameters()), next(mlp().parameters()))
 
     def test_the_training(self) -> None:
@@ -398,7 +398,7 @@ class TestSeams:
                 return update
 
         owner = client(mlp(), defense=Listening())
-        # Without a threat model, which puts back what the client's run adds to a list of the caller's.
+        # No threat model takes part: it would undo the run's changes to the caller's list.
         model = owner.global_model(seeds=lg.Seeds(0))
         owner.share(model, images(3), seeds=lg.Seeds(0))
         assert len(told) == 4

@@ -1,4 +1,4 @@
-"""Nothing that an observation reaches is the private batch, its targets or its order, whoever tries to keep it."""
+"""No observation leads to the private batch, its targets or its order, even if some part tries to keep them."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ B = 6
 TARGETS = torch.tensor([2, 0, 3, 1, 1, 2])
 DOMAIN = lg.ImageDomain(1, 8, 8)
 KEPT: list[Any] = []
-"""A global list in which forward, loss and hooks of this file keep what they are given."""
+"""A global list in which networks, losses and hooks of this file keep their arguments."""
 
 
 def private() -> lg.Batch:
-    """A batch of which no two examples, and no two orders, are alike."""
+    """Return a batch with different examples, so that each order of them is different."""
     generator = torch.Generator().manual_seed(11)
     return lg.Batch(torch.rand((B, 1, 8, 8), generator=generator), TARGETS.clone())
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    """No test sees what another one kept."""
+    """Clear what a test kept, before the next test."""
     yield
     KEPT.clear()
     InClass.kept = None
@@ -69,7 +69,7 @@ class Keeping(nn.Module):
         return output
 
     def keep(self, x: Tensor) -> None:
-        """Nothing, here."""
+        """Keep nothing. Subclasses override it."""
 
 
 class InAttribute(Keeping):
@@ -130,7 +130,7 @@ class InParameter(Keeping):
 
 
 class InHook(Keeping):
-    """Registers a hook in its forward."""
+    """A network that registers a hook in its forward."""
 
     def keep(self, x: Tensor) -> None:
         self.register_forward_hook(lambda *_: KEPT.append(x) if x is None else None)
@@ -179,7 +179,7 @@ def with_parameter_hook() -> nn.Module:
 
 
 def run_before() -> nn.Module:
-    """The user looked at the private batch before the audit."""
+    """Return a model that saw the private batch before the audit."""
     model = InAttribute()
     model(private().inputs)
     return model
@@ -267,7 +267,7 @@ LOSSES: dict[str, Callable[[], Any]] = {
 
 @dataclass
 class OwnSGD:
-    """A user's own local training. It keeps what it is given where `keep` says."""
+    """A user's own local training. It keeps its inputs in the place named by `keep`."""
 
     keep: str = ""
     kept: list[Any] = field(default_factory=list)
@@ -296,7 +296,7 @@ class OwnSGD:
 
 @dataclass(frozen=True)
 class KeepingDefense(Undefended):
-    """Keeps the batch at each of its seams, and changes nothing."""
+    """A defense that keeps the batch and the update, and changes nothing."""
 
     kept: list[Any] = field(default_factory=list)
 
@@ -311,7 +311,7 @@ class KeepingDefense(Undefended):
 
 @dataclass(frozen=True)
 class Flipping(Undefended):
-    """Trains on mirrored images, and tells a global list."""
+    """A defense that trains on mirrored images."""
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Any) -> tuple[Tensor, Tensor]:
         return inputs.flip(-1), targets
@@ -348,13 +348,13 @@ PROTOCOLS = [
     )
     for threat in THREATS
     for training in TRAININGS
-    # Nodes of a gossip train by one gradient a round.
+    # The nodes of a gossip protocol share one gradient in each round.
     if (threat, training) != ("neighbor", "fedavg")
 ]
 
 
 def reachable(root: object) -> list[Any]:
-    """Every object that the garbage collector finds from `root`, but for what belongs to modules of others."""
+    """Return every object that the garbage collector reaches from `root`, except for objects of other modules."""
     others = {id(vars(module)) for name, module in sys.modules.items() if name != __name__}
     seen, left, found = set(others), [root], list[Any]()
     while left:
@@ -364,7 +364,7 @@ def reachable(root: object) -> list[Any]:
         if isinstance(value, type) and value.__module__ != __name__:
             continue
         if isinstance(value, dict) and value.get("__name__") == __name__:
-            # The globals of this file: what its functions may keep there, not its tests.
+            # Of the globals of this file, only the list in which functions keep things counts.
             left.append(KEPT)
             continue
         seen.add(id(value))
@@ -376,7 +376,7 @@ def reachable(root: object) -> list[Any]:
 
 
 def numbers(value: Any) -> Tensor | None:
-    """The numbers of a tensor, an array or a nested list."""
+    """Return the numbers of a tensor, an array or a nested list, or None if it holds other things."""
     if isinstance(value, Tensor):
         return value.detach().double()
     if isinstance(value, (list, tuple)) or type(value).__name__ == "ndarray":
@@ -388,7 +388,7 @@ def numbers(value: Any) -> Tensor | None:
 
 
 def assert_isolated(seen: lg.Observation, batch: lg.Batch, orders: list[Tensor]) -> None:
-    """Walk all that the observation reaches and look for the batch."""
+    """Assert that no object that the observation reaches is the batch."""
     memory = {t.untyped_storage().data_ptr() for t in (batch.inputs, batch.targets)}
     examples = [form for x in batch.inputs.double() for form in (x, 255 * x, x.flip(-1))]
     told = seen.knowledge.labels is not None and seen.knowledge.order is not None
@@ -410,13 +410,13 @@ def assert_isolated(seen: lg.Observation, batch: lg.Batch, orders: list[Tensor])
         if flat.numel() % 64 == 0:
             for row in flat.view(-1, 64):
                 assert not any(torch.allclose(row, x.flatten(), atol=1e-3) for x in examples)
-    assert count > 5, "the walk must reach the model"
+    assert count > 5, "the search must reach the model"
 
 
 def observed(
     threat: str, training: str, *, model: nn.Module, loss: Any, defense: Any = None
 ) -> tuple[lg.Observation, lg.Batch, list[Tensor]]:
-    """The observation of the private batch, the batch, and the orders that the client drew, unless granted."""
+    """Return the observation of the private batch, the batch, and the client's orders if they are secret."""
     batch, seeds = private(), lg.Seeds(3)
     owner = lg.Client(
         model=model,
@@ -434,7 +434,7 @@ def observed(
 
 
 def outcome(threat: str, training: str, **parts: Any) -> str:
-    """Observe and walk. Returns where the observation was refused, or "isolated"."""
+    """Return the reason why the observation was refused, or "isolated" if it holds nothing private."""
     try:
         seen, batch, orders = observed(threat, training, **parts)
     except lg.ModelError as refused:
@@ -444,19 +444,19 @@ def outcome(threat: str, training: str, **parts: Any) -> str:
 
 
 def is_refusal(ended: str) -> bool:
-    """Whether it is the one line that tells where the batch is kept."""
+    """Return whether a text is the line that says where the batch is kept."""
     told = ": expected nothing of what the client trained on; found "
     return ended.startswith(("observation.", "client.")) and told in ended and "\n" not in ended
 
 
 REFUSED = {"run_before", "in_generator"}
-"""What nothing can take from the adversary: a batch that was kept before, a variable of a running generator."""
+"""Models whose copy of the batch cannot be removed: it was kept before, or in a variable of a running generator."""
 SOME = ("InAttribute", "InBuffer", "InGlobal", "with_forward_hook", "run_before")
 
 
 @pytest.mark.parametrize(("threat", "training"), PROTOCOLS)
 def test_a_model_cannot_hand_its_input_on(threat: str, training: str) -> None:
-    # Where the model keeps its input depends little on the protocol: every place in some, one of each kind in all.
+    # The place of the copy depends little on the protocol. So all places are tested with a few protocols only.
     every = training == "fedsgd" and threat in ("server", "aggregator", "rounds", "neighbor")
     chosen = MODELS if every else {name: MODELS[name] for name in SOME}
     for name, make in chosen.items():
@@ -468,7 +468,7 @@ def test_a_model_cannot_hand_its_input_on(threat: str, training: str) -> None:
 
 @pytest.mark.parametrize(("threat", "training"), PROTOCOLS)
 def test_a_loss_cannot_hand_its_targets_on(threat: str, training: str) -> None:
-    """Not even the half of them that one local step, or one of several clients, sees."""
+    """The same holds for the targets of one local step, or of one of several clients."""
     for name, make in LOSSES.items():
         ended = outcome(threat, training, model=mlp(), loss=make())
         assert ended == "isolated", (name, ended)
@@ -479,7 +479,7 @@ def test_a_loss_cannot_hand_its_targets_on(threat: str, training: str) -> None:
 def test_a_defense_cannot_hand_its_batch_on(threat: str, training: str) -> None:
     parts = {"model": mlp(), "loss": functional.cross_entropy}
     assert outcome(threat, training, **parts, defense=KeepingDefense()) == "isolated"
-    # The client trains on mirrored images, and those are what the model keeps.
+    # The client trains on mirrored images, so that the model keeps mirrored images.
     parts["model"] = InGlobal()
     assert outcome(threat, training, **parts, defense=Flipping()) == "isolated"
 
@@ -495,7 +495,7 @@ def test_an_own_training_cannot_hand_its_batch_on(
 
 
 def holder() -> Any:
-    """Hold the last object sent, in a variable that nothing outside can set."""
+    """Yield the last object sent. It is in a variable that no code outside can set."""
     kept = None
     while True:
         kept = yield kept
@@ -521,7 +521,7 @@ next(OUTPUTS)
 
 
 def kept_outputs(output: Tensor, targets: Tensor) -> Tensor:
-    """Keeps what is computed of the batch, not the batch itself."""
+    """Compute a loss and keep the probabilities, not the batch itself."""
     OUTPUTS.send(output.detach().softmax(1))
     return functional.cross_entropy(output, targets)
 
@@ -536,7 +536,7 @@ CACHE: dict[Any, Tensor] = {}
 
 
 class Cached(nn.Module):
-    """Fills a global cache that depends on the shape of its input alone."""
+    """A network with a global cache that depends only on the shape of the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -557,7 +557,7 @@ def test_a_cache_by_shape_is_not_taken_for_the_batch() -> None:
 
 
 def test_the_caller_s_objects_stay_as_they_were() -> None:
-    """What the client's training keeps goes with its own copies, so no later observation finds it."""
+    """The client's training keeps things on its own copies, so that no later observation finds them."""
     model, loss, defense, training = InAttribute(), KeepingLoss(), KeepingDefense(), OwnSGD("self")
     batch = private()
     owner = lg.Client(
@@ -607,7 +607,7 @@ class TestHooks:
         model = with_forward_hook()
         self.assert_simulated(model)
         assert not self.observed(model).model._forward_hooks
-        assert model._forward_hooks, "the caller's model keeps its own"
+        assert model._forward_hooks, "the caller's model must keep its hooks"
 
     @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward"])
     def test_those_that_compute_are_refused(self, kind: str) -> None:
@@ -627,7 +627,7 @@ class TestHooks:
 
 
 class Thief(BaseAttack):
-    """Returns whatever the model kept, and else the middle of the domain."""
+    """An attack that returns what the model kept. If it kept nothing, the attack returns the middle of the domain."""
 
     @property
     def requires(self) -> frozenset[str]:
@@ -651,7 +651,7 @@ class Thief(BaseAttack):
 
 
 def stealing(threat: Any, training: Any) -> lg.Case:
-    """The thief against a model that keeps its input."""
+    """Return a case of the thief against a model that keeps its input."""
     generator = torch.Generator().manual_seed(0)
     data = lg.Dataset(
         name="noise",
@@ -672,7 +672,7 @@ def stealing(threat: Any, training: Any) -> lg.Case:
 
 
 class Careless:
-    """A user's own threat model, which hands on the very model that trained."""
+    """A user's own threat model that hands on the model that was trained, not a copy."""
 
     grants = frozenset({"batch_size"})
 
@@ -705,7 +705,7 @@ def test_an_own_threat_model_is_searched_by_the_audit() -> None:
 def test_an_attack_that_returns_what_the_model_kept_scores_like_its_control(
     threat: str, training: str
 ) -> None:
-    """Seen to score 200 dB."""
+    """Before the batch was isolated, the attack scored 200 dB here."""
     (record,) = lg.audit(stealing(THREATS[threat](), TRAININGS[training]()), seed=0).cells
     assert record.status == "unconverged"
     assert record.scores["psnr"] == record.control.scores["psnr"]
@@ -748,7 +748,7 @@ def remembered(number: float) -> float:
 
 
 class Telling(nn.Module):
-    """Writes `write(x)` wherever no copy parts client and adversary."""
+    """A network that writes `write(x)` to every place that client and adversary share."""
 
     kept: ClassVar[Any] = None
     listed: ClassVar[list[Any]] = []
@@ -791,7 +791,7 @@ class Telling(nn.Module):
 
 
 def shared_state() -> list[Any]:
-    """Everything that `Telling` writes to, by identity where Python has no copy."""
+    """Return the state of every place to which `Telling` writes, by identity if Python cannot copy it."""
     kind, code = Telling, Telling.forward
     attributes = {k: id(v) for k, v in vars(kind).items()}
     contents = [list(kind.listed), list(kind.table["inner"]), list(kind.ring), set(kind.names)]
@@ -838,7 +838,7 @@ MAPS: list[Tensor] = []
 
 
 class Measuring(nn.Module):
-    """An honest network that logs on its class and in globals, and caches by the size of its batch."""
+    """An honest network that logs on its class and in globals, and has a cache for the batch size."""
 
     shapes: ClassVar[list[Any]] = []
     ones: ClassVar[Tensor | None] = None
@@ -868,7 +868,7 @@ class Tagged(str):
 
 
 class Smuggling(OwnSGD):
-    """A local training whose update carries the batch beside its values."""
+    """A local training whose update holds the batch in extra attributes."""
 
     tag: ClassVar[Any] = None
 
@@ -889,7 +889,7 @@ class Smuggling(OwnSGD):
 
 @dataclass(frozen=True)
 class SmugglingDefense(Undefended):
-    """Orders the update by the batch."""
+    """A defense that reverses the order of the update and tags its names."""
 
     def on_update(self, update: Update, *, seeds: Any) -> Update:
         turned = {Tagged(n): t.double() for n, t in reversed(update.tensors.items())}
@@ -919,7 +919,7 @@ def test_an_update_carries_its_values_alone(
 
 
 class Generous(lg.Server):
-    """A subclass of the server that hands the inputs over."""
+    """A subclass of the server that adds the inputs to the observation."""
 
     def observe(self, client: lg.Client, batch: lg.Batch, *, seeds: lg.Seeds) -> lg.Observation:
         seen = super().observe(client, batch, seeds=seeds)
@@ -1011,7 +1011,7 @@ def test_the_cost_of_a_defense_is_measured_without_a_trace() -> None:
 
 
 def test_an_audit_of_a_model_that_writes_the_batch_to_its_class_finds_nothing() -> None:
-    """Seen to score 200 dB."""
+    """Before the batch was isolated, the attack scored 200 dB here."""
     for threat in ("server", "aggregator", "rounds", "neighbor"):
         case = replace(stealing(THREATS[threat](), lg.FedSGD()), model=InPlainValues())
         (record,) = lg.audit(case, seed=0).cells
@@ -1020,7 +1020,7 @@ def test_an_audit_of_a_model_that_writes_the_batch_to_its_class_finds_nothing() 
 
 
 class InPlainValues(Keeping):
-    """Writes its input to its class as a string, which its property reads back."""
+    """A network that writes its input to its class, as a string."""
 
     written: ClassVar[str] = ""
 

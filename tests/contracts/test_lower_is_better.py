@@ -1,6 +1,6 @@
-"""A modality of errors, of which lower values leak more, from the specification to the page and the recommendation.
+"""A modality whose score is an error, so that lower values leak more, from the specification to the report.
 
-`toy_people` holds all that its user writes.
+`toy_people` holds everything that a user of this modality writes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def printed(folder: Path) -> str:
     command = [sys.executable, "-m", "leakgauge", "audit", str(folder / "people.toml")]
     done = subprocess.run(
         [*command, "--out", str(folder / "run"), "--workers", "1"],
-        # The module that the specification names lies here.
+        # The specification names a module of this folder.
         cwd=Path(__file__).parent,
         env=os.environ | {"COLUMNS": "120"},
         capture_output=True,
@@ -134,9 +134,9 @@ class TestTheRun:
         (advice,) = recommendations(run)
         assert advice.chosen is not None
         assert not advice.chosen.leaked
-        told = " ".join(advice.lines())
+        text = " ".join(advice.lines())
         assert re.search(
-            r"no defense: leaks: .* scored \S+ years \(blind control \S+ years\)", told
+            r"no defense: leaks: .* scored \S+ years \(blind control \S+ years\)", text
         )
 
     def test_the_page_tells_the_worst_and_the_side(self, page: str) -> None:
@@ -162,7 +162,7 @@ class TestTheRun:
     def test_figures_hold_control_and_rule_within_their_axes(
         self, page: str, cells: Sequence[Cell]
     ) -> None:
-        """A level that is cut off lies on the edge, where it cannot be told from another."""
+        """A level beyond the axis would be drawn on the edge, like any other level beyond it."""
         highest = max(v for c in cells for v in (*c.scores["years"], *c.blind_values("years")) if v)
         tops = [
             float(tick) for tick in re.findall(r'<text class="tick end"[^>]*>(\d+)</text>', page)
@@ -178,7 +178,7 @@ class TestTheRun:
 
 
 def refused(modality: Modality) -> str:
-    """Return why an audit of such people is refused. It is told in one line, before anything runs."""
+    """Return why an audit of people with this modality is refused. The error is one line, before any attack runs."""
     data = replace(people(), domain=People(modality))
     case = lg.Case(name="people", data=data, model=network(), attacks=[lg.attacks.LinearLayer()])
     with pytest.raises(lg.DataError) as caught:
@@ -196,9 +196,9 @@ class TestMetricsThatDoNotExist:
         class Misspelt(Years):
             headline: ClassVar[Headline] = headline(metric="yeers")
 
-        told = refused(Misspelt())
-        assert "headline: expected a metric that its modality measures: 'years'" in told
-        assert "found 'yeers'" in told
+        reason = refused(Misspelt())
+        assert "headline: expected a metric that its modality measures: 'years'" in reason
+        assert "found 'yeers'" in reason
 
     @pytest.mark.parametrize(
         "wrong",
@@ -211,9 +211,9 @@ class TestMetricsThatDoNotExist:
         class Misspelt(Years):
             rule: ClassVar[LeakRule | None] = wrong
 
-        told = refused(Misspelt())
-        assert "rule 'close': expected a metric that its modality measures: 'years'" in told
-        assert "found 'yeers'" in told
+        reason = refused(Misspelt())
+        assert "rule 'close': expected a metric that its modality measures: 'years'" in reason
+        assert "found 'yeers'" in reason
 
     def test_a_rule_on_a_score_of_unknown_direction(self) -> None:
         class Two(Years):

@@ -1,4 +1,4 @@
-"""Nothing but the table of modalities branches on the kind of a domain."""
+"""No code branches on the kind of a domain, except for the table of modalities."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SOURCE = Path(lg.__file__).parent
 UPDATES = {"gradient", "delta"}
 """Kinds of updates."""
 WAYS = {"even", "log", "linear"}
-"""How the strengths of a figure are placed."""
+"""Scales on which a figure places strengths."""
 ARCHIVES = {"images", "inputs"}
-"""Names of arrays in a file."""
+"""Names of arrays in an archive file."""
 
 
 def compared(tree: ast.AST) -> list[str]:
-    """Return what `kind` is compared with in a module, as source, but for the `kind` of a NumPy type."""
+    """Return the strings with which a module compares `kind`, except for the `kind` of a NumPy type."""
     found = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Compare):
@@ -51,7 +51,7 @@ def compared(tree: ast.AST) -> list[str]:
 
 
 def names_kind(side: ast.expr) -> bool:
-    """Return whether an expression is `kind`, or the attribute `kind` of anything but a type."""
+    """Return whether an expression is `kind`, or an attribute `kind` of something other than a `dtype`."""
     if isinstance(side, ast.Name):
         return side.id == "kind"
     owner = side.value if isinstance(side, ast.Attribute) and side.attr == "kind" else None
@@ -87,7 +87,7 @@ def test_no_template_branches_on_the_kind_of_data() -> None:
 
 
 class Scans:
-    """A domain of a user's own kind, which brings a modality if it is given one."""
+    """A domain of a user's own kind, with a modality if one is given."""
 
     kind = "scan"
     shape = (1, 4, 4)
@@ -118,7 +118,7 @@ def test_what_is_no_modality_is_refused_in_one_line() -> None:
 
 
 class Whole(UnknownModality):
-    """A modality whose metrics compare examples themselves."""
+    """A modality whose metrics compare the examples without a change of coordinates."""
 
     def coordinates(self, domain: lg.Domain, examples: torch.Tensor) -> torch.Tensor:
         return examples

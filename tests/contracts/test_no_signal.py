@@ -1,4 +1,4 @@
-"""An update of zeros has a status and words of its own. It is never evidence that nothing leaks."""
+"""An update of zeros has its own status and messages. It is never evidence that nothing leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user's own attack, defense or watcher does, no promise of a record becomes wrong."""
+"""Records keep their promises, whatever a user's own attack, defense or watcher does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Own = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Mine:
-    """An attack without a base class. `guess` is called as guess(observation, progress)."""
+    """An attack without a base class. It calls `guess(observation, progress)`."""
 
     guess: Own
     requires: Any = frozenset({"batch_size"})
@@ -41,7 +41,7 @@ class Mine:
 
 @dataclass(frozen=True)
 class Based(lg.BaseAttack):
-    """The same with a base class."""
+    """The same attack with a base class."""
 
     guess: Own
     requires: Any = frozenset({"batch_size"})
@@ -69,7 +69,7 @@ def stopping(observation: lg.Observation, progress: Any) -> Any:
 
 
 def forged(observation: lg.Observation) -> dict[str, torch.Tensor]:
-    """Return what the lie would have shared."""
+    """Return the update that the lie would share."""
     found = lie(observation)
     made = simulator(observation, create_graph=False)(found.inputs, found.targets)
     return {name: t.detach() for name, t in made.items()}
@@ -226,7 +226,7 @@ def test_a_name_makes_no_attack_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type("Plugin", (Mine,), {"__module__": module.__name__, "judges_parts": True})
     module.Plugin = kind  # type: ignore[attr-defined]
     assert not is_our_class(kind)
-    # Classes that are made by ABCMeta are named after its module.
+    # A class that ABCMeta makes without a module has the name of ABCMeta's module.
     assert not is_ours(type("Made", (lg.BaseAttack,), {"__module__": "abc"}))
     assert audited(kind(lie)).status == "unconverged"
     assert is_our_class(lg.attacks.LinearLayer)
@@ -238,7 +238,7 @@ def test_a_name_makes_no_attack_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Inverting:
-    """A local training on 1 - inputs."""
+    """A local training on inverted images, 1 - x."""
 
     inner: Any
 
@@ -346,7 +346,7 @@ def test_an_invented_faint_example_is_not_certified() -> None:
 
 
 def test_invented_soft_targets_are_not_certified() -> None:
-    """A linear layer without bias: a scaled image with other targets gives the same gradient."""
+    """With a linear layer without a bias, a scaled image with other targets has the same gradient."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False))
@@ -362,7 +362,7 @@ def test_invented_soft_targets_are_not_certified() -> None:
         return lie(observation, inputs=inputs, targets=probabilities - part.float()[None])
 
     batch = images(8)
-    # Half as bright, so that a brighter image is valid too.
+    # The images are half as bright, so that a brighter copy is valid, too.
     data = lg.Dataset("images", batch.inputs / 2, batch.targets, lg.ImageDomain(1, 8, 8), 4)
     for attack in (Mine(scaled), lg.attacks.Auto(attacks=(Mine(scaled),))):
         made = lg.Case(name="c", data=data, model=model, attacks=[attack])

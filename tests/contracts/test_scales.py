@@ -1,4 +1,4 @@
-"""A loss 1e-30 times as large is attacked as well as its twin."""
+"""Attacks on a loss of 1e-30 times the usual size succeed like those on the usual loss."""
 
 from __future__ import annotations
 

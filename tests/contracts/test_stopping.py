@@ -1,4 +1,4 @@
-"""Every attack can be stopped at any moment, and can be watched without a change."""
+"""Every attack can be stopped at any moment, and watching it does not change its result."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ready(case: AttackCase) -> tuple[lg.Observation, lg.Plan]:
 
 
 def stopped(plan: lg.Plan, at: Callable[[lg.Moment], bool]) -> lg.Reconstruction:
-    """The result of a run that is stopped at its first moment of this kind."""
+    """Return the result of a run that is stopped at the first moment for which `at` is true."""
 
     def watch(moment: lg.Moment) -> None:
         if at(moment):
@@ -99,7 +99,7 @@ def test_a_watcher_that_never_stops_changes_nothing(case: AttackCase) -> None:
         watched.message,
     )
     assert alone.cost.evaluations == watched.cost.evaluations
-    # What is told last is what is returned.
+    # The last reported best is the returned reconstruction.
     assert torch.equal(asked[-1].inputs, watched.inputs)
     assert asked[-1].status is watched.status
 
@@ -124,7 +124,7 @@ def test_a_run_checks_nothing_anew(case: AttackCase, monkeypatch: pytest.MonkeyP
     _, plan = ready(case)
 
     def again(*_: object) -> None:
-        pytest.fail("checked when it was planned")
+        pytest.fail("the run must not check again what the plan checked")
 
     monkeypatch.setattr(lg.BaseAttack, "plan", again)
     monkeypatch.setattr(engine, "unrunnable", again)
@@ -140,7 +140,7 @@ def test_a_run_checks_nothing_anew(case: AttackCase, monkeypatch: pytest.MonkeyP
     ids=["restarts", "stages"],
 )
 def test_what_a_watcher_draws_leaves_the_search_alone(attack: lg.BaseAttack) -> None:
-    """So does the best that it asks for, which is judged on a model that draws, too."""
+    """The watcher asks for the best reconstruction. Its check runs a model that draws, too."""
     case = AttackCase(attack, training=LOCAL)
     plan = planned(attack, observed(case, Restless(), labels=True))
 

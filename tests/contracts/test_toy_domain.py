@@ -1,6 +1,6 @@
-"""A user's own kind of data, from a specification to the page, without a word in another room.
+"""A user's own kind of data, from the specification to the report, without a change of LeakGauge.
 
-`toy_domain` holds all that its user writes.
+`toy_domain` holds everything that a user of this data writes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ defenses = ["none", {name = "gaussian_noise", std = 0.1}]
 
 @dataclass(frozen=True)
 class Audited:
-    """The folder of a finished audit, and what the command printed."""
+    """The folder of a finished audit, and the text that the command printed."""
 
     folder: Path
     printed: str
@@ -62,7 +62,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     command = [sys.executable, "-m", "leakgauge", "audit", str(folder / "words.toml")]
     done = subprocess.run(
         [*command, "--out", str(folder / "run"), "--workers", "1"],
-        # The module that the specification names lies here.
+        # The specification names a module of this folder.
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
@@ -198,7 +198,7 @@ class TestTheSpace:
     def test_relaxed_variables_are_checked_in_parts(
         self, monkeypatch: pytest.MonkeyPatch, examples: int
     ) -> None:
-        """One-hot rows of a large vocabulary do not fit in memory at once."""
+        """One-hot rows of a large vocabulary would not fit into memory at once."""
         monkeypatch.setattr(dataset, "CHUNK", examples * LENGTH * (LETTERS + 1))
         inputs = words().inputs.clone()
         inputs[3, 0] = inputs[6, 0] = END
@@ -225,12 +225,12 @@ class TestTheSpace:
         data, space = words(), space_of(Words())
         one, other = space.relax(data.inputs[:1]), space.relax(data.inputs[1:2])
         assert exact_matches(one, one).tolist() == [1.0]
-        # apple and bread share the end.
+        # The words apple and bread have only the END after their last letter in common.
         assert exact_matches(one, other).tolist() == [pytest.approx(1 / 6)]
 
 
 class TestRelaxedWords:
-    """A network that takes rows of weights too: attacks on real values search for words."""
+    """The network also takes rows of weights, so that attacks on real values can search for words."""
 
     def cell(self, attack: lg.Attack) -> Any:
         data = replace(words(), domain=RelaxedWords())
@@ -262,7 +262,7 @@ class TestRelaxedWords:
 
 
 class TestATableWithIntegerColumns:
-    """Real and integer columns in one table, through attacks that search real values."""
+    """Attacks that search real values run on a table with real and integer columns."""
 
     def patients(self) -> lg.Dataset:
         generator = torch.Generator().manual_seed(0)
@@ -295,5 +295,5 @@ class TestATableWithIntegerColumns:
         for side in (cell.rows.reconstruction, cell.rows.control):
             assert all(float(row[0]).is_integer() and 18 <= row[0] <= 100 for row in side)
             assert all(float(row[2]).is_integer() and 0 <= row[2] <= 7 for row in side)
-        # Real columns are as the attack returned them.
+        # Real columns are not rounded.
         assert not float(cell.rows.reconstruction[0][1]).is_integer()

@@ -1,4 +1,4 @@
-"""The private batch is recognized in every form in which a defense's facts may carry it, and nothing else is."""
+"""The private batch is recognized in every form that the effects of a defense may hold, and nothing else is."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ DOMAIN = lg.ImageDomain(3, 8, 8)
 
 
 def private() -> lg.Batch:
-    """A batch of which no two examples are alike."""
+    """Return a batch of different examples."""
     generator = torch.Generator().manual_seed(5)
     return lg.Batch(torch.rand((B, 3, 8, 8), generator=generator), TARGETS.clone())
 
 
 def images(seed: int, count: int = B) -> Tensor:
-    """Other images, smooth as photographs are."""
+    """Return other images that are smooth like photographs."""
     coarse = torch.rand((count, 3, 3, 3), generator=torch.Generator().manual_seed(seed))
     return functional.interpolate(coarse, size=(8, 8), mode="bilinear")
 
 
 def pixels(x: Tensor) -> Tensor:
-    """The 8-bit values of images in [0, 1]."""
+    """Return the 8-bit values of images in [0, 1]."""
     return (255 * x).round().byte()
 
 
@@ -54,7 +54,7 @@ def in_context(x: Tensor) -> ContextVar[Tensor]:
 
 
 def claiming(held: Any) -> Undefended:
-    """A defense that changes nothing, and whose effect holds `held` where no copy parts client and adversary."""
+    """Return a defense that changes nothing. Its effect holds `held` in a place that client and adversary share."""
 
     class Claiming(Undefended):
         effects = (Misleading(believed=lambda update: (held, update)[1]),)
@@ -179,7 +179,7 @@ def secrets(inputs: Tensor, domain: Domain) -> Secrets:
 
 
 def test_regular_examples_are_told_from_what_a_model_may_hold() -> None:
-    """A ramp, a mask and a constant are affine copies of any other ramp, mask and constant."""
+    """Any two ramps are affine copies of each other, and so are two masks or two constants."""
     ramp = torch.linspace(0, 1, 192).view(3, 8, 8)
     rising = torch.arange(8.0)[:, None] + 3 * torch.arange(8.0) / 31
     mask = (torch.arange(192) % 5 < 2).float().view(3, 8, 8)
@@ -192,7 +192,7 @@ def test_regular_examples_are_told_from_what_a_model_may_hold() -> None:
 
 
 def test_a_weight_that_one_step_made_a_multiple_of_an_example_is_no_copy() -> None:
-    """From zero weights, one step on one example does so. The server knows that model by its protocol."""
+    """One step on one example from zero weights makes this weight. The server knows this model by its protocol."""
     inputs = private().inputs
     known = secrets(inputs, DOMAIN)
     moved = nn.Parameter(-0.3 * inputs[:1].flatten(1).expand(4, -1).clone())
@@ -209,7 +209,7 @@ def test_weights_that_a_hook_makes_are_learned_too() -> None:
 
 
 def test_the_mean_of_unscaled_features_is_no_example() -> None:
-    """One feature in large units decides about the raw values of all rows, so the units are taken out."""
+    """One feature in large units would dominate the comparison of raw rows. So rows are compared without units."""
     generator = torch.Generator().manual_seed(0)
     columns = [lg.Column(f"x{i}", 0.0, 1.0) for i in range(39)]
     domain = lg.TableDomain((lg.Column("large", 0.0, 1e6), *columns))

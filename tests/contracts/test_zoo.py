@@ -1,7 +1,7 @@
-"""The contract of every attack with every ordinary module and loss.
+"""The contract of every attack on every ordinary module and loss.
 
-A check gives a reason or None and never raises. A run gives a reconstruction, or an error of ours with a reason.
-An AttackError is a defect, except on the few modules that are hostile on purpose.
+A check returns a reason or None, and never raises. A run returns a reconstruction, or raises a LeakGaugeError with a
+reason. An AttackError is a defect, except on the few modules that are hostile on purpose.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LINEAR = AttackCase(attacks.LinearLayer())
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """PyTorch warns of what the zoo does on purpose."""
+    """Silence warnings of PyTorch about things that the zoo does on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -39,7 +39,7 @@ def _quiet() -> Iterator[None]:
 def observed(
     animal: Animal, case: AttackCase, count: int, *, granted: bool = False
 ) -> lg.Observation | lg.LeakGaugeError:
-    """What a server sees of the case's client, or the error of ours by which the client refuses."""
+    """Return the server's observation of the case's client, or the LeakGaugeError with which the client refuses."""
     goal = GOALS[animal.goal]
     client = client_of(animal, goal, training=case.training, defense=case.defense)
     try:
@@ -49,14 +49,14 @@ def observed(
 
 
 class Seen:
-    """Observations of one module by case and batch size."""
+    """The observations of one module, by case and batch size."""
 
     def __init__(self, animal: Animal, granted: bool) -> None:
         self.animal, self.granted = animal, granted
         self.made: dict[tuple[object, ...], lg.Observation | lg.LeakGaugeError] = {}
 
     def by(self, case: AttackCase, count: int) -> lg.Observation | lg.LeakGaugeError:
-        """The observation of a batch of `count`, or the client's error."""
+        """Return the observation of a batch of `count` examples, or the client's error."""
         key = (repr(case.defense), repr(case.training), count)
         if key not in self.made:
             self.made[key] = observed(self.animal, case, count, granted=self.granted)
@@ -72,7 +72,7 @@ def broken(animal: Animal, case: AttackCase, seen: lg.Observation, *, run: bool)
     except lg.KnowledgeError as error:
         missing = case.attack.requires - seen.knowledge.granted()
         return None if missing else f"{where}: its check raised {error!r}"
-    except Exception as error:  # noqa: BLE001 - every exception of a check is what this test looks for
+    except Exception as error:  # noqa: BLE001 - this test looks for any exception of a check
         return f"{where}: its check raised {error!r}"
     if reason is not None:
         return None if isinstance(reason, str) and reason else f"{where}: gave {reason!r}"
@@ -81,10 +81,10 @@ def broken(animal: Animal, case: AttackCase, seen: lg.Observation, *, run: bool)
     try:
         found = case.attack(seen, seeds=SEEDS)
     except (lg.UserError, lg.core.ProbeError):
-        return None  # an error of ours with its reason
+        return None  # The error is a LeakGaugeError with its reason.
     except lg.AttackError as error:
         told = animal.hostile is not None and animal.hostile in str(error)
-        ours = error.__cause__ is None  # Auto, of attacks that each told their reason
+        ours = error.__cause__ is None  # Auto raises it if each of its attacks gave a reason.
         return None if ours or told else f"{where}: raised {error!r}"
     except Exception as error:  # noqa: BLE001 - every other exception breaks the contract
         return f"{where}: raised {error!r}"
@@ -106,7 +106,7 @@ def test_no_check_raises_on_any_module() -> None:
     for number, animal in enumerate(ZOO.values()):
         sight = Seen(animal, granted=False)
         for other, case in enumerate(ATTACK_CASES):
-            # The runs below check the other batch size.
+            # The runs of the next test check the other batch size.
             seen = sight.by(case, 1 + (number + other + 1) % 2)
             if isinstance(seen, lg.Observation):
                 failures.append(broken(animal, case, seen, run=False))
@@ -115,7 +115,10 @@ def test_no_check_raises_on_any_module() -> None:
 
 @pytest.mark.parametrize("number", range(len(ZOO)), ids=list(ZOO))
 def test_every_run_on_every_module(number: int) -> None:
-    """Each attack runs with each module at one batch size. The sizes alternate; labels of two are granted."""
+    """Each attack runs on each module at one of its batch sizes. The sizes alternate.
+
+    Labels of batches of two are granted.
+    """
     animal = list(ZOO.values())[number]
     alone, pair = Seen(animal, granted=False), Seen(animal, granted=True)
     failures, runs = [], 0
@@ -130,7 +133,7 @@ def test_every_run_on_every_module(number: int) -> None:
 
 
 REFUSED = {"lazy": "is lazy", "scripted": "TorchScript", "traced": "TorchScript"}
-"""Modules that no client takes, and what its error says."""
+"""Modules that a client refuses, with a word of its error."""
 
 
 @pytest.mark.parametrize(("name", "said"), REFUSED.items())
@@ -142,7 +145,7 @@ def test_what_cannot_be_audited_is_refused_in_one_line(name: str, said: str) -> 
 
 
 def animals_for(goal: str) -> list[Animal]:
-    """Two modules whose outputs the loss takes."""
+    """Return two modules with outputs that the loss takes."""
     chosen = GOALS[goal]
     if chosen.plane:
         return [
@@ -167,7 +170,7 @@ def animals_for(goal: str) -> list[Animal]:
 
 @pytest.mark.parametrize("goal", GOALS)
 def test_every_attack_with_every_loss(goal: str) -> None:
-    """Each attack runs with each loss on two modules, labels withheld on one and granted on the other."""
+    """Each attack runs with each loss on two modules. Labels are withheld on the first and granted on the second."""
     failures = []
     for number, animal in enumerate(animals_for(goal)):
         sight = Seen(animal, granted=number == 1)
@@ -193,7 +196,8 @@ def test_granted_targets_of_any_kind_let_matching_run(goal: str) -> None:
             assert isinstance(seen, lg.Observation), seen
             reason = refusal(attack, seen)
             if isinstance(attack, attacks.SecondOrder) and reason is not None:
-                assert "second order" in reason  # mean squared error has no such derivative
+                # PyTorch's mean squared error lacks a derivative that second order needs.
+                assert "second order" in reason
                 continue
             assert reason is None
             found = attack(seen, seeds=SEEDS)
@@ -214,7 +218,7 @@ def test_the_linear_layer_needs_no_labels_for_one_example(goal: str) -> None:
 
 
 class Pairs(nn.Module):
-    """A vector of losses, one an example."""
+    """A loss that returns one value per example."""
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(outputs, targets, reduction="none")
@@ -268,7 +272,7 @@ def test_a_model_that_writes_to_its_input_leaves_the_batch_as_it_is(name: str) -
 
 
 class OwnSteps:
-    """A user's own local training: two steps of gradient descent, the update a weight difference."""
+    """A user's own local training: two steps of gradient descent. The update is a weight difference."""
 
     kind = "delta"
 
@@ -306,7 +310,7 @@ def test_several_local_steps(name: str, training: lg.LocalTraining) -> None:
 
 
 class Failing(lg.core.BaseAttack):
-    """An attack that fails in its search, or in its check."""
+    """An attack that fails in its check or in its search."""
 
     def __init__(self, *, check: bool) -> None:
         self.check = check

@@ -1,6 +1,7 @@
-"""Every attack under the contract, with what it is made for.
+"""Every attack under the contract, with an observation that it is made for.
 
-An exported attack without a line in `configured` is tried with its defaults, three `steps` if it has them, on an MLP.
+An exported attack without a line in `configured` runs on an MLP with its defaults, but three `steps` if it has this
+option.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from leakgauge import attacks as A
 from leakgauge import defenses as D
 
 LOCAL = lg.FedAvg(epochs=2, minibatch=1, learning_rate=0.05)
-"""Two local epochs of steps on one example each."""
+"""Two local epochs. Each step takes one example."""
 
 
 def transformer() -> nn.Module:
-    """Return a network whose patch embedding is linear, on 8x8 gray images of four classes."""
+    """Return a network with a linear patch embedding, for 8x8 gray images of four classes."""
     domain = lg.ImageDomain(1, 8, 8)
     options = {"patch": 2, "dim": 24, "heads": 2, "style": "plain"}
     return lg.models.build(lg.models.vit, domain, 4, **options)
@@ -28,14 +29,14 @@ def transformer() -> nn.Module:
 
 @dataclass(frozen=True)
 class AttackCase:
-    """An attack, configured so that it is quick to test, and what it is made for.
+    """An attack that is quick to test, and the observation that it is made for.
 
     Args:
-        attack: with few steps.
-        defense: the defense that it undoes.
-        training: the local training whose update it reads. None: one gradient.
-        batch_sizes: 1, 2, or both. An attack of 2 examples is made for more as well.
-        network: makes the network of the contract. None: an MLP.
+        attack: The attack, with few steps.
+        defense: The client's defense. None if there is none.
+        training: The local training. None if the update is one gradient.
+        batch_sizes: Batch sizes that the attack must handle: 1, 2, or both. 2 stands for larger batches, too.
+        network: Builds the network. None for an MLP.
     """
 
     attack: lg.BaseAttack
@@ -46,15 +47,15 @@ class AttackCase:
 
     @property
     def name(self) -> str:
-        """The attack's class."""
+        """The name of the attack's class."""
         return type(self.attack).__name__
 
     def made_for(self, batch_size: int) -> bool:
-        """Return whether the attack must be able to read a batch of that size."""
+        """Return whether the attack must be able to run on a batch of this size."""
         return batch_size in self.batch_sizes or 1 < max(self.batch_sizes) <= batch_size
 
     def refused(self, error: object) -> str:
-        """Return what to do about an attack that cannot run on its own case."""
+        """Return the message about an attack that cannot run on its own case, with what to do."""
         return (
             f"{self.name} cannot run on its case: {error}. Add AttackCase(A.{self.name}(...), ...) to `configured` "
             "in tests/support/attack_cases.py: the defense, local training, batch sizes or network that it is made for"
@@ -62,9 +63,12 @@ class AttackCase:
 
 
 def configured(budget: int) -> list[AttackCase]:
-    """Return the cases of attacks whose defaults are too slow, or that are made for more than one gradient of an MLP.
+    """Return the cases of attacks with slow defaults, and of attacks that need other observations.
 
-    Searches take about `budget` times three steps.
+    The usual observation is one gradient of an MLP.
+
+    Args:
+        budget: A third of the number of steps of most searches.
     """
     steps = 3 * budget
     matching = A.InvertingGradients(steps=steps)
@@ -115,7 +119,7 @@ def configured(budget: int) -> list[AttackCase]:
 
 
 def case_of(attack: type[Any], budget: int) -> AttackCase:
-    """Return the case of an attack whose defaults suffice: its search takes `budget` times three steps."""
+    """Return the case of an attack with its defaults, but with three times `budget` steps if it has this option."""
     searches = any(field.name == "steps" for field in fields(attack))
     return AttackCase(attack(steps=3 * budget) if searches else attack())
 

@@ -1,4 +1,4 @@
-"""Every defense under the contract, and what holds of it. A new defense is one line here, most often its defaults."""
+"""Every defense under the contract, with its properties. A new defense is one line here, usually with its defaults."""
 
 from __future__ import annotations
 
@@ -38,19 +38,23 @@ from leakgauge.defenses import (
 
 
 class Exact(Enum):
-    """From what an adaptive adversary computes the observed update exactly."""
+    """The known quantity from which an adaptive adversary computes the observed update exactly."""
 
     BATCH = "the true batch"
-    UPDATE = "the update before on_update, but not from the true batch: the defense drew something earlier"
-    NOTHING = "nothing: on_update adds or loses what no adversary knows"
+    UPDATE = "the update before on_update, but not the true batch, since the defense drew something earlier"
+    NOTHING = "nothing, since on_update adds or removes values that no adversary knows"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseCase:
-    """A defense, configured so that its contract is quick to test.
+    """A defense that is quick to test, and its properties.
 
-    exact: from what an adaptive adversary computes the observed update. random: whether `on_update` draws. neutral:
-    its weakest setting, which changes nothing, or None if it has none. strength: whether it has one for a figure.
+    Args:
+        defense: The defense.
+        exact: The known quantity from which an adaptive adversary computes the observed update exactly.
+        random: Whether `on_update` draws random numbers.
+        neutral: The weakest setting, which changes nothing. None if there is none.
+        strength: Whether the defense has a strength for figures.
     """
 
     defense: lg.Defense
@@ -61,7 +65,7 @@ class DefenseCase:
 
     @property
     def name(self) -> str:
-        """The defense's class."""
+        """The name of the defense's class."""
         return type(self.defense).__name__
 
 
@@ -117,7 +121,7 @@ DEFENSE_CASES = (
 def without_case(
     names: Collection[str], cases: Collection[DefenseCase] = DEFENSE_CASES
 ) -> str | None:
-    """Return which of the defenses of these names have no case, and what to do, or None if all have one."""
+    """Return a message with the defenses that have no case and what to do, or None if all have one."""
     missing = sorted(set(names) - {case.name for case in cases})
     if not missing:
         return None

@@ -1,4 +1,4 @@
-"""Records of settings that were attacked and trained, and the frontier of them."""
+"""Records of settings that were attacked and trained, and their frontier."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ END = end()
 
 
 def own(name: str, strength: float | None = None) -> Defense:
+    """Return a defense at a strength, with one claim."""
     claim = Claim(
         defense=name,
         hides=f"what {name} hides",
@@ -44,6 +45,7 @@ def attacked(
     size: int = 1,
     **changes: Any,
 ) -> Cell:
+    """Return the record of an attack on a setting. size: the batch size."""
     scores = {"psnr": (psnr,) * size, "ssim": (0.0,) * size, "label": (1.0,) * size}
     ran = status not in NOT_RUN
     metric = changes.get("data", data())["headline"].metric
@@ -76,6 +78,7 @@ def trained(
     repeat: int = 0,
     **changes: Any,
 ) -> Training:
+    """Return the record of a training under a setting. sent: bytes per round. seconds: duration of a round."""
     return training(
         **{
             "case": "digits",
@@ -90,18 +93,20 @@ def trained(
 
 
 def frontier(*records: Record) -> Frontier:
+    """Return the only frontier of these records."""
     (found,) = report.frontiers(report.parse([HEADER, *records, END]))
     return found
 
 
 def advised(*records: Record, loss: float = 0.02) -> Recommendation:
+    """Return the recommendation from these records. loss: the accepted loss of accuracy."""
     return report.recommend(frontier(*records), loss)
 
 
 def one(
     name: str, strength: float, psnr: float, accuracy: float, **costs: Any
 ) -> list[Cell | Training]:
-    """A setting attacked by one converged attack, and trained."""
+    """Return the records of one setting: a converged attack and a training."""
     return [attacked(name, strength, psnr), trained(name, strength, accuracy, **costs)]
 
 

@@ -1,4 +1,4 @@
-"""Records for tests, whole but for what a test asks for. A verdict follows from the scores unless it is given."""
+"""Complete records for tests, with changed fields. A verdict follows from the scores unless it is given."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOT_RUN = ("inapplicable", "no signal", "failed")
 
 
 def made(kind: type[Record], fields: dict[str, Any]) -> Any:
-    """Return a record of one type, checked as one that is read."""
+    """Return a record of one type, checked like a record from a file."""
     found = record_of(fields)
     assert isinstance(found, kind)
     return found
@@ -105,7 +105,7 @@ def defense(
 
 
 def data(kind: str = "image", **changes: Any) -> dict[str, Any]:
-    """Return the private examples as a record holds them, of one example."""
+    """Return the fields of a record about private data of one example."""
     table = kind == "table"
     return {
         "name": "patients" if table else "photos",
@@ -121,7 +121,7 @@ def data(kind: str = "image", **changes: Any) -> dict[str, Any]:
 
 
 def verdict_of(fields: dict[str, Any]) -> Verdict:
-    """Return the verdict that an audit gives a cell of these fields."""
+    """Return the verdict of an audit on a cell with these fields."""
     kind, ran = fields["data"]["kind"], fields["status"] not in NOT_RUN
     rule: LeakRule | None = {"image": IMAGE_RULE, "table": TABLE_RULE}.get(kind)
     control = fields["control"]["scores"] if fields["control"] else {}
@@ -145,7 +145,7 @@ def verdict_of(fields: dict[str, Any]) -> Verdict:
 
 
 def cell(psnr: float | None = 40.0, control: float | None = 8.0, /, **changes: Any) -> Cell:
-    """Return a cell of one image: its PSNR and the blind control's, in dB."""
+    """Return a cell of one image with its PSNR and the blind control's, in dB."""
     seen = psnr is not None and psnr >= 20
     record = {
         "type": "cell",
@@ -179,19 +179,19 @@ def cell(psnr: float | None = 40.0, control: float | None = 8.0, /, **changes: A
 
 
 def blind(status: str = "converged", **scores: float | None) -> dict[str, Any]:
-    """Return a blind control of one example by its scores."""
+    """Return a blind control of one example with these scores."""
     each = {name: (value,) for name, value in scores.items()}
     return {"kind": "other data", "scores": each, "status": status, "message": ""}
 
 
 def defended(strength: float | str, psnr: float | None, **changes: Any) -> Cell:
-    """Return a cell under noise of some strength."""
+    """Return a cell under noise of this strength."""
     noise = defense("noise", strength, "std", repr_="Noise()")
     return cell(psnr, **({"id": f"photographs/b1/{strength}/dlg", "defense": noise} | changes))
 
 
 def table(**changes: Any) -> Cell:
-    """Return a cell of one table row, of which age is read and glucose is not."""
+    """Return a cell of one table row. Its age is recovered, its glucose is not."""
     rows = {"original": [[54, 6.1]], "reconstruction": [[54.2, 9.9]], "control": [[70, 12.0]]}
     scores = {"psnr": (30.0,), "columns_read": (0.5,), "label": (None,)}
     own = {

@@ -1,4 +1,4 @@
-"""Networks of ten classes, losses of every kind, and what a server sees of them."""
+"""Networks of ten classes, losses of every kind, and a server's observation of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ CLASSES = 10
 
 
 def seeded(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """Return a network whose weights depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
 
 
 def network(activation: type[nn.Module], *, bias: bool = True, seed: int = 0) -> nn.Module:
+    """Return an MLP with one hidden layer."""
+
     def make() -> nn.Module:
         last = nn.Linear(32, CLASSES, bias=bias)
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), activation(), last)
@@ -29,6 +32,7 @@ def network(activation: type[nn.Module], *, bias: bool = True, seed: int = 0) ->
 
 
 def batch_of(count: int, seed: int = 0) -> lg.Batch:
+    """Return random images with random labels."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.rand((count, *DOMAIN.shape), generator=generator)
     return lg.Batch(inputs, torch.randint(0, CLASSES, (count,), generator=generator))
@@ -41,6 +45,7 @@ def observed(
     training: lg.LocalTraining | None = None,
     **granted: bool,
 ) -> lg.Observation:
+    """Return a server's observation of a client that trains the network. granted: options of the server."""
     client = lg.Client(
         model=model,
         loss=loss,
@@ -52,6 +57,7 @@ def observed(
 
 
 def focal(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the focal loss of exponent 2."""
     log = outputs.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
     return (-((1 - log.exp()) ** 2) * log).mean()
 
@@ -71,7 +77,7 @@ LOSSES: dict[str, lg.Loss] = {
 
 
 class TwoHeads(nn.Module):
-    """The head that gives the output is registered first; the auxiliary one is called last."""
+    """A network with two heads. The head of the output is registered first, and the auxiliary head is called last."""
 
     def __init__(self) -> None:
         super().__init__()

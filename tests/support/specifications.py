@@ -1,4 +1,4 @@
-"""Specifications from text, and what they are refused with."""
+"""Cases from the text of a specification, and the errors of wrong specifications."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ attacks = ["linear_layer"]
 
 
 def cases(text: str, *settings: str, seed: int | None = None) -> list[Case]:
+    """Return the cases of a specification."""
     return resolve(parse(Source(text, settings, seed)))
 
 
 def case(text: str, *settings: str) -> Case:
+    """Return the only case of a specification."""
     (only,) = cases(text, *settings)
     return only
 
@@ -27,7 +29,7 @@ def case(text: str, *settings: str) -> Case:
 def refused(
     text: str, *words: str, settings: tuple[str, ...] = (), kind: type[Exception] | None = None
 ) -> str:
-    """The specification fails with one line that has all the words."""
+    """Return the error of a specification, after asserting that it is one line with all these words."""
     with pytest.raises(kind or lg.SpecificationError) as caught:
         resolve(parse(Source(text, settings)))
     line = str(caught.value)

@@ -1,1 +1,1 @@
-"""The zoo: ordinary modules, losses and attacks, tiny. Used by test_zoo.py and benchmarks/zoo.py."""
+"""The zoo: many small modules and losses of usual kinds. test_zoo.py and benchmarks/zoo.py use it."""

@@ -1,4 +1,4 @@
-"""Every module by name: how to build it, its domain, its loss."""
+"""Every module by name, with its domain and its loss."""
 
 from __future__ import annotations
 
@@ -63,7 +63,15 @@ TABLE = lg.TableDomain.from_ranges([f"c{i}" for i in range(36)], [-4.0] * 36, [4
 
 @dataclass(frozen=True)
 class Animal:
-    """A module. `batched`: it needs two examples. `hostile`: what its failures must name, or None."""
+    """A module of the zoo.
+
+    Args:
+        name: Its name.
+        build: Builds the module.
+        domain: The domain of its inputs.
+        goal: The name of its loss, in `GOALS`.
+        hostile: Words that an AttackError on it must contain. None if any AttackError is a defect.
+    """
 
     name: str
     build: Callable[[], nn.Module]
@@ -72,7 +80,7 @@ class Animal:
     hostile: str | None = None
 
     def module(self) -> nn.Module:
-        """A fresh module, its parameters drawn from a fixed seed."""
+        """Return a new module, with parameters from a fixed seed."""
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
@@ -80,7 +88,7 @@ class Animal:
 
 
 def batch_of(animal: Animal, goal: Goal, count: int, *, seed: int = 0) -> lg.Batch:
-    """A private batch of `count` examples, uniform in the domain."""
+    """Return a private batch of `count` examples, uniform in the domain."""
     generator = torch.Generator().manual_seed(seed)
     unit = torch.rand((count, *animal.domain.shape), generator=generator)
     like = next(iter(animal.module().parameters()))
@@ -96,7 +104,7 @@ def batch_of(animal: Animal, goal: Goal, count: int, *, seed: int = 0) -> lg.Bat
 def client_of(
     animal: Animal, goal: Goal, *, training: lg.LocalTraining | None = None, **more: object
 ) -> lg.Client:
-    """A client that trains the module on the loss."""
+    """Return a client that trains the module on the loss."""
     return lg.Client(
         model=animal.module(),
         loss=goal.loss,
@@ -108,7 +116,7 @@ def client_of(
 
 
 def zoo() -> dict[str, Animal]:
-    """Every module, by name."""
+    """Return every module, by name."""
     weight_norm, spectral_norm = (
         nn.utils.parametrizations.weight_norm,
         nn.utils.parametrizations.spectral_norm,

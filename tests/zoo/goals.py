@@ -1,4 +1,4 @@
-"""Losses, each with the targets that it takes."""
+"""Losses and their targets."""
 
 from __future__ import annotations
 
@@ -13,42 +13,51 @@ from torch.nn import functional as F
 CLASSES = 4
 
 Draw = Callable[[int, torch.Generator], Tensor]
-"""Targets of a batch: how many, and the generator to draw from."""
+"""Take the number of examples and a generator. Return the targets."""
 
 
 def labels(count: int, generator: torch.Generator) -> Tensor:
-    """Class indices (B,)."""
+    """Return class indices (B,)."""
     return torch.randint(CLASSES, (count,), generator=generator)
 
 
 def numbers(*shape: int) -> Draw:
-    """Float targets (B, *shape) in [0, 1)."""
+    """Return a function that draws float targets `(B, *shape)` in [0, 1)."""
     return lambda count, generator: torch.rand((count, *shape), generator=generator)
 
 
 def flags(*shape: int) -> Draw:
-    """Float targets (B, *shape) of 0 and 1."""
+    """Return a function that draws float targets `(B, *shape)` of 0 and 1."""
     return lambda count, generator: torch.randint(2, (count, *shape), generator=generator).float()
 
 
 def signs(count: int, generator: torch.Generator) -> Tensor:
-    """Float targets (B, 1) of -1 and 1."""
+    """Return float targets (B, 1) of -1 and 1."""
     return 2 * flags(1)(count, generator) - 1
 
 
 def soft(count: int, generator: torch.Generator) -> Tensor:
-    """Rows (B, K) of probabilities."""
+    """Return rows (B, K) of probabilities."""
     return torch.rand((count, CLASSES), generator=generator).softmax(1)
 
 
 def planes(count: int, generator: torch.Generator) -> Tensor:
-    """Pixel-wise class indices (B, 8, 8)."""
+    """Return a class index for each pixel, (B, 8, 8)."""
     return torch.randint(CLASSES, (count, 8, 8), generator=generator)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A loss with the targets that it takes. `outputs`: how many outputs the model has for it."""
+    """A loss and its targets.
+
+    Args:
+        name: Its name.
+        loss: The loss.
+        draw: Draws the targets of a batch.
+        outputs: The number of outputs that the loss takes.
+        classes: The number of classes. None if the targets are no classes.
+        plane: Whether the loss takes outputs for each pixel.
+    """
 
     name: str
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -59,13 +68,13 @@ class Goal:
 
 
 def focal(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Focal loss of exponent 2."""
+    """Return the focal loss of exponent 2."""
     entropy = F.cross_entropy(outputs, targets, reduction="none")
     return ((1 - (-entropy).exp()) ** 2 * entropy).mean()
 
 
 def hinge(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Binary hinge loss of targets -1 and 1."""
+    """Return the binary hinge loss of targets -1 and 1."""
     return (1 - outputs * targets).clamp_min(0).mean()
 
 
@@ -73,23 +82,23 @@ WEIGHTS = torch.tensor([1.0, 2.0, 0.5, 1.5])
 
 
 def constants(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy plus a penalty by constants of type float32."""
+    """Return cross-entropy plus a penalty with constants of type float32."""
     return F.cross_entropy(outputs, targets) + 1e-3 * (outputs * WEIGHTS).square().mean()
 
 
 def divergence(outputs: Tensor, targets: Tensor) -> Tensor:
-    """KL divergence of the outputs' softmax from soft targets."""
+    """Return the KL divergence of the outputs' softmax from soft targets."""
     return F.kl_div(outputs.log_softmax(1), targets, reduction="batchmean")
 
 
 def first_of(outputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-    """Cross-entropy of the first head, plus that of the second."""
+    """Return the cross-entropy of the first head plus 0.3 times that of the second."""
     first, second = outputs[0], outputs[1]
     return F.cross_entropy(first, targets) + 0.3 * F.cross_entropy(second, targets)
 
 
 def keyed(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
-    """Cross-entropy of the head `logits`."""
+    """Return the cross-entropy of the head `logits`."""
     return F.cross_entropy(outputs["logits"], targets)
 
 

@@ -1,4 +1,4 @@
-"""Ordinary modules, tiny. An image has 64 values, a row of the table 36."""
+"""Small modules of usual kinds. An image has 64 values, and a row of the table 36."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from zoo.goals import CLASSES
 def mlp(
     inputs: int = 64, outputs: int = CLASSES, *, act: type[nn.Module] = nn.ReLU, bias: bool = True
 ) -> nn.Sequential:
-    """Two linear layers."""
+    """Return two linear layers with an activation between them."""
     return nn.Sequential(
         nn.Flatten(), nn.Linear(inputs, 24, bias=bias), act(), nn.Linear(24, outputs, bias=bias)
     )
 
 
 def cnn(*after: nn.Module, channels: int = 4, act: nn.Module | None = None) -> nn.Sequential:
-    """A convolution to (4, 4, 4), a norm or other modules, an activation, a linear layer."""
+    """Return a convolution to `(channels, 4, 4)`, other modules, an activation and a linear layer."""
     middle = nn.Conv2d(1, channels, 3, stride=2, padding=1)
     return nn.Sequential(
         middle, *after, act or nn.Tanh(), nn.Flatten(), nn.Linear(channels * 16, CLASSES)
@@ -85,7 +85,7 @@ class Patches(nn.Module):
 
 
 class Applied(nn.Module):
-    """A module from a function: `before`, a hidden layer, `inside`, the head."""
+    """A module made of the function `before`, a hidden layer, the function `inside` and a head."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Applied(nn.Module):
 
 
 class Embedded(nn.Module):
-    """Columns quantized to 16 levels, each with its embedding."""
+    """A network that quantizes columns to 16 levels and embeds each level."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Embedded(nn.Module):
 
 
 class Tied(nn.Module):
-    """An encoder whose weight also decodes."""
+    """An encoder with a weight that a second encoder shares."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Tied(nn.Module):
 
 
 class Shared(nn.Module):
-    """One layer called twice."""
+    """A network that calls one layer twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Shared(nn.Module):
 
 
 class Unused(nn.Module):
-    """A layer that the forward never calls, registered last."""
+    """A network whose last registered layer is never called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ Pair = namedtuple("Pair", ["logits", "auxiliary"])
 
 
 class Heads(nn.Module):
-    """Two heads, returned as a tuple, a named tuple or a dictionary."""
+    """A network with two heads. It returns a tuple, a named tuple or a dictionary."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Heads(nn.Module):
 
 
 class Auxiliary(nn.Module):
-    """An auxiliary head whose output is kept aside; the last registered, but not the model's output."""
+    """A network with an auxiliary head, registered last, which adds a detached term to the output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Auxiliary(nn.Module):
 
 
 class Mixed(nn.Module):
-    """A float64 layer inside a float32 network."""
+    """A float32 network with a float64 layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,27 +208,27 @@ class Mixed(nn.Module):
 
 
 def frozen() -> nn.Module:
-    """A network whose first layer is not trained."""
+    """Return a network whose first layer is not trained."""
     model = mlp()
     model[1].requires_grad_(False)
     return model
 
 
 def initialized() -> nn.Module:
-    """A lazy layer, initialized by one call."""
+    """Return a network with lazy layers, initialized by one call."""
     model = nn.Sequential(nn.Flatten(), nn.LazyLinear(24), nn.Tanh(), nn.LazyLinear(CLASSES))
     model(torch.zeros(1, 1, 8, 8))
     return model
 
 
 def normalized(how: Callable[[nn.Module], nn.Module], *, steps: bool = False) -> nn.Module:
-    """A linear network whose first layer is normalized by a parametrization or a hook."""
+    """Return a network whose first linear layer is normalized by a parametrization or a hook."""
     model = nn.Sequential(nn.Flatten(), how(nn.Linear(64, 24)), nn.ReLU(), nn.Linear(24, CLASSES))
     return model.train(steps)
 
 
 class Checkpointed(nn.Module):
-    """Activations computed anew in backward."""
+    """A network that computes activations again in its backward pass."""
 
     def __init__(self, reentrant: bool) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class Checkpointed(nn.Module):
 
 
 class Cube(torch.autograd.Function):
-    """z^3, with a backward of its own."""
+    """The function z^3 with its own backward pass."""
 
     @staticmethod
     def forward(ctx: object, z: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ class Cube(torch.autograd.Function):
 
 
 class CubeOnce(torch.autograd.Function):
-    """z^3, whose backward cannot be differentiated again."""
+    """The function z^3 with a backward pass that cannot be differentiated."""
 
     @staticmethod
     def forward(ctx: object, z: Tensor) -> Tensor:
@@ -274,28 +274,28 @@ class CubeOnce(torch.autograd.Function):
 
 
 def detached(z: Tensor) -> Tensor:
-    """Scaled by a number that NumPy computes."""
+    """Return z times a number that NumPy computes from z."""
     return z * float(np.tanh(np.abs(z.detach().float().numpy()).mean()))
 
 
 def through_numpy(z: Tensor) -> Tensor:
-    """A NumPy function of the values, added as a constant."""
+    """Return tanh(z) plus a NumPy function of z, which is a constant to PyTorch."""
     return torch.tanh(z) + 0.1 * torch.from_numpy(np.sin(z.detach().numpy())).to(z)
 
 
 def scaled_in_place(x: Tensor) -> Tensor:
-    """The input itself, doubled in place."""
+    """Return the input itself, doubled in place."""
     return x.mul_(2)
 
 
 def shifted_in_place(x: Tensor) -> Tensor:
-    """The input itself, its mean taken off in place."""
+    """Return the input itself, minus 0.5 in place."""
     x -= 0.5
     return x
 
 
 def checked(kind: str) -> Callable[[Tensor], Tensor]:
-    """An identity that asserts something of its input."""
+    """Return an identity that asserts a property of its input."""
 
     def check(x: Tensor) -> Tensor:
         if kind == "shape":
@@ -316,12 +316,12 @@ def checked(kind: str) -> Callable[[Tensor], Tensor]:
 
 
 def branching(x: Tensor) -> Tensor:
-    """One of two functions, by the mean of the input."""
+    """Return x or 1 - x, depending on the mean of x."""
     return x if x.mean() > 0.5 else 1 - x
 
 
 class Caching(nn.Module):
-    """A mask that is built for the first batch's shape and type, and kept."""
+    """A network that keeps a mask, built for the shape of the last batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -335,7 +335,7 @@ class Caching(nn.Module):
 
 
 class Counting(nn.Module):
-    """A counter in Python that changes the output."""
+    """A network whose output depends on the number of its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -347,7 +347,7 @@ class Counting(nn.Module):
 
 
 class Listed(nn.Module):
-    """Weights in a ParameterList."""
+    """A network with its weights in a ParameterList."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -360,7 +360,7 @@ class Listed(nn.Module):
 
 
 class Called(nn.Module):
-    """`__call__` of its own, beside the hooks."""
+    """A network with its own `__call__`, which runs no hooks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -371,7 +371,7 @@ class Called(nn.Module):
 
 
 class Optional(nn.Module):
-    """A second argument with a default."""
+    """A network with a second argument, which has a default."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -382,7 +382,7 @@ class Optional(nn.Module):
 
 
 class Odd(nn.Module):
-    """Parameters of no elements, and of no axes, registered first."""
+    """A network whose first parameters have no elements, or no axes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -395,7 +395,7 @@ class Odd(nn.Module):
 
 
 class Spectral(nn.Module):
-    """The Fourier transform's absolute values, complex in between."""
+    """A network with complex parameters between two Fourier transforms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -408,7 +408,7 @@ class Spectral(nn.Module):
 
 
 class Fourier(nn.Module):
-    """Real parameters, a Fourier transform in between."""
+    """A network with real parameters and a Fourier transform."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -419,7 +419,7 @@ class Fourier(nn.Module):
 
 
 class OneD(nn.Module):
-    """Convolution over one axis."""
+    """A network with a convolution over one axis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -430,7 +430,7 @@ class OneD(nn.Module):
 
 
 class ThreeD(nn.Module):
-    """Convolution over three axes."""
+    """A network with a convolution over three axes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -441,7 +441,7 @@ class ThreeD(nn.Module):
 
 
 class Residual(nn.Module):
-    """A skip connection."""
+    """A network with a skip connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -457,7 +457,7 @@ class Residual(nn.Module):
 
 
 class Functional(nn.Module):
-    """Everything by functions, weights as plain parameters."""
+    """A network made of functions, with weights as plain parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -469,7 +469,7 @@ class Functional(nn.Module):
 
 
 class Looping(nn.Module):
-    """Each example of the batch in a Python loop."""
+    """A network that runs each example of the batch in a Python loop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -480,20 +480,20 @@ class Looping(nn.Module):
 
 
 def scripted() -> nn.Module:
-    """TorchScript, compiled."""
+    """Return a network compiled by TorchScript."""
     return torch.jit.script(mlp())
 
 
 def traced() -> nn.Module:
-    """TorchScript, traced."""
+    """Return a network traced by TorchScript."""
     return torch.jit.trace(mlp(), torch.rand(2, 1, 8, 8))
 
 
 def segmenter() -> nn.Module:
-    """Class scores of each pixel."""
+    """Return a network that gives class scores for each pixel."""
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, CLASSES, 1))
 
 
 def plain(act: nn.Module) -> Callable[[], nn.Module]:
-    """A convolution, an activation, a linear layer."""
+    """Return a function that builds a convolution, this activation and a linear layer."""
     return lambda: cnn(act=act)
