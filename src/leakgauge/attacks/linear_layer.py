@@ -93,8 +93,8 @@ class LinearLayer(BaseAttack):
         found = entry(observation)
         if isinstance(found, Inapplicable):
             return found
-        # With a batch of one, the division needs no label. In a larger batch, a candidate is verified by the gradient
-        # that it causes with each label.
+        # With a batch of one, the division needs no label. In a larger batch, a candidate is
+        # verified by the gradient that it causes with each label.
         several = observation.knowledge.batch_size != 1 and observation.classes is not None
         if several and isinstance(found.contribution, Inapplicable):
             return found.contribution
@@ -285,8 +285,8 @@ class _Peeling:
                 break
             if best.misfit[i] > limit[i] or any(same(candidates[i], e.features) for e in known):
                 continue
-            # One number within a loose limit may match by chance. Two outputs with the same ratio do not, since the
-            # ratios of mixtures differ from output to output.
+            # One number within a loose limit may match by chance. Two outputs with the same ratio
+            # do not, since the ratios of mixtures differ from output to output.
             if limit[i] > CHANCE and not alone and not twice(candidates, i):
                 continue
             fresh.append(_Example(candidates[i], int(best.labels[i]), best.caused[i]))

@@ -96,7 +96,9 @@ class Peeling(BaseAttack):
 
     Example:
         >>> import leakgauge as lg
-        >>> observation = lg.examples.observation(batch_size=1)
+        >>> domain = lg.data.digits().domain
+        >>> model = lg.models.build(lg.models.fedavg_cnn, domain, 10)  # ReLU and max pools
+        >>> observation = lg.examples.observation(batch_size=1, model=model)
         >>> found = lg.attacks.Peeling()(observation, seeds=lg.Seeds(0))
         >>> found.status
         <Status.CONVERGED: 'converged'>
@@ -153,7 +155,8 @@ class Peeling(BaseAttack):
             self.matching(self.prior(), Spectral(), torch.zeros(0), steps).budget
             for steps in (self.rough, self.steps)
         )
-        # One image is searched before each pool, and one at the end. An image that is read instead is compared once.
+        # One image is searched before each pool, and one at the end. An image that is read instead
+        # is compared once.
         return (pools + 1) * max(rough, RESTARTS * last) + 1
 
     def search(
@@ -242,7 +245,8 @@ class _Peel:
         If the activations should determine the image, it is the best of a few descents.
         """
         values = torch.Size(self.observation.domain.shape).numel()
-        # An activation that a ReLU set to 0 says less than an equation, and is known up to rounding only.
+        # An activation that a ReLU set to 0 says less than an equation, and is known up to rounding
+        # only.
         count = int((known.x > ZERO * known.x.abs().max()).sum())
         ample = count >= AMPLE * values
         found: list[Reconstruction] = []

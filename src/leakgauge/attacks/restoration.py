@@ -37,8 +37,8 @@ def restore(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Ten
     Args:
         observed: The changed images (B, C, H, W) in unit coordinates.
         forward: The map T.
-        weight: Weight of smoothness against the mean squared error, above 0. Small if observed
-            pixels should stay.
+        weight: Weight w of smoothness against the mean squared error, above 0. Set it small to keep
+            the observed pixels.
         steps: Largest number of L-BFGS iterations.
     """
     target = observed.detach().double()
@@ -56,7 +56,8 @@ def restore(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Ten
         descent.zero_grad()
         with torch.enable_grad():
             error = mean_square(forward(found) - target) + beyond(found)
-            # L-BFGS stops by absolute sizes. So the error, which must become small, is scaled up by 1 / weight.
+            # L-BFGS stops by absolute sizes. So the error, which must become small, is scaled up by
+            # 1 / weight.
             value = (error / weight + roughness(found)).sum()
             value.backward()  # type: ignore[no-untyped-call]
         return value.detach()

@@ -71,8 +71,8 @@ class RGAP(BaseAttack):
 
     Example:
         >>> import leakgauge as lg
-        >>> data = lg.data.digits()
-        >>> model = lg.models.build(lg.models.cnn, data.domain, 10)
+        >>> domain = lg.data.digits().domain
+        >>> model = lg.models.build(lg.models.cnn, domain, 10)
         >>> observation = lg.examples.observation(batch_size=1, model=model)
         >>> attack = lg.attacks.RGAP()
         >>> attack(observation, seeds=lg.Seeds(0)).status

@@ -32,9 +32,9 @@ from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.search.engine import Ready, ready
 
 UNLABELED = "it needs the label of each example: some are neither granted nor recovered"
-"""Why a search that needs the label of each example ends."""
+"""The reason why a search that needs the label of each example cannot run."""
 READING = 0.1
-"""Fraction of the progress that the recovery of features counts for. Descents take most of the time."""
+"""Fraction of the whole progress for reading the features. The descent takes most of the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class SoftmaxUnmixing(BaseAttack):
 
 
 def reporter(progress: Progress) -> Callable[[float], None]:
-    """Return a function that takes the done fraction of the recovery of features, and reports the progress."""
+    """Return a function that takes the completed fraction of reading features, and reports the progress."""
     return lambda fraction: progress(Moment(READING * fraction))
 
 
@@ -162,7 +162,8 @@ def complete_labels(
         return None
     left = found.read(seeds)[0].tolist()
     for label in labels[~unknown].tolist():
-        # An estimate may miss a label that was recovered with its features. Then another label makes room.
+        # An estimate may miss a label that was recovered with its features. Then another label
+        # makes room.
         left.remove(label if label in left else left[-1])
     labels = labels.clone()
     labels[unknown] = torch.tensor(left)

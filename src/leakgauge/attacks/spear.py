@@ -172,8 +172,8 @@ class Spear(ReluSearch):
         turns = cycle(WIDEST)
 
         def propose(allowed: Allowed) -> Tensor:
-            # Half of the draws take all outputs with equal probability. The others prefer outputs that some input
-            # leaves below zero.
+            # Half of the draws take all outputs with equal probability. The others prefer outputs
+            # that some input leaves below zero.
             _, weights = allowed.draw(factors, self.samples, generator)
             weights[::2] = 1.0
             drawn = null_vectors(factors, self.samples, generator, weights)
@@ -253,7 +253,8 @@ def labels_of(
         delta: The gradient of the loss at the layer's output for each example, (B, O).
     """
     contribution = entry.contribution
-    # The weight of an example in the update may be unknown. Then the direction of its gradient gives its label.
+    # The weight of an example in the update may be unknown. Then the direction of its gradient
+    # gives its label.
     uneven = isinstance(contribution, UnevenWeights)
     if isinstance(contribution, UnevenWeights):
         contribution = contribution.directions

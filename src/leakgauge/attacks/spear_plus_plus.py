@@ -49,8 +49,7 @@ class SpearPlusPlus(ReluSearch):
 
     References:
         Bakarsky, Dimitrov, Baader, Vechev. SPEAR++: Scaling Gradient Inversion via Sparsely-Used
-        Dictionary Learning.
-        2025. arXiv:2510.24200.
+        Dictionary Learning. arXiv:2510.24200, 2025.
 
     Example:
         >>> import leakgauge as lg
