@@ -1,4 +1,4 @@
-"""APRIL: exact where the positional embedding's gradient has full rank, and no claim where it has not."""
+"""APRIL is exact if the positional embedding's gradient has full rank, and claims nothing otherwise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def vit(**options: Any) -> nn.Module:
     return lg.models.build(lg.models.vit, GRAY, 4, **chosen)
 
 
-def seen(
+def observation_of(
     model: nn.Module, label: int = 0, *, double: bool = True, **granted: bool
 ) -> lg.Observation:
     dtype = torch.float64 if double else torch.float32
@@ -32,7 +32,7 @@ def seen(
     return lg.Server(**granted).observe(client(model.to(dtype)), batch, seeds=lg.Seeds(7))
 
 
-def quality(guess: lg.Reconstruction) -> float:
+def psnr_of(guess: lg.Reconstruction) -> float:
     return float(psnr(images(1).inputs.double(), guess.inputs.double()).min())
 
 
@@ -40,42 +40,42 @@ def quality(guess: lg.Reconstruction) -> float:
 @pytest.mark.parametrize("readout", ["mean", "class_token"])
 @pytest.mark.parametrize("equations", ["attention", "embedding"])
 def test_exact_in_float64(fused: bool, readout: str, equations: Any) -> None:
-    observation = seen(vit(fused=fused, readout=readout), label=2)
+    observation = observation_of(vit(fused=fused, readout=readout), label=2)
     guess = April(equations=equations)(observation, seeds=lg.Seeds(0))
     assert guess.status is lg.Status.CERTIFIED
-    assert quality(guess) > 60
+    assert psnr_of(guess) > 60
     assert guess.targets is not None
     assert guess.targets.tolist() == [2]
 
 
 @pytest.mark.parametrize("readout", ["mean", "class_token"])
 def test_behind_a_normalization_the_embedding_tells_even_in_float32(readout: str) -> None:
-    observation = seen(vit(style="pre_norm", readout=readout), double=False)
+    observation = observation_of(vit(style="pre_norm", readout=readout), double=False)
     assert "does not see the tokens" in (refusal(April(), observation) or "")
     guess = April(equations="embedding")(observation, seeds=lg.Seeds(0))
     assert guess.status is lg.Status.CERTIFIED
-    assert quality(guess) > 60
+    assert psnr_of(guess) > 60
 
 
 @pytest.mark.parametrize("equations", ["attention", "embedding"])
 def test_more_tokens_than_dimensions_are_not_determined(equations: Any) -> None:
-    guess = April(equations=equations)(seen(vit(dim=8)), seeds=lg.Seeds(0))
+    guess = April(equations=equations)(observation_of(vit(dim=8)), seeds=lg.Seeds(0))
     assert guess.status is not lg.Status.CERTIFIED
     assert "16 tokens, rank" in guess.message
-    assert quality(guess) < 40
+    assert psnr_of(guess) < 40
 
 
 def test_patches_larger_than_their_embedding_are_told() -> None:
-    """Four patches of 16 numbers in 8 dimensions: the tokens come back, the patches do not."""
+    """Four patches of 16 numbers in 8 dimensions: the tokens are recovered, the patches are not."""
     model = vit(patch=4, dim=8)
-    guess = April()(seen(model), seeds=lg.Seeds(0))
+    guess = April()(observation_of(model), seeds=lg.Seeds(0))
     assert "patches of 16 numbers, embedded in 8" in guess.message
     assert guess.status is not lg.Status.CERTIFIED
-    assert quality(April(equations="embedding")(seen(model), seeds=lg.Seeds(0))) > 60
+    assert psnr_of(April(equations="embedding")(observation_of(model), seeds=lg.Seeds(0))) > 60
 
 
 class Torch(nn.Module):
-    """PyTorch's own attention, behind a normalization of the pixels."""
+    """A network with PyTorch's own attention after a normalization of the pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,8 +99,8 @@ def test_finds_the_parts_of_a_users_own_model() -> None:
     assert isinstance(found, PatchEquations)
     assert (found.position, found.embedding) == ("places", "cut")
     assert found.attention == ("look.in_proj_weight",)
-    guess = April()(seen(model), seeds=lg.Seeds(0))
-    assert quality(guess) > 60
+    guess = April()(observation_of(model), seeds=lg.Seeds(0))
+    assert psnr_of(guess) > 60
 
 
 @pytest.mark.parametrize(
@@ -108,9 +108,12 @@ def test_finds_the_parts_of_a_users_own_model() -> None:
     [
         (sigmoid_cnn(), "does not cut the image into patches"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), "no convolution"),
-        (nn.Sequential(nn.Conv2d(1, 8, 2, stride=2), nn.Flatten(), nn.Linear(128, 4)), "no trained positional"),
+        (
+            nn.Sequential(nn.Conv2d(1, 8, 2, stride=2), nn.Flatten(), nn.Linear(128, 4)),
+            "no trained positional embedding",
+        ),
     ],
-)  # fmt: skip
+)
 def test_says_why_it_does_not_apply(model: nn.Module, reason: str, observe: Observe) -> None:
     for attack in (April(), April(equations="embedding"), AprilMatching()):
         assert reason in (refusal(attack, observe(model, images(1))) or "")
@@ -123,7 +126,7 @@ def test_a_frozen_positional_embedding_is_told() -> None:
     model = vit()
     position = model.get_parameter("position")
     position.requires_grad_(False)
-    assert "no trained positional embedding" in (refusal(April(), seen(model)) or "")
+    assert "no trained positional embedding" in (refusal(April(), observation_of(model)) or "")
 
 
 def test_the_direction_of_one_tensor() -> None:
@@ -133,13 +136,13 @@ def test_the_direction_of_one_tensor() -> None:
     term = TensorCosine("a")
     assert float(term(candidate)) == pytest.approx(1 - 0.5**0.5)
     assert float(term.residuals(candidate).square().sum()) == pytest.approx(1 - 0.5**0.5)
-    assert "'c'" in (TensorCosine("c").inapplicable(seen(vit())) or "")
+    assert "'c'" in (TensorCosine("c").inapplicable(observation_of(vit())) or "")
 
 
 def test_matching_improves_with_the_positional_embeddings_direction() -> None:
-    observation = seen(vit(style="pre_norm"))
+    observation = observation_of(vit(style="pre_norm"))
     short, long = (AprilMatching(steps=n)(observation, seeds=lg.Seeds(0)) for n in (2, 60))
-    assert quality(long) > quality(short) + 3
+    assert psnr_of(long) > psnr_of(short) + 3
     assert long.objectives[0] < short.objectives[0]
     named = AprilMatching(steps=2, position="position")(observation, seeds=lg.Seeds(0))
     assert torch.equal(named.inputs, short.inputs)
@@ -147,7 +150,7 @@ def test_matching_improves_with_the_positional_embeddings_direction() -> None:
 
 
 def test_the_same_bits_twice_and_the_model_as_it_was() -> None:
-    observation = seen(vit(), double=False)
+    observation = observation_of(vit(), double=False)
     before = {name: tensor.clone() for name, tensor in observation.model.state_dict().items()}
     state = torch.random.get_rng_state()
     first, second = (April()(observation, seeds=lg.Seeds(0)) for _ in range(2))
@@ -158,14 +161,14 @@ def test_the_same_bits_twice_and_the_model_as_it_was() -> None:
 
 
 def test_the_truth_is_not_seen_and_noise_costs_the_certificate() -> None:
-    guess = April(equations="embedding")(seen(vit()), seeds=lg.Seeds(0))
-    other = April(equations="embedding")(seen(vit(), labels=True), seeds=lg.Seeds(0))
-    assert quality(other) == pytest.approx(quality(guess), abs=1)
+    guess = April(equations="embedding")(observation_of(vit()), seeds=lg.Seeds(0))
+    other = April(equations="embedding")(observation_of(vit(), labels=True), seeds=lg.Seeds(0))
+    assert psnr_of(other) == pytest.approx(psnr_of(guess), abs=1)
     noisy = client(vit(style="pre_norm"), defense=lg.defenses.GaussianNoise(std=1e-2))
     observation = lg.Server().observe(noisy, images(1), seeds=lg.Seeds(0))
     blurred = April(equations="embedding")(observation, seeds=lg.Seeds(0))
     assert blurred.status is lg.Status.UNCONVERGED
-    assert quality(blurred) < 40
+    assert psnr_of(blurred) < 40
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The most likely batch under known noise."""
+"""The Bayes optimal attack: its objective, and its reconstructions under known noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOISY = {
 
 
 def candidate(seen: lg.Observation, unit: torch.Tensor, off: float) -> Candidate:
-    """One whose update is `off` from the observed one in every entry."""
+    """Return a candidate whose update differs by `off` from the observed one in every entry."""
     observed = seen.update.tensors
     return Candidate(
         unit, torch.zeros(1), {n: t + off for n, t in observed.items()}, dict(observed)
@@ -70,7 +70,7 @@ class TestAttack:
         assert float(psnr(batch.inputs, guess.inputs)) > 20
 
     def test_smoothness_as_a_prior_is_gaussian(self, observe: Observe) -> None:
-        """log p = - S / (2 r), in nats a value; beside it, the same likelihood."""
+        """The prior is log p = -S / (2 r) in nats a value. The likelihood does not change."""
         seen = observe(mlp(), images(1), under=NOISY["gaussian"], labels=True)
         flat = torch.full((1, 1, 8, 8), 0.5)
         rough = flat + 0.2 * torch.eye(8)

@@ -1,4 +1,4 @@
-"""Unmixing the inputs of a linear layer: independent components, silent outputs, and the attack made of both."""
+"""The Cocktail Party Attack and its parts: independent components and silent outputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def photos() -> lg.Dataset:
     return lg.data.photos()
 
 
-def see(
+def observe_photos(
     data: lg.Dataset,
     batch_size: int,
     *,
@@ -41,7 +41,7 @@ def see(
     defense: lg.Defense | None = None,
     **options: str,
 ) -> tuple[lg.Batch, lg.Observation]:
-    """Photographs, all of one label, on an MLP."""
+    """Return a batch of photographs of one label, and its observation on an MLP."""
     model = lg.models.build(
         lg.models.mlp, data.domain, 4, seed=seed, width=width, depth=3, **options
     )
@@ -53,52 +53,55 @@ def see(
 
 
 def sparse(count: int, length: int, *, seed: int = 0) -> Tensor:
-    """Independent signals of many small values and few large ones."""
+    """Return independent signals (count, length) with many small and few large values."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn((count, length), generator=generator, dtype=torch.float64)
     return drawn.sign() * drawn.abs() ** 3
 
 
-def mixed(signals: Tensor) -> Tensor:
+def mix(signals: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(9)
     matrix = torch.randn((len(signals), len(signals)), generator=generator, dtype=torch.float64)
     return matrix @ signals
 
 
-def likeness(found: Tensor, truth: Tensor) -> Tensor:
-    """For each true signal the largest |cosine| with one found."""
+def best_cosines(found: Tensor, truth: Tensor) -> Tensor:
+    """Return the largest |cosine| of each true signal with any of those found."""
     normal = functional.normalize
     return (normal(truth) @ normal(found).T).abs().max(1).values
 
 
 class TestIndependence:
     def test_white_signals_are_uncorrelated(self) -> None:
-        signals = mixed(sparse(5, 4000))
+        signals = mix(sparse(5, 4000))
         white = whitening(signals) @ signals
         assert torch.allclose(white @ white.T / 4000, torch.eye(5).double(), atol=1e-8)
 
     def test_the_fixed_point_unmixes_sparse_signals(self) -> None:
         truth = sparse(6, 8000)
-        white = whitening(mixed(truth)) @ mixed(truth)
+        white = whitening(mix(truth)) @ mix(truth)
         rows = fixed_point(white, torch.Generator().manual_seed(0))
         assert torch.allclose(rows @ rows.T, torch.eye(6).double(), atol=1e-5)
-        assert likeness(rows @ white, truth).min() > 0.99
+        assert best_cosines(rows @ white, truth).min() > 0.99
 
     def test_the_descent_unmixes_signals_flatter_than_gaussian(self) -> None:
-        """What (E log cosh)^2 is greatest for; rows far apart, of unit norm."""
+        """These signals have the largest (E log cosh)^2. The rows found are far apart and have unit norm."""
         generator = torch.Generator().manual_seed(0)
         truth = torch.rand((4, 4000), generator=generator, dtype=torch.float64) - 0.5
-        white = whitening(mixed(truth)) @ mixed(truth)
+        white = whitening(mix(truth)) @ mix(truth)
         descent = NegentropyDescent(
             steps=400, lr=1e-2, independence=0.01, sharpness=5.0, prior=lambda u: 0 * u.sum()
         )
         rows = descent(white, torch.Generator().manual_seed(1))
         assert torch.allclose(rows.norm(dim=1), torch.ones(4).double())
-        assert likeness(rows @ white, truth).min() > 0.95
+        assert best_cosines(rows @ white, truth).min() > 0.95
 
 
 def relu_gradient(batch: int, outputs: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """dW and db of deltas (outputs, batch) half of whose entries are 0, and those deltas."""
+    """Return dW (outputs, 200), db (outputs,) and the deltas (outputs, batch) that give them.
+
+    Half of the entries of the deltas are 0.
+    """
     generator = torch.Generator().manual_seed(seed)
     deltas = torch.randn((outputs, batch), generator=generator, dtype=torch.float64)
     deltas *= torch.rand((outputs, batch), generator=generator) < 0.5
@@ -110,14 +113,14 @@ class TestSilence:
     def test_the_mixture_is_the_gradient_of_so_many_examples(self) -> None:
         weight, bias, _ = relu_gradient(7, 40)
         shared = mixture(weight.float(), bias.float(), 9)
-        assert len(shared.strength) == 7  # two of nine had no gradient
+        assert len(shared.strength) == 7  # Two of the nine examples have no gradient.
         assert torch.allclose(
             shared.left @ shared.signals, torch.cat([weight, bias[:, None]], 1), atol=1e-5
         )
 
     @pytest.mark.parametrize("wrong", [0, 5])
     def test_a_delta_is_exact_from_a_rough_guess(self, wrong: int) -> None:
-        """Also where some outputs are wrongly believed inactive."""
+        """It is exact even if some outputs are wrongly taken for inactive."""
         weight, bias, deltas = relu_gradient(12, 120)
         shared = mixture(weight, bias, 12)
         truth = shared.left.T @ deltas[:, 0]
@@ -129,16 +132,18 @@ class TestSilence:
         depth[active[:wrong]] = 0.5
         found = vanishing_direction(shared, start, depth)
         assert found is not None
-        assert likeness(found.direction[None], truth[None]) > 1 - 1e-10
+        assert best_cosines(found.direction[None], truth[None]) > 1 - 1e-10
 
     def test_nothing_is_found_where_outputs_do_not_vanish(self) -> None:
         weight, bias, _ = relu_gradient(12, 120)
         shared = mixture(weight, bias, 12)
         depth = torch.zeros(120).double()
-        depth[:60] = 1.0  # not the inactive ones of any example
+        depth[:60] = 1.0  # These are not the inactive outputs of any example.
         assert vanishing_direction(shared, torch.ones(12).double(), depth) is None
         few = torch.zeros(120).double()
-        few[:12] = 1.0  # fewer than any direction could be bent to
+        few[:12] = (
+            1.0  # Twelve outputs prove nothing: a direction can be bent to vanish at any 11 of them.
+        )
         assert vanishing_direction(shared, torch.ones(12).double(), few) is None
 
     def test_a_direction_found_twice_counts_once(self) -> None:
@@ -150,7 +155,7 @@ class TestSilence:
         assert independent_directions([found, found], torch.zeros(3, 0).double()).shape == (3, 1)
 
     def test_a_mixture_that_vanishes_as_often_is_not_credible(self) -> None:
-        """Two classes: delta is one signal times a factor of each example, so pairs of examples cancel."""
+        """With two classes, delta is one signal times a factor for each example. So pairs of examples cancel."""
         generator = torch.Generator().manual_seed(0)
         inputs = torch.rand((3, 40), generator=generator, dtype=torch.float64)
         layer = torch.randn((120, 40), generator=generator, dtype=torch.float64)
@@ -175,7 +180,7 @@ def contribution(observation: lg.Observation) -> Contribution:
 
 
 def test_the_tail_causes_what_the_client_shares(observe: Observe) -> None:
-    """deltas' h and the labels that explain them; inactive outputs pass nothing back."""
+    """The deltas give the gradient, and the right labels explain them. Inactive outputs pass nothing back."""
     batch = images(5)
     model = mlp()
     observation = observe(model, batch)
@@ -197,7 +202,7 @@ def test_the_tail_causes_what_the_client_shares(observe: Observe) -> None:
 
 class TestAttack:
     def test_a_batch_of_one_label_exactly(self, photos: lg.Dataset) -> None:
-        batch, seen = see(photos, 24)
+        batch, seen = observe_photos(photos, 24)
         guess = CocktailParty()(seen, seeds=lg.Seeds(0))
         assert guess.status is lg.Status.CERTIFIED, guess.message
         assert psnr(batch.inputs, guess.inputs).min() > 60
@@ -207,12 +212,12 @@ class TestAttack:
         assert guess.residual < 1e-5
 
     def test_photographs_with_like_patterns_come_apart(self, photos: lg.Dataset) -> None:
-        """Photographs cut next to each other leave nearly the same outputs silent: the model tells them apart."""
+        """Neighboring cuts of a photograph leave nearly the same outputs silent, but the model separates them."""
         exact = 0
         for draw in range(14):
             order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(draw))
             some = replace(photos, inputs=photos.inputs[order], targets=photos.targets[order])
-            batch, seen = see(some, 16, seed=draw)
+            batch, seen = observe_photos(some, 16, seed=draw)
             guess = CocktailParty()(shifted(seen, seed=draw), seeds=lg.Seeds(0))
             least = float(psnr(batch.inputs, guess.inputs).min())
             assert least > 60 or guess.status is not lg.Status.CERTIFIED
@@ -220,13 +225,13 @@ class TestAttack:
         assert exact >= 13
 
     def test_independent_components_alone_are_recognizable(self, photos: lg.Dataset) -> None:
-        batch, seen = see(photos, 8)
+        batch, seen = observe_photos(photos, 8)
         rough = CocktailParty(rounds=0)(seen, seeds=lg.Seeds(0))
         assert rough.status is lg.Status.UNCONVERGED
         assert 18 < float(psnr(batch.inputs, rough.inputs).median()) < 60
 
     def test_the_papers_descent_runs(self, photos: lg.Dataset) -> None:
-        batch, seen = see(photos, 4)
+        batch, seen = observe_photos(photos, 4)
         few, many = (
             CocktailParty(optimizer="adam", steps=steps, lr=1e-2, rounds=0)(seen, seeds=lg.Seeds(0))
             for steps in (1, 500)
@@ -234,7 +239,7 @@ class TestAttack:
         assert psnr(batch.inputs, many.inputs).mean() > psnr(batch.inputs, few.inputs).mean() + 1
 
     def test_a_smooth_network_is_unmixed_but_not_exactly(self, photos: lg.Dataset) -> None:
-        batch, seen = see(photos, 6, activation="gelu")
+        batch, seen = observe_photos(photos, 6, activation="gelu")
         guess = CocktailParty()(seen, seeds=lg.Seeds(0))
         assert guess.status is lg.Status.UNCONVERGED
         assert "silent outputs: 0 of 6" in guess.notes[0]
@@ -243,7 +248,7 @@ class TestAttack:
     def test_noise_blurs_it_and_is_not_certified(self, photos: lg.Dataset) -> None:
         scores = []
         for std in (1e-6, 1e-1):
-            batch, seen = see(photos, 8, defense=lg.defenses.GaussianNoise(std=std))
+            batch, seen = observe_photos(photos, 8, defense=lg.defenses.GaussianNoise(std=std))
             guess = CocktailParty()(seen, seeds=lg.Seeds(0))
             assert torch.isfinite(guess.inputs).all()
             assert guess.status is not lg.Status.CERTIFIED or std == 1e-6
@@ -251,8 +256,8 @@ class TestAttack:
         assert scores[0] > scores[1] + 10
 
     def test_what_stands_in_no_gradient_is_not_found(self, photos: lg.Dataset) -> None:
-        """An example twice is one mixture's signal: one of the two is not claimed."""
-        batch, seen = see(photos, 4)
+        """Two equal examples give one signal, so the attack claims one of the two."""
+        batch, seen = observe_photos(photos, 4)
         double = lg.Batch(batch.inputs[[0, 1, 2, 2]], batch.targets)
         owner = lg.Client(
             model=seen.model, loss=functional.cross_entropy, domain=photos.domain, classes=4

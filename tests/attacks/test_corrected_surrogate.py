@@ -1,4 +1,4 @@
-"""The corrected surrogate: what the true local steps explain, at the price of one gradient a step."""
+"""The corrected surrogate: it explains the true local steps at the cost of one gradient a step."""
 
 from __future__ import annotations
 

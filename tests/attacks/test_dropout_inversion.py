@@ -1,4 +1,4 @@
-"""Dropout in train mode: what an adversary without the masks simulates, and masks as variables."""
+"""Dropout in train mode: the network that an adversary without masks simulates, and masks as variables."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ SECOND = attacks.SecondOrder(smoothness=0.0, warm=1, stages=2)
 SIGNED = attacks.InvertingGradients(steps=3, tv=0.0)
 
 
-def dropping(p: float = 0.2, *, ahead: nn.Module | None = None, width: int = 32) -> nn.Module:
-    """A smooth MLP with dropout behind both hidden layers, in train mode."""
+def dropout_mlp(p: float = 0.2, *, ahead: nn.Module | None = None, width: int = 32) -> nn.Module:
+    """Return a smooth MLP in train mode, with dropout after both hidden layers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = [nn.Flatten(), nn.Linear(64, width), nn.Sigmoid(), nn.Dropout(p)]
@@ -47,7 +47,7 @@ def dropping(p: float = 0.2, *, ahead: nn.Module | None = None, width: int = 32)
 def shared_with_masks(
     model: nn.Module, batch: lg.Batch, training: lg.LocalTraining | None = None
 ) -> tuple[lg.Observation, list[list[Tensor]]]:
-    """An observation, and beside it, for the test alone, the masks that each forward of the client drew."""
+    """Return an observation, and the masks of each forward pass of the client. The masks are for the test alone."""
     steps: list[list[Tensor]] = []
 
     def keep(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
@@ -60,7 +60,7 @@ def shared_with_masks(
         for hook in hooks:
             end.callback(hook.remove)
         owner.share(owner.global_model(seeds=seeds), batch, seeds=seeds)
-    # Equal seeds draw equal masks.
+    # Equal seeds draw equal masks, so this observation has the masks from above.
     seen = lg.Server(labels=True).observe(owner, batch, seeds=seeds)
     return seen, [step for step in steps if step]
 
@@ -69,14 +69,14 @@ class TestMasks:
     @pytest.mark.parametrize("count", [1, 3])
     def test_the_true_input_and_masks_give_the_update(self, count: int) -> None:
         batch = images(count)
-        seen, steps = shared_with_masks(dropping(), batch)
+        seen, steps = shared_with_masks(dropout_mlp(), batch)
         assert residual(seen, batch, steps[-1]) < 1e-5
         assert residual(seen, batch, [torch.ones_like(m) for m in steps[-1]]) > 0.1
 
     def test_one_local_epoch_has_one_mask_an_example(self) -> None:
         batch = images(3)
         training = lg.FedAvg(minibatch=1, learning_rate=0.1)
-        seen, steps = shared_with_masks(dropping(), batch, training)
+        seen, steps = shared_with_masks(dropout_mlp(), batch, training)
         masks = [torch.cat(each) for each in zip(*steps[-3:], strict=True)]
         assert residual(seen, batch, masks) < 1e-4
         assert residual(seen, batch, [m.flip(0) for m in masks]) > 0.1
@@ -117,11 +117,11 @@ class TestMasks:
     @pytest.mark.parametrize(
         ("model", "reason"),
         [
-            (dropping().eval(), "no active dropout"),
+            (dropout_mlp().eval(), "no active dropout"),
             (sigmoid_cnn(), "no active dropout"),
-            (dropping(ahead=nn.AlphaDropout(0.1)), "alpha_dropout"),
+            (dropout_mlp(ahead=nn.AlphaDropout(0.1)), "alpha_dropout"),
             (
-                dropping(ahead=nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.RReLU())),
+                dropout_mlp(ahead=nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.RReLU())),
                 "other than dropout masks",
             ),
         ],
@@ -147,14 +147,14 @@ class TestMasks:
         assert guess.status is not lg.Status.DIVERGED
 
     def test_masks_that_change_between_steps_are_refused(self, observe: Observe) -> None:
-        seen = observe(dropping(), images(2), training=lg.FedAvg(epochs=2))
+        seen = observe(dropout_mlp(), images(2), training=lg.FedAvg(epochs=2))
         assert "2 local epochs" in (refusal(attacks.DropoutInversion(), seen) or "")
-        seen = observe(dropping(), images(2))
-        several = replace(seen, training=Rounds(lg.FedSGD(), (dropping(),)))
+        seen = observe(dropout_mlp(), images(2))
+        several = replace(seen, training=Rounds(lg.FedSGD(), (dropout_mlp(),)))
         assert "each round" in (refusal(attacks.DropoutInversion(), several) or "")
 
     def test_the_mean_term_is_zero_at_masks_of_the_right_mean(self, observe: Observe) -> None:
-        masks = found_masks(observe(dropping(0.25), images(2)))
+        masks = found_masks(observe(dropout_mlp(0.25), images(2)))
         right = masks.joined(images(2).inputs, masks.keep(images(2).inputs).expand(2, -1))
         assert float(MaskMean(masks)(Candidate(right, torch.zeros(2), {}, {}))) < 1e-12
         ones = torch.cat([images(2).inputs.flatten(1), torch.ones(2, 64)], dim=1)
@@ -162,7 +162,7 @@ class TestMasks:
         assert wrong == pytest.approx(2 * 0.25**2, rel=1e-4)
 
     def test_priors_see_the_inputs_alone(self, observe: Observe) -> None:
-        masks = found_masks(observe(dropping(), images(2)))
+        masks = found_masks(observe(dropout_mlp(), images(2)))
         wide = masks.joined(images(2).inputs, torch.rand(2, 64))
         term = OfInputs(TotalVariation(), masks)
         assert term.local
@@ -171,7 +171,7 @@ class TestMasks:
 
 
 class Functional(nn.Module):
-    """Dropout as many users write it."""
+    """A network with functional dropout, as many users write it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Functional(nn.Module):
 
 
 class Attention(nn.Module):
-    """Masks between tokens, drawn inside one function: PyTorch's own module where there are heads."""
+    """A network whose attention draws masks inside one function. With heads, it is PyTorch's own module."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -201,14 +201,14 @@ class Attention(nn.Module):
 
 
 def found_masks(seen: lg.Observation) -> Masks:
-    """The masks, where they can be variables."""
+    """Return the masks of an observation in which they can be variables."""
     masks = masks_of(seen)
     assert isinstance(masks, Masks), masks
     return masks
 
 
 def residual(seen: lg.Observation, batch: lg.Batch, masks: list[Tensor]) -> float:
-    """Of the update that the private batch gives under these masks."""
+    """Return the residual of the update that the private batch gives with these masks."""
     layout = found_masks(seen)
     wide = layout.joined(batch.inputs, torch.cat([m.flatten(1) for m in masks], dim=1))
     simulated = simulator(widen(seen, layout), create_graph=False)(wide, batch.targets)
@@ -218,7 +218,7 @@ def residual(seen: lg.Observation, batch: lg.Batch, masks: list[Tensor]) -> floa
 class TestAttack:
     def test_recovers_what_the_mean_network_does_not(self, observe: Observe) -> None:
         batch, others = images(1), images(1, seed=9)
-        seen = observe(dropping(), batch, labels=True)
+        seen = observe(dropout_mlp(), batch, labels=True)
         joint = attacks.DropoutInversion(attack=SECOND, weight=0.0)(seen, seeds=lg.Seeds(0))
         alone = replace(SECOND, iterations=30)(seen, seeds=lg.Seeds(0))
         assert psnr(batch.inputs, joint.inputs).min() > 60
@@ -231,14 +231,14 @@ class TestAttack:
 
     def test_two_examples_have_masks_of_their_own(self, observe: Observe) -> None:
         batch = images(2)
-        seen = observe(dropping(), batch, labels=True)
+        seen = observe(dropout_mlp(), batch, labels=True)
         guess = attacks.DropoutInversion(attack=SECOND, weight=0.0)(seen, seeds=lg.Seeds(0))
         assert psnr(batch.inputs, guess.inputs).min() > 60
         assert guess.inputs.shape == batch.inputs.shape
         assert guess.trajectory[0].inputs.shape == batch.inputs.shape
 
     def test_signed_adam_keeps_masks_in_their_range(self, observe: Observe) -> None:
-        seen = observe(dropping(), images(1), labels=True)
+        seen = observe(dropout_mlp(), images(1), labels=True)
         few, more = (
             attacks.DropoutInversion(attack=replace(SIGNED, steps=steps))(seen, seeds=lg.Seeds(0))
             for steps in (3, 80)
@@ -247,9 +247,9 @@ class TestAttack:
         assert psnr(images(1).inputs, more.inputs).min() > 12
 
     def test_masks_come_from_the_update_alone(self, observe: Observe) -> None:
-        """Whatever is done to the client's batch, model or generator afterwards."""
+        """Later changes of the client's batch, model or generator do not matter."""
         batch = images(2)
-        model = dropping()
+        model = dropout_mlp()
         seen = observe(model, batch)
         attack = attacks.DropoutInversion(attack=SIGNED)
         expected = attack(seen, seeds=lg.Seeds(0))
@@ -267,7 +267,7 @@ class TestAttack:
         assert not torch.equal(expected.inputs, other.inputs)
 
     def test_traced_and_batched_steps_agree_with_the_eager_one(self, observe: Observe) -> None:
-        seen = observe(dropping(), images(2), labels=True)
+        seen = observe(dropout_mlp(), images(2), labels=True)
         masks = found_masks(seen)
         attack = attacks.DropoutInversion(attack=SIGNED)
         matching = attack.matching(masks)
@@ -294,14 +294,14 @@ class TestAttack:
 
 class TestMeanNetwork:
     def test_is_the_network_in_eval_mode(self, observe: Observe) -> None:
-        seen = observe(dropping(), images(2))
+        seen = observe(dropout_mlp(), images(2))
         still = mean_network(seen)
         assert still.model.training
-        assert torch.equal(still.model(images(2).inputs), dropping().eval()(images(2).inputs))
+        assert torch.equal(still.model(images(2).inputs), dropout_mlp().eval()(images(2).inputs))
         assert seen.model is not still.model
 
     def test_leaves_alone_what_draws_nothing(self, observe: Observe) -> None:
-        for model in (dropping().eval(), sigmoid_cnn().train()):
+        for model in (dropout_mlp().eval(), sigmoid_cnn().train()):
             seen = observe(model, images(2))
             assert mean_network(seen) is seen
 
@@ -315,13 +315,13 @@ class TestMeanNetwork:
             )
 
     def test_a_descent_sees_one_objective(self, observe: Observe) -> None:
-        """Second order differentiates by vmap, which refuses what draws."""
-        seen = observe(dropping(), images(1), labels=True)
+        """Second order differentiates by vmap, which refuses random draws."""
+        seen = observe(dropout_mlp(), images(1), labels=True)
         few = attacks.SecondOrder(smoothness=0.0, warm=1, iterations=3, stages=1)
         first, second = (few(seen, seeds=lg.Seeds(0)) for _ in range(2))
         assert first.residual == second.residual
         eager = attacks.OneGradient(attack=SIGNED)
-        steps = observe(dropping(), images(2), labels=True, training=lg.FedAvg(epochs=2))
+        steps = observe(dropout_mlp(), images(2), labels=True, training=lg.FedAvg(epochs=2))
         before = torch.random.get_rng_state()
         eager(steps, seeds=lg.Seeds(0))
         assert torch.equal(before, torch.random.get_rng_state())
@@ -330,9 +330,9 @@ class TestMeanNetwork:
 class TestClosedForms:
     def test_dropout_behind_the_first_layer_hides_nothing_from_it(self, observe: Observe) -> None:
         batch = images(1)
-        guess = attacks.LinearLayer()(observe(dropping(0.5), batch), seeds=lg.Seeds(0))
+        guess = attacks.LinearLayer()(observe(dropout_mlp(0.5), batch), seeds=lg.Seeds(0))
         assert psnr(batch.inputs, guess.inputs).min() > 80
-        # The masks are unknown, so the whole update cannot be simulated: the status promises nothing.
+        # The masks are unknown, so the whole update cannot be simulated, and the status promises nothing.
         assert guess.status is lg.Status.UNCONVERGED
 
     @pytest.mark.parametrize("attack", [attacks.LinearLayer(), attacks.Spear(rounds=2)])
@@ -346,7 +346,7 @@ class TestClosedForms:
         assert right or guess.status is not lg.Status.CERTIFIED
 
     def test_dropout_ahead_of_it_is_refused_by_chance_never(self) -> None:
-        """Of two columns at p = 0.1 most draws keep all: a probe of the network alone would see an identity."""
+        """At p = 0.1, most draws keep both columns. A probe of the network alone would take dropout for an identity."""
         domain = lg.TableDomain.from_ranges(["a", "b"], [0, 0], [1, 2])
         model = nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 4))
         owner = lg.Client(
@@ -356,11 +356,11 @@ class TestClosedForms:
         for seed in range(5):
             seen = lg.Server().observe(owner, batch, seeds=lg.Seeds(seed))
             for attack in (attacks.LinearLayer(), attacks.Spear(), attacks.CocktailParty()):
-                assert "dropout ahead" in (refusal(attack, seen) or "")
+                assert "dropout before the first linear layer" in (refusal(attack, seen) or "")
 
     def test_features_behind_dropout_are_not_claimed(self, observe: Observe) -> None:
         for attack in (attacks.SoftmaxUnmixing(), attacks.FeatureInversion()):
-            assert "random draws" in (refusal(attack, observe(dropping(), images(2))) or "")
+            assert "random draws" in (refusal(attack, observe(dropout_mlp(), images(2))) or "")
 
 
 class TestModels:

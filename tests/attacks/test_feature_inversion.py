@@ -1,4 +1,4 @@
-"""Features of each example from a deep linear layer, and images from those."""
+"""Feature inversion: features of each example from a deep linear layer, and images from features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Observe = Callable[..., lg.Observation]
 
 
 def hidden_cnn(width: int = 96, *, seed: int = 0) -> nn.Module:
-    """One convolution, a hidden linear layer and a last one, with ReLUs between; inputs centered."""
+    """Return a convolution and two linear layers, with ReLUs between them and centered inputs."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -41,8 +41,8 @@ def true_features(observation: lg.Observation, inputs: Tensor) -> Tensor:
     return found.feature(observation.domain.to_unit(inputs).double()).detach()
 
 
-def apart(found: Tensor, truth: Tensor) -> Tensor:
-    """The relative distance (B,) from each true row to the nearest one found."""
+def relative_distances(found: Tensor, truth: Tensor) -> Tensor:
+    """Return the relative distance (B,) of each true row to the nearest row found."""
     return torch.cdist(truth, found).min(1).values / truth.norm(dim=1)
 
 
@@ -61,11 +61,17 @@ class TestRead:
         seen = observe(sigmoid_cnn(), images(1))
         features = features_of(seen, torch.Generator(), rounds=1)
         assert "dW / db" in features.source
-        assert apart(features.features, true_features(seen, images(1).inputs)).max() < 1e-5
+        assert (
+            relative_distances(features.features, true_features(seen, images(1).inputs)).max()
+            < 1e-5
+        )
 
     @pytest.mark.parametrize("equal", [False, True])
     def test_a_batch_by_unmixing_a_hidden_layer(self, observe: Observe, equal: bool) -> None:
-        """Over draws of network, batch and rounding: with four classes, mixtures of five examples are sparse too."""
+        """It succeeds in most draws of network, batch and rounding.
+
+        With four classes, mixtures of five examples are sparse, too.
+        """
         read_whole = 0
         for draw in range(20):
             batch = images(5, seed=draw)
@@ -77,7 +83,7 @@ class TestRead:
             if "5 of 5" not in features.source:
                 continue
             truth = true_features(seen, batch.inputs)
-            assert apart(features.features, truth).max() < 1e-4
+            assert relative_distances(features.features, truth).max() < 1e-4
             nearest = torch.cdist(truth, features.features).argmin(1)
             assert features.labels[nearest].tolist() == batch.targets.tolist()
             read_whole += 1
@@ -88,7 +94,7 @@ class TestRead:
         seen = observe(sigmoid_cnn(), batch)
         features = features_of(seen, torch.Generator().manual_seed(0), rounds=1)
         assert "softmax unmixing" in features.source
-        assert apart(features.features, true_features(seen, batch.inputs)).max() < 1e-3
+        assert relative_distances(features.features, true_features(seen, batch.inputs)).max() < 1e-3
 
     @pytest.mark.parametrize(
         ("model", "batch_size", "reason"),
@@ -128,7 +134,7 @@ def test_local_terms_alone_ask_for_no_simulation(observe: Observe) -> None:
 
 class TestAttack:
     def test_an_image_from_its_features(self, observe: Observe) -> None:
-        """More features than pixels: all of it, and the label."""
+        """With more features than pixels, the whole image and the label are recovered."""
         seen = observe(sigmoid_cnn(), images(1, seed=3))
         guess = FeatureInversion(steps=300, smoothness=0.0)(seen, seeds=lg.Seeds(0))
         assert psnr(images(1, seed=3).inputs, guess.inputs).min() > 30

@@ -1,4 +1,4 @@
-"""GradInversion: its schedule, its consensus, its terms, and what they bring."""
+"""GradInversion: its schedule, its group consistency, its terms and their effect."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from leakgauge.inversion.search.consensus import (
 Observe = Callable[..., lg.Observation]
 
 
-def normalized(*, seed: int = 0) -> nn.Module:
-    """Two BatchNorm layers in eval mode, their statistics those of smooth images."""
+def batchnorm_cnn(*, seed: int = 0) -> nn.Module:
+    """Return a network in eval mode with two BatchNorm layers, whose statistics are those of smooth images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = nn.Sequential(
@@ -46,12 +46,12 @@ def normalized(*, seed: int = 0) -> nn.Module:
             nn.Linear(8 * 16, 4),
         ).train()
     with torch.no_grad():
-        model(smooth(64, seed=1).inputs)
+        model(smooth_batch(64, seed=1).inputs)
     return model.eval()
 
 
-def smooth(count: int, *, seed: int = 0) -> lg.Batch:
-    """Blobs of light: 8x8 gray images, smooth as photographs are."""
+def smooth_batch(count: int, *, seed: int = 0) -> lg.Batch:
+    """Return 8x8 gray images of blurred noise, about as smooth as photographs."""
     noise = images(count, seed=seed).inputs
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     blurred = nn.functional.pad(noise, (2, 2, 2, 2), mode="reflect")
@@ -83,7 +83,7 @@ class TestDescent:
         assert torch.allclose(at[2] - at[1], 0.5 * 0.1 * drawn[1])
 
     def test_the_first_step_is_the_rate_against_the_sign(self) -> None:
-        """Adam's, without noise: whatever the gradient's size."""
+        """Without noise, Adam's first step does not depend on the gradient's size."""
         descent = LangevinAdam(steps=8, lr=0.1, warmup=2, noise=0.0)
         setting = Setting(project=lambda variables: None, tolerance=0.0)
         run = descent.run((torch.zeros(3),), setting)
@@ -142,7 +142,7 @@ class TestConsensus:
         pull = Pull(parametrization.decode, aim, 3.0)
         seen = pull.add_to(Evaluation(1.0, (torch.ones(1, 2), torch.ones(1))), (torch.zeros(1, 2),))
         assert seen.value == pytest.approx(1 + 3 * 0.25**2)
-        # d/dv 3 mean (0.5 + 0.25 v - 0.75)^2, of two values
+        # The derivative is that of 3 mean (0.5 + 0.25 v - 0.75)^2 over two values.
         assert torch.allclose(seen.gradient[0], torch.full((1, 2), 1 + 3 * 2 * 0.25 * -0.25 / 2))
         assert torch.equal(seen.gradient[1], torch.ones(1))
 
@@ -194,13 +194,13 @@ class TestGroup:
         alone = replace(held, group=None)
         first, second = (m(observation, seeds=lg.Seeds(0)) for m in (held, alone))
         assert first.cost.evaluations == second.cost.evaluations + 4
-        # The last iterate of each, not the best of all: the objective is another from meeting to meeting.
+        # Each restart returns its last iterate, not its best: the objective changes from meeting to meeting.
         assert first.objectives == pytest.approx(second.objectives, abs=0.05)
 
     def test_one_axis_and_a_loop_agree(
         self, observe: Observe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The pull is added behind any step: a traced one does not know of it."""
+        """The pull of the group is added after the step, so it works with traced steps, too."""
         observation = observe(mlp(), images(2), labels=True)
         found = []
         for axis in (True, False):
@@ -217,7 +217,7 @@ class TestGroup:
         assert found[0].objectives == pytest.approx(found[1].objectives, rel=1e-2)
 
     def test_the_objective_alone_chooses(self, observe: Observe) -> None:
-        """Restarts or their consensus: what is returned has the least objective, the pull left out."""
+        """The result is the restart or the consensus with the smallest objective, without the pull."""
         observation = observe(mlp(), images(2), labels=True)
         guess = self.matching(30.0)(observation, seeds=lg.Seeds(0))
         assert guess.objectives[guess.restart] == min(guess.objectives)
@@ -240,7 +240,7 @@ class TestGroup:
 
 class TestRecipe:
     def test_a_term_of_weight_0_is_not_there(self, observe: Observe) -> None:
-        observation = observe(normalized(), smooth(2))
+        observation = observe(batchnorm_cnn(), smooth_batch(2))
         names = ("gradient", "tv", "l2", "batchnorm")
         kinds = ("LayerNorms", "TotalVariation", "Energy", "BatchStatistics")
         assert len(GradInversion().terms(observation)) == 4
@@ -260,8 +260,8 @@ class TestRecipe:
     def test_statistics_are_the_batchs_own_where_granted_else_a_proxys(
         self, observe: Observe
     ) -> None:
-        batch = smooth(3)
-        model, proxy = normalized().train(), normalized(seed=5)
+        batch = smooth_batch(3)
+        model, proxy = batchnorm_cnn().train(), batchnorm_cnn(seed=5)
         shared = observe(model, batch, statistics=True)
         candidate = inversion.Candidate(batch.inputs, batch.targets, {}, {})
         exact = GradInversion().statistics(shared)
@@ -274,15 +274,15 @@ class TestRecipe:
         assert other.targets.keys() == {"1", "4"}
 
     def test_labels_are_read_by_the_papers_rule(self, observe: Observe) -> None:
-        batch = lg.Batch(smooth(3).inputs, torch.tensor([3, 0, 2]))
+        batch = lg.Batch(smooth_batch(3).inputs, torch.tensor([3, 0, 2]))
         attack = GradInversion(steps=2, restarts=1)
-        guess = attack(observe(normalized(), batch), seeds=lg.Seeds(0))
+        guess = attack(observe(batchnorm_cnn(), batch), seeds=lg.Seeds(0))
         assert guess.targets is not None
         assert sorted(guess.targets.tolist()) == [0, 2, 3]
-        reason = refusal(attack, observe(normalized(), smooth(5)))
+        reason = refusal(attack, observe(batchnorm_cnn(), smooth_batch(5)))
         assert reason is not None
         assert "distinct labels: batch 5 > 4" in reason
-        assert refusal(attack, observe(normalized(), smooth(5), labels=True)) is None
+        assert refusal(attack, observe(batchnorm_cnn(), smooth_batch(5), labels=True)) is None
 
     def test_registration_is_of_images(self) -> None:
         domain = lg.TableDomain.from_ranges(["a", "b"], [0, 0], [1, 2])
@@ -293,8 +293,8 @@ class TestRecipe:
         assert refusal(GradInversion(tv=0, group="lazy"), observation) is None
 
     def test_priors_bring_the_image_nearer(self, observe: Observe) -> None:
-        batch = smooth(4)
-        observation = observe(normalized(), batch, labels=True)
+        batch = smooth_batch(4)
+        observation = observe(batchnorm_cnn(), batch, labels=True)
         bare = GradInversion(
             steps=60, warmup=5, restarts=2, distance="cosine", gradient=1, group="none",
             tv=0, l2=0, batchnorm=0, lr=0.3,

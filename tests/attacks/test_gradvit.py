@@ -1,4 +1,4 @@
-"""GradViT: its schedule, the patch prior, where patches are found, fused attention, and Hugging Face's networks."""
+"""GradViT: its schedule, patch prior and patch sizes. Also fused attention and networks of Hugging Face."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DOMAIN = lg.ImageDomain(1, 8, 8)
 
 
 def transformer(**options: object) -> nn.Module:
-    """Patches of 2 pixels."""
+    """Return a vision transformer with patches of 2 pixels."""
     given = {"patch": 2, "dim": 24, "heads": 2, "depth": 1, **options}
     return lg.models.build(lg.models.vit, DOMAIN, 4, **given)
 
 
 class Fused(nn.Module):
-    """One attention by PyTorch's fused kernel."""
+    """A network with one attention by PyTorch's fused kernel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def fused() -> nn.Module:
 
 
 def blocks(side: int, count: int, *, channels: int = 2) -> Tensor:
-    """Two images of `count` patches a side, each of one value."""
+    """Return two images with `count` patches a side. All pixels of a patch have one value."""
     generator = torch.Generator().manual_seed(3)
     values = torch.rand(2, channels, count, count, generator=generator)
     return values.repeat_interleave(side, -1).repeat_interleave(side, -2)
@@ -111,7 +111,7 @@ class TestPatchBorders:
 class TestPatchSize:
     def test_from_the_convolution(self) -> None:
         assert patch_size(transformer(patch=4), 1) == 4
-        # A convolution inside the network that halves its own features is no patch of the image.
+        # This convolution halves features inside the network, so its stride is not a patch size.
         assert isinstance(
             patch_size(nn.Sequential(nn.Conv2d(8, 8, 2, stride=2)), 1), lg.Inapplicable
         )
@@ -213,7 +213,7 @@ class TestFusedAttention:
         assert guess.residual < 0.5
 
     def test_the_kernel_alone_has_no_second_derivative(self, observe: Observe) -> None:
-        """What the engine is there for; once PyTorch has one, it may go."""
+        """This is why the engine writes attention out. If PyTorch gets a second derivative, it may stop."""
         observation = observe(fused(), images(1), labels=True)
         unit = images(1).inputs.requires_grad_()
         update = observation.training(
@@ -238,7 +238,7 @@ class TestBlockiness:
 
     def test_it_is_the_ratio_of_means(self) -> None:
         ramp = torch.tensor([0.0, 0.1, 0.5, 0.6]).expand(1, 1, 2, 4)
-        # Across: 0.4, in two rows. Inside: 0.1 four times side by side, 0 four times above one another.
+        # Across the border, differences are 0.4. Inside patches, four are 0.1 and four are 0.
         assert blockiness(ramp, patch=2).item() == pytest.approx(0.4 / 0.05)
 
     def test_each_image_has_its_own(self) -> None:

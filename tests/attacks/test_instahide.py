@@ -1,4 +1,4 @@
-"""InstaHide against its formula, and what one batch of its encryptions tells."""
+"""InstaHide compared with its formula, and the attack on one batch of its encryptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks whose labels are not granted read them first: every matching attack, and what its record says."""
+"""Matching attacks recover labels first if labels are not granted, and say so in their notes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ATTACKS: list[lg.Attack] = [
 ]
 
 
-def read(observation: lg.Observation) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Return the labels that a search starts from, and the notes on them."""
+def recover(observation: lg.Observation) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Return the labels with which a search starts, and the notes on them."""
     plan = plan_labels(observation)
     assert isinstance(plan, LabelPlan)
     return plan.read(SEEDS)
@@ -40,8 +40,8 @@ def batch(labels: list[int]) -> lg.Batch:
     return lg.Batch(images(len(labels)).inputs, torch.tensor(labels))
 
 
-def biased(logit: float) -> nn.Module:
-    """A network that answers class 2 whatever it sees: random probes tell its answers, not the batch."""
+def biased_network(logit: float) -> nn.Module:
+    """Return a network that prefers class 2 for any input, so random probes do not stand for the batch."""
     model = mlp(classes=4)
     with torch.no_grad():
         model[-1].weight.mul_(6)
@@ -49,14 +49,14 @@ def biased(logit: float) -> nn.Module:
     return model
 
 
-def local(**training: object) -> lg.Observation:
+def observe_local_steps(**training: object) -> lg.Observation:
     maker = replace(client(mlp(), classes=4), training=FedAvg(**training))  # type: ignore[arg-type]
     return lg.Server().observe(maker, batch(LABELS), seeds=lg.Seeds(7))
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
 def test_matching_runs_with_the_labels_that_were_read(observe: Observe, attack: lg.Attack) -> None:
-    observation = observe(biased(1.0), batch(LABELS))
+    observation = observe(biased_network(1.0), batch(LABELS))
     assert refusal(attack, observation) is None
     found = attack(observation, seeds=SEEDS)
     assert found.targets is not None
@@ -86,7 +86,7 @@ def test_labels_that_are_optimized_are_not_read(observe: Observe) -> None:
 
 
 def test_several_local_steps_are_read_as_such() -> None:
-    observation = local(epochs=3, minibatch=2, learning_rate=0.01)
+    observation = observe_local_steps(epochs=3, minibatch=2, learning_rate=0.01)
     order = lg.attacks.OrderInvariant(attack=SHORT)
     for attack in (order, lg.attacks.SurrogateModel(attack=SHORT, stages=1)):
         found = attack(observation, seeds=SEEDS)
@@ -100,7 +100,7 @@ def test_several_local_steps_are_read_as_such() -> None:
 def test_where_recovery_cannot_the_bias_is_read_and_said() -> None:
     margin = replace(client(mlp(), classes=4), loss=nn.functional.multi_margin_loss)
     observation = lg.Server().observe(margin, batch(LABELS), seeds=lg.Seeds(7))
-    labels, notes = read(observation)
+    labels, notes = recover(observation)
     assert len(labels) == len(LABELS)
     assert "last layer's bias alone, since the loss is not cross-entropy" in notes[0]
 
@@ -116,7 +116,7 @@ def test_without_any_way_the_attack_says_why(observe: Observe) -> None:
 
 def test_labels_read_repeat_and_are_not_the_truths_order(observe: Observe) -> None:
     observation = observe(mlp(), batch(LABELS))
-    first, second = (read(observation)[0] for _ in range(2))
+    first, second = (recover(observation)[0] for _ in range(2))
     assert torch.equal(first, second)
     assert first.tolist() == sorted(LABELS)
     plan = label_if_needed(SHORT.matching(), observation)
