@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from tables import figures
+from tables.documents import Row
 from tables.table import Column, compact
 
 SAME = "the same reconstruction scored against other images"
@@ -108,30 +110,51 @@ SSIM = scored_by("ssim", "SSIM")
 
 
 def adversaries(
-    field: str, *, center: Center = "mean", leaks: figures.Figure | None = None
+    rows: Sequence[Row], field: str, *, center: Center = "mean", leaks: figures.Figure | None = None
 ) -> list[Column]:
     """Return the columns of a naive, then of an adaptive adversary: n, score, control, and leaks.
 
     Args:
+        rows: All rows of the page. One column holds n unless an adversary lacks some images.
         field: The field of the rows that says "naive" or "adaptive".
         center: "median" or "mean".
         leaks: Counts the images that leak, or None if the rows do not say it.
     """
-    found = []
+    found = [] if uneven(rows, field) else [count()]
+    found = [Column(c.head, of_either(field, c.figure), c.about, c.form) for c in found]
     for who in ("naive", "adaptive"):
         middle, *spread = score(name=who, center=center)
-        own = [
-            Column(f"{who} n", figures.count("psnr"), f"images of the {who} attack", ".0f"),
-            middle,
-        ]
+        images = Column(f"{who} n", figures.count("psnr"), f"images of the {who} attack", ".0f")
+        own = [images, middle] if uneven(rows, field) else [middle]
         own += spread if who == "adaptive" else []
         own.append(control(name=who, center=center))
         if leaks is not None:
-            own.append(
-                Column(f"{who} leaks", leaks, f"images that leak to the {who} attack", ".0f")
-            )
+            about = f"images that leak to the {who} attack"
+            own.append(Column(f"{who} leaks", leaks, about, ".0f"))
         found += [Column(c.head, figures.where(field, who, c.figure), c.about, c.form) for c in own]
-    return [
-        *found,
-        Column("s", figures.where(field, "adaptive", figures.seconds), SECONDS.about, compact),
-    ]
+    spent = figures.where(field, "adaptive", figures.seconds)
+    return [*found, Column("s", spent, SECONDS.about, compact)]
+
+
+def of_either(field: str, figure: figures.Figure) -> figures.Figure:
+    """Return a figure of the adaptive attack's rows, or of the naive one's if there are none."""
+
+    def chosen(rows: Sequence[Row]) -> float | None:
+        adaptive = figures.where(field, "adaptive", figure)(rows)
+        return figures.where(field, "naive", figure)(rows) if adaptive is None else adaptive
+
+    return chosen
+
+
+def uneven(rows: Sequence[Row], field: str) -> bool:
+    """Return whether one adversary has other images than the other one, in a setting of both."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row.get(field) in ("naive", "adaptive") and row.get("psnr"):
+            # A setting is what the rows of both adversaries share.
+            setting = ", ".join(
+                f"{row.get(key)}" for key in ("network", "size", "setting", "defense")
+            )
+            own = counts.setdefault(setting.split(")")[0], {})
+            own[row[field]] = own.get(row[field], 0) + len(row["psnr"])
+    return any(len(set(own.values())) > 1 for own in counts.values())

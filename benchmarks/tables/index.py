@@ -41,7 +41,12 @@ def index(every: Sequence[tuple[Page, Document]]) -> str:
 def entry(page: Page, document: Document) -> str:
     """Return one line of the index."""
     state = "quick run" if document.quick else state_of(document)
-    cells = [f"[{document.name}]({document.name}.md)", page.short, state, time_of(page, document)]
+    cells = [
+        f"[{document.name}]({document.name}.md)",
+        page.short,
+        state,
+        time_of(page, document).split(",")[0],
+    ]
     return f"| {' | '.join(cells)} |"
 
 

@@ -19,24 +19,32 @@ class Plot:
         value: The heading of the score.
         control: The heading of the blind control, or "".
         other: The heading of a second score, for example of the naive adversary, or "".
+        other_control: The heading of the second score's blind control, or "".
+        deviation: The heading of the standard deviation, if there are no quartiles.
         low: The heading of the lower end of the spread, or "".
         high: The heading of the upper end of the spread, or "".
         axis: What the axis says.
         tables: Which tables it shows, from 0. None shows all.
+        keys: How many of a line's keys name it. 0 takes all.
         across: The key on the horizontal axis. "" draws a line of marks for each line of a table.
         log: Whether the horizontal axis is logarithmic.
+        shared: Whether all panels have the same axis.
         alt: What the picture shows, in one sentence.
     """
 
     value: str = "dB"
     control: str = "control dB"
     other: str = ""
+    other_control: str = ""
+    deviation: str = "SD"
     low: str = "Q1"
     high: str = "Q3"
     axis: str = "PSNR, dB"
     tables: tuple[int, ...] | None = None
+    keys: int = 0
     across: str = ""
     log: bool = False
+    shared: bool = True
     alt: str = "Score of each setting, with the blind control beside it"
 
 
@@ -123,9 +131,9 @@ def written(page: Page, document: Document) -> str:
         f"Time of the attacks: {about}. Data: {document.head['data']}.",
         badges(document),
     ]
+    parts += page.figures
     if page.plot is not None:
         parts.append(f"![{page.plot.alt}]({document.name}.svg)")
-    parts += page.figures
     for table in tables:
         parts.append(f"## {table.title}\n\n{table.markdown(with_commits=several)}")
     words = [

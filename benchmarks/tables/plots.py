@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
@@ -18,8 +20,8 @@ AXES = "#7b8694"
 """A gray with enough contrast on white and on nearly black."""
 HUES = ("#2f81d6", "#d9732a", "#2a9d63", "#a35bd1", "#c9434f", "#8f8a1f", "#1f9da8", "#9a6a43")
 SCORE, OTHER = HUES[0], HUES[1]
-WIDTH, ROW = 5.2, 0.2
-"""Inches: the width of a plot, and the height of one line."""
+WIDTH, ROW, CURVES = 5.2, 0.21, 1.9
+"""Inches: the width of a plot, and the heights of one line and of one panel of curves."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "leakgauge",
@@ -41,7 +43,7 @@ STYLE: dict[Any, Any] = {
 def draw(plot: Plot, tables: Sequence[Table]) -> str:
     """Return the plot of a page's tables as SVG."""
     shown = [tables[at] for at in plot.tables] if plot.tables is not None else list(tables)
-    shown = [table for table in shown if table.has(plot.value)]
+    shown = [table for table in shown if table.has(plot.value) or table.has(plot.other)]
     with mpl.rc_context(STYLE):
         figure = curves(plot, shown) if plot.across else marks(plot, shown)
         file = io.StringIO()
@@ -61,122 +63,171 @@ def panels(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
 
 def marks(plot: Plot, tables: Sequence[Table]) -> Figure:
     """Return one mark for each line, with its control beside it. Each table is a panel."""
-    figure, found = panels([0.55 + ROW * len(table.lines) for table in tables])
-    left, right = limits(plot, tables)
-    for axes, table in zip(found, tables, strict=True):
-        places = range(len(table.lines))
-        spread(axes, plot, table)
+    words = [[label(plot, table, line) for line in table.lines] for table in tables]
+    figure, found = panels([0.45 + ROW * places(own)[-1] for own in words])
+    for axes, table, own in zip(found, tables, words, strict=True):
+        *at, bottom = places(own)
+        for y, pair in zip(at, ends(plot, table), strict=True):
+            if pair is not None:
+                axes.plot(pair, [y, y], color=SCORE, alpha=0.4, linewidth=3.5)
         for head, style in series(plot):
             if table.has(head):
-                points = [
-                    (v, y) for v, y in zip(table.column(head), places, strict=True) if v is not None
-                ]
+                pairs = zip(table.column(head), at, strict=True)
+                points = [(v, y) for v, y in pairs if v is not None and math.isfinite(v)]
                 axes.plot([x for x, _ in points], [y for _, y in points], linestyle="", **style)
-        axes.set_yticks(list(places), [label(line) for line in table.lines])
-        axes.set_ylim(len(table.lines) - 0.5, -0.5)
-        axes.set_xlim(left, right)
+        axes.set_yticks(at, own)
+        axes.set_ylim(bottom, 0)
+        if plot.log:
+            axes.set_xscale("log")
+        axes.set_xlim(*limits(plot, tables if plot.shared else [table]))
         axes.set_title(table.title, loc="left")
         axes.grid(axis="x", color=AXES, alpha=0.25, linewidth=0.6)
         axes.tick_params(length=0)
-        if plot.log:
-            axes.set_xscale("log")
     found[-1].set_xlabel(plot.axis)
-    legend(figure, found[0])
+    legend(figure, found)
     return figure
 
 
+def places(words: Sequence[str]) -> list[float]:
+    """Return where each line stands from the top, then the height of all. A wrapped label takes more."""
+    found, height = [], 0.0
+    for text in words:
+        own = 1.0 + 0.7 * text.count("\n")
+        found.append(height + own / 2)
+        height += own
+    return [*found, height]
+
+
 def series(plot: Plot) -> list[tuple[str, dict[str, Any]]]:
-    """Return the headings that a plot of marks shows, and how each is drawn."""
-    named = [
-        (plot.control, {"marker": "|", "color": AXES, "markersize": 9, "markeredgewidth": 2}),
-        (plot.other, {"marker": "s", "color": OTHER, "markersize": 5}),
-        (plot.value, {"marker": "o", "color": SCORE, "markersize": 6}),
-    ]
-    return [(head, {"label": head, **style}) for head, style in named if head]
+    """Return the headings that a plot of marks shows, and how each is drawn.
+
+    A control is a bar in the color of its score.
+    """
+    found = []
+    pairs = ((plot.other, plot.other_control, OTHER, "s"), (plot.value, plot.control, SCORE, "o"))
+    for head, blind, hue, marker in pairs:
+        if head:
+            # A hollow mark shows the other one that it may lie on.
+            face = "none" if head == plot.other else hue
+            style = {"marker": marker, "markersize": 6, "color": hue, "markerfacecolor": face}
+            found.append((head, {"label": name(head, plot), **style}))
+        if blind:
+            style = {"marker": "|", "markersize": 11, "markeredgewidth": 2.2, "color": hue}
+            found.append((blind, {"label": "its blind control", **style}))
+    return found
 
 
-def spread(axes: Axes, plot: Plot, table: Table) -> None:
-    """Draw the spread of each line."""
-    if not (plot.low and table.has(plot.low) and table.has(plot.high)):
-        return
-    pairs = zip(table.column(plot.low), table.column(plot.high), strict=True)
-    for y, (low, high) in enumerate(pairs):
-        if low is not None and high is not None:
-            axes.plot([low, high], [y, y], color=SCORE, alpha=0.45, linewidth=3.5)
+def name(head: str, plot: Plot) -> str:
+    """Return a heading as the legend says it, without the unit that the axis says."""
+    if head == "dB":
+        return "PSNR"
+    return head.removesuffix(" dB") if plot.axis.endswith("dB") else head
+
+
+def ends(plot: Plot, table: Table) -> list[tuple[float, float] | None]:
+    """Return the spread of each line: quartiles, or one standard deviation to either side."""
+    if plot.low and table.has(plot.low) and table.has(plot.high):
+        pairs = zip(table.column(plot.low), table.column(plot.high), strict=True)
+        return [None if a is None or b is None else (a, b) for a, b in pairs]
+    if plot.deviation and table.has(plot.deviation):
+        pairs = zip(table.column(plot.value), table.column(plot.deviation), strict=True)
+        return [None if v is None or d is None else (v - d, v + d) for v, d in pairs]
+    return [None] * len(table.lines)
 
 
 def limits(plot: Plot, tables: Sequence[Table]) -> tuple[float, float]:
-    """Return the ends of the axis that all panels share."""
-    heads = [head for head in (plot.value, plot.control, plot.other, plot.low, plot.high) if head]
-    found = [
-        v for t in tables for head in heads if t.has(head) for v in t.column(head) if v is not None
-    ]
+    """Return the ends of the axis of some panels."""
+    heads = [plot.value, plot.control, plot.other, plot.other_control]
+    columns = [table.column(head) for table in tables for head in heads if head and table.has(head)]
+    found = [v for column in columns for v in column if v is not None and math.isfinite(v)]
     if plot.log:
         return min(v for v in found if v > 0) / 1.5, max(found) * 1.5
+    found += [end for table in tables for pair in ends(plot, table) if pair for end in pair]
     low, high = min(found), max(found)
     margin = 0.05 * (high - low) or 1.0
     return (0.0 if low >= 0 else low - margin), high + margin
 
 
-def label(line: Line) -> str:
-    """Return the words of a line, as they stand beside its mark."""
-    words = ", ".join(key for key in line.keys if key).replace("\\|", "|").replace("`", "")
-    return words if len(words) <= 44 else words[:43] + "…"
+def label(plot: Plot, table: Table, line: Line) -> str:
+    """Return the words of a line, as they stand beside its mark, in one or two lines."""
+    count = plot.keys or len(line.keys)
+    words = joined(table.heads[:count], line.keys[:count])
+    return "\n".join(textwrap.wrap(words, 34, max_lines=2, placeholder=" …"))
+
+
+def joined(heads: Sequence[str], keys: Sequence[str]) -> str:
+    """Return the keys of a line in words. A number bears its heading."""
+    found = []
+    for head, key in zip(heads, keys, strict=True):
+        number = key.replace(".", "").replace("e-", "").isdigit()
+        found.append(f"{head} {key}" if number else key)
+    return ", ".join(found).replace("\\|", "|").replace("`", "")
 
 
 def curves(plot: Plot, tables: Sequence[Table]) -> Figure:
     """Return one curve for each value of the other keys. Each table is a panel."""
-    figure, found = panels([2.3] * len(tables))
-    for axes, table in zip(found, tables, strict=True):
-        at = table.heads.index(plot.across)
-        groups: dict[str, list[int]] = {}
-        for i, line in enumerate(table.lines):
-            others = [key for j, key in enumerate(line.keys) if j != at]
-            groups.setdefault(", ".join(others) or plot.value, []).append(i)
-        for hue, (name, places) in zip(cycle(HUES), groups.items(), strict=False):
-            curve(axes, plot, table, (name, at, places), hue)
+    figure, found = panels([CURVES] * len(tables))
+    grouped = [groups(plot, table) for table in tables]
+    # A name has one color in all panels.
+    hues = dict(zip(dict.fromkeys(words for own in grouped for words in own), cycle(HUES)))
+    for axes, table, own in zip(found, tables, grouped, strict=True):
+        for words, lines in own.items():
+            curve(axes, plot, table, words, lines, hues[words])
         axes.set_title(table.title, loc="left")
         axes.grid(color=AXES, alpha=0.25, linewidth=0.6)
         axes.set_ylabel(plot.axis)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         if plot.log:
             axes.set_xscale("log")
+        at = table.heads.index(plot.across)
+        ticks = sorted({float(line.keys[at]) for line in table.lines})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+    if plot.control:
+        found[-1].plot([], [], linestyle=":", color=AXES, label="dotted: blind control")
     found[-1].set_xlabel(plot.across)
-    legend(figure, found[0])
+    legend(figure, found)
     return figure
 
 
+def groups(plot: Plot, table: Table) -> dict[str, list[Line]]:
+    """Return the lines of each curve by its name."""
+    at = table.heads.index(plot.across)
+    heads = [head for j, head in enumerate(table.heads) if j != at]
+    found: dict[str, list[Line]] = {}
+    for line in table.lines:
+        words = joined(heads, [key for j, key in enumerate(line.keys) if j != at])
+        found.setdefault(words or name(plot.value, plot), []).append(line)
+    return found
+
+
 def curve(
-    axes: Axes, plot: Plot, table: Table, group: tuple[str, int, Sequence[int]], hue: str
+    axes: Axes, plot: Plot, table: Table, words: str, lines: Sequence[Line], hue: str
 ) -> None:
-    """Draw the scores of one group of lines, and its control dashed."""
-    name, at, places = group
-    xs = [float(table.lines[i].keys[at]) for i in places]
-    for head, style, text in ((plot.value, "-", name), (plot.control, ":", f"{name}, control")):
-        if head and table.has(head):
-            column = table.column(head)
-            points = [
-                (x, v) for x, i in zip(xs, places, strict=True) if (v := column[i]) is not None
-            ]
-            axes.plot(
-                [x for x, _ in points],
-                [y for _, y in points],
-                linestyle=style,
-                marker="o" if style == "-" else "",
-                markersize=4,
-                color=hue,
-                label=text if style == "-" else None,
-            )
-    if plot.control:
-        axes.plot(
-            [], [], linestyle=":", color=AXES, label="control (dotted)" if hue == HUES[0] else None
-        )
+    """Draw the scores of some lines, and their control dotted."""
+    at = table.heads.index(plot.across)
+    heads = [column.head for column in table.columns]
+    for head, style in ((plot.value, "-"), (plot.control, ":")):
+        if head in heads:
+            numbers = [(float(line.keys[at]), line.numbers[heads.index(head)]) for line in lines]
+            points = [(x, y) for x, y in numbers if y is not None]
+            text = words if style == "-" else None
+            marker = "o" if style == "-" else ""
+            xs, ys = [x for x, _ in points], [y for _, y in points]
+            axes.plot(xs, ys, linestyle=style, marker=marker, markersize=4, color=hue, label=text)
 
 
-def legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, panels_of: Sequence[Axes]) -> None:
     """Write what the marks are, below the plot."""
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        figure.legend(
-            handles, labels, loc="outside lower left", ncols=2 if len(labels) > 3 else len(labels)
-        )
+    found: dict[str, Any] = {}
+    controls = []
+    for axes in panels_of:
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            # A control follows its score. Two of them bear the same words.
+            key = f"{text} {handle.get_color()}"  # type: ignore[attr-defined]
+            if key not in found:
+                found[key] = handle
+                controls.append(text)
+    if found:
+        handles = list(found.values())
+        figure.legend(handles, controls, loc="outside lower left", ncols=2)

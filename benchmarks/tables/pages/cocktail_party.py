@@ -55,7 +55,11 @@ PAGE = Page(
     ),
     tables=tables,
     plot=Plot(
-        control="", tables=(2,), alt="PSNR of each attack by batch size for the MLP of width 1024"
+        control="",
+        across="batch",
+        log=True,
+        tables=(0, 1, 2),
+        alt="PSNR of each attack by batch size for three MLPs",
     ),
     notes=(
         "Images that chose our settings are not among these: attacks start at image 1000 of the training split.",

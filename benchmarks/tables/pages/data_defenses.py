@@ -34,7 +34,7 @@ def tables(document: Document) -> list[Table]:
         "size",
         "Batches of {}".format,
         {"defense": "defense"},
-        [*adversaries("kind"), *SSIM],
+        [*adversaries(reshaped(document), "kind"), *SSIM],
         lambda row: row["size"],
     )
 
@@ -54,8 +54,11 @@ PAGE = Page(
         value="adaptive dB",
         other="naive dB",
         control="adaptive control dB",
-        low="",
-        high="",
+        other_control="naive control dB",
+        deviation="adaptive SD",
+        low="adaptive Q1",
+        high="adaptive Q3",
+        keys=1,
         alt="PSNR of the naive and of the adaptive adversary under each defense, with the control",
     ),
     notes=(

@@ -32,7 +32,7 @@ def tables(document: Document) -> list[Table]:
     trained = [row for row in document.rows if row["kind"] == "accuracy"]
     rest = [row for row in document.rows if row["kind"] != "accuracy"]
     by = {"noise multiplier": "multiplier"}
-    columns = adversaries("kind", leaks=figures.total("leaked"))
+    columns = adversaries(document.rows, "kind", leaks=figures.total("leaked"))
     found = split(rest, "size", "What leaks from batches of {}".format, by, columns)
     return [*found, tabulate("Epsilon and accuracy", trained, by, TRAINED)]
 
@@ -52,8 +52,11 @@ PAGE = Page(
         value="adaptive dB",
         other="naive dB",
         control="adaptive control dB",
-        low="",
-        high="",
+        other_control="naive control dB",
+        deviation="adaptive SD",
+        low="adaptive Q1",
+        high="adaptive Q3",
+        keys=1,
         tables=(0, 1),
         alt="PSNR of the naive and of the adaptive adversary by noise multiplier, with the control",
     ),

@@ -82,5 +82,5 @@ PAGE = Page(
         "Draws of the defended part are in order, so a run that is cut has fewer than three.",
         "The ConvNet of width 16 is beyond peeling. Its rows note a rank of 386, below 1024.",
     ),
-    takes="46 min for the first two draws of most lines",
+    takes="46 min, for the first two draws of most lines",
 )

@@ -1,5 +1,6 @@
 """The frontier of defenses: leakage against accuracy."""
 
+from collections.abc import Sequence
 from functools import partial
 
 from frontier import dominating, leakage, summary
@@ -19,10 +20,10 @@ def of_kind(who: str, figure: figures.Figure) -> figures.Figure:
     return figures.where("kind", who, figure)
 
 
-def columns() -> list[Column]:
+def columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns of attacks and of training."""
     accuracy = of_kind("accuracy", lambda rows: 100 * rows[0]["accuracy"])
-    found = adversaries("kind", leaks=figures.total("leaked"))
+    found = adversaries(rows, "kind", leaks=figures.total("leaked"))
     return [*found, Column("accuracy, %", accuracy, "test accuracy after 200 rounds")]
 
 
@@ -60,7 +61,7 @@ def tables(document: Document) -> list[Table]:
             (r for r in rows if r["setting"] in names), key=lambda r: names.index(r["setting"])
         )
         line = partial(tabulate, rows=own, by={"setting": "setting"})
-        found.append(line(f"Defenses of the {title}", columns=columns()))
+        found.append(line(f"Defenses of the {title}", columns=columns(rows)))
         found.append(line(f"Defenses of the {title}: other metrics and costs", columns=further()))
     measured = [name for name, p in points.items() if leakage(p) is not None and "accuracy" in p]
     best = [name for name in measured if not dominating(name, points)]
@@ -101,8 +102,11 @@ PAGE = Page(
         value="adaptive dB",
         other="naive dB",
         control="adaptive control dB",
-        low="",
-        high="",
+        other_control="naive control dB",
+        deviation="adaptive SD",
+        low="adaptive Q1",
+        high="adaptive Q3",
+        keys=1,
         tables=(0, 2, 4),
         alt="PSNR of the naive and of the adaptive adversary under every defense, with the control",
     ),

@@ -58,7 +58,7 @@ PAGE = Page(
         "The control is the same reconstruction scored against other images of the same labels."
     ),
     tables=tables,
-    plot=Plot(low="", high="", alt="PSNR of each recipe, and of ViT and CNN, with the control"),
+    plot=Plot(shared=False, alt="PSNR of each recipe, and of ViT and CNN, with the control"),
     notes=(
         "Parts: the gradient alone (logarithm of the cosine distance), the patch prior, and the image prior. "
         "The image prior is total variation, l2, and the BatchNorm statistics of the published ResNet-20.",

@@ -59,7 +59,7 @@ PAGE = Page(
         "The control is the same reconstruction scored against other images of the same label, the mean of 5 draws."
     ),
     tables=tables,
-    plot=Plot(low="", high="", alt="PSNR of three attacks by network, with the control"),
+    plot=Plot(alt="PSNR of three attacks by network, with the control"),
     notes=(
         "Ours is second order on LeNet, and smoothed matching on ResNet-20.",
         "The paper's ResNet-20 is four times as wide. Its LeNet numbers are from its own LeNet.",

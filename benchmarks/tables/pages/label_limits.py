@@ -6,6 +6,7 @@ from tables import figures
 from tables.documents import Document, Row
 from tables.page import Page, Plot
 from tables.table import Column, Table, split
+from tables.words import network
 
 GRANTED = {
     "rest al": "labels of the loudest granted, the rest guessed equally",
@@ -35,10 +36,16 @@ def tables(document: Document) -> list[Table]:
     by = {"batch": "batch", "labels": lambda row: LABELS[row["labels"]]}
     sure = [row for row in document.rows if "20 trained" in row["network"]]
     rest = [row for row in document.rows if row not in sure]
-    found = split(rest, "network", str, by, columns(rest, ""))
+    found = split(rest, lambda row: network(row["network"]), str, by, columns(rest, ""))
     if sure:
         for part, words in GRANTED.items():
-            found += split(sure, "network", f"{{}}: {words}".format, by, columns(sure, part))
+            found += split(
+                sure,
+                lambda row: network(row["network"]),
+                f"{{}}: {words}".format,
+                by,
+                columns(sure, part),
+            )
     return found
 
 

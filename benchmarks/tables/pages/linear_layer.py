@@ -74,7 +74,12 @@ PAGE = Page(
         "The control is the same attack on the update of other examples, disjoint from those it is scored against."
     ),
     tables=tables,
-    plot=Plot(tables=(0, 1), alt="PSNR by batch size and labels, with quartiles and the control"),
+    plot=Plot(
+        across="batch",
+        log=True,
+        tables=(0, 1),
+        alt="PSNR by batch size and labels, with the control dotted",
+    ),
     notes=(
         "An example counts as read if the attack claims it and its PSNR is at least 60 dB.",
         "Batches that are too large for the data set have a control of uniform random images.",

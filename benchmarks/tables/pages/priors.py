@@ -46,7 +46,7 @@ PAGE = Page(
         "The control is the same reconstruction scored against other images of the same labels."
     ),
     tables=tables,
-    plot=Plot(low="", high="", tables=(0, 1, 2, 3), alt="PSNR of LeNet by prior, with the control"),
+    plot=Plot(tables=(0, 1, 2, 3), alt="PSNR of LeNet by prior, with the control"),
     notes=(
         "Each line takes the same number of steps: 300 on LeNet, 80 on ResNet-20. "
         "These are signed Adam on pixels, and Adam on the weights of the deep image prior.",
@@ -60,5 +60,5 @@ PAGE = Page(
         "Feature statistics are of SqueezeNet 1.1 on public images, and of the trained ResNet-20's BatchNorm.",
         "ResNet-20 has one draw a line, LeNet two or three.",
     ),
-    takes="25 min on a machine with several other processes, 10 min of one core",
+    takes="25 min, on a machine with several other processes (10 min of one core)",
 )

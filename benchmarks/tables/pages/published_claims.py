@@ -22,7 +22,7 @@ KINDS = {
 def tables(document: Document) -> list[Table]:
     """Return one table for each network and kind of defense."""
     rows = document.rows
-    columns = adversaries("adversary", leaks=figures.total("leaked"))
+    columns = adversaries(rows, "adversary", leaks=figures.total("leaked"))
 
     def judged(row: Row, either: bool) -> str:
         network, name = row["network"], row["setting"]
@@ -60,9 +60,12 @@ PAGE = Page(
     plot=Plot(
         value="adaptive dB",
         other="naive dB",
-        control="naive control dB",
-        low="",
-        high="",
+        control="adaptive control dB",
+        other_control="naive control dB",
+        deviation="adaptive SD",
+        low="adaptive Q1",
+        high="adaptive Q3",
+        keys=1,
         tables=(1, 2, 3, 4, 5, 6, 7),
         alt="PSNR of the naive and of the adaptive adversary on LeNet, with the control",
     ),

@@ -44,7 +44,12 @@ def tables(document: Document) -> list[Table]:
         "foretold": lambda row: right[row["architecture"]],
     }
     return [
-        tabulate("CNN6", first, {"network": "part", "equations": "rows"}, FIRST),
+        tabulate(
+            "CNN6",
+            first,
+            {"network and equations": lambda row: f"{row['part']}, {row['rows']}"},
+            FIRST,
+        ),
         tabulate(
             "Rank index by architecture", rest, by, [*INDEX, count(), *score(), LEAST, control()]
         ),
@@ -62,7 +67,7 @@ PAGE = Page(
         "The control is the same reconstruction scored against the next image."
     ),
     tables=tables,
-    plot=Plot(alt="PSNR of R-GAP on CNN6 and on each architecture, with the control"),
+    plot=Plot(keys=1, alt="PSNR of R-GAP on CNN6 and on each architecture, with the control"),
     notes=(
         "`plain` stacks a layer's equations as the paper does. "
         "`balanced` divides the gradient's and the weight's equations by the norms of their right sides.",

@@ -43,5 +43,5 @@ PAGE = Page(
         "A run with another seed must differ, the others must not. The script exits with 1 if either does not hold.",
         "The data are the photographs, unless `--data` is given, and diabetes records.",
     ),
-    takes="not recorded, minutes",
+    takes="minutes, not recorded",
 )

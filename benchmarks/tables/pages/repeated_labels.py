@@ -47,7 +47,7 @@ PAGE = Page(
         "Five batches a line. The control is the same reconstruction scored against other images of the same labels."
     ),
     tables=tables,
-    plot=Plot(low="", high="", alt="PSNR by the number of equal labels, with the control"),
+    plot=Plot(alt="PSNR by the number of equal labels, with the control"),
     notes=(
         "Softmax unmixing reads each example's features first. It then descends like second order.",
         "The published numbers are of another network and a recipe that restores labels. "

@@ -96,6 +96,7 @@ PAGE = Page(
         low="",
         high="",
         tables=(0,),
+        keys=1,
         axis="draws of 20 that succeed",
         alt="Successes of each scenario in its worst and its best environment",
     ),

@@ -56,6 +56,7 @@ PAGE = Page(
         control="",
         low="",
         high="",
+        tables=(0, 2, 4, 6),
         axis="time over that of a plain gradient",
         alt="Time of each way to take a step, over that of the plain gradient",
     ),
@@ -66,5 +67,5 @@ PAGE = Page(
         "update, which all ways share.",
         "Eight restarts run in a loop or as one axis. Their unit is eight plain gradients.",
     ),
-    takes="not recorded, about 30 min",
+    takes="about 30 min, not recorded",
 )

@@ -8,6 +8,7 @@ from tables import figures
 from tables.documents import Document, Row
 from tables.page import Page, Plot
 from tables.table import Column, Table, compact, split, tabulate
+from tables.words import network
 
 
 def whole(rows: Sequence[Row]) -> float:
@@ -71,10 +72,10 @@ def tables(document: Document) -> list[Table]:
         tabulate(
             "All networks, float32", goals(rows), {"state": "state", "batch": "range"}, COLUMNS
         ),
-        *split(plain, "network", "{}, float32".format, by, COLUMNS),
+        *split(plain, lambda row: network(row["network"]), "{}, float32".format, by, COLUMNS),
         *split(
             rounded,
-            "network",
+            lambda row: network(row["network"]),
             "{}, other gradients, batch of 4".format,
             {"gradient": "precision", "labels": "labels"},
             COLUMNS,
@@ -82,7 +83,7 @@ def tables(document: Document) -> list[Table]:
         tabulate(
             "Labels withheld, float32, batch of 4",
             withheld,
-            {"network": "network", "labels": "labels"},
+            {"network": lambda row: network(row["network"]), "labels": "labels"},
             COLUMNS,
         ),
     ]
