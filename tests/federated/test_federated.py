@@ -65,7 +65,7 @@ class TestFedSGD:
             assert torch.allclose(found, expected, atol=1e-6)
 
     def test_its_derivative_agrees_with_finite_differences(self) -> None:
-        """The derivative of every entry of the update by the inputs is checked in float64."""
+        """Check the derivative of every entry of the update with respect to the inputs, in float64."""
         model = sigmoid_cnn(size=4).double()
         x = torch.rand((1, 1, 4, 4), generator=torch.Generator().manual_seed(0)).double()
         target = torch.tensor([1])

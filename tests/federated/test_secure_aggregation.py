@@ -23,7 +23,7 @@ from leakgauge.federated.aggregation.finite_field import (
     to_field,
     to_integers,
 )
-from leakgauge.federated.aggregation.masking import KeyPair, key, mask, seal, unseal
+from leakgauge.federated.aggregation.masking import KeyPair, draw_key, mask, seal, unseal
 from leakgauge.federated.aggregation.secret_sharing import PRIME, join, split
 from leakgauge.federated.aggregation.secure_aggregation import unmasked_sum
 
@@ -128,7 +128,7 @@ class TestSecretSharing:
 
 class TestMasks:
     def test_two_sides_agree_and_a_third_does_not(self) -> None:
-        a, b, c = (KeyPair(key(SEEDS.generator(name))) for name in "abc")
+        a, b, c = (KeyPair(draw_key(SEEDS.generator(name))) for name in "abc")
         assert a.agree(b.public, "x") == b.agree(a.public, "x")
         assert a.agree(b.public, "x") != a.agree(b.public, "y")
         assert c.agree(b.public, "x") != a.agree(b.public, "x")

@@ -16,7 +16,12 @@ import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.audit import Source, parse
 from leakgauge.audit.resolve import resolve
-from leakgauge.federated.layers.statistics import Moments, averaged, batch_statistics, middle
+from leakgauge.federated.layers.statistics import (
+    Moments,
+    average_statistics,
+    batch_statistics,
+    middle,
+)
 from leakgauge.inversion import (
     L2,
     LBFGS,
@@ -127,7 +132,7 @@ class TestRunningStatistics:
 
     def test_the_mean_of_clients_weighs_examples(self) -> None:
         one, other = ({"r": torch.tensor([v]), "n": torch.tensor(4)} for v in (1.0, 5.0))
-        mean = averaged([one, other], [3, 1])
+        mean = average_statistics([one, other], [3, 1])
         assert mean["r"].tolist() == [2.0]
         assert mean["n"] == 4
 

@@ -1,6 +1,6 @@
 """The contribution of one example's slope to the update of a batch.
 
-The slope of an example is the derivative of its loss by its outputs.
+The slope of an example is the derivative of its loss with respect to its outputs.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Explained:
     """One explanation of the head's gradient.
 
     Args:
-        delta: Slope of the loss by the outputs (C,).
+        delta: Slope of the loss with respect to the outputs (C,).
         features: Input of the head h (d,).
         label: The label.
         misfit: Relative difference between `delta` and the slope that the label predicts.

@@ -87,8 +87,8 @@ class FixedPoint:
             raise UpdateError(
                 "secure aggregation",
                 expected=f"at most {MODULUS // 2 // self.levels} numbers of {self.bits} bits in one sum",
-                found=f"room needed for {examples}",
-                remedy="lower bits, or the most examples that a client may count",
+                found=f"up to {examples} numbers",
+                remedy="lower bits, or most_examples",
             )
 
     def encode(self, values: Tensor, *, generator: torch.Generator) -> Tensor:

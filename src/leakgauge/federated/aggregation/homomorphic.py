@@ -43,8 +43,8 @@ class CKKS:
             8192, and 438 at 16384, as in the standard of HomomorphicEncryption.org.
 
     Raises:
-        SpecificationError: There is no 128-bit security with these primes and this degree, or a prime
-            lies outside its range.
+        SpecificationError: The degree or a prime lies outside its range. Or the primes together have
+            too many bits for 128 bits of security.
 
     References:
         Cheon, Kim, Kim, Song. Homomorphic Encryption for Arithmetic of Approximate Numbers. ASIACRYPT
@@ -70,7 +70,7 @@ class CKKS:
                 expected="two or more primes of 20 to 60 bits, together at most "
                 + ", ".join(f"{bits} at degree {n}" for n, bits in MOST_BITS.items()),
                 found=f"primes of {', '.join(map(str, self.primes))} bits at degree {self.degree}",
-                remedy="raise the degree, or take fewer or smaller primes",
+                remedy="raise the degree, or use fewer or smaller primes",
             )
 
     @property
@@ -146,8 +146,9 @@ class HomomorphicEncryption:
         c_u = \mathrm{Enc}(n_u k_u), \qquad c = \sum_u c_u, \qquad
         \bar{x} = \Delta \, \frac{\mathrm{round}(\mathrm{Dec}(c))}{\sum_u n_u}
 
-    Client :math:`u` has :math:`n_u` examples. :math:`k_u` is its update in integers, see `FixedPoint`,
-    and :math:`\Delta` is the step of one integer. The server computes :math:`c` without the key.
+    Client :math:`u` has :math:`n_u` examples and sends :math:`c_u`. Its update in integers is
+    :math:`k_u`, see `FixedPoint`, and :math:`\Delta` is the step of one integer. The server computes
+    :math:`c` without the key. The key holders compute the mean :math:`\bar{x}`.
 
     The error of CKKS is far below one integer, so rounding removes it. The mean is exactly that of
     `SecureAggregation` with the same fixed point. Rounding also hides the error. With the error and
@@ -202,7 +203,7 @@ class HomomorphicEncryption:
             self.integers(update, count, seeds.child(f"member/{i}"))
             for i, (update, count) in enumerate(zip(updates, counts, strict=True))
         ]
-        with timed() as making:
+        with measure_time() as making:
             keys = Keys(self.ckks, seeds)
         clocks, sent = [], []
         for i, vector in enumerate(vectors):
@@ -211,9 +212,9 @@ class HomomorphicEncryption:
             clocks.append(spent)
             sent.append(ciphertexts)
         size = saved_bytes(sent[0][0]) * sum(map(len, sent))
-        with timed() as adding:
+        with measure_time() as adding:
             total = keys.add(sent)
-        with timed() as decrypting:
+        with measure_time() as decrypting:
             decrypted = keys.decrypt(total)[: len(vectors[0])]
         rounded = decrypted.round()
         mean = self.fixed.decode(rounded.to(torch.int64)) / sum(counts)
@@ -289,7 +290,7 @@ class Keys:
             encryptor = self.seal.Encryptor(
                 self._context(seeds.integer(f"ciphertext/{i}")), self.public
             )
-            with timed() as clock:
+            with measure_time() as clock:
                 plain, ciphertext = self.seal.Plaintext(), self.seal.Ciphertext()
                 self.encoder.encode(chunk.tolist(), unit, plain)
                 encryptor.encrypt(plain, ciphertext)
@@ -336,7 +337,7 @@ def saved_bytes(ciphertext: Any) -> int:
 
 
 @contextmanager
-def timed() -> Iterator[list[float]]:
+def measure_time() -> Iterator[list[float]]:
     """Measure the CPU time of the code inside. On exit, the yielded list has one entry, in seconds."""
     spent: list[float] = []
     clock = time.process_time()

@@ -40,7 +40,7 @@ class KeyPair:
         return HKDF(SHA256(), KEY, salt=None, info=purpose.encode()).derive(secret)
 
 
-def key(generator: torch.Generator) -> bytes:
+def draw_key(generator: torch.Generator) -> bytes:
     """Draw 32 random bytes."""
     drawn = torch.randint(0, 256, (KEY,), generator=generator, dtype=torch.uint8)
     return bytes(drawn.tolist())

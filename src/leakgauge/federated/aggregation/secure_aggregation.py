@@ -18,7 +18,7 @@ from leakgauge.federated.aggregation.finite_field import (
     to_field,
     to_integers,
 )
-from leakgauge.federated.aggregation.masking import KEY, KeyPair, key, mask, seal, unseal
+from leakgauge.federated.aggregation.masking import KEY, KeyPair, draw_key, mask, seal, unseal
 from leakgauge.federated.aggregation.secret_sharing import SIZE, join, split
 from leakgauge.federated.aggregation.sums import check_compatible
 from leakgauge.federated.aggregation.vectors import flat, shaped
@@ -68,9 +68,9 @@ class Member:
 
     def __init__(self, own: int, threshold: int, seeds: Seeds) -> None:
         self.own, self.threshold, self.seeds = own, threshold, seeds
-        self.letters = KeyPair(key(seeds.generator("letter key")))
-        self.masks = KeyPair(key(seeds.generator("mask key")))
-        self.seed = key(seeds.generator("own mask"))
+        self.letters = KeyPair(draw_key(seeds.generator("letter key")))
+        self.masks = KeyPair(draw_key(seeds.generator("mask key")))
+        self.seed = draw_key(seeds.generator("own mask"))
         self.directory: dict[int, PublicKeys] = {}
         self.held: dict[int, tuple[int, int]] = {}
 
@@ -117,7 +117,7 @@ class Member:
         masked = add(vector, mask(self.seed, len(vector)))
         for other in letters:
             if other != self.own:
-                pair = pairwise(self.masks, self.directory[other][1], len(vector))
+                pair = pairwise_mask(self.masks, self.directory[other][1], len(vector))
                 masked = add(masked, pair) if self.own < other else subtract(masked, pair)
         return masked
 
@@ -136,7 +136,7 @@ class Member:
         )
 
 
-def pairwise(own: KeyPair, public: bytes, size: int) -> Tensor:
+def pairwise_mask(own: KeyPair, public: bytes, size: int) -> Tensor:
     """Return the mask of a pair of clients, from the private key of one and the public key of the other."""
     return mask(own.agree(public, "pairwise mask"), size)
 
@@ -158,7 +158,7 @@ def unmasked_sum(transcript: Transcript, threshold: int) -> Tensor:
         shares = {holder + 1: r.keys[lost] for holder, r in transcript.revealed.items()}
         pair = KeyPair(join(shares).to_bytes(KEY, "big"))
         for own in vectors:
-            left = pairwise(pair, transcript.directory[own][1], size)
+            left = pairwise_mask(pair, transcript.directory[own][1], size)
             total = subtract(total, left) if own < lost else add(total, left)
     return to_integers(total)
 
@@ -169,7 +169,7 @@ def check_threshold(count: int, threshold: int) -> None:
         raise UpdateError(
             "secure aggregation",
             expected=f"at least {threshold} clients that stay to the end",
-            found=str(count),
+            found=f"{count} clients",
             remedy="lower the threshold, or let fewer clients drop out",
         )
 
@@ -307,7 +307,7 @@ class SecureAggregation:
             raise UpdateError(
                 "secure aggregation",
                 expected=f"at most {self.most_examples} examples a client",
-                found=str(count),
+                found=f"{count} examples",
                 remedy="raise most_examples",
             )
         self.fixed.check(clients * self.most_examples)

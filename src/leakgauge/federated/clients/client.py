@@ -41,7 +41,7 @@ from leakgauge.federated.isolation.auditable import audited, check_finite
 from leakgauge.federated.isolation.copies import own_copy
 from leakgauge.federated.isolation.shared import restored
 from leakgauge.federated.layers.placement import check_placed
-from leakgauge.federated.layers.statistics import carried
+from leakgauge.federated.layers.statistics import carry_statistics
 from leakgauge.federated.training.fedavg import first_epoch
 from leakgauge.federated.training.fedsgd import FedSGD, local_update, with_orders
 from leakgauge.federated.training.local_steps import moved
@@ -56,7 +56,8 @@ class Batch(Summarized):
 
     Args:
         inputs: Examples `(B, *shape)`, a dense tensor in the units of the domain. B is at least 1.
-        targets: Class labels (B,), or soft labels or numbers (B, K), or numbers (B,).
+        targets: Class labels (B,) as integers, or floating-point targets (B,) or (B, K), such as soft
+            labels.
 
     Raises:
         DataError: The tensors are not dense, or there is not one target for each input.
@@ -92,6 +93,7 @@ class Batch(Summarized):
             )
 
     def __len__(self) -> int:
+        """Return the number of examples B."""
         return len(self.inputs)
 
 
@@ -238,7 +240,7 @@ class Client(Summarized):
 
         These are the layers in train mode. A defense of the update does not change their statistics.
         """
-        with carried(model) as after:
+        with carry_statistics(model) as after:
             self._trained(model, batch, seeds)
         return after()
 

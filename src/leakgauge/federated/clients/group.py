@@ -17,7 +17,7 @@ from leakgauge.core import (
 from leakgauge.federated.aggregation.averaging import is_batch_mean
 from leakgauge.federated.aggregation.sums import Aggregation, WeightedMean
 from leakgauge.federated.clients.client import Batch, Client
-from leakgauge.federated.layers.statistics import averaged
+from leakgauge.federated.layers.statistics import average_statistics
 from leakgauge.federated.training.aggregated import Aggregated
 
 
@@ -69,7 +69,7 @@ class Group(Client):
         return [Batch(x, y) for x, y in zip(inputs, targets, strict=True)]
 
     def check_split(self, count: int) -> None:
-        """Raise DataError if there are fewer than one example for each client."""
+        """Raise DataError if `count` examples are fewer than the clients."""
         if count < self.clients:
             raise DataError(
                 "batch",
@@ -85,6 +85,7 @@ class Group(Client):
 
     @property
     def contributors(self) -> int:
+        """The number of clients."""
         return self.clients
 
     @property
@@ -92,7 +93,7 @@ class Group(Client):
         """The map from the whole batch to the aggregate.
 
         It is one gradient of all examples under three conditions. Each client shares one gradient, no
-        module is in train mode, and the loss is a mean over the examples.
+        module is in train mode, and the loss is a mean over the examples. Otherwise it is `aggregated`.
         """
         apart = not any(module.training for module in self.model.modules())
         single = isinstance(self.training, SingleGradient) and apart
@@ -124,4 +125,4 @@ class Group(Client):
         """Return the mean of the clients' running statistics, weighted by their numbers of examples."""
         members = self.members(batch, seeds=seeds)
         each = [one.statistics(model, part, seeds=own) for one, part, own in members]
-        return averaged(each, [len(part) for _, part, _ in members])
+        return average_statistics(each, [len(part) for _, part, _ in members])

@@ -49,7 +49,8 @@ class Steadiness(Summarized):
     @classmethod
     def of(cls, client: Client, model: nn.Module, batch: Batch) -> Steadiness:
         """Evaluate twice on one copy of `model`, and compare."""
-        # Restoring matters: the client's training must start from the state that the adversary gets.
+        # The state is restored, because the client's training must start from the state that the
+        # adversary gets.
         with client.shared(), restored(model):
             twin = copied(model)
             first = evaluated(client, twin, batch)

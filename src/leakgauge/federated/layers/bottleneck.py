@@ -51,6 +51,7 @@ class VariationalBottleneck(nn.Module):
         self.sampling = True
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Return the decoded features (..., F)."""
         mean, log_variance = self.encoder(inputs).chunk(2, dim=-1)
         code = mean
         if self.sampling:
@@ -72,6 +73,7 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def forward(values: Tensor, term: Tensor) -> Tensor:
+        """Return a copy of `values`."""
         return values.clone()
 
     @staticmethod
@@ -80,10 +82,12 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient for `values`, and 1 for `term`."""
         return gradient, gradient.new_ones(())
 
     @staticmethod
     def jvp(ctx: Any, values: Tensor, term: Tensor) -> Tensor:
+        """Return the tangent of `values`."""
         return values.clone()
 
 

@@ -66,6 +66,7 @@ class DropoutMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        """Call `answer` instead of a function that draws a mask, and any other function itself."""
         given = kwargs or {}
         if func in _ATTENTION:
             place = _ATTENTION[func]
@@ -114,6 +115,7 @@ class Still(DropoutMode):
         self.calls: list[Call] = []
 
     def answer(self, call: Call, inputs: Tensor) -> Tensor:
+        """Record the call, and return the input unchanged."""
         self.calls.append(call)
         return inputs
 
@@ -126,6 +128,7 @@ class Masked(DropoutMode):
         self.left = list(masks)
 
     def answer(self, call: Call, inputs: Tensor) -> Tensor:
+        """Return the input times the next mask, scaled by `1 / (1 - p)`."""
         return inputs * self.left.pop(0) / (1 - call.p)
 
 
@@ -207,6 +210,7 @@ class _StillForward:
     forward: Callable[..., Any]
 
     def __call__(self, inputs: Tensor) -> Any:
+        """Return the output of the forward pass without dropout."""
         with Still():
             return self.forward(inputs)
 

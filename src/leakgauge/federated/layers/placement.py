@@ -30,7 +30,7 @@ def check_placed(before: nn.Module, after: nn.Module, domain: Domain, defense: s
         ModelError: The output depends on none of these parameters.
         ProbeError: The model fails on random inputs of the domain.
     """
-    moved = displaced(trainable(before), trainable(after))
+    moved = find_moved(trainable(before), trainable(after))
     if not moved:
         return
     model = copied(after).eval()
@@ -51,7 +51,7 @@ def check_placed(before: nn.Module, after: nn.Module, domain: Domain, defense: s
         )
 
 
-def displaced(before: Tensors, after: Tensors) -> list[str]:
+def find_moved(before: Tensors, after: Tensors) -> list[str]:
     """Return the new names of the parameters that a defense moved, or of all new ones if it moved none.
 
     A layer that a defense adds may have a gradient in any case, for example of a KL term. A layer that

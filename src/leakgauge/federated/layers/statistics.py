@@ -86,7 +86,7 @@ def check_normalizers(model: nn.Module) -> None:
 
 
 @contextmanager
-def carried(model: nn.Module) -> Iterator[Callable[[], Tensors]]:
+def carry_statistics(model: nn.Module) -> Iterator[Callable[[], Tensors]]:
     """Carry the running statistics of `model` from step to step inside, as a client's training does.
 
     Without this, each step of local training starts from the model's own buffers. No update in train
@@ -176,7 +176,7 @@ def middle(momentum: float | None, steps: int) -> float:
     return sum(w * k for k, w in enumerate(weights)) / (steps * sum(weights))
 
 
-def averaged(statistics: list[Tensors], counts: list[int]) -> Tensors:
+def average_statistics(statistics: list[Tensors], counts: list[int]) -> Tensors:
     """Return the mean of the clients' running statistics, weighted by `counts` of examples."""
     total, found = sum(counts), {}
     for name, like in statistics[0].items():

@@ -95,6 +95,7 @@ class FedAvg:
 
     @property
     def kind(self) -> UpdateKind:
+        """The word "delta": the update is a weight difference."""
         return "delta"
 
     def drawn(self, count: int, *, seeds: Seeds) -> FedAvg:
@@ -171,7 +172,7 @@ class FedAvg:
             loss: A function of outputs and targets.
             inputs: Examples `(B, *shape)`.
             targets: Targets (B,) or (B, K).
-            create_graph: Whether the result can be differentiated by inputs and targets.
+            create_graph: Whether the result can be differentiated with respect to inputs and targets.
 
         Raises:
             ModelError: The loss is not a scalar.

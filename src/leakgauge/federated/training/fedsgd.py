@@ -50,6 +50,7 @@ class FedSGD:
 
     @property
     def kind(self) -> UpdateKind:
+        """The word "gradient"."""
         return "gradient"
 
     def __call__(
@@ -68,7 +69,7 @@ class FedSGD:
             loss: A function of outputs and targets.
             inputs: Examples `(B, *shape)`.
             targets: Targets (B,) or (B, K).
-            create_graph: Whether the result can be differentiated by inputs and targets.
+            create_graph: Whether the result can be differentiated with respect to inputs and targets.
 
         Raises:
             ModelError: The loss is not a scalar, or does not depend on the parameters.
@@ -128,7 +129,7 @@ def local_update(
         loss: A function of outputs and targets.
         inputs: Examples `(B, *shape)`.
         targets: Targets (B,) or (B, K).
-        create_graph: Whether the result can be differentiated by inputs and targets.
+        create_graph: Whether the result can be differentiated with respect to inputs and targets.
 
     Returns:
         The update by parameter name.

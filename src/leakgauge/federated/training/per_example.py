@@ -62,7 +62,7 @@ class ClippedExamples(Wrapper):
     def scalar(
         self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> Tensor:
-        """Return `1/B sum_b c_b L_b`, whose gradient by `parameters` is the mean of the clipped gradients.
+        """Return `1/B sum_b c_b L_b`. Its gradient at `parameters` is the mean of the clipped gradients.
 
         `L_b` is the loss of example b, and `c_b = min(1, max_norm / ||g_b||)` does not depend on
         `parameters`.

@@ -21,7 +21,7 @@ class Task:
         loss: A function of outputs and targets.
         inputs: Examples `(B, *shape)`.
         targets: Targets (B,) or (B, K).
-        create_graph: Whether the update can be differentiated by inputs and targets.
+        create_graph: Whether the update can be differentiated with respect to inputs and targets.
     """
 
     model: nn.Module
@@ -66,6 +66,7 @@ class Wrapper(Operator):
 
     @property
     def kind(self) -> UpdateKind:
+        """The kind of update of the wrapped training."""
         return self.training.kind
 
 
