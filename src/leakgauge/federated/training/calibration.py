@@ -68,7 +68,7 @@ class Calibrated(Wrapper):
 
     @property
     def kind(self) -> UpdateKind:
-        """The word "delta": the update is a weight difference."""
+        """The word "delta", since the update is a weight difference."""
         return "delta"
 
     def taken(self, count: int) -> int:

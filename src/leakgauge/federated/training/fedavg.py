@@ -95,7 +95,7 @@ class FedAvg:
 
     @property
     def kind(self) -> UpdateKind:
-        """The word "delta": the update is a weight difference."""
+        """The word "delta", since the update is a weight difference."""
         return "delta"
 
     def drawn(self, count: int, *, seeds: Seeds) -> FedAvg:

@@ -62,7 +62,7 @@ class FedSGD:
         *,
         create_graph: bool = False,
     ) -> Tensors:
-        """Return the gradient of the loss by parameter name. Buffers, as running statistics, do not change.
+        """Return the gradient of the loss by parameter name. Buffers, such as running statistics, do not change.
 
         Args:
             model: The network.

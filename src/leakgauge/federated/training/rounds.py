@@ -14,8 +14,8 @@ from leakgauge.federated.training.wrapper import StepsWrapper, Task
 class Rounds(StepsWrapper):
     """Local training in several rounds, at successive models. The updates of all rounds are shared.
 
-    Tensors of the first round have the names of the parameters. Tensors of round t have these names
-    with "@t" added.
+    Tensors of the first round, t = 0, have the names of the parameters. Tensors of a later round t have
+    these names with "@t" added.
 
     Args:
         training: The local training of each round.
