@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.analytic.hidden import Features, deep, reading
+from leakgauge.analytic.hidden import Features, deep_layer, feature_reader
 from leakgauge.attacks import FeatureInversion
 from leakgauge.inversion import Candidate, FeatureMatch, Known, TotalVariation
 from leakgauge.inversion.evaluation.problem import Problem
@@ -36,7 +36,7 @@ def hidden_cnn(width: int = 96, *, seed: int = 0) -> nn.Module:
 
 
 def true_features(observation: lg.Observation, inputs: Tensor) -> Tensor:
-    found = deep(observation)
+    found = deep_layer(observation)
     assert not isinstance(found, lg.Inapplicable)
     return found.feature(observation.domain.to_unit(inputs).double()).detach()
 
@@ -49,7 +49,7 @@ def relative_distances(found: Tensor, truth: Tensor) -> Tensor:
 def features_of(
     observation: lg.Observation, generator: torch.Generator, *, rounds: int
 ) -> Features:
-    read = reading(observation, rounds=rounds)
+    read = feature_reader(observation, rounds=rounds)
     assert not isinstance(read, lg.Inapplicable), read
     features = read(generator, lambda fraction: None)
     assert isinstance(features, Features), features
@@ -109,7 +109,7 @@ class TestRead:
     def test_says_why_it_cannot(
         self, observe: Observe, model: nn.Module, batch_size: int, reason: str
     ) -> None:
-        assert reason in str(reading(observe(model, images(batch_size)), rounds=12))
+        assert reason in str(feature_reader(observe(model, images(batch_size)), rounds=12))
 
 
 def test_features_of_a_hidden_layer_match_at_the_batch(observe: Observe) -> None:

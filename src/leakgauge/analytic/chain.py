@@ -263,7 +263,7 @@ def _selects(module: nn.Module) -> bool:
     return isinstance(module, nn.MaxPool2d) and not module.ceil_mode and not module.return_indices
 
 
-def unpooled(chain: Chain) -> str | None:
+def why_pooled(chain: Chain) -> str | None:
     """Return why a max pool hinders the recursion, or None if there is no pool."""
     for layer in chain.layers:
         if layer.pool is not None:

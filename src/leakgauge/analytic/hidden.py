@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leakgauge.analytic.cocktail_party import Unmixer, complete, unmix
 from leakgauge.analytic.independence import fixed_point
-from leakgauge.analytic.last_layer import HeadGradient, readable, unmixed
+from leakgauge.analytic.last_layer import HeadGradient, separable_head, unmix_head
 from leakgauge.analytic.linear import first_linear, rank_one
 from leakgauge.analytic.mixtures import Mixture, mixture
 from leakgauge.analytic.tail import Tail
@@ -58,7 +58,7 @@ class Features:
     source: str
 
 
-def deep(observation: Observation) -> Deep | Inapplicable:
+def deep_layer(observation: Observation) -> Deep | Inapplicable:
     """Return the layer whose inputs can be recovered, or the reason why there is none."""
     reason = observation.not_one_gradient()
     if reason is not None:
@@ -86,17 +86,17 @@ ReadFeatures = Callable[[torch.Generator, Tell], Features | Inapplicable]
 """From a generator for random starts to the features of each example, or the reason why there are none."""
 
 
-def reading(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplicable:
+def feature_reader(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplicable:
     """Return the function that recovers the features of each example, or the reason why none can.
 
-    At batch 1 it divides dW by db. At the last layer it uses softmax unmixing, at a layer before
-    the Cocktail Party Attack.
+    At batch 1 it divides dW by db. At the last layer it uses softmax unmixing. At a layer before
+    the last it uses the Cocktail Party Attack.
 
     Args:
         observation: The observation of one gradient.
         rounds: Largest number of rounds of silent outputs of the Cocktail Party Attack.
     """
-    found = deep(observation)
+    found = deep_layer(observation)
     if isinstance(found, Inapplicable):
         return found
     batch = observation.knowledge.batch_size or 1
@@ -104,7 +104,7 @@ def reading(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplic
         return lambda generator, tell: by_ratio(observation, found)
     head = head_of(observation.model, observation.domain)
     if head is not None and found.name == head.name:
-        last = readable(observation)
+        last = separable_head(observation)
         if isinstance(last, Inapplicable):
             return last
         return partial(by_last_layer, observation, last)
@@ -135,7 +135,7 @@ def by_last_layer(
     observation: Observation, head: HeadGradient, generator: torch.Generator, tell: Tell
 ) -> Features:
     """Return the features at the last layer, by softmax unmixing."""
-    seen = unmixed(observation, head, generator, tell=tell)
+    seen = unmix_head(observation, head, generator, tell=tell)
     error = torch.where(seen.found, seen.error, torch.inf)
     source = f"softmax unmixing of {head.name!r}, {int(seen.found.sum())} of {len(error)}"
     return Features(head.name, seen.features, seen.labels, error, source)

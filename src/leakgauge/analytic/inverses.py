@@ -17,6 +17,7 @@ GAP = 10.0
 """Least ratio of neighboring outputs of a ReLU at which the zeros may end."""
 
 Inverse = Callable[[Any, Tensor], Tensor]
+"""From a module and its output h to its input z."""
 
 
 def apply_modules(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
@@ -79,20 +80,24 @@ def largest_zero(h: Tensor, noise: float) -> float:
 
 
 def _leaky_relu(module: nn.LeakyReLU, h: Tensor) -> Tensor:
+    """Return z of LeakyReLU's output h."""
     return torch.where(h > 0, h, h / module.negative_slope)
 
 
 def _elu(module: nn.ELU, h: Tensor) -> Tensor:
+    """Return z of ELU's output h."""
     return torch.where(h > 0, h, (h / module.alpha).clamp_min(OPEN - 1).log1p())
 
 
 def _softplus(module: nn.Softplus, h: Tensor) -> Tensor:
+    """Return z of Softplus' output h."""
     scaled = (module.beta * h).clamp_min(OPEN)
     z: Tensor = (scaled + (-(-scaled).expm1()).log()) / module.beta
     return z
 
 
 def _batch_norm(module: nn.Module, h: Tensor) -> Tensor:
+    """Return the input of a BatchNorm with running statistics, which is affine."""
     with torch.no_grad():
         zero, one = (module(torch.full_like(h, value).unsqueeze(0))[0] for value in (0.0, 1.0))
     found: Tensor = (h - zero) / (one - zero)

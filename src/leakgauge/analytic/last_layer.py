@@ -20,7 +20,9 @@ ROUNDING = {
     torch.bfloat16: 2.0**-9,
     torch.float16: 2.0**-12,
 }
+"""Relative rounding error of each type."""
 CODED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Shorter types that an update may be rounded to, by name."""
 
 
 def read(
@@ -31,7 +33,7 @@ def read(
     Args:
         observation: The observation of one gradient.
         generator: Source of the search's draws.
-        noise: Noise of the update. See `unmixed`.
+        noise: Noise of the update. See `unmix_head`.
 
     Example:
         >>> import torch
@@ -42,13 +44,13 @@ def read(
         >>> found.certified, found.features.shape
         (True, torch.Size([2, 32]))
     """
-    found = readable(observation)
+    found = separable_head(observation)
     if isinstance(found, Inapplicable):
         return found
-    return unmixed(observation, found, generator, noise=noise)
+    return unmix_head(observation, found, generator, noise=noise)
 
 
-def readable(observation: Observation) -> HeadGradient | Inapplicable:
+def separable_head(observation: Observation) -> HeadGradient | Inapplicable:
     """Return the head's gradient if it separates the examples, else the reason why it does not."""
     found = last_layer(observation)
     if isinstance(found, Inapplicable):
@@ -71,7 +73,7 @@ def why_indistinct(head: HeadGradient) -> str | None:
     return None
 
 
-def unmixed(
+def unmix_head(
     observation: Observation,
     head: HeadGradient,
     generator: torch.Generator,
@@ -126,7 +128,8 @@ def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
 
     A sum over the batch and the scales of the loss and of the logits are divided out. Each example
     i then adds `w[y_i] (act(z_i / temperature) - targets[y_i]) h_i' / B` to the gradient of the
-    weight. Unequal class weights w are the exception: a mean over them has another divisor than B.
+    weight. `LossLink` defines act and targets. Unequal class weights w are the exception: a mean
+    over them has another divisor than B.
     """
     reason = observation.not_one_gradient()
     if reason is not None:

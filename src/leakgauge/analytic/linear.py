@@ -29,7 +29,9 @@ FLOAT64 = torch.zeros((), dtype=torch.float64)
 DENSE_LIMIT = 4096
 """Most inputs and features for which a general affine map is inverted. Elementwise maps have no limit."""
 AFFINE_TOLERANCE = 1e-9
+"""Largest error of an affine map, relative to its values."""
 POWER_STEPS = 200
+"""Largest number of power iterations."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class LossLink:
     """An example's own slope: weights[y] scale (act(z / temperature) - targets[y]) for label y.
 
     Args:
-        activation: Name of act.
+        activation: Name of act: softmax, sigmoid or identity.
         scale: Scale of the loss.
         temperature: Divisor of the outputs.
         targets: (C, C), a row for each label.
@@ -81,13 +81,13 @@ def link_of(loss: Loss, classes: int) -> LossLink | None:
     if reduction is None:
         return None
     for activation in ("softmax", "sigmoid", "identity"):
-        link = _fitted(loss, activation, classes, reduction)
+        link = _fit_link(loss, activation, classes, reduction)
         if link is not None:
             return link
     return None
 
 
-def _fitted(
+def _fit_link(
     loss: Loss, activation: Activation, classes: int, reduction: Reduction
 ) -> LossLink | None:
     """Return the link of this activation if it matches the loss's slopes at test points, else None."""
@@ -123,16 +123,16 @@ def _scale(
     """
     classes = len(base)
     if activation == "identity":
-        scales = _moves(loss, base, reduction, 1.0)
+        scales = _slope_changes(loss, base, reduction, 1.0)
         return None if scales is None or not bool((scales > 0).all()) else (scales, 1.0)
     middle = 1 / classes if activation == "softmax" else 0.5
     # act moves from its middle to 1 as an output goes to infinity.
-    rises = _moves(loss, base, reduction, FAR)
+    rises = _slope_changes(loss, base, reduction, FAR)
     if rises is None or not bool((rises > 0).all()):
         return None
     scales = rises / (1 - middle)
     for step in STEPS:
-        moves = _moves(loss, base, reduction, step)
+        moves = _slope_changes(loss, base, reduction, step)
         if moves is None:
             return None
         act = middle + float(moves[0] / scales[0])
@@ -143,7 +143,7 @@ def _scale(
     return None
 
 
-def _moves(loss: Loss, base: Tensor, reduction: Reduction, step: float) -> Tensor | None:
+def _slope_changes(loss: Loss, base: Tensor, reduction: Reduction, step: float) -> Tensor | None:
     """Return how far each label's own slope at another output c moves (C,), as output c goes from 0 to `step`."""
     classes = len(base)
     labels = torch.arange(classes)

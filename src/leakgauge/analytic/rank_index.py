@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakgauge.analytic.chain import Chain, chain_of, unpooled
+from leakgauge.analytic.chain import Chain, chain_of, why_pooled
 from leakgauge.analytic.constraints import System, system_of, too_large
 from leakgauge.core import Domain, Inapplicable, unit_shape
 
@@ -89,7 +89,7 @@ def rank_index(
     chain = chain_of(model, domain)
     if isinstance(chain, Inapplicable):
         return chain
-    reasons = (unpooled(chain), *map(too_large, chain.layers))
+    reasons = (why_pooled(chain), *map(too_large, chain.layers))
     reason = next((reason for reason in reasons if reason is not None), None)
     if reason is not None:
         return Inapplicable(reason)

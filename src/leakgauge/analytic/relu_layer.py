@@ -1,6 +1,7 @@
 """A batch from the gradient of a linear layer with a ReLU, as a factorization with known zeros.
 
-The gradient is `G = [dW, db] = D H`. Row j of H = [X, 1] (B, F + 1) is the input of example j.
+The layer has F inputs and O outputs, and the batch B examples. The gradient of weight and bias is
+`G = [dW, db] = D H`. Row j of H = [X, 1] (B, F + 1) is the input of example j.
 Column j of D (O, B) is the gradient that it causes at the layer's outputs. The singular value
 decomposition gives G = L R with rank B. Then D = L Q and H = Q^-1 R for one unknown matrix Q (B, B).
 
@@ -52,7 +53,7 @@ DRAWN = 0.02
 
 @dataclass(frozen=True)
 class Factors:
-    """The factorization G = scale * rows @ right of the outputs that the batch excites, and the basis of the search.
+    """The factorization G = scale * rows @ right of the m outputs that the batch excites, and a basis for the search.
 
     A direction a (B,) of the search stands for q = basis a. It is normalized so that no direction
     is favored.

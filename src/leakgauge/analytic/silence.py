@@ -28,7 +28,7 @@ from leakgauge.analytic.sparse_directions import sortable
 STEPS = 15
 """Steps of reweighted least squares."""
 SHRINK = 0.6
-"""Factor per step of the scale above which an output counts as loud."""
+"""Factor by which the scale of a loud output falls in each step."""
 QUIET = 10.0
 """Standard deviations of the noise within which a value counts as 0."""
 EXACT = 1e-12

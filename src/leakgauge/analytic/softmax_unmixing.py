@@ -179,7 +179,7 @@ def _rounds(
     batch = white.layer.batch
 
     def climbed() -> Iterator[_Solution]:
-        for solution in _climbed(white, counts, generator):
+        for solution in _climb_ladder(white, counts, generator):
             if solution.basis.white is white:
                 pools[len(solution.fits.labels[0])] = solution.pool
             yield solution
@@ -200,7 +200,7 @@ def _attempt(
 ) -> _Solution | None:
     """Return the best of one round for `count` examples, or None if no multiset of labels allows them."""
     space = basis(white, min(count, white.rank))
-    starts = _affordable(space, count)
+    starts = _affordable_starts(space, count)
     alike = Equations(space, Stage(1.0, prior))
     if pool is None:
         labelings = list(islice(multisets(white, counts, count), LABELINGS))
@@ -216,10 +216,10 @@ def _attempt(
     fits = alike.descend(q, labels, 60, halve=20)
     fits = fits.take(fits.cost.argsort()[:16])
     pool = alike.outside(fits.points), fits.labels
-    return _polished(space, pool, Stage(1e-3, min(1.0, 100 * prior)))
+    return _polish(space, pool, Stage(1e-3, min(1.0, 100 * prior)))
 
 
-def _polished(space: Basis, pool: Pool, first: Stage) -> _Solution:
+def _polish(space: Basis, pool: Pool, first: Stage) -> _Solution:
     """Return the best of a pool, fitted to the gradient at its own precision."""
     q, labels = pool[0][:8], pool[1][:8]
     for stage, steps in ((first, 15), (Stage(32 * max(space.white.noise.computed, OWN), 1.0), 25)):
@@ -231,7 +231,7 @@ def _polished(space: Basis, pool: Pool, first: Stage) -> _Solution:
     return _Solution(space, equations, fits, float(fits.cost[0]) / freedom, pool)
 
 
-def _climbed(
+def _climb_ladder(
     white: White, counts: Tensor | None, generator: torch.Generator
 ) -> Iterator[_Solution]:
     """Yield the solution of the last rung, and before it that of the last rung that holds if it is another."""
@@ -241,10 +241,10 @@ def _climbed(
         size = len(rung.candidates[0][1])
         alike = [candidate for candidate in rung.candidates if len(candidate[1]) == size]
         pool = torch.stack([q for q, _ in alike]), torch.stack([labels for _, labels in alike])
-        yield _polished(rung.space, pool, Stage(1e-3, 1.0))
+        yield _polish(rung.space, pool, Stage(1e-3, 1.0))
 
 
-def _affordable(space: Basis, count: int) -> int:
+def _affordable_starts(space: Basis, count: int) -> int:
     """Return the number of starts that need about the same work at every size."""
     products = len(space.rows) * (count * space.rank) ** 2
     return max(4, min(STARTS, int(WORK / products)))

@@ -32,7 +32,7 @@ class Stage:
 
     Args:
         fraction: Error of a direction, as a fraction of its size, besides noise of 1.
-        prior: Weight of the prior, divided by its width.
+        prior: Weight of the prior. It is divided by the prior's width.
         logs: Whether the logarithms of the column sums of the probabilities are equations too.
             Their slope never vanishes.
     """

@@ -37,8 +37,9 @@ EXTRA = 3
 LOOSE, TIGHT = Stage(1e-2, 1e-2), Stage(1e-6, 1e-2)
 """Weights of the first and of the second fit of a rung."""
 DRAWN = 256
-"""Number of places drawn for one more example of a label. The best EACH of them are tried."""
+"""Number of places drawn for one more example of a label, from which the best EACH are chosen."""
 EACH = 6
+"""Number of places tried for one more example of a label."""
 TRIED = 16
 """Labels tried for one more example: the labels with the largest residual."""
 GRID = 41
@@ -56,7 +57,7 @@ class Rung:
 
     Args:
         space: The row space at this floor. On the last rung the floor is the layer's own noise.
-        guesses: Coordinates and labels, best first.
+        candidates: Coordinates and labels of the solutions, best first.
         misfits: Misfits of the solutions.
     """
 

@@ -87,7 +87,7 @@ def _second_order(basis: Basis, labels: Tensor) -> tuple[Tensor, Tensor, Tensor,
     solved = solved.squeeze(1) / size
     split = upper.shape[1]
     means = solved[split:].reshape(-1, rank) / sizes.unsqueeze(1)
-    means = _near(basis, basis.on_constraint(means) - basis.center)
+    means = _limit_distance(basis, basis.on_constraint(means) - basis.center)
     scatter = (solved[:split, None, None] * kinds).sum(0)
     across = eye - torch.outer(basis.unit, basis.unit) / basis.unit.square().sum()
     return means, across @ scatter @ across, classes, group
@@ -114,7 +114,7 @@ def tables(basis: Basis, labels: Tensor, count: int, generator: torch.Generator)
     power = normal.diagonal(dim1=1, dim2=2)
     normal = normal + torch.diag_embed(1e-4 * power + 1e-6 * power.amax(1, keepdim=True) + 1e-300)
     right = delta @ (basis.product - delta.sum(1).unsqueeze(-1) * basis.center)
-    return _near(basis, torch.linalg.solve(normal, right))
+    return _limit_distance(basis, torch.linalg.solve(normal, right))
 
 
 def peeling(basis: Basis, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -136,7 +136,7 @@ def peeling(basis: Basis, labels: Tensor, count: int, generator: torch.Generator
         total = (row @ basis.unit).unsqueeze(1)
         # A row with a sum of 0 or more shows no example of its label.
         away = torch.where(total < 0, row / total.clamp_max(-1e-300) - basis.center, 0.0)
-        moved = _near(basis, away) - basis.center
+        moved = _limit_distance(basis, away) - basis.center
         moved = moved + jitter * _normal((count, basis.rank), generator) / math.sqrt(basis.rank)
         q = basis.on_constraint(basis.center + moved)
         delta = link.value(q @ basis.logits.T + basis.white.offset) - link.targets[label]
@@ -166,7 +166,7 @@ def hops(
     for i in range(count):
         some = order[i, : size[i]]
         if kind[i] < 0.6 and n > 1:
-            starts[i, some] = _turned(starts[i, some], generator)
+            starts[i, some] = _rotate(starts[i, some], generator)
         elif kind[i] < 0.8:
             other = int(torch.randint(len(parents), (1,), generator=generator))
             if bool((labels[other] == kept[i]).all()):
@@ -177,7 +177,7 @@ def hops(
     return basis.on_constraint(starts), kept
 
 
-def _turned(some: Tensor, generator: torch.Generator) -> Tensor:
+def _rotate(some: Tensor, generator: torch.Generator) -> Tensor:
     """Return a few rows (s, K), rotated among each other. Their mean and scatter stay."""
     s = len(some)
     frame = _normal((s, s), generator)
@@ -231,7 +231,7 @@ def relative_weights(basis: Basis, fraction: float) -> Tensor:
     return weights
 
 
-def _near(basis: Basis, away: Tensor) -> Tensor:
+def _limit_distance(basis: Basis, away: Tensor) -> Tensor:
     """Return center + away (..., K), at most FAR widths from the center."""
     excess = away.norm(dim=-1, keepdim=True) / (FAR * basis.width)
     near: Tensor = basis.center + away / excess.clamp_min(1)

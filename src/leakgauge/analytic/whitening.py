@@ -1,9 +1,9 @@
 """The last layer's gradient in units of its own noise, and the row space that its examples span.
 
-The gradient is `G = B [dW, db] / scale` (C, d + 1), with rows h_i = [features, 1] of H. Then G = D'
-H, and row i of D is act(W h_i) - target_i. Entries of G are rounded in proportion to their size, so
-large and small rows and columns are equally precise. Each is therefore divided by its own noise
-before the row space is computed.
+The gradient is `G = B [dW, db] / scale` (C, d + 1). Row i of H (B, d + 1) is h_i = [features, 1] of
+example i. Then `G = D' H`, and row i of D (B, C) is `act(W h_i) - target_i` (`LossLink`). Entries
+of G are rounded in proportion to their size, so large and small rows and columns are equally
+precise. Each is therefore divided by its own noise before the row space is computed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from leakgauge.analytic.hidden import ReadFeatures, reading
+from leakgauge.analytic.hidden import ReadFeatures, feature_reader
 from leakgauge.attacks.labels import LabelPlan, plan_labels
 from leakgauge.attacks.softmax_unmixing import READING, UNLABELED, complete_labels, reporter
 from leakgauge.core import (
@@ -103,7 +103,7 @@ class FeatureInversion(BaseAttack):
         return frozenset({"batch_size"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        read = reading(observation, rounds=self.rounds)
+        read = feature_reader(observation, rounds=self.rounds)
         if isinstance(read, Inapplicable):
             return read
         reason = entangled(observation) or self.prior().inapplicable(observation)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.chain import unpooled
+from leakgauge.analytic.chain import why_pooled
 from leakgauge.analytic.constraints import system_of, too_large
 from leakgauge.analytic.rank_index import LayerRank, carry_open, measure_rank
 from leakgauge.attacks.recursion import Beginning, Recursion, recursion_of
@@ -90,7 +90,7 @@ class RGAP(BaseAttack):
         if isinstance(found, Inapplicable):
             return found
         solved = found.chain.layers[: found.biased]
-        reasons = (unpooled(found.chain), *map(too_large, solved))
+        reasons = (why_pooled(found.chain), *map(too_large, solved))
         reason = next((reason for reason in reasons if reason is not None), None)
         if reason is not None:
             return Inapplicable(reason)

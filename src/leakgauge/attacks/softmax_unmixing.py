@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.last_layer import HeadGradient, readable, unmixed
+from leakgauge.analytic.last_layer import HeadGradient, separable_head, unmix_head
 from leakgauge.analytic.softmax_unmixing import Unmixed
 from leakgauge.attacks.labels import LabelPlan, plan_labels
 from leakgauge.attacks.second_order import SecondOrder
@@ -96,7 +96,7 @@ class SoftmaxUnmixing(BaseAttack):
         return frozenset({"batch_size"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        head = readable(observation)
+        head = separable_head(observation)
         if isinstance(head, Inapplicable):
             return head
         reason = entangled(observation)
@@ -121,7 +121,7 @@ class SoftmaxUnmixing(BaseAttack):
     ) -> Reconstruction:
         """Return the result of matching with the features and labels from the last layer's gradient."""
         tell = reporter(progress)
-        unmixing = unmixed(observation, head, seeds.generator("unmixing"), tell=tell)
+        unmixing = unmix_head(observation, head, seeds.generator("unmixing"), tell=tell)
         labels = complete_labels(unmixing.labels, partial(plan_labels, observation), seeds)
         if labels is None:
             return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)

@@ -25,7 +25,7 @@ from leakgauge.analytic.label_recovery.llg import LlgStar
 from leakgauge.analytic.label_recovery.one_label import LabelOfOne
 from leakgauge.analytic.label_recovery.stand_ins import Auxiliary
 from leakgauge.analytic.label_recovery.tilting import Tilting
-from leakgauge.analytic.last_layer import label_counts, unmixed, why_indistinct
+from leakgauge.analytic.last_layer import label_counts, unmix_head, why_indistinct
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count, Positive
 from leakgauge.federated.training.calibration import Calibrated, one_gradient
@@ -147,7 +147,7 @@ def _unmixed_counts(
     classes = len(head.link.targets)
     if why_indistinct(head) is not None:
         return torch.zeros(classes, dtype=torch.long), False
-    found = unmixed(observation, head, seeds.generator("unmixing"))
+    found = unmix_head(observation, head, seeds.generator("unmixing"))
     sure = found.labels[found.found & (found.labels >= 0)]
     counts = torch.bincount(sure, minlength=classes)
     return counts, found.certified and len(sure) == len(found.labels)
