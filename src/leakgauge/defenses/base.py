@@ -42,21 +42,27 @@ class Undefended:
 
     @property
     def effects(self) -> tuple[Effect, ...]:
+        """Changes to the adversary's view, as data for an adaptive adversary. By default there are none."""
         return ()
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
+        """Return the inputs `(B, *shape)` and the targets on which the client trains."""
         return inputs, targets
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
+        """Return the network that server and client both use."""
         return model
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
+        """Return the local training that the client runs."""
         return training
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
+        """Return the update that leaves the client."""
         return update
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
+        """Return a function that does to a simulated update what this defense did to `observed`."""
         return lambda simulated: simulated
 
 

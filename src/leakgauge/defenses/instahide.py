@@ -82,7 +82,7 @@ class InstaHide(Undefended):
                 "defense InstaHide",
                 expected=f"a bound of at least {1.2 / self.mixed:g} for mixtures of {self.mixed} examples",
                 found=f"{self.bound:g}",
-                remedy="raise bound, or mixed",
+                remedy="raise bound or mixed",
             )
 
     @property

@@ -157,8 +157,10 @@ def redraw(module: nn.Module) -> None:
 
 
 def _layer(name: str) -> str:
+    """Return the name of the module that holds a parameter."""
     return name.rpartition(".")[0]
 
 
 def _within(layer: str, name: str) -> bool:
+    """Return whether a layer is the module `name`, or lies within it."""
     return layer == name or layer.startswith(f"{name}.")

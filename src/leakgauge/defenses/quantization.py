@@ -57,16 +57,19 @@ class Quantization(Undefended):
 
 
 def _half(t: Tensor) -> Tensor:
+    """Round a tensor to fp16."""
     # Larger values saturate, because a client must not send infinities.
     largest = torch.finfo(torch.float16).max
     return t.clamp(-largest, largest).to(torch.float16).to(t.dtype)
 
 
 def _bfloat(t: Tensor) -> Tensor:
+    """Round a tensor to bf16."""
     return t.to(torch.bfloat16).to(t.dtype)
 
 
 def _int8(t: Tensor) -> Tensor:
+    """Round a tensor to 255 levels, symmetric about 0."""
     if t.numel() == 0:
         return t
     step = t.abs().max() / 127

@@ -149,7 +149,7 @@ def features_of(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Ten
             expected="a linear layer that reads one vector of features for each example",
             found=f"an input of shape {tuple(read[0].shape)}"
             if read
-            else "a layer that is not run",
+            else "a layer that the forward pass does not use",
             remedy="set layer to the name of another linear layer",
         )
     return read[0], leaf

@@ -85,6 +85,7 @@ class StochasticQuantization(Undefended):
         return {name: self._steps(t) for name, t in observed.tensors.items()}
 
     def _steps(self, t: Tensor) -> Tensor:
+        """Return the step of each entry of one tensor."""
         buckets = self._buckets(t.double())
         found = torch.stack([step_of(bucket, self.levels) for bucket in buckets])
         return found.repeat_interleave(self.bucket)[: t.numel()].view_as(t).to(t)
@@ -94,6 +95,7 @@ class StochasticQuantization(Undefended):
         return functional.pad(t.flatten(), (0, -t.numel() % self.bucket)).view(-1, self.bucket)
 
     def _quantized(self, t: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one tensor, rounded at random."""
         if t.numel() == 0:
             return t
         flat = self._buckets(t)

@@ -159,8 +159,8 @@ def leak_error(place: Place, what: str) -> ModelError:
         place.path,
         expected="nothing of what the client trained on",
         found=what,
-        remedy="do not keep inputs, targets or outputs there: run the model on other data before the audit, "
-        "and let forward, loss and hooks keep nothing outside the object that they belong to",
+        remedy="keep no inputs, targets or outputs there. Before the audit, run the model only on other data. "
+        "Forward, loss and hooks may keep values only in the object to which they belong",
     )
 
 

@@ -88,7 +88,7 @@ class Neighbor(Server):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_statistics(self, "nodes mix parameters alone, and keep running statistics")
+        refuse_statistics(self, "nodes exchange only parameters, and keep their running statistics")
 
     @property
     def grants(self) -> frozenset[str]:
@@ -108,7 +108,7 @@ class Neighbor(Server):
                 "threat.hops",
                 expected=f"at most {max(away)}, the largest distance of two nodes",
                 found=str(self.hops),
-                remedy="lower hops, or the degree",
+                remedy="lower hops or degree",
             )
         return away.index(self.hops)
 

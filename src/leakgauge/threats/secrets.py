@@ -121,6 +121,7 @@ class Secrets(Summarized):
         return None
 
     def _find_in_vector(self, tensor: Tensor, *, learned: bool) -> str | None:
+        """Return the part of the private batch that a tensor holds, or None if it holds none."""
         if tensor.numel() < ORDERED:
             return None
         if self._holds_example(tensor) or (not learned and self._holds_likeness(tensor)):
@@ -168,6 +169,7 @@ class Secrets(Summarized):
             return False
 
     def _holds_example(self, tensor: Tensor) -> bool:
+        """Return whether a row of a tensor is close to an example, in any unit."""
         for size, private in self.examples.items():
             if tensor.numel() % size or not len(private):
                 continue
@@ -181,6 +183,7 @@ class Secrets(Summarized):
         return False
 
     def _holds_likeness(self, tensor: Tensor) -> bool:
+        """Return whether a row of a tensor is an example after a scale, a shift or a change of its axes."""
         for number, examples in enumerate(self.scalable):
             size = examples[0].numel()
             if tensor.numel() % size:
@@ -203,6 +206,7 @@ class Secrets(Summarized):
 
     @cached_property
     def _likenesses(self) -> dict[int, Likeness]:
+        """Standardized examples that were computed so far, by their number."""
         return {}
 
 

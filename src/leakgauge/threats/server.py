@@ -229,7 +229,7 @@ def refuse_statistics(threat: Server, because: str) -> None:
             "threat.statistics",
             expected=f"false: {because}",
             found="true",
-            remedy="leave it out",
+            remedy="leave statistics out, or set it to false",
         )
 
 
