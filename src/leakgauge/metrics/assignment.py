@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import DataError
-from leakgauge.metrics.pairs import finite
+from leakgauge.metrics.pairs import as_finite
 
 _COST_CEILING = 1e6
 """Largest cost. It is far above errors in range, but small enough for exact float64 sums with small costs."""
@@ -56,7 +56,7 @@ def assign(truth: Tensor, guess: Tensor) -> Tensor:
     # The import is here because SciPy takes a third of a second to load.
     from scipy.optimize import linear_sum_assignment
 
-    originals = finite(truth, "assignment").reshape(len(truth), -1)
+    originals = as_finite(truth, "assignment").reshape(len(truth), -1)
     candidates = guess.detach().to("cpu", torch.float64).reshape(len(guess), -1)
     # Costs are computed row by row. The form |a|^2 - 2ab + |b|^2 cancels if reconstructions are nearly exact.
     costs = torch.stack([(candidates - row).square().mean(1) for row in originals])

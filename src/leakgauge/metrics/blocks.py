@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import DataError
-from leakgauge.metrics.pairs import usable
+from leakgauge.metrics.pairs import are_finite
 
 BLOCKINESS_CEILING = 1e3
 """Largest value, and the value of an image that is not finite."""
@@ -48,7 +48,7 @@ def blockiness(images: Tensor, *, patch: int) -> Tensor:
     """
     _check(images, patch)
     found = torch.full((len(images),), BLOCKINESS_CEILING, dtype=torch.float64)
-    usables = usable(images)
+    usables = are_finite(images)
     clamped = images[usables].detach().to("cpu", torch.float64).clamp(0, 1)
     across, inside = [], []
     for turned in (clamped, clamped.mT):

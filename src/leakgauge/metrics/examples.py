@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.core import DataError
-from leakgauge.metrics.pairs import pairs
+from leakgauge.metrics.pairs import as_pairs
 
 PSNR_CEILING = 200.0
 """Largest PSNR in decibels, that of an exact copy. The smallest PSNR is its negative."""
@@ -45,7 +45,7 @@ def mse(truth: Tensor, guess: Tensor) -> Tensor:
         >>> lg.metrics.mse(images, images + 0.1).round(decimals=4)
         tensor([0.0100, 0.0100], dtype=torch.float64)
     """
-    truth, guess = pairs(truth, guess, "mse")
+    truth, guess = as_pairs(truth, guess, "mse")
     squares = (guess - truth).square().reshape(len(truth), -1)
     # A clamp would let NaN pass, so it is replaced first.
     return squares.mean(1).nan_to_num(nan=MSE_CEILING).clamp(max=MSE_CEILING)
@@ -110,7 +110,7 @@ def columns_read(truth: Tensor, guess: Tensor, *, tolerance: float = COLUMN_TOLE
         >>> lg.metrics.columns_read(rows, rows + torch.tensor([0.0, 0.005, 0.1, 0.2]))
         tensor([0.5000], dtype=torch.float64)
     """
-    truth, guess = pairs(truth, guess, "columns_read")
+    truth, guess = as_pairs(truth, guess, "columns_read")
     if truth.ndim != 2:
         raise DataError(
             "metric 'columns_read'",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.metrics.examples import MSE_CEILING
-from leakgauge.metrics.pairs import images
+from leakgauge.metrics.pairs import as_images
 
 
 def fft2d(truth: Tensor, guess: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def fft2d(truth: Tensor, guess: Tensor) -> Tensor:
         >>> bool(lg.metrics.fft2d(images, images.roll(2, -1)) < 1e-9)
         True
     """
-    truth, guess = images(truth, guess, "fft2d")
+    truth, guess = as_images(truth, guess, "fft2d")
     # An infinite entry makes the spectrum NaN, which then becomes the ceiling.
     apart = torch.fft.fft2(truth, norm="ortho").abs() - torch.fft.fft2(guess, norm="ortho").abs()
     means: Tensor = apart.square().flatten(1).mean(1)

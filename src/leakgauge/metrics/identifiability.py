@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakgauge.core import DataError
-from leakgauge.metrics.pairs import finite, pairs, usable
+from leakgauge.metrics.pairs import are_finite, as_finite, as_pairs
 
 Embedding = Callable[[Tensor], Tensor]
 """A function from inputs `(N, *shape)` to features (N, D)."""
@@ -55,7 +55,7 @@ def identified(
         >>> lg.metrics.identified(images[:2], images[:2] * 0.9, images[2:])
         tensor([1., 1.], dtype=torch.float64)
     """
-    truth, guess = pairs(truth, guess, "identified")
+    truth, guess = as_pairs(truth, guess, "identified")
     if len(decoys) == 0 or decoys.shape[1:] != truth.shape[1:]:
         raise DataError(
             "metric 'identified'",
@@ -63,7 +63,7 @@ def identified(
             found=f"{tuple(decoys.shape)}",
             remedy="give other examples of the same data set",
         )
-    pool, whole = torch.cat([truth, finite(decoys, "identified")]), usable(guess)
+    pool, whole = torch.cat([truth, as_finite(decoys, "identified")]), are_finite(guess)
     asked = torch.where(whole.reshape(-1, *(1 for _ in truth.shape[1:])), guess, 0.0)
     apart = _by_error(asked, pool) if embed is None else _by_angle(embed(asked), embed(pool))
     own = apart.diagonal().clone()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import DataError
-from leakgauge.metrics.pairs import images, usable
+from leakgauge.metrics.pairs import are_finite, as_images
 from leakgauge.metrics.squeezenet import WIDTHS, SqueezeNet
 
 LPIPS_SIDE = 32
@@ -104,10 +104,10 @@ class LpipsSqueeze:
             DataError: The images are too small or have another number of channels, the shapes
                 differ, or an original is not finite.
         """
-        truth, guess = images(truth, guess, "lpips_squeeze")
+        truth, guess = as_images(truth, guess, "lpips_squeeze")
         check_images(truth)
         values = torch.full((len(truth),), self.ceiling, dtype=torch.float64)
-        for i in usable(guess).nonzero().flatten().tolist():
+        for i in are_finite(guess).nonzero().flatten().tolist():
             values[i] = self._one(truth[i], guess[i])
         return values
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakgauge.core import DataError
-from leakgauge.metrics.pairs import images, usable
+from leakgauge.metrics.pairs import are_finite, as_images
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """The exponents that Wang et al. found by experiment, from the finest scale to the coarsest."""
@@ -56,7 +56,7 @@ def ms_ssim(truth: Tensor, guess: Tensor) -> Tensor:
         >>> lg.metrics.ms_ssim(images, images).round(decimals=4)
         tensor([1.], dtype=torch.float64)
     """
-    truth, guess = images(truth, guess, "ms_ssim")
+    truth, guess = as_images(truth, guess, "ms_ssim")
     if min(truth.shape[2:]) < MS_SSIM_SIDE:
         raise DataError(
             "metric 'ms_ssim'",
@@ -65,7 +65,7 @@ def ms_ssim(truth: Tensor, guess: Tensor) -> Tensor:
             remedy="use ssim",
         )
     values = torch.zeros(len(truth), dtype=torch.float64)
-    for i in usable(guess).nonzero().flatten().tolist():
+    for i in are_finite(guess).nonzero().flatten().tolist():
         values[i] = _one(truth[i], guess[i].clamp(0, 1))
     return values
 

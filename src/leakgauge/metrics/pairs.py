@@ -8,7 +8,7 @@ from torch import Tensor
 from leakgauge.core import DataError
 
 
-def pairs(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+def as_pairs(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Return originals and reconstructions as float64 on the CPU.
 
     Raises:
@@ -21,16 +21,16 @@ def pairs(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
             found=f"{tuple(guess.shape)}",
             remedy="give one reconstruction for each original",
         )
-    return finite(truth, metric), guess.detach().to("cpu", torch.float64)
+    return as_finite(truth, metric), guess.detach().to("cpu", torch.float64)
 
 
-def images(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+def as_images(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Return images and their reconstructions as float64 on the CPU.
 
     Raises:
         DataError: The shapes differ or are not (B, C, H, W), or an original is not finite.
     """
-    truth, guess = pairs(truth, guess, metric)
+    truth, guess = as_pairs(truth, guess, metric)
     if truth.ndim != 4:
         raise DataError(
             f"metric {metric!r}",
@@ -41,7 +41,7 @@ def images(truth: Tensor, guess: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     return truth, guess
 
 
-def finite(truth: Tensor, metric: str) -> Tensor:
+def as_finite(truth: Tensor, metric: str) -> Tensor:
     """Return the originals as float64 on the CPU.
 
     Raises:
@@ -58,6 +58,6 @@ def finite(truth: Tensor, metric: str) -> Tensor:
     return truth
 
 
-def usable(guess: Tensor) -> Tensor:
+def are_finite(guess: Tensor) -> Tensor:
     """Return which reconstructions `(B, *shape)` are finite in all entries: bool (B,)."""
     return torch.isfinite(guess).reshape(len(guess), -1).all(1)

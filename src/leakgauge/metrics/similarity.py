@@ -7,7 +7,7 @@ import importlib
 import torch
 from torch import Tensor
 
-from leakgauge.metrics.pairs import images, usable
+from leakgauge.metrics.pairs import are_finite, as_images
 
 _WINDOW = 7
 
@@ -48,9 +48,9 @@ def ssim(truth: Tensor, guess: Tensor) -> Tensor:
         >>> lg.metrics.ssim(images, images)
         tensor([1., 1.], dtype=torch.float64)
     """
-    truth, guess = images(truth, guess, "ssim")
+    truth, guess = as_images(truth, guess, "ssim")
     values = torch.full((len(truth),), -1.0, dtype=torch.float64)
-    for i in usable(guess).nonzero().flatten().tolist():
+    for i in are_finite(guess).nonzero().flatten().tolist():
         values[i] = _one(truth[i], guess[i].clamp(0, 1))
     return values
 
