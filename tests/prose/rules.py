@@ -38,7 +38,7 @@ PHRASES = {
     r"thereof|whereof|thereby": "name the noun",
     r"\bof which\b": "use two sentences",
     r"\bso many\b|\bas many as are\b": "give the number its name",
-    r"\bas it is\b|\bas they are\b": "unchanged",
+    r"\bas it is\b|\bas they are\b(?! \w+ed\b)": "unchanged",
     r"what comes back": "name what is returned",
     r"\bsuch (?!as\b)": "name the noun",
     r"may be asked": "applicable",
