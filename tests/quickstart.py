@@ -1,47 +1,34 @@
-"""Runs the README as printed: the quick start's commands, and every example; CONTRIBUTING's too.
+"""Run the commands with which the README begins, as they are printed.
 
-`make test` is left out, because whatever calls this runs the tests by itself.
+`make test` is left out, because the caller of this script runs the tests itself. `tests/pages.py` runs the code of all pages.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
-
-from leakgauge.audit import Source, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def blocks(text: str, language: str) -> list[str]:
-    """The fenced code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-
-
 def main() -> int:
+    """Run each command of the section on installing. Return 1 if the commands are gone."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    quick = readme.split("## Quick start")[1].split("\n## ")[0]
-    commands = [line for block in blocks(quick, "sh") for line in block.splitlines() if line]
-    programs = blocks(readme, "python")
-    recipes = blocks((ROOT / "CONTRIBUTING.md").read_text("utf-8"), "python")
-    for specification in blocks(readme, "toml"):
-        parse(Source(specification))
-    if "make audit" not in commands or len(programs) < 2:
-        print("README.md: the quick start or its Python examples are gone", file=sys.stderr)
+    section = readme.split("## Install and run")[1].split("\n## ")[0]
+    block = re.search(r"^```sh\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+    commands = [line.partition("#")[0].strip() for line in block[1].splitlines()] if block else []
+    if "make audit" not in commands or "make test" not in commands:
+        print(
+            "README.md: expected `make audit` and `make test` under Install and run",
+            file=sys.stderr,
+        )
         return 1
     for command in commands:
         if command != "make test":
             print(f"$ {command}", flush=True)
             subprocess.run(command, shell=True, cwd=ROOT, check=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for program in [*programs, *recipes]:
-        print(f"$ python  # {program.splitlines()[0]} ...", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
     return 0
 
 

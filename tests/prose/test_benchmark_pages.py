@@ -54,3 +54,11 @@ def test_columns_to_the_right_hold_one_number_a_cell() -> None:
                 assert not wrong, f"{page.name}: {wrong[:3]} are no numbers"
                 found += len(cells)
     assert found > 5000
+
+
+def test_the_readme_has_the_headlines_of_the_results() -> None:
+    """Each number among the README's results is that of the generator."""
+    command = [sys.executable, "benchmarks/pages.py", "--headlines"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert " ".join(done.stdout.split()) in readme
