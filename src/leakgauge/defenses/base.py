@@ -69,7 +69,7 @@ class Undefended:
 def not_one_gradient(
     defense: object, training: LocalTraining, *, remedy: str = "train by fedsgd"
 ) -> SpecificationError:
-    """Return the error of a defense that needs a client that shares one gradient.
+    """Return the error for a defense that works only with one shared gradient.
 
     Args:
         defense: The defense.

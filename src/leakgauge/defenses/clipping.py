@@ -23,8 +23,8 @@ class Clipping(Undefended):
 
         \tilde g = g \, \min\left(1, \frac{C}{\|g\|_2}\right)
 
-    Here :math:`g` is the update and :math:`C` is `norm`. Clipping alone hides only the length. It
-    is the first half of differential privacy, which adds noise.
+    Here :math:`g` is the update and :math:`C` is `norm`. Clipping alone hides only the length.
+    Differential privacy clips first, and then adds noise.
 
     An adaptive adversary clips its simulated update in the same way. The direction of the update
     stays visible.

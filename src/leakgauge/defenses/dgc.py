@@ -61,7 +61,7 @@ class DGC(Undefended):
     claim: ClassVar[Claim] = Claim(
         "the entries of least magnitude, until enough has accumulated in them",
         "anyone who sees the update",
-        "compares only the entries that were sent. Their places are visible. What accumulated in earlier rounds "
+        "compares only the entries that were sent. The update shows their places. What accumulated in earlier rounds "
         "counts as an error",
     )
     sparsity: Fraction = 0.999

@@ -17,7 +17,7 @@ from leakgauge.defenses.last_linear import insert_before_last_linear
 class Dropout(Undefended):
     r"""Add dropout before the last linear layer.
 
-    It acts on the model before training. The new layer is in train mode, also if the rest of the
+    It acts on the model before training. The new layer is in train mode, even if the rest of the
     model is in eval mode. "Last" is meant in the order in which the model registers its layers.
 
     .. math::
@@ -27,8 +27,8 @@ class Dropout(Undefended):
     Here :math:`r_i` is feature :math:`i` before the last linear layer. The masks :math:`m_i` are
     drawn anew for each example.
 
-    An adaptive adversary searches the masks together with the inputs. The attack `DropoutInversion`
-    does this.
+    An adaptive adversary searches for the masks together with the inputs. The attack
+    `DropoutInversion` does this.
 
     Args:
         p: Probability that a feature is dropped, in [0, 1). At 0 the model stays unchanged. The
@@ -58,7 +58,7 @@ class Dropout(Undefended):
     claim: ClassVar[Claim] = Claim(
         "which features of each example took part in training",
         "anyone who sees the update",
-        "searches the masks together with the inputs (attack dropout_inversion)",
+        "searches for the masks together with the inputs (attack dropout_inversion)",
     )
     p: Fraction = 0.5
 

@@ -32,18 +32,17 @@ class PixelDropout(Undefended):
     neighbors. The attack `Inpainting` does this.
 
     Args:
-        fraction: Fraction of the pixels, in [0, 1), exact in each image but for rounding down. The
-            default is ours.
+        fraction: Fraction of the pixels, in [0, 1), rounded down to whole pixels. It is the same in
+            each image. The default is ours.
         fill: Value of the overwritten pixels, in the data's own units. The default is ours.
 
     Raises:
         DataError: The inputs are no images (B, C, H, W).
 
     References:
-        Ours as a defense; training uses similar masks. Pixels: Srivastava, Hinton, Krizhevsky,
-        Sutskever, Salakhutdinov.
-        Dropout: A Simple Way to Prevent Neural Networks from Overfitting. JMLR 2014. There the rest
-        is rescaled.
+        Ours as a defense. Training with dropped pixels: Srivastava, Hinton, Krizhevsky, Sutskever,
+        Salakhutdinov. Dropout: A Simple Way to Prevent Neural Networks from Overfitting. JMLR 2014.
+        There the other pixels are rescaled.
 
     Example:
         >>> import leakgauge as lg
@@ -116,8 +115,8 @@ class PatchDropout(PixelDropout):
     well and the middle poorly. The attack `Inpainting` does this.
 
     Args:
-        fraction: Fraction of the patches, in [0, 1), exact in each image but for rounding down. The
-            default is ours.
+        fraction: Fraction of the patches, in [0, 1), rounded down to whole patches. It is the same
+            in each image. The default is ours.
         fill: Value of the overwritten pixels, in the data's own units. The default is ours.
         side: Side of a patch in pixels, at least 1. The default is ours.
 
@@ -125,8 +124,8 @@ class PatchDropout(PixelDropout):
         DataError: The inputs are no images (B, C, H, W).
 
     References:
-        Ours as a defense; training uses similar masks. Singh, Lee. Hide-and-Seek: Forcing a Network
-        to be Meticulous for Weakly-supervised Object and Action Localization. ICCV 2017.
+        Ours as a defense. Training with dropped patches: Singh, Lee. Hide-and-Seek: Forcing a
+        Network to be Meticulous for Weakly-supervised Object and Action Localization. ICCV 2017.
         arXiv:1704.04232. There the fill is the data's mean.
 
     Example:

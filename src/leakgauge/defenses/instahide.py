@@ -23,8 +23,8 @@ class InstaHide(Undefended):
 
     .. math::
 
-        \tilde x_i = c + s \odot \Big( \sum_{j=1}^{k} l_{ij} \, x_{\pi_j(i)} - c \Big), \qquad
-        \tilde y_i = \sum_{j=1}^{k} l_{ij} \, y_{\pi_j(i)}, \qquad s \sim \mathrm{uniform}\{-1, 1\}^n
+        \tilde x_i = c + s_i \odot \Big( \sum_{j=1}^{k} l_{ij} \, x_{\pi_j(i)} - c \Big), \qquad
+        \tilde y_i = \sum_{j=1}^{k} l_{ij} \, y_{\pi_j(i)}, \qquad s_i \sim \mathrm{uniform}\{-1, 1\}^n
 
     Here :math:`x_i, y_i` are the examples and their targets, and :math:`k` is `mixed`. The
     permutation :math:`\pi_1` is the identity, and the others are random. In a batch smaller than
@@ -36,8 +36,8 @@ class InstaHide(Undefended):
     is `mirror`. The middle of [0, 1] keeps them in that range.
 
     An adaptive adversary reconstructs the mixtures, with coefficients drawn as the client draws
-    them. It removes the signs by absolute values. The attack `InstaHideDecoding` does this. The
-    mixtures of one batch stay mixed.
+    them. Then it takes absolute values, which removes the signs. The attack `InstaHideDecoding`
+    does this. The mixtures of one batch stay mixed.
 
     Args:
         mixed: Number of examples in a mixture, at least 2. The default is the paper's.
@@ -67,8 +67,8 @@ class InstaHide(Undefended):
     claim: ClassVar[Claim] = Claim(
         "each example, within a mixture of several, and the sign of each value",
         "anyone who sees the update",
-        "reconstructs the mixtures, with coefficients drawn as the client draws them, and removes the signs by "
-        "absolute values (attack instahide_decoding)",
+        "reconstructs the mixtures, with coefficients drawn as the client draws them, and takes absolute values, "
+        "which removes the signs (attack instahide_decoding)",
     )
     mixed: Annotated[int, Ge(2)] = 4
     bound: Annotated[float, Gt(0), Le(1)] = 0.65

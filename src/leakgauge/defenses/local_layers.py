@@ -38,12 +38,12 @@ class LocalLayers(Undefended):
         \tilde g_l = 0 \;\text{ if layer } l \text{ is local}, \qquad \tilde g_l = g_l \;\text{ otherwise}
 
     Here :math:`g_l` is the update of layer :math:`l`. A layer is a module with parameters of its
-    own. Layers count in the order in which the model registers them. If `first`, `last` and `names`
-    are all empty, nothing is local.
+    own. Layers count in the order in which the model registers them. If `first` and `last` are 0 and
+    `names` is empty, nothing is local.
 
     An adaptive adversary compares only the shared layers. It simulates them with new random weights
     in the local layers. The attack `SignalMatching` uses only the layers before the first local
-    one. It searches the signal that the local layers send back as a variable.
+    one. The signal that flows back to them is unknown, so the attack searches for it too.
 
     Args:
         last: Number of local layers at the end, at least 0. The default is ours.
@@ -72,7 +72,7 @@ class LocalLayers(Undefended):
         "weights and gradients of the local layers",
         "anyone who sees the update, the server included",
         "compares only the shared layers, simulated with new random weights in the local ones. Attack "
-        "signal_matching searches the signal that the local layers send back as a variable",
+        "signal_matching also searches for the signal that flows back from the local layers",
     )
     last: Whole = 1
     first: Whole = 0

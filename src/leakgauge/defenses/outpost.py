@@ -35,7 +35,8 @@ class Outpost(Undefended):
 
     .. math::
 
-        \tilde g = \mathrm{largest}(g) + F \odot \mathcal{N}\left(0, (\rho \min(\mathrm{Var}(w), 1))^2 I\right)
+        \tilde g = \mathrm{largest}(g)
+        + F \odot \mathcal{N}\left(0, (\rho \min(\mathrm{Var}(w), 1))^2 I\right)
         \quad \text{with probability } \frac{1}{1 + \beta t}
 
     Here :math:`g` is one tensor of the gradient and :math:`w` its weights. The mask :math:`F` is 1
@@ -47,7 +48,7 @@ class Outpost(Undefended):
     examples of Plato). We could not read the paper's own equations.
 
     An adaptive adversary leaves out the entries that were not sent. It also leaves out entries
-    under noise that stand out by less than three standard deviations. It can tell them only if
+    under noise that stand out by less than three standard deviations. It recognizes them only if
     `sparsity` is at least a half.
 
     Args:

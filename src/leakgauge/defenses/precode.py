@@ -38,8 +38,8 @@ class Precode(Undefended):
     :math:`\beta` is `beta`. The KL term is added to any loss.
 
     An adaptive adversary leaves the bottleneck and the last layer out of the matching. The attack
-    `SignalMatching` matches the layers before the bottleneck. It searches the signal that the
-    bottleneck sends back as a variable.
+    `SignalMatching` matches the layers before the bottleneck. The signal that flows back to them
+    is unknown, so the attack searches for it too.
 
     Args:
         latent: Number of latent values, at least 1. The default is that of public implementations.
@@ -69,8 +69,8 @@ class Precode(Undefended):
     claim: ClassVar[Claim] = Claim(
         "the gradients of the bottleneck and of the last layer, behind the client's random draws",
         "anyone who sees the update",
-        "matches only the layers before the bottleneck, and searches the signal that the bottleneck sends back as a "
-        "variable (attack signal_matching)",
+        "matches only the layers before the bottleneck, and searches for the signal that flows back to them "
+        "(attack signal_matching)",
     )
     latent: Count = 256
     beta: NonNegative = 1e-3
