@@ -1,8 +1,8 @@
 """Rank analysis: the layers of a chain whose equations leave their input undetermined.
 
-The index of a layer is `rank [W; K] - |x|`, with its weight constraints W, gradient constraints K and
-`|x|` unknowns. At index 0 the equations determine the layer's input. A negative index counts the
-unknowns that stay open. The recursion succeeds if every index is 0.
+The index of a layer is `rank [W; K] - |x|`, with its weight constraints W, gradient constraints K
+and `|x|` unknowns. At index 0 the equations determine the layer's input. A negative index counts
+the unknowns that stay open. The recursion succeeds if every index is 0.
 
 A layer with more equations than unknowns can make up for open unknowns of the layers behind it, by
 a search (the paper's virtual constraints). `LayerRank.open` counts the unknowns that then remain.

@@ -3,7 +3,7 @@
 The layer has F inputs and O outputs, and the batch B examples. The gradient of weight and bias is
 `G = [dW, db] = D H`. Row j of H = [X, 1] (B, F + 1) is the input of example j.
 Column j of D (O, B) is the gradient that it causes at the layer's outputs. The singular value
-decomposition gives G = L R with rank B. Then D = L Q and H = Q^-1 R for one unknown matrix Q (B, B).
+decomposition gives G = L R with rank B. Then D = L Q and H = Q^-1 R, with one unknown Q (B, B).
 
 D_ij is exactly 0 if example j leaves output i below zero. Each column q of Q is therefore a
 direction with sparse L q. The pre-activation z = [W, b] h of an example is above zero wherever its

@@ -58,7 +58,8 @@ class Silent:
     Args:
         direction: p (n,), of unit norm.
         fraction: Fraction of the outputs believed inactive that vanish in it.
-        credit: From 0 to 1.01, and 0 unless `credit_directions` compared the direction with the layer.
+        credit: From 0 to 1.01, and 0 unless `credit_directions` compared the direction with the
+        layer.
     """
 
     direction: Tensor

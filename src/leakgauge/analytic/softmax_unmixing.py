@@ -1,9 +1,9 @@
 """Softmax unmixing: every example's features from the last layer's gradient alone, for any labels.
 
-With dW = dL/dW of a mean loss and B examples, `B dW = D' H`. Row i of D (B, C) is softmax(W h_i +
-b) - onehot(y_i), and row i of H holds the features h_i of example i. The K strongest singular
-vectors of dW are a basis R of the row space of H. For n examples, H = Q R with unknown Q (n, K),
-and D(Q)' Q = M with known M (C, K).
+With dW = dL/dW of a mean loss and B examples, `B dW = D' H`. Row i of D (B, C) is
+`softmax(W h_i + b) - onehot(y_i)`. Row i of H holds h_i: the features of example i, and a 1 if the
+bias has a gradient. The K strongest singular vectors of dW are a basis R of the row space of H. For
+n examples, H = Q R with unknown Q (n, K), and D(Q)' Q = M with known M (C, K).
 
 These are C K equations in n (K - 1) unknowns, since the bias's gradient fixes the last entry of
 every h_i at 1. Levenberg-Marquardt solves them, from many starts that match the gradient to second
@@ -50,9 +50,9 @@ ROUNDS = (
     (True, 1e-2),
     (False, 1e-2),
 )
-"""Rounds of the search: whether starts are fresh, else hops, and the prior's weight in the first fit."""
+"""Rounds of the search: whether starts are fresh (else hops), and the prior's weight in the first fit."""
 CLIMB = 2
-"""Round before which the loudest examples are taken first."""
+"""Round before which the ladder runs, which starts from the loudest examples (`unmixing_ladder`)."""
 STARTS = 128
 """Most starts of a round."""
 LABELINGS = 16
@@ -92,7 +92,7 @@ class Unmixed:
 
     @property
     def found(self) -> Tensor:
-        """Which examples (B,) are known to a relative error of FOUND or better."""
+        """Which examples (B,) are known to a relative error of FOUND or better, in a certified solution."""
         return (self.error <= FOUND) & (self.misfit <= CERTIFIED)
 
     @property

@@ -127,8 +127,9 @@ def known_steps(observation: Observation) -> LocalSteps | Inapplicable:
 def mean_gradient(observation: Observation, training: LocalSteps) -> Observation:
     """Return the observation as one of the mean gradient, taken at the middle of the trajectory.
 
-    The update is theta' - theta = -sum(rate * v) over the steps, with v = momentum * v + g +
-    weight_decay * theta. The mean gradient is exact for one step.
+    The update is theta' - theta = -sum(rate * v) over the steps, with
+    v = momentum * v + g + weight_decay * theta and the gradient g. The mean gradient is exact for
+    one step.
     """
     several = training.taken(observation.batch_size) > 1
     seen = interpolated(observation, 0.5 if several else 1.0)

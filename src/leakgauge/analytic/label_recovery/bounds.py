@@ -54,10 +54,10 @@ class Bounds(LabelMethod):
 
     - A class with a bound above 0 gets :math:`m_c^{S/B}`, relative to their mean. The estimate
       :math:`m_c = -B \, db_c / (1 - p_{cc})` assumes that all its examples are as confident as its
-      embedding (`Ilrg`). It is better, the more of the batch is proven.
+      embedding (`Ilrg`). It improves as more of the batch is proven.
     - Any other class gets (n - 1) / (C - 1), with n the number of classes that have a bound above
-      0. One class then takes all, and if all classes are seen they share equally. A class that
-      would get less than half an example gets none.
+      0. If only one class has a bound, it takes all. If almost all have one, the others get about
+      as much as these. A class that would get less than half an example gets none.
 
     Args:
         dummies: Number of inputs that test whether features can be negative, at least 1. Default

@@ -69,8 +69,9 @@ class BestLabels(LabelMethod):
 
     Args:
         auxiliary: Labeled examples of the adversary's own. By default dummies are drawn.
-        unmixing: Largest batch size for softmax unmixing, at least 1.
+        unmixing: Largest batch size for softmax unmixing, at least 1. Default ours.
         agreed: Largest difference of the stand-ins' counts, as a fraction of the batch, above 0.
+            Default ours.
 
     References:
         The combination is ours. Each method names its own paper.

@@ -39,7 +39,8 @@ class FedAvgCounts(LabelMethod):
     Here k (C,) are the counts, and B is the batch size. The last weight moved by :math:`W' - W`
     (C, d), so S (C,) holds the row sums of the gradients, summed over the steps. O is the sum of an
     example's features, and p (C,) its output. Both are means over dummy inputs, and over the models
-    at the first and the last step. The method assumes that they move on a line between these models.
+    at the first and the last step. The method assumes that they move on a line between these
+    models.
 
     For one step, row c of the gradient sums to :math:`\mathrm{mean}_i (p_{ic} - [y_i = c]) O_i`.
 

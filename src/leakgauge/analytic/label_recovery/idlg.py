@@ -20,9 +20,9 @@ class Idlg(LabelMethod):
     Use it with targets of 0 and 1. `LabelOfOne` needs no signs and proves its label.
 
     Row j of the gradient of the last weight is :math:`dW_j = (p_j - t_j) h'`, with the output p
-    (C,), the target t (C,) and the features h (d,). The slope :math:`p_j - t_j` is negative for the label
-    alone. The label is therefore the class c with :math:`dW_c \cdot dW_j \le 0` for every other
-    class j. If the bias has a gradient db = p - t, its lowest entry gives the label directly.
+    (C,), the target t (C,) and the features h (d,). The slope :math:`p_j - t_j` is negative for the
+    label alone. The label is therefore the class c with :math:`dW_c \cdot dW_j \le 0` for every
+    other class j. If the bias has a gradient db = p - t, its lowest entry gives the label directly.
 
     References:
         Zhao, Mopuri, Bilen. iDLG: Improved Deep Leakage from Gradients. 2020, equations 3 and 4.

@@ -38,13 +38,13 @@ class Ilrg(LabelMethod):
 
     Here :math:`k_j` is the number of examples of class j, and B the batch size. The last
     layer has gradients dW (C, d) and db (C,). The quotient :math:`e_j = dW_j / db_j` is close to
-    the mean features of class j. Their output is :math:`p_j = \mathrm{softmax}(W e_j + b)`, and their target
-    :math:`t_j`, one-hot in the paper. The solution is rounded to the nearest whole
+    the mean features of class j. Their output is :math:`p_j = \mathrm{softmax}(W e_j + b)`, and
+    their target :math:`t_j`, one-hot in the paper. The solution is rounded to the nearest whole
     numbers with sum B.
 
     References:
-        Ma, Sun, Cui, Li, Guan, Liu. Instance-wise Batch Label Restoration via Gradients in Federated
-        Learning. ICLR 2023, section 3.2, equations 9 and 10.
+        Ma, Sun, Cui, Li, Guan, Liu. Instance-wise Batch Label Restoration via Gradients in
+        Federated Learning. ICLR 2023, section 3.2, equations 9 and 10.
 
     Example:
         >>> import leakgauge as lg

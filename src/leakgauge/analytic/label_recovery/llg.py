@@ -1,7 +1,7 @@
 """LLG, LLG* and LLG+: labels taken one by one from the row sums of the last weight's gradient.
 
-All three run algorithm 1 of the paper. There are B examples and C classes. Let g_c be the sum of row c of
-dW, m < 0 the impact of one example, and s (C,) an offset.
+All three run algorithm 1 of the paper. There are B examples and C classes. Let g_c be the sum of
+row c of dW, m < 0 the impact of one example, and s (C,) an offset.
 
 1. Take every class with g_c < 0 once. Then subtract s from g.
 2. Until B labels are taken, take the class with the lowest g_c.
@@ -75,9 +75,9 @@ class LlgStar(LabelMethod):
     be 0 and 1.
 
     Each dummy input is evaluated under each label. With :math:`g_c(y)` the sum of row c of the
-    gradient for a batch of label y alone, the impact is :math:`m = \frac{1 + 1/C}{B}
-    \mathrm{mean}_c \, g_c(c)`. The offset :math:`s_c` is the mean of :math:`g_c(y)` over the other
-    labels y.
+    gradient for a batch of label y alone, the impact is
+    :math:`m = \frac{1 + 1/C}{B} \mathrm{mean}_c \, g_c(c)`. The offset :math:`s_c` is the mean of
+    :math:`g_c(y)` over the other labels y.
 
     Args:
         dummies: Number of inputs drawn uniformly from the domain, at least 1. Default ours.

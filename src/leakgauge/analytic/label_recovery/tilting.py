@@ -85,8 +85,9 @@ class Tilting(LabelMethod):
     must have a slope of the form act(z) - target. The gradient of the last layer's bias is needed.
 
     The gradient of the bias is db = p - t, with the mean output p (C,) and the mean target t (C,).
-    The counts therefore follow from p. Stand-ins with features h_n (d,) and outputs p_n (C,) model the
-    batch. The fraction a_nc of the batch is like stand-in n and has label c. The fractions minimize
+    The counts therefore follow from p. Stand-ins with features h_n (d,) and outputs p_n (C,) model
+    the batch. The fraction a_nc of the batch is like stand-in n and has label c. The fractions
+    minimize
 
     .. math::
 
