@@ -6,7 +6,7 @@ import importlib
 
 from tables.documents import ROOT, Document, load, names
 from tables.index import index
-from tables.page import Page, written
+from tables.page import Page, drawn, written
 
 FOLDER = ROOT / "docs" / "benchmarks"
 
@@ -37,7 +37,7 @@ def plots(only: set[str]) -> dict[str, str]:
     found = {}
     for page, document in documents():
         if page.plot is not None and (not only or document.name in only):
-            found[f"{document.name}.svg"] = draw(page.plot, page.tables(document))
+            found[f"{document.name}.svg"] = draw(page.plot, drawn(page, document))
     return found
 
 

@@ -113,13 +113,21 @@ def badges(document: Document) -> str:
 
 def legend(tables: Sequence[Table]) -> list[str]:
     """Return one bullet for each heading that needs a word."""
-    found = {column.head: column.about for table in tables for column in table.columns}
+    found: dict[str, str] = {}
+    for column in (column for table in tables for column in table.columns):
+        known = found.setdefault(column.head, column.about)
+        assert known == column.about, f"{column.head!r} is both {known!r} and {column.about!r}"
     return [f"- **{head}**: {about}." for head, about in found.items() if about]
+
+
+def drawn(page: Page, document: Document) -> list[Table]:
+    """Return the tables of a page. Those without lines are left out."""
+    return [table for table in page.tables(document) if table.lines]
 
 
 def written(page: Page, document: Document) -> str:
     """Return the whole page in Markdown."""
-    tables = page.tables(document)
+    tables = drawn(page, document)
     several = len(document.commits) > 1
     quick = " --quick" if document.quick else ""
     about = time_of(page, document)
@@ -128,7 +136,7 @@ def written(page: Page, document: Document) -> str:
         page.asks,
         page.done,
         f"```sh\npython benchmarks/{document.benchmark}.py{quick}{page.command}\n```",
-        f"Time of the attacks: {about}. Data: {document.head['data']}.",
+        f"Time: {about}. Data: {document.head['data']}.",
         badges(document),
     ]
     parts += page.figures

@@ -16,3 +16,16 @@ def network(name: object) -> str:
     for short, full in NETWORKS.items():
         text = text.replace(short, full)
     return text
+
+
+METHODS = {
+    "idlg": "iDLG",
+    "grad_inversion": "GradInversion",
+    "rlg (presence)": "RLG",
+    "llg": "LLG",
+    "llg*": r"LLG\*",
+    "llg+": "LLG+",
+    "ilrg": "iLRG",
+    "tilting, auxiliary": "tilting",
+}
+"""Methods that count labels, as a page writes them."""

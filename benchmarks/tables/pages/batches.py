@@ -8,65 +8,58 @@ from tables import figures
 from tables.columns import RESIDUAL, SECONDS, count, score
 from tables.documents import Document, Row
 from tables.page import Page, Plot
-from tables.table import Column, Table, compact, split
+from tables.table import Column, Table, compact, split, tabulate
+
+QUALITY = [count(), *score(), RESIDUAL, SECONDS]
+OPEN = [
+    Column("batches", figures.count("rank"), "batches", ".0f"),
+    Column("least rank", figures.least("rank"), "lowest rank of the Jacobian over batches", ".0f"),
+    Column(
+        "highest rank", figures.most("rank"), "highest rank of the Jacobian over batches", ".0f"
+    ),
+    Column("unknowns", figures.median("unknowns"), "number of unknown pixels", ".0f"),
+    Column(
+        "collisions",
+        figures.equal("verdict", "collision"),
+        "batches for which the attack says that other batches have the same update",
+        ".0f",
+    ),
+]
 
 
-def columns(every: list[Row]) -> list[Column]:
-    """Return the columns. The time to another attack's best needs all rows."""
+def times(every: Sequence[Row]) -> list[Column]:
+    """Return the columns of times. The time to another attack's best needs all rows."""
 
     def best(rows: Sequence[Row]) -> float | None:
-        return figures.median("at")(
-            [{"at": max(row["course"], key=lambda at: at[2])[1]} for row in rows]
-        )
+        when = [{"at": max(row["course"], key=lambda at: at[2])[1]} for row in rows]
+        return figures.median("at")(when)
 
     def passed(rows: Sequence[Row]) -> float | None:
-        return figures.median("at")([{"at": overtaken(row, every)} for row in rows])
+        return figures.median("at")([{"at": overtaken(row, list(every))} for row in rows])
 
+    about = "median seconds to the best mean PSNR of L-BFGS on the same batch. ∞ stands for never"
     return [
-        count(),
-        *score(),
-        RESIDUAL,
         Column("s to best", best, "median seconds to the best mean PSNR of a run", compact),
-        Column(
-            "s to L-BFGS's best",
-            passed,
-            "median seconds to the best mean PSNR of L-BFGS on the same batch. ∞ stands for never",
-            compact,
-        ),
-        SECONDS,
-        Column(
-            "least rank", figures.least("rank"), "lowest rank of the Jacobian over batches", ".0f"
-        ),
-        Column(
-            "highest rank", figures.most("rank"), "highest rank of the Jacobian over batches", ".0f"
-        ),
-        Column(
-            "unknowns", figures.median("unknowns"), "number of unknown pixels and labels", ".0f"
-        ),
-        Column(
-            "collisions",
-            lambda rows: (
-                sum(row["verdict"] == "collision" for row in rows)
-                if any(row["verdict"] for row in rows)
-                else None
-            ),
-            "batches for which the attack says that other batches have the same update",
-            ".0f",
-        ),
+        Column("s to L-BFGS's best", passed, about, compact),
     ]
 
 
+def order(row: Row) -> tuple[object, ...]:
+    """Return where a row stands."""
+    return row["size"], row["equal"], row["method"]
+
+
 def tables(document: Document) -> list[Table]:
-    """Return one table for each batch size."""
+    """Return one table for each batch size, then times, then what an update leaves open."""
+    rows = document.rows
     by = {"labels": lambda row: "equal" if row["equal"] else "distinct", "attack": "method"}
-    return split(
-        document.rows,
-        "size",
-        "Batches of {}".format,
-        by,
-        columns(document.rows),
-        lambda row: (row["size"], row["equal"], row["method"]),
-    )
+    keys = {"batch": "size", **by}
+    ranked = [row for row in rows if row["rank"] is not None]
+    return [
+        *split(rows, "size", "Batches of {}".format, by, QUALITY, order),
+        tabulate("Times", rows, keys, times(rows), order),
+        tabulate("What the update leaves open", ranked, keys, OPEN, order),
+    ]
 
 
 PAGE = Page(
@@ -79,7 +72,11 @@ PAGE = Page(
         "Labels are granted without their order. Five batches a line. The rows hold no control."
     ),
     tables=tables,
-    plot=Plot(control="", alt="PSNR of each attack by batch size and labels, with quartiles"),
+    plot=Plot(
+        control="",
+        tables=(0, 1, 2),
+        alt="PSNR of each attack by batch size and labels, with quartiles",
+    ),
     notes=(
         "The attack of second order says whether other batches fit: "
         "a rank below the number of unknowns means that they do (`collisions`).",

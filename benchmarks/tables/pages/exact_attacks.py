@@ -20,7 +20,7 @@ INAPPLICABLE = Column(
 BESIDE = [count(), *score(), LEAST, control(), exact(), CERTIFIED, RESIDUAL, SECONDS]
 DEFENDED = [count(), *score(), LEAST, control(), exact(), INAPPLICABLE]
 FEATURES = [
-    Column("n", figures.count("error"), "examples", ".0f"),
+    Column("examples", figures.count("error"), "examples", ".0f"),
     Column("error", figures.median("error"), "median relative error of the features", compact),
     Column(f"≤ {READ:g}", figures.below("error", READ), "examples whose features are read", ".0f"),
     INAPPLICABLE,
@@ -80,6 +80,9 @@ PAGE = Page(
         "Five local steps use the full batch. The weights' difference over rate and steps stands for one gradient. "
         "By themselves, most attacks are inapplicable to this update: it is a delta, and they need one gradient.",
         "Draws of the defended part are in order, so a run that is cut has fewer than three.",
+        "Values are scored unclamped, so an attack that diverges has a negative PSNR.",
+        "Peeling on the CNN of FedAvg depends on the machine. "
+        "Its figures here are those of the machine that measured them.",
         "The ConvNet of width 16 is beyond peeling. Its rows note a rank of 386, below 1024.",
     ),
     takes="46 min, for the first two draws of most lines",

@@ -17,7 +17,7 @@ HOW = {
 }
 COLUMNS = [count(), *score(), control(), RESIDUAL, SECONDS]
 COUNTED = [
-    Column("n", figures.count("counts"), "updates", ".0f"),
+    Column("updates", figures.count("counts"), "updates", ".0f"),
     Column(
         "labels counted, %",
         lambda rows: 100 * (figures.median("counts")(rows) or 0),

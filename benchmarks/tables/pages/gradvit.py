@@ -6,7 +6,7 @@ from tables import figures
 from tables.columns import LPIPS, RESIDUAL, SECONDS, SSIM, control, count, score
 from tables.documents import Document, Row
 from tables.page import Page, Plot
-from tables.table import Column, Table, split
+from tables.table import Column, Table, split, tabulate
 
 BLOCKS = [
     Column("blockiness", figures.mean("blockiness"), "mean over images", ".2f"),
@@ -14,7 +14,7 @@ BLOCKS = [
         "of originals", figures.mean("blockiness_originals"), "mean blockiness of originals", ".2f"
     ),
 ]
-COLUMNS = [count(), *score(center="mean"), control(center="mean"), *SSIM, *LPIPS]
+COLUMNS = [count(), *score(center="mean"), control(center="mean"), RESIDUAL, SECONDS]
 
 
 def tables(document: Document) -> list[Table]:
@@ -34,7 +34,7 @@ def tables(document: Document) -> list[Table]:
             "size",
             "Parts of GradViT, batch of {}".format,
             {"recipe": "attack_name"},
-            [*COLUMNS, *BLOCKS, RESIDUAL, SECONDS],
+            [*COLUMNS, *BLOCKS],
             lambda row: (row["size"], recipes.index(row["attack_name"])),
         ),
         *split(
@@ -42,8 +42,14 @@ def tables(document: Document) -> list[Table]:
             "size",
             "ViT beside CNN, batch of {}".format,
             {"attack": "attack_name", "network": "network"},
-            [*COLUMNS, RESIDUAL, SECONDS],
+            COLUMNS,
             order,
+        ),
+        tabulate(
+            "Further metrics",
+            sorted(done, key=lambda row: (row["size"], row["part"] != PARTS)),
+            {"batch": "size", "network": "network", "attack": "attack_name"},
+            [count(), *SSIM, *LPIPS],
         ),
     ]
 

@@ -30,18 +30,23 @@ ABOVE = [
     Column(
         "above control dB", lambda rows: fmean(gaps(rows)), "mean PSNR above the control", ".2f"
     ),
-    Column("standard error", error, "of PSNR above the control, over images", ".2f"),
+    Column("standard error", error, "standard error of PSNR above the control, over images", ".2f"),
 ]
 LEAK = [count(), *score(center="mean"), control(center="mean", what=BLIND)]
 ERRORS = [
     Column(
         "error, norm", figures.most("relative_norm"), "largest relative error of the mean", ".1e"
     ),
-    Column("error, entry", figures.most("relative_largest"), "by the largest entry", ".1e"),
+    Column(
+        "error, entry",
+        figures.most("relative_largest"),
+        "largest relative error by the largest entry",
+        ".1e",
+    ),
     Column(
         "CKKS's error",
         figures.most("off"),
-        "largest before rounding, in units of the integers",
+        "largest error before rounding, in units of the integers",
         ".1e",
     ),
 ]
@@ -49,7 +54,7 @@ ERRORS = [
 
 def milliseconds(name: str) -> Column:
     """Return the column of one part's CPU time."""
-    about = f"mean CPU milliseconds to {name}"
+    about = f"mean CPU milliseconds to {'make keys' if name == 'keys' else name}"
     return Column(
         f"{name} ms",
         lambda rows: 1e3 * fmean(figures.values(rows, f"{name}_seconds")),
@@ -60,7 +65,12 @@ def milliseconds(name: str) -> Column:
 
 def size(name: str, field: str) -> Column:
     """Return the column of megabytes."""
-    return Column(name, lambda rows: float(rows[0][field]) / 1e6, "megabytes of all clients", ".2f")
+    return Column(
+        name,
+        lambda rows: float(rows[0][field]) / 1e6,
+        f"{name.replace('MB', 'megabytes')} of all clients together",
+        ".2f",
+    )
 
 
 def cost(document: Document) -> list[Table]:
@@ -71,7 +81,7 @@ def cost(document: Document) -> list[Table]:
         "primes": lambda row: " ".join(map(str, row["primes"])),
         "bits": "bits",
     }
-    n = Column("n", figures.length, "runs", ".0f")
+    n = Column("runs", figures.length, "runs", ".0f")
     spent = [milliseconds(name) for name in ("keys", "encrypt", "add", "decrypt")]
     sizes = [size("MB", "encrypted_bytes"), size("plain MB", "plain_bytes")]
     return [

@@ -1,7 +1,6 @@
 """How soon the command answers."""
 
 from tables import figures
-from tables.columns import score
 from tables.documents import Document, Row
 from tables.page import Page, Plot
 from tables.table import Column, Table, tabulate
@@ -25,10 +24,11 @@ def tables(document: Document) -> list[Table]:
     )
     columns = [
         Column("n", figures.length, "rounds", ".0f"),
-        *score("spent", "s", form=".3f"),
+        Column("s", figures.median("spent"), "median seconds by the clock", ".3f"),
+        Column("Q1", figures.quartile("spent", 1), "first quartile over rounds", ".3f"),
+        Column("Q3", figures.quartile("spent", 3), "third quartile over rounds", ".3f"),
         ratio,
     ]
-    columns[1] = Column("s", columns[1].figure, "median seconds by the clock", ".3f")
     return [
         tabulate(
             "Seconds to an answer", rows, {"program": lambda row: f"`{row['program']}`"}, columns

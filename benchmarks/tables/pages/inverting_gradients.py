@@ -7,7 +7,7 @@ from inverting_gradients import METHODS, PUBLISHED
 from tables.columns import LPIPS, RESIDUAL, SECONDS, SSIM, control, count, score
 from tables.documents import Document, Row
 from tables.page import Page, Plot
-from tables.table import Column, Table, split
+from tables.table import Column, Table, split, tabulate
 
 NETWORKS = {"lenet": "LeNet", "resnet20": "ResNet-20"}
 
@@ -25,8 +25,6 @@ COLUMNS = [
     Column(
         "published dB", published, "what the paper prints, for a network four times as wide", ".2f"
     ),
-    *SSIM,
-    *LPIPS,
     RESIDUAL,
     SECONDS,
 ]
@@ -39,14 +37,16 @@ def order(row: Row) -> tuple[object, ...]:
 
 def tables(document: Document) -> list[Table]:
     """Return one table for each network and state."""
-    return split(
-        document.rows,
-        lambda row: f"{NETWORKS[row['network']]}, {row['state']}",
-        str,
-        {"attack": "method"},
-        COLUMNS,
-        order,
-    )
+    by = {"network": title, "attack": "method"}
+    return [
+        *split(document.rows, title, str, {"attack": "method"}, COLUMNS, order),
+        tabulate("Further metrics", document.rows, by, [count(), *SSIM, *LPIPS], order),
+    ]
+
+
+def title(row: Row) -> str:
+    """Return the heading of a row's table."""
+    return f"{NETWORKS[row['network']]}, {row['state']}"
 
 
 PAGE = Page(

@@ -28,7 +28,19 @@ def columns(rows: Sequence[Row], part: str) -> list[Column]:
     oracles = list(rows[0]["oracles"])
     blind = next(name for name in oracles if name.startswith("all classes"))
     names = [name for name in oracles if part in name and name != blind]
-    return [n, *(Column(name, oracle(name)) for name in names), Column("control", oracle(blind))]
+    return [
+        n,
+        *(Column(head(name), oracle(name)) for name in names),
+        Column("control", oracle(blind)),
+    ]
+
+
+def head(name: str) -> str:
+    """Return the heading of an oracle: what it is granted."""
+    loudest = name.partition(" told, rest")
+    if loudest[1]:
+        return f"{loudest[0]} loudest"
+    return name.replace("ilrg", "iLRG").replace("told", "granted")
 
 
 def tables(document: Document) -> list[Table]:
@@ -61,8 +73,8 @@ PAGE = Page(
     ),
     tables=tables,
     plot=Plot(
-        value="ilrg, class means told",
-        other="ilrg",
+        value="iLRG, class means granted",
+        other="iLRG",
         control="control",
         low="",
         high="",

@@ -34,7 +34,7 @@ def percent(field: str) -> figures.Figure:
 
 
 RECORDS = [
-    count("columns_read", "records"),
+    Column("records", figures.count("columns_read"), "records", ".0f"),
     Column(
         "columns read, %", percent("columns_read"), "mean over records, to within 1% of their range"
     ),

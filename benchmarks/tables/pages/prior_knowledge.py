@@ -8,7 +8,9 @@ from tables.table import Column, Table, split
 
 SHOWN = ("steps", "labels", "tv", "variation", "objective")
 BLIND = "the same attack on the update of other images"
-CONVERGED = Column("converged", figures.equal("status", "converged"), "batches", ".0f")
+CONVERGED = Column(
+    "converged", figures.equal("status", "converged"), "batches that converge", ".0f"
+)
 
 
 def short(row: Row) -> str:

@@ -5,7 +5,7 @@ from priors import DEEP, NONE, PRIORS
 from tables.columns import LPIPS, RESIDUAL, SECONDS, SSIM, control, count, score
 from tables.documents import Document, Row
 from tables.page import Page, Plot
-from tables.table import Table, split
+from tables.table import Table, split, tabulate
 
 NETWORKS = {"lenet": "LeNet", "resnet20": "ResNet-20, untrained"}
 
@@ -28,12 +28,13 @@ def tables(document: Document) -> list[Table]:
         count(),
         *score(center="mean"),
         control(center="mean"),
-        *SSIM,
-        *LPIPS,
         RESIDUAL,
         SECONDS,
     ]
-    return split(document.rows, title, str, {"prior": "prior"}, columns, order)
+    found = split(document.rows, title, str, {"prior": "prior"}, columns, order)
+    by = {"network, batch and noise": title, "prior": "prior"}
+    metrics = [count(), *SSIM, *LPIPS]
+    return [*found, tabulate("Further metrics", document.rows, by, metrics, order)]
 
 
 PAGE = Page(

@@ -4,9 +4,9 @@ from repeated_labels import PUBLISHED
 
 from tables import figures
 from tables.columns import LPIPS, SECONDS, SSIM, control, count, score
-from tables.documents import Document
+from tables.documents import Document, Row
 from tables.page import Page, Plot
-from tables.table import Column, Table, split
+from tables.table import Column, Table, split, tabulate
 
 COLUMNS = [
     count(),
@@ -19,22 +19,22 @@ COLUMNS = [
         "of another network and recipe",
         ".2f",
     ),
-    *SSIM,
-    *LPIPS,
     SECONDS,
 ]
 
 
 def tables(document: Document) -> list[Table]:
     """Return one table for each attack."""
-    return split(
-        document.rows,
-        "method",
-        lambda name: name.capitalize(),
-        {"equal labels": "equal"},
-        COLUMNS,
-        lambda row: (row["method"], row["equal"]),
-    )
+    rows, by = document.rows, {"attack": "method", "equal labels": "equal"}
+    return [
+        *split(rows, "method", str.capitalize, {"equal labels": "equal"}, COLUMNS, order),
+        tabulate("Further metrics", rows, by, [count(), *SSIM, *LPIPS], order),
+    ]
+
+
+def order(row: Row) -> tuple[str, int]:
+    """Return where a row stands."""
+    return row["method"], row["equal"]
 
 
 PAGE = Page(

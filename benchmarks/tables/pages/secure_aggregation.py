@@ -26,7 +26,7 @@ LEAK = [
 ]
 ALONE = [count(), *score(center="mean"), control(center="mean", what=BLIND), *ABOVE]
 PROTOCOL = [
-    Column("n", figures.length, "runs", ".0f"),
+    Column("runs", figures.length, "runs", ".0f"),
     Column("sums equal", figures.total("equal"), "runs whose masked sum is the plain sum", ".0f"),
     Column(
         "error",
