@@ -88,8 +88,7 @@ class Bounds(LabelMethod):
         counts = complete_counts(seen, layer.batch, amplified_counts(layer, head.link))
         known = min(int(seen.sum()), layer.batch)
         if not one_gradient(observation):
-            note = "the update only approximates one gradient, so no label is proven"
-            return LabelRecovery.of(counts, "bounds", note)
+            return LabelRecovery.of(counts, "bounds", "the update only approximates one gradient")
         note = f"{known} of {layer.batch} labels are proven by the update; a prior fills the others"
         return LabelRecovery.of(counts, "bounds", note, certified=known == layer.batch)
 

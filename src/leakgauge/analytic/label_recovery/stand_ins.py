@@ -2,7 +2,7 @@
 
 Dummy images come in two kinds. One is noise with a spectrum of 1 / frequency, as in natural images
 (Field 1987), and the brightness and contrast of photographs. The other is dead leaves (`leaves.py`)
-under the same noise. Networks respond to both much as to photographs, but not to uniform noise. A
+under noise of a similar spectrum. Networks respond to both much as to photographs, but not to uniform noise. A
 result that both kinds share is less likely to be an artifact of one.
 
 References:
