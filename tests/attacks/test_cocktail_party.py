@@ -138,12 +138,12 @@ class TestSilence:
         weight, bias, _ = relu_gradient(12, 120)
         shared = mixture(weight, bias, 12)
         depth = torch.zeros(120).double()
-        depth[:60] = 1.0  # These are not the inactive outputs of any example.
+        # These are not the inactive outputs of any example.
+        depth[:60] = 1.0
         assert vanishing_direction(shared, torch.ones(12).double(), depth) is None
         few = torch.zeros(120).double()
-        few[:12] = (
-            1.0  # Twelve outputs prove nothing: a direction can be bent to vanish at any 11 of them.
-        )
+        # Twelve outputs prove nothing: a direction can be bent to vanish at any 11 of them.
+        few[:12] = 1.0
         assert vanishing_direction(shared, torch.ones(12).double(), few) is None
 
     def test_a_direction_found_twice_counts_once(self) -> None:

@@ -332,7 +332,7 @@ class TestClosedForms:
         batch = images(1)
         guess = attacks.LinearLayer()(observe(dropout_mlp(0.5), batch), seeds=lg.Seeds(0))
         assert psnr(batch.inputs, guess.inputs).min() > 80
-        # The masks are unknown, so the whole update cannot be simulated, and the status promises nothing.
+        # The masks are unknown, so nothing can simulate the update and certify the result.
         assert guess.status is lg.Status.UNCONVERGED
 
     @pytest.mark.parametrize("attack", [attacks.LinearLayer(), attacks.Spear(rounds=2)])

@@ -194,7 +194,7 @@ class TestGroup:
         alone = replace(held, group=None)
         first, second = (m(observation, seeds=lg.Seeds(0)) for m in (held, alone))
         assert first.cost.evaluations == second.cost.evaluations + 4
-        # Each restart returns its last iterate, not its best: the objective changes from meeting to meeting.
+        # Each restart returns its last iterate, since the objective changes from meeting to meeting.
         assert first.objectives == pytest.approx(second.objectives, abs=0.05)
 
     def test_one_axis_and_a_loop_agree(

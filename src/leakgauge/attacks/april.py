@@ -221,7 +221,8 @@ def likely_labels(observation: Observation) -> list[Tensor] | Inapplicable:
     if isinstance(found, Inapplicable):
         return Inapplicable(f"labels are not granted, and cannot be read: {found}")
     device = observation.update.like.device
-    # With cross-entropy, the output of the example's class has the largest derivative, whatever the features' signs.
+    # With cross-entropy, the output of the example's class has the largest derivative. The signs of
+    # the features do not matter.
     rows = found.head.dweight.norm(dim=1).argsort(descending=True)[:LABELS].tolist()
     tried = [found.label] if found.certain else dict.fromkeys([found.label, *rows])
     return [torch.tensor([label], device=device) for label in tried]

@@ -54,7 +54,7 @@ from leakgauge.core.verdicts import lower_if_unsteady
 from leakgauge.inversion.search.claims import copy_for_attack, judge, require_sound
 
 EXACT = 1e-5
-"""Residual below which a float32 update differs by rounding alone. Smaller residuals do not rank results."""
+"""Residual at which only the rounding error of a float32 update is left. A smaller one means nothing."""
 FAILURES = (AttackError, ModelError, ProbeError)
 """Errors that end one attack on a user's model. The other attacks still run."""
 SMALL = 100_000

@@ -42,12 +42,14 @@ class BayesOptimal(BaseAttack):
     r"""Search for the most likely images under the known noise or random rounding of a defense.
 
     Use it on images if the threat model grants a defense that adds noise or rounds at random. The
-    kind of noise decides on the distance between gradients, and its strength on the weight of the
-    prior.
+    kind of noise selects the distance between gradients. Its strength sets the weight of the prior.
 
     .. math::
 
-        \max_x \; \log p(g^* \mid x) + \log p(x), \qquad \log p(x) = -\frac{1}{b} \sum_{i \sim j} |x_i - x_j|
+        \max_x \; \log p(g^* \mid x) + \log p(x),
+        \qquad \log p(x) = -\frac{1}{b} \sum_{i \sim j} |x_i - x_j|
+
+    .. math::
 
         \log p(g^* \mid x) = \begin{cases}
         -\|g(x, y) - g^*\|^2 / (2 s^2) & \text{Gaussian noise} \\
@@ -63,7 +65,7 @@ class BayesOptimal(BaseAttack):
     Args:
         steps: Number of steps, at least 1. The default is ours.
         lr: Step size of Adam, above 0, in units of the start's standard deviation, 0.25 of the
-            range.
+            range. It is for "signed_adam" alone.
         neighbors: The mean difference b of neighboring pixels, above 0, as a fraction of the range.
             The default is that of photographs at 32 pixels.
         prior: "variation" is the prior above. "smoothness" is ours and Gaussian: log p(x) = -n S(x)
@@ -115,7 +117,7 @@ class BayesOptimal(BaseAttack):
         """Return the negative logarithm of the posterior, in nats a value of the batch."""
         channels, height, width = observation.domain.shape
         values = observation.batch_size * channels * height * width
-        # TotalVariation is the sum of two means, over vertical and over horizontal neighbors. So it is per value.
+        # TotalVariation is a sum of two means, over vertical and horizontal neighbors: a prior per value.
         prior = (1 / self.neighbors) * TotalVariation()
         if self.prior == "smoothness":
             prior = (0.5 / self.roughness) * Smoothness()

@@ -56,7 +56,7 @@ class CocktailParty(BaseAttack):
     .. math::
 
         \Delta_W = \Delta^\top H, \qquad \min_V \; -\frac{1}{B} \sum_i \left(\mathrm{E} \log \cosh v_i x\right)^2
-        + \lambda \, \mathrm{TV}(v_i x)
+        + \lambda \, \mathrm{TV}(V x)
         + \frac{\mu}{B (B - 1)} \sum_{i \neq j} \left(e^{\tau |\cos(v_i, v_j)|} - 1\right)
 
     Here :math:`\Delta_W` is the gradient of the layer's weight, and :math:`x` is the same, centered
@@ -186,7 +186,7 @@ class CocktailParty(BaseAttack):
 
         def views(signals: Tensor) -> Tensor:
             if images and self.optimizer == "fixed_point":
-                return edges(units(signals), colors(shape[0]))
+                return edges(units(signals), color_axes(shape[0]))
             return centered(units(signals).flatten(1))
 
         return Unmixer(
@@ -221,7 +221,7 @@ class CocktailParty(BaseAttack):
 
 
 class _RoundProgress:
-    """Report the progress of `rounds` rounds of equal length."""
+    """The progress of `rounds` rounds of equal length."""
 
     def __init__(self, progress: Progress, rounds: int) -> None:
         self.progress, self.rounds, self.done = progress, rounds, 0
@@ -249,7 +249,7 @@ def too_many(observation: Observation, name: str) -> str | None:
     )
 
 
-def colors(channels: int) -> Tensor:
+def color_axes(channels: int) -> Tensor:
     """Return the axes (C, C) of color: brightness and two differences for three channels, else each channel alone."""
     if channels != len(OPPONENT):
         return torch.eye(channels, dtype=torch.float64)

@@ -52,7 +52,7 @@ class CorrectedSurrogate(BaseAttack):
 
     .. math::
 
-        x_{k+1} = \arg\min_x \; D\left(G(x), \; u^* - (F(x_k) - G(x_k))\right) + w_k \, p(x),
+        x_{k+1} = \operatorname{argmin}_x \; D\left(G(x), \; u^* - (F(x_k) - G(x_k))\right) + w_k \, p(x),
         \qquad G(x) = -r \, \nabla L(\hat w; x)
 
     Here :math:`u^*` is the observed update, and :math:`F(x)` the update by the true local steps.
@@ -137,7 +137,10 @@ class CorrectedSurrogate(BaseAttack):
         return replace(matching, objective=part)
 
     def later(self, k: int, unit: Tensor) -> GradientMatching:
-        """Return the gradient matching of stage k. It starts from inputs `unit` (`(B, *shape)`)."""
+        """Return the gradient matching of stage k.
+
+        It starts from the inputs `unit` of the stage before, `(B, *shape)` in unit coordinates.
+        """
         matching = self.stage(k)
         start = WarmStart(base=matching.parametrization, initial=unit)
         return replace(matching, restarts=1, parametrization=start)

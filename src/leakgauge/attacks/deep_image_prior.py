@@ -59,9 +59,9 @@ class DeepImagePrior(BaseAttack):
         restarts: Number of independent starts, at least 1. The objective chooses among them.
 
     References:
-        Zhang et al. Generative Gradient Inversion via Over-Parameterized Networks in Federated
-        Learning. ICCV 2023. The prior: Ulyanov, Vedaldi, Lempitsky. Deep Image Prior. CVPR 2018.
-        arXiv:1711.10925.
+        Zhang, Zhang, Sotthiwat, Xu, Liu, Zhen, Liu. Generative Gradient Inversion via
+        Over-Parameterized Networks in Federated Learning. ICCV 2023. The prior: Ulyanov, Vedaldi,
+        Lempitsky. Deep Image Prior. CVPR 2018. arXiv:1711.10925.
 
     Example:
         >>> import leakgauge as lg

@@ -68,7 +68,7 @@ class FeatureInversion(BaseAttack):
     :math:`\mu` are `smoothness`, `tv` and `gradients`.
 
     The paper uses total variation. In our experiments, the smoothness prior works better, since it
-    treats colors apart.
+    smooths color more than brightness.
 
     Args:
         steps: Number of steps of L-BFGS, at least 1. The default is ours.
@@ -191,7 +191,7 @@ class FeatureInversion(BaseAttack):
 
 
 def plan_own_labels(observation: Observation) -> LabelPlan | ReadyLabels | Inapplicable:
-    """Return the label of a batch of one, or the source of labels for more. Or the reason why there are no labels."""
+    """Return the label of one example or the source of a batch's labels, or the reason why there are none."""
     labels = observation.knowledge.labels
     if observation.batch_size == 1:
         rule = LastLayer() if labels is None else Known()

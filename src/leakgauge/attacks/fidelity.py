@@ -145,8 +145,8 @@ class FidelityMatching(Configured, BaseAttack):
     def statistics(self, observation: Observation) -> FeatureStatistics:
         """Return the BatchNorm term.
 
-        It compares with the batch's own statistics if they are granted. Otherwise with those of
-        `public` images, or the running statistics of the proxy, or those of the model.
+        It compares with the batch's own statistics if they are granted. Otherwise it compares with
+        those of `public` images, or with the running statistics of the proxy or of the model.
         """
         if observation.knowledge.statistics is not None:
             return BatchStatistics.of(observation)

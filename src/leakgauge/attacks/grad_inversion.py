@@ -16,8 +16,8 @@ class GradInversion(FidelityMatching):
 
     .. math::
 
-        \min_{x_1, \dots, x_S} \; \sum_s \gamma \, d(g(x_s, y), g^*) + \lambda \, \mathrm{TV}(x_s) + \beta \|x_s\|^2
-        + \nu \, \mathrm{BN}(x_s) + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2
+        \min_{x_1, \dots, x_S} \; \sum_s \Big( \gamma \, d(g(x_s, y), g^*) + \lambda \, \mathrm{TV}(x_s)
+        + \beta \|x_s\|^2 + \nu \, \mathrm{BN}(x_s) + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2 \Big)
 
     Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
     :math:`g(x_s, y)` and the observed one :math:`g^*`. The weights :math:`\gamma`, :math:`\lambda`,
@@ -28,8 +28,8 @@ class GradInversion(FidelityMatching):
 
     Adam has a warm-up, a cosine decay and Langevin noise. Labels that are not granted are the
     classes with the lowest minimum in their row of the last weight's gradient. The BatchNorm term
-    compares with the batch's own statistics if they are granted. Otherwise with the running
-    statistics of `proxy`, or of the model.
+    compares with the batch's own statistics if they are granted. Otherwise it compares with the
+    statistics of `public` images, or with the running statistics of `proxy` or of the model.
 
     The paper's settings are for ResNet-50 and images of 224 pixels.
 
@@ -55,7 +55,7 @@ class GradInversion(FidelityMatching):
         proxy: A network trained on data like the private data. None: the model itself.
         public: Images `(N, *shape)` that the adversary owns, in the domain's units. The term then
             compares the features of the batch with those of the images, at the proxy or the model.
-            These networks need no BatchNorm.
+            This network then needs no BatchNorm.
         group: "none", "lazy" or "registered". "lazy" holds restarts to their mean. "registered"
             first moves each image onto the mean.
         consistency: Weight of group consistency, at least 0. The default is the paper's.

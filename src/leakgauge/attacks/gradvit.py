@@ -32,8 +32,9 @@ class GradViT(FidelityMatching):
 
     .. math::
 
-        \min_{x_1, \dots, x_S} \; \sum_s \Gamma(t) \, \gamma \, d(g(x_s, y), g^*)
-        + \Upsilon(t) \left( \mathrm{F}(x_s) + \pi \, \mathrm{P}(x_s) \right) + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2
+        \min_{x_1, \dots, x_S} \; \sum_s \Big( \Gamma(t) \, \gamma \, d(g(x_s, y), g^*)
+        + \Upsilon(t) \left( \mathrm{F}(x_s) + \pi \, \mathrm{P}(x_s) \right)
+        + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2 \Big)
 
     Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
     :math:`g(x_s, y)` and the observed one :math:`g^*`. The schedules over the steps :math:`t` are
@@ -65,12 +66,12 @@ class GradViT(FidelityMatching):
         l2: Weight, at least 0, of the mean squared distance to the middle of the range. The default
             is ours.
         batchnorm: Weight of the BatchNorm term, at least 0. The default is ours.
-        proxy: A network trained on data like the private data, as an auxiliary convolutional
-            network in the domain's units. None: the model itself, without a BatchNorm term if it
-            has no BatchNorm.
+        proxy: The auxiliary convolutional network of the BatchNorm term, in the domain's units. It
+            is trained on data like the private data. None: the model itself. Without BatchNorm in
+            either, there is no BatchNorm term.
         public: Images `(N, *shape)` that the adversary owns, in the domain's units. The term then
             compares the features of the batch with those of the images, at the proxy or the model.
-            These networks need no BatchNorm.
+            This network then needs no BatchNorm.
         group: "none", "lazy" or "registered". "lazy" holds restarts to their mean. "registered"
             first moves each image onto the mean.
         consistency: Weight of group consistency, at least 0. The default is ours.

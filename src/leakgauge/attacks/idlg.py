@@ -17,7 +17,7 @@ class IDLG(Recipe):
 
     .. math::
 
-        y = \arg\min_i \sum_j g^*_{W, ij}, \qquad \min_x \; \sum_l \|g_l(x, y) - g^*_l\|^2
+        y = \operatorname{argmin}_i \sum_j g^*_{W, ij}, \qquad \min_x \; \sum_l \|g_l(x, y) - g^*_l\|^2
 
     Here :math:`g^*_W` is the observed gradient of the last layer's weight, with a row i for each
     class. The simulated gradient of parameter tensor l is :math:`g_l`, and the observed one

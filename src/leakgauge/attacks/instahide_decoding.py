@@ -47,9 +47,9 @@ class InstaHideDecoding(BaseAttack):
     :math:`\lambda_j`. Draws of the coefficients follow the client's distribution. Labels are
     granted, or recovered first.
 
-    The result stays a mixture. Where a mixture is darker than :math:`c`, its negative is returned.
-    The paper goes on to cluster many encryptions of each image, and solves for the images. One
-    batch has too few encryptions for this.
+    The result stays a mixture. Where a mixture is darker than :math:`c`, its photographic negative
+    is returned. The paper goes on to cluster many encryptions of each image, and solves for the
+    images. One batch has too few encryptions for this: at most one for each of its examples.
 
     Args:
         attack: The gradient matching that reconstructs encryptions.

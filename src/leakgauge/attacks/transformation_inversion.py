@@ -48,8 +48,8 @@ class TransformationInversion(BaseAttack):
 
     .. math::
 
-        x_p &= \arg\min_x \; \frac{\|T_p(x) - \tilde x\|^2}{n} + w \, \mathrm{smoothness}(x) \\
-        p^* &= \arg\min_p \; \frac{\|T_p(x_p) - \tilde x\|^2}{n \, e^2} + \mathrm{strangeness}(x_p)
+        x_p &= \operatorname{argmin}_x \; \frac{\|T_p(x) - \tilde x\|^2}{n} + w \, \mathrm{smoothness}(x) \\
+        p^* &= \operatorname{argmin}_p \; \frac{\|T_p(x_p) - \tilde x\|^2}{n \, e^2} + \mathrm{strangeness}(x_p)
 
     Here :math:`n` is the number of values, :math:`w` is `weight` and :math:`e` is `error`.
     Strangeness is a measure of how untypical an image is among photographs. Two transformations may
