@@ -1,4 +1,4 @@
-"""Features as a term of the objective, and the attack that reads them from the last layer."""
+"""Known features as a term of the objective, and the attack that recovers them from the last layer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from leakgauge.output import head_of
 Observe = Callable[..., lg.Observation]
 
 
-def same(batch: lg.Batch) -> lg.Batch:
-    """All of one label."""
+def with_one_label(batch: lg.Batch) -> lg.Batch:
+    """Return the batch with one label for all examples."""
     return lg.Batch(batch.inputs, torch.zeros_like(batch.targets))
 
 
@@ -34,8 +34,8 @@ def term(observation: lg.Observation, features: Tensor, error: Tensor) -> Featur
 
 class TestFeatureMatch:
     def test_it_is_zero_at_the_batch_and_only_there(self, observe: Observe) -> None:
-        """In the spread of the examples: each at the other's place is as far off as they are apart."""
-        batch = same(images(2))
+        """The unit is the spread of the examples, so the value is large when two examples trade places."""
+        batch = with_one_label(images(2))
         observation = observe(sigmoid_cnn(), batch)
         seen = read(observation, torch.Generator().manual_seed(0))
         assert not isinstance(seen, lg.Inapplicable)
@@ -72,7 +72,7 @@ class TestFeatureMatch:
 
 class TestAttack:
     def test_two_images_of_one_label_come_apart(self, observe: Observe) -> None:
-        batch = same(images(2))
+        batch = with_one_label(images(2))
         observation = observe(sigmoid_cnn(), batch, labels=True)
         attack = attacks.SoftmaxUnmixing(iterations=60, stages=4)
         guess = attack(observation, seeds=lg.Seeds(0))
@@ -81,7 +81,7 @@ class TestAttack:
         assert "features of 2 of 2" in guess.notes[0]
 
     def test_what_cannot_be_read_is_told(self, observe: Observe) -> None:
-        """Four classes: the gradient's four rows sum to zero, and tell three examples apart."""
+        """With four classes, the four rows of the gradient sum to zero. They separate three examples."""
         attack = attacks.SoftmaxUnmixing()
         assert refusal(attack, observe(sigmoid_cnn(), images(3))) is None
         reason = refusal(attack, observe(sigmoid_cnn(), images(4)))
@@ -103,13 +103,13 @@ class TestAttack:
 
 @pytest.mark.parametrize("behind", [True, False], ids=["pooled behind", "pooled before"])
 def test_the_head_may_be_a_convolution(observe: Observe, behind: bool) -> None:
-    """Its gradient sees the mean of its places: so does the term."""
+    """Its gradient depends on the mean over its places, and so must the term."""
     last = [nn.Conv2d(8, 6, 1), nn.AdaptiveAvgPool2d(1)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = [nn.Conv2d(1, 8, 3, 2, 1), nn.Sigmoid()]
         model = nn.Sequential(*first, *(last if behind else last[::-1]), nn.Flatten())
-    batch = same(images(2))
+    batch = with_one_label(images(2))
     observation = observe(model, batch)
     attack = attacks.SoftmaxUnmixing(warm=1, iterations=5, stages=1)
     assert refusal(attack, observation) is None

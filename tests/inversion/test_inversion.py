@@ -1,4 +1,4 @@
-"""The parts of gradient matching, each against its formula, and the engine that composes them."""
+"""The parts of gradient matching, each against its formula, and the search that combines them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Observe = Callable[..., lg.Observation]
 
 
 def tensors(seed: int) -> Tensors:
-    """Three tensors of different shape and size."""
+    """Return three tensors of different shapes and sizes."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {"a": (4, 3), "b": (4,), "c": (2, 2, 2)}
     scales = {"a": 1.0, "b": 10.0, "c": 1e-2}
@@ -113,7 +113,7 @@ class TestDistances:
         "zeroed", [("observed", "b"), ("simulated", "b"), ("both", "b"), ("observed", "all")]
     )
     def test_zeroed_tensors_give_numbers(self, term: Term, zeroed: tuple[str, str]) -> None:
-        """A defense that drops a tensor, or a candidate that does not excite one."""
+        """A defense may set a tensor to zero, or a candidate may not excite a tensor. Values stay finite."""
         g, star = tensors(0), tensors(1)
         side, which = zeroed
         for sides, values in (("simulated", g), ("observed", star)):
@@ -127,7 +127,7 @@ class TestDistances:
         assert all(t.grad is None or bool(torch.isfinite(t.grad).all()) for t in leaves.values())
 
     def test_a_candidate_without_any_gradient_can_still_move(self) -> None:
-        """The cosine has no direction at zero; it must give no NaN there either."""
+        """At zero the cosine has no direction. Its slope must not be NaN there."""
         leaves = {n: torch.zeros_like(t).requires_grad_() for n, t in tensors(0).items()}
         value = Cosine()(candidate(leaves))
         value.backward()
@@ -273,11 +273,11 @@ def follow(
     tolerance: float = 0.0,
     project: Callable[[Variables], None] = lambda variables: None,
 ) -> tuple[list[Tensor], list[float], list[float]]:
-    """Answer a descent's requests: every place that it asked for, the objective there, and the progress told."""
+    """Answer a descent's requests. Return the requested places, the objective there, and the progress."""
     run = descent.run((start,), Setting(project=project, tolerance=tolerance))
     places: list[Tensor] = []
     values: list[float] = []
-    told: list[float] = []
+    progress: list[float] = []
     request = next(run)
     while True:
         x = request.variables[0].detach().clone().requires_grad_()
@@ -285,27 +285,27 @@ def follow(
         (gradient,) = torch.autograd.grad(value, x)
         places.append(x.detach())
         values.append(float(value.detach()))
-        told.append(request.progress)
+        progress.append(request.progress)
         try:
             request = run.send(Evaluation(values[-1], (gradient,)))
         except StopIteration:
-            return places, values, told
+            return places, values, progress
 
 
-def known(observation: lg.Observation) -> Tensor:
-    """The labels that a search starts from."""
+def starting_labels(observation: lg.Observation) -> Tensor:
+    """Return the labels that a search starts from."""
     found = Known().prepare(observation)
     assert not isinstance(found, lg.Inapplicable)
     return found.start(observation, torch.Generator().manual_seed(0))
 
 
 def bowl(x: Tensor) -> Tensor:
-    """A quadratic in five dimensions, least at 1."""
+    """Return a quadratic in five dimensions whose minimum is at 1."""
     return (torch.tensor([1.0, 2.0, 3.0, 5.0, 8.0]).to(x) * (x - 1).square()).sum()
 
 
 def valley(x: Tensor) -> Tensor:
-    """Rosenbrock's function of four numbers, least at 1."""
+    """Return Rosenbrock's function of four numbers, whose minimum is at 1."""
     return (100 * (x[1:] - x[:-1].square()).square() + (1 - x[:-1]).square()).sum()
 
 
@@ -335,7 +335,7 @@ class TestDescents:
         ids=["1", "2", "3", "10", "60"],
     )
     def test_the_longest_run_of_a_line_search(self, steps: int, function: Function) -> None:
-        """The objective falls up to some evaluation, and is higher wherever it is asked for afterwards."""
+        """The objective falls up to some evaluation, and is higher at every later one."""
         descent, longest = LBFGS(steps=steps, line_search="strong_wolfe"), 0
 
         def rising(falling: int) -> Function:
@@ -355,7 +355,7 @@ class TestDescents:
         assert torch.allclose(places[int(torch.tensor(values).argmin())], torch.ones(4).double())
 
     def test_the_plain_descent_is_torchs(self) -> None:
-        """The same places as torch.optim.LBFGS, which asks again for the first of each of its calls."""
+        """The places are those of torch.optim.LBFGS, which evaluates the first of each call again."""
         theirs = torch.zeros(4, dtype=torch.float64, requires_grad=True)
         optimizer = torch.optim.LBFGS([theirs], lr=0.5, max_iter=25, history_size=7)
         seen: list[Tensor] = []
@@ -370,7 +370,7 @@ class TestDescents:
         optimizer.step(closure)
         descent = LBFGS(steps=len(seen), lr=0.5, history=7)
         places, _, _ = follow(descent, valley, torch.zeros(4, dtype=torch.float64))
-        # A memory of seven forgets one pair at a time, as torch's does.
+        # A memory of seven pairs drops one pair at a time, as torch's does.
         assert len(places) == len(seen) == 25
         assert torch.allclose(torch.stack(places), torch.stack(seen), rtol=1e-9, atol=1e-12)
 
@@ -413,7 +413,7 @@ class TestDescents:
         assert values[-1] <= 1.0 < min(values[:-1])
 
     def test_signed_adam_cuts_its_rate_at_three_five_and_seven_eighths(self) -> None:
-        """Under a constant slope Adam moves by its rate: the steps show the schedule."""
+        """Under a constant slope Adam moves by its rate, so the steps show the schedule."""
         descent = SignedAdam(steps=80, lr=0.1)
         places, _, _ = follow(descent, lambda x: 100 - 7 * x.sum(), torch.zeros(1))
         moves = [float(after - before) for before, after in itertools.pairwise(places)]
@@ -530,12 +530,12 @@ class TestLabels:
     def test_granted_labels_come_first(self, observe: Observe) -> None:
         batch = lg.Batch(images(4).inputs, torch.tensor([2, 0, 2, 3]))
         observation = observe(mlp(), batch, labels=True, label_counts=True)
-        found = known(observation)
+        found = starting_labels(observation)
         assert torch.equal(found, observation.knowledge.labels)  # type: ignore[arg-type]
 
     def test_granted_counts_come_next(self, observe: Observe) -> None:
         batch = lg.Batch(images(4).inputs, torch.tensor([2, 0, 2, 3]))
-        found = known(observe(mlp(), batch, label_counts=True))
+        found = starting_labels(observe(mlp(), batch, label_counts=True))
         assert found.tolist() == [0, 2, 2, 3]
 
     @pytest.mark.parametrize(
@@ -547,7 +547,7 @@ class TestLabels:
     ) -> None:
         batch = lg.Batch(images(len(labels)).inputs, torch.tensor(labels))
         observation = observe(model, batch)
-        found = known(observation)
+        found = starting_labels(observation)
         assert found.tolist() == sorted(labels)
 
     def test_without_a_bias_labels_must_be_granted(self, observe: Observe) -> None:
@@ -559,7 +559,7 @@ class TestLabels:
             )
 
     def test_an_estimate_leaves_running_statistics_alone(self, observe: Observe) -> None:
-        """The observed model is in train mode here: a plain forward would move its buffers."""
+        """The observed model is in train mode here, so a plain forward pass would change its buffers."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = nn.Sequential(
@@ -567,7 +567,7 @@ class TestLabels:
             ).train()
         observation = observe(model, images(3))
         before = copy.deepcopy(observation.model.state_dict())
-        known(observation)
+        starting_labels(observation)
         assert all(torch.equal(before[k], v) for k, v in observation.model.state_dict().items())
 
     def test_fixed_labels_stay_fixed(self, observe: Observe) -> None:
@@ -582,7 +582,7 @@ class TestLabels:
 
 
 class Wandering:
-    """A descent that visits given places, and leaves the last: not the best."""
+    """A descent that visits given places. It ends at the last one, not at the best."""
 
     def __init__(self, places: list[Tensor]) -> None:
         self.places = places
@@ -659,7 +659,7 @@ class TestEngine:
 
     @pytest.mark.parametrize("labels", [Joint(), Known()], ids=repr)
     def test_in_double_precision(self, observe: Observe, labels: inversion.Labels) -> None:
-        """The adversary's own copy computes in float64; what it returns fits the client's model."""
+        """The adversary's own copy computes in float64. The returned inputs have the type of the client's model."""
         batch = images(1)
         observation = observe(sigmoid_cnn(), batch)
         matching = GradientMatching(
@@ -690,7 +690,7 @@ class TestEngine:
         assert torch.isfinite(guess.inputs).all()
 
     def test_a_table_is_searched_in_its_units(self) -> None:
-        """Columns in years and in mm Hg come back in years and in mm Hg."""
+        """Columns in years and in mm Hg are returned in years and in mm Hg."""
         domain = lg.TableDomain.from_ranges(["age", "pressure"], [18, 40], [100, 180])
 
         def loss(output: Tensor, target: Tensor) -> Tensor:
@@ -725,7 +725,7 @@ class TestEngine:
         assert all(torch.equal(before[k], v) for k, v in observation.model.state_dict().items())
 
     def test_what_a_sparsification_dropped_is_not_matched(self, observe: Observe) -> None:
-        """Who knows the mask has the truth as a minimum; who does not is led away from it."""
+        """With a known mask, the truth is a minimum of the objective. Without it, the truth is not."""
         batch = images(1)
         values = {}
         for told in (True, False):

@@ -72,7 +72,7 @@ class TestVariation:
     def test_color_is_of_opponent_axes(self) -> None:
         unit = noise(2, 3, 5, 4)
         red, green, blue = unit.unbind(1)
-        # Axes as long as that of the mean, (1/3, 1/3, 1/3).
+        # The axes have the length of the axis of the mean, (1/3, 1/3, 1/3).
         axes = [
             (red + green + blue) / 3,
             (red - blue) / 6**0.5,
@@ -175,7 +175,7 @@ class TestOrthogonality:
         assert value(Orthogonality(), 0.5 + orthogonal.reshape(3, 1, 2, 2)) < 1e-12
         same = noise(1, 1, 4, 4)
         assert value(Orthogonality(), same) == 0
-        # Brightness and contrast make no difference.
+        # Brightness and contrast do not change the correlation.
         assert value(Orthogonality(), torch.cat([same, 0.5 * same, 1 - same])) == pytest.approx(1)
 
     def test_flat_examples_have_a_slope(self) -> None:
@@ -189,7 +189,7 @@ class TestOrthogonality:
         assert value(Orthogonality(), torch.cat([one, other])) < value(Orthogonality(), blends) / 4
 
     def test_it_is_no_distance(self, observe: Observe) -> None:
-        """What speaks of the batch alone is not asked what it says of an update of zero."""
+        """A term of the batch alone does not count in the value at an update of zero."""
         seen = observe(mlp(), images(2), labels=True)
         assert value_at_zero_update(Cosine() + 3.0 * Orthogonality(), seen) == value_at_zero_update(
             Cosine(), seen
@@ -217,7 +217,7 @@ class TestOrthogonality:
 
 
 class Twice(nn.Module):
-    """A convolution called twice."""
+    """A network that calls one convolution twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class TestFeatureStatistics:
         assert "FeatureStatistics" not in repr(replace(attack, public=None).terms(seen))
         bare = refusal(replace(attack, public=None), seen)
         assert bare is not None
-        assert "public images" in bare
+        assert "set public to images" in bare
         assert attack(seen, seeds=SEEDS).inputs.shape == (2, 1, 8, 8)
         reason = refusal(replace(attack, public=noise(3, 3, 8, 8)), seen)
         assert reason is not None

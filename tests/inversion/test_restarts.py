@@ -1,4 +1,4 @@
-"""Many restarts at once, in the engine."""
+"""Many restarts at once, in the search."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Observe = Callable[..., lg.Observation]
 
 
 class TestRestartsTogether:
-    """Restarts as one axis give what restarts one by one give."""
+    """Restarts as one axis give the same result as one restart after the other."""
 
     @pytest.mark.parametrize(
         "descent", [SignedAdam(steps=40), LBFGS(steps=40, line_search="strong_wolfe")], ids=repr

@@ -1,4 +1,4 @@
-"""Second-order descent: the Jacobian against autograd's, the preconditioner against its matrix, and what it finds."""
+"""Second-order descent: the Jacobian against autograd's, the preconditioner against its matrix, and the result."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def problem(
     model: torch.nn.Module | None = None,
     **seen: object,
 ) -> tuple[Problem, Variables]:
-    """A problem in float64, and a place that is not its solution."""
+    """Return a problem in float64, and a place that is not its solution."""
     observation = observe(model or sigmoid_cnn(), images(batch), **seen)
     observation = in_precision(observation, torch.float64)
     labels = Joint() if joint else Known()
@@ -70,7 +70,7 @@ def problem(
 
 
 def residuals(of: Problem, variables: Variables) -> Tensor:
-    """All residuals at once, weighted, by the terms' own formulas."""
+    """Return all residuals, weighted, by the terms' own formulas."""
     simulate = functional_simulator(of.observation, lg.FedSGD())
     candidate = of.candidate(variables, simulate)
     parts = zip(of.weights(0.0), of.terms, strict=True)
@@ -78,7 +78,7 @@ def residuals(of: Problem, variables: Variables) -> Tensor:
 
 
 def gram(of: Problem, variables: Variables) -> Tensor:
-    """2 J'J by reverse differentiation of each residual."""
+    """Return 2 J'J by reverse differentiation of each residual."""
     flat = flatten(variables)
     jacobian = torch.func.jacrev(lambda v: residuals(of, unflatten(v, variables)))(flat)
     return 2 * jacobian.T @ jacobian
@@ -102,7 +102,7 @@ class TestCurvature:
     def test_the_matrix_is_twice_the_jacobians_gram(
         self, observe: Observe, objective: Term, joint: bool
     ) -> None:
-        """Applied to a vector, the solve undoes the Gram matrix."""
+        """The solve, applied to a vector, inverts the Gram matrix."""
         of, at = problem(observe, objective, joint=joint)
         curvature = dense(of, at)
         damping = curvature.factorize(1e-4)
@@ -166,7 +166,7 @@ class TestCurvature:
 
 class TestParts:
     def test_smoothness_weighs_color_more_than_brightness(self) -> None:
-        """By `chroma` exactly; with 1 and 1 it is the plain Laplacian; one channel has no color."""
+        """The ratio is exactly `chroma`. With 1 and 1 it is the plain Laplacian. One channel has no color."""
         bump = torch.zeros(1, 1, 5, 5)
         bump[0, 0, 2, 2] = 1.0
 
@@ -271,7 +271,7 @@ class TestDescent:
             dense(of, at)
 
     def test_beyond_the_dense_it_goes_on_without_a_matrix(self, observe: Observe) -> None:
-        """Two examples of 64 values, 128 unknowns: the rank is bounded by counting residuals."""
+        """Two examples of 64 values are 128 unknowns. Counting residuals bounds the rank."""
         of, at = problem(observe, L2())
         assert bound_rank(of, at, of.weights(0.0)).rank == 128
         matching = attacks.SecondOrder(iterations=20).matching()
@@ -282,7 +282,7 @@ class TestDescent:
         assert any("L-BFGS alone" in note for note in guess.notes)
 
     def test_joint_targets_are_affine(self) -> None:
-        """They sum to 1 whatever the variables, and move as far however certain they are."""
+        """They sum to 1 for any variables. A step moves them equally far, however certain they are."""
         values = torch.tensor([[50.0, 0.0, 1.0]])
         assert Affine().decode(values).sum() == pytest.approx(1)
         moved = Affine().decode(values + torch.tensor([[0.3, 0.0, 0.0]])) - Affine().decode(values)
@@ -327,7 +327,7 @@ def test_squared_error_is_matched_too(loss: lg.core.Loss) -> None:
 
 
 class Root(nn.Module):
-    """A square root of features that are 0: its derivative is infinite, and times 0 it is NaN."""
+    """A square root of features that are 0. Its derivative is infinite, and times 0 it is NaN."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return (0 * inputs).sqrt() + inputs

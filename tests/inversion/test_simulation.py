@@ -1,4 +1,4 @@
-"""The adversary's simulation is the client's training, whatever the protocol; the truth is out of its reach."""
+"""The adversary's simulation is the client's training for every protocol. It never uses the private batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from leakgauge.inversion.simulation.simulator import simulator
 
 
 def normalized_cnn() -> nn.Module:
-    """A convolution with BatchNorm in train mode, whose statistics are the batch's."""
+    """Return a convolution with BatchNorm in train mode, which uses the batch's own statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
@@ -126,7 +126,7 @@ def test_steps_that_are_not_told_are_not_simulated(threat: str) -> None:
         assert "not known" in guess.message
         assert 0 < (guess.residual or 0) <= 1
         guesses.append(repr(seen.training))
-    assert guesses[0] == guesses[1]  # nothing tells one local training from another
+    assert guesses[0] == guesses[1]  # The two local trainings cannot be distinguished.
 
 
 @pytest.mark.parametrize("threat", THREATS)
@@ -147,7 +147,7 @@ def test_that_one_gradient_is_shared_is_always_told() -> None:
 
 @pytest.mark.parametrize("threat", THREATS)
 def test_no_attack_can_tell_in_which_order_the_client_holds_its_batch(threat: str) -> None:
-    """Where a step sees the whole batch, the update is the same, and so must be what is read of it."""
+    """If each step uses the whole batch, its order does not change the update or the reconstruction."""
     batch = images(6)
     turned = lg.Batch(batch.inputs.roll(1, 0), batch.targets.roll(1, 0))
     owner = client(sigmoid_cnn().double(), training=lg.FedAvg(epochs=2, learning_rate=0.1))
@@ -158,7 +158,7 @@ def test_no_attack_can_tell_in_which_order_the_client_holds_its_batch(threat: st
         attack = attacks.InvertingGradients(steps=2)
         guesses.append((attack(seen, seeds=lg.Seeds(1)), seen.update.tensors))
     same = float(relative_residual(guesses[0][1], guesses[1][1])) < 1e-12
-    assert same == (threat != "aggregator")  # there, who holds which example shows
+    assert same == (threat != "aggregator")  # The order decides which client holds which example.
     if same:
         assert torch.equal(guesses[0][0].targets, guesses[1][0].targets)
         assert torch.allclose(guesses[0][0].inputs, guesses[1][0].inputs, atol=1e-6)

@@ -48,7 +48,7 @@ CLIPPED: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def relu_cnn(channels: int = 1) -> nn.Module:
-    """Two convolutions with a ReLU after each."""
+    """Return two convolutions with a ReLU after each."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
@@ -62,7 +62,7 @@ def relu_cnn(channels: int = 1) -> nn.Module:
 
 
 class Delta:
-    """A training that is no single gradient, as far as its protocol says."""
+    """A training whose protocol does not state that the update is one gradient."""
 
     kind = "delta"
 
@@ -119,7 +119,7 @@ class TestSmoothReLU:
 
 
 class Functional(nn.Module):
-    """A network whose activation is no module."""
+    """A network whose activation is a function, not a module."""
 
     def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Functional(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 4)."""
+        """Return logits (B, 4)."""
         out: Tensor = self.norm(self.activation(self.linear(x.flatten(1))))
         return out
 

@@ -1,4 +1,4 @@
-"""Every way to a step's value and gradient, against eager double backward."""
+"""Every way to compute a step's value and gradient, against eager double backward."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def problem_of(
     training: LocalTraining | None = None,
     domain: lg.ImageDomain | None = None,
 ) -> Problem:
-    """A problem on random images with labels 0, 1, ..."""
+    """Return a problem on random images with labels 0, 1, ..."""
     domain = domain or small()
     generator = torch.Generator().manual_seed(1)
     private = lg.Batch(torch.rand((batch, *domain.shape), generator=generator), torch.arange(batch))
@@ -90,7 +90,7 @@ def problem_of(
 
 
 def places(problem: Problem, seed: int = 0, restarts: int | None = None) -> Variables:
-    """Random variables of a problem, with a leading axis where there are restarts."""
+    """Return random variables of a problem, with a leading axis if there are several restarts."""
     generator = torch.Generator().manual_seed(seed)
     like = next(iter(problem.observation.update.tensors.values()))
     batch, lead = problem.observation.batch_size, () if restarts is None else (restarts,)
@@ -103,7 +103,7 @@ def places(problem: Problem, seed: int = 0, restarts: int | None = None) -> Vari
 def agree(
     ours: tuple[Tensor, Variables], theirs: tuple[Tensor, Variables], tolerance: float
 ) -> None:
-    """Value and each gradient to a relative tolerance; neither has a graph."""
+    """Assert that value and each gradient agree to a relative tolerance, and have no graph."""
     for a, b in zip((ours[0], *ours[1]), (theirs[0], *theirs[1]), strict=True):
         assert not a.requires_grad
         assert a.shape == b.shape
@@ -211,14 +211,14 @@ class _Cube(torch.autograd.Function):
 
 
 class Odd(nn.Module):
-    """Differentiable backward as often as one likes, but not forward."""
+    """A function that can be differentiated backward any number of times, but not forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _Cube.apply(x)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class Branching(nn.Module):
-    """Its Python looks at its tensors."""
+    """A network whose Python code reads its tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class TestGraph:
 
 class TestCompilation:
     def test_one_module_serves_problems_that_differ_in_numbers_alone(self) -> None:
-        """The one test that generates code: of the smallest model."""
+        """This is the only test that generates code, for the smallest model."""
         domain = lg.ImageDomain(1, 4, 4)
 
         def problem(seed: int, **more: Term) -> Problem:
@@ -333,7 +333,7 @@ def _single(problem: Problem) -> SingleGradient:
 
 @dataclass(frozen=True)
 class TwoGradients:
-    """A protocol whose update is no single gradient."""
+    """A protocol whose update is not one gradient."""
 
     kind = "gradient"
 

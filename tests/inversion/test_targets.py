@@ -1,4 +1,4 @@
-"""Targets that are numbers: solved for once the inputs are read."""
+"""Targets that are numbers: they are solved for when the inputs are known."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOMAIN = lg.ImageDomain(1, 6, 6)
 def observed(
     outputs: int, loss: lg.core.Loss, targets: Tensor, classes: int | None = None
 ) -> tuple[lg.Observation, lg.Batch]:
-    """One update of a ReLU network, and the batch behind it."""
+    """Return one update of a ReLU network, and its batch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = nn.Sequential(nn.Flatten(), nn.Linear(36, 40), nn.ReLU(), nn.Linear(40, outputs))

@@ -1,1 +1,1 @@
-"""Value, gradient and Jacobian of an objective, and the way to compute them that costs least."""
+"""Evaluation: value, gradient and Jacobian of an objective, computed in the way that costs least."""

@@ -1,4 +1,4 @@
-"""Restarts: one problem's value and gradient at several places at once."""
+"""Values and gradients of several restarts, computed together."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ class Restarts(Protocol):
     """Values and gradients of S restarts."""
 
     def __call__(self, variables: Variables, progress: float) -> tuple[Tensor, Variables]:
-        """Variables with a leading axis S; values (S,) and gradients (S, ...), without a graph."""
+        """Return values (S,) and gradients (S, ...), without a graph, of variables with a leading axis S."""
         ...
 
 
 @dataclass(frozen=True)
 class Loop:
-    """One restart after another. fixed: labels (S, B) or (S, B, K), where the descent does not move them."""
+    """One restart after the other.
+
+    Args:
+        step: The step of one restart.
+        fixed: Labels (S, B) or (S, B, K) if the descent does not move them, else None.
+    """
 
     step: BuiltStep
     fixed: Tensor | None
@@ -38,7 +43,7 @@ class Loop:
         return torch.stack([value for value, _ in found]), tuple(map(torch.stack, gradients))
 
     def _at(self, restart: int) -> BuiltStep:
-        """The step at that restart's labels."""
+        """Return the step with this restart's labels."""
         fixed = None if self.fixed is None else self.fixed[restart]
         return replace(self.step, problem=replace(self.step.problem, fixed=fixed))
 
@@ -46,7 +51,17 @@ class Loop:
 def batch_restarts(
     problem: Problem, fixed: Tensor | None, count: int, *, fuse: bool = False
 ) -> Compiled:
-    """The restarts as one more axis of each operator; exactly `count` of them. Raises NotCompiled."""
+    """Return a step with the restarts as one more axis of each operator.
+
+    Args:
+        problem: The problem of one restart.
+        fixed: Labels of each restart if the descent does not move them, else None.
+        count: Number of restarts. The step takes exactly this number.
+        fuse: Whether code is generated for the step.
+
+    Raises:
+        NotCompiled: The model cannot be traced or batched.
+    """
     step = Compiled.of(_first(problem, fixed), fuse=fuse, restarts=count)
     return replace(step, problem=replace(problem, fixed=fixed))
 
@@ -54,9 +69,10 @@ def batch_restarts(
 def choose_restarts(
     problem: Problem, fixed: Tensor | None, count: int, planned: int
 ) -> tuple[Restarts, str]:
-    """How to evaluate `count` restarts, `planned` times each, and for the record why; "" where nothing is to say.
+    """Return how to evaluate restarts, and a note for the record or "".
 
-    By a count of operations, never by timing. Where a model cannot be batched, the line says why.
+    There are `count` restarts with `planned` evaluations each. The choice follows from a count of
+    operations, never from timing. If a model cannot be batched, the note says why.
     """
     first = _first(problem, fixed)
     training, refused = problem.observation.training, ""
@@ -72,4 +88,5 @@ def choose_restarts(
 
 
 def _first(problem: Problem, fixed: Tensor | None) -> Problem:
+    """Return the problem of the first restart."""
     return replace(problem, fixed=None if fixed is None else fixed[0])

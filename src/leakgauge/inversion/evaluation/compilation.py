@@ -1,9 +1,12 @@
-"""Compiled steps: value and gradient of a problem as one graph of operators, run as it is or through a compiler.
+"""Compiled steps: value and gradient of a problem as one graph of operators.
 
-Two orders of differentiation give the same gradient. "reverse" differentiates the simulated update
-backward: fewest operations, but the whole simulation is held until its end. "forward" moves the
-parameters along the slope r of the distance, and reads how the inputs' own gradient moves with them,
-d<g(v), r>/dv: a seventh more operations, at little more memory than training takes.
+The graph runs directly or through a compiler. Two orders of differentiation give the same gradient:
+
+- "reverse" differentiates the simulated update backward. It needs the fewest operations, but holds
+  the whole simulation until its end.
+- "forward" moves the parameters along the slope r of the distance. It computes how the gradient at
+  the inputs changes with them, d<g(v), r>/dv. It needs a seventh more operations, and little more
+  memory than training.
 """
 
 from __future__ import annotations
@@ -27,20 +30,28 @@ Order = Literal["reverse", "forward"]
 _compiled: dict[str, Flat] = {}
 """Compiled modules of this process by `Graph.key`.
 
-The key is the computation itself: each operator with every number in it, and the shape, strides and
-type of each input. Parameters, buffers, update, masks of a known defense, labels and weights of the
-terms are inputs. So cells of an audit that differ in these alone share a module, and two problems that
-compute anything else cannot.
+The key is the computation itself: each operator with all its numbers, and the shape, strides and type
+of each input. Inputs are the parameters, buffers, update, masks of a known defense, labels and weights
+of the terms. Cells of an audit that differ only in these share a module. Problems with other
+computations never do.
 """
 
 
 class NotCompiled(Exception):
-    """Why a problem has no compiled step, in one line. Its caller runs it eagerly and says so."""
+    """The reason why a problem has no compiled step, in one line. The caller runs it eagerly and notes why."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A problem's step as one graph; built by `Compiled.of`. The model's buffers are left as they were."""
+    """The step of a problem as one graph. Build it with `of`.
+
+    The model's buffers are left unchanged.
+
+    Args:
+        problem: The problem.
+        constants: Tensors that the graph reads: parameters, buffers, the update.
+        run: The graph as a function.
+    """
 
     problem: Problem
     constants: tuple[Tensor, ...]
@@ -55,10 +66,18 @@ class Compiled:
         fuse: bool = False,
         restarts: int | None = None,
     ) -> Compiled:
-        """Trace the step; where `fuse`, let TorchInductor generate code for it (tens of seconds, a C++ compiler).
+        """Trace the step of a problem.
 
-        With `restarts` S, variables and fixed labels have a leading axis S, and so have value and
-        gradient. Raises NotCompiled.
+        Args:
+            problem: The problem.
+            order: The order of differentiation.
+            fuse: Whether TorchInductor generates code for the step. This takes tens of seconds and
+                a C++ compiler.
+            restarts: Number S of restarts, or None. With S, variables, fixed labels, value and
+                gradient have a leading axis S.
+
+        Raises:
+            NotCompiled: The training is not one gradient, or the model cannot be traced.
         """
         training = problem.observation.training
         if not isinstance(training, SingleGradient):
@@ -66,11 +85,11 @@ class Compiled:
         function = _function(problem, training, order)
         examples = _examples(problem, restarts)
         if restarts is not None:
-            # The weights of the terms, last, are common to all restarts.
+            # The last argument, the weights of the terms, is common to all restarts.
             function = torch.func.vmap(function, (0,) * (len(examples) - 1) + (None,))
         graph = _traced(function, examples)
         if order == "forward" and graph.draws:
-            raise NotCompiled("its model draws random numbers, which two passes would not share")
+            raise NotCompiled("its model draws random numbers, which differ between the two passes")
         if not fuse:
             return cls(problem, graph.constants, graph.module)
         return cls(problem, graph.constants, _fused(graph, examples))
@@ -86,7 +105,7 @@ class Compiled:
 
 
 def _function(problem: Problem, training: SingleGradient, order: Order) -> Flat:
-    """(*variables, labels where fixed, weights of the terms) to (value, *gradient), a pure function."""
+    r"""Return a pure function of (\*variables, fixed labels, weights of the terms) to (value, \*gradient)."""
     make = {"reverse": _reverse, "forward": _forward}[order]
     free = problem.fixed is None
 
@@ -104,6 +123,7 @@ _Differentiate = Callable[[Problem, Variables, Tensor], tuple[Tensor, Variables]
 
 
 def _reverse(problem: Problem, training: SingleGradient) -> _Differentiate:
+    """Return a function that differentiates the simulated update backward."""
     simulate = functional_simulator(problem.observation, training)
 
     def differentiate(
@@ -119,6 +139,7 @@ def _reverse(problem: Problem, training: SingleGradient) -> _Differentiate:
 
 
 def _forward(problem: Problem, training: SingleGradient) -> _Differentiate:
+    """Return a function that differentiates forward along the slope of the distance."""
     observation = problem.observation
     adapt = adaptation(observation)
     parameters = {name: p.detach() for name, p in trainable(observation.model).items()}
@@ -144,12 +165,12 @@ def _forward(problem: Problem, training: SingleGradient) -> _Differentiate:
 
 
 def _examples(problem: Problem, restarts: int | None) -> tuple[Tensor, ...]:
-    """Arguments of the problem's function, of their shapes and types; each value is 1/2."""
+    """Return arguments for the problem's function, of the right shapes and types. Each value is 1/2."""
     observation = problem.observation
     like = observation.update.like
     shapes = [problem.parametrization.shape(observation)]
     if problem.fixed is None:
-        assert observation.classes is not None, "labels that move are those of a classification"
+        assert observation.classes is not None, "only labels of a classification can be optimized"
         shapes.append((observation.batch_size, observation.classes))
     lead = () if restarts is None else (restarts,)
     found = [like.new_full((*lead, *shape), 0.5) for shape in shapes]
@@ -159,24 +180,25 @@ def _examples(problem: Problem, restarts: int | None) -> tuple[Tensor, ...]:
 
 
 def _traced(function: Flat, examples: tuple[Tensor, ...]) -> Graph:
+    """Return the graph of a function, or raise NotCompiled."""
     try:
         return trace(function, *examples)
     except (RuntimeError, TypeError) as error:
-        # The eager step, which then runs, raises what is a fault of the model itself.
+        # The eager step runs instead. It raises the error again if the model itself is wrong.
         raise NotCompiled(f"its model cannot be traced: {_line(error)}") from error
 
 
 def _fused(graph: Graph, examples: tuple[Tensor, ...]) -> Flat:
-    """The graph's module compiled, or the one that was compiled for the same computation."""
+    """Return the compiled module of a graph, which may come from an earlier graph of the same computation."""
     key = graph.key
     if key not in _compiled:
-        # Weights that change are not worth another layout: converting them each step costs more than
-        # convolutions save by it.
+        # No other memory layout: converting changing weights in each step costs more than it saves in
+        # the convolutions.
         compiled: Flat = torch.compile(
             graph.module, fullgraph=True, dynamic=False, options={"layout_optimization": False}
         )
         device = examples[0].device
-        # A first run compiles. What it draws must not shift the draws of the runs that count.
+        # The first run compiles. Its random draws must not change those of later runs.
         own = torch.random.fork_rng([device] if device.type == "cuda" else [])
         try:
             with torch.no_grad(), own:
@@ -188,6 +210,6 @@ def _fused(graph: Graph, examples: tuple[Tensor, ...]) -> Flat:
 
 
 def _line(error: Exception) -> str:
-    """The first line of a message that may be pages long."""
+    """Return the first line of a message, which may be pages long."""
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

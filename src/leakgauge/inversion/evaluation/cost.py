@@ -1,4 +1,4 @@
-"""What a step costs, by counting: operations, tensors held, parameters. Never by timing."""
+"""The cost of a step, by counting operations, held tensors and parameters. Never by timing."""
 
 from __future__ import annotations
 
@@ -17,33 +17,39 @@ from leakgauge.federated.training.fedsgd import local_update
 from leakgauge.inversion.evaluation.compilation import Order
 from leakgauge.inversion.evaluation.problem import Problem
 
-# Measured in float32 on one core (benchmarks/step_cost.py). Constants, since a timing would choose by chance.
+# Measured in float32 on one core (benchmarks/step_cost.py). They are constants, since timings vary from
+# run to run, and the choice must not.
 FLOPS = 6e10
-"""Floating-point operations of convolutions and products in a second."""
+"""Floating-point operations of convolutions and products per second."""
 REPEATED = 0.35
-"""Plain gradients' worth of products that tracing saves: 2.33 of them instead of 2.70."""
+"""Operations that tracing saves, in units of one plain gradient: about 2.70 without it, 2.33 with it."""
 STARTED = 4e-5
-"""Seconds that generated code saves a step, for each operator of the plain gradient."""
+"""Seconds that generated code saves in each step, for each operator of the plain gradient."""
 PARAMETER = 5e-9
-"""Seconds that generated code saves a step, for each parameter: fewer passes over the update."""
+"""Seconds that generated code saves in each step, for each parameter, by fewer passes over the update."""
 SHARED = 1e-4
-"""Seconds that a restart saves as part of one axis, for each operator of the plain gradient."""
+"""Seconds that each further restart on one axis saves in a step, for each operator of the plain gradient."""
 TRACING = 0.02
 """Seconds to trace a step, for each operator of the plain gradient."""
 FUSING = (8.0, 0.27)
-"""Seconds to generate a step's code: always, and for each operator of the plain gradient."""
+"""Seconds to generate a step's code: a constant, and a part for each operator of the plain gradient."""
 BATCHABLE = 2e6
-"""Floating-point operations in each operator up to which restarts gain from sharing operators."""
+"""Most floating-point operations of each operator with which restarts gain from sharing operators."""
 MARGIN = 2.0
-"""A compilation must save this many times its cost, since a descent may end before its plan."""
+"""Factor by which the savings must exceed the cost of a compilation, since a descent may end early."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One plain gradient: floating-point operations, operators, parameters, and two counts of bytes.
+    """The cost of one plain gradient.
 
-    held: what its forward pass keeps for backward; update: the update itself; limit: what a worker may
-    hold.
+    Args:
+        flops: Number of floating-point operations.
+        operators: Number of operators.
+        parameters: Number of parameters.
+        held: Bytes that the forward pass keeps for the backward pass.
+        update: Bytes of the update.
+        limit: Bytes that one worker may hold.
     """
 
     flops: int
@@ -55,7 +61,7 @@ class Work:
 
     @classmethod
     def of(cls, problem: Problem, training: SingleGradient) -> Work:
-        """Count one gradient, at the middle of the domain."""
+        """Count the cost of one gradient, at the middle of the domain."""
         seen = problem.observation
         like = seen.update.like
         unit = like.new_full((seen.batch_size, *unit_shape(seen.domain)), 0.5)
@@ -95,14 +101,15 @@ class Work:
 
     @property
     def memory(self) -> int:
-        """Bytes of an eager double backward, about: both passes' tensors, the update and the slope at it."""
+        """Approximate bytes of an eager double backward: both passes' tensors, the update and its slope."""
         return 5 * self.held // 2 + 2 * self.update
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that run, and the floating-point operations of products and convolutions.
+    """A counter of the operators that run, and of their floating-point operations.
 
-    PyTorch's own counter also tracks modules, by hooks that end the backward pass of parametrized weights.
+    Only products and convolutions count as floating-point operations. PyTorch's own counter also
+    tracks modules. Its hooks break the backward pass of parametrized weights.
     """
 
     count = 0
@@ -121,7 +128,13 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class Path:
-    """How a step is compiled, and why."""
+    """How a step is compiled.
+
+    Args:
+        order: The order of differentiation.
+        fuse: Whether code is generated.
+        reason: A note for the record.
+    """
 
     order: Order
     fuse: bool
@@ -129,13 +142,16 @@ class Path:
 
 
 def choose_path(work: Work, planned: int) -> Path | None:
-    """The compilation that pays over so many evaluations; None where the eager double backward does.
+    """Return the compilation that pays for `planned` evaluations, or None if none does.
 
-    Where its tensors would not fit, forward over reverse, however few the evaluations.
+    None means the eager double backward. If the double backward's tensors do not fit in memory,
+    return forward over reverse, even for few evaluations.
     """
     if work.memory > work.limit:
         size = f"{work.memory / 2**30:.1f} GiB"
-        return Path("forward", False, f"step: forward over reverse; the other holds {size}")
+        return Path(
+            "forward", False, f"step: forward over reverse, since double backward would hold {size}"
+        )
     traced = REPEATED * work.flops / FLOPS
     fused = traced + STARTED * work.operators + PARAMETER * work.parameters
     tracing, fusing = MARGIN * work.tracing, MARGIN * (work.tracing + work.fusing)
@@ -148,7 +164,10 @@ def choose_path(work: Work, planned: int) -> Path | None:
 
 
 def choose_batched_path(work: Work, restarts: int, planned: int) -> Path | None:
-    """Restarts as one axis, where operators are so small that starting them counts; None where not."""
+    """Return how to compile restarts as one axis, or None if that does not pay.
+
+    It pays if the operators are so small that the time to start them matters.
+    """
     small = work.flops <= BATCHABLE * work.operators
     if not small or restarts * work.memory > work.limit:
         return None
@@ -161,7 +180,7 @@ def choose_batched_path(work: Work, restarts: int, planned: int) -> Path | None:
 
 
 def memory_limit(device: torch.device) -> int:
-    """Bytes that one worker may hold: half of what a machine has for each core, or half of a GPU's."""
+    """Return the bytes that one worker may hold: half of a GPU's memory, or half of a machine's for each core."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory // 2)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

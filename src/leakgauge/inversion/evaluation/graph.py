@@ -1,7 +1,7 @@
-"""Graphs: a pure function of tensors, written out as the operators that it runs, with repeats removed.
+"""Graphs: a pure function of tensors, as the list of its operators, without repeats.
 
-Differentiating twice by autograd repeats work: of a second derivative's convolutions, one in seven is
-computed twice. A graph shows it, and frees each tensor after its last use.
+Autograd repeats work when it differentiates twice: it computes one in seven convolutions of a
+second derivative twice. A graph shows the repeats. It also frees each tensor after its last use.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ _ALIASES = (_ATEN.alias.default, _ATEN.detach.default)
 
 @dataclass(frozen=True)
 class Graph:
-    """`module(*constants, *arguments)` is the function: it refers to no other tensor.
+    """A function as a graph: `module(*constants, *arguments)`. It refers to no other tensor.
 
-    The constants are what the function closed over (a model's parameters, an observed update), by
-    reference: the module itself may be shared between functions that differ in those alone.
+    Args:
+        module: The graph. Functions that differ only in their constants may share it.
+        constants: The tensors that the function closed over, such as parameters and the observed
+            update, by reference.
     """
 
     module: fx.GraphModule
@@ -37,21 +39,25 @@ class Graph:
 
     @property
     def key(self) -> str:
-        """All that the module computes: its operators with every number, and its inputs' shapes, strides, types."""
+        """Everything that the module computes: operators with all numbers, and shapes, strides and types of inputs."""
         inputs = [_layout(n.meta["val"]) for n in self.module.graph.nodes if n.op == "placeholder"]
         return "\n".join([*inputs, self.module.code])
 
     @property
     def draws(self) -> bool:
-        """Whether it draws random numbers."""
+        """Whether the graph draws random numbers."""
         return any(_random(node) for node in self.module.graph.nodes)
 
 
 def trace(function: Flat, *arguments: Tensor) -> Graph:
-    """The function's graph at these shapes; it runs once, on tensors without values.
+    """Return the graph of a function for arguments of these shapes.
 
-    Without values no branch can be taken on them: a model whose Python looks into its tensors raises
-    RuntimeError here rather than having one branch frozen.
+    The function runs once, on tensors without values. Without values no branch can depend on them.
+    A model whose Python code reads its tensors raises RuntimeError here, so no branch is frozen.
+
+    Args:
+        function: A function of tensors.
+        arguments: Tensors of the right shapes and types.
     """
     pure = functionalize(function, remove="mutations")
     # Tensors that the function closes over are real, and become constants below.
@@ -77,7 +83,9 @@ def _lift(traced: fx.GraphModule) -> tuple[Tensor, ...]:
         if node.target not in found:
             value = getattr(traced, node.target)
             if not isinstance(value, Tensor):
-                raise RuntimeError(f"it holds a {type(value).__name__} besides tensors")
+                raise RuntimeError(
+                    f"it holds an object of type {type(value).__name__}, which is not a tensor"
+                )
             with traced.graph.inserting_before(first):
                 placeholder = traced.graph.placeholder(f"constant_{len(found)}")
             placeholder.meta["val"] = value
@@ -88,7 +96,7 @@ def _lift(traced: fx.GraphModule) -> tuple[Tensor, ...]:
 
 
 def _drop_aliases(graph: fx.Graph) -> None:
-    """Nothing is changed in place, so that another name for a tensor is the tensor."""
+    """Replace other names of a tensor by the tensor. Nothing is changed in place, so this is safe."""
     for node in list(graph.nodes):
         if node.target in _ALIASES:
             node.replace_all_uses_with(node.args[0])
@@ -96,14 +104,14 @@ def _drop_aliases(graph: fx.Graph) -> None:
 
 
 def _free_layouts(graph: fx.Graph) -> None:
-    """Let each view copy where it must: a convolution may lay its output out otherwise than the trace foresaw."""
+    """Let each view copy if it must: a convolution's output may have another layout than the trace expected."""
     for node in graph.nodes:
         if node.target in _VIEWS:
             node.target = _ATEN.reshape.default
 
 
 def _drop_repeats(graph: fx.Graph) -> None:
-    """Compute once what is computed twice from the same tensors."""
+    """Compute once the nodes that compute the same thing from the same tensors."""
     seen: dict[Any, fx.Node] = {}
     for node in list(graph.nodes):
         if not _repeatable(node):
@@ -117,7 +125,7 @@ def _drop_repeats(graph: fx.Graph) -> None:
 
 
 def _repeatable(node: fx.Node) -> bool:
-    """Whether the same inputs give the same output, and nothing else happens."""
+    """Return whether equal inputs give equal outputs, without other effects."""
     if node.target is operator.getitem:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -126,13 +134,14 @@ def _repeatable(node: fx.Node) -> bool:
 
 
 def _random(node: fx.Node) -> bool:
+    """Return whether the node draws random numbers."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
     return torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def _frozen(value: Any) -> Any:
-    """An argument as a key: nodes by identity, numbers by type and value."""
+    """Return an argument as a key: nodes by identity, numbers by type and value."""
     if isinstance(value, (list, tuple)):
         return tuple(_frozen(v) for v in value)
     if isinstance(value, dict):
@@ -141,7 +150,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _merge_convolutions(graph: fx.Graph) -> None:
-    """One call where one convolution's derivatives by input and by weight are asked for apart."""
+    """Merge calls that compute one convolution's derivatives by input and by weight separately."""
     groups: dict[Any, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.target is _ATEN.convolution_backward.default:
@@ -155,4 +164,5 @@ def _merge_convolutions(graph: fx.Graph) -> None:
 
 
 def _layout(value: Tensor) -> str:
+    """Return type, device, shape and strides of a tensor as text."""
     return f"{value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"

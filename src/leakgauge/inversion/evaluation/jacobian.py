@@ -15,26 +15,40 @@ from leakgauge.inversion.objectives.objective import Candidate, Term
 from leakgauge.inversion.simulation.simulator import adaptation, functional_gradient
 
 MEMORY = 2**26
-"""Values that a chunk of tangents of the update may hold at once."""
+"""Most values of a chunk of tangents of the update."""
 
 Rows = Callable[[Tensors], Tensor]
-"""From a tangent of the gradient to one of the residuals, a vector."""
+"""A function from a tangent of the gradient to the tangent of the residuals, a vector."""
 
 
 @dataclass(frozen=True)
 class Tangents:
-    """Directions of one example's variables, a direction a row: inputs (N, *shape), labels (N, K) or None."""
+    """Directions of one example's variables, one in each row.
+
+    Args:
+        inputs: Directions (N, ...) of the inputs' variables.
+        labels: Directions (N, K) of the labels' variables, or None if the descent does not move
+            labels.
+    """
 
     inputs: Tensor
     labels: Tensor | None
 
 
 class Linearization:
-    """The residuals of a problem at one place: r(v + e) = r(v) + J e + ..., J by columns.
+    """The residuals of a problem at one place: r(v + e) = r(v) + J e + ..., with J by columns.
 
-    If the loss is a mean or a sum over examples that do not meet in the model, as the numbers themselves
-    show, the columns of an example cost one example's derivatives, not the batch's. Raises ModelError
-    for a protocol whose update is not one gradient.
+    Often the loss is a mean or a sum over examples that do not meet in the model. Then the columns
+    of one example cost only that example's derivatives. Whether this is so is tested with the
+    numbers themselves.
+
+    Args:
+        problem: The problem.
+        variables: The place.
+        weights: Weights of the objective's terms.
+
+    Raises:
+        ModelError: The update is not one gradient.
     """
 
     def __init__(self, problem: Problem, variables: Variables, weights: tuple[float, ...]) -> None:
@@ -52,7 +66,7 @@ class Linearization:
         self.gradient = functional_gradient(problem.observation, training)
         self.unit, self.targets = problem.decode(self.variables)
         self.whole = self.gradient(self.unit, self.targets)
-        self.fraction = self._share()
+        self.fraction = self._own_factor()
         parts = list(zip(weights, problem.terms, strict=True))
         self.matched = [(w, t) for w, t in parts if t.matches and w > 0]
         self.local = [(w, t) for w, t in parts if t.local and w > 0]
@@ -64,10 +78,11 @@ class Linearization:
         """Whether an example's part of the gradient is a known multiple of its own gradient."""
         return self.fraction is not None
 
-    def _share(self) -> float | None:
-        """Return what the batch's gradient holds of each example's own: 1 / B of a mean, 1 of a sum, else None."""
+    def _own_factor(self) -> float | None:
+        """Return the factor of each example's own gradient in the batch's: 1 / B of a mean, 1 of a sum, else None."""
         modules = self.problem.observation.model.modules()
-        # Train-mode BatchNorm refuses a single example; other meetings show in the numbers.
+        # BatchNorm in train mode refuses a single example. Other layers where examples meet show in the
+        # numbers below.
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in modules):
             return None
         total = {name: torch.zeros_like(t) for name, t in self.whole.items()}
@@ -82,7 +97,7 @@ class Linearization:
         return None
 
     def columns(self, example: int, tangents: Tangents) -> Iterator[Tensor]:
-        """J's columns along the tangents of one example, as rows (n, residuals), in chunks."""
+        """Yield J's columns along the tangents of one example, as rows (n, residuals), in chunks."""
         moving, at = self._moving(example)
         fraction = 1.0 if self.fraction is None else self.fraction
 
@@ -99,7 +114,7 @@ class Linearization:
             yield torch.func.vmap(derivative)(*chunk).detach()
 
     def _moving(self, example: int) -> tuple[Callable[..., Tensors], Variables]:
-        """The gradient as a function of one example's variables, and where they are."""
+        """Return the gradient as a function of one example's variables, and those variables."""
         here = slice(example, example + 1)
         at = tuple(v[here] for v in self.variables)
         problem, fixed = self.problem, self.problem.fixed
@@ -117,7 +132,7 @@ class Linearization:
         return among, at
 
     def _residual_tensors(self, gradient: Tensors) -> list[tuple[str, Tensor]]:
-        """The residuals of all matched terms, weighted, by the name of the tensor that they belong to."""
+        """Return the weighted residuals of all terms that compare updates, with the names of their tensors."""
         observation = self.problem.observation
         simulated = adaptation(observation)(gradient)
         candidate = Candidate(self.unit, self.targets, simulated, observation.update.tensors)
@@ -131,7 +146,7 @@ class Linearization:
         return found
 
     def _rows(self, change: Tensors) -> Tensor:
-        """A change of the gradient as a change of the residuals, compressed where that is exact."""
+        """Return the change of the residuals for a change of the gradient, compressed if that is exact."""
         pieces = []
         for name, tensor in self._changes(change):
             left = self.compressions.get(name)
@@ -139,6 +154,8 @@ class Linearization:
         return torch.cat(pieces)
 
     def _changes(self, change: Tensors) -> list[tuple[str, Tensor]]:
+        """Return the change of each residual tensor for a change of the gradient."""
+
         def outer(gradient: Tensors) -> list[Tensor]:
             return [tensor for _, tensor in self._residual_tensors(gradient)]
 
@@ -146,9 +163,10 @@ class Linearization:
         return list(zip(self.names, moved, strict=True))
 
     def _compressions(self) -> dict[str, Compression]:
-        """One for each linear layer's weight whose gradient has the low rank of a small batch.
+        """Return a compression for each linear layer's weight that allows one.
 
-        A defense that cuts entries out breaks the rank: what does not keep lengths is not used.
+        The gradient of the weight has the low rank of a small batch. A defense that erases entries
+        breaks the rank. A compression that does not keep lengths is left out.
         """
         modules = dict(self.problem.observation.model.named_modules())
         linear = {f"{n}.weight" for n, m in modules.items() if isinstance(m, nn.Linear)}
@@ -170,7 +188,10 @@ class Linearization:
         return found
 
     def local_products(self, example: int, directions: Tensor) -> Iterator[Tensor]:
-        """J'J e of the priors for directions (N, *shape), as rows (n, values), in chunks. They do not ask the model."""
+        r"""Yield :math:`J^\top J e` of the priors for directions e (N, \*shape).
+
+        The results are rows (n, values), in chunks. Priors do not run the model.
+        """
         which = slice(example, example + 1)
         here = self.variables[0][which]
         observed = self.problem.observation.update.tensors
@@ -178,7 +199,7 @@ class Linearization:
         def residuals(inputs: Tensor) -> Tensor:
             unit = self.problem.parametrization.decode(inputs)
             candidate = Candidate(unit, self.targets, self.whole, observed, which)
-            # A prior is a mean over the batch: of one example it counts for 1 / B.
+            # A prior is a mean over the batch, so one example has the weight 1 / B.
             parts = [
                 (w / self.batch) ** 0.5 * least_squares(t, candidate).reshape(-1)
                 for w, t in self.local
@@ -198,9 +219,15 @@ class Linearization:
 
 @dataclass(frozen=True)
 class Compression:
-    """Coordinates of the tangent space at a matrix of rank r: an isometry from m n numbers to r (m + n - r).
+    """Coordinates of the tangent space at a matrix (m, n) of rank r.
 
-    The gradient of a linear layer's weight is a sum of B outer products, and so is all that it can become.
+    The map is an isometry from m n numbers to r (m + n - r). The gradient of a linear layer's
+    weight is a sum of B outer products, so all its changes lie in this space.
+
+    Args:
+        left: Left singular vectors (m, r).
+        rest: Their orthogonal complement (m, m - r).
+        right: Right singular vectors (n, r).
     """
 
     left: Tensor
@@ -209,7 +236,7 @@ class Compression:
 
     @classmethod
     def of(cls, matrix: Tensor, rank: int) -> Compression:
-        """At `matrix` (m, n), rank < min(m, n)."""
+        """Return the compression at a matrix (m, n) with `rank` < min(m, n)."""
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         complement, _ = torch.linalg.qr(left[:, :rank], mode="complete")
         return cls(left[:, :rank], complement[:, rank:], right[:rank].T)
@@ -220,7 +247,11 @@ class Compression:
 
 
 def least_squares(term: Term, candidate: Candidate) -> Tensor:
-    """The term's residuals. Raises ModelError where it is not a sum of squares."""
+    """Return the residuals of a term.
+
+    Raises:
+        ModelError: The term is not a sum of squares.
+    """
     residuals = term.residuals(candidate)
     if residuals is None:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Steps: how the value and the gradient of a matching problem are computed. Recipes do not know."""
+"""Steps: how the value and the gradient of a matching problem are computed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from leakgauge.inversion.simulation.simulator import adaptation, simulator
 
 
 class Step(Protocol):
-    """Value and gradient of a problem."""
+    """A function that computes value and gradient of a problem."""
 
     def __call__(self, variables: Variables, progress: float) -> tuple[Tensor, Variables]:
-        """The objective, a scalar, and its gradient at the variables; neither has a graph."""
+        """Return the objective, a scalar, and its gradient at the variables. Neither has a graph."""
         ...
 
 
 @dataclass(frozen=True)
 class DoubleBackward:
-    """Eager: the simulated update with its graph, then backward through it. Any protocol, any model."""
+    """Eager: the simulated update with its graph, then backward through it. For any protocol and any model."""
 
     problem: Problem
 
@@ -37,16 +37,17 @@ class DoubleBackward:
         leaves = tuple(v.detach().requires_grad_() for v in variables)
         simulate = simulator(self.problem.observation, create_graph=True)
         value = self.problem.value(leaves, self.problem.weights(progress), simulate)
-        with _told("differentiated twice"):
+        with _explain_missing_derivative("differentiated twice"):
             gradient = torch.autograd.grad(value, leaves, materialize_grads=True)
         return value.detach(), gradient
 
 
 @dataclass(frozen=True)
 class ForwardOverReverse:
-    """Eager: d<g(v), r>/dv along the slope r of the distance, forward over one backward. Single gradients.
+    """Eager, with little memory: forward over reverse differentiation. For single gradients.
 
-    No graph of a gradient is held: at most that of one forward pass on dual numbers.
+    It computes d<g(v), r>/dv along the slope r of the distance. It holds no graph of a gradient,
+    and at most that of one forward pass on dual numbers.
     """
 
     problem: Problem
@@ -57,7 +58,7 @@ class ForwardOverReverse:
             raise TypeError(f"{type(training).__name__} is not a single gradient")
         leaves = tuple(v.detach().requires_grad_() for v in variables)
         device = variables[0].device
-        # Both passes draw the same numbers, where a model in train mode draws any.
+        # Both passes must draw the same random numbers if the model is in train mode.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             value, own, slope = self._distance(leaves, progress)
         moved = self._along(slope, leaves, training)
@@ -66,7 +67,7 @@ class ForwardOverReverse:
     def _distance(
         self, leaves: Variables, progress: float
     ) -> tuple[Tensor, Variables, dict[str, Tensor]]:
-        """The objective, its gradient at the variables with the update held, and that at the update."""
+        """Return the objective, its gradient at the variables with a fixed update, and its gradient at the update."""
         problem, seen = self.problem, self.problem.observation
         unit, targets = (t.detach() for t in problem.decode(leaves))
         inputs = seen.domain.from_unit(unit)
@@ -79,9 +80,12 @@ class ForwardOverReverse:
         return value.detach(), every[:count], dict(zip(held, every[count:], strict=True))
 
     def _along(self, slope: Tensors, leaves: Variables, training: SingleGradient) -> Variables:
-        """How the variables' gradient of the training loss moves as the parameters move along `slope`."""
+        """Return how the training loss's gradient at the variables changes along `slope` of the parameters."""
         seen = self.problem.observation
-        with forward_ad.dual_level(), _told("differentiated forward over backward"):
+        with (
+            forward_ad.dual_level(),
+            _explain_missing_derivative("differentiated forward over backward"),
+        ):
             duals = {
                 name: forward_ad.make_dual(p.detach(), slope[name])  # type: ignore[no-untyped-call]
                 for name, p in trainable(seen.model).items()
@@ -96,8 +100,8 @@ class ForwardOverReverse:
 
 
 @contextmanager
-def _told(how: str) -> Iterator[None]:
-    """Raise ModelError where a layer has no such derivative."""
+def _explain_missing_derivative(how: str) -> Iterator[None]:
+    """Raise ModelError if a layer lacks the derivative."""
     try:
         yield
     except RuntimeError as error:
@@ -108,22 +112,22 @@ def _told(how: str) -> Iterator[None]:
             "gradient matching",
             expected=f"a model and a loss that can be {how}",
             found=text,
-            remedy="write that layer or loss out of elementary operations, or choose linear_layer",
+            remedy="build that layer or loss from elementary operations, or choose the attack linear_layer",
         ) from error
 
 
 REFINED = 3 / 4
-"""Share of a descent in mixed precision after which its products are whole float32 again."""
+"""Fraction of a descent in mixed precision after which its products are in float32."""
 
 
 def mixed_precision(device: torch.device, progress: float) -> AbstractContextManager[None]:
-    """A GPU's cheaper products up to REFINED of a descent, float32 to finish; on a CPU, float32 throughout."""
+    """Return a context with a GPU's cheaper products before REFINED of a descent. A CPU always uses float32."""
     return tf32() if device.type == "cuda" and progress < REFINED else nullcontext()
 
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Inside, float32 products and convolutions on a GPU round their factors to TF32 (10 bits of mantissa)."""
+    """Round the factors of float32 products and convolutions on a GPU to TF32 (10 bits of mantissa), inside."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     try:
@@ -136,12 +140,15 @@ def tf32() -> Iterator[None]:
 
 
 BuiltStep = DoubleBackward | ForwardOverReverse | Compiled
+"""The kinds of steps."""
+"""The kinds of steps."""
 
 
 def choose(problem: Problem, planned: int) -> tuple[BuiltStep, str]:
-    """The step for so many planned evaluations, and for the record why; "" where it is the plain one.
+    """Return the step for `planned` evaluations, and a note for the record.
 
-    By a count of operations, never by timing: the same seed gives the same bits on one machine.
+    The note is "" for the plain step. The choice follows from a count of operations, never from
+    timing. So the same seed gives the same bits on one machine.
     """
     training = problem.observation.training
     if not isinstance(training, SingleGradient):

@@ -1,1 +1,1 @@
-"""The simulated update of a candidate batch: the adversary's forward operator, and what it needs of a model."""
+"""Simulation: the update of a candidate batch, and the derivatives of the model that a search needs."""

@@ -1,7 +1,7 @@
-"""Fused attention: PyTorch's kernels for `scaled_dot_product_attention` can be differentiated once only.
+"""Fused attention, whose kernels in PyTorch can be differentiated only once.
 
-Inside `written_out` the same function is computed from elementary operations, which can be differentiated again,
-forward and backward, batched and traced.
+Inside `written_out`, elementary operations compute `scaled_dot_product_attention`. These can be
+differentiated again, forward and backward, batched and traced.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ NOTE = "attention: written out, since the fused kernel has no second derivative"
 
 
 def written_out() -> AbstractContextManager[None]:
-    """Inside, attention is a product, a softmax and a product."""
+    """Return a context in which attention is computed as a product, a softmax and a product."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
 def notes(observation: Observation, seeds: Seeds) -> tuple[str, ...]:
-    """What the record says of it, where a search on this observation writes attention out."""
+    """Return a note for the record if a search on this observation writes attention out."""
     with seeds.isolated("attention"):
         return (NOTE,) if fused(observation) else ()
 
 
 def fused(observation: Observation) -> bool:
-    """Whether a forward pass of the model, in training, runs a fused kernel. Draws as the model does."""
+    """Return whether a forward pass of the model in training runs a fused kernel. It draws as the model does."""
     like = observation.update.like
     unit = like.new_full((observation.batch_size, *unit_shape(observation.domain)), 0.5)
     inputs, kernels = observation.domain.from_unit(unit), _Kernels()  # type: ignore[no-untyped-call]
@@ -40,7 +40,7 @@ def fused(observation: Observation) -> bool:
 
 
 class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notices fused attention among the operators that run."""
+    """A mode that notices fused attention among the operators that run."""
 
     found = False
 

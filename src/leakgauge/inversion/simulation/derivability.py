@@ -1,4 +1,4 @@
-"""Whether a user's model runs, and has the derivatives that a descent asks for."""
+"""Checks whether a user's model runs, and has the derivatives that a descent needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def unrunnable(observation: Observation) -> str | None:
 def underivable(observation: Observation, training: SingleGradient) -> str | None:
     """Return why `torch.func` cannot differentiate the model's gradient forward, or None if it can.
 
-    Own autograd functions without `setup_context`, NumPy, and branches on values are among the reasons.
+    Common reasons are a custom autograd function without `setup_context`, NumPy, and branches on
+    values.
     """
     parameters = {name: p.detach() for name, p in trainable(observation.model).items()}
     unit = spread(unit_shape(observation.domain), observation.batch_size, taken(observation))
@@ -51,7 +52,7 @@ def underivable(observation: Observation, training: SingleGradient) -> str | Non
         return torch.func.jvp(gradient, (unit,), (direction,))[1]
 
     try:
-        # As the search runs it: attention written out, and random draws refused.
+        # The search also runs it with attention written out and without random draws.
         with probing("second order"), attention.written_out(), torch.random.fork_rng(devices=[]):
             torch.func.vmap(moved)(torch.stack([unit, unit]))
     except ProbeError as error:

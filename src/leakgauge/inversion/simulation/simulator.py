@@ -1,4 +1,4 @@
-"""The adversary's copy of the client: the same forward operator, seen through the defense that it knows."""
+"""The adversary's simulation of the client: the same local training, and the effect of a known defense."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from leakgauge.output import loss_in
 
 
 class Simulator(Protocol):
-    """A candidate in, the update that it would have shared out."""
+    """A function from a candidate batch to the update that it would have shared."""
 
     def __call__(self, unit: Tensor, targets: Tensor) -> Tensors:
-        """unit (B, *shape) in unit coordinates, targets (B,) or (B, K)."""
+        r"""Return the update of examples (B, \*shape) in unit coordinates with targets (B,) or (B, K)."""
         ...
 
 
@@ -44,7 +44,7 @@ def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
 
 
 def simulator(observation: Observation, *, create_graph: bool) -> Simulator:
-    """The client's local training on the observed model, then what a known defense lets through."""
+    """Return a function that runs the client's local training, then applies a known defense."""
     adapt = adaptation(observation)
 
     def simulate(unit: Tensor, targets: Tensor) -> Tensors:
@@ -64,13 +64,13 @@ def simulator(observation: Observation, *, create_graph: bool) -> Simulator:
 
 
 def functional_simulator(observation: Observation, training: SingleGradient) -> Simulator:
-    """The same update as a pure function, which `torch.func` can transform and `torch.compile` can take."""
+    """Return the same as a pure function, which `torch.func` and `torch.compile` can transform."""
     adapt, gradient = adaptation(observation), functional_gradient(observation, training)
     return lambda unit, targets: adapt(gradient(unit, targets))
 
 
 def functional_gradient(observation: Observation, training: SingleGradient) -> Simulator:
-    """The client's gradient as a pure function, before any defense."""
+    """Return the client's gradient as a pure function, before any defense."""
     parameters = {name: p.detach() for name, p in trainable(observation.model).items()}
     loss = with_elementary_squares(observation.loss)
 
@@ -87,7 +87,7 @@ def functional_gradient(observation: Observation, training: SingleGradient) -> S
 
 
 def drop_misleading(observation: Observation) -> Observation:
-    """The observation without the parts of its update that a known defense made say nothing, or what is not so."""
+    """Return the observation without the parts of its update that a known defense made useless or false."""
     misleading = effect(observation, Misleading)
     if misleading is None:
         return observation
@@ -96,7 +96,10 @@ def drop_misleading(observation: Observation) -> Observation:
 
 
 def adaptation(observation: Observation) -> Callable[[Tensors], Tensors]:
-    """What a known defense does to a simulated update; identity where none is known. Each round has its own."""
+    """Return a function that applies a known defense to a simulated update.
+
+    It is the identity if no defense is known. With several rounds, each round has its own.
+    """
     defense, training = observation.knowledge.defense, observation.training
     if defense is None:
         return lambda tensors: tensors

@@ -1,8 +1,9 @@
-"""A smooth stand-in for ReLU, and for ReLU6 and hardtanh, in the adversary's own simulation.
+r"""A smooth replacement of ReLU, ReLU6 and hardtanh in the adversary's own simulation.
 
-Almost everywhere the second derivative of a ReLU network leaves out that its masks move, and where
-they do, the gradient jumps. A line search finds no way there. w softplus(z / w) is within w log 2 of ReLU;
-what is clipped on both sides is the difference of two.
+The second derivative of a ReLU network ignores, almost everywhere, that its masks change. Where
+they change, the gradient jumps, and a line search fails. The function :math:`w
+\operatorname{softplus}(z / w)` is within :math:`w \log 2` of ReLU. A function with two bends is the
+difference of two of these.
 """
 
 from __future__ import annotations
@@ -37,7 +38,14 @@ _KNOWN = _RELUS | _IN_PLACE | _HARD | {functional.relu6}
 
 @dataclass(frozen=True)
 class Bend:
-    """A call of a function that is straight between `low` and `high`, and constant beyond."""
+    """A call of a function that is linear between `low` and `high`, and constant outside.
+
+    Args:
+        inputs: The argument of the function.
+        low: Value below which the function is constant.
+        high: Value above which the function is constant.
+        in_place: Whether the function writes to its argument.
+    """
 
     inputs: Tensor
     low: float
@@ -46,7 +54,7 @@ class Bend:
 
     @classmethod
     def of(cls, func: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Bend:
-        """From the arguments of one of the functions known here."""
+        """Return the bend of a call of one of the known functions."""
         bounds = ("min_val", "max_val") if func in _HARD else ()
         call = {**dict(zip(("input", *bounds, "inplace"), args, strict=False)), **given}
         low, high = (-1.0, 1.0) if func in _HARD else (0.0, math.inf)
@@ -56,8 +64,8 @@ class Bend:
         return cls(call["input"], call.get("min_val", low), call.get("max_val", high), in_place)
 
     def smooth(self, width: float) -> Tensor:
-        """The same function, of the same input, with bends of this width."""
-        # Softplus keeps its input for backward: it gets one that is not written to.
+        """Return the same function of the same input, with bends of this width."""
+        # Softplus keeps its input for the backward pass, so this input must not be overwritten.
         z = self.inputs.clone() if self.in_place else self.inputs
         found = self.low + functional.softplus(z - self.low, beta=1 / width)
         if self.high < math.inf:
@@ -66,7 +74,11 @@ class Bend:
 
 
 class SmoothReLU(TorchFunctionMode):
-    """Inside, every ReLU that runs is w softplus(z / w), w = `width` in units of its input; `met` counts them."""
+    """A mode in which every ReLU is `w softplus(z / w)`. Its attribute `met` counts them.
+
+    Args:
+        width: The width w, above 0, in units of the ReLU's input.
+    """
 
     def __init__(self, width: float) -> None:
         super().__init__()
@@ -88,9 +100,9 @@ class SmoothReLU(TorchFunctionMode):
 
 
 def runs_relu(observation: Observation) -> bool:
-    """Whether a forward pass of the model runs a ReLU of any form, as a module or a function."""
+    """Return whether a forward pass of the model runs a ReLU of any form, as a module or a function."""
     model, smooth = observation.model, SmoothReLU(1.0)
-    # What is random in the model must not move the generator of the program.
+    # Random draws of the model must not change the program's own generator.
     count = observation.knowledge.batch_size or 2
     with torch.no_grad(), torch.random.fork_rng(devices=[]), probing(), smooth:
         stateless(model, trainable(model), probes(observation, count))
@@ -99,7 +111,12 @@ def runs_relu(observation: Observation) -> bool:
 
 @dataclass(frozen=True)
 class SmoothTraining(Wrapper):
-    """Local training in which every ReLU is smooth."""
+    """Local training in which every ReLU is smooth.
+
+    Args:
+        training: The local training.
+        width: Width of the bends, in units of a ReLU's input.
+    """
 
     width: float
 
@@ -111,20 +128,25 @@ class SmoothTraining(Wrapper):
 
 @dataclass(frozen=True)
 class SmoothGradient(SmoothTraining):
-    """One gradient of a network in which every ReLU is smooth."""
+    """One gradient of a network in which every ReLU is smooth.
+
+    Args:
+        training: The local training, which shares one gradient.
+        width: Width of the bends, in units of a ReLU's input.
+    """
 
     training: SingleGradient
 
     def scalar(
         self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> Tensor:
-        """The function of `parameters` whose gradient is the update."""
+        """Return the scalar function of `parameters` whose gradient is the update."""
         with SmoothReLU(self.width):
             return self.training.scalar(model, loss, parameters, inputs, targets)
 
 
 def smooth_relus(observation: Observation, width: float) -> Observation:
-    """The observation with the adversary's own simulation smooth; as it was where `width` is 0."""
+    """Return the observation with smooth ReLUs in the adversary's simulation, or unchanged if `width` is 0."""
     if width == 0:
         return observation
     training = observation.training

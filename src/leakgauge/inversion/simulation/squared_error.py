@@ -1,4 +1,4 @@
-"""Squared error: PyTorch's kernel for `mse_loss` cannot be differentiated forward over reverse by `torch.func`."""
+"""Squared error: `torch.func` cannot differentiate PyTorch's `mse_loss` kernel forward over reverse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leakgauge.federated.isolation.untouched import value_of
 
 
 def with_elementary_squares(loss: Loss) -> Loss:
-    """Return the same loss, with every `mse_loss` inside it computed from elementary operations."""
+    """Return the same loss, in which elementary operations compute every `mse_loss`."""
 
     def value(outputs: Tensor, targets: Tensor) -> Tensor:
         with _Elementary():
@@ -24,7 +24,7 @@ def with_elementary_squares(loss: Loss) -> Loss:
 
 
 class _Elementary(TorchFunctionMode):
-    """Replaces `torch.nn.functional.mse_loss`."""
+    """A mode that replaces `torch.nn.functional.mse_loss`."""
 
     def __torch_function__(
         self,
@@ -45,6 +45,7 @@ class _Elementary(TorchFunctionMode):
 
 
 def _mse(input: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the mean squared error, its sum, or the squared errors, from elementary operations."""
     squares = (input - target).square()
     if reduction == "none":
         return squares

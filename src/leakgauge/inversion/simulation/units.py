@@ -1,4 +1,4 @@
-"""Updates of an unusual scale in units of their own size: squares of 1e-30 are 0 in float32."""
+"""Updates of an unusual scale, in units of their own size: squares of 1e-30 are 0 in float32."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from leakgauge.federated.isolation.untouched import value_of
 from leakgauge.federated.training.fedsgd import FedSGD
 
 USUAL = (1e-6, 1e6)
-"""Largest entries of an update between which no squares are lost."""
+"""Range of an update's largest entry in which float32 keeps the squares."""
 
 
 def rescale(observation: Observation) -> Observation:
-    """Return the observation of the loss divided by one public number, by which the update is about 1.
+    """Return the observation with a scaled loss, so that the update is about 1.
 
-    A gradient is linear in its loss, so this is the same problem. The observation is returned as it is if the scale is
-    usual, the update is no single gradient, or a known defense has units of its own.
+    The loss is divided by one public number. A gradient is linear in its loss, so the problem stays
+    the same. Some observations are returned unchanged: the scale is usual, the update is not one
+    gradient, or a known defense has units of its own.
     """
     largest = max(float(t.abs().max()) for t in observation.update.tensors.values() if t.numel())
     absolute = effect(observation, InUpdateUnits) is not None
@@ -35,10 +36,13 @@ def rescale(observation: Observation) -> Observation:
 
 
 def _exponent(number: float) -> float:
+    """Return the exponent of a number in base 10."""
     return float(f"{number:e}".partition("e")[2])
 
 
 def _divided(loss: Loss, unit: float) -> Loss:
+    """Return the loss divided by `unit`."""
+
     def divided(outputs: Tensor, targets: Tensor) -> Tensor:
         return value_of(loss, outputs, targets) / unit
 
