@@ -271,7 +271,7 @@ class TestAuto:
         guess = attacks.Auto()(observe(mlp(), batch), seeds=lg.Seeds(0))
         assert guess.status is lg.Status.CERTIFIED
         assert psnr(batch.inputs, guess.inputs).min() > 60
-        assert any("IDLG: reads one label" in note for note in guess.notes)
+        assert any("IDLG: recovers one label" in note for note in guess.notes)
 
     def test_stops_where_the_batch_is_told_and_matched(self, observe: Observe) -> None:
         """Second order determines and matches the batch. The costlier attack after it must not run."""

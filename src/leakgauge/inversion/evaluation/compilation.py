@@ -81,7 +81,7 @@ class Compiled:
         """
         training = problem.observation.training
         if not isinstance(training, SingleGradient):
-            raise NotCompiled(f"{type(training).__name__} is not a single gradient")
+            raise NotCompiled(f"{type(training).__name__} does not share one gradient")
         function = _function(problem, training, order)
         examples = _examples(problem, restarts)
         if restarts is not None:

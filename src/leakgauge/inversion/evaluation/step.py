@@ -55,7 +55,7 @@ class ForwardOverReverse:
     def __call__(self, variables: Variables, progress: float) -> tuple[Tensor, Variables]:
         training = self.problem.observation.training
         if not isinstance(training, SingleGradient):
-            raise TypeError(f"{type(training).__name__} is not a single gradient")
+            raise TypeError(f"{type(training).__name__} does not share one gradient")
         leaves = tuple(v.detach().requires_grad_() for v in variables)
         device = variables[0].device
         # Both passes must draw the same random numbers if the model is in train mode.

@@ -272,7 +272,7 @@ class TensorCosine(Term):
     def inapplicable(self, observation: Observation) -> str | None:
         if self.name in observation.update.tensors:
             return None
-        return f"no tensor of the update is called {self.name!r}"
+        return f"no tensor of the update is called {self.name!r}: name a parameter of the model"
 
 
 def _norm(tensors: Tensors) -> Tensor:

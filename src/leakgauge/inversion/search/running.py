@@ -228,7 +228,7 @@ class Running:
         if not all(restart.finite for restart in self.restarts):
             return (
                 Status.DIVERGED,
-                f"{matched}, then left finite numbers: lower lr, or use a line search",
+                f"{matched}, and then the objective was not finite: lower lr, or use a line search",
             )
         return (
             Status.UNCONVERGED,

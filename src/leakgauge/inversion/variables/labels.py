@@ -206,7 +206,7 @@ class LastLayer(_Fixed):
         """Return the label (1,), or the reason why it cannot be recovered."""
         if observation.batch_size != 1:
             return Inapplicable(
-                f"reads one label from the last layer: batch {observation.batch_size} > 1"
+                f"recovers one label from the last layer: batch {observation.batch_size} > 1"
             )
         found = label_of_one(as_one_gradient(observation))
         if isinstance(found, Inapplicable):
@@ -307,7 +307,8 @@ class Estimated(_Fixed):
         reduction = reduction_of(self.head.loss, self.classes, width=len(self.head.weight))
         count = observation.batch_size
         summed = reduction is not None and reduction.divisors is None
-        # One more equation, on the same scale as the others: the counts sum to the batch size.
+        # The goal is the sum of the examples' own slopes. The last equation says that the counts sum to
+        # the batch size. The unit gives it the scale of the others.
         goal, unit = self.dbias * (1 if summed else count), float(each.norm())
         equations = torch.cat([each.T, torch.full((1, len(each)), unit).double()])
         right = torch.cat([goal, torch.tensor([unit * count]).double()])

@@ -63,9 +63,11 @@ def masks_of(observation: Observation) -> Masks | Inapplicable:
     if not calls:
         return Inapplicable("the model has no active dropout layer")
     if isinstance(training, Rounds):
-        return Inapplicable("each round has masks of its own")
+        return Inapplicable("each round draws new masks, and the search has one set of masks")
     if isinstance(training, FedAvg) and training.epochs > 1:
-        return Inapplicable(f"each of {training.epochs} local epochs has masks of its own")
+        return Inapplicable(
+            f"each of {training.epochs} local epochs draws new masks, and the search has one set of masks"
+        )
     more, shapes = drawn_masks(observation, 3), []
     for call, other in zip(calls, more, strict=True):
         if call.shape is None or other.shape is None:
