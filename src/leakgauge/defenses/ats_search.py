@@ -42,9 +42,8 @@ class ATSSearch:
 
     .. math::
 
-        S_{\mathrm{pri}} &= \frac{1}{N} \sum_{i=1}^{N} \int_0^1 \mathrm{sim}\big(g(x_i(t)), g(T(x_i))\big) \, dt,
-        \qquad x_i(t) = (1 - t) \, z_i + t \, T(x_i)
-
+        S_{\mathrm{pri}} &= \frac{1}{N} \sum_{i=1}^{N} \int_0^1 \mathrm{sim}\big(g(x_i(t)), g(T(x_i))\big) \, dt \\
+        x_i(t) &= (1 - t) \, z_i + t \, T(x_i) \\
         S_{\mathrm{acc}} &= - \sum_j \Big( \log(v_j + \epsilon) + \frac{1}{v_j + \epsilon} \Big)
 
     Here :math:`T` is the policy, :math:`x_i` one of :math:`N` images, and :math:`z_i` uniform

@@ -42,10 +42,9 @@ class DCS2(Undefended):
 
     .. math::
 
-        \min_{x_c} \; 1 - \cos\big(\nabla L(x_c, y_c), \nabla L(x, y)\big) + e^{-w \|x_c - x\|}
-        + z \, \frac{\|f(x_c) - f(x)\|}{\|f(x)\|}
-
-        g_c = \frac{1}{3} \nabla \big( L(x, y) + \mu \, L(x_c, y_c) + (1 - \mu) \, L(x_c, y) \big)
+        &\min_{x_c} \; 1 - \cos\big(\nabla L(x_c, y_c), \nabla L(x, y)\big) + e^{-w \|x_c - x\|}
+        + z \, \frac{\|f(x_c) - f(x)\|}{\|f(x)\|} \\
+        &g_c = \frac{1}{3} \nabla \big( L(x, y) + \mu \, L(x_c, y_c) + (1 - \mu) \, L(x_c, y) \big)
 
     Here :math:`x, y` are a private example and its label, :math:`x_c, y_c` the invented ones,
     :math:`f` the network and :math:`L` its loss. :math:`\mu` is `mixing`, :math:`w` is `apart`, and

@@ -28,10 +28,9 @@ class Precode(Undefended):
 
     .. math::
 
-        (\mu, \log s^2) = E(h), \qquad z = \mu + s \odot \epsilon, \quad \epsilon \sim \mathcal{N}(0, I),
-        \qquad \hat h = D(z)
-
-        \min \; L + \beta \, \mathrm{KL}\left(\mathcal{N}(\mu, s^2) \,\|\, \mathcal{N}(0, I)\right)
+        &(\mu, \log s^2) = E(h), \qquad z = \mu + s \odot \epsilon, \quad \epsilon \sim \mathcal{N}(0, I),
+        \qquad \hat h = D(z) \\
+        &\min \; L + \beta \, \mathrm{KL}\left(\mathcal{N}(\mu, s^2) \,\|\, \mathcal{N}(0, I)\right)
 
     Here :math:`h` are the features before the last layer, and :math:`E` and :math:`D` are linear
     layers. The latent :math:`z` has `latent` values. The client's loss is :math:`L`, and
