@@ -125,7 +125,7 @@ class April(BaseAttack):
                 latest = best if candidates else None
                 progress(Moment((i + 1) / len(CUTS), len(candidates), best=latest))
         if not candidates:
-            reason = "the positional embedding's gradient is 0"
+            reason = "the positional embedding's gradient is 0, so there are no equations to solve"
             return nothing_found(observation, Status.UNCONVERGED, reason)
         return best()
 
@@ -219,7 +219,7 @@ def likely_labels(observation: Observation) -> list[Tensor] | Inapplicable:
         return [observation.knowledge.labels]
     found = label_of_one(observation)
     if isinstance(found, Inapplicable):
-        return Inapplicable(f"labels are not granted, and cannot be read: {found}")
+        return Inapplicable(f"labels are not granted, and cannot be recovered: {found}")
     device = observation.update.like.device
     # With cross-entropy, the output of the example's class has the largest derivative. The signs of
     # the features do not matter.
@@ -247,7 +247,7 @@ def undetermined(equations: PatchEquations) -> list[str]:
     rank = int(torch.linalg.matrix_rank(weight))
     if rank == weight.shape[1]:
         return []
-    return [f"patches of {weight.shape[1]} numbers, embedded in {rank}"]
+    return [f"patches of {weight.shape[1]} numbers, embedded in {rank} dimensions"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,7 +141,7 @@ class CocktailParty(BaseAttack):
             observation.batch_size,
         )
         if not len(shared.strength):
-            reason = "nothing in the first linear layer's gradient stands out of the noise"
+            reason = "the first linear layer's gradient is not above the noise"
             return nothing_found(observation, Status.UNCONVERGED, reason)
         report = _RoundProgress(progress, self.rounds + 1)
         unmixer = self.unmixer(observation, found, contribution, report)

@@ -81,7 +81,7 @@ class ConcealmentMatching(BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         concealed = effect(observation, ConcealedExamples)
         if concealed is None:
-            return Inapplicable("the known defense conceals no example behind another")
+            return Inapplicable("the known defense invents no examples to conceal private ones")
         head, labels = shared_head(observation), observation.knowledge.labels
         if isinstance(head, Inapplicable) or head.dbias is None:
             return Inapplicable(

@@ -232,7 +232,7 @@ class _Stages:
             notes=(
                 *self.notes,
                 *best.notes,
-                f"stage {chosen + 1} of {len(results)}, by residual",
+                f"stage {chosen + 1} of {len(results)} has the smallest residual",
             ),
         )
 

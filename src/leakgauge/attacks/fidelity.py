@@ -97,7 +97,7 @@ class FidelityMatching(Configured, BaseAttack):
         statistics = self.statistics(plain)
         if self.proxy is not None and statistics.inapplicable(plain):
             return Inapplicable(
-                "the proxy has no BatchNorm layers: set public to images, to measure its features on"
+                "the proxy has no BatchNorm layers: set public to images on which to measure its features"
             )
         terms = self.weighted(plain, statistics)
         if not terms:

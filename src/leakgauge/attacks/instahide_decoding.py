@@ -28,7 +28,7 @@ from leakgauge.inversion.search.judgment import least_objective, objective_of
 
 DEFAULT = InvertingGradients(steps=1000, tv=0.0)
 """The default attack. It has no total variation, since encryptions are not smooth."""
-NOTE = "instahide: absolute values of mixtures, not undone"
+NOTE = "instahide: the result holds absolute values of mixtures, which are not undone"
 
 
 @dataclass(frozen=True, kw_only=True)
