@@ -7,7 +7,7 @@ from typing import Literal
 
 from tables import figures
 from tables.documents import Row
-from tables.table import Column, compact
+from tables.table import Column, compact, fraction
 
 SAME = "the same reconstruction scored against other images"
 """The control of most benchmarks."""
@@ -17,7 +17,7 @@ RESIDUAL = Column(
     "residual",
     figures.median("residual"),
     "median of the update's distance to the observed update, relative to the observed one",
-    ".0e",
+    fraction,
 )
 CERTIFIED = Column("certified", figures.equal("status", "certified"), "batches certified", ".0f")
 ROWS = Column("n", figures.length, "batches", ".0f")

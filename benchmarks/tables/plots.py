@@ -20,8 +20,8 @@ AXES = "#7b8694"
 """A gray with enough contrast on white and on nearly black."""
 HUES = ("#2f81d6", "#d9732a", "#2a9d63", "#a35bd1", "#c9434f", "#8f8a1f", "#1f9da8", "#9a6a43")
 SCORE, OTHER = HUES[0], HUES[1]
-WIDTH, ROW, CURVES = 5.2, 0.21, 1.9
-"""Inches: the width of a plot, and the heights of one line and of one panel of curves."""
+WIDTH, ROW, CURVES, FOOT = 5.2, 0.21, 1.8, 0.7
+"""Inches: the width of a plot, and the heights of one line, of one panel of curves, and of the legend."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "leakgauge",
@@ -56,7 +56,7 @@ def draw(plot: Plot, tables: Sequence[Table]) -> str:
 
 def panels(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
     """Return a figure and one panel for each height in inches, one below another."""
-    figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, sum(heights) + FOOT), layout="constrained")
     grid = figure.subplots(len(heights), 1, squeeze=False, height_ratios=list(heights))
     return figure, [axes for (axes,) in grid]
 
@@ -80,9 +80,13 @@ def marks(plot: Plot, tables: Sequence[Table]) -> Figure:
         if plot.log:
             axes.set_xscale("log")
         axes.set_xlim(*limits(plot, tables if plot.shared else [table]))
-        axes.set_title(table.title, loc="left")
+        axes.set_title(table.title.replace("`", ""), loc="left")
         axes.grid(axis="x", color=AXES, alpha=0.25, linewidth=0.6)
         axes.tick_params(length=0)
+    if any(pair for table in tables for pair in ends(plot, table)):
+        quartiles = plot.low and any(table.has(plot.low) for table in tables)
+        words_of = "quartiles" if quartiles else "± one standard deviation"
+        found[-1].plot([], [], color=SCORE, alpha=0.4, linewidth=3.5, label=words_of)
     found[-1].set_xlabel(plot.axis)
     legend(figure, found)
     return figure
@@ -173,10 +177,11 @@ def curves(plot: Plot, tables: Sequence[Table]) -> Figure:
     for axes, table, own in zip(found, tables, grouped, strict=True):
         for words, lines in own.items():
             curve(axes, plot, table, words, lines, hues[words])
-        axes.set_title(table.title, loc="left")
+        axes.set_title(table.title.replace("`", ""), loc="left")
         axes.grid(color=AXES, alpha=0.25, linewidth=0.6)
         axes.set_ylabel(plot.axis)
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(0.0, low), high + 0.05 * (high - min(0.0, low)))
         if plot.log:
             axes.set_xscale("log")
         at = table.heads.index(plot.across)
@@ -228,6 +233,6 @@ def legend(figure: Figure, panels_of: Sequence[Axes]) -> None:
             if key not in found:
                 found[key] = handle
                 controls.append(text)
-    if found:
+    if len(found) > 1:
         handles = list(found.values())
         figure.legend(handles, controls, loc="outside lower left", ncols=2)

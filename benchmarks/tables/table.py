@@ -74,7 +74,11 @@ class Table:
         return any(column.head == head for column in self.columns)
 
     def markdown(self, *, with_commits: bool) -> str:
-        """Return the table in Markdown. Words stand to the left, numbers to the right."""
+        """Return the table in Markdown. Words stand to the left, numbers to the right.
+
+        The column of commits is left out if no line names one.
+        """
+        with_commits = with_commits and any(line.commits for line in self.lines)
         commit = ["commit"] if with_commits else []
         lines = [
             [*self.heads, *(column.head for column in self.columns), *commit],
@@ -155,6 +159,11 @@ def word(row: Row, key: object) -> str:
     if isinstance(found, float):
         return f"{found:g}"
     return str(found).replace("|", "\\|")
+
+
+def fraction(value: float) -> str:
+    """Return a relative number: with an exponent if it is small, else with two digits that count."""
+    return f"{value:.0e}" if 0 < value < 1e-2 else f"{value:.2g}" if value < 100 else f"{value:.0f}"
 
 
 def compact(value: float) -> str:

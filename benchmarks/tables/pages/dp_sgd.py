@@ -67,6 +67,8 @@ PAGE = Page(
         "An image leaks from 20 dB or an SSIM of 0.5 on, if it is also 3 dB above its control.",
         "Epsilon is that of a client with an equal share of the images, at delta 1e-5. "
         "The RDP accountant of Opacus computes it, as if examples were drawn by Poisson sampling.",
+        "One round counts every example of the batch, 200 rounds count examples as sampled. "
+        "This is why one round can have the larger epsilon.",
         "An attack on one round answers to the epsilon of one round.",
         "Accuracy is that of the training of [the frontier](frontier.md).",
         "One draw of each batch. The deviation is over images.",
