@@ -62,3 +62,12 @@ def test_the_readme_has_the_headlines_of_the_results() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
     assert " ".join(done.stdout.split()) in readme
+
+
+def test_readme_prints_the_headlines_of_the_results() -> None:
+    """The README holds the headline results as the generator prints them, line breaks aside."""
+    command = [sys.executable, "benchmarks/pages.py", "--headlines"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    missing = [line for line in done.stdout.splitlines() if line not in readme]
+    assert not missing, f"README.md lacks: {missing}"
