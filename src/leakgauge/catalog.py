@@ -1,4 +1,4 @@
-"""What a specification can name: one line each, with what each needs to know."""
+"""The names that a specification may use, each with one line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from leakgauge.audit.resolve import ATTACKS, DEFENSES, THREATS
 
 
 def first_line(part: Any) -> str:
-    """The first line of a docstring."""
+    """Return the first line of a docstring."""
     return (inspect.getdoc(part) or "").partition("\n")[0]
 
 
 def options(part: Callable[..., Any]) -> str:
-    """The options of a part with their defaults, as a specification would write them."""
+    """Return the options of a part with their defaults, as in a specification."""
     shown = []
     for name, parameter in inspect.signature(part).parameters.items():
         if name in CONTEXT or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -29,6 +29,7 @@ def options(part: Callable[..., Any]) -> str:
 
 
 def attack_lines() -> list[str]:
+    """Return one line for each attack, with the knowledge that it needs."""
     rows = []
     for name, attack in sorted(ATTACKS.items()):
         needs = ", ".join(sorted(attack().requires)) or "nothing"
@@ -39,10 +40,12 @@ def attack_lines() -> list[str]:
 
 
 def part_lines(parts: dict[str, Any]) -> list[str]:
+    """Return one line for each part."""
     return [f"{name}: {first_line(part)}{options(part)}" for name, part in sorted(parts.items())]
 
 
 def threat_lines() -> list[str]:
+    """Return one line for each threat model, with the knowledge that it grants."""
     rows = []
     for name, threat in sorted(THREATS.items()):
         grants = ", ".join(sorted(threat().grants)) or "nothing"
@@ -53,6 +56,7 @@ def threat_lines() -> list[str]:
 
 
 def metric_lines() -> list[str]:
+    """Return one line for each metric, with the direction that is closer."""
     made = {
         "iip_pixels": metrics.identified,
         "iip_squeeze": metrics.identified,
@@ -67,7 +71,7 @@ def metric_lines() -> list[str]:
 
 CATALOG: dict[str, Callable[[], list[str]]] = {
     "attacks": attack_lines,
-    "defenses": lambda: ["none: The update as it is.", *part_lines(DEFENSES)],
+    "defenses": lambda: ["none: Share the update unchanged.", *part_lines(DEFENSES)],
     "models": lambda: part_lines(MODELS),
     "data": lambda: part_lines(DATA),
     "metrics": metric_lines,
@@ -76,5 +80,5 @@ CATALOG: dict[str, Callable[[], list[str]]] = {
 
 
 def lines(what: str) -> list[str]:
-    """The lines of `leakgauge list WHAT`."""
+    """Return the lines of `leakgauge list WHAT`."""
     return CATALOG[what]()

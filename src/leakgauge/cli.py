@@ -1,7 +1,7 @@
 """The command line: `leakgauge audit`, `leakgauge recommend`, `leakgauge list` and `leakgauge schema`.
 
-What it imports first takes milliseconds, so that help, the version and mistakes on the command line are told at once.
-`leakgauge.commands`, which does the work, imports torch, and that takes seconds.
+This module imports only what loads in milliseconds. So help, the version and mistakes on the command line appear at
+once. `leakgauge.commands` does the work. It imports torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 LISTED = ("attacks", "data", "defenses", "metrics", "models", "threats")
-"""What `leakgauge list` can list: the keys of `leakgauge.catalog.CATALOG`, whose import takes seconds."""
+"""What `leakgauge list` can list. These are the keys of `leakgauge.catalog.CATALOG`, whose import takes seconds."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that tells a mistake in one line, as every other mistake is told."""
+    """A parser that reports a mistake in one line, like every other part of LeakGauge."""
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
-        # argparse's own is silent where the stream cannot be written to.
+        # The method of argparse hides a failure to write.
         (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Version(argparse.Action):
-    """Print the version and exit. argparse's own is silent where the stream cannot be written to."""
+    """Print the version and exit. The action of argparse hides a failure to write."""
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
         print(f"leakgauge {__version__}")
@@ -65,8 +65,8 @@ def parser() -> Parser:
     top = Parser(
         prog="leakgauge",
         description="Measure how much private training data leaks from shared gradients and updates. "
-        "Audit only models and data that you may.",
-        epilog="Exit codes: 0 done, 1 an audit failed (the others are recorded), 2 refused before anything ran, "
+        "Audit only models and data that you own or have permission to test.",
+        epilog="Exit codes: 0 done, 1 an audit failed (the others are recorded), 2 input refused before anything ran, "
         "130 Ctrl-C, 143 SIGTERM.",
     )
     top.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
@@ -74,29 +74,34 @@ def parser() -> Parser:
         dest="command", required=True, metavar="{audit,recommend,list,schema}"
     )
     audit = commands.add_parser("audit", help="run an audit and write its report")
-    audit.add_argument("spec", nargs="?", metavar="SPEC.toml", help="left out: the default audit")
+    audit.add_argument(
+        "spec",
+        nargs="?",
+        metavar="SPEC.toml",
+        help="the specification (default: the audit of bundled data)",
+    )
     running(audit)
     audit.add_argument("--json", action="store_true", help="print the records instead of a table")
     advice = commands.add_parser(
-        "recommend", help="the cheapest setting of a defense that stops what was read"
+        "recommend", help="name the cheapest defense that no attack of the run got through"
     )
     advice.add_argument(
         "source",
         metavar="RUN_DIR|SPEC.toml",
-        help="the folder of an audit with utility, or a specification to audit first",
+        help="the folder of a run that measured utility, or a specification to run first",
     )
     advice.add_argument(
         "--loss",
         type=float,
         default=LOSS,
-        metavar="SHARE",
-        help=f"test accuracy that may be lost, in [0, 1] (default: {LOSS:g})",
+        metavar="FRACTION",
+        help=f"largest loss of test accuracy, from 0 to 1 (default: {LOSS:g})",
     )
     running(advice)
     advice.add_argument("--json", action="store_true", help="print the recommendation as JSON")
-    listing = commands.add_parser("list", help="what can be named in a specification")
+    listing = commands.add_parser("list", help="print the names that a specification may use")
     listing.add_argument("what", choices=LISTED)
-    commands.add_parser("schema", help="the JSON Schema of a line of records.jsonl")
+    commands.add_parser("schema", help="print the JSON Schema of a line of records.jsonl")
     return top
 
 
@@ -108,7 +113,7 @@ def running(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SECTION.KEY=VALUE",
         dest="settings",
-        help="override the specification, in every case; may be given several times",
+        help="change the specification, in every case. May be repeated",
     )
     command.add_argument(
         "--out", metavar="DIR", help="folder of the run (default: leakgauge-runs/TIME)"
@@ -122,15 +127,19 @@ def running(command: argparse.ArgumentParser) -> None:
         type=int,
         default=MOST_CELLS,
         metavar="N",
-        help=f"audits and trainings that may be planned (default: {MOST_CELLS})",
+        help=f"most audits and trainings in one run (default: {MOST_CELLS})",
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code.
+    """Run the command and return its exit code.
 
-    0: all was done. 1: an audit or a training failed; the others are done and recorded. 2: the input was refused
-    before anything ran. 130: Ctrl-C. 143: SIGTERM.
+    Args:
+        arguments: The words of the command line after the name. By default those of this process.
+
+    Returns:
+        0 if everything ran. 1 if an audit or a training failed; the others are recorded. 2 if the input was refused
+        before anything ran. 130 after Ctrl-C, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     closed = prepare_streams()
@@ -141,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "schema":
             code = print_schema()
         else:
-            # Outside `stoppable`: its exception would unwind through imports that are half done (see `interrupts`).
+            # The imports stand outside `stoppable`. Its exception would interrupt them half done (see `interrupts`).
             check_installation()
             from leakgauge.commands import run
 
@@ -151,17 +160,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise unprintable("it is closed")
         return code
     except OutputLost as error:
-        return told(error, FAILED)
+        return report_error(error, FAILED)
     except UserError as error:
-        return told(error, REFUSED)
+        return report_error(error, REFUSED)
     except LeakGaugeError as error:
-        return told(error, FAILED)
+        return report_error(error, FAILED)
     except KeyboardInterrupt as stop:
         (note,) = getattr(stop, "__notes__", ["Nothing was recorded."])
         print(f"leakgauge: interrupted. {note}", file=standard_error())
         return code_of(stop)
     except BrokenPipeError:
-        # Whoever read the output wants no more of it, as `head` does. The run and its report are on disk.
+        # The reader of the output, for example `head`, wants no more. The run and its report are on disk.
         silence(sys.stdout)
         return DONE
 
@@ -175,14 +184,14 @@ def print_schema() -> int:
     return DONE
 
 
-def told(error: LeakGaugeError, code: int) -> int:
+def report_error(error: LeakGaugeError, code: int) -> int:
     """Print an error in one line, and return the exit code."""
     print(f"leakgauge: {one_line(str(error), 4 * LONGEST)}", file=standard_error())
     return code
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise SpecificationError where options are out of range or do not go together."""
+    """Raise SpecificationError if an option is out of range, or if two options exclude each other."""
     if options.command in ("list", "schema"):
         return
     if options.command == "recommend":
@@ -190,20 +199,20 @@ def check(options: argparse.Namespace) -> None:
     for name, value in (("--workers", options.workers), ("--max-cells", options.max_cells)):
         if value is not None and value < 1:
             raise SpecificationError(
-                name, expected="at least 1", found=str(value), remedy="raise it"
+                name, expected="at least 1", found=str(value), remedy="write a larger number"
             )
 
 
 def check_recommend(options: argparse.Namespace) -> None:
-    """Raise SpecificationError where a recommendation cannot be made from these options."""
+    """Raise SpecificationError if a recommendation cannot be made from these options."""
     if not 0 <= options.loss <= 1:
         raise SpecificationError(
             "--loss",
             expected="a fraction of accuracy in [0, 1]",
             found=str(options.loss),
-            remedy="write 0.02 for two points of a hundred",
+            remedy="write 0.02 for two percentage points",
         )
-    # Not by Path: that raises for a name that is too long.
+    # `Path.exists` raises an exception for a name that is too long.
     if not os.path.exists(options.source):
         raise SpecificationError(
             f"recommend {options.source!r}",
@@ -215,7 +224,7 @@ def check_recommend(options: argparse.Namespace) -> None:
     if audited and (options.settings or options.out or options.seed is not None):
         raise SpecificationError(
             "command line",
-            expected="a specification where --set, --out or --seed is given",
+            expected="a specification, since --set, --out or --seed is given",
             found=f"the folder {options.source!r}",
-            remedy="leave them out, or name the specification",
+            remedy="remove these options, or name the specification",
         )

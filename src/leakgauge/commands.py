@@ -1,4 +1,4 @@
-"""What the command does once its line is understood: audits, recommendations and lists."""
+"""What the command does after its arguments are parsed: audits, recommendations and lists."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def run(options: argparse.Namespace, command: str) -> int:
     """Run one command and return its exit code.
 
     Args:
-        options: the command line, as `leakgauge.cli` parses and checks it.
-        command: the command line as it was typed, for the records.
+        options: The arguments, parsed and checked by `leakgauge.cli`.
+        command: The command line, for the records.
     """
     if options.command == "list":
         with printing():
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, command: str) -> int:
 
 
 def exit_code(run: Run) -> int:
-    """Return the exit code that tells how a run ended."""
+    """Return the exit code that says how a run ended."""
     if run.interrupted:
         return run.code
     return FAILED if run.failures else DONE
@@ -64,17 +64,25 @@ def run_audit(
     *,
     loss: float | None = None,
 ) -> tuple[Run, Path]:
-    """Plan, say what it will cost, run, report. A `loss` to recommend within needs utility measured."""
-    # A user's own `module:factory` lies where the command is run, as with `python -m`.
+    """Plan a run, print its estimated time, run it, and write the report.
+
+    Args:
+        console: Where progress is shown.
+        options: The arguments of the command.
+        spec: Path of the specification, or None for the default audit.
+        command: The command line, for the records.
+        loss: Largest loss of accuracy for a recommendation. The specification must then measure utility.
+    """
+    # A user's own `module:factory` is found in the current folder, as with `python -m`.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     source = Source(read(spec), tuple(options.settings), options.seed)
     if loss is not None and all(case.utility is None for case in parse(source).cases):
         raise SpecificationError(
             f"specification {str(spec)!r}",
-            expected="a case with a section utility, to know what defenses cost",
+            expected="a case with a section utility, which measures what defenses cost",
             found="none",
-            remedy="add utility = {} or --set utility={}",
+            remedy="add utility = {} to a case, or pass --set utility={}",
         )
     out = options.out or f"leakgauge-runs/{datetime.now():%Y-%m-%d_%H-%M-%S}"
     check_folder(out)
@@ -83,27 +91,27 @@ def run_audit(
     workers = min(cores, len(plan.jobs))
     announce(console, plan, workers, out)
     run = watch(console, plan, out=out, workers=workers, command=command)
-    return run, drawn(out, report.LOSS if loss is None else loss)
+    return run, write_page(out, report.LOSS if loss is None else loss)
 
 
-def drawn(out: str, loss: float) -> Path:
-    """Return the path of the report of a run that has just ended. What keeps it from being drawn loses no record."""
+def write_page(out: str, loss: float) -> Path:
+    """Write the report of a run that has just ended, and return its path. A failure here loses no record."""
     try:
         return report.write_report(out, loss)
     except KeyboardInterrupt as stop:
-        stop.add_note(f"The records are whole, in {out}. The report was not drawn.")
+        stop.add_note(f"The records in {out} are complete. The report was not written.")
         raise
     except OutputError as error:
         raise OutputLost(
             f"output folder {out!r}",
             expected="room for the report",
             found=error.found,
-            remedy="free space, then draw it by leakgauge.write_report: the records are whole",
+            remedy="free space, then call leakgauge.write_report: the records are complete",
         ) from error
 
 
 def run_recommend(options: argparse.Namespace, command: str) -> int:
-    """Recommend from the records of a run, or of an audit that is run first."""
+    """Print a recommendation from the records of a run. A specification is run first."""
     console, folder, code = Console(file=standard_error()), Path(options.source), 0
     page = folder / report.PAGE
     if not folder.is_dir():

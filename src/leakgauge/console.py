@@ -24,35 +24,35 @@ from leakgauge.streams import printing
 from leakgauge.summary import prices, tables
 
 SHOWN = 5
-"""Failures that are told one by one."""
+"""Number of failures that are printed one by one."""
 
 
 def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
-    """What will be run, and about how long it takes, before it starts."""
+    """Print what will run, and about how long it takes."""
     seconds = max(1.0, plan.total / workers)
     about = rounded(seconds)
     trainings = f" and {plural(len(plan.trainings), 'training')}" if plan.trainings else ""
     each = "beside its blind control" if len(plan.cells) == 1 else "each beside its blind control"
     console.print(
         f"{plural(len(plan.cells), 'audit')}, {each},{trainings} in {workers} "
-        f"process{'es' if workers > 1 else ''}: about {about} if nothing else runs here. "
-        "Ctrl-C keeps what is done.",
+        f"process{'es' if workers > 1 else ''}: about {about} on an idle machine. "
+        "Ctrl-C keeps what is finished.",
         highlight=False,
     )
     if plan.unknown:
         console.print(
-            f"The cost of {plan.unknown} of them could not be measured and is not in that time.",
+            f"This does not include {plan.unknown} of them, whose time could not be measured.",
             highlight=False,
         )
     tell_path(console, "Writing to", out)
 
 
 UNITS = (("s", 1.0, 90.0), ("min", 60.0, 90.0), ("h", 3600.0, 48.0), ("days", 86400.0, 700.0))
-"""Units of time: their seconds, and how many of them are told before the next larger one is better."""
+"""Units of time: name, seconds, and the number from which the next larger unit is used."""
 
 
 def rounded(seconds: float) -> str:
-    """Return a time as a reader can grasp it: `20 s`, `40 min`, `3 days`, `2 years`."""
+    """Return a time in the largest fitting unit: `20 s`, `40 min`, `3 days`, `2 years`."""
     for unit, size, most in UNITS:
         if seconds < most * size:
             return f"{seconds / size:.0f} {unit}"
@@ -60,7 +60,7 @@ def rounded(seconds: float) -> str:
 
 
 def watch(console: Console, plan: Plan, *, out: str, workers: int, command: str) -> Run:
-    """Run the plan under a live progress bar."""
+    """Run the plan and show a progress bar."""
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -76,56 +76,56 @@ def watch(console: Console, plan: Plan, *, out: str, workers: int, command: str)
     with bar:
         task = bar.add_task("auditing", total=1.0, cells=f"0/{len(plan.jobs)}")
 
-        def told(fraction: float, done: int) -> None:
+        def advance(fraction: float, done: int) -> None:
             bar.update(task, completed=fraction, cells=f"{done}/{len(plan.jobs)}")
 
-        return execute(plan, out=out, workers=workers, watch=told, command=command)
+        return execute(plan, out=out, workers=workers, watch=advance, command=command)
 
 
 def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
-    """The table, or the records; and where the report lies."""
+    """Print the tables or the records, the failures, and the path of the report."""
     try:
         with printing():
             show_results(run, page, as_json=as_json)
-    # Where standard output is full or closed, the run is whole all the same.
+    # The run is complete even if standard output is full or closed.
     finally:
         tell_failures(console, run)
         if run.interrupted:
             done = len(run.cells) + len(run.trainings)
-            told = f"Interrupted: what was finished, {plural(done, 'record')}, was kept."
-            console.print(told, highlight=False)
+            kept = f"Interrupted. Kept: {plural(done, 'record')}."
+            console.print(kept, highlight=False)
         tell_path(console, "Report:", page)
 
 
 class Output(Console):
-    """Standard output. A reader who leaves is told by BrokenPipeError, not by rich's own exit with code 1."""
+    """Standard output. A closed pipe raises BrokenPipeError, where rich alone would exit with code 1."""
 
     def on_broken_pipe(self) -> None:
         raise
 
 
 def show_results(run: Run, page: Path, *, as_json: bool) -> None:
-    """Print the records as JSON, or tables of them, to standard output."""
+    """Print the records to standard output, as JSON or as tables."""
     if as_json:
-        told = [record.model_dump(mode="json") for record in run.records]
-        print(json.dumps({"report": str(page), "records": told}, indent=1))
+        records = [record.model_dump(mode="json") for record in run.records]
+        print(json.dumps({"report": str(page), "records": records}, indent=1))
         return
     shown = Output()
     for table in (*tables(run.cells), *prices(run.records)):
         shown.print(table)
     side = beyond(cell.data.headline for cell in run.cells)
     shown.print(
-        "Medians over the examples of a batch. blind: the same attack on an update of other data;"
-        f" leakage is what stands {side} it.",
+        "Medians over the examples of a batch. blind: the same attack on an update of other data."
+        f" Leakage is what stands {side} it.",
         style="dim",
     )
 
 
 def tell_failures(console: Console, run: Run) -> None:
-    """Say what failed, and where the tracebacks lie. The first SHOWN failures are told one by one."""
+    """Print what failed, and the folder of the tracebacks. Only the first SHOWN failures get a line."""
     if not run.failures:
         return
-    console.print(f"{len(run.failures)} failed; the others are not affected:", highlight=False)
+    console.print(f"{len(run.failures)} failed. The others are not affected:", highlight=False)
     for record in run.failures[:SHOWN]:
         failure = record.failure
         assert failure is not None  # it is among the failures
@@ -139,6 +139,6 @@ def tell_failures(console: Console, run: Run) -> None:
 
 
 def tell_path(console: Console, what: str, path: str | Path) -> None:
-    """Print where something lies. A path is shown as it is: brackets in it are no markup."""
+    """Print the path of something. Brackets in a path are no markup."""
     text = one_line(f"{what} {path}", LONGEST)
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -12,6 +12,8 @@ from leakgauge.federated.training import FedSGD
 from leakgauge.models import build, mlp
 from leakgauge.threats import Server, ThreatModel
 
+__all__ = ["batch", "client", "observation"]
+
 
 def batch(size: int = 1) -> Batch:
     """Return the first handwritten digits of scikit-learn as a private batch.

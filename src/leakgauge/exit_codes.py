@@ -1,4 +1,4 @@
-"""Exit codes of the command. Beside them, 130 tells Ctrl-C and 143 SIGTERM."""
+"""Exit codes of the command. In addition, 130 means Ctrl-C, and 143 means SIGTERM."""
 
 DONE, FAILED, REFUSED = 0, 1, 2
-"""Done: all ran. Failed: an audit or a training failed; the others are recorded. Refused: nothing ran."""
+"""DONE: everything ran. FAILED: an audit or a training failed, and the others are recorded. REFUSED: nothing ran."""

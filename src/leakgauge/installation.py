@@ -1,6 +1,7 @@
-"""Required packages whose import may fail: an installation that is broken, or a file of the same name.
+"""Check that the required packages can be imported.
 
-The command looks before it imports its own modules, whose tracebacks would tell nothing of that.
+An import fails if an installation is broken, or if a file has the name of a package. The command checks this before it
+imports its own modules. Their tracebacks would not name the cause.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from leakgauge.core.errors import UserError
 from leakgauge.core.lines import describe_error
 
 NEEDED = {"numpy": "ndarray", "pydantic": "BaseModel", "rich": "print", "torch": "nn"}
-"""Packages that every command needs, each with a name that tells it from another module of the same name."""
+"""Packages that every command needs. Each has a member that another module of the same name lacks."""
 
 
 def check_installation() -> None:
-    """Raise UserError for the first required package that cannot be imported, or is another module."""
+    """Raise UserError for the first required package that cannot be imported, or that is another module."""
     for package, member in NEEDED.items():
         try:
             found = importlib.import_module(package)
         except KeyboardInterrupt:
             raise
-        # A broken library raises anything, and a file of the same name may end the program.
+        # A broken library may raise any exception. A file of the same name may even end the program.
         except BaseException as error:
             raise _broken(package, describe_error(error)) from error
         if not hasattr(found, member):
@@ -34,5 +35,5 @@ def _broken(package: str, found: str) -> UserError:
         f"package {package!r}",
         expected="an installation that can be imported",
         found=found,
-        remedy=f"run `pip install --force-reinstall {package}`, and see that no file {package}.py lies in PYTHONPATH",
+        remedy=f"run `pip install --force-reinstall {package}`, and check that no file {package}.py is in PYTHONPATH",
     )

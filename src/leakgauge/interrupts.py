@@ -1,6 +1,6 @@
-"""Ctrl-C during the seconds that the imports take: one line and exit code 130, no traceback.
+"""Handle Ctrl-C while the imports run, which take seconds: one line, exit code 130, no traceback.
 
-The package runs this before it imports anything else. It imports the standard library alone.
+The package runs this module before it imports anything else. The module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ INTERRUPTED = 130
 
 def is_command() -> bool:
     """Return whether this process was started as `leakgauge` or as `python -m leakgauge`."""
-    # Python imports the package of the module that -m names before it sets the name of the program.
+    # For `python -m`, Python imports the package before it sets the name of the program.
     if sys.argv[:1] == ["-m"]:
         return ("-m", "leakgauge") in pairwise(sys.orig_argv)
     return bool(sys.argv) and Path(sys.argv[0]).stem == "leakgauge"
 
 
 def end_quietly() -> None:
-    """End the process with one line at Ctrl-C, until the command sets a handler of its own."""
+    """End the process with one line at Ctrl-C, until the command sets its own handler."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _end)
@@ -33,5 +33,5 @@ def end_quietly() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     os.write(2, b"leakgauge: interrupted. Nothing was recorded.\n")
-    # An exception would unwind through imports that are half done, some of them foreign.
+    # An exception would interrupt imports half done, some of them in other packages.
     os._exit(INTERRUPTED)

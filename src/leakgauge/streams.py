@@ -1,4 +1,4 @@
-"""Standard output and error of the command: of any encoding, full, or closed."""
+"""Standard output and standard error of the command, with any encoding, also if full or closed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from leakgauge.core.files import reason
 
 
 def prepare_streams() -> bool:
-    """Let both streams print any character, and replace closed ones. Return whether standard output is closed.
+    """Let both streams print any character, and replace closed streams. Return whether standard output is closed.
 
-    A character that the stream's encoding does not have becomes its escape sequence.
+    A character that the encoding of the stream lacks is printed as its escape sequence.
     """
     closed = sys.stdout is None
-    # In this order: an open file takes the lowest number that is free, and no other file must become the output.
+    # The order matters. An opened file takes the lowest free number, and no other file may become the output.
     if closed:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
@@ -32,17 +32,17 @@ def prepare_streams() -> bool:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Inside, something is printed to standard output. It is written out at the end.
+    """Flush standard output at the end of the block.
 
     Raises:
-        OutputLost: it cannot be written, as on a full disk.
-        BrokenPipeError: its reader has gone.
+        OutputLost: The output cannot be written, for example on a full disk.
+        BrokenPipeError: The reader of the output has gone.
     """
     try:
         try:
             yield
         finally:
-            # Else what is wrong is noticed only after the last line of this program.
+            # Without this, a failure would show only after the last line of the program.
             sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -52,17 +52,18 @@ def printing() -> Iterator[None]:
 
 
 def silence(stream: TextIO) -> None:
-    """Send the rest of a standard stream nowhere: Python writes it out once more when it ends."""
+    """Discard the rest of a standard stream. Python would try to write it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Forgiving:
-    """A text stream that falls silent once it cannot be written to, as on a full disk or when its reader has gone.
+    """A text stream that discards its text after the first failure to write.
 
-    Progress goes through it: a run that nobody watches is a run all the same.
+    A stream fails on a full disk, or if its reader has gone. Progress goes through this stream, so that a failure of
+    the display never ends a run.
 
     Args:
-        stream: an open text stream of a file descriptor.
+        stream: An open text stream with a file descriptor.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -72,17 +73,19 @@ class Forgiving:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
+        """Write a text, and return its length."""
         with self.forgiven():
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """Write out what is buffered."""
         with self.forgiven():
             self.stream.flush()
 
     @contextmanager
     def forgiven(self) -> Iterator[None]:
-        """Inside, the stream is written to. Where it cannot be, it is sent nowhere from then on."""
+        """Discard the stream from now on if the block cannot write to it."""
         try:
             yield
         except OSError:
@@ -90,16 +93,16 @@ class Forgiving:
 
 
 def standard_error() -> IO[str]:
-    """Return standard error, whose failure ends nothing."""
+    """Return standard error as a stream whose failures are ignored."""
     stream: Any = Forgiving(sys.stderr)
     return cast("IO[str]", stream)
 
 
 def unprintable(found: str) -> OutputLost:
-    """Return the error of a standard output that cannot be written to."""
+    """Return the error for a standard output that cannot be written."""
     return OutputLost(
         "standard output",
-        expected="room for what is printed",
+        expected="a stream that can be written",
         found=found,
-        remedy="send it elsewhere: the records and the report of a run are whole",
+        remedy="print to another place: the records and the report of the run are complete",
     )

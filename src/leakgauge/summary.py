@@ -1,4 +1,4 @@
-"""The tables that an audit prints: medians, never means, beside the blind control."""
+"""The tables that an audit prints: medians beside the blind control."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LONGEST = 300
 
 
 def tables(cells: Sequence[Cell]) -> Iterator[Table]:
-    """One table for each case: what the adversary read, and what the same attack reads blind."""
+    """Yield one table for each case: scores of the attacks beside those of the blind control."""
     for case, members in groupby(told_apart(cells), key=lambda cell: cell.case):
         yield table(case, list(members))
 
 
 def table(case: str, cells: Sequence[Cell]) -> Table:
-    """One row for each cell of a case, narrow enough for 80 columns."""
+    """Return a table with one row for each cell of a case. It fits into 80 columns."""
     shown = Table(
         title=shown_text(f"{case} (B: batch size)", style="bold"),
         title_justify="left",
@@ -47,7 +47,7 @@ def table(case: str, cells: Sequence[Cell]) -> Table:
 
 
 def prices(records: Sequence[Record]) -> Iterator[Table]:
-    """One table for each case whose utility was measured: what each setting leaves to read, and costs."""
+    """Yield one table for each case with measured utility: leakage and cost of each defense."""
     for frontier in report.frontiers(report.parse(records)):
         shown = Table(
             title=shown_text(f"{frontier.case}: what safety costs", style="bold"),
@@ -66,12 +66,12 @@ def prices(records: Sequence[Record]) -> Iterator[Table]:
 
 
 def shown_text(text: str, style: str = "") -> Text:
-    """Return text of a record as it is, without markup in brackets, and without control characters."""
+    """Return text of a record without control characters. Brackets in it are no markup."""
     return Text(one_line(text, LONGEST), style=style)
 
 
 def price(setting: report.Setting) -> list[str]:
-    """The texts of one row: leakage of the worst attack, and what the setting costs a round."""
+    """Return the texts of one row: leakage to the worst attack, and the cost of the defense for each round."""
     worst = setting.worst
     above = "-"
     if worst is not None:
@@ -90,7 +90,7 @@ def price(setting: report.Setting) -> list[str]:
 
 
 def row(cell: Cell) -> list[str]:
-    """The texts of one row; an attack that could not run, or failed, shows dashes."""
+    """Return the texts of one row. Scores are dashes if the attack could not run or failed."""
     defense, headline = cell.defense, cell.data.headline
     strength = f" {defense.strength_text}" if defense.strength_text is not None else ""
     start = [str(cell.batch_size), defense.name + strength, cell.attack.name]
@@ -108,7 +108,7 @@ def row(cell: Cell) -> list[str]:
 
 
 def leakage(scores: Mapping[str, Sequence[float | None]], headline: Headline) -> str:
-    """Return the median of the score that stands for leakage, or a dash if there is none."""
+    """Return the median of the headline score, or a dash if there is no score."""
     values = [value for value in scores.get(headline.metric, ()) if value is not None]
     if not values:
         return "-"

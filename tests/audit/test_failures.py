@@ -564,7 +564,7 @@ class TestCommand:
     ) -> None:
         assert main(["audit", "spec.toml", "--out", "run", "--workers", workers]) == 1
         told = capsys.readouterr()
-        assert "1 failed; the others are not affected" in told.err
+        assert "1 failed. The others are not affected" in told.err
         assert "the attack failed: ValueError: mine" in told.err
         assert "Tracebacks: run/failures" in told.err
         assert "Traceback " not in told.err

@@ -209,7 +209,7 @@ def test_sigterm_keeps_what_is_finished_and_writes_the_report(here: Path) -> Non
         _, told = process.communicate(timeout=LIMIT)
     assert process.returncode == 143
     assert "Traceback" not in told
-    assert "1 record, was kept" in told
+    assert "Kept: 1 record." in told
     waited(lambda: gone(worker), "the end of the worker")
     first, quick, last = records(here / "run")
     assert (first["planned"], quick["index"], quick["attack"]["name"]) == (2, 1, "quick")
@@ -334,7 +334,7 @@ class TestHandlers:
         assert main(["audit", "spec.toml", "--out", "run", "--workers", "1"]) == 143
         assert [r["type"] for r in records(here / "run")] == ["header", "cell", "end"]
         assert "This report is partial" in (here / "run/report.html").read_text("utf-8")
-        assert "was kept" in capsys.readouterr().err
+        assert "Interrupted. Kept: " in capsys.readouterr().err
 
 
 class TestCrew:
@@ -411,7 +411,7 @@ class TestDisks:
         *_, told = capsys.readouterr().err.splitlines()
         assert "'run'" in told
         assert "no space left on device" in told
-        assert "the records are whole" in told
+        assert "the records are complete" in told
         assert len(records(here / "run")) == 3
 
     def test_a_folder_that_is_gone(self, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ PHRASES = {
     r"\bso many\b|\bas many as are\b": "give the number its name",
     r"\bas it is\b|\bas they are\b(?! \w+ed\b)": "unchanged",
     r"what comes back": "name what is returned",
-    r"\bsuch (?!as\b)": "name the noun",
+    r"(?<!\bno )\bsuch (?!as\b)": "name the noun",
     r"may be asked": "applicable",
     r"\btrials?\b": "restart",
     r"\bin question\b": "name the noun",
