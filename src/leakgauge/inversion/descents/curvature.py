@@ -13,7 +13,6 @@ from leakgauge.inversion.evaluation.problem import Problem, Variables
 
 BLOCK = 768
 """Rows of a block of the Gram matrix."""
-"""Rows of a block of the Gram matrix."""
 SKETCH = 4
 """Rows that a sketch keeps for each column. With fewer, strong directions hide the faint ones."""
 LARGEST = 2**27

@@ -132,7 +132,6 @@ class Gain(NamedTuple):
 
 WARM, CURVED = Gain(0.02, within=40), Gain(1 / 3, within=5)
 """Least gains of plain and of preconditioned stages."""
-"""Least gains of plain and of preconditioned stages."""
 
 
 class _Descent:

@@ -34,7 +34,7 @@ class LangevinAdam(FixedSteps):
     GradInversion does.
 
     Args:
-        steps: Number of steps, above `warmup`. The default is the paper's.
+        steps: Number of steps, at least 1. The default is the paper's.
         lr: Largest learning rate, above 0, in units of the variables. The default is the paper's.
         warmup: Number of steps in which the rate grows, at least 0.
         noise: Standard deviation of the noise in units of the rate, at least 0. The default is the

@@ -141,7 +141,6 @@ def tf32() -> Iterator[None]:
 
 BuiltStep = DoubleBackward | ForwardOverReverse | Compiled
 """The kinds of steps."""
-"""The kinds of steps."""
 
 
 def choose(problem: Problem, planned: int) -> tuple[BuiltStep, str]:

@@ -90,7 +90,8 @@ class L1(Term):
         \sum_l \| g_l - g^*_l \|_1
 
     Here :math:`g_l` is tensor :math:`l` of the simulated update, and :math:`g^*_l` the observed
-    one. Minimizing it maximizes the likelihood under Laplacian noise.
+    one. Minimizing it maximizes the likelihood under Laplacian noise. TAG adds it to the squared
+    distance.
 
     References:
         Deng, Wang, Li, Wang, Shang, Liu, Rajasekaran, Ding. TAG: Gradient Attack on

@@ -13,9 +13,6 @@ from leakgauge.core import Observation, Tensors
 
 Weight = float | Callable[[float], float]
 """A number, or a schedule: a function of progress, the fraction of the steps done, from 0 to 1."""
-"""A number, or a schedule: a function of progress, the fraction of the steps done, from 0 to 1."""
-"""A number, or a schedule: a function of progress, the fraction of the steps done, from 0 to 1."""
-"""A number, or a schedule: a function of progress, the fraction of the steps done, from 0 to 1."""
 
 
 @dataclass(frozen=True)

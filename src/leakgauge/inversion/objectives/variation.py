@@ -175,8 +175,6 @@ VARIATIONS: dict[str, Variation] = {
     "color": ColorVariation(),
 }
 """The total variations by name."""
-"""The total variations by name."""
-"""The total variations by name."""
 VariationName = Literal["anisotropic", "isotropic", "color"]
 """Values of the option `variation` of attacks."""
 

@@ -17,7 +17,6 @@ EPSILON = 1e-5
 """Added to each channel's variance before the division."""
 COARSEST = 4
 """Fewest pixels a side at the coarsest level."""
-"""Fewest pixels a side at the coarsest level."""
 SLOPE = 0.2
 """Slope of the leaky ReLU below zero."""
 
@@ -63,7 +62,6 @@ class DeepPrior(Parametrization):
     width: int = 32
     levels: int = 3
     noise: Tensor = field(init=False, repr=False, compare=False)
-    """The noise z (1, width, h, w), uniform in [-0.5, 0.5)."""
     """The noise z (1, width, h, w), uniform in [-0.5, 0.5)."""
 
     invertible: ClassVar[bool] = False

@@ -123,7 +123,6 @@ def widen(observation: Observation, masks: Masks) -> Observation:
 
 Start = Literal["bernoulli", "mean"]
 """Start of the masks: drawn as a client draws them, or at their mean."""
-"""Start of the masks: drawn as a client draws them, or at their mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
