@@ -173,10 +173,12 @@ class SignedAdam(FixedSteps):
         milestones = [self.steps * k // 8 for k in (3, 5, 7)]
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
         for step in range(self.steps):
-            seen = yield Request(tuple(v.detach().clone() for v in variables), step / self.steps)
-            if over(seen.value, setting):
+            evaluation = yield Request(
+                tuple(v.detach().clone() for v in variables), step / self.steps
+            )
+            if over(evaluation.value, setting):
                 break
-            for variable, gradient in zip(variables, seen.gradient, strict=True):
+            for variable, gradient in zip(variables, evaluation.gradient, strict=True):
                 variable.grad = gradient.sign()
             optimizer.step()
             schedule.step()

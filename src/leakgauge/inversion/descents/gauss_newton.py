@@ -150,8 +150,8 @@ class _Descent:
     def ask(self, vector: Tensor) -> Generator[Request, Evaluation, Point]:
         """Request the value and gradient at a vector, with the weights of the present stage."""
         self.left -= 1
-        seen = yield Request(unflatten(vector.clone(), self.start), self.progress)
-        return Point(vector, seen.value, flatten(seen.gradient))
+        evaluation = yield Request(unflatten(vector.clone(), self.start), self.progress)
+        return Point(vector, evaluation.value, flatten(evaluation.gradient))
 
     def run(self) -> Run:
         plan, vector = self.plan, flatten(self.start)
@@ -177,8 +177,10 @@ class _Descent:
         """Return what the Jacobian shows about the batch, and a note for the record."""
         if vector.numel() > self.plan.dense:
             here = tuple(v.float() for v in unflatten(vector, self.start))
-            seen = bound_rank(self.single, here, self.single.weights(self.progress))
-            return Ending((f"second order: {vector.numel()} unknowns, L-BFGS alone",), seen)
+            identification = bound_rank(self.single, here, self.single.weights(self.progress))
+            return Ending(
+                (f"second order: {vector.numel()} unknowns, L-BFGS alone",), identification
+            )
         if self.last is None:  # The verdict needs it, even if the batch was matched before.
             self.last = self.curvature(vector)
         rows = f"{self.last.rows} residuals" + (", sketched" if self.last.sketched else "")

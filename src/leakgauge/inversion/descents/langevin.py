@@ -67,13 +67,15 @@ class LangevinAdam(FixedSteps):
         variables = [v.detach().clone().requires_grad_() for v in start]
         optimizer = torch.optim.Adam(variables, lr=self.lr)
         for step in range(self.steps):
-            seen = yield Request(tuple(v.detach().clone() for v in variables), step / self.steps)
-            if over(seen.value, setting):
+            evaluation = yield Request(
+                tuple(v.detach().clone() for v in variables), step / self.steps
+            )
+            if over(evaluation.value, setting):
                 break
             rate = self.rate(step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            for variable, gradient in zip(variables, seen.gradient, strict=True):
+            for variable, gradient in zip(variables, evaluation.gradient, strict=True):
                 variable.grad = gradient
             optimizer.step()
             with torch.no_grad():

@@ -242,9 +242,9 @@ class LBFGS:
             variables = unflatten(x.clone(), start)
             setting.project(variables)
             x = flatten(variables)
-            seen = yield Request(variables, step / self.steps)
-            gradient = flatten(seen.gradient)
-            if over(seen.value, setting) or float(gradient.abs().max()) <= 1e-7:
+            evaluation = yield Request(variables, step / self.steps)
+            gradient = flatten(evaluation.gradient)
+            if over(evaluation.value, setting) or float(gradient.abs().max()) <= 1e-7:
                 break
             if before is not None:
                 moved, change = x - before[0], gradient - before[1]
@@ -263,9 +263,9 @@ class LBFGS:
         def ask(vector: Tensor) -> Generator[Request, Evaluation, Point]:
             nonlocal left
             variables = unflatten(vector.clone(), start)
-            seen = yield Request(variables, 1 - left / self.steps)
+            evaluation = yield Request(variables, 1 - left / self.steps)
             left -= 1
-            return Point(vector, seen.value, flatten(seen.gradient))
+            return Point(vector, evaluation.value, flatten(evaluation.gradient))
 
         here = yield from ask(flatten(start))
         memory = Memory(self.history, here.vector)

@@ -62,28 +62,28 @@ class Work:
     @classmethod
     def of(cls, problem: Problem, training: SingleGradient) -> Work:
         """Count the cost of one gradient, at the middle of the domain."""
-        seen = problem.observation
-        like = seen.update.like
-        unit = like.new_full((seen.batch_size, *unit_shape(seen.domain)), 0.5)
+        observation = problem.observation
+        like = observation.update.like
+        unit = like.new_full((observation.batch_size, *unit_shape(observation.domain)), 0.5)
         held = problem.fixed
         if held is None:
-            held = like.new_zeros((seen.batch_size, seen.classes or 1))
+            held = like.new_zeros((observation.batch_size, observation.classes or 1))
         targets, saved = problem.labels.decode(held), dict[int, int]()
 
         def keep(tensor: Tensor) -> Tensor:
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        inputs = seen.domain.from_unit(unit)
-        own = {p.untyped_storage().data_ptr() for p in seen.model.parameters()}
+        inputs = observation.domain.from_unit(unit)
+        own = {p.untyped_storage().data_ptr() for p in observation.model.parameters()}
         operators = _Operators()  # type: ignore[no-untyped-call]
         with operators, saved_tensors_hooks(keep, lambda tensor: tensor):
-            local_update(training, seen.model, seen.loss, inputs, targets)
-        update = sum(t.nbytes for t in seen.update.tensors.values())
+            local_update(training, observation.model, observation.loss, inputs, targets)
+        update = sum(t.nbytes for t in observation.update.tensors.values())
         return cls(
             flops=operators.flops,
             operators=operators.count,
-            parameters=seen.update.size,
+            parameters=observation.update.size,
             held=sum(size for place, size in saved.items() if place not in own),
             update=update,
             limit=memory_limit(like.device),

@@ -91,8 +91,8 @@ class Linearization:
             total = {name: t + one[name] for name, t in total.items()}
         size = sum(float(t.square().sum()) for t in self.whole.values())
         for fraction in (1 / self.batch, 1.0):
-            apart = (fraction * total[n] - t for n, t in self.whole.items())
-            if sum(float(t.square().sum()) for t in apart) <= 1e-6 * size:
+            gaps = (fraction * total[n] - t for n, t in self.whole.items())
+            if sum(float(t.square().sum()) for t in gaps) <= 1e-6 * size:
                 return fraction
         return None
 

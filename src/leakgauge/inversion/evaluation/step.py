@@ -68,12 +68,14 @@ class ForwardOverReverse:
         self, leaves: Variables, progress: float
     ) -> tuple[Tensor, Variables, dict[str, Tensor]]:
         """Return the objective, its gradient at the variables with a fixed update, and its gradient at the update."""
-        problem, seen = self.problem, self.problem.observation
+        problem, observation = self.problem, self.problem.observation
         unit, targets = (t.detach() for t in problem.decode(leaves))
-        inputs = seen.domain.from_unit(unit)
-        update = local_update(seen.training, seen.model, seen.loss, inputs, targets)
+        inputs = observation.domain.from_unit(unit)
+        update = local_update(
+            observation.training, observation.model, observation.loss, inputs, targets
+        )
         held = {name: t.requires_grad_() for name, t in update.items()}
-        adapt = adaptation(seen)
+        adapt = adaptation(observation)
         value = problem.value(leaves, problem.weights(progress), lambda unit, targets: adapt(held))
         every = torch.autograd.grad(value, [*leaves, *held.values()], materialize_grads=True)
         count = len(leaves)
@@ -81,18 +83,18 @@ class ForwardOverReverse:
 
     def _along(self, slope: Tensors, leaves: Variables, training: SingleGradient) -> Variables:
         """Return how the training loss's gradient at the variables changes along `slope` of the parameters."""
-        seen = self.problem.observation
+        observation = self.problem.observation
         with (
             forward_ad.dual_level(),
             _explain_missing_derivative("differentiated forward over backward"),
         ):
             duals = {
                 name: forward_ad.make_dual(p.detach(), slope[name])  # type: ignore[no-untyped-call]
-                for name, p in trainable(seen.model).items()
+                for name, p in trainable(observation.model).items()
             }
             unit, targets = self.problem.decode(leaves)
-            inputs = seen.domain.from_unit(unit)
-            loss = training.scalar(seen.model, seen.loss, duals, inputs, targets)
+            inputs = observation.domain.from_unit(unit)
+            loss = training.scalar(observation.model, observation.loss, duals, inputs, targets)
             first = torch.autograd.grad(loss, leaves, materialize_grads=True)
             tangents = [forward_ad.unpack_dual(t).tangent for t in first]  # type: ignore[no-untyped-call]
         pairs = zip(tangents, leaves, strict=True)

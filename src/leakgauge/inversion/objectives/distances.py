@@ -78,7 +78,7 @@ class L2(Distance):
     """
 
     def residual_tensors(self, candidate: Candidate) -> Tensors:
-        return {n: candidate.simulated[n] - seen for n, seen in candidate.observed.items()}
+        return {n: candidate.simulated[n] - tensor for n, tensor in candidate.observed.items()}
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class L1(Term):
     """
 
     def __call__(self, candidate: Candidate) -> Tensor:
-        pairs = ((candidate.simulated[n], seen) for n, seen in candidate.observed.items())
+        pairs = ((candidate.simulated[n], tensor) for n, tensor in candidate.observed.items())
         return torch.stack([(ours - theirs).abs().sum() for ours, theirs in pairs]).sum()
 
 
@@ -221,7 +221,7 @@ class Cosine(Distance):
     def residual_tensors(self, candidate: Candidate) -> Tensors:
         simulated, observed = candidate.simulated, candidate.observed
         ours, theirs = 0.5**0.5 / _norm(simulated), 0.5**0.5 / _norm(observed)
-        return {n: simulated[n] * ours - seen * theirs for n, seen in observed.items()}
+        return {n: simulated[n] * ours - tensor * theirs for n, tensor in observed.items()}
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class FeatureStatistics(LeastSquares):
 
     def residuals(self, candidate: Candidate) -> Tensor:
         inputs = self.domain.from_unit(candidate.unit)
-        found = [apart for one in self.moments for apart in _residuals(one, inputs)]
+        found = [gaps for one in self.moments for gaps in _residuals(one, inputs)]
         residuals: Tensor = torch.cat(found) / len(found) ** 0.5
         return residuals
 
@@ -211,11 +211,11 @@ def _residuals(known: LayerMoments, inputs: Tensor) -> list[Tensor]:
         )
         own = _together([_moments(call) for call in calls], momentum)
         mean, variance = aim.mean.to(inputs), aim.variance.to(inputs) + eps
-        apart = [own.mean - mean]
+        gaps = [own.mean - mean]
         if not _lone(calls[0]):
             # As BatchNorm does it. The added eps also gives the root a finite slope at 0.
-            apart.append((own.variance + eps).sqrt() - variance.sqrt())
-        found.append(torch.cat(apart) / (len(mean) * variance.mean()).sqrt())
+            gaps.append((own.variance + eps).sqrt() - variance.sqrt())
+        found.append(torch.cat(gaps) / (len(mean) * variance.mean()).sqrt())
     return found
 
 

@@ -43,9 +43,9 @@ class FeatureExtractor:
     def __call__(self, unit: Tensor) -> Tensor:
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         cast = {n: t.detach().to(unit) if t.is_floating_point() else t for n, t in state.items()}
-        seen: list[Tensor] = []
+        recorded: list[Tensor] = []
         hook = self.model.get_submodule(self.layer).register_forward_pre_hook(
-            lambda _, arguments: seen.append(arguments[0])
+            lambda _, arguments: recorded.append(arguments[0])
         )
         try:
             with untouched(self.model):
@@ -53,8 +53,8 @@ class FeatureExtractor:
         finally:
             hook.remove()
         if self.pooled:
-            return features_of(self.model.get_submodule(self.layer), seen[0])
-        return seen[0].flatten(1)
+            return features_of(self.model.get_submodule(self.layer), recorded[0])
+        return recorded[0].flatten(1)
 
 
 def entangled(observation: Observation) -> str | None:
@@ -149,8 +149,8 @@ class FeatureMatch(LeastSquares):
     def residuals(self, candidate: Candidate) -> Tensor:
         unit = candidate.unit
         aim, trust = (t.to(unit)[candidate.which] for t in (self.features, self.trust))
-        apart = (self.network(unit) - aim) * trust[:, None]
-        residuals: Tensor = apart.flatten() / len(unit) ** 0.5
+        gaps = (self.network(unit) - aim) * trust[:, None]
+        residuals: Tensor = gaps.flatten() / len(unit) ** 0.5
         return residuals
 
     def __repr__(self) -> str:

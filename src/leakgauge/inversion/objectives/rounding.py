@@ -50,8 +50,8 @@ class RandomRounding(Term):
 
     def __call__(self, candidate: Candidate) -> Tensor:
         parts = []
-        for name, seen in candidate.observed.items():
-            off = (candidate.simulated[name] - seen).abs() / self.steps[name].to(seen)
+        for name, observed in candidate.observed.items():
+            off = (candidate.simulated[name] - observed).abs() / self.steps[name].to(observed)
             parts.append(surprisal(off).sum())
         return torch.stack(parts).sum()
 

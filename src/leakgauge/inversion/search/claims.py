@@ -153,9 +153,9 @@ def keep_if_proven(observation: Observation, found: Reconstruction) -> Reconstru
             "targets match the update too"
         )
     else:
-        seen = as_observed(observation, found)
-        unit = observation.domain.to_unit(seen.inputs)
-        allowed = status_of(observation, unit, seen.targets, found.residual, proven=True)
+        result = as_observed(observation, found)
+        unit = observation.domain.to_unit(result.inputs)
+        allowed = status_of(observation, unit, result.targets, found.residual, proven=True)
         if allowed is Status.CERTIFIED:
             return found
         reason = (

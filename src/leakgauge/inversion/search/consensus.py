@@ -34,13 +34,13 @@ class Pull:
     aim: Tensor
     weight: float
 
-    def add_to(self, seen: Evaluation, variables: Variables) -> Evaluation:
+    def add_to(self, evaluation: Evaluation, variables: Variables) -> Evaluation:
         """Return the evaluation with the penalty and its slope added. So no traced step depends on the penalty."""
         leaf = variables[0].detach().requires_grad_()
         value = self.weight * (self.decode(leaf) - self.aim).square().mean()
         (slope,) = torch.autograd.grad(value, leaf)
-        first, *others = seen.gradient
-        return Evaluation(seen.value + float(value.detach()), (first + slope, *others))
+        first, *others = evaluation.gradient
+        return Evaluation(evaluation.value + float(value.detach()), (first + slope, *others))
 
 
 def lazy(images: Tensor) -> Tensor:
@@ -97,9 +97,9 @@ def match_examples(units: Sequence[Tensor], labels: Sequence[Tensor], first: int
     reference = units[first].detach().double().flatten(1)
     orders = []
     for unit, label in zip(units, labels, strict=True):
-        apart = torch.cdist(reference, unit.detach().double().flatten(1)).square()
-        unlike = labels[first][:, None] != label[None, :]
-        _, order = linear_sum_assignment((apart + _APART * unlike).cpu().numpy())
+        distances = torch.cdist(reference, unit.detach().double().flatten(1)).square()
+        different = labels[first][:, None] != label[None, :]
+        _, order = linear_sum_assignment((distances + _APART * different).cpu().numpy())
         orders.append(torch.from_numpy(order).to(unit.device))
     return orders
 

@@ -98,13 +98,13 @@ class Ready:
         matching: The composition.
         labels: Its labels, with what was recovered from the observation.
         observation: The observation, unchanged.
-        seen: The observation as the search simulates it.
+        searched: The observation as the search simulates it.
     """
 
     matching: GradientMatching
     labels: ReadyLabels
     observation: Observation
-    seen: Observation
+    searched: Observation
 
     @classmethod
     def of(cls, matching: GradientMatching, observation: Observation, labels: ReadyLabels) -> Ready:
@@ -128,9 +128,9 @@ class Ready:
 
     def search(self, seeds: Seeds, progress: Progress) -> Reconstruction:
         """Return the batch at the best iterate of all restarts."""
-        seen, like = self.seen, self.observation.update.like
+        searched, like = self.searched, self.observation.update.like
         # This comes before attention is written out, which hides the fused kernel.
-        notes = attention.notes(seen, seeds)
+        notes = attention.notes(searched, seeds)
 
         def returned(found: Reconstruction) -> Reconstruction:
             # The adversary's own copy computes in float64. The inputs have the observed model's type.
@@ -141,10 +141,10 @@ class Ready:
                 trajectory=tuple(replace(s, inputs=s.inputs.to(like)) for s in found.trajectory),
             )
 
-        informed = replace(self.matching, objective=self.matching.informed(seen))
+        informed = replace(self.matching, objective=self.matching.informed(searched))
         with seeds.isolated("simulation"), attention.written_out():
-            told = within(progress, 0.0, 1.0, finish=returned)
-            running = Running(informed, self.labels, seen, seeds, told)
+            reported = within(progress, 0.0, 1.0, finish=returned)
+            running = Running(informed, self.labels, searched, seeds, reported)
             running.descend()
             return returned(running.finish())
 
@@ -168,19 +168,21 @@ def ready(matching: GradientMatching, observation: Observation) -> Ready | Inapp
             "a group of restarts, and second order, need a parametrization with an inverse, and a "
             "generator has none: choose a first-order descent without a group"
         )
-    seen = _simulated(matching, observation)
-    reason = unrunnable(seen) or matching.objective.inapplicable(observation)
+    searched = _simulated(matching, observation)
+    reason = unrunnable(searched) or matching.objective.inapplicable(observation)
     if reason is not None:
         return Inapplicable(reason)
-    read = matching.labels.prepare(seen)
-    if isinstance(read, Inapplicable):
-        return read
-    reason = matching.descent.inapplicable(seen)
-    return Ready(matching, read, observation, seen) if reason is None else Inapplicable(reason)
+    prepared = matching.labels.prepare(searched)
+    if isinstance(prepared, Inapplicable):
+        return prepared
+    reason = matching.descent.inapplicable(searched)
+    return (
+        Ready(matching, prepared, observation, searched) if reason is None else Inapplicable(reason)
+    )
 
 
 def _simulated(matching: GradientMatching, observation: Observation) -> Observation:
     """Return the observation as the search simulates it: without random draws, in its precision and scale."""
-    seen = drop_misleading(mean_network(observation))
+    searched = drop_misleading(mean_network(observation))
     double = matching.precision == "double"
-    return rescale(in_precision(seen, torch.float64) if double else seen)
+    return rescale(in_precision(searched, torch.float64) if double else searched)

@@ -57,9 +57,9 @@ def residual_of(observation: Observation, found: Reconstruction) -> float | None
 
 def _unexplained(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     """Return the fraction of the update that no multiple of one gradient, midway, explains."""
-    seen = interpolated(observation, 0.5)
-    simulated = simulator(seen, create_graph=False)(unit, targets)
-    cosine = 1 - float(Cosine()(Candidate(unit, targets, simulated, seen.update.tensors)))
+    midway = interpolated(observation, 0.5)
+    simulated = simulator(midway, create_graph=False)(unit, targets)
+    cosine = 1 - float(Cosine()(Candidate(unit, targets, simulated, midway.update.tensors)))
     return math.sqrt(max(0.0, 1 - cosine**2))
 
 
@@ -135,15 +135,21 @@ def least_objective(known: Sequence[float], objective: float | None) -> float | 
     return least if math.isfinite(least) else None
 
 
-def diagnose(seen: Identification | None, residual: float) -> Diagnosis | None:
+def diagnose(identification: Identification | None, residual: float) -> Diagnosis | None:
     """Return the diagnosis of a batch, or None if the descent computed no Jacobian."""
-    if seen is None:
+    if identification is None:
         return None
     verdict: Literal["recovered", "collision", "stalled", "undecided"] = "recovered"
     if residual > MATCHED:
         verdict = "stalled"
-    elif seen.rank < seen.unknowns:
+    elif identification.rank < identification.unknowns:
         verdict = "collision"
-    elif not seen.exact:
+    elif not identification.exact:
         verdict = "undecided"
-    return Diagnosis(verdict, seen.rank, seen.unknowns, seen.condition, seen.exact)
+    return Diagnosis(
+        verdict,
+        identification.rank,
+        identification.unknowns,
+        identification.condition,
+        identification.exact,
+    )

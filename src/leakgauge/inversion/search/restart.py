@@ -77,21 +77,23 @@ class Restart:
         assert self.request is not None, "a restart that has ended has no request"
         return self.problem.weights(self.request.progress)
 
-    def receive(self, seen: Evaluation) -> None:
+    def receive(self, evaluation: Evaluation) -> None:
         """Answer the request: keep the iterate if it is the best, and get the next request."""
         assert self.request is not None, "a restart that has ended has no request"
         variables, progress = self.request
-        seen = seen if self.pull is None else self.pull.add_to(seen, variables)
+        evaluation = evaluation if self.pull is None else self.pull.add_to(evaluation, variables)
         self.evaluations += 1
-        self.finite = self.finite and math.isfinite(seen.value)
+        self.finite = self.finite and math.isfinite(evaluation.value)
         weights = (*self.problem.weights(progress), self.pull)
         # With other weights, or another consensus, the objective is another one. The best iterate so far
         # does not compare.
-        if math.isfinite(seen.value) and (seen.value < self.best.value or weights != self.weights):
-            self.best = _Best(seen.value, variables)
+        if math.isfinite(evaluation.value) and (
+            evaluation.value < self.best.value or weights != self.weights
+        ):
+            self.best = _Best(evaluation.value, variables)
             self.weights = weights
-        self._remember(variables, seen.value)
-        self._next(seen)
+        self._remember(variables, evaluation.value)
+        self._next(evaluation)
 
     def reconstruct(self) -> tuple[Tensor, Tensor]:
         r"""Return the present examples (B, \*shape) in unit coordinates, and their labels (B,)."""
@@ -129,10 +131,10 @@ class Restart:
         simulate = simulator(problem.observation, create_graph=False)
         return float(problem.value(variables, problem.weights(1.0), simulate).detach())
 
-    def _next(self, seen: Evaluation | None) -> None:
+    def _next(self, evaluation: Evaluation | None) -> None:
         """Send an evaluation to the descent, and keep its next request or its ending."""
         try:
-            self.request = next(self.run) if seen is None else self.run.send(seen)
+            self.request = next(self.run) if evaluation is None else self.run.send(evaluation)
         except StopIteration as end:
             self.request, self.ending = None, end.value
 

@@ -322,10 +322,10 @@ class Estimated(_Fixed):
         """Return logits (N, K) of inputs drawn uniformly from the domain, in float64."""
         unit = torch.rand((self.probes, *unit_shape(observation.domain)), generator=generator)
         like = next(observation.model.parameters())
-        head, seen = self.head, list[Tensor]()
+        head, recorded = self.head, list[Tensor]()
 
         def note(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            seen.append(head.head.features(observation.model, arguments[0]))
+            recorded.append(head.head.features(observation.model, arguments[0]))
 
         hook = observation.model.get_submodule(head.head.name).register_forward_pre_hook(note)
         try:
@@ -334,5 +334,5 @@ class Estimated(_Fixed):
                 stateless(observation.model, trainable(observation.model), inputs)
         finally:
             hook.remove()
-        outputs = seen[0].double().cpu() @ head.weight.T
+        outputs = recorded[0].double().cpu() @ head.weight.T
         return outputs if head.bias is None else outputs + head.bias

@@ -88,15 +88,15 @@ def masks_of(observation: Observation) -> Masks | Inapplicable:
 
 def _random(observation: Observation, masks: Masks) -> bool:
     """Return whether the model's outputs still depend on random draws when its masks are given."""
-    seen, like = widen(observation, masks), taken(observation)
+    widened, like = widen(observation, masks), taken(observation)
     generator = torch.Generator().manual_seed(0)  # Any points of the domain serve as probes.
-    unit = torch.rand((2, *unit_shape(seen.domain)), generator=generator).to(like)
-    wide = seen.domain.from_unit(unit)
+    unit = torch.rand((2, *unit_shape(widened.domain)), generator=generator).to(like)
+    wide = widened.domain.from_unit(unit)
     answers = []
     for seed in range(2):
         with torch.random.fork_rng(devices=[]), torch.no_grad(), probing():
             torch.default_generator.manual_seed(seed)
-            answers.append(single(stateless(seen.model, trainable(seen.model), wide)))
+            answers.append(single(stateless(widened.model, trainable(widened.model), wide)))
     return not torch.equal(*answers)
 
 

@@ -185,14 +185,14 @@ def scale_signals(
         generator: Source of the random signals.
     """
     signals = Signals(unit_shape(observation.domain), features)
-    seen = sever(observation, layer, signals)
+    severed = sever(observation, layer, signals)
     count = observation.batch_size
     unit = torch.full((count, math.prod(unit_shape(observation.domain))), 0.5)
     drawn = torch.randn((count, features), generator=generator)
     like = observation.update.like
     wide = torch.cat([unit, drawn], dim=1).to(like)
     targets = torch.zeros(count, dtype=torch.long, device=like.device)
-    made = simulator(seen, create_graph=False)(wide, targets)
+    made = simulator(severed, create_graph=False)(wide, targets)
     length = _length(drop_misleading(observation).update.tensors) / max(_length(made), 1e-30)
     return replace(signals, scale=length)
 

@@ -66,14 +66,14 @@ def _solved(observation: Observation, unit: Tensor, zeros: Tensor) -> Tensor | N
 
     The result is None if the update is not explained, or if several targets explain it.
     """
-    simulate, seen = simulator(observation, create_graph=False), observation.update.tensors
+    simulate, observed = simulator(observation, create_graph=False), observation.update.tensors
 
     def residual(targets: Tensor) -> float:
-        return float(relative_residual(simulate(unit, targets), seen))
+        return float(relative_residual(simulate(unit, targets), observed))
 
     base = _flat(simulate(unit, zeros))
     moves = [_flat(simulate(unit, row.view_as(zeros))) - base for row in _units(zeros)]
-    missing = (_flat(seen) - base).unsqueeze(1)
+    missing = (_flat(observed) - base).unsqueeze(1)
     solved = torch.linalg.lstsq(torch.stack(moves, 1), missing, driver="gelsd")
     targets = solved.solution.view_as(zeros).to(zeros)
     if residual(targets) > CONVERGED_WITHIN:
