@@ -1,4 +1,13 @@
-"""Gradient matching as a composition: objective, parametrization, labels, descent, restarts."""
+"""Gradient matching as a composition of parts.
+
+`GradientMatching` combines five parts into an attack:
+
+- The objective is a sum of distances and priors, for example `Cosine() + 1e-2 * TotalVariation()`.
+- The parametrization maps variables to examples, for example `Direct` or `Spectral`.
+- The labels are fixed or optimized, for example `Known` or `Joint`.
+- The descent lowers the objective, for example `SignedAdam`, `LBFGS` or `GaussNewton`.
+- The restarts may be halved on the way, or held together by a `Consensus`.
+"""
 
 from leakgauge.inversion.descents.descent import Descent, SignedAdam
 from leakgauge.inversion.descents.gauss_newton import GaussNewton

@@ -39,8 +39,9 @@ class GaussNewton:
 
     Here :math:`v` are the variables, :math:`g(v)` is the simulated gradient, :math:`g^*` the
     observed one, and :math:`W` the weights of the distance. First come `warm` stages of L-BFGS,
-    which is cheap. Then come `stages` of L-BFGS preconditioned by the Gauss-Newton matrix :math:`2
-    J^\top J`, where :math:`J` is the Jacobian of :math:`r`. Schedules change from stage to stage.
+    which is cheap. Then come `stages` of L-BFGS preconditioned by the Gauss-Newton matrix
+    :math:`2 J^\top J`, where :math:`J` is the Jacobian of :math:`r`. Schedules change from stage to
+    stage.
 
     One matrix serves tens of steps, each of about the price of a gradient. It is computed in
     float32. Its errors cost steps, not digits: values and gradients keep the precision of the

@@ -196,6 +196,7 @@ class LBFGS:
     References:
         Liu, Nocedal. On the Limited Memory BFGS Method for Large Scale Optimization. Mathematical
         Programming 45, 1989.
+
         Byrd, Nocedal, Schnabel. Representations of Quasi-Newton Matrices and Their Use in Limited
         Memory Methods. Mathematical Programming 63, 1994.
 

@@ -40,6 +40,7 @@ class BatchStatistics(FeatureStatistics):
     References:
         Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
         via GradInversion. CVPR 2021, equation 7. arXiv:2104.07586.
+
         Huang, Gupta, Song, Li, Arora. Evaluating Gradient Inversion Attacks and Defenses in
         Federated Learning. NeurIPS 2021, section 3. arXiv:2112.00059.
 

@@ -1,9 +1,9 @@
 r"""A smooth replacement of ReLU, ReLU6 and hardtanh in the adversary's own simulation.
 
 The second derivative of a ReLU network ignores, almost everywhere, that its masks change. Where
-they change, the gradient jumps, and a line search fails. The function :math:`w
-\operatorname{softplus}(z / w)` is within :math:`w \log 2` of ReLU. A function with two bends is the
-difference of two of these.
+they change, the gradient jumps, and a line search fails. The function
+:math:`w \operatorname{softplus}(z / w)` is within :math:`w \log 2` of ReLU. A function with two bends
+is the difference of two of these.
 """
 
 from __future__ import annotations
