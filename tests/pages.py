@@ -1,4 +1,4 @@
-"""Run the code of each page as it is printed: README, CONTRIBUTING, and the pages under docs.
+"""Run the code of each page exactly: README, CONTRIBUTING, and the pages under docs.
 
 All Python blocks of one page run as one program, in an empty folder. A block of `text` that follows is what the program
 must print there, up to small differences of numbers. Blocks of TOML are checked as specifications.

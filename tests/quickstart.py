@@ -1,6 +1,6 @@
-"""Run the commands with which the README begins, as they are printed.
+"""Run the commands with which the README begins.
 
-`make test` is left out, because the caller of this script runs the tests itself. `tests/pages.py` runs the code of all pages.
+The caller of this script runs `make test` itself, so it is left out. `tests/pages.py` runs the code of all pages.
 """
 
 from __future__ import annotations

@@ -16,13 +16,16 @@ def inline(writer: Any, node: nodes.math) -> None:
 
 
 def display(writer: Any, node: nodes.math_block) -> None:
-    """Write an equation on a line of its own. Lines with `&` are aligned at it."""
-    text = node.astext()
-    if r"\\" in text and r"\begin" not in text:
-        text = rf"\begin{{align*}}{text}\end{{align*}}"
-    writer.body.append(writer.starttag(node, "div", CLASS="math"))
-    writer.body.append(convert(text, display="block"))
-    writer.body.append("</div>")
+    """Write an equation on a line of its own. Lines with `&` are aligned at it.
+
+    A blank line separates two equations.
+    """
+    for text in node.astext().split("\n\n"):
+        if r"\\" in text and r"\begin" not in text:
+            text = rf"\begin{{align*}}{text}\end{{align*}}"
+        writer.body.append(writer.starttag(node, "div", CLASS="math"))
+        writer.body.append(convert(text, display="block"))
+        writer.body.append("</div>")
     raise nodes.SkipNode
 
 

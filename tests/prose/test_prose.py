@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from prose.rules import LONGEST, ROOT, Passage, cells, check, faults, of_python, sentences
 
 UNCLEAR = (
