@@ -20,7 +20,7 @@ def display(writer: Any, node: nodes.math_block) -> None:
 
     A blank line separates two equations.
     """
-    for text in node.astext().split("\n\n"):
+    for text in filter(str.strip, node.astext().split("\n\n")):
         if r"\\" in text and r"\begin" not in text:
             text = rf"\begin{{align*}}{text}\end{{align*}}"
         writer.body.append(writer.starttag(node, "div", CLASS="math"))
