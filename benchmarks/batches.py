@@ -21,6 +21,11 @@ METHODS: dict[str, lg.BaseAttack] = {
 }
 PEER = next(iter(METHODS))
 OURS = ("second order", "softmax unmixing")
+QUICK: dict[str, lg.BaseAttack] = {
+    "L-BFGS, layers weighted, total variation": problems.lbfgs(100),
+    "signed Adam, total variation": attacks.InvertingGradients(steps=100),
+    **{name: problems.shortened(METHODS[name]) for name in OURS},
+}
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,30 @@ def indices(data: lg.Dataset, job: Job) -> list[int]:
     return list(seen.values())[: job.size]
 
 
-def run(job: Job) -> common.Row:
+def jobs_of(given: common.Options) -> list[Job]:
+    """Return every method on every batch. Smaller batches and our methods come first, in case the run is cut."""
+    sizes, numbers = ((2,), (0,)) if given.quick else ((2, 4, 8), range(5))
+    jobs = [
+        Job(given.data, size, equal, number, given.seed, method)
+        for number in numbers
+        for size in sizes
+        for equal in (False, True)
+        for method in METHODS
+        # If every label differs, second order needs no help.
+        if equal or method != "softmax unmixing"
+    ]
+    return sorted(jobs, key=lambda job: (job.size > 4, job.method not in OURS))
+
+
+def run(job: Job, given: common.Options) -> common.Row:
     """The attack, scored, with the verdict, and the best that its course saw with the seconds to it."""
     data = problems.images(job.data)
     seed = 1000 * job.seed + job.number
     model = problems.lenet(data, seed)
     server = lg.Server(labels=True)
     batch, seen = problems.observe(data, model, indices(data, job), server=server, seed=seed)
-    guess = METHODS[job.method](seen, seeds=lg.Seeds(seed))
+    attack = (QUICK if given.quick else METHODS)[job.method]
+    guess = attack(seen, seeds=lg.Seeds(seed))
     truth = data.domain.to_unit(batch.inputs)
     course = []
     for snapshot in guess.trajectory:
@@ -80,26 +101,11 @@ def run(job: Job) -> common.Row:
 
 def main() -> None:
     """Run and print."""
-    given = common.options("batches", __doc__ or "")
-    common.header(given)
-    sizes, numbers = ([2], [0]) if given.quick else ([2, 4, 8], range(5))
-    methods = ["signed Adam, total variation"] if given.quick else list(METHODS)
-    jobs = [
-        Job(given.data, size, equal, number, given.seed, method)
-        for number in numbers
-        for size in sizes
-        for equal in (False, True)
-        for method in methods
-        # Where every label differs, second order needs no help.
-        if equal or method != "softmax unmixing"
-    ]
-    # The smaller batches first, and ours before the peers: a run that is cut tells most so.
-    jobs.sort(key=lambda job: (job.size > 4, job.method not in OURS))
-    rows = common.measure(run, jobs, given, name="batches")
+    rows = common.run_jobs("batches", __doc__, jobs_of, run)
     table = []
-    for size in sizes:
+    for size in sorted({row["size"] for row in rows}):
         for equal in (False, True):
-            for method in methods:
+            for method in METHODS:
                 mine = [
                     r for r in rows if (r["size"], r["equal"], r["method"]) == (size, equal, method)
                 ]

@@ -31,18 +31,21 @@ def ratios(images: torch.Tensor) -> list[float]:
 
 def main() -> None:
     """Run and print."""
-    given = common.options("color", __doc__ or "")
-    common.header(given, "named in each row")
-    names = [common.PHOTOS] if given.quick or not os.environ.get("LEAKGAUGE_DATA") else list(SETS)
-    rows = common.measure(run, names, given, name="color", data="named in each row")
+    rows = common.run_jobs("color", __doc__, jobs_of, run, data="named in each row")
     common.table(
         ["photographs", "images", "red - blue", "red - 2 green + blue"],
         [[r["set"], r["images"], *(f"{v:.1f}" for v in r["ratios"])] for r in rows],
     )
 
 
-def run(name: str) -> common.Row:
-    """One set."""
+def jobs_of(given: common.Options) -> list[str]:
+    """Return the names of the sets. Without the data folder, and in a quick run, these are the photographs."""
+    alone = given.quick or not os.environ.get("LEAKGAUGE_DATA")
+    return [common.PHOTOS] if alone else list(SETS)
+
+
+def run(name: str, given: common.Options) -> common.Row:
+    """Measure one set."""
     data = SETS[name]()
     unit = data.domain.to_unit(data.inputs)
     return {"set": name, "images": len(unit), "ratios": ratios(unit)}

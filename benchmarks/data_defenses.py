@@ -36,6 +36,9 @@ DEFENSES: dict[str, tuple[lg.Defense | None, type | None]] = {
 }
 
 
+QUICK = ("none", "ats 43-18-18", "pixel_dropout 0.3", "patch_dropout 0.3")
+
+
 @dataclass(frozen=True)
 class Job:
     """One batch under one defense."""
@@ -68,7 +71,7 @@ def jobs_of(given: Options) -> list[Job]:
         Job(name, size, draw)
         for size, count in draws.items()
         for draw in range(count)
-        for name in DEFENSES
+        for name in (QUICK if given.quick else DEFENSES)
     ]
 
 
@@ -91,12 +94,11 @@ def run(job: Job, given: Options) -> Row:
         seed=seed,
         classes=classes,
     )
-    search = attacks.InvertingGradients(steps=100) if given.quick else SEARCH
-    found, spent = reconstructed(search, seen, lg.Seeds(seed))
-    row = {**vars(job), "seed": seed, "attack": repr(search), **spent}
+    found, spent = reconstructed(SEARCH, seen, lg.Seeds(seed))
+    row = {**vars(job), "seed": seed, "attack": repr(SEARCH), **spent}
     row["naive"] = scored(data, batch, found) | beside_control(data, held, found, generator)
     if adaptive is not None:
-        guess, more = reconstructed(adaptive(attack=Done(search, found)), seen, lg.Seeds(seed))
+        guess, more = reconstructed(adaptive(attack=Done(SEARCH, found)), seen, lg.Seeds(seed))
         row["adaptive"] = scored(data, batch, guess) | beside_control(data, held, guess, generator)
         row["adaptive"] |= {**more, "notes": guess.notes}
     return row

@@ -12,7 +12,7 @@ from functools import partial
 from statistics import median
 
 import torch
-from common import Options, Row, header, measure, options, share, table
+from common import Options, Row, run_jobs, share, table
 from problems import images, lenet, observe, scored
 
 import leakgauge as lg
@@ -61,11 +61,30 @@ def settings() -> list[Setting]:
 
 
 SETTINGS = {setting.name: setting for setting in settings()}
-QUICK = ("none", "GaussianNoise(std=0.01)", "GaussianNoise(std=0.01), ended early")
+QUICK = (
+    "none",
+    "GaussianNoise(std=0.01)",
+    "GaussianNoise(std=0.01), ended early",
+    "Quantization(format='fp16')",
+    "Quantization(format='int8')",
+    "TopK(sparsity=0.5), unknown",
+    "TopK(sparsity=0.5)",
+)
 Job = tuple[int, str]
 
 
-def run(job: Job, given: Options, count: int) -> Row:
+def count_of(given: Options) -> int:
+    """Return the number of images."""
+    return 2 if given.quick else 10
+
+
+def jobs_of(given: Options) -> list[Job]:
+    """Return the jobs image by image, so that a run that is cut has rows of each defense."""
+    names = QUICK if given.quick else tuple(SETTINGS)
+    return [(image, name) for image in range(count_of(given)) for name in names]
+
+
+def run(job: Job, given: Options) -> Row:
     """One image under one defense, scored against itself and, as a control, against another."""
     image, name = job
     data = images(given.data)
@@ -83,7 +102,7 @@ def run(job: Job, given: Options, count: int) -> Row:
     # The range is public: any adversary would move its guess into it.
     unit = data.domain.to_unit(guess.inputs).clamp(0, 1)
     guess = replace(guess, inputs=data.domain.from_unit(unit))
-    other = (image - 1) % count
+    other = (image - 1) % count_of(given)
     decoy = lg.Batch(data.inputs[[other]], data.targets[[other]])
     control = scored(data, decoy, guess)
     row = {"defense": name, "image": image, "attack": repr(attack), "rms_gradient": rms(plain)}
@@ -106,13 +125,7 @@ def rms(observation: lg.Observation) -> float:
 
 
 def main() -> None:
-    given = options(NAME, __doc__ or "")
-    count = 2 if given.quick else 10
-    names = QUICK if given.quick else tuple(SETTINGS)
-    # Image by image, so that a cut run still says something of each defense.
-    jobs = [(image, name) for image in range(count) for name in names]
-    rows = measure(partial(run, given=given, count=count), jobs, given, name=NAME)
-    header(given)
+    rows = run_jobs(NAME, __doc__, jobs_of, run)
     print(f"{rows[0]['attack']}; leaks: MSE <= {SUCCESS:g} (20 dB); stopped: fewer than half leak")
     table(
         [
@@ -126,7 +139,7 @@ def main() -> None:
             "paper",
             "agree",
         ],
-        [summary(name, found) for name in names if (found := of(rows, name))],
+        [summary(name, found) for name in SETTINGS if (found := of(rows, name))],
     )
     print(
         "The paper calls its noise levels variances: read so, its 1e-2 is std 0.1, its 1e-4 std "

@@ -57,9 +57,9 @@ class Job:
 def jobs_of(given: Options) -> list[Job]:
     """Both parts."""
     if given.quick:
-        quick = ("FedAvg CNN, batch 1", "MLP, batch 8, equal")
-        found = [Job("beside", name, CELLS[name].tried[0], 0) for name in quick]
-        found.append(Job("beside", quick[1], "L-BFGS 250", 0))
+        headline = "MLP, batch 16, equal"
+        found = [Job("beside", headline, attack, 0) for attack in CELLS[headline].tried]
+        found.append(Job("beside", "FedAvg CNN, batch 1", "peeling", 0))
         names = ("none", "noise 0.0001", "5 steps, lr 0.01")
         return found + [Job("defended", "MLP, batch 8", "SPEAR", 0, name) for name in names]
     found = [

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from common import Options, Row, run_jobs, table
 from controls import beside_control, every
-from frontier_settings import QUICK, RATE, SETTINGS, Setting, attack_of, training_of
+from frontier_settings import HEADLINE, QUICK, RATE, SETTINGS, Setting, attack_of, training_of
 from problems import chosen, images, reconstructed
 from torch import nn
 from torch.nn import functional
@@ -137,7 +137,8 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
     indices, known = order[: setting.size], job.kind == "adaptive"
     client, server = client_of(data, setting), lg.Server(defense=known)
     seen = server.observe(client, chosen(data, indices), seeds=seeds)
-    attack = attack_of(setting, known=known, quick=given.quick)
+    short = given.quick and setting.name not in HEADLINE
+    attack = attack_of(setting, known=known, quick=short)
     plan = attack.plan(seen)
     if isinstance(plan, lg.Inapplicable):
         return {"attack": repr(attack), "inapplicable": plan.reason}

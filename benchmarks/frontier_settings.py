@@ -109,7 +109,8 @@ def of_gradient() -> list[Setting]:
 
 PRECISIONS: tuple[Literal["fp16", "bf16", "int8"], ...] = ("fp16", "bf16", "int8")
 SETTINGS = {setting.name: setting for setting in settings()}
-QUICK = ("none", "Gaussian 0.01", "mixup 1.0", "local steps 5")
+HEADLINE = ("none", "Gaussian 0.1", "top-k 0.5")
+QUICK = (*HEADLINE, "mixup 1.0", "local steps 5")
 
 
 def training_of(setting: Setting) -> dict[str, Any]:

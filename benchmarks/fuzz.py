@@ -317,7 +317,7 @@ def lost(seed: str, outcome: str, line: str) -> common.Row:
     return {"seed": seed, "outcome": outcome, "line": line, "seconds": PATIENCE, "wrote": []}
 
 
-def batches(given: common.Options) -> list[tuple[str, list[str]]]:
+def jobs_of(given: common.Options) -> list[tuple[str, list[str]]]:
     """All mutants by their seeds, in batches of one kind."""
     share = 0.01 if given.quick else 1.0
     jobs = []
@@ -331,7 +331,7 @@ def main() -> None:
     """Run and print."""
     given = common.options("fuzz", __doc__ or "")
     common.header(given, "made by the seed")
-    jobs = batches(given)
+    jobs = jobs_of(given)
     wanted = os.environ.get("FUZZ_ONLY")
     jobs = [job for job in jobs if wanted in (None, job[0])]
     rows: list[common.Row] = []

@@ -34,6 +34,11 @@ def seconds(arguments: list[str]) -> float:
     return time.perf_counter() - clock
 
 
+def jobs_of(given: common.Options) -> list[tuple[int]]:
+    """Return the numbers of the rounds."""
+    return [(number,) for number in range(3 if given.quick else 15)]
+
+
 def run(job: tuple[int]) -> common.Row:
     """Run every program once."""
     return {"seconds": {name: seconds(arguments) for name, arguments in PROGRAMS.items()}}
@@ -45,8 +50,7 @@ def main() -> None:
     common.header(given, "none")
     # The first round fills the caches of the file system, and does not count.
     run((-1,))
-    jobs = [(number,) for number in range(3 if given.quick else 15)]
-    rows = common.measure(run, jobs, given, name=NAME, data="none")
+    rows = common.measure(run, jobs_of(given), given, name=NAME, data="none")
     times = {name: median(row["seconds"][name] for row in rows) for name in PROGRAMS}
     common.table(
         ["program", "n", "s", "of import torch"],

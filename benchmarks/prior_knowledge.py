@@ -43,6 +43,11 @@ def source(name: str, given: Options) -> Source:
     return Source(text, tuple(changes), given.seed or None)
 
 
+def jobs_of(given: Options) -> tuple[str, ...]:
+    """Return the names of the specifications."""
+    return SPECIFICATIONS
+
+
 def run(name: str, given: Options) -> Row:
     """One specification: its cells' scores, and its figure."""
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +109,7 @@ def enlarged(path: Path) -> Image.Image:
 
 
 def main() -> None:
-    rows = run_jobs(NAME, __doc__, lambda given: SPECIFICATIONS, run, data=PHOTOS)
+    rows = run_jobs(NAME, __doc__, jobs_of, run, data=PHOTOS)
     table(
         [
             "specification",

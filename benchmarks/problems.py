@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from common import CIFAR, Row
 from torch import nn
 
 import leakgauge as lg
-from leakgauge import inversion
+from leakgauge import attacks, inversion
 
 
 def images(data: str | None) -> lg.Dataset:
@@ -99,6 +100,15 @@ def lbfgs(steps: int) -> inversion.GradientMatching:
         labels=inversion.Known(),
         descent=inversion.LBFGS(steps=steps),
     )
+
+
+def shortened(attack: lg.BaseAttack) -> lg.BaseAttack:
+    """Return second order or softmax unmixing with a shorter search, for `--quick`.
+
+    They keep all their parts: three stages of L-BFGS instead of seven, and one of Gauss-Newton instead of six.
+    """
+    assert isinstance(attack, attacks.SecondOrder | attacks.SoftmaxUnmixing)
+    return replace(attack, warm=3, iterations=150, stages=1)
 
 
 def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from common import Options, Row, run_jobs, table
 from controls import beside_control
-from problems import chosen, client_of, images, reconstructed
+from problems import chosen, client_of, images, reconstructed, shortened
 from torch import nn
 
 import leakgauge as lg
@@ -82,7 +82,7 @@ def settings(network: str) -> list[Setting]:
 
 
 SETTINGS = {(network, one.name): one for network in NETWORKS for one in settings(network)}
-QUICK = ("Gaussian 0.01", "local steps 5")
+QUICK = ("none", "Gaussian 0.01", "precision fp16", "sparsity 0.5", "dropout 0.25", "local steps 5")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def adversaries(setting: Setting) -> tuple[Adversary, ...]:
 def jobs_of(given: Options) -> list[Job]:
     """Image by image, so that a cut run still says something of each setting."""
     if given.quick:
-        return [Job(0, "lenet", name, how) for name in QUICK for how in ("naive", "adaptive")]
+        cells = [("lenet", name) for name in QUICK] + [("resnet20", "none")]
+        return [Job(0, *cell, how) for cell in cells for how in adversaries(SETTINGS[cell])]
     return [
         Job(image, network, name, how)
         for image in range(max(COUNT.values()))
@@ -132,6 +133,8 @@ def attack_of(job: Job, given: Options) -> lg.BaseAttack:
     lenet = job.network == "lenet"
     steps = 20 if given.quick else STEPS
     plain: Any = attacks.SecondOrder() if lenet else attacks.SmoothedMatching(steps=steps)
+    if given.quick and lenet:
+        plain = shortened(plain)
     if setting.steps:
         return stepping(job.network, plain, known)
     if known and setting.what in ("Gaussian", "Laplacian"):

@@ -145,13 +145,18 @@ def identical(row: Row) -> bool:
     return not row["fields"] and not row["images_that_differ"]
 
 
+def jobs_of(given: Options) -> tuple[Comparison, ...]:
+    """Return the comparisons with the first run."""
+    return COMPARISONS[1:] if given.quick else COMPARISONS
+
+
 def measured(given: Options, settings: tuple[str, ...]) -> list[Row]:
     """The first run, then each of the others beside it."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         audit(folder / "first", given.seed, 1, settings)
-        comparisons = COMPARISONS[1:] if given.quick else COMPARISONS
+        comparisons = jobs_of(given)
         for i, comparison in enumerate(comparisons):
             second = folder / str(i)
             audit(second, given.seed + comparison.seed_offset, comparison.workers, settings)

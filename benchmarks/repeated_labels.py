@@ -14,7 +14,7 @@ from statistics import mean, median
 import torch
 from common import Options, Row, run_jobs, table
 from controls import beside_control, every
-from problems import images, lenet, observe, reconstructed, scored
+from problems import images, lenet, observe, reconstructed, scored, shortened
 
 import leakgauge as lg
 from leakgauge import attacks
@@ -42,7 +42,7 @@ class Job:
 def jobs_of(given: Options) -> list[Job]:
     """Draw by draw, so that a run that is cut has every cell."""
     if given.quick:
-        return [Job(equal, 0, "quick") for equal in EQUAL]
+        return [Job(equal, 0, method) for method in METHODS for equal in (0, SIZE)]
     return [
         Job(equal, draw, method) for draw in range(DRAWS) for method in METHODS for equal in EQUAL
     ]
@@ -67,7 +67,8 @@ def run(job: Job, given: Options) -> Row:
     server = lg.Server(labels=True)
     model = lenet(data, seed, classes=data.classes or 10)
     batch, seen = observe(data, model, held, server=server, seed=seed, classes=data.classes or 10)
-    attack = METHODS.get(job.method, attacks.InvertingGradients(steps=100))
+    attack = METHODS[job.method]
+    attack = shortened(attack) if given.quick else attack
     guess, spent = reconstructed(attack, seen, lg.Seeds(seed))
     row = {**vars(job), "seed": seed, "attack": repr(attack), **spent, **scored(data, batch, guess)}
     row |= beside_control(data, held, guess, generator)

@@ -48,7 +48,7 @@ class Job:
 def jobs_of(given: Options) -> list[Job]:
     """LeNet, ConvNet of width 64 and ResNet-18 at batch 1 and 8; trials of the smaller two."""
     if given.quick:
-        return [Job("lenet", 1, False, fuse=False), Job("lenet", 1, True)]
+        return [Job("lenet", 1, False), Job("lenet", 1, True)]
     found = [Job(m, b, False) for m in ("lenet", "convnet", "resnet18") for b in (1, 8)]
     return [
         *found,

@@ -56,6 +56,12 @@ def pairs(model: nn.Module, batch: lg.Batch, rounds: int) -> tuple[Tensor, Tenso
     return torch.tensor(plain), torch.tensor(restored)
 
 
+def jobs_of(given: common.Options) -> list[tuple[str, bool, int]]:
+    """Return each model, mode and batch size."""
+    models, sizes = (("lenet",), (1,)) if given.quick else (("lenet", "resnet20"), (1, 8))
+    return list(product(models, (False, True), sizes))
+
+
 def run(job: tuple[str, bool, int]) -> common.Row:
     """One model, mode and batch size."""
     name, train, count = job
@@ -79,8 +85,7 @@ def main() -> None:
     """Run and print."""
     given = common.options("untouched_cost", __doc__ or "")
     common.header(given, "uniform noise")
-    jobs = list(product(("lenet", "resnet20"), (False, True), (1, 8)))
-    rows = common.measure(run, jobs, given, name="untouched_cost", data="uniform noise")
+    rows = common.measure(run, jobs_of(given), given, name="untouched_cost", data="uniform noise")
     common.table(
         ["model", "mode", "batch", "ms without", "ms with", "ratio"],
         [

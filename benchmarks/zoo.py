@@ -46,6 +46,12 @@ class _Data:
     domain: lg.Domain
 
 
+def jobs_of(given: Options) -> list[Job]:
+    """Return one job for each module."""
+    modules = QUICK_MODULES if given.quick else tuple(ZOO)
+    return [Job(name, QUICK if given.quick else BUDGET, given.seed) for name in modules]
+
+
 def run(job: Job) -> Row:
     """Every attack on one module, by name: its outcome, and PSNR (dB) of the private batch and of the control."""
     warnings.simplefilter("ignore")
@@ -120,9 +126,7 @@ def main() -> None:
     """Run the benchmark."""
     given: Options = options("zoo", __doc__ or "")
     header(given, "the zoo (uniform random examples)")
-    modules = QUICK_MODULES if given.quick else tuple(ZOO)
-    jobs = [Job(name, QUICK if given.quick else BUDGET, given.seed) for name in modules]
-    show(measure(run, jobs, given, name="zoo", data="the zoo (uniform random examples)"))
+    show(measure(run, jobs_of(given), given, name="zoo", data="the zoo (uniform random examples)"))
 
 
 if __name__ == "__main__":
