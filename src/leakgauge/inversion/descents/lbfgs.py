@@ -237,6 +237,7 @@ class LBFGS:
         return Ending()
 
     def _plain(self, start: Variables, setting: Setting) -> Run:
+        """Run without a line search."""
         x = flatten(start).clone()
         memory, before = Memory(self.history, x), None
         for step in range(self.steps):
@@ -259,6 +260,7 @@ class LBFGS:
         return Ending()
 
     def _searched(self, start: Variables, setting: Setting) -> Run:
+        """Run with a line search."""
         left = self.steps
 
         def ask(vector: Tensor) -> Generator[Request, Evaluation, Point]:
