@@ -18,7 +18,7 @@ from leakgauge.audit.resolve import resolve
 from leakgauge.audit.specification import Source, parse
 from leakgauge.core import allowance
 from leakgauge.core.installed import required_distributions, required_modules
-from leakgauge.core.references import imported
+from leakgauge.core.references import import_part
 from leakgauge.models import build
 
 OWN = """
@@ -252,13 +252,13 @@ def test_what_others_wrote_is_no_part(own: str, section: str, reference: str) ->
 
 def test_modules_of_python_are_not_even_imported(own: str) -> None:
     """Some do things when they are: this one opens a browser."""
-    line_of(lambda: imported("antigravity:fly", "x"))
+    line_of(lambda: import_part("antigravity:fly", "x"))
     assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["data", "few", "cached", "Made.data", "Made"])
 def test_what_its_user_wrote_is(own: str, name: str) -> None:
-    assert callable(imported(f"{own}:{name}", "data"))
+    assert callable(import_part(f"{own}:{name}", "data"))
     if name != "Made":
         assert len(lg.data.custom(f"{own}:{name}")) in (2, 4)
 
@@ -267,7 +267,7 @@ def test_what_its_user_wrote_is(own: str, name: str) -> None:
     "reference", ["torch.nn.functional:cross_entropy", "torch.nn:Linear", "leakgauge.data:digits"]
 )
 def test_modules_losses_and_our_own_parts_may_be_named(reference: str) -> None:
-    assert callable(imported(reference, "loss"))
+    assert callable(import_part(reference, "loss"))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_modules_losses_and_our_own_parts_may_be_named(reference: str) -> None:
     ],
 )
 def test_references_of_another_form(own: str, reference: str) -> None:
-    line_of(lambda: imported(reference, "data"), lg.SpecificationError)
+    line_of(lambda: import_part(reference, "data"), lg.SpecificationError)
 
 
 @pytest.mark.parametrize(
@@ -303,12 +303,12 @@ def test_references_of_another_form(own: str, reference: str) -> None:
     ],
 )
 def test_a_module_that_cannot_be_imported(own: str, module: str, words: str) -> None:
-    assert words in line_of(lambda: imported(f"{module}:x", "data"), lg.SpecificationError)
+    assert words in line_of(lambda: import_part(f"{module}:x", "data"), lg.SpecificationError)
 
 
 def test_ctrl_c_during_an_import_is_none_of_its_faults(own: str) -> None:
     with pytest.raises(KeyboardInterrupt):
-        imported("waits_at_import:x", "data")
+        import_part("waits_at_import:x", "data")
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_an_exception_whose_text_fails_is_told_of_an_attack(
         requires = frozenset({"batch_size"})
 
         def prepare(self, observation: lg.Observation) -> lg.Plan | lg.Inapplicable:
-            imported(f"{own}:mute", "data")()
+            import_part(f"{own}:mute", "data")()
             raise AssertionError
 
     line = line_of(lambda: Attack().plan(observe(mlp(), images(1))), lg.AttackError)
@@ -383,7 +383,7 @@ def test_a_users_own_package_may_bear_any_name(
     for name in list(sys.modules):
         if name.partition(".")[0] == "playwright":
             monkeypatch.delitem(sys.modules, name)
-    assert callable(imported("playwright:data", "data"))
+    assert callable(import_part("playwright:data", "data"))
     monkeypatch.delitem(sys.modules, "playwright")
 
 

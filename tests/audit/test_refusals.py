@@ -254,7 +254,7 @@ class TestRanges:
         ],
     )
     def test_what_lies_inside_is_taken(self, options: dict[str, Any]) -> None:
-        assert lg.FedAvg(**options).taken(3) >= 1
+        assert lg.FedAvg(**options).count_steps(3) >= 1
 
     def test_every_part_s_defaults_lie_inside(self) -> None:
         made = [getattr(attacks, name) for name in attacks.__all__]

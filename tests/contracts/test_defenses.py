@@ -22,8 +22,8 @@ from leakgauge.core import (
     Misleading,
     Noise,
     Tensors,
+    drop_update_units,
     effect,
-    in_other_units,
     parts_of,
 )
 from leakgauge.defenses import (
@@ -211,9 +211,9 @@ class TestChain:
         assert effect(chain, Noise) == Noise(std=5.0)
         assert effect(LaplacianNoise(std=4.0), Noise) == Noise(std=4.0, law="laplacian")
         assert effect(TopK(), Noise) is None
-        assert in_other_units(chain) == Chain(defenses=(TopK(),))
-        assert in_other_units(Clipping()) is None
-        assert in_other_units(None) is None
+        assert drop_update_units(chain) == Chain(defenses=(TopK(),))
+        assert drop_update_units(Clipping()) is None
+        assert drop_update_units(None) is None
 
 
 class Silenced(Undefended):

@@ -427,7 +427,7 @@ def observed(
         defense=defense,
     )
     adversary = THREATS[threat]()
-    drawn = owner.drawn(B, seeds=seeds).training
+    drawn = owner.draw_orders(B, seeds=seeds).training
     secret = [] if adversary.order else list(getattr(drawn, "orders", ()))
     orders = [torch.tensor(order).double() for order in secret]
     return adversary.observe(owner, batch, seeds=seeds), batch, orders

@@ -251,7 +251,7 @@ def test_a_module_that_keeps_a_result_with_a_graph_can_be_copied(name: str) -> N
     model = ZOO[name].module()
     batch = batch_of(ZOO[name], GOALS["cross_entropy"], 1)
     model(batch.inputs)
-    twin = lg.core.copied(model)
+    twin = lg.core.deep_copy(model)
     assert torch.equal(twin(batch.inputs), model(batch.inputs))
     with torch.no_grad():
         next(iter(twin.parameters())).add_(1.0)

@@ -37,7 +37,7 @@ class Weights:
     def relax(self, examples: Tensor) -> Tensor:
         return one_hot(examples, LETTERS + 1).float()
 
-    def given(self, relaxed: Tensor) -> Tensor:
+    def to_inputs(self, relaxed: Tensor) -> Tensor:
         return self.round(relaxed)
 
     def round(self, relaxed: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class RelaxedWeights(Weights):
     def relax(self, examples: Tensor) -> Tensor:
         return examples if examples.is_floating_point() else super().relax(examples)
 
-    def given(self, relaxed: Tensor) -> Tensor:
+    def to_inputs(self, relaxed: Tensor) -> Tensor:
         return relaxed
 
 

@@ -218,7 +218,7 @@ class TestAttacks:
 def test_what_is_right_is_taken() -> None:
     assert lg.ImageDomain(np.int64(1), 2, 2).shape == (1, 2, 2)  # type: ignore[arg-type]
     assert data(class_names=["a", "b", "c"]).classes == 3
-    assert lg.FedAvg(orders=[[0, 1]]).taken(2) == 1  # type: ignore[arg-type]
+    assert lg.FedAvg(orders=[[0, 1]]).count_steps(2) == 1  # type: ignore[arg-type]
     assert case(examples=range(3), batch_sizes=(1, 2)).cells == 2
     assert replace(client(), classes=None).classes is None
 

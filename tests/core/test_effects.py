@@ -36,7 +36,7 @@ from leakgauge.core import (
     effects_of,
     mean_noise,
 )
-from leakgauge.core.verdicts import unproven_under
+from leakgauge.core.verdicts import explain_unproven
 from leakgauge.defenses import Chain, GaussianNoise, StochasticQuantization, TopK, Undefended
 
 
@@ -298,7 +298,7 @@ class Flipped(Undefended):
     ids=lambda value: type(value).__name__,
 )
 def test_who_acts_on_examples(defense: Any, acts: bool) -> None:
-    assert (unproven_under(defense) is not None) == acts
+    assert (explain_unproven(defense) is not None) == acts
 
 
 def test_a_number_of_the_name_of_a_method_is_no_effect(
@@ -323,8 +323,8 @@ def test_memory_and_local_parameters_reach_the_client() -> None:
     )
     owner, batch = client(mlp(), defense=Stating(stated)), images(2)
     model = owner.global_model(seeds=lg.Seeds(0))
-    first, memory = owner.continued(model, batch, {}, seeds=lg.Seeds(0))
-    second, _ = owner.continued(model, batch, memory, seeds=lg.Seeds(0))
+    first, memory = owner.share_and_remember(model, batch, {}, seeds=lg.Seeds(0))
+    second, _ = owner.share_and_remember(model, batch, memory, seeds=lg.Seeds(0))
     *_, last = first.tensors
     assert set(memory) == {"rounds", f"own/{last}"}
     assert all(torch.equal(2 * first.tensors[n], t) for n, t in second.tensors.items())

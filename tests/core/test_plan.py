@@ -12,8 +12,8 @@ from conftest import images, mlp, planned, sigmoid_cnn
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.core import Progress, within
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core import Progress, scale_progress
+from leakgauge.core.verdicts import report_nothing_found
 
 Observe = Callable[..., lg.Observation]
 
@@ -120,9 +120,9 @@ def test_auto_stopped_in_its_second_attack_returns_the_better_of_both(observe: O
 
 def test_a_part_without_a_guess_keeps_the_one_before(observe: Observe) -> None:
     moments: list[lg.Moment] = []
-    before = nothing_found(observe(mlp(), images(1)), lg.Status.UNCONVERGED, "before")
+    before = report_nothing_found(observe(mlp(), images(1)), lg.Status.UNCONVERGED, "before")
     best = lambda: before  # noqa: E731
-    part = within(moments.append, 0.5, 0.25, evaluations=10, best=best)
+    part = scale_progress(moments.append, 0.5, 0.25, evaluations=10, best=best)
     part(lg.Moment(0.4, 2, 1.5))
     assert moments[0].fraction == pytest.approx(0.6)
     assert (moments[0].evaluations, moments[0].objective) == (12, 1.5)

@@ -14,7 +14,7 @@ from leakgauge.core import (
     space_of,
     unit_shape,
 )
-from leakgauge.core.attack import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 
 IMAGES = lg.ImageDomain(3, 4, 5)
 REAL = lg.TableDomain.from_ranges(["age", "pressure"], [18, 40], [100, 180])
@@ -66,7 +66,7 @@ class TestEverySpace:
             classes=2,
             knowledge=lg.Knowledge(batch_size=2),
         )
-        inputs = nothing_found(seen, Status.UNCONVERGED, "").inputs
+        inputs = report_nothing_found(seen, Status.UNCONVERGED, "").inputs
         assert inputs.shape == (2, *domain.shape)
         assert torch.equal(nearest_examples(domain, inputs), inputs)
 

@@ -17,7 +17,7 @@ from support.audits import case as audit_case
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.core import Progress, silent
-from leakgauge.core.seeds import apart
+from leakgauge.core.seeds import isolate_draws
 
 Observe = Callable[..., lg.Observation]
 
@@ -164,7 +164,7 @@ def test_what_a_watcher_draws_leaves_a_plain_search_alone(observe: Observe) -> N
 
 def test_seeded_generators_are_put_back() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
-    for generators in (lg.Seeds(0).alone("test"), apart()):
+    for generators in (lg.Seeds(0).alone("test"), isolate_draws()):
         with generators:
             torch.rand(3), np.random.randn(3), random.random()
     assert torch.equal(before[0], torch.get_rng_state())

@@ -18,7 +18,7 @@ from leakgauge.core import (
     Rounding,
     SingleGradient,
     Tensors,
-    defended_update,
+    defend_update,
     effect,
     mean_noise,
 )
@@ -283,7 +283,7 @@ class TestDGC:
         sent, memories, memory = [], [], dict[str, Tensor]()
         for _ in range(count):
             update = lg.Update({"a": torch.randn(5, 8, generator=generator)})
-            after, memory = defended_update(defense, update, memory, seeds=lg.Seeds(0))
+            after, memory = defend_update(defense, update, memory, seeds=lg.Seeds(0))
             sent.append(after.tensors["a"])
             memories.append(memory)
         return sent, memories

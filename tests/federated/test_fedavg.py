@@ -18,7 +18,7 @@ from leakgauge import attacks
 from leakgauge.attacks.order_invariant import average_epochs
 from leakgauge.federated.training.aggregated import Aggregated
 from leakgauge.federated.training.fedavg import EpochsApart
-from leakgauge.federated.training.local_steps import as_one_gradient, interpolated
+from leakgauge.federated.training.local_steps import as_one_gradient, interpolate
 
 Observe = Callable[..., lg.Observation]
 TRAININGS = {
@@ -59,7 +59,7 @@ def unrolled(
 def test_the_update_is_that_of_torch_sgd(training: lg.FedAvg) -> None:
     model, batch = mlp().double(), images(5)
     batch = lg.Batch(batch.inputs.double(), batch.targets)
-    drawn = training.drawn(5, seeds=lg.Seeds(3))
+    drawn = training.draw_orders(5, seeds=lg.Seeds(3))
     ours = drawn(model, functional.cross_entropy, batch.inputs, batch.targets)
     for name, seen in by_torch(drawn, model, batch).items():
         assert torch.allclose(ours[name], seen, rtol=0, atol=1e-14)
@@ -68,7 +68,7 @@ def test_the_update_is_that_of_torch_sgd(training: lg.FedAvg) -> None:
 @pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS.keys())
 def test_the_derivative_is_that_of_the_unrolled_graph(training: lg.FedAvg) -> None:
     model, batch = sigmoid_cnn().double(), images(4)
-    drawn = training.drawn(4, seeds=lg.Seeds(3))
+    drawn = training.draw_orders(4, seeds=lg.Seeds(3))
     inputs = batch.inputs.double().requires_grad_()
     targets = torch.rand((4, 4), dtype=torch.float64).softmax(-1).requires_grad_()
 
@@ -138,7 +138,7 @@ def test_a_shuffling_client_draws_its_order_and_only_a_grant_tells_it(observe: O
 
 
 def test_orders_of_another_count_are_refused() -> None:
-    drawn = TRAININGS["shuffled"].drawn(4, seeds=lg.Seeds(0))
+    drawn = TRAININGS["shuffled"].draw_orders(4, seeds=lg.Seeds(0))
     batch = images(3)
     with pytest.raises(lg.DataError, match="orders"):
         drawn(mlp(), functional.cross_entropy, batch.inputs, batch.targets)
@@ -159,7 +159,7 @@ def test_small_steps_come_near_to_one_gradient(observe: Observe, options: dict[s
 
 def test_the_interpolated_model_leads_from_start_to_end(observe: Observe) -> None:
     seen = observe(mlp(), images(2), training=TRAININGS["epochs"])
-    start, end = interpolated(seen, 1.0).model, interpolated(seen, 0.0).model
+    start, end = interpolate(seen, 1.0).model, interpolate(seen, 0.0).model
     for name, p in seen.model.named_parameters():
         assert torch.equal(start.get_parameter(name), p)
         assert torch.allclose(end.get_parameter(name), p + seen.update.tensors[name])

@@ -88,7 +88,7 @@ class TestMean:
     def test_same_seed_same_ciphertexts_other_seed_others(self) -> None:
         (update,) = random_updates(1)
         one, same, other = (
-            HomomorphicEncryption().concealed(update, 1, clients=3, seeds=lg.Seeds(seed))
+            HomomorphicEncryption().conceal(update, 1, clients=3, seeds=lg.Seeds(seed))
             for seed in (0, 0, 1)
         )
         assert torch.equal(one, same)
@@ -105,7 +105,7 @@ class TestCiphertextAlone:
     def test_looks_uniform_whatever_is_inside(self) -> None:
         for value in (0.0, 3.0, -16.0):
             update = lg.Update({"a": torch.full((32_000,), value)})
-            seen = HomomorphicEncryption().concealed(update, 1, clients=3, seeds=SEEDS)
+            seen = HomomorphicEncryption().conceal(update, 1, clients=3, seeds=SEEDS)
             assert seen.shape == (32_000,)
             counts = torch.histc(seen, 64, min=-1, max=1).numpy()
             assert stats.chisquare(counts).pvalue > 1e-3
@@ -113,7 +113,7 @@ class TestCiphertextAlone:
     def test_equal_parts_are_encrypted_apart(self) -> None:
         """With one seed for both, two ciphertexts of the same numbers would be equal."""
         update = lg.Update({"a": torch.ones(2 * SMALL.slots)})
-        seen = HomomorphicEncryption().concealed(update, 1, clients=1, seeds=SEEDS)
+        seen = HomomorphicEncryption().conceal(update, 1, clients=1, seeds=SEEDS)
         first, second = seen.chunk(2)
         assert not bool((first == second).any())
 

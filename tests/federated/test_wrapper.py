@@ -81,10 +81,10 @@ def test_a_user_s_own_training_leaves_no_trace_in_a_wrapper() -> None:
 def test_steps_are_those_of_the_inner_training() -> None:
     inner = lg.FedAvg(epochs=2, minibatch=2, learning_rate=0.1, weight_decay=0.01)
     rounds, several = Rounds(inner, (mlp(),)), Aggregated(training=inner, clients=2)
-    assert (rounds.taken(6), several.taken(6)) == (6, 4)
+    assert (rounds.count_steps(6), several.count_steps(6)) == (6, 4)
     assert rounds.multiplier(6) == inner.multiplier(6)
     assert several.multiplier(6) == pytest.approx(inner.multiplier(3))
     assert rounds.weight_decay == several.weight_decay == 0.01
-    assert (rounds.whole(2), rounds.whole(3)) == (True, False)
+    assert (rounds.ignores_order(2), rounds.ignores_order(3)) == (True, False)
     plain = Rounds(lg.FedSGD(), (mlp(),))
-    assert (plain.taken(6), plain.multiplier(6), plain.weight_decay) == (1, 1.0, 0.0)
+    assert (plain.count_steps(6), plain.multiplier(6), plain.weight_decay) == (1, 1.0, 0.0)

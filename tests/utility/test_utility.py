@@ -143,8 +143,8 @@ class TestFederation:
         data, model = digits(slice(0, 20)), held.global_model(seeds=lg.Seeds(0))
         batch = lg.Batch(data.inputs, data.targets)
         raw = client().share(model, batch, seeds=lg.Seeds(0)).tensors
-        first, memory = held.continued(model, batch, {}, seeds=lg.Seeds(0))
-        second, left = held.continued(model, batch, memory, seeds=lg.Seeds(0))
+        first, memory = held.share_and_remember(model, batch, {}, seeds=lg.Seeds(0))
+        second, left = held.share_and_remember(model, batch, memory, seeds=lg.Seeds(0))
         for name, tensor in raw.items():
             whole = first.tensors[name] + second.tensors[name] + left[f"residual/{name}"]
             assert torch.allclose(whole, 2 * tensor, atol=1e-6)
@@ -216,7 +216,7 @@ class TestLocalLayers:
         )
         held, batch = client(noisy), digits(slice(0, 20))
         model = held.global_model(seeds=lg.Seeds(0))
-        _, memory = held.continued(
+        _, memory = held.share_and_remember(
             model, lg.Batch(batch.inputs, batch.targets), {}, seeds=lg.Seeds(0)
         )
         raw = client().share(model, lg.Batch(batch.inputs, batch.targets), seeds=lg.Seeds(0))

@@ -28,7 +28,7 @@ from leakgauge.core import (
     image_grid,
 )
 from leakgauge.core.ranges import Count, NonNegative
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion import L2, LBFGS, Direct, GradientMatching, Known, TensorCosine
 from leakgauge.inversion.objectives.distances import relative_residual
@@ -126,7 +126,7 @@ class April(BaseAttack):
                 progress(Moment((i + 1) / len(CUTS), len(candidates), best=latest))
         if not candidates:
             reason = "the positional embedding's gradient is 0, so there are no equations to solve"
-            return nothing_found(observation, Status.UNCONVERGED, reason)
+            return report_nothing_found(observation, Status.UNCONVERGED, reason)
         return best()
 
     def candidates(

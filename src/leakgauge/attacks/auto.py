@@ -43,7 +43,7 @@ from leakgauge.core import (
     Seeds,
     Status,
     StopAttack,
-    within,
+    scale_progress,
 )
 from leakgauge.core.attack import named_failures
 from leakgauge.core.configuration import configuration_of
@@ -221,7 +221,7 @@ def _search(
         return _best([*results, (one.attack, latest)], notes)
 
     for one in able:
-        part = within(
+        part = scale_progress(
             progress,
             done / planned,
             one.plan.evaluations / planned,

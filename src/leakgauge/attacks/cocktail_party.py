@@ -33,7 +33,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count, NonNegative, Positive
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.objectives.variation import OPPONENT, TotalVariation
@@ -142,7 +142,7 @@ class CocktailParty(BaseAttack):
         )
         if not len(shared.strength):
             reason = "the first linear layer's gradient is not above the noise"
-            return nothing_found(observation, Status.UNCONVERGED, reason)
+            return report_nothing_found(observation, Status.UNCONVERGED, reason)
         report = _RoundProgress(progress, self.rounds + 1)
         unmixer = self.unmixer(observation, found, contribution, report)
 

@@ -21,7 +21,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     effect,
-    within,
+    scale_progress,
 )
 from leakgauge.federated.layers.targets import refused_targets
 from leakgauge.inversion import FixedLabels
@@ -126,7 +126,7 @@ def search_pair(
             notes=(*found.notes, f"concealment: the invented example is of class {other}"),
         )
 
-    return private(pair.search(seeds, within(progress, 0.0, 1.0, finish=private)))
+    return private(pair.search(seeds, scale_progress(progress, 0.0, 1.0, finish=private)))
 
 
 def labels_of_pair(observation: Observation, slopes: Tensor) -> tuple[int, int]:

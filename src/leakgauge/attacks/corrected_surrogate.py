@@ -26,13 +26,13 @@ from leakgauge.core import (
     Snapshot,
     Tensors,
     Update,
-    within,
+    scale_progress,
 )
 from leakgauge.core.progress import no_objective
 from leakgauge.core.ranges import Count, Fraction
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import with_orders
-from leakgauge.federated.training.local_steps import interpolated, multiplier
+from leakgauge.federated.training.local_steps import interpolate, multiplier
 from leakgauge.federated.training.withheld import is_withheld
 from leakgauge.inversion import FixedLabels, GradientMatching, WarmStart, Window
 from leakgauge.inversion.objectives.distances import relative_residual
@@ -111,7 +111,7 @@ class CorrectedSurrogate(BaseAttack):
                 "needs an update of local steps (fedavg) with known hyperparameters"
             )
         known = mean_network(observation)
-        coarse = interpolated(known, self.fraction)
+        coarse = interpolate(known, self.fraction)
         first = label_if_needed(self.stage(0), coarse, plan_labels_over_steps(known))
         if isinstance(first, Inapplicable):
             return first
@@ -127,7 +127,9 @@ class CorrectedSurrogate(BaseAttack):
 
     def count_orders(self, observation: Observation, training: LocalSteps) -> int:
         """Return the number of orders of the examples that a simulation averages over."""
-        known = observation.knowledge.order is not None or training.whole(observation.batch_size)
+        known = observation.knowledge.order is not None or training.ignores_order(
+            observation.batch_size
+        )
         return 1 if known else self.orders
 
     def stage(self, k: int) -> GradientMatching:
@@ -170,7 +172,7 @@ class _Stages:
         stage, self.notes = settle(first, self.seeds)
         total = self.attack.stages
         for k in range(total):
-            part = within(
+            part = scale_progress(
                 progress,
                 k / total,
                 1 / total,

@@ -17,7 +17,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
-    within,
+    scale_progress,
 )
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.layers.dropout import mean_network
@@ -152,4 +152,4 @@ class DropoutInversion(BaseAttack):
                 ),
             )
 
-        return narrowed(wide.search(seeds, within(progress, 0.0, 1.0, finish=narrowed)))
+        return narrowed(wide.search(seeds, scale_progress(progress, 0.0, 1.0, finish=narrowed)))

@@ -22,10 +22,10 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
-    within,
+    scale_progress,
 )
 from leakgauge.core.ranges import Count, NonNegative
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.inversion import (
     LBFGS,
     VARIATIONS,
@@ -169,13 +169,13 @@ class FeatureInversion(BaseAttack):
         """
         features = read(seeds.generator("features"), reporter(progress))
         if isinstance(features, Inapplicable):
-            return nothing_found(observation, Status.INAPPLICABLE, features.reason)
+            return report_nothing_found(observation, Status.INAPPLICABLE, features.reason)
         if isinstance(planned, LabelPlan):
             labels = complete_labels(features.labels, lambda: planned, seeds)
         else:
             labels = planned.start(observation, seeds.generator("labels"))
         if labels is None:
-            return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
+            return report_nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
         term = FeatureMatch.of(observation, features.layer, features.features, features.error)
         objective = term + self.prior()
         if self.gradients > 0:
@@ -186,7 +186,7 @@ class FeatureInversion(BaseAttack):
         def noted(found: Reconstruction) -> Reconstruction:
             return replace(found, found=known, notes=(source, *found.notes))
 
-        part = within(progress, READING, 1 - READING, finish=noted)
+        part = scale_progress(progress, READING, 1 - READING, finish=noted)
         return noted(found.search(seeds, part))
 
 

@@ -21,7 +21,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     effect,
-    within,
+    scale_progress,
 )
 from leakgauge.core.ranges import Count
 from leakgauge.inversion.search.judgment import least_objective, objective_of
@@ -114,7 +114,7 @@ class InstaHideDecoding(BaseAttack):
             weights = mixing.weights(len(labels), seeds=seeds.child(f"mixing/{i}")).to(like)
             targets = weights @ functional.one_hot(labels, classes).to(like)
             spent = sum(one.cost.evaluations for one in done)
-            part = within(
+            part = scale_progress(
                 progress,
                 i / self.draws,
                 1 / self.draws,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leakgauge.analytic.label_recovery import BestLabels, Reading
 from leakgauge.core import Inapplicable, Observation, Seeds
-from leakgauge.federated.training.local_steps import interpolated
+from leakgauge.federated.training.local_steps import interpolate
 from leakgauge.inversion import Known
 from leakgauge.inversion.variables.labels import ReadyLabels
 
@@ -74,4 +74,4 @@ def plan_labels_over_steps(observation: Observation) -> LabelPlan | Inapplicable
         reading = BestLabels().prepare(observation)
         if not isinstance(reading, Inapplicable):
             return LabelPlan(observation, reading)
-    return plan_labels(interpolated(observation, 0.5))
+    return plan_labels(interpolate(observation, 0.5))

@@ -16,7 +16,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
-    within,
+    scale_progress,
 )
 from leakgauge.core.verdicts import lower_to_residual
 from leakgauge.inversion.search.judgment import residual_of
@@ -35,7 +35,7 @@ def plan_mended(attack: Attack, observation: Observation, mend: Mend) -> Plan | 
         return mend_inputs(observation, found, mend)
 
     def search(seeds: Seeds, progress: Progress) -> Reconstruction:
-        return mended(plan.search(seeds, within(progress, 0.0, 0.9, finish=mended)))
+        return mended(plan.search(seeds, scale_progress(progress, 0.0, 0.9, finish=mended)))
 
     # One more evaluation compares the update of the mended inputs.
     return Plan(evaluations=plan.evaluations + 1, search=search)

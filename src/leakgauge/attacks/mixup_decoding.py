@@ -32,7 +32,7 @@ from leakgauge.core import (
     Seeds,
     effect,
     image_grid,
-    within,
+    scale_progress,
 )
 from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count, Whole
@@ -247,11 +247,11 @@ class _Search:
         """Try all mixings with `scout`, then the best `count` pairings with the attack."""
         whole = self.progress
         scouting = replace(
-            self, ready=scout, progress=within(whole, 0.0, 0.5), planned=len(mixings)
+            self, ready=scout, progress=scale_progress(whole, 0.0, 0.5), planned=len(mixings)
         )
         for mixing in mixings:
             scouting.attempt(mixing)
-        self.progress, self.before = within(whole, 0.5, 0.5), scouting.unmix
+        self.progress, self.before = scale_progress(whole, 0.5, 0.5), scouting.unmix
         self.objective_before = scouting.objective(None)
         self.tried, self.evaluations = scouting.tried, scouting.evaluations
         for mixing, start in scouting.leading(count):
@@ -271,7 +271,7 @@ class _Search:
             _, best, chosen = min(mixtures, key=lambda one: one[0])
             return self.unmix_found(best, chosen)
 
-        part = within(
+        part = scale_progress(
             self.progress,
             min(1.0, len(self.all) / self.planned),
             1 / self.planned if len(self.all) < self.planned else 0.0,

@@ -16,7 +16,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
-    within,
+    scale_progress,
 )
 from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.federated.training.withheld import is_withheld
@@ -73,7 +73,7 @@ class OneGradient(BaseAttack):
         finish = partial(judge, observation)
 
         def search(seeds: Seeds, progress: Progress) -> Reconstruction:
-            return finish(plan.search(seeds, within(progress, 0.0, 1.0, finish=finish)))
+            return finish(plan.search(seeds, scale_progress(progress, 0.0, 1.0, finish=finish)))
 
         return Plan(evaluations=plan.evaluations + 1, search=search)
 

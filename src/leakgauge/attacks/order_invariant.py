@@ -21,7 +21,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
-    within,
+    scale_progress,
 )
 from leakgauge.core.ranges import NonNegative
 from leakgauge.federated.training.fedavg import EpochsApart, FedAvg
@@ -107,7 +107,7 @@ class OrderInvariant(BaseAttack):
             return Inapplicable(
                 "the order is known, or there is one epoch: match the update directly"
             )
-        if training.whole(observation.batch_size):
+        if training.ignores_order(observation.batch_size):
             return Inapplicable(
                 "every local step takes the whole batch, so that the order does not matter: match the update directly"
             )
@@ -154,7 +154,7 @@ class OrderInvariant(BaseAttack):
             return judge(observation, one)
 
         ready = matching.ready.with_labels(torch.cat(each))
-        return merged(ready.search(seeds, within(progress, 0.0, 1.0, finish=merged)))
+        return merged(ready.search(seeds, scale_progress(progress, 0.0, 1.0, finish=merged)))
 
 
 def average_epochs(unit: Tensor, labels: Tensor, epochs: int) -> Tensor:

@@ -23,11 +23,11 @@ from leakgauge.core import (
     Seeds,
     Status,
     image_grid,
-    within,
+    scale_progress,
 )
 from leakgauge.core.progress import no_objective
 from leakgauge.core.ranges import Count, NonNegative
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.inversion import (
     LBFGS,
     FeatureMatch,
@@ -171,7 +171,7 @@ class Peeling(BaseAttack):
         labels = found.label_of(beginnings[0], seeds) if beginnings else None
         if labels is None:
             reason = "no label explains the gradient of the last layer"
-            return nothing_found(found.observation, Status.UNCONVERGED, reason)
+            return report_nothing_found(found.observation, Status.UNCONVERGED, reason)
         with seeds.isolated("peeling"):
             return _Peel(self, found, descent, labels, seeds, progress).run(beginnings[0])
 
@@ -311,7 +311,7 @@ class _Peel:
 
         # With several pools there may be more descents than planned.
         part = min(steps * 5 / 4 / attack.planned, 1 - self.done)
-        reporting = within(
+        reporting = scale_progress(
             self.progress,
             self.done,
             part,

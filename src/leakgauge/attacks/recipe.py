@@ -15,7 +15,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
-    within,
+    scale_progress,
 )
 from leakgauge.inversion import FixedLabels, GradientMatching, Known
 from leakgauge.inversion.search.engine import Ready, ready
@@ -55,7 +55,7 @@ class Labeled:
         def noted(found: Reconstruction) -> Reconstruction:
             return replace(found, notes=(*notes, *found.notes))
 
-        return noted(settled.search(seeds, within(progress, 0.0, 1.0, finish=noted)))
+        return noted(settled.search(seeds, scale_progress(progress, 0.0, 1.0, finish=noted)))
 
 
 def settle(matching: Labeled | Ready, seeds: Seeds) -> tuple[Ready, tuple[str, ...]]:

@@ -28,7 +28,7 @@ from leakgauge.core import (
     Seeds,
     Status,
 )
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class RGAP(BaseAttack):
                     break
         if not results:
             reason = "no label and output explain the gradient of the last layer"
-            return nothing_found(found.observation, Status.UNCONVERGED, reason)
+            return report_nothing_found(found.observation, Status.UNCONVERGED, reason)
         return best()
 
 

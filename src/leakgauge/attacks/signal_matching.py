@@ -20,8 +20,8 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     SingleGradient,
+    scale_progress,
     unit_shape,
-    within,
 )
 from leakgauge.inversion import FixedLabels, GradientMatching
 from leakgauge.inversion.search.engine import Ready, ready
@@ -144,7 +144,7 @@ class SignalMatching(BaseAttack):
                 ),
             )
 
-        return narrowed(wide.search(seeds, within(progress, 0.0, 1.0, finish=narrowed)))
+        return narrowed(wide.search(seeds, scale_progress(progress, 0.0, 1.0, finish=narrowed)))
 
 
 def no_labels(observation: Observation) -> FixedLabels:

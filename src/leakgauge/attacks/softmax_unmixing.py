@@ -23,10 +23,10 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
-    within,
+    scale_progress,
 )
 from leakgauge.core.ranges import Count, NonNegative, Positive
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.inversion import FeatureMatch, FixedLabels, GeometricSchedule
 from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.search.engine import Ready, ready
@@ -124,7 +124,7 @@ class SoftmaxUnmixing(BaseAttack):
         unmixing = unmix_head(observation, head, seeds.generator("unmixing"), tell=tell)
         labels = complete_labels(unmixing.labels, partial(plan_labels, observation), seeds)
         if labels is None:
-            return nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
+            return report_nothing_found(observation, Status.INAPPLICABLE, UNLABELED)
         error = torch.where(unmixing.found, unmixing.error, torch.inf)
         term = FeatureMatch.of(observation, head.name, unmixing.features, error, pooled=True)
         features = GeometricSchedule(self.weight, 1e-4 * self.weight) * term
@@ -133,7 +133,7 @@ class SoftmaxUnmixing(BaseAttack):
         def noted(found: Reconstruction) -> Reconstruction:
             return replace(found, notes=(describe(unmixing), *found.notes))
 
-        descending = within(progress, READING, 1 - READING, finish=noted)
+        descending = scale_progress(progress, READING, 1 - READING, finish=noted)
         return noted(led.search(seeds, descending))
 
 

@@ -30,7 +30,7 @@ from leakgauge.core import (
     Status,
 )
 from leakgauge.core.ranges import Count
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.inversion.objectives.distances import relative_residual
 from leakgauge.inversion.search.judgment import status_of
@@ -80,7 +80,7 @@ class ReluSearch(BaseAttack):
         with seeds.isolated("simulation"):
             factors = factors_of(observation, found)
             if isinstance(factors, Inapplicable):
-                return nothing_found(observation, Status.INAPPLICABLE, factors.reason)
+                return report_nothing_found(observation, Status.INAPPLICABLE, factors.reason)
 
             def finish_early(result: Search) -> Reconstruction:
                 with seeds.isolated("simulation"):
@@ -102,7 +102,7 @@ class ReluSearch(BaseAttack):
             f"{len(result.directions)} of {factors.batch} sparse directions found after {result.rounds} "
             "rounds, and the inputs need all of them: try more rounds or another seed"
         )
-        return nothing_found(observation, Status.UNCONVERGED, message)
+        return report_nothing_found(observation, Status.UNCONVERGED, message)
 
     @abstractmethod
     def proposer(self, factors: Factors, generator: torch.Generator) -> Propose:

@@ -21,12 +21,12 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
-    within,
+    scale_progress,
 )
 from leakgauge.core.progress import Best
 from leakgauge.core.ranges import Count
 from leakgauge.federated.layers.dropout import mean_network
-from leakgauge.federated.training.local_steps import interpolated
+from leakgauge.federated.training.local_steps import interpolate
 from leakgauge.inversion import Candidate, Cosine, FixedLabels, GradientMatching, WarmStart
 from leakgauge.inversion.search.engine import Ready
 from leakgauge.inversion.simulation.simulator import simulator
@@ -97,7 +97,7 @@ class SurrogateModel(BaseAttack):
             )
         known = mean_network(observation)
         first = label_if_needed(
-            self.matching(), interpolated(known, MIDDLE), plan_labels_over_steps(known)
+            self.matching(), interpolate(known, MIDDLE), plan_labels_over_steps(known)
         )
         if isinstance(first, Inapplicable):
             return first
@@ -116,7 +116,7 @@ class SurrogateModel(BaseAttack):
         best: Best | None = None
         for k in range(self.stages):
             done = partial(finish, observation, notes, tuple(fractions), spent)
-            part = within(
+            part = scale_progress(
                 progress,
                 k / self.stages,
                 1 / self.stages,
@@ -133,7 +133,7 @@ class SurrogateModel(BaseAttack):
             fractions.append(best_fraction(observation, unit, targets))
             matching = self.later(stage.matching, unit)
             stage = Ready.of(
-                matching, interpolated(observation, fractions[-1]), FixedLabels(targets)
+                matching, interpolate(observation, fractions[-1]), FixedLabels(targets)
             )
         return done(found)
 
@@ -171,7 +171,7 @@ def best_fraction(observation: Observation, unit: Tensor, targets: Tensor) -> fl
     """Return the alpha at which examples `(B, *shape)` in unit coordinates explain the update's direction best."""
     values = []
     for fraction in FRACTIONS:
-        surrogate = interpolated(observation, fraction)
+        surrogate = interpolate(observation, fraction)
         simulated = simulator(surrogate, create_graph=False)(unit, targets)
         candidate = Candidate(unit, targets, simulated, surrogate.update.tensors)
         values.append(float(Cosine()(candidate)))

@@ -19,7 +19,7 @@ from leakgauge.core import (
     Status,
     nearest_examples,
 )
-from leakgauge.core.verdicts import lower_if_changed, lower_if_unsteady, nothing_found
+from leakgauge.core.verdicts import lower_if_changed, lower_if_unsteady, report_nothing_found
 from leakgauge.inversion.search.claims import judge, plan_of, require_sound
 
 MOVED = "the guess is the nearest valid examples to what the attack returned"
@@ -73,7 +73,7 @@ def attempt(
         AttackError: the attack returned something else than a sound reconstruction.
     """
     if isinstance(plan, Inapplicable):
-        return nothing_found(observation, Status.INAPPLICABLE, plan.reason)
+        return report_nothing_found(observation, Status.INAPPLICABLE, plan.reason)
     clock = time.perf_counter()
     with seeds.alone("attack"):
         found = require_sound(attack, plan.run(seeds, progress), observation, count)

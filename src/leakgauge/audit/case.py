@@ -28,7 +28,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.configuration import configuration_of
 from leakgauge.core.ranges import check_argument, check_fields
-from leakgauge.core.references import foreign
+from leakgauge.core.references import guard_user_code
 from leakgauge.core.summaries import Summarized
 from leakgauge.data import Dataset
 from leakgauge.federated import Batch, Client, FedSGD
@@ -114,7 +114,7 @@ class Case(Summarized):
         if isinstance(training, LocalSteps):
             told = getattr(training, "epochs", None)
             epochs = told if isinstance(told, int) else None
-            steps = None if batch_size is None else training.taken(batch_size)
+            steps = None if batch_size is None else training.count_steps(batch_size)
         return Protocol(
             name=type(training).__name__.lower(),
             repr=configuration_of(training),
@@ -209,7 +209,7 @@ class Case(Summarized):
             )
         if self.utility is not None:
             self.utility.check(self.name, self.data)
-        with foreign(
+        with guard_user_code(
             f"case {self.name!r}, modality",
             "a modality that names its metrics, headline and rule",
             remedy="correct the modality of the data's domain",

@@ -15,7 +15,7 @@ from leakgauge.audit.duplicates import differing, equal_examples
 from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
 from leakgauge.audit.folder import JobResult
 from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
-from leakgauge.core import Inapplicable, Progress, Seeds, Status, silent, space_of, within
+from leakgauge.core import Inapplicable, Progress, Seeds, Status, scale_progress, silent, space_of
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
 from leakgauge.core.verdicts import report_no_signal
@@ -103,7 +103,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
             count,
             cell.defense,
             seeds=own,
-            progress=within(progress, 0.0, 0.5),
+            progress=scale_progress(progress, 0.0, 0.5),
         )
     with step("metric"):
         guess = judge(found)
@@ -119,7 +119,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
                 cell.defense,
                 # No path: an attack that knows its control could do worse there.
                 seeds=Seeds(own.integer("control")),
-                progress=within(progress, 0.5, 0.5),
+                progress=scale_progress(progress, 0.5, 0.5),
             )
         )
 

@@ -18,7 +18,7 @@ from leakgauge.audit.training import (
     trainings,
 )
 from leakgauge.core import LeakGaugeError, Progress, silent
-from leakgauge.core.progress import watched
+from leakgauge.core.progress import run_with_progress
 
 Job = Cell | TrainingRun
 
@@ -35,7 +35,7 @@ def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
     What ends it becomes its record. Only what `progress` raises passes, and Ctrl-C.
     """
     run: Any = run_cell if isinstance(job, Cell) else run_training
-    result: JobResult = watched(progress, lambda told: run(job, root, told))
+    result: JobResult = run_with_progress(progress, lambda told: run(job, root, told))
     try:
         return fitted(result)
     except RecordTooLong as error:

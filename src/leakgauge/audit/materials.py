@@ -14,7 +14,7 @@ from leakgauge.audit.grid import check_size
 from leakgauge.audit.options import Options, checked, explain, find, takes, type_hints
 from leakgauge.audit.specification import Named, Part
 from leakgauge.core import Attack, Defense, LocalTraining, Seeds, SpecificationError
-from leakgauge.core.references import foreign
+from leakgauge.core.references import guard_user_code
 from leakgauge.data import Dataset
 
 DATA = {name: getattr(data, name) for name in data.LOADERS}
@@ -148,7 +148,9 @@ def listed(values: list[Any], where: str) -> list[Part]:
 def is_object(factory: Any) -> bool:
     """Whether a name stands for a part made already, not for what makes one."""
     # A user's own object may run code of its own where its methods are looked up.
-    with foreign(f"an object of type {type(factory).__name__}", "a part that can be looked at"):
+    with guard_user_code(
+        f"an object of type {type(factory).__name__}", "a part that can be looked at"
+    ):
         return not isinstance(factory, type) and isinstance(
             factory, (Attack, Defense, LocalTraining)
         )

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from leakgauge.core import SpecificationError
-from leakgauge.core.references import foreign, imported
+from leakgauge.core.references import guard_user_code, import_part
 
 Options = dict[str, Any]
 CONTEXT = frozenset({"domain", "classes", "seed"})
@@ -43,7 +43,7 @@ def find(name: str, known: Mapping[str, Any], where: str) -> Any:
     if name in known:
         return known[name]
     if ":" in name:
-        return imported(name, where)
+        return import_part(name, where)
     close = get_close_matches(name, known, n=1)
     raise SpecificationError(
         where,
@@ -63,7 +63,9 @@ def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) ->
             remedy="name what makes the part",
         )
     hints = type_hints(part)
-    with foreign(where, "a part whose options can be read", remedy="declare them one by one"):
+    with guard_user_code(
+        where, "a part whose options can be read", remedy="declare them one by one"
+    ):
         model = signature_model(part)
     # TOML has lists alone; strictly, none is a tuple.
     given = {
@@ -84,7 +86,7 @@ def type_hints(part: Callable[..., Any]) -> dict[str, Any]:
     # A dataclass's own __init__ knows the names of its module alone, not those that its bases' fields use.
     made = inspect.isclass(part) and not is_dataclass(part)
     maker = part.__init__ if made else part
-    with foreign(
+    with guard_user_code(
         f"part {getattr(part, '__name__', type(part).__name__)!r}",
         "annotations that can be read",
         remedy="let them name types that its module has when it runs",

@@ -31,7 +31,7 @@ from leakgauge.core import (
     Seeds,
     SpecificationError,
 )
-from leakgauge.core.references import foreign
+from leakgauge.core.references import guard_user_code
 from leakgauge.federated import training
 
 ATTACKS = names(attacks)
@@ -197,7 +197,7 @@ def make(factory: Any, options: dict[str, Any], where: str, kind: Any) -> Any:
             )
         return factory
     valid = checked(factory, options, where)
-    with foreign(where, "a part that can be made", remedy="correct it, or its options"):
+    with guard_user_code(where, "a part that can be made", remedy="correct it, or its options"):
         made = factory(**valid)
         fits = isinstance(made, kind) or factory is no_defense
     if not fits:

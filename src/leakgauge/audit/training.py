@@ -223,11 +223,11 @@ def seconds_of(run: TrainingRun, root: int) -> float:
     client = run.case.client(run.defense)
     model = client.global_model(seeds=seeds)
     federation, parts = run.utility.federation, run.parts(train, root)
-    batches = [federation.drawn(train, part, seeds.child("plan")) for part in parts]
+    batches = [federation.draw_batch(train, part, seeds.child("plan")) for part in parts]
     batch = max(batches, key=len)
     with client.shared():
         clock = time.perf_counter()
-        client.continued(model, batch, {}, seeds=seeds.child("plan"))
+        client.share_and_remember(model, batch, {}, seeds=seeds.child("plan"))
         fraction = (time.perf_counter() - clock) / len(batch)
         clock = time.perf_counter()
         accuracy_of(model, test)

@@ -4,8 +4,8 @@ from .attack import Attack as Attack
 from .attack import BaseAttack as BaseAttack
 from .attack import check_knowledge as check_knowledge
 from .configuration import Configured as Configured
-from .copies import copied as copied
-from .copies import unwrapped as unwrapped
+from .copies import deep_copy as deep_copy
+from .copies import unwrap as unwrap
 from .defense import Claim as Claim
 from .defense import Combined as Combined
 from .defense import Defense as Defense
@@ -57,8 +57,8 @@ from .plan import Search as Search
 from .progress import Moment as Moment
 from .progress import Progress as Progress
 from .progress import StopAttack as StopAttack
+from .progress import scale_progress as scale_progress
 from .progress import silent as silent
-from .progress import within as within
 from .protocols import LocalSteps as LocalSteps
 from .protocols import LocalTraining as LocalTraining
 from .protocols import Loss as Loss
@@ -73,11 +73,11 @@ from .seeds import Seeds as Seeds
 from .space import Continuous as Continuous
 from .space import InSpace as InSpace
 from .space import SearchSpace as SearchSpace
-from .stated import defended_update as defended_update
+from .stated import defend_update as defend_update
+from .stated import drop_update_units as drop_update_units
 from .stated import effect as effect
 from .stated import effects_in_order as effects_in_order
 from .stated import effects_of as effects_of
-from .stated import in_other_units as in_other_units
 from .stated import mean_noise as mean_noise
 from .table import Column as Column
 from .table import TableDomain as TableDomain

@@ -71,7 +71,7 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
 
 
-def check_kept(where: str, entries: int, remedy: str) -> None:
+def check_memory_of_rounds(where: str, entries: int, remedy: str) -> None:
     """Raise SpecificationError if the models and updates of several rounds exceed the memory.
 
     Args:

@@ -15,7 +15,7 @@ from leakgauge.core.errors import AttackError, KnowledgeError, LeakGaugeError, P
 from leakgauge.core.lines import describe_error
 from leakgauge.core.observation import Observation
 from leakgauge.core.plan import Inapplicable, Plan
-from leakgauge.core.progress import Best, Moment, Progress, StopAttack, silent, within
+from leakgauge.core.progress import Best, Moment, Progress, StopAttack, scale_progress, silent
 from leakgauge.core.ranges import check_argument, check_ranges
 from leakgauge.core.reconstruction import Cost, Reconstruction, Status
 from leakgauge.core.seeds import Seeds
@@ -24,8 +24,8 @@ from leakgauge.core.verdicts import (
     lower_if_changed,
     lower_if_unsteady,
     lower_to_residual,
-    nothing_found,
     report_no_signal,
+    report_nothing_found,
 )
 
 
@@ -153,7 +153,7 @@ class BaseAttack(ABC):
         """
         plan = self.plan(observation)
         if isinstance(plan, Inapplicable):
-            return nothing_found(observation, Status.INAPPLICABLE, plan.reason)
+            return report_nothing_found(observation, Status.INAPPLICABLE, plan.reason)
         return plan.run(seeds, progress)
 
     def _with_promises(self, observation: Observation, plan: Plan) -> Plan:
@@ -183,7 +183,7 @@ class BaseAttack(ABC):
             # A user's model or search may draw from the global generators.
             with named_failures(self, "search"), seeds.alone("attack"):
                 found = limit_status(
-                    plan.search(seeds, within(tell, 0.0, 1.0, finish=limit_status))
+                    plan.search(seeds, scale_progress(tell, 0.0, 1.0, finish=limit_status))
                 )
             seconds = time.perf_counter() - clock
             found = replace(found, cost=replace(found.cost, seconds=seconds))
@@ -195,7 +195,7 @@ class BaseAttack(ABC):
             evaluations=plan.evaluations,
             expected=plan.expected,
             search=search,
-            nothing=lambda: nothing_found(observation, Status.UNCONVERGED, message),
+            nothing=lambda: report_nothing_found(observation, Status.UNCONVERGED, message),
         )
 
 

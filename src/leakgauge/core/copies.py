@@ -12,7 +12,7 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 
-def copied(value: T) -> T:
+def deep_copy(value: T) -> T:
     """Return a copy of a module or another object that shares no tensor with it.
 
     Functions are not copied. Python cannot copy a tensor that has a graph. A forward pass can leave
@@ -40,7 +40,7 @@ def _resists_copying(tensor: Tensor) -> bool:
     return not tensor.is_leaf or tensor.layout != torch.strided or tensor.is_nested
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module) -> nn.Module:
     """Return the module inside `torch.compile` or a data-parallel wrapper, or else `module` itself.
 
     These wrappers are DataParallel and DistributedDataParallel. The wrapper and the module inside

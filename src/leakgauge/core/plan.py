@@ -14,12 +14,12 @@ from leakgauge.core.progress import (
     Progress,
     StopAttack,
     check_moment,
+    run_with_progress,
     silent,
-    watched,
 )
 from leakgauge.core.ranges import check_made
 from leakgauge.core.reconstruction import Reconstruction
-from leakgauge.core.seeds import Seeds, apart
+from leakgauge.core.seeds import Seeds, isolate_draws
 
 Search = Callable[[Seeds, Progress], Reconstruction]
 """A search on one observation: a function from seeds and a callback to a reconstruction."""
@@ -116,7 +116,7 @@ class Plan:
             StopAttack: The callback raised it before there was a reconstruction, and the plan has
                 no `nothing`.
         """
-        return watched(progress, partial(self._run, seeds), passing=(StopAttack,))
+        return run_with_progress(progress, partial(self._run, seeds), passing=(StopAttack,))
 
     def _run(self, seeds: Seeds, progress: Progress) -> Reconstruction:
         """Return the reconstruction of a run, or the best so far if the run is stopped."""
@@ -129,7 +129,7 @@ class Plan:
             last = moment
             # The callback may draw random numbers, and so may the best reconstruction that it builds.
             # The draws of the search must not depend on them.
-            with apart():
+            with isolate_draws():
                 progress(moment)
 
         try:

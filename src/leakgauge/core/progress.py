@@ -105,7 +105,7 @@ class WatcherError(BaseException):
         super().__init__(cause)
 
 
-def watched(
+def run_with_progress(
     progress: Progress,
     run: Callable[[Progress], Result],
     *,
@@ -146,7 +146,7 @@ def silent(moment: Moment) -> None:
     """Ignore a moment."""
 
 
-def within(
+def scale_progress(
     progress: Progress,
     start: float,
     fraction: float,

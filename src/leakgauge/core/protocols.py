@@ -63,7 +63,7 @@ class Shuffled(LocalTraining, Protocol):
         """Order of the examples in each epoch. Empty if no order is drawn yet."""
         ...
 
-    def drawn(self, count: int, *, seeds: Seeds) -> LocalTraining:
+    def draw_orders(self, count: int, *, seeds: Seeds) -> LocalTraining:
         """Return the same training with its orders drawn, for `count` examples."""
         ...
 
@@ -77,7 +77,7 @@ class LocalSteps(LocalTraining, Protocol):
         """Multiple of the parameters that each step adds to the gradient."""
         ...
 
-    def taken(self, count: int) -> int:
+    def count_steps(self, count: int) -> int:
         """Return the largest number of steps that a client takes on `count` examples."""
         ...
 
@@ -88,7 +88,7 @@ class LocalSteps(LocalTraining, Protocol):
         """
         ...
 
-    def whole(self, count: int) -> bool:
+    def ignores_order(self, count: int) -> bool:
         """Return whether each step uses all `count` examples, so that their order does not matter."""
         ...
 

@@ -26,7 +26,7 @@ OURS = ("audit", "catalog", "cli", "report", "summary")
 """Modules of leakgauge that may not be named: they run audits and do not make parts."""
 
 
-def imported(reference: str, where: str) -> Any:
+def import_part(reference: str, where: str) -> Any:
     """Return the function, class or object that `reference` names.
 
     Args:
@@ -50,11 +50,11 @@ def imported(reference: str, where: str) -> Any:
         )
     # This check comes before the import, since the import of some modules of Python has effects.
     _check_home(module_name, reference, where)
-    with foreign(where, f"a part that can be imported, not {reference!r}"):
+    with guard_user_code(where, f"a part that can be imported, not {reference!r}"):
         found: Any = importlib.import_module(module_name)
     for name in names:
         found = _look_up(found, name, reference, where)
-    with foreign(where, f"a part that can be inspected, not {reference!r}"):
+    with guard_user_code(where, f"a part that can be inspected, not {reference!r}"):
         home = _module_of(found)
     if home in ("builtins", "types"):
         raise _no_part(reference, f"an object of type {type(found).__name__}", where)
@@ -64,7 +64,7 @@ def imported(reference: str, where: str) -> Any:
 
 def _look_up(owner: Any, name: str, reference: str, where: str) -> Any:
     """Return the member `name` of `owner`. Raise SpecificationError if there is none."""
-    with foreign(where, f"a name that can be looked up, not {reference!r}"):
+    with guard_user_code(where, f"a name that can be looked up, not {reference!r}"):
         if hasattr(owner, name):
             return getattr(owner, name)
     raise SpecificationError(
@@ -106,7 +106,7 @@ def _no_part(reference: str, found: str, where: str) -> SpecificationError:
 
 
 @contextmanager
-def foreign(
+def guard_user_code(
     where: str,
     expected: str,
     *,

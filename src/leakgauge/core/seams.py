@@ -15,7 +15,7 @@ from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Update
 
 
-def defended_batch(
+def defend_batch(
     defense: Defense, inputs: Tensor, targets: Tensor, *, seeds: Seeds
 ) -> tuple[Tensor, Tensor]:
     """Return the inputs `(B, *shape)` and targets (B,) or (B, K) that a client trains on.
@@ -32,20 +32,26 @@ def defended_batch(
     given: Any = defense.on_batch(inputs, targets, seeds=seeds)
     pair = isinstance(given, tuple) and len(given) == 2
     if not pair or not all(isinstance(each, Tensor) for each in given):
-        raise mistake(defense, "on_batch", "a tuple of inputs and targets", describe_value(given))
+        raise mistake_of_defense(
+            defense, "on_batch", "a tuple of inputs and targets", describe_value(given)
+        )
     shown, wanted = given
     if shown.dtype != inputs.dtype:
-        raise mistake(defense, "on_batch", f"inputs of type {inputs.dtype}", str(shown.dtype))
+        raise mistake_of_defense(
+            defense, "on_batch", f"inputs of type {inputs.dtype}", str(shown.dtype)
+        )
     if wanted.dtype not in (targets.dtype, inputs.dtype):
         kinds = " or ".join(dict.fromkeys((str(targets.dtype), str(inputs.dtype))))
-        raise mistake(defense, "on_batch", f"targets of type {kinds}", str(wanted.dtype))
+        raise mistake_of_defense(defense, "on_batch", f"targets of type {kinds}", str(wanted.dtype))
     if shown.ndim == 0 or wanted.ndim == 0 or not 0 < len(shown) == len(wanted):
         sizes = f"shapes {tuple(shown.shape)} and {tuple(wanted.shape)}"
-        raise mistake(defense, "on_batch", "as many targets as inputs, at least one", sizes)
+        raise mistake_of_defense(
+            defense, "on_batch", "as many targets as inputs, at least one", sizes
+        )
     return shown, wanted
 
 
-def defended_training(defense: Defense, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
+def defend_training(defense: Defense, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
     """Return the local training that a client runs.
 
     Args:
@@ -59,11 +65,11 @@ def defended_training(defense: Defense, training: LocalTraining, *, seeds: Seeds
     given: Any = defense.on_training(training, seeds=seeds)
     if isinstance(given, type) or not isinstance(given, LocalTraining):
         expected = "an object with the methods of LocalTraining"
-        raise mistake(defense, "on_training", expected, describe_value(given))
+        raise mistake_of_defense(defense, "on_training", expected, describe_value(given))
     return given
 
 
-def checked_update(defense: Defense, given: Any) -> Update:
+def check_update(defense: Defense, given: Any) -> Update:
     """Return the update that a defense returned.
 
     Args:
@@ -74,7 +80,7 @@ def checked_update(defense: Defense, given: Any) -> Update:
         SpecificationError: The object is not an Update.
     """
     if not isinstance(given, Update):
-        raise mistake(
+        raise mistake_of_defense(
             defense, "on_update", "an Update, such as update.map(...)", describe_value(given)
         )
     return given
@@ -113,7 +119,9 @@ def place(defense: Defense, seam: str) -> str:
     return f"defense {type(defense).__name__}, {seam}"
 
 
-def mistake(defense: Defense, seam: str, expected: str, found: str) -> SpecificationError:
+def mistake_of_defense(
+    defense: Defense, seam: str, expected: str, found: str
+) -> SpecificationError:
     """Return the error for a defense that returned something else than expected."""
     where = place(defense, seam)
     return SpecificationError(

@@ -84,14 +84,14 @@ class Seeds:
 
 
 SPARE = np.random.MT19937()
-"""Source of NumPy's global functions inside `apart`.
+"""Source of NumPy's global functions inside `isolate_draws`.
 
 To exchange the generator is faster than to save and restore its state.
 """
 
 
 @contextmanager
-def apart() -> Iterator[None]:
+def isolate_draws() -> Iterator[None]:
     """Let the code inside the block draw from global generators without an effect on draws outside.
 
     These are the generators of torch, NumPy and Python on the CPU. It costs about 30 microseconds.

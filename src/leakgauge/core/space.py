@@ -31,8 +31,8 @@ class SearchSpace(Protocol):
     """The contract of search spaces: relaxed variables that stand for examples of a domain.
 
     They are real numbers, in [0, 1] for valid examples, even if examples are integers. They have
-    the type of the model's weights. `given` turns them into model inputs. To probe a model, pass it
-    `given` of any relaxed variables.
+    the type of the model's weights. `to_inputs` turns them into model inputs. To probe a model, pass it
+    `to_inputs` of any relaxed variables.
     """
 
     @property
@@ -42,7 +42,7 @@ class SearchSpace(Protocol):
 
     @property
     def differentiable(self) -> bool:
-        """Whether `given` is differentiable. If not, attacks that need derivatives are inapplicable."""
+        """Whether `to_inputs` is differentiable. If not, attacks that need derivatives are inapplicable."""
         ...
 
     @property
@@ -51,10 +51,10 @@ class SearchSpace(Protocol):
         ...
 
     def relax(self, examples: Tensor) -> Tensor:
-        """Return the relaxed variables `(..., *shape)` of examples, or of values that `given` returned."""
+        """Return the relaxed variables `(..., *shape)` of examples, or of values that `to_inputs` returned."""
         ...
 
-    def given(self, relaxed: Tensor) -> Tensor:
+    def to_inputs(self, relaxed: Tensor) -> Tensor:
         """Return the model inputs for relaxed variables `(..., *shape)`."""
         ...
 
@@ -112,7 +112,7 @@ class Continuous:
     def relax(self, examples: Tensor) -> Tensor:
         return self.coordinates.to_unit(examples)
 
-    def given(self, relaxed: Tensor) -> Tensor:
+    def to_inputs(self, relaxed: Tensor) -> Tensor:
         return self.coordinates.from_unit(relaxed)
 
     def round(self, relaxed: Tensor) -> Tensor:
@@ -155,4 +155,4 @@ class InSpace:
 
     def from_unit(self, unit: Tensor) -> Tensor:
         """Return the model inputs for relaxed variables."""
-        return self.space.given(unit)
+        return self.space.to_inputs(unit)

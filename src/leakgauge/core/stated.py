@@ -13,7 +13,7 @@ from leakgauge.core.defense import Combined, Defense, parts_of
 from leakgauge.core.effects import BatchNoise, Effect, InUpdateUnits, Noise, Rounding, RoundMemory
 from leakgauge.core.errors import SpecificationError
 from leakgauge.core.kinds import describe_value
-from leakgauge.core.seams import checked_update
+from leakgauge.core.seams import check_update
 from leakgauge.core.seeds import Seeds
 from leakgauge.core.update import Tensors, Update
 
@@ -143,7 +143,7 @@ def mean_noise(source: Source, counts: Sequence[int | None]) -> Noise | None:
     return Noise.together(noises)
 
 
-def in_other_units(defense: Defense | None) -> Defense | None:
+def drop_update_units(defense: Defense | None) -> Defense | None:
     """Return the parts of a defense without options in the update's units, or None if no part is left.
 
     They describe the defense of an update that was scaled, since those options mean nothing there.
@@ -154,7 +154,7 @@ def in_other_units(defense: Defense | None) -> Defense | None:
     return kept[0] if kept else None
 
 
-def defended_update(
+def defend_update(
     defense: Defense, update: Update, memory: Mapping[str, Tensor], *, seeds: Seeds
 ) -> tuple[Update, Tensors]:
     """Return the update that leaves a client in one round, and the tensors that its defense keeps.
@@ -170,6 +170,6 @@ def defended_update(
     """
     carried = effect(defense, RoundMemory)
     if carried is None:
-        return checked_update(defense, defense.on_update(update, seeds=seeds)), {}
+        return check_update(defense, defense.on_update(update, seeds=seeds)), {}
     shared, kept = carried.remember(update, memory, seeds=seeds)
-    return checked_update(defense, shared), kept
+    return check_update(defense, shared), kept

@@ -108,20 +108,20 @@ class MixedColumns(Continuous):
         return True
 
     @property
-    def whole(self) -> list[int]:
+    def integer_columns(self) -> list[int]:
         """Indices of the integer columns."""
         return [i for i, column in enumerate(self.coordinates.columns) if column.integer]
 
     def round(self, relaxed: Tensor) -> Tensor:
         values = super().round(relaxed)
-        values[..., self.whole] = values[..., self.whole].round()
+        values[..., self.integer_columns] = values[..., self.integer_columns].round()
         return values
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Return rows (count, D). Each value is uniform in its range, and all whole numbers are equally likely."""
         unit = torch.rand((count, *self.shape), generator=generator)
         values = self.coordinates.from_unit(unit)
-        for i in self.whole:
+        for i in self.integer_columns:
             low, high = self.coordinates.columns[i].low, self.coordinates.columns[i].high
             values[:, i] = (low + (unit[:, i] * (high - low + 1)).floor()).clamp(max=high)
         return values

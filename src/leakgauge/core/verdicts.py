@@ -32,10 +32,10 @@ float16 leaves 2e-4, so that it certifies nothing.
 def report_no_signal(observation: Observation) -> Reconstruction:
     """Return a reconstruction without any found example, for an update whose entries are all zero."""
     message = "every entry of the update is 0: nothing was observed, so this run says nothing about leakage"
-    return nothing_found(observation, Status.NO_SIGNAL, message)
+    return report_nothing_found(observation, Status.NO_SIGNAL, message)
 
 
-def nothing_found(
+def report_nothing_found(
     observation: Observation, status: Status, message: str, *, cost: Cost | None = None
 ) -> Reconstruction:
     """Return a reconstruction without any found example.
@@ -76,7 +76,7 @@ def lower_if_unsteady(observation: Observation, found: Reconstruction) -> Recons
     return lower_status(noted, Status.UNCONVERGED, f"not {found.status}: {observation.unsteady}")
 
 
-def unproven_under(defense: Defense | None) -> str | None:
+def explain_unproven(defense: Defense | None) -> str | None:
     """Return why an exact match does not prove the private examples, or None if it does.
 
     A defense of ours states how it changes the examples. A user's own defense may change them at
@@ -97,7 +97,7 @@ def unproven_under(defense: Defense | None) -> str | None:
 
 def lower_if_changed(defense: Defense | None, found: Reconstruction) -> Reconstruction:
     """Return the reconstruction, at most converged if the defense may have changed the private examples."""
-    reason = unproven_under(defense) if found.status is Status.CERTIFIED else None
+    reason = explain_unproven(defense) if found.status is Status.CERTIFIED else None
     if reason is None:
         return found
     return lower_status(found, Status.CONVERGED, f"not certified: {reason}")

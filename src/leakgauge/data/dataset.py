@@ -11,7 +11,7 @@ from torch import Tensor
 from leakgauge.core import DataError, Domain, dtype_of, space_of
 from leakgauge.core.allowance import memory
 from leakgauge.core.ranges import check_fields
-from leakgauge.core.references import foreign
+from leakgauge.core.references import guard_user_code
 from leakgauge.core.summaries import Summarized
 
 # Units in float32 do not map the ends of a column's range to exactly 0 and 1.
@@ -112,7 +112,7 @@ class Dataset(Summarized):
                 found=f"{int((~torch.isfinite(self.inputs)).sum())} NaN or infinite values",
                 remedy="drop or impute those examples",
             )
-        with foreign(
+        with guard_user_code(
             f"data set {self.name!r}",
             "values that the domain maps to its search space",
             remedy="correct the values, or the map of the domain",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leakgauge.core import DataError, Domain, ImageDomain, SpecificationError, dtype_of
 from leakgauge.core.lines import text_of
-from leakgauge.core.references import foreign, imported
+from leakgauge.core.references import guard_user_code, import_part
 from leakgauge.data.dataset import Dataset, check_values
 
 _RETURNS = "a Dataset, (inputs, targets) or (inputs, targets, domain)"
@@ -47,7 +47,7 @@ def custom(reference: str, **options: Any) -> Dataset:
     where = f"data {reference!r}"
     factory = _factory(reference, where)
     _check_call(factory, reference, options)
-    with foreign(
+    with guard_user_code(
         where, "a factory that returns", remedy="correct it, or its options", error=DataError
     ):
         result = factory(**options)
@@ -55,7 +55,7 @@ def custom(reference: str, **options: Any) -> Dataset:
         return result
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise _wrong(reference, expected=_RETURNS, found=_describe(result))
-    with foreign(
+    with guard_user_code(
         where, "tensors that can be read", remedy="return plain tensors or arrays", error=DataError
     ):
         inputs, targets = _tensor(result[0], reference), _tensor(result[1], reference)
@@ -80,7 +80,7 @@ def custom(reference: str, **options: Any) -> Dataset:
 
 def _factory(reference: str, where: str) -> Callable[..., Any]:
     """Return the factory that `reference` names, or raise SpecificationError if it cannot be called."""
-    factory = imported(reference, where)
+    factory = import_part(reference, where)
     if not callable(factory):
         raise SpecificationError(
             where,

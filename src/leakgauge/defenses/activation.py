@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from leakgauge.core import Claim, ModelError, Seeds, copied
+from leakgauge.core import Claim, ModelError, Seeds, deep_copy
 from leakgauge.defenses.base import Undefended
 
 NAMED: dict[str, type[nn.Module]] = {
@@ -72,7 +72,7 @@ class Activation(Undefended):
         Raises:
             ModelError: No module within the model is an activation.
         """
-        after = copied(model)
+        after = deep_copy(model)
         modules = dict(after.named_modules(remove_duplicate=False))
         places = [name for name, module in modules.items() if isinstance(module, KINDS)]
         if not places or places == [""]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from leakgauge.core import DataError, Loss, Seeds, Tensors, copied, trainable
+from leakgauge.core import DataError, Loss, Seeds, Tensors, deep_copy, trainable
 from leakgauge.core.ranges import Count, Positive, Whole
 from leakgauge.defenses.ats import ATS, LIBRARY
 from leakgauge.federated.training.fedsgd import FedSGD, stateless
@@ -112,7 +112,7 @@ class ATSSearch:
         Raises:
             DataError: No policy reaches the threshold.
         """
-        untrained = copied(model).eval()
+        untrained = deep_copy(model).eval()
         trained = self.train_briefly(model, loss, inputs, targets, seeds=seeds).eval()
         some, many = inputs[: self.examples], inputs[: self.jacobians]
         found = []
@@ -146,7 +146,7 @@ class ATSSearch:
         self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, *, seeds: Seeds
     ) -> nn.Module:
         """Return a copy of the model after the brief training."""
-        model = copied(model).train()
+        model = deep_copy(model).train()
         descent = torch.optim.SGD(model.parameters(), lr=self.learning_rate, momentum=0.9)
         generator = seeds.generator("training")
         with seeds.isolated("training"):

@@ -17,11 +17,11 @@ from leakgauge.core import (
     Seeds,
     Tensors,
     Update,
-    defended_update,
+    defend_update,
     effects_in_order,
     effects_of,
 )
-from leakgauge.core.seams import defended_batch, defended_training
+from leakgauge.core.seams import defend_batch, defend_training
 from leakgauge.defenses.base import Undefended
 
 
@@ -77,7 +77,7 @@ class Chain(Undefended):
 
     def on_batch(self, inputs: Tensor, targets: Tensor, *, seeds: Seeds) -> tuple[Tensor, Tensor]:
         for i, defense in enumerate(self.defenses):
-            inputs, targets = defended_batch(defense, inputs, targets, seeds=seeds.child(str(i)))
+            inputs, targets = defend_batch(defense, inputs, targets, seeds=seeds.child(str(i)))
         return inputs, targets
 
     def on_model(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
@@ -87,7 +87,7 @@ class Chain(Undefended):
 
     def on_training(self, training: LocalTraining, *, seeds: Seeds) -> LocalTraining:
         for i, defense in enumerate(self.defenses):
-            training = defended_training(defense, training, seeds=seeds.child(str(i)))
+            training = defend_training(defense, training, seeds=seeds.child(str(i)))
         return training
 
     def on_update(self, update: Update, *, seeds: Seeds) -> Update:
@@ -100,7 +100,7 @@ class Chain(Undefended):
         kept: Tensors = {}
         for i, defense in enumerate(self.defenses):
             own = {n.removeprefix(f"{i}/"): t for n, t in memory.items() if n.startswith(f"{i}/")}
-            update, after = defended_update(defense, update, own, seeds=seeds.child(str(i)))
+            update, after = defend_update(defense, update, own, seeds=seeds.child(str(i)))
             kept |= {f"{i}/{name}": t for name, t in after.items()}
         return update, kept
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from leakgauge.core import ModelError, copied, trainable
+from leakgauge.core import ModelError, deep_copy, trainable
 
 
 def insert_before_last_linear(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
@@ -21,7 +21,7 @@ def insert_before_last_linear(model: nn.Module, name: str, module: nn.Module) ->
         ModelError: The model does not end with a linear layer that has trained layers before it.
     """
     place, last = find_last_linear(model)
-    after = copied(model)
+    after = deep_copy(model)
     inner = OrderedDict([(name, module), ("head", after.get_submodule(place))])
     whole = nn.Sequential(inner)
     whole.training = last.training

@@ -18,7 +18,7 @@ from leakgauge.core import (
     Seeds,
     Tensors,
     Update,
-    copied,
+    deep_copy,
     trainable,
 )
 from leakgauge.core.ranges import Whole
@@ -117,7 +117,7 @@ class LocalLayers(Undefended):
 
     def shown(self, model: nn.Module, *, seeds: Seeds) -> nn.Module:
         """Return a copy in which the weights and running statistics of local layers are drawn anew."""
-        after = copied(model)
+        after = deep_copy(model)
         names = list(trainable(after))
         local = self.local(names)
         with seeds.isolated("local layers"):
@@ -145,7 +145,7 @@ def redraw(module: nn.Module) -> None:
     A layer with a method `reset_parameters` uses it. The parameters of other layers are drawn as
     torch draws a linear layer.
     """
-    drawn = copied(module).cpu()
+    drawn = deep_copy(module).cpu()
     reset = getattr(drawn, "reset_parameters", None)
     if callable(reset):
         reset()

@@ -11,7 +11,7 @@ from torch import nn
 
 from leakgauge.core import Domain, ModelError
 from leakgauge.core.allowance import Allowance
-from leakgauge.core.references import foreign
+from leakgauge.core.references import guard_user_code
 from leakgauge.models.parts import seeded
 from leakgauge.models.weights import load_weights
 
@@ -40,7 +40,7 @@ def build(
     arguments = _arguments(builder, domain, classes, seed, options, where)
     with (
         seeded(seed),
-        foreign(
+        guard_user_code(
             where, "a builder that returns", remedy="correct it, or its options", error=ModelError
         ),
         Allowance(where),

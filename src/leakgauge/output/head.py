@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from leakgauge.core import Domain, Inapplicable, Loss, Observation, ProbeError, copied, unit_shape
+from leakgauge.core import (
+    Domain,
+    Inapplicable,
+    Loss,
+    Observation,
+    ProbeError,
+    deep_copy,
+    unit_shape,
+)
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.isolation.untouched import output_of, value_of
 from leakgauge.federated.training.calibration import gradient_size
@@ -140,7 +148,7 @@ def head_of(model: nn.Module, domain: Domain) -> Head | None:
         ProbeError: The model fails on random inputs of the domain.
     """
     # The model may keep its inputs or count its calls, so a copy is run.
-    model = copied(model).eval()
+    model = deep_copy(model).eval()
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     # A fixed seed is enough: the result does not depend on the points.
     generator = torch.Generator().manual_seed(0)

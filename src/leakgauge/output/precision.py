@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Loss, Observation, ProbeError, copied
+from leakgauge.core import Loss, Observation, ProbeError, deep_copy
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.isolation.untouched import value_of
 
@@ -20,7 +20,7 @@ def loss_in(
     """
     loss = observation.loss
     if isinstance(loss, nn.Module):
-        moved = copied(loss).to(dtype=dtype)
+        moved = deep_copy(loss).to(dtype=dtype)
         loss = moved if device is None else moved.to(device)
     like = observation.update.like
     if dtype == like.dtype:

@@ -315,7 +315,7 @@ class Concealed(Client):
 
     def share(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Update:
         update = super().share(model, batch, seeds=seeds)
-        seen = self.aggregation.concealed(
+        seen = self.aggregation.conceal(
             update, len(batch), clients=self.clients, seeds=seeds.child("aggregation")
         )
         return Update(shaped(seen * self.clip, update.tensors), update.kind)

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from leakgauge.core import ModelError, copied
+from leakgauge.core import ModelError, deep_copy
 from leakgauge.federated.clients.client import Batch, Client
-from leakgauge.federated.clients.steadiness import EQUAL_WITHIN, difference, evaluated
+from leakgauge.federated.clients.steadiness import EQUAL_WITHIN, difference, evaluate_update
 from leakgauge.federated.isolation.shared import restored
 
 _HOOKS = (
@@ -38,8 +38,8 @@ def hand_over(client: Client, model: nn.Module, batch: Batch) -> nn.Module:
     if dropped:
         with client.shared(), restored(model):
             apart = difference(
-                evaluated(client, copied(model), batch),
-                evaluated(client, copied(found), batch),
+                evaluate_update(client, deep_copy(model), batch),
+                evaluate_update(client, deep_copy(found), batch),
             )
         if apart > EQUAL_WITHIN:
             raise ModelError(
@@ -53,7 +53,7 @@ def hand_over(client: Client, model: nn.Module, batch: Batch) -> nn.Module:
 
 def without_hooks(model: nn.Module) -> tuple[nn.Module, list[str]]:
     """Return a copy of the model without the user's hooks, and the names of the removed hooks."""
-    found = copied(model)
+    found = deep_copy(model)
     return found, [drop(hooks, key, name) for name, hooks, key in user_hooks(found)]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from leakgauge.core import ModelError, Observation, Seeds, space_of
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.clients.client import Batch, Client, fitting
-from leakgauge.federated.clients.steadiness import evaluated, own_generators
+from leakgauge.federated.clients.steadiness import evaluate_update, own_generators
 from leakgauge.federated.isolation.auditable import audited
 from leakgauge.federated.isolation.layouts import bits_of, is_dense
 from leakgauge.federated.isolation.reach import Place, reached
@@ -126,7 +126,7 @@ class SharedState(Summarized):
 def fill_caches(client: Client, like: Batch, sizes: Sequence[int]) -> None:
     """Train on random inputs, in batches of the given sizes, and discard the updates."""
     model, batch = audited(client.model), neutral_batch(client, like)
-    evaluated(client, model, batch)
+    evaluate_update(client, model, batch)
     for size in sizes:
         some = batch.inputs[:size], batch.targets[:size]
         with own_generators(batch.inputs.device), fitting(model, *some):

@@ -20,7 +20,7 @@ from leakgauge.core import (
     space_of,
     trainable,
 )
-from leakgauge.core.allowance import check_kept
+from leakgauge.core.allowance import check_memory_of_rounds
 from leakgauge.core.ranges import Positive
 from leakgauge.federated.aggregation.vectors import shaped
 from leakgauge.federated.clients.client import Batch, Client
@@ -144,7 +144,7 @@ class Neighbor(Server):
                 remedy="lower nodes, start or listening",
             )
         size = sum(parameter.numel() for parameter in client.model.parameters())
-        check_kept("threat neighbor", steps * size, "lower nodes, start or listening")
+        check_memory_of_rounds("threat neighbor", steps * size, "lower nodes, start or listening")
 
     def overhear(self, client: Client, model: nn.Module, batch: Batch, seeds: Seeds) -> Estimate:
         """Run the network and estimate the victim's step from what node 0 holds."""

@@ -10,7 +10,7 @@ from leakgauge.core import Observation, Seeds, Tensors, Update, trainable
 from leakgauge.core.ranges import Positive
 from leakgauge.federated.clients.client import Batch, Client
 from leakgauge.federated.layers.statistics import normalizers
-from leakgauge.federated.training.local_steps import moved
+from leakgauge.federated.training.local_steps import shift_model
 from leakgauge.threats.aggregator import Aggregator
 
 
@@ -54,7 +54,7 @@ class Outsider(Aggregator):
         seen = super().look(client, batch, seeds=seeds)
         scale = -self.rate if seen.update.kind == "gradient" else 1.0
         before = trainable(seen.model)
-        after = trainable(moved(seen.model, seen.update.tensors, scale))
+        after = trainable(shift_model(seen.model, seen.update.tensors, scale))
         difference = {name: (after[name] - p).detach() / scale for name, p in before.items()}
         return replace(seen, update=Update(difference, seen.update.kind))
 

@@ -118,7 +118,7 @@ class Server:
         own = replace(client.apart(), trained_on=trained_on)
         with client.shared():
             seen = self.look(own, batch, seeds=seeds)
-        drawn = own.drawn(len(batch), seeds=seeds)
+        drawn = own.draw_orders(len(batch), seeds=seeds)
         secret = () if self.order else orders_of(drawn)
         # Orders that the caller fixed are part of the protocol, which the adversary knows.
         check_isolated(seen, trained_on, () if secret == orders_of(client) else secret)
@@ -136,9 +136,9 @@ class Server:
         check_finite(model)
         shown = given.seen_model(hand_over(client, model, batch), seeds=seeds)
         steadiness = Steadiness.of(client, model, batch)
-        drawn = client.drawn(len(batch), seeds=seeds)
+        drawn = client.draw_orders(len(batch), seeds=seeds)
         update = drawn.share(model, batch, seeds=seeds)
-        theirs = given.drawn(len(batch), seeds=seeds)
+        theirs = given.draw_orders(len(batch), seeds=seeds)
         orders = orders_of(theirs)
         training = theirs.protocol if self.order else given.protocol
         if not self.hyperparameters and training.kind == "delta":

@@ -8,12 +8,12 @@ from typing import Annotated
 from annotated_types import Ge, Le
 from torch import nn
 
-from leakgauge.core import Knowledge, Observation, Seeds, Update, copied
-from leakgauge.core.allowance import check_kept
+from leakgauge.core import Knowledge, Observation, Seeds, Update, deep_copy
+from leakgauge.core.allowance import check_memory_of_rounds
 from leakgauge.core.ranges import Positive
 from leakgauge.federated.clients.client import Batch, Client
 from leakgauge.federated.layers.statistics import adopt
-from leakgauge.federated.training.local_steps import moved
+from leakgauge.federated.training.local_steps import shift_model
 from leakgauge.federated.training.rounds import Rounds, joined
 from leakgauge.threats.server import Server
 
@@ -64,16 +64,16 @@ class SeveralRounds(Server):
     def look(self, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
         """Let `client` train on the batch in each round and return the joint observation."""
         size = sum(parameter.numel() for parameter in client.model.parameters())
-        check_kept("threat.rounds", self.rounds * size, "lower threat.rounds")
+        check_memory_of_rounds("threat.rounds", self.rounds * size, "lower threat.rounds")
         first = super().look(client, batch, seeds=seeds)
         # The order that the client drew in the first round serves all rounds.
-        drawn = client.drawn(len(batch), seeds=seeds)
+        drawn = client.draw_orders(len(batch), seeds=seeds)
         models, updates = [first.model], [first.update]
         statistics = [first.knowledge.statistics or {}]
         for t in range(1, self.rounds):
             models.append(self.moved(models[-1], updates[-1]))
             adopt(models[-1], statistics[-1])
-            own, model = seeds.child(f"round/{t}"), copied(models[-1])
+            own, model = seeds.child(f"round/{t}"), deep_copy(models[-1])
             updates.append(drawn.share(model, batch, seeds=own))
             statistics.append(drawn.statistics(model, batch, seeds=own) if self.statistics else {})
         tensors = joined([update.tensors for update in updates])
@@ -87,4 +87,4 @@ class SeveralRounds(Server):
     def moved(self, model: nn.Module, update: Update) -> nn.Module:
         """Return the model of the next round."""
         scale = -self.rate if update.kind == "gradient" else 1.0
-        return moved(model, update.tensors, scale)
+        return shift_model(model, update.tensors, scale)

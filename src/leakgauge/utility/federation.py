@@ -142,7 +142,7 @@ class Federation:
             each = seeds.child(f"round/{number}")
             batches = self.batches(data, parts, each)
             try:
-                shared = shares(client, own, batches, memories, each)
+                shared = share_all(client, own, batches, memories, each)
             except UpdateError:
                 # Divergence takes at least one round. Before it, the model or the defense is at fault.
                 if number == 0:
@@ -162,9 +162,11 @@ class Federation:
 
     def batches(self, data: Dataset, parts: Sequence[Tensor], seeds: Seeds) -> list[Batch]:
         """Return the batch of each client in one round."""
-        return [self.drawn(data, part, seeds.child(f"client/{i}")) for i, part in enumerate(parts)]
+        return [
+            self.draw_batch(data, part, seeds.child(f"client/{i}")) for i, part in enumerate(parts)
+        ]
 
-    def drawn(self, data: Dataset, part: Tensor, seeds: Seeds) -> Batch:
+    def draw_batch(self, data: Dataset, part: Tensor, seeds: Seeds) -> Batch:
         """Return the batch of one client in one round, from its examples `part`, which are indices."""
         if self.examples is not None and self.examples < len(part):
             order = torch.randperm(len(part), generator=seeds.generator("examples"))
@@ -172,7 +174,7 @@ class Federation:
         return Batch(data.inputs[part], data.targets[part])
 
 
-def shares(
+def share_all(
     client: Client,
     models: Sequence[nn.Module],
     batches: Sequence[Batch],
@@ -182,7 +184,7 @@ def shares(
     """Return the update of each client in one round, and its memory for the next round."""
     each = enumerate(zip(models, batches, memories, strict=True))
     return [
-        client.continued(model, batch, memory, seeds=seeds.child(f"client/{i}"))
+        client.share_and_remember(model, batch, memory, seeds=seeds.child(f"client/{i}"))
         for i, (model, batch, memory) in each
     ]
 

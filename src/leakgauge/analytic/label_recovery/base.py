@@ -15,7 +15,7 @@ from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, LocalSteps, Observation, Seeds, Update, trainable
 from leakgauge.federated.training.calibration import steps_of
 from leakgauge.federated.training.fedsgd import FedSGD
-from leakgauge.federated.training.local_steps import interpolated
+from leakgauge.federated.training.local_steps import interpolate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +131,8 @@ def mean_gradient(observation: Observation, training: LocalSteps) -> Observation
     v = momentum * v + g + weight_decay * theta and the gradient g. The mean gradient is exact for
     one step.
     """
-    several = training.taken(observation.batch_size) > 1
-    seen = interpolated(observation, 0.5 if several else 1.0)
+    several = training.count_steps(observation.batch_size) > 1
+    seen = interpolate(observation, 0.5 if several else 1.0)
     held = trainable(seen.model)
     gradient = {
         name: t - training.weight_decay * held[name].detach()
@@ -145,7 +145,7 @@ def mean_gradient(observation: Observation, training: LocalSteps) -> Observation
 def as_gradient(observation: Observation) -> Observation:
     """Return the observation as one of a gradient if its difference comes from a single step, else unchanged."""
     training = known_steps(observation)
-    if isinstance(training, Inapplicable) or training.taken(observation.batch_size) > 1:
+    if isinstance(training, Inapplicable) or training.count_steps(observation.batch_size) > 1:
         return observation
     return mean_gradient(observation, training)
 

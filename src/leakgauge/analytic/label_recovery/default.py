@@ -200,7 +200,7 @@ def _as_one_gradient(observation: Observation) -> tuple[Observation, tuple[str, 
     training = known_steps(observation)
     if isinstance(training, Inapplicable):
         return observation, ()
-    count = training.taken(observation.batch_size)
+    count = training.count_steps(observation.batch_size)
     steps = "an unknown number of steps" if isinstance(training, Calibrated) else f"{count} steps"
     seen = mean_gradient(observation, training)
     return seen, (

@@ -21,7 +21,7 @@ from leakgauge.analytic.label_recovery.stand_ins import features_of, uniform
 from leakgauge.analytic.last_layer import HeadGradient
 from leakgauge.core import Inapplicable, Observation, Seeds
 from leakgauge.core.ranges import Count
-from leakgauge.federated.training.local_steps import moved
+from leakgauge.federated.training.local_steps import shift_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,4 +92,6 @@ class FedAvgCounts(LabelMethod):
 
 def at_last_step(observation: Observation) -> Observation:
     """Return the observation with the model at the end of the client's training."""
-    return replace(observation, model=moved(observation.model, observation.update.tensors, 1.0))
+    return replace(
+        observation, model=shift_model(observation.model, observation.update.tensors, 1.0)
+    )

@@ -229,7 +229,7 @@ class HomomorphicEncryption:
             off=float((decrypted - rounded).abs().max()),
         )
 
-    def concealed(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
+    def conceal(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
         """Return d numbers in [-1, 1] from the ciphertexts of the first of `clients` equal clients.
 
         The update has d entries. The numbers are coefficients of the first polynomial of each

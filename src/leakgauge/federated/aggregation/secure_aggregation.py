@@ -280,7 +280,7 @@ class SecureAggregation:
         letters = {sender: sealed[sender][0] for sender in sealed}
         return members[0].mask(self.vector(update, count, members[0].seeds), letters)[:-1]
 
-    def concealed(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
+    def conceal(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
         """Return the masked vector (d,) of the first client, scaled from the field to [-1, 1]."""
         masked = self.masked(update, count, clients=clients, seeds=seeds)
         return to_integers(masked).double() / (MODULUS // 2)

@@ -36,7 +36,7 @@ class Aggregation(Protocol):
 class Concealing(Aggregation, Protocol):
     """An aggregation in which the server receives a message of each client that it cannot read."""
 
-    def concealed(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
+    def conceal(self, update: Update, count: int, *, clients: int, seeds: Seeds) -> Tensor:
         """Return the message of the first of `clients` equal clients, as float64 numbers (d,) in [-1, 1].
 
         The update has d entries.

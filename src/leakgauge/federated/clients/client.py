@@ -25,7 +25,7 @@ from leakgauge.core import (
     Seeds,
     Tensors,
     Update,
-    defended_update,
+    defend_update,
     effect,
     effects_of,
     plain_update,
@@ -34,7 +34,7 @@ from leakgauge.core import (
 from leakgauge.core.allowance import Allowance
 from leakgauge.core.lines import describe_error
 from leakgauge.core.ranges import Count, check_fields
-from leakgauge.core.seams import check_shared, defended_batch, defended_training
+from leakgauge.core.seams import check_shared, defend_batch, defend_training
 from leakgauge.core.space import check_real
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.isolation.auditable import audited, check_finite
@@ -44,7 +44,7 @@ from leakgauge.federated.layers.placement import check_placed
 from leakgauge.federated.layers.statistics import carry_statistics
 from leakgauge.federated.training.fedavg import first_epoch
 from leakgauge.federated.training.fedsgd import FedSGD, local_update, with_orders
-from leakgauge.federated.training.local_steps import moved
+from leakgauge.federated.training.local_steps import shift_model
 
 OWN = "own/"
 """Prefix, in a client's memory, of the names of parameters that stay its own."""
@@ -187,7 +187,7 @@ class Client(Summarized):
         hidden = effect(self.defense, HiddenModel)
         return model if hidden is None else hidden.shown(model, seeds=seeds.child("defense"))
 
-    def drawn(self, count: int, *, seeds: Seeds) -> Client:
+    def draw_orders(self, count: int, *, seeds: Seeds) -> Client:
         """Return this client with the orders of its local training drawn for `count` examples."""
         return replace(
             self, training=with_orders(self.training, count, seeds=seeds.child("client"))
@@ -199,9 +199,9 @@ class Client(Summarized):
         Raises:
             UpdateError: The update is not finite.
         """
-        return self.continued(model, batch, {}, seeds=seeds)[0]
+        return self.share_and_remember(model, batch, {}, seeds=seeds)[0]
 
-    def continued(
+    def share_and_remember(
         self, model: nn.Module, batch: Batch, memory: Tensors, *, seeds: Seeds
     ) -> tuple[Update, Tensors]:
         """Return the update of `share`, and the memory for the next round.
@@ -219,7 +219,7 @@ class Client(Summarized):
         update = trained
         if self.defense is not None:
             child = seeds.child("defense")
-            update, later = defended_update(self.defense, update, memory, seeds=child)
+            update, later = defend_update(self.defense, update, memory, seeds=child)
         check_shared(self.defense, trained, update, trainable(model))
         for name in kept_local(self.defense, trained.tensors):
             later[OWN + name] = trained.tensors[name] + memory.get(OWN + name, 0)
@@ -233,7 +233,7 @@ class Client(Summarized):
         """
         gathered = {n.removeprefix(OWN): t for n, t in memory.items() if n.startswith(OWN)}
         scale = 1.0 if self.training.kind == "delta" else -rate
-        return moved(model, gathered, scale) if gathered else model
+        return shift_model(model, gathered, scale) if gathered else model
 
     def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
         """Return the running statistics of BatchNorm layers after the training in `share`, by name.
@@ -253,8 +253,8 @@ class Client(Summarized):
             if effects_of(defense, MixedExamples):
                 check_real(inputs, "defense that mixes examples")
                 targets = mixable(targets, self.classes).to(inputs)
-            inputs, targets = defended_batch(defense, inputs, targets, seeds=seeds)
-            training = defended_training(defense, training, seeds=seeds)
+            inputs, targets = defend_batch(defense, inputs, targets, seeds=seeds)
+            training = defend_training(defense, training, seeds=seeds)
         if self.trained_on is not None:
             self.trained_on.append(Batch(inputs, targets))
         with seeds.isolated("training"), fitting(model, inputs, targets):

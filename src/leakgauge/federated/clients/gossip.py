@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Seeds, SpecificationError, copied, trainable
+from leakgauge.core import Seeds, SpecificationError, deep_copy, trainable
 from leakgauge.federated.aggregation.vectors import flat, shaped
 from leakgauge.federated.clients.client import Batch, Client
 
@@ -144,7 +144,7 @@ class Gossip:
 
 def at(model: nn.Module, state: Tensor) -> nn.Module:
     """Return a copy of `model` with the trainable parameters `state` (d,)."""
-    moved = copied(model)
+    moved = deep_copy(model)
     parameters = trainable(moved)
     with torch.no_grad():
         for name, value in shaped(state, parameters).items():

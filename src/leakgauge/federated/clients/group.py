@@ -101,14 +101,14 @@ class Group(Client):
             self.training if single and is_batch_mean(self.loss, self.classes) else self.aggregated
         )
 
-    def drawn(self, count: int, *, seeds: Seeds) -> Group:
+    def draw_orders(self, count: int, *, seeds: Seeds) -> Group:
         """Return the group with the orders of each client drawn."""
-        return replace(self, each=self.aggregated.drawn(count, seeds=seeds).each)
+        return replace(self, each=self.aggregated.draw_orders(count, seeds=seeds).each)
 
     def members(self, batch: Batch, *, seeds: Seeds) -> list[tuple[Client, Batch, Seeds]]:
         """Return each client with its examples and its seeds."""
         alone = {each.name: getattr(self, each.name) for each in fields(Client)}
-        own = (self if self.each else self.drawn(len(batch), seeds=seeds)).each
+        own = (self if self.each else self.draw_orders(len(batch), seeds=seeds)).each
         return [
             (Client(**{**alone, "training": training}), part, seeds.child(f"client/{i}"))
             for i, (training, part) in enumerate(zip(own, self.parts(batch), strict=True))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import Seeds, Tensors, copied
+from leakgauge.core import Seeds, Tensors, deep_copy
 from leakgauge.core.origin import is_our_class
 from leakgauge.core.summaries import Summarized
 from leakgauge.federated.clients.client import Batch, Client, fitting
@@ -52,19 +52,19 @@ class Steadiness(Summarized):
         # The state is restored, because the client's training must start from the state that the
         # adversary gets.
         with client.shared(), restored(model):
-            twin = copied(model)
-            first = evaluated(client, twin, batch)
+            twin = deep_copy(model)
+            first = evaluate_update(client, twin, batch)
             return cls(client, model, batch, first, describe_write(twin, model))._compared(twin)
 
     def after(self) -> str | None:
         """Evaluate once more. Return why client and simulation may differ, or None if they agree."""
-        return self._compared(copied(self.model)).reason
+        return self._compared(deep_copy(self.model)).reason
 
     def _compared(self, model: nn.Module) -> Steadiness:
         """Return this comparison with one more evaluation, on `model`."""
         if self.reason is not None:
             return self
-        apart = difference(self.first, evaluated(self.client, model, self.batch))
+        apart = difference(self.first, evaluate_update(self.client, model, self.batch))
         reason = None
         if apart > EQUAL_WITHIN:
             reason = (
@@ -73,7 +73,7 @@ class Steadiness(Summarized):
         return Steadiness(self.client, self.model, self.batch, self.first, reason)
 
 
-def evaluated(client: Client, model: nn.Module, batch: Batch) -> Tensors:
+def evaluate_update(client: Client, model: nn.Module, batch: Batch) -> Tensors:
     """Return one update of `model`, with fixed seeds for every generator of torch."""
     ours = is_our_class(type(client.training))
     training = FedSGD() if ours else client.training
@@ -136,4 +136,4 @@ def _finite(tensor: Tensor) -> Tensor:
     return torch.nan_to_num(wide, 0.0, 0.0, 0.0)
 
 
-__all__ = ["Steadiness", "difference", "evaluated", "own_generators"]
+__all__ = ["Steadiness", "difference", "evaluate_update", "own_generators"]

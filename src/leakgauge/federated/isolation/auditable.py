@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from leakgauge.core import ModelError, copied, trainable, unwrapped
+from leakgauge.core import ModelError, deep_copy, trainable, unwrap
 from leakgauge.core.lines import describe_error
 from leakgauge.federated.isolation.layouts import is_finite
 
@@ -18,7 +18,7 @@ def audited(model: nn.Module) -> nn.Module:
         ModelError: The model is lazy, has no values (device meta), is compiled to TorchScript, or
             cannot be copied.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     name = f"model {type(model).__name__}"
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ModelError(
@@ -44,7 +44,7 @@ def audited(model: nn.Module) -> nn.Module:
             remedy="call model.to_empty(device='cpu') and load its weights",
         )
     try:
-        return copied(model)
+        return deep_copy(model)
     # A copy of a user's module can raise any exception.
     except Exception as error:
         raise ModelError(

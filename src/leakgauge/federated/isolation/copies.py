@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from leakgauge.core import ModelError, copied
+from leakgauge.core import ModelError, deep_copy
 from leakgauge.core.lines import describe_error
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ def own_copy(value: T, name: str) -> T:
         ModelError: The object cannot be copied.
     """
     try:
-        return copied(value)
+        return deep_copy(value)
     # A copy of a user's object can raise any exception.
     except Exception as error:
         raise ModelError(

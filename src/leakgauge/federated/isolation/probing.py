@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import LeakGaugeError, ProbeError, copied
+from leakgauge.core import LeakGaugeError, ProbeError, deep_copy
 from leakgauge.core.lines import describe_error
 
 
@@ -32,7 +32,7 @@ def probing(what: str = "the model") -> Iterator[None]:
 def doubled(model: nn.Module) -> nn.Module:
     """Return a float64 copy of the model on the CPU, or raise ProbeError if it cannot be copied."""
     with probing():
-        return copied(model).cpu().double()
+        return deep_copy(model).cpu().double()
 
 
 def single(output: Any) -> Tensor:

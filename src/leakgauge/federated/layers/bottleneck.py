@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from leakgauge.core import copied
+from leakgauge.core import deep_copy
 
 
 class VariationalBottleneck(nn.Module):
@@ -98,7 +98,7 @@ def is_sampling(model: nn.Module) -> bool:
 
 def at_mean(model: nn.Module) -> nn.Module:
     """Return a copy of the model whose variational bottlenecks use the mean of each code."""
-    after = copied(model)
+    after = deep_copy(model)
     for module in after.modules():
         if isinstance(module, VariationalBottleneck):
             module.sampling = False

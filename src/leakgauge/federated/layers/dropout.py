@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from leakgauge.core import Observation, copied, trainable, unit_shape
+from leakgauge.core import Observation, deep_copy, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, spread
 from leakgauge.federated.layers.bottleneck import at_mean, is_sampling
 from leakgauge.federated.training.fedsgd import stateless
@@ -150,7 +150,7 @@ def drawn_masks(
     if not any(module.training for module in model.modules()):
         return []
     if before is not None:
-        model = copied(model)
+        model = deep_copy(model)
     count = count or observation.knowledge.batch_size or 2
     still, seen = Still(), list[int]()
     with ExitStack() as inside, torch.no_grad(), probing():
@@ -161,18 +161,18 @@ def drawn_masks(
         # Other random numbers in the model must not advance the program's generator.
         inside.enter_context(torch.random.fork_rng(devices=[]))
         inside.enter_context(still)
-        stateless(model, trainable(model), probes(observation, count))
+        stateless(model, trainable(model), make_probes(observation, count))
     return still.calls[: seen[0]] if seen else still.calls
 
 
-def probes(observation: Observation, count: int) -> Tensor:
+def make_probes(observation: Observation, count: int) -> Tensor:
     """Return `count` examples `(count, *shape)` of the domain in the model's type, the same in every call."""
     return observation.domain.from_unit(
-        spread(unit_shape(observation.domain), count, taken(observation))
+        spread(unit_shape(observation.domain), count, tensor_like_inputs(observation))
     )
 
 
-def taken(observation: Observation) -> Tensor:
+def tensor_like_inputs(observation: Observation) -> Tensor:
     """Return a tensor with the type and device of the model's inputs."""
     like = observation.update.like
     return next(observation.model.parameters(), like)
@@ -219,7 +219,7 @@ def with_forward(
     model: nn.Module, around: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> nn.Module:
     """Return a copy of the model whose forward is `around(forward)`. Names of parameters do not change."""
-    after = copied(model)
+    after = deep_copy(model)
     own = type(after).__call__
     if own is nn.Module.__call__:
         after.forward = around(after.forward)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from leakgauge.core import Domain, ModelError, Tensors, copied, trainable, unit_shape
+from leakgauge.core import Domain, ModelError, Tensors, deep_copy, trainable, unit_shape
 from leakgauge.federated.isolation.probing import spread
 from leakgauge.federated.isolation.untouched import output_of
 
@@ -33,7 +33,7 @@ def check_placed(before: nn.Module, after: nn.Module, domain: Domain, defense: s
     moved = find_moved(trainable(before), trainable(after))
     if not moved:
         return
-    model = copied(after).eval()
+    model = deep_copy(after).eval()
     parameters = trainable(model)
     inputs = domain.from_unit(spread(unit_shape(domain), PROBES, next(iter(parameters.values()))))
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):

@@ -147,7 +147,7 @@ def batch_statistics(model: nn.Module, after: Tensors) -> dict[str, Moments]:
     return found
 
 
-def running(model: nn.Module) -> dict[str, Moments]:
+def running_moments(model: nn.Module) -> dict[str, Moments]:
     """Return the running moments of the model's BatchNorm layers, by name: those of its training data."""
     found = {}
     for name, layer in normalizers(model, training=False).items():

@@ -10,7 +10,7 @@ from torch import Tensor
 from leakgauge.core import Observation, ProbeError, trainable
 from leakgauge.federated.isolation.probing import probing
 from leakgauge.federated.isolation.untouched import value_of
-from leakgauge.federated.layers.dropout import probes
+from leakgauge.federated.layers.dropout import make_probes
 from leakgauge.federated.training.fedsgd import check_differentiable, check_scalar, stateless
 
 BROADCAST = "Using a target size"
@@ -19,7 +19,7 @@ BROADCAST = "Using a target size"
 
 def refused_targets(observation: Observation, targets: Tensor) -> str | None:
     """Return why the loss does not accept `targets` (B,) or (B, K), or None if it accepts them."""
-    inputs = probes(observation, len(targets))
+    inputs = make_probes(observation, len(targets))
     try:
         with probing("the loss"), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.filterwarnings("error", message=BROADCAST)

@@ -32,7 +32,7 @@ class Aggregated(StepsWrapper):
         shuffled = (t for t in self.each if isinstance(t, Shuffled))
         return tuple(order for training in shuffled for order in training.orders)
 
-    def drawn(self, count: int, *, seeds: Seeds) -> Aggregated:
+    def draw_orders(self, count: int, *, seeds: Seeds) -> Aggregated:
         """Return this training with the orders of each client drawn, for `count` examples in total."""
         each = tuple(
             with_orders(self.training, size, seeds=seeds.child(f"client/{i}"))
@@ -44,7 +44,7 @@ class Aggregated(StepsWrapper):
         """Return how many of `count` examples each client holds."""
         return [len(part) for part in torch.arange(count).tensor_split(self.clients)]
 
-    def whole(self, count: int) -> bool:
+    def ignores_order(self, count: int) -> bool:
         """Return whether the update is the same for every order of the examples."""
         return max(self.sizes(count)) == 1
 

@@ -18,7 +18,7 @@ from leakgauge.core import (
     ProbeError,
     Tensors,
     UpdateKind,
-    copied,
+    deep_copy,
     unit_shape,
 )
 from leakgauge.federated.isolation.probing import probing
@@ -71,7 +71,7 @@ class Calibrated(Wrapper):
         """The word "delta", since the update is a weight difference."""
         return "delta"
 
-    def taken(self, count: int) -> int:
+    def count_steps(self, count: int) -> int:
         """Return 1 if the update is that of one step, else 2, which stands for several steps."""
         return 1 if self.exact else 2
 
@@ -79,7 +79,7 @@ class Calibrated(Wrapper):
         """Return the size of the update relative to a gradient that is constant over all steps."""
         return self.size
 
-    def whole(self, count: int) -> bool:
+    def ignores_order(self, count: int) -> bool:
         """Return whether the order of the examples does not matter. It may matter in several steps."""
         return self.exact
 
@@ -107,7 +107,7 @@ def one_gradient(observation: Observation) -> bool:
     training = observation.training
     if training.kind == "delta":
         known = steps_of(observation)
-        return known is not None and known.taken(observation.knowledge.batch_size or 1) == 1
+        return known is not None and known.count_steps(observation.knowledge.batch_size or 1) == 1
     return calibrate(observation).exact
 
 
@@ -169,8 +169,8 @@ def _drawn(
     # The training may draw random numbers and change the model's state.
     with probing("local training"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw)
-        made = training(copied(observation.model), observation.loss, inputs, targets)
-        slope = FedSGD()(copied(observation.model), observation.loss, inputs, targets)
+        made = training(deep_copy(observation.model), observation.loss, inputs, targets)
+        slope = FedSGD()(deep_copy(observation.model), observation.loss, inputs, targets)
     one = sign * torch.cat([made[name].detach().double().flatten() for name in slope])
     other = torch.cat([t.detach().double().flatten() for t in slope.values()])
     size = float(one @ other / other.square().sum())

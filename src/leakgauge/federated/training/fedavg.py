@@ -62,7 +62,7 @@ class FedAvg:
         decay: Factor of the learning rate after each epoch, above 0. 1 keeps it constant.
         shuffle: Whether the client draws a new order of the examples for each epoch. False keeps the
             order of the batch.
-        orders: The order of each epoch, once `drawn` has drawn them. Otherwise empty.
+        orders: The order of each epoch, once `draw_orders` has drawn them. Otherwise empty.
 
     Raises:
         SpecificationError: An option lies outside its range.
@@ -74,7 +74,7 @@ class FedAvg:
     Example:
         >>> import leakgauge as lg
         >>> training = lg.FedAvg(epochs=2, minibatch=2, learning_rate=0.1)
-        >>> training.taken(5)
+        >>> training.count_steps(5)
         6
         >>> lg.examples.observation(batch_size=5, training=training).update.kind
         'delta'
@@ -98,7 +98,7 @@ class FedAvg:
         """The word "delta", since the update is a weight difference."""
         return "delta"
 
-    def drawn(self, count: int, *, seeds: Seeds) -> FedAvg:
+    def draw_orders(self, count: int, *, seeds: Seeds) -> FedAvg:
         """Return this training with its orders for `count` examples drawn, if it shuffles."""
         if not self.shuffle:
             return self
@@ -148,11 +148,11 @@ class FedAvg:
             total += step.learning_rate * velocity
         return total
 
-    def taken(self, count: int) -> int:
+    def count_steps(self, count: int) -> int:
         """Return the number of local steps on `count` examples."""
         return len(self.steps(count))
 
-    def whole(self, count: int) -> bool:
+    def ignores_order(self, count: int) -> bool:
         """Return whether each step uses all `count` examples, so that their order does not matter."""
         return (self.minibatch or count) >= count
 

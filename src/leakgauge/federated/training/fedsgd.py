@@ -98,7 +98,7 @@ class FedSGD:
 
 def with_orders(training: LocalTraining, count: int, *, seeds: Seeds) -> LocalTraining:
     """Return the training with its orders for `count` examples drawn, or unchanged if it does not shuffle."""
-    return training.drawn(count, seeds=seeds) if isinstance(training, Shuffled) else training
+    return training.draw_orders(count, seeds=seeds) if isinstance(training, Shuffled) else training
 
 
 def stateless(model: nn.Module, parameters: Tensors, inputs: Tensor) -> Tensor:

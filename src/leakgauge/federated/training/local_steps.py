@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from leakgauge.core import Observation, Tensors, Update, copied, in_other_units, trainable
+from leakgauge.core import Observation, Tensors, Update, deep_copy, drop_update_units, trainable
 from leakgauge.federated.training.calibration import steps_of
 from leakgauge.federated.training.fedsgd import FedSGD
 from leakgauge.federated.training.rounds import Rounds, parted
@@ -27,7 +27,7 @@ def as_one_gradient(observation: Observation) -> Observation:
     update = Update({name: -t / scale for name, t in observation.update.tensors.items()})
     known = observation.knowledge
     # Noise and bounds of the defense are stated in the units of the weight difference.
-    knowledge = replace(known, defense=in_other_units(known.defense))
+    knowledge = replace(known, defense=drop_update_units(known.defense))
     single = replace(training, training=FedSGD()) if isinstance(training, Rounds) else FedSGD()
     return replace(observation, training=single, update=update, knowledge=knowledge)
 
@@ -38,7 +38,7 @@ def multiplier(observation: Observation) -> float:
     return 1.0 if training is None else training.multiplier(observation.knowledge.batch_size or 1)
 
 
-def interpolated(observation: Observation, fraction: float) -> Observation:
+def interpolate(observation: Observation, fraction: float) -> Observation:
     """Return the observation as one gradient at an interpolated model, in each round.
 
     The model is `fraction * w_start + (1 - fraction) * w_end`, as in Zhu, Yao, Hong, Surrogate Model
@@ -46,16 +46,16 @@ def interpolated(observation: Observation, fraction: float) -> Observation:
     """
     seen, tensors = as_one_gradient(observation), observation.update.tensors
     if not isinstance(seen.training, Rounds):
-        return replace(seen, model=moved(observation.model, tensors, 1 - fraction))
+        return replace(seen, model=shift_model(observation.model, tensors, 1 - fraction))
     held = [observation.model, *seen.training.models]
     each = parted(tensors, list(trainable(observation.model)))
-    first, *later = [moved(m, t, 1 - fraction) for m, t in zip(held, each, strict=True)]
+    first, *later = [shift_model(m, t, 1 - fraction) for m, t in zip(held, each, strict=True)]
     return replace(seen, model=first, training=replace(seen.training, models=tuple(later)))
 
 
-def moved(model: nn.Module, tensors: Tensors, scale: float) -> nn.Module:
+def shift_model(model: nn.Module, tensors: Tensors, scale: float) -> nn.Module:
     """Return a copy of the model with `scale * tensors` added to the parameters of these names."""
-    after = copied(model)
+    after = deep_copy(model)
     parameters = trainable(after)
     with torch.no_grad():
         for name, tensor in tensors.items():

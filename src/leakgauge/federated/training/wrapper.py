@@ -85,12 +85,12 @@ class StepsWrapper(Wrapper):
         """The factor of the parameters that each step adds to the gradient."""
         return self.training.weight_decay if isinstance(self.training, LocalSteps) else 0.0
 
-    def taken(self, count: int) -> int:
+    def count_steps(self, count: int) -> int:
         """Return the largest number of steps of a client, for `count` examples in total."""
         inner = self.training
         if not isinstance(inner, LocalSteps):
             return 1
-        return max(inner.taken(size) for size in self.sizes(count))
+        return max(inner.count_steps(size) for size in self.sizes(count))
 
     def multiplier(self, count: int) -> float:
         """Return the size of the update of `count` examples relative to a gradient constant over all steps."""
@@ -99,6 +99,6 @@ class StepsWrapper(Wrapper):
             return 1.0
         return sum(size / count * inner.multiplier(size) for size in self.sizes(count))
 
-    def whole(self, count: int) -> bool:
+    def ignores_order(self, count: int) -> bool:
         """Return whether each step uses all `count` examples, so that their order does not matter."""
-        return self.training.whole(count) if isinstance(self.training, LocalSteps) else True
+        return self.training.ignores_order(count) if isinstance(self.training, LocalSteps) else True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from leakgauge.core import Domain, Observation, copied
+from leakgauge.core import Domain, Observation, deep_copy
 from leakgauge.federated.isolation.untouched import untouched
 from leakgauge.inversion.objectives.objective import Candidate, LeastSquares
 from leakgauge.output.head import features_of
@@ -38,7 +38,7 @@ class FeatureExtractor:
     @classmethod
     def of(cls, observation: Observation, layer: str, *, pooled: bool = False) -> FeatureExtractor:
         """Return the extractor of an observed model. `layer` names a module that is called once."""
-        return cls(copied(observation.model), observation.domain, layer, pooled)
+        return cls(deep_copy(observation.model), observation.domain, layer, pooled)
 
     def __call__(self, unit: Tensor) -> Tensor:
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}

@@ -11,10 +11,10 @@ from leakgauge.federated.layers.statistics import (
     batch_statistics,
     middle,
     normalizers,
-    running,
+    running_moments,
     steps_between,
 )
-from leakgauge.federated.training.local_steps import moved
+from leakgauge.federated.training.local_steps import shift_model
 from leakgauge.federated.training.rounds import Rounds, parted
 from leakgauge.inversion.objectives.feature_statistics import FeatureStatistics, LayerMoments
 
@@ -95,7 +95,7 @@ class BatchStatistics(FeatureStatistics):
                 similar data. The default is the observed model.
         """
         model = observation.model if proxy is None else proxy
-        return cls((LayerMoments(model, running(model)),), observation.domain, exact=False)
+        return cls((LayerMoments(model, running_moments(model)),), observation.domain, exact=False)
 
     def inapplicable(self, observation: Observation) -> str | None:
         if self.moments and all(one.targets for one in self.moments):
@@ -113,5 +113,5 @@ def _batch_moments(model: nn.Module, after: Tensors, update: Tensors | None) -> 
         name, layer = next((n, m) for n, m in normalizers(model).items() if n in targets)
         steps = steps_between(name, layer, after)
         if steps > 1:
-            model = moved(model, update, middle(layer.momentum, steps))
+            model = shift_model(model, update, middle(layer.momentum, steps))
     return LayerMoments(model, targets)

@@ -18,7 +18,7 @@ from leakgauge.core import (
     Reconstruction,
     Seeds,
     Status,
-    copied,
+    deep_copy,
     dtype_of,
     unit_shape,
 )
@@ -43,13 +43,13 @@ def copy_for_attack(observation: Observation) -> Observation:
     knowledge = observation.knowledge
     return replace(
         observation,
-        model=copied(observation.model),
-        loss=copied(observation.loss),
-        training=copied(observation.training),
+        model=deep_copy(observation.model),
+        loss=deep_copy(observation.loss),
+        training=deep_copy(observation.training),
         update=observation.update.detached(),
-        domain=copied(observation.domain),
+        domain=deep_copy(observation.domain),
         knowledge=replace(
-            knowledge, **{f.name: copied(getattr(knowledge, f.name)) for f in fields(knowledge)}
+            knowledge, **{f.name: deep_copy(getattr(knowledge, f.name)) for f in fields(knowledge)}
         ),
     )
 

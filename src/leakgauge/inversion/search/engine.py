@@ -15,7 +15,7 @@ from leakgauge.core import (
     Progress,
     Reconstruction,
     Seeds,
-    within,
+    scale_progress,
 )
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.withheld import is_withheld
@@ -143,7 +143,7 @@ class Ready:
 
         informed = replace(self.matching, objective=self.matching.informed(searched))
         with seeds.isolated("simulation"), attention.written_out():
-            reported = within(progress, 0.0, 1.0, finish=returned)
+            reported = scale_progress(progress, 0.0, 1.0, finish=returned)
             running = Running(informed, self.labels, searched, seeds, reported)
             running.descend()
             return returned(running.finish())

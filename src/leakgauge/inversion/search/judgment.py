@@ -24,7 +24,7 @@ from leakgauge.core import (
 )
 from leakgauge.federated.layers.dropout import mean_network
 from leakgauge.federated.training.fedsgd import FedSGD
-from leakgauge.federated.training.local_steps import interpolated
+from leakgauge.federated.training.local_steps import interpolate
 from leakgauge.federated.training.withheld import is_withheld
 from leakgauge.inversion.descents.descent import Identification
 from leakgauge.inversion.objectives.distances import MATCHED, Cosine, relative_residual
@@ -57,7 +57,7 @@ def residual_of(observation: Observation, found: Reconstruction) -> float | None
 
 def _unexplained(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     """Return the fraction of the update that no multiple of one gradient, midway, explains."""
-    midway = interpolated(observation, 0.5)
+    midway = interpolate(observation, 0.5)
     simulated = simulator(midway, create_graph=False)(unit, targets)
     cosine = 1 - float(Cosine()(Candidate(unit, targets, simulated, midway.update.tensors)))
     return math.sqrt(max(0.0, 1 - cosine**2))

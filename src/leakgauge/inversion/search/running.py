@@ -21,7 +21,7 @@ from leakgauge.core import (
     Snapshot,
     Status,
 )
-from leakgauge.core.verdicts import nothing_found
+from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.federated.layers.targets import unlabeled
 from leakgauge.inversion.descents.descent import Ending, Evaluation
 from leakgauge.inversion.evaluation.batching import Loop, Restarts, choose_restarts
@@ -186,7 +186,7 @@ class Running:
         restart = self.restarts[chosen]
         objectives = tuple(t.best.value for t in self.restarts if t.evaluations)
         if restart.best.variables is None:
-            return nothing_found(
+            return report_nothing_found(
                 observation,
                 Status.DIVERGED,
                 "the objective was not finite at any iterate: lower lr or use a line search",

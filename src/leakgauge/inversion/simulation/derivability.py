@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from leakgauge.core import Observation, ProbeError, SingleGradient, Tensors, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, spread
-from leakgauge.federated.layers.dropout import probes, taken
+from leakgauge.federated.layers.dropout import make_probes, tensor_like_inputs
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.inversion.simulation import attention
 from leakgauge.inversion.simulation.squared_error import with_elementary_squares
@@ -18,7 +18,7 @@ from leakgauge.inversion.simulation.squared_error import with_elementary_squares
 
 def unrunnable(observation: Observation) -> str | None:
     """Return why the model cannot be run on examples of the domain, or None if it can."""
-    inputs = probes(observation, observation.batch_size)
+    inputs = make_probes(observation, observation.batch_size)
     try:
         with probing(), torch.no_grad(), torch.random.fork_rng(devices=[]):
             stateless(observation.model, trainable(observation.model), inputs)
@@ -34,7 +34,9 @@ def underivable(observation: Observation, training: SingleGradient) -> str | Non
     values.
     """
     parameters = {name: p.detach() for name, p in trainable(observation.model).items()}
-    unit = spread(unit_shape(observation.domain), observation.batch_size, taken(observation))
+    unit = spread(
+        unit_shape(observation.domain), observation.batch_size, tensor_like_inputs(observation)
+    )
 
     def gradient(unit: Tensor) -> Tensors:
         def scalar(parameters: Tensors) -> Tensor:

@@ -15,7 +15,7 @@ from leakgauge.core import (
     SingleGradient,
     Tensors,
     Update,
-    copied,
+    deep_copy,
     effect,
     trainable,
 )
@@ -37,7 +37,7 @@ def in_precision(observation: Observation, dtype: torch.dtype) -> Observation:
     """Return the observation with the adversary's own copy of model, loss and update in another precision."""
     return replace(
         observation,
-        model=copied(observation.model).to(dtype),
+        model=deep_copy(observation.model).to(dtype),
         loss=loss_in(observation, dtype),
         update=observation.update.map(lambda t: t.to(dtype)),
     )

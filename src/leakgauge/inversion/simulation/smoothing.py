@@ -26,7 +26,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.federated.isolation.probing import probing
-from leakgauge.federated.layers.dropout import probes
+from leakgauge.federated.layers.dropout import make_probes
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.wrapper import Task, Wrapper
 
@@ -105,7 +105,7 @@ def runs_relu(observation: Observation) -> bool:
     # Random draws of the model must not change the program's own generator.
     count = observation.knowledge.batch_size or 2
     with torch.no_grad(), torch.random.fork_rng(devices=[]), probing(), smooth:
-        stateless(model, trainable(model), probes(observation, count))
+        stateless(model, trainable(model), make_probes(observation, count))
     return smooth.met > 0
 
 

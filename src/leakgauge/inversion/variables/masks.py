@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leakgauge.core import Inapplicable, Observation, trainable, unit_shape
 from leakgauge.federated.isolation.probing import probing, single
-from leakgauge.federated.layers.dropout import Masked, drawn_masks, taken, with_forward
+from leakgauge.federated.layers.dropout import Masked, drawn_masks, tensor_like_inputs, with_forward
 from leakgauge.federated.training.fedavg import FedAvg
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.rounds import Rounds
@@ -88,7 +88,7 @@ def masks_of(observation: Observation) -> Masks | Inapplicable:
 
 def _random(observation: Observation, masks: Masks) -> bool:
     """Return whether the model's outputs still depend on random draws when its masks are given."""
-    widened, like = widen(observation, masks), taken(observation)
+    widened, like = widen(observation, masks), tensor_like_inputs(observation)
     generator = torch.Generator().manual_seed(0)  # Any points of the domain serve as probes.
     unit = torch.rand((2, *unit_shape(widened.domain)), generator=generator).to(like)
     wide = widened.domain.from_unit(unit)

@@ -28,12 +28,12 @@ from leakgauge.core import (
     Observation,
     Tensors,
     Update,
-    copied,
+    deep_copy,
     trainable,
     unit_shape,
 )
 from leakgauge.federated.isolation.probing import probing
-from leakgauge.federated.layers.dropout import probes
+from leakgauge.federated.layers.dropout import make_probes
 from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.inversion.simulation.simulator import drop_misleading, simulator
 from leakgauge.inversion.variables.wide import Beside, Layout, WideDomain
@@ -109,7 +109,7 @@ def _hides(layer: str, gone: frozenset[str]) -> bool:
 
 def _run_order(observation: Observation) -> list[tuple[str, Tensor]]:
     """Return the layers with own parameters, in the order in which they run on one example, and their inputs."""
-    model = copied(observation.model)
+    model = deep_copy(observation.model)
     found: list[tuple[str, Tensor]] = []
 
     def record(name: str) -> Callable[..., None]:
@@ -120,7 +120,7 @@ def _run_order(observation: Observation) -> list[tuple[str, Tensor]]:
         if name in owners:
             module.register_forward_pre_hook(record(name))
     with torch.no_grad(), torch.random.fork_rng(devices=[]), probing():
-        stateless(model, trainable(model), probes(observation, 1))
+        stateless(model, trainable(model), make_probes(observation, 1))
     return found
 
 
@@ -156,7 +156,7 @@ class _SeveredForward:
 
 def sever(observation: Observation, layer: str, signals: Signals) -> Observation:
     """Return the observation with the adversary's copy of the model, which ends before `layer`."""
-    model = copied(observation.model)
+    model = deep_copy(observation.model)
     model.forward = _SeveredForward(model.forward, model.get_submodule(layer), signals)
     return replace(
         observation,
