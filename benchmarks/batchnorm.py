@@ -1,12 +1,18 @@
-"""BatchNorm: what statistics of the private batch hide, and what it tells where they are shared.
+"""BatchNorm: what the statistics of the private batch hide, and what they give away if they are shared.
 
-Train mode normalizes by the batch itself, so that an update says little of its brightness and contrast. "eval": no
-batch statistics at all. "withheld": simulated in train mode, with the candidate's own statistics (BN infer, in Huang
-et al. 2021). "shared": granted, as a term of the search. "as eval, theirs": simulated in eval mode with the shared
-statistics (BN exact); "as eval, old": with the running statistics that the model came with (BN proxy). "outsider":
-from successive global models, of four clients with an example each; "5 steps": FedAvg, five local steps at 0.1. Labels
-granted; withheld and shared differ by the grant alone. LeNet has BatchNorm before each sigmoid; ResNet-20 is untrained,
-its search that of smoothed_matching, cut.
+Train mode normalizes by the batch itself, so an update says little about its brightness and
+contrast. "eval" uses no batch statistics. "withheld" simulates train mode with the candidate's own
+statistics (BN infer, in Huang et al. 2021). "shared" grants the statistics, which become a term of
+the search.
+
+"as eval, theirs" simulates eval mode with the shared statistics (BN exact). "as eval, old" takes
+the running statistics that the model came with (BN proxy). "outsider" sees successive global models
+of four clients with one example each. "5 steps" is FedAvg with five local steps at a rate of 0.1.
+
+Labels are granted. "withheld" and "shared" differ by the grant alone. LeNet has BatchNorm before
+each sigmoid. ResNet-20 is untrained, and its search is a short `SmoothedMatching`.
+
+Quick: all nine ways on LeNet, one batch of 4, with 20 steps.
 """
 
 from __future__ import annotations
@@ -43,7 +49,7 @@ SEVERAL = lg.FedAvg(epochs=5, learning_rate=0.1)
 
 @dataclass(frozen=True)
 class Job:
-    """One update, seen and attacked one way."""
+    """One update, observed and attacked in one way."""
 
     network: str
     size: int
@@ -52,7 +58,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Every way on each batch; the outsider's four clients need four examples, and ResNet-20 has no time for all."""
+    """Return every way on each batch. The outsider's four clients need four examples. ResNet-20 has fewer ways."""
     if given.quick:
         return [Job("lenet", 4, how, 0) for how in HOW]
     lenet = [
@@ -64,7 +70,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def matching(job: Job, given: Options) -> inversion.GradientMatching:
-    """Layers weighted, total variation, L-BFGS over cosine coefficients; for ReLUs, a smoothed copy."""
+    """Return L-BFGS over cosine coefficients with weighted layers and total variation. For ReLUs: a smoothed copy."""
     steps = 20 if given.quick else STEPS[job.network]
     if job.network == "resnet20":
         return attacks.SmoothedMatching(steps=steps).matching()
@@ -79,7 +85,7 @@ def matching(job: Job, given: Options) -> inversion.GradientMatching:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One attack, scored, beside the same guess scored against other images."""
+    """Run one attack, and score its reconstruction against the private and against other images."""
     data = images(given.data)
     seed = 1000 * given.seed + job.draw
     batch, others = drawn_batches(data, job.size, seed)
@@ -101,7 +107,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def as_eval(seen: lg.Observation, how: str) -> lg.Observation:
-    """Where that is asked for, the observation with a model that normalizes by numbers it holds."""
+    """Return the observation, if `how` asks for it with a model that normalizes by stored statistics."""
     if not how.startswith("as eval"):
         return seen
     model = copy.deepcopy(seen.model)
@@ -113,7 +119,7 @@ def as_eval(seen: lg.Observation, how: str) -> lg.Observation:
 
 
 def network(name: str, data: lg.Dataset, seed: int) -> nn.Module:
-    """Untrained, by name."""
+    """Return an untrained network by its name."""
     if name == "resnet20":
         return lg.models.build(lg.models.resnet20, data.domain, 10, seed=seed)
     with torch.random.fork_rng(devices=[]):
@@ -122,7 +128,7 @@ def network(name: str, data: lg.Dataset, seed: int) -> nn.Module:
 
 
 def normalized_lenet(shape: tuple[int, ...]) -> nn.Module:
-    """The LeNet of the DLG paper with BatchNorm before each sigmoid, torch's own initial weights."""
+    """Return the LeNet of the DLG paper with BatchNorm before each sigmoid, and torch's own initial weights."""
     layers: list[nn.Module] = []
     channels, side = shape[0], shape[1]
     for stride in (2, 2, 1):
@@ -133,7 +139,7 @@ def normalized_lenet(shape: tuple[int, ...]) -> nn.Module:
 
 
 def settle(model: nn.Module, others: torch.Tensor) -> None:
-    """Running statistics of images that are not attacked, as a global model brings them."""
+    """Set running statistics from images that are not attacked. A global model brings them."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None
@@ -144,7 +150,7 @@ def settle(model: nn.Module, others: torch.Tensor) -> None:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
@@ -167,7 +173,7 @@ def main() -> None:
 
 
 def key(row: Row) -> tuple[str, int, int]:
-    """What a line of the table stands for."""
+    """Return the fields that name a line of the table."""
     return (row["network"], row["size"], HOW.index(row["how"]))
 
 

@@ -1,9 +1,14 @@
-"""What independent components and silent outputs read from linear layers, by batch size; and images from features.
+"""Cocktail party: what independent components and silent outputs read from linear layers, and images from features.
 
-First, MLPs of two hidden layers on CIFAR-10 and MNIST, labels as they are and all equal, beside the closed
-form of the same gradients, independent components alone, and the paper's descent; under noise and bf16.
-Then a CNN whose hidden linear layer is unmixed, and networks with only a last one at batch 1, each image
-from its features, beside signed Adam on the same gradients. Images that chose our settings are not among these.
+MLPs of two hidden layers on CIFAR-10 and MNIST come first, by batch size, with their own labels and
+with equal labels. The peers are the closed form of the same gradients, independent components
+alone, and the paper's descent. Then the update has noise, or is rounded to bf16.
+
+Last, a CNN whose hidden linear layer is unmixed, and networks with only a last linear layer at
+batch 1. Each image is inverted from its features. The peer is signed Adam on the same gradients.
+The images that chose our settings are not among these.
+
+Quick: an MLP of width 256 at batch 16, one defense at batch 8, and feature inversion with 20 steps.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from leakgauge import attacks, defenses
 NAME = "cocktail_party"
 EXACT, RECOGNIZABLE = 60.0, 20.0
 FIRST = 1000
-"""The first image attacked: our settings were chosen on some before it."""
+"""Index of the first image that is attacked. Our settings were chosen on images before it."""
 SIZES = {256: (8, 16, 32, 64), 512: (8, 16, 32, 64, 128), 1024: (8, 16, 32, 64, 128, 256)}
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 OURS, ROUGH, PAPER = "cocktail party", "components alone", "components, paper's descent"
@@ -68,12 +73,12 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """MLPs by width and batch size, then defenses, then images from features."""
+    """Return the jobs: MLPs by width and batch size, then defenses, then images from features."""
     return unmixings(given) + defended(given) + inversions(given)
 
 
 def unmixings(given: Options) -> list[Job]:
-    """Two disjoint batches of each size, of labels as they are and equal, by each method."""
+    """Return jobs for two disjoint batches of each size, with their own and with equal labels, by each method."""
     widths = {256: (16,)} if given.quick else SIZES
     found = []
     for width, sizes in widths.items():
@@ -97,7 +102,7 @@ def unmixings(given: Options) -> list[Job]:
 
 
 def defended(given: Options) -> list[Job]:
-    """Where it breaks."""
+    """Return jobs under noise and rounding, where unmixing ends."""
     sizes, names = ((8,), ("none", "noise 0.0001")) if given.quick else ((8, 64), tuple(DEFENSES))
     return [
         Job("defense", "cifar10", "mlp", 512, size, 0, method, defense=name)
@@ -108,7 +113,7 @@ def defended(given: Options) -> list[Job]:
 
 
 def inversions(given: Options) -> list[Job]:
-    """Batches on a CNN, and one image at a time on three networks."""
+    """Return jobs for batches on a CNN, and for one image at a time on three networks."""
     sizes, steps = ((4,), 20) if given.quick else ((4, 8), 500)
     found = [
         Job("features", "cifar10", "fedavg_cnn", 512, size, 0, method, steps=steps)
@@ -128,7 +133,7 @@ def inversions(given: Options) -> list[Job]:
 
 
 def dataset(given: Options, name: str) -> lg.Dataset:
-    """Images from FIRST on, where there are as many."""
+    """Return the images from FIRST on, or all images of a smaller data set."""
     if name == "mnist":
         return lg.data.npz("mnist.npz", split="test")
     if given.data is None and os.environ.get("LEAKGAUGE_DATA"):
@@ -138,7 +143,7 @@ def dataset(given: Options, name: str) -> lg.Dataset:
 
 
 def network(given: Options, data: str, name: str, width: int) -> nn.Module:
-    """By name; the ConvNet is of width 16."""
+    """Return a network by its name. The ConvNet has width 16."""
     found, models = dataset(given, data), lg.models
     if name == "resnet20":
         return model_of(name, found, given.seed)
@@ -151,14 +156,14 @@ def network(given: Options, data: str, name: str, width: int) -> nn.Module:
 
 
 def attack_of(job: Job) -> lg.BaseAttack:
-    """By its name; signed Adam with the total variation that suits the network."""
+    """Return an attack by its name. Signed Adam has the weight of total variation that suits the network."""
     if job.method == ADAM:
         return attacks.InvertingGradients(steps=job.steps, tv=TV.get(job.model, 1e-4))
     return ATTACKS[job.method]
 
 
 def run(job: Job, given: Options) -> Row:
-    """One update, attacked and scored; labels are granted where they are not at stake (features)."""
+    """Attack one update. Labels are granted only where images are inverted from features."""
     data = dataset(given, job.data)
     if job.labels == "equal":
         data = replace(data, targets=torch.full_like(data.targets, int(data.targets[job.first])))
@@ -176,6 +181,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     name = (
         f"{CIFAR} (train, from image {FIRST}), mnist.npz"
         if os.environ.get("LEAKGAUGE_DATA")
@@ -192,7 +198,7 @@ def main() -> None:
 
 
 def show(rows: list[Row], keys: tuple[str, ...]) -> None:
-    """One line for the rows that agree in `keys`."""
+    """Print one line for the rows that agree in `keys`."""
 
     def key(row: Row) -> tuple[str, ...]:
         return tuple(str(row[name]) for name in keys)
@@ -218,7 +224,7 @@ def show(rows: list[Row], keys: tuple[str, ...]) -> None:
 
 
 def order(row: Row, keys: tuple[str, ...]) -> tuple[str | int, ...]:
-    """Numbers by size, names by alphabet."""
+    """Return a key that sorts numbers by size and names by alphabet."""
     return tuple(row[name] for name in keys)
 
 

@@ -1,4 +1,7 @@
-"""How much less photographs vary in color than in brightness: where Smoothness takes its default weights from."""
+"""How much less photographs vary in color than in brightness: the source of the default weights of `Smoothness`.
+
+Quick: the bundled photographs, without the ImageNet samples.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ SETS = {
 
 
 def ratios(images: torch.Tensor) -> list[float]:
-    """Energy of the Laplacian of brightness over that of each color axis, of images (N, 3, H, W) halved to 32 x 32."""
+    """Return the energy of the Laplacian of brightness over that of each color axis. Images (N, 3, H, W) are halved to 32 x 32."""
     factor = images.shape[-1] // 32
     axes = torch.nn.functional.normalize(torch.tensor(OPPONENT), dim=1)
     seen = torch.einsum(
@@ -30,7 +33,7 @@ def ratios(images: torch.Tensor) -> list[float]:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = common.run_jobs("color", __doc__, jobs_of, run, data="named in each row")
     common.table(
         ["photographs", "images", "red - blue", "red - 2 green + blue"],

@@ -1,4 +1,4 @@
-"""What every benchmark shares: one command line, jobs in processes, one JSON file of rows, tables."""
+"""The parts that all benchmarks share: a command line, jobs in processes, a JSON file of rows, and tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """The command line of every benchmark."""
+    """The options of the command line, the same for every benchmark."""
 
     quick: bool
     data: str | None
@@ -41,16 +41,23 @@ class Options:
 
 
 def options(name: str, description: str) -> Options:
-    """Parse `[--quick] [--data FILE.npz] [--seed N] [--out FILE.json] [--workers N]`."""
+    """Parse `[--quick] [--data FILE.npz] [--seed N] [--out FILE.json] [--workers N] [--resume]`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "--quick", action="store_true", help="a cut that ends within 60 s on 2 cores"
+        "--quick", action="store_true", help="run a part that contains the headline's method"
     )
-    parser.add_argument("--data", metavar="FILE.npz", help="images (uint8 NHWC) and labels")
-    parser.add_argument("--seed", type=int, default=0, help="added to every seed")
+    parser.add_argument("--data", metavar="FILE.npz", help="other images (uint8 NHWC) and labels")
+    parser.add_argument("--seed", type=int, default=0, help="number that is added to every seed")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: results/NAME.json")
-    parser.add_argument("--resume", action="store_true", help="keep the rows of a run that was cut")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the rows of an earlier run that was cut"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="number of processes, by default one for each core",
+    )
     given = parser.parse_args()
     default = ROOT / "results" / (f"{name}-quick.json" if given.quick else f"{name}.json")
     return Options(
@@ -66,12 +73,19 @@ def measure(
     name: str,
     data: str | None = None,
 ) -> list[Row]:
-    """Run jobs in processes of one thread each; the JSON is written after each, in order.
+    """Run jobs in processes of one thread each, and write the JSON after each row, in the order of the jobs.
 
-    `data` names what the jobs read, where it is not what `images` reads.
-    Ctrl-C cuts the run: the rows done are returned, and the JSON says that it is not complete.
+    Ctrl-C ends the run. The rows that are done are returned, and the JSON says that it is not
+    complete.
+
+    Args:
+        task: Measures one job.
+        jobs: The jobs. Their `repr` identifies them in the JSON.
+        given: The command line.
+        name: Name of the benchmark.
+        data: What the jobs read, if they do not read `images`.
     """
-    commit()  # as it is at the start: a working tree may move on meanwhile
+    commit()  # Read at the start, since the working tree may change during the run.
     kept = earlier(given) if given.resume else {}
     rows: dict[str, Row] = {repr(job): kept[repr(job)] for job in jobs if repr(job) in kept}
     left = [job for job in jobs if repr(job) not in rows]
@@ -83,7 +97,7 @@ def measure(
             save(name, given, done, complete=len(done) == len(jobs), data=data)
             _tell(len(done) - before, len(left), time.perf_counter() - clock)
     except KeyboardInterrupt:
-        print(f"\ncut after {len(rows)} of {len(jobs)} rows")
+        print(f"\nInterrupted. {len(rows)} of {len(jobs)} rows are written to {given.out}.")
     print(file=sys.stderr)
     return [rows[repr(job)] for job in jobs if repr(job) in rows]
 
@@ -99,11 +113,11 @@ def run_jobs(
     """Parse the command line, print the header, run every job, and return the rows in order.
 
     Args:
-        name: the benchmark's name, and that of its JSON.
-        description: the docstring of its script, for --help.
-        jobs_of: the jobs of a command line.
-        run: measures one job; takes the job and `given`, the command line.
-        data: what the jobs read, where it is not what `images` reads.
+        name: Name of the benchmark and of its JSON.
+        description: Docstring of the script, for `--help`.
+        jobs_of: Returns the jobs of a command line.
+        run: Measures one job. It takes the job and the command line as `given`.
+        data: What the jobs read, if they do not read `images`.
     """
     given = options(name, description or "")
     header(given, data)
@@ -111,7 +125,7 @@ def run_jobs(
 
 
 def earlier(given: Options) -> dict[str, Row]:
-    """Rows of an earlier run of the same command that was cut, by job; each row names its own commit."""
+    """Return the rows that an earlier run of the same command left in its JSON, by job."""
     if not given.out.exists():
         return {}
     document = json.loads(given.out.read_text())
@@ -120,12 +134,14 @@ def earlier(given: Options) -> dict[str, Row]:
 
 
 def _tell(done: int, planned: int, spent: float) -> None:
+    """Print how many jobs are done, and about how many seconds are left."""
     left = spent / done * (planned - done)
     line = f"\r{done}/{planned}, {spent:.0f} s, about {left:.0f} s left  "
     print(line, end="", file=sys.stderr, flush=True)
 
 
 def _results(task: Callable[[Any], Row], jobs: Sequence[Any], workers: int) -> Iterable[Row]:
+    """Yield the row of each job, in the order of the jobs."""
     if workers <= 1:
         _one_thread()
         yield from map(task, jobs)
@@ -136,13 +152,14 @@ def _results(task: Callable[[Any], Row], jobs: Sequence[Any], workers: int) -> I
 
 
 def _one_thread() -> None:
+    """Restrict torch to one thread."""
     torch.set_num_threads(1)
 
 
 def save(
     name: str, given: Options, rows: Sequence[Row], *, complete: bool, data: str | None = None
 ) -> None:
-    """Write the JSON whole: rows, commit, versions, machine, seed, and whether the run was cut."""
+    """Write the JSON: rows, commit, versions, machine, seed, and whether all jobs are done."""
     given.out.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "benchmark": name,
@@ -171,7 +188,7 @@ def save(
 
 
 def data_name(given: Options, default: str | None = None) -> str:
-    """The file that --data names, without its folder; else `default`, else what `images` reads."""
+    """Return the name of the file of `--data`, else `default`, else the name of what `images` reads."""
     if given.data is not None:
         return Path(given.data).name
     if default is not None:
@@ -181,7 +198,7 @@ def data_name(given: Options, default: str | None = None) -> str:
 
 @cache
 def commit() -> str:
-    """The commit that ran, marked where the sources differ from it."""
+    """Return the commit that runs, with a mark if the sources differ from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -201,13 +218,13 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def share(flags: Iterable[bool]) -> str:
-    """`27/30 (90%)`."""
+    """Return how many flags are true, as `27/30 (90%)`."""
     listed = list(flags)
     return f"{sum(listed)}/{len(listed)} ({100 * sum(listed) / max(1, len(listed)):.0f}%)"
 
 
 def header(given: Options, data: str | None = None) -> None:
-    """What ran, where: printed above every table."""
+    """Print the commit, versions, data and seed, above the tables."""
     print(
         f"commit {commit()}, leakgauge {lg.__version__}, torch {torch.__version__}, "
         f"data {data_name(given, data)}, seed {given.seed}"

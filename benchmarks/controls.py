@@ -1,4 +1,4 @@
-"""The blind control of a benchmark: the same guess, scored against other images of the same labels."""
+"""The blind control of a benchmark: the same reconstruction, scored against other images of the same labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from leakgauge.modalities.image import Remembering
 
 
 def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> list[int]:
-    """Other images, one of each label where there is one, none twice; targets -1 are not to be chosen."""
+    """Return distinct indices of other images, one of each label while there are any. Targets of -1 are not chosen."""
     picked: list[int] = []
     for label in labels:
         left = [i for i in (targets >= 0).nonzero().flatten().tolist() if i not in picked]
@@ -27,7 +27,7 @@ def others_of(targets: Tensor, labels: Tensor, generator: torch.Generator) -> li
 
 
 def control_batch(data: lg.Dataset, indices: Sequence[int], generator: torch.Generator) -> lg.Batch:
-    """Return other examples than these, one of each label where there is one."""
+    """Return other examples than these, one of each label while there are any."""
     return chosen(data, others_of(without(data, indices), data.targets[list(indices)], generator))
 
 
@@ -39,13 +39,13 @@ def without(data: lg.Dataset, indices: Sequence[int]) -> Tensor:
 
 
 def similarity(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """SSIM after assignment."""
+    """Return SSIM after assignment."""
     order = lg.metrics.assign(batch.inputs, guess.inputs)
     return {"ssim": lg.metrics.ssim(batch.inputs, guess.inputs[order]).tolist()}
 
 
 def every(some: list[Row], name: str) -> list[float]:
-    """One value for each example, of rows that have any."""
+    """Return one value for each example, of the rows that have this field."""
     return [value for row in some for value in row.get(name, [])]
 
 
@@ -57,10 +57,11 @@ def beside_control(
     *,
     draws: int = 5,
 ) -> Row:
-    """Each metric of the guess, clamped and assigned, for each example, and its mean over `draws` controls.
+    """Return each metric of the reconstruction for each example, and its mean over `draws` controls.
 
-    PSNR (dB), SSIM, FFT2D, whether the guess points at its own among all images of `data`, by pixels and
-    by SqueezeNet's features, and LPIPS on SqueezeNet, the last two under LEAKGAUGE_DATA.
+    Values are clamped and assigned before they are scored. The metrics are PSNR (dB), SSIM, FFT2D
+    and identification among all images of `data`, by pixels. Under LEAKGAUGE_DATA, LPIPS on
+    SqueezeNet and identification by SqueezeNet's features follow.
     """
     found = score(data, indices, guess)
     spare = without(data, indices)
@@ -78,7 +79,7 @@ def beside_control(
 def score(
     data: lg.Dataset, indices: Sequence[int], guess: lg.Reconstruction, hidden: Sequence[int] = ()
 ) -> Row:
-    """The metrics of a guess of these examples; decoys are all others of `data` but those hidden."""
+    """Return the metrics of a reconstruction. Decoys are all other examples of `data` except the hidden ones."""
     batch = chosen(data, indices)
     truth = data.domain.to_unit(batch.inputs)
     unit = data.domain.to_unit(guess.inputs).clamp(0, 1)
@@ -100,5 +101,5 @@ def score(
 
 @cache
 def embedding() -> Remembering:
-    """SqueezeNet's features, of each image once a process."""
+    """Return SqueezeNet's features. Each process computes them once for each image."""
     return Remembering(lg.models.lpips_squeeze().embed)

@@ -1,7 +1,11 @@
 """Defenses of the data: ATS, and dropout of pixels and patches. LeNet, labels granted, without their order.
 
-naive: second order, which takes what the client trained on for the data. adaptive: the attack that knows the defense,
-from the guess of the same search. The control is the same guess scored against other images of the same labels.
+The naive adversary runs second order, and takes the data that the client trained on for the private
+data. The adaptive adversary knows the defense, and starts from the reconstruction of the same
+search. The control is the same reconstruction scored against other images of the same labels.
+
+Quick: one image without a defense, and with one strength of each defense, attacked as in the full
+run.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from leakgauge.inversion import GradientMatching
 NAME = "data_defenses"
 DRAWS = {1: 3, 2: 1}
 SEARCH = attacks.SecondOrder(warm=4, iterations=150, stages=1)
-"""Shorter than the default: what is told of one LeNet image, it reads to more than 60 dB."""
+"""Shorter than the default. It reads an undefended image of LeNet at more than 60 dB."""
 DEFENSES: dict[str, tuple[lg.Defense | None, type | None]] = {
     "none": (None, None),
     "ats 3-1-7+43-18-18": (defenses.ATS(), attacks.TransformationInversion),
@@ -50,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done(Recipe):
-    """The search as it was run before."""
+    """A search that returns the reconstruction of an earlier run."""
 
     search: Recipe
     guess: lg.Reconstruction
@@ -65,7 +69,7 @@ class Done(Recipe):
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Draw by draw, so that a run that is cut has every cell."""
+    """Return the jobs draw by draw, so that a run that is cut has rows of every cell."""
     draws = {1: 1} if given.quick else DRAWS
     return [
         Job(name, size, draw)
@@ -76,7 +80,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """Both attacks, scored, each beside its control."""
+    """Run both attacks, and score each beside its control."""
     data = images(given.data)
     seed = 1000 * given.seed + job.draw
     generator = lg.Seeds(seed).generator(f"batch/{job.size}")
@@ -105,7 +109,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
@@ -116,17 +120,26 @@ def main() -> None:
             for name in ("naive", "adaptive")
             if name in some[0]
         ]
-    headings = ["batch", "defense", "attack", "batches", "PSNR, dB", "least", "control", "SSIM"]
-    table([*headings, "control"], lines)
+    headings = [
+        "batch",
+        "defense",
+        "attack",
+        "batches",
+        "PSNR, dB",
+        "least dB",
+        "control dB",
+        "SSIM",
+    ]
+    table([*headings, "control SSIM"], lines)
 
 
 def key(row: Row) -> tuple[int, str]:
-    """What lines of the table stand for."""
+    """Return the fields that name lines of the table."""
     return row["size"], row["defense"]
 
 
 def figures(some: list[Row]) -> list[str]:
-    """Means over examples, and the least of them."""
+    """Return means over examples, and the lowest PSNR among them."""
     texts = [f"{mean(every(some, 'psnr')):.2f}", f"{min(every(some, 'psnr')):.1f}"]
     texts.append(f"{mean(every(some, 'control_psnr')):.2f}")
     return texts + [f"{mean(every(some, name)):.3f}" for name in ("ssim", "control_ssim")]

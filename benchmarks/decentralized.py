@@ -1,10 +1,14 @@
-"""What a neighbor reads in decentralized training, by degree, distance, and when it began to listen.
+"""What a neighbor reads in decentralized training, by degree, distance, and the round in which it begins to listen.
 
-8 nodes on a circle, each joined to 2 or 4 others (degree 1: a pair), one image each; Metropolis-Hastings
-mixing; all start from one model. Node 0 listens for 8 rounds, from the first or the sixth on, and works
-out one other node's gradient, which is then attacked: an MLP of width 32 in closed form,
-LeNet by L-BFGS with total variation and the label granted. The error is that of the gradient, at the model
-worked out. The blind control is the same with another image, of the same label, at the victim.
+8 nodes on a circle are joined to 2 or 4 others each. Degree 1 is a pair. Each node holds one image,
+and mixing is Metropolis-Hastings. All start from one model. Node 0 listens for 8 rounds, from the
+first or from the sixth on. It works out one other node's gradient, which is then attacked.
+
+The attack on an MLP of width 32 is the closed form. On LeNet it is L-BFGS with total variation and
+the label granted. The error is that of the gradient, at the model that was worked out. The blind
+control is the same attack when the victim holds another image of the same label.
+
+Quick: one victim in each place on the MLP, at both rates, and one on LeNet.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ NAME = "decentralized"
 NODES = {1: 2, 2: 8, 4: 8}
 LISTENING = 8
 READ = 20.0
-"""PSNR (dB) from which an image counts as read: an MSE of at most 1e-2."""
+"""PSNR (dB) from which an image counts as read. It is an MSE of at most 1e-2."""
 ATTACKS: dict[str, lg.BaseAttack] = {
     "linear_layer": attacks.LinearLayer(),
     "l-bfgs": lbfgs(400),
@@ -33,7 +37,7 @@ ATTACKS: dict[str, lg.BaseAttack] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One victim; width 0 is LeNet."""
+    """One victim. A width of 0 is LeNet."""
 
     width: int
     degree: int
@@ -44,7 +48,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Both networks; a pair has no node two hops away."""
+    """Return jobs on both networks. A pair has no node two hops away."""
     places = [(degree, hops) for degree in NODES for hops in (1, 2) if degree > 1 or hops == 1]
     networks = [(32, 0.01, 5), (32, 0.0001, 5), (0, 0.001, 2)]
     if given.quick:
@@ -60,7 +64,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """The victim's image and the control's, each attacked through what the neighbor worked out."""
+    """Attack the victim's image and the control's, each through the gradient that the neighbor worked out."""
     seed, data = given.seed + job.number, images(given.data)
     owner = client_of(data, mlp_or_lenet(data, job.width, seed))
     order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("images"))
@@ -92,12 +96,13 @@ def run(job: Job, given: Options) -> Row:
 
 
 def error(owner: lg.Client, seen: lg.Observation, batch: lg.Batch) -> float:
-    """||g - g*|| / ||g*|| of the gradient worked out, g* the true one at the model worked out."""
+    """Return ||g - g*|| / ||g*||, with g the gradient worked out, and g* the true one at the model worked out."""
     true = flat(owner.training(seen.model, owner.loss, batch.inputs, batch.targets))
     return float((flat(seen.update.tensors) - true).norm() / true.norm())
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     keys = ("network", "rate", "start", "degree", "hops")
     groups: dict[tuple[object, ...], list[Row]] = {}

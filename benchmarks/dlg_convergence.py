@@ -1,6 +1,9 @@
-"""How often DLG and iDLG finish: LeNet (sigmoid), batch 1, MSE at most 1e-4.
+"""How often DLG and iDLG finish: LeNet (sigmoid), batch 1, MSE of at most 1e-4.
 
-The paper's settings, and ours named as such. Iterates and restarts are chosen by the attacker's objective.
+The papers' settings run, and ours, which are named as ours. The attacker's objective chooses
+iterates and restarts.
+
+Quick: all four attacks on one image with two seeds, and 30 steps.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One attack on one image with one seed, which draws the model and the starts."""
+    """Attack one image with one seed, which draws the model and the starts."""
     name, image, seed = job
     data = images(given.data)
     attack = (QUICK if given.quick else ATTACKS)[name]
@@ -47,6 +50,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     table(
         [
@@ -67,7 +71,7 @@ def main() -> None:
 
 
 def summary(name: str, rows: list[Row]) -> list[object]:
-    """One line: medians over images and seeds."""
+    """Return one line: medians over images and seeds."""
     return [
         name,
         share(row["mse"][0] <= GOAL for row in rows),

@@ -1,8 +1,10 @@
-"""DLG against the defenses of its own paper: LeNet (sigmoid), batch 1, label read as in iDLG.
+"""DLG against the defenses of its own paper: LeNet (sigmoid), batch 1, label recovered as in iDLG.
 
-Noise, precision and sparsity at the strengths of Zhu et al. 2019, section 5. The blind control of
-an image is the same attack on the update of another image. Iterates are chosen by the attacker's
-objective.
+Noise, precision and sparsity have the strengths of Zhu et al. 2019, section 5. The control of an
+image is the same reconstruction scored against another image. The attacker's objective chooses
+iterates.
+
+Quick: two images without a defense, and under noise, two precisions and sparsity, with 10 steps.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import leakgauge as lg
 
 NAME = "dlg_defenses"
 SUCCESS = 1e-2
-"""MSE (20 dB) at or below which an image leaks. A defense stops DLG where fewer than half do."""
+"""MSE (20 dB) at or below which an image leaks. A defense stops DLG if fewer than half of the images leak."""
 STEPS, QUICK_STEPS = 30, 10
 """Calls of L-BFGS, of about 20 evaluations each."""
 STDS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -34,10 +36,11 @@ class Setting:
     known: bool = True
     stops: bool | None = None
     early: bool = False
-    """Whether the adversary ends where the noise that it knows explains the rest of the update."""
+    """Whether the adversary ends when the noise that it knows explains the rest of the update."""
 
     @property
     def name(self) -> str:
+        """The name in the table."""
         if self.defense is None:
             return "none"
         ending = ", ended early" if self.early else "" if self.known else ", unknown"
@@ -45,7 +48,7 @@ class Setting:
 
 
 def settings() -> list[Setting]:
-    """Every defense and strength. The paper's own adversary makes no use of the defense."""
+    """Return every defense and strength. The paper's own adversary makes no use of the defense."""
     d = lg.defenses
     found = [Setting(stops=False)]
     for noise in (d.GaussianNoise, d.LaplacianNoise):
@@ -85,7 +88,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One image under one defense, scored against itself and, as a control, against another."""
+    """Attack one image under one defense, and score the result against it and against another image."""
     image, name = job
     data = images(given.data)
     setting = SETTINGS[name]
@@ -99,7 +102,7 @@ def run(job: Job, given: Options) -> Row:
     if setting.early:
         attack = replace(attack, tolerance=noise_floor(observation))
     guess = attack(observation, seeds=lg.Seeds(given.seed).child(f"image/{image}"))
-    # The range is public: any adversary would move its guess into it.
+    # The range is public, so any adversary would clamp its reconstruction to it.
     unit = data.domain.to_unit(guess.inputs).clamp(0, 1)
     guess = replace(guess, inputs=data.domain.from_unit(unit))
     other = (image - 1) % count_of(given)
@@ -111,7 +114,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def noise_floor(observation: lg.Observation) -> float:
-    """BalancedDLG's objective at the truth, as expected from what the adversary knows and sees."""
+    """Return the expected objective of BalancedDLG at the truth, from what the adversary knows and sees."""
     std = getattr(observation.knowledge.defense, "std")  # noqa: B009
     tensors = observation.update.tensors.values()
     whole = torch.stack([t.norm() for t in tensors]).norm()
@@ -119,12 +122,13 @@ def noise_floor(observation: lg.Observation) -> float:
 
 
 def rms(observation: lg.Observation) -> float:
-    """Root mean square of the update's entries, in the gradient's own unit."""
+    """Return the root mean square of the update's entries, in the gradient's own unit."""
     entries = torch.cat([t.flatten() for t in observation.update.tensors.values()])
     return float(entries.square().mean().sqrt())
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     print(f"{rows[0]['attack']}; leaks: MSE <= {SUCCESS:g} (20 dB); stopped: fewer than half leak")
     table(
@@ -142,19 +146,20 @@ def main() -> None:
         [summary(name, found) for name in SETTINGS if (found := of(rows, name))],
     )
     print(
-        "The paper calls its noise levels variances: read so, its 1e-2 is std 0.1, its 1e-4 std "
-        "0.01.\n'unknown': the adversary matches a sparse update as if it were whole.\n"
-        "'ended early': once the noise that it knows explains the rest."
+        "The paper calls its noise levels variances. Read in this way, its 1e-2 is a std of 0.1, "
+        "and its 1e-4 a std of 0.01.\n"
+        "'unknown': the adversary matches a sparse update as if it were whole.\n"
+        "'ended early': the adversary ends when the known noise explains the rest of the update."
     )
 
 
 def of(rows: list[Row], name: str) -> list[Row]:
-    """The rows of one setting."""
+    """Return the rows of one setting."""
     return [row for row in rows if row["defense"] == name]
 
 
 def summary(name: str, rows: list[Row]) -> list[object]:
-    """One line: medians over images, and whether the paper's verdict is ours."""
+    """Return one line: medians over images, and whether the paper's verdict agrees with ours."""
     leaked = [row["mse"][0] <= SUCCESS for row in rows]
     stopped = sum(leaked) < len(leaked) / 2
     says = SETTINGS[name].stops

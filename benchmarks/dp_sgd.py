@@ -1,12 +1,20 @@
-"""DP-SGD: what leaks, and what is learned, against epsilon.
+"""DP-SGD: leakage and accuracy against epsilon.
 
-LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10, each example's gradient clipped at norm 1, one noise multiplier a
-line. Leakage: batches of 1 and 4 at the model that training starts from, labels granted, as epsilon's adversary has
-them; "naive" takes the update as it is (`vanishing_prior`), "adaptive" simulates the clipping and matches by the
-noise's own law (`bayes_optimal`; without noise it is the naive attack that knows the clipping).
-Accuracy and epsilon: the training of `frontier.py`. Epsilon is that of a client with an equal share of the images, at
-delta 1e-5, by Opacus' RDP accountant, as if its examples were drawn by Poisson's law: one round's, and that of all
-rounds. An attack on one round answers to the former.
+LeNet (tanh, weights from U(-0.1, 0.1)) on CIFAR-10. Each example's gradient is clipped at norm 1.
+Each line has one noise multiplier.
+
+Leakage: batches of 1 and 4 at the model that training starts from, labels granted, since the
+adversary of epsilon has them. "naive" takes the update for a plain gradient (`vanishing_prior`).
+"adaptive" simulates the clipping and matches by the noise's own law (`bayes_optimal`). Without
+noise, "adaptive" is the naive attack that knows the clipping.
+
+Accuracy and epsilon: the training of `frontier.py`. Epsilon is that of a client with an equal share
+of the images, at delta 1e-5, for one round and for all rounds. The RDP accountant of Opacus
+computes it, as if examples were drawn by Poisson sampling. Compare an attack with the epsilon of
+one round.
+
+Quick: multipliers of 0.01 and 1 at both batch sizes, by both adversaries with 10 steps, and their
+accuracy after 10 rounds.
 """
 
 from __future__ import annotations
@@ -47,7 +55,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Attacks first, then trainings."""
+    """Return the attacks, then the trainings."""
     multipliers = QUICK if given.quick else MULTIPLIERS
     attacked = [
         Job(z, kind, size, draw)
@@ -60,12 +68,12 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def defense_of(multiplier: float) -> DPSGD:
-    """The defense of one line."""
+    """Return the defense of one line."""
     return DPSGD(max_norm=1.0, noise_multiplier=multiplier)
 
 
 def run(job: Job, given: Options) -> Row:
-    """One row."""
+    """Measure one row."""
     setting = Setting("DP-SGD", job.multiplier, defense_of(job.multiplier))
     row = {**vars(job), "defense": repr(setting.defense)}
     if job.kind == "accuracy":
@@ -74,7 +82,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def spent(job: Job, given: Options) -> Row:
-    """Epsilon of one round and of all; None stands for no bound."""
+    """Return epsilon of one round and of all rounds. None means that there is no bound."""
     data, _ = federated(given)
     rate = min(1.0, EXAMPLES / (len(data) / 5))
     defense = defense_of(job.multiplier)
@@ -86,7 +94,7 @@ def spent(job: Job, given: Options) -> Row:
 
 
 def read(job: Job, setting: Setting, given: Options) -> Row:
-    """One attack, scored beside the control."""
+    """Run one attack, and score it beside the control."""
     data = images(given.data)
     seeds = lg.Seeds(1000 * given.seed + job.draw).child(f"size/{job.size}")
     order = torch.randperm(len(data), generator=seeds.generator("batch")).tolist()
@@ -107,7 +115,7 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     heads = ["multiplier", "epsilon, a round", "epsilon, whole", "accuracy"]
     for size in SIZES:
@@ -116,7 +124,7 @@ def main() -> None:
 
 
 def line(multiplier: float, rows: list[Row]) -> list[str]:
-    """One line: means over examples."""
+    """Return one line: means over examples."""
     some = [row for row in rows if row["multiplier"] == multiplier]
     texts = [f"{multiplier:g}"]
     runs = [row for row in some if row["kind"] == "accuracy"]
@@ -134,7 +142,7 @@ def line(multiplier: float, rows: list[Row]) -> list[str]:
 
 
 def bound(runs: list[Row], key: str) -> str:
-    """An epsilon; without noise there is none that is finite."""
+    """Return an epsilon as text, or inf if there is no noise."""
     if not runs:
         return "-"
     return "inf" if runs[0][key] is None else f"{runs[0][key]:.3g}"

@@ -1,10 +1,16 @@
-"""Active dropout: does it protect? Masks ignored, drawn anew, optimized jointly, and known.
+"""Active dropout: does it protect the data? The adversary ignores the masks, draws them, optimizes them, or knows them.
 
-CIFAR-10, labels granted; MLP (dropout behind both hidden layers), LeNet and a small transformer. "ignored" simulates
-the network without dropout, as every descent here does; "drawn anew" draws masks in each evaluation; "joint" is the
-Dropout Inversion Attack. "known masks" grants the client's own masks: an upper bound, no attack. All four are
-signed Adam of equally many steps; "joint, second order" is second_order with the masks among its variables. The
-control is the joint guess (where p = 0, the plain one) scored against other images.
+CIFAR-10, labels granted. The networks are an MLP (dropout after both hidden layers), LeNet and a
+small transformer. "ignored" simulates the network without dropout, like every other attack here.
+"drawn anew" draws masks in each evaluation. "joint" is the Dropout Inversion Attack. "known masks"
+grants the client's own masks, which is an upper bound that no adversary has.
+
+All four are signed Adam with equal numbers of steps. "joint, second order" is `second_order` with
+the masks among its variables. The control is the joint reconstruction scored against other images.
+For p = 0 it is the plain one.
+
+Quick: all ways of signed Adam on the MLP at p = 0 and 0.25 with 60 steps, and "joint, second order"
+on LeNet with a shorter search.
 """
 
 from __future__ import annotations
@@ -47,7 +53,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Every way on the same update; without dropout there is one. Second order where it takes a minute or two."""
+    """Return every way on the same update. Without dropout there is one. Second order runs on LeNet alone."""
     rates, sizes = (0.25, 0.0, 0.5, 0.1), (1, 4)
     if given.quick:
         found = [Job("mlp", p, 1, how) for p in (0.0, 0.25) for how in ways(p)]
@@ -61,13 +67,13 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def ways(p: float) -> list[str]:
-    """Those of signed Adam."""
+    """Return the ways of signed Adam at this dropout rate."""
     return [how for how in WAYS if how != SECOND] if p else ["ignored"]
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A forward pass with these masks."""
+    """A forward pass with the given masks."""
 
     forward: Callable[..., Any]
     masks: list[Tensor]
@@ -79,7 +85,7 @@ class Given:
 
 @dataclass(frozen=True, eq=False)
 class Anew:
-    """A forward pass that draws its own masks, as the client's does."""
+    """A forward pass that draws its own masks, like the client's."""
 
     forward: Callable[..., Any]
 
@@ -89,7 +95,7 @@ class Anew:
 
 
 class Drawing(DropoutMode):
-    """Inside, masks are drawn where the adversary's engine cannot switch them off."""
+    """A mode in which masks are drawn, although the adversary's simulation switches dropout off."""
 
     def answer(self, call: Call, inputs: Tensor) -> Tensor:
         assert call.shape is not None, "no network here draws masks inside attention"
@@ -98,7 +104,7 @@ class Drawing(DropoutMode):
 
 
 def setting(job: Job, given: Options) -> tuple[lg.Dataset, lg.Batch, lg.Batch, lg.Observation, Row]:
-    """The private batch, other images, what the server sees of the former, and that with other forwards, by way."""
+    """Return data, private batch, other images, observation, and observations with other forward passes by way."""
     data = images(given.data)
     order = torch.randperm(len(data), generator=lg.Seeds(given.seed).generator("batch")).tolist()
     builder = getattr(lg.models, job.network)
@@ -115,7 +121,7 @@ def setting(job: Job, given: Options) -> tuple[lg.Dataset, lg.Batch, lg.Batch, l
     client = with_forward(model, partial(Given, masks=masks))
     batch, seen = observe(data, client, mine, server=server, seed=given.seed)
     others = chosen(data, order[job.batch : 2 * job.batch])
-    # The labels that are granted have lost the batch's order: masks granted beside them follow theirs.
+    # Granted labels are without the batch's order. Granted masks have to follow the order of the labels.
     assert seen.knowledge.labels is not None, "this server grants them"
     place = batch.targets.argsort()[seen.knowledge.labels.argsort().argsort()]
     ordered = [mask[place] for mask in masks]
@@ -129,11 +135,11 @@ def setting(job: Job, given: Options) -> tuple[lg.Dataset, lg.Batch, lg.Batch, l
 
 
 def run(job: Job, given: Options) -> Row:
-    """One attack, scored against the private batch and against other images."""
+    """Run one attack, and score it against the private batch and against other images."""
     data, batch, others, seen, views = setting(job, given)
     signed = attacks.InvertingGradients(steps=60 if given.quick else STEPS)
     joint = attacks.DropoutInversion(attack=signed)
-    # The masks' mean is not quite 1 - p: a weight on it would keep second order from its tolerance.
+    # The masks' mean is not quite 1 - p. A weight on it would keep second order above its tolerance.
     inner: Any = attacks.SecondOrder()
     inner = shortened(inner) if given.quick else inner
     second = attacks.DropoutInversion(attack=inner, weight=0.0, start="mean")
@@ -144,7 +150,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
@@ -164,12 +170,12 @@ def main() -> None:
 
 
 def key(row: Row) -> tuple[str, int, float]:
-    """What a line of the table stands for."""
+    """Return the fields that name a line of the table."""
     return (row["network"], row["batch"], row["p"])
 
 
 def quality(row: Row | None) -> str:
-    """Median PSNR over the images, and the residual of the simulation in use."""
+    """Return the median PSNR over the images, and the residual of the way's own simulation."""
     return "-" if row is None else f"{median(row['psnr']):.1f} ({row['residual']:.0e})"
 
 

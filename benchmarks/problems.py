@@ -1,4 +1,4 @@
-"""What benchmarks attack: batches, networks, clients, what a server sees of them, and how a guess is scored."""
+"""What benchmarks attack: batches, networks, clients and a server's view. And how reconstructions are scored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leakgauge import attacks, inversion
 
 
 def images(data: str | None) -> lg.Dataset:
-    """Test images of FILE.npz; without one, CIFAR-10 under LEAKGAUGE_DATA, else photographs."""
+    """Return the test images of FILE.npz. Without one: CIFAR-10 under LEAKGAUGE_DATA, else photographs."""
     if data is not None:
         return lg.data.npz(data)
     if os.environ.get("LEAKGAUGE_DATA"):
@@ -31,7 +31,7 @@ def chosen(data: lg.Dataset, indices: Sequence[int], dtype: torch.dtype | None =
 
 
 def drawn_batches(data: lg.Dataset, size: int, seed: int) -> tuple[lg.Batch, lg.Batch]:
-    """Return a private batch that the seed draws, and as many other examples, in its order, for a control."""
+    """Return a private batch that the seed draws, and equally many other examples as a control."""
     order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("batch")).tolist()
     return chosen(data, order[:size]), chosen(data, order[size : 2 * size])
 
@@ -44,7 +44,7 @@ def mlp_or_lenet(data: lg.Dataset, width: int, seed: int) -> nn.Module:
 
 
 def with_decoys(data: lg.Dataset, size: int, seed: int) -> tuple[lg.Batch, lg.Batch]:
-    """Return a private batch that the seed draws, and a decoy batch: other inputs under the same labels."""
+    """Return a private batch that the seed draws, and a decoy batch: other inputs with the same labels."""
     order = torch.randperm(len(data), generator=lg.Seeds(seed).generator("images"))
     labels = data.targets[order[:size]]
     batch, decoy = (lg.Batch(data.inputs[order[i : i + size]], labels) for i in (0, size))
@@ -81,19 +81,19 @@ def observe(
     classes: int = 10,
     training: lg.LocalTraining | None = None,
 ) -> tuple[lg.Batch, lg.Observation]:
-    """A private batch, and what an honest-but-curious server (default: lg.Server()) sees of it."""
+    """Return a private batch and what an honest-but-curious server sees of it (default: `lg.Server()`)."""
     client = client_of(data, model, defense=defense, classes=classes, training=training)
     batch = chosen(data, indices)
     return batch, (server or lg.Server()).observe(client, batch, seeds=lg.Seeds(seed))
 
 
 def lenet(data: lg.Dataset, seed: int, *, classes: int = 10) -> nn.Module:
-    """The LeNet of the DLG paper: sigmoid, every weight from U(-0.5, 0.5)."""
+    """Return the LeNet of the DLG paper: sigmoid, every weight from U(-0.5, 0.5)."""
     return lg.models.build(lg.models.lenet, data.domain, classes, seed=seed)
 
 
 def lbfgs(steps: int) -> inversion.GradientMatching:
-    """The benchmarks' first-order peer: L-BFGS, layers weighted, total variation, labels granted or read."""
+    """Return the first-order peer: L-BFGS, layers weighted, total variation, labels granted or recovered."""
     return inversion.GradientMatching(
         objective=1e6 * (inversion.BalancedL2() + 1e-5 * inversion.TotalVariation()),
         parametrization=inversion.Direct(center=0.5, spread=0.25),
@@ -112,7 +112,7 @@ def shortened(attack: lg.BaseAttack) -> lg.BaseAttack:
 
 
 def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """MSE and PSNR (dB) after assignment, of values as they came (not clamped), and labels."""
+    """Return MSE and PSNR (dB) after assignment, and whether labels match. Values are not clamped."""
     truth, found = data.domain.to_unit(batch.inputs), data.domain.to_unit(guess.inputs)
     order = lg.metrics.assign(truth, found)
     labels = None
@@ -132,7 +132,7 @@ def scored(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 def scored_beside(
     data: lg.Dataset, batch: lg.Batch, others: lg.Batch, guess: lg.Reconstruction
 ) -> Row:
-    """`scored`, and `control_psnr` (dB): the same guess scored against other examples."""
+    """Return `scored`, and `control_psnr` (dB): the same reconstruction scored against other examples."""
     control = scored(data, others, guess)["psnr"]
     return scored(data, batch, guess) | {"control_psnr": control}
 
@@ -140,7 +140,7 @@ def scored_beside(
 def reconstructed(
     attack: lg.BaseAttack, seen: lg.Observation, seeds: lg.Seeds
 ) -> tuple[lg.Reconstruction, Row]:
-    """The guess, and `cpu_seconds`: the process's own, which other load on the machine hardly moves."""
+    """Return the reconstruction, and `cpu_seconds` of this process, which other load hardly changes."""
     clock = time.process_time()
     guess = attack(seen, seeds=seeds)
     return guess, {"cpu_seconds": time.process_time() - clock}
