@@ -1,10 +1,11 @@
-"""The ablation as a picture: originals, what each recipe made of their gradient, and its control, from a JSON file.
+"""The ablation as a picture: originals, each recipe's reconstruction of their gradient, and its control.
 
-    python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png
+Run `python benchmarks/ablation_figure.py results/grad_inversion.json --out ../docs/ablation.png`.
 
-Reads rows that kept a picture (`picture`, `original` and `other`: PNG in base64), and runs no attack. Every batch that
-has one is a column, every recipe a row; numbers are means over the batch, in brackets those of the control. Under each
-original its loss: of an example that the network is sure of, an update tells next to nothing.
+The rows come from a JSON file. Only rows that kept a picture are drawn (`picture`, `original` and
+`other`, PNG in base64). No attack runs. Every batch with pictures is a column, and every recipe is
+a row. Numbers are means over the batch, with those of the control in brackets. Under each original
+stands its loss. If the network is sure of an example, an update says almost nothing about it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ INK, PALE = "#1f2430", "#6b7280"
 
 
 def decoded(text: str) -> Image.Image:
-    """A PNG in base64, SIDE pixels high, enlarged without smoothing: a pixel stays a pixel."""
+    """Decode a PNG in base64. It becomes SIDE pixels high, and small images are enlarged without smoothing."""
     image = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")
     how = Image.Resampling.NEAREST if image.height <= SIDE else Image.Resampling.LANCZOS
     return image.resize((image.width * SIDE // image.height, SIDE), how)
 
 
 def draw(rows: list[Row]) -> Image.Image:
-    """The whole figure."""
+    """Draw the whole figure."""
     recipes = list(dict.fromkeys(row["recipe"] for row in rows))
     batches = list(dict.fromkeys(batch_of(row) for row in rows))
     strips = {(row["recipe"], batch_of(row)): row for row in rows}
@@ -68,17 +69,17 @@ def draw(rows: list[Row]) -> Image.Image:
 
 
 def paste(page: Image.Image, image: Image.Image, x: int, y: int) -> None:
-    """At this place of the page."""
+    """Paste an image at this place of the page."""
     page.paste(image, (x, y))
 
 
 def batch_of(row: Row) -> str:
-    """What a column is."""
+    """Return the name of a row's column."""
     return f"{row['network']}, batch of {row['size']}, draw {row['draw']}"
 
 
 def words(row: Row) -> str:
-    """PSNR and LPIPS, beside the control's."""
+    """Return PSNR and LPIPS, with those of the control in brackets."""
     pairs = [("psnr", "dB", 1), ("lpips", "LPIPS", 2)]
     return "   ".join(
         f"{mean(row[name]):.{digits}f} {unit} ({mean(row['control_' + name]):.{digits}f})"
@@ -88,12 +89,12 @@ def words(row: Row) -> str:
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own."""
+    """Return the font of Pillow."""
     return ImageFont.load_default(size)
 
 
 def main() -> None:
-    """Read, draw, write."""
+    """Read the rows, draw the figure, and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, metavar="FILE.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
@@ -101,7 +102,7 @@ def main() -> None:
     rows = [row for row in json.loads(given.rows.read_text())["rows"] if "picture" in row]
     if not rows:
         raise SystemExit(
-            f"{given.rows}: expected rows with pictures, found none: run its benchmark"
+            f"{given.rows}: expected rows with pictures, found none. Run grad_inversion.py."
         )
     draw(rows).save(given.out)
 

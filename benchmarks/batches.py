@@ -73,7 +73,10 @@ def jobs_of(given: common.Options) -> list[Job]:
 
 
 def run(job: Job, given: common.Options) -> common.Row:
-    """Attack one batch. Return scores, verdict and trajectory: evaluations, seconds and mean PSNR (dB) of each snapshot."""
+    """Attack one batch and score it.
+
+    The trajectory has evaluations, seconds and mean PSNR (dB) of each snapshot.
+    """
     data = problems.images(job.data)
     seed = 1000 * job.seed + job.number
     model = problems.lenet(data, seed)

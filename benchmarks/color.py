@@ -20,7 +20,10 @@ SETS = {
 
 
 def ratios(images: torch.Tensor) -> list[float]:
-    """Return the energy of the Laplacian of brightness over that of each color axis. Images (N, 3, H, W) are halved to 32 x 32."""
+    """Return the energy of the Laplacian of brightness over that of each color axis.
+
+    Images (N, 3, H, W) are halved to 32 x 32 first.
+    """
     factor = images.shape[-1] // 32
     axes = torch.nn.functional.normalize(torch.tensor(OPPONENT), dim=1)
     seen = torch.einsum(

@@ -1,13 +1,18 @@
-"""Exact attacks beside optimization on the same updates, and the defenses under which exactness ends.
+"""Exact attacks beside gradient matching on the same updates, and the defenses under which exactness ends.
 
-First, by network, batch and labels: time and quality of each exact attack that applies, and of gradient
-matching with a bounded budget, its steps in its name. Labels are granted to all, without their order: matching
-needs them, exact attacks mostly do not. Equal labels are those of the first image, given to all. Seconds are
-the process's own, on one thread. The control is the same guess, scored against other images.
+First: time and quality by network, batch and labels, of each applicable exact attack and of
+gradient matching. The name of a matching attack tells its number of steps. Labels are granted to
+all attacks, without their order. Matching needs them, and most exact attacks do not. Equal labels
+are those of the first image, given to all. Seconds are the process's own, on one thread. The
+control is the same reconstruction, scored against other images.
 
-Then each exact attack on one network, under defenses that the adversary knows of. An update of several local
-steps is answered by what the attack says of it, and by its result on the weight difference over lr and
-steps, taken for one gradient. Jobs go by their draw: a run that is cut has the first of each.
+Then: each exact attack on one network, under defenses that the adversary knows. For an update of
+several local steps, each row has the attack's own reason why it cannot run, and its result on one
+gradient. That gradient is the weights' difference over rate and steps. Jobs are in the order of
+their draw, so a run that is cut has the first draw of each.
+
+Quick: all attacks on one batch of 16 equal labels of the MLP, peeling on the FedAvg CNN, and SPEAR
+under noise and local steps.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ from leakgauge.federated.training.local_steps import as_one_gradient
 
 NAME = "exact_attacks"
 EXACT = 60.0
-"""PSNR (dB) from which an image counts as read: an error below an eighth of a gray level."""
+"""PSNR (dB) from which an image counts as exact: an error below an eighth of a gray level."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Both parts."""
+    """Return the jobs of both parts."""
     if given.quick:
         headline = "MLP, batch 16, equal"
         found = [Job("beside", headline, attack, 0) for attack in CELLS[headline].tried]
@@ -79,7 +84,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def turn(job: Job) -> float:
-    """When a job is run: those of exact attacks without a defense, which are quick, then by draw; ResNet-20 later."""
+    """Return when a job runs: fast exact attacks without a defense first, then by draw, ResNet-20 later."""
     if job.cell.startswith("ResNet"):
         return job.draw + 1.5
     quick = job.part == "beside" and job.attack in (
@@ -93,7 +98,7 @@ def turn(job: Job) -> float:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One update, attacked and scored."""
+    """Attack one update, and score it."""
     cell = (CELLS if job.part == "beside" else DEFENDED)[job.cell]
     seed = given.seed + job.draw
     data, held, others = drawn(images(given.data), cell, lg.Seeds(seed))
@@ -123,7 +128,7 @@ def reason_of(plan: lg.Plan | lg.Inapplicable) -> str | None:
 
 
 def drawn(data: lg.Dataset, cell: Cell, seeds: lg.Seeds) -> tuple[lg.Dataset, list[int], list[int]]:
-    """The data as labeled here, the batch's images at random, and as many others, wrapped around."""
+    """Return the labeled data, the indices of the batch's random images, and of equally many others, wrapped around."""
     order = torch.randperm(len(data), generator=seeds.generator(f"batch/{cell.size}")).tolist()
     if cell.labels == "distinct":
         first: dict[int, int] = {}
@@ -140,7 +145,7 @@ def drawn(data: lg.Dataset, cell: Cell, seeds: lg.Seeds) -> tuple[lg.Dataset, li
 def observed(
     data: lg.Dataset, cell: Cell, held: list[int], defense: str, seed: int
 ) -> tuple[lg.Batch, lg.Observation]:
-    """The batch, and what a server that is granted the labels and knows the defense sees of it."""
+    """Return the batch, and what a server sees that is granted the labels and knows the defense."""
     network = models.build(cell.network, data.domain, 10, seed=seed).to(cell.precision)
     client = client_of(data, network, training=STEPS.get(defense), defense=DEFENSES.get(defense))
     batch = chosen(data, held, cell.precision)
@@ -148,7 +153,7 @@ def observed(
 
 
 def features(seen: lg.Observation, batch: lg.Batch, seed: int) -> Row:
-    """What softmax unmixing reads, as the attack of that name does before any descent."""
+    """Return the features that softmax unmixing reads before any descent, with their errors."""
     reason = reason_of(ATTACKS["softmax unmixing"].plan(seen))
     seen = as_one_gradient(seen)
     clock = time.process_time()
@@ -160,6 +165,7 @@ def features(seen: lg.Observation, batch: lg.Batch, seed: int) -> Row:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     print_beside([row for row in rows if row["part"] == "beside"])
     print()
@@ -167,7 +173,7 @@ def main() -> None:
 
 
 def grouped(rows: list[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
-    """Rows by the values of `keys`."""
+    """Return rows by the values of `keys`."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -175,14 +181,14 @@ def grouped(rows: list[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
 
 
 def print_beside(rows: list[Row]) -> None:
-    """One line for each attack in each cell, in the order of the cells."""
+    """Print one line for each attack in each cell, in the order of the cells."""
     place = {
         (name, a): (i, j)
         for i, (name, cell) in enumerate(CELLS.items())
         for j, a in enumerate(cell.tried)
     }
     rows = sorted(rows, key=lambda row: place.get((row["cell"], row["attack"]), (99, 99)))
-    headings = ["median dB", "least", "control", f">= {EXACT:g} dB", "certified", "residual"]
+    headings = ["median dB", "least dB", "control dB", f">= {EXACT:g} dB", "certified", "residual"]
     table(
         ["cell", "attack", "batches", *headings, "seconds"],
         [
@@ -193,7 +199,7 @@ def print_beside(rows: list[Row]) -> None:
 
 
 def summary(rows: list[Row]) -> list[str]:
-    """Over all images of these batches."""
+    """Return the figures over all images of these batches."""
     psnr, control = ([v for row in rows for v in row[name]] for name in ("psnr", "control_psnr"))
     residuals = [row["residual"] for row in rows if row["residual"] is not None]
     return [
@@ -207,14 +213,15 @@ def summary(rows: list[Row]) -> list[str]:
 
 
 def print_defended(rows: list[Row]) -> None:
-    """One line for each attack and network, one column for each defense; then what several steps are answered."""
+    """Print one line for each attack and network with a column for each defense, then reasons for several steps."""
     names = [name for name in (*DEFENSES, *STEPS) if any(row["defense"] == name for row in rows)]
     lines = []
     for (attack, cell), group in grouped(rows, "attack", "cell").items():
         by = grouped(group, "defense")
         lines.append([attack, cell, *(told(by.get((name,), [])) for name in names)])
     print(
-        f"Median dB, and images of {EXACT:g} dB; for features the median relative error, and how many of {READ:g}:"
+        f"Median dB, and images of at least {EXACT:g} dB. Features have a median relative error, "
+        f"and the number of errors of at most {READ:g}."
     )
     table(["attack", "cell", *names], lines)
     reasons = {(row["attack"], row["reason"]): None for row in rows if row["reason"] is not None}
@@ -223,7 +230,7 @@ def print_defended(rows: list[Row]) -> None:
 
 
 def told(rows: list[Row]) -> str:
-    """One entry: quality, and how many are exact."""
+    """Return one entry: the quality, and how many images are exact."""
     psnr = [value for row in rows for value in row["psnr"] or []]
     errors = [value for row in rows for value in row.get("error") or []]
     if psnr:

@@ -18,7 +18,7 @@ MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
 @dataclass(frozen=True)
 class Cell:
-    """A network, a batch size, its labels, and the attacks tried on it by name, for so many draws."""
+    """A network, a batch size, its labels, the names of the attacks on it, and the number of draws."""
 
     network: Callable[..., nn.Module]
     size: int
@@ -29,7 +29,7 @@ class Cell:
 
 
 def adam(steps: int, tv: float = 1e-4) -> lg.BaseAttack:
-    """Inverting Gradients, of fewer steps than its paper's 24,000."""
+    """Return Inverting Gradients with fewer steps than its paper's 24,000."""
     return attacks.InvertingGradients(steps=steps, tv=tv)
 
 

@@ -1,10 +1,16 @@
-"""FedAvg: what local steps hide, from an adversary who ignores them, uses a surrogate, corrects it, or unrolls them.
+"""FedAvg: what local steps hide from an adversary that ignores them, uses a surrogate, corrects it, or unrolls them.
 
-LeNet, CIFAR-10, labels granted; 1 to 20 local epochs, one example a step, shuffled in each epoch, or the whole
-batch. "told" is granted which example came when; the others are not. Every attack is L-BFGS with the same
-vanishing prior; the two that keep a misfit keep a hundredth of it (best of 1e-1, 1e-2, 1e-3 on draws 5 and 6).
-Attacks that unroll local steps pay for each of them in each evaluation: they run to 20 local steps. The control
-is the corrected surrogate's guess, scored against other images. Label counts are recovered, none granted.
+LeNet, CIFAR-10, labels granted, 1 to 20 local epochs. A step sees one example, shuffled in each
+epoch, or the whole batch. "told" means that the order of the examples is granted. Every attack is
+L-BFGS with the same vanishing prior. The two that keep a misfit keep a hundredth of the prior: the
+best of 1e-1, 1e-2 and 1e-3 on draws 5 and 6.
+
+Attacks that unroll local steps pay for each step in each evaluation, so they run up to 20 local
+steps. The control is the corrected surrogate's reconstruction, scored against other images. Label
+counts are recovered, without any grant.
+
+Quick: batch 4 at rate 1e-3. "ignored" and "corrected" at 1 and 20 epochs run whole on full-batch
+steps, which are the headline. The other ways run at 1 epoch with a tenth of the steps.
 """
 
 from __future__ import annotations
@@ -23,9 +29,9 @@ from leakgauge.analytic.label_recovery import recover_labels
 
 NAME = "fedavg"
 UNROLLED = 20
-"""Most local steps that an attack unrolls here."""
+"""Largest number of local steps that an attack unrolls here."""
 MISFIT = 1e-2
-"""What remains of the prior where the simulation is known to be wrong."""
+"""Fraction of the prior that remains if the simulation is known to be wrong."""
 HOW = (
     "ignored",
     "surrogate",
@@ -41,7 +47,7 @@ TOLD = ("corrected, told", "unrolled, told")
 
 @dataclass(frozen=True)
 class Job:
-    """One update and one way to attack it; a minibatch of 0 is the whole batch."""
+    """One update and one way to attack it. A minibatch of 0 is the whole batch."""
 
     size: int
     minibatch: int
@@ -52,7 +58,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Every way on the same update."""
+    """Return every way on the same update. Ways that unroll steps cost most, and come last of each draw."""
     sizes, rates, epochs, draws = [4, 8], [1e-3, 1e-2], [1, 5, 10, 20], 2
     if given.quick:
         sizes, rates, epochs, draws = [4], [1e-3], [1, 20], 1
@@ -65,14 +71,13 @@ def jobs_of(given: Options) -> list[Job]:
         for minibatch in (0, 1)
         for how in HOW
     ]
-    # What unrolls local steps is dearest, and comes last of each draw: a run may be cut.
     jobs.sort(key=lambda job: (job.draw, job.how in HOW[4:]))
     jobs = [job for job in jobs if sensible(job)]
     return [job for job in jobs if job.how in HEADLINE or job.epochs == 1] if given.quick else jobs
 
 
 def sensible(job: Job) -> bool:
-    """The order matters only where a step sees less than the batch; unrolling has its limit."""
+    """Return whether a job makes sense: order matters only for minibatches, and unrolling has its limit."""
     steps = job.epochs * (job.size if job.minibatch else 1)
     if job.how in TOLD and not job.minibatch:
         return False
@@ -82,7 +87,7 @@ def sensible(job: Job) -> bool:
 
 
 def attack_of(how: str, quick: bool) -> lg.BaseAttack:
-    """The attack, within its budget."""
+    """Return the attack, within its budget."""
     few = 10 if quick else 1
     if how == "ignored":
         return attacks.OneGradient(attack=attacks.VanishingPrior(steps=600 // few, remains=MISFIT))
@@ -97,7 +102,7 @@ def attack_of(how: str, quick: bool) -> lg.BaseAttack:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One attack, scored, and the label counts that the last layer tells."""
+    """Run one attack, score it, and count the labels that the last layer gives away."""
     data = images(given.data)
     seed = 1000 * given.seed + job.draw
     batch, others = drawn_batches(data, job.size, seed)
@@ -119,7 +124,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def counts_read(seen: lg.Observation, batch: lg.Batch, seed: int) -> float:
-    """Share of the batch whose label is counted right, no label granted."""
+    """Return the fraction of the batch whose label is counted right, without granted labels."""
     blind = replace(seen, knowledge=lg.Knowledge(batch_size=len(batch)))
     found = recover_labels(blind, seeds=lg.Seeds(seed).child("counts"))
     truth = torch.bincount(batch.targets, minlength=10)
@@ -128,7 +133,7 @@ def counts_read(seen: lg.Observation, batch: lg.Batch, seed: int) -> float:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
@@ -155,13 +160,13 @@ def main() -> None:
 
 
 def key(row: Row) -> tuple[int, str, float, int]:
-    """What a line of the table stands for."""
+    """Return the fields that name a line of the table."""
     whole = "1" if row["minibatch"] else "B"
     return (row["size"], whole, row["rate"], row["epochs"])
 
 
 def quality(rows: list[Row]) -> str:
-    """Median PSNR over the images of all draws, and the median residual."""
+    """Return the median PSNR over the images of all draws, and the median residual."""
     if not rows:
         return "-"
     values = [value for row in rows for value in row["psnr"]]
@@ -169,7 +174,7 @@ def quality(rows: list[Row]) -> str:
 
 
 def control(rows: list[Row]) -> str:
-    """Median PSNR of the same guesses against other images."""
+    """Return the median PSNR of the same reconstructions against other images."""
     values = [value for row in rows for value in row["control_psnr"]]
     return f"{median(values):.1f}" if values else "-"
 

@@ -1,10 +1,10 @@
 """The frontier as a picture, from the JSON of `frontier.py`: leakage above the control against accuracy.
 
-    python benchmarks/frontier_figure.py results/frontier.json --out ../docs/frontier.svg
+Run `python benchmarks/frontier_figure.py results/frontier.json --out ../docs/frontier.svg`.
 
-Runs nothing. A mark is a setting: a circle where an example leaked to either adversary, a diamond where none did;
-hollow where another setting leaks no more and is no less accurate. Settings of one defense are joined, and named at
-one of them.
+No attack runs. A mark is a setting. It is a circle if an example leaked to one of the adversaries,
+else a diamond. It is hollow if another setting leaks no more and is no less accurate. Settings of
+one defense are joined by a line, and named once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from leakgauge.report.labels import Box, place
 
 PANELS = {"data": of_data, "model": of_model, "gradient": of_gradient}
 HIGHEST = 25.0
-"""dB above the control from where all are drawn alike."""
+"""Largest leakage in dB above the control that is drawn. Larger values are drawn at this height."""
 LEFT, TOP, WIDTH, HEIGHT, GAP = 62.0, 64.0, 400.0, 420.0, 22.0
 HUES = (
     "#0f62a8",
@@ -65,7 +65,7 @@ class Mark:
 
 
 def marks_of(points: dict[str, Row], names: Sequence[str]) -> list[Mark]:
-    """Those of settings with both a leakage and an accuracy."""
+    """Return the marks of the settings that have both a leakage and an accuracy."""
     found = []
     for name in names:
         point = points.get(name, {})
@@ -88,7 +88,7 @@ def marks_of(points: dict[str, Row], names: Sequence[str]) -> list[Mark]:
 
 @dataclass(frozen=True)
 class Frame:
-    """The axes, which all panels share, and where a panel begins."""
+    """The axes, which all panels share, and the left end of a panel."""
 
     left: float
     low: float
@@ -97,20 +97,20 @@ class Frame:
     top: float
 
     def at(self, mark: Mark) -> tuple[float, float]:
-        """Where a setting lies."""
+        """Return the place of a setting."""
         return self.x(mark.accuracy), self.y(min(mark.above, self.top))
 
     def x(self, accuracy: float) -> float:
-        """Where an accuracy lies."""
+        """Return the horizontal place of an accuracy."""
         return self.left + 14 + (WIDTH - 28) * (accuracy - self.low) / (self.high - self.low)
 
     def y(self, above: float) -> float:
-        """Where leakage lies."""
+        """Return the vertical place of a leakage."""
         return TOP + HEIGHT - HEIGHT * (above - self.bottom) / (self.top - self.bottom)
 
 
 def draw(rows: list[Row]) -> str:
-    """The whole figure as SVG."""
+    """Draw the whole figure as SVG."""
     points = {name: point for name in SETTINGS if (point := summary(name, rows))}
     everything = marks_of(points, list(SETTINGS))
     highest = min(HIGHEST, max(mark.above for mark in everything))
@@ -124,10 +124,10 @@ def draw(rows: list[Row]) -> str:
     across = LEFT + len(PANELS) * (WIDTH + GAP)
     down = TOP + HEIGHT + 60
     words = (
-        f"PSNR above the blind control, dB (at most {HIGHEST:g} are drawn), to whoever reads more"
+        f"PSNR above the blind control, dB (at most {HIGHEST:g}), of the adversary that reads more"
     )
     parts.append(caption(LEFT - 44, 20, words, ""))
-    told = "● an example leaked · ◆ none did · hollow: another setting leaks no more and is no less accurate"
+    told = "● an example leaked · ◆ none leaked · hollow: another setting leaks no more and is no less accurate"
     parts.append(caption(across - GAP, 20, told, "end"))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {across:.0f} {down:.0f}" width="{across:.0f}">'
     paper = f'<rect width="{across:.0f}" height="{down:.0f}" fill="#fff"/>'
@@ -135,7 +135,7 @@ def draw(rows: list[Row]) -> str:
 
 
 def panel(title: str, marks: list[Mark], frame: Frame, *, first: bool) -> list[str]:
-    """One family of defenses, with no defense for comparison."""
+    """Draw one family of defenses, with no defense for comparison."""
     right, base = frame.left + WIDTH, TOP + HEIGHT
     parts = [caption(frame.left, TOP - 14, f"Defenses of the {title}", "head")]
     for level in range(0, int(frame.top) + 1, 5):
@@ -161,7 +161,7 @@ def panel(title: str, marks: list[Mark], frame: Frame, *, first: bool) -> list[s
 
 
 def named(marks: list[Mark], families: list[str], frame: Frame, hues: dict[str, str]) -> list[str]:
-    """Each defense's name, at the setting that is best where 2.5 dB are worth a point of accuracy."""
+    """Draw each defense's name at its best setting, where 2.5 dB are worth one point of accuracy."""
     chosen = []
     for name in families:
         own = [mark for mark in marks if mark.family == name]
@@ -181,7 +181,7 @@ def named(marks: list[Mark], families: list[str], frame: Frame, hues: dict[str, 
 
 
 def drawn(mark: Mark, frame: Frame, hues: dict[str, str]) -> str:
-    """The mark of a setting, with its name for who points at it."""
+    """Draw the mark of a setting, with its name as a tooltip."""
     x, y = frame.at(mark)
     hue = hues[mark.family]
     fill = "#fff" if mark.dominated else hue
@@ -194,7 +194,7 @@ def drawn(mark: Mark, frame: Frame, hues: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Read and draw."""
+    """Read the rows and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, metavar="FILE.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.svg")

@@ -1,4 +1,4 @@
-"""The defenses of `frontier.py`: each at up to three strengths, with what an adversary who knows it runs."""
+"""The defenses of `frontier.py`, each at up to three strengths, with the attack of its adaptive adversary."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from leakgauge import attacks, defenses
 from leakgauge.federated import FedAvg
 
 RATE = 0.1
-"""The server's, against a gradient; that of local steps too."""
+"""Rate of the server for a gradient, and rate of local steps."""
 STEPS, QUICK_STEPS = 500, 10
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One defense at one strength, and how the model or its training differ from the undefended."""
+    """One defense at one strength, and how the model or its training differ from the undefended ones."""
 
     family: str
     strength: float | str = ""
@@ -24,23 +24,25 @@ class Setting:
     model: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
     factor: float = 1.0
-    """Of the server's rate."""
+    """Factor of the server's rate."""
     quality: bool = True
     """Whether accuracy is measured."""
     size: int = 4
-    """Examples of the batch that is attacked; training takes 32 whatever this is."""
+    """Number of examples of the attacked batch. Training always takes 32."""
 
     @property
     def name(self) -> str:
+        """The name in the table."""
         return f"{self.family} {self.strength}".strip()
 
 
 def settings() -> list[Setting]:
-    """In the order of the table: none, data, model, gradient."""
+    """Return all settings in the order of the table: none, data, model, gradient."""
     return [Setting("none"), *of_data(), *of_model(), *of_gradient()]
 
 
 def of_data() -> list[Setting]:
+    """Return the settings of defenses that change the data."""
     d = defenses
     policies = {"hybrid": {}, "43-18-18": {"policies": "43-18-18"}, "3-1-7": {"policies": "3-1-7"}}
     return [
@@ -62,6 +64,7 @@ def of_data() -> list[Setting]:
 
 
 def of_model() -> list[Setting]:
+    """Return the settings of defenses that change the model or its training."""
     d = defenses
     return [
         *(Setting("dropout", p, model={"dropout": p}) for p in (0.1, 0.25, 0.5)),
@@ -79,6 +82,7 @@ def of_model() -> list[Setting]:
 
 
 def of_gradient() -> list[Setting]:
+    """Return the settings of defenses that change the update."""
     d = defenses
     stds, shares = (1e-3, 1e-2, 1e-1), (0.5, 0.9, 0.99)
     dgc = [d.DGC(sparsity=share) for share in (0.9, 0.99, 0.999)]
@@ -99,7 +103,7 @@ def of_gradient() -> list[Setting]:
         *(Setting("QSGD", n, d.StochasticQuantization(levels=n)) for n in (127, 7, 1)),
         *(Setting("top-k", share, d.TopK(sparsity=share)) for share in shares),
         *(Setting("random", share, d.RandomSparsification(sparsity=share)) for share in shares),
-        # Momentum correction sums what momentum would: the same length of step in the end.
+        # Momentum correction sums past gradients as momentum does. The factor keeps the length of a step.
         *(Setting("DGC", one.sparsity, one, factor=1 - one.momentum) for one in dgc),
         *(Setting("Soteria", s, d.Soteria(sparsity=s, probes=16)) for s in (0.3, 0.6, 0.9)),
         *(Setting("layer pruning", s, d.LayerPruning(fraction=s)) for s in (0.25, 0.5, 0.75)),
@@ -114,14 +118,14 @@ QUICK = (*HEADLINE, "mixup 1.0", "local steps 5")
 
 
 def training_of(setting: Setting) -> dict[str, Any]:
-    """What a client is told of its local training."""
+    """Return the arguments of a client for its local training."""
     if not setting.steps:
         return {}
     return {"training": FedAvg(epochs=setting.steps, learning_rate=RATE)}
 
 
 def attack_of(setting: Setting, *, known: bool, quick: bool) -> lg.BaseAttack:
-    """What an adversary runs who knows the defense, or does not."""
+    """Return the attack of an adversary that knows the defense, or of one that does not."""
     steps = QUICK_STEPS if quick else STEPS
     plain = attacks.VanishingPrior(steps=steps)
     if setting.steps:

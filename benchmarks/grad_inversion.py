@@ -1,12 +1,19 @@
 """GradInversion's table 1: what each part of the recipe adds, on trained networks with BatchNorm in eval mode.
 
-The published CIFAR ResNet-20 and MobileNetV1 (ImageNet samples at 64 and 128 px), images that chose no setting, labels
-granted. A network that is sure of an example has next to no gradient of it: half of each batch are drawn from the
-examples whose loss is at least 0.1, half from the others; the loudest of them drowns the rest. Each line adds a part:
-gradient (cosine distance alone), fidelity (total variation, l2, BatchNorm's running statistics), the group of trials
-held to their mean, and to their registered mean. These have the same steps, trials and seeds. Below them our own
-attack, by its defaults. The control is the same guess scored against other images of the same labels,
-where there are such; of 5 draws the mean. Seconds are the process's own, on one thread.
+The networks are the published CIFAR ResNet-20 and MobileNetV1 (ImageNet samples at 64 and 128 px).
+The images chose no setting, and labels are granted. A network that is sure of an example has almost
+no gradient of it. Therefore half of each batch is drawn from examples with a loss of at least 0.1,
+and half from the others. The example of most loss drowns the rest.
+
+Each line adds a part: gradient (cosine distance alone), fidelity (total variation, l2, BatchNorm's
+running statistics), the group of restarts held to their mean, and to their registered mean. These
+lines have the same steps, restarts and seeds. Below them is our own attack, by its defaults.
+
+The control is the same reconstruction scored against other images of the same labels, while there
+are any, the mean of 5 draws. Seconds are the process's own, on one thread.
+
+Quick: one batch of 2 on ResNet-20 by every recipe, with 6 steps and 2 restarts, and by our own
+attack with 20 steps.
 """
 
 from __future__ import annotations
@@ -33,7 +40,7 @@ from leakgauge.modalities.image import picture
 
 NAME = "grad_inversion"
 REPORTED = 60
-"""Batches are of the first so many test images of CIFAR; the rest, and no other, chose the weights."""
+"""Batches are of the first 60 test images of CIFAR. The other images alone chose the weights."""
 UNSURE = 0.1
 BARE = GradInversion(
     steps=200,
@@ -66,7 +73,7 @@ CELLS = {
     ("mobilenet 128", 1): 1,
     ("mobilenet 128", 4): 1,
 }
-"""Network and batch size, and how many batches."""
+"""Number of batches, by network and batch size."""
 STEPS = {"resnet20": 200, "mobilenet 64": 200, "mobilenet 128": 60}
 
 
@@ -81,20 +88,20 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Batch by batch, so that a run that is cut compares recipes on the same ones."""
+    """Return the jobs batch by batch, so that a run that is cut compares recipes on the same batches."""
     if given.quick:
         return [Job("resnet20", 2, 0, recipe) for recipe in RECIPES]
     have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
     cells = [cell for cell in CELLS if have or cell[0] == "resnet20"]
     batches = [(draw, cell) for cell in cells for draw in range(CELLS[cell])]
-    # The dearest last.
+    # The batches that take longest come last.
     batches.sort(key=lambda at: (at[1] == ("mobilenet 128", 4), at[0]))
     return [Job(*cell, draw, recipe) for draw, cell in batches for recipe in RECIPES]
 
 
 @cache
 def problem(network: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
-    """The images and the network; without the published weights, an untrained ResNet-20."""
+    """Return the images and the network. Without the published weights it is an untrained ResNet-20."""
     if network.startswith("mobilenet"):
         data = samples(int(network.split()[1]))
         return data, mobilenet()
@@ -105,7 +112,7 @@ def problem(network: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
 
 
 def attack_of(job: Job, given: Options) -> lg.BaseAttack:
-    """The recipe, with as many steps as the network's price allows."""
+    """Return the recipe, with fewer steps on larger networks."""
     attack = RECIPES[job.recipe]
     if isinstance(attack, SmoothedMatching):
         return replace(attack, steps=20) if given.quick else attack
@@ -116,7 +123,7 @@ def attack_of(job: Job, given: Options) -> lg.BaseAttack:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One attack, scored, beside the same guess scored against other images of the same labels."""
+    """Run one attack, and score it against the private images and other images of the same labels."""
     data, model = problem(job.network, given)
     seed = 1000 * given.seed + job.draw
     generator = lg.Seeds(seed).generator(f"batch/{job.size}")
@@ -131,13 +138,13 @@ def run(job: Job, given: Options) -> Row:
     row = {**vars(job), "seed": seed, "attack": repr(attack), "loss": losses[held].tolist()}
     row |= spent | scored(data, batch, guess) | {"notes": list(guess.notes)}
     row |= beside_control(data, held.tolist(), guess, lg.Seeds(seed).generator("control"))
-    # Those of larger images would be megabytes.
+    # Pictures of larger images would take megabytes.
     kept = job.draw == 0 and job.network == "resnet20"
     return row | (pictures(data, held, guess, generator) if kept else {})
 
 
 def halves(unsure: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Indices (size,), one half of those that are unsure, where there are so many, the rest of the others first."""
+    """Return indices (size,): half of them from the unsure examples, if there are enough, the rest from the others."""
     pools = (unsure.nonzero().flatten(), (~unsure).nonzero().flatten())
     one, other = (pool[torch.randperm(len(pool), generator=generator)] for pool in pools)
     half = (size + 1) // 2
@@ -147,7 +154,7 @@ def halves(unsure: Tensor, size: int, generator: torch.Generator) -> Tensor:
 def pictures(
     data: lg.Dataset, held: Tensor, guess: lg.Reconstruction, generator: torch.Generator
 ) -> Row:
-    """Strips of the originals, the guess and one draw of the control, PNG in base64, for the figure."""
+    """Return originals, the reconstruction and one draw of the control as strips, PNG in base64, for the figure."""
     spare = data.targets.clone()
     spare[held] = -1
     truth = data.inputs[held]
@@ -166,27 +173,27 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "FFT2D": ("fft2d", 4),
     "IIP": ("iip_squeeze", 2),
 }
-"""Of each example; the control's beside it."""
+"""Metrics of each example, with the control's beside them."""
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     show(rows, "all examples", lambda row: list(range(row["size"])))
-    show(rows, "the example of most loss in each batch", loudest)
+    show(rows, "the example of largest loss in each batch", loudest)
 
 
 Choice = Callable[[Row], list[int]]
-"""Which of a batch's examples a table is of."""
+"""Chooses the examples of a batch that a table shows."""
 
 
 def loudest(row: Row) -> list[int]:
-    """The one that most of the update is of."""
+    """Return the example with most of the loss, which dominates the update."""
     return [max(range(row["size"]), key=lambda i: row["loss"][i])]
 
 
 def show(rows: list[Row], title: str, choice: Choice) -> None:
-    """One table, of the examples chosen of each batch."""
+    """Print one table of the chosen examples of each batch."""
     lines = []
     for head, group in groupby(sorted(rows, key=key), key):
         some = list(group)
@@ -198,7 +205,7 @@ def show(rows: list[Row], title: str, choice: Choice) -> None:
 
 
 def figures(some: list[Row], choice: Choice) -> list[str]:
-    """Means over examples, and the medians over batches of residual and CPU seconds."""
+    """Return means over examples, and the medians over batches of residual and CPU seconds."""
     texts = []
     for name, digits in COLUMNS.values():
         for side in (name, f"control_{name}"):
@@ -209,7 +216,7 @@ def figures(some: list[Row], choice: Choice) -> list[str]:
 
 
 def key(row: Row) -> tuple[int, int]:
-    """What a line of the table stands for."""
+    """Return the place of a line of the table."""
     cell = (row["network"], row["size"])
     return list(CELLS).index(cell) if cell in CELLS else -1, list(RECIPES).index(row["recipe"])
 

@@ -1,13 +1,21 @@
-"""GradViT, part by part, on a small vision transformer trained on CIFAR-10; and is it more open than a CNN as good?
+"""GradViT, part by part, on a small vision transformer, and is it more open than a CNN of equal accuracy?
 
-Networks: those of train_vit.py (patches of 4 pixels; ResNet-20 stopped at the transformer's accuracy, eval mode).
-Lossless test images, labels granted. All lines of a batch have the same seed, steps and rate: gradient (cosine
-distance, its logarithm), the patch prior, the image prior (BatchNorm statistics of the published ResNet-20, total
-variation, l2), both, and both with three trials held to their registered mean. "norms, pixels": the paper's distance
-and variables, with our default weights. Weights, rate and distance were chosen on six test images, 100 to 105;
-reported are batches of the first 60. The control is the same guess scored against other images of the same labels.
+The networks are those of train_vit.py (patches of 4 pixels, and a ResNet-20 stopped at the
+transformer's accuracy), in eval mode. The images are lossless test images, labels granted. All
+lines of a batch have the same seed, steps and rate.
 
-Then the transformer beside the CNN, on the same images: the gradient's term alone, smoothed matching, closed form.
+The parts are the gradient (cosine distance, its logarithm), the patch prior, and the image prior.
+The image prior is BatchNorm statistics of the published ResNet-20, total variation and l2. Then
+follow both priors, and both with three restarts held to their registered mean. "norms, pixels" has
+the paper's distance and variables, with our default weights.
+
+Weights, rate and distance were chosen on six test images, 100 to 105. Batches are of the first 60.
+The control is the same reconstruction scored against other images of the same labels. Then the
+transformer is compared with the CNN on the same images: the gradient's term alone, smoothed
+matching, and closed form.
+
+Quick: one batch of 2 by all recipes and rivals, with 6 steps. If the weights are missing, networks
+are untrained.
 """
 
 from __future__ import annotations
@@ -71,7 +79,7 @@ PARTS, SIDES = "parts", "sides"
 
 @dataclass(frozen=True)
 class Job:
-    """One batch of one network, attacked once; `part` is the table it is for."""
+    """One batch of one network, attacked once. `part` names its table."""
 
     part: str
     network: str
@@ -81,13 +89,13 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Batch by batch, so that a run that is cut compares attacks on the same ones."""
+    """Return the jobs batch by batch, so that a run that is cut compares attacks on the same batches."""
     batches = sorted((draw, size) for size, draws in DRAWS.items() for draw in range(draws))
     found = []
     for draw, size in [(0, 2)] if given.quick else batches:
         found += [Job(PARTS, "ViT", size, draw, name) for name in RECIPES]
         for name in RIVALS:
-            # What the first table has is not run again.
+            # Attacks of the first table do not run again.
             if name not in RECIPES:
                 found.append(Job(SIDES, "ViT", size, draw, name))
             found.append(Job(SIDES, "CNN", size, draw, name))
@@ -96,19 +104,21 @@ def jobs_of(given: Options) -> list[Job]:
 
 @cache
 def networks(given: Options) -> tuple[lg.Dataset, dict[str, nn.Module]]:
-    """The images and both networks; untrained where --quick finds no weights."""
+    """Return the images and both networks. With `--quick` they are untrained if there are no weights."""
     data = images(given.data)
     found = {"ViT": vit(data.domain), "CNN": cnn(data.domain)}
     for model, file in zip(found.values(), (VIT, CNN), strict=True):
         if (WEIGHTS / file).exists():
             lg.models.load_weights(model, WEIGHTS / file)
         elif not given.quick:
-            raise SystemExit(f"no {WEIGHTS / file}: run train_vit.py first")
+            raise SystemExit(
+                f"expected weights in {WEIGHTS / file}, found none. Run train_vit.py first."
+            )
     return data, found
 
 
 def auxiliary(given: Options) -> nn.Module | None:
-    """The published ResNet-20, whose BatchNorm statistics are those of CIFAR-10; None where it is not there."""
+    """Return the published ResNet-20 with BatchNorm statistics of CIFAR-10, or None if it is missing."""
     data, _ = networks(given)
     model = lg.models.build(lg.models.resnet20, data.domain, 10, seed=0)
     try:
@@ -121,7 +131,7 @@ def auxiliary(given: Options) -> nn.Module | None:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One attack, scored, beside the same guess scored against other images of the same labels."""
+    """Run one attack, and score it against the private images and other images of the same labels."""
     data, found = networks(given)
     seed, model = 1000 * given.seed + job.draw, found[job.network]
     generator = lg.Seeds(seed).generator(f"batch/{job.size}")
@@ -146,7 +156,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def scores(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """PSNR, SSIM, LPIPS where its weights are found, blockiness of guess and originals."""
+    """Return PSNR, SSIM, LPIPS if its weights are found, and blockiness of reconstruction and originals."""
     found = guess.inputs[lg.metrics.assign(batch.inputs, guess.inputs)].clamp(0, 1)
     lpips = lg.models.lpips_squeeze()(batch.inputs, found) if lg.models.has_lpips() else None
     return (
@@ -161,7 +171,7 @@ def scores(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     parts = [row for row in rows if row["part"] == PARTS]
     show(parts, ["B", "batches", "recipe"], key)
@@ -177,7 +187,7 @@ FIGURES = ("PSNR, dB", "control", "SSIM", "control", "LPIPS", "control", "blocki
 
 
 def show(rows: list[Row], headings: list[str], order: object) -> None:
-    """One table, a line for each batch size and attack."""
+    """Print one table, with a line for each batch size and attack."""
     assert callable(order), "a key to sort by"
     lines = []
     for head, group in groupby(sorted(rows, key=order), order):
@@ -188,7 +198,7 @@ def show(rows: list[Row], headings: list[str], order: object) -> None:
 
 
 def figures(some: list[Row]) -> list[str]:
-    """Means over examples, and the medians over batches of residual and seconds."""
+    """Return means over examples, and the medians over batches of residual and seconds."""
     texts = []
     for name, digits in (("psnr", 1), ("ssim", 3), ("lpips", 3)):
         for told in (name, f"control_{name}"):
@@ -200,12 +210,12 @@ def figures(some: list[Row]) -> list[str]:
 
 
 def key(row: Row) -> tuple[int, int, str]:
-    """What a line of the first table stands for."""
+    """Return the fields that name a line of the first table."""
     return (row["size"], list(RECIPES).index(row["attack_name"]), row["attack_name"])
 
 
 def side(row: Row) -> tuple[int, int, str]:
-    """What a line of the second stands for."""
+    """Return the fields that name a line of the second table."""
     name = row["attack_name"]
     return (row["size"], list(RIVALS).index(name), f"{name}, {row['network']}")
 

@@ -1,10 +1,15 @@
 """What homomorphic encryption of updates costs, and what is left to read on either side of it.
 
-Cost: five clients' LeNet updates, an image each, encrypted, added and decrypted at several CKKS parameters (all of
-128 bits of security) and bits of fixed point; the relative error is that of the mean against the plain one in float64,
-by norm and by largest entry. Leakage: the server's view, one client's ciphertexts, and the key holders', the decrypted
-mean of one to eight clients, attacked as in `secure_aggregation.py`; the blind control is the same attack on the view
-of other images that bear the same labels. Needs the extra `he`.
+Cost: five clients' LeNet updates of one image each are encrypted, added and decrypted, at several
+CKKS parameters and bits of fixed point. All parameters have 128 bits of security. The relative
+error is that of the mean against the plain mean in float64, by norm and by largest entry.
+
+Leakage: the server sees one client's ciphertexts. The key holders see the decrypted mean of one to
+eight clients. Both views are attacked as in `secure_aggregation.py`. The blind control is the same
+attack on the view of other images with the same labels. This benchmark needs the extra `he`.
+
+Quick: one run of each parameter, the mean of 1 and 5 clients and 4 ciphertexts on the MLP, and one
+LeNet.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ EXACT = 60.0
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the encryption, or one view attacked; width 0 is LeNet."""
+    """One run of the encryption, or one attacked view. A width of 0 is LeNet."""
 
     part: str
     number: int
@@ -52,7 +57,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Cost, closed forms, ciphertexts, then LeNet."""
+    """Return the jobs: cost, closed forms, ciphertexts, then LeNet."""
     few = given.quick
     found = [Job("cost", i, ckks, b) for ckks, b in PARAMETERS for i in range(1 if few else 5)]
     clients = (1, 5) if few else (1, 2, 4, 8)
@@ -65,14 +70,14 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One job, with what names it."""
+    """Measure one job, and return its row with the fields that name it."""
     seed = given.seed + job.number
     row: Row = {"part": job.part, "network": f"mlp {job.width}" if job.width else "lenet"}
     row |= {"attack": job.attack, "clients": job.clients, "number": job.number, "bits": job.bits}
     row |= {"degree": job.ckks.degree, "primes": list(job.ckks.primes)}
     data = images(given.data)
     owner = client_of(data, mlp_or_lenet(data, job.width, seed))
-    # Ciphertexts are of one client, a mean of all.
+    # Ciphertexts are of one client. A mean is of all clients.
     size = 1 if job.part == "ciphertext" else job.clients
     batch, decoy = with_decoys(data, size, seed)
     if job.part == "cost":
@@ -83,13 +88,13 @@ def run(job: Job, given: Options) -> Row:
 
 
 def cost(job: Job, owner: lg.Client, batch: lg.Batch, seed: int) -> Row:
-    """Seconds, bytes and errors of one run."""
+    """Return seconds, bytes and errors of one run."""
     scheme = HomomorphicEncryption(fixed=FixedPoint(bits=job.bits), ckks=job.ckks)
     seeds = lg.Seeds(seed)
     model = owner.global_model(seeds=seeds)
     parts = zip(batch.inputs.unsqueeze(1), batch.targets.unsqueeze(1), strict=True)
     updates = [owner.share(model, lg.Batch(x, y), seeds=seeds) for x, y in parts]
-    # Counts differ, as they would. In float64 rounding to float32 does not count among errors.
+    # Counts differ, as in practice. In float64, rounding to float32 is no part of the error.
     wide, counts = [u.map(torch.Tensor.double) for u in updates], [1, 2, 3, 4, 5]
     plain = flat(WeightedMean()(wide, counts, seeds=seeds).tensors)
     off = flat(scheme.run(wide, counts, seeds=seeds).update.tensors) - plain
@@ -107,8 +112,11 @@ def cost(job: Job, owner: lg.Client, batch: lg.Batch, seed: int) -> Row:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
-    print(f"{CLIENTS} clients' LeNet updates; CPU milliseconds and megabytes of all together:")
+    print(
+        f"LeNet updates of {CLIENTS} clients. CPU milliseconds and megabytes of all clients together:"
+    )
     print_cost([row for row in rows if row["part"] == "cost"])
     print("\nThe key holders' view, the decrypted mean, as one batch of all clients:")
     print_means([row for row in rows if row["part"] == "mean"])
@@ -117,7 +125,7 @@ def main() -> None:
 
 
 def print_cost(rows: list[Row]) -> None:
-    """One line for each set of parameters."""
+    """Print one line for each set of parameters."""
     keys = ("degree", "primes", "bits")
     lines = []
     for key in dict.fromkeys(tuple(str(row[k]) for k in keys) for row in rows):
@@ -133,19 +141,19 @@ def print_cost(rows: list[Row]) -> None:
                 f"{encrypted:.2f} / {plain:.2f} = {encrypted / plain:.0f}",
             ]
         )
-    errors = ["error, norm", "largest", "CKKS's, of 1"]
+    errors = ["error of norm", "error of largest entry", "error of CKKS, in integers"]
     table([*keys, *errors, *PARTS, "MB / plain"], lines)
 
 
 def print_means(rows: list[Row]) -> None:
-    """One line for each network and number of clients."""
+    """Print one line for each network and number of clients."""
     lines = []
     for key in dict.fromkeys((row["network"], row["attack"], row["clients"]) for row in rows):
         mine = [r for r in rows if (r["network"], r["attack"], r["clients"]) == key]
         own, blind = every(mine, "psnr"), every(mine, "control_psnr")
         exact = share(value >= EXACT for value in own)
         lines.append([*key, len(own), f"{mean(own):.1f}", f"{mean(blind):.1f}", exact])
-    columns = ["images", "mean PSNR", "control", f">= {EXACT:g} dB"]
+    columns = ["images", "mean PSNR, dB", "control, dB", f">= {EXACT:g} dB"]
     table(["network", "attack", "clients", *columns], lines)
 
 

@@ -1,7 +1,9 @@
-"""How long the command takes to answer: help, the version and a mistake beside `import torch`, interleaved.
+"""How long the command takes to answer: help, the version and a mistake, beside `import torch`.
 
-Each program is a new process. A round runs each once, so that other load on the machine meets all of them. Times are by
-the clock, as a user waits, and the table holds their medians.
+Each program is a new process. A round runs each program once, so that other load on the machine
+meets all of them. Times are by the clock, as a user waits. The table holds their medians.
+
+Quick: 3 rounds of all programs instead of 15.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ PROGRAMS = {
     "leakgauge audlt (a mistake)": ["-m", "leakgauge", "audlt"],
     "leakgauge list metrics": ["-m", "leakgauge", "list", "metrics"],
 }
-"""Arguments of Python, by what they run."""
+"""Arguments of Python, by the name of the program."""
 
 
 def seconds(arguments: list[str]) -> float:
@@ -45,15 +47,15 @@ def run(job: tuple[int]) -> common.Row:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     given = replace(common.options(NAME, __doc__ or ""), workers=1)
     common.header(given, "none")
-    # The first round fills the caches of the file system, and does not count.
+    # The first round fills the caches of the file system. It does not count.
     run((-1,))
     rows = common.measure(run, jobs_of(given), given, name=NAME, data="none")
     times = {name: median(row["seconds"][name] for row in rows) for name in PROGRAMS}
     common.table(
-        ["program", "n", "s", "of import torch"],
+        ["program", "rounds", "median s", "s / s of import torch"],
         [
             [name, len(rows), f"{spent:.3f}", f"{spent / times[TORCH]:.3f}"]
             for name, spent in times.items()

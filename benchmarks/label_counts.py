@@ -1,9 +1,14 @@
-"""Label counts from one gradient: every method beside another, and beside a guess that sees no update.
+"""Label counts from one gradient: every method, beside a guess that sees no update.
 
-Networks untrained (BatchNorm in eval and in train mode), after one epoch on 4000 images, and published, the
-published ResNet-20 on images that it was trained on and on test images; batches of 1 to 1024; labels as drawn,
-all equal, and Zipf. Of the update only the last layer is computed: no method reads more. "Instances" is
-sum_c min(k_c, found_c) / B, "classes" the share of classes, of those present or claimed, counted exactly.
+Networks are untrained (BatchNorm in eval and in train mode), after one epoch on 4000 images, and
+published. The published ResNet-20 sees its training images and test images. Batches have 1 to 1024
+examples. Labels are drawn with the images, all equal, or follow Zipf's law.
+
+Only the last layer of the update is computed, since no method reads more. "Instances" is sum_c
+min(k_c, found_c) / B, with the true counts k_c of each class c and the batch size B. "Classes" is
+the fraction of classes that are counted exactly, among those present or claimed.
+
+Quick: untrained LeNet and ResNet-20 at batches of 1, 8 and 64, one draw each, by every method.
 """
 
 from __future__ import annotations
@@ -44,12 +49,12 @@ from leakgauge.analytic.label_recovery.base import round_counts
 
 NAME = "label_counts"
 AUXILIARY = 100
-"""Labeled images that the adversary has, for the methods that take some."""
+"""Number of labeled images that the adversary has, for the methods that need some."""
 CHUNK = 256
 DRAWS = {1: 2, 8: 2, 64: 3, 256: 1, 1024: 1}
-"""How many draws of each batch size."""
+"""Number of draws of each batch size."""
 RLG = 8
-"""Largest batch for RLG on 1000 classes: a linear program for each class."""
+"""Largest batch for RLG on 1000 classes, where it solves a linear program for each class."""
 NETWORKS = (
     "lenet untrained",
     "resnet20 untrained",
@@ -64,7 +69,7 @@ KINDS = ("drawn", "equal", "zipf")
 
 @dataclass(frozen=True)
 class Job:
-    """One batch: the network, how its labels are drawn, its size, which draw."""
+    """One batch: the network, how its labels are drawn, its size, and the number of the draw."""
 
     network: str
     labels: str
@@ -82,7 +87,7 @@ class Problem:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Several draws of small batches, one of large ones."""
+    """Return several draws of small batches, and one of large ones."""
     have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
     networks = list(NETWORKS[: 7 if have else 3])
     if given.quick:
@@ -97,7 +102,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One update, and the counts that each method reads from it."""
+    """Observe one update, and return the counts that each method reads from it."""
     problem = problem_of(job.network, given)
     generator = lg.Seeds(given.seed).generator(f"{job.labels}/{job.size}/{job.draw}")
     chosen = drawn(problem.data.targets, job, generator)
@@ -124,7 +129,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def methods(problem: Problem, job: Job) -> Mapping[str, LabelMethod]:
-    """All methods, in the order of the table."""
+    """Return all methods, in the order of the table."""
     found: dict[str, LabelMethod] = {"idlg": Idlg(), "grad_inversion": GradInversionRule()}
     if problem.data.classes != 1000 or job.size <= RLG:
         found["rlg (presence)"] = Rlg()
@@ -136,7 +141,7 @@ def methods(problem: Problem, job: Job) -> Mapping[str, LabelMethod]:
 
 
 def score(truth: Tensor, found: LabelRecovery) -> Row:
-    """Shares of instances and of classes; of presence where the method counts none."""
+    """Return the fractions of instances and of classes. A method without counts is scored by presence."""
     told: Row = {"by": found.method, "certified": found.certified, "instances": None}
     if found.counts is None:
         there = (truth > 0) | found.present
@@ -147,7 +152,7 @@ def score(truth: Tensor, found: LabelRecovery) -> Row:
 
 
 def drawn(targets: Tensor, job: Job, generator: torch.Generator) -> Tensor:
-    """Examples (B,) as they are drawn, all of one label, or of Zipf's frequencies; repeated where too few."""
+    """Return examples (B,), drawn at random, of one label, or by Zipf's law. They repeat if there are too few."""
     kinds = torch.unique(targets)
     order = kinds[torch.randperm(len(kinds), generator=generator)]
     if job.labels == "drawn":
@@ -165,7 +170,7 @@ def drawn(targets: Tensor, job: Job, generator: torch.Generator) -> Tensor:
 
 
 def spread(pool: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` of a pool, each as often as any other."""
+    """Return `count` examples of a pool, each about equally often."""
     rounds = -(-count // len(pool))
     orders = [torch.randperm(len(pool), generator=generator) for _ in range(rounds)]
     return pool[torch.cat(orders)[:count]]
@@ -174,7 +179,10 @@ def spread(pool: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def observed(
     problem: Problem, job: Job, chosen: Tensor, generator: torch.Generator, given: Options
 ) -> lg.Observation:
-    """What a server sees of the batch; in eval mode its gradient is the mean over chunks, which takes less memory."""
+    """Return what a server sees of the batch.
+
+    In eval mode its gradient is computed as the mean over chunks, which takes less memory.
+    """
     client = lg.Client(
         model=problem.model,
         loss=functional.cross_entropy,
@@ -204,7 +212,7 @@ def observed(
 
 
 def cropped(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """A random crop of each image, every other mirrored: the samples are one for each class."""
+    """Return a random crop of each image, mirrored with probability one half. The samples have one image for each class."""
     found = []
     for image in inputs:
         top, left, mirror = torch.randint(33, (3,), generator=generator).tolist()
@@ -215,7 +223,7 @@ def cropped(inputs: Tensor, generator: torch.Generator) -> Tensor:
 
 @cache
 def problem_of(name: str, given: Options) -> Problem:
-    """Only the last layer is trained: no method reads the rest of an update."""
+    """Return network and data. Only the last layer is trained, since no method reads the rest of an update."""
     if name.startswith("mobilenet"):
         return Problem(frozen(mobilenet()), samples(), None)
     data = images(given.data)
@@ -240,7 +248,7 @@ def problem_of(name: str, given: Options) -> Problem:
 
 
 def frozen(model: nn.Module) -> nn.Module:
-    """A copy of which only the last linear layer is trained."""
+    """Return a copy in which only the last linear layer is trained."""
     found = copy.deepcopy(model).requires_grad_(False)
     last = [module for module in found.modules() if isinstance(module, nn.Linear)][-1]
     last.requires_grad_(True)
@@ -248,6 +256,7 @@ def frozen(model: nn.Module) -> nn.Module:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     names = list(dict.fromkeys(name for row in rows for name in row["methods"]))
     lines = []
@@ -258,7 +267,7 @@ def main() -> None:
 
 
 def cells(group: list[Row], names: list[str]) -> list[str]:
-    """Percent of instances / of classes, for each method that could be run."""
+    """Return percent of instances / of classes, for each method that ran."""
     found = []
     for name in names:
         some = [row["methods"][name] for row in group if name in row["methods"]]

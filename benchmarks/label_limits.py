@@ -1,8 +1,14 @@
-"""What limits label counts: the share of instances that oracles score, each told something that no update tells.
+"""What limits label counts: the fraction of instances that oracles count right. Each knows something that no update tells.
 
-Untrained networks and after one epoch: iLRG, iLRG told each class's mean features, the network's mean answer over
-all images, the mean answer of the batch. Trained: the labels of the loudest examples told, the rest guessed alike,
-or in proportion to those told; "visible" are those whose slope changes an entry of the float32 gradient.
+Untrained networks and those after one epoch: iLRG, and iLRG that knows each class's mean features.
+Two more oracles know the network's mean answer, over all images or over the batch.
+
+Trained networks: the labels of the loudest examples are known. The rest is guessed equally, or in
+proportion to the known ones. Visible examples change an entry of the float32 gradient by their
+slope.
+
+Quick: untrained LeNet and ResNet-20, and the trained ResNet-20 under LEAKGAUGE_DATA, with 3 draws
+instead of 20.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from leakgauge.output import head_of
 NAME = "label_limits"
 DRAWS = 20
 TOLD = (4, 9, 16, 32, 48)
-"""How many of the loudest examples' labels are told. The last layer's 9 x 65 free entries can fix 9 examples."""
+"""How many of the loudest examples' labels are known. The last layer's 9 x 65 free entries can fix 9 examples."""
 SIZES: dict[str, tuple[int, ...]] = {
     "lenet untrained": (64, 1024),
     "resnet20 untrained": (64, 1024),
@@ -51,6 +57,7 @@ class Seen:
 
 @cache
 def seen_of(network: str, given: Options) -> Seen:
+    """Return features and answers of all images of a problem."""
     problem: Problem = problem_of(network, given)
     generator = lg.Seeds(given.seed).generator("one")
     one = observed(problem, Job(network, "drawn", 1, 0), torch.arange(1), generator, given)
@@ -64,7 +71,7 @@ def seen_of(network: str, given: Options) -> Seen:
 
 
 def run(job: Job, given: Options) -> Row:
-    """The mean over `DRAWS` batches."""
+    """Return the mean over `DRAWS` batches."""
     seen, scores = seen_of(job.network, given), []
     for draw in range(3 if given.quick else DRAWS):
         generator = lg.Seeds(given.seed).generator(f"{job.labels}/{job.size}/{draw}")
@@ -90,7 +97,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def layer_of(seen: Seen, chosen: Tensor) -> BiasedLayer:
-    """The batch's mean gradient, in float32."""
+    """Return the batch's mean gradient, rounded to float32."""
     slopes = seen.answers[chosen] - functional.one_hot(seen.targets[chosen], 10)
     dweight = (slopes.T @ seen.features[chosen] / len(chosen)).float().double()
     return BiasedLayer(
@@ -99,7 +106,7 @@ def layer_of(seen: Seen, chosen: Tensor) -> BiasedLayer:
 
 
 def fresh(seen: Seen, chosen: Tensor) -> dict[str, Tensor]:
-    """Counts (C,) by each oracle, where networks are not sure."""
+    """Return counts (C,) by each oracle, for networks that are not sure."""
     layer, link = layer_of(seen, chosen), link_of(functional.cross_entropy, 10)
     assert link is not None
     features, targets = seen.features[chosen], seen.targets[chosen]
@@ -121,7 +128,7 @@ def fresh(seen: Seen, chosen: Tensor) -> dict[str, Tensor]:
 
 
 def confident(seen: Seen, chosen: Tensor) -> dict[str, Tensor]:
-    """Counts (C,) by each oracle, where networks are sure."""
+    """Return counts (C,) by each oracle, for networks that are sure."""
     layer, targets, size = layer_of(seen, chosen), seen.targets[chosen], len(chosen)
     slopes = seen.answers[chosen] - functional.one_hot(targets, 10)
     order = slopes.abs().max(1).values.argsort(descending=True)
@@ -139,12 +146,12 @@ def confident(seen: Seen, chosen: Tensor) -> dict[str, Tensor]:
 
 
 def proportional(known: Tensor, size: int) -> Tensor:
-    """Counts (C,) known, and the rest by the mean of their posterior under a flat prior."""
+    """Return the known counts (C,), and the rest by the mean of their posterior under a flat prior."""
     return known + (size - known.sum()) * (known + 1) / (known + 1).sum()
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Every kind of labels at every batch size; trained networks where their weights are found."""
+    """Return every kind of labels at every batch size. Trained networks need their weights."""
     have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
     networks = list(SIZES) if have else list(SIZES)[:2]
     if given.quick:
@@ -158,6 +165,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     for sure in (False, True):
         some = [row for row in rows if ("20 trained" in row["network"]) == sure]
