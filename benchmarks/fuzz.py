@@ -1,10 +1,14 @@
-"""Hostile specifications, archives, images, updates, weights, records: how many gave a traceback, hung or wrote.
+"""Hostile inputs: how many specifications, archives, images, updates, weights and records end in a fault.
 
-Each mutant is read as the command reads it, up to the first cell: success, or one line of ours, is right. A traceback
-is any other exception, a process that died, a warning, or a line that is not printable. A mutant hangs after 10
-seconds of the processor, or 60 by the clock. A specification that is still computing an update of its own model then,
-to check it or to foretell the cost, is counted apart, as measuring: it is valid, and large. Writes are seen by
-Python's audit events, and by comparing the folder before and after.
+Each mutant is read like the command reads it, up to the first cell. Success or one line of ours is
+right. A traceback is any other exception, a process that died, a warning, or a line that is not
+printable. A mutant hangs after 10 seconds of the processor, or 60 by the clock.
+
+Some specifications are valid and large. At the limit they still compute an update of their own
+model, for a check or to foretell the cost. They are counted apart, as measuring. Python's audit
+events show writes, and so does a comparison of the folder before and after.
+
+Quick: one mutant in a hundred of every kind, 130 in all.
 """
 
 from __future__ import annotations
@@ -52,22 +56,25 @@ COUNTS = {
     "weights": 1250,
     "records": 2000,
 }
-"""Mutants of each kind: 13,000."""
+"""Number of mutants of each kind, 13,000 in all."""
 LIMIT = 10.0
-"""Seconds of the processor after which a mutant hangs: what else the machine does has no part in them."""
+"""Seconds of the processor after which a mutant hangs. Other load on the machine does not count."""
 WAIT = 60.0
-"""Seconds by the clock after which a mutant hangs, for one that waits."""
+"""Seconds by the clock after which a mutant hangs, for a mutant that waits."""
 PATIENCE = 90.0
-"""Seconds by the clock after which a process that does not answer is killed, and its mutant hangs."""
+"""Seconds by the clock after which a process that does not answer is killed. Its mutant hangs."""
 MEMORY = 2**32
-"""Address space of a process that reads mutants: 4 GiB."""
+"""Address space of a process that reads mutants, 4 GiB in bytes."""
 BATCH = 250
 COMPUTING = {"local_update", "costs", "training_costs"}
-"""Functions that compute with the specification's own model and data: once in a check, once for each setting's cost."""
+"""Functions that compute with the specification's own model and data.
+
+They run once in a check, and once for the cost of each setting.
+"""
 
 
 class Hung(BaseException):
-    """Raised by the alarm: no handler of an Exception can swallow it."""
+    """Raised by the alarm. A handler of `Exception` cannot catch it."""
 
 
 @dataclass
@@ -101,12 +108,12 @@ EVENTS = frozenset(
 
 
 def model() -> nn.Module:
-    """The network that weights and updates are for."""
+    """Return the network that weights and updates belong to."""
     return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
 
 
 def lay_out(folder: Path) -> None:
-    """The files that valid specifications name."""
+    """Write the files that valid specifications name."""
     for name, arrays in (("data.npz", "images"), ("table.npz", "table")):
         np.savez(folder / name, **mutants.ARRAYS[arrays])
     (folder / "broken.npz").write_bytes(b"PK\3\4broken")
@@ -118,12 +125,13 @@ def lay_out(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
 
 
-# Readers: each writes a mutant into a folder, and gives what reads it.
+# Readers: each writes a mutant into a folder, and returns the function that reads it.
 
 Reader = Callable[[], object]
 
 
 def specification(folder: Path, rng: random.Random) -> Reader:
+    """Write a mutated specification, and return its reader."""
     content, settings = mutants.mutated_specification(rng)
     (folder / "spec.toml").write_bytes(content)
 
@@ -136,12 +144,14 @@ def specification(folder: Path, rng: random.Random) -> Reader:
 
 
 def archive(folder: Path, rng: random.Random) -> Reader:
+    """Write a mutated archive, and return its reader."""
     (folder / "mutant.npz").write_bytes(mutants.mutated_archive(rng))
     split: Any = rng.choice([None, None, "train"])
     return lambda: lg.data.npz("mutant.npz", split)
 
 
 def images(folder: Path, rng: random.Random) -> Reader:
+    """Write a folder of mutated images, and return its reader."""
     (folder / "mutant").mkdir()
     mutants.write_folder(folder / "mutant", rng)
     size = rng.choice([None, 8, 8])
@@ -150,6 +160,7 @@ def images(folder: Path, rng: random.Random) -> Reader:
 
 
 def update(folder: Path, rng: random.Random) -> Reader:
+    """Write a mutated update, and return its reader."""
     parameters = dict(model().named_parameters())
     values = {name: torch.ones_like(p) for name, p in parameters.items()}
     (folder / "mutant.safetensors").write_bytes(mutants.mutated_tensors(rng, values))
@@ -157,6 +168,7 @@ def update(folder: Path, rng: random.Random) -> Reader:
 
 
 def weights(folder: Path, rng: random.Random) -> Reader:
+    """Write mutated weights, and return their reader."""
     held = model()
     content = mutants.mutated_tensors(rng, dict(held.state_dict()))
     (folder / "mutant.safetensors").write_bytes(content)
@@ -164,6 +176,7 @@ def weights(folder: Path, rng: random.Random) -> Reader:
 
 
 def records(folder: Path, rng: random.Random) -> Reader:
+    """Write mutated records, and return their reader."""
     (folder / "records.jsonl").write_bytes(mutated_records(rng))
 
     def run() -> None:
@@ -183,7 +196,7 @@ READERS = {f.__name__: f for f in (specification, archive, images, update, weigh
 
 @contextmanager
 def in_folder(folder: Path) -> Iterator[None]:
-    """Inside, the working folder is `folder`."""
+    """Change the working folder inside the block."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -193,7 +206,7 @@ def in_folder(folder: Path) -> Iterator[None]:
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file and folder below, with its size and time of change."""
+    """Return every file and folder below, with its size and time of change."""
     found = {}
     for path in folder.rglob("*"):
         status = path.lstat()
@@ -202,7 +215,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def run_one(target: str, seed: str, watch: Watch) -> common.Row:
-    """Read one mutant, and say how it ended."""
+    """Read one mutant, and return how it ended."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="fuzz") as name, in_folder(Path(name)):
         folder = Path(name)
@@ -215,7 +228,7 @@ def run_one(target: str, seed: str, watch: Watch) -> common.Row:
         outcome, line = timed(read_mutant, watch)
         seconds = time.process_time() - clock
         wrote = [*watch.seen, *(set(tree(folder).items()) ^ set(before.items()))]
-    # A C extension may not be interrupted: the alarm is then heard late.
+    # A C extension cannot be interrupted, so the alarm may come late.
     hung = outcome == "hung" or (seconds > LIMIT and outcome != "measuring")
     return {
         "seed": seed,
@@ -227,7 +240,7 @@ def run_one(target: str, seed: str, watch: Watch) -> common.Row:
 
 
 def timed(read_mutant: Reader, watch: Watch) -> tuple[str, str]:
-    """The outcome, and the line or the traceback that it ended with."""
+    """Return the outcome, and the line or the traceback at its end."""
     signal.setitimer(signal.ITIMER_PROF, LIMIT)
     signal.setitimer(signal.ITIMER_REAL, WAIT)
     watch.on = True
@@ -246,7 +259,7 @@ def timed(read_mutant: Reader, watch: Watch) -> tuple[str, str]:
         watch.on = False
         inside = {f.name for f in traceback.extract_tb(stop.__traceback__)}
         return ("measuring" if inside & COMPUTING else "hung"), traceback.format_exc()
-    # Whatever else comes is what this benchmark counts.
+    # This benchmark counts all other exceptions.
     except BaseException:  # noqa: BLE001
         watch.on = False
         return "traceback", traceback.format_exc()
@@ -257,21 +270,21 @@ def timed(read_mutant: Reader, watch: Watch) -> tuple[str, str]:
 
 
 def alarm(*_: Any) -> None:
-    """The handler of the timer."""
+    """Raise `Hung` when the timer rings."""
     raise Hung
 
 
 def work(target: str, seeds: list[str], answers: Connection) -> None:
-    """A process: read mutants one after the other, and answer after each."""
+    """Read mutants one after the other in a process, and answer after each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sys.dont_write_bytecode = True
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, alarm)
     signal.signal(signal.SIGPROF, alarm)
-    # What a mutant prints is no part of its line.
+    # Output of a mutant is no part of its line.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     watch = Watch()
-    # Imports that are put off are done once, so that none is taken for a write.
+    # Lazy imports happen here once, so that none of them is taken for a write.
     sound = random.Random("sound")
     for _ in range(3):
         with tempfile.TemporaryDirectory() as name, in_folder(Path(name)):
@@ -285,7 +298,7 @@ def work(target: str, seeds: list[str], answers: Connection) -> None:
 
 
 def supervise(job: tuple[str, list[str]]) -> list[common.Row]:
-    """Rows of a batch. A process that dies or does not answer costs its mutant, and another goes on."""
+    """Return the rows of a batch. If a process dies or hangs, its mutant gets a row, and a new process continues."""
     target, left = job
     context = multiprocessing.get_context("spawn")
     rows: list[common.Row] = []
@@ -294,14 +307,17 @@ def supervise(job: tuple[str, list[str]]) -> list[common.Row]:
         process = context.Process(target=work, args=(target, left, theirs))
         process.start()
         theirs.close()
-        patience = 3 * PATIENCE  # the first answer waits for imports
+        # The first answer waits for imports.
+        patience = 3 * PATIENCE
         try:
             while left and mine.poll(patience):
                 rows.append(mine.recv())
                 left, patience = left[1:], PATIENCE
         except EOFError:
             process.join()
-            rows.append(lost(left[0], "traceback", f"the process ended with {process.exitcode}"))
+            rows.append(
+                lost(left[0], "traceback", f"the process ended with exit code {process.exitcode}")
+            )
             left = left[1:]
         else:
             if left:
@@ -313,12 +329,12 @@ def supervise(job: tuple[str, list[str]]) -> list[common.Row]:
 
 
 def lost(seed: str, outcome: str, line: str) -> common.Row:
-    """The row of a mutant whose process gave none."""
+    """Return the row of a mutant whose process gave no answer."""
     return {"seed": seed, "outcome": outcome, "line": line, "seconds": PATIENCE, "wrote": []}
 
 
 def jobs_of(given: common.Options) -> list[tuple[str, list[str]]]:
-    """All mutants by their seeds, in batches of one kind."""
+    """Return all mutants by their seeds, in batches of one kind."""
     share = 0.01 if given.quick else 1.0
     jobs = []
     for target, count in COUNTS.items():
@@ -328,7 +344,7 @@ def jobs_of(given: common.Options) -> list[tuple[str, list[str]]]:
 
 
 def main() -> None:
-    """Run and print."""
+    """Read all mutants and print the faults and the table."""
     given = common.options("fuzz", __doc__ or "")
     common.header(given, "made by the seed")
     jobs = jobs_of(given)
@@ -363,7 +379,7 @@ def main() -> None:
 
 
 def summary(rows: list[common.Row]) -> list[common.Row]:
-    """One row for each kind, then one for all."""
+    """Return one row for each kind, then one for all."""
     kinds = {target: [r for r in rows if f"/{target}/" in r["seed"]] for target in COUNTS}
     found = []
     for kind, members in [*kinds.items(), ("all", rows)]:
@@ -385,7 +401,7 @@ def summary(rows: list[common.Row]) -> list[common.Row]:
 
 
 def save(given: common.Options, rows: list[common.Row], *, complete: bool) -> None:
-    """The summary, and each mutant that failed: of the others, the seed makes them again."""
+    """Write the summary, and each mutant that failed. The seed makes all others again."""
     failed = [r for r in rows if r["outcome"] in ("traceback", "hung") or r["wrote"]]
     common.save("fuzz", given, [*summary(rows), *failed], complete=complete, data="by the seed")
 

@@ -1,4 +1,4 @@
-"""Hostile inputs for `fuzz.py` and the tests: a valid file of each kind, and what a mutation makes of it."""
+"""Hostile inputs for `fuzz.py` and the tests: a valid file of each kind, and its mutations."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ OPTIONS = ["steps", "lr", "width", "depth", "size", "batch_size", "epochs", "att
 OPTIONS += ["std", "sparsity", "clients", "path", "weights", "seed", "format", "iterations", "name"]
 
 Content = bytes
-"""What a file holds."""
+"""The bytes of a file."""
 
 
 # Bytes
@@ -172,7 +172,7 @@ _TRAINING: list[Tree] = [
     {"name": "fedavg", "learning_rate": 0.1, "epochs": 2, "batch_size": 2},
 ]
 _QUICK = {"dcs2": {"steps": 2}, "ats": {"candidates": 2}}
-"""Defenses that search: with few steps, as each setting is run once before an audit starts."""
+"""Options of defenses that search. They get few steps, since each setting runs once before an audit starts."""
 _PARTS: dict[str, dict[str, Any]] = {
     "attacks": ATTACKS,
     "defenses": DEFENSES,
@@ -210,7 +210,7 @@ def specification(rng: Random) -> list[tuple[str, Any]]:
 
 
 def written(value: Any) -> str:
-    """Return a value as TOML; text that is TOML already, a `Verbatim`, as it is."""
+    """Return a value as TOML. A `Verbatim` is TOML already, and stays unchanged."""
     match value:
         case Verbatim():
             return str(value)
@@ -276,7 +276,7 @@ _REAL = [
 
 
 def _with_option(sections: list[tuple[str, Any]], rng: Random) -> None:
-    """One of a part's own options set to a value of its kind, or of any kind."""
+    """Set one of a part's own options to a value of its kind, or of any kind."""
     held = [(key, value) for key, value in sections if key in _PARTS]
     key, value = rng.choice(held)
     part = rng.choice(value) if isinstance(value, list) else value
@@ -289,7 +289,7 @@ def _with_option(sections: list[tuple[str, Any]], rng: Random) -> None:
 
 
 def _literals(default: Any, rng: Random) -> list[str]:
-    """TOML values for an option of this default."""
+    """Return TOML values for an option with this default."""
     if rng.random() < 0.7:
         match default:
             case bool():
@@ -304,7 +304,7 @@ def _literals(default: Any, rng: Random) -> list[str]:
 
 
 def text_of(sections: list[tuple[str, Any]], rng: Random) -> str:
-    """Return the specification as TOML, a case at the top or in a list."""
+    """Return the specification as TOML. Its case is at the top or in a list."""
     text = "\n".join(f"{key} = {written(value)}" for key, value in sections) + "\n"
     return f"seed = {rng.randrange(10)}\n[[cases]]\n{text}" if rng.random() < 0.2 else text
 
@@ -313,12 +313,13 @@ _TOKEN = re.compile(r'"[^"\n]*"|[\w.+-]+|[\[\]{}=,\n]')
 
 
 def _hostile(rng: Random) -> str:
+    """Return a hostile value or name as TOML."""
     names = [*ATTACKS, *DEFENSES, *THREATS, *DATA, *MODELS, *NAMES]
     return rng.choice(VALUES) if rng.random() < 0.6 else f'"{rng.choice(names)}"'
 
 
 def _swapped(text: str, rng: Random) -> str:
-    """One token replaced, dropped, doubled, or given an option."""
+    """Replace, drop or double one token, or give it an option."""
     tokens = list(_TOKEN.finditer(text))
     if not tokens:
         return text + _hostile(rng)
@@ -402,7 +403,7 @@ _DIMENSIONS += ["(2.5,)", "[6]", "6", "(" + "1," * 5000 + ")", "('a',)", "(True,
 
 
 def _array_bytes(value: Any, rng: Random) -> Content:
-    """The .npy form of an array, its header mutated at times."""
+    """Return the .npy form of an array, sometimes with a mutated header."""
     stream = io.BytesIO()
     np.lib.format.write_array(stream, np.asarray(value), allow_pickle=True)
     content = stream.getvalue()
@@ -425,7 +426,7 @@ def _array_bytes(value: Any, rng: Random) -> Content:
 
 
 def mutated_archive(rng: Random) -> Content:
-    """Return the bytes of a .npz file: arrays, headers of arrays, fields of the zip format, or any bytes changed."""
+    """Return the bytes of a .npz file with mutated arrays, headers, fields of the zip format, or any bytes."""
     arrays = dict(ARRAYS[rng.choice(sorted(ARRAYS))])
     for key in list(arrays):
         if rng.random() < 0.1:
@@ -454,7 +455,7 @@ def mutated_archive(rng: Random) -> Content:
 
 
 def _zip_fields(content: Content, rng: Random) -> Content:
-    """Fields of local headers, of the directory or of its end set to hostile values."""
+    """Set fields of local headers, of the directory or of its end to hostile values."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 3)):
         mark, length = rng.choice([(b"PK\3\4", 30), (b"PK\1\2", 46), (b"PK\5\6", 22)])
@@ -485,7 +486,7 @@ _OWN = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp"}
 
 
 def _picture(rng: Random) -> tuple[str, Content]:
-    """The ending and the bytes of an image, or of what is none."""
+    """Return the ending and the bytes of an image, or of something that is no image."""
     if rng.random() < 0.08:
         return rng.choice(_ENDINGS), rng.choice(_RAW)
     form = rng.choice(_SAVED)
@@ -506,7 +507,7 @@ def _picture(rng: Random) -> tuple[str, Content]:
     stream = io.BytesIO()
     try:
         image.save(stream, form, **options)
-    # Not every format holds every mode and option, and Pillow says so in many ways: then a plain one.
+    # Not every format holds every mode and option, and Pillow raises many exceptions. Then the image is plain.
     except Exception:  # noqa: BLE001
         stream = io.BytesIO()
         form = "PNG"
@@ -516,7 +517,7 @@ def _picture(rng: Random) -> tuple[str, Content]:
 
 
 def _png_chunks(content: Content, rng: Random) -> Content:
-    """A PNG with chunks changed, added, doubled or moved, their checksums right."""
+    """Change, add, double or move chunks of a PNG. Their checksums are right."""
     chunks: list[tuple[bytes, bytes]] = []
     at = 8
     while at + 8 <= len(content):
@@ -559,7 +560,7 @@ def mutated_picture(rng: Random) -> tuple[str, Content]:
 
 
 def write_folder(root: Path, rng: Random) -> None:
-    """Fill a folder with images, and at times with what is none: pipes, links, names that none should have."""
+    """Fill a folder with images, and sometimes with pipes, links and odd names."""
     for i in range(rng.randint(1, 3)):
         group = root / rng.choice(["", "", "a", "b", "c.png", "\x1b[2J"])
         group.mkdir(exist_ok=True)
@@ -599,7 +600,7 @@ _HEADERS = [
 
 
 def mutated_tensors(rng: Random, tensors: dict[str, torch.Tensor]) -> Content:
-    """Return the bytes of a safetensors file: values, the header's entries, or any bytes changed."""
+    """Return the bytes of a safetensors file with mutated values, header entries, or any bytes."""
     held = dict(tensors)
     name = rng.choice(sorted(held))
     match rng.randrange(8):
@@ -623,6 +624,7 @@ def mutated_tensors(rng: Random, tensors: dict[str, torch.Tensor]) -> Content:
 
 
 def _tensor_header(content: Content, rng: Random) -> Content:
+    """Mutate the header of a safetensors file."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     name = rng.choice([key for key in header if key != "__metadata__"])

@@ -1,4 +1,4 @@
-"""Hostile records for `fuzz.py` and a test: valid by the schema and extreme, or valid and then damaged."""
+"""Hostile records for `fuzz.py` and a test: valid by the schema with extreme values, or valid and then damaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ODD = [
 
 
 PARTS: dict[str, Any] = json_schema()["$defs"]
-"""The schema of each record and each part of one, by name."""
+"""The schema of each record and of each part of a record, by name."""
 
 
 def records(rng: Random) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def records(rng: Random) -> list[dict[str, Any]]:
     defenses.append(defenses[0] | {"name": "none", "repr": "none"})
     made = [_record(kind, parts, rng) for kind in ("Header", *kinds, "End")]
     for record in made:
-        # Few names, so that cells and trainings meet in a frontier.
+        # There are few names, so that cells and trainings meet in one frontier.
         if "case" in record:
             record["case"] = rng.choice(cases)
             record["defense"] = rng.choice(defenses)
@@ -43,7 +43,7 @@ def records(rng: Random) -> list[dict[str, Any]]:
 
 
 def mutated_records(rng: Random) -> bytes:
-    """Return a file of records: half of them valid, the others with a value or a byte that is odd."""
+    """Return a file of records. About half of them are valid, the others have an odd value or odd bytes."""
     lines = [json.dumps(record) for record in records(rng)]
     for _ in range(rng.choice([0, 0, 1, 1, 3])):
         i = rng.randrange(len(lines))
@@ -53,6 +53,7 @@ def mutated_records(rng: Random) -> bytes:
 
 
 def _record(kind: str, parts: dict[str, Any], rng: Random) -> dict[str, Any]:
+    """Return a record of this kind."""
     size = rng.choice([1, 1, 2, 3])
     record: dict[str, Any] = _made(parts[kind], parts, rng, size)
     if kind == "Cell":
@@ -65,7 +66,7 @@ def _record(kind: str, parts: dict[str, Any], rng: Random) -> dict[str, Any]:
 
 
 def _made(schema: dict[str, Any], parts: dict[str, Any], rng: Random, size: int) -> Any:
-    """Return a value that the schema admits. Every array holds one value for each of `size` examples, or none."""
+    """Return a value that the schema allows. Every array has one value for each of `size` examples, or is empty."""
     if "$ref" in schema:
         return _made(parts[schema["$ref"].rpartition("/")[2]], parts, rng, size)
     if "anyOf" in schema:
@@ -104,6 +105,7 @@ def _odd_value(line: str, rng: Random) -> str:
 
 
 def _odd_bytes(line: str, rng: Random) -> str:
+    """Return the line with one character replaced by an odd one."""
     at = rng.randrange(len(line))
     return (
         line[:at] + rng.choice(["\x00", "\ud800", "}", "{", '"', "\\", "9", "\n"]) + line[at + 1 :]
@@ -111,4 +113,5 @@ def _odd_bytes(line: str, rng: Random) -> str:
 
 
 def _cut(line: str, rng: Random) -> str:
+    """Return a beginning of the line."""
     return line[: rng.randrange(len(line))]

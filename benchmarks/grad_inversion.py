@@ -5,9 +5,10 @@ The images chose no setting, and labels are granted. A network that is sure of a
 no gradient of it. Therefore half of each batch is drawn from examples with a loss of at least 0.1,
 and half from the others. The example of most loss drowns the rest.
 
-Each line adds a part: gradient (cosine distance alone), fidelity (total variation, l2, BatchNorm's
-running statistics), the group of restarts held to their mean, and to their registered mean. These
-lines have the same steps, restarts and seeds. Below them is our own attack, by its defaults.
+Each line adds a part. "gradient" is cosine distance alone. "fidelity" adds total variation, l2 and
+BatchNorm's running statistics. Then the group of restarts is held to its mean, or to its registered
+mean. These lines have the same steps, restarts and seeds. Below them is our own attack, by its
+defaults.
 
 The control is the same reconstruction scored against other images of the same labels, while there
 are any, the mean of 5 draws. Seconds are the process's own, on one thread.

@@ -212,7 +212,10 @@ def observed(
 
 
 def cropped(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a random crop of each image, mirrored with probability one half. The samples have one image for each class."""
+    """Return a random crop of each image, about half of them mirrored.
+
+    The samples have one image for each class, so crops make several.
+    """
     found = []
     for image in inputs:
         top, left, mirror = torch.randint(33, (3,), generator=generator).tolist()

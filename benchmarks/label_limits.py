@@ -1,4 +1,6 @@
-"""What limits label counts: the fraction of instances that oracles count right. Each knows something that no update tells.
+"""What limits label counts: the fraction of instances that oracles count right.
+
+Each oracle knows something that no update tells.
 
 Untrained networks and those after one epoch: iLRG, and iLRG that knows each class's mean features.
 Two more oracles know the network's mean answer, over all images or over the batch.

@@ -1,8 +1,11 @@
 """What a network's first linear layer gives away in closed form: MLP of four layers, float32.
 
-Images at batch 1 (the goal: 60 dB on ten of ten) and at batches up to 64, with labels as they are
-and all labels equal; then patients' records. The blind control is the same attack on the update of
-other examples, disjoint from those it is scored against.
+Images at batch 1 come first, with the target of 60 dB on ten of ten. Then batches up to 64 have
+their own labels, or all labels equal. Last are patients' records. The blind control is the same
+attack on the update of other examples. They are disjoint from those that score it.
+
+Quick: width 256. Ten images alone, two batches of 4 and two of 16 with each kind of labels, and
+records.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ TABLE_WIDTH = 64
 
 @dataclass(frozen=True)
 class Job:
-    """Examples start .. start + size - 1 of the images or of the diabetes records."""
+    """Examples `start` to `start + size - 1` of the images or of the diabetes records."""
 
     kind: str
     width: int
@@ -39,7 +42,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Ten images alone, up to five disjoint batches of each size, then records, 1 and 8 at once."""
+    """Return ten images alone, up to five disjoint batches of each size, then records, 1 and 8 at once."""
     count = len(images(given.data))
     widths, sizes = (WIDTHS[:1], (4, 16)) if given.quick else (WIDTHS, BATCHES)
     found = [Job("image", w, 1, i) for w in widths for i in range(min(10, count))]
@@ -54,7 +57,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One update and its blind control's, attacked; both scored against the same examples."""
+    """Attack one update and its blind control's, and score both against the same examples."""
     data = images(given.data) if job.kind == "image" else lg.data.diabetes()
     if job.labels == "all equal":
         data = replace(data, targets=torch.full_like(data.targets, int(data.targets[job.start])))
@@ -81,7 +84,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def others(data: lg.Dataset, private: list[int], seeds: lg.Seeds) -> tuple[lg.Dataset, str]:
-    """As many examples that are not private; random ones where the data holds too few."""
+    """Return equally many examples that are not private, or random ones if the data has too few."""
     held = set(private)
     rest = [i for i in range(len(data)) if i not in held]
     if len(rest) >= len(private):
@@ -93,7 +96,7 @@ def others(data: lg.Dataset, private: list[int], seeds: lg.Seeds) -> tuple[lg.Da
 
 
 def score(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """`scored`, with `found`, and for tables the share of columns read (to 1% of their range)."""
+    """Return `scored`, with `found`, and for tables the fraction of columns read to 1% of their range."""
     truth, unit = data.domain.to_unit(batch.inputs), data.domain.to_unit(guess.inputs)
     order = lg.metrics.assign(truth, unit)
     row = scored(data, batch, guess) | {"found": guess.found[order].tolist()}
@@ -103,23 +106,24 @@ def score(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     print_images([row for row in rows if row["kind"] == "image"])
     print_tables([row for row in rows if row["kind"] == "table"])
 
 
 def grouped(rows: list[Row], key: Callable[[Row], tuple[object, ...]]) -> list[list[Row]]:
-    """Neighboring rows of one key."""
+    """Return groups of neighboring rows with the same key."""
     return [list(group) for _, group in groupby(rows, key)]
 
 
 def each(rows: list[Row], name: str) -> list[float]:
-    """One value for each example, of all batches."""
+    """Return one value for each example, of all batches."""
     return [value for row in rows for value in row[name]]
 
 
 def print_images(rows: list[Row]) -> None:
-    """One line for each width, batch size and labels."""
+    """Print one line for each width, batch size and labels."""
     table(
         [
             "width",
@@ -155,12 +159,12 @@ def print_images(rows: list[Row]) -> None:
 
 
 def labels_of(rows: list[Row]) -> list[bool]:
-    """Whether each example's label was read; a label that was not guessed was not read."""
+    """Return whether each example's label was recovered. A label that the attack left open was not."""
     return [bool(right) for row in rows for right in (row["label"] or [0.0] * row["batch"])]
 
 
 def print_tables(rows: list[Row]) -> None:
-    """One line for each batch size of records."""
+    """Print one line for each batch size of records."""
     print("\nDiabetes records, columns read to within 1% of their public range:")
     table(
         ["width", "batch", "records", "columns read", "control", "certified", "seconds"],

@@ -1,4 +1,4 @@
-"""MobileNetV1 with 1000 classes, its published weights, and the ImageNet samples; under LEAKGAUGE_DATA."""
+"""MobileNetV1 with 1000 classes, its published weights, and the ImageNet samples, all under LEAKGAUGE_DATA."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ PHOTOS = "imagenet_samples"
 
 
 def mobilenet() -> nn.Module:
-    """The published network, in eval mode."""
+    """Return the published network, in eval mode."""
     network = MobileNet().eval()
     file = Path(os.environ["LEAKGAUGE_DATA"]) / "weights" / WEIGHTS
-    left = network.load_state_dict(load_file(file), strict=False)  # it counts no batches
+    left = network.load_state_dict(
+        load_file(file), strict=False
+    )  # The file has no counts of batches.
     assert not left.unexpected_keys
     assert all(key.endswith("num_batches_tracked") for key in left.missing_keys)
     return network
 
 
 def samples(side: int = CROP + 32) -> lg.Dataset:
-    """The ImageNet samples, `side` pixels wide; a file's name starts with its class of 1000."""
+    """Return the ImageNet samples, `side` pixels wide. The name of a file starts with its class of 1000."""
     data = lg.data.image_folder(PHOTOS, size=side)
     folder = Path(os.environ["LEAKGAUGE_DATA"]) / "data" / PHOTOS
     names = sorted(path.name for path in folder.glob("*.jpg"))
@@ -63,7 +65,7 @@ class MobileNet(nn.Module):
         self.fc = nn.Linear(256, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1000) of images (B, 3, 224, 224) in [0, 1]."""
+        """Return logits (B, 1000) of images (B, 3, 224, 224) in [0, 1]."""
         x = functional.relu6(self.bn1(self.conv1(functional.pad(2 * x - 1, (0, 1, 0, 1)))))
         for block, stride in zip(self.blocks, self.STRIDES, strict=True):
             parts = cast(nn.ModuleDict, block)

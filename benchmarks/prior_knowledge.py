@@ -1,8 +1,11 @@
 """What a prior adds to matching the gradient: the four specifications under examples/, run whole.
 
-Prints their scores beside the blind control and, of a full run on the packaged photographs, writes
-examples/figures/NAME.png. There, each attack is a block of three rows, from above: originals,
-reconstructions, blind controls; blocks stand side by side in the order of the specification.
+The table shows their scores beside the blind control. A full run on the packaged photographs also
+writes examples/figures/NAME.png. In a figure, each attack is a block of three rows, from above:
+originals, reconstructions, blind controls. Blocks stand side by side in the order of the
+specification.
+
+Quick: all four specifications with one repeat and few steps, on the packaged photographs.
 """
 
 from __future__ import annotations
@@ -23,14 +26,18 @@ NAME = "prior_knowledge"
 EXAMPLES = ROOT.parent / "examples"
 SPECIFICATIONS = ("mlp_l2", "lenet_l2_and_cosine", "batch_2_fails", "tv_sweep")
 QUICK_STEPS = {"inverting_gradients": 60}
-"""Steps of --quick: signed Adam's, one evaluation each. L-BFGS takes about 20 in each of its 3."""
+"""Steps of `--quick` by attack.
+
+Signed Adam has one evaluation a step. Other attacks have 3 steps of L-BFGS, of about 20 evaluations
+each.
+"""
 SIDE, GAP = 72, 4
-"""Of the figures, in pixels: an image's side, and the gap between two."""
+"""Pixels of the figures: an image's side, and the gap between two images."""
 SIDES = ("original", "reconstruction", "control")
 
 
 def source(name: str, given: Options) -> Source:
-    """The specification as it is written, but for what the command line replaces."""
+    """Return the specification, with the changes that the command line asks for."""
     text = read(EXAMPLES / f"{name}.toml")
     changes = []
     if given.data is not None:
@@ -49,7 +56,7 @@ def jobs_of(given: Options) -> tuple[str, ...]:
 
 
 def run(name: str, given: Options) -> Row:
-    """One specification: its cells' scores, and its figure."""
+    """Run one specification. Return its cells' scores, and write its figure."""
     with tempfile.TemporaryDirectory() as folder:
         audit = execute(plan_from(source(name, given)), out=Path(folder) / "run")
         figure(audit).save(figures(given) / f"{name}.png", optimize=True)
@@ -57,7 +64,7 @@ def run(name: str, given: Options) -> Row:
 
 
 def scores(cell: Cell) -> Row:
-    """Of a record: what was attacked, and how well (PSNR in dB), beside the control."""
+    """Return from a record the attack, its conditions, and its PSNR (dB) beside the control."""
     return {
         "attack": cell.attack.repr,
         "model": cell.model.name,
@@ -73,7 +80,7 @@ def scores(cell: Cell) -> Row:
 
 
 def figures(given: Options) -> Path:
-    """The folder of figures: the repository's own for the full run, one beside the JSON otherwise."""
+    """Return the folder of figures: the repository's own for the full run, else one beside the JSON."""
     full = not given.quick and given.data is None and given.seed == 0
     folder = EXAMPLES / "figures" if full else given.out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +88,7 @@ def figures(given: Options) -> Path:
 
 
 def figure(audit: Run) -> Image.Image:
-    """One block for each attack, side by side."""
+    """Draw one block for each attack, side by side."""
     assert audit.folder is not None
     attacks = list(dict.fromkeys(cell.attack.repr for cell in audit.cells))
     blocks = []
@@ -103,12 +110,13 @@ def figure(audit: Run) -> Image.Image:
 
 
 def enlarged(path: Path) -> Image.Image:
-    """A PNG at SIDE pixels, its own pixels kept square and sharp."""
+    """Return a PNG at SIDE pixels, enlarged without smoothing."""
     with Image.open(path) as opened:
         return opened.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run, data=PHOTOS)
     table(
         [
@@ -127,7 +135,7 @@ def main() -> None:
 
 
 def lines(row: Row) -> list[list[object]]:
-    """One line for each attack of a specification: PSNR (dB) over all its images."""
+    """Return one line for each attack of a specification: PSNR (dB) over all its images."""
     found: list[list[object]] = []
     for attack in dict.fromkeys(cell["attack"] for cell in row["cells"]):
         cells = [cell for cell in row["cells"] if cell["attack"] == attack]

@@ -1,10 +1,16 @@
-"""What a prior adds to gradient matching: by network, batch and noise, beside the same guess on other images.
+"""What a prior adds to gradient matching, by network, batch and noise, beside the control.
 
-LeNet (sigmoid, weights from U(-0.5, 0.5)) and an untrained ResNet-20 in eval mode; batches of 1 and 4 with labels
-granted; the gradient as it is, and under Gaussian noise of std 0.03 (about a tenth of the norm of either gradient).
-Every line matches by cosine distance in the same number of steps: signed Adam on pixels, and Adam on the weights of the
-deep image prior. Feature statistics are of SqueezeNet 1.1 (ImageNet) on public images, and of the trained ResNet-20's
-BatchNorm. No image that is attacked here chose a weight or a rate: images of the training split and photographs did.
+The networks are LeNet (sigmoid, weights from U(-0.5, 0.5)) and an untrained ResNet-20 in eval mode.
+Batches have 1 and 4 examples, labels granted. The gradient is plain, or has Gaussian noise of std
+0.03. That is about a tenth of the norm of either gradient. The control is the same reconstruction
+scored against other images.
+
+Every line matches by cosine distance in the same number of steps. These are signed Adam on pixels,
+or Adam on the weights of the deep image prior. Feature statistics are those of SqueezeNet 1.1
+(ImageNet) on public images, and of the trained ResNet-20's BatchNorm. Images of the training split
+and photographs chose weights and rates. None of them is attacked here.
+
+Quick: one noisy batch of 2 on LeNet by every prior, with 5 steps.
 """
 
 from __future__ import annotations
@@ -46,9 +52,9 @@ NOISE = 0.03
 STEPS = {"lenet": 300, "resnet20": 80}
 DRAWS = {("lenet", 1): 3, ("lenet", 4): 2, ("resnet20", 1): 1, ("resnet20", 4): 1}
 REPORTED = 60
-"""Batches are of the first so many test images."""
+"""Batches are of the first 60 test images."""
 PUBLIC = range(1000, 1200)
-"""Images of the training split that the adversary measures features on; those before chose the weights."""
+"""Images of the training split on which the adversary measures features. Earlier ones chose the weights."""
 ANISOTROPIC = {"lenet": 0.03, "resnet20": 0.1}
 ISOTROPIC = {"lenet": 0.03, "resnet20": 0.3}
 COLOR = {"lenet": 0.03, "resnet20": 0.1}
@@ -70,7 +76,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Batch by batch, so that a run that is cut compares priors on the same ones."""
+    """Return the jobs batch by batch, so that a run that is cut compares priors on the same batches."""
     weights = bool(os.environ.get("LEAKGAUGE_DATA"))
     known = [prior for prior in PRIORS if weights or "Net" not in prior]
     if given.quick:
@@ -87,7 +93,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 @cache
 def problem(given: Options, name: str) -> tuple[lg.Dataset, nn.Module]:
-    """The images and the network, untrained."""
+    """Return the images and the untrained network."""
     data = images(given.data)
     if name == "lenet":
         return data, lenet(data, 0)
@@ -96,7 +102,7 @@ def problem(given: Options, name: str) -> tuple[lg.Dataset, nn.Module]:
 
 @cache
 def squeezed() -> FeatureStatistics:
-    """Features of ImageNet's SqueezeNet, as public images have them."""
+    """Return the statistics of SqueezeNet's features on public images."""
     public = lg.data.npz(CIFAR, split="train")
     with torch.random.fork_rng(devices=[]):
         network = SqueezeNet()
@@ -111,7 +117,7 @@ def squeezed() -> FeatureStatistics:
 
 @cache
 def trained() -> nn.Module:
-    """The published ResNet-20."""
+    """Return the published ResNet-20."""
     domain, weights = lg.ImageDomain(3, 32, 32), "cifar10_resnet20.safetensors"
     return lg.models.build(lg.models.resnet20, domain, 10, weights=weights)
 
@@ -136,7 +142,7 @@ NONE, DEEP = "none", "deep image prior"
 
 
 def matching(job: Job, seen: lg.Observation, steps: int) -> GradientMatching:
-    """The composition."""
+    """Return the composition of objective, variables and descent."""
     objective: Term = Cosine()
     if job.prior in PRIORS:
         objective = objective + PRIORS[job.prior](job.network, seen)
@@ -157,7 +163,7 @@ def matching(job: Job, seen: lg.Observation, steps: int) -> GradientMatching:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One attack, scored, beside the same guess scored against other images of the same labels."""
+    """Run one attack, and score it against the private images and other images of the same labels."""
     data, model = problem(given, job.network)
     seed = 1000 * given.seed + job.draw
     generator = lg.Seeds(seed).generator(f"batch/{job.size}")
@@ -179,7 +185,7 @@ METRICS = ("psnr", "ssim", "lpips")
 
 
 def seen_alike(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
-    """SSIM, and LPIPS where its weights are found, after assignment."""
+    """Return SSIM after assignment, and LPIPS if its weights are found."""
     row = similarity(batch, guess)
     if not lg.models.has_lpips():
         return row
@@ -189,7 +195,7 @@ def seen_alike(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     rows.sort(key=key)
     lines = []
@@ -204,7 +210,7 @@ def main() -> None:
 
 
 def figures(some: list[Row]) -> list[str]:
-    """Means over examples, and the medians over batches of residual and seconds."""
+    """Return means over examples, and the medians over batches of residual and seconds."""
     texts = []
     for metric, digits in zip(METRICS, (2, 3, 3), strict=True):
         for name in (metric, f"control_{metric}"):
@@ -215,7 +221,7 @@ def figures(some: list[Row]) -> list[str]:
 
 
 def key(row: Row) -> tuple[str, int, float, int]:
-    """What a line of the table stands for."""
+    """Return the fields that name a line of the table."""
     place = [NONE, *PRIORS, DEEP].index(row["prior"])
     return (row["network"], row["size"], row["std"], place)
 

@@ -1,17 +1,25 @@
-"""What was published of simple defenses, against an adversary that ignores them and one that knows them.
+"""Published claims of simple defenses, against an adversary that ignores them and one that knows them.
 
-Zhu et al. 2019 (Deep Leakage from Gradients): noise of 1e-2 and above and sparsity above 20% stop leakage, half
-precision does not. Zhang et al. 2022 (A Survey on Gradient Inversion): dropout, more or fewer filters, more local steps
-help.
+Zhu et al. 2019 (Deep Leakage from Gradients): noise of 1e-2 and above and sparsity above 20% stop
+leakage, half precision does not. Zhang et al. 2022 (A Survey on Gradient Inversion): dropout, more
+or fewer filters, and more local steps help.
 
-LeNet (sigmoid, weights from U(-0.5, 0.5)) and an untrained ResNet-20 in eval mode, one CIFAR-10 image, label withheld.
-"naive" takes the update for one gradient of the plain network: `second_order` on LeNet, `smoothed_matching` on
-ResNet-20. "adaptive" knows the defense: the distance and the prior's weight of the noise (`bayes_optimal`), entries
-that were not sent left out, dropout's masks as variables, local steps simulated. Of the number of filters there is
-nothing to know. The control is the same guess scored against other images of the label, five draws. An example leaks
-as in the report: 20 dB or SSIM 0.5, and 3 dB above the control. A defense stops leakage here where fewer than half of
-the images leak; it helps where at least 1 dB less above the control is read than without, no image counting for more
-than 40 dB. "either" takes of each image what the adversary reads who reads more.
+LeNet (sigmoid, weights from U(-0.5, 0.5)) and an untrained ResNet-20 in eval mode see one CIFAR-10
+image, label withheld. "naive" takes the update for one gradient of the plain network. It is
+`second_order` on LeNet and `smoothed_matching` on ResNet-20.
+
+"adaptive" knows the defense. Under noise it has the noise's own distance and weight of the prior
+(`bayes_optimal`). It leaves out entries that were not sent, takes dropout's masks as variables, and
+simulates local steps. The number of filters is no secret. "either" takes for each image the result
+of the adversary that reads more.
+
+The control is the same reconstruction scored against other images of the label, the mean of five
+draws. An example leaks as in the report: from 20 dB or an SSIM of 0.5 on, if it is also 3 dB above
+the control. A defense stops leakage here if fewer than half of the images leak. It helps if at
+least 1 dB less above the control is read than without it. No image counts for more than 40 dB.
+
+Quick: one image on LeNet by both adversaries, without a defense and under noise, fp16, sparsity,
+dropout and 5 local steps. Searches are shorter. One image on ResNet-20 without a defense.
 """
 
 from __future__ import annotations
@@ -44,7 +52,7 @@ Claimed = Literal["stops", "leaks", "helps"]
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of the table: what is done, how much of it, and what was published of it."""
+    """One line of the table: the defense, its strength, and the published claim."""
 
     what: str
     value: float | str = ""
@@ -55,11 +63,12 @@ class Setting:
 
     @property
     def name(self) -> str:
+        """The name in the table."""
         return f"{self.what} {self.value}".strip()
 
 
 def settings(network: str) -> list[Setting]:
-    """Every defense and strength of one network."""
+    """Return every defense and strength of one network."""
     found = [Setting("none", claimed="leaks")]
     noises = {"Gaussian": defenses.GaussianNoise, "Laplacian": defenses.LaplacianNoise}
     for what, noise in noises.items():
@@ -96,13 +105,13 @@ class Job:
 
 
 def adversaries(setting: Setting) -> tuple[Adversary, ...]:
-    """One, where there is nothing that the naive one ignores."""
+    """Return the adversaries. There is one if the naive adversary ignores nothing."""
     alone = setting.what in ("none", "filters")
     return ("naive",) if alone else ("naive", "adaptive")
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Image by image, so that a cut run still says something of each setting."""
+    """Return the jobs image by image, so that a run that is cut has rows of each setting."""
     if given.quick:
         cells = [("lenet", name) for name in QUICK] + [("resnet20", "none")]
         return [Job(0, *cell, how) for cell in cells for how in adversaries(SETTINGS[cell])]
@@ -117,7 +126,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 @cache
 def network_of(given: Options, job: Job) -> nn.Module:
-    """The network; where it has dropout, that alone is in train mode."""
+    """Return the network. Its dropout layers alone are in train mode."""
     setting, data = SETTINGS[job.network, job.setting], images(given.data)
     builder = getattr(lg.models, job.network)
     model = lg.models.build(builder, data.domain, 10, seed=0, **setting.model)
@@ -127,7 +136,7 @@ def network_of(given: Options, job: Job) -> nn.Module:
 
 
 def attack_of(job: Job, given: Options) -> lg.BaseAttack:
-    """What this adversary runs."""
+    """Return the attack of this adversary."""
     setting = SETTINGS[job.network, job.setting]
     known = job.adversary == "adaptive"
     lenet = job.network == "lenet"
@@ -139,18 +148,18 @@ def attack_of(job: Job, given: Options) -> lg.BaseAttack:
         return stepping(job.network, plain, known)
     if known and setting.what in ("Gaussian", "Laplacian"):
         smoothing = 0.0 if lenet else plain.smoothing
-        # On LeNet a step costs a tenth of second order's.
+        # On LeNet a step costs a tenth of a step of second order.
         longer = 10 * steps if lenet else steps
         return attacks.BayesOptimal(descent="lbfgs", steps=longer, smoothing=smoothing)
     if known and setting.what == "dropout":
-        # The masks' mean is not quite 1 - p: a weight on it would keep second order from its tolerance.
+        # The masks' mean is not quite 1 - p. A weight on it would keep second order above its tolerance.
         return attacks.DropoutInversion(attack=plain, weight=0.0, start="mean")
     attack: lg.BaseAttack = plain
     return attack
 
 
 def stepping(network: str, plain: lg.BaseAttack, known: bool) -> lg.BaseAttack:
-    """Local steps, taken for one gradient or corrected for."""
+    """Return an attack on local steps, which takes them for one gradient or corrects for them."""
     if not known:
         return attacks.OneGradient(attack=plain)
     if network == "lenet":
@@ -159,7 +168,7 @@ def stepping(network: str, plain: lg.BaseAttack, known: bool) -> lg.BaseAttack:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One attack, scored beside the control."""
+    """Run one attack, and score it beside the control."""
     data, setting = images(given.data), SETTINGS[job.network, job.setting]
     order = torch.randperm(len(data), generator=lg.Seeds(given.seed).generator("images"))
     index = int(order[job.image])
@@ -187,7 +196,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     heads = ["network", "setting", "images"]
     for how in ("naive", "adaptive"):
@@ -201,7 +210,7 @@ def main() -> None:
 
 
 def summary(network: str, name: str, setting: Setting, rows: list[Row]) -> list[object]:
-    """One line: means over images, and whether what was published holds against either adversary."""
+    """Return one line: means over images, and whether the published claim holds against either adversary."""
     some = {how: of(rows, network, name, how) for how in ("naive", "adaptive")}
     if not some["naive"]:
         return []
@@ -209,26 +218,26 @@ def summary(network: str, name: str, setting: Setting, rows: list[Row]) -> list[
     for held in some.values():
         line += figures(held)
     plain = of(rows, network, "none", "naive")
-    # Who knows the defense may leave it out of account all the same.
+    # An adversary that knows the defense is free to ignore it.
     either = [max(pair, key=verdict) for pair in pairs(some["naive"], some["adaptive"])]
     verdicts = (holds(setting.claimed, held, plain) for held in (some["naive"], either))
     return [*line, setting.claimed or "", *verdicts]
 
 
 def pairs(naive: list[Row], adaptive: list[Row]) -> list[list[Row]]:
-    """The rows of each image, by whichever adversaries have one."""
+    """Return the rows of each image, of the adversaries that have one."""
     done = [row for row in (*naive, *adaptive) if "psnr" in row]
     return [[row for row in done if row["image"] == i] for i in sorted({r["image"] for r in done})]
 
 
 def of(rows: list[Row], network: str, name: str, how: str) -> list[Row]:
-    """The rows of one cell."""
+    """Return the rows of one cell."""
     wanted = (network, name, how)
     return [r for r in rows if (r["network"], r["setting"], r["adversary"]) == wanted]
 
 
 def figures(some: list[Row]) -> list[str]:
-    """PSNR, its control, SSIM, and how many leaked."""
+    """Return PSNR, its control, SSIM, and how many images leaked."""
     done = [row for row in some if "psnr" in row]
     if not done:
         return [some[0]["inapplicable"][:12] if some else "", "", "", ""]
@@ -238,7 +247,7 @@ def figures(some: list[Row]) -> list[str]:
 
 
 def holds(claimed: Claimed | None, some: list[Row], plain: list[Row]) -> str:
-    """Whether it leaks as published; where published to help, whether 1 dB less is read than without."""
+    """Return whether it leaks as published. A defense that should help must take away 1 dB."""
     done = [row for row in some if "psnr" in row]
     if claimed is None or not done:
         return ""
@@ -251,12 +260,12 @@ def holds(claimed: Claimed | None, some: list[Row], plain: list[Row]) -> str:
 
 
 def verdict(row: Row) -> tuple[bool, float]:
-    """Whether the image leaked, then how much of it."""
+    """Return whether the image leaked, and then how much."""
     return row["leaked"], above(row)
 
 
 def above(row: Row) -> float:
-    """PSNR above the control; past 40 dB no eye tells two guesses apart."""
+    """Return the PSNR above the control. Above 40 dB no eye can tell two reconstructions apart."""
     return float(min(row["psnr"][0], FINE) - row["control_psnr"][0])
 
 

@@ -1,8 +1,12 @@
 """R-GAP, batch 1, float32 gradients: its CNN6, and whether the rank index predicts success elsewhere.
 
-First CNN6 of ten outputs on ten images, with equations stacked as in the paper ("plain") and balanced;
-then CNN6 of one output with the logistic loss, as in the paper. Last, architectures of other strides,
-kernels, channels, depths and activations: the rank index, measured on a random input, beside the PSNR.
+First is CNN6 of ten outputs on ten images. Equations are stacked as in the paper ("plain") or
+balanced. Then follows CNN6 of one output with the logistic loss, as in the paper. Last are
+architectures of other strides, kernels, channels, depths and activations. The rank index is
+measured on a random input, and stands beside the PSNR.
+
+Quick: CNN6 on one image with balanced and plain equations, and one image through two small
+networks.
 """
 
 from __future__ import annotations
@@ -24,14 +28,14 @@ from leakgauge.analytic.rank_index import rank_index
 
 NAME = "r_gap"
 READ = 45.0
-"""The goal in dB; others report 49 on one image."""
+"""Target in dB. Others report 49 dB on one image."""
 Rows = Literal["balanced", "plain"]
 Activation = Literal["leaky_relu", "tanh", "sigmoid"]
 Builder = Callable[..., nn.Module]
 
 
 def cnn(*shape: tuple[int, int, int, int], activation: Activation = "leaky_relu") -> Builder:
-    """`models.cnn` with (channels, kernel, stride, padding) of each convolution, without bias."""
+    """Return `models.cnn` with (channels, kernel, stride, padding) of each convolution, without bias."""
     channels, kernels, strides, paddings = zip(*shape, strict=True)
     return partial(
         lg.models.cnn,
@@ -66,7 +70,7 @@ QUICK = ("1 convolution, 12 channels", "1 convolution, 6 channels")
 
 @dataclass(frozen=True)
 class Job:
-    """One image through one architecture; outputs 1 is the logistic loss on whether the label is odd."""
+    """One image through one architecture. One output means the logistic loss on whether the label is odd."""
 
     part: str
     architecture: str
@@ -76,7 +80,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Ten images on CNN6 in both ways, three with one output, three on every architecture."""
+    """Return ten images on CNN6 in both ways, three with one output, and three on every architecture."""
     ways: tuple[Rows, ...] = ("balanced", "plain")
     if given.quick:
         cnn6 = [Job("CNN6", "CNN6", 0, rows) for rows in ways]
@@ -88,11 +92,12 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def logistic(output: Tensor, target: Tensor) -> Tensor:
-    """The loss of one logit (B, 1)."""
+    """Return the loss of one logit (B, 1)."""
     return functional.binary_cross_entropy_with_logits(output.squeeze(1), target.to(output))
 
 
 def built(job: Job, given: Options) -> nn.Module:
+    """Return the network of a job."""
     data = images(given.data)
     return lg.models.build(
         ARCHITECTURES[job.architecture], data.domain, job.outputs, seed=given.seed
@@ -101,7 +106,7 @@ def built(job: Job, given: Options) -> nn.Module:
 
 @cache
 def diagnosis(architecture: str, outputs: int, given: Options) -> Row:
-    """The rank index: known from the architecture, before any update is seen."""
+    """Return the rank index, which is known from the architecture before any update."""
     job = Job("", architecture, 0, outputs=outputs)
     generator = lg.Seeds(given.seed).generator("rank index")
     layers = rank_index(built(job, given), images(given.data).domain, generator=generator)
@@ -116,7 +121,7 @@ def diagnosis(architecture: str, outputs: int, given: Options) -> Row:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One update, attacked; the control is this guess against the next image."""
+    """Attack one update. The control is this reconstruction against the next image."""
     data, seeds = images(given.data), lg.Seeds(given.seed)
     if job.outputs == 1:
         data = replace(data, targets=data.targets % 2)
@@ -136,6 +141,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     first = [row for row in rows if row["part"] != "architectures"]
     if first:
@@ -145,12 +151,12 @@ def main() -> None:
 
 
 def numbers(rows: list[Row], name: str) -> list[float]:
-    """One value a row."""
+    """Return one value for each row."""
     return [row[name][0] for row in rows]
 
 
 def print_cnn6(rows: list[Row]) -> None:
-    """One line for each number of outputs and way to stack the equations."""
+    """Print one line for each number of outputs and way to stack the equations."""
     groups = [list(g) for _, g in groupby(rows, lambda row: (row["part"], row["rows"]))]
     table(
         [
@@ -180,7 +186,7 @@ def print_cnn6(rows: list[Row]) -> None:
 
 
 def print_architectures(rows: list[Row]) -> None:
-    """One line for each architecture, and whether the index foretold it."""
+    """Print one line for each architecture, and whether the index foretold success."""
     groups = [list(g) for _, g in groupby(rows, lambda row: row["architecture"])]
     lines, right = [], []
     for group in groups:
@@ -201,7 +207,7 @@ def print_architectures(rows: list[Row]) -> None:
         )
     headings = ["architecture", "index", "at", "open", "images", "median PSNR", "range", "control"]
     table([*headings, "foretold"], lines)
-    print(f"index 0 and >= {READ:g} dB, or below 0 and less: {share(right)}")
+    print(f"foretold (index 0 and at least {READ:g} dB, or below 0 and less): {share(right)}")
 
 
 if __name__ == "__main__":

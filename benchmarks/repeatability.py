@@ -1,7 +1,9 @@
-"""Same seed, same machine: the same records and the same images, byte for byte, times aside.
+"""The same seed on the same machine gives the same records and images, byte for byte, except times.
 
-A small audit is run again in another process, with one worker and with two, and with another seed,
-which must differ. Exits 1 where either does not hold.
+A small audit runs again in another process, with one worker, with two, and with another seed. The
+last run must differ. The script exits with 1 if either does not hold.
+
+Quick: the runs with two workers and with another seed, on a smaller audit.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ QUICK = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """A second run, and whether it must repeat the first, which has one worker and the seed given."""
+    """A second run, and whether it must repeat the first run, which has one worker and the given seed."""
 
     name: str
     workers: int
@@ -71,6 +73,7 @@ class Comparison:
 
     @property
     def repeats(self) -> bool:
+        """Whether nothing may differ from the first run."""
         return self.seed_offset == 0
 
 
@@ -82,17 +85,19 @@ COMPARISONS = (
 
 
 def audit(folder: Path, seed: int, workers: int, settings: tuple[str, ...]) -> None:
-    """Run the specification in a process of its own, whose hash seed is its own as well."""
+    """Run the specification in a process of its own, which also has its own hash seed."""
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=run, args=(folder, seed, workers, settings))
     process.start()
     process.join()
     if process.exitcode != 0:
-        sys.exit(f"the audit ended with exit code {process.exitcode}")
+        sys.exit(
+            f"expected exit code 0 of an audit, found {process.exitcode}. See its error above."
+        )
 
 
 def run(folder: Path, seed: int, workers: int, settings: tuple[str, ...]) -> None:
-    """What that process does."""
+    """Execute the specification. This is what the process does."""
     execute(plan_from(Source(SPECIFICATION, settings, seed)), out=folder, workers=workers)
 
 
@@ -102,12 +107,12 @@ def records(folder: Path) -> list[Any]:
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
-    """The bytes of every image of a run, by its path in the folder."""
+    """Return the bytes of every image of a run, by its path in the folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
 
 
 def differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
-    """The paths of every field that differs."""
+    """Yield the path of every field that differs."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys()):
             inner = f"{path}.{key}" if path else key
@@ -123,7 +128,7 @@ def differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
 
 
 def compare(comparison: Comparison, first: Path, second: Path) -> Row:
-    """Two runs, field by field and byte by byte; names at most 20 fields that differ."""
+    """Compare two runs, field by field and byte by byte. Name at most 20 fields that differ."""
     old, new = pictures(first), pictures(second)
     fields = list(differences(records(first), records(second)))
     return {
@@ -141,7 +146,7 @@ def compare(comparison: Comparison, first: Path, second: Path) -> Row:
 
 
 def identical(row: Row) -> bool:
-    """Whether nothing differs."""
+    """Return whether nothing differs."""
     return not row["fields"] and not row["images_that_differ"]
 
 
@@ -151,7 +156,7 @@ def jobs_of(given: Options) -> tuple[Comparison, ...]:
 
 
 def measured(given: Options, settings: tuple[str, ...]) -> list[Row]:
-    """The first run, then each of the others beside it."""
+    """Run the audit once, and then again for each comparison."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -167,7 +172,7 @@ def measured(given: Options, settings: tuple[str, ...]) -> list[Row]:
 
 
 def changes(given: Options) -> tuple[str, ...]:
-    """What the command line replaces in the specification."""
+    """Return what the command line replaces in the specification."""
     found = []
     if given.data is not None:
         path = json.dumps(str(Path(given.data).resolve()))
@@ -176,6 +181,7 @@ def changes(given: Options) -> tuple[str, ...]:
 
 
 def main() -> int:
+    """Run the audits, print the table, and return the exit code."""
     given = options(NAME, __doc__ or "")
     rows = measured(given, changes(given))
     header(given, f"{PHOTOS}; diabetes")

@@ -1,13 +1,18 @@
 """The same verdict in every environment: exact attacks with other rounding, instruction sets and thread counts.
 
-For each exact attack a small scenario that it solves, and 20 draws of model, batch and attack's seed. Every draw
-runs in several environments. Some are chosen by variables of the process: instruction sets of ATen, oneDNN and MKL.
-Others move each entry of the weights, the inputs and the update by one unit in the last place, up or down, which
-changes the rounding on any processor. A draw succeeds if the status is certified or converged and the
-reconstruction is as near to the truth as the scenario asks. The truth is used for this judgment only.
+Each exact attack has a small scenario that it solves, and 20 draws of model, batch and attack's
+seed. Every draw runs in several environments. Variables of the process choose some of them:
+instruction sets of ATen, oneDNN and MKL. Others move each entry of the weights, the inputs and the
+update by one unit in the last place, up or down. This changes the rounding on any processor.
 
-A fingerprint of the arithmetic (products, decompositions, a convolution, sums, functions) tells which variables have
-an effect on this processor. An environment with the fingerprint of another one is printed as equal, and not run.
+A draw succeeds if the status is certified or converged, and the reconstruction is close enough to
+the truth for its scenario. The truth is used for this judgment only.
+
+A fingerprint of the arithmetic (products, decompositions, a convolution, sums, functions) tells
+which variables have an effect on this processor. An environment with the fingerprint of another one
+is printed as equal, and does not run.
+
+Quick: 2 draws of every scenario in three environments.
 """
 
 from __future__ import annotations
@@ -33,9 +38,9 @@ DRAWS = 20
 
 @dataclass(frozen=True)
 class Environment:
-    """Variables of the process, its threads, and the number of the draw of signs by which entries are moved.
+    """Variables of the process, its threads, and how entries are moved.
 
-    moved: 0 moves nothing.
+    `moved` is the number of the draw of signs by which entries are moved. 0 moves nothing.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
@@ -55,7 +60,7 @@ ENVIRONMENTS: dict[str, Environment] = {
         f"oneDNN {name}": Environment({"ONEDNN_MAX_CPU_ISA": name})
         for name in ("SSE41", "AVX2", "AVX512_CORE")
     },
-    # Processors of other makers than Intel ignore the first of these variables, and mostly follow the second.
+    # Processors that are not from Intel ignore MKL_ENABLE_INSTRUCTIONS. Most of them follow MKL_CBWR.
     **{
         f"MKL {name}": Environment({"MKL_ENABLE_INSTRUCTIONS": name})
         for name in ("SSE4_2", "AVX2", "AVX512")
@@ -77,7 +82,10 @@ QUICK = (AS_IS, "1 ulp, signs 1", "plain")
 
 @dataclass(frozen=True)
 class Job:
-    """All draws of all scenarios in one environment. alike: the first environment of the same fingerprint, if any."""
+    """All draws of all scenarios in one environment.
+
+    `alike` is the first environment with the same fingerprint, or None if there is none.
+    """
 
     environment: str
     draws: int
@@ -86,7 +94,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """One job for each environment: those with the fingerprint of an earlier one are not run again."""
+    """Return one job for each environment. One with an earlier fingerprint only names its equal."""
     draws, names = (2, QUICK) if given.quick else (DRAWS, tuple(ENVIRONMENTS))
     first: dict[str, str] = {}
     jobs = []
@@ -160,6 +168,7 @@ def fingerprint() -> str:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     given = options(NAME, __doc__ or "")
     data = "digits, photos, random images"
     rows = measure(partial(run), jobs_of(given), given, name=NAME, data=data)
@@ -167,7 +176,7 @@ def main() -> None:
     for row in rows:
         if row["alike"] is not None:
             print(
-                f"{row['environment']}: the same bits as {row['alike']!r} on this processor, not run"
+                f"{row['environment']}: not run. On this processor it gives the same bits as {row['alike']!r}."
             )
     for scenario in SCENARIOS:
         print()
@@ -175,7 +184,7 @@ def main() -> None:
 
 
 def print_scenario(scenario: str, rows: list[Row]) -> None:
-    """One line for each environment: the fraction that succeeds, its error, and the draws that differ."""
+    """Print one line for each environment: the fraction that succeeds, its error, and the draws that differ."""
     base = succeeded(rows[0], scenario)
     lines = []
     for row in rows:

@@ -26,8 +26,18 @@ EXACT = 60.0
 class Scenario:
     """An attack on batches drawn by a seed.
 
-    network: seed to model. batch: seed to batch. least: PSNR (dB) that every image must reach. features: only
-    the features of the last linear layer are read, and their relative error must stay below 1e-3.
+    Args:
+        attack: The attack.
+        network: Returns the model of a seed.
+        batch: Returns the batch of a seed.
+        domain: Domain of the inputs.
+        classes: Number of classes.
+        least: PSNR (dB) that every image must reach.
+        features: Whether only the features of the last linear layer are read. Their relative error must
+            stay below 1e-3.
+        labels: Whether labels are granted.
+        status: Whether the status must be certified or converged.
+        dtype: Type of weights and inputs.
     """
 
     attack: lg.BaseAttack
@@ -51,7 +61,10 @@ class Scenario:
 
 
 def attacked(scenario: Scenario, seed: int, moved: int) -> Result:
-    """Attack one draw. moved: the number of the draw of signs by which entries are moved, 0 for none."""
+    """Attack one draw.
+
+    `moved` is the number of the draw of signs by which entries are moved, or 0 if none is moved.
+    """
     generator = torch.Generator().manual_seed(1000 * moved + seed)
     model, batch = scenario.network(seed).to(scenario.dtype), scenario.batch(seed)
     batch = replace(batch, inputs=batch.inputs.to(scenario.dtype))
@@ -77,14 +90,17 @@ def attacked(scenario: Scenario, seed: int, moved: int) -> Result:
 
 
 def shifted(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the tensor with every entry moved to the next number up or down. Zeros stay: they are no rounding."""
+    """Return the tensor with every entry moved to the next number, up or down.
+
+    Zeros stay, since they do not come from rounding.
+    """
     up = torch.rand(tensor.shape, generator=generator) < 0.5
     aim = torch.where(up, torch.inf, -torch.inf).to(tensor)
     return torch.where(tensor == 0, tensor, torch.nextafter(tensor.detach(), aim))
 
 
 def judged(scenario: Scenario, seen: lg.Observation, batch: lg.Batch, seed: int) -> Result:
-    """Return the status, and the least PSNR (dB) of an image."""
+    """Return the status, and the lowest PSNR (dB) of an image."""
     guess = scenario.attack(seen, seeds=lg.Seeds(seed))
     order = lg.metrics.assign(batch.inputs, guess.inputs)
     least = float(lg.metrics.psnr(batch.inputs, guess.inputs[order]).min())
@@ -121,7 +137,7 @@ def built(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def chain(seed: int, activation: str) -> nn.Module:
-    """Two convolutions without bias and a linear layer."""
+    """Build two convolutions without bias and a linear layer."""
     return models.build(
         models.cnn,
         GRAY,
@@ -137,7 +153,7 @@ def chain(seed: int, activation: str) -> nn.Module:
 
 
 def pooled(seed: int) -> nn.Module:
-    """Two convolutions, a ReLU and a max pool after each, and a linear layer."""
+    """Build two convolutions, a ReLU and a max pool after each, and a linear layer."""
     return built(
         seed,
         lambda: nn.Sequential(
@@ -154,7 +170,7 @@ def pooled(seed: int) -> nn.Module:
 
 
 def hidden(seed: int) -> nn.Module:
-    """A convolution, a hidden linear layer and a last one, with ReLUs between."""
+    """Build a convolution, a hidden linear layer and a last one, with ReLUs between."""
     return built(
         seed,
         lambda: nn.Sequential(
@@ -169,7 +185,7 @@ def hidden(seed: int) -> nn.Module:
 
 
 def smooth(seed: int, classes: int = 10) -> nn.Module:
-    """Two convolutions with sigmoids and a linear layer, all weights from U(-0.5, 0.5)."""
+    """Build two convolutions with sigmoids and a linear layer, with all weights from U(-0.5, 0.5)."""
     model = built(
         seed,
         lambda: nn.Sequential(
@@ -189,17 +205,17 @@ def smooth(seed: int, classes: int = 10) -> nn.Module:
 
 
 def mlp(seed: int, width: int, classes: int = 4, domain: lg.ImageDomain = GRAY) -> nn.Module:
-    """A ReLU network on flattened inputs."""
+    """Build a ReLU network on flattened inputs."""
     return models.build(models.mlp, domain, classes, seed=seed, width=width, depth=3)
 
 
 def vit(seed: int, style: str) -> nn.Module:
-    """A small vision transformer with a learned positional embedding."""
+    """Build a small vision transformer with a learned positional embedding."""
     return models.build(models.vit, GRAY, 4, seed=seed, patch=2, dim=24, heads=2, style=style)
 
 
 def random(seed: int, size: int, classes: int = 4, label: int | None = None) -> lg.Batch:
-    """Uniform random images, with labels 0, 1, 2, ... or all of one label."""
+    """Return uniform random images, with labels 0, 1, 2, ... or all of one label."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.rand((size, *GRAY.shape), generator=generator)
     targets = torch.arange(size) % classes if label is None else torch.full((size,), label)
@@ -208,12 +224,12 @@ def random(seed: int, size: int, classes: int = 4, label: int | None = None) -> 
 
 @cache
 def data(name: str) -> lg.Dataset:
-    """Images that come with the library."""
+    """Return images that come with the library."""
     return lg.data.digits() if name == "digits" else lg.data.photos()
 
 
 def real(seed: int, name: str, size: int, label: int | None = None) -> lg.Batch:
-    """Images of a data set, drawn at random, with their own labels or all of one label."""
+    """Return random images of a data set, with their own labels or all of one label."""
     held = data(name)
     chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:size]
     targets = held.targets[chosen] if label is None else torch.full((size,), label)

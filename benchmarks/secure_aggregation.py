@@ -1,9 +1,14 @@
-"""How leakage falls with the clients of a secure aggregation, and that the protocol does what it says.
+"""How leakage falls with the number of clients of a secure aggregation, and whether the protocol shows the sum alone.
 
-Each client holds one image. An MLP (width 64, 256) is attacked in closed form and, at 256, by SPEAR; LeNet by
-L-BFGS with total variation and the labels granted; the blind control is the same attack on the aggregate of
-other images that bear the same labels. Then: the masked sum against the plain one, with and without a client
-that drops out, and what one masked update alone gives away. Values are clamped to [0, 1] before they are scored.
+Each client holds one image. MLPs of width 64 and 256 are attacked in closed form, and that of width
+256 also by SPEAR. LeNet is attacked by L-BFGS with total variation and the labels granted. The
+blind control is the same attack on the aggregate of other images with the same labels.
+
+Then the masked sum is compared with the plain one, with and without a client that drops out. Last,
+one masked update alone is attacked. Values are clamped to [0, 1] before they are scored.
+
+Quick: 1 and 16 clients. Two aggregates of each MLP and one of LeNet, the protocol, one
+quantization, and 4 masked updates.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ ATTACKS: dict[str, lg.BaseAttack] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One aggregate attacked, one masked update attacked, or one run of the protocol; width 0 is LeNet."""
+    """One attacked aggregate or masked update, or one run of the protocol. A width of 0 is LeNet."""
 
     part: str
     width: int
@@ -44,11 +49,11 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Protocol, closed forms, masked updates, then LeNet: one number of all before the next."""
+    """Return the jobs: protocol, closed forms, masked updates, then LeNet, number by number."""
     clients = (1, 16) if given.quick else CLIENTS
     numbers = range(2 if given.quick else 5)
     found = [Job("protocol", 64, "", n, i) for n in clients if n > 1 for i in numbers]
-    # SPEAR on width 64 searches for 45 s at 16 clients, and mostly in vain.
+    # SPEAR does not run on width 64. At 16 clients it searches for 45 s, and mostly fails.
     for width, name in ((64, "linear_layer"), (256, "linear_layer"), (256, "spear")):
         found += [Job("aggregate", width, name, n, i) for n in clients for i in numbers]
     quantized = [(b, i) for b in ((16,) if given.quick else (24, 20, 16, 12)) for i in numbers]
@@ -61,13 +66,13 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One job, with what names it."""
+    """Measure one job, and return its row with the fields that name it."""
     seed = given.seed + job.number
     row: Row = {"part": job.part, "network": f"mlp {job.width}" if job.width else "lenet"}
     row |= {"attack": job.attack, "clients": job.clients, "number": job.number, "bits": job.bits}
     data = images(given.data)
     owner = client_of(data, mlp_or_lenet(data, job.width, seed))
-    # A masked update is of one client, an aggregate of all.
+    # A masked update is of one client. An aggregate is of all clients.
     size = 1 if job.part == "masked" else job.clients
     batch, decoy = with_decoys(data, size, seed)
     if job.part == "protocol":
@@ -85,7 +90,7 @@ def attacked(
     decoy: lg.Batch,
     seed: int,
 ) -> Row:
-    """An attack on what this adversary sees, and the blind control."""
+    """Attack what this adversary sees, and the blind control."""
     seeds = lg.Seeds(seed)
     scores, guess = {}, None
     for name, seen_of in (("control_psnr", decoy), ("psnr", batch)):
@@ -100,7 +105,7 @@ def attacked(
 
 
 def protocol(job: Job, owner: lg.Client, batch: lg.Batch, seed: int) -> Row:
-    """The protocol's sum and mean against those computed in the clear, all present or one client lost."""
+    """Compare the protocol's sum and mean with those computed in the clear, with all clients or without one."""
     secure, seeds = SecureAggregation(fixed=FixedPoint(bits=job.bits)), lg.Seeds(seed)
     model = owner.global_model(seeds=seeds)
     parts = [
@@ -108,7 +113,7 @@ def protocol(job: Job, owner: lg.Client, batch: lg.Batch, seed: int) -> Row:
         for x, y in zip(batch.inputs.unsqueeze(1), batch.targets.unsqueeze(1), strict=True)
     ]
     updates = [owner.share(model, part, seeds=seeds) for part in parts]
-    # Counts differ, as they would.
+    # Counts differ, as in practice.
     counts = [1 + i % 4 for i in range(job.clients)]
     row: Row = {"step": secure.fixed.step, "seed": seed}
     lost = job.number % job.clients
@@ -133,6 +138,7 @@ def protocol(job: Job, owner: lg.Client, batch: lg.Batch, seed: int) -> Row:
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     print_protocol([row for row in rows if row["part"] == "protocol"])
     print("\nThe aggregate, attacked as one batch of all clients (one image each):")
@@ -142,7 +148,7 @@ def main() -> None:
 
 
 def print_protocol(rows: list[Row]) -> None:
-    """One line for each number of clients."""
+    """Print one line for each number of clients."""
     table(
         ["clients", "runs", "present", "masked sum = plain sum", "mean's largest error, in steps"],
         [
@@ -161,7 +167,7 @@ def print_protocol(rows: list[Row]) -> None:
 
 
 def print_attacks(rows: list[Row]) -> None:
-    """One line for each network, attack, precision and number of clients."""
+    """Print one line for each network, attack, precision and number of clients."""
     keys = ("network", "attack", "bits", "clients")
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
@@ -183,7 +189,7 @@ def print_attacks(rows: list[Row]) -> None:
 
 
 def print_masked(rows: list[Row]) -> None:
-    """One line for each network: the mean of PSNR less the control's, with its standard error."""
+    """Print one line for each network: the mean of PSNR less the control's, with its standard error."""
     lines = []
     for network in dict.fromkeys(row["network"] for row in rows):
         mine = [row for row in rows if row["network"] == network]
@@ -197,7 +203,7 @@ def print_masked(rows: list[Row]) -> None:
 
 
 def every(rows: list[Row], name: str) -> list[float]:
-    """One value for each image, of all rows."""
+    """Return one value for each image, of all rows."""
     return [value for row in rows for value in row[name]]
 
 

@@ -1,7 +1,11 @@
 """Whole batches through the first linear layer and its ReLU: SPEAR and SPEAR++ on MLPs of four layers, float32.
 
-MNIST and CIFAR-10 images, labels all equal, or distinct (drawn as they are above 10). A batch is exact when
-every image has 60 dB. Then batches beyond exact search, and defenses at batch 8: where exactness breaks.
+The images are from MNIST and CIFAR-10, with labels all equal or distinct. Above batch 10, distinct
+labels repeat. A batch is exact when every image has 60 dB. Then follow batches that are too large
+for exact search, and defenses at batch 8, which end exactness.
+
+Quick: both attacks at width 200 on two batches of 4 and two of 16, and SPEAR at batch 8 with and
+without noise of 1e-4.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from leakgauge import attacks, defenses
 
 NAME = "spear"
 EXACT = 60.0
-"""PSNR (dB) from which an image counts as read: an error below an eighth of a gray level."""
+"""PSNR (dB) from which an image counts as exact: an error below an eighth of a gray level."""
 FILES = {"mnist": "mnist.npz", "cifar": CIFAR}
 ATTACKS: dict[str, lg.BaseAttack] = {
     "spear": attacks.Spear(),
@@ -41,7 +45,7 @@ QUICK = ("none", "noise 0.0001")
 
 @dataclass(frozen=True)
 class Job:
-    """One batch: its data, the layer's width, its size, how its labels are drawn, and which draw."""
+    """One batch: its data, the layer's width, its size, how its labels are drawn, and the number of the draw."""
 
     attack: str
     data: str
@@ -53,7 +57,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Both attacks to batch 24, SPEAR++ beyond, SPEAR under defenses; what data there is."""
+    """Return both attacks to batch 24, SPEAR++ beyond it, and SPEAR under defenses, on the data that is found."""
     files = list(FILES) if os.environ.get("LEAKGAUGE_DATA") and given.data is None else ["photos"]
     widths, sizes, draws = [200, 400], [2, 4, 8, 16, 20, 24], {"spear": 10, "spear_plus_plus": 3}
     if given.quick:
@@ -84,14 +88,14 @@ def jobs_of(given: Options) -> list[Job]:
 
 @cache
 def examples(name: str, given: Options) -> lg.Dataset:
-    """Test images; without $LEAKGAUGE_DATA or with --data, other ones."""
+    """Return test images. Without $LEAKGAUGE_DATA or with --data they are other ones."""
     if name in FILES:
         return lg.data.npz(FILES[name], split="test")
     return lg.data.npz(given.data) if given.data is not None else lg.data.photos()
 
 
 def run(job: Job, given: Options) -> Row:
-    """One update, attacked and scored."""
+    """Attack one update, and score it."""
     data = examples(job.data, given)
     classes = data.classes or 10
     name = f"{job.data}/{job.labels}/{job.size}/{job.draw}"
@@ -107,7 +111,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def drawn(targets: torch.Tensor, job: Job, generator: torch.Generator) -> list[int]:
-    """Examples at random; as many of different classes first as there are, where labels are distinct."""
+    """Return random examples. For distinct labels, those of different classes come first."""
     order = torch.randperm(len(targets), generator=generator).tolist()
     if job.labels == "distinct":
         first: dict[int, int] = {}
@@ -119,6 +123,7 @@ def drawn(targets: torch.Tensor, job: Job, generator: torch.Generator) -> list[i
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     given = options(NAME, __doc__ or "")
     jobs = jobs_of(given)
     kinds = sorted({FILES.get(job.data, job.data) for job in jobs})
@@ -133,7 +138,7 @@ def main() -> None:
 
 
 def show(rows: list[Row], keys: tuple[str, ...]) -> None:
-    """One line for each value of `keys`."""
+    """Print one line for each value of `keys`."""
 
     def key(row: Row) -> tuple[object, ...]:
         return tuple(row[name] for name in keys)

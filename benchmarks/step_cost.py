@@ -1,10 +1,14 @@
 """What one step of gradient matching costs, in units of one plain training gradient of the same batch.
 
-Objective: Inverting Gradients' cosine with total variation; float32, one thread, 32x32 images. Time: each
-way in turn, many rounds in one process; the median over rounds of its time over the plain gradient's
-in the same round. Memory: the largest running sum of what torch's CPU allocator reports to the profiler
-during one call, so that buffers of generated code count; parameters and the observed update, which
-every way is given, do not. Trials: eight at once, in units of eight plain gradients.
+The objective is Inverting Gradients' cosine with total variation, in float32, on one thread, with
+32x32 images. Time: each way runs in turn, many rounds in one process. The ratio is the median over
+rounds of its time over the plain gradient's in the same round.
+
+Memory: the largest running sum that torch's CPU allocator reports to the profiler during one call.
+It contains buffers of generated code. It does not contain parameters and the observed update, which
+all ways share. Restarts: eight at once, in units of eight plain gradients.
+
+Quick: LeNet at batch 1, every way to one step and every way to eight restarts, compiled ones too.
 """
 
 from __future__ import annotations
@@ -32,12 +36,12 @@ NAME = "step_cost"
 TRIALS = 8
 PLAIN = "plain gradient"
 SECONDS = 6.0
-"""Rounds go on for about so long, at least 5 and at most 60."""
+"""Rounds go on for about this time, at least 5 rounds and at most 60."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model at one batch size: its steps, or its trials."""
+    """One model at one batch size: its single steps, or its restarts."""
 
     model: str
     batch: int
@@ -46,7 +50,7 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """LeNet, ConvNet of width 64 and ResNet-18 at batch 1 and 8; trials of the smaller two."""
+    """Return LeNet, ConvNet of width 64 and ResNet-18 at batch 1 and 8, and restarts of the smaller two."""
     if given.quick:
         return [Job("lenet", 1, False), Job("lenet", 1, True)]
     found = [Job(m, b, False) for m in ("lenet", "convnet", "resnet18") for b in (1, 8)]
@@ -59,8 +63,8 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """Every way of one job, interleaved."""
-    torch.compiler.config.force_disable_caches = True  # seconds to build are those of a first run
+    """Measure every way of one job, interleaved."""
+    torch.compiler.config.force_disable_caches = True  # Seconds to build are those of a first run.
     problem = problem_of(job, given)
     seen, generator = problem.observation, torch.Generator().manual_seed(given.seed)
     lead = (TRIALS,) if job.trials else ()
@@ -87,7 +91,7 @@ def run(job: Job, given: Options) -> Row:
 
 
 def problem_of(job: Job, given: Options) -> Problem:
-    """The first images of the data, their labels granted."""
+    """Return the problem of the first images of the data, with labels granted."""
     data = images(given.data)
     builders: dict[str, Callable[..., nn.Module]] = {
         "lenet": lg.models.lenet,
@@ -104,7 +108,7 @@ Call = Callable[[Variables, float], object]
 
 
 def steps_of(problem: Problem, *, fuse: bool) -> dict[str, Callable[[], Call]]:
-    """Each way to one step, by name, yet to be built."""
+    """Return each way to one step by name. The caller builds it."""
     found: dict[str, Callable[[], Call]] = {
         "double backward, eager": partial(DoubleBackward, problem),
         "double backward, traced": partial(Compiled.of, problem),
@@ -120,7 +124,7 @@ def steps_of(problem: Problem, *, fuse: bool) -> dict[str, Callable[[], Call]]:
 
 
 def trials_of(problem: Problem, *, fuse: bool) -> dict[str, Callable[[], Call]]:
-    """Each way to eight trials, by name, yet to be built."""
+    """Return each way to eight restarts by name. The caller builds it."""
     assert problem.fixed is not None
     fixed = problem.fixed.expand(TRIALS, -1).contiguous()
 
@@ -138,7 +142,7 @@ def trials_of(problem: Problem, *, fuse: bool) -> dict[str, Callable[[], Call]]:
 
 
 def plain(problem: Problem, at: Variables) -> None:
-    """The client's gradient, once for each trial, one after another."""
+    """Compute the client's gradient, once for each restart, one after another."""
     seen = problem.observation
     batches = at[0] if at[0].ndim > 4 else at[0][None]
     targets = problem.fixed
@@ -148,7 +152,7 @@ def plain(problem: Problem, at: Variables) -> None:
 
 
 def interleaved(ways: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after one round that is not counted."""
+    """Return the seconds of each way in each round. A first round is not counted."""
     clock = time.perf_counter()
     for call in ways.values():
         call()
@@ -163,7 +167,7 @@ def interleaved(ways: dict[str, Callable[[], object]]) -> dict[str, list[float]]
 
 
 def peak(call: Callable[[], object]) -> int:
-    """Bytes at the highest point of one call, above what was held before it."""
+    """Return the bytes at the highest point of one call, above those that were held before it."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     kineto = profiler.profiler
@@ -177,13 +181,14 @@ def peak(call: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    # Cells beside each other would disturb each other's times.
+    # Jobs in parallel would disturb each other's times.
+    """Run the jobs and print the tables."""
     given = replace(options(NAME, __doc__ or ""), workers=1)
     jobs = jobs_of(given)
     rows = measure(partial(run, given=given), jobs, given, name=NAME)
     header(given)
     table(
-        ["model", "batch", "trials", "way", "ratio", "ms", "peak MiB", "of plain", "build s"],
+        ["model", "batch", "restarts", "way", "ratio", "ms", "peak MiB", "of plain", "build s"],
         [
             [
                 row["model"],

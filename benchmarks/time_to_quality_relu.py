@@ -1,10 +1,14 @@
 """How fast signed Adam's quality on ReLU networks: ConvNet (width 64) and trained ResNet-20, batch 1, label known.
 
-The target is the best PSNR on the way of signed Adam (Inverting Gradients, 4000 steps), eager as peers
-run it. Ours is the first of `auto`'s attacks that the network allows: `Peeling` on ConvNet, `SmoothedMatching` on
-ResNet-20, by their defaults. The images are the first whose update has a norm of at least 1, which the
-adversary sees: where the network is certain there is no gradient to match. Seconds are the process's own, on one
-thread: other load on the machine counts little.
+The target is the best PSNR of signed Adam's trajectory (Inverting Gradients, 4000 steps), with
+eager steps as in the peers' code. Ours is the first of `auto`'s attacks that the network allows:
+`Peeling` on ConvNet, and `SmoothedMatching` on ResNet-20, by their defaults.
+
+The images are the first whose update has a norm of at least 1, which the adversary sees. Where the
+network is certain there is no gradient to match. Seconds are the process's own, on one thread, so
+other load on the machine counts little.
+
+Quick: one image on each network. Our attacks run whole, and signed Adam has 50 eager steps.
 """
 
 from __future__ import annotations
@@ -33,9 +37,12 @@ OURS: dict[str, tuple[str, lg.BaseAttack]] = {
     "convnet": ("peeling", attacks.Peeling()),
 }
 TV = {"resnet20": 1.0, "convnet": 1e-5}
-"""Signed Adam's total variation: of 0.01, 0.1 and 1 the best at 800 steps on image 5; ConvNet's is a guess."""
+"""Signed Adam's weight of total variation.
+
+ResNet-20's is the best of 0.01, 0.1 and 1 at 800 steps on image 5. ConvNet's was not tuned.
+"""
 LEAST = 1.0
-"""The least norm of an update of the images chosen."""
+"""Smallest norm of the update of a chosen image."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Job:
 
 
 def model_of(name: str, data: lg.Dataset, seed: int) -> nn.Module:
-    """ResNet-20 with the weights stored under LEAKGAUGE_DATA; ConvNet as it is initialized. Both in eval mode."""
+    """Return ResNet-20 with the weights under LEAKGAUGE_DATA, or an untrained ConvNet. Both are in eval mode."""
     if name == "resnet20":
         stored = "cifar10_resnet20.safetensors" if os.environ.get("LEAKGAUGE_DATA") else None
         return lg.models.build(lg.models.resnet20, data.domain, 10, seed=seed, weights=stored)
@@ -59,7 +66,7 @@ def model_of(name: str, data: lg.Dataset, seed: int) -> nn.Module:
 
 
 def attack_of(job: Job) -> lg.BaseAttack:
-    """Ours by its defaults; signed Adam with its weight of total variation."""
+    """Return our attack by its defaults, or signed Adam with its weight of total variation."""
     name, attack = OURS[job.model]
     if job.method == name:
         return attack
@@ -67,12 +74,12 @@ def attack_of(job: Job) -> lg.BaseAttack:
 
 
 def eager(problem: Problem, planned: int) -> tuple[BuiltStep, str]:
-    """The step of peers' implementations."""
+    """Choose the step of the peers' implementations."""
     return DoubleBackward(problem), "step: eager, as asked"
 
 
 def run(job: Job) -> common.Row:
-    """The attack, scored, with its course: evaluations, seconds, PSNR of values clamped to the public range."""
+    """Attack one image. Return scores and trajectory: evaluations, seconds and PSNR of clamped values."""
     data = problems.images(job.data)
     model = model_of(job.model, data, job.seed)
     seed = 1000 * job.seed + job.image
@@ -81,7 +88,7 @@ def run(job: Job) -> common.Row:
     )
     attack, chosen = attack_of(job), eager if job.method == EAGER else choose
     own = mock.patch.object(time, "perf_counter", time.process_time)
-    # Both choose a step: for all restarts, and for one that goes on alone.
+    # Both modules choose a step: for all restarts, and for one that continues alone.
     steps = [mock.patch.object(module, "choose", chosen) for module in (batching, running)]
     with steps[0], steps[1], own:
         guess = attack(seen, seeds=lg.Seeds(seed))
@@ -104,7 +111,7 @@ def run(job: Job) -> common.Row:
 
 
 def informative(data: lg.Dataset, model: nn.Module, count: int) -> list[int]:
-    """The first images whose update is not all but zero."""
+    """Return the first images whose update has a norm of at least LEAST."""
     found: list[int] = []
     for image in range(len(data.inputs)):
         _, seen = problems.observe(data, model, [image], seed=image)
@@ -117,7 +124,7 @@ def informative(data: lg.Dataset, model: nn.Module, count: int) -> list[int]:
 
 
 def jobs_of(given: common.Options) -> list[Job]:
-    """Eager Adam and ours beside each other for each image, then Adam with our step."""
+    """Return eager Adam and ours for each image, then Adam with our step. Shorter runs come first."""
     data = problems.images(given.data)
     counts = {"resnet20": 1, "convnet": 1} if given.quick else {"resnet20": 5, "convnet": 3}
     steps = 50 if given.quick else 4000
@@ -127,15 +134,14 @@ def jobs_of(given: common.Options) -> list[Job]:
         for image in informative(data, model_of(name, data, given.seed), count)
         for method in (OURS[name][0], EAGER, COMPILED)
     ]
-    # The shorter runs first: a run that is cut tells most so.
     jobs.sort(key=lambda job: (job.method == COMPILED, job.method == EAGER))
     return [job for job in jobs if job.method != COMPILED or not given.quick]
 
 
 def reached(course: list[tuple[int, float, float]], level: float) -> float | None:
-    """Seconds at the first snapshot from which on the PSNR is at least `level`; None where it is below at the end.
+    """Return the seconds at the first snapshot from which on the PSNR is at least `level`, or None.
 
-    At least one evaluation's: a start that is already so good is not free.
+    A start counts as one evaluation, so a start of this quality is not free.
     """
     seconds = None
     for _, at, quality in reversed(course[1:]):
@@ -146,13 +152,13 @@ def reached(course: list[tuple[int, float, float]], level: float) -> float | Non
 
 
 def attained(course: list[tuple[int, float, float]]) -> tuple[float, float]:
-    """The best PSNR of a course, and the seconds at which it is first reached."""
+    """Return the best PSNR of a trajectory, and the seconds at which it is first reached."""
     _, seconds, quality = max(course, key=lambda at: at[2])
     return quality, seconds
 
 
 def compare(rows: list[common.Row]) -> list[list[str]]:
-    """One line an image: signed Adam's best and what it returns, ours to the same PSNR, ratios of seconds."""
+    """Return one line for each image: signed Adam's best and end, ours to the same PSNR, and ratios of seconds."""
     table = []
     for name, image in dict.fromkeys((r["model"], r["image"]) for r in rows):
         mine = {r["method"]: r for r in rows if (r["model"], r["image"]) == (name, image)}
@@ -173,7 +179,7 @@ def compare(rows: list[common.Row]) -> list[list[str]]:
 
 
 def ratio(theirs: float | None, ours: float | None) -> str:
-    """Their seconds over ours; a dash where there are none."""
+    """Return their seconds over ours, or a dash if one of them is missing."""
     return "-" if theirs is None or ours is None else f"{theirs / ours:.1f}"
 
 
@@ -184,7 +190,7 @@ HEADINGS = (
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     given = common.options(NAME, __doc__ or "")
     common.header(given)
     table = compare(common.measure(run, jobs_of(given), given, name=NAME))

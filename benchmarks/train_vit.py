@@ -1,9 +1,12 @@
-"""Trains the two networks that `gradvit.py` attacks: a small vision transformer, then a CNN of the same accuracy.
+"""Train the two networks that `gradvit.py` attacks: a small vision transformer, then a CNN of the same accuracy.
 
-Both on 3,000 lossless and 10,000 JPEG images of CIFAR-10 under LEAKGAUGE_DATA, AdamW with one cycle of the rate.
-Another 1,000 lossless images tell when the CNN, which learns faster, is as good as the transformer: there it
-stops. The 120 test images, on which attacks report, have no part in that. About 8 minutes each on a core of its own;
-the weights go to benchmarks/weights (not under version control).
+Both learn from 3,000 lossless and 10,000 JPEG images of CIFAR-10 under LEAKGAUGE_DATA, by AdamW
+with one cycle of the rate. Another 1,000 lossless images tell when the CNN, which learns faster,
+reaches the transformer's accuracy. There it stops. The 120 test images, on which attacks report,
+play no part in that.
+
+Each network takes about 8 minutes on a core of its own. The weights go to benchmarks/weights, which
+is not under version control.
 """
 
 from __future__ import annotations
@@ -27,23 +30,26 @@ JPEG = "cifar10_jpeg75.npz"
 HELD = 1000
 BATCH = 64
 EVERY = 50
-"""Steps between looks at the CNN's accuracy."""
+"""Number of steps between checks of the CNN's accuracy."""
 
 
 def vit(domain: lg.Domain) -> nn.Module:
-    """Patches of 4 pixels, four blocks of dimension 72: no fewer dimensions than patches, as APRIL asks."""
+    """Return the transformer: patches of 4 pixels, four blocks of dimension 72.
+
+    APRIL asks for at least as many dimensions as patches.
+    """
     return lg.models.build(
         lg.models.vit, domain, 10, seed=0, patch=4, dim=72, depth=4, heads=4, readout="mean"
     )
 
 
 def cnn(domain: lg.Domain) -> nn.Module:
-    """ResNet-20, with BatchNorm."""
+    """Return ResNet-20, with BatchNorm."""
     return lg.models.build(lg.models.resnet20, domain, 10, seed=0)
 
 
 def accuracy(model: nn.Module, data: lg.Dataset | lg.Batch) -> float:
-    """Share of examples whose largest output is their class, in eval mode; the mode is put back."""
+    """Return the fraction of examples whose largest output is their class, in eval mode. The mode is restored."""
     mode = model.training
     model.eval()
     with torch.no_grad():
@@ -53,14 +59,14 @@ def accuracy(model: nn.Module, data: lg.Dataset | lg.Batch) -> float:
 
 
 def shuffled(count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of batches, epoch after epoch."""
+    """Yield indices of batches, epoch after epoch."""
     while True:
         order = torch.randperm(count, generator=generator)
         yield from torch.split(order, BATCH)[: count // BATCH]
 
 
 def augmented(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image mirrored or not, and moved by up to two pixels, all alike."""
+    """Return each image mirrored or not. All are moved by the same offset of up to two pixels."""
     mirror = torch.rand(len(inputs), generator=generator) < 0.5
     inputs = torch.where(mirror[:, None, None, None], inputs.flip(-1), inputs)
     down, right = torch.randint(5, (2,), generator=generator).tolist()
@@ -76,7 +82,7 @@ def train(
     lr: float,
     done: Callable[[], bool] = lambda: False,
 ) -> int:
-    """At most so many steps, up to where `done`, asked every EVERY steps; how many were taken."""
+    """Train until `done`, checked every EVERY steps, or for `steps` steps. Return the number of steps taken."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
@@ -96,10 +102,12 @@ def train(
 
 
 def main() -> None:
-    """Train, print accuracies, write the weights."""
+    """Train, print accuracies, and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FOLDER")
-    parser.add_argument("--steps", type=int, default=2600, help="of the transformer")
+    parser.add_argument(
+        "--steps", type=int, default=2600, help="largest number of steps of each network"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     lossless, jpeg = lg.data.npz(CIFAR, split="train"), lg.data.npz(JPEG, split="train")

@@ -1,8 +1,12 @@
 """What the last layer alone gives away: every example's features, by softmax unmixing.
 
-Networks untrained, after 1 and 3 epochs on 4000 images, and published; labels all equal, distinct or
-Zipf; gradients in float64, float32, rounded to bfloat16 and with Gaussian noise. An example is read when
-its features' relative error is 1e-2 or less. MobileNetV1 with 1000 classes where its weights are at hand.
+Networks are untrained, after 1 and 3 epochs on 4000 images, and published. Labels are all equal,
+distinct, or follow Zipf's law. Gradients are in float64 and float32, rounded to bfloat16, and with
+Gaussian noise. An example is read when its features' relative error is 1e-2 or less. MobileNetV1
+with 1000 classes runs if its weights are found.
+
+Quick: LeNet and ResNet-20 untrained, and the trained ResNet-20 under LEAKGAUGE_DATA, at batches of
+2 and 4 with two draws. Float64, bfloat16 and withheld labels on one network.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ PRECISIONS = ("float64", "bfloat16", "noise 1e-6", "noise 1e-5", "noise 1e-4", "
 
 @dataclass(frozen=True)
 class Job:
-    """One batch: the network, how its labels are drawn, its size, the gradient's precision, which draw."""
+    """One batch: the network, how its labels are drawn, its size, the gradient's precision, and the draw."""
 
     network: str
     labels: str
@@ -54,13 +58,13 @@ class Job:
 
 
 def jobs_of(given: Options) -> list[Job]:
-    """Float32 over all networks and sizes; other precisions, and labels withheld, at batch 4."""
+    """Return float32 over all networks and sizes. Other precisions and withheld labels are at batch 4."""
     have = bool(os.environ.get("LEAKGAUGE_DATA")) and given.data is None
     networks = [
         f"{builder} {state}" for builder in BUILDERS for state in STATES[: 3 if have else 1]
     ]
     networks += ["resnet20 trained"] if have else []
-    # An epoch of the wide ConvNet takes minutes: one is enough.
+    # An epoch of the wide ConvNet takes minutes, so it has one.
     networks = [network for network in networks if network != "convnet epoch 3"]
     sizes: tuple[int, ...] = (2, 3, 4, 6, 8, 9)
     draws = 5
@@ -98,7 +102,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job, given: Options) -> Row:
-    """One update's last layer, unmixed, and scored against the features of the private batch."""
+    """Unmix the last layer of one update, and score it against the features of the private batch."""
     data, model = network(job.network, given)
     chosen = drawn(data.targets, job, given)
     client = lg.Client(
@@ -129,9 +133,9 @@ def run(job: Job, given: Options) -> Row:
 
 
 def score(found: Unmixed, features: Tensor, targets: Tensor) -> Row:
-    """Errors after assignment: relative to the features, and to what sets them apart from their mean."""
+    """Return errors after assignment, relative to the features, and to their distance from their mean."""
     none = found.error.isinf()
-    # No guess must not be taken for one of 0: it stands far from every example.
+    # A missing reconstruction is put far from every example, so that it does not count as one of zeros.
     far = torch.where(none.unsqueeze(1), 1e3 * features.abs().max(), found.features)
     order = lg.metrics.assign(features, far)
     wrong = (found.features[order] - features).norm(dim=1)
@@ -152,7 +156,7 @@ def score(found: Unmixed, features: Tensor, targets: Tensor) -> Row:
 
 
 def drawn(targets: Tensor, job: Job, given: Options) -> list[int]:
-    """Examples whose labels are all equal, all distinct, of Zipf's frequencies, or as the examples are drawn."""
+    """Return examples whose labels are all equal, all distinct, of Zipf's law, or as the examples are drawn."""
     seed = lg.Seeds(given.seed).generator(f"{job.labels}/{job.size}/{job.draw}")
     order = torch.randperm(len(targets), generator=seed).tolist()
     classes = int(targets.max()) + 1
@@ -177,7 +181,10 @@ def drawn(targets: Tensor, job: Job, given: Options) -> list[int]:
 def noisy(
     seen: lg.Observation, level: float, job: Job, given: Options
 ) -> tuple[lg.Observation, Blur]:
-    """The update with Gaussian noise of `level` of the last weight's rms on its last layer; what is known of it."""
+    """Return the update with Gaussian noise, and what the adversary knows of the noise.
+
+    Its deviation is `level` times the root mean square of the last weight's gradient.
+    """
     name = next(n for n in reversed(list(seen.update.tensors)) if n.endswith("weight"))
     sigma = level * float(seen.update.tensors[name].double().square().mean().sqrt())
     generator = lg.Seeds(given.seed).generator(f"noise/{job.draw}")
@@ -188,7 +195,7 @@ def noisy(
 
 
 def features_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """What the model's last linear layer takes (B, d), in float64."""
+    """Return the inputs (B, d) of the model's last linear layer, in float64."""
     seen: list[Tensor] = []
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     hook = last.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
@@ -200,7 +207,7 @@ def features_of(model: nn.Module, inputs: Tensor) -> Tensor:
 
 @cache
 def network(name: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
-    """Data and the network of this name, in eval mode."""
+    """Return data and network of this name, in eval mode."""
     if name == "mobilenet":
         data = photographs()
         return data, mobilenet()
@@ -216,7 +223,7 @@ def network(name: str, given: Options) -> tuple[lg.Dataset, nn.Module]:
 
 
 def train(model: nn.Module, epochs: int, seed: int) -> None:
-    """Plain SGD with momentum on CIFAR-10's 4000 lossless training images."""
+    """Train by SGD with momentum on CIFAR-10's 4000 lossless training images."""
     if epochs == 0:
         return
     data = lg.data.npz(CIFAR, split="train")
@@ -234,7 +241,7 @@ def train(model: nn.Module, epochs: int, seed: int) -> None:
 
 
 def photographs() -> lg.Dataset:
-    """Crops of the ImageNet samples, each also mirrored."""
+    """Return crops of the ImageNet samples, each also mirrored."""
     data = samples()
     crops = [data.inputs[..., i : i + CROP, i : i + CROP] for i in (16, 0, 32)]
     views = torch.cat([view for crop in crops for view in (crop, crop.flip(-1))])
@@ -255,6 +262,7 @@ COLUMNS = (
 
 
 def main() -> None:
+    """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     keys = ("network", "labels", "batch", "precision", "granted")
     groups = [list(g) for _, g in groupby(rows, lambda row: [row[key] for key in keys])]
@@ -264,7 +272,7 @@ def main() -> None:
 
 
 def goals(rows: list[Row]) -> None:
-    """Float32 and granted labels in all: by what the network has learned, and up to which batch."""
+    """Print figures over float32 and granted labels, by what the network has learned and by batch size."""
     lines = []
     for state in (*STATES, "trained"):
         for smallest, largest in ((2, 4), (5, 8)):
@@ -282,7 +290,7 @@ def goals(rows: list[Row]) -> None:
 
 
 def line(group: list[Row]) -> list[object]:
-    """One group of draws."""
+    """Return the line of one group of draws."""
     first = group[0]
     errors = [value for row in group for value in row["error"]]
     return [

@@ -1,7 +1,9 @@
-"""What it costs that a forward leaves no trace: one gradient with and without the restoring, interleaved.
+"""The cost of a forward pass that leaves no trace: one gradient with and without the restoring, interleaved.
 
-Without it, buffers are copied in train mode alone, and attributes stay as a forward left them. A time is the
-lower decile of 100 on one thread, since other programs on the machine only add to it.
+Without it, buffers are copied in train mode alone, and attributes stay as a forward pass left them.
+A time is the lower decile of 100 on one thread, since other programs on the machine only add to it.
+
+Quick: LeNet at batch 1, in eval and in train mode.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def jobs_of(given: common.Options) -> list[tuple[str, bool, int]]:
 
 
 def run(job: tuple[str, bool, int]) -> common.Row:
-    """One model, mode and batch size."""
+    """Measure one model, mode and batch size."""
     name, train, count = job
     model = getattr(models, name)(DOMAIN, 10).train(train)
     generator = torch.Generator().manual_seed(0)
@@ -82,7 +84,7 @@ def run(job: tuple[str, bool, int]) -> common.Row:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the jobs and print the tables."""
     given = common.options("untouched_cost", __doc__ or "")
     common.header(given, "uniform noise")
     rows = common.measure(run, jobs_of(given), given, name="untouched_cost", data="uniform noise")

@@ -1,7 +1,10 @@
-"""Every attack on every ordinary module: which read the private example, which decline, and what the control says.
+"""Every attack on every ordinary module: which attacks read the private example, and which decline.
 
-The modules, losses and attacks are those of the contract tests (tests/zoo, tests/support). The control is the same
-attack on the update of another batch, scored against the private batch: what a reader without the update would reach.
+The modules, losses and attacks are those of the contract tests (tests/zoo, tests/support). The
+control is the same attack on the update of another batch, scored against the private batch. It is
+the score of a reader without the update.
+
+Quick: every attack on five modules, with a fifth of the steps.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from zoo.animals import ZOO, batch_of, client_of  # type: ignore[import-not-foun
 from zoo.goals import GOALS  # type: ignore[import-not-found]
 
 BUDGET, QUICK = 10, 2
-"""Times three steps of each search, and of a quick run."""
+"""Multiples of three steps of each search, in a full and in a quick run."""
 CLEAR = 3.0
 """PSNR (dB) by which an attack must beat its control to have read the example."""
 QUICK_MODULES = ("mlp", "lstm", "batch_norm", "tuple_heads", "segmenter")
@@ -32,7 +35,7 @@ QUICK_MODULES = ("mlp", "lstm", "batch_norm", "tuple_heads", "segmenter")
 
 @dataclass(frozen=True)
 class Job:
-    """One module; a row holds all attacks on it."""
+    """One module. A row holds all attacks on it."""
 
     module: str
     budget: int
@@ -41,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Data:
-    """What `common.scored` asks of a data set."""
+    """The part of a data set that `problems.scored` needs."""
 
     domain: lg.Domain
 
@@ -53,7 +56,7 @@ def jobs_of(given: Options) -> list[Job]:
 
 
 def run(job: Job) -> Row:
-    """Every attack on one module, by name: its outcome, and PSNR (dB) of the private batch and of the control."""
+    """Run every attack on one module. Return outcomes by name, with PSNR (dB) of private batch and control."""
     warnings.simplefilter("ignore")
     return {
         "module": job.module,
@@ -62,7 +65,7 @@ def run(job: Job) -> Row:
 
 
 def cell(job: Job, case: Any) -> Row:
-    """One attack on one module, labels withheld."""
+    """Run one attack on one module, labels withheld."""
     animal = ZOO[job.module]
     goal, count = GOALS[animal.goal], case.batch_sizes[0]
     client = client_of(animal, goal, training=case.training, defense=case.defense)
@@ -93,7 +96,7 @@ def cell(job: Job, case: Any) -> Row:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of one value for each example. An exact example counts as 200 dB."""
+    """Return the mean of one value for each example. An exact example counts as 200 dB."""
     return sum(min(value, 200.0) for value in values) / len(values)
 
 

@@ -55,6 +55,13 @@ def test_each_page_names_its_headline() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_docstring_names_the_rows_of_the_quick_cut(name: str) -> None:
+    """The docstring of each script has one paragraph that begins with "Quick:"."""
+    words = script_of(name).__doc__ or ""
+    assert sum(line.startswith("Quick: ") for line in words.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_quick_cut_contains_the_headline(name: str) -> None:
     """For each part of the headline, a quick run has a job."""
     jobs = jobs_of(name, quick=True)
