@@ -94,7 +94,8 @@ def measure(
         for job, row in zip(left, _results(task, left, given.workers), strict=False):
             rows[repr(job)] = {"job": repr(job), "commit": commit(), **row}
             done = [rows[repr(job)] for job in jobs if repr(job) in rows]
-            save(name, given, done, complete=len(done) == len(jobs), data=data)
+            complete = len(done) == len(jobs)
+            save(name, given, done, complete=complete, data=data, planned=len(jobs))
             _tell(len(done) - before, len(left), time.perf_counter() - clock)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {len(rows)} of {len(jobs)} rows are written to {given.out}.")
@@ -157,13 +158,29 @@ def _one_thread() -> None:
 
 
 def save(
-    name: str, given: Options, rows: Sequence[Row], *, complete: bool, data: str | None = None
+    name: str,
+    given: Options,
+    rows: Sequence[Row],
+    *,
+    complete: bool,
+    data: str | None = None,
+    planned: int | None = None,
 ) -> None:
-    """Write the JSON: rows, commit, versions, machine, seed, and whether all jobs are done."""
+    """Write the JSON: rows, commit, versions, machine, seed, and whether all jobs are done.
+
+    Args:
+        name: Name of the benchmark.
+        given: The command line.
+        rows: The rows that are done.
+        complete: Whether all jobs are done.
+        data: What the jobs read, if they do not read `images`.
+        planned: Number of rows of the whole run, or None if it is not known.
+    """
     given.out.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "benchmark": name,
         "complete": complete,
+        **({} if planned is None else {"planned": planned}),
         "quick": given.quick,
         "seed": given.seed,
         "data": data_name(given, data),

@@ -23,9 +23,8 @@ def mobilenet() -> nn.Module:
     """Return the published network, in eval mode."""
     network = MobileNet().eval()
     file = Path(os.environ["LEAKGAUGE_DATA"]) / "weights" / WEIGHTS
-    left = network.load_state_dict(
-        load_file(file), strict=False
-    )  # The file has no counts of batches.
+    # The file has no counts of batches.
+    left = network.load_state_dict(load_file(file), strict=False)
     assert not left.unexpected_keys
     assert all(key.endswith("num_batches_tracked") for key in left.missing_keys)
     return network

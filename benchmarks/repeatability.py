@@ -167,7 +167,8 @@ def measured(given: Options, settings: tuple[str, ...]) -> list[Row]:
             audit(second, given.seed + comparison.seed_offset, comparison.workers, settings)
             rows.append(compare(comparison, folder / "first", second))
             complete = len(rows) == len(comparisons)
-            save(NAME, given, rows, complete=complete, data=f"{PHOTOS}; diabetes")
+            data, planned = f"{PHOTOS}; diabetes", len(comparisons)
+            save(NAME, given, rows, complete=complete, data=data, planned=planned)
     return rows
 
 

@@ -91,7 +91,7 @@ def state_of(document: Document) -> str:
     """Return "complete", or after how many rows the run was cut."""
     if document.complete:
         return "complete"
-    whole = planned(document.benchmark)
+    whole = document.head.get("planned") or planned(document.benchmark)
     return f"cut after {len(document.rows)} of {whole} rows"
 
 

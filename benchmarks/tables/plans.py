@@ -1,4 +1,4 @@
-"""How many rows a whole run of a benchmark has, from its script."""
+"""How many rows a whole run of a benchmark has, for results that do not say so themselves."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ def planned(benchmark: str) -> int:
     from common import Options
 
     script = importlib.import_module(benchmark)
-    if benchmark == "dlg_defenses":
-        return 10 * len(script.SETTINGS)
-    if benchmark == "time_to_quality":
-        return 3 * 10 * (len(script.KNOWN) + len(script.UNKNOWN))
     if benchmark == "time_to_quality_relu":
         # Five images of ResNet-20 and three of ConvNet, by three methods.
         return (5 + 3) * 3
