@@ -54,7 +54,7 @@ def described(hint: Any) -> tuple[str, str]:
 
 def interval(limits: tuple[Any, ...]) -> str:
     """Return the range that limits leave, as an interval. A limit that only guards against misuse is left out."""
-    low, high, opening, closing = "-inf", "inf", "(", ")"
+    low, high, opening, closing = "-∞", "∞", "(", ")"
     for limit in limits:
         match limit:
             case Ge(bound):
