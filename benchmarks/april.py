@@ -131,7 +131,7 @@ def print_rows(rows: list[Row]) -> None:
     names = ("attack", "style", "readout", "depth", "precision", "dim")
     groups = [list(group) for _, group in groupby(rows, key_of(*names))]
     table(
-        [*names, "determined", "median PSNR", "least", "control", "labels right", "seconds"],
+        [*names, "determined", "median dB", "least dB", "control dB", "labels right", "s"],
         [
             [
                 *key_of(*names)(group[0]),

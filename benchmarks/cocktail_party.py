@@ -220,7 +220,7 @@ def show(rows: list[Row], keys: tuple[str, ...]) -> None:
             ]
         )
     bars = [f">= {EXACT:g} dB", f">= {RECOGNIZABLE:g} dB"]
-    table([*keys, *bars, "median PSNR", "labels right", "certified", "seconds"], lines)
+    table([*keys, *bars, "median dB", "labels right", "certified", "s"], lines)
 
 
 def order(row: Row, keys: tuple[str, ...]) -> tuple[str | int, ...]:

@@ -113,9 +113,9 @@ def main() -> None:
             *keys,
             "images",
             "gradient's error",
-            "mean PSNR",
-            "control",
-            "leak (dB)",
+            "mean dB",
+            "control dB",
+            "leak dB",
             f">= {READ:g} dB",
         ],
         [

@@ -58,7 +58,7 @@ def main() -> None:
             f"MSE <= {GOAL:g}",
             "label right",
             "median MSE",
-            "median PSNR",
+            "median dB",
             "evaluations",
             "seconds",
         ],

@@ -130,17 +130,21 @@ def rms(observation: lg.Observation) -> float:
 def main() -> None:
     """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
-    print(f"{rows[0]['attack']}; leaks: MSE <= {SUCCESS:g} (20 dB); stopped: fewer than half leak")
+    print(rows[0]["attack"])
+    print(
+        f"An image leaks at an MSE of at most {SUCCESS:g} (20 dB). "
+        "A defense stops DLG if fewer than half of the images leak."
+    )
     table(
         [
             "defense",
             "std / rms g",
             "median MSE",
-            "median PSNR",
-            "control PSNR",
-            "leak",
+            "median dB",
+            "control dB",
+            "images that leak",
             "here",
-            "paper",
+            "in the paper",
             "agree",
         ],
         [summary(name, found) for name in SETTINGS if (found := of(rows, name))],

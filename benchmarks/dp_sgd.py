@@ -117,9 +117,9 @@ def read(job: Job, setting: Setting, given: Options) -> Row:
 def main() -> None:
     """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
-    heads = ["multiplier", "epsilon, a round", "epsilon, whole", "accuracy"]
+    heads = ["multiplier", "epsilon of a round", "epsilon of all", "accuracy"]
     for size in SIZES:
-        heads += [f"B={size}: naive", "control", "adaptive", "control", "leaked"]
+        heads += [f"B={size}: naive dB", "control dB", "adaptive dB", "control dB", "leaked"]
     table(heads, [line(z, rows) for z in MULTIPLIERS if any(r["multiplier"] == z for r in rows)])
 
 

@@ -173,12 +173,21 @@ def main() -> None:
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     points = {name: point for name in SETTINGS if (point := summary(name, rows))}
     lines = [line(name, point, points) for name, point in points.items()]
-    heads = ["setting", "naive dB", "control", "adaptive dB", "control", "SSIM", "LPIPS", "labels"]
+    heads = [
+        "setting",
+        "naive dB",
+        "control dB",
+        "adaptive dB",
+        "control dB",
+        "SSIM",
+        "LPIPS",
+        "labels",
+    ]
     heads += ["leaked", "accuracy", "MB sent", "s", "dominated by"]
     table(heads, lines)
     plain = [row["accuracy"] for row in rows if row["setting"] == "none" and "accuracy" in row]
     if plain:
-        print("accuracy without a defense, by seed:", ", ".join(f"{a:.3f}" for a in plain))
+        print("Accuracy without a defense, by seed:", ", ".join(f"{a:.3f}" for a in plain))
 
 
 def summary(name: str, rows: list[Row]) -> Row:

@@ -200,13 +200,13 @@ def main() -> None:
     rows = run_jobs(NAME, __doc__, jobs_of, run)
     heads = ["network", "setting", "images"]
     for how in ("naive", "adaptive"):
-        heads += [f"{how} PSNR", "control", "SSIM", "leak"]
+        heads += [f"{how} dB", "control dB", "SSIM", "leaked"]
     lines = [
         line
         for (network, name), setting in SETTINGS.items()
         if (line := summary(network, name, setting, rows))
     ]
-    table([*heads, "published", "holds: naive", "holds: either"], lines)
+    table([*heads, "published", "holds for naive", "holds for either"], lines)
 
 
 def summary(network: str, name: str, setting: Setting, rows: list[Row]) -> list[object]:

@@ -163,9 +163,9 @@ def print_cnn6(rows: list[Row]) -> None:
             "network",
             "rows",
             "images",
-            "median PSNR",
-            "least",
-            "control",
+            "median dB",
+            "least dB",
+            "control dB",
             f">= {READ:g} dB",
             "seconds",
         ],
@@ -205,7 +205,16 @@ def print_architectures(rows: list[Row]) -> None:
                 "yes" if right[-1] else "NO",
             ]
         )
-    headings = ["architecture", "index", "at", "open", "images", "median PSNR", "range", "control"]
+    headings = [
+        "architecture",
+        "index",
+        "layer",
+        "open",
+        "images",
+        "median dB",
+        "range",
+        "control dB",
+    ]
     table([*headings, "foretold"], lines)
     print(f"foretold (index 0 and at least {READ:g} dB, or below 0 and less): {share(right)}")
 

@@ -173,7 +173,7 @@ def print_attacks(rows: list[Row]) -> None:
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
     table(
-        [*keys, "images", "mean PSNR", "control", "leak (dB)", f">= {EXACT:g} dB"],
+        [*keys, "images", "mean dB", "control dB", "leak dB", f">= {EXACT:g} dB"],
         [
             [
                 *key,
@@ -199,7 +199,7 @@ def print_masked(rows: list[Row]) -> None:
         told = f"{mean(apart):+.2f} ± {error:.2f}"
         names = [network, mine[0]["attack"], len(own)]
         lines.append([*names, f"{mean(own):.2f}", f"{mean(blind):.2f}", told])
-    table(["network", "attack", "images", "mean PSNR", "control", "above the control"], lines)
+    table(["network", "attack", "images", "mean dB", "control dB", "above the control"], lines)
 
 
 def every(rows: list[Row], name: str) -> list[float]:

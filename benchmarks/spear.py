@@ -163,7 +163,7 @@ def show(rows: list[Row], keys: tuple[str, ...]) -> None:
                 f"{max(seconds):.2f}",
             ]
         )
-    table([*keys, *titles, "median s", "most s"], lines)
+    table([*keys, *titles, "median s", "longest s"], lines)
 
 
 if __name__ == "__main__":

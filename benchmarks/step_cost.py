@@ -188,7 +188,17 @@ def main() -> None:
     rows = measure(partial(run, given=given), jobs, given, name=NAME)
     header(given)
     table(
-        ["model", "batch", "restarts", "way", "ratio", "ms", "peak MiB", "of plain", "build s"],
+        [
+            "model",
+            "batch",
+            "restarts",
+            "way",
+            "ratio",
+            "ms",
+            "peak MiB",
+            "of plain gradient",
+            "build s",
+        ],
         [
             [
                 row["model"],

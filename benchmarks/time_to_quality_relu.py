@@ -201,7 +201,10 @@ def main() -> None:
             statistics.median(0.0 if line[at] == "-" else float(line[at]) for line in mine)
             for at in (4, 9)
         )
-        print(f"{name}: median ratio {best:.1f} to Adam's best, {end:.1f} to its end (0: never)")
+        print(
+            f"{name}: median ratio {best:.1f} to Adam's best, {end:.1f} to its end. "
+            "0 means that ours never reaches it."
+        )
 
 
 if __name__ == "__main__":

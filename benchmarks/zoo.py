@@ -108,7 +108,9 @@ def show(rows: Sequence[Row]) -> None:
     names = [case.name for case in attack_cases(1)]
     for number, name in enumerate(names):
         print(f"{number:3d} {name}")
-    print("R read (3 dB or more above the control), r ran, . inapplicable, d declined, F failed")
+    print(
+        "R: read, 3 dB or more above the control. r: ran. .: inapplicable. d: declined. F: failed."
+    )
     columns = ["module", *(str(number) for number in range(len(names)))]
     table(columns, ([r["module"], *(MARKS[r["cells"][n]["outcome"]] for n in names)] for r in rows))
     ran = [(row["module"], name, row["cells"][name]) for row in rows for name in names]

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 # At the end: `zoo` is also the name of a package of the tests.
 sys.path.append(str(ROOT / "benchmarks"))
@@ -16,8 +18,13 @@ from tables.documents import Document  # type: ignore[import-not-found]  # noqa:
 from tables.page import state_of  # type: ignore[import-not-found]  # noqa: E402
 
 
-def test_results_say_how_many_rows_were_planned(tmp_path: Path) -> None:
+def test_results_say_how_many_rows_were_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that is cut tells how many rows the whole run has, and its page takes the number from there."""
+
+    # The number of threads is a setting of the whole process, which other tests share.
+    monkeypatch.setattr("common._one_thread", lambda: None)
 
     def task(job: int) -> dict[str, Any]:
         if job == 2:
