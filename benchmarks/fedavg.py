@@ -73,7 +73,14 @@ def jobs_of(given: Options) -> list[Job]:
     ]
     jobs.sort(key=lambda job: (job.draw, job.how in HOW[4:]))
     jobs = [job for job in jobs if sensible(job)]
-    return [job for job in jobs if job.how in HEADLINE or job.epochs == 1] if given.quick else jobs
+    if given.quick:
+        return [job for job in jobs if job.epochs == 1 or headline(job)]
+    return jobs
+
+
+def headline(job: Job) -> bool:
+    """Return whether a job belongs to the headline, which a quick run measures with all its steps."""
+    return job.how in HEADLINE and not job.minibatch
 
 
 def sensible(job: Job) -> bool:
@@ -115,8 +122,7 @@ def run(job: Job, given: Options) -> Row:
     client = client_of(data, lenet(data, seed), training=training)
     server = lg.Server(labels=True, order=job.how in TOLD)
     seen = server.observe(client, batch, seeds=lg.Seeds(seed))
-    headline = not job.minibatch and job.how in HEADLINE
-    attack = attack_of(job.how, given.quick and not headline)
+    attack = attack_of(job.how, given.quick and not headline(job))
     guess = attack(seen, seeds=lg.Seeds(seed))
     row = {**vars(job), "attack": repr(attack), "local_steps": len(training.steps(job.size))}
     row |= scored_beside(data, batch, others, guess)
