@@ -14,7 +14,7 @@ The control is the same reconstruction scored against other images of the same l
 transformer is compared with the CNN on the same images: the gradient's term alone, smoothed
 matching, and closed form.
 
-Quick: one batch of 2 by all recipes and rivals, with 6 steps. If the weights are missing, networks
+Quick: one image by all recipes and rivals, with 6 steps. If the weights are missing, networks
 are untrained.
 """
 
@@ -92,7 +92,7 @@ def jobs_of(given: Options) -> list[Job]:
     """Return the jobs batch by batch, so that a run that is cut compares attacks on the same batches."""
     batches = sorted((draw, size) for size, draws in DRAWS.items() for draw in range(draws))
     found = []
-    for draw, size in [(0, 2)] if given.quick else batches:
+    for draw, size in [(0, 1)] if given.quick else batches:
         found += [Job(PARTS, "ViT", size, draw, name) for name in RECIPES]
         for name in RIVALS:
             # Attacks of the first table do not run again.

@@ -87,7 +87,7 @@ HEADLINES: dict[str, tuple[Predicate, ...]] = {
     ),
     "gradvit": (
         job(network="ViT", attack="+ registered group"),
-        job(network="ViT", attack="closed form"),
+        job(network="ViT", attack="closed form", size=1),
         job(network="CNN", attack="gradient"),
     ),
     "homomorphic": (job(part="cost"), job(part="mean"), job(part="ciphertext")),
