@@ -185,7 +185,7 @@ def test_the_surrogate_needs_no_local_hyperparameters(observe: Observe) -> None:
     attack = attacks.SurrogateModel(attack=attacks.InvertingGradients(steps=4), stages=2)
     first, second = attack(seen, seeds=lg.Seeds(0)), attack(other, seeds=lg.Seeds(0))
     assert torch.allclose(first.inputs, second.inputs, atol=1e-5)
-    assert any(note.startswith("alpha: 0.5") for note in first.notes)
+    assert any(note.startswith("alpha of each stage: 0.5") for note in first.notes)
 
 
 def test_several_steps_refuse_what_reads_one_gradient(observe: Observe) -> None:

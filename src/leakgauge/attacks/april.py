@@ -36,7 +36,7 @@ from leakgauge.inversion.simulation.simulator import simulator
 from leakgauge.output import label_of_one
 
 CUTS = (1.0, 1e1, 1e2, 1e3, 1e4)
-"""Cuts of singular values, as multiples of the gradient's rounding error. The residual chooses the best cut."""
+"""Multiples of the gradient's rounding error. Smaller singular values are dropped. The residual chooses."""
 LABELS = 2
 """Number of likely labels to try besides an uncertain one: the largest rows of the last layer's gradient."""
 
@@ -46,7 +46,8 @@ class April(BaseAttack):
     r"""Solve linear equations for the patches of one image that a vision transformer was trained on.
 
     Use it for batch 1 if the model has a learned positional embedding. It is a closed form, without
-    a search.
+    a search. If the positional embedding has fewer dimensions than there are tokens, try
+    `AprilMatching`.
 
     .. math::
 
@@ -60,14 +61,14 @@ class April(BaseAttack):
     :math:`\Delta_v`. The gradient of the patch embedding's weight is :math:`\Delta_P`. The tokens
     without the positional embedding give the patches.
 
-    The equations have one solution if the gradient has full rank. This needs at least as many
-    dimensions as tokens. Otherwise the message says so. The result is certified if there is one
-    solution and its simulated update agrees.
+    The equations have one solution if :math:`G` has full rank. This needs at least as many
+    dimensions as tokens. If there are several solutions, the message says why. The result is
+    certified if there is one solution and its simulated update agrees.
 
     Args:
-        equations: "attention" is the paper's choice. It needs an attention that sees the tokens
-            alone, without a normalization or a skip connection. "embedding" is ours, and needs
-            neither.
+        equations: "attention" is the paper's choice. It works only if the first attention reads the
+            tokens directly, without a normalization and without a skip connection around it.
+            "embedding" is ours, and works with both.
 
     References:
         Lu, Zhang, Zhao, He, Cheng. APRIL: Finding the Achilles' Heel on Privacy for Vision
@@ -98,8 +99,8 @@ class April(BaseAttack):
             return found
         if self.equations == "attention" and found.attention is None:
             return Inapplicable(
-                "the first attention does not see the tokens unchanged, or a normalization or a skip "
-                'connection sees them too: set equations = "embedding", which allows both'
+                "the first attention does not read the tokens directly: there is a normalization or a skip "
+                'connection. Set equations = "embedding", which works with both'
             )
         search = partial(self.search, mean_network(observation), found, labels)
         return Plan(evaluations=len(CUTS) * len(labels), search=search)
@@ -137,7 +138,10 @@ class April(BaseAttack):
         *,
         cut: float,
     ) -> list[_Candidate]:
-        """Return one candidate a label. Singular values of G below `cut` times its rounding error are dropped."""
+        """Return one candidate for each label.
+
+        Singular values of G below `cut` times its rounding error are dropped.
+        """
         update = observation.update.tensors
         whole = update[equations.position].double().cpu()
         whole = whole.reshape(-1, whole.shape[-1])
@@ -155,9 +159,13 @@ class April(BaseAttack):
         # The domain's range is public, so a value outside it is certainly an error.
         unit = equations.image(found).clamp(0, 1).to(observation.update.like)
         simulate = simulator(observation, create_graph=False)
-        reasons = [] if rank == len(slopes) else [f"{len(slopes)} tokens, rank {rank}"]
+        reasons = (
+            []
+            if rank == len(slopes)
+            else [f"the gradient has rank {rank} for {len(slopes)} tokens"]
+        )
         if self.equations == "attention":
-            reasons += undetermined(equations)
+            reasons += list_lost_dimensions(equations)
         return [
             _Candidate(
                 unit, label, float(relative_residual(simulate(unit, label), update)), reasons
@@ -207,8 +215,8 @@ class _Candidate:
 def likely_labels(observation: Observation) -> list[Tensor] | Inapplicable:
     """Return the labels (1,) to simulate, or the reason why the attack cannot start.
 
-    A granted label is the only one. Otherwise the first is recovered from the update. Likely others
-    follow if it is not certain.
+    A granted label is the only one. Otherwise the first label is recovered from the update. If that
+    label is not certain, other likely labels follow.
     """
     reason = observation.not_one_example()
     if reason is not None:
@@ -241,18 +249,18 @@ def truncated_inverse(slopes: Tensor, least: float) -> tuple[Tensor, int]:
     return (left * scaled) @ right, int(kept.sum())
 
 
-def undetermined(equations: PatchEquations) -> list[str]:
+def list_lost_dimensions(equations: PatchEquations) -> list[str]:
     """Return why a patch cannot be computed from its embedding, or an empty list if it can."""
     weight = equations.conv.weight.detach().flatten(1)
     rank = int(torch.linalg.matrix_rank(weight))
     if rank == weight.shape[1]:
         return []
-    return [f"patches of {weight.shape[1]} numbers, embedded in {rank} dimensions"]
+    return [f"patches of {weight.shape[1]} numbers are embedded in {rank} dimensions"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AprilMatching(Recipe):
-    r"""Match gradients, and give the direction of the positional embedding's gradient more weight.
+    r"""Match a vision transformer's gradient, with more weight on the direction for the positional embedding.
 
     Use it for batch 1 and any vision transformer with a learned positional embedding. `April` is
     faster and exact, but needs as many dimensions as tokens.
@@ -268,9 +276,9 @@ class AprilMatching(Recipe):
 
     Args:
         steps: Number of steps of L-BFGS, at least 1.
-        weight: Weight of the direction's distance, at least 0.
+        weight: Weight w of the direction, at least 0.
         position: Name of the positional embedding among the model's parameters. None: the attack
-            finds it by its gradient.
+            finds it from simulated gradients, whatever its name.
 
     References:
         Lu, Zhang, Zhao, He, Cheng. APRIL: Finding the Achilles' Heel on Privacy for Vision

@@ -54,7 +54,7 @@ from leakgauge.core.verdicts import lower_if_unsteady
 from leakgauge.inversion.search.claims import copy_for_attack, judge, require_sound
 
 EXACT = 1e-5
-"""Residual at which only the rounding error of a float32 update is left. A smaller one means nothing."""
+"""Residual at which only the rounding error of a float32 update is left. Smaller residuals are not compared."""
 FAILURES = (AttackError, ModelError, ProbeError)
 """Errors that end one attack on a user's model. The other attacks still run."""
 SMALL = 100_000
@@ -113,15 +113,15 @@ class _Able:
 
 @contextmanager
 def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
-    """Turn an exception from a user's own attack, entry or guard into AttackError, also a UserError or an exit.
+    """Raise AttackError in place of any exception from a user's own attack, entry or guard.
 
-    StopAttack passes. Exceptions that do not come from the attack pass, too: Ctrl-C, and exceptions
-    from a watcher.
+    A UserError and SystemExit are replaced, too. StopAttack is not. Exceptions that do not come
+    from the attack are not replaced either: Ctrl-C, and exceptions from a watcher.
 
     Args:
         attack: The attack that runs.
-        source: The attack, or the entry that holds it. A UserError from our own parts passes, for
-            the user to correct.
+        source: The attack, or the entry that holds it. A UserError from our own parts is raised
+            unchanged, so that the user can correct the cause.
         step: The step in which the attack is, for the message: "check" or "search".
     """
     try:
@@ -139,11 +139,15 @@ def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
 class Auto(BaseAttack):
     """Run all applicable attacks, one after the other, until one settles the batch. Return the best match.
 
-    Use it if you do not know which attack fits. A batch is settled in three cases. It is certified.
-    Or it is matched, and the update determines every direction of it. Or it is one example, matched
-    to rounding error. The best match has the smallest relative residual of the update, which an
-    adversary can measure, too. The notes list the attacks that ran, those that failed, and why
-    others did not run.
+    Use it if you do not know which attack fits. A result settles the batch in three cases:
+
+    - The result is certified.
+    - It matches the update, and the update determines every direction of the batch.
+    - The batch has one example, and the result matches the update to rounding error.
+
+    The best match has the smallest relative residual of the update. An adversary can measure this
+    residual, too. The notes list the attacks that ran, those that failed, and why others did not
+    run.
 
     Args:
         attacks: Entries, or attacks without conditions. The default has closed forms first, then
@@ -242,7 +246,7 @@ def _search(
         if is_settled(found):
             break
     if not results:
-        raise AttackError(f"no attack that applies could run: {'; '.join(notes)}")
+        raise AttackError(f"every applicable attack failed: {'; '.join(notes)}")
     return _best(results, notes)
 
 

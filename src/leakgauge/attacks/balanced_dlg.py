@@ -17,18 +17,20 @@ SCALE = 1e6
 class BalancedDLG(Recipe):
     r"""Match gradients as DLG does, with our settings: layer weights, a line search, a long memory and float64.
 
-    Use it on smooth networks and small batches. ReLU networks lack the curvature that L-BFGS needs.
-    These settings let the search finish.
+    Use it on smooth networks and small batches. It ends at a match where the settings of `DLG` stop
+    early. ReLU networks lack the curvature that L-BFGS needs.
 
     .. math::
 
         \min_{x, t} \; \sum_l \frac{\|g_l(x, \mathrm{softmax}(t)) - g^*_l\|^2}{\|g^*_l\| \, \|g^*\|}
 
     Here :math:`g_l` is the simulated gradient of parameter tensor l, and :math:`g^*_l` the observed
-    one. The variables are the inputs :math:`x` and the logits :math:`t` of their labels. The
-    paper's are the idea and the joint labels. Ours are the layer weights, a strong Wolfe line
-    search, and a memory of 300 curvature pairs. The adversary's copy of the model is in float64.
-    Inputs start near the middle of the public range, and all classes start equal.
+    one. The variables are the inputs :math:`x` and the logits :math:`t` of their labels.
+
+    The idea and the joint labels are the paper's. The settings are ours: the weight of each layer,
+    a strong Wolfe line search, and a memory of 300 curvature pairs. The adversary's copy of the
+    model is in float64. Inputs start near the middle of the public range. All classes start with
+    the same probability.
 
     Args:
         steps: Number of steps, at least 1, of 25 iterations of L-BFGS each. The default is ours.

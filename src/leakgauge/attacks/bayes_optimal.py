@@ -34,7 +34,7 @@ from leakgauge.inversion import (
 from leakgauge.inversion.descents.descent import Descent
 
 OUTSIDE = 100.0
-"""Weight of the public range for a descent without a box: nats a value and squared unit of distance to the range."""
+"""Weight of the squared distance to the public range, in nats per value. A descent with a box does not need it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,8 @@ class BayesOptimal(BaseAttack):
 
     Args:
         steps: Number of steps, at least 1. The default is ours.
-        lr: Step size of Adam, above 0, in units of the start's standard deviation, 0.25 of the
-            range. It is for "signed_adam" alone.
+        lr: Step size of Adam, above 0, in units of the start's standard deviation, which is 0.25 of
+            the range. It is for "signed_adam" alone.
         neighbors: The mean difference b of neighboring pixels, above 0, as a fraction of the range.
             The default is that of photographs at 32 pixels.
         prior: "variation" is the prior above. "smoothness" is ours and Gaussian: log p(x) = -n S(x)
@@ -114,10 +114,11 @@ class BayesOptimal(BaseAttack):
         return plan_matching(self.matching(observation), observation)
 
     def objective(self, observation: Observation) -> Term:
-        """Return the negative logarithm of the posterior, in nats a value of the batch."""
+        """Return the negative logarithm of the posterior, in nats per value of the batch."""
         channels, height, width = observation.domain.shape
         values = observation.batch_size * channels * height * width
-        # TotalVariation is a sum of two means, over vertical and horizontal neighbors: a prior per value.
+        # TotalVariation is a sum of two means, over vertical and horizontal neighbors. So it is a
+        # prior per value.
         prior = (1 / self.neighbors) * TotalVariation()
         if self.prior == "smoothness":
             prior = (0.5 / self.roughness) * Smoothness()

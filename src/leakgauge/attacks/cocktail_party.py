@@ -43,15 +43,15 @@ from leakgauge.output import Contribution
 
 ZERO = torch.zeros(())
 EXPLAINED = CERTIFIED_WITHIN
-"""Fraction of the layer's gradient that may stay unexplained if the result is to be certified."""
+"""Largest fraction of the layer's gradient that a certified result may leave unexplained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocktailParty(BaseAttack):
     r"""Separate the inputs of a first linear layer by independent component analysis, whatever their labels.
 
-    Use it for batches no larger than the layer's number of outputs. Like voices at a party, the
-    examples are mixed in each row of the gradient:
+    Use it for batches no larger than the layer's numbers of outputs and inputs. Each row of the
+    gradient mixes the inputs of all examples, as a microphone at a party mixes voices:
 
     .. math::
 
@@ -59,16 +59,19 @@ class CocktailParty(BaseAttack):
         + \lambda \, \mathrm{TV}(V x)
         + \frac{\mu}{B (B - 1)} \sum_{i \neq j} \left(e^{\tau |\cos(v_i, v_j)|} - 1\right)
 
-    Here :math:`\Delta_W` is the gradient of the layer's weight, and :math:`x` is the same, centered
-    and whitened to B components. Row j of :math:`H` is the input of example j, and row j of
-    :math:`\Delta` the signal that returns to it. Row i of :math:`V` is :math:`v_i`, and
-    :math:`v_j \Delta_W` is input j up to sign and scale. The gradient of the bias gives both.
+    Here :math:`\Delta_W` is the gradient of the layer's weight, and :math:`x` is this matrix after
+    centering and whitening to B components. Row j of :math:`H` is the layer's input for example j.
+    Row j of :math:`\Delta` is the gradient of the loss at the layer's output for this example. Row i
+    of :math:`V` is :math:`v_i`, and :math:`v_j \Delta_W` is input j up to sign and scale. The
+    gradient of the bias gives the sign and the scale. The weights :math:`\lambda` and :math:`\mu`
+    are `tv` and `independence`, and :math:`\tau` is `sharpness`.
 
-    The equation is the paper's method: `optimizer` "adam" with `rounds` 0. By default, the method
-    is ours. It finds the fixed point of the symmetric algorithm on differences of neighboring
-    pixels, each color axis for itself. These are sparser than pixels, and differ more between
-    images. Then it uses silent outputs (`leakgauge.analytic.silence`), which make the result exact
-    if a ReLU follows the layer.
+    The equation is the paper's method: `optimizer` "adam" with `rounds` 0. The default method is
+    ours, and has two steps. First, the symmetric fixed-point algorithm of independent component
+    analysis separates differences of neighboring pixels, for each color axis alone. These
+    differences are sparser than pixels, and differ more between images. Second, silent outputs make
+    the result exact if a ReLU follows the layer. An output is silent for an example that leaves it
+    below zero (`leakgauge.analytic.silence`).
 
     Args:
         optimizer: "fixed_point" is ours, "adam" the paper's. The options `steps` to `sharpness` are
@@ -238,7 +241,10 @@ class _RoundProgress:
 
 
 def too_many(observation: Observation, name: str) -> str | None:
-    """Return why the linear layer `name` cannot separate the examples of the batch, or None if it may."""
+    """Return why the linear layer `name` cannot separate the examples of the batch, or None if it may.
+
+    The batch must not be larger than the layer's numbers of outputs and inputs.
+    """
     outputs, inputs = observation.update.tensors[f"{name}.weight"].shape
     batch, least = observation.knowledge.batch_size or 1, min(outputs, inputs)
     if batch <= least:
@@ -280,8 +286,8 @@ def reconstruction(
         found=unmixed,
         status=status,
         message=f"{int(unmixed.sum())} of {batch} examples unmixed, {proven} confirmed by the model; "
-        f"{sources.left_over:.1g} of the layer's gradient left unexplained",
+        f"a fraction of {sources.left_over:.1g} of the layer's gradient is unexplained",
         residual=residual,
         cost=Cost(1),
-        notes=(f"silent outputs: {sources.exact} of {batch} examples",),
+        notes=(f"silent outputs: {sources.exact} of {batch} examples are solved from them",),
     )

@@ -47,16 +47,17 @@ class ConcealmentMatching(BaseAttack):
 
     Here :math:`u` is the update, :math:`L` the loss, and :math:`x` the private example of class
     :math:`y`. The invented example is :math:`x_c` of class :math:`y_c`, and :math:`\mu` is the
-    defense's mixing. `attack` matches :math:`\tfrac{3}{2} u` by both examples, and the private one
-    is returned.
+    defense's mixing. The gradient matching `attack` searches for both examples, with
+    :math:`\tfrac{3}{2} u` as the observed gradient. Only the private example is returned.
 
-    The known defense grants its mixing and its divisor, 3 or 2. Class :math:`y` is granted, or has
-    the least entry in the gradient of the last bias. Class :math:`y_c` has the least of the other
-    entries. The attack does not simulate how a client invents examples. If the client projected its
-    gradient, the weights differ and the match stays incomplete.
+    The known defense grants its mixing and its divisor, 3 or 2. Class :math:`y` is granted, or it is
+    the class with the smallest entry in the gradient of the last bias. Class :math:`y_c` has the
+    next smallest entry. The attack does not simulate how a client invents examples. If the client
+    projected its gradient, the weights of the two losses differ, and the match stays incomplete.
 
     Args:
-        attack: The gradient matching that runs on the pair. Its rule for labels is not used.
+        attack: The gradient matching that runs on the pair. Its rule for labels is not used. The
+            default is `SecondOrder`.
 
     References:
         Ours. The defense: Wu, Hayat, Zhou, Harandi. Concealing Sensitive Samples against Gradient
@@ -144,7 +145,7 @@ def labels_of_pair(observation: Observation, slopes: Tensor) -> tuple[int, int]:
 
 
 def as_pair(observation: Observation, concealed: ConcealedExamples) -> Observation:
-    """Return the observation as that of the mean gradient of two examples."""
+    """Return the observation, scaled and described as the mean gradient of two examples."""
     scaled = observation.update.map(lambda t: t * (concealed.divisor / 2))
     knowledge = replace(
         observation.knowledge, batch_size=2, labels=None, label_counts=None, defense=None

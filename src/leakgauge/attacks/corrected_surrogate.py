@@ -44,11 +44,11 @@ DEFAULT = VanishingPrior(steps=60)
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectedSurrogate(BaseAttack):
-    r"""Match one gradient at a surrogate model, and correct the target by the true local steps.
+    r"""Match a weight difference by one gradient at a surrogate model, and correct it by the true local steps.
 
-    Use it on updates of several local steps (fedavg) with known hyperparameters. No search goes
-    through the local steps. A stage costs one plain local training and its gradients, whatever the
-    number of steps.
+    Use it on updates of several local steps (fedavg) with known hyperparameters. The search never
+    differentiates through the local steps. Besides its search, a stage costs one plain local
+    training, whatever the number of steps.
 
     .. math::
 
@@ -62,13 +62,13 @@ class CorrectedSurrogate(BaseAttack):
     :math:`w_k` are those of `attack`. At a fixed point, the true local steps of the batch give the
     observed update.
 
-    If the order of the examples is not granted, :math:`F` is a mean over random orders. A weight of
-    `attack` that changes with progress does so over all stages. The stage that explains the update
-    best is returned.
+    If the order of the examples is not granted, :math:`F` is a mean over random orders. If a weight
+    of `attack` changes with progress, its schedule runs over all stages. The result of the stage
+    that explains the update best is returned.
 
     Args:
         attack: The gradient matching that each stage runs. From the second stage on, it has one
-            restart, which starts from the stage before.
+            start, the result of the stage before. The default is `VanishingPrior` with 60 steps.
         stages: Number of stages, at least 1. The default is ours.
         orders: Number of random orders of the examples, at least 1, in the mean of :math:`F`. The
             default is ours.

@@ -31,8 +31,8 @@ WARMUP = 20
 class DeepImagePrior(BaseAttack):
     r"""Match gradients over the weights of untrained convolutional generators, one for each image.
 
-    Use it on images if no public data are at hand. The generator itself is the prior: it fits
-    images sooner than noise.
+    Use it on images if no public data are at hand. The generator itself is the prior, because it
+    fits images sooner than noise.
 
     .. math::
 
@@ -47,11 +47,12 @@ class DeepImagePrior(BaseAttack):
     The paper has one wide network for the batch. Here each example has its own small network.
 
     Args:
-        steps: Number of steps, at least 1. To stop early is part of the prior: many more steps fit
-            the noise of an update, too. The default is ours.
+        steps: Number of steps, at least 1. Stopping early is part of the prior: with many more
+            steps, the generators also fit the noise of an update. The default is ours.
         lr: Step size of Adam, above 0. The default is ours.
-        width: Number of channels at each resolution, at least 1.
-        levels: Largest number of doublings of the resolution, at least 0. Small images have fewer.
+        width: Number of channels at each resolution, at least 1. The default is ours.
+        levels: Largest number of times that the resolution doubles, at least 0. Small images have
+            fewer. The default is ours.
         distance: "cosine" is the cosine distance. "balanced" is the squared distance with a weight
             for each layer.
         tv: Weight of total variation, at least 0.

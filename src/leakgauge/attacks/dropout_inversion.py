@@ -55,14 +55,14 @@ class DropoutInversion(BaseAttack):
     call of a dropout layer has its own mask.
 
     Args:
-        attack: The gradient matching to run.
-        weight: Weight of the masks' means, at least 0. The default is the paper's, beside a cosine
-            distance. The mean of a drawn mask differs a little from 1 - p, so set 0 for an exact
+        attack: The gradient matching to run. The default is `InvertingGradients` with 4000 steps.
+        weight: Weight of the masks' means, at least 0. The default is the paper's, for a cosine
+            distance. The mean of a drawn mask differs a little from 1 - p. So set 0 for an exact
             match by `SecondOrder`.
         start: "bernoulli" draws the first masks as a client draws them. "mean" sets all of them to
             1 - p.
-        outside: Weight, at least 0, of the masks' mean squared distance to [0, 1]. It matters to
-            descents with a line search, which keep no box.
+        outside: Weight, at least 0, of the masks' mean squared distance to [0, 1]. It matters for
+            descents with a line search, which do not clamp masks to [0, 1]. The default is ours.
 
     References:
         Scheliga, Mäder, Seeland. Dropout Is NOT All You Need to Prevent Gradient Leakage. AAAI

@@ -76,7 +76,8 @@ class FeatureInversion(BaseAttack):
         tv: Weight of total variation, at least 0.
         variation: Name of the total variation: "anisotropic", "isotropic" or "color".
         gradients: Weight of the cosine distance of the whole update, at least 0.
-        rounds: Largest number of rounds of silent outputs, at least 0, as in `CocktailParty`.
+        rounds: Largest number of rounds of silent outputs, at least 0, as in `CocktailParty`. The
+            default is ours.
 
     References:
         Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee. Cocktail Party Attack: Breaking
@@ -161,8 +162,8 @@ class FeatureInversion(BaseAttack):
         Args:
             observation: The observation to attack.
             read: The function that recovers features.
-            planned: The label of a batch of one. For larger batches, the source of labels that do
-                not come with features.
+            planned: The label of a batch of one. For larger batches, the source of the labels that
+                are not recovered with the features.
             descent: The search, still without the term of the features.
             seeds: The seeds of the search.
             progress: The callback that receives the progress.

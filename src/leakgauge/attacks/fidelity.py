@@ -57,10 +57,10 @@ MEANS: dict[str, Mean] = {"lazy": lazy, "registered": registered}
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class FidelityMatching(Configured, BaseAttack):
-    """Base of attacks with a gradient term, priors of fidelity and group consistency of restarts.
+    """Base of attacks that match gradients with image priors, and pull restarts toward their mean.
 
     Subclasses are frozen dataclasses. They override `weighted`, `priors` and defaults. All terms
-    but the gradient's are means, so a weight means the same at any size of image and network.
+    but the gradient's are means, so a weight has the same effect at any size of image and network.
     Labels that are not granted are recovered by GradInversion's rule. `GradInversion` describes the
     options.
     """
@@ -182,7 +182,7 @@ class FidelityMatching(Configured, BaseAttack):
 def _search(
     matching: Ready, reading: Reading | None, seeds: Seeds, progress: Progress
 ) -> Reconstruction:
-    """Recover labels if `reading` is not None, then match. It is None if labels are granted."""
+    """Recover labels with `reading`, then match. `reading` is None if labels are granted."""
     if reading is not None:
         matching = matching.with_labels(reading(seeds.child("labels")).labels)
     return matching.search(seeds, progress)

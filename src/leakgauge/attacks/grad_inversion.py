@@ -9,7 +9,7 @@ from leakgauge.attacks.fidelity import FidelityMatching
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class GradInversion(FidelityMatching):
-    r"""Match gradients with image priors and BatchNorm statistics, and hold several restarts together.
+    r"""Match gradients with image priors and BatchNorm statistics, and pull several restarts toward their mean.
 
     Use it on image networks with BatchNorm. Labels that are not granted must be distinct. A weight
     of 0 leaves a term out.
@@ -22,9 +22,9 @@ class GradInversion(FidelityMatching):
     Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
     :math:`g(x_s, y)` and the observed one :math:`g^*`. The weights :math:`\gamma`, :math:`\lambda`,
     :math:`\beta`, :math:`\nu` and :math:`\kappa` are `gradient`, `tv`, `l2`, `batchnorm` and
-    `consistency`. BN is the distance of means and deviations at BatchNorm layers from those of the
-    data. :math:`E` is the mean of the restarts. All terms but the first are means over values, so a
-    weight means the same at any size of image and network.
+    `consistency`. BN compares the means and deviations at BatchNorm layers with those of the data.
+    The mean of the restarts is :math:`E`. All terms but the first are means over values, so a
+    weight has the same effect at any size of image and network.
 
     Adam has a warm-up, a cosine decay and Langevin noise. Labels that are not granted are the
     classes with the lowest minimum in their row of the last weight's gradient. The BatchNorm term
@@ -56,8 +56,8 @@ class GradInversion(FidelityMatching):
         public: Images `(N, *shape)` that the adversary owns, in the domain's units. The term then
             compares the features of the batch with those of the images, at the proxy or the model.
             This network then needs no BatchNorm.
-        group: "none", "lazy" or "registered". "lazy" holds restarts to their mean. "registered"
-            first moves each image onto the mean.
+        group: "none", "lazy" or "registered". "lazy" pulls each restart toward the mean of all.
+            "registered" first warps each image onto that mean, by optical flow.
         consistency: Weight of group consistency, at least 0. The default is the paper's.
         start: Fraction of the steps, at least 0 and below 1, before group consistency begins. The
             default is the paper's.

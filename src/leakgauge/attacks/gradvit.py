@@ -47,7 +47,8 @@ class GradViT(FidelityMatching):
 
     The terms, the order of the phases and the number of steps are the paper's. We could not check
     its other numbers. So `start`, `reduced`, `lr` and all weights are ours, found on images of 32
-    pixels (`benchmarks/gradvit.py`). They are for means, where the paper has sums.
+    pixels (`benchmarks/gradvit.py`). Our priors are means, where the paper has sums, so weights of
+    the paper do not fit here.
 
     Args:
         steps: Number of steps, at least 1. The default is the paper's.
@@ -72,8 +73,8 @@ class GradViT(FidelityMatching):
         public: Images `(N, *shape)` that the adversary owns, in the domain's units. The term then
             compares the features of the batch with those of the images, at the proxy or the model.
             This network then needs no BatchNorm.
-        group: "none", "lazy" or "registered". "lazy" holds restarts to their mean. "registered"
-            first moves each image onto the mean.
+        group: "none", "lazy" or "registered". "lazy" pulls each restart toward the mean of all.
+            "registered" first warps each image onto that mean, by optical flow.
         consistency: Weight of group consistency, at least 0. The default is ours.
         start: Fraction of the steps, at least 0 and below 1, at which the priors begin. The default
             is ours.

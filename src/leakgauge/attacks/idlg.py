@@ -21,8 +21,10 @@ class IDLG(Recipe):
 
     Here :math:`g^*_W` is the observed gradient of the last layer's weight, with a row i for each
     class. The simulated gradient of parameter tensor l is :math:`g_l`, and the observed one
-    :math:`g^*_l`. The code takes the label that explains the last layer's gradient best. The
-    paper's rule above is a case of it, and needs cross-entropy.
+    :math:`g^*_l`.
+
+    The paper's rule for the label, above, needs cross-entropy. LeakGauge uses a more general rule:
+    it takes the label that explains the last layer's gradient best.
 
     Args:
         steps: Number of steps, at least 1, of 20 iterations of L-BFGS each. The default is the

@@ -32,23 +32,25 @@ DEFAULT = SecondOrder()
 class Inpainting(BaseAttack):
     r"""Reconstruct images with erased squares, then fill the squares smoothly from their surroundings.
 
-    Use it against a known defense that erases parts of images, such as `PixelDropout`. Erased
-    pixels are not in the update, so an attack on one round knows them only from their neighbors.
+    Use it against a known defense that erases parts of images, such as `PixelDropout`. The update
+    does not contain the erased pixels. So an attack on one round can only estimate them from their
+    neighbors.
 
     .. math::
 
         \min_x \; \frac{1}{w \, n} \sum_{k \notin E} (x_k - \tilde x_k)^2 + p(x)
 
     Here :math:`\tilde x` is the reconstruction of `attack`, which does not know the erased squares.
-    The set :math:`E` of erased pixels has the squares nearest to the defense's fill value, in the
-    known number. The prior :math:`p` is smoothness, :math:`w` is `weight`, and n is the number of
-    values. Pixels outside :math:`E` stay as `attack` found them.
+    The defense grants the number of erased squares and their fill value. The set :math:`E` consists
+    of this number of squares, those nearest to the fill value. The prior :math:`p` is smoothness,
+    :math:`w` is `weight`, and n is the number of values. Pixels outside :math:`E` stay as `attack`
+    found them.
 
-    If a part of the image has the fill's color, it may be taken for erased. It is then filled with
+    A part of the image that has the color of the fill may count as erased. It is then filled with
     about the same color.
 
     Args:
-        attack: The gradient matching that reconstructs the images.
+        attack: The gradient matching that reconstructs the images. The default is `SecondOrder`.
         weight: Weight of smoothness, above 0, beside the mean squared error of the kept pixels. The
             default is ours.
         steps: Number of steps of L-BFGS that fill the squares, at least 1. The default is ours.
@@ -63,7 +65,7 @@ class Inpainting(BaseAttack):
         >>> quick = lg.attacks.InvertingGradients(steps=20)
         >>> attack = lg.attacks.Inpainting(attack=quick, steps=20)
         >>> attack(observation, seeds=lg.Seeds(0)).notes[-1]
-        'inpainting: 30% of each image taken for erased'
+        'inpainting: 30% of each image counts as erased, and was filled in'
     """
 
     attack: Recipe = DEFAULT
@@ -89,7 +91,8 @@ class Inpainting(BaseAttack):
         lost = find_erased(inputs, patches)
         unit = fill_erased(domain.to_unit(inputs), lost, weight=self.weight, steps=self.steps)
         fraction = float(lost.double().mean())
-        return domain.from_unit(unit), f"inpainting: {fraction:.0%} of each image taken for erased"
+        note = f"inpainting: {fraction:.0%} of each image counts as erased, and was filled in"
+        return domain.from_unit(unit), note
 
 
 def find_erased(images: Tensor, patches: ErasedPatches) -> Tensor:

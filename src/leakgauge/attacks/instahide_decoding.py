@@ -28,31 +28,33 @@ from leakgauge.inversion.search.judgment import least_objective, objective_of
 
 DEFAULT = InvertingGradients(steps=1000, tv=0.0)
 """The default attack. It has no total variation, since encryptions are not smooth."""
-NOTE = "instahide: the result holds absolute values of mixtures, which are not undone"
+NOTE = "instahide: the examples are absolute values of mixtures. The mixtures are not undone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstaHideDecoding(BaseAttack):
     r"""Reconstruct InstaHide's encryptions for several draws of its mixing, and remove the signs from the best.
 
-    Use it against InstaHide. InstaHide trains on encryptions: mixtures of examples whose values are
-    mirrored at random about a value :math:`c`. The attack matches gradients at the targets of each
-    draw, and the smallest objective chooses among the draws. Then it computes
+    Use it against InstaHide, which trains on encryptions. An encryption is a mixture of examples
+    whose values are mirrored at random about a value :math:`c`. The attack draws mixings as the
+    client draws them, and matches gradients at the targets of each draw. It keeps the draw with the
+    smallest objective. Then it computes
 
     .. math::
 
         c + |\tilde x - c| = c + \left| \sum_j \lambda_j x_j - c \right|
 
     Here :math:`\tilde x` is the reconstructed encryption of examples :math:`x_j` with coefficients
-    :math:`\lambda_j`. Draws of the coefficients follow the client's distribution. Labels are
-    granted, or recovered first.
+    :math:`\lambda_j`. Labels are granted, or recovered first.
 
     The result stays a mixture. Where a mixture is darker than :math:`c`, its photographic negative
-    is returned. The paper goes on to cluster many encryptions of each image, and solves for the
-    images. One batch has too few encryptions for this: at most one for each of its examples.
+    is returned. The paper goes on: it clusters many encryptions of each image, and solves for the
+    images. One batch has too few encryptions for this. Each image is in at most as many mixtures as
+    the batch has examples.
 
     Args:
-        attack: The gradient matching that reconstructs encryptions.
+        attack: The gradient matching that reconstructs encryptions. The default is
+            `InvertingGradients` with 1000 steps and no total variation.
         draws: Number of draws of the mixing, at least 1. The default is ours.
 
     References:
@@ -101,7 +103,7 @@ class InstaHideDecoding(BaseAttack):
         seeds: Seeds,
         progress: Progress,
     ) -> Reconstruction:
-        """Return the encryptions at the draw with the smallest objective, without their signs."""
+        """Return the encryptions of the draw with the smallest objective, without their signs."""
         labels, notes = matching.labels.read(seeds)
         like = matching.ready.observation.update.like
         done: list[Reconstruction] = []

@@ -1,8 +1,8 @@
 """Recovery of labels before an attack searches for inputs, if labels are not granted.
 
-`Known` estimates label counts from the last layer's bias and random inputs. Label recovery uses
-more of the update, and can use an update of several local steps. If it cannot run, `Known` takes
-its place.
+The rule `Known` estimates label counts from the last layer's bias and random inputs. Label recovery
+uses more of the update, and can also use an update of several local steps. If label recovery cannot
+run, `Known` replaces it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class LabelPlan:
 
     Args:
         observation: The observation that holds the labels or the update.
-        source: A label recovery. Or labels that are granted or estimated from the last layer's
-            bias.
-        notes: Lines for the record on labels that do not come from label recovery.
+        source: A label recovery, or else the labels that are granted, or that the last layer's bias
+            gives.
+        notes: Notes for the record, if the labels do not come from label recovery.
     """
 
     observation: Observation
@@ -42,7 +42,8 @@ class LabelPlan:
     def read(self, seeds: Seeds) -> tuple[Tensor, tuple[str, ...]]:
         """Return the labels and the notes on them for the record.
 
-        Labels are classes (B,), in no order of the examples, or granted targets (B, K).
+        Labels are classes (B,), whose order says nothing about the examples, or granted targets
+        (B, K).
         """
         if not callable(self.source):
             return self.source.start(self.observation, seeds.generator("labels")), self.notes

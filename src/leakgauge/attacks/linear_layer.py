@@ -53,8 +53,8 @@ class LinearLayer(BaseAttack):
     r"""Recover, exactly and with its label, every example that an output of the first linear layer isolates.
 
     Use it first wherever the model's first linear layer has a trained bias and sees the examples
-    through an affine map, as in an MLP. It needs no optimization. The batch may be larger than one:
-    a ReLU behind the layer then leaves some outputs to one example each.
+    through an affine map, as in an MLP. It needs no optimization. The batch may be larger than one,
+    if a ReLU follows the layer. Some outputs are then active for one example alone.
 
     .. math::
 
@@ -64,13 +64,13 @@ class LinearLayer(BaseAttack):
         h_j = \frac{\partial L / \partial W_i}{\partial L / \partial b_i}
 
     Here :math:`h_j` is the layer's input for example :math:`j`, and :math:`\delta_{ij}` is the
-    gradient of the loss at output :math:`i`. The last equation holds for every output that example
-    :math:`j` alone excites.
+    gradient of the loss at output :math:`i`. The last equation holds for every output that is
+    active for example :math:`j` alone. This output isolates the example.
 
     The update itself shows which outputs these are. The attack sends each candidate :math:`h` with
-    a label :math:`y` through the known model. An isolated candidate must cause exactly the observed
-    :math:`\partial L / \partial b_i`. The attack subtracts the recovered examples from the
-    gradient, which isolates further ones, and repeats.
+    each label :math:`y` through the known model. If the candidate is an isolated example, it causes
+    exactly the observed :math:`\partial L / \partial b_i`. The attack subtracts the gradients of the
+    recovered examples. The rest isolates further examples, and the attack repeats.
 
     References:
         Phong, Aono, Hayashi, Wang, Moriai. Privacy-Preserving Deep Learning via Additively
@@ -93,7 +93,7 @@ class LinearLayer(BaseAttack):
         found = entry(observation)
         if isinstance(found, Inapplicable):
             return found
-        # With a batch of one, the division needs no label. In a larger batch, a candidate is
+        # With one example, the ratio of gradients needs no label. In a larger batch, a candidate is
         # verified by the gradient that it causes with each label.
         several = observation.knowledge.batch_size != 1 and observation.classes is not None
         if several and isinstance(found.contribution, Inapplicable):
@@ -106,7 +106,7 @@ class LinearLayer(BaseAttack):
 
 
 def most_evaluations(batch: int, entry: LinearEntry) -> int:
-    """Return the largest number of evaluations: one per class and round, and one to compare the update."""
+    """Return the largest number of evaluations: one for each class and round, and one to compare the update."""
     if batch == 1 or isinstance(entry.contribution, Inapplicable):
         return 1
     # Each round adds an example or ends a turn. The first tolerance may take two turns.
@@ -185,9 +185,9 @@ class _Peeling:
         self.evaluations = 0
 
     def single(self) -> Reconstruction:
-        """Return the only example, averaged over all outputs and weighted by their strength.
+        """Return the only example: the mean over all outputs, weighted by their strength.
 
-        Every output has the same ratio of gradients.
+        With one example, all outputs have the same ratio of gradients.
         """
         if self.scale == 0:
             return self.finish([], TOLERANCES[0], verified=0)
@@ -336,11 +336,12 @@ class _Peeling:
         status = status_of(observation, unit.to(like), targets, residual, proven=proven)
         how = f"{verified} of {batch} examples isolated"
         if tolerance > TOLERANCES[0]:
-            how += (
-                f", within {tolerance:g} of the gradient that they must cause: likely, not proven"
-            )
+            how += f", each within a relative error of {tolerance:g}: they are likely, not proven"
         if verified == 0:
-            how = "no output verifiably isolates an example, so the inputs are the ratios of the strongest outputs"
+            how = (
+                "no output verifiably isolates an example, so the inputs are those that the strongest outputs "
+                "would give if each isolated one"
+            )
         return Reconstruction(
             inputs=observation.domain.from_unit(unit).to(like),
             targets=targets,

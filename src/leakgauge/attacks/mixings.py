@@ -92,18 +92,20 @@ def unmix(mixtures: Tensor, mixing: Mixing, most: int) -> tuple[Tensor, tuple[st
             examples.append((unit, fraction))
     best = min(range(len(values)), key=values.__getitem__)
     unit, fraction = examples[best]
-    notes = [f"mixup: lambda {fraction:.3g}, {len(allowed)} pairings with these labels"]
+    notes = [
+        f"mixup: lambda {fraction:.3g}, {len(allowed)} pairings are possible with these labels"
+    ]
     if not mixing.settled:
         notes.append(
-            "mixup: one class in each mixture, so that lambda is chosen by the fewest ghosts alone"
+            "mixup: one class in each mixture, so only the number of ghosts in the images chooses lambda"
         )
     if len(values) > 1 and sorted(values)[1] <= (1 + TIED) * values[best]:
         notes.append(
-            "mixup: another pairing explains the update equally well and leaves as few ghosts"
+            "mixup: another pairing explains the update equally well, and leaves as few ghosts in the images"
         )
     if fraction < 0.5 + SINGULAR:
         notes.append(
-            "mixup: lambda is near 1/2, so that two examples mixed with each other cannot be separated"
+            "mixup: lambda is near 1/2, so two examples that are mixed with each other cannot be separated"
         )
     return unit, tuple(notes)
 

@@ -64,34 +64,35 @@ class MixupDecoding(BaseAttack):
 
     1. For each set of pairs of classes and each :math:`\lambda` of a grid, gradient matching finds
        :math:`\tilde x` at the targets that this mixing implies. The result of least objective wins.
-    2. :math:`\lambda` moves by steps that halve each time, and to the value whose unmixed images
-       share the least. Each move starts from the current mixtures.
-    3. The examples are :math:`x = M^{-1} \tilde x`. Several :math:`P` may have these pairs of
-       classes. The one that minimizes the following is chosen:
+    2. Moves of :math:`\lambda` follow. Each tries a step down, a step up, and the value whose
+       unmixed images share the fewest edges. The step halves each time. Each search starts from the
+       current mixtures.
+    3. The examples are :math:`x = M^{-1} \tilde x`. Several permutations :math:`P` may give the same
+       pairs of classes. The attack takes the one that minimizes
 
     .. math::
 
         \sum_{i < j} \mathrm{cor}(d x_i, d x_j)^2 + \frac{100}{n} \, \mathrm{distance}(x, [0, 1]^n)^2
 
-    Here :math:`d` takes the differences of neighboring pixels, and :math:`n` is the number of
-    values.
+    Here :math:`d` takes the differences of neighboring pixels, cor is their correlation, and
+    :math:`n` is the number of values.
 
-    The targets cannot be variables of the search: other targets, with other mixtures, explain the
+    The targets cannot be variables of the search. Other targets, with other mixtures, explain the
     update equally well.
 
     Args:
-        attack: Attack that finds the mixtures of one mixing. It must match closely. A wrong mixing
-            can explain an update to 1e-3 of its norm, and first-order attacks end there.
-        scout: Cheaper attack that tries all mixings in place of `attack`. With the default, None,
-            `attack` tries all.
+        attack: Gradient matching that finds the mixtures of one mixing. It must match closely. A
+            wrong mixing can explain an update to 1e-3 of its norm, and first-order attacks end
+            there. The default is `SecondOrder`.
+        scout: A cheaper gradient matching that tries all mixings first. None: `attack` tries all.
         shortlist: Number of pairings, at least 1, that `attack` takes from `scout`. Unused without
             `scout`.
         pairings: Largest number, at least 1, of permutations that give sets of pairs of classes. If
             there are more, this number is drawn at random. The default covers all permutations of
             four examples.
-        moves: Number of moves of lambda, at least 0.
+        moves: Number of moves of lambda, at least 0. The default is ours.
         undone: Largest number, at least 1, of permutations with the same labels that stage 3
-            compares.
+            compares. The default is ours.
 
     References:
         Ours. We know of no publication of the whole method. The defense is from Zhang, Cisse,
@@ -286,7 +287,7 @@ class _Search:
         self.all = [*self.all, (objective_of(found), mixing, found)]
 
     def objective(self, under_way: float | None) -> float | None:
-        """Return the least objective so far. under_way: the objective of the current search, None without one."""
+        """Return the least objective so far, that of the current search, `under_way`, included."""
         if not self.all and under_way is None:
             return self.objective_before
         return least_objective([value for value, _, _ in self.all], under_way)

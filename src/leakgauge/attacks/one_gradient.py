@@ -30,9 +30,8 @@ DEFAULT = InvertingGradients(steps=4000)
 class OneGradient(BaseAttack):
     r"""Run an attack on an update of several local steps as if it were one gradient.
 
-    Try it first on weight differences. It comes near if the local steps are few and small. The
-    residual is computed with the true local steps, so that it shows the error of this
-    simplification.
+    Try it first on weight differences. It is accurate if the local steps are few and small. The
+    residual is computed with the true local steps, so it includes the error of this simplification.
 
     .. math::
 
@@ -43,7 +42,7 @@ class OneGradient(BaseAttack):
     and :math:`w` are the weights.
 
     Args:
-        attack: Any attack on one gradient. The default is InvertingGradients with 4000 steps.
+        attack: Any attack on one gradient. The default is `InvertingGradients` with 4000 steps.
 
     References:
         None: a usual first approximation, without a paper of its own.

@@ -28,7 +28,7 @@ from leakgauge.federated.training.fedavg import EpochsApart, FedAvg
 from leakgauge.inversion import Candidate, Term
 
 OTHER_LABEL = 1e6
-"""The cost of matching two images with different labels. It is larger than any distance of images."""
+"""Cost of assigning two images with different labels to each other. It exceeds any distance of two images."""
 
 
 DEFAULT = InvertingGradients(steps=1000)
@@ -54,7 +54,7 @@ class OrderInvariance(Term):
 
 @dataclass(frozen=True, kw_only=True)
 class OrderInvariant(BaseAttack):
-    r"""Match local epochs in an unknown order with one batch per epoch, whose mean images must agree.
+    r"""Match local epochs of unknown order: search for one batch per epoch, with equal mean images.
 
     Use it on FedAvg updates of several epochs if the hyperparameters are known but the order of the
     examples is not.
@@ -72,9 +72,9 @@ class OrderInvariant(BaseAttack):
     At the end, the examples of each :math:`X_e` are assigned to those of :math:`X_1` and averaged.
 
     Args:
-        attack: Gradient matching to which the term is added. The default is InvertingGradients with
-            1000 steps.
-        invariance: Weight of the term, at least 0.
+        attack: Gradient matching to which the second term is added. The default is
+            `InvertingGradients` with 1000 steps.
+        invariance: Weight of the second term, at least 0.
 
     References:
         Dimitrov, Balunović, Konstantinov, Vechev. Data Leakage in Federated Averaging. TMLR 2022,

@@ -48,7 +48,7 @@ FITS = 1e-3
 ZERO = 1e-5
 """Fraction of the largest activation below which an activation counts as 0."""
 AMPLE = 1.25
-"""Number of known activations per value of the image from which on priors only do harm."""
+"""Known activations for each value of the image, above which a prior only distorts the image."""
 RESTARTS = 3
 """Largest number of descents if the known activations should determine the image."""
 CLOSE = 1e-6
@@ -62,7 +62,8 @@ class Peeling(BaseAttack):
     r"""Recover one image through convolutions, ReLU and max pools, layer by layer from the output.
 
     Use it at batch size 1 on convolutional networks in which ReLU or max pools stall gradient
-    matching. The image is exact if each layer's gradient determines the layer's input.
+    matching. The image is exact if the gradient of each layer's weight determines the layer's
+    input.
 
     The attack goes from the output toward the image in three steps.
 
@@ -78,15 +79,17 @@ class Peeling(BaseAttack):
 
     Here :math:`a(x)` are the activations of :math:`x`, and gray is the image of constant 1/2.
 
-    A max pool hides the places of its values. There, step 3 gives a rough image from the
-    activations known so far, and step 2 takes the places from this image. One or two layers nearer
-    to the image, many times more activations than pixels are known. Step 3 then ends at the image
-    itself.
+    A max pool passes values on, but not the places that they came from. There, step 3 first gives a
+    rough image from the activations known so far, and step 2 takes the places from this image. One
+    or two layers nearer to the image, many times more activations than pixels are known. Step 3
+    then ends at the image itself.
 
     Args:
-        rough: Number of steps, at least 1, for a rough image from few activations.
-        steps: Number of steps, at least 1, for an image that the activations determine.
-        smoothness: Weight of the smoothness prior on rough images, at least 0.
+        rough: Number of steps, at least 1, for a rough image from few activations. The default is
+            ours.
+        steps: Number of steps, at least 1, for an image that the activations determine. The default
+            is ours.
+        smoothness: Weight of the smoothness prior on rough images, at least 0. The default is ours.
 
     References:
         Ours. Step 1 is from Phong, Aono, Hayashi, Wang, Moriai. Privacy-Preserving Deep Learning
@@ -146,7 +149,7 @@ class Peeling(BaseAttack):
 
     @property
     def planned(self) -> int:
-        """Return the expected number of evaluations of a run, a quarter more than its steps, for its progress."""
+        """Return the number of evaluations that the progress of a run expects: a quarter more than its steps."""
         return (self.rough + RESTARTS * self.steps) * 5 // 4
 
     def most(self, pools: int) -> int:
@@ -236,17 +239,20 @@ class _Peel:
             return Inapplicable(
                 f"no input of {layer.name!r} fits its gradient (relative misfit {deeper.misfit:.0e})"
             )
-        self.notes.append(f"input of {layer.name!r}: relative misfit {deeper.misfit:.0e}")
+        self.notes.append(
+            f"input of {layer.name!r}: it fits the layer's gradient to a relative misfit of {deeper.misfit:.0e}"
+        )
         return deeper
 
     def imagine(self, known: Known) -> None:
-        """Search an image with these activations and keep it.
+        """Search for an image with these activations and keep it.
 
-        If the activations should determine the image, it is the best of a few descents.
+        If there are enough activations to determine the image, several descents run. The best one
+        counts.
         """
         values = torch.Size(self.observation.domain.shape).numel()
-        # An activation that a ReLU set to 0 says less than an equation, and is known up to rounding
-        # only.
+        # Only an activation above 0 counts as an equation. One that a ReLU set to 0 says only that its
+        # input is not positive, and is known up to rounding only.
         count = int((known.x > ZERO * known.x.abs().max()).sum())
         ample = count >= AMPLE * values
         found: list[Reconstruction] = []
@@ -260,8 +266,8 @@ class _Peel:
         spent = Cost(sum(image.cost.evaluations for image in found))
         self.images.append(replace(best, trajectory=trajectory, cost=spent))
         self.notes.append(
-            f"image from the input of {self.chain.layers[known.place].name!r}: {count} activations for "
-            f"{values} values; {best.message}"
+            f"image from the input of {self.chain.layers[known.place].name!r}: {count} known activations for "
+            f"{values} values of the image; {best.message}"
         )
 
     def starts(self, ample: bool) -> list[Parametrization]:

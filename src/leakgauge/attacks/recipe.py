@@ -59,7 +59,7 @@ class Labeled:
 
 
 def settle(matching: Labeled | Ready, seeds: Seeds) -> tuple[Ready, tuple[str, ...]]:
-    """Return the matching with its labels, and notes for the record on them. The labels are recovered if needed."""
+    """Return the matching with its labels, recovered if needed, and notes for the record on the labels."""
     if isinstance(matching, Ready):
         return matching, ()
     labels, notes = matching.labels.read(seeds)
@@ -102,7 +102,10 @@ def label_if_needed(
 
 
 def plan_matching(matching: GradientMatching, observation: Observation) -> Plan | Inapplicable:
-    """Return the plan of a matching, or the reason why it cannot run. See `label_if_needed` for its labels."""
+    """Return the plan of a matching, or the reason why it cannot run.
+
+    `label_if_needed` says how the matching gets its labels.
+    """
     found = label_if_needed(matching, observation)
     if isinstance(found, Inapplicable):
         return found

@@ -42,8 +42,8 @@ class Recursion:
     Args:
         chain: The layers.
         observation: The gradient and the granted knowledge.
-        biased: Index of the first linear layer whose bias has a gradient. There delta is this
-            gradient. None if there is none.
+        biased: Index of the first linear layer whose bias has a gradient, or None if there is none.
+            At this layer, delta is the gradient of the bias.
     """
 
     chain: Chain
@@ -88,10 +88,10 @@ class Recursion:
         return found
 
     def label_of(self, start: Beginning, seeds: Seeds) -> Tensor | None:
-        """Return the label of the example, or None if it is unknown.
+        """Return the label (1,) of the example, or None if it is unknown.
 
-        It is the label (1,) that explains the last layer. If there is none, it is granted or
-        recovered.
+        The label that explains the last layer's gradient comes first. Without one, the label is
+        granted, or recovered from the update.
         """
         observation = self.observation
         if start.label is not None:

@@ -20,7 +20,9 @@ REACHED = 0.1
 
 
 def restore(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Tensor:
-    r"""Return the smooth images (B, C, H, W), in float64 and in or near [0, 1], that a map takes to observed images.
+    r"""Return the smoothest images (B, C, H, W) that a map turns into the observed images.
+
+    The images are in float64, and in or near [0, 1].
 
     .. math::
 
@@ -37,7 +39,7 @@ def restore(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Ten
     Args:
         observed: The changed images (B, C, H, W) in unit coordinates.
         forward: The map T.
-        weight: Weight w of smoothness against the mean squared error, above 0. Set it small to keep
+        weight: Weight w of smoothness against the mean squared error, above 0. A small weight keeps
             the observed pixels.
         steps: Largest number of L-BFGS iterations.
     """
@@ -70,8 +72,8 @@ def carry_back(observed: Tensor, forward: Map) -> tuple[Tensor, Tensor]:
     """Return a first estimate of the originals, and a mask of the pixels that the observed images show.
 
     The derivative of `forward` carries each observed value back to the pixels that it came from. A
-    pixel takes the mean of the values that it went to. A pixel that went nowhere takes the mean of
-    its image.
+    pixel of the estimate is the mean of the observed values to which it contributes. If it
+    contributes to none, it is the mean of its image.
 
     Args:
         observed: The changed images (B, C, H, W).

@@ -35,8 +35,8 @@ from leakgauge.core.verdicts import report_nothing_found
 class RGAP(BaseAttack):
     r"""Recover one example in closed form, through a chain of convolutions and linear layers without pools.
 
-    Use it at batch size 1 on chains with invertible activations, such as LeakyReLU. It is exact
-    where every layer has enough equations, and reports the rank of each layer's system.
+    Use it at batch size 1 on chains with invertible activations, such as LeakyReLU. It is exact if
+    every layer has enough equations. The notes give the rank of each layer's system of equations.
 
     At the last layer, :math:`\partial L / \partial W = \delta h^\top` gives the layer's input
     :math:`h` and :math:`\delta = \partial L / \partial z`. From there the recursion goes to the
@@ -53,13 +53,14 @@ class RGAP(BaseAttack):
     holds the equations of the layer's gradient. The rank of the system shows whether it determines
     :math:`x`.
 
-    A linear layer with a bias gives :math:`\delta = \partial L / \partial b` and :math:`h` at once.
-    So the recursion starts at the first of these layers, and the layers behind it do not matter.
+    A linear layer with a bias gives :math:`\delta = \partial L / \partial b` and :math:`h` directly.
+    So the recursion starts at the first linear layer with a bias, and the layers after it do not
+    matter.
 
     Args:
-        rows: How the two blocks of the system are weighted. "plain" does not weight them, as in the
-            paper. "balanced", the default, divides each block by the norm of its right side. It is
-            ours, and keeps float32 updates exact.
+        rows: Weights of the two blocks of the system. "plain" has no weights, as in the paper.
+            "balanced", the default, divides each block by the norm of its right side. It is ours.
+            With it, float32 updates give exact results, too.
 
     References:
         Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021, sections 3.2 and 4,
@@ -150,9 +151,8 @@ class _Result:
             status = Status.CERTIFIED
         determined = "every layer's input is determined"
         if short:
-            first = short[
-                -1
-            ]  # The recursion comes from the output, so that the last entry is its first layer.
+            # The recursion starts at the output, so the last entry is the first layer that it reaches.
+            first = short[-1]
             determined = (
                 f"rank index {first.index} at layer {first.name!r}: its input is not determined"
             )

@@ -31,18 +31,19 @@ class SecondOrder(Recipe):
     Here :math:`g_l` is the simulated and :math:`g^*_l` the observed gradient of parameter tensor
     :math:`l`. :math:`\Delta` is the Laplacian, in which color weighs more than brightness, and
     :math:`n` is the number of values. The weight :math:`w` falls toward 0 during the search. At
-    first the prior leads, while the gradients are still far apart. At the end it decides only what
-    the update leaves open.
+    first the prior leads, while the gradients are still far apart. At the end the prior decides only
+    what the update leaves open. The labels :math:`y` are variables only if `labels` is "joint".
 
     Args:
-        warm: Number of stages of L-BFGS, at least 1.
-        iterations: Largest number of iterations of each of these stages, at least 1.
+        warm: Number of stages of L-BFGS, at least 1. The default is ours, as all others.
+        iterations: Largest number of iterations of each L-BFGS stage, at least 1.
         stages: Number of Gauss-Newton stages that follow, at least 1.
-        smoothness: Weight of the prior at the start, at least 0. The distance is about 1 there.
+        smoothness: Weight of the prior at the start, at least 0. At the start, the distance between
+            the gradients (the first term) is about 1.
         restarts: Number of independent starts, at least 1. With several, the worse half is dropped
             three times.
         tolerance: Value of the objective, at least 0, at which the search ends.
-        labels: "recovered" takes granted labels or recovers them first. "joint" makes them
+        labels: "recovered" takes granted labels or recovers them first. "joint" makes labels
             variables of the search.
 
     References:

@@ -1,4 +1,4 @@
-"""Gradient matching on the layers before the first hidden layer."""
+"""Gradient matching on the layers before the first one that the adversary cannot use."""
 
 from __future__ import annotations
 
@@ -39,27 +39,28 @@ DEFAULT = VanishingPrior(steps=2000)
 
 @dataclass(frozen=True, kw_only=True)
 class SignalMatching(BaseAttack):
-    r"""Match gradients of the layers before the first hidden one, with the signal behind them as variables.
+    r"""Match gradients of the layers before the first one that a defense conceals, with its signal as variables.
 
-    Use it if some layers of the model are hidden from the adversary, or if a layer like the
-    bottleneck of PRECODE draws random values.
+    Use it if a defense conceals layers of the model. Local layers never leave the client. The
+    gradients of PRECODE's bottleneck and of the layer after it depend on the client's random draws.
+    All concealed layers must come after the visible ones.
 
     .. math::
 
         \min_{x, u} \; d\Big(\frac{1}{B} \sum_b \Big(\frac{\partial r(x_b)}{\partial \theta}\Big)^\top u_b, \; g^*\Big)
         + \mathrm{priors}(x)
 
-    Here :math:`r(x_b)` is the input of the first hidden layer for example :math:`x_b`. The
-    parameters before that layer are :math:`\theta`, their observed gradient is :math:`g^*`, and
+    Here :math:`r(x_b)` is the input of the first concealed layer for example :math:`x_b`. The
+    parameters before this layer are :math:`\theta`, their observed gradient is :math:`g^*`, and
     :math:`d` is the distance of `attack`. The signal :math:`u_b = \partial L / \partial r(x_b)` is
-    a variable of each example. Labels, hidden weights and random values of a bottleneck do not
-    enter. Each example adds as many unknowns as :math:`r` has values.
+    unknown, so it is a variable for each example. The attack needs no labels, no concealed weights
+    and no random draws of a bottleneck. Each example adds as many unknowns as :math:`r` has values.
 
-    Granted or recovered labels are only reported.
+    Labels that are granted or recovered are reported, but the search does not use them.
 
     Args:
         attack: Gradient matching that gives the distance, the priors and the search. The default is
-            VanishingPrior with 2000 steps.
+            `VanishingPrior` with 2000 steps.
 
     References:
         Ours. Leaving PRECODE's bottleneck out of the matching is from Scheliga, Mäder, Seeland.
@@ -72,7 +73,7 @@ class SignalMatching(BaseAttack):
         >>> attack = lg.attacks.SignalMatching(attack=lg.attacks.VanishingPrior(steps=20))
         >>> found = attack(observation, seeds=lg.Seeds(0))
         >>> found.notes
-        ('signal: 32 variables per example, at the input of linear1',)
+        ('signal: 32 variables for each example, at the input of layer linear1',)
     """
 
     attack: Recipe = DEFAULT
@@ -83,10 +84,10 @@ class SignalMatching(BaseAttack):
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if not isinstance(observation.training, SingleGradient):
-            return Inapplicable("it needs an update that is one gradient")
+            return Inapplicable("it needs an update that is one gradient, not a weight difference")
         if type(observation.model).__call__ is not nn.Module.__call__:
             return Inapplicable(
-                "the model overrides __call__, so that its forward pass cannot be ended early"
+                "the model overrides __call__, so its forward pass cannot be ended before the concealed layers"
             )
         split = find_split(observation)
         if isinstance(split, Inapplicable):
@@ -140,7 +141,7 @@ class SignalMatching(BaseAttack):
                 notes=(
                     *notes,
                     *found.notes,
-                    f"signal: {features} variables per example, at the input of {layer}",
+                    f"signal: {features} variables for each example, at the input of layer {layer}",
                 ),
             )
 

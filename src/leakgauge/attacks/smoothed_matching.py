@@ -35,17 +35,18 @@ class SmoothedMatching(Recipe):
 
     Here :math:`g(x, y)` is the simulated gradient, :math:`g^*` the observed one, :math:`\lambda` is
     `tv`, and :math:`n` is the number of values. The simulation replaces each ReLU by
-    :math:`s \, \mathrm{softplus}(z / s)`, where :math:`s` is `smoothing`: only a smoothed ReLU has
-    curvature for L-BFGS. The logarithm lets the effect of the priors fall with :math:`D`.
+    :math:`s \, \mathrm{softplus}(z / s)`, where :math:`s` is `smoothing`. L-BFGS needs curvature,
+    which only a smoothed ReLU has. The logarithm makes the effect of the priors fall with
+    :math:`D`.
 
     The variables are cosine coefficients of the image, each scaled as in natural images.
 
     Args:
-        steps: Number of L-BFGS steps, at least 1.
+        steps: Number of L-BFGS steps, at least 1. The default is ours, as all others.
         smoothing: Width of the softplus, at least 0, in units of the inputs of a ReLU, which are
             about 1. 0 leaves the network unchanged.
         tv: Weight of total variation, at least 0, relative to D.
-        variation: Name of the total variation.
+        variation: Name of the total variation: "anisotropic", "isotropic" or "color".
         restarts: Number of independent starts, at least 1. With several, the worse half is dropped
             three times.
 

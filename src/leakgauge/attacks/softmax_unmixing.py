@@ -31,7 +31,7 @@ from leakgauge.inversion import FeatureMatch, FixedLabels, GeometricSchedule
 from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.search.engine import Ready, ready
 
-UNLABELED = "it needs the label of each example: some are neither granted nor recovered"
+UNLABELED = "it needs the label of each example, and some labels are neither granted nor recovered"
 """The reason why a search that needs the label of each example cannot run."""
 READING = 0.1
 """Fraction of the whole progress for reading the features. The descent takes most of the time."""
@@ -41,8 +41,8 @@ READING = 0.1
 class SoftmaxUnmixing(BaseAttack):
     r"""Match gradients with second-order steps, led by each example's features from the last layer's gradient.
 
-    Use it on smooth networks, if the batch has fewer examples than there are classes. Labels may be
-    equal.
+    Use it on smooth networks, if the batch has fewer examples than there are classes. Several
+    examples may have the same label.
 
     .. math::
 
@@ -52,17 +52,16 @@ class SoftmaxUnmixing(BaseAttack):
     the features of example :math:`i` of :math:`B`, the input of the last layer, and :math:`s` is
     the spread of the features. The weights :math:`w` and :math:`v` fall during the search.
 
-    Softmax unmixing recovers :math:`h_i` exactly from the gradient of the last layer, with the
-    label of the same example. So two examples of one class do not end as a blend of both.
-
-    Labels are recovered with the features. Granted labels help.
+    Softmax unmixing recovers :math:`h_i` exactly from the gradient of the last layer, together with
+    the label of example :math:`i`. So two examples of one class do not end as a blend of both.
+    Granted labels help the recovery, but are not needed.
 
     Args:
-        weight: Weight v of the features at the start, above 0. The distance is about 1 there.
-        smoothness: See `SecondOrder`.
-        warm: See `SecondOrder`.
-        iterations: See `SecondOrder`.
-        stages: See `SecondOrder`.
+        weight: Weight v of the features at the start, above 0. At the start, d is about 1.
+        smoothness: Weight w of the prior at the start, at least 0.
+        warm: Number of stages of L-BFGS, at least 1.
+        iterations: Largest number of iterations of each L-BFGS stage, at least 1.
+        stages: Number of Gauss-Newton stages that follow, at least 1.
 
     References:
         Ours. We know of no publication.
@@ -174,6 +173,12 @@ def describe(unmixing: Unmixed) -> str:
     """Return a note for the record on the recovered features."""
     found, batch = int(unmixing.found.sum()), len(unmixing.found)
     if not found:
-        return f"softmax unmixing: features of 0 of {batch} examples (relative misfit {unmixing.misfit:.0e})"
+        return (
+            f"softmax unmixing: recovered the features of 0 of {batch} examples "
+            f"(relative misfit {unmixing.misfit:.0e})"
+        )
     error = float(unmixing.error[unmixing.found].max())
-    return f"softmax unmixing: features of {found} of {batch} examples, with relative errors up to {error:.0e}"
+    return (
+        f"softmax unmixing: recovered the features of {found} of {batch} examples, "
+        f"with relative errors up to {error:.0e}"
+    )

@@ -41,7 +41,7 @@ from leakgauge.output import UnevenWeights
 MOST = 25
 """Largest batch size of an exact search. It is the paper's."""
 WIDEST = (0.5, 0.05)
-"""Widths e at which the reweighted steps start, one after the other in successive rounds.
+"""First values of the width e in the loss `log(u^2 + e^2)` of the reweighted steps. Successive rounds take turns.
 
 A narrow start separates directions that lie close together, as the directions of two classes do.
 """
@@ -111,10 +111,11 @@ class ReluSearch(BaseAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class Spear(ReluSearch):
-    r"""Recover whole batches exactly, through a linear first layer that a ReLU follows.
+    r"""Recover whole batches exactly, through a wide first linear layer that a ReLU follows.
 
-    Use it for batches of up to 25 examples. The labels do not matter. The layer must be wide, and
-    its gradient must not be blurred.
+    Use it for batches of up to 25 examples. The labels may be any, and need not be known. The layer
+    needs more outputs than the batch has examples, and works better the wider it is. Strong noise or
+    coarse rounding of the update stops the attack.
 
     .. math::
 
@@ -131,18 +132,18 @@ class Spear(ReluSearch):
     and :math:`B` independent ones make :math:`Q`. Their scales follow from
     :math:`\partial L / \partial b`.
 
-    In the paper, about one draw in :math:`2^{B - 1}` hits. Two parts are ours:
+    In the paper, about one draw in :math:`2^{B - 1}` gives a sparse direction. Two parts are ours:
 
-    - A draw must only come near a sparse direction. A few reweighted steps lead it there. They
-      prefer patterns of zeros that the layer's known weights can make.
+    - A draw only has to come near a sparse direction. A few steps of reweighted least squares lead
+      it there. They prefer patterns of zeros that the layer's known weights can make.
     - Each direction is checked alone: the zeros of :math:`L q` are compared with the signs of the
-      layer's outputs. So a wrong direction is found before :math:`Q` is complete, and each right
+      layer's outputs. So a wrong direction is detected before :math:`Q` is complete, and each right
       one narrows the search for the others.
 
     Args:
-        rounds: Largest number of rounds, at least 1.
-        samples: Number of draws in each round, at least 1.
-        steps: Number of reweighted steps after each draw, at least 1.
+        rounds: Largest number of rounds, at least 1. The default is ours.
+        samples: Number of draws in each round, at least 1. The default is ours.
+        steps: Number of reweighted steps after each draw, at least 1. The default is ours.
 
     References:
         Dimitrov, Baader, Müller, Vechev. SPEAR: Exact Gradient Inversion of Batches in Federated

@@ -15,17 +15,17 @@ from leakgauge.attacks.spear import ReluSearch
 from leakgauge.core.ranges import Count
 
 WIDEST = (1.0, 1.0, 1.0, 0.1)
-"""Values at which e starts, one after the other in successive rounds.
+"""First values of the width e in the loss `log(u^2 + e^2)`. Successive rounds take turns.
 
-A wide start reaches far in large batches. A narrow one stays near its first pattern.
+A wide start moves far from its first pattern of zeros, which large batches need. A narrow start stays near it.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpearPlusPlus(ReluSearch):
-    r"""Recover whole batches, also larger ones than SPEAR can, through a wide linear layer that a ReLU follows.
+    r"""Recover whole batches, larger than SPEAR can, through a wide first linear layer that a ReLU follows.
 
-    Use it if the batch is too large for SPEAR. The labels do not matter.
+    Use it if the batch is too large for SPEAR. The labels may be any, and need not be known.
 
     The factorization is that of SPEAR: :math:`\Delta^\top = L Q`, where :math:`L` comes from the
     gradient and :math:`Q` is unknown. The columns :math:`q` of :math:`Q` are directions for which
@@ -43,9 +43,9 @@ class SpearPlusPlus(ReluSearch):
     step prefers patterns that the weights can make.
 
     Args:
-        rounds: Largest number of rounds, at least 1.
-        starts: Number of descents in each round, at least 1.
-        steps: Number of reweighted steps of each descent, at least 1.
+        rounds: Largest number of rounds, at least 1. The default is ours.
+        starts: Number of descents in each round, at least 1. The default is ours.
+        steps: Number of reweighted steps of each descent, at least 1. The default is ours.
 
     References:
         Bakarsky, Dimitrov, Baader, Vechev. SPEAR++: Scaling Gradient Inversion via Sparsely-Used

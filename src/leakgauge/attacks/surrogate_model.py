@@ -44,8 +44,8 @@ DEFAULT = InvertingGradients(steps=1000)
 class SurrogateModel(BaseAttack):
     r"""Match a weight difference by one gradient at a surrogate model between the start and the end model.
 
-    Use it on updates of several local steps. It needs no local hyperparameters, and one gradient
-    per step, whatever the number of local steps.
+    Use it on updates of several local steps, above all if the hyperparameters are not known. Each
+    step of the search costs one gradient, whatever the number of local steps.
 
     .. math::
 
@@ -61,9 +61,9 @@ class SurrogateModel(BaseAttack):
     with :math:`\alpha` fixed, then chooses the best :math:`\alpha` of a grid.
 
     Args:
-        attack: Gradient matching that runs in each stage. The default is InvertingGradients with
+        attack: Gradient matching that runs in each stage. The default is `InvertingGradients` with
             1000 steps, which has the objective above.
-        stages: Number of stages, at least 1. The first one has alpha 0.5.
+        stages: Number of stages, at least 1. The first one has alpha 0.5. The default is ours.
 
     References:
         Zhu, Yao, Hong. Surrogate Model Extension (SME): A Fast and Accurate Weight Update Attack on
@@ -93,7 +93,7 @@ class SurrogateModel(BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if observation.training.kind == "gradient":
             return Inapplicable(
-                "the update is one gradient, so that there is no end model: run the inner attack itself"
+                "the update is one gradient, so there is no end model: run the inner attack itself"
             )
         known = mean_network(observation)
         first = label_if_needed(
@@ -159,7 +159,7 @@ def finish(
         spent: Simulated updates before this stage.
         found: The result of the stage.
     """
-    note = "alpha: " + ", ".join(f"{fraction:g}" for fraction in fractions)
+    note = "alpha of each stage: " + ", ".join(f"{fraction:g}" for fraction in fractions)
     return replace(
         judge(observation, found),
         cost=Cost(spent + found.cost.evaluations),

@@ -39,7 +39,7 @@ DEFAULT = SecondOrder()
 class TransformationInversion(BaseAttack):
     r"""Run an attack, then undo on each image the most likely transformation of the client's known defense.
 
-    Use it on images when the client's known defense, such as ATS, transforms each image by one of
+    Use it on images if the client's known defense, such as `ATS`, transforms each image by one of
     several maps.
 
     The attack recovers the transformed image :math:`\tilde x = T_p(x)`, without knowledge of the
@@ -60,11 +60,12 @@ class TransformationInversion(BaseAttack):
     contain them.
 
     Args:
-        attack: Attack that recovers the transformed images. The default is SecondOrder.
-        weight: Weight w of smoothness, above 0.
-        error: Root mean squared misfit, above 0, that counts as much as one unit of strangeness.
-            Pixels are in [0, 1].
-        steps: Number of L-BFGS steps for each transformation, at least 1.
+        attack: Gradient matching that recovers the transformed images. The default is
+            `SecondOrder`.
+        weight: Weight w of smoothness, above 0. The default is ours.
+        error: Root mean squared misfit e, above 0, that counts as much as one unit of strangeness.
+            Pixels are in [0, 1]. The default is ours.
+        steps: Number of L-BFGS steps for each transformation, at least 1. The default is ours.
 
     References:
         Ours. We know of no publication.
@@ -106,7 +107,9 @@ class TransformationInversion(BaseAttack):
         """
         unit, chosen = undo_transformations(domain.to_unit(inputs).clamp(0, 1), maps, self)
         names = ", ".join(str(index) for index in chosen)
-        return domain.from_unit(unit), f"transformations: number {names} of {len(maps)} undone"
+        return domain.from_unit(
+            unit
+        ), f"transformations: undid number {names}, counted from 0, of {len(maps)}"
 
 
 def undo_transformations(

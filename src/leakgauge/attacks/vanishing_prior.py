@@ -23,8 +23,8 @@ from leakgauge.inversion import (
 class VanishingPrior(Recipe):
     r"""Match gradients or updates with L-BFGS and a prior whose weight falls during the search.
 
-    Use it on smooth networks, for one gradient, for local steps or for an aggregate. The local
-    training must only be known and differentiable. On tables, set `smoothness` to 0.
+    Use it on smooth networks, for one gradient, for local steps or for an aggregate. It needs only
+    that the local training is known and differentiable. On tables, set `smoothness` to 0.
 
     .. math::
 
@@ -37,8 +37,9 @@ class VanishingPrior(Recipe):
     `remains` times `smoothness`.
 
     Args:
-        steps: Number of L-BFGS steps, at least 1.
-        smoothness: Weight of the prior at the start, at least 0. The distance is about 1 there.
+        steps: Number of L-BFGS steps, at least 1. The default is ours, as all others.
+        smoothness: Weight of the prior at the start, at least 0. At the start, the distance between
+            the updates (the first term) is about 1.
         remains: Fraction, above 0, of the prior's weight that remains at the end. Set 0.1 if the
             simulation cannot match the update exactly.
         restarts: Number of independent starts, at least 1. The objective chooses among them.
