@@ -62,9 +62,14 @@ def metric_lines() -> list[str]:
         "iip_squeeze": metrics.identified,
         "lpips_squeeze": metrics.LpipsSqueeze,
     }
+    # Two metrics share a function, so their lines need more than its first line.
+    compared = {
+        "iip_pixels": " Distances are squared errors of pixels.",
+        "iip_squeeze": " Distances are angles of SqueezeNet's features.",
+    }
     found = {name: made.get(name) or getattr(metrics, name) for name in metrics.CLOSER}
     return [
-        f"{name}: {first_line(part)} {metrics.CLOSER[name].capitalize()} is closer."
+        f"{name}: {first_line(part)}{compared.get(name, '')} {metrics.CLOSER[name].capitalize()} is closer."
         for name, part in sorted(found.items())
     ]
 

@@ -51,7 +51,7 @@ def test_exact_in_float64(fused: bool, readout: str, equations: Any) -> None:
 @pytest.mark.parametrize("readout", ["mean", "class_token"])
 def test_behind_a_normalization_the_embedding_tells_even_in_float32(readout: str) -> None:
     observation = observation_of(vit(style="pre_norm", readout=readout), double=False)
-    assert "does not see the tokens" in (refusal(April(), observation) or "")
+    assert "does not read the tokens" in (refusal(April(), observation) or "")
     guess = April(equations="embedding")(observation, seeds=lg.Seeds(0))
     assert guess.status is lg.Status.CERTIFIED
     assert psnr_of(guess) > 60

@@ -15,9 +15,9 @@ def rdp_epsilon(
     The RDP accountant of Opacus computes it. Epsilon is infinite if there is no noise.
 
     Args:
-        noise_multiplier: Standard deviation of the noise, at least 0, in units of what one
-            participant can change.
-        steps: Number of mechanisms, at least 1.
+        noise_multiplier: Standard deviation of the noise, at least 0, in units of the largest change
+            that one participant can cause.
+        steps: Number of times that the Gaussian mechanism runs, at least 1.
         sample_rate: Probability in (0, 1] that a participant takes part in one step. Each
             participant is drawn independently.
         delta: Probability in (0, 1) with which the bound may fail.

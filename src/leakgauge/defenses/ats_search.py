@@ -55,7 +55,8 @@ class ATSSearch:
 
     The formulas and defaults follow the authors' code: 20 steps of :math:`t`, 1600 policies of at
     most three operations, the accuracy score over 100 images, and the threshold -85. We could not
-    check which of them the paper states. The settings of the brief training are ours.
+    check which of them the paper states. For the privacy score, the authors' code takes five images
+    of each class. The settings of the brief training are ours.
 
     Args:
         candidates: Number of policies drawn, at least 1.
@@ -165,8 +166,8 @@ def privacy_score(
 ) -> float:
     """Compute the privacy score of transformed images (N, C, H, W). Lower is more private.
 
-    The score is high if gradients agree with those of the image early on the way from noise to the
-    image.
+    The inputs move from noise to the image. The score is high if their gradients soon agree with
+    the gradient of the image.
     """
     generator = seeds.generator("noise")
     areas = []

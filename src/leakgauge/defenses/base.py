@@ -14,7 +14,7 @@ from leakgauge.core import Claim, Effect, LocalTraining, Seeds, SpecificationErr
 
 @dataclass(frozen=True)
 class Undefended:
-    """Change nothing: the control beside every defense.
+    """Change nothing. This is the control for every defense.
 
     It is the identity at all four steps where a defense can act: the batch, the model, the gradient
     computation and the finished update. Other defenses derive from it and override the steps that
@@ -23,8 +23,8 @@ class Undefended:
     An adaptive adversary has nothing to adapt to. It matches the update unchanged.
 
     A subclass may set three attributes. `strength` names the option that figures put on their axis.
-    `claim` says for a reader what the defense hides. `effects` says as data, for an adaptive
-    adversary, what the defense changes.
+    `claim` tells a reader what the defense hides. `effects` tells an adaptive adversary, as data,
+    what the defense changes.
 
     References:
         Ours.

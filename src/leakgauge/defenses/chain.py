@@ -27,7 +27,7 @@ from leakgauge.defenses.base import Undefended
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Undefended):
-    r"""Apply several defenses in their order.
+    r"""Apply several defenses, one after the other.
 
     At each step of local training, the output of one defense is the input of the next. Each defense
     draws its own random numbers.
@@ -39,8 +39,8 @@ class Chain(Undefended):
     Here :math:`g` is the gradient or update, and :math:`D_1, \dots, D_k` are the defenses. The same
     holds for the batch, the model and the gradient computation.
 
-    An adaptive adversary simulates each part in the same order. Each part sees only what was
-    observed after the last one.
+    An adaptive adversary simulates the parts in the same order. It observes only the output of the
+    last part, so the simulation of every part adapts to that output.
 
     Args:
         defenses: The defenses in their order. An empty tuple changes nothing.
@@ -105,7 +105,7 @@ class Chain(Undefended):
         return update, kept
 
     def adapt(self, observed: Update) -> Callable[[Tensors], Tensors]:
-        """Return the composition of the parts' simulations. Each adapts to what was observed after the last part."""
+        """Return the simulations of all parts, one after the other. Each adapts to the output of the last part."""
         each = [defense.adapt(observed) for defense in self.defenses]
 
         def through(simulated: Tensors) -> Tensors:

@@ -14,7 +14,7 @@ from leakgauge.federated.training.per_example import clipping_scale
 
 @dataclass(frozen=True, kw_only=True)
 class Clipping(Undefended):
-    r"""Scale the update down to a bounded length.
+    r"""Scale the update down if its Euclidean length exceeds a bound.
 
     It acts on the finished update, before it leaves the client. All tensors together count as one
     vector. An update shorter than the bound stays unchanged.

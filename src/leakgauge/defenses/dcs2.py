@@ -27,7 +27,7 @@ from leakgauge.federated.training.fedsgd import stateless
 from leakgauge.federated.training.wrapper import Task, Wrapper
 
 MARGIN = 0.5
-"""Least multiple of the private gradient that is added to a gradient that points against it."""
+"""Least factor of the private gradient in the sum with a gradient that points against it."""
 EPSILON = 1e-3
 """Added to the squared length of the private gradient, so that a zero gradient can be divided by."""
 
@@ -59,8 +59,8 @@ class DCS2(Undefended):
 
     - Their default for :math:`n` is another example of the client, and noise is an option. A
       defense has no data beside the batch, so noise is used here.
-    - Every example is private.
-    - Values are in [0, 1] instead of normalized. Distances are about four times shorter.
+    - Every example of the batch is concealed.
+    - Values are in [0, 1] instead of normalized. So distances are about four times shorter.
 
     We could not check where the paper differs from the code.
 
@@ -71,12 +71,12 @@ class DCS2(Undefended):
         mixing: Weight of the invented class in the invented example's target, in [0, 1].
         steps: Steps of Adam, at least 0.
         learning_rate: Step size of Adam, above 0, in the data's own units.
-        apart: Rate w, at least 0, of the reward for distance. Distances are in the data's own
-            units.
-        alike: Weight z, at least 0, of equal outputs.
-        enough: Mean distance, above 0, at which the search stops. The default 120 is about the
-            authors' 500 for normalized CIFAR-10. Nothing keeps invented examples in the data's
-            range.
+        apart: Rate w, at least 0, in the term that rewards distance. Distances are in the data's
+            own units.
+        alike: Weight z, at least 0, of the term that asks for equal outputs of the network.
+        enough: Mean distance, above 0, at which the search stops, in the data's own units. The
+            default 120 is about the authors' 500 for normalized CIFAR-10. Nothing keeps invented
+            examples in the data's range.
 
     Raises:
         ModelError: The targets are not class labels (B,) of at least two classes.
@@ -213,9 +213,10 @@ def cosine(one: Tensors, other: Tensors) -> Tensor:
 
 
 def project(mixed: Tensors, own: Tensors) -> Tensors:
-    """Return `mixed`, turned until it no longer points against `own`.
+    """Return `mixed`, plus a multiple of `own` if the two gradients point against each other.
 
-    The turn adds a multiple of `own`, at least `MARGIN` times.
+    The factor of `own` is at least `MARGIN`, and large enough that the sum does not point against
+    `own`.
     """
     against = float(inner(mixed, own))
     if against >= 0:

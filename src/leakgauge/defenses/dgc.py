@@ -28,7 +28,7 @@ class DGC(Undefended):
         \qquad u_i, v_i \leftarrow 0 \;\text{ where } \tilde g_i \ne 0
 
     Here :math:`g` is the update, :math:`m` is `momentum`, :math:`u` the velocity, :math:`v` the
-    accumulated rest, and :math:`\tilde g` what is sent. All are zero before the first round.
+    accumulated rest, and :math:`\tilde g` the part that is sent. All are zero before the first round.
     `remember` keeps :math:`u` under "momentum/" and :math:`v` under "residual/", followed by the
     parameter's name.
 
@@ -36,7 +36,7 @@ class DGC(Undefended):
     local clipping, put `Clipping` before this defense in a `Chain`.
 
     An adaptive adversary compares only the entries that were sent. The update shows their places.
-    What accumulated in earlier rounds counts as an error.
+    It does not know the values that accumulated in earlier rounds, so they act as an error.
 
     Args:
         sparsity: Fraction of each tensor's entries that is not sent, in [0, 1). The default is the

@@ -36,15 +36,15 @@ class DPFedAvg(Undefended):
     sum, as behind secure aggregation.
 
     An adaptive adversary clips its simulated update and matches by squared differences. Under
-    Gaussian noise this finds the most likely batch. Behind an aggregation it simulates the bound on
-    the mean, not on each client.
+    Gaussian noise this finds the most likely batch. Behind an aggregation, it clips the simulated
+    mean, not the update of each client.
 
     Args:
         max_norm: Largest Euclidean length of the update, above 0, in the update's own units. The
             default is ours.
         noise_multiplier: Standard deviation of the noise on the sum, at least 0, in units of
             `max_norm`. The default is ours.
-        clients: Number of clients that add up the noise, at least 1. The default is ours.
+        clients: Number of clients whose noise adds up, at least 1. The default is ours.
 
     References:
         McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Language Models.

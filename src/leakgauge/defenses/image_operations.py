@@ -2,8 +2,8 @@
 
 Cubuk, Zoph, Mané, Vasudevan, Le. AutoAugment. CVPR 2019. arXiv:1805.09501.
 
-Each operation gives what Pillow's operation of the same name gives. Values are in [0, 1] and need
-not be 8-bit. Only posterize and equalize round, because their meaning depends on levels.
+Each operation gives the same result as Pillow's operation of that name. Values are in [0, 1] and
+need not be 8-bit. Only posterize and equalize round values, because they are defined on 256 levels.
 
 An adversary differentiates the operations. Clamping and rounding to levels pass the gradient
 unchanged (straight through).
@@ -16,7 +16,7 @@ In an image of width W::
     translate x    out(i, j) = in(i, j + m s W)
     enhance        d + (1 + m s) (in - d), clamped
 
-In the last, d is the gray image, its mean, black, or the smoothed image.
+In "enhance", d is the gray image, its mean, black, or the smoothed image.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class LayerPruning(Undefended):
     layers they are.
 
     Args:
-        fraction: Fraction of the layers not named that is withheld, in [0, 1), rounded down to
-            whole layers. The default is ours.
+        fraction: Fraction of the layers outside `named` that the client withholds, in [0, 1), rounded
+            down to whole layers. The default is ours.
         named: Name of a layer, or a pattern with * for several ("encoder.*"). The default names
             none.
 

@@ -137,10 +137,10 @@ class _Perturbed(Wrapper):
 
 
 def remove_noise(t: Tensor) -> Tensor:
-    """Return a pruned tensor without the entries under noise that do not stand out.
+    """Return a pruned tensor, with zeros in place of the entries that do not stand out of the noise.
 
-    A column of the first axis without any zero must hold noise. Noise covers mostly pruned entries,
-    so the median shows its standard deviation.
+    Pruned entries are 0. So a column along the first axis without any zero must hold noise. Noise
+    covers mostly pruned entries, so the median shows its standard deviation.
     """
     if t.ndim == 0 or t.numel() == 0:
         return t

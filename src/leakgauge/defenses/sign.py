@@ -13,7 +13,7 @@ from leakgauge.core import Claim, Effect, Encoding, Seeds, Tensors, Update
 from leakgauge.defenses.base import Undefended
 
 SOFTNESS = 0.3
-"""Width of the adversary's smooth sign, in mean magnitudes of the tensor."""
+"""Width of the adversary's smooth sign, as a multiple of the tensor's mean magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)

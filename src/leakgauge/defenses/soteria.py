@@ -91,7 +91,7 @@ class Soteria(Undefended):
         return lambda simulated: {**simulated, name: simulated[name] * mask}
 
     def weight(self, tensors: Tensors) -> str:
-        """Return the name of the pruned weight, or an empty text if no tensor has two axes."""
+        """Return the name of the pruned weight, or an empty string if no tensor has two axes."""
         if self.layer is not None:
             return f"{self.layer}.weight"
         return next((name for name in reversed(tensors) if tensors[name].ndim == 2), "")

@@ -15,7 +15,7 @@ from leakgauge.core.ranges import Count
 from leakgauge.defenses.base import Undefended
 
 MOST_MULTIPLES = 256
-"""Most multiples of the step that the least value of a bucket is compared with."""
+"""Largest multiple of the step that is tried for the smallest value of a bucket."""
 WHOLE = 1e-2
 """Largest distance of a multiple from a whole number, which leaves room for rounding."""
 
@@ -24,7 +24,8 @@ WHOLE = 1e-2
 class StochasticQuantization(Undefended):
     r"""Round each entry up or down at random to a few levels (QSGD).
 
-    It acts on the finished update, before it leaves the client. The rounding is right on average.
+    It acts on the finished update, before it leaves the client. The rounding is unbiased: the mean
+    over its random draws is the entry itself.
 
     .. math::
 

@@ -40,8 +40,8 @@ CLOSER: dict[str, Closer] = {
 }
 """Direction in which a metric leaks more, by its name in a record.
 
-`iip_pixels` and `iip_squeeze` are `identified` by pixel error and by SqueezeNet's features. `lpips_squeeze` is a
-`LpipsSqueeze` with the learned weights.
+`iip_pixels` and `iip_squeeze` are values of `identified`, by the squared error of pixels and by SqueezeNet's features.
+`lpips_squeeze` is the value of an `LpipsSqueeze` with the learned weights.
 """
 
 __all__ = [

@@ -83,9 +83,9 @@ def psnr(truth: Tensor, guess: Tensor) -> Tensor:
 
 
 def columns_read(truth: Tensor, guess: Tensor, *, tolerance: float = COLUMN_TOLERANCE) -> Tensor:
-    """Compute the fraction of a table's columns that were read, for each row.
+    """Compute the fraction of a table's columns that were recovered, for each row.
 
-    A column is read if its error is at most `tolerance`. The value is from 0 to 1. Higher values
+    A column is recovered, or read, if its error is at most `tolerance`. The value is from 0 to 1. Higher values
     mean that more has leaked.
 
     Args:
@@ -123,7 +123,7 @@ def columns_read(truth: Tensor, guess: Tensor, *, tolerance: float = COLUMN_TOLE
 
 
 def label_match(truth: Tensor, guess: Tensor) -> Tensor:
-    """Return 1 for each label that was recovered, and 0 for each other one.
+    """Compute whether each label was recovered: 1 if it was, else 0.
 
     Higher values mean that more has leaked.
 

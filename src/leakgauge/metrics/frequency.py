@@ -18,8 +18,8 @@ def fft2d(truth: Tensor, guess: Tensor) -> Tensor:
 
     Here :math:`x` is an original, :math:`\hat x` its reconstruction, and :math:`F` the orthonormal
     2D Fourier transform of each channel. The value is from 0 to `MSE_CEILING`, and at most the mean
-    squared error. Lower values mean that more has leaked. Magnitudes ignore position: an image that
-    is shifted around its edge gets 0.
+    squared error. Lower values mean that more has leaked. Magnitudes do not depend on position. So
+    a copy that is shifted, and wraps around at the edges, gets 0.
 
     Args:
         truth: Originals `(B, C, H, W)` in unit coordinates. They must be finite.

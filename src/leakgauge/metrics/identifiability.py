@@ -18,11 +18,11 @@ Embedding = Callable[[Tensor], Tensor]
 def identified(
     truth: Tensor, guess: Tensor, decoys: Tensor, *, embed: Embedding | None = None
 ) -> Tensor:
-    r"""Return 1 for each reconstruction that is closest to its own original, and 0 for each other one.
+    r"""Compute whether each reconstruction is closest to its own original: 1 if it is, else 0.
 
-    The reconstruction is compared with all originals and with decoys. The mean over examples is the
-    Image Identifiability Precision. Higher values mean that more has leaked. Chance is 1 / (B + N).
-    More decoys make it harder.
+    The reconstruction is compared with all B originals and with N decoys. The mean over examples is
+    the Image Identifiability Precision (IIP). Higher values mean that more has leaked. A random
+    image gets 1 with probability 1 / (B + N), so values depend on the number of decoys.
 
     .. math::
 

@@ -48,7 +48,7 @@ class Heads(nn.Module):
 
 
 class LpipsSqueeze:
-    r"""Learned perceptual image patch similarity (LPIPS), with SqueezeNet 1.1.
+    r"""Compute the learned perceptual image patch similarity (LPIPS) of each image, with SqueezeNet 1.1.
 
     .. math::
 
@@ -61,8 +61,9 @@ class LpipsSqueeze:
 
     The value is from 0 to `ceiling`. Lower values mean that more has leaked. No pair exceeds the
     ceiling, and a reconstruction that is not finite gets it. Images need 1 or 3 channels and at
-    least 32 pixels a side. They are not resized, as in the authors' code. Each example is computed
-    alone in float64, so that its value does not depend on the batch.
+    least 32 pixels a side. A single channel is repeated three times. Images are not resized, as in
+    the authors' code. Each example is computed alone in float64, so that its value does not depend
+    on the batch.
 
     `leakgauge.models.lpips_squeeze` finds the weights.
 

@@ -108,7 +108,7 @@ def lenet(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
-    """The LeNet of Deep Leakage from Gradients (Zhu et al. 2019), for images of any size; theirs has 12 channels.
+    """The LeNet of Deep Leakage from Gradients (Zhu et al. 2019), for images of any size. The paper has 12 channels.
 
     Every weight and bias is drawn from U(-init, init); `dropout` is the probability before the linear
     layer. In eval mode. Raises ModelError for a domain other than images, an unknown activation,
@@ -133,7 +133,7 @@ def convnet(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The ConvNet of Inverting Gradients (Geiping et al. 2020); theirs is ConvNet64 at width 64.
+    """The ConvNet of Inverting Gradients (Geiping et al. 2020). Width 64 is the paper's ConvNet64.
 
     mean and std: one for each channel, of the first layer's normalization (default: none).
     PyTorch's default initialization; in eval mode. Raises ModelError for a domain other than images
@@ -157,7 +157,7 @@ def fedavg_cnn(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The CNN of Federated Averaging (McMahan et al. 2017): 32 and 64 channels, 512 hidden units there.
+    """The CNN of Federated Averaging (McMahan et al. 2017). The paper has 32 and 64 channels, 512 hidden units.
 
     mean and std as in `convnet`; `dropout` is the probability before the last layer. PyTorch's default
     initialization; in eval mode. Raises ModelError for a domain other than images of at least 4x4

@@ -47,7 +47,7 @@ def hugging_face_vit(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A ViT or DeiT of Hugging Face `transformers`, of random weights, or from a `folder` of yours (no download).
+    """A ViT or DeiT of Hugging Face `transformers`, with random weights or from a local `folder`. No download.
 
     folder: one that `save_pretrained` wrote; it says patch, dim, depth and heads, and must be for the
     domain's images and as many classes. mean and std: one for each channel, of the normalization

@@ -87,7 +87,7 @@ def resnet18(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """ResNet-18 (He et al. 2016): stem "cifar" keeps small images whole, "imagenet" is the paper's.
+    """The ResNet-18 of He et al. 2016. The stem "cifar" is for small images, and "imagenet" is the paper's.
 
     width: channels of the first stage. mean and std: one for each channel, of the first layer's
     normalization (default: none). In eval mode. Raises ModelError for a domain other than images,

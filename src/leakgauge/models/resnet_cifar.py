@@ -122,7 +122,9 @@ def resnet20(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """ResNet-20 for 32x32 images (He et al. 2016, section 4.2): 269,722 parameters at 10 classes and width 16.
+    """The ResNet-20 of He et al. 2016 for images of 32 pixels: 269,722 parameters at 10 classes and width 16.
+
+    It is that of section 4.2 of the paper, with three blocks in each stage.
 
     mean and std: one for each channel, of the first layer's normalization (default: ImageNet's for
     three channels, else 0.5); `dropout` is the probability before the last layer, which they have not. In eval
@@ -139,7 +141,10 @@ def resnet32(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """ResNet-32: as `resnet20`, with five blocks a stage; 464,154 parameters at 10 classes."""
+    """The ResNet-32 of He et al. 2016 for images of 32 pixels: 464,154 parameters at 10 classes.
+
+    It is `resnet20` with five blocks in each stage.
+    """
     return _build(32, domain, classes, mean, std, seed)
 
 
@@ -151,7 +156,10 @@ def resnet44(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """ResNet-44: as `resnet20`, with seven blocks a stage; 658,586 parameters at 10 classes."""
+    """The ResNet-44 of He et al. 2016 for images of 32 pixels: 658,586 parameters at 10 classes.
+
+    It is `resnet20` with seven blocks in each stage.
+    """
     return _build(44, domain, classes, mean, std, seed)
 
 
@@ -163,5 +171,8 @@ def resnet56(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """ResNet-56: as `resnet20`, with nine blocks a stage; 853,018 parameters at 10 classes."""
+    """The ResNet-56 of He et al. 2016 for images of 32 pixels: 853,018 parameters at 10 classes.
+
+    It is `resnet20` with nine blocks in each stage.
+    """
     return _build(56, domain, classes, mean, std, seed)

@@ -58,7 +58,7 @@ def cnn(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """Convolutions of these channels, kernels, strides and paddings, then one linear layer.
+    """A chain of convolutions without pools, then one linear layer. Each convolution has its own options.
 
     PyTorch's default initialization; in eval mode. mean and std: one for each channel (default:
     none). Raises ModelError for a domain other than images, lists of unequal length, numbers out of

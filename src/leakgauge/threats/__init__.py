@@ -1,4 +1,4 @@
-"""Threat models: who attacks, and what the adversary knows. Only they make an Observation."""
+"""Threat models: who attacks, and what the adversary knows. Only a threat model makes an `Observation`."""
 
 from leakgauge.threats.aggregator import (
     Aggregator,

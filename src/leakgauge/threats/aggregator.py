@@ -34,9 +34,9 @@ class Aggregator(Server):
 
     The private batch is that of all clients together. It is divided into consecutive parts, whose
     sizes differ by at most one example. The mean weighs each client by its number of examples. With
-    one gradient step and a model in eval mode, the mean is exactly the gradient of the whole batch,
-    and is attacked as that. Otherwise the adversary simulates each client. It does not know which
-    example belongs to which client.
+    one gradient step and a model in eval mode, the mean is exactly the gradient of the whole batch.
+    Attacks then treat it as one gradient. Otherwise the adversary simulates each client. It does not
+    know which example belongs to which client.
 
     Args:
         batch_size: Whether the adversary knows the number of examples B.
@@ -46,8 +46,8 @@ class Aggregator(Server):
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Whether it knows the running statistics of BatchNorm layers in train mode, after
             local training. They are the clients' weighted mean.
         clients: Number of clients, from 1 to 1024.
@@ -106,7 +106,7 @@ class Quantized(Aggregator):
 
 @dataclass(frozen=True, kw_only=True)
 class SecureAggregator(Quantized):
-    """The server of a secure aggregation. It sees masked vectors and can read only their weighted mean.
+    """A server under secure aggregation. It sees masked vectors and can read only their weighted mean.
 
     It stands for a server of federated learning that uses the protocol of Bonawitz et al. Each
     client quantizes its update and masks it. The masks cancel in the sum. The batch and the mean
@@ -120,8 +120,8 @@ class SecureAggregator(Quantized):
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Whether it knows the running statistics of BatchNorm layers in train mode, after
             local training.
         clients: Number of clients, from 1 to 128. All of them agree on keys with each other, which
@@ -155,8 +155,8 @@ class HomomorphicAggregator(Quantized):
     """A holder of the key under homomorphic encryption. It sees the decrypted mean of the updates.
 
     It stands for another client: clients share the key, and the server does not have it. This
-    adversary sees no ciphertext but that of the sum. The batch is that of `Aggregator`, and the
-    mean equals that of `SecureAggregator` bit for bit. It needs the package tenseal
+    adversary sees only the ciphertext of the sum. The batch is that of `Aggregator`, and the
+    mean equals that of `SecureAggregator` bit for bit. This threat model needs the package tenseal
     (`pip install 'leakgauge[he]'`).
 
     Args:
@@ -167,8 +167,8 @@ class HomomorphicAggregator(Quantized):
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Whether it knows the running statistics of BatchNorm layers in train mode, after
             local training.
         clients: Number of clients, from 1 to 1024.
@@ -195,10 +195,10 @@ class HomomorphicAggregator(Quantized):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedUpdate(SecureAggregator):
-    """The server of a secure aggregation that attacks one masked vector. If the masks hold, it sees noise.
+    """A server under secure aggregation that attacks one masked vector. If the masks hold, it sees noise.
 
-    It stands for a server that attacks before anything is unmasked. Use it to check the masks:
-    every attack should score as the blind control. The batch is that of one client. The masked
+    It stands for a server that attacks before anything is unmasked. Use it to check the masks: no
+    attack should score better than the blind control. The batch is that of one client. The masked
     vector is read as numbers in [-clip, clip]. The choice of range does not matter, because all
     masked values are equally likely.
 
@@ -210,8 +210,8 @@ class MaskedUpdate(SecureAggregator):
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Must be False. Running statistics leave the client masked, as the update does.
         clients: Number of clients, from 1 to 128. All of them agree on keys with each other, which
             takes about 5 s for 128.
@@ -245,13 +245,13 @@ class MaskedUpdate(SecureAggregator):
 
 @dataclass(frozen=True, kw_only=True)
 class EncryptedUpdate(HomomorphicAggregator):
-    """The server of a homomorphic encryption, without the key. If the encryption holds, it sees noise.
+    """A server under homomorphic encryption, without the key. If the encryption holds, it sees noise.
 
     It stands for a server that attacks the ciphertexts of one client. Use it to check the
-    encryption: every attack should score as the blind control. The batch is that of one client. The
-    adversary holds the model too, because the model at the start of training is usually known. It
-    reads as many numbers from the ciphertexts as the update has, as numbers in [-clip, clip]. It
-    needs the package tenseal (`pip install 'leakgauge[he]'`).
+    encryption: no attack should score better than the blind control. The batch is that of one
+    client. The adversary holds the model too, because the model at the start of training is usually
+    known. For each entry of the update, it reads one number in [-clip, clip] from the ciphertexts.
+    This threat model needs the package tenseal (`pip install 'leakgauge[he]'`).
 
     Args:
         batch_size: Whether the adversary knows the number of examples B.
@@ -261,8 +261,8 @@ class EncryptedUpdate(HomomorphicAggregator):
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Must be False. Running statistics leave the client encrypted, as the update
             does.
         clients: Number of clients, from 1 to 1024.

@@ -28,7 +28,7 @@ from leakgauge.federated.clients.gossip import Gossip, at, circulant, distances,
 from leakgauge.threats.server import Server, refuse_statistics
 
 MOST_STEPS = 4096
-"""Most steps, nodes times rounds, that are solved for. They are the unknowns of a dense linear system."""
+"""Most steps, which are nodes times rounds. Each step is an unknown of a dense linear system."""
 Number = Annotated[int, Ge(1), Le(MOST_STEPS)]
 
 
@@ -40,9 +40,10 @@ class Neighbor(Server):
     it sees the models that its neighbors send. It also knows the model from which all nodes
     started, and the mixing weights of the network.
 
-    The adversary is node 0 of a circle of nodes. The victim is the nearest node `hops` away, and
-    holds the private batch. The other nodes hold as many random examples each, or `bystanders`.
-    From all messages the adversary solves for the victim's gradient.
+    The adversary is node 0 of a circle of nodes. The victim is the first node at a distance of
+    `hops`, and holds the private batch. Each other node holds the same number of random examples,
+    or a part of `bystanders`. From all messages that it received, the adversary solves for the
+    victim's gradient.
 
     Args:
         batch_size: Whether the adversary knows the number of examples B.
@@ -52,8 +53,8 @@ class Neighbor(Server):
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Must be False. Nodes exchange only parameters, and keep their running
             statistics.
         nodes: Number of nodes, from 1 to 4096.

@@ -19,10 +19,12 @@ class Outsider(Aggregator):
     """An adversary outside the federation that sees the global models before and after a round.
 
     It stands for anyone who receives or downloads successive models, for example a later client. It
-    sees the models' buffers too. Of the clients' updates it sees only the effect of their mean.
+    sees the models' buffers, too. It does not see the clients' updates, but only the effect of
+    their mean.
 
-    The update is the difference of the two models' parameters, in the precision of the models. For
-    gradients it is divided by the server's step. Rounding of the models limits what it shows.
+    The update is the difference of the two models' parameters, in the precision of the models. If
+    clients share gradients, the difference is divided by the server's step size. Rounding of the
+    parameters limits what the difference shows.
 
     Args:
         batch_size: Whether the adversary knows the number of examples B.
@@ -32,8 +34,8 @@ class Outsider(Aggregator):
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Whether it reads the running statistics of BatchNorm layers from the next model.
             A model without BatchNorm in train mode has none.
         clients: Number of clients, from 1 to 1024.

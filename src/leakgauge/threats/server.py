@@ -65,8 +65,8 @@ class Server:
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Whether it knows the running statistics of BatchNorm layers in train mode, after
             local training.
 
@@ -182,7 +182,7 @@ class Server:
 
 
 def observed(threat: ThreatModel, client: Client, batch: Batch, *, seeds: Seeds) -> Observation:
-    """Return what the adversary of any threat model sees, also of a user's own.
+    """Return what the adversary of any threat model sees. The threat model may be a user's own.
 
     Args:
         threat: The threat model.

@@ -28,7 +28,8 @@ class SeveralRounds(Server):
     It stands for a server that asks the same client again while its data stay the same. After each
     round it moves the model by the update: by -`rate` times a gradient, or by the weight difference
     itself. The client trains on the next model, with the order that it drew in the first round.
-    Granted statistics cover each round, and the next model carries them.
+    If running statistics are granted, the adversary sees those of each round, and the next model
+    holds them.
 
     Args:
         batch_size: Whether the adversary knows the number of examples B.
@@ -38,8 +39,8 @@ class SeveralRounds(Server):
             adaptive adversary.
         order: Whether it knows the order in which the client visits its examples, epoch by epoch.
             Granted labels are then in the batch's order.
-        hyperparameters: Whether it knows the number of local steps and their rates. That a client
-            shares one gradient is always known.
+        hyperparameters: Whether it knows the number of local steps and their learning rates. If a
+            client shares one gradient, the adversary always knows this.
         statistics: Whether it knows the running statistics of BatchNorm layers in train mode, after
             local training.
         rounds: Number of rounds, from 1 to 1000. The adversary keeps the model and the update of
