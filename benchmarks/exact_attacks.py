@@ -218,7 +218,7 @@ def print_defended(rows: list[Row]) -> None:
     lines = []
     for (attack, cell), group in grouped(rows, "attack", "cell").items():
         by = grouped(group, "defense")
-        lines.append([attack, cell, *(told(by.get((name,), [])) for name in names)])
+        lines.append([attack, cell, *(format_entry(by.get((name,), [])) for name in names)])
     print(
         f"Median dB, and images of at least {EXACT:g} dB. Features have a median relative error, "
         f"and the number of errors of at most {READ:g}."
@@ -229,7 +229,7 @@ def print_defended(rows: list[Row]) -> None:
         print(f"{attack}: {reason}")
 
 
-def told(rows: list[Row]) -> str:
+def format_entry(rows: list[Row]) -> str:
     """Return one entry: the quality, and how many images are exact."""
     psnr = [value for row in rows for value in row["psnr"] or []]
     errors = [value for row in rows for value in row.get("error") or []]

@@ -238,17 +238,20 @@ def dominating(name: str, points: dict[str, Row]) -> str:
 def line(name: str, point: Row, points: dict[str, Row]) -> list[str]:
     """Return one line of the table."""
     names = ["naive_psnr", "naive_control_psnr", "adaptive_psnr", "adaptive_control_psnr"]
-    texts = [told(point, key, "{:.1f}") for key in names]
-    texts += [told(point, f"adaptive_{metric}", "{:.2f}") for metric in ("ssim", "lpips", "label")]
+    texts = [format_number(point, key, "{:.1f}") for key in names]
+    texts += [
+        format_number(point, f"adaptive_{metric}", "{:.2f}")
+        for metric in ("ssim", "lpips", "label")
+    ]
     verdicts = point.get("adaptive_leaked", [])
     texts.append(f"{sum(verdicts)}/{len(verdicts)}" if verdicts else "-")
-    texts.append(told(point, "accuracy", "{:.3f}"))
+    texts.append(format_number(point, "accuracy", "{:.3f}"))
     texts.append(f"{point['sent'] / 1e6:.1f}" if "sent" in point else "-")
-    texts.append(told(point, "seconds", "{:.0f}"))
+    texts.append(format_number(point, "seconds", "{:.0f}"))
     return [name, *texts, dominating(name, points)]
 
 
-def told(point: Row, key: str, form: str) -> str:
+def format_number(point: Row, key: str, form: str) -> str:
     """Return a number as text, or a dash if there is none."""
     return form.format(point[key]) if key in point else "-"
 

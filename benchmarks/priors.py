@@ -176,15 +176,15 @@ def run(job: Job, given: Options) -> Row:
     guess = composed(seen, seeds=lg.Seeds(seed))
     control = control_batch(data, held, generator)
     row = {**vars(job), "seed": seed, "objective": repr(composed.objective)}
-    told = scored(data, control, guess) | seen_alike(control, guess)
+    told = scored(data, control, guess) | score_perception(control, guess)
     aside = {f"control_{name}": told[name] for name in METRICS if name in told}
-    return row | scored(data, batch, guess) | seen_alike(batch, guess) | aside
+    return row | scored(data, batch, guess) | score_perception(batch, guess) | aside
 
 
 METRICS = ("psnr", "ssim", "lpips")
 
 
-def seen_alike(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
+def score_perception(batch: lg.Batch, guess: lg.Reconstruction) -> Row:
     """Return SSIM after assignment, and LPIPS if its weights are found."""
     row = similarity(batch, guess)
     if not lg.models.has_lpips():
