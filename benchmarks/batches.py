@@ -30,6 +30,7 @@ QUICK: dict[str, lg.BaseAttack] = {
     "signed Adam, total variation": attacks.InvertingGradients(steps=100),
     **{name: problems.shortened(METHODS[name]) for name in OURS},
 }
+"""The methods of a quick run, with shorter searches."""
 
 
 @dataclass(frozen=True)

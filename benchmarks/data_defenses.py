@@ -41,6 +41,7 @@ DEFENSES: dict[str, tuple[lg.Defense | None, type | None]] = {
 
 
 QUICK = ("none", "ats 43-18-18", "pixel_dropout 0.3", "patch_dropout 0.3")
+"""Defenses of a quick run."""
 
 
 @dataclass(frozen=True)

@@ -220,8 +220,8 @@ def print_defended(rows: list[Row]) -> None:
         by = grouped(group, "defense")
         lines.append([attack, cell, *(format_entry(by.get((name,), [])) for name in names)])
     print(
-        f"Median dB, and images of at least {EXACT:g} dB. Features have a median relative error, "
-        f"and the number of errors of at most {READ:g}."
+        f"A cell has the median dB, and the images of at least {EXACT:g} dB. "
+        f"For features it has the median relative error, and the errors of at most {READ:g}."
     )
     table(["attack", "cell", *names], lines)
     reasons = {(row["attack"], row["reason"]): None for row in rows if row["reason"] is not None}

@@ -42,6 +42,7 @@ HOW = (
     "order invariant",
 )
 HEADLINE = ("ignored", "corrected")
+"""Ways of the headline. On full-batch steps they have all their steps in a quick run."""
 TOLD = ("corrected, told", "unrolled, told")
 
 

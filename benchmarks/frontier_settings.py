@@ -114,6 +114,7 @@ def of_gradient() -> list[Setting]:
 PRECISIONS: tuple[Literal["fp16", "bf16", "int8"], ...] = ("fp16", "bf16", "int8")
 SETTINGS = {setting.name: setting for setting in settings()}
 HEADLINE = ("none", "Gaussian 0.1", "top-k 0.5")
+"""Settings whose attacks have all their steps in a quick run."""
 QUICK = (*HEADLINE, "mixup 1.0", "local steps 5")
 
 

@@ -41,6 +41,7 @@ DEFENSES: dict[str, lg.Defense | None] = {
 
 
 QUICK = ("none", "noise 0.0001")
+"""Defenses of a quick run."""
 
 
 @dataclass(frozen=True)
