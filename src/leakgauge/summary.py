@@ -15,7 +15,7 @@ from leakgauge.core.lines import one_line
 from leakgauge.records import Cell, Headline, Record
 from leakgauge.report import wording
 from leakgauge.report.formats import FORMATS
-from leakgauge.report.variants import told_apart
+from leakgauge.report.variants import distinguish
 
 LONGEST = 300
 """Most characters of a text in a table."""
@@ -23,7 +23,7 @@ LONGEST = 300
 
 def tables(cells: Sequence[Cell]) -> Iterator[Table]:
     """Yield one table for each case: scores of the attacks beside those of the blind control."""
-    for case, members in groupby(told_apart(cells), key=lambda cell: cell.case):
+    for case, members in groupby(distinguish(cells), key=lambda cell: cell.case):
         yield table(case, list(members))
 
 

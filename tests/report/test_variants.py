@@ -1,4 +1,4 @@
-"""Attacks of one name are told apart by the options that differ, and only where there are several."""
+"""If several attacks of a case share a name, their names include the options that differ."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from support.made import cell, defended, end, header, training
 
 from leakgauge.records import Cell, line_of
 from leakgauge.report import recommendations, render
-from leakgauge.report.variants import told_apart
+from leakgauge.report.variants import distinguish
 from leakgauge.summary import tables
 
 
 def named(*reprs: str) -> list[str]:
-    """Return what attacks of these configurations are called, which all are `mine` in a record."""
-    return [found.attack.name for found in told_apart([run(text) for text in reprs])]
+    """Return the names that the report gives attacks of these configurations. Each is `mine` in its record."""
+    return [found.attack.name for found in distinguish([run(text) for text in reprs])]
 
 
 def run(text: str, index: int = 0, case: str = "photographs") -> Cell:
@@ -58,7 +58,7 @@ def test_a_long_value_loses_its_middle() -> None:
 
 def test_another_case_is_not_alike() -> None:
     cells = [run("Mine(steps=1)"), run("Mine(steps=2)", case="other")]
-    assert [found.attack.name for found in told_apart(cells)] == ["mine", "mine"]
+    assert [found.attack.name for found in distinguish(cells)] == ["mine", "mine"]
 
 
 SWEEP = [run("Mine(steps=20)", 0), run("Mine(steps=40)", 1)]
@@ -85,4 +85,4 @@ def test_the_worst_attack_of_a_recommendation(tmp_path: Path) -> None:
     lines = map(line_of, [header(planned=4), *SWEEP, *noisy, *trained, end()])
     (tmp_path / "records.jsonl").write_bytes(b"".join(lines))
     (advice,) = recommendations(tmp_path)
-    assert "mine, steps = 20, batch of 1, read" in " ".join(advice.lines())
+    assert "mine, steps = 20, batch of 1, scored" in " ".join(advice.lines())

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, drawn from records alone, and what is recommended from them.
+"""The report of a run: one self-contained HTML page and the recommended defenses, from records alone.
 
 `__init__.pyi` lists the names. Each is imported when it is first used.
 """

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, drawn from records alone, and what is recommended from them."""
+"""The report of a run: one self-contained HTML page and the recommended defenses, from records alone."""
 
 from .defaults import LOSS as LOSS
 from .frontier import Frontier as Frontier

@@ -1,4 +1,4 @@
-"""Defaults of the report. The command line tells them in its help, which must not wait for the imports of a report."""
+"""Defaults of the report. The command line shows them in its help, so this module must import nothing slow."""
 
 LOSS = 0.02
-"""Test accuracy, a fraction in [0, 1], that a defense may cost where nothing else is asked."""
+"""Largest loss of test accuracy that a recommended defense may cause, a fraction in [0, 1]."""

@@ -1,4 +1,4 @@
-"""What the audits of a setting tell of its defense, and why they may tell too little."""
+"""The evidence that audits give about a setting of a defense, and why it may be weak or absent."""
 
 from __future__ import annotations
 
@@ -7,42 +7,46 @@ from leakgauge.report.wording import together
 
 
 def evidence_of(setting: Setting) -> list[Exposure]:
-    """Return the attacks that tell something of a defense: those that read the undefended update, if any does."""
-    if setting.undefended or not any(exposure.telling for exposure in setting.exposures):
+    """Return the judged attacks whose result counts as evidence about the setting.
+
+    These are the attacks for which an undefended update leaks. If there is no such attack, or the setting is
+    undefended, all judged attacks count.
+    """
+    if setting.undefended or not any(exposure.informative for exposure in setting.exposures):
         return list(setting.judged)
-    return [exposure for exposure in setting.judged if exposure.telling]
+    return [exposure for exposure in setting.judged if exposure.informative]
 
 
 def failed_of(setting: Setting) -> list[Exposure]:
-    """Return the attacks that would tell something of a defense, had none of their audits failed."""
-    told = setting.undefended or not any(exposure.telling for exposure in setting.exposures)
-    return [e for e in setting.exposures if e.failed and (told or e.telling)]
+    """Return the attacks that would count as evidence if none of their audits had failed."""
+    all_count = setting.undefended or not any(e.informative for e in setting.exposures)
+    return [e for e in setting.exposures if e.failed and (all_count or e.informative)]
 
 
 def silent_of(setting: Setting) -> list[Exposure]:
-    """Return the attacks of which an audit observed an update of zeros."""
+    """Return the attacks with an audit that observed an update of zeros."""
     return [exposure for exposure in setting.exposures if exposure.silent]
 
 
 def why_untried(setting: Setting) -> str:
-    """Return why there is no evidence of a setting."""
+    """Return why there is no evidence about a setting."""
     if failed_of(setting):
         return f"{together(dict.fromkeys(e.attack for e in failed_of(setting)))} failed on it"
     if silent_of(setting):
-        return "its update is all zeros, so that nothing was observed"
+        return "its update is all zeros, so nothing was observed"
     if any(exposure.inapplicable for exposure in setting.exposures):
-        return "no attack that reads the undefended update is applicable to it"
+        return "no attack that leaks the undefended update is applicable to it"
     return "no attack on it could be judged"
 
 
 def why_weak(setting: Setting) -> str:
-    """Return why the evidence of a setting is weak, by the attacks that say too little."""
+    """Return why the evidence about a setting is weak, with the names of the attacks."""
     weak = dict.fromkeys(e.attack for e in evidence_of(setting) if e.weak)
     failed = dict.fromkeys(e.attack for e in failed_of(setting))
     silent = dict.fromkeys(e.attack for e in silent_of(setting))
-    told = [
+    reasons = [
         f"{together(weak)} had not converged" if weak else "",
         f"an audit by {together(failed)} failed" if failed else "",
         f"an audit by {together(silent)} observed an update of zeros" if silent else "",
     ]
-    return ", and ".join(text for text in told if text)
+    return ", and ".join(text for text in reasons if text)

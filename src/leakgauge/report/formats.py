@@ -1,4 +1,4 @@
-"""How headline scores read and on which axes they are drawn: one entry for each format that a record may name."""
+"""Texts and axes of headline scores, one class for each format that a record may name."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from leakgauge.records import Headline
 from leakgauge.report.wording import MISSING, decibels, percent, plain
 
 SWEEP_LIMIT = 100.0
-"""Decibels at which the axis of a sweep ends. Past it every copy looks exact, and a longer axis squeezes the rest."""
+"""Highest top of a sweep's axis, in dB. Every copy above it looks exact, and a longer axis would squeeze the rest."""
 SWEEP_LEAST = 30.0
-"""Least decibels at the top of that axis."""
+"""Lowest top of a sweep's axis, in dB."""
 FRONTIER_LIMIT = 60.0
-"""Decibels above control from where a copy is as good as exact."""
+"""Distance to the control, in dB, from which the frontier draws every copy at the top. These copies look exact."""
 LEAST = 1e-300
-"""Largest score of an axis of its own. One of less ends at 1, so that every score stands at 0."""
+"""If every score is smaller, the axis of plain numbers ends at 1."""
 TICKS = 5
-"""Most steps of an axis of plain numbers."""
+"""Largest number of steps on an axis of plain numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """An axis from 0.
+    """An axis that begins at 0.
 
     Args:
-        top: where it ends, in the score's unit.
-        step: distance of its ticks, in the same unit.
-        limit: the value at whose tick everything larger is drawn too, or None if nothing is larger.
+        top: Its end, in the score's unit.
+        step: Distance between ticks, in the same unit.
+        limit: Value from which all larger values are drawn at the same height. None if there is no limit.
     """
 
     top: float
@@ -38,7 +38,7 @@ class Scale:
 
 
 class Format(ABC):
-    """How scores of one format read and are drawn."""
+    """Texts and axes of the scores of one format."""
 
     @abstractmethod
     def text(self, value: float | None) -> str:
@@ -46,7 +46,7 @@ class Format(ABC):
 
     @abstractmethod
     def short(self, value: float) -> str:
-        """Return a score without its unit, for columns and figures that name the unit once."""
+        """Return a score without its unit, for columns and figures that name the unit in their title."""
 
     @abstractmethod
     def tick(self, value: float) -> str:
@@ -54,29 +54,29 @@ class Format(ABC):
 
     @abstractmethod
     def read(self, value: float | None, headline: Headline) -> str:
-        """Return how much of one example was read, in the unit of the headline."""
+        """Return the score of one example, with the unit of the headline."""
 
     def amount(self, value: float | None, unit: str) -> str:
-        """Return a score for a sentence. `unit`: what a difference of two scores counts."""
+        """Return a score for a sentence. `unit` is the unit of a difference of two scores."""
         return self.text(value)
 
     @abstractmethod
     def levels(self, values: Sequence[float]) -> Scale:
-        """Return the axis of finite scores."""
+        """Return the axis for finite scores."""
 
     @abstractmethod
     def distances(self, values: Sequence[float]) -> Scale:
-        """Return the axis of distances to the blind control, 0 or more."""
+        """Return the axis for distances to the blind control, which are 0 or more."""
 
     def span(self, low: float | None, high: float | None) -> str:
-        """Return a range of scores with its unit once, such as 32.4–35.7 dB."""
+        """Return a range of scores in which the unit stands once, such as 32.4–35.7 dB."""
         if low is None or high is None:
             return MISSING
         return f"{self.short(low)}\u2013{self.text(high)}"
 
 
 class Decibels(Format):
-    """A PSNR: 31.2 dB. A perfect copy has no finite one."""
+    """Format of a PSNR, such as 31.2 dB. A perfect copy has an infinite PSNR, shown as "exact"."""
 
     def text(self, value: float | None) -> str:
         return decibels(value)
@@ -107,7 +107,7 @@ class Decibels(Format):
 
 
 class Percent(Format):
-    """A fraction in [0, 1]: 67%."""
+    """Format of a fraction in [0, 1], such as 67%."""
 
     def text(self, value: float | None) -> str:
         return percent(value)
@@ -119,7 +119,7 @@ class Percent(Format):
         return f"{100 * value:.0f}%"
 
     def read(self, value: float | None, headline: Headline) -> str:
-        # A fraction of which less is better counts errors, so that nothing of it was read.
+        # If a lower fraction is better, the fraction counts errors, and "read" would be wrong.
         what = "read" if headline.better == "higher" else headline.unit
         return f"{percent(value)} {what}".rstrip()
 
@@ -134,7 +134,7 @@ class Percent(Format):
 
 
 class Number(Format):
-    """Any other number, in three significant digits. Its unit stands in headings and in sentences, not in cells."""
+    """Format of any other number: three significant digits. Headings and sentences show its unit, cells do not."""
 
     def text(self, value: float | None) -> str:
         return plain(value)
@@ -153,7 +153,7 @@ class Number(Format):
 
     def levels(self, values: Sequence[float]) -> Scale:
         highest = max([*values, 0.0])
-        # Smaller steps would be rounded to 0, as would all that is drawn along them.
+        # Smaller steps would be rounded to 0.
         if highest < LEAST:
             highest = 1.0
         rough = highest / TICKS
@@ -170,4 +170,4 @@ FORMATS: Mapping[str, Format] = {
     "percent": Percent(),
     "number": Number(),
 }
-"""By the name in a record's headline. What stands first is told first where a run holds several."""
+"""Formats by their names in a record's headline. If a run has several, the page prefers the first."""

@@ -1,4 +1,4 @@
-"""Pictures of a run, inlined: the page must open offline and carry everything that it shows."""
+"""Pictures of a run as data URIs, so that the page contains everything that it shows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import base64
 from pathlib import Path
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG file."""
 
 
 class Album:
-    """Data URIs of the PNG files in one folder, each read once."""
+    """Reader of the PNG files in one folder. It reads each file once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._known: dict[str, str | None] = {}
 
     def uri(self, name: str | None) -> str | None:
-        """A picture as a data URI; None where it is missing, not a PNG, or outside the folder."""
+        """Return a picture as a data URI, or None if it is missing, not a PNG, or outside the folder."""
         if not name:
             return None
         if name not in self._known:
@@ -24,7 +25,7 @@ class Album:
         return self._known[name]
 
     def _read(self, name: str) -> str | None:
-        # Records may come from elsewhere: they must not pull other files of this machine in.
+        # A stranger may have written the records. They must not bring other files of this machine into the page.
         try:
             path = (self._folder / name).resolve()
             data = path.read_bytes() if path.is_relative_to(self._folder) else b""

@@ -1,4 +1,4 @@
-"""Order statistics: a mean of decibels says little, and one infinite PSNR would swallow it."""
+"""Quantiles of scores. A mean is not used, since one infinite PSNR would make it infinite."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Iterable
 
 
 def quantile(values: Iterable[float | None], fraction: float) -> float | None:
-    """The quantile at `share` in [0, 1], interpolated; None without values."""
+    """Return the quantile at `fraction` in [0, 1], or None if there are no values.
+
+    It is interpolated between neighbors. If a neighbor is infinite, the nearer of the two is returned.
+    """
     known = sorted(value for value in values if value is not None)
     if not known:
         return None
     place = fraction * (len(known) - 1)
     low, high = known[math.floor(place)], known[math.ceil(place)]
     if low == high or not (math.isfinite(low) and math.isfinite(high)):
-        # Between a finite and an infinite value there is nothing to interpolate.
+        # Interpolation with an infinite value would give an infinity or NaN.
         return low if place - math.floor(place) < 0.5 else high
     return low + (high - low) * (place - math.floor(place))
 
 
 def median(values: Iterable[float | None]) -> float | None:
-    """The middle value; None without values."""
+    """Return the median, or None if there are no values."""
     return quantile(values, 0.5)

@@ -1,4 +1,4 @@
-"""Names that tell the attacks of a case apart where one attack is run with several options."""
+"""Distinct names for the attacks of a case if one attack runs with several options."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from leakgauge.records import Cell
 LONGEST = 40
 """Most characters of an option's value in a name."""
 READABLE = 4000
-"""Most characters of a configuration that is taken apart. Records may come from a stranger."""
+"""Most characters of a configuration that is parsed. Records may come from a stranger."""
 
 
-def told_apart(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the cells, each with the options in its attack's name that another attack of that name has otherwise.
+def distinguish(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells with attack names that are distinct in each case.
 
-    Names that are unique in their case stay as they are.
+    If several attacks share a name, the options that differ are added to it. Other names stay unchanged.
     """
     reprs: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for cell in cells:
@@ -27,6 +27,7 @@ def told_apart(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _named(cell: Cell, suffixes: Mapping[str, str]) -> Cell:
+    """Return the cell with the suffix of its configuration, if there is one, behind its attack's name."""
     suffix = suffixes.get(cell.attack.repr, "")
     if not suffix:
         return cell
@@ -35,21 +36,21 @@ def _named(cell: Cell, suffixes: Mapping[str, str]) -> Cell:
 
 
 def _suffixes(reprs: Sequence[str]) -> dict[str, str]:
-    """Return for each configuration the options that differ, or its number if options do not tell all of them apart."""
+    """Return the options that differ for each configuration, or its number if the options are not distinct."""
     options = [_options(text) for text in reprs]
     names = dict.fromkeys(name for each in options for name in each)
     differing = [name for name in names if len({each.get(name) for each in options}) > 1]
-    told = [
+    suffixes = [
         ", ".join(f"{name} = {each[name]}" for name in differing if name in each)
         for each in options
     ]
-    if len(set(told)) < len(told):
-        told = [f"number {i}" for i in range(1, len(reprs) + 1)]
-    return dict(zip(reprs, told, strict=True))
+    if len(set(suffixes)) < len(suffixes):
+        suffixes = [f"number {i}" for i in range(1, len(reprs) + 1)]
+    return dict(zip(reprs, suffixes, strict=True))
 
 
 def _options(text: str) -> dict[str, str]:
-    """Return the options that a configuration names, by name. Return none if it is no call with named options."""
+    """Return the values of a configuration's options by name. It is empty unless the text is a call with keywords."""
     found: dict[str, str] = {}
     if len(text) > READABLE:
         return found
@@ -57,14 +58,14 @@ def _options(text: str) -> dict[str, str]:
         call = ast.parse(text, mode="eval").body
         if isinstance(call, ast.Call):
             _collect(call, "", found)
-    # RecursionError and MemoryError: brackets or signs, thousands deep.
+    # Text with thousands of nested brackets or signs raises RecursionError or MemoryError.
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     return found
 
 
 def _collect(call: ast.Call, path: str, found: dict[str, str]) -> None:
-    """Add the options of a call, and those of calls among them as `attack.steps`."""
+    """Add the options of a call to `found`. Options of an inner call get names like `attack.steps`."""
     for option in call.keywords:
         name = f"{path}{option.arg}"
         if isinstance(option.value, ast.Call) and option.value.keywords:
@@ -74,6 +75,6 @@ def _collect(call: ast.Call, path: str, found: dict[str, str]) -> None:
 
 
 def _short(text: str) -> str:
-    """Return a text without its middle if it is longer than LONGEST."""
+    """Return the text, without its middle if it is longer than LONGEST characters."""
     half = (LONGEST - 5) // 2
     return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
