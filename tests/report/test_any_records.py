@@ -1,6 +1,6 @@
-"""Whatever records a file holds: a page is drawn of them, or they are refused in one printable line.
+"""From any file of records, a page is drawn, or the file is refused with one printable line.
 
-`benchmarks/fuzz.py` does the same with thousands of files, in processes of their own.
+`benchmarks/fuzz.py` tests the same with thousands of files, in separate processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAKER = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz_records.py"
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
-    """The benchmark's own maker of records."""
+    """Return the benchmark's module that makes records."""
     spec = spec_from_file_location("fuzz_records", MAKER)
     assert spec is not None
     assert spec.loader is not None
@@ -52,7 +52,7 @@ def test_damaged_records_are_drawn_or_refused(maker: ModuleType, tmp_path: Path)
 
 @contextmanager
 def refusals(told: list[str]) -> Iterator[None]:
-    """Keep the line of a file that is refused."""
+    """Append the message of a refused file to `told`."""
     try:
         yield
     except DataError as error:
@@ -60,6 +60,7 @@ def refusals(told: list[str]) -> Iterator[None]:
 
 
 def drawn(records: Sequence[Record], folder: Path) -> None:
+    """Draw the page of these records and check that it is clean."""
     page = report.render(records, folder)
     page.encode("utf-8")
     assert "\x1b" not in page

@@ -1,4 +1,4 @@
-"""Formats and layouts by the names in a record: how scores read, and on which axes they are drawn."""
+"""Texts and axes of scores, by the format that a record names."""
 
 from __future__ import annotations
 

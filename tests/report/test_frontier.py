@@ -1,4 +1,4 @@
-"""Leakage against accuracy: what dominates what, what is recommended, and how it is drawn."""
+"""Leakage against accuracy: dominated settings, recommendations, and the figure."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ EPSILON = {"value": None, "delta": 1e-5, "steps": 2, "sample_rate": 1.0, "note":
 
 
 def by_name(found: Frontier) -> dict[str, Setting]:
+    """Return the settings of a frontier by their names."""
     return {setting.name: setting for setting in found.settings}
 
 
@@ -44,7 +45,7 @@ class TestFrontier:
         assert noise.loss == pytest.approx(0.1)
 
     def test_a_leak_is_worse_than_a_higher_score_without(self) -> None:
-        """18 dB on a blurred set with a control of 5 leaks nothing by the rule; 20 over 17 does."""
+        """By the rule, 18 dB with a control of 5 dB is no leak, and 20 dB with a control of 17 dB is one."""
         found = frontier(
             *BARE,
             attacked("noise", 1.0, 18.0, attack="a", control=5.0),
@@ -73,7 +74,7 @@ class TestFrontier:
         told = {name: setting.dominated_by for name, setting in by_name(found).items()}
         assert told.pop("a, amount = 1") in ("b, amount = 1", "c, amount = 1")
         assert told.pop("b, amount = 2") in ("b, amount = 1", "c, amount = 1")
-        assert set(told.values()) == {None}  # equals do not dominate each other
+        assert set(told.values()) == {None}  # Equal settings do not dominate each other.
 
     def test_repeats_are_a_mean_with_its_spread(self) -> None:
         found = frontier(
@@ -123,7 +124,7 @@ class TestRecommendation:
         assert chosen.defense == "c"
         swift = advised(*BARE, *a, *one("b", 1, 8.0, 0.890, sent=300, seconds=1.05), *c).chosen
         assert swift is not None
-        assert swift.defense == "b"  # seconds that differ by a twentieth are the machine's
+        assert swift.defense == "b"  # Seconds that differ by 5% may be noise of the machine.
 
     def test_one_leaking_attack_refuses(self) -> None:
         advice = advised(
@@ -135,7 +136,7 @@ class TestRecommendation:
             trained("a", 1, 0.9),
         )
         assert advice.chosen is None
-        assert "other, batch of 1, read 33.0 dB (blind control 8.0 dB)" in advice.refused[1].words
+        assert "other, batch of 1, scored 33.0 dB (blind control 8.0 dB)" in advice.refused[1].words
 
     def test_firm_evidence_goes_before_weak(self) -> None:
         weak = [attacked("a", 1, 8.0, status="unconverged"), trained("a", 1, 0.90)]
@@ -149,7 +150,7 @@ class TestRecommendation:
         assert "evidence is weak" in alone.sentence
 
     def test_an_attack_that_reads_nothing_undefended_tells_nothing(self) -> None:
-        """The one that does is inapplicable to the defense, so that it was not tested."""
+        """The attack that leaks the undefended update is inapplicable, so the defense was not tested."""
         advice = advised(
             attacked("none", None, 60.0),
             attacked("none", None, 8.0, attack="blunt"),
@@ -174,8 +175,9 @@ class TestRecommendation:
         advice = advised(*BARE, *one("a", 1, 30.0, 0.89), *one("a", 2, 8.0, 0.80))
         assert advice.chosen is None
         assert advice.sentence.startswith("No setting tried")
-        assert "a, amount = 2; it loses 10 points of accuracy" in advice.nearest[0]
-        assert "a, amount = 1; dlg, batch of 1, read 30.0 dB" in advice.nearest[1]
+        assert "a, amount = 2. It loses 10 points of accuracy" in advice.nearest[0]
+        assert "leaked least: a, amount = 1. The strongest attack on it: dlg" in advice.nearest[1]
+        assert "dlg, batch of 1, scored 30.0 dB" in advice.nearest[1]
 
     def test_a_diverged_training_costs_too_much(self) -> None:
         record = [attacked("a", 1, 8.0), trained("a", 1, 0.9, diverged=True)]
@@ -300,4 +302,4 @@ class TestPage:
         ]
         page = self.page(tmp_path, *records, trained("none", None, 0.9), trained("a", 1, 0.89))
         assert "leakage above blind control, columns read" in page
-        assert "dlg, batch of 1, read 10% (blind control 10%)" in page
+        assert "dlg, batch of 1, scored 10% (blind control 10%)" in page

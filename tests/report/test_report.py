@@ -1,4 +1,4 @@
-"""The report: drawn from records alone, self-contained, and honest about what it does not know."""
+"""The report is drawn from records alone, is self-contained, and says what it does not know."""
 
 from __future__ import annotations
 
@@ -43,10 +43,12 @@ from leakgauge.report.quantiles import median, quantile
 
 
 def draw(folder: Path, *records: Record, **changes: Any) -> str:
+    """Return the page of a run with these records."""
     return render([header(planned=len(records), **changes), *records, end()], folder)
 
 
 def written(folder: Path, *records: Record) -> None:
+    """Write the records of a run into a folder."""
     (folder / "records.jsonl").write_bytes(b"".join(map(line_of, records)))
 
 
@@ -105,9 +107,8 @@ def test_metrics_of_image_priors_are_shown_where_records_hold_them(folder: Path)
 
 def test_identification_by_pixels_stands_in_where_there_are_no_features(folder: Path) -> None:
     record = cell(scores={"psnr": [21.0], "iip_pixels": [1.0]}, candidates=12)
-    assert '<span title="nearest to its own original: see IIP below">identified among 12<' in draw(
-        folder, record
-    )
+    page = draw(folder, record)
+    assert '<span title="Nearest to its own original. See IIP below.">identified among 12<' in page
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_verdict_counts_undefended_audits_and_names_what_held() -> None:
 def test_a_defense_is_not_credited_where_nothing_leaked_without_it() -> None:
     told = verdict([cell(10.0), defended(0.1, 9.0)])
     assert told.tone == "held"
-    assert "in none of 1 undefended audit" in told.sentence
+    assert "in 1 undefended audit, no example scored far above the blind control" in told.sentence
     assert told.held == ""
 
 
@@ -240,8 +241,8 @@ def test_sweep_has_a_point_for_each_scored_strength(folder: Path) -> None:
     assert page.count('class="point held"') == 1
     assert "std (log scale)" in page
     assert "undefended 40.0" in page
-    assert "Leaked at 0.0001, 0.001; held at 0.01." in page
-    assert page.count("<image ") == 5  # four strengths and the original
+    assert "Leaked at 0.0001, 0.001. Held at 0.01." in page
+    assert page.count("<image ") == 5  # Four strengths and the original.
 
 
 def test_strengths_are_placed_by_their_scale() -> None:
@@ -262,7 +263,7 @@ def test_table_shows_units_and_marks_what_was_read(folder: Path) -> None:
     page = draw(folder, table())
     assert "54 years" in page
     assert "6.1 mmol/L" in page
-    assert page.count('<td class="n hit">') == 1  # age, not glucose
+    assert page.count('<td class="n hit">') == 1  # The age was read, glucose was not.
 
 
 def test_a_column_is_read_within_one_percent_of_its_range() -> None:
@@ -359,7 +360,7 @@ ANYTHING += ["\ud800\x1b\u202e", [], {}, [[]], {"a": {}}, [1] * 1000]
 
 
 class TestRecordsOfOthers:
-    """Bytes that this program did not write are refused in one line, or read leniently."""
+    """Bytes that another program wrote are refused with a message of one line, or read leniently."""
 
     @pytest.mark.parametrize(
         "line",
@@ -407,7 +408,7 @@ class TestRecordsOfOthers:
 
     @pytest.mark.parametrize("turn", range(len(ANYTHING)))
     def test_every_field_may_hold_anything(self, folder: Path, turn: int) -> None:
-        """A file with it is drawn, or refused in one line that names the line of the file."""
+        """The file is drawn, or refused with a message of one line that names the line of the file."""
         trainings = [training(), training(repeat=1, epsilon=EPSILON)]
         whole = [
             header(),
@@ -421,7 +422,7 @@ class TestRecordsOfOthers:
         told = [record.model_dump(mode="json") for record in whole]
         value = ANYTHING[turn]
         places = [(i, k) for i, record in enumerate(told) for k in record]
-        # Each field takes each value, and all the leaves below it do.
+        # The value replaces the whole field, and then each leaf inside the field.
         for i, key in places[turn % 5 :: 5]:
             for below in (value, spoiled(told[i][key], value)):
                 edited = [*told[:i], told[i] | {key: below}, *told[i + 1 :]]
@@ -479,7 +480,7 @@ VERDICT = cell().verdict
 
 @contextmanager
 def catching(refused: list[DataError]) -> Iterator[None]:
-    """Keep the error of a file that is refused."""
+    """Append the error of a refused file to `refused`."""
     try:
         yield
     except DataError as error:
@@ -487,7 +488,7 @@ def catching(refused: list[DataError]) -> Iterator[None]:
 
 
 def text(record: dict[str, Any]) -> str:
-    """Return JSON as it comes from anyone: with NaN, infinities, and numbers of any length."""
+    """Return JSON that may hold NaN, infinities, and numbers of any length."""
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:
@@ -497,7 +498,7 @@ def text(record: dict[str, Any]) -> str:
 
 
 def spoiled(record: Any, value: object) -> Any:
-    """Return a part of a record with `value` for every leaf."""
+    """Return a part of a record in which `value` replaces every leaf."""
     if isinstance(record, dict):
         return {k: spoiled(v, value) for k, v in record.items()}
     if isinstance(record, list):
@@ -507,10 +508,10 @@ def spoiled(record: Any, value: object) -> Any:
 
 def test_the_page_names_the_scores_of_its_run(folder: Path) -> None:
     both = draw(folder, cell(), table(index=1))
-    assert "Leakage is PSNR for images and the share of columns read for tables: its median" in both
+    assert "Leakage is PSNR for images and the fraction of columns read for tables." in both
     assert "<dt>Columns read</dt>" in both
     images = draw(folder, cell())
-    assert "Leakage is PSNR: its median" in images
+    assert "Leakage is PSNR. The table shows the median" in images
     assert "columns read" not in images.lower().replace("50% of its columns are read", "")
     assert "Leakage is PSNR" not in draw(folder)
 

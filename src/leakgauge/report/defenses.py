@@ -1,4 +1,4 @@
-"""What each defense did: one panel for each case, attack, batch size and defense."""
+"""The effect of each defense: one panel for each case, attack, batch size and defense."""
 
 from __future__ import annotations
 
@@ -22,7 +22,22 @@ from leakgauge.report.wording import plain, plural
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One defense against one attack: its figure, and how to tell it in words."""
+    """One defense against one attack, as a figure and in words.
+
+    Args:
+        case: Name of the case.
+        attack: Name of the attack.
+        batch_size: Number of examples in each batch.
+        headline: The score that stands for leakage.
+        defense: Name of the defense.
+        reprs: Configurations of the defense.
+        claims: What each part of the defense hides, from whom, and how an adaptive adversary responds.
+        summary: The finding in words.
+        pictured: Number, from 1, of the example in the pictures. It is 0 for batches of one and without pictures.
+        figure: SVG of leakage against strength.
+        wide: Whether the panel takes the whole width of the page.
+        skipped: Audits that were inapplicable or failed.
+    """
 
     case: str
     attack: str
@@ -32,14 +47,14 @@ class Panel:
     reprs: list[str]
     claims: tuple[Claim, ...]
     summary: str
-    pictured: int  # counted from 1; 0 where one picture is all, or there is none
+    pictured: int
     figure: Markup
     wide: bool
     skipped: list[Cell]
 
 
 def panels(cells: Sequence[Cell], album: Album) -> list[Panel]:
-    """Every defended group of cells, in the order of the records."""
+    """Return a panel for each group of defended cells, in the order of the records."""
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
         if not cell.undefended:
@@ -52,6 +67,7 @@ def panels(cells: Sequence[Cell], album: Album) -> list[Panel]:
 
 
 def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
+    """Return the panel of a group of defended cells. `open_` holds the undefended cells to compare with."""
     first = group[0]
     run = [cell for cell in group if cell.ran]
     shown = _pictured([*open_, *run])
@@ -86,6 +102,7 @@ def _panel(group: Sequence[Cell], open_: Sequence[Cell], album: Album) -> Panel:
 
 
 def _strength(cell: Cell) -> float | str:
+    """Return the strength of a cell's defense, or "as given" if the defense has none."""
     strength = cell.defense.setting
     return "as given" if strength is None else strength
 
@@ -97,6 +114,7 @@ def _picture(cell: Cell, side: Literal["original", "reconstruction"], i: int) ->
 
 
 def _by_strength(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Return the cells grouped by strength, in ascending order if all strengths are numbers."""
     groups: dict[float | str, list[Cell]] = {}
     for cell in cells:
         key = _strength(cell)
@@ -107,7 +125,7 @@ def _by_strength(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _pictured(cells: Sequence[Cell]) -> int:
-    """The example to show: the one that leaks most without a defense, or with it."""
+    """Return the index of the example that leaks most in the first cell, which is undefended if any is."""
     if not cells:
         return 0
     headline = cells[0].data.headline
@@ -117,6 +135,7 @@ def _pictured(cells: Sequence[Cell]) -> int:
 
 
 def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
+    """Return the point of one strength, with the picture of example `shown`."""
     first = cells[0]
     headline = first.data.headline
     values = list(chain.from_iterable(cell.values(cell.data.headline.metric) for cell in cells))
@@ -138,7 +157,8 @@ def _point(cells: Sequence[Cell], shown: int, album: Album) -> Point:
     )
 
 
-def _levels(cells: Sequence[Cell], *, control: bool) -> float | None:
+def _level(cells: Sequence[Cell], *, control: bool) -> float | None:
+    """Return the median score of all examples, or of their controls."""
     return median(
         chain.from_iterable(
             (cell.blind_values if control else cell.values)(cell.data.headline.metric)
@@ -148,39 +168,41 @@ def _levels(cells: Sequence[Cell], *, control: bool) -> float | None:
 
 
 def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
+    """Return the levels to compare with: no defense, the rule of a leak, and the blind control."""
     control = _control(run, open_)
     return [
-        Line(label="undefended", value=_levels(open_, control=False), style="open"),
+        Line(label="undefended", value=_level(open_, control=False), style="open"),
         Line(label="leak rule", value=_bar(run, control), style="rule"),
         Line(label="blind control", value=control, style="control"),
     ]
 
 
 def _control(run: Sequence[Cell], open_: Sequence[Cell]) -> float | None:
-    """Return the median of the blind controls, or of those without the defense if it has none."""
-    control = _levels(run, control=True)
-    return _levels(open_, control=True) if control is None else control
+    """Return the median score of the blind controls. If there are none, use the undefended audits' controls."""
+    control = _level(run, control=True)
+    return _level(open_, control=True) if control is None else control
 
 
 def _bar(run: Sequence[Cell], control: float | None) -> float | None:
-    """Return the score from which the rule speaks of a leak beside such a control, or None without a rule."""
+    """Return the score from which the rule counts a leak, given the control's score, or None if there is no rule."""
     verdict = run[0].verdict if run else None
     if verdict is None or verdict.floor is None:
         return None
     headline = run[0].data.headline
     bars = [verdict.floor]
     if verdict.margin is not None and control is not None:
-        # Toward more leakage, a distance is added where higher is better, and taken off where lower is.
+        # `leakage` gives the margin its sign: a score must exceed the control if higher is better, else lie below.
         bars.append(control + headline.leakage(verdict.margin))
     return max(bars, key=headline.leakage)
 
 
 def _axis(first: Cell, points: Sequence[Point], run: Sequence[Cell], open_: Sequence[Cell]) -> Axis:
+    """Return the vertical axis of a figure."""
     headline, format_ = first.data.headline, FORMATS[first.data.headline.format]
-    levels = [*(point.high for point in points), _levels(open_, control=False)]
+    levels = [*(point.high for point in points), _level(open_, control=False)]
     how = "median"
     if headline.better == "lower":
-        # Here the control and the rule lie above what leaked, where an axis that ends at the scores would cut them off.
+        # If lower scores leak, the control and the rule lie above the scores. The axis must reach them.
         control = _control(run, open_)
         levels += [control, _bar(run, control)]
         how = "median; higher is safer"
@@ -189,6 +211,7 @@ def _axis(first: Cell, points: Sequence[Point], run: Sequence[Cell], open_: Sequ
 
 
 def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
+    """Return the finding of a panel in words."""
     scored = [point for point in points if point.value is not None]
     if not scored:
         return "No score at any setting."
@@ -198,8 +221,8 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
     leaking = [plain(point.strength) for point in judged if point.leaked]
     if open_ and not leaking and not any(cell.verdict.leaks for cell in open_):
         if all(cell.verdict.leaks is None for cell in open_):
-            return "No audit without the defense could be judged, so this shows nothing about it."
-        return "Nothing leaked without the defense either, so this shows nothing about it."
+            return "No audit without the defense could be judged, so this shows nothing about the defense."
+        return "Nothing leaked without the defense either, so this shows nothing about the defense."
     unjudged = [plain(point.strength) for point in scored if point.leaked is None]
     aside = f" Not judged at {', '.join(unjudged)}." if unjudged else ""
     if len(leaking) == len(judged):
@@ -209,10 +232,16 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
             else "Leaked at every setting tried."
         )
     held = ", ".join(plain(point.strength) for point in judged if not point.leaked)
-    told = f"Leaked at {', '.join(leaking)}; held at {held}." if leaking else "Held."
+    found = (
+        f"Leaked at {', '.join(leaking)}. Held at {held}." if leaking else "Held at every setting."
+    )
     weak = any(point.weak and not point.leaked for point in judged)
     return (
-        told
+        found
         + aside
-        + (" Where it held, the attack had not converged: weak evidence." if weak else "")
+        + (
+            " Some attacks that found no leak had not converged, which is weak evidence."
+            if weak
+            else ""
+        )
     )

@@ -1,6 +1,6 @@
-"""The sweep figure: leakage against a defense's strength, as inline SVG drawn by hand.
+"""The sweep figure, as inline SVG: leakage against a defense's strength.
 
-Coordinates are SVG user units, about one CSS pixel each; y grows downwards.
+Coordinates are SVG user units, about one CSS pixel each. y grows downwards.
 """
 
 from __future__ import annotations
@@ -15,37 +15,58 @@ from leakgauge.report.formats import Format
 from leakgauge.report.wording import plain
 
 LEFT, RIGHT, TOP, HEIGHT = 44.0, 138.0, 22.0, 168.0
+"""Margins left, right and above the axes, and height of the axes."""
 SLOT, INSET = 68.0, 36.0
+"""Width of a picture's place, and distance of the outermost points from the ends of the axis."""
 THUMB = 60.0
+"""Side of a picture."""
 LOG_SPAN = 30.0
+"""Ratio of largest to smallest strength above which the axis is logarithmic."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One strength: the median leakage with its 10-90% range, and a picture's data URI."""
+    """The result at one strength of a defense.
+
+    Args:
+        strength: The strength, a number or a name.
+        value: Median score over examples, or None if there is no score.
+        low: 10% quantile of the scores.
+        high: 90% quantile of the scores.
+        leaked: Whether an example leaked, or None if no example could be judged.
+        weak: Whether an attack had not converged.
+        picture: Data URI of a reconstruction, or None.
+        note: The result in words, for the tooltip.
+    """
 
     strength: float | str
     value: float | None
     low: float | None
     high: float | None
-    leaked: bool | None  # None if no example could be judged
-    weak: bool  # the attack had not converged
+    leaked: bool | None
+    weak: bool
     picture: str | None
     note: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A level to compare with, drawn across the figure."""
+    """A level to compare with, drawn across the figure.
+
+    Args:
+        label: Its name.
+        value: Its score, or None if it is unknown. It is then not drawn.
+        style: Class in the style sheet: "open", "rule" or "control".
+    """
 
     label: str
     value: float | None
-    style: str  # "open", "rule" or "control"
+    style: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """The vertical axis: its title, its top, the distance of its ticks, and how values read."""
+    """The vertical axis: its title, its end, the distance between ticks, and the format of values."""
 
     title: str
     top: float
@@ -53,22 +74,22 @@ class Axis:
     format: Format
 
     def y(self, value: float) -> float:
-        """Where a value lies; what is beyond the axis lies on its edge."""
+        """Return the vertical position of a value. Values beyond the axis lie at its end."""
         return TOP + HEIGHT * (1 - min(max(value / self.top, 0.0), 1.0))
 
     def text(self, value: float) -> str:
-        """How a value reads beside its mark."""
+        """Return the text of a value beside its mark."""
         return self.format.short(value)
 
 
 def scale(strengths: Sequence[float | str]) -> str:
-    """How strengths are placed: "log" past a 30-fold span, "linear", or "even" in given order."""
+    """Return the scale for strengths: "log" if they span more than LOG_SPAN, "linear", or "even" in given order."""
     numbers = [s for s in strengths if not isinstance(s, str)]
     if len(numbers) < len(strengths) or len(set(numbers)) < 2:
         return "even"
     low, high = min(numbers), max(numbers)
     if low <= 0:
-        # Zero has no logarithm, and a linear axis would crowd a wide span against one edge.
+        # Zero has no logarithm, and on a linear axis a wide span would crowd at one end.
         positive = [n for n in numbers if n > 0]
         wide = low < 0 or (bool(positive) and high / min(positive) > LOG_SPAN)
         return "even" if wide else "linear"
@@ -76,7 +97,7 @@ def scale(strengths: Sequence[float | str]) -> str:
 
 
 def places(strengths: Sequence[float | str], left: float, right: float) -> list[float]:
-    """Horizontal positions of the strengths between two edges."""
+    """Return the horizontal positions of the strengths between two edges."""
     kind = scale(strengths)
     if kind == "even":
         width = (right - left) / max(len(strengths), 1)
@@ -89,7 +110,7 @@ def places(strengths: Sequence[float | str], left: float, right: float) -> list[
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending positions at least `gap` apart within [low, high], close to those wanted."""
+    """Return ascending positions within [low, high], near the wanted ones and at least `gap` apart."""
     placed = list(wanted)
     for i in range(len(placed)):
         floor = placed[i - 1] + gap if i else low
@@ -109,7 +130,16 @@ def sweep(
     original: str | None,
     title: str,
 ) -> Markup:
-    """The figure, its points in the order of their strengths, with their pictures below."""
+    """Return the figure, with pictures below it.
+
+    Args:
+        points: Results in the order of their strengths.
+        axis: The vertical axis.
+        strength_name: Title of the horizontal axis.
+        lines: Levels to compare with.
+        original: Data URI of the private original, or None.
+        title: Text for readers who cannot see the figure.
+    """
     right = LEFT + max(340.0, SLOT * len(points) + 8)
     pictures = original is not None or any(point.picture for point in points)
     height = TOP + HEIGHT + 62 + (THUMB + 34 if pictures else 0)
@@ -127,11 +157,12 @@ def sweep(
         f'<svg class="sweep" viewBox="0 0 {right + RIGHT:.0f} {height:.0f}" role="img"'
         f' style="max-width:{right + RIGHT:.0f}px" aria-label="{escape(title)}">'
     )
-    # Every part escapes the words that it takes from records.
+    # Each part escapes the words from records, so the whole is safe.
     return Markup(head + "".join(parts) + "</svg>")
 
 
 def _grid(axis: Axis, right: float) -> list[str]:
+    """Return the vertical axis with its ticks and title."""
     parts = [caption(LEFT, TOP - 9, axis.title, "axis-title")]
     for i in range(round(axis.top / axis.step) + 1):
         value = i * axis.step
@@ -142,6 +173,7 @@ def _grid(axis: Axis, right: float) -> list[str]:
 
 
 def _levels(lines: Sequence[Line], axis: Axis, right: float) -> list[str]:
+    """Return the levels to compare with, and their labels at the right."""
     known = [(axis.y(line.value), line) for line in lines if line.value is not None]
     known.sort(key=lambda pair: pair[0])
     labels = spread([y for y, _ in known], 15.0, TOP, TOP + HEIGHT)
@@ -155,7 +187,8 @@ def _levels(lines: Sequence[Line], axis: Axis, right: float) -> list[str]:
 
 
 def _trajectory(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str]:
-    # Between named settings there is nothing: only numbers are joined.
+    """Return the line that joins the points."""
+    # Named settings have no order, so no line joins them.
     if any(isinstance(point.strength, str) for point in points):
         return []
     known = [(x, axis.y(p.value)) for x, p in zip(xs, points, strict=True) if p.value is not None]
@@ -164,6 +197,7 @@ def _trajectory(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> lis
 
 
 def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str]:
+    """Return the marks of the points with their ranges and values."""
     parts: list[str] = []
     last = (-math.inf, 0.0)
     for x, point in zip(xs, points, strict=True):
@@ -184,7 +218,7 @@ def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str
             style = "held" if point.leaked is False else "unjudged"
             parts.append(f'<path class="point {style}" d="{shape}">{note}</path>')
         above = top - 10 if top > TOP + 12 else y + 20
-        # Labels of near neighbors climb over each other.
+        # The label of a near neighbor moves up, so that the two do not overlap.
         if x - last[0] < 30 and abs(above - last[1]) < 13:
             above = last[1] - 13
         last = (x, above)
@@ -195,6 +229,7 @@ def _marks(points: Sequence[Point], xs: Sequence[float], axis: Axis) -> list[str
 def _feet(
     points: Sequence[Point], xs: Sequence[float], slots: Sequence[float], name: str, right: float
 ) -> list[str]:
+    """Return the ticks, labels and title of the horizontal axis."""
     base = TOP + HEIGHT
     parts = []
     for x, slot, point in zip(xs, slots, points, strict=True):
@@ -209,6 +244,7 @@ def _feet(
 def _thumbnails(
     points: Sequence[Point], slots: Sequence[float], original: str | None, right: float
 ) -> list[str]:
+    """Return the pictures below the figure."""
     top = TOP + HEIGHT + 68
     parts = []
     for slot, point in zip(slots, points, strict=True):
@@ -222,13 +258,14 @@ def _thumbnails(
 
 
 def _state(point: Point) -> str:
-    """Return what is said below the picture of a point."""
+    """Return the words below the picture of a point."""
     if point.value is None:
         return "no score"
     return {True: "leaked", False: "held", None: "not judged"}[point.leaked]
 
 
 def _image(middle: float, top: float, uri: str | None, words: str) -> str:
+    """Return a picture with a tooltip, or an empty box if there is no picture."""
     box = f'x="{middle - THUMB / 2:.1f}" y="{top:.1f}" width="{THUMB:g}" height="{THUMB:g}"'
     if uri is None:
         return f'<rect class="absent" {box}/>'
@@ -236,10 +273,10 @@ def _image(middle: float, top: float, uri: str | None, words: str) -> str:
 
 
 def segment(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    """A line of a class of style."""
+    """Return a line from (x1, y1) to (x2, y2) with a class of the style sheet."""
     return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def caption(x: float, y: float, words: str, style: str) -> str:
-    """Escaped words of a class of style, at their baseline."""
+    """Return words, escaped, at the baseline (x, y) with a class of the style sheet."""
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'

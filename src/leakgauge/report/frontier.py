@@ -1,8 +1,10 @@
-"""Leakage against accuracy: each setting of a defense as one point, and which points another one beats.
+"""Leakage against accuracy: each setting of a defense as one point, and the settings that another one dominates.
 
-Reads records alone. Leakage of a setting is that of the worst attack on it: how far the median over examples of the
-headline's score is better for the adversary than the blind control's. A setting is dominated where another has no more
-leakage, by the rule and by that number, and no less accuracy, and is better in one of them.
+The leakage of a setting is the leakage of the strongest attack on it. It compares the median over examples of the
+headline's score with the blind control's, and counts how far it is better for the adversary.
+
+Setting a dominates setting b if a leaks no more than b, by the rule and by this number, and is no less accurate. It
+must be better in at least one of the three.
 """
 
 from __future__ import annotations
@@ -20,16 +22,28 @@ from leakgauge.report.run import Run
 from leakgauge.report.wording import plain
 
 WEAK = ("unconverged", "diverged")
-"""Ways to end that say little about safety."""
+"""Statuses of attacks that say little about safety."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """What one attack on one batch size read at one setting, over all batches.
+    """The result of one attack on one setting and one batch size, over all batches.
 
-    score and control: medians over examples, in the headline's unit. silent: whether an update was all zeros, so that
-    nothing was observed. telling: whether the same attack read something where there was no defense, so that it says
-    something of the defense if it does not.
+    Args:
+        attack: Name of the attack.
+        batch_size: Number of examples in each batch.
+        headline: The score that stands for leakage.
+        score: Median score over examples, in the headline's unit, or None if there is no score.
+        control: Median score of the blind control, in the same unit.
+        leaks: Number of examples that leaked by the rule.
+        judged: Number of examples that were judged.
+        labels: Fraction of labels that were recovered.
+        weak: Whether an audit without a leak ended before the attack converged.
+        inapplicable: Whether all audits were inapplicable.
+        failed: Whether an audit or its control failed.
+        silent: Whether an update was all zeros, so that nothing was observed.
+        informative: Whether the same attack leaks the undefended update. Only then is a result without a leak
+            evidence for the defense. It is true if the case has no undefended audit.
     """
 
     attack: str
@@ -37,32 +51,49 @@ class Exposure:
     headline: Headline
     score: float | None
     control: float | None
-    leaks: int  # examples that leaked by the rule, of those judged
+    leaks: int
     judged: int
     labels: float | None
     weak: bool
     inapplicable: bool
     failed: bool
     silent: bool
-    telling: bool
+    informative: bool
 
     @property
     def leaked(self) -> bool | None:
-        """Whether at least one example leaked; None where none could be judged."""
+        """Whether at least one example leaked, or None if no example could be judged."""
         return self.leaks > 0 if self.judged else None
 
     @property
     def above(self) -> float:
-        """How far the score is better for the adversary than the control's; 0 if it is not, or there is no score."""
+        """Distance by which the score is better for the adversary than the control's. 0 if it is not better."""
         return self.headline.ahead(self.score, self.control)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A defense at one strength: what it left to read, and what it cost.
+    """A defense at one strength: the leakage that remains, and its costs.
 
-    accuracy: mean final test accuracy over repeats, in [0, 1]; spread: its standard deviation over them. loss: what
-    is lost of it against no defense. error: the standard error of an accuracy of a test set of that size.
+    Args:
+        case: Name of the case.
+        defense: Name of the defense, "none" without a defense.
+        strength_name: Name of the option that sets the strength.
+        strength: Value of this option.
+        repr: Configuration of the defense.
+        exposures: Results of the attacks on this setting.
+        accuracy: Mean final test accuracy over repeats, in [0, 1].
+        spread: Standard deviation of this accuracy over repeats.
+        error: Standard error of this accuracy for the size of the test set.
+        loss: Accuracy without a defense minus this accuracy.
+        bytes_a_round: Mean number of bytes that all clients together send per round.
+        seconds_a_round: Mean duration of a round, in seconds.
+        epsilon: Epsilon of differential privacy, or None if there is none.
+        epsilon_note: How epsilon was computed, or why there is none.
+        delta: Delta of differential privacy.
+        diverged: Whether a training diverged.
+        untrained: Whether a training failed.
+        dominated_by: Name of the most accurate setting that dominates this one, or None if there is none.
     """
 
     case: str
@@ -81,31 +112,31 @@ class Setting:
     epsilon_note: str
     delta: float | None
     diverged: bool
-    untrained: bool  # a training of it failed
+    untrained: bool
     dominated_by: str | None = None
 
     @property
     def undefended(self) -> bool:
-        """Whether this is the model trained, and the update shared, as it is."""
+        """Whether this setting has no defense."""
         return self.defense == "none"
 
     @property
     def name(self) -> str:
-        """The defense with its strength: `top_k, sparsity = 0.9`."""
+        """The defense with its strength, such as `top_k, sparsity = 0.9`."""
         if self.strength is None:
             return "no defense" if self.undefended else self.defense
-        told = f"{self.strength_name or 'strength'} = {plain(self.strength)}"
-        # A chain has several names and values.
-        return f"{self.defense} ({told})" if "," in told else f"{self.defense}, {told}"
+        option = f"{self.strength_name or 'strength'} = {plain(self.strength)}"
+        # A chain of defenses has several names and values. Brackets keep them together.
+        return f"{self.defense} ({option})" if "," in option else f"{self.defense}, {option}"
 
     @property
     def judged(self) -> tuple[Exposure, ...]:
-        """What was judged by the rule."""
+        """The attacks whose results the rule judged."""
         return tuple(exposure for exposure in self.exposures if exposure.leaked is not None)
 
     @property
     def worst(self) -> Exposure | None:
-        """The attack that read most: a leak before none, then by how far it is beyond the control."""
+        """The strongest attack, or None. An attack with a leak comes first, then the distance to the control."""
         return max(self.judged, key=lambda e: (bool(e.leaked), e.above), default=None)
 
     @property
@@ -115,13 +146,24 @@ class Setting:
 
     @property
     def above(self) -> float:
-        """Of the worst attack."""
+        """Distance to the control of the strongest attack, 0 if there is none."""
         return self.worst.above if self.worst else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """All settings of one case, no defense first, in the order of the records."""
+    """All settings of one case, in the order of the records.
+
+    Args:
+        case: Name of the case.
+        headline: The score that stands for leakage, or None if the case has no audit.
+        settings: The settings.
+        trained: Number of training examples.
+        tested: Number of test examples.
+        clients: Number of clients.
+        rounds: Number of rounds.
+        repeats: Number of repeated trainings of each setting.
+    """
 
     case: str
     headline: Headline | None
@@ -134,12 +176,12 @@ class Frontier:
 
     @property
     def placed(self) -> tuple[Setting, ...]:
-        """Those whose leakage and accuracy are both known."""
+        """The settings whose leakage and accuracy are both known."""
         return tuple(s for s in self.settings if s.worst and s.accuracy is not None)
 
 
 def frontiers(run: Run) -> list[Frontier]:
-    """One for each case whose utility was measured, in the order of the records."""
+    """Return a frontier for each case whose utility was measured, in the order of the records."""
     cells: dict[str, list[Cell]] = defaultdict(list)
     trainings: dict[str, list[Training]] = defaultdict(list)
     for cell in run.cells:
@@ -150,20 +192,21 @@ def frontiers(run: Run) -> list[Frontier]:
 
 
 def _frontier(case: str, cells: Sequence[Cell], trainings: Sequence[Training]) -> Frontier:
+    """Return the frontier of one case."""
     named = {training.defense.repr: training for training in trainings}
     attacked: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         attacked[cell.defense.name, cell.defense.repr].append(cell)
     open_ = [training for training in trainings if training.defense.name == "none"]
     base = _accuracy(open_)
-    telling = {_attacked(cell) for cell in cells if cell.undefended and cell.verdict.leaks}
+    informative = {_attacked(cell) for cell in cells if cell.undefended and cell.verdict.leaks}
     known = any(cell.undefended for cell in cells)
     settings = []
     for text, first in named.items():
-        # What was trained under a name is what was attacked under it, whatever the order of records.
+        # Name and configuration connect trainings with audits, so the order of records does not matter.
         own = attacked[first.defense.name, text]
-        told = [training for training in trainings if training.defense.repr == text]
-        settings.append(_setting(first, own, told, base, telling if known else None))
+        repeats = [training for training in trainings if training.defense.repr == text]
+        settings.append(_setting(first, own, repeats, base, informative if known else None))
     first = trainings[0]
     return Frontier(
         case=case,
@@ -182,15 +225,24 @@ def _setting(
     cells: Sequence[Cell],
     trainings: Sequence[Training],
     base: float | None,
-    telling: set[tuple[object, ...]] | None,
+    informative: set[tuple[object, ...]] | None,
 ) -> Setting:
+    """Return one setting.
+
+    Args:
+        first: The first of its trainings.
+        cells: Its audits.
+        trainings: All repeats of its training.
+        base: Accuracy without a defense, in [0, 1].
+        informative: Keys of the attacks that leak the undefended update, or None if no update is undefended.
+    """
     groups: dict[tuple[object, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(_attacked(cell), []).append(cell)
     finals = [training.final for training in trainings if training.final is not None]
     accuracy = _accuracy(trainings)
     epsilons = [t.epsilon.value for t in trainings if t.epsilon and t.epsilon.value is not None]
-    told = first.epsilon
+    epsilon = first.epsilon
     return Setting(
         case=first.case,
         defense=first.defense.name,
@@ -198,7 +250,8 @@ def _setting(
         strength=first.defense.setting,
         repr=first.defense.repr,
         exposures=tuple(
-            _exposure(group, telling is None or key in telling) for key, group in groups.items()
+            _exposure(group, informative is None or key in informative)
+            for key, group in groups.items()
         ),
         accuracy=accuracy,
         spread=stdev(finals) if len(finals) > 1 else None,
@@ -207,19 +260,20 @@ def _setting(
         bytes_a_round=_mean([_mean(t.sent_bytes) for t in trainings]),
         seconds_a_round=_mean([_mean(t.round_seconds) for t in trainings]),
         epsilon=max(epsilons) if epsilons else None,
-        epsilon_note=told.note if told else "",
-        delta=told.delta if told else None,
+        epsilon_note=epsilon.note if epsilon else "",
+        delta=epsilon.delta if epsilon else None,
         diverged=any(training.diverged for training in trainings),
         untrained=any(training.failure for training in trainings),
     )
 
 
 def _attacked(cell: Cell) -> tuple[object, ...]:
-    """What the cells of one exposure share, and the undefended ones with them."""
+    """Return a key that the cells of one exposure share with their undefended cells."""
     return (cell.batch_size, cell.attack.name, cell.attack.repr, cell.threat.name)
 
 
-def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
+def _exposure(cells: Sequence[Cell], informative: bool) -> Exposure:
+    """Return the result of one attack over all its batches."""
     first = cells[0]
     run = [cell for cell in cells if cell.ran]
     headline = first.data.headline
@@ -238,39 +292,42 @@ def _exposure(cells: Sequence[Cell], telling: bool) -> Exposure:
         inapplicable=all(cell.inapplicable for cell in cells),
         failed=any(cell.failure for cell in cells),
         silent=any(cell.silent for cell in cells),
-        telling=telling,
+        informative=informative,
     )
 
 
 def _tested(training: Training) -> int:
+    """Return the number of test examples."""
     return training.tested_on.count if training.tested_on else 0
 
 
 def _accuracy(trainings: Sequence[Training]) -> float | None:
+    """Return the mean final accuracy, or None if no training ended."""
     finals = [training.final for training in trainings if training.final is not None]
     return fmean(finals) if finals else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the known values, or None if there are none."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 
 def _standard_error(accuracy: float | None, tested: int) -> float | None:
-    """Of a share of `tested` examples, by the binomial law."""
+    """Return the standard error of an accuracy on `tested` examples, by the binomial distribution."""
     if accuracy is None or tested < 1:
         return None
     return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / tested)
 
 
 def _better(setting: Setting, settings: Sequence[Setting]) -> str | None:
-    """The name of the most accurate setting that dominates this one."""
+    """Return the name of the most accurate setting that dominates this one, or None if there is none."""
     beating = [other for other in settings if dominates(other, setting)]
     return max(beating, key=lambda other: other.accuracy or 0.0).name if beating else None
 
 
 def dominates(one: Setting, other: Setting) -> bool:
-    """Whether `one` has no more leakage and no less accuracy, one of them strictly."""
+    """Return whether `one` leaks no more and is no less accurate than `other`, and is better in one of them."""
     if one.accuracy is None or other.accuracy is None or not (one.worst and other.worst):
         return False
     better = (

@@ -1,4 +1,4 @@
-"""The frontier figure: leakage beyond the blind control against test accuracy, as inline SVG drawn by hand."""
+"""The frontier figure, as inline SVG: leakage beyond the blind control against test accuracy."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ from leakgauge.report.figures import caption, segment
 from leakgauge.report.formats import FORMATS, Format, Scale
 from leakgauge.report.frontier import Frontier, Setting
 from leakgauge.report.labels import MARK, PITCH, Box, Placed, place
-from leakgauge.report.recommendation import Recommendation, read
+from leakgauge.report.recommendation import Recommendation, describe
 from leakgauge.report.wording import beyond, plain, points
 
 LEFT, RIGHT, TOP, WIDTH, HEIGHT = 58.0, 26.0, 34.0, 760.0, 330.0
 INSET = 26.0
 HEAD, FOOT = 14.0, 26.0
-"""Room for marks and labels above the top of the axis and below the blind control."""
+"""Space for marks and labels above the top of the axis and below the blind control, in CSS pixels."""
 HUES = 8
-"""Colors of lines that the style sheet knows; further defenses use them again."""
+"""Number of line colors in the style sheet. Further defenses use the same colors again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Both axes: the accuracies at their ends, the title of the other, and the leakage at its top."""
+    """Both axes of the figure.
+
+    Args:
+        low: Accuracy at the left end of the horizontal axis, in [0, 1].
+        high: Accuracy at its right end.
+        title: Title of the vertical axis.
+        scale: End and ticks of the vertical axis.
+        format: Format of the leakage.
+    """
 
     low: float
     high: float
@@ -35,21 +43,21 @@ class Frame:
     format: Format
 
     def x(self, accuracy: float) -> float:
-        """Where an accuracy lies."""
+        """Return the horizontal position of an accuracy."""
         fraction = (accuracy - self.low) / (self.high - self.low)
         return LEFT + INSET + (WIDTH - LEFT - RIGHT - 2 * INSET) * fraction
 
     def y(self, above: float) -> float:
-        """Where leakage lies; what is beyond the axis lies on its edge."""
+        """Return the vertical position of a leakage. Values beyond the axis lie at its end."""
         return TOP + HEAD + (HEIGHT - HEAD - FOOT) * (1 - min(above / self.scale.top, 1.0))
 
     def at(self, setting: Setting) -> tuple[float, float]:
-        """Where a setting lies."""
+        """Return the position of a setting's mark."""
         return self.x(setting.accuracy or 0.0), self.y(setting.above)
 
 
 def draw(frontier: Frontier, advice: Recommendation) -> Markup:
-    """The figure of one case, and what is recommended there; empty where no setting can be placed."""
+    """Return the figure of one case with the recommended setting marked. It is empty if no setting can be placed."""
     placed = frontier.placed
     if not placed or frontier.headline is None:
         return Markup("")
@@ -73,16 +81,19 @@ def draw(frontier: Frontier, advice: Recommendation) -> Markup:
 
 
 def note(setting: Setting) -> str:
-    """A setting in words: what a reader sees who points at its mark."""
-    told = f"{setting.name}: accuracy {100 * (setting.accuracy or 0):.1f}%, {read(setting.worst)}"
-    return told + (f"; dominated by {setting.dominated_by}" if setting.dominated_by else "")
+    """Return a setting in words, for the tooltip of its mark."""
+    accuracy = f"{100 * (setting.accuracy or 0):.1f}%"
+    text = f"{setting.name}: accuracy {accuracy}, {describe(setting.worst)}"
+    return text + (f"; dominated by {setting.dominated_by}" if setting.dominated_by else "")
 
 
 def _defenses(settings: Sequence[Setting]) -> list[str]:
+    """Return the names of the defenses, each once."""
     return list(dict.fromkeys(s.defense for s in settings if not s.undefended))
 
 
 def _frame(settings: Sequence[Setting], headline: Headline) -> Frame:
+    """Return axes that hold all settings."""
     accuracies = [setting.accuracy or 0.0 for setting in settings]
     step = _step(max(accuracies) - min(accuracies))
     low = step * math.floor(min(accuracies) / step + 1e-9)
@@ -96,12 +107,12 @@ def _frame(settings: Sequence[Setting], headline: Headline) -> Frame:
 
 
 def _step(span: float) -> float:
-    """The distance of ticks: about five of them in the span."""
+    """Return the distance between ticks, so that the span has at most six steps of up to 0.1."""
     return next((s for s in (0.005, 0.01, 0.02, 0.05, 0.1) if span / s <= 6), 0.2)
 
 
 def _zone(frontier: Frontier, frame: Frame, allowed: float) -> list[str]:
-    """Where the accuracy lost is no more than allowed."""
+    """Return the area in which the loss of accuracy is at most the allowed one."""
     base = next((s.accuracy for s in frontier.settings if s.undefended), None)
     if base is None:
         return []
@@ -116,7 +127,7 @@ def _zone(frontier: Frontier, frame: Frame, allowed: float) -> list[str]:
 
 
 def _chosen(chosen: Setting | None, frame: Frame) -> list[str]:
-    """A halo around the mark of what is recommended."""
+    """Return a halo around the mark of the recommended setting."""
     if chosen is None:
         return []
     x, y = frame.at(chosen)
@@ -126,16 +137,17 @@ def _chosen(chosen: Setting | None, frame: Frame) -> list[str]:
 
 
 def _grid(frame: Frame) -> list[str]:
+    """Return the axes with their ticks and titles."""
     base, right = TOP + HEIGHT, WIDTH - RIGHT
     parts = [caption(LEFT - 40, TOP - 9, frame.title, "axis-title")]
     step = frame.scale.step
     for i in range(round(frame.scale.top / step) + 1):
         y = frame.y(i * step)
         parts.append(segment(LEFT, y, right, y, "level control" if i == 0 else "grid"))
-        told = frame.format.tick(i * step)
-        # What stands higher is drawn there too.
-        told = f"≥ {told}" if i * step == frame.scale.limit else told
-        parts.append(caption(LEFT - 8, y + 4, told, "tick end"))
+        tick_text = frame.format.tick(i * step)
+        # Larger values are drawn at the limit too.
+        tick_text = f"≥ {tick_text}" if i * step == frame.scale.limit else tick_text
+        parts.append(caption(LEFT - 8, y + 4, tick_text, "tick end"))
     parts.append(caption(LEFT + 4, frame.y(0) + 17, "blind control", "level-label control"))
     parts.append(segment(LEFT, base, right, base, "base"))
     tick = _step(frame.high - frame.low)
@@ -150,7 +162,7 @@ def _grid(frame: Frame) -> list[str]:
 
 
 def _trajectories(settings: Sequence[Setting], frame: Frame, hues: dict[str, int]) -> list[str]:
-    """The settings of one defense, joined in the order of their strengths."""
+    """Return lines that join the settings of each defense in the order of their strengths, and error bars."""
     parts = []
     for defense, hue in hues.items():
         own = [setting for setting in settings if setting.defense == defense]
@@ -161,7 +173,7 @@ def _trajectories(settings: Sequence[Setting], frame: Frame, hues: dict[str, int
             f'<polyline class="trajectory hue{hue}" points="{path}"/>' if len(own) > 1 else ""
         )
     for setting in settings:
-        # The standard deviation over repeats, to either side.
+        # The bar reaches one standard deviation over repeats to either side.
         spread, (_, y) = setting.spread or 0.0, frame.at(setting)
         ends = [(setting.accuracy or 0.0) + side * spread for side in (-1, 1)]
         left, right = (frame.x(min(max(end, frame.low), frame.high)) for end in ends)
@@ -171,6 +183,7 @@ def _trajectories(settings: Sequence[Setting], frame: Frame, hues: dict[str, int
 
 
 def _labels(settings: Sequence[Setting], frame: Frame, hues: dict[str, int]) -> list[str]:
+    """Return the labels of the settings, with lines to those that are far from their marks."""
     texts = [_label(setting) for setting in settings]
     marks = [frame.at(setting) for setting in settings]
     bounds = Box(LEFT + 3, TOP + 2, WIDTH - 3, TOP + HEIGHT - 2)
@@ -186,12 +199,14 @@ def _labels(settings: Sequence[Setting], frame: Frame, hues: dict[str, int]) -> 
 
 
 def _lead(mark: tuple[float, float], label: Placed, setting: Setting, hues: dict[str, int]) -> str:
+    """Return the line from a mark to a distant label, or an empty string if the label is near."""
     if label.lead is None:
         return ""
     return segment(*mark, *label.lead, f"lead {_hue(setting, hues)}")
 
 
 def _label(setting: Setting) -> str:
+    """Return the label of a setting: its defense and strength."""
     if setting.undefended:
         return "no defense"
     strength = "" if setting.strength is None else f" {plain(setting.strength)}"
@@ -199,11 +214,12 @@ def _label(setting: Setting) -> str:
 
 
 def _hue(setting: Setting, hues: dict[str, int]) -> str:
+    """Return the class in the style sheet for a setting's color."""
     return "bare" if setting.undefended else f"hue{hues[setting.defense]}"
 
 
 def _mark(setting: Setting, frame: Frame, hues: dict[str, int]) -> str:
-    """A circle where an example leaked, a diamond where none did; hollow where dominated."""
+    """Return the mark of a setting: a circle if an example leaked, else a diamond. It is hollow if dominated."""
     x, y = frame.at(setting)
     style = f"spot {_hue(setting, hues)}{' hollow' if setting.dominated_by else ''}"
     title = f"<title>{escape(note(setting))}</title>"

@@ -1,4 +1,4 @@
-"""What an undefended audit shows: originals beside reconstructions beside the blind control."""
+"""The gallery of undefended audits: originals beside reconstructions and the blind control."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ from leakgauge.report.wording import (
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How examples of one layout are arranged.
+    """Arrangement of the examples of one layout.
 
     Args:
-        first: examples that are shown before the others are folded away.
-        single, few, many: the class of the style sheet for 1, 2 to 3, and more examples.
-        beside: whether the trajectory of the attack stands beside a single example.
+        first: Number of examples that are shown. A reader unfolds the others.
+        single: Class in the style sheet for one example.
+        few: Class in the style sheet for two or three examples.
+        many: Class in the style sheet for more examples.
+        beside: Whether the trajectory of the attack stands beside a single example.
     """
 
     first: int
@@ -49,12 +51,22 @@ LAYOUTS = {
     ),
     "rows": Layout(first=3, single="sheets", few="sheets", many="sheets", beside=False),
 }
-"""By the name in a record. cases.html.j2 has a macro for each."""
+"""Layouts by their names in a record. `cases.html.j2` has a macro for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """One column of one private row, in the column's unit; `hit` where it was read."""
+    """One column of one private row. Texts of values include the column's unit.
+
+    Args:
+        column: Name of the column.
+        range: Public range of its values.
+        original: The true value.
+        reconstruction: The attack's value.
+        control: The blind control's value.
+        hit: Whether the attack's value lies within the column's tolerance from the true value.
+        control_hit: Whether the control's value does.
+    """
 
     column: str
     range: str
@@ -67,7 +79,19 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One private example with what was made of it. Pictures are data URIs."""
+    """One private example with its reconstruction and its scores.
+
+    Args:
+        name: Name of the example.
+        label: Name of its label, or an empty string.
+        leaked: The verdict, or None if the example was not judged.
+        pictures: Data URI for each side: the original, the reconstruction and the control. None if it is missing.
+        scores: Scores of the reconstruction, in words.
+        control_scores: Scores of the control, in words.
+        label_right: Whether the attack recovered the label, or None if it recovers none.
+        identified: Whether the reconstruction identifies its original, in words. It is empty if this is unknown.
+        readings: The columns of a row of a table.
+    """
 
     name: str
     label: str
@@ -75,14 +99,14 @@ class Example:
     pictures: dict[str, str | None]
     scores: list[str]
     control_scores: list[str]
-    guess: bool | None
+    label_right: bool | None
     identified: str
     readings: list[Reading]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Glance:
-    """One thumbnail of the trajectory with its captions."""
+    """One thumbnail of an attack's trajectory with its captions."""
 
     picture: str | None
     evaluations: str
@@ -92,7 +116,20 @@ class Glance:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One audit in the gallery."""
+    """One audit in the gallery.
+
+    Args:
+        cell: Its record.
+        layout: Arrangement of its examples.
+        examples: Examples that are shown.
+        rest: Examples that a reader unfolds.
+        glances: Thumbnails of the trajectory.
+        known: Knowledge of the adversary, in words.
+        withheld: Knowledge that the adversary lacks, in words.
+        remedy: The attack's message, or advice for its status.
+        leaked: Number of examples that leaked.
+        judged: Number of examples that were judged.
+    """
 
     cell: Cell
     layout: Layout
@@ -108,7 +145,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One case: its undefended audits, and those that could not be run or failed."""
+    """One case: its undefended audits, and those that were inapplicable or failed (`skipped`)."""
 
     name: str
     first: Cell
@@ -117,7 +154,7 @@ class Case:
 
 
 def cases(cells: Sequence[Cell], album: Album) -> list[Case]:
-    """The cases in the order of the records, each with its blocks by batch size."""
+    """Return the cases in the order of the records, with their audits sorted by batch size."""
     found = []
     for name in dict.fromkeys(cell.case for cell in cells):
         mine = [cell for cell in cells if cell.case == name]
@@ -135,7 +172,7 @@ def cases(cells: Sequence[Cell], album: Album) -> list[Case]:
 
 
 def block(cell: Cell, album: Album) -> Block:
-    """One audit, ready for the page; long batches keep their later examples folded away."""
+    """Return one audit for the page."""
     known, withheld = knowledge(cell)
     verdicts = cell.verdict.per_example
     examples = [_example(cell, i, verdicts, album) for i in range(cell.batch_size)]
@@ -166,11 +203,12 @@ def read_within(value: float | None, truth: float | None, column: Column) -> boo
     """Return whether a value lies within the column's tolerance from the truth."""
     if value is None or truth is None:
         return False
-    # The slack absorbs rounding in the difference, so that exactly the tolerance counts as read.
+    # The slack absorbs rounding, so that a difference of exactly the tolerance counts as read.
     return abs(value - truth) <= column.tolerance * (1 + 1e-9)
 
 
 def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) -> Example:
+    """Return example `i` of the batch for the page."""
     right = _at(cell.values("label"), i)
     index = cell.data.examples[i : i + 1] or (i + 1,)
     return Example(
@@ -183,27 +221,28 @@ def _example(cell: Cell, i: int, verdicts: Sequence[bool | None], album: Album) 
         },
         scores=_scores(cell, i, control=False),
         control_scores=_scores(cell, i, control=True),
-        guess=None if right is None else right >= 0.5,
+        label_right=None if right is None else right >= 0.5,
         identified=_identified(cell, i),
         readings=[_reading(cell, i, j, column) for j, column in enumerate(cell.data.columns or ())],
     )
 
 
 def _scores(cell: Cell, i: int, *, control: bool) -> list[str]:
+    """Return the scores of example `i` in words, the headline's first."""
     values = cell.blind_values if control else cell.values
     headline = cell.data.headline
     first = _at(values(headline.metric), i)
-    told = [FORMATS[headline.format].read(first, headline)]
+    shown = [FORMATS[headline.format].read(first, headline)]
     scores = {measure: _at(values(measure.names[0]), i) for measure in (SSIM, MS_SSIM, LPIPS)}
     if headline.metric != "psnr" and "psnr" in cell.scores:
-        told.append(decibels(_at(values("psnr"), i)))
-    return told + [
+        shown.append(decibels(_at(values("psnr"), i)))
+    return shown + [
         f"{m.heading} {m.text(value)}" for m, value in scores.items() if value is not None
     ]
 
 
 def _identified(cell: Cell, i: int) -> str:
-    """Whether the reconstruction points at its own original, and among how many images."""
+    """Return whether the reconstruction is nearest to its own original, and among how many images."""
     name = IIP.name(cell)
     value = _at(cell.values(name), i) if name is not None else None
     if value is None or cell.candidates is None:
@@ -212,26 +251,30 @@ def _identified(cell: Cell, i: int) -> str:
 
 
 def _reading(cell: Cell, i: int, j: int, column: Column) -> Reading:
-    truth, guess, blind = (_value(getattr(cell.rows, side, ()), i, j) for side in Rows.model_fields)
+    """Return column `j` of row `i` for the page."""
+    truth, found, blind = (_value(getattr(cell.rows, side, ()), i, j) for side in Rows.model_fields)
     unit = f" {column.unit}" if column.unit else ""
     return Reading(
         column=column.name,
         range=f"{plain(column.low, 6)}\u2013{plain(column.high, 6)}{unit}",
         original=measured(truth, column),
-        reconstruction=measured(guess, column),
+        reconstruction=measured(found, column),
         control=measured(blind, column),
-        hit=read_within(guess, truth, column),
+        hit=read_within(found, truth, column),
         control_hit=read_within(blind, truth, column),
     )
 
 
 def _at(values: Sequence[float | None], i: int) -> float | None:
+    """Return value `i`, or None if there are fewer values."""
     return values[i] if i < len(values) else None
 
 
 def _item(items: Sequence[str], i: int) -> str:
+    """Return item `i`, or an empty string if there are fewer items."""
     return items[i] if i < len(items) else ""
 
 
 def _value(rows: Sequence[Sequence[float | None]], i: int, j: int) -> float | None:
+    """Return column `j` of row `i`, or None if it is missing."""
     return rows[i][j] if i < len(rows) and j < len(rows[i]) else None

@@ -1,4 +1,4 @@
-"""Where labels of points go, so that they lie over neither points nor each other."""
+"""Placement of the labels of points in a figure, so that labels cover neither points nor each other."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 
 DISTANCES = (0.0, 10.0, 22.0, 36.0, 52.0, 70.0, 90.0, 112.0, 136.0, 162.0)
+"""Distances between a label and its mark that are tried, nearest first, in CSS pixels."""
 ANGLES = (0, 180, 315, 45, 225, 135, 270, 90, 337, 23, 203, 157, 292, 248, 68, 112)
-"""Degrees, clockwise from the right, best first."""
+"""Directions from a mark to its label that are tried, best first, in degrees clockwise from the right."""
 MARK, PITCH, LINE, CLEAR = 9.0, 7.2, 14.0, 20.0
-"""Half a point with its air; a character; a line of text; how far a label is nobody's. CSS pixels."""
+"""Half the width of a mark with its margin, width of a character, and height of a line of text, in CSS pixels. The
+last number is a distance. Further away than this, a reader no longer relates a label to a mark."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle by its edges; y grows downwards."""
+    """A rectangle, given by its edges. y grows downwards."""
 
     left: float
     top: float
@@ -24,17 +26,17 @@ class Box:
     bottom: float
 
     def overlaps(self, other: Box) -> bool:
-        """Whether they share more than an edge."""
+        """Return whether the two share more than an edge."""
         across = self.left < other.right and other.left < self.right
         return across and self.top < other.bottom and other.top < self.bottom
 
     def within(self, other: Box) -> bool:
-        """Whether it lies inside."""
+        """Return whether this box lies inside another."""
         across = self.left >= other.left and self.right <= other.right
         return across and self.top >= other.top and self.bottom <= other.bottom
 
     def gap(self, point: tuple[float, float]) -> float:
-        """How far a point lies outside."""
+        """Return the distance of a point from the box, 0 if it lies inside."""
         across = max(self.left - point[0], point[0] - self.right, 0.0)
         down = max(self.top - point[1], point[1] - self.bottom, 0.0)
         return math.hypot(across, down)
@@ -42,9 +44,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Placed:
-    """A label's end that faces its mark, its baseline, and the end of the line that leads to it where it is far.
+    """The place of a label.
 
-    `anchor`: which end that is, as SVG has it: "start", "middle" or "end".
+    Args:
+        x: Horizontal position of the label's anchor.
+        y: Its baseline.
+        anchor: The part of the label that stands at `x`, as in SVG: "start", "middle" or "end".
+        lead: End of the line that connects the mark with a distant label, or None if the label is near.
     """
 
     x: float
@@ -59,11 +65,18 @@ def place(
     bounds: Box,
     taken: Sequence[Box] = (),
 ) -> list[Placed]:
-    """A place for the label of each mark, the nearest that is free; beside its mark where none is."""
+    """Return a place for the label of each mark: the nearest free place, or beside the mark if none is free.
+
+    Args:
+        marks: Centers of the marks.
+        texts: Labels of the marks, in the same order.
+        bounds: Box within which labels must stay.
+        taken: Boxes that labels must not cover.
+    """
     points = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in marks]
     filled: list[Box] = [*taken]
     found: dict[int, Placed] = {}
-    # Those with most neighbors have least choice.
+    # Marks with the most neighbors have the fewest free places, so they choose first.
     crowd = [sum(math.dist(one, other) < 60 for other in marks) for one in marks]
     for i in sorted(range(len(marks)), key=lambda i: (-crowd[i], marks[i])):
         width = PITCH * len(texts[i])
@@ -76,6 +89,7 @@ def place(
 
 
 def _free(bounds: Box, blocked: Sequence[Box], box: Box) -> bool:
+    """Return whether a box lies within the bounds and overlaps no blocked box."""
     return box.within(bounds) and not any(box.overlaps(other) for other in blocked)
 
 
@@ -85,7 +99,7 @@ def _nearest(
     width: float,
     free: Callable[[Box], bool],
 ) -> tuple[Placed, Box]:
-    """The nearest place that is free; one nearer to another mark would be taken for that one's."""
+    """Return the nearest free place. Places near another mark come last, as a reader could take the label for its."""
     candidates = [_at(mark, width, d, angle) for d in DISTANCES for angle in ANGLES]
     fitting = [(placed, box) for placed, box in candidates if free(box)]
     for placed, box in fitting:
@@ -98,7 +112,7 @@ def _nearest(
 def _at(
     mark: tuple[float, float], width: float, distance: float, angle: float
 ) -> tuple[Placed, Box]:
-    """The label whose nearest edge lies so far from the mark's own, in this direction."""
+    """Return the place and the box of a label at a distance (CSS pixels) and an angle (degrees) from its mark."""
     along, down = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     reach = MARK + distance
     x, y = mark[0] + reach * along, mark[1] + reach * down

@@ -1,4 +1,4 @@
-"""The page: records in, one HTML text out. Reads records and pictures, and nothing else of ours."""
+"""The page: one HTML text, built from records and pictures alone."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ from leakgauge.report.recommendation import Recommendation, recommend
 from leakgauge.report.run import Run, parse
 
 PAGE = "report.html"
+"""Name of the page in the folder of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The frontier of one case: its figure, what is recommended, and what to know of its numbers."""
+    """The frontier of one case with its recommendation, its figure, and notes on its numbers."""
 
     frontier: Frontier
     advice: Recommendation
@@ -40,7 +41,20 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the full table."""
+    """One line of the full table.
+
+    Args:
+        cell: Record of the audit.
+        setting: The defense and its strength, in words.
+        leaked: Number of examples that leaked.
+        judged: Number of examples that were judged.
+        median: Median of the headline's score over examples.
+        low: Its 10% quantile.
+        high: Its 90% quantile.
+        control: Median of the blind control's score.
+        measures: Value of each further measure by its heading.
+        label: Fraction of labels that were recovered.
+    """
 
     cell: Cell
     setting: str
@@ -55,9 +69,15 @@ class Row:
 
 
 def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> str:
-    """The page as HTML text; pictures are read from `folder`. Raises DataError for bad records.
+    """Return the page as HTML text.
 
-    `allowed`: accuracy, in [0, 1], that what is recommended may lose.
+    Args:
+        records: Records of a run, in any order.
+        folder: Folder that the paths of pictures in the records start from.
+        allowed: Largest loss of test accuracy, in [0, 1], of a recommended defense.
+
+    Raises:
+        DataError: The records have no header.
     """
     run = parse(records)
     album = Album(folder)
@@ -92,7 +112,7 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
         statuses=wording.STATUS_MEANINGS,
         words=wording,
         formats=FORMATS,
-        # Our own files, not input.
+        # These are this package's files, not input, so they are not escaped.
         style=Markup(_resource("style.css")),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -101,14 +121,23 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
 
 
 def write_report(folder: str | Path, allowed: float = LOSS) -> Path:
-    """Draw `folder/report.html` from `folder/records.jsonl`. Raises DataError, OutputError."""
+    """Write `folder/report.html` from `folder/records.jsonl` and return its path.
+
+    Args:
+        folder: Folder of a run.
+        allowed: Largest loss of test accuracy, in [0, 1], of a recommended defense.
+
+    Raises:
+        DataError: The records are missing or invalid.
+        OutputError: The page cannot be written.
+    """
     folder = _folder(folder)
     page = render(read(folder / FILE), folder, allowed)
     path = folder / PAGE
-    # An ordinary file, not one of mkstemp's: the page keeps the rights that the user's umask gives.
+    # mkstemp would make a private file. An ordinary file gets its rights from the user's umask.
     temporary = folder / f".{PAGE}.{os.getpid()}"
     try:
-        # Names of files may hold bytes that are no UTF-8, as lone surrogates.
+        # Names of files may hold lone surrogates, which stand for bytes that are not UTF-8.
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     except OSError as error:
@@ -117,20 +146,28 @@ def write_report(folder: str | Path, allowed: float = LOSS) -> Path:
             PAGE,
             expected="a folder that can be written",
             found=(error.strerror or "an error").lower(),
-            remedy="free space or change its rights, then draw the report again",
+            remedy="free disk space or change the folder's rights, then draw the report again",
         ) from None
     return path
 
 
 def recommendations(folder: str | Path, allowed: float = LOSS) -> list[Recommendation]:
-    """For each case of a run's folder whose utility was measured. Raises DataError where there is none."""
+    """Return a recommendation for each case of a run whose utility was measured.
+
+    Args:
+        folder: Folder of a run.
+        allowed: Largest loss of test accuracy, in [0, 1], of a recommended defense.
+
+    Raises:
+        DataError: The records are missing or invalid, or hold no training.
+    """
     folder = _folder(folder)
     records = read(folder / FILE)
     if not any(isinstance(record, Training) for record in records):
         parse(records)
         raise DataError(
             f"run {str(folder)!r}",
-            expected="records of trainings, to know what defenses cost",
+            expected="records of trainings, which measure what defenses cost",
             found="none",
             remedy="audit a specification with a section utility: utility = {rounds = 20}",
         )
@@ -139,7 +176,7 @@ def recommendations(folder: str | Path, allowed: float = LOSS) -> list[Recommend
 
 
 def _folder(given: str | Path) -> Path:
-    """Return the folder of a run. Raise DataError unless it is given as text or a Path."""
+    """Return the folder of a run as a Path. Raise DataError unless it is a string or a Path."""
     if not isinstance(given, str | os.PathLike):
         raise DataError(
             "run",
@@ -151,11 +188,12 @@ def _folder(given: str | Path) -> Path:
 
 
 def _resource(name: str) -> str:
+    """Return the text of a file of this package."""
     return resources.files("leakgauge.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """What a stranger needs to repeat the run."""
+    """Return what another person needs to repeat the run, with a name for each fact."""
     facts = [
         ("Command", run.header.command),
         ("Root seed", str(run.header.seed)),
@@ -168,24 +206,26 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 def _versions(header: Header) -> str:
+    """Return the versions of libraries in words."""
     return ", ".join(f"{name} {version}" for name, version in header.versions)
 
 
 def _machine(header: Header) -> str:
+    """Return the facts of the machine in words."""
     return "; ".join(f"{name}: {_inline(value)}" for name, value in header.machine)
 
 
 def _inline(value: object) -> str:
-    """Return a value in words. Threads and mappings become their names and values."""
+    """Return a value in words. Threads and mappings are shown as names and values."""
     if isinstance(value, Threads):
         return f"each cell {value.each_cell}, interop {value.interop}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {told}" for name, told in value.items()) or "none"
+        return ", ".join(f"{name} {entry}" for name, entry in value.items()) or "none"
     return str(value)
 
 
 def _tallies(run: Run) -> list[tuple[str, str]]:
-    """Return the numbers that carry the page, each with what it counts."""
+    """Return the counts at the top of the page, each with its words."""
     judged = [cell for cell in run.cells if cell.verdict.leaks is not None]
     open_ = [cell for cell in judged if cell.undefended]
     defended = [cell for cell in judged if not cell.undefended]
@@ -193,33 +233,36 @@ def _tallies(run: Run) -> list[tuple[str, str]]:
     failed = sum(cell.failed for cell in run.cells)
     silent = sum(cell.silent for cell in run.cells)
     return [
-        (_share(open_), "undefended audits leaked"),
-        (_share(defended), "defended audits leaked"),
+        (_leaked_of(open_), "undefended audits leaked"),
+        (_leaked_of(defended), "defended audits leaked"),
         (f"{len(run.cells)} of {run.planned}", "planned audits are in these records"),
-        (str(idle), "could not be run (inapplicable)"),
-        *([(str(failed), "failed: no result")] if failed else []),
+        (str(idle), "were inapplicable and did not run"),
+        *([(str(failed), "failed and have no result")] if failed else []),
         *([(str(silent), "observed an update of zeros (no signal)")] if silent else []),
     ]
 
 
-def _share(cells: Sequence[Cell]) -> str:
+def _leaked_of(cells: Sequence[Cell]) -> str:
+    """Return how many audits leaked and how many there are, in words."""
     leaking = sum(bool(cell.verdict.leaks) for cell in cells)
     return f"{leaking} of {len(cells)}" if cells else "none run"
 
 
 def _view(frontier: Frontier, allowed: float, *, partial: bool) -> View:
-    # One note for each reason, not for each strength.
-    told = {s.epsilon_note: s.epsilon is not None for s in frontier.settings if s.epsilon_note}
+    """Return the frontier of one case for the page."""
+    # Several strengths often share one note, which then stands on the page once.
+    reasons = {s.epsilon_note: s.epsilon is not None for s in frontier.settings if s.epsilon_note}
     advice = recommend(frontier, allowed, partial=partial)
     return View(
         frontier=frontier,
         advice=advice,
         figure=frontier_figure.draw(frontier, advice),
-        notes=tuple(f"{'epsilon is ' if known else ''}{text}." for text, known in told.items()),
+        notes=tuple(f"{'Epsilon is ' if known else ''}{text}." for text, known in reasons.items()),
     )
 
 
 def _row(cell: Cell) -> Row:
+    """Return one line of the full table."""
     verdicts = [verdict for verdict in cell.verdict.per_example if verdict is not None]
     metric = cell.data.headline.metric
     values = cell.values(metric)
@@ -232,18 +275,18 @@ def _row(cell: Cell) -> Row:
         low=quantile(values, 0.1),
         high=quantile(values, 0.9),
         control=median(cell.blind_values(metric)),
-        measures={measure.heading: _told(measure, cell) for measure in wording.MEASURES},
+        measures={measure.heading: _summarize(measure, cell) for measure in wording.MEASURES},
         label=_mean(cell.values("label")),
     )
 
 
-def _told(measure: wording.Measure, cell: Cell) -> float | None:
-    """What a measure says of a whole audit."""
+def _summarize(measure: wording.Measure, cell: Cell) -> float | None:
+    """Return a measure's value for a whole audit: the fraction of a score of 0 or 1, else the median."""
     values = cell.values(measure.name(cell) or "")
-    return _mean(values) if measure.shared else median(values)
+    return _mean(values) if measure.binary else median(values)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The share of a yes-or-no score."""
+    """Return the mean of the known values, or None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -1,8 +1,13 @@
 """The cheapest setting of a defense that keeps leakage at the blind control, and why the others were refused.
 
-A setting qualifies where no example leaks by the rule under any attack tried, an attack that reads the undefended
-update was among them and ended on its own, and no more accuracy is lost than allowed. Cheapest: least accuracy lost;
-of those within the standard error of the best, fewest bytes, then seconds where they differ by a tenth.
+A setting qualifies if all of these hold:
+
+- No example leaks by the rule under any attack that was tried.
+- At least one of these attacks leaks the undefended update, and none of those ended early.
+- The loss of accuracy is at most the allowed one.
+
+The cheapest setting loses the least accuracy. Among settings within the standard error of the best, the one that sends
+the fewest bytes is chosen. If several send equally many, time decides if it differs by more than a tenth.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from leakgauge.report.frontier import Exposure, Frontier, Setting
 from leakgauge.report.wording import plain, plural, points, rate, size, together
 
 SLOWER = 1.1
-"""Ratio of seconds that counts as a difference: less is the machine's."""
+"""Ratio of seconds above which two settings differ. A smaller ratio may be noise of the machine."""
 
 
 class Reason(StrEnum):
@@ -34,7 +39,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Why a setting was not chosen: each reason by its name, and all in words."""
+    """The reasons why a setting was not chosen, by name and in words."""
 
     setting: Setting
     reasons: tuple[Reason, ...]
@@ -43,9 +48,19 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """What to use in one case. `chosen` is None where nothing qualifies; `nearest` then says what came close.
+    """The recommended setting of one case.
 
-    evidence: "firm", or "weak" where the chosen setting held, but an attack on it had not converged.
+    Args:
+        case: Name of the case.
+        allowed: Largest loss of test accuracy that was allowed, a fraction in [0, 1].
+        chosen: The recommended setting, or None if no setting qualifies.
+        evidence: "firm", "weak", or None if nothing was chosen. Evidence is weak if the chosen setting held, but an
+            attack on it had not converged, had failed, or had observed an update of zeros.
+        sentence: The recommendation in one sentence.
+        why: Reasons for it, one sentence each.
+        nearest: The settings that came near, in sentences, if no setting qualifies.
+        refused: All other settings, with reasons.
+        caveat: Limits of the evidence, in sentences.
     """
 
     case: str
@@ -59,37 +74,41 @@ class Recommendation:
     caveat: str
 
     def lines(self) -> list[str]:
-        """As a reader is told it."""
-        told = [
+        """Return the recommendation as lines of text."""
+        found = [
             self.case,
             f"  {self.sentence}",
             *(f"  {text}" for text in (*self.why, *self.nearest)),
         ]
         if self.refused:
-            told.append("  Refused:")
-            told += [f"    {refusal.setting.name}: {refusal.words}" for refusal in self.refused]
-        return [*told, f"  {self.caveat}"]
+            found.append("  Refused:")
+            found += [f"    {refusal.setting.name}: {refusal.words}" for refusal in self.refused]
+        return [*found, f"  {self.caveat}"]
 
     def as_json(self) -> dict[str, Any]:
-        """The same for a program; numbers that are not finite are null."""
+        """Return the recommendation as values for JSON. Numbers that are not finite become None."""
         return {
             "case": self.case,
             "allowed_loss": self.allowed,
-            "recommended": _told(self.chosen) if self.chosen else None,
+            "recommended": _setting_as_json(self.chosen) if self.chosen else None,
             "evidence": self.evidence,
             "sentence": self.sentence,
             "why": list(self.why),
             "nearest": list(self.nearest),
             "refused": [
-                {**_told(refusal.setting), "reasons": list(refusal.reasons), "words": refusal.words}
+                {
+                    **_setting_as_json(refusal.setting),
+                    "reasons": list(refusal.reasons),
+                    "words": refusal.words,
+                }
                 for refusal in self.refused
             ],
             "caveat": self.caveat,
         }
 
 
-def _told(setting: Setting) -> dict[str, Any]:
-    """A setting's names and numbers."""
+def _setting_as_json(setting: Setting) -> dict[str, Any]:
+    """Return a setting's names and numbers as values for JSON."""
     worst = setting.worst
     numbers = {
         "leakage": worst.score if worst else None,
@@ -115,14 +134,17 @@ def _told(setting: Setting) -> dict[str, Any]:
 def recommend(
     frontier: Frontier, allowed: float = LOSS, *, partial: bool = False
 ) -> Recommendation:
-    """The recommendation for one case, where so much accuracy, in [0, 1], may be lost against no defense.
+    """Return the recommendation for one case.
 
-    `partial`: whether the run stopped early, so that the caveat says so.
+    Args:
+        frontier: All settings of the case.
+        allowed: Largest loss of test accuracy against no defense, a fraction in [0, 1].
+        partial: Whether the run stopped early. The caveat then says so.
     """
     reasons = {setting.repr: _reasons(setting, allowed) for setting in frontier.settings}
     firm = [setting for setting in frontier.settings if not reasons[setting.repr]]
     weak = [setting for setting in frontier.settings if reasons[setting.repr] == (Reason.WEAK,)]
-    # Where nothing leaks without a defense, no attack can tell anything of one.
+    # If nothing leaks without a defense, no attack gives evidence about a defense.
     bare = next((setting for setting in firm or weak if setting.undefended), None)
     chosen = bare or cheapest(firm or weak)
     refused = [
@@ -144,7 +166,7 @@ def recommend(
 
 
 def cheapest(settings: Sequence[Setting]) -> Setting | None:
-    """The cheapest of settings whose loss is known; None of none."""
+    """Return the cheapest setting, or None if there are no settings."""
     if not settings:
         return None
     best = min(settings, key=_loss)
@@ -156,15 +178,17 @@ def cheapest(settings: Sequence[Setting]) -> Setting | None:
 
 
 def _loss(setting: Setting) -> float:
+    """Return the accuracy lost by a setting, or infinity if it is unknown."""
     return _known(setting.loss)
 
 
 def _known(value: float | None) -> float:
+    """Return the value, or infinity if it is None."""
     return float("inf") if value is None else value
 
 
 def _reasons(setting: Setting, allowed: float) -> tuple[Reason, ...]:
-    """Why a setting does not qualify; empty where it does."""
+    """Return the reasons why a setting does not qualify. There are none if it does."""
     found: list[Reason] = []
     if setting.leaked:
         found.append(Reason.LEAKS)
@@ -179,32 +203,33 @@ def _reasons(setting: Setting, allowed: float) -> tuple[Reason, ...]:
 
 
 def _words(setting: Setting, reasons: Sequence[Reason]) -> str:
-    told = {
+    """Return the reasons why a setting was refused, in words."""
+    words = {
         Reason.LEAKS: lambda: (
-            f"leaks: {read(setting.worst)}" if setting.worst else Reason.LEAKS.value
+            f"leaks: {describe(setting.worst)}" if setting.worst else Reason.LEAKS.value
         ),
         Reason.UNTRIED: lambda: f"no evidence: {why_untried(setting)}",
         Reason.COSTS: lambda: "its training diverged" if setting.diverged else f"{_lost(setting)}",
         Reason.WEAK: lambda: f"weak evidence: {why_weak(setting)}",
     }
-    return "; ".join(told[reason]() for reason in reasons)
+    return "; ".join(words[reason]() for reason in reasons)
 
 
-def read(exposure: Exposure | None) -> str:
-    """What an attack read: `dlg, batch of 1, read 31.2 dB (blind control 9.1 dB)`."""
+def describe(exposure: Exposure | None) -> str:
+    """Return the result of an attack in words: `dlg, batch of 1, scored 31.2 dB (blind control 9.1 dB)`."""
     if exposure is None:
         return "no attack could be judged"
     format_, unit = FORMATS[exposure.headline.format], exposure.headline.unit
     score, control = (format_.amount(v, unit) for v in (exposure.score, exposure.control))
-    # An error is not what was read.
-    verb = "read" if exposure.headline.better == "higher" else "scored"
-    told = f"{exposure.attack}, batch of {exposure.batch_size}, {verb} {score} (blind control {control})"
+    where = f"{exposure.attack}, batch of {exposure.batch_size}"
+    result = f"{where}, scored {score} (blind control {control})"
     # A median over a batch may hide the one example that leaked.
     some = 0 < exposure.leaks < exposure.judged
-    return told + (f", and {exposure.leaks} of {exposure.judged} examples leaked" if some else "")
+    return result + (f", and {exposure.leaks} of {exposure.judged} examples leaked" if some else "")
 
 
 def _lost(setting: Setting) -> str:
+    """Return the accuracy lost by a setting, in words."""
     if setting.loss is None:
         return "its training failed" if setting.untrained else "its accuracy is not known"
     if setting.loss <= 0:
@@ -213,11 +238,12 @@ def _lost(setting: Setting) -> str:
 
 
 def _sentence(chosen: Setting | None, allowed: float, *, weak: bool) -> str:
-    within = f"within {points(allowed)} of the accuracy without a defense"
+    """Return the recommendation in one sentence, and a second one if the evidence is weak."""
+    within = f"within {points(allowed)} of training without a defense"
     if chosen is None:
-        return f"No setting tried keeps leakage at the blind control {within}."
+        return f"No setting tried keeps leakage at the blind control and accuracy {within}."
     if not chosen.undefended:
-        sentence = f"Use {chosen.name}: no example leaked, {within}."
+        sentence = f"Use {chosen.name}: no example leaked, and accuracy stays {within}."
     elif failed_of(chosen):
         sentence = "Nothing leaked without a defense, but not every audit ran to its end."
     else:
@@ -226,12 +252,13 @@ def _sentence(chosen: Setting | None, allowed: float, *, weak: bool) -> str:
 
 
 def _why(chosen: Setting, among: Sequence[Setting], frontier: Frontier) -> Iterator[str]:
+    """Yield the reasons for the chosen setting, one sentence each."""
     accuracy = (
         f"{_lost(chosen)}: {rate(chosen.accuracy)} of {frontier.tested} test examples are right"
     )
-    error = f", known to {points(chosen.error)}" if chosen.error else ""
-    yield f"It {accuracy}{error}; each round takes {size(chosen.bytes_a_round)} of all clients together."
-    yield f"The most that an attack read: {read(chosen.worst)}."
+    error = f" (standard error {points(chosen.error)})" if chosen.error else ""
+    yield f"It {accuracy}{error}. All clients together send {size(chosen.bytes_a_round)} per round."
+    yield f"The strongest attack: {describe(chosen.worst)}."
     if chosen.epsilon is not None:
         yield f"Epsilon is {plain(chosen.epsilon)} at delta {plain(chosen.delta)}, {chosen.epsilon_note}."
     elif chosen.epsilon_note:
@@ -239,7 +266,7 @@ def _why(chosen: Setting, among: Sequence[Setting], frontier: Frontier) -> Itera
     best = min(among, key=_loss)
     if best is not chosen:
         yield (
-            f"{best.name} loses less, by less than the test set can tell, and "
+            f"{best.name} loses less accuracy, but the difference is within the standard error, and it "
             + (
                 "sends more."
                 if _known(best.bytes_a_round) > _known(chosen.bytes_a_round)
@@ -248,32 +275,36 @@ def _why(chosen: Setting, among: Sequence[Setting], frontier: Frontier) -> Itera
         )
     idle = [e.attack for e in chosen.exposures if e.inapplicable]
     if idle:
-        yield f"Not applicable to it, and so not tried: {together(dict.fromkeys(idle))}."
+        yield f"Not applicable to this setting, so not tried: {together(dict.fromkeys(idle))}."
 
 
 def _nearest(settings: Sequence[Setting], allowed: float) -> Iterator[str]:
-    """The cheapest that held, and the least leaking that costs no more than allowed."""
+    """Yield the cheapest setting that held, and the setting within the allowed loss that leaked least."""
     held = [
         s for s in settings if s.judged and not s.leaked and not s.diverged and not s.undefended
     ]
     if held:
         least = min(held, key=_loss)
         weak = ", on weak evidence" if Reason.WEAK in _reasons(least, allowed) else ""
-        yield f"The cheapest that held{weak}: {least.name}; it {_lost(least)}."
+        yield f"The cheapest setting that held{weak}: {least.name}. It {_lost(least)}."
     cheap = [s for s in settings if s.leaked and _loss(s) <= allowed and not s.undefended]
     if cheap:
         quietest = min(cheap, key=lambda s: (s.above, _loss(s)))
-        yield f"The least leaking of those that cost no more: {quietest.name}; {read(quietest.worst)}."
+        yield (
+            f"The setting within the allowed loss that leaked least: {quietest.name}."
+            f" The strongest attack on it: {describe(quietest.worst)}."
+        )
     if not held and not cheap:
-        yield "None came near."
+        yield "No setting came near."
 
 
 def _caveat(frontier: Frontier, *, partial: bool) -> str:
+    """Return the limits of the evidence, in sentences."""
     attacks = list(dict.fromkeys(e.attack for s in frontier.settings for e in s.exposures))
     sizes = sorted({e.batch_size for s in frontier.settings for e in s.exposures})
     return (
-        f"All this is against {together(attacks)} with the budget of this run, on batches of"
-        f" {together(map(str, sizes))}, and for {plural(frontier.rounds or 0, 'round')} of training:"
-        " a stronger attack, more steps or more knowledge may read what these did not."
-        + (" The run stopped early: not all that was planned is in it." if partial else "")
+        f"This holds against {together(attacks)} with the budget of this run, on batches of"
+        f" {together(map(str, sizes))}, and for {plural(frontier.rounds or 0, 'round')} of training."
+        " A stronger attack, more steps or more knowledge may leak more."
+        + (" The run stopped early, so planned audits are missing." if partial else "")
     )

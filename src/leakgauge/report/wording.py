@@ -1,4 +1,4 @@
-"""Numbers and names as a reader sees them."""
+"""Numbers and names in the words that a reader sees."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ from leakgauge.records import Cell, Column, Headline
 
 MISSING = "\u2013"
 
-# Everything that a threat model can grant, so that the page can also say what was withheld.
 GRANTABLE = ("batch_size", "labels", "label_counts", "defense")
+"""Knowledge that a threat model can grant. The page also names what was not granted."""
 LOCAL = ("order", "hyperparameters")
-"""What means something only where the update is of several local steps."""
+"""Knowledge that a threat model can grant, but that matters only for updates of several local steps."""
 
 REMEDIES = {
-    "unconverged": "The budget ended first: more steps or restarts could rebuild more.",
-    "diverged": "The objective became non-finite: a smaller step could rebuild more.",
+    "unconverged": "The attack's budget ended before it converged. More steps or restarts could reconstruct more.",
+    "diverged": "The objective became non-finite. A smaller step could reconstruct more.",
 }
+"""Advice by status, for attacks without a message of their own."""
 
 STATUS_MEANINGS = {
-    "certified": "the reconstruction reproduces the update to rounding: proven by the update",
-    "converged": "the attacker's objective fell below its tolerance",
-    "unconverged": "the budget ended first; this says little about safety",
-    "diverged": "the objective became non-finite; this says little about safety",
-    "inapplicable": "the attack's conditions do not hold here, so it was not run",
-    "no signal": "every entry of the update is 0: nothing was observed, so this says nothing about leakage",
-    "failed": "an exception ended the audit; this says nothing about leakage",
+    "certified": "The reconstruction gives the observed update, up to rounding. This proves the reconstruction.",
+    "converged": "The attack's objective fell below its tolerance.",
+    "unconverged": "The attack's budget ended before it converged. This says little about safety.",
+    "diverged": "The attack's objective became non-finite. This says little about safety.",
+    "inapplicable": "A condition of the attack does not hold here, so it did not run.",
+    "no signal": "Every entry of the update is 0, so nothing was observed. This shows neither leakage nor safety.",
+    "failed": "An exception ended the audit. This shows neither leakage nor safety.",
 }
+"""What each status means, in sentences for a reader."""
 
 
 def decibels(value: float | None) -> str:
-    """A PSNR with its unit; a perfect copy has no finite one."""
+    """Return a PSNR with its unit. An infinite PSNR, that of a perfect copy, is "exact"."""
     if value is None:
         return MISSING
     return f"{value:.1f} dB" if math.isfinite(value) else ("exact" if value > 0 else MISSING)
 
 
 def percent(value: float | None) -> str:
-    """A share in [0, 1] as a percentage."""
+    """Return a fraction in [0, 1] as a percentage."""
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.0f}%"
 
 
 def plain(value: float | str | None, digits: int = 3) -> str:
-    """A number in `digits` significant digits, with a short exponent; a string as it is."""
+    """Return a number with `digits` significant digits and a short exponent. A string stays unchanged."""
     if value is None:
         return MISSING
     if isinstance(value, str):
@@ -56,17 +58,17 @@ def plain(value: float | str | None, digits: int = 3) -> str:
 
 
 def fixed(value: float | None, decimals: int = 2) -> str:
-    """A number with a fixed count of decimals."""
+    """Return a number with `decimals` decimals."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"
 
 
 def count(value: int | None) -> str:
-    """An integer with thin spaces between thousands."""
+    """Return an integer with thin spaces between thousands."""
     return MISSING if value is None else f"{value:,}".replace(",", "\u202f")
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for short times, minutes and hours for long ones."""
+    """Return a duration, given in seconds, in seconds, minutes or hours."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     if seconds < 0.1:
@@ -79,26 +81,30 @@ def duration(seconds: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """An accuracy in [0, 1] as a percentage with one decimal."""
+    """Return an accuracy in [0, 1] as a percentage with one decimal."""
     return MISSING if value is None else f"{100 * value:.1f}%"
 
 
 def lost(fraction: float | None) -> str:
-    """Accuracy lost, in points of a hundred; what was gained has a plus."""
+    """Return the change of accuracy in percentage points. A loss has a minus, a gain a plus.
+
+    Args:
+        fraction: Accuracy lost, in [-1, 1].
+    """
     if fraction is None:
         return MISSING
-    told = f"{-100 * fraction:+.1f}"
-    return "0.0" if told in ("+0.0", "-0.0") else told.replace("-", "\u2212")
+    text = f"{-100 * fraction:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "\u2212")
 
 
 def points(fraction: float) -> str:
-    """A difference of accuracies, in points of a hundred."""
-    told = f"{100 * fraction:.1f}".removesuffix(".0")
-    return f"{told} point" if told == "1" else f"{told} points"
+    """Return a difference of accuracies, given as a fraction, in percentage points."""
+    text = f"{100 * fraction:.1f}".removesuffix(".0")
+    return f"{text} point" if text == "1" else f"{text} points"
 
 
 def size(count_: float | None) -> str:
-    """Bytes, in thousands and millions where there are so many."""
+    """Return a number of bytes in B, kB, MB or GB."""
     if count_ is None:
         return MISSING
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -108,25 +114,25 @@ def size(count_: float | None) -> str:
 
 
 def measured(value: float | None, column: Column) -> str:
-    """A table's value with its column's decimals and unit."""
+    """Return a value of a table with its column's decimals and unit."""
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{value:.{column.decimals}f} {column.unit}".rstrip()
 
 
 def plural(number: int, noun: str) -> str:
-    """A count and its noun."""
+    """Return a count and its noun, with an s unless the count is 1."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def knowledge(cell: Cell) -> tuple[list[str], list[str]]:
-    """What the adversary knew and what it did not, in words."""
+    """Return the adversary's knowledge and the knowledge that it lacks, in words."""
     several = not cell.protocol.single
     known = [
         *cell.threat.always,
         *(name for name in cell.threat.grants if several or name not in LOCAL),
     ]
-    # Labels include their counts, so a granted label set leaves nothing of them withheld.
+    # An adversary that knows the labels knows their counts too.
     implied = {"label_counts"} if "labels" in known else set()
     grantable = (*GRANTABLE, *LOCAL) if several else GRANTABLE
     withheld = [name for name in grantable if name not in known and name not in implied]
@@ -134,7 +140,7 @@ def knowledge(cell: Cell) -> tuple[list[str], list[str]]:
 
 
 def setting(cell: Cell) -> str:
-    """A defense with its strength: `gaussian_noise, std = 0.01`."""
+    """Return a defense with its strength, such as `gaussian_noise, std = 0.01`."""
     if cell.undefended:
         return "none"
     defense = cell.defense
@@ -144,7 +150,7 @@ def setting(cell: Cell) -> str:
 
 
 def listed(items: Sequence[str], most: int = 4) -> str:
-    """`a; b; c and 2 more`: long lists are cut and say so."""
+    """Return the first `most` items, and the number of the others: `a; b; c; d and 2 more`."""
     shown, rest = items[:most], len(items) - most
     return "; ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
@@ -156,18 +162,18 @@ def together(items: Iterable[str]) -> str:
 
 
 def remedy(cell: Cell) -> str:
-    """The cell's own message, or else what its status suggests to do."""
+    """Return the attack's message. If it has none, return advice for its status."""
     return cell.message or REMEDIES.get(cell.status, "")
 
 
 def beyond(headlines: Iterable[Headline]) -> str:
-    """Return on which side of the blind control's score leakage lies: "above", "below", or "beyond" if on both."""
+    """Return the side of the blind control's score that shows leakage: "above", "below", or "beyond" if both do."""
     sides = {"above" if headline.better == "higher" else "below" for headline in headlines}
     return "beyond" if len(sides) == 2 else next(iter(sides), "above")
 
 
 def scores(cells: Iterable[Cell]) -> str:
-    """Return what leakage is in a run: its one headline score, or each with the kinds of data that it stands for."""
+    """Return the name of a run's headline score. If there are several, each has its kinds of data beside it."""
     kinds: dict[str, dict[str, None]] = {}
     for cell in cells:
         kinds.setdefault(score(cell.data.headline), {})[f"{cell.data.kind.removesuffix('s')}s"] = (
@@ -175,39 +181,44 @@ def scores(cells: Iterable[Cell]) -> str:
         )
     if len(kinds) < 2:
         return "".join(kinds)
-    return together(f"{told} for {together(names)}" for told, names in kinds.items())
+    return together(f"{name} for {together(data)}" for name, data in kinds.items())
 
 
 def score(headline: Headline) -> str:
-    """Return what the score of a headline is called in a sentence: `PSNR`, or `the share of columns read`."""
+    """Return the name of a headline's score for a sentence, such as `PSNR` or `the fraction of columns read`."""
     name = headline.title.removesuffix(f", {headline.unit}")
     if headline.format == "percent":
-        name = f"the share of {name}"
+        name = f"the fraction of {name}"
     elif headline.format == "number" and name != headline.title:
         name += f" in {headline.unit}"
     return name if headline.better == "higher" else f"{name} (lower leaks more)"
 
 
 def _spoken(names: Sequence[str]) -> list[str]:
+    """Return names with spaces instead of underscores."""
     return [name.replace("_", " ") for name in names]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A metric of images beside PSNR: its heading, how a value reads, and what it means.
+    """A metric of images other than PSNR.
 
-    names: under which records hold it, best first, of which an audit's is the first that it has.
-    shared: values are 0 or 1, so that their share tells more than their median.
+    Args:
+        heading: Its name on the page.
+        names: Its names in records, best first. An audit uses the first name that its record has.
+        text: Function that returns a value in words.
+        meaning: Its definition, for a reader.
+        binary: Whether values are 0 or 1, so that the page shows their mean and not their median.
     """
 
     heading: str
     names: tuple[str, ...]
     text: Callable[[float | None], str]
     meaning: str
-    shared: bool = False
+    binary: bool = False
 
     def name(self, cell: Cell) -> str | None:
-        """Under which of its names this audit holds it."""
+        """Return the metric's name in the record of an audit, or None if the record lacks it."""
         return next((name for name in self.names if name in cell.scores), None)
 
 
@@ -215,38 +226,38 @@ SSIM = Measure(
     heading="SSIM",
     names=("ssim",),
     text=fixed,
-    meaning="Structural similarity of two images, at most 1, which means identical.",
+    meaning="Structural similarity of two images. Higher is closer. 1 means identical.",
 )
 MS_SSIM = Measure(
     heading="MS-SSIM",
     names=("ms_ssim",),
     text=lambda value: fixed(value, 3),
-    meaning="Structural similarity at five scales, for images of 161 pixels a side or more: from 0"
-    " to 1, which means identical.",
+    meaning="Structural similarity at five scales, for images of at least 161 pixels a side. It lies between 0 and 1."
+    " 1 means identical.",
 )
 LPIPS = Measure(
     heading="LPIPS",
     names=("lpips_squeeze",),
     text=lambda value: fixed(value, 3),
-    meaning="Learned perceptual distance of two images, by the activations of a SqueezeNet 1.1 trained"
-    " on ImageNet: lower is closer, 0 means identical. Other networks give other numbers.",
+    meaning="Learned perceptual distance of two images, from the activations of a SqueezeNet 1.1 trained"
+    " on ImageNet. Lower is closer. 0 means identical. Other networks give other numbers.",
 )
 FFT2D = Measure(
     heading="FFT2D",
     names=("fft2d",),
     text=lambda value: plain(value, 2),
-    meaning="Mean squared difference of the magnitudes of two images' spectra, values scaled to"
-    " [0, 1]: lower is closer. Blind to where things are.",
+    meaning="Mean squared difference of the magnitudes of two images' spectra, with pixels scaled to"
+    " [0, 1]. Lower is closer. It ignores where things are in the image.",
 )
 IIP = Measure(
     heading="IIP",
     names=("iip_squeeze", "iip_pixels"),
     text=percent,
-    meaning="Image Identifiability Precision: the share of reconstructions that are nearer to their own"
-    " original than to every other image, the rest of the batch and up to 100 that the client might"
-    " have held; the more of them, the harder. Nearest by the features of a SqueezeNet where there"
-    " is an LPIPS, elsewhere by squared error.",
-    shared=True,
+    meaning="Image Identifiability Precision: the fraction of reconstructions that are nearer to their own"
+    " original than to every other image. The other images are the rest of the batch and up to 100 that the client"
+    " might have held. More images make this harder. If there is an LPIPS, distance is by the features of its"
+    " SqueezeNet, otherwise by squared error.",
+    binary=True,
 )
 MEASURES = (SSIM, MS_SSIM, LPIPS, FFT2D, IIP)
-"""In the order in which a reader meets them."""
+"""All measures, in their order on the page."""
