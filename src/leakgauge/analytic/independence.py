@@ -6,8 +6,9 @@ References:
     Hyvärinen, Oja. Independent Component Analysis: Algorithms and Applications. Neural Networks 13,
     2000 (symmetric fixed point).
 
-    Kariyappa et al. Cocktail Party Attack. ICML 2023, section 4. arXiv:2209.05578 (gradient descent
-    with priors).
+    Kariyappa, Guo, Maeng, Xiong, Suh, Qureshi, Lee. Cocktail Party Attack: Breaking
+    Aggregation-Based Privacy in Federated Learning Using Independent Component Analysis. ICML 2023,
+    section 4. arXiv:2209.05578 (gradient descent with priors).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ output i, then `dW_i / db_i = h_j`.
 
 References:
     Phong, Aono, Hayashi, Wang, Moriai. Privacy-Preserving Deep Learning via Additively Homomorphic
-    Encryption. IEEE TIFS 2018, section 3.
+    Encryption. IEEE Transactions on Information Forensics and Security 13(5), 2018, section 3.
 """
 
 from __future__ import annotations

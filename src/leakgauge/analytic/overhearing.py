@@ -19,7 +19,7 @@ posterior mean. It is exact wherever the equations alone determine a step. Both 
 by maximum likelihood.
 
 References:
-    Mrini, Cyffers, Bellet. Privacy Attacks in Decentralized Learning. ICML 2024, section 4.
+    El Mrini, Cyffers, Bellet. Privacy Attacks in Decentralized Learning. ICML 2024, section 4.
     arXiv:2402.10001.
 """
 

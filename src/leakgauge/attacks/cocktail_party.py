@@ -55,16 +55,17 @@ class CocktailParty(BaseAttack):
 
     .. math::
 
-        \Delta_W = \Delta^\top H, \qquad \min_V \; -\frac{1}{B} \sum_i \left(\mathrm{E} \log \cosh v_i x\right)^2
-        + \lambda \, \mathrm{TV}(V x)
+        &\Delta_W = \Delta^\top H \\
+        &\min_V \; -\frac{1}{B} \sum_i \left(\mathrm{E} \log \cosh v_i x\right)^2 + \lambda \, \mathrm{TV}(V x)
         + \frac{\mu}{B (B - 1)} \sum_{i \neq j} \left(e^{\tau |\cos(v_i, v_j)|} - 1\right)
 
     Here :math:`\Delta_W` is the gradient of the layer's weight, and :math:`x` is this matrix after
     centering and whitening to B components. Row j of :math:`H` is the layer's input for example j.
     Row j of :math:`\Delta` is the gradient of the loss at the layer's output for this example. Row i
     of :math:`V` is :math:`v_i`, and :math:`v_j \Delta_W` is input j up to sign and scale. The
-    gradient of the bias gives the sign and the scale. The weights :math:`\lambda` and :math:`\mu`
-    are `tv` and `independence`, and :math:`\tau` is `sharpness`.
+    gradient of the bias gives the sign and the scale. :math:`\mathrm{E}` is the mean over values.
+    The weights :math:`\lambda` and :math:`\mu` are `tv` and `independence`, and :math:`\tau` is
+    `sharpness`.
 
     The equation is the paper's method: `optimizer` "adam" with `rounds` 0. The default method is
     ours, and has two steps. First, the symmetric fixed-point algorithm of independent component

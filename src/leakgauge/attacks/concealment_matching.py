@@ -41,9 +41,9 @@ class ConcealmentMatching(BaseAttack):
 
     .. math::
 
-        u = \tfrac{1}{3} \nabla \left( L(x, y) + \mu L(x_c, y_c) + (1 - \mu) L(x_c, y) \right)
-        = \tfrac{2}{3} \nabla \, \tfrac{1}{2} \left( L(x, y) + L(x_c, t) \right),
-        \qquad t = \mu y_c + (1 - \mu) y
+        u &= \tfrac{1}{3} \nabla \left( L(x, y) + \mu L(x_c, y_c) + (1 - \mu) L(x_c, y) \right) \\
+        &= \tfrac{2}{3} \nabla \, \tfrac{1}{2} \left( L(x, y) + L(x_c, t) \right) \\
+        t &= \mu y_c + (1 - \mu) y
 
     Here :math:`u` is the update, :math:`L` the loss, and :math:`x` the private example of class
     :math:`y`. The invented example is :math:`x_c` of class :math:`y_c`, and :math:`\mu` is the

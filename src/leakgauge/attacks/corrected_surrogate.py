@@ -52,15 +52,15 @@ class CorrectedSurrogate(BaseAttack):
 
     .. math::
 
-        x_{k+1} = \operatorname{argmin}_x \; D\left(G(x), \; u^* - (F(x_k) - G(x_k))\right) + w_k \, p(x),
-        \qquad G(x) = -r \, \nabla L(\hat w; x)
+        x_{k+1} &= \operatorname{argmin}_x \; D\left(G(x), \; u^* - (F(x_k) - G(x_k))\right) + w_k \, p(x) \\
+        G(x) &= -r \, \nabla L(\hat w; x)
 
-    Here :math:`u^*` is the observed update, and :math:`F(x)` the update by the true local steps.
-    :math:`G(x)` is the surrogate: one gradient at :math:`\hat w = \varphi w_0 + (1 - \varphi) w_1`
-    times the sum :math:`r` of the learning rates. The models before and after the local steps are
-    :math:`w_0` and :math:`w_1`. The distance :math:`D`, the prior :math:`p` and its weight
-    :math:`w_k` are those of `attack`. At a fixed point, the true local steps of the batch give the
-    observed update.
+    Here :math:`u^*` is the observed update, and :math:`F(x)` is the update by the true local steps.
+    :math:`G(x)` is the surrogate: one gradient of the loss :math:`L` times the sum :math:`r` of the
+    learning rates. The gradient is taken at :math:`\hat w = \varphi w_0 + (1 - \varphi) w_1`. The
+    models before and after the local steps are :math:`w_0` and :math:`w_1`. The distance :math:`D`,
+    the prior :math:`p` and its weight :math:`w_k` are those of `attack`. At a fixed point, the true
+    local steps of the batch give the observed update.
 
     If the order of the examples is not granted, :math:`F` is a mean over random orders. If a weight
     of `attack` changes with progress, its schedule runs over all stages. The result of the stage

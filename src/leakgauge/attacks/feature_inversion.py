@@ -56,8 +56,9 @@ class FeatureInversion(BaseAttack):
 
     .. math::
 
-        \min_x \; \frac{1}{B} \sum_i \frac{\|h(x_i) - h_i\|^2}{\sigma_i^2} + \frac{s}{n} \|\Delta x\|^2
-        + \lambda \, \mathrm{TV}(x) + \frac{1}{n} d(x, [0, 1]^n)^2
+        \min_x \; &\frac{1}{B} \sum_i \frac{\|h(x_i) - h_i\|^2}{\sigma_i^2} + \frac{s}{n} \|\Delta x\|^2
+        + \lambda \, \mathrm{TV}(x) \\
+        &+ \frac{1}{n} d(x, [0, 1]^n)^2
         + \mu \left(1 - \cos(g(x, y), g^*)\right)
 
     Here :math:`h(x_i)` are the features of example i, the input of the first linear layer. The

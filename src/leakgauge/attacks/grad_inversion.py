@@ -16,8 +16,9 @@ class GradInversion(FidelityMatching):
 
     .. math::
 
-        \min_{x_1, \dots, x_S} \; \sum_s \Big( \gamma \, d(g(x_s, y), g^*) + \lambda \, \mathrm{TV}(x_s)
-        + \beta \|x_s\|^2 + \nu \, \mathrm{BN}(x_s) + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2 \Big)
+        \min_{x_1, \dots, x_S} \; \sum_s \Big( &\gamma \, d(g(x_s, y), g^*) + \lambda \, \mathrm{TV}(x_s)
+        + \beta \|x_s\|^2 \\
+        &+ \nu \, \mathrm{BN}(x_s) + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2 \Big)
 
     Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
     :math:`g(x_s, y)` and the observed one :math:`g^*`. The weights :math:`\gamma`, :math:`\lambda`,

@@ -28,12 +28,12 @@ class GradViT(FidelityMatching):
     r"""Match gradients of a vision transformer, first alone, then with image, patch and group priors.
 
     Use it on vision transformers and images. It needs many steps: the paper takes 120,000 for
-    ViT-B/16 on batches of 8 images of 224 pixels, and reports 15.5 dB.
+    ViT-B/16 on batches of 8 images of 224 pixels.
 
     .. math::
 
-        \min_{x_1, \dots, x_S} \; \sum_s \Big( \Gamma(t) \, \gamma \, d(g(x_s, y), g^*)
-        + \Upsilon(t) \left( \mathrm{F}(x_s) + \pi \, \mathrm{P}(x_s) \right)
+        \min_{x_1, \dots, x_S} \; \sum_s \Big( &\Gamma(t) \, \gamma \, d(g(x_s, y), g^*) \\
+        &+ \Upsilon(t) \left( \mathrm{F}(x_s) + \pi \, \mathrm{P}(x_s) \right)
         + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2 \Big)
 
     Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is

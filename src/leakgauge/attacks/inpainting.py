@@ -38,13 +38,14 @@ class Inpainting(BaseAttack):
 
     .. math::
 
-        \min_x \; \frac{1}{w \, n} \sum_{k \notin E} (x_k - \tilde x_k)^2 + p(x)
+        \min_x \; \frac{1}{w \, n} \Big( \sum_{k \notin E} (x_k - \tilde x_k)^2
+        + \mathrm{distance}(x, [0, 1]^n)^2 \Big) + p(x)
 
     Here :math:`\tilde x` is the reconstruction of `attack`, which does not know the erased squares.
     The defense grants the number of erased squares and their fill value. The set :math:`E` consists
     of this number of squares, those nearest to the fill value. The prior :math:`p` is smoothness,
-    :math:`w` is `weight`, and n is the number of values. Pixels outside :math:`E` stay as `attack`
-    found them.
+    :math:`w` is `weight`, and :math:`n` is the number of values of an image. Pixels outside
+    :math:`E` stay as `attack` found them.
 
     A part of the image that has the color of the fill may count as erased. It is then filled with
     about the same color.

@@ -64,8 +64,9 @@ class LinearLayer(BaseAttack):
         h_j = \frac{\partial L / \partial W_i}{\partial L / \partial b_i}
 
     Here :math:`h_j` is the layer's input for example :math:`j`, and :math:`\delta_{ij}` is the
-    gradient of the loss at output :math:`i`. The last equation holds for every output that is
-    active for example :math:`j` alone. This output isolates the example.
+    gradient of the loss :math:`L` at output :math:`i`. Row :math:`i` of the weight is :math:`W_i`,
+    and :math:`b_i` is its bias. The last equation holds for every output that is active for example
+    :math:`j` alone. This output isolates the example.
 
     The update itself shows which outputs these are. The attack sends each candidate :math:`h` with
     each label :math:`y` through the known model. If the candidate is an isolated example, it causes

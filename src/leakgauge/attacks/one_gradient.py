@@ -39,7 +39,7 @@ class OneGradient(BaseAttack):
         \approx -\Big(\sum_k \eta_k\Big) \nabla L(w_{\text{start}}; \text{whole batch})
 
     Here :math:`g_k` is the gradient and :math:`\eta_k` the learning rate of local step :math:`k`,
-    and :math:`w` are the weights.
+    :math:`w` are the weights and :math:`L` is the loss.
 
     Args:
         attack: Any attack on one gradient. The default is `InvertingGradients` with 4000 steps.

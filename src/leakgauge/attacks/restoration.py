@@ -26,8 +26,8 @@ def restore(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Ten
 
     .. math::
 
-        \min_x \; \frac{\|T(x) - \tilde x\|^2}{n} + \frac{\mathrm{distance}(x, [0, 1]^n)^2}{n} + w \, p(x), \qquad
-        p(x) = \frac{\|\nabla x\|^2 + 2 \, \|\Delta x\|^2}{n}
+        &\min_x \; \frac{\|T(x) - \tilde x\|^2}{n} + \frac{\mathrm{distance}(x, [0, 1]^n)^2}{n} + w \, p(x) \\
+        &p(x) = \frac{\|\nabla x\|^2 + 2 \, \|\Delta x\|^2}{n}
 
     Here :math:`T` is `forward`, :math:`\tilde x` is `observed`, :math:`w` is `weight`, :math:`n` is
     the number of values of an image, and :math:`\Delta` is the Laplacian. L-BFGS minimizes it.

@@ -39,8 +39,10 @@ class RGAP(BaseAttack):
     every layer has enough equations. The notes give the rank of each layer's system of equations.
 
     At the last layer, :math:`\partial L / \partial W = \delta h^\top` gives the layer's input
-    :math:`h` and :math:`\delta = \partial L / \partial z`. From there the recursion goes to the
-    input, layer by layer, with :math:`z = W x + b` and :math:`h = \sigma(z)`:
+    :math:`h` and :math:`\delta = \partial L / \partial z`, with the loss :math:`L`. From there the
+    recursion goes to the input, layer by layer. A layer has the input :math:`x`, the weight
+    :math:`W`, the bias :math:`b` and the activation :math:`\sigma`. Its output is
+    :math:`h = \sigma(z)` with :math:`z = W x + b`:
 
     .. math::
 

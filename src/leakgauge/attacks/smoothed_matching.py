@@ -29,9 +29,9 @@ class SmoothedMatching(Recipe):
 
     .. math::
 
-        \min_x \; \log\Big(1 + \frac{D(x)}{10^{-7}}\Big) + \lambda \, \mathrm{TV}(x)
-        + \frac{5}{n} \, \mathrm{distance}(x, [0, 1]^n)^2, \qquad
-        D(x) = 1 - \frac{\langle g(x, y), g^* \rangle}{\|g(x, y)\| \, \|g^*\|}
+        &\min_x \; \log\Big(1 + \frac{D(x)}{10^{-7}}\Big) + \lambda \, \mathrm{TV}(x)
+        + \frac{5}{n} \, \mathrm{distance}(x, [0, 1]^n)^2 \\
+        &D(x) = 1 - \frac{\langle g(x, y), g^* \rangle}{\|g(x, y)\| \, \|g^*\|}
 
     Here :math:`g(x, y)` is the simulated gradient, :math:`g^*` the observed one, :math:`\lambda` is
     `tv`, and :math:`n` is the number of values. The simulation replaces each ReLU by

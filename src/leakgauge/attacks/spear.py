@@ -119,18 +119,18 @@ class Spear(ReluSearch):
 
     .. math::
 
-        \frac{\partial L}{\partial W} = \Delta^\top X = L R, \qquad \Delta^\top = L Q, \qquad X = Q^{-1} R
+        \frac{\partial \ell}{\partial W} = \Delta^\top X = L R, \qquad \Delta^\top = L Q, \qquad X = Q^{-1} R
 
     Here :math:`X` holds the :math:`B` inputs of the layer, one per row. Each row of :math:`\Delta`
-    is the gradient of the loss at the layer's output for one example. The gradient has rank
-    :math:`B`, and its singular value decomposition gives :math:`L` and :math:`R`. Only :math:`Q`,
-    of shape (B, B), is unknown.
+    is the gradient of the loss :math:`\ell` at the layer's output for one example. The gradient has
+    rank :math:`B`, and its singular value decomposition gives :math:`L` and :math:`R`. Only
+    :math:`Q`, of shape (B, B), is unknown.
 
     A ReLU leaves about half of :math:`\Delta` at 0. So each column :math:`q` of :math:`Q` is a
     direction for which :math:`L q` is sparse. A candidate :math:`q` is the null vector of
     :math:`B - 1` rows of :math:`L`, drawn at random. A candidate is kept if :math:`L q` is sparse,
     and :math:`B` independent ones make :math:`Q`. Their scales follow from
-    :math:`\partial L / \partial b`.
+    :math:`\partial \ell / \partial b`.
 
     In the paper, about one draw in :math:`2^{B - 1}` gives a sparse direction. Two parts are ours:
 

@@ -49,7 +49,7 @@ class SpearPlusPlus(ReluSearch):
 
     References:
         Bakarsky, Dimitrov, Baader, Vechev. SPEAR++: Scaling Gradient Inversion via Sparsely-Used
-        Dictionary Learning. arXiv:2510.24200, 2025.
+        Dictionary Learning. 2025. arXiv:2510.24200.
 
     Example:
         >>> import leakgauge as lg

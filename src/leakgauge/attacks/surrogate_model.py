@@ -49,13 +49,13 @@ class SurrogateModel(BaseAttack):
 
     .. math::
 
-        \hat w = \alpha \, w_{\text{start}} + (1 - \alpha) \, w_{\text{end}}, \qquad
-        \min_{x, \, \alpha \in [0, 1]} \;
+        &\hat w = \alpha \, w_{\text{start}} + (1 - \alpha) \, w_{\text{end}} \\
+        &\min_{x, \, \alpha \in [0, 1]} \;
         1 - \frac{\langle \nabla L(\hat w; x, y), \, w_{\text{start}} - w_{\text{end}} \rangle}
         {\|\nabla L(\hat w; x, y)\| \, \|w_{\text{start}} - w_{\text{end}}\|} + \lambda \, \mathrm{TV}(x)
 
-    Here :math:`w` are weights, :math:`x` the examples, :math:`y` their labels and :math:`\lambda`
-    the weight of total variation.
+    Here :math:`w` are weights, :math:`x` the examples, :math:`y` their labels, :math:`L` the loss
+    and :math:`\lambda` the weight of total variation.
 
     The paper optimizes :math:`x` and :math:`\alpha` together. Here each stage optimizes :math:`x`
     with :math:`\alpha` fixed, then chooses the best :math:`\alpha` of a grid.
@@ -66,8 +66,8 @@ class SurrogateModel(BaseAttack):
         stages: Number of stages, at least 1. The first one has alpha 0.5. The default is ours.
 
     References:
-        Zhu, Yao, Hong. Surrogate Model Extension (SME): A Fast and Accurate Weight Update Attack on
-        Federated Learning. ICML 2023. arXiv:2306.00127.
+        Zhu, Yao, Blaschko. Surrogate Model Extension (SME): A Fast and Accurate Weight Update
+        Attack on Federated Learning. ICML 2023. arXiv:2306.00127.
 
     Example:
         >>> import leakgauge as lg

@@ -48,13 +48,14 @@ class TransformationInversion(BaseAttack):
 
     .. math::
 
-        x_p &= \operatorname{argmin}_x \; \frac{\|T_p(x) - \tilde x\|^2}{n} + w \, \mathrm{smoothness}(x) \\
-        p^* &= \operatorname{argmin}_p \; \frac{\|T_p(x_p) - \tilde x\|^2}{n \, e^2} + \mathrm{strangeness}(x_p)
+        x_p &= \operatorname{argmin}_x \; m_p(x) + w \, \mathrm{smoothness}(x) \\
+        p^* &= \operatorname{argmin}_p \; \frac{m_p(x_p)}{e^2} + \mathrm{strangeness}(x_p) \\
+        m_p(x) &= \frac{\|T_p(x) - \tilde x\|^2 + \mathrm{distance}(x, [0, 1]^n)^2}{n}
 
-    Here :math:`n` is the number of values, :math:`w` is `weight` and :math:`e` is `error`.
-    Strangeness is a measure of how untypical an image is among photographs. Two transformations may
-    explain :math:`\tilde x` equally well, for example one that raises and one that lowers the
-    contrast. Then the one with the likelier original is chosen.
+    Here :math:`m_p` is the misfit, :math:`n` the number of values of an image, :math:`w` is `weight`
+    and :math:`e` is `error`. Strangeness is a measure of how untypical an image is among
+    photographs. Two transformations may explain :math:`\tilde x` equally well, for example one that
+    raises and one that lowers the contrast. Then the one with the likelier original is chosen.
 
     Pixels that :math:`T_p` pushed out of the image are filled smoothly, since the update does not
     contain them.

@@ -44,7 +44,7 @@ class Dropout(Undefended):
         As a defense: Zhang, Guo, Wang, Xie, Tao. A Survey on Gradient Inversion: Attacks, Defenses
         and Future Directions. IJCAI 2022. arXiv:2206.07284.
 
-        Against it: Scheliga, Mäder, Seeland. Dropout is NOT All You Need to Prevent Gradient
+        Against it: Scheliga, Mäder, Seeland. Dropout Is NOT All You Need to Prevent Gradient
         Leakage. AAAI 2023. arXiv:2208.06163.
 
     Example:

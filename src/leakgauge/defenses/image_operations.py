@@ -1,6 +1,7 @@
 """Image operations of AutoAugment's library, as ATS uses them, in torch.
 
-Cubuk, Zoph, Mané, Vasudevan, Le. AutoAugment. CVPR 2019. arXiv:1805.09501.
+Cubuk, Zoph, Mané, Vasudevan, Le. AutoAugment: Learning Augmentation Strategies from Data. CVPR
+2019. arXiv:1805.09501.
 
 Each operation gives the same result as Pillow's operation of that name. Values are in [0, 1] and
 need not be 8-bit. Only posterize and equalize round values, because they are defined on 256 levels.

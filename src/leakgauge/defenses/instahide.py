@@ -23,8 +23,8 @@ class InstaHide(Undefended):
 
     .. math::
 
-        \tilde x_i = c + s_i \odot \Big( \sum_{j=1}^{k} l_{ij} \, x_{\pi_j(i)} - c \Big), \qquad
-        \tilde y_i = \sum_{j=1}^{k} l_{ij} \, y_{\pi_j(i)}, \qquad s_i \sim \mathrm{uniform}\{-1, 1\}^n
+        \tilde x_i &= c + s_i \odot \Big( \sum_{j=1}^{k} l_{ij} \, x_{\pi_j(i)} - c \Big) \\
+        \tilde y_i &= \sum_{j=1}^{k} l_{ij} \, y_{\pi_j(i)}, \qquad s_i \sim \mathrm{uniform}\{-1, 1\}^n
 
     Here :math:`x_i, y_i` are the examples and their targets, and :math:`k` is `mixed`. The
     permutation :math:`\pi_1` is the identity, and the others are random. In a batch smaller than
@@ -52,7 +52,8 @@ class InstaHide(Undefended):
         Huang, Song, Li, Arora. InstaHide: Instance-hiding Schemes for Private Distributed Learning.
         ICML 2020. arXiv:2010.02772.
 
-        Against it: Carlini et al. Is Private Learning Possible with Instance Encoding? IEEE S&P
+        Against it: Carlini, Deng, Garg, Jha, Mahloujifar, Mahmoody, Song, Thakurta, Tramèr. Is
+        Private Learning Possible with Instance Encoding? IEEE Symposium on Security and Privacy
         2021. arXiv:2011.05315.
 
     Example:

@@ -42,8 +42,8 @@ class LayerPruning(Undefended):
         UpdateError: No layer has that name.
 
     References:
-        Ours. Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5.1.
-        arXiv:1906.08935. There single entries are pruned.
+        Ours. Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5. arXiv:1906.08935.
+        There single entries are pruned.
 
     Example:
         >>> import leakgauge as lg

@@ -58,7 +58,8 @@ class LocalLayers(Undefended):
         Personalization Layers (FedPer). 2019. arXiv:1912.00818.
 
         First layers: Liang, Liu, Ziyin, Allen, Auerbach, Brent, Salakhutdinov, Morency. Think
-        Locally, Act Globally (LG-FedAvg). 2020. arXiv:2001.01523.
+        Locally, Act Globally: Federated Learning with Local and Global Representations (LG-FedAvg).
+        2020. arXiv:2001.01523.
 
     Example:
         >>> import leakgauge as lg

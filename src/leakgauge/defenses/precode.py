@@ -33,8 +33,9 @@ class Precode(Undefended):
         &\min \; L + \beta \, \mathrm{KL}\left(\mathcal{N}(\mu, s^2) \,\|\, \mathcal{N}(0, I)\right)
 
     Here :math:`h` are the features before the last layer, and :math:`E` and :math:`D` are linear
-    layers. The latent :math:`z` has `latent` values. The client's loss is :math:`L`, and
-    :math:`\beta` is `beta`. The KL term is added to any loss.
+    layers. The latent :math:`z` has `latent` values, with mean :math:`\mu` and variance
+    :math:`s^2`. The client's loss is :math:`L`, and :math:`\beta` is `beta`. The KL term is added
+    to any loss.
 
     An adaptive adversary leaves the bottleneck and the last layer out of the matching. The attack
     `SignalMatching` matches the layers before the bottleneck. The signal that flows back to them

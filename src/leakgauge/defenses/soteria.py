@@ -57,8 +57,8 @@ class Soteria(Undefended):
         ModelError: No trained linear layer has that name, or its input is not (B, n).
 
     References:
-        Sun, Li, Wang, Yang, Li, Chen. Provable Defense against Privacy Leakage in Federated
-        Learning from Representation Perspective. CVPR 2021, section 4. arXiv:2012.06043.
+        Sun, Li, Wang, Yang, Li, Chen. Soteria: Provable Defense against Privacy Leakage in
+        Federated Learning from Representation Perspective. CVPR 2021, section 4. arXiv:2012.06043.
 
     Example:
         >>> import leakgauge as lg

@@ -41,13 +41,12 @@ class StochasticQuantization(Undefended):
 
     Args:
         levels: Number of levels above 0, at least 1. The default 7 fills four bits with the sign.
-            We recall it from the paper and did not verify it.
-        bucket: Entries of a bucket, at least 1. We recall the default from the paper and did not
-            verify it.
+            It is ours.
+        bucket: Entries of a bucket, at least 1. The default is ours.
 
     References:
         Alistarh, Grubic, Li, Tomioka, Vojnovic. QSGD: Communication-Efficient SGD via Gradient
-        Quantization and Encoding. NIPS 2017, section 3.1. arXiv:1610.02132.
+        Quantization and Encoding. NeurIPS 2017, section 3.1. arXiv:1610.02132.
 
     Example:
         >>> import leakgauge as lg

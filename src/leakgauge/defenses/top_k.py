@@ -36,7 +36,7 @@ class TopK(Undefended):
         Lin, Han, Mao, Wang, Dally. Deep Gradient Compression: Reducing the Communication Bandwidth
         for Distributed Training. ICLR 2018. arXiv:1712.01887.
 
-        As a defense: Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5.1.
+        As a defense: Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019, section 5.
         arXiv:1906.08935.
 
     Example:

@@ -52,8 +52,8 @@ class LpipsSqueeze:
 
     .. math::
 
-        d(x, \hat x) = \sum_l \frac{1}{H_l W_l} \sum_{h, w} \big\| \sqrt{w_l} \odot
-        (f_l(x)_{hw} - f_l(\hat x)_{hw}) \big\|_2^2
+        d(x, \hat x) = \sum_l \frac{1}{H_l W_l} \sum_{h, w} \left\| \sqrt{w_l} \odot
+        (f_l(x)_{hw} - f_l(\hat x)_{hw}) \right\|_2^2
 
     Here :math:`x` is an original and :math:`\hat x` its reconstruction. The activations :math:`f_l`
     at depth :math:`l` are scaled to length 1 over the channels at each place, and :math:`w_l \ge 0`

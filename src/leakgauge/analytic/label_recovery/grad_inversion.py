@@ -24,7 +24,7 @@ class GradInversionRule(LabelMethod):
     The rule returns the B classes with the lowest minimum. Targets must be 0 and 1.
 
     References:
-        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See Through Gradients: Image Batch Recovery
+        Yin, Mallya, Vahdat, Alvarez, Kautz, Molchanov. See through Gradients: Image Batch Recovery
         via GradInversion. CVPR 2021, equation 6. arXiv:2104.07586.
 
     Example:

@@ -43,8 +43,9 @@ class Llg(LabelMethod):
     of the gradient of the last weight.
 
     References:
-        Wainakh et al. User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022,
-        algorithm 1 and equation 9. arXiv:2105.09369.
+        Wainakh, Ventola, Müßig, Keim, Garcia Cordero, Zimmer, Grube, Kersting, Mühlhäuser.
+        User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022, algorithm 1 and
+        equation 9. arXiv:2105.09369.
 
     Example:
         >>> import leakgauge as lg
@@ -83,8 +84,9 @@ class LlgStar(LabelMethod):
         dummies: Number of inputs drawn uniformly from the domain, at least 1. Default ours.
 
     References:
-        Wainakh et al. User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022,
-        algorithm 1, equations 10 and 11. arXiv:2105.09369.
+        Wainakh, Ventola, Müßig, Keim, Garcia Cordero, Zimmer, Grube, Kersting, Mühlhäuser.
+        User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022, algorithm 1,
+        equations 10 and 11. arXiv:2105.09369.
 
     Example:
         >>> import leakgauge as lg
@@ -119,8 +121,9 @@ class LlgPlus(LabelMethod):
         auxiliary: Labeled examples of the adversary's own.
 
     References:
-        Wainakh et al. User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022,
-        algorithm 1, equations 10 and 11. arXiv:2105.09369.
+        Wainakh, Ventola, Müßig, Keim, Garcia Cordero, Zimmer, Grube, Kersting, Mühlhäuser.
+        User-Level Label Leakage from Gradients in Federated Learning. PoPETs 2022, algorithm 1,
+        equations 10 and 11. arXiv:2105.09369.
 
     Example:
         >>> import leakgauge as lg

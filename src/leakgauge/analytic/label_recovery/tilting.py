@@ -91,9 +91,9 @@ class Tilting(LabelMethod):
 
     .. math::
 
-        \frac{1}{\mathrm{SLACK}} \Big( \frac{\|dW - \sum_{nc} a_{nc} (p_n - t_c) h_n'\|^2}{\|dW\|^2}
-        + \mathrm{EXACT} \frac{\|db - \sum_{nc} a_{nc} (p_n - t_c)\|^2}{\|db\|^2} \Big)
-        + \mathrm{COMMON} \, \mathrm{KL}(b, 1/N)
+        &\frac{1}{\mathrm{SLACK}} \Big( \frac{\|dW - \sum_{nc} a_{nc} (p_n - t_c) h_n'\|^2}{\|dW\|^2}
+        + \mathrm{EXACT} \frac{\|db - \sum_{nc} a_{nc} (p_n - t_c)\|^2}{\|db\|^2} \Big) \\
+        &+ \mathrm{COMMON} \, \mathrm{KL}(b, 1/N)
         + \sum_c q_c \, \mathrm{KL}(a_{\cdot c} / q_c, \; b \, P(\cdot | c)).
 
     Here t_c is the target of class c, and q_c, the sum of a_nc over n, is free. P(n | c) is a law,

@@ -19,7 +19,8 @@ Without momentum, and with :math:`n` earlier steps,
 
     r_K = \frac{n \, r_0 + \sum_k s_k}{n + K}
 
-Ioffe, Szegedy. Batch Normalization. ICML 2015. arXiv:1502.03167. Conventions as in torch.nn.BatchNorm.
+Ioffe, Szegedy. Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+Covariate Shift. ICML 2015. arXiv:1502.03167. Conventions as in torch.nn.BatchNorm.
 """
 
 from __future__ import annotations

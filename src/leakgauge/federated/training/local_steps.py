@@ -41,8 +41,9 @@ def multiplier(observation: Observation) -> float:
 def interpolate(observation: Observation, fraction: float) -> Observation:
     """Return the observation as one gradient at an interpolated model, in each round.
 
-    The model is `fraction * w_start + (1 - fraction) * w_end`, as in Zhu, Yao, Hong, Surrogate Model
-    Extension, 2023, section 4.
+    The model is `fraction * w_start + (1 - fraction) * w_end`, as in section 4 of Zhu, Yao,
+    Blaschko. Surrogate Model Extension (SME): A Fast and Accurate Weight Update Attack on Federated
+    Learning. ICML 2023. arXiv:2306.00127.
     """
     seen, tensors = as_one_gradient(observation), observation.update.tensors
     if not isinstance(seen.training, Rounds):

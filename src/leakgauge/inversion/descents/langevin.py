@@ -20,8 +20,9 @@ class LangevinAdam(FixedSteps):
         x_{t+1} = x_t - r_t \operatorname{adam}(\nabla_t) + r_t \, \sigma \, \eta_t, \qquad
         \eta_t \sim \mathcal{N}(0, 1)
 
-    Here :math:`r_t` is the learning rate and :math:`\sigma` is `noise`. With :math:`W` for `warmup`
-    and :math:`T` for `steps`, the rate is
+    Here :math:`x_t` are the variables at step t, and :math:`\nabla_t` is the objective's gradient.
+    The learning rate is :math:`r_t`, and :math:`\sigma` is `noise`. With :math:`W` for `warmup` and
+    :math:`T` for `steps`, the rate is
 
     .. math::
 

@@ -24,8 +24,8 @@ class PatchBorders(Term):
 
         \operatorname{mean}_k \frac{1}{\sqrt{n}} \left\| x_{[P k]} - x_{[P k - 1]} \right\|
 
-    Here :math:`x_{[i]}` is row :math:`i` of an image with :math:`n` values, and :math:`P` the side
-    of a patch. The mean is over the borders :math:`k` between patches and over the batch. The same
+    Here :math:`x_{[i]}` is row :math:`i` of an image, with :math:`n` values in a row, and :math:`P`
+    the side of a patch. The mean is over the borders :math:`k` between patches and over the batch. The same
     term over the columns is added.
 
     Use it on images (B, C, H, W) and a model that sees patches. The search finds each patch apart,

@@ -37,7 +37,7 @@ class Smoothness(LeastSquares):
 
     References:
         Ruderman, Cronin, Chiao. Statistics of Cone Responses to Natural Images: Implications for
-        Visual Coding. JOSA A 15, 1998.
+        Visual Coding. Journal of the Optical Society of America A 15, 1998.
 
     Example:
         >>> import torch
@@ -137,7 +137,8 @@ class Orthogonality(LeastSquares):
 
     References:
         Qian, Nassar, Hansen. Minimal Conditions Analysis of Gradient-based Reconstruction in
-        Federated Learning. 2020. arXiv:2010.15718.
+        Federated Learning. 2020. Its latest version is called Minimal Model Structure Analysis for
+        Input Reconstruction in Federated Learning. arXiv:2010.15718.
 
     Example:
         >>> import torch

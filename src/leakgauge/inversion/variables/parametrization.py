@@ -138,8 +138,8 @@ class Spectral(Direct):
         ValueError: `box` is True.
 
     References:
-        Field. Relations Between the Statistics of Natural Images and the Response Properties of
-        Cortical Cells. JOSA A 4, 1987.
+        Field. Relations between the Statistics of Natural Images and the Response Properties of
+        Cortical Cells. Journal of the Optical Society of America A 4, 1987.
 
     Example:
         >>> import torch
