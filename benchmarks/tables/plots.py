@@ -20,7 +20,7 @@ AXES = "#7b8694"
 """A gray with enough contrast on white and on nearly black."""
 HUES = ("#2f81d6", "#d9732a", "#2a9d63", "#a35bd1", "#c9434f", "#8f8a1f", "#1f9da8", "#9a6a43")
 SCORE, OTHER = HUES[0], HUES[1]
-WIDTH, ROW, CURVES, FOOT = 5.2, 0.21, 1.8, 0.7
+WIDTH, ROW, CURVES, LEGEND = 5.2, 0.21, 1.8, 0.7
 """Inches: the width of a plot, and the heights of one line, of one panel of curves, and of the legend."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -56,15 +56,15 @@ def draw(plot: Plot, tables: Sequence[Table]) -> str:
 
 def panels(heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
     """Return a figure and one panel for each height in inches, one below another."""
-    figure = Figure(figsize=(WIDTH, sum(heights) + FOOT), layout="constrained")
+    figure = Figure(figsize=(WIDTH, sum(heights) + LEGEND), layout="constrained")
     grid = figure.subplots(len(heights), 1, squeeze=False, height_ratios=list(heights))
     return figure, [axes for (axes,) in grid]
 
 
 def marks(plot: Plot, tables: Sequence[Table]) -> Figure:
-    """Return one mark for each line, with its control beside it. Each table is a panel."""
+    """Return a figure with one mark for each line, and its control beside it. Each table is a panel."""
     words = [[label(plot, table, line) for line in table.lines] for table in tables]
-    figure, found = panels([0.45 + ROW * places(own)[-1] for own in words])
+    figure, found = panels([0.65 + ROW * places(own)[-1] for own in words])
     for axes, table, own in zip(found, tables, words, strict=True):
         *at, bottom = places(own)
         for y, pair in zip(at, ends(plot, table), strict=True):
@@ -83,17 +83,18 @@ def marks(plot: Plot, tables: Sequence[Table]) -> Figure:
         axes.set_title(table.title.replace("`", ""), loc="left")
         axes.grid(axis="x", color=AXES, alpha=0.25, linewidth=0.6)
         axes.tick_params(length=0)
+        # A reader of a tall plot sees one panel at a time, so each names its axis.
+        axes.set_xlabel(plot.axis)
     if any(pair for table in tables for pair in ends(plot, table)):
         quartiles = plot.low and any(table.has(plot.low) for table in tables)
         words_of = "quartiles" if quartiles else "± one standard deviation"
         found[-1].plot([], [], color=SCORE, alpha=0.4, linewidth=3.5, label=words_of)
-    found[-1].set_xlabel(plot.axis)
     legend(figure, found)
     return figure
 
 
 def places(words: Sequence[str]) -> list[float]:
-    """Return where each line stands from the top, then the height of all. A wrapped label takes more."""
+    """Return the place of each line below the top, then the height of all. A wrapped label takes more."""
     found, height = [], 0.0
     for text in words:
         own = 1.0 + 0.7 * text.count("\n")
@@ -103,26 +104,29 @@ def places(words: Sequence[str]) -> list[float]:
 
 
 def series(plot: Plot) -> list[tuple[str, dict[str, Any]]]:
-    """Return the headings that a plot of marks shows, and how each is drawn.
+    """Return the headings that a plot of marks shows, and the style of each.
 
-    A control is a bar in the color of its score.
+    The mark of a control is a bar in the color of its score.
     """
     found = []
     pairs = ((plot.other, plot.other_control, OTHER, "s"), (plot.value, plot.control, SCORE, "o"))
     for head, blind, hue, marker in pairs:
         if head:
-            # A hollow mark shows the other one that it may lie on.
+            # A hollow mark does not hide the mark of the other score, which may lie below it.
             face = "none" if head == plot.other else hue
             style = {"marker": marker, "markersize": 6, "color": hue, "markerfacecolor": face}
             found.append((head, {"label": name(head, plot), **style}))
         if blind:
             style = {"marker": "|", "markersize": 11, "markeredgewidth": 2.2, "color": hue}
-            found.append((blind, {"label": "its blind control", **style}))
+            words = (
+                f"blind control of {name(head, plot)}" if plot.other_control else "blind control"
+            )
+            found.append((blind, {"label": words, **style}))
     return found
 
 
 def name(head: str, plot: Plot) -> str:
-    """Return a heading as the legend says it, without the unit that the axis says."""
+    """Return the words of a heading in the legend, without the unit if the axis states it."""
     if head == "dB":
         return "PSNR"
     return head.removesuffix(" dB") if plot.axis.endswith("dB") else head
@@ -153,14 +157,14 @@ def limits(plot: Plot, tables: Sequence[Table]) -> tuple[float, float]:
 
 
 def label(plot: Plot, table: Table, line: Line) -> str:
-    """Return the words of a line, as they stand beside its mark, in one or two lines."""
+    """Return the words beside a line's mark, wrapped to at most two lines."""
     count = plot.keys or len(line.keys)
     words = joined(table.heads[:count], line.keys[:count])
     return "\n".join(textwrap.wrap(words, 34, max_lines=2, placeholder=" …"))
 
 
 def joined(heads: Sequence[str], keys: Sequence[str]) -> str:
-    """Return the keys of a line in words. A number bears its heading."""
+    """Return the keys of a line in words. A number follows its heading."""
     found = []
     for head, key in zip(heads, keys, strict=True):
         number = key.replace(".", "").replace("e-", "").isdigit()
@@ -169,7 +173,7 @@ def joined(heads: Sequence[str], keys: Sequence[str]) -> str:
 
 
 def curves(plot: Plot, tables: Sequence[Table]) -> Figure:
-    """Return one curve for each value of the other keys. Each table is a panel."""
+    """Return a figure with one curve for each value of the other keys. Each table is a panel."""
     figure, found = panels([CURVES] * len(tables))
     grouped = [groups(plot, table) for table in tables]
     # A name has one color in all panels.
@@ -223,16 +227,10 @@ def curve(
 
 
 def legend(figure: Figure, panels_of: Sequence[Axes]) -> None:
-    """Write what the marks are, below the plot."""
+    """Write what the marks are, above the panels, where a reader of a tall plot sees it first."""
     found: dict[str, Any] = {}
-    controls = []
     for axes in panels_of:
         for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
-            # A control follows its score. Two of them bear the same words.
-            key = f"{text} {handle.get_color()}"  # type: ignore[attr-defined]
-            if key not in found:
-                found[key] = handle
-                controls.append(text)
+            found.setdefault(text, handle)
     if len(found) > 1:
-        handles = list(found.values())
-        figure.legend(handles, controls, loc="outside lower left", ncols=2)
+        figure.legend(list(found.values()), list(found), loc="outside upper left", ncols=2)
