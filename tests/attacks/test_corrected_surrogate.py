@@ -41,7 +41,7 @@ def test_the_truth_is_a_fixed_point(observe: Observe) -> None:
     batch = images(2)
     seen = observe(sigmoid_cnn(), batch, training=STEPS, labels=True, order=True)
     start = corrected_surrogate
-    coarse = start.interpolated(seen, 0.5)
+    coarse = start.interpolate(seen, 0.5)
     true = start.averaged_simulator(seen, 1, lg.Seeds(0))
     goal = start.corrected(
         seen, coarse, true(batch.inputs, batch.targets), batch.inputs, batch.targets
