@@ -33,17 +33,17 @@ class GradViT(FidelityMatching):
     .. math::
 
         \min_{x_1, \dots, x_S} \; \sum_s \Big( &\Gamma(t) \, \gamma \, d(g(x_s, y), g^*) \\
-        &+ \Upsilon(t) \left( \mathrm{F}(x_s) + \pi \, \mathrm{P}(x_s) \right)
+        &+ \Upsilon(t) \left( F(x_s) + \pi \, P(x_s) \right)
         + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2 \Big)
 
     Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
     :math:`g(x_s, y)` and the observed one :math:`g^*`. The schedules over the steps :math:`t` are
     :math:`\Gamma`, which falls from 1 to `reduced`, and :math:`\Upsilon`, which rises from 0 to 1.
-    Both change at the fraction `start` of the steps, when group consistency begins, too. F are the
-    image priors of `GradInversion`: total variation, squared norm and BatchNorm statistics. P is
-    the mean difference across borders of patches. The weights :math:`\gamma`, :math:`\pi` and
-    :math:`\kappa` are `gradient`, `patch_prior` and `consistency`, and :math:`E` is the mean of the
-    restarts.
+    Both change at the fraction `start` of the steps, when group consistency begins, too. :math:`F`
+    are the image priors of `GradInversion`: total variation, squared norm and BatchNorm statistics.
+    :math:`P` is the mean difference across borders of patches. The weights :math:`\gamma`,
+    :math:`\pi` and :math:`\kappa` are `gradient`, `patch_prior` and `consistency`, and :math:`E` is
+    the mean of the restarts.
 
     The terms, the order of the phases and the number of steps are the paper's. We could not check
     its other numbers. So `start`, `reduced`, `lr` and all weights are ours, found on images of 32
