@@ -39,11 +39,11 @@ class GradViT(FidelityMatching):
     Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
     :math:`g(x_s, y)` and the observed one :math:`g^*`. The schedules over the steps :math:`t` are
     :math:`\Gamma`, which falls from 1 to `reduced`, and :math:`\Upsilon`, which rises from 0 to 1.
-    Both change at the fraction `start` of the steps, when group consistency begins, too. :math:`F`
-    are the image priors of `GradInversion`: total variation, squared norm and BatchNorm statistics.
-    :math:`P` is the mean difference across borders of patches. The weights :math:`\gamma`,
-    :math:`\pi` and :math:`\kappa` are `gradient`, `patch_prior` and `consistency`, and :math:`E` is
-    the mean of the restarts.
+    Both change at the fraction `start` of the steps, when group consistency begins, too. The term
+    :math:`F` has the image priors of `GradInversion`: total variation, squared norm and BatchNorm
+    statistics. The term :math:`P` is the mean difference across borders of patches. The weights
+    :math:`\gamma`, :math:`\pi` and :math:`\kappa` are `gradient`, `patch_prior` and `consistency`,
+    and :math:`E` is the mean of the restarts.
 
     The terms, the order of the phases and the number of steps are the paper's. We could not check
     its other numbers. So `start`, `reduced`, `lr` and all weights are ours, found on images of 32
