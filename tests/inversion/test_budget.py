@@ -10,7 +10,7 @@ from conftest import images, mlp, planned, sigmoid_cnn
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.inversion import L2, LBFGS, GradientMatching, Known, SignedAdam
-from leakgauge.inversion.search.composition import halved
+from leakgauge.inversion.search.composition import count_halved
 
 Observe = Callable[..., lg.Observation]
 
@@ -27,7 +27,9 @@ def test_halving_spends_what_is_planned(observe: Observe, restarts: int, steps: 
     )
     observation = observe(mlp(), images(2), labels=True)
     plan = planned(attack, observation)
-    assert plan.run(lg.Seeds(0)).cost.evaluations == plan.evaluations == halved(restarts, steps)
+    assert (
+        plan.run(lg.Seeds(0)).cost.evaluations == plan.evaluations == count_halved(restarts, steps)
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9, 30])

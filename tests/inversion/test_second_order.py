@@ -39,7 +39,7 @@ from leakgauge.inversion.evaluation.jacobian import (
 )
 from leakgauge.inversion.evaluation.problem import Problem, Variables
 from leakgauge.inversion.objectives.objective import Candidate
-from leakgauge.inversion.search.composition import halved
+from leakgauge.inversion.search.composition import count_halved
 from leakgauge.inversion.search.judgment import diagnose
 from leakgauge.inversion.simulation.simulator import functional_simulator, in_precision
 
@@ -209,8 +209,8 @@ class TestParts:
         assert float(compression(tangent).norm()) == pytest.approx(float(tangent.norm()))
 
     def test_eight_halved_restarts_cost_less_than_three(self) -> None:
-        assert halved(8, 1000) < 3000
-        assert halved(1, 1000) == 1000
+        assert count_halved(8, 1000) < 3000
+        assert count_halved(1, 1000) == 1000
 
     @pytest.mark.parametrize(
         ("rank", "exact", "residual", "verdict"),

@@ -14,7 +14,7 @@ from leakgauge.inversion.evaluation.problem import Problem, Variables
 BLOCK = 768
 """Rows of a block of the Gram matrix."""
 SKETCH = 4
-"""Rows that a sketch keeps for each column. With fewer, strong directions hide the faint ones."""
+"""Number of rows that a sketch keeps for each column. With fewer rows, strong directions hide faint ones."""
 LARGEST = 2**27
 """Most values of a Jacobian that is not sketched."""
 ROUNDING = 1e-6
@@ -24,7 +24,9 @@ ROUNDING = 1e-6
 class Curvature:
     r"""The matrix :math:`2 (J^\top J + \mathrm{priors})` at one place.
 
-    Its rows are the variables of each example: the input's, then the label's.
+    Here :math:`J` is the Jacobian of the residuals, and priors stands for the Gram matrices of the
+    priors. A row stands for one variable. Examples follow each other, each with its input's
+    variables, then its label's.
 
     Args:
         problem: The problem.
@@ -90,8 +92,8 @@ class Curvature:
 
         If the Jacobian is sketched, the rank is a bound.
 
-        Only the inputs' columns count, with fixed labels: the variables of a label are no direction
-        of the batch.
+        Only the inputs' columns count, with fixed labels. A change of a label's variables does not
+        change the inputs of the batch.
         """
         if self.sketched or not self.finite:
             return Identification(min(self.rows, unknowns), unknowns, None, exact=False)

@@ -1,7 +1,7 @@
 """Descents: rules that lower an objective. They use its values and gradients only.
 
 A descent is a generator. It yields the variables at which it needs the value and the gradient, and
-receives both. So a search can evaluate many restarts at once, and end those without hope.
+receives both. So a search can evaluate many restarts together, and drop those that fall behind.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Descent(Protocol):
 
     @property
     def evaluations(self) -> int:
-        """Planned evaluations of the objective in one run, by which progress and halving count."""
+        """Planned number of evaluations in one run. Progress and halving are fractions of it."""
         ...
 
     @property
@@ -114,7 +114,7 @@ class Descent(Protocol):
         ...
 
 
-def over(value: float, setting: Setting) -> bool:
+def should_stop(value: float, setting: Setting) -> bool:
     """Return whether the descent ends at this value: it is not finite, or at most the tolerance."""
     return not math.isfinite(value) or value <= setting.tolerance
 
@@ -176,7 +176,7 @@ class SignedAdam(FixedSteps):
             evaluation = yield Request(
                 tuple(v.detach().clone() for v in variables), step / self.steps
             )
-            if over(evaluation.value, setting):
+            if should_stop(evaluation.value, setting):
                 break
             for variable, gradient in zip(variables, evaluation.gradient, strict=True):
                 variable.grad = gradient.sign()

@@ -20,7 +20,7 @@ from leakgauge.inversion.descents.descent import (
     Run,
     Setting,
     flatten,
-    over,
+    should_stop,
     unflatten,
 )
 from leakgauge.inversion.descents.lbfgs import LONGEST, Memory, Point, advance
@@ -161,16 +161,16 @@ class _Descent:
         for stage in range(total):
             self.progress = stage / total
             here = yield from self.ask(vector)
-            if over(here.value, self.setting):
+            if should_stop(here.value, self.setting):
                 break
             if stage < plan.warm or vector.numel() > plan.dense:
                 here = yield from self.follow(
                     here, memory.direction, memory, plan.warm_iterations, WARM
                 )
             else:
-                here = yield from self.curved(here)
+                here = yield from self.run_curved_stage(here)
             vector = here.vector
-            if over(here.value, self.setting) or self.left <= 0:
+            if should_stop(here.value, self.setting) or self.left <= 0:
                 break
         return self.ending(vector)
 
@@ -182,15 +182,16 @@ class _Descent:
             return Ending(
                 (f"second order: {vector.numel()} unknowns, L-BFGS alone",), identification
             )
-        if self.last is None:  # The verdict needs it, even if the batch was matched before.
+        # The verdict needs the curvature, even if the batch was matched before any was computed.
+        if self.last is None:
             self.last = self.curvature(vector)
         rows = f"{self.last.rows} residuals" + (", sketched" if self.last.sketched else "")
         note = f"Gauss-Newton: {vector.numel()} unknowns, {rows}, damping {self.last.damping:.0e}"
         return Ending((note,), self.last.identification(self.start[0].numel()))
 
-    def curved(self, here: Point) -> Generator[Request, Evaluation, Point]:
+    def run_curved_stage(self, here: Point) -> Generator[Request, Evaluation, Point]:
         """Run one stage, preconditioned by the curvature at its start."""
-        self.last = None  # This frees the memory of the old one first.
+        self.last = None  # This frees the old matrix before the new one is computed.
         self.last = curvature = self.curvature(here.vector)
         if not curvature.finite:
             return here
@@ -227,7 +228,7 @@ class _Descent:
                 break
             here = found
             recent.append(here.value)
-            if over(here.value, self.setting) or enough.missed(recent):
+            if should_stop(here.value, self.setting) or enough.missed(recent):
                 break
         return here
 

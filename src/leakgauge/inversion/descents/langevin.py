@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from leakgauge.inversion.descents.descent import Ending, FixedSteps, Request, Run, Setting, over
+from leakgauge.inversion.descents.descent import (
+    Ending,
+    FixedSteps,
+    Request,
+    Run,
+    Setting,
+    should_stop,
+)
 from leakgauge.inversion.evaluation.problem import Variables
 
 
@@ -71,7 +78,7 @@ class LangevinAdam(FixedSteps):
             evaluation = yield Request(
                 tuple(v.detach().clone() for v in variables), step / self.steps
             )
-            if over(evaluation.value, setting):
+            if should_stop(evaluation.value, setting):
                 break
             rate = self.rate(step)
             for group in optimizer.param_groups:

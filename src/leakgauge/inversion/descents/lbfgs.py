@@ -22,7 +22,7 @@ from leakgauge.inversion.descents.descent import (
     Run,
     Setting,
     flatten,
-    over,
+    should_stop,
     unflatten,
 )
 from leakgauge.inversion.evaluation.problem import Variables
@@ -34,8 +34,9 @@ Inverse = Callable[[Tensor], Tensor]
 class Memory:
     r"""The last pairs of a step s and the gradient's change y, in the compact form of Byrd et al. (1994).
 
-    One matrix product each for :math:`S^\top g`, :math:`Y^\top g` and the way back replaces the two
-    loops over the pairs. With a long history, these loops cost more than a gradient.
+    The rows of S are the steps, and the rows of Y are the changes. Three matrix products replace
+    the two loops over the pairs: with S, with Y, and back to the length of the gradient g. With a
+    long history, the loops cost more than a gradient.
 
     Args:
         history: Most pairs that are kept.
@@ -91,7 +92,7 @@ class Memory:
         return -(gamma * gradient + steps.T @ outer - gamma * (changes.T @ inner))
 
     def two_loops(self, gradient: Tensor) -> Tensor:
-        """Return the same as `direction` by the textbook's recursion: slower, but more accurate in float32."""
+        """Return the vector of `direction`, by the textbook's recursion. It is slower, but more accurate in float32."""
         if self.length == 0:
             return self.direction(gradient)
         last = self.length - 1
@@ -220,10 +221,10 @@ class LBFGS:
 
     @property
     def bound(self) -> int:
-        """Most evaluations. A last iteration whose direction fails searches twice, each time with all that is left."""
+        """Most evaluations. If the last direction fails, the line search runs twice, each time with the whole rest."""
         if self.line_search == "none":
             return self.steps
-        # Failing twice needs a memory, so it can happen only after the start and one iteration.
+        # The search runs twice only if the memory holds a pair: after the start and one iteration.
         return self.steps + max(0, min(LONGEST, self.steps - 2))
 
     def inapplicable(self, observation: Observation) -> str | None:
@@ -246,7 +247,7 @@ class LBFGS:
             x = flatten(variables)
             evaluation = yield Request(variables, step / self.steps)
             gradient = flatten(evaluation.gradient)
-            if over(evaluation.value, setting) or float(gradient.abs().max()) <= 1e-7:
+            if should_stop(evaluation.value, setting) or float(gradient.abs().max()) <= 1e-7:
                 break
             if before is not None:
                 moved, change = x - before[0], gradient - before[1]
@@ -272,7 +273,7 @@ class LBFGS:
 
         here = yield from ask(flatten(start))
         memory = Memory(self.history, here.vector)
-        while left > 0 and not over(here.value, setting):
+        while left > 0 and not should_stop(here.value, setting):
             most = min(LONGEST, left)
             found = yield from advance(ask, here, memory, memory.direction, most=most)
             if found is None:

@@ -4,9 +4,9 @@ The graph runs directly or through a compiler. Two orders of differentiation giv
 
 - "reverse" differentiates the simulated update backward. It needs the fewest operations, but holds
   the whole simulation until its end.
-- "forward" moves the parameters along the slope r of the distance. It computes how the gradient at
-  the inputs changes with them, d<g(v), r>/dv. It needs a seventh more operations, and little more
-  memory than training.
+- "forward" uses the slope r of the distance at the simulated update g(v). The gradient at the
+  variables v is d<g(v), r>/dv. It is the change of the loss's gradient at v as the parameters move
+  along r. This needs a seventh more operations, and little more memory than training.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ Order = Literal["reverse", "forward"]
 _compiled: dict[str, Flat] = {}
 """Compiled modules of this process by `Graph.key`.
 
-The key is the computation itself: each operator with all its numbers, and the shape, strides and type
-of each input. Inputs are the parameters, buffers, update, masks of a known defense, labels and weights
-of the terms. Cells of an audit that differ only in these share a module. Problems with other
-computations never do.
+The key describes the computation: each operator with all its numbers, and the shape, strides and
+type of each input. The values of inputs are not part of the key. Inputs are the parameters,
+buffers, update, masks of a known defense, labels and weights of the terms. So cells of an audit
+that differ only in these values share a module. Problems with different computations never share
+one.
 """
 
 
 class NotCompiled(Exception):
-    """The reason why a problem has no compiled step, in one line. The caller runs it eagerly and notes why."""
+    """A problem has no compiled step. The message is the reason, in one line. The caller runs the eager step."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +190,11 @@ def _traced(function: Flat, examples: tuple[Tensor, ...]) -> Graph:
 
 
 def _fused(graph: Graph, examples: tuple[Tensor, ...]) -> Flat:
-    """Return the compiled module of a graph, which may come from an earlier graph of the same computation."""
+    """Return the compiled module of a graph. Graphs of the same computation share one module."""
     key = graph.key
     if key not in _compiled:
-        # No other memory layout: converting changing weights in each step costs more than it saves in
-        # the convolutions.
+        # The compiler keeps the memory layout. Another layout would make convolutions faster, but
+        # converting the changing weights in each step would cost more.
         compiled: Flat = torch.compile(
             graph.module, fullgraph=True, dynamic=False, options={"layout_optimization": False}
         )

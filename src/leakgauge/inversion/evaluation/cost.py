@@ -20,21 +20,21 @@ from leakgauge.inversion.evaluation.problem import Problem
 # Measured in float32 on one core (benchmarks/step_cost.py). They are constants, since timings vary from
 # run to run, and the choice must not.
 FLOPS = 6e10
-"""Floating-point operations of convolutions and products per second."""
+"""Speed of convolutions and matrix products, in floating-point operations per second."""
 REPEATED = 0.35
-"""Operations that tracing saves, in units of one plain gradient: about 2.70 without it, 2.33 with it."""
+"""Work that tracing saves in a step, in plain gradients. A step costs about 2.70 untraced, 2.33 traced."""
 STARTED = 4e-5
 """Seconds that generated code saves in each step, for each operator of the plain gradient."""
 PARAMETER = 5e-9
 """Seconds that generated code saves in each step, for each parameter, by fewer passes over the update."""
 SHARED = 1e-4
-"""Seconds that each further restart on one axis saves in a step, for each operator of the plain gradient."""
+"""Seconds that a step saves for each further restart on the axis and each operator of the plain gradient."""
 TRACING = 0.02
 """Seconds to trace a step, for each operator of the plain gradient."""
 FUSING = (8.0, 0.27)
 """Seconds to generate a step's code: a constant, and a part for each operator of the plain gradient."""
 BATCHABLE = 2e6
-"""Most floating-point operations of each operator with which restarts gain from sharing operators."""
+"""Restarts gain from sharing operators if an operator has at most this many floating-point operations."""
 MARGIN = 2.0
 """Factor by which the savings must exceed the cost of a compilation, since a descent may end early."""
 
@@ -142,10 +142,10 @@ class Path:
 
 
 def choose_path(work: Work, planned: int) -> Path | None:
-    """Return the compilation that pays for `planned` evaluations, or None if none does.
+    """Return how to compile a step so that `planned` evaluations repay it, or None if they cannot.
 
-    None means the eager double backward. If the double backward's tensors do not fit in memory,
-    return forward over reverse, even for few evaluations.
+    With None, the step is the eager double backward. If its tensors do not fit in memory, the
+    result is forward over reverse, even for few evaluations.
     """
     if work.memory > work.limit:
         size = f"{work.memory / 2**30:.1f} GiB"
@@ -164,9 +164,9 @@ def choose_path(work: Work, planned: int) -> Path | None:
 
 
 def choose_batched_path(work: Work, restarts: int, planned: int) -> Path | None:
-    """Return how to compile restarts as one axis, or None if that does not pay.
+    """Return how to compile restarts as one axis, or None if the compilation would cost more than it saves.
 
-    It pays if the operators are so small that the time to start them matters.
+    One axis saves time if the operators are so small that the time to start them matters.
     """
     small = work.flops <= BATCHABLE * work.operators
     if not small or restarts * work.memory > work.limit:
@@ -180,7 +180,7 @@ def choose_batched_path(work: Work, restarts: int, planned: int) -> Path | None:
 
 
 def memory_limit(device: torch.device) -> int:
-    """Return the bytes that one worker may hold: half of a GPU's memory, or half of a machine's for each core."""
+    """Return the bytes that one worker may hold: half of a GPU's memory, or half of one core's part of the RAM."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory // 2)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -52,8 +52,9 @@ class Graph:
 def trace(function: Flat, *arguments: Tensor) -> Graph:
     """Return the graph of a function for arguments of these shapes.
 
-    The function runs once, on tensors without values. Without values no branch can depend on them.
-    A model whose Python code reads its tensors raises RuntimeError here, so no branch is frozen.
+    The function runs once, on tensors that have shapes and types but no values. If its Python code
+    reads a value, for example to choose a branch, RuntimeError is raised. So the graph never keeps
+    a branch that other values would not take.
 
     Args:
         function: A function of tensors.

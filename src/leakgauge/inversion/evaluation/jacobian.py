@@ -36,15 +36,16 @@ class Tangents:
 
 
 class Linearization:
-    """The residuals of a problem at one place: r(v + e) = r(v) + J e + ..., with J by columns.
+    """The first-order expansion of a problem's residuals at variables v: `r(v + e) = r(v) + J e + ...`.
 
-    Often the loss is a mean or a sum over examples that do not meet in the model. Then the columns
-    of one example cost only that example's derivatives. Whether this is so is tested with the
-    numbers themselves.
+    The Jacobian J is computed column by column. Often the loss is a mean or a sum over examples,
+    and the model treats each example separately. Then the columns of one example need only that
+    example's derivatives. `separable` tells whether this is so. It compares the sum of the
+    examples' own gradients with the gradient of the batch.
 
     Args:
         problem: The problem.
-        variables: The place.
+        variables: The variables v.
         weights: Weights of the objective's terms.
 
     Raises:
@@ -75,14 +76,14 @@ class Linearization:
 
     @property
     def separable(self) -> bool:
-        """Whether an example's part of the gradient is a known multiple of its own gradient."""
+        """Whether the batch's gradient is the mean or the sum of the gradients of its examples."""
         return self.fraction is not None
 
     def _own_factor(self) -> float | None:
-        """Return the factor of each example's own gradient in the batch's: 1 / B of a mean, 1 of a sum, else None."""
+        """Return the weight of each example's gradient in the batch's: 1 / B (mean), 1 (sum), or None if neither."""
         modules = self.problem.observation.model.modules()
-        # BatchNorm in train mode refuses a single example. Other layers where examples meet show in the
-        # numbers below.
+        # BatchNorm in train mode refuses a single example. The comparison below finds any other
+        # layer that mixes examples.
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in modules):
             return None
         total = {name: torch.zeros_like(t) for name, t in self.whole.items()}

@@ -29,7 +29,10 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class DoubleBackward:
-    """Eager: the simulated update with its graph, then backward through it. For any protocol and any model."""
+    """The eager step: simulate the update, then differentiate backward through its graph.
+
+    It works for any protocol and any model.
+    """
 
     problem: Problem
 
@@ -44,10 +47,11 @@ class DoubleBackward:
 
 @dataclass(frozen=True)
 class ForwardOverReverse:
-    """Eager, with little memory: forward over reverse differentiation. For single gradients.
+    """The eager step that needs little memory: forward over reverse differentiation.
 
-    It computes d<g(v), r>/dv along the slope r of the distance. It holds no graph of a gradient,
-    and at most that of one forward pass on dual numbers.
+    It works if the update is one gradient g(v) of variables v. With the slope r of the distance at
+    the update, the step computes d<g(v), r>/dv. It never holds the graph of a gradient. At most it
+    holds the graph of one forward pass on dual numbers.
     """
 
     problem: Problem
@@ -67,7 +71,7 @@ class ForwardOverReverse:
     def _distance(
         self, leaves: Variables, progress: float
     ) -> tuple[Tensor, Variables, dict[str, Tensor]]:
-        """Return the objective, its gradient at the variables with a fixed update, and its gradient at the update."""
+        """Return the objective and two gradients: at the variables with the update fixed, and at the update."""
         problem, observation = self.problem, self.problem.observation
         unit, targets = (t.detach() for t in problem.decode(leaves))
         inputs = observation.domain.from_unit(unit)
@@ -82,7 +86,7 @@ class ForwardOverReverse:
         return value.detach(), every[:count], dict(zip(held, every[count:], strict=True))
 
     def _along(self, slope: Tensors, leaves: Variables, training: SingleGradient) -> Variables:
-        """Return how the training loss's gradient at the variables changes along `slope` of the parameters."""
+        """Return the change of the training loss's gradient at the variables as the parameters move along `slope`."""
         observation = self.problem.observation
         with (
             forward_ad.dual_level(),
@@ -123,13 +127,13 @@ REFINED = 3 / 4
 
 
 def mixed_precision(device: torch.device, progress: float) -> AbstractContextManager[None]:
-    """Return a context with a GPU's cheaper products before REFINED of a descent. A CPU always uses float32."""
+    """Return a context in which a GPU multiplies in TF32 until the progress is REFINED. A CPU keeps float32."""
     return tf32() if device.type == "cuda" and progress < REFINED else nullcontext()
 
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Round the factors of float32 products and convolutions on a GPU to TF32 (10 bits of mantissa), inside."""
+    """Make a GPU round the factors of float32 products and convolutions to TF32 (10 bits of mantissa)."""
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     try:

@@ -277,6 +277,6 @@ class TensorCosine(Term):
 
 
 def _norm(tensors: Tensors) -> Tensor:
-    """Return the Euclidean norm of all tensors, clamped below the root, whose slope at zero is infinite."""
+    """Return the Euclidean norm of all tensors. Its square is clamped, since the slope of a root at 0 is infinite."""
     square = squared_norms(tensors).sum()
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()

@@ -43,10 +43,10 @@ class FeatureStatistics(LeastSquares):
         \frac{1}{L} \sum_{l=1}^{L}
         \frac{\| \mu_l(x) - \mu^*_l \|^2 + \| \sigma_l(x) - \sigma^*_l \|^2}{C_l \, v_l}
 
-    Layer :math:`l` reads :math:`C_l` channels. Over the batch and all places, their means and
-    standard deviations are :math:`\mu_l(x)` and :math:`\sigma_l(x)`. The known ones are
-    :math:`\mu^*_l` and :math:`\sigma^*_l`, and :math:`v_l` is the mean known variance. The value is
-    1 if the means are off by one standard deviation.
+    Layer :math:`l` of :math:`L` layers has an input of :math:`C_l` channels. Their means and
+    standard deviations over the batch and all places are :math:`\mu_l(x)` and :math:`\sigma_l(x)`.
+    The known ones are :math:`\mu^*_l` and :math:`\sigma^*_l`, and :math:`v_l` is the mean of the
+    known variances. The value is 1 if the means are off by one standard deviation.
 
     Use it when the adversary has public images and some trained network. With BatchNorm layers and
     their running statistics it is the prior of GradInversion, see `BatchStatistics`. Build it with
@@ -95,7 +95,7 @@ class FeatureStatistics(LeastSquares):
             ModelError: The network lacks a named layer, or does not call it. It has no layer to
                 choose. A channel has fewer than two finite values.
         """
-        names = _chosen(network, layers)
+        names = _choose_layers(network, layers)
         parts = [layer_inputs(network, names, part) for part in torch.split(images, CHUNK)]
         idle = [name for name in names if not parts[0][name]]
         if idle:
@@ -108,7 +108,7 @@ class FeatureStatistics(LeastSquares):
         targets = {}
         for name in names:
             calls = zip(*(part[name] for part in parts), strict=True)
-            targets[name] = _together([_pooled(call) for call in calls], None)
+            targets[name] = _combine_calls([_pool_moments(call) for call in calls], None)
         bare = [
             name for name, moments in targets.items() if not bool(moments.variance.isfinite().all())
         ]
@@ -163,7 +163,7 @@ def _state(model: nn.Module, like: Tensor) -> Tensors:
     return {n: t.to(like) if t.is_floating_point() else t for n, t in named.items()}
 
 
-def _chosen(network: nn.Module, layers: Sequence[str] | None) -> list[str]:
+def _choose_layers(network: nn.Module, layers: Sequence[str] | None) -> list[str]:
     """Return the names of the layers to measure: those given, or the default ones."""
     modules = dict(network.named_modules())
     if layers is None:
@@ -184,7 +184,7 @@ def _chosen(network: nn.Module, layers: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _pooled(parts: Sequence[Tensor]) -> Moments:
+def _pool_moments(parts: Sequence[Tensor]) -> Moments:
     """Return the moments of a layer's inputs from all parts together. The variance of one single value is NaN."""
     total = sum(part.numel() // part.shape[1] for part in parts)
     each = [_sums(part.detach().double()) for part in parts]
@@ -202,37 +202,37 @@ def _sums(call: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _residuals(known: LayerMoments, inputs: Tensor) -> list[Tensor]:
-    """Return one vector for each layer: (2 C,), or (C,) if each channel has one value, and so no deviation."""
+    """Return one vector of residuals for each layer: (2 C,), or (C,) if each channel has only one value."""
     found = []
     for name, calls in layer_inputs(known.model, list(known.targets), inputs).items():
         layer, aim = known.model.get_submodule(name), known.targets[name]
         eps, momentum = (
             (layer.eps, layer.momentum) if isinstance(layer, BatchNorm) else (EPSILON, None)
         )
-        own = _together([_moments(call) for call in calls], momentum)
+        own = _combine_calls([_moments(call) for call in calls], momentum)
         mean, variance = aim.mean.to(inputs), aim.variance.to(inputs) + eps
         gaps = [own.mean - mean]
-        if not _lone(calls[0]):
-            # As BatchNorm does it. The added eps also gives the root a finite slope at 0.
+        if not _has_one_value(calls[0]):
+            # BatchNorm adds eps in the same way. It also gives the root a finite slope at 0.
             gaps.append((own.variance + eps).sqrt() - variance.sqrt())
         found.append(torch.cat(gaps) / (len(mean) * variance.mean()).sqrt())
     return found
 
 
-def _lone(given: Tensor) -> bool:
+def _has_one_value(given: Tensor) -> bool:
     """Return whether each channel has one value only."""
     return given.numel() == given.shape[1]
 
 
 def _moments(given: Tensor) -> Moments:
     """Return the moments of a layer's input. The variance of one single value is 0."""
-    if _lone(given):
+    if _has_one_value(given):
         return Moments(given.flatten(), torch.zeros_like(given.flatten()))
     return Moments.of(given)
 
 
-def _together(calls: list[Moments], momentum: float | None) -> Moments:
-    """Return the moments that running statistics keep after a forward pass that calls the layer several times."""
+def _combine_calls(calls: list[Moments], momentum: float | None) -> Moments:
+    """Return the moments that running statistics hold after a forward pass that calls a layer several times."""
     keep = 1.0 if momentum is None else 1 - momentum
     raw = [keep ** (len(calls) - 1 - i) for i in range(len(calls))]
     fractions = [weight / sum(raw) for weight in raw]

@@ -69,22 +69,23 @@ def entangled(observation: Observation) -> str | None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeatureMatch(LeastSquares):
-    r"""Each example should have features that were read from the update by other means.
+    r"""Squared distance of each example's features from features that were recovered before.
 
     .. math::
 
         \frac{1}{B} \sum_{i=1}^{B} \left\| t_i \, (h(x_i) - h_i) \right\|^2
 
     Here :math:`h(x_i)` are the features of example :math:`i` at one layer, :math:`h_i` the known
-    ones, and :math:`t_i` the trust in them. Use it when an attack in closed form recovers the
-    inputs of a late layer: then each example is a search of its own. Build it with `of` or
+    ones, and :math:`t_i` the trust in them. Use it if an attack in closed form recovers the inputs
+    of a late layer. Then each example can be searched for separately. Build it with `of` or
     `of_one`.
 
     Args:
         network: The observed model up to the layer.
         features: The known features (B, d), in the order of the labels.
-        trust: Weights (B,): one over the scale on which the features are known and differ from
-            other examples' features. A weight is 0 if the features of that example are not known.
+        trust: Weights (B,). A weight is 1 over the sum of two lengths: the spread of the known
+            features over the batch, and the error of this example's features. It is 0 if they are
+            not known.
 
     Example:
         >>> import leakgauge as lg
@@ -135,7 +136,7 @@ class FeatureMatch(LeastSquares):
 
     @classmethod
     def of_one(cls, observation: Observation, layer: str, features: Tensor) -> FeatureMatch:
-        """Return the term for one example's features (1, d). It is 1 for a gray example."""
+        """Return the term for one example's features (1, d). Its value is 1 at a uniform gray example."""
         network, like = FeatureExtractor.of(observation, layer), observation.update.like
         features = features.to(like)
         with torch.no_grad():

@@ -28,9 +28,9 @@ class PatchBorders(Term):
     the side of a patch. The mean is over the borders :math:`k` between patches and over the batch. The same
     term over the columns is added.
 
-    Use it on images (B, C, H, W) and a model that sees patches. The search finds each patch apart,
-    so edges appear at the borders. The norms are not squared. So a border where the image really
-    changes is not smoothed more than others.
+    Use it on images (B, C, H, W) and a model that sees patches. The search finds each patch
+    separately, so edges appear at the borders. The norms are not squared, so a border where the
+    image itself changes is not smoothed more than others.
 
     Args:
         size: Side of a patch in pixels.

@@ -64,7 +64,7 @@ class Smoothness(LeastSquares):
         return laplacian.flatten() / math.sqrt(laplacian.numel())
 
     def _weighted(self, unit: Tensor) -> Tensor:
-        """Return opponent colors, each times the root of its weight, or the images if they have no three channels."""
+        """Return opponent colors, each times the root of its weight, or the images if they lack three channels."""
         if unit.shape[-3] != len(OPPONENT):
             return unit
         return opponent(unit, unit.new_tensor((1.0, *self.chroma)).sqrt())

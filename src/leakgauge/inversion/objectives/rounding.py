@@ -12,7 +12,7 @@ from leakgauge.core import Tensors
 from leakgauge.inversion.objectives.objective import Candidate, Term
 
 EDGE = 0.95
-"""Fraction of a step from which a parabola replaces the logarithm, which is infinite at a whole step."""
+"""From this fraction of a step on, a parabola replaces the logarithm, which is infinite at a whole step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class RandomRounding(Term):
 
 
 def surprisal(off: Tensor) -> Tensor:
-    """Return `-log(1 - off)` of each entry, off >= 0. From EDGE on it is the expansion to the second order."""
+    """Return `-log(1 - off)` of each distance `off` >= 0, in steps of the grid. From EDGE on, return a parabola."""
     beyond = (off - EDGE) / (1 - EDGE)
     parabola = -math.log(1 - EDGE) + beyond + beyond.square() / 2
     return torch.where(off < EDGE, -torch.log1p(-off.clamp(max=EDGE)), parabola)

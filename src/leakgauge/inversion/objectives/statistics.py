@@ -79,7 +79,7 @@ class BatchStatistics(FeatureStatistics):
         moments = tuple(
             _batch_moments(held, after, update if delta else None) for held, update, after in rounds
         )
-        # A model differs from the one that was sent if several steps were taken.
+        # With several steps, `_batch_moments` returns another model than the one that was sent.
         exact = all(one.model is held for one, held in zip(moments, (model, *later), strict=True))
         return cls(moments, observation.domain, exact)
 

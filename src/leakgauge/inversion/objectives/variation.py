@@ -107,13 +107,13 @@ class IsotropicVariation(Variation):
     """
 
     def of(self, images: Tensor) -> Tensor:
-        vertical, horizontal = _beside(images)
+        vertical, horizontal = _padded_differences(images)
         square = vertical.square() + horizontal.square()
         # The root minus the floor would lose digits where both are nearly equal.
         return (square / (_length(square) + FLOOR)).sum() / _places(images)
 
     def reweighted(self, images: Tensor) -> Tensor:
-        vertical, horizontal = _beside(images)
+        vertical, horizontal = _padded_differences(images)
         held = _length((vertical.square() + horizontal.square()).detach()) + FLOOR
         weight = (held * _places(images)).rsqrt()
         return torch.cat([(d * weight).flatten() for d in (vertical, horizontal)])
@@ -190,7 +190,7 @@ def differences(unit: Tensor) -> tuple[Tensor, Tensor]:
     return unit[..., 1:, :] - unit[..., :-1, :], unit[..., :, 1:] - unit[..., :, :-1]
 
 
-def _beside(images: Tensor) -> tuple[Tensor, Tensor]:
+def _padded_differences(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return both differences at each pixel, with 0 across the last border."""
     vertical, horizontal = differences(images)
     return pad(vertical, (0, 0, 0, 1)), pad(horizontal, (0, 1))

@@ -33,7 +33,11 @@ LISTS = ("objectives", "trajectory", "notes")
 
 
 def judges_itself(attack: object) -> bool:
-    """Return whether an attack is ours, or one of ours that judges its parts: its status is trusted."""
+    """Return whether the status of an attack's results is trusted.
+
+    It is trusted if the attack and all its parts are ours. It is also trusted if the attack is ours
+    and judges the results of its parts itself.
+    """
     judges = is_our_object(attack) and getattr(type(attack), "judges_parts", False)
     return judges or is_ours(attack)
 
@@ -87,9 +91,10 @@ def judge(
 ) -> Reconstruction:
     """Return a sound reconstruction with a status that its residual allows.
 
-    For a result of ours, only its status is lowered to its own residual. From a user's own attack,
-    no claim is trusted. The residual is that of the returned inputs and targets, or None if they
-    cannot be simulated. The diagnosis is dropped, since no Jacobian is computed here.
+    A result of our attacks keeps its residual, and its status is lowered to what this residual
+    allows. No claim of a user's own attack is trusted. Its residual is computed anew from the
+    returned inputs and targets, or is None if they cannot be simulated. Its diagnosis is dropped,
+    since no Jacobian is computed here.
 
     Args:
         attack: The attack that returned the reconstruction.
@@ -144,7 +149,7 @@ def as_observed(observation: Observation, found: Reconstruction) -> Reconstructi
 
 
 def keep_if_proven(observation: Observation, found: Reconstruction) -> Reconstruction:
-    """Return a user's own claim. It stays certified only if the residual determines every example."""
+    """Return the result of a user's own attack, certified only if the residual determines every example."""
     if found.status is not Status.CERTIFIED:
         return found
     if has_invented_targets(observation, found.targets):

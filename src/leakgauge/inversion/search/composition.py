@@ -23,11 +23,11 @@ Jamieson, Talwalkar: Non-stochastic Best Arm Identification and Hyperparameter O
 """
 
 
-def halved(restarts: int, evaluations: int) -> int:
-    """Return the most evaluations that successive halving spends.
+def count_halved(restarts: int, evaluations: int) -> int:
+    """Return the largest number of evaluations that successive halving spends.
 
-    There are `restarts` restarts of `evaluations` each. A restart reaches a rung with the first
-    evaluation at or after it.
+    Without halving, each of the `restarts` would spend `evaluations`. A restart reaches a rung with
+    the first evaluation at or after it.
     """
     spent, done = 0, 0
     for rung in RUNGS:
@@ -58,7 +58,7 @@ class Composition:
         """Largest number of simulated updates that a search computes."""
         last, spent = self.restarts, self.restarts * self.descent.evaluations
         if self.halving:
-            spent = halved(self.restarts, self.descent.evaluations)
+            spent = count_halved(self.restarts, self.descent.evaluations)
             # Three rungs drop the worse half.
             for _ in RUNGS[1:]:
                 last = (last + 1) // 2

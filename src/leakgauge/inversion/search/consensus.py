@@ -106,7 +106,7 @@ def match_examples(units: Sequence[Tensor], labels: Sequence[Tensor], first: int
 
 @dataclass(frozen=True, kw_only=True)
 class Consensus:
-    r"""Group consistency: restarts are pulled to what they have in common.
+    r"""Group consistency: a penalty that pulls the restarts of a search toward their consensus.
 
     .. math::
 

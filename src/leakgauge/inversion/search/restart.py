@@ -85,8 +85,8 @@ class Restart:
         self.evaluations += 1
         self.finite = self.finite and math.isfinite(evaluation.value)
         weights = (*self.problem.weights(progress), self.pull)
-        # With other weights, or another consensus, the objective is another one. The best iterate so far
-        # does not compare.
+        # Other weights, or another consensus, make another objective. Its values cannot be compared
+        # with the best value so far.
         if math.isfinite(evaluation.value) and (
             evaluation.value < self.best.value or weights != self.weights
         ):
@@ -156,7 +156,7 @@ class Restart:
 
 
 def meet(live: list[Restart], group: Consensus) -> None:
-    """Pull each restart that goes on to the present consensus of all of them."""
+    """Set the present consensus as the aim of each restart that still runs and is finite."""
     standing = [t for t in live if t.request is not None and t.reconstruct()[0].isfinite().all()]
     for restart, aim in zip(standing, _consensus_for(standing, group), strict=True):
         restart.pull = Pull(restart.problem.parametrization.decode, aim, group.weight)

@@ -87,7 +87,7 @@ class Running:
     def advance(self, live: list[Restart], until: float, planned: int) -> None:
         """Run restarts until each has spent `until` evaluations.
 
-        If they are a group, they meet on the way.
+        If they are a group, their consensus is computed on the way.
 
         Args:
             live: The restarts.
@@ -110,7 +110,7 @@ class Running:
                 meet(live, self.matching.group)
 
     def stops(self, live: list[Restart], until: float) -> list[float]:
-        """Return the numbers of evaluations of each restart at which they meet, and then the end."""
+        """Return the stops of the restarts, in evaluations of each: at every consensus before `until`, then `until`."""
         group, spent = self.matching.group, live[0].evaluations
         met = () if group is None else group.meetings(self.matching.descent.evaluations)
         return [*(k for k in met if spent <= k < until), until]
@@ -127,7 +127,8 @@ class Running:
                     return
             return
         while not self.solved(live) and (moving := [t for t in live if t.wants(until)]):
-            # One axis needs all restarts, with equal weights. Stages may differ, and restarts may end.
+            # A shared axis needs all restarts, and equal weights of the terms. Restarts in other
+            # stages have other weights, and some may have ended.
             if len(moving) == len(live) and len({restart.term_weights() for restart in live}) == 1:
                 self.evaluate(live, steps)
                 continue

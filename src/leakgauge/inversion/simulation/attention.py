@@ -30,7 +30,10 @@ def notes(observation: Observation, seeds: Seeds) -> tuple[str, ...]:
 
 
 def fused(observation: Observation) -> bool:
-    """Return whether a forward pass of the model in training runs a fused kernel. It draws as the model does."""
+    """Return whether a forward pass of the model, as in training, runs a fused attention kernel.
+
+    The pass draws random numbers if the model does.
+    """
     like = observation.update.like
     unit = like.new_full((observation.batch_size, *unit_shape(observation.domain)), 0.5)
     inputs, kernels = observation.domain.from_unit(unit), _Kernels()  # type: ignore[no-untyped-call]

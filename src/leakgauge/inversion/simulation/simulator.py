@@ -64,7 +64,7 @@ def simulator(observation: Observation, *, create_graph: bool) -> Simulator:
 
 
 def functional_simulator(observation: Observation, training: SingleGradient) -> Simulator:
-    """Return the same as a pure function, which `torch.func` and `torch.compile` can transform."""
+    """Return the simulator as a pure function, which `torch.func` and `torch.compile` can transform."""
     adapt, gradient = adaptation(observation), functional_gradient(observation, training)
     return lambda unit, targets: adapt(gradient(unit, targets))
 
@@ -98,7 +98,8 @@ def drop_misleading(observation: Observation) -> Observation:
 def adaptation(observation: Observation) -> Callable[[Tensors], Tensors]:
     """Return a function that applies a known defense to a simulated update.
 
-    It is the identity if no defense is known. With several rounds, each round has its own.
+    It is the identity if no defense is known. If the update has several rounds, the defense is
+    applied to each round separately.
     """
     defense, training = observation.knowledge.defense, observation.training
     if defense is None:

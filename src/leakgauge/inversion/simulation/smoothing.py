@@ -38,7 +38,7 @@ _KNOWN = _RELUS | _IN_PLACE | _HARD | {functional.relu6}
 
 @dataclass(frozen=True)
 class Bend:
-    """A call of a function that is linear between `low` and `high`, and constant outside.
+    """One call of ReLU, ReLU6 or hardtanh: linear between `low` and `high`, and constant outside.
 
     Args:
         inputs: The argument of the function.
@@ -64,7 +64,7 @@ class Bend:
         return cls(call["input"], call.get("min_val", low), call.get("max_val", high), in_place)
 
     def smooth(self, width: float) -> Tensor:
-        """Return the same function of the same input, with bends of this width."""
+        """Return the value of the function with its bends smoothed over this width."""
         # Softplus keeps its input for the backward pass, so this input must not be overwritten.
         z = self.inputs.clone() if self.in_place else self.inputs
         found = self.low + functional.softplus(z - self.low, beta=1 / width)
@@ -74,7 +74,7 @@ class Bend:
 
 
 class SmoothReLU(TorchFunctionMode):
-    """A mode in which every ReLU is `w softplus(z / w)`. Its attribute `met` counts them.
+    """A mode in which every ReLU is `w softplus(z / w)`. Its attribute `met` counts the replaced calls.
 
     Args:
         width: The width w, above 0, in units of the ReLU's input.

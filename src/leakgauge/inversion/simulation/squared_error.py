@@ -1,4 +1,4 @@
-"""Squared error: `torch.func` cannot differentiate PyTorch's `mse_loss` kernel forward over reverse."""
+"""Squared error from elementary operations, since `torch.func` cannot differentiate `mse_loss` forward over reverse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leakgauge.federated.isolation.untouched import value_of
 
 
 def with_elementary_squares(loss: Loss) -> Loss:
-    """Return the same loss, in which elementary operations compute every `mse_loss`."""
+    """Return the same loss, with each call of `mse_loss` computed by elementary operations."""
 
     def value(outputs: Tensor, targets: Tensor) -> Tensor:
         with _Elementary():

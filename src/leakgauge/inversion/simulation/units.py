@@ -1,4 +1,4 @@
-"""Updates of an unusual scale, in units of their own size: squares of 1e-30 are 0 in float32."""
+"""Rescaling of updates that are very small or very large: in float32, the square of 1e-30 is 0."""
 
 from __future__ import annotations
 

@@ -107,9 +107,9 @@ class Affine(Joint):
         y = v - \bar{v} + \frac{1}{K}
 
     Here :math:`v` (B, K) are the variables, and :math:`\bar{v}` is the mean of each row. The
-    numbers may be negative. The update is linear in them. Logits of a nearly certain target have
-    almost no gradient any more; these numbers keep theirs. It needs a classification loss that
-    takes class probabilities.
+    numbers may be negative. The update is linear in them. The gradient of a logit almost vanishes
+    when its label is nearly certain, but the gradient of these numbers does not. The rule needs a
+    classification loss that takes class probabilities.
 
     Args:
         spread: Standard deviation of the variables at the start, at least 0. With 0, all classes
@@ -188,8 +188,8 @@ class FixedLabels(_Fixed):
 class LastLayer(_Fixed):
     """The label of a batch of one, from the gradient of the last layer.
 
-    It is the label that explains this gradient. iDLG reads it from signs: that is the special case
-    of cross-entropy.
+    It is the label whose simulated gradient of this layer is the observed one. For cross-entropy, iDLG recovers
+    it from the signs of the gradient alone.
 
     References:
         Zhao, Mopuri, Bilen. iDLG: Improved Deep Leakage from Gradients. 2020. arXiv:2001.02610.
@@ -307,8 +307,8 @@ class Estimated(_Fixed):
         reduction = reduction_of(self.head.loss, self.classes, width=len(self.head.weight))
         count = observation.batch_size
         summed = reduction is not None and reduction.divisors is None
-        # The goal is the sum of the examples' own slopes. The last equation says that the counts sum to
-        # the batch size. The unit gives it the scale of the others.
+        # The right side is the sum of the examples' own slopes. The last equation says that the
+        # counts sum to the batch size. `unit` gives this equation the scale of the others.
         goal, unit = self.dbias * (1 if summed else count), float(each.norm())
         equations = torch.cat([each.T, torch.full((1, len(each)), unit).double()])
         right = torch.cat([goal, torch.tensor([unit * count]).double()])

@@ -1,4 +1,4 @@
-"""Further variables of each example, so that any descent can move them together with the inputs.
+"""Further variables of each example, which any descent can move together with the inputs.
 
 The adversary's own copy of the model takes *wide* examples: the n values of an input, then the m
 further values. Nothing else in a search changes.
