@@ -18,7 +18,8 @@ from leakgauge.data.members import Array, read_members
 
 Split = Literal["train", "test", "val"]
 
-# The order of prefixes if no split is given. Among splits, a model was least likely trained on test.
+# The order in which prefixes are tried if no split is given. Test is the first split, because a
+# model was least likely trained on it.
 _DEFAULT = ("", "test_", "train_", "val_")
 WHOLE = 2**24
 """Largest number up to which float32 holds every whole number exactly."""
@@ -34,16 +35,16 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
       [0, 1].
     - `inputs`: a table (N, D) in the units of the columns, of floats or of whole numbers up to 2^24.
 
-    These keys may have the prefix `train_`, `test_` or `val_`, see `split`. A table may have more
-    keys, which have no prefix:
+    These keys may have the prefix `train_`, `test_` or `val_`, which `split` chooses. A table may
+    have more keys, without a prefix:
 
     - `columns`: the names of the columns.
     - `lows` and `highs`: the public range (D,) of each column. Without them, all values must lie in
       [0, 1].
     - `integers`: (D,), true or 1 for each column of whole numbers.
 
-    The key `classes` may hold the names of the classes. Any byte order is read, and Fortran's order of
-    axes too.
+    The key `classes` may hold the names of the classes. Arrays of any byte order are read, and
+    arrays in Fortran's order of axes.
 
     Args:
         path: The archive. It is looked up as given, then under `$LEAKGAUGE_DATA`, then in its subfolder
@@ -54,9 +55,9 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
             largest label plus 1.
 
     Raises:
-        DataError: The archive does not have this form. Encrypted archives, pickled arrays, and
-            archives above 8 GiB are refused before they are unpacked. So are arrays with too many
-            numbers, or whose shape does not fit their declared size.
+        DataError: The archive does not have this form. Some archives are refused before anything is
+            unpacked: encrypted ones, pickled arrays, more than 8 GiB (packed or unpacked), more
+            numbers than 2^31 or than fit in memory, and arrays whose shape and declared size differ.
 
     Example:
         >>> from pathlib import Path

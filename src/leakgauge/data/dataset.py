@@ -22,9 +22,9 @@ MOST_CLASSES = 2**16
 
 
 MOST_VALUES = 2**31
-"""Most numbers in the examples of a data set from other files or code. In float32 they take 8 GiB."""
+"""Most numbers in all examples of a data set that comes from files or from a user's code. In float32: 8 GiB."""
 CHUNK = 1 << 26
-"""Most relaxed variables of a data set that are checked at once."""
+"""Most relaxed variables of a data set that are checked in one step."""
 BYTES_A_VALUE = 16
 """Bytes of memory for each number that is read: its float32, its unit coordinate and their checks."""
 

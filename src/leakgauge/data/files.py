@@ -23,8 +23,8 @@ def find_file(path: str | Path, *subfolders: str, error: type[UserError] = DataE
         error: The class of the error to raise.
 
     Raises:
-        DataError: No file or folder exists, or the path cannot be looked up. `error` sets another
-            class.
+        DataError: No file or folder exists at any of the places, or the path cannot be looked up.
+            With `error`, that class is raised instead.
 
     Example:
         >>> from pathlib import Path
@@ -39,8 +39,8 @@ def find_file(path: str | Path, *subfolders: str, error: type[UserError] = DataE
     check_path(path, "file", error)
     try:
         return _find(path, subfolders, error)
-    # The user after ~ may not exist, the path may have a NUL character or be too long, or a folder may
-    # be unreadable.
+    # The user named after ~ may not exist. The path may contain a NUL character or be too long. A
+    # folder may be unreadable.
     except (RuntimeError, ValueError, OSError) as cause:
         raise error(
             f"file {str(path)!r}",

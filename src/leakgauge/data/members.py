@@ -26,7 +26,7 @@ _EXPECTED = "a NumPy archive (.npz) without pickled arrays"
 _REMEDY = "write it with numpy.savez, from plain numeric and string arrays"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _KINDS = "biufUS"
-"""Kinds of NumPy types that are read: numbers and text, but no complex numbers, dates, records or objects."""
+"""Kinds of NumPy types that are read: real numbers and text. Not complex numbers, dates, records or objects."""
 
 
 def read_members(

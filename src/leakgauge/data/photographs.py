@@ -186,5 +186,6 @@ def _installed(photograph: Photograph) -> Path:
     # The package is found without an import: importing sklearn for two JPEGs would take a second.
     spec = find_spec(photograph.package)
     folders = spec.submodule_search_locations if spec else None
-    # If the package is missing, the path cannot be opened, and the reader raises the error.
+    # If the package is missing, the path does not exist, and the reader of the file raises the
+    # error.
     return Path(folders[0] if folders else photograph.package, photograph.file)

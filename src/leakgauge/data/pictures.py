@@ -1,4 +1,4 @@
-"""Reading of one image file. Content and header are checked first, and no information is dropped silently."""
+"""A reader of one image file. It checks content and header first, and drops no information silently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from leakgauge.core import DataError, UserError
 from leakgauge.core.files import check_file, reason
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-"""The format for each ending. No other format is ever opened, since some start other programs."""
+"""The format for each ending. No other format is ever opened, since reading some formats starts other programs."""
 MOST_BYTES = 2**28
 """Largest image file: 256 MiB."""
 MOST_PIXELS = 2**26

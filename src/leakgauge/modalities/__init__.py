@@ -1,7 +1,7 @@
 """Modalities: how the examples of a domain are scored, judged and shown. Each kind of data has one file.
 
-`modality_of` returns the modality of a domain. A user's own domain may have its own, as
-`domain.modality`. Other domains have the modality of their kind.
+`modality_of` returns the modality of a domain. A user's own domain may bring its own modality, in
+its property `modality`. Every other domain has the modality of its kind.
 
 `__init__.pyi` lists the names. Each is imported when it is first used.
 """

@@ -15,9 +15,9 @@ from leakgauge.records import Headline
 
 
 def check_modality(domain: Domain, examples: Tensor) -> None:
-    """Check that the headline and the rule of a domain's modality use metrics that it measures.
+    """Check that a domain's modality measures the metrics that its headline and its rule use.
 
-    The metrics are built here. So weights that do not fit raise an error now, not after the first
+    The check builds the metrics. So weights that do not fit raise an error now, not after the first
     attack.
 
     Args:
@@ -72,7 +72,7 @@ def check_modality(domain: Domain, examples: Tensor) -> None:
 
 
 def _check_rule(where: str, rule: LeakRule, headline: Headline, measured: Collection[str]) -> None:
-    """Raise DataError unless a rule judges the score of the headline, the only one with a known direction."""
+    """Raise DataError unless the rule judges the headline's metric, the only one whose direction is known."""
     for metric in (rule.metric, *([rule.instead.metric] if rule.instead else [])):
         _check_named(where, metric, measured)
     if rule.metric != headline.metric:

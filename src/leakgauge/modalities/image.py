@@ -85,7 +85,7 @@ class ImageModality(Modality):
         return picture(tile(examples))
 
     def compared_by(self, domain: Domain) -> str | None:
-        """Return the network of LPIPS, or why LPIPS cannot score these images."""
+        """Return the name of the network of LPIPS, or the reason why LPIPS cannot score these images."""
         return (
             no_lpips(domain) or "LPIPS by SqueezeNet 1.1 (ImageNet), learned weights of version 0.1"
         )

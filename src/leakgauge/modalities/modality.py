@@ -15,7 +15,7 @@ from leakgauge.metrics.leak import LeakRule
 from leakgauge.records import Headline, Rows, Sides
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-"""A function of originals and reconstructions (B, ...), in the modality's coordinates, to one value each (B,)."""
+"""A function from originals and reconstructions (B, ...), in the modality's coordinates, to one value for each (B,)."""
 Save = Callable[[str, bytes], str]
 """A function from the name and the bytes of a file to its path in the folder of the run."""
 Layout = Literal["pictures", "rows"]
@@ -113,5 +113,8 @@ class Modality(ABC):
         return None
 
     def compared_by(self, domain: Domain) -> str | None:
-        """Return the network that compared examples, or why none could, or None if this kind of data has none."""
+        """Return the name of the network that compares examples, or the reason why none can.
+
+        Return None if no network compares data of this kind.
+        """
         return None

@@ -26,7 +26,7 @@ class Columned(Protocol):
 
 
 class TableModality(Modality):
-    """The modality of rows of tables. Its score is the fraction of recovered columns.
+    """The modality of rows of tables. The score of a row is the fraction of its columns that are recovered.
 
     A column counts as recovered if its error is within 1% of its public range.
 

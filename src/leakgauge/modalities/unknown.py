@@ -26,7 +26,7 @@ DECIBELS = Headline(
 
 
 class UnknownModality(Modality):
-    """The modality of data without their own one: scored by errors, with no rule for leaks and no pictures.
+    """The modality of any other data: scored by errors, without a rule for leaks, and not shown.
 
     Example:
         >>> import leakgauge as lg
