@@ -55,9 +55,10 @@ def npz(path: str | Path, split: Split | None = None, *, classes: Count | None =
             largest label plus 1.
 
     Raises:
-        DataError: The archive does not have this form. Some archives are refused before anything is
-            unpacked: encrypted ones, pickled arrays, more than 8 GiB (packed or unpacked), more
-            numbers than 2^31 or than fit in memory, and arrays whose shape and declared size differ.
+        DataError: The archive does not have this form. Encrypted archives, pickled arrays,
+            and archives above 8 GiB, packed or unpacked, are refused before they are unpacked. So
+            are arrays of more numbers than 2^31 or than fit in memory, and arrays whose shape does
+            not fit their declared size.
 
     Example:
         >>> from pathlib import Path
