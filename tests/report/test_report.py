@@ -294,7 +294,7 @@ def test_write_reads_records_and_leaves_only_the_page(folder: Path) -> None:
     path = write_report(folder)
     assert path == folder / "report.html"
     assert {p.name for p in folder.iterdir()} == before | {"report.html"}
-    assert "rebuilt exactly" in path.read_text(encoding="utf-8")
+    assert "reconstructed exactly" in path.read_text(encoding="utf-8")
 
 
 def test_missing_records_are_a_user_s_mistake(tmp_path: Path) -> None:

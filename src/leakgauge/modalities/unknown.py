@@ -20,8 +20,8 @@ DECIBELS = Headline(
     unit="dB",
     format="decibels",
     better="higher",
-    reads="rebuilt at {score}",
-    reads_exactly="rebuilt exactly",
+    reads="reconstructed at {score}",
+    reads_exactly="reconstructed exactly",
 )
 
 

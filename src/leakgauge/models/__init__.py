@@ -1,6 +1,7 @@
-"""Reference networks, and loaders of a user's own. Sees core, the file look-up of data, and what metrics are made of.
+"""Reference networks, and the construction of a user's own models.
 
-A specification names a network by one of BUILDERS, or a user's own as "package.module:name".
+This room imports core, the file look-up of data, and the networks of metrics. A specification names a network by one
+of BUILDERS, or a user's own as "package.module:name".
 """
 
 from leakgauge.models.building import build

@@ -1,4 +1,4 @@
-"""From a builder, ours or a user's own, to a model that can be audited."""
+"""Construction of a model from a builder of this package or of a user."""
 
 from __future__ import annotations
 
@@ -28,13 +28,35 @@ def build(
     train: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """A model in eval mode (where `train`, in train mode), built from `seed` without touching the global random state.
+    """Build a model from a builder, a seed and options.
 
-    builder: called as builder(domain, classes, **options), or as builder(**options) where its
-    signature requires no positional argument and names no domain; one that has a parameter `seed`
-    is given it. weights: a safetensors file, see `load_weights`. Raises ModelError where the
-    builder cannot be called so, raises an exception itself, returns no torch.nn.Module, or makes
-    more tensors than `Allowance` grants, and for weights that do not fit.
+    The builder is called as `builder(domain, classes, **options)`. A builder that requires no
+    positional argument and names no domain is called as `builder(**options)`. If it has a
+    parameter `seed`, it gets the seed. The global random state stays unchanged.
+
+    Args:
+        builder: Function or class that returns a `torch.nn.Module`.
+        domain: Domain of the examples.
+        classes: Number of classes, at least 1.
+        seed: Seed of the initial weights.
+        weights: Path of a safetensors file, see `load_weights`. By default weights are random.
+        train: Whether the model is returned in train mode. By default it is in eval mode.
+        **options: Options of the builder.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: The builder cannot be called with these arguments, raises an exception, or
+            returns no module. It makes more tensors than `Allowance` grants, or the weights do
+            not fit.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.build(lg.models.lenet, ImageDomain(3, 32, 32), 10, seed=1, channels=4)
+        >>> model.training
+        False
     """
     where = f"model {getattr(builder, '__name__', repr(builder))!r}"
     arguments = _arguments(builder, domain, classes, seed, options, where)
@@ -66,6 +88,7 @@ def _arguments(
     options: dict[str, Any],
     where: str,
 ) -> inspect.BoundArguments:
+    """Return the arguments of a call of the builder. Raise ModelError if it cannot be called with them."""
     try:
         signature = inspect.signature(builder)
     except (TypeError, ValueError) as error:
@@ -85,12 +108,12 @@ def _arguments(
             where,
             expected=f"arguments for {signature}",
             found=f"options {sorted(options)}: {error}",
-            remedy="mend the options, or the builder's parameters",
+            remedy="correct the options, or the builder's parameters",
         ) from error
 
 
 def _takes_domain(signature: inspect.Signature) -> bool:
-    """Whether the builder is for any domain, or a factory that needs no argument."""
+    """Return whether the builder takes a domain. A factory without required arguments does not."""
     parameters = list(signature.parameters.values())
     if "domain" in signature.parameters or any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return True

@@ -1,4 +1,4 @@
-"""Plain convolutional networks of the gradient inversion literature."""
+"""Plain convolutional networks from papers on gradient inversion and federated learning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,29 @@ from leakgauge.models.parts import Activation, counts, dropping, images, normali
 
 
 class LeNet(nn.Module):
-    """Three 5x5 convolutions of so many channels, strides 2, 2, 1, then, behind dropout, one linear layer."""
+    """Three 5x5 convolutions with strides 2, 2 and 1, and one linear layer.
+
+    Call `lenet` to build it from a seed.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        channels: Number of channels of each convolution.
+        activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2).
+        init: All weights and biases are drawn from U(-init, init).
+        dropout: Probability of dropout before the last layer, from 0 to below 1.
+
+    References:
+        Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019. arXiv:1906.08935.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.LeNet(ImageDomain(3, 32, 32), 10)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
 
     def __init__(
         self,
@@ -42,12 +64,33 @@ class LeNet(nn.Module):
             nn.init.uniform_(parameter, -init, init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W) in [0, 1]."""
+        """Return logits (B, classes) of images (B, C, H, W) in [0, 1]."""
         return cast(Tensor, self.linear(self.dropout(torch.flatten(self.features(x), 1))))
 
 
 class ConvNet(nn.Sequential):
-    """Eight 3x3 convolutions with BatchNorm and ReLU, two 3x3 max pools, one linear layer."""
+    """Eight 3x3 convolutions with BatchNorm and ReLU, two 3x3 max pools, and one linear layer.
+
+    Call `convnet` to build it from a seed.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        width: Number of channels of the first convolution. The last ones have four times as many.
+        normalize: First layer, a `Normalize` or the identity.
+
+    References:
+        Geiping, Bauermeister, Dröge, Moeller. Inverting Gradients: How Easy Is It to Break
+        Privacy in Federated Learning? NeurIPS 2020. arXiv:2003.14053.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.ConvNet(ImageDomain(3, 32, 32), 10, width=4, normalize=torch.nn.Identity()).eval()
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
 
     def __init__(
         self, domain: ImageDomain, classes: int, *, width: int = 64, normalize: nn.Module
@@ -68,7 +111,30 @@ class ConvNet(nn.Sequential):
 
 
 class FedAvgCNN(nn.Sequential):
-    """Two 5x5 convolutions with 2x2 max pools, a hidden linear layer, then, behind dropout, a linear layer."""
+    """Two 5x5 convolutions with 2x2 max pools, and two linear layers.
+
+    Call `fedavg_cnn` to build it from a seed.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        channels: Number of channels of the first convolution. The second one has twice as many.
+        width: Number of hidden units.
+        dropout: Probability of dropout before the last layer, from 0 to below 1.
+        normalize: First layer, a `Normalize` or the identity.
+
+    References:
+        McMahan, Moore, Ramage, Hampson, Agüera y Arcas. Communication-Efficient Learning of Deep
+        Networks from Decentralized Data. AISTATS 2017. arXiv:1602.05629.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.FedAvgCNN(ImageDomain(3, 32, 32), 10, normalize=torch.nn.Identity())
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
 
     def __init__(
         self,
@@ -108,11 +174,41 @@ def lenet(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
-    """The LeNet of Deep Leakage from Gradients (Zhu et al. 2019), for images of any size. The paper has 12 channels.
+    """Build the LeNet of Deep Leakage from Gradients.
 
-    Every weight and bias is drawn from U(-init, init); `dropout` is the probability before the linear
-    layer. In eval mode. Raises ModelError for a domain other than images, an unknown activation,
-    options that are not positive, and a dropout that is no probability below 1.
+    It takes images of any size. Weights and biases are drawn from U(-init, init).
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        channels: Number of channels of each convolution. The default is the paper's.
+        activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2). The default is
+            the paper's.
+        init: Half the width of the uniform distribution of weights, above 0. The default is the
+            paper's.
+        dropout: Probability of dropout before the last layer, from 0 to below 1. The paper has
+            none.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with values in [0, 1] as inputs (B, C, H, W) and logits (B,
+        classes) as outputs.
+
+    Raises:
+        ModelError: The domain holds no images, the activation is unknown, `init` is not above 0,
+            or `dropout` is not a probability below 1. A count is not a whole number from 1 to
+            1,048,576.
+
+    References:
+        Zhu, Liu, Han. Deep Leakage from Gradients. NeurIPS 2019. arXiv:1906.08935.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.lenet(ImageDomain(3, 32, 32), 10)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     image = images(domain, "lenet")
     counts("lenet", classes=classes, channels=channels)
@@ -133,11 +229,41 @@ def convnet(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The ConvNet of Inverting Gradients (Geiping et al. 2020). Width 64 is the paper's ConvNet64.
+    """Build the ConvNet of Inverting Gradients.
 
-    mean and std: one for each channel, of the first layer's normalization (default: none).
-    PyTorch's default initialization; in eval mode. Raises ModelError for a domain other than images
-    of at least 9x9 pixels, and options that are not positive.
+    At width 64 it is the paper's ConvNet64. Images need at least 9x9 pixels. Weights have
+    PyTorch's default initialization.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        width: Number of channels of the first convolution. The last ones have four times as many.
+            The default is the paper's.
+        mean: One mean for each channel, subtracted by the first layer. By default nothing is
+            subtracted.
+        std: One standard deviation for each channel, above 0, by which the first layer divides.
+            Give both or neither.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with values in [0, 1] as inputs (B, C, H, W) and logits (B,
+        classes) as outputs.
+
+    Raises:
+        ModelError: The domain holds no images of at least 9x9 pixels, or `mean` and `std` do not
+            fit them. A count is not a whole number from 1 to 1,048,576.
+
+    References:
+        Geiping, Bauermeister, Dröge, Moeller. Inverting Gradients: How Easy Is It to Break
+        Privacy in Federated Learning? NeurIPS 2020. arXiv:2003.14053.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.convnet(ImageDomain(3, 32, 32), 10, width=4)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     image = images(domain, "convnet", smallest=9)
     counts("convnet", classes=classes, width=width)
@@ -157,11 +283,43 @@ def fedavg_cnn(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The CNN of Federated Averaging (McMahan et al. 2017). The paper has 32 and 64 channels, 512 hidden units.
+    """Build the CNN of Federated Averaging.
 
-    mean and std as in `convnet`; `dropout` is the probability before the last layer. PyTorch's default
-    initialization; in eval mode. Raises ModelError for a domain other than images of at least 4x4
-    pixels, options that are not positive, and a dropout that is no probability below 1.
+    Images need at least 4x4 pixels. Weights have PyTorch's default initialization.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        channels: Number of channels of the first convolution. The second one has twice as many.
+            The default is the paper's.
+        width: Number of hidden units. The default is the paper's.
+        dropout: Probability of dropout before the last layer, from 0 to below 1.
+        mean: One mean for each channel, subtracted by the first layer. By default nothing is
+            subtracted.
+        std: One standard deviation for each channel, above 0, by which the first layer divides.
+            Give both or neither.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with values in [0, 1] as inputs (B, C, H, W) and logits (B,
+        classes) as outputs.
+
+    Raises:
+        ModelError: The domain holds no images of at least 4x4 pixels, `mean` and `std` do not fit
+            them, or `dropout` is not a probability below 1. A count is not a whole number from 1
+            to 1,048,576.
+
+    References:
+        McMahan, Moore, Ramage, Hampson, Agüera y Arcas. Communication-Efficient Learning of Deep
+        Networks from Decentralized Data. AISTATS 2017. arXiv:1602.05629.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.fedavg_cnn(ImageDomain(3, 32, 32), 10)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     image = images(domain, "fedavg_cnn", smallest=4)
     counts("fedavg_cnn", classes=classes, channels=channels, width=width)
@@ -174,10 +332,11 @@ def fedavg_cnn(
 
 
 def _check_init(init: float) -> None:
+    """Raise ModelError unless `init` is finite and above 0."""
     if not isinstance(init, int | float) or not 0 < init < math.inf:
         raise ModelError(
             "model 'lenet'",
             expected="a finite init above 0",
             found=repr(init),
-            remedy="mend the option init (the paper's is 0.5)",
+            remedy="correct the option init (the paper's is 0.5)",
         )

@@ -1,7 +1,7 @@
-"""Vision transformers of Hugging Face `transformers`: ViT and DeiT, as models that give logits.
+"""Vision transformers of Hugging Face `transformers`, ViT and DeiT, as models that return logits.
 
-Beside a CPU build of torch, and without torchvision: only the modules of the networks are imported. (timm imports
-torchvision.) Attention is the elementary one, `eager`; searches write fused attention out themselves.
+They work with a CPU build of torch and without torchvision, as only the modules of the networks are imported.
+Attention is the plain one (`eager`), because searches differentiate it twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,24 @@ _NAMES = {"vit": "ViT", "deit": "DeiT"}
 
 
 class Logits(nn.Module):
-    """A network whose output has `.logits`, as one that takes the domain's values and gives logits (B, classes)."""
+    """Wrapper that returns the logits of a network whose output has an attribute `logits`.
+
+    Use it for classifiers of Hugging Face.
+
+    Args:
+        network: Network that takes inputs (B, `*shape`).
+        normalize: First layer. By default the identity.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> class Network(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return SimpleNamespace(logits=x.sum(1))
+        >>> lg.models.Logits(Network())(torch.ones(1, 4, 2))
+        tensor([[4., 4.]])
+    """
 
     def __init__(self, network: nn.Module, normalize: nn.Module | None = None) -> None:
         super().__init__()
@@ -28,7 +45,7 @@ class Logits(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of inputs (B, *shape)."""
+        """Return logits (B, classes) of inputs (B, `*shape`)."""
         logits: Tensor = self.network(self.normalize(x)).logits
         return logits
 
@@ -47,13 +64,47 @@ def hugging_face_vit(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A ViT or DeiT of Hugging Face `transformers`, with random weights or from a local `folder`. No download.
+    """Build a ViT or DeiT of Hugging Face `transformers`.
 
-    folder: one that `save_pretrained` wrote; it says patch, dim, depth and heads, and must be for the
-    domain's images and as many classes. mean and std: one for each channel, of the normalization
-    before the network (default: none). In eval mode. Raises ModelError where `transformers` is not
-    installed, for a domain other than images that patches tile, a folder that does not fit, and
-    options that do not exist.
+    Weights are random, or come from a folder. Nothing is downloaded. It needs the package
+    `transformers`: `pip install "leakgauge[vision]"`.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        family: "vit" or "deit".
+        patch: Side of a patch, in pixels. It must divide both sides of the images.
+        dim: Number of values of a token.
+        depth: Number of blocks.
+        heads: Number of attention heads. It must divide `dim`.
+        folder: Folder that `save_pretrained` wrote. It then sets patch, dim, depth and heads, and
+            must fit the domain and the number of classes.
+        mean: One mean for each channel, subtracted by the first layer. By default nothing is
+            subtracted.
+        std: One standard deviation for each channel, above 0, by which the first layer divides.
+            Give both or neither.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with values in [0, 1] as inputs (B, C, H, W) and logits (B,
+        classes) as outputs.
+
+    Raises:
+        ModelError: `transformers` is not installed, the domain holds no images that the patches
+            tile, the folder does not fit, or an option is unknown. A count is not a whole number
+            from 1 to 1,048,576.
+
+    References:
+        Dosovitskiy et al. An Image is Worth 16x16 Words: Transformers for Image Recognition at
+        Scale. ICLR 2021. arXiv:2010.11929.
+
+        Touvron et al. Training data-efficient image transformers and distillation through
+        attention. ICML 2021. arXiv:2012.12877.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.hugging_face_vit(ImageDomain(3, 32, 32), 10)  # doctest: +SKIP
     """
     image = images(domain, "hugging_face_vit")
     counts("hugging_face_vit", classes=classes, patch=patch, dim=dim, depth=depth, heads=heads)
@@ -66,7 +117,7 @@ def hugging_face_vit(
         else:
             if image.height % patch or image.width % patch or dim % heads:
                 found = f"patches of {patch} on {image.height}x{image.width}, {dim} and {heads}"
-                raise _mistake("patches that tile, heads that divide dim", found, "mend the option")
+                raise _mistake("patches that tile, heads that divide dim", found, "correct it")
             config = config_class(
                 image_size=(image.height, image.width),
                 num_channels=image.channels,
@@ -84,7 +135,7 @@ def hugging_face_vit(
 
 
 def _classes(family: Family) -> tuple[Any, Any]:
-    """The configuration and the classifier, from the modules that need no torchvision."""
+    """Return the classes of the configuration and the classifier, from modules that need no torchvision."""
     name, where = _NAMES[family], f"transformers.models.{family}"
     try:
         configuration = importlib.import_module(f"{where}.configuration_{family}")
@@ -102,6 +153,7 @@ def _classes(family: Family) -> tuple[Any, Any]:
 
 
 def _loaded(network_class: Any, folder: str) -> nn.Module:
+    """Return the network of a folder. Raise ModelError if the folder holds none."""
     try:
         network: nn.Module = network_class.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, attn_implementation="eager"
@@ -110,13 +162,13 @@ def _loaded(network_class: Any, folder: str) -> nn.Module:
         raise _mistake(
             "a folder that save_pretrained wrote, its weights in safetensors",
             str(error).strip().partition("\n")[0],
-            "give the path of such a folder",
+            "give the path of a folder that save_pretrained wrote",
         ) from error
     return network
 
 
 def _check(network: Any, image: ImageDomain, classes: int) -> None:
-    """Raise ModelError unless the network is for these images and classes."""
+    """Raise ModelError unless the network fits the images and the number of classes."""
     config = network.config
     size = config.image_size
     sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -131,4 +183,5 @@ def _check(network: Any, image: ImageDomain, classes: int) -> None:
 
 
 def _mistake(expected: str, found: str, remedy: str) -> ModelError:
+    """Return the error of `hugging_face_vit` with these words."""
     return ModelError("model 'hugging_face_vit'", expected=expected, found=found, remedy=remedy)

@@ -14,7 +14,27 @@ from leakgauge.models.parts import Activation, Normalize, counts, dropping, norm
 
 
 class MLP(nn.Sequential):
-    """A normalization, then `depth` linear layers with activations, and dropout, between them: (B, classes)."""
+    """Linear layers with activations and dropout between them.
+
+    Call `mlp` to build it from a seed. Inputs (B, `*shape`) are flattened. Outputs are logits (B,
+    classes).
+
+    Args:
+        features: Number of values of one example.
+        classes: Number of classes, at least 1.
+        width: Number of hidden units of each layer.
+        depth: Number of linear layers.
+        activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2).
+        dropout: Probability of dropout after each activation, from 0 to below 1.
+        normalize: First layer, a `Normalize` or the identity.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> model = lg.models.MLP(64, 10, width=8, depth=2, normalize=torch.nn.Identity())
+        >>> model(torch.zeros(1, 64)).shape
+        torch.Size([1, 10])
+    """
 
     def __init__(
         self,
@@ -50,12 +70,39 @@ def mlp(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A multilayer perceptron of `depth` linear layers, for examples of any kind and shape.
+    """Build a multilayer perceptron, for examples of any kind and shape.
 
-    Tables are first mapped from their columns' public ranges to [-1, 1]; images by mean and std,
-    one for each channel (default: not at all). `dropout` is the probability after each
-    activation. PyTorch's default initialization; in eval mode. Raises ModelError for an unknown
-    activation, options that are not positive, and a dropout that is no probability below 1.
+    Columns of tables are first mapped from their public ranges to [-1, 1]. Weights have PyTorch's
+    default initialization.
+
+    Args:
+        domain: Domain of the examples.
+        classes: Number of classes, at least 1.
+        width: Number of hidden units of each layer.
+        depth: Number of linear layers.
+        activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2).
+        dropout: Probability of dropout after each activation, from 0 to below 1.
+        mean: One mean for each channel, subtracted by the first layer. By default nothing is
+            subtracted.
+        std: One standard deviation for each channel, above 0, by which the first layer divides.
+            Give both or neither. Tables need none.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with inputs (B, `*shape`) and logits (B, classes) as outputs.
+
+    Raises:
+        ModelError: The activation is unknown, `mean` and `std` do not fit the domain, or
+            `dropout` is not a probability below 1. A count is not a whole number from 1 to
+            1,048,576.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.mlp(ImageDomain(3, 32, 32), 10, width=16)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     counts("mlp", classes=classes, width=width, depth=depth)
     dropping("mlp", dropout)

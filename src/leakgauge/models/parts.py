@@ -1,4 +1,4 @@
-"""What the networks share: normalization, activations, seeding and checks of what was asked for."""
+"""Parts that all networks share: normalization, activations, seeds, and checks of options."""
 
 from __future__ import annotations
 
@@ -27,11 +27,25 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std, so that a model takes its domain's own values: (B, *shape) in and out.
+    """First layer that subtracts a mean and divides by a standard deviation.
 
-    mean and std broadcast over one example: (C, 1, 1) for images, (D,) for tables. They move with
-    the model and are not saved with it, so that a network keeps the key names of its weights.
-    Raises ModelError unless both are finite and std is positive.
+    With it, a model takes its domain's own values. Inputs and outputs have the shape (B,
+    `*shape`). Mean and std move with the model to a device. They are not saved with it, so the
+    names of the weights stay unchanged.
+
+    Args:
+        mean: Finite means that broadcast over one example: (C, 1, 1) for images, (D,) for tables.
+        std: Finite standard deviations above 0, of the same shape.
+
+    Raises:
+        ModelError: A mean is not finite, or a std is not finite and above 0.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> layer = lg.models.Normalize(torch.tensor([10.0]), torch.tensor([2.0]))
+        >>> layer(torch.tensor([[14.0]]))
+        tensor([[2.]])
     """
 
     mean: Tensor
@@ -50,7 +64,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalized examples, shaped like `x`."""
+        """Return the normalized examples, with the shape of `x`."""
         return (x - self.mean) / self.std
 
     def extra_repr(self) -> str:
@@ -60,7 +74,7 @@ class Normalize(nn.Module):
     def of_channels(
         cls, mean: Sequence[float], std: Sequence[float], *, channels: int
     ) -> Normalize:
-        """For images, from one mean and one std for each channel; else ModelError."""
+        """Return a layer for images from one mean and one std for each channel. Raise ModelError for other counts."""
         numbers = all(isinstance(value, int | float) for value in (*mean, *std))
         if len(mean) != channels or len(std) != channels or not numbers:
             raise ModelError(
@@ -75,7 +89,7 @@ class Normalize(nn.Module):
 
     @classmethod
     def of_columns(cls, domain: TableDomain) -> Normalize:
-        """For tables: each column's public range becomes [-1, 1]."""
+        """Return a layer for tables that maps each column's public range to [-1, 1]."""
         low = torch.tensor([c.low for c in domain.columns], dtype=torch.float64)
         high = torch.tensor([c.high for c in domain.columns], dtype=torch.float64)
         return cls(((low + high) / 2).float(), ((high - low) / 2).float())
@@ -84,7 +98,7 @@ class Normalize(nn.Module):
 def normalizer(
     domain: Domain, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> nn.Module:
-    """A model's first layer: `Normalize` by mean and std, or nothing where both are None."""
+    """Return a model's first layer: `Normalize` by mean and std, or the identity if both are None."""
     if mean is None and std is None:
         return nn.Identity()
     grid = image_grid(domain)
@@ -99,7 +113,7 @@ def normalizer(
 
 
 def activation(name: str) -> nn.Module:
-    """The activation of that name. Raises ModelError for an unknown one."""
+    """Return a new activation layer by name. Raise ModelError if the name is unknown."""
     if name not in _ACTIVATIONS:
         raise ModelError(
             "activation",
@@ -111,7 +125,7 @@ def activation(name: str) -> nn.Module:
 
 
 def images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageDomain:
-    """Return the size of the domain's images. Raise ModelError unless it has `smallest` pixels a side or more."""
+    """Return the size of the domain's images. Raise ModelError unless each side has at least `smallest` pixels."""
     grid = image_grid(domain)
     if grid is None:
         raise ModelError(
@@ -150,14 +164,14 @@ def dropping(builder: str, dropout: float) -> None:
             f"model {builder!r}",
             expected="dropout as a probability from 0 to below 1",
             found=repr(dropout),
-            remedy="mend the option dropout (0 is none)",
+            remedy="correct the option dropout (0 means no dropout)",
         )
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, draws come from the CPU's global generator at `seed`; afterwards it is as it was."""
+    """Draw from the CPU's global generator at `seed` inside the context, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: that also seeds accelerators, whose state is not put back.
+        # torch.manual_seed would also seed accelerators, whose state is not restored.
         torch.default_generator.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""The weights of LPIPS: found among the user's files, or fetched once where that is asked for."""
+"""Weights of LPIPS: loaded from the user's files, or downloaded once on request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from leakgauge.models.weights import load_weights
 
 @dataclass(frozen=True)
 class Source:
-    """A file of weights: its name here, and where its authors publish it, with its sha256."""
+    """A file of weights: its local name, the authors' address, and the sha256 of the download."""
 
     name: str
     url: str
@@ -47,11 +47,29 @@ REMEDY = (
 def lpips_squeeze(
     backbone: str | Path = BACKBONE.name, heads: str | Path = HEADS.name
 ) -> LpipsSqueeze:
-    """LPIPS on SqueezeNet 1.1 with the weights of two safetensors files, loaded once a process.
+    """Load LPIPS on SqueezeNet 1.1 from two safetensors files.
 
-    backbone: an ImageNet SqueezeNet 1.1, named as torchvision names it (a classifier in it is not
-    read). heads: the authors' weights, version 0.1. Paths are looked up as `load_weights` does.
-    Downloads nothing. Raises ModelError for files that are missing or do not fit.
+    Each pair of files is loaded once in a process. Nothing is downloaded: `fetch_lpips` does that.
+    Paths are looked up as in `load_weights`.
+
+    Args:
+        backbone: Weights of an ImageNet SqueezeNet 1.1, with torchvision's key names. A
+            classifier in the file is ignored.
+        heads: The authors' weights of LPIPS, version 0.1.
+
+    Returns:
+        The metric.
+
+    Raises:
+        ModelError: A file is missing or does not fit.
+
+    References:
+        Zhang, Isola, Efros, Shechtman, Wang. The Unreasonable Effectiveness of Deep Features as a
+        Perceptual Metric. CVPR 2018. arXiv:1801.03924.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> distance = lg.models.lpips_squeeze()  # doctest: +SKIP
     """
     found = [_found(path) for path in (backbone, heads)]
     if None in found:
@@ -63,16 +81,35 @@ def lpips_squeeze(
 
 
 def has_lpips() -> bool:
-    """Whether both files lie where `lpips_squeeze()` looks."""
+    """Return whether `lpips_squeeze()` finds both files of weights.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.models.has_lpips() in (True, False)
+        True
+    """
     return all(_found(source.name) is not None for source in (BACKBONE, HEADS))
 
 
 def fetch_lpips(folder: str | Path | None = None) -> None:
-    """Download both files into `folder` (default: $LEAKGAUGE_DATA/weights), 5 MB; those there are kept.
+    """Download the two files of weights of LPIPS, about 5 MB.
 
-    Only this function reaches the network, and nothing calls it but a user. What arrives is checked
-    against the sha256 known here before it is read, and read without running code. Raises
-    ModelError without a folder, where a download fails, and for another sha256.
+    Files that exist are kept. Only this function uses the network, and only a user calls it. Each
+    download is checked against a known sha256 before it is read. Reading it runs no code.
+
+    Args:
+        folder: Target folder. The default is `$LEAKGAUGE_DATA/weights`.
+
+    Raises:
+        ModelError: There is no folder, a download fails, or its sha256 differs.
+
+    References:
+        Zhang, Isola, Efros, Shechtman, Wang. The Unreasonable Effectiveness of Deep Features as a
+        Perceptual Metric. CVPR 2018. arXiv:1801.03924.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> lg.models.fetch_lpips("weights")  # doctest: +SKIP
     """
     root = os.environ.get(VARIABLE)
     if folder is None and not root:
@@ -89,7 +126,7 @@ def fetch_lpips(folder: str | Path | None = None) -> None:
 
 
 def _fetch(source: Source, folder: Path) -> None:
-    """Download, check, convert."""
+    """Download a file, check it, and convert it to safetensors."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -99,7 +136,7 @@ def _fetch(source: Source, folder: Path) -> None:
             )
             save_file(torch.load(arrived, map_location="cpu", weights_only=True), written)
             written.replace(folder / source.name)
-    except (OSError, RuntimeError) as error:  # torch.hub tells a wrong hash by RuntimeError
+    except (OSError, RuntimeError) as error:  # torch.hub raises RuntimeError for a wrong hash.
         raise ModelError(
             f"download of {source.url}",
             expected=f"a file of sha256 {source.sha256}, and a folder that can be written",
@@ -109,6 +146,7 @@ def _fetch(source: Source, folder: Path) -> None:
 
 
 def _found(path: str | Path) -> Path | None:
+    """Return the path of a file of weights, or None if it is missing."""
     try:
         return find_file(path, "weights", error=ModelError)
     except ModelError:
@@ -117,7 +155,8 @@ def _found(path: str | Path) -> Path | None:
 
 @cache
 def _loaded(backbone: str, heads: str) -> LpipsSqueeze:
-    # Modules draw their first weights from the global generator, which is not ours to move.
+    # New modules draw weights from the global generator. `seeded` restores its state.
+    """Return LPIPS with the weights of two files."""
     with seeded(0):
         features, weighing = SqueezeNet().double(), Heads().double()
     load_weights(features, backbone, unread=("classifier.",))

@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al. 2016, table 1), with torchvision's key names and initialization."""
+"""ResNet-18, with torchvision's key names and initialization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Stem = Literal["cifar", "imagenet"]
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut, projected by a 1x1 convolution where shapes differ."""
+    """Two 3x3 convolutions and a shortcut. A 1x1 convolution projects the shortcut if shapes differ."""
 
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -29,16 +29,36 @@ class _Block(nn.Module):
             self.downsample = nn.Sequential(projection, nn.BatchNorm2d(planes))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, planes, H / stride, W / stride) for (B, inputs, H, W)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return F.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of two blocks of 1, 2, 4 and 8 times `width` channels, one linear layer.
+    """A stem, four stages of two residual blocks, and one linear layer.
 
-    stem "cifar": one 3x3 convolution. stem "imagenet": a 7x7 convolution and a max pool, both of
-    stride 2.
+    Call `resnet18` to build it from a seed. The stages have 1, 2, 4 and 8 times `width` channels.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        stem: "cifar", one 3x3 convolution, or "imagenet", a 7x7 convolution and a max pool, both
+            of stride 2.
+        width: Number of channels of the first stage.
+        normalize: First layer, a `Normalize` or the identity.
+
+    References:
+        He, Zhang, Ren, Sun. Deep Residual Learning for Image Recognition. CVPR 2016, table 1.
+        arXiv:1512.03385.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.ResNet(ImageDomain(3, 32, 32), 10, width=4, normalize=torch.nn.Identity()).eval()
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(
@@ -66,14 +86,14 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W) in [0, 1]."""
+        """Return logits (B, classes) of images (B, C, H, W) in [0, 1]."""
         out = self.maxpool(F.relu(self.bn1(self.conv1(self.normalize(x)))))
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         return cast(Tensor, self.fc(out.mean((2, 3))))
 
 
 def _halving(planes: int) -> nn.Sequential:
-    """A stage of two blocks that halves each side and doubles the channels."""
+    """Return a stage of two blocks that halves each side and doubles the channels."""
     return nn.Sequential(_Block(planes, 2 * planes, 2), _Block(2 * planes, 2 * planes, 1))
 
 
@@ -87,11 +107,40 @@ def resnet18(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The ResNet-18 of He et al. 2016. The stem "cifar" is for small images, and "imagenet" is the paper's.
+    """Build a ResNet-18 for small or large images.
 
-    width: channels of the first stage. mean and std: one for each channel, of the first layer's
-    normalization (default: none). In eval mode. Raises ModelError for a domain other than images,
-    an unknown stem, and options that are not positive.
+    Its key names and initialization are torchvision's, so that weights from there load.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        stem: "cifar" keeps the resolution of small images. "imagenet" is the paper's stem.
+        width: Number of channels of the first stage. The default is the paper's.
+        mean: One mean for each channel, subtracted by the first layer. By default nothing is
+            subtracted.
+        std: One standard deviation for each channel, above 0, by which the first layer divides.
+            Give both or neither.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with values in [0, 1] as inputs (B, C, H, W) and logits (B,
+        classes) as outputs.
+
+    Raises:
+        ModelError: The domain holds no images, the stem is unknown, or `mean` and `std` do not
+            fit. A count is not a whole number from 1 to 1,048,576.
+
+    References:
+        He, Zhang, Ren, Sun. Deep Residual Learning for Image Recognition. CVPR 2016, table 1.
+        arXiv:1512.03385.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.resnet18(ImageDomain(3, 32, 32), 10, width=4)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     image = images(domain, "resnet18")
     counts("resnet18", classes=classes, width=width)

@@ -1,4 +1,4 @@
-"""Convolutions one after the other, without pools: the networks that R-GAP's recursion is for."""
+"""Convolutions in sequence, without pools. R-GAP's recursion is for these networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,35 @@ from leakgauge.models.parts import Activation, counts, images, normalizer, seede
 
 
 class CNN(nn.Sequential):
-    """A normalization, convolutions each with its activation, then one linear layer: (B, classes)."""
+    """Convolutions, each with an activation, and one linear layer.
+
+    Call `cnn` to build it from a seed.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        channels: Number of output channels of each convolution.
+        kernels: Kernel size of each convolution, in pixels.
+        strides: Stride of each convolution.
+        paddings: Padding of each convolution.
+        activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2).
+        bias: Whether layers have a bias.
+        normalize: First layer, a `Normalize` or the identity.
+
+    References:
+        Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021. arXiv:2010.07733.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.CNN(
+        ...     ImageDomain(3, 32, 32), 10, channels=[4], kernels=[3], strides=[2], paddings=[1],
+        ...     activation="relu", bias=True, normalize=torch.nn.Identity()
+        ... )
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
 
     def __init__(
         self,
@@ -58,11 +86,44 @@ def cnn(
     std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A chain of convolutions without pools, then one linear layer. Each convolution has its own options.
+    """Build convolutions in sequence and one linear layer, without pools.
 
-    PyTorch's default initialization; in eval mode. mean and std: one for each channel (default:
-    none). Raises ModelError for a domain other than images, lists of unequal length, numbers out of
-    range, and images smaller than the kernels.
+    Use it for attacks that go backward from layer to layer. Weights have PyTorch's default
+    initialization.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        channels: Number of output channels of each convolution.
+        kernels: Kernel size of each convolution, in pixels.
+        strides: Stride of each convolution.
+        paddings: Padding of each convolution, at least 0.
+        activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2).
+        bias: Whether layers have a bias.
+        mean: One mean for each channel, subtracted by the first layer. By default nothing is
+            subtracted.
+        std: One standard deviation for each channel, above 0, by which the first layer divides.
+            Give both or neither.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with values in [0, 1] as inputs (B, C, H, W) and logits (B,
+        classes) as outputs.
+
+    Raises:
+        ModelError: The domain holds no images, the four lists differ in length, or the images are
+            smaller than a kernel. A count is not a whole number from 1 to 1,048,576.
+
+    References:
+        Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021. arXiv:2010.07733.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.cnn(ImageDomain(3, 32, 32), 10)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     image = images(domain, "cnn")
     counts("cnn", classes=classes)
@@ -90,11 +151,40 @@ def cnn6(
     bias: bool = False,
     seed: int = 0,
 ) -> nn.Module:
-    """The CNN6 of R-GAP (Zhu and Blaschko 2021, figure 3): six convolutions, LeakyReLU(0.2), no bias.
+    """Build the CNN6 of R-GAP: six convolutions and one linear layer, without biases.
 
-    `second`: channels of the second convolution, 20 in the paper's CNN6-d, which the recursion
-    cannot solve. The paper's has one output, a logit: classes = 1. PyTorch's default initialization;
-    in eval mode. Raises ModelError as `cnn` does.
+    The paper's network has one output, a logit: set `classes` to 1. Weights have PyTorch's default
+    initialization.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        second: Number of channels of the second convolution. The paper's CNN6-d has 20, for which
+            the recursion has no solution.
+        activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2). The default is
+            the paper's.
+        bias: Whether layers have a bias. The paper's have none.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with values in [0, 1] as inputs (B, C, H, W) and logits (B,
+        classes) as outputs.
+
+    Raises:
+        ModelError: The domain holds no images, or the images are smaller than a kernel. A count
+            is not a whole number from 1 to 1,048,576.
+
+    References:
+        Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021, figure 3.
+        arXiv:2010.07733.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.cnn6(ImageDomain(3, 32, 32), 1)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 1])
     """
     return cnn(
         domain,
@@ -112,6 +202,7 @@ def cnn6(
 def _check_lists(
     channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int], paddings: Sequence[int]
 ) -> None:
+    """Raise ModelError unless the four lists have the same length and hold valid numbers."""
     lists = {"channels": channels, "kernels": kernels, "strides": strides, "paddings": paddings}
     for name, values in lists.items():
         least = 0 if name == "paddings" else 1
@@ -126,6 +217,7 @@ def _check_lists(
 
 
 def _check_sides(sides: Sequence[int], i: int) -> None:
+    """Raise ModelError if convolution `i` leaves no pixel."""
     if min(sides) < 1:
         raise ModelError(
             "model 'cnn'",

@@ -1,4 +1,4 @@
-"""A small vision transformer with a learned positional embedding (Dosovitskiy et al. 2021)."""
+"""A small vision transformer with a learned positional embedding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Readout = Literal["mean", "class_token"]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (B, N, dim): one linear layer each for queries, keys and values, or one for all."""
+    """Multi-head self-attention, with one linear layer for queries, keys and values, or one for each."""
 
     def __init__(self, dim: int, heads: int, *, fused: bool) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Attention(nn.Module):
         self.project = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, dim) that have looked at each other."""
+        """Return tokens (B, N, dim) that combine all N tokens of their image."""
         joined = torch.cat([layer(x) for layer in self.qkv], dim=-1)
         parts = joined.reshape(*x.shape[:2], 3, self.heads, -1)
         q, k, v = parts.permute(2, 0, 3, 1, 4)
@@ -36,7 +36,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a network of two layers. Plain: each, then normalized; pre_norm: each of a norm, added."""
+    """Attention and a network of two layers.
+
+    The style "pre_norm" normalizes before each of the two and adds its output to its input. The style "plain"
+    has no skips and normalizes after each.
+    """
 
     def __init__(self, dim: int, heads: int, *, style: Style, fused: bool, dropout: float) -> None:
         super().__init__()
@@ -47,7 +51,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, dim)."""
+        """Return tokens (B, N, dim)."""
         if self.style == "pre_norm":
             x = x + self.dropout(self.attention(self.norm1(x)))
             return x + self.dropout(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
@@ -57,7 +61,37 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Patches embedded by a convolution, learned positions added, blocks, one linear layer."""
+    """A vision transformer: embedded patches with learned positions, attention blocks, one linear layer.
+
+    Call `vit` to build it from a seed.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        patch: Side of a patch, in pixels.
+        dim: Number of values of a token.
+        depth: Number of blocks.
+        heads: Number of attention heads.
+        style: "pre_norm" or "plain", see `vit`.
+        readout: "mean" of all tokens, or "class_token".
+        fused: Whether one linear layer computes queries, keys and values.
+        dropout: Probability of dropout, see `vit`.
+
+    References:
+        Dosovitskiy et al. An Image is Worth 16x16 Words: Transformers for Image Recognition at
+        Scale. ICLR 2021. arXiv:2010.11929.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.ViT(
+        ...     ImageDomain(3, 32, 32), 10, patch=8, dim=16, depth=1, heads=2,
+        ...     style="pre_norm", readout="mean", fused=True, dropout=0.0
+        ... )
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
 
     def __init__(
         self,
@@ -85,7 +119,7 @@ class ViT(nn.Module):
         self.head = nn.Linear(dim, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes) of images (B, C, H, W) in [0, 1]."""
+        """Return logits (B, classes) of images (B, C, H, W) in [0, 1]."""
         x = self.embed(x).flatten(2).transpose(1, 2)
         if self.token is not None:
             x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
@@ -108,14 +142,48 @@ def vit(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
-    """A vision transformer of `depth` blocks on patches of `patch` pixels a side, with learned positions.
+    """Build a vision transformer with learned positions.
 
-    style "pre_norm": the usual one. "plain": no skips, normalized after attention and after the
-    layers, which is design (A) of APRIL (Lu et al. 2022, figure 1). readout: from the mean of all
-    tokens, or from a class token. fused: one linear layer for queries, keys and values. dropout: the
-    probability on what each attention, and each network of two layers, gives. In eval mode. Raises
-    ModelError for a domain other than images that patches tile, heads that do not divide dim, a
-    dropout that is no probability below 1, and unknown options.
+    The style "pre_norm" is the usual design. The style "plain" has no skips and normalizes after
+    attention and after the two linear layers. This is design (A) of APRIL.
+
+    Args:
+        domain: Domain of the images: channels, height and width.
+        classes: Number of classes, at least 1.
+        patch: Side of a patch, in pixels. It must divide both sides of the images.
+        dim: Number of values of a token.
+        depth: Number of blocks.
+        heads: Number of attention heads. It must divide `dim`.
+        style: "pre_norm" or "plain".
+        readout: Input of the last layer, the "mean" of all tokens or a "class_token".
+        fused: Whether one linear layer computes queries, keys and values.
+        dropout: Probability of dropout after each attention and after each network of two layers,
+            from 0 to below 1.
+        seed: Seed of the initial weights. The global random state stays unchanged.
+
+    Returns:
+        The network in eval mode, with values in [0, 1] as inputs (B, C, H, W) and logits (B,
+        classes) as outputs.
+
+    Raises:
+        ModelError: The domain holds no images that the patches tile, or `heads` does not divide
+            `dim`. An option is unknown, or `dropout` is not a probability below 1. A count is not
+            a whole number from 1 to 1,048,576.
+
+    References:
+        Dosovitskiy et al. An Image is Worth 16x16 Words: Transformers for Image Recognition at
+        Scale. ICLR 2021. arXiv:2010.11929.
+
+        Lu, Zhang, Zhao, He, Cheng. APRIL: Finding the Achilles' Heel on Privacy for Vision
+        Transformers. CVPR 2022, figure 1. arXiv:2112.14087.
+
+    Example:
+        >>> import torch
+        >>> import leakgauge as lg
+        >>> from leakgauge.core import ImageDomain
+        >>> model = lg.models.vit(ImageDomain(3, 32, 32), 10, dim=16)
+        >>> model(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
     image = images(domain, "vit")
     counts("vit", classes=classes, patch=patch, dim=dim, depth=depth, heads=heads)
@@ -139,6 +207,7 @@ def vit(
 def _check(
     image: ImageDomain, patch: int, dim: int, heads: int, style: Style, readout: Readout
 ) -> None:
+    """Raise ModelError unless patches tile the image, heads divide `dim`, and the options exist."""
     found = None
     if image.height % patch or image.width % patch:
         found = f"patches of {patch} on {image.height}x{image.width} pixels"
@@ -151,5 +220,5 @@ def _check(
             "model 'vit'",
             expected="patches that tile the image, heads that divide dim, and options that exist",
             found=found,
-            remedy="mend the option",
+            remedy="correct the option",
         )

@@ -1,4 +1,4 @@
-"""Loading of weights, from safetensors only: a format that cannot run code."""
+"""Loading of weights from safetensors files, a format that cannot run code."""
 
 from __future__ import annotations
 
@@ -14,13 +14,31 @@ from leakgauge.data.files import find_file
 
 
 def load_weights(model: nn.Module, path: str | Path, *, unread: tuple[str, ...] = ()) -> None:
-    """Load a safetensors file into a model, in place: every key and shape must match.
+    """Load the weights of a safetensors file into a model, in place.
 
-    unread: beginnings of the names of tensors that the file may hold and the model does not want.
-    Floating-point tensors are cast to the model's own type (a float16 file loads into a float32
-    model). The path is looked up as given, then under $LEAKGAUGE_DATA and its weights folder.
-    Raises ModelError for a file that `read_tensors` refuses, keys or shapes that differ, and
-    non-finite values. The model is then as it was.
+    Every key and shape must match. Floating-point tensors are cast to the model's type, so that a
+    float16 file loads into a float32 model. After an error the model is unchanged.
+
+    Args:
+        model: Model that gets the weights.
+        path: Path of the file. It is looked up as given, then under $LEAKGAUGE_DATA and its
+            folder `weights`.
+        unread: Beginnings of names of tensors in the file that the model does not need.
+
+    Raises:
+        ModelError: The file cannot be read, keys or shapes differ, or a value is not finite.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from safetensors.torch import save_file
+        >>> import leakgauge as lg
+        >>> model = torch.nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, f"{folder}/w.safetensors")
+        ...     lg.models.load_weights(model, f"{folder}/w.safetensors")
+        >>> model(torch.ones(1, 2)).item()
+        2.0
     """
     where = f"weights {str(path)!r}"
     read, _ = read_tensors(
@@ -40,6 +58,7 @@ def load_weights(model: nn.Module, path: str | Path, *, unread: tuple[str, ...] 
 
 
 def _check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Raise ModelError unless names and shapes of the tensors are the model's."""
     missing = [name for name in expected if name not in tensors]
     unknown = [name for name in tensors if name not in expected]
     if missing or unknown:
@@ -71,6 +90,7 @@ def _check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
 def _check_values(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
 ) -> None:
+    """Raise ModelError unless the tensors are finite and of the model's kind."""
     kinds = [
         f"{name} {tensors[name].dtype} for {tensor.dtype}"
         for name, tensor in expected.items()
@@ -87,5 +107,5 @@ def _check_values(
 
 
 def _few(names: list[str]) -> str:
-    """The first three."""
+    """Return the first three names, with dots if there are more."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

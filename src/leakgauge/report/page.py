@@ -236,8 +236,8 @@ def _tallies(run: Run) -> list[tuple[str, str]]:
         (_leaked_of(open_), "undefended audits leaked"),
         (_leaked_of(defended), "defended audits leaked"),
         (f"{len(run.cells)} of {run.planned}", "planned audits are in these records"),
-        (str(idle), "were inapplicable and did not run"),
-        *([(str(failed), "failed and have no result")] if failed else []),
+        (str(idle), "inapplicable: did not run"),
+        *([(str(failed), "failed: no result")] if failed else []),
         *([(str(silent), "observed an update of zeros (no signal)")] if silent else []),
     ]
 
