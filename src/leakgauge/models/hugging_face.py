@@ -1,7 +1,7 @@
 """Vision transformers of Hugging Face `transformers`, ViT and DeiT, as models that return logits.
 
 They work with a CPU build of torch and without torchvision, as only the modules of the networks are imported.
-Attention is the plain one (`eager`), because searches differentiate it twice.
+(timm would import torchvision.) Attention is the plain one, `eager`. Searches replace fused attention themselves.
 """
 
 from __future__ import annotations

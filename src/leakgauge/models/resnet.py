@@ -109,7 +109,7 @@ def resnet18(
 ) -> nn.Module:
     """Build a ResNet-18 for small or large images.
 
-    Its key names and initialization are torchvision's, so that weights from there load.
+    Its key names and initialization are torchvision's.
 
     Args:
         domain: Domain of the images: channels, height and width.
