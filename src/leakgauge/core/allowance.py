@@ -12,21 +12,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from leakgauge.core.errors import ModelError, SpecificationError
 
 MOST_ENTRIES = 2**31
-"""Most entries in all tensors of a model, on every machine."""
+"""Largest number of entries in all tensors of a model. The memory of the machine can lower this limit."""
 MOST_TENSORS = 10_000
-"""Most tensors that may be made for one model."""
+"""Largest number of tensors that may be made for one model."""
 BYTES_AN_ENTRY = 32
 """Memory that an audit takes for each entry of a model, in bytes.
 
 It covers the model, the client's copy, the adversary's copy, the update and its gradient in
-float32. It also covers what second derivatives keep.
+float32. It also covers the values that are kept for second derivatives.
 """
 
 
 class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the tensors that are made inside the block.
 
-    Raise ModelError before one exceeds the limit.
+    Raise ModelError before a tensor is made that would exceed a limit.
 
     Args:
         where: What is being built, for the message.
@@ -46,7 +46,8 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Count the tensor that an operation is about to make, then run the operation."""
-        # Each operation that makes a tensor from nothing takes the shape as its first argument.
+        # Operations that create a tensor, such as torch.empty, take its shape as their first
+        # argument.
         if args and isinstance(args[0], list) and all(isinstance(n, int) for n in args[0]):
             self._count(math.prod(args[0]))
         return func(*args, **(kwargs or {}))
@@ -72,11 +73,11 @@ class Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def check_memory_of_rounds(where: str, entries: int, remedy: str) -> None:
-    """Raise SpecificationError if the models and updates of several rounds exceed the memory.
+    """Raise SpecificationError if the models and updates of several rounds would exceed the memory.
 
     Args:
-        where: What keeps the models, for the message.
-        entries: Number of entries that would be kept.
+        where: Name of the option or part that keeps the models, for the message.
+        entries: Number of tensor entries that would be kept in all rounds together.
         remedy: What to do, for the message.
     """
     most = memory() // BYTES_AN_ENTRY

@@ -85,9 +85,9 @@ class BaseAttack(ABC):
     """
 
     discrete: ClassVar[bool] = False
-    """Whether the attack needs no derivatives. It then also runs where the search space has none."""
+    """Whether the attack needs no derivatives. It then also runs on search spaces without derivatives."""
     judges_parts: ClassVar[bool] = False
-    """Whether the attack itself checks the result of a user's attack inside it. For attacks of the package only."""
+    """Whether the attack holds a user's attack and checks its result itself. For attacks of the package only."""
 
     @property
     @abstractmethod
@@ -98,9 +98,9 @@ class BaseAttack(ABC):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         """Return the search on this observation, or the reason why there is none.
 
-        The search may use all that this method computes, so that nothing is computed twice. A
-        search passes a `Moment` to its `progress` from time to time. The cost of its reconstruction
-        needs the evaluations only.
+        The search may use all values that this method computes, so nothing is computed twice. A
+        search passes a `Moment` to its `progress` from time to time. In the cost of its
+        reconstruction, it sets `evaluations` only. The seconds are added later.
         """
 
     def plan(self, observation: Observation) -> Plan | Inapplicable:
@@ -169,7 +169,7 @@ class BaseAttack(ABC):
             clock = time.perf_counter()
 
             def tell(moment: Moment) -> None:
-                """Forward a moment whose best reconstruction has its cost."""
+                """Forward the moment. Its best reconstruction gets the cost so far."""
                 if moment.best is not None:
                     moment = replace(
                         moment, best=partial(best_with_cost, moment.best, moment.evaluations)
@@ -177,7 +177,7 @@ class BaseAttack(ABC):
                 progress(moment)
 
             def best_with_cost(best: Best, evaluations: int) -> Reconstruction:
-                """Return the best reconstruction so far, with what the search spent for it."""
+                """Return the best reconstruction so far, with the evaluations and seconds spent until now."""
                 return replace(best(), cost=Cost(evaluations, time.perf_counter() - clock))
 
             # A user's model or search may draw from the global generators.
@@ -217,7 +217,7 @@ def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
 
 @contextmanager
 def named_failures(attack: object, step: str) -> Iterator[None]:
-    """Raise each foreign exception as an AttackError that names the attack and the step. The cause stays attached."""
+    """Raise each exception of other code as an AttackError that names the attack and the step. Keep it as the cause."""
     try:
         yield
     except (LeakGaugeError, StopAttack):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class Configured:
     """A dataclass (with repr=False) whose repr is its configuration in one line.
 
-    A network or a tensor is written by its kind, its size and a digest of its numbers. So two
-    networks of one architecture have different reprs.
+    A network or a tensor is written as its kind, its size and a digest of its numbers. So two
+    networks with different weights have different reprs, even if their architecture is the same.
     """
 
     def __repr__(self) -> str:
@@ -39,11 +39,11 @@ def write_value(value: Any) -> str:
 UNNAMED = re.compile(r"<(?:[^<>]|<locals>)*?(\w+) object at 0x[0-9a-fA-F]+>")
 """The default repr of an object. Group 1 is the name of its class."""
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""An address in memory, as it stands in a repr."""
+"""A memory address inside a repr."""
 
 
 def configuration_of(part: object) -> str:
-    """Return the repr of a part without addresses in memory, so that it is equal in every process.
+    """Return the repr of a part without memory addresses. It is the same in every process.
 
     An object whose class has no repr of its own is written as `ClassName()`.
     """

@@ -15,10 +15,11 @@ T = TypeVar("T")
 def deep_copy(value: T) -> T:
     """Return a copy of a module or another object that shares no tensor with it.
 
-    Functions are not copied. Python cannot copy a tensor that has a graph. A forward pass can leave
-    one on a module, as hooks of weight norm and spectral norm do. The copy gets only the values of
-    that tensor, and its next forward pass computes them anew. Python also cannot copy tensors
-    without storage, such as sparse ones. Torch clones those.
+    Functions are not copied. Two kinds of tensors resist Python's deepcopy, and are cloned instead:
+
+    - A tensor with a graph. Hooks of weight norm and spectral norm leave one on a module. The copy
+      gets its values only. The next forward pass of the copy computes the tensor again.
+    - A tensor without storage, such as a sparse tensor.
     """
     return copy.deepcopy(value, {id(left): left.detach().clone() for left in _uncopied(value)})
 
@@ -41,10 +42,10 @@ def _resists_copying(tensor: Tensor) -> bool:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """Return the module inside `torch.compile` or a data-parallel wrapper, or else `module` itself.
+    """Return the module inside a wrapper of torch, or the module itself if it has none.
 
-    These wrappers are DataParallel and DistributedDataParallel. The wrapper and the module inside
-    compute the same function. The names of the parameters lose the wrapper's prefix.
+    The wrappers are `torch.compile`, DataParallel and DistributedDataParallel. The wrapper and the
+    module inside compute the same function. The parameters' names have no prefix of the wrapper.
     """
     while True:
         inner = getattr(module, "_orig_mod", None)

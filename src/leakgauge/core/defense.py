@@ -17,10 +17,9 @@ from leakgauge.core.update import Tensors, Update
 class Defense(Protocol):
     """The contract of defenses. A defense acts at four seams of the client's work.
 
-    `adapt` gives the answer of an adaptive adversary, which is one that knows the defense. A class
-    of your own satisfies the contract with these five methods. It may also have `effects`, a tuple
-    of `Effect`. They describe as data how the defense changes what the adversary observes
-    (`core/effects.py`).
+    `adapt` is for an adaptive adversary, an adversary that knows the defense. A class of your own
+    satisfies the contract with these five methods. It may also have `effects`, a tuple of `Effect`.
+    They describe as data how the defense changes what the adversary observes (`core/effects.py`).
 
     Example:
         >>> import leakgauge as lg
@@ -55,7 +54,7 @@ class Defense(Protocol):
 
 @dataclass(frozen=True)
 class Claim:
-    """What a defense claims, in three lines for a reader.
+    """The claim of a defense, in three lines for a reader of the report.
 
     Args:
         hides: What the defense hides.
@@ -70,7 +69,10 @@ class Claim:
 
 @runtime_checkable
 class Combined(Defense, Protocol):
-    """Several defenses that act one after the other. Without `effects` of its own, it has those of its parts."""
+    """Several defenses that act one after the other.
+
+    Without `effects` of its own, it has its parts' effects.
+    """
 
     @property
     def defenses(self) -> tuple[Defense, ...]:

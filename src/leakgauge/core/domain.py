@@ -69,8 +69,8 @@ class Gridded(Protocol):
 def image_grid(domain: Domain) -> tuple[int, int, int] | None:
     """Return the shape (C, H, W) of an example of `domain`, or None if it is not an image.
 
-    All code that reads examples as images calls this function, such as priors on neighboring pixels
-    and generators of images.
+    Priors on neighboring pixels, generators of images and all other code for images call this
+    function to test whether examples are images.
     """
     return domain.grid if isinstance(domain, Gridded) else None
 
@@ -86,7 +86,7 @@ class Typed(Protocol):
 
 
 def dtype_of(domain: Domain) -> torch.dtype:
-    """Return the type of the values of examples: the `dtype` of the domain, or float32 without one."""
+    """Return the `dtype` of a domain's examples, or float32 if the domain states none."""
     return domain.dtype if isinstance(domain, Typed) else torch.float32
 
 
@@ -103,8 +103,8 @@ class Spaced(Protocol):
 def space_of(domain: Domain) -> SearchSpace:
     """Return the search space of `domain`.
 
-    Without a `space` of its own, it is the space of unit coordinates, in which every value in range
-    is valid.
+    The default, for a domain without the property `space`, is the space of unit coordinates. There
+    every value in [0, 1] is valid.
     """
     return domain.space if isinstance(domain, Spaced) else Continuous(domain)
 
@@ -127,7 +127,7 @@ def nearest_examples(domain: Domain, inputs: Tensor) -> Tensor:
 class AsGiven:
     """A domain whose unit coordinates are the model's inputs themselves.
 
-    It serves to simulate valid examples of `base` exactly.
+    Use it to simulate valid examples of `base` exactly, without a conversion to unit coordinates.
 
     Args:
         base: The domain that the examples belong to.
@@ -162,7 +162,7 @@ class ImageDomain:
         width: Width W in pixels, at least 1.
 
     Raises:
-        DataError: A side is not a whole number of at least 1.
+        DataError: `channels`, `height` or `width` is not a whole number of at least 1.
 
     Example:
         >>> import leakgauge as lg
@@ -175,7 +175,7 @@ class ImageDomain:
     width: Count
 
     def __post_init__(self) -> None:
-        """Raise DataError unless each side is a whole number of at least 1."""
+        """Raise DataError unless channels, height and width are whole numbers of at least 1."""
         check_fields(self, DataError)
 
     @property

@@ -1,8 +1,8 @@
 """Effects: what a defense states about itself, as data that an adaptive adversary reads.
 
-A defense may have an attribute `effects`, a tuple of the classes below. Without the attribute it
-has no effects. `effect(observation, Noise)` returns the joint effect of one kind of all parts of
-the known defense.
+A defense may have an attribute `effects`, a tuple of objects of the classes below. A defense
+without the attribute has no effects. Several parts of a defense may have effects of one kind.
+`effect(observation, Noise)` joins these effects of the known defense into one.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ class Noise(ZeroMeanNoise):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNoise(ZeroMeanNoise):
-    """Zero-mean noise on the sum over a batch, and so on its mean. Its deviation falls with the batch size."""
+    """Zero-mean noise on the sum over a batch.
+
+    On the batch mean, its deviation is `std` divided by B.
+    """
 
     def on_mean(self, count: int) -> Noise:
         """Return the noise on the mean of `count` examples."""
@@ -90,10 +93,10 @@ class BatchNoise(ZeroMeanNoise):
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding(Effect):
-    """Random rounding of each entry, up or down, to a multiple of its step. It is right on average.
+    """Random rounding of each entry, up or down, to a multiple of its step. Its mean error is zero.
 
-    Only the last part of a defense has this effect: a part that acts later leaves values that are
-    no multiples.
+    The effect counts only for the last part of a defense. A part that acts later changes the
+    rounded values, which are then no longer multiples of the step.
 
     Args:
         steps: A function from an observed update to the step of each entry, by parameter name. A
@@ -106,7 +109,7 @@ class Rounding(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding(Effect):
-    """Values that are sent in fewer than 32 bits.
+    """A short format, in which each value is sent in fewer than 32 bits.
 
     Args:
         bits: Bits of each value, at least 1.
@@ -116,17 +119,17 @@ class Encoding(Effect):
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
-        """Return the shortest format."""
+        """Return the encoding with the fewest bits."""
         return min(effects, key=lambda encoding: encoding.bits)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InUpdateUnits(Effect):
-    """Options in the update's own units. They have no meaning for an update that was scaled."""
+    """A mark of defenses whose options are in the update's own units. The options mean nothing for a scaled update."""
 
     @classmethod
     def joined(cls, effects: Sequence[Self]) -> Self:
-        """Return the first effect: one part with this effect is enough."""
+        """Return the first effect. All effects of this kind are equal."""
         return effects[0]
 
 
@@ -149,7 +152,7 @@ class PrivacyBound(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedTraining(Effect):
-    """Another gradient computation, which an adversary can simulate except for its random draws.
+    """A different gradient computation. An adversary can simulate it, except for its random draws.
 
     Args:
         simulated: A function from a local training to the forward operator of an adaptive
@@ -168,12 +171,12 @@ class ChangedTraining(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Misleading(Effect):
-    """A part of the update that says nothing about the batch, or something false.
+    """Entries of the update that carry no information about the batch, or false information.
 
     Args:
         believed: A function from the observed update to the update that an adaptive adversary
-            matches. It is zero where the update says nothing. The defense's `adapt` is zero there
-            too.
+            matches. It is zero at entries without information. The defense's `adapt` also returns
+            zero there.
     """
 
     believed: Callable[[Update], Update]
@@ -248,7 +251,7 @@ class RoundMemory(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedExamples(Effect):
-    """Training on other examples than the private ones. Subclasses say which."""
+    """Training on changed examples instead of the private ones. Subclasses describe the change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +276,7 @@ class MixedExamples(ChangedExamples):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformedExamples(ChangedExamples):
-    """Training on examples that each passed through a map, which is drawn from a few.
+    """Training on transformed examples. The map for each example is drawn from a short list.
 
     Args:
         maps: The maps that may be drawn. Each is differentiable, from `(B, *shape)` to `(B,

@@ -24,13 +24,13 @@ LONGEST = 1500
 PLACE = 300
 """Most characters that a message shows of the place of a mistake."""
 FOUND = 700
-"""Most characters that a message shows of what was found. The text may be foreign, and of any length."""
+"""Most characters that a message shows of what was found. The text may come from a file, and have any length."""
 
 
 class LeakGaugeError(Exception):
     """Base of every error that LeakGauge raises on purpose.
 
-    Catch it to handle all of them. The command prints one in one line.
+    Catch it to handle all of them. The command prints each as one line.
 
     Example:
         >>> import leakgauge as lg
@@ -57,8 +57,8 @@ class UserError(LeakGaugeError):
 
     def __init__(self, where: str, *, expected: str, found: str, remedy: str) -> None:
         self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
-        # The parts may quote names and contents of foreign files. They must not break the line or
-        # fill the screen.
+        # The parts may quote names and contents of files. These must not break the line or fill the
+        # screen.
         parts = map(one_line, (where, expected, found, remedy), (PLACE, LONGEST, FOUND, LONGEST))
         super().__init__("{}: expected {}; found {}; {}".format(*parts))
 
@@ -70,12 +70,12 @@ class UserError(LeakGaugeError):
 def _rebuild(
     kind: type[UserError], where: str, expected: str, found: str, remedy: str
 ) -> UserError:
-    """Return an error from its kind and its parts, as unpickling needs it."""
+    """Return an error of class `kind` with these parts. Unpickling calls it."""
     return kind(where, expected=expected, found=found, remedy=remedy)
 
 
 class SpecificationError(UserError):
-    """A name, a type or a range of an option is wrong.
+    """An option has an unknown name, a wrong type, or a value out of range.
 
     It is raised for a specification in TOML and for objects in Python, mostly before any compute.
     Correct the option that the message names.

@@ -1,4 +1,4 @@
-"""Checks of foreign files before they are opened. To open some kinds of file, such as a named pipe, never returns."""
+"""Checks of a user's files before they are opened. Opening a named pipe, for example, can wait forever."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _KINDS = (
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
 )
-"""Tests of the mode of a file that is not regular, each with its words for a message."""
+"""Tests of the mode of a file that is not regular. Each test has its words for a message."""
 
 
 def check_path(path: object, where: str, error: type[UserError]) -> None:
     """Raise `error` unless `path` is a string or a Path.
 
-    A number is refused, since it would name an open file of the caller.
+    A number is refused. Python would take it for the descriptor of a file that is already open.
 
     Args:
         path: The object to check.

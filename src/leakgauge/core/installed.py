@@ -1,7 +1,7 @@
 """Packages that came with LeakGauge: its requirements, and the requirements of those.
 
-All installed extras count. The functions of these packages are never a user's own parts. Some of
-them execute their input, such as joblib.load and sympy.sympify.
+All installed extras count. A specification must not name functions of these packages as a user's
+own parts. Some of them, such as joblib.load and sympy.sympify, execute their input.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from functools import cache
 from pathlib import Path
 
 ROOTS = ("leakgauge", "pip", "setuptools", "wheel")
-"""Distributions whose requirements are followed. Most environments have the last three."""
+"""Distributions whose requirements are followed. Most environments hold pip, setuptools and wheel."""
 
 
 def is_ours_or_pythons(root: str) -> bool:
     """Return whether a top-level module belongs to Python or came with LeakGauge.
 
-    A module of the same name in another place belongs to the user. So does a requirement that is
-    installed in editable mode from a folder of the user.
+    A module of the same name in another folder belongs to the user. A requirement that is installed
+    in editable mode from a folder of the user belongs to the user too.
     """
     if root in sys.stdlib_module_names:
         return True
@@ -71,7 +71,7 @@ def _folder(distribution: str) -> Path:
 
 
 def _lies_in(root: str, folder: Path) -> bool:
-    """Return whether the module is in the folder, or cannot be found at all. The module is not imported."""
+    """Return whether the module lies in the folder, without importing it. True if it cannot be found at all."""
     loaded = sys.modules.get(root)
     spec = loaded.__spec__ if loaded is not None else importlib.util.find_spec(root)
     if spec is None:

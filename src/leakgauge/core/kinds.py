@@ -61,7 +61,7 @@ def admits(hint: Any, value: Any) -> bool:
 
 
 def describe_annotation(hint: Any) -> str:
-    """Return in words what values an annotation admits."""
+    """Return the values that an annotation admits, in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _describe_range(inner[0], inner[1:])
@@ -157,7 +157,7 @@ def _is_within(value: Any, limit: Any) -> bool:
 
 
 def _describe_range(kind: Any, limits: tuple[Any, ...]) -> str:
-    """Return in words what a number with a range may be."""
+    """Return a number's kind and range, in words."""
     known = [limit for limit in limits if type(limit) in WORDS]
     if kind not in (int, float) or not known:
         return describe_annotation(kind)

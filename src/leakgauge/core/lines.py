@@ -1,4 +1,4 @@
-"""Foreign text, made safe for one line of a terminal."""
+"""Conversion of any text into one line that is safe to print in a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def one_line(text: str, longest: int) -> str:
     file name cannot move the cursor. These are control characters, lone surrogates, and characters
     that change the direction of writing. A longer text loses its middle.
     """
-    # A text of megabytes must not cost a pass over all of it: only the parts to show are read.
+    # Only the parts to show are read, since the text may have many megabytes.
     kept = text if len(text) <= 4 * longest else text[: 2 * longest] + text[-2 * longest :]
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(kept.split()))
     if len(line) <= longest and kept is text:
@@ -27,7 +27,7 @@ def one_line(text: str, longest: int) -> str:
 def describe_error(error: BaseException) -> str:
     """Return the type and the text of an exception, as in `ValueError: too small`. Never raise.
 
-    The text of a foreign exception comes from foreign code, which may fail.
+    The text of an exception comes from the exception's own code, which may itself fail.
     """
     return f"{type(error).__name__}: {text_of(error)}"
 

@@ -31,7 +31,7 @@ class Knowledge(Summarized):
         label_counts: Number of examples of each class (K,).
         defense: The client's defense with its options.
         order: Order of the examples in each local epoch, one tuple of indices for each epoch.
-        hyperparameters: The local training with its number of steps and its rates.
+        hyperparameters: The local training with its options, such as epochs and learning rate.
         statistics: Buffers of BatchNorm after the local training, by name.
 
     Example:
@@ -65,7 +65,7 @@ class Knowledge(Summarized):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Observation(Summarized):
-    """All that an attack receives: the adversary's view of one update.
+    """The adversary's view of one update. It is all that an attack receives.
 
     `ThreatModel.observe` makes it from a client and a private batch. Nothing in it refers to the
     batch. Pass it to an attack.
@@ -79,10 +79,10 @@ class Observation(Summarized):
         domain: The domain of the private examples.
         classes: Number of classes K, or None if the targets are not classes.
         knowledge: The further knowledge that the threat model grants.
-        clients: Number of clients whose mean the update is, weighted by their numbers of examples.
-            The default is 1.
-        unsteady: Why a simulation of the same batch gives another update, in one line. None, the
-            default, if it gives the same update.
+        clients: Number of clients. The update is the mean of their updates, weighted by their
+            numbers of examples. The default is 1.
+        unsteady: Reason, in one line, why a simulation of the same batch gives a different update.
+            None, the default, if it gives the same update.
 
     Example:
         >>> import leakgauge as lg
@@ -121,8 +121,8 @@ class Observation(Summarized):
     def noise(self) -> Noise | None:
         """The noise that the known defense left on each entry, or None if no noise is known.
 
-        Each of several clients adds noise of its own. The clients are taken to hold parts of the
-        batch of nearly equal sizes.
+        Each client adds its own noise. The clients are assumed to hold parts of the batch of nearly
+        equal sizes.
         """
         total, counts = self.knowledge.batch_size, list[int | None]([None] * self.clients)
         if total is not None:

@@ -1,6 +1,6 @@
 """Tests of whether a class or an object is the library's own.
 
-They go by identity, since a name alone proves nothing.
+They compare objects, not names: a user's class can carry the name of one of ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 FOLDER = Path(__file__).resolve().parent.parent
 """The folder of the package."""
 HEAP = 1 << 9
-"""Flag of a class that Python code defined while it ran."""
+"""Flag of a class that Python code created at run time. A class written in C does not have it."""
 NEUTRAL = sys.stdlib_module_names | {"builtins", "numpy", "torch"}
 """Top-level modules whose objects are values of options, not parts of an attack or a defense."""
 
@@ -38,9 +38,10 @@ def is_ours(value: object) -> bool:
 
 
 def is_our_object(value: object) -> bool:
-    """Return whether an object behaves as one of our classes says, whatever parts it holds.
+    """Return whether an object is an instance of one of our classes, with unchanged methods.
 
-    An object that hides a method of its class behind an attribute does not.
+    An attribute of the object that has the name of a method would replace that method. The parts
+    that the object holds are not examined.
     """
     kind = type(value)
     if not is_our_class(kind):
@@ -68,7 +69,7 @@ def _is_inside(file: str) -> bool:
 
 
 def _is_exported(kind: type) -> bool:
-    """Return whether the module that a class names holds the class under its qualified name."""
+    """Return whether a class is found in its module under its qualified name."""
     held: Any = sys.modules.get(kind.__module__)
     for name in kind.__qualname__.split("."):
         held = getattr(held, "__dict__", {}).get(name)

@@ -64,17 +64,17 @@ class Plan:
     """An attack that is ready to run on one observation.
 
     `Attack.plan` returns it. Call `run` for the reconstruction. Start one run at a time in a
-    process. A run replaces parts of the model and of torch while it simulates, so that two threads
+    process. While a run simulates, it replaces parts of the model and of torch. Two threads would
     disturb each other. Use processes instead.
 
     Args:
         evaluations: Largest number of simulated updates that a run computes, at least 0.
-        search: The search itself. An attack that contains another attack calls the `search` of its
-            plan, so that StopAttack ends both.
-        nothing: Builds the reconstruction of a run that is stopped before it has one. None, the
-            default: StopAttack is then raised.
-        expected: Simulated updates of an ordinary run. An audit estimates its time from them. None,
-            the default: `evaluations`.
+        search: The search itself. An attack that contains another attack calls this `search` of the
+            inner plan. StopAttack then ends both.
+        nothing: Builds the reconstruction of a run that is stopped before it has one. With None,
+            the default, StopAttack is raised.
+        expected: Number of simulated updates of an ordinary run. An audit estimates its time from
+            this number. None, the default, is `evaluations`.
 
     Raises:
         AttackError: A field is of another kind or out of range.
@@ -123,12 +123,12 @@ class Plan:
         clock, last = time.perf_counter(), Moment(0.0)
 
         def tell(moment: Moment) -> None:
-            """Check a moment, keep it, and forward it to the callback."""
+            """Check a moment, store it as `last`, and forward it to the callback."""
             nonlocal last
             check_moment(moment, last)
             last = moment
-            # The callback may draw random numbers, and so may the best reconstruction that it builds.
-            # The draws of the search must not depend on them.
+            # The callback may draw random numbers. Building the best reconstruction may draw some
+            # too. The draws of the search must not depend on them.
             with isolate_draws():
                 progress(moment)
 

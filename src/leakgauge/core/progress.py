@@ -32,8 +32,8 @@ class Moment:
         objective: The attacker's own objective at `best`. None if the attack has none, or if it
             chooses between its results by another measure.
         best: Builds the best reconstruction so far. None if there is none yet. Call it before the
-            callback returns, since it reads the state of the search at the time of the call. If a
-            moment is kept, its `best` builds a later reconstruction.
+            callback returns, since it reads the state of the search at the time of the call. A call
+            after that returns a later reconstruction.
 
     Raises:
         AttackError: A field is of another kind or out of range.
@@ -54,8 +54,8 @@ class Moment:
 
     def __post_init__(self) -> None:
         """Raise AttackError if a field is of another kind or out of range."""
-        # A moment is made at every evaluation. This quick test spares the slow check of annotations
-        # if all fields are of the usual kinds.
+        # A moment is made at every evaluation. If all fields are of the usual kinds, this quick
+        # test avoids the slow check of annotations.
         usual = (
             type(self.fraction) is float
             and 0 <= self.fraction <= 1
@@ -93,8 +93,8 @@ class StopAttack(Exception):
 class WatcherError(BaseException):
     """A progress callback failed.
 
-    The fault is the caller's, so that no attack and no cell is blamed. It is a BaseException, so
-    that it passes all handlers between the callback and the caller.
+    The fault is the caller's, so no attack and no cell is blamed. The class derives from
+    BaseException, because no handler between the callback and the caller must catch it.
 
     Args:
         cause: The exception that the callback raised.
@@ -119,7 +119,7 @@ def run_with_progress(
     Args:
         progress: The callback of the caller.
         run: The function to call.
-        passing: Exceptions of `progress` that `run` shall see.
+        passing: Classes of exceptions of `progress` that `run` may catch.
     """
     failures: list[WatcherError] = []
 
@@ -138,7 +138,7 @@ def run_with_progress(
         if failure not in failures:
             raise
         cause = failure.cause
-    # It is raised outside the handler, so that it keeps its own context.
+    # The exception is raised outside the handler. Otherwise Python would replace its context.
     raise cause
 
 
@@ -156,22 +156,23 @@ def scale_progress(
     best: Best | None = None,
     objective: Callable[[float | None], float | None] | None = None,
 ) -> Progress:
-    """Return the callback for one part of an attack.
+    """Return a callback for one part of an attack.
 
-    It forwards to the callback of the whole attack.
+    It scales the part's progress to that of the whole.
+
+    The callback forwards each moment of the part to `progress`.
 
     Args:
         progress: The callback of the whole attack.
         start: Fraction of the whole that is done before the part, in [0, 1].
         fraction: Fraction of the whole that the part takes, in [0, 1].
         evaluations: Number of simulated updates before the part.
-        finish: Makes a reconstruction of the whole from one of the part. By default they are the
-            same.
-        best: Builds the best reconstruction before the part. It is used as long as the part has
-            none.
-        objective: Makes the objective of the whole from that of the part. By default they are the
-            same. An attack needs it if its `finish` may return another reconstruction than the one
-            of the part.
+        finish: Turns a reconstruction of the part into one of the whole. By default it is
+            unchanged.
+        best: Builds the best reconstruction that was known before the part. It is used until the
+            part has one of its own.
+        objective: Turns the objective of the part into that of the whole. By default it is
+            unchanged. Pass it if `finish` may return a reconstruction that is not from the part.
     """
 
     def tell(moment: Moment) -> None:
@@ -194,7 +195,7 @@ def scale_progress(
 
 
 def no_objective(objective: float | None) -> None:
-    """Return None: the objective of an attack that chooses between results by another measure."""
+    """Return None. Pass this function as `objective` if an attack chooses between results by another measure."""
 
 
 def check_moment(moment: object, before: Moment | None = None) -> None:
@@ -202,7 +203,7 @@ def check_moment(moment: object, before: Moment | None = None) -> None:
 
     Args:
         moment: The object that the attack passed to its callback.
-        before: The moment before, or None if there was none.
+        before: The previous moment, or None for the first one.
     """
     if not isinstance(moment, Moment):
         raise AttackError(
@@ -216,7 +217,7 @@ def check_moment(moment: object, before: Moment | None = None) -> None:
 
 
 def _copy_of_best(best: Best) -> Reconstruction:
-    """Return the best reconstruction so far, in its own memory: a callback may overwrite it."""
+    """Return the best reconstruction so far as a copy, since a callback may overwrite it."""
     found = best()
     if not isinstance(found, Reconstruction):
         raise AttackError(

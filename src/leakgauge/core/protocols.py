@@ -60,7 +60,7 @@ class Shuffled(LocalTraining, Protocol):
 
     @property
     def orders(self) -> tuple[tuple[int, ...], ...]:
-        """Order of the examples in each epoch. Empty if no order is drawn yet."""
+        """Order of the examples in each epoch, as indices. Empty if no order has been drawn yet."""
         ...
 
     def draw_orders(self, count: int, *, seeds: Seeds) -> LocalTraining:
@@ -74,7 +74,7 @@ class LocalSteps(LocalTraining, Protocol):
 
     @property
     def weight_decay(self) -> float:
-        """Multiple of the parameters that each step adds to the gradient."""
+        """Weight decay of each step. The step adds this multiple of the parameters to the gradient."""
         ...
 
     def count_steps(self, count: int) -> int:
@@ -82,9 +82,9 @@ class LocalSteps(LocalTraining, Protocol):
         ...
 
     def multiplier(self, count: int) -> float:
-        """Return the factor between a constant gradient and the update of `count` examples.
+        """Return the ratio of the update of `count` examples to a gradient that stays constant.
 
-        The sign of the update is ignored.
+        It is positive, although a weight difference points against the gradient.
         """
         ...
 
@@ -103,5 +103,5 @@ class SingleGradient(LocalTraining, Protocol):
     def scalar(
         self, model: nn.Module, loss: Loss, parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> Tensor:
-        """Return the function of `parameters` whose gradient is the update, at the given parameters."""
+        """Return the value at `parameters` of the scalar function whose gradient is the update."""
         ...

@@ -15,7 +15,7 @@ from leakgauge.core.errors import AttackError, SpecificationError, UserError
 from leakgauge.core.kinds import UNIONS, WORDS, admits, describe_annotation, describe_value
 
 MOST = 10**9
-"""Largest number of steps, examples or parts. Counting further takes more than a day."""
+"""Largest number of steps, examples or parts. A loop over more takes longer than a day."""
 
 Count = Annotated[int, Ge(1), Le(MOST)]
 Whole = Annotated[int, Ge(0), Le(MOST)]
@@ -48,8 +48,8 @@ def check_fields(
 ) -> None:
     """Raise `error` if a field of a dataclass is of another kind than annotated, or out of range.
 
-    In our classes every field is checked. In a user's own class, only fields whose annotation has a
-    range are checked.
+    In classes of this package every field is checked. In a user's class, only fields whose
+    annotation has a range are checked.
 
     Args:
         part: The dataclass to check.
@@ -63,7 +63,7 @@ def check_fields(
 
 
 def check_made(part: object) -> None:
-    """Raise AttackError if a field of an object that an attack made is of another kind or out of range."""
+    """Raise AttackError if an object that an attack returned has a field of a wrong kind or out of range."""
     try:
         check_fields(part)
     except SpecificationError as error:

@@ -22,7 +22,7 @@ class Status(StrEnum):
     - `UNCONVERGED`: the budget ended before the objective reached its tolerance.
     - `DIVERGED`: the objective became NaN or infinite.
     - `INAPPLICABLE`: the conditions of the attack are not met here.
-    - `NO_SIGNAL`: every entry of the update is zero, so that nothing was observed.
+    - `NO_SIGNAL`: every entry of the update is zero, so nothing was observed.
     - `FAILED`: an exception ended the attack. The record gives the reason.
     """
 
@@ -72,13 +72,14 @@ class Diagnosis:
     J holds the derivatives of the simulated update with respect to the inputs, at fixed labels.
 
     Args:
-        verdict: "recovered": the update is matched, and J tells all directions apart. "collision":
-            it is matched, but other batches nearby give the same update. "stalled": it is not
-            matched. "undecided": it is matched, but J is too large to count its rank.
+        verdict: "recovered": the update is matched, and J distinguishes all directions.
+            "collision": the update is matched, but other batches nearby give the same update.
+            "stalled": the update is not matched. "undecided": the update is matched, but J is too
+            large to count its rank.
         rank: Number of singular values of J above rounding. It is an upper bound unless `exact`.
         unknowns: Number of unknown values, the largest possible rank.
-        condition: Ratio of the largest to the smallest counted singular value, or None if it is not
-            known.
+        condition: Ratio of the largest singular value to the smallest one that `rank` counts, or
+            None if it is not known.
         exact: Whether the rank is exact.
     """
 

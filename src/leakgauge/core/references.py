@@ -1,7 +1,7 @@
 """A user's own parts, named as `package.module:name`: their import, inspection and calls.
 
-To name a module means to run its code. Beyond that, only functions, classes and objects that the
-module itself defines are called. A foreign specification must not be able to call `os:system`
+Naming a module runs its code. Apart from that, only functions, classes and objects that the module
+itself defines are called. A specification from somebody else must not be able to call `os:system`
 through this library.
 """
 
@@ -21,9 +21,9 @@ from leakgauge.core.installed import is_ours_or_pythons
 from leakgauge.core.lines import describe_error
 
 PARTS = ("torch.nn",)
-"""Modules of required packages that may be named all the same: they make networks and losses."""
+"""Modules of required packages that a reference may name nevertheless, since they make networks and losses."""
 OURS = ("audit", "catalog", "cli", "report", "summary")
-"""Modules of leakgauge that may not be named: they run audits and do not make parts."""
+"""Modules of leakgauge that a reference must not name. They run audits and make no parts."""
 
 
 def import_part(reference: str, where: str) -> Any:
@@ -48,7 +48,8 @@ def import_part(reference: str, where: str) -> Any:
             found=repr(reference),
             remedy="put one colon between the module and the name of the part",
         )
-    # This check comes before the import, since the import of some modules of Python has effects.
+    # This check comes before the import, because importing some modules of Python already has
+    # effects.
     _check_home(module_name, reference, where)
     with guard_user_code(where, f"a part that can be imported, not {reference!r}"):
         found: Any = importlib.import_module(module_name)

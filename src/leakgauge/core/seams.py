@@ -70,11 +70,11 @@ def defend_training(defense: Defense, training: LocalTraining, *, seeds: Seeds) 
 
 
 def check_update(defense: Defense, given: Any) -> Update:
-    """Return the update that a defense returned.
+    """Return an object unchanged if it is an Update, as `on_update` of a defense must return.
 
     Args:
         defense: The defense, for the message.
-        given: The object that it returned.
+        given: The object that `on_update` returned.
 
     Raises:
         SpecificationError: The object is not an Update.
@@ -89,9 +89,9 @@ def check_update(defense: Defense, given: Any) -> Update:
 def check_shared(
     defense: Defense | None, trained: Update, shared: Update, parameters: Mapping[str, Tensor]
 ) -> None:
-    """Raise UpdateError if a client cannot share an update.
+    """Raise UpdateError if the update does not fit the model, or is not finite.
 
-    The message names the defense if it is to blame.
+    The message names the defense if the update was valid before the defense changed it.
 
     Args:
         defense: The defense that made the update, or None if there is none.

@@ -49,7 +49,8 @@ class Seeds:
     def generator(self, name: str) -> torch.Generator:
         """Return a new generator on the CPU.
 
-        Draw there and move the numbers to the device, so that all devices agree.
+        Draw the numbers on the CPU, then move them to the device. All devices then get the same
+        numbers.
         """
         return torch.Generator().manual_seed(self.integer(name))
 
@@ -57,7 +58,8 @@ class Seeds:
     def isolated(self, name: str) -> Iterator[None]:
         """Seed torch's global CPU generator by `name` inside the block, and restore it afterwards.
 
-        It serves foreign code that uses no other generator, such as a user's dropout layer or loss.
+        Use it for a user's code that draws from this generator alone, such as a dropout layer or a
+        loss.
         """
         state = torch.random.get_rng_state()
         torch.default_generator.manual_seed(self.integer(name))
@@ -70,7 +72,7 @@ class Seeds:
     def alone(self, name: str) -> Iterator[None]:
         """Seed every global CPU generator by `name` inside the block, and restore all afterwards.
 
-        It serves a user's own attack, which may draw from torch, NumPy or Python.
+        Use it for a user's own attack, which may draw from torch, NumPy or Python.
         """
         seed, numbers, python = self.integer(name), np.random.get_state(), random.getstate()
         np.random.seed(seed % 2**32)
@@ -86,7 +88,7 @@ class Seeds:
 SPARE = np.random.MT19937()
 """Source of NumPy's global functions inside `isolate_draws`.
 
-To exchange the generator is faster than to save and restore its state.
+Exchanging the generator is faster than saving and restoring its state.
 """
 
 

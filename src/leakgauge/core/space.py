@@ -4,9 +4,9 @@ Examples of several kinds are relaxed as follows:
 
 - Values in a range (images, real columns): each value is its own variable in [0, 1]. See
   `Continuous`.
-- Mixed columns (some are real, some hold integers or codes of categories): as above. `round` also
-  moves each integer column to the nearest whole number. See `MixedColumns` in
-  `leakgauge.core.table`.
+- Mixed columns (some are real, some hold integers or codes of categories): each value is its own
+  variable in [0, 1]. `round` also moves each value of an integer column to the nearest whole
+  number. See `MixedColumns` in `leakgauge.core.table`.
 - Discrete values (tokens, categories without an order): one example of L integers in [0, V) becomes
   L rows of V weights. `relax` returns one-hot rows. `round` takes the largest weight of each row.
 - Sequences of different lengths: all examples of a domain have the shape of the longest one. A
@@ -30,9 +30,9 @@ from leakgauge.core.errors import DataError
 class SearchSpace(Protocol):
     """The contract of search spaces: relaxed variables that stand for examples of a domain.
 
-    They are real numbers, in [0, 1] for valid examples, even if examples are integers. They have
-    the type of the model's weights. `to_inputs` turns them into model inputs. To probe a model, pass it
-    `to_inputs` of any relaxed variables.
+    Relaxed variables are real numbers, in [0, 1] for valid examples, even if examples are integers.
+    They have the type of the model's weights. `to_inputs` turns them into model inputs. To probe a
+    model, call it on `to_inputs(relaxed)` for any relaxed variables.
     """
 
     @property
@@ -47,7 +47,7 @@ class SearchSpace(Protocol):
 
     @property
     def discrete(self) -> bool:
-        """Whether some relaxed variables in [0, 1] are not valid examples, so that `round` moves them."""
+        """Whether some relaxed variables in [0, 1] are not valid examples. `round` moves those to valid ones."""
         ...
 
     def relax(self, examples: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Continuous:
 def check_real(inputs: Tensor, what: str) -> None:
     """Raise DataError unless inputs are real numbers.
 
-    Between integers, such as tokens, there are no examples.
+    Integers, such as tokens, cannot be mixed or moved: there is no example between two of them.
 
     Args:
         inputs: The examples to check.
@@ -142,11 +142,11 @@ def check_real(inputs: Tensor, what: str) -> None:
 
 
 class InSpace:
-    """Base class of a domain with a search space of its own, which gives the unit coordinates."""
+    """Base class of a domain with its own search space. Its unit coordinates are the relaxed variables."""
 
     @property
     def space(self) -> SearchSpace:
-        """Search space of the examples. Implement it."""
+        """Search space of the examples. A subclass implements it."""
         raise NotImplementedError
 
     def to_unit(self, inputs: Tensor) -> Tensor:

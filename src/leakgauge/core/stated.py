@@ -70,7 +70,7 @@ def effects_of(source: Source, kind: type[E]) -> tuple[E, ...]:
 
 
 def defense_in(source: Source) -> Defense | None:
-    """Return the defense that an observation's knowledge holds, or the source itself if it is a defense or None."""
+    """Return the known defense of an observation. Return a source that is a defense or None unchanged."""
     if source is None or isinstance(source, Defense):
         return source
     return source.knowledge.defense
@@ -79,7 +79,7 @@ def defense_in(source: Source) -> Defense | None:
 def stated_by(defense: Defense | None) -> tuple[Effect, ...]:
     """Return all effects that a defense states.
 
-    A combination that states none has those of its parts.
+    A combination without effects of its own has the effects of its parts.
 
     Raises:
         SpecificationError: `effects` is not a tuple of effects.
@@ -126,8 +126,8 @@ def mean_noise(source: Source, counts: Sequence[int | None]) -> Noise | None:
     Args:
         source: An observation (its known defense counts), a defense, or None.
         counts: Number of examples of each client, which is the weight of its update. If one number
-            is None, all clients weigh the same. Noise that depends on the number of examples is
-            left out for a client without one.
+            is None, all clients weigh the same. A client whose number is None gets no noise that
+            depends on the number of examples.
     """
     plain, by_batch = effects_of(source, Noise), effects_of(source, BatchNoise)
     known = [count for count in counts if count is not None]
@@ -144,9 +144,10 @@ def mean_noise(source: Source, counts: Sequence[int | None]) -> Noise | None:
 
 
 def drop_update_units(defense: Defense | None) -> Defense | None:
-    """Return the parts of a defense without options in the update's units, or None if no part is left.
+    """Return a defense without its parts with options in the update's units, or None if none is left.
 
-    They describe the defense of an update that was scaled, since those options mean nothing there.
+    Use it for an update that was scaled. Options in the units of the unscaled update mean nothing
+    there.
     """
     kept = [part for part in parts_of(defense) if effect(part, InUpdateUnits) is None]
     if isinstance(defense, Combined) and kept:

@@ -95,7 +95,7 @@ class Column:
 class MixedColumns(Continuous):
     """The search space of rows with integer columns.
 
-    These are unit coordinates, and an integer column has steps.
+    The variables are unit coordinates. Only the whole numbers of an integer column are valid.
 
     Args:
         coordinates: The table.
@@ -174,7 +174,7 @@ class TableDomain:
 
     @property
     def space(self) -> SearchSpace:
-        """Search space of the rows, in which integer columns have steps."""
+        """Search space of the rows. In integer columns only whole numbers are valid."""
         mixed = any(column.integer for column in self.columns)
         return MixedColumns(self) if mixed else Continuous(self)
 
@@ -224,9 +224,9 @@ class TableDomain:
         if integers is not None:
             parts["integers"] = integers
         for what, given in parts.items():
-            # A string passes as names, each of one letter.
+            # A string is a valid sequence of names of one letter each, but no sequence of numbers.
             text = what != "names" and isinstance(given, str)
-            # A tensor without axes has a method for its length, but the method fails.
+            # A tensor without axes has a `__len__` method, but calling it fails.
             if text or not isinstance(given, Sized) or getattr(given, "ndim", 1) == 0:
                 raise DataError(
                     f"table, {what}",

@@ -44,7 +44,8 @@ def read_tensors(
             names = file.keys()
             found = {name: str(file.get_slice(name).get_dtype()) for name in names}
             _check_types(found, types, where, error)
-            # The tensors are copied. Otherwise they would change or vanish together with the file.
+            # The tensors are copied. Otherwise they would change or become invalid when the file
+            # does.
             tensors = {name: file.get_tensor(name).clone() for name in names}
             return tensors, dict(file.metadata() or {})
     # The reader and torch raise any of these for a broken file or an invalid shape.

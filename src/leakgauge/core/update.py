@@ -65,7 +65,7 @@ class Update(Summarized):
 
     @property
     def like(self) -> Tensor:
-        """One of the tensors. New tensors take its type and its device."""
+        """One of the tensors, as a model for the type and device of new tensors."""
         return next(iter(self.tensors.values()))
 
     @property
@@ -164,7 +164,9 @@ class Update(Summarized):
 
 
 def plain_update(update: Update, parameters: Mapping[str, Tensor]) -> Update:
-    """Return a copy of an update that holds only its values, so that nothing else leaves a client.
+    """Return a copy of an update that holds its values and nothing else.
+
+    This copy leaves the client.
 
     Its tensors are contiguous. They have the order, the type and the device of `parameters`, which
     must have the same names.

@@ -1,4 +1,4 @@
-"""Statuses that are promises: the residual, the model and the signal limit what a reconstruction may claim."""
+"""Limits on a status: the residual, a changing model, a defense or an update of zeros can lower it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from leakgauge.core.stated import effects_of
 CONVERGED_WITHIN = 1e-3
 """Largest relative residual `||g - g*|| / ||g*||` of the whole update that counts as converged.
 
-The update of the true batch leaves 2e-4 if it was coded in float16, and 1.6e-3 in bfloat16. So no
-reconstruction from a bfloat16 update counts as converged.
+For an update that was coded in float16, the true batch leaves a residual of 2e-4. In bfloat16 it
+leaves 1.6e-3. So no reconstruction from a bfloat16 update counts as converged.
 """
 CERTIFIED_WITHIN = 1e-4
 """Largest relative residual of the whole update that counts as certified.
 
-It is the rounding of a float32 update. The true batch in another order, or in float64, leaves up to
-1e-7 in networks of few layers. In a network of 20 convolutions it leaves 2e-5. An update coded in
-float16 leaves 2e-4, so that it certifies nothing.
+A smaller residual is the rounding of a float32 update. The true batch in another order, or in
+float64, leaves up to 1e-7 in networks of few layers. In a network of 20 convolutions it leaves
+2e-5. An update coded in float16 leaves 2e-4, so it certifies nothing.
 """
 
 
@@ -46,7 +46,7 @@ def report_nothing_found(
         observation: The observation that was attacked.
         status: The status of the reconstruction.
         message: Its message.
-        cost: What the attack spent. None: nothing.
+        cost: What the attack spent. None, the default, is a cost of zero.
     """
     batch = observation.knowledge.batch_size or 1
     space = space_of(observation.domain)
@@ -64,8 +64,8 @@ def report_nothing_found(
 def lower_if_unsteady(observation: Observation, found: Reconstruction) -> Reconstruction:
     """Return the reconstruction, lowered to unconverged and with a note if the model is unsteady.
 
-    A model is unsteady if it changes as it runs. The adversary then simulates another update than
-    the client computed, so that a residual proves nothing.
+    A model is unsteady if it changes as it runs. The adversary then simulates a different update
+    from the one that the client computed, so a residual proves nothing.
     """
     if observation.unsteady is None:
         return found
@@ -79,8 +79,8 @@ def lower_if_unsteady(observation: Observation, found: Reconstruction) -> Recons
 def explain_unproven(defense: Defense | None) -> str | None:
     """Return why an exact match does not prove the private examples, or None if it does.
 
-    A defense of ours states how it changes the examples. A user's own defense may change them at
-    any seam.
+    A defense of this package states how it changes the examples. A user's own defense may change
+    them at any seam.
 
     Args:
         defense: The defense under which the update was made, or None.
@@ -96,7 +96,7 @@ def explain_unproven(defense: Defense | None) -> str | None:
 
 
 def lower_if_changed(defense: Defense | None, found: Reconstruction) -> Reconstruction:
-    """Return the reconstruction, at most converged if the defense may have changed the private examples."""
+    """Return the reconstruction, lowered from certified to converged if the defense may have changed the examples."""
     reason = explain_unproven(defense) if found.status is Status.CERTIFIED else None
     if reason is None:
         return found
