@@ -1,1 +1,5 @@
-"""Kernels in closed form, in float64. Attacks import them. They import `core`, `federated` and `output` alone."""
+"""Methods in closed form, computed in float64.
+
+Attacks import them. They import only `core`, `federated` and `output`.
+
+"""

@@ -27,21 +27,24 @@ AGREEMENT = 1e-9
 FLOAT64 = torch.zeros((), dtype=torch.float64)
 
 _NOTHING = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
-"""Modules that change no value. For dropout this holds in eval mode, which `chain_of` requires."""
+"""Modules that change no value. Dropout changes none in eval mode, which `chain_of` requires."""
 
 
 @dataclass(frozen=True)
 class ChainLayer:
-    """One layer with a weight, and the modules up to the next one, for one example.
+    """One layer with a weight, and the modules between it and the next layer.
+
+    Shapes are of one example.
 
     Args:
         name: Name of the layer.
         module: The layer.
-        shape: Shape of its input.
-        output: Shape of its output z.
-        after: Elementwise functions of z, up to the pool.
-        pool: A max pool, if there is one. Its output has the shape `pooled`.
-        then: Elementwise functions behind the pool.
+        shape: Shape of the layer's input.
+        output: Shape of the layer's output z.
+        after: Elementwise functions that are applied to z, before the pool if there is one.
+        pool: The max pool after `after`, or None if there is none. Its output has the shape
+            `pooled`.
+        then: Elementwise functions after the pool.
     """
 
     name: str
@@ -54,7 +57,7 @@ class ChainLayer:
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """Shape behind the pool, or `output` if there is no pool."""
+        """Shape of the pool's output, or `output` if there is no pool."""
         if self.pool is None:
             return self.output
         return tuple(self.pool(torch.zeros(1, *self.output, dtype=torch.float64)).shape[1:])
@@ -71,7 +74,7 @@ class ChainLayer:
         return gradient[0]
 
     def deactivate(self, h: Tensor, *, noise: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z, which entries of z are known, and the slope dh/dz, each `(*output)`.
+        """Return z, a mask of its known entries, and the slope dh/dz, each `(*output)`.
 
         Args:
             h: `(*output)`, the result of the functions in `after`.
@@ -82,7 +85,7 @@ class ChainLayer:
 
 @dataclass(frozen=True)
 class Chain:
-    """A model as a chain of layers, from the input on.
+    """A model as a chain of layers, in order from the input to the output.
 
     Args:
         layers: The layers.
@@ -116,7 +119,7 @@ class _Call:
 
 
 def chain_of(model: nn.Module, domain: Domain) -> Chain | Inapplicable:
-    """Return `model` as a chain on the examples of `domain`, or the reason why it is none."""
+    """Return `model` as a chain of layers for examples of `domain`, or the reason why it is not a chain."""
     for name, module in model.named_modules():
         if is_parametrized(module):
             return Inapplicable(
@@ -190,7 +193,9 @@ class _Unfit(Exception):
 
 
 def _through(calls: list[_Call], x: Tensor) -> Tensor:
-    """Return x (N, ...) after the modules, reshaped to the input of each.
+    """Return the result of applying the modules to x (N, ...) in turn.
+
+    Each input is reshaped to fit.
 
     Raises:
         _Unfit: The sizes do not match.
@@ -225,9 +230,9 @@ def _entry(calls: list[_Call], domain: Domain, unit: Tensor) -> Tensor:
 def _layer(
     call: _Call, module: nn.Conv2d | nn.Linear, after: list[_Call]
 ) -> ChainLayer | Inapplicable:
-    """Return a layer with the functions behind it, or the reason why they cannot be inverted.
+    """Return a layer with the functions after it, or the reason why they cannot be inverted.
 
-    `module` is the layer that `call` calls.
+    `call` is the call of the layer `module`. `after` holds the calls up to the next layer.
     """
     if isinstance(module, nn.Conv2d):
         if module.groups != 1 or module.padding_mode != "zeros":
@@ -259,12 +264,12 @@ def _layer(
 
 
 def _selects(module: nn.Module) -> bool:
-    """Return whether the module is a max pool with all windows inside the plane and its padding."""
+    """Return whether a module is a max pool that returns values alone, with all windows inside the padded plane."""
     return isinstance(module, nn.MaxPool2d) and not module.ceil_mode and not module.return_indices
 
 
 def why_pooled(chain: Chain) -> str | None:
-    """Return why a max pool hinders the recursion, or None if there is no pool."""
+    """Return why a max pool makes the recursion impossible, or None if there is no pool."""
     for layer in chain.layers:
         if layer.pool is not None:
             return f"a max pool follows {layer.name!r}: no equation has the values that it drops"

@@ -37,9 +37,9 @@ from leakgauge.analytic.tail import Tail
 PROVEN = 1e-2
 """Largest relative error of an example's delta, over all outputs, at which the example is confirmed."""
 FEW = 10
-"""Most examples for which outputs drawn at random are likely to find those that the estimates miss."""
+"""Largest batch for which random sets of outputs are drawn. In larger batches they rarely find a missing example."""
 SINGULAR = 1e-6
-"""Least singular value of unit directions that tell all examples apart."""
+"""Least singular value of unit directions that count as linearly independent."""
 PATIENCE = 2
 """Rounds without a new example after which the search ends."""
 
@@ -54,8 +54,9 @@ class Unmixer:
     Args:
         tail: The known model from the layer on.
         views: Linear map from signals (n, F) to signals (n, N) that are independent of each other.
-        rotate: The unmixing of white signals.
-        plausible: From inputs (N, F) of the layer to the nearest ones that an example can have.
+        rotate: Function that unmixes white signals.
+        plausible: Function from inputs (N, F) of the layer to the nearest inputs that an example
+            can cause.
     """
 
     tail: Tail
@@ -72,8 +73,8 @@ class Sources:
         features: (n, F), inputs of the layer.
         labels: (n,).
         error: (n,), relative error of the delta that each example would cause.
-        left_over: Fraction of the gradient that they do not explain.
-        exact: Number of deltas from silent outputs.
+        left_over: Fraction of the gradient's norm that the examples do not explain.
+        exact: Number of examples whose delta follows exactly from silent outputs.
     """
 
     features: Tensor
@@ -102,8 +103,8 @@ def unmix(
         mixture: The gradient as a mixture.
         unmixer: The parts of the unmixing.
         generator: Source of the draws.
-        rounds: Largest number of rounds of silent outputs. With 0, independent components decide
-            alone.
+        rounds: Largest number of rounds of silent outputs. With 0, only independent components are
+            used.
         tell: Receives the best examples so far, after the components and after each round.
     """
     count = len(mixture.strength)
@@ -134,8 +135,7 @@ def unmix(
         if (whole and bool(sources.proven.all())) or idle == PATIENCE:
             break
         if whole:
-            # A wrong direction may occupy the place of a right one, so only confirmed directions
-            # are kept.
+            # A wrong direction can exclude a right one, so only confirmed directions are kept.
             known = known[:, sources.proven]
             estimates, starts = components(mixture, unmixer, known, generator)
         confirmed = max(confirmed, known.shape[1])
@@ -145,11 +145,11 @@ def unmix(
 
 
 def repair(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> tuple[Tensor, Sources]:
-    """Return a direction for each example (n, n), and the sources, after replacing wrong directions.
+    """Return directions (n, n), one for each example, with wrong ones replaced, and the sources.
 
-    A wrong direction spoils the inputs of all examples but its own, which follows from the other
-    directions. The model gives the delta of a right input, and so the right direction. Replacing
-    ends if it no longer explains more.
+    A wrong direction falsifies the inputs of all examples except its own, whose input follows from
+    the other directions. For a right input, the model gives the delta, and thus the right
+    direction. Replacement ends when it no longer explains more of the gradient.
     """
     sources = separate(mixture, unmixer, known)
     while not bool(sources.proven.all()):
@@ -165,9 +165,10 @@ def repair(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> tuple[Tensor, S
 
 
 def caused_directions(mixture: Mixture, tail: Tail, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the directions (n, N) of the deltas that inputs (N, F) cause, and which inputs (N,) are right.
+    """Return the directions (n, N) that inputs (N, F) cause, and a mask (N,) of right inputs.
 
-    An input is right if its delta, for some label, is a combination of the mixture's columns.
+    A direction stands for the delta that the input causes. An input is right if its delta, for some
+    label, is a combination of the mixture's columns.
     """
 
     def outside(caused: Tensor) -> Tensor:
@@ -185,7 +186,7 @@ def caused_directions(mixture: Mixture, tail: Tail, features: Tensor) -> tuple[T
 
 
 def separate(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
-    """Return the examples that follow from one direction for each (n, n)."""
+    """Return the examples that follow from `known` (n, n), which holds one direction for each example."""
     estimates = torch.linalg.solve(known, mixture.signals)
     return explain_estimates(mixture, unmixer, estimates, known.shape[1])
 
@@ -193,19 +194,20 @@ def separate(mixture: Mixture, unmixer: Unmixer, known: Tensor) -> Sources:
 def components(
     mixture: Mixture, unmixer: Unmixer, known: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return estimates (n, F + 1) up to scale, those of `known` first, and the directions of the others.
+    """Return estimates (n, F + 1) of all examples, up to scale, and directions of unknown ones.
 
-    The part orthogonal to the known directions mixes the other examples alone. The estimates of
-    known examples are then what does not correlate with the others.
+    The estimates of the known examples come first. The part of the signals that is orthogonal to
+    the known directions mixes only the unknown examples. What correlates with the unknown examples
+    is subtracted from the estimates of the known ones.
 
     Args:
         mixture: The gradient as a mixture.
         unmixer: The parts of the unmixing.
-        known: (n, k), directions found.
+        known: (n, k), directions of the known examples.
         generator: Source of the draws.
 
     Returns:
-        The estimates, and directions (n, n - k).
+        The estimates, and the directions (n, n - k) of the unknown examples.
     """
     k = known.shape[1]
     rest = torch.linalg.qr(known, mode="complete")[0][:, k:]
@@ -231,7 +233,7 @@ def inputs_of(estimates: Tensor) -> Tensor:
 
 
 def explain_estimates(mixture: Mixture, unmixer: Unmixer, estimates: Tensor, exact: int) -> Sources:
-    """Return each estimate with the label that explains it best, and how well all explain the gradient."""
+    """Return the sources: each estimate with the label that explains it best, and the unexplained fraction."""
     features = unmixer.plausible(inputs_of(estimates))
     ones = torch.ones(len(features), 1, dtype=torch.float64)
     joined = torch.cat([features, ones], dim=1)

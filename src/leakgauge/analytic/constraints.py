@@ -2,8 +2,8 @@
 
 There are two groups:
 
-- gradient constraints K x = g, with K from delta = dL/dz, and g the weight's gradient;
-- weight constraints W x = z, with the weight W, where the output z is known.
+- gradient constraints K x = g. K follows from delta = dL/dz, and g is the gradient of the weight;
+- weight constraints W x = z, with the weight W, for the entries of the output z that are known.
 
 The input x (C, P) has C channels of P places. One matrix K (O k, P) serves all channels, for O
 output channels and k kernel entries. Its singular value decomposition K = U S V' is therefore
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from leakgauge.analytic.chain import ChainLayer
 
 ENTRIES = 4 * 10**7
-"""Most entries of W as a matrix for which a layer is solved, about 2 GB of memory."""
+"""Largest number of entries of W, as a matrix, for which a layer is solved. It takes about 2 GB of memory."""
 RANK = 1e-6
 """Singular values below this fraction of the largest count as 0, since a float32 update does not show them."""
 LEAST = 1e-12
-"""Least relative noise that is assumed, so that directions without an equation come out as 0."""
+"""Least relative noise that is assumed. With it, directions without an equation get the value 0."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class System:
 
     Args:
         values: (P,), singular values of K, padded with 0.
-        left: (O k, R), the matrix U.
+        left: (O k, R), the matrix U, with R the number of singular values.
         basis: (P, P), the matrix V'.
         weight: (rows, C, P), the known rows of W times V.
         known: `(*output)`, marks these rows.
@@ -61,7 +61,7 @@ class System:
         return int((self.values > RANK * self.values[0]).sum())
 
     def rank(self) -> int:
-        """Return the number of unknowns that gradient and weight constraints determine together."""
+        """Return the number of unknowns that gradient constraints and weight constraints together determine."""
         hidden = self.weight[:, :, self._strong :].flatten(1)
         if hidden.numel() == 0:
             return self.gradient_rank
@@ -76,9 +76,9 @@ class System:
             dweight: The gradient of the weight.
             z: `(*output)`, the output without the bias.
             noise: Relative error of `dweight`.
-            balanced: Whether to divide each group of equations by the norm of its right side. The
-                relative errors of both sides are about equal. Without this, the weight constraints
-                dominate by far.
+            balanced: Whether to divide each group of equations by the norm of its right side. Both
+                groups have about equal relative errors, but without the division the weight
+                constraints dominate by far.
         """
         channels, places = self.weight.shape[1:]
         kernel = dweight.reshape(*dweight.shape[:2], -1)  # a linear layer has one place
@@ -90,8 +90,8 @@ class System:
         first, second = (float(products.norm()), float(known.norm())) if balanced else (1.0, 1.0)
         diagonal, right = diagonal / (first or 1.0), right.flatten() / (first or 1.0)
         rows, known = self.weight.flatten(1) / (second or 1.0), known / (second or 1.0)
-        # The rows noise x = 0 keep directions near 0 that neither group determines beyond the
-        # noise.
+        # Additional equations `noise * x = 0` keep directions near 0 that neither group determines
+        # better than the noise.
         scale = (diagonal.square().sum() + rows.square().sum()) / len(diagonal)
         if scale == 0:  # no equation: no signal reaches the layer
             return torch.zeros_like(right).reshape(channels, places)
@@ -107,7 +107,7 @@ class System:
 
 
 def too_large(layer: ChainLayer) -> str | None:
-    """Return why the equations of a layer are too many, or None if they are not."""
+    """Return why a layer has too many equations to solve, or None if they are few enough."""
     if isinstance(layer.module, nn.Linear):
         return None
     unknowns, rows = torch.Size(layer.shape).numel(), torch.Size(layer.output).numel()
@@ -146,7 +146,7 @@ def system_of(layer: ChainLayer, delta: Tensor, known: Tensor) -> System:
 
 
 def places_of(module: nn.Conv2d, layer: ChainLayer) -> Tensor:
-    """Return the place of a channel that each output place sees at each kernel entry (L, k), -1 for padding."""
+    """Return the input place that each output place reads at each kernel entry (L, k), or -1 for padding."""
     numbers = torch.arange(1, layer.shape[1] * layer.shape[2] + 1, dtype=torch.float64)
     plane = numbers.reshape(1, 1, *layer.shape[1:])
     size = module.kernel_size[0] * module.kernel_size[1]

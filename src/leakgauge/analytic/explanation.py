@@ -1,4 +1,4 @@
-"""The label that explains the part of an example in a gradient: the model would cause it under this label."""
+"""The label that explains one example's part of a gradient, because the model would cause that part under it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Explanation:
 
     Args:
         labels: (N,), class indices. -1 for an example whose misfit is not finite under any label.
-        misfit: (N,), of the best label. Infinite if there is none.
+        misfit: (N,), misfit of the best label. Infinite if no label has a finite misfit.
         caused: (N, O), the part of the gradient that the example would cause under its label. 0 if
-            there is none.
+            it has none.
     """
 
     labels: Tensor
@@ -28,7 +28,9 @@ class Explanation:
 def explain(
     cause: Callable[[int], Tensor], misfit: Callable[[Tensor], Tensor], labels: Iterable[int]
 ) -> Explanation:
-    """Return the label of least misfit for each example. Of equal misfits, the first label counts.
+    """Return the label of least misfit for each example.
+
+    If misfits are equal, the first label wins.
 
     Args:
         cause: Function from a label to the part of the gradient (N, O) that each example would

@@ -28,11 +28,12 @@ PROBES = 8
 
 @dataclass(frozen=True)
 class Deep:
-    """The first linear layer that the forward pass calls, with one vector as its input for each example.
+    """The first linear layer that the forward pass calls. Its input is one vector for each example.
 
     Args:
         name: Name of the layer.
-        feature: Its input (N, F) as a function of unit coordinates `(N, *shape)`, in float64.
+        feature: Function from unit coordinates `(N, *shape)` to the layer's input (N, F), in
+            float64.
     """
 
     name: str
@@ -47,8 +48,8 @@ class Features:
         layer: Name of the layer.
         features: (B, F), inputs of the layer.
         labels: (B,), in the same order, -1 if unknown.
-        error: (B,), relative error. Infinite if the features are not known.
-        source: How they were found, in words.
+        error: (B,), relative error of each example's features. Infinite if they are not known.
+        source: The method that found the features, in words.
     """
 
     layer: str
@@ -83,7 +84,7 @@ def deep_layer(observation: Observation) -> Deep | Inapplicable:
 Tell = Callable[[float], None]
 """Receives the fraction of a search that is done."""
 ReadFeatures = Callable[[torch.Generator, Tell], Features | Inapplicable]
-"""From a generator for random starts to the features of each example, or the reason why there are none."""
+"""Function from a generator for random starts to the features of each example, or the reason why there are none."""
 
 
 def feature_reader(observation: Observation, *, rounds: int) -> ReadFeatures | Inapplicable:
@@ -120,7 +121,7 @@ def feature_reader(observation: Observation, *, rounds: int) -> ReadFeatures | I
 
 
 def by_ratio(observation: Observation, found: Deep) -> Features | Inapplicable:
-    """Return the features of batch 1. Every output has the same ratio dW_i / db_i."""
+    """Return the features of the only example, from the ratio dW_i / db_i, which all outputs i share."""
     weight, bias = gradient(observation, found)
     if not bool(bias.any()):
         return Inapplicable("the bias of the first linear layer has no gradient to divide by")
@@ -177,7 +178,7 @@ def by_unmixing(
 
 
 def gradient(observation: Observation, found: Deep) -> tuple[Tensor, Tensor]:
-    """Return dW (O, F) and db (O,) of the layer."""
+    """Return the gradients dW (O, F) and db (O,) of the layer's weight and bias, in float64 on the CPU."""
     tensors = observation.update.tensors
     weight, bias = (tensors[f"{found.name}.{part}"] for part in ("weight", "bias"))
     return weight.double().cpu(), bias.double().cpu()

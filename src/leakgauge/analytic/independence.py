@@ -24,10 +24,10 @@ from torch.nn.functional import normalize, softplus
 SETTLED = 1e-5
 """Largest change of a row's direction, as 1 - cosine, at which the fixed point is reached."""
 TELLS = 100
-"""Steps of a descent between two reports of progress, about 0.1 seconds."""
+"""Number of steps of a descent between two reports of progress. They take about 0.1 seconds."""
 
 Prior = Callable[[Tensor], Tensor]
-"""From unmixed white signals (n, N) to a penalty, a scalar."""
+"""Function from unmixed white signals (n, N) to a penalty, a scalar."""
 
 
 def whitening(signals: Tensor) -> Tensor:

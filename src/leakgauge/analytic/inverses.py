@@ -9,19 +9,23 @@ import torch
 from torch import Tensor, nn
 
 OPEN = 1e-12
-"""Distance from an activation's limit to which a value beyond it is moved, since rounding put it there."""
+"""Rounding can put an output at or beyond the limit of its activation.
+
+It is moved back to this distance from the limit.
+
+"""
 
 DOUBTFUL = 30.0
-"""Multiple of the estimated error up to which an output of a ReLU may be 0."""
+"""Outputs of a ReLU up to this multiple of the estimated error may still be 0."""
 GAP = 10.0
-"""Least ratio of neighboring outputs of a ReLU at which the zeros may end."""
+"""Least ratio between an output of a ReLU and the next smaller one at which the zeros may end."""
 
 Inverse = Callable[[Any, Tensor], Tensor]
-"""From a module and its output h to its input z."""
+"""Function from a module and its output h to its input z."""
 
 
 def apply_modules(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
-    """Return z of one example after modules that expect a batch."""
+    """Return the output of modules for the input z of one example. The modules expect a batch."""
     for module in modules:
         z = module(z.unsqueeze(0))[0]
     return z
@@ -30,7 +34,7 @@ def apply_modules(modules: tuple[nn.Module, ...], z: Tensor) -> Tensor:
 def invert_modules(
     modules: tuple[nn.Module, ...], h: Tensor, *, noise: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return z, which entries of z are known, and the slope dh/dz, each in the shape of h.
+    """Return z, a mask of its known entries, and the slope dh/dz, each in the shape of h.
 
     A ReLU hides z where its output is 0, and its slope is 0 there.
 
@@ -42,7 +46,8 @@ def invert_modules(
     Raises:
         TypeError: A module has no known inverse.
     """
-    # Gradients of a sum in channels-last strides give a wrong backward of BatchNorm (torch 2.13).
+    # In channels-last layout, the backward pass of BatchNorm is wrong for the gradient of a sum
+    # (torch 2.13).
     h = h.contiguous()
     z, known = h, torch.ones_like(h, dtype=torch.bool)
     for module in reversed(modules):
@@ -72,8 +77,8 @@ def largest_zero(h: Tensor, noise: float) -> float:
     doubtful = above[: int((above <= DOUBTFUL * floor).sum()) + 1]
     if len(doubtful) < 2:
         return floor
-    # One misplaced entry spoils every layer before. The widest gap between rounding and values
-    # therefore decides.
+    # One wrong decision falsifies every earlier layer. The widest gap between doubtful entries
+    # therefore separates zeros from values.
     ratios = doubtful[1:] / doubtful[:-1]
     widest = int(ratios.argmax())
     return float(doubtful[widest]) if float(ratios[widest]) >= GAP else floor

@@ -28,7 +28,7 @@ CODED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def read(
     observation: Observation, generator: torch.Generator, *, noise: Blur | None = None
 ) -> Unmixed | Inapplicable:
-    """Return the features that follow from the last layer's gradient, or the reason why none do.
+    """Return the features recovered from the last layer's gradient, or why there are none.
 
     Args:
         observation: The observation of one gradient.
@@ -51,7 +51,7 @@ def read(
 
 
 def separable_head(observation: Observation) -> HeadGradient | Inapplicable:
-    """Return the head's gradient if it separates the examples, else the reason why it does not."""
+    """Return the head's gradient if it can separate the examples, else the reason why it cannot."""
     found = last_layer(observation)
     if isinstance(found, Inapplicable):
         return found
@@ -126,10 +126,10 @@ class HeadGradient:
 def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
     """Return the head with its mean gradient, or the reason why it cannot be computed.
 
-    A sum over the batch and the scales of the loss and of the logits are divided out. Each example
-    i then adds `w[y_i] (act(z_i / temperature) - targets[y_i]) h_i' / B` to the gradient of the
-    weight. `LossLink` defines act and targets. Unequal class weights w are the exception: a mean
-    over them has another divisor than B.
+    The gradient is divided by the scales of the loss and of the logits, and by B if the loss is a
+    sum. Each example i then adds `w[y_i] (act(z_i / temperature) - targets[y_i]) h_i' / B` to the
+    gradient of the weight. `LossLink` defines act and targets. A mean over unequal class weights w
+    has the sum of the batch's weights as its divisor, instead of B.
     """
     reason = observation.not_one_gradient()
     if reason is not None:
@@ -185,7 +185,7 @@ def known_noise(observation: Observation, layer: Layer, shared: Tensor) -> Blur 
 
 
 def rounding(shared: Tensor) -> Blur:
-    """Return the rounding of an update: that of its type, or of a shorter type that holds all its values."""
+    """Return the rounding error of an update. If a shorter type holds all values exactly, that type counts."""
     computed = ROUNDING.get(shared.dtype, 2.0**-24)
     for dtype in CODED.values():
         if shared.dtype != dtype and bool((shared == shared.to(dtype).to(shared.dtype)).all()):

@@ -27,7 +27,7 @@ from leakgauge.output import Contribution, contribution_of, loss_in
 
 FLOAT64 = torch.zeros((), dtype=torch.float64)
 DENSE_LIMIT = 4096
-"""Most inputs and features for which a general affine map is inverted. Elementwise maps have no limit."""
+"""Largest number of inputs or features for which a general affine map is inverted. An elementwise map has no limit."""
 AFFINE_TOLERANCE = 1e-9
 """Largest error of an affine map, relative to its values."""
 POWER_STEPS = 200
@@ -60,8 +60,8 @@ def entry(observation: Observation) -> LinearEntry | Inapplicable:
     reason = observation.not_one_gradient()
     if reason is not None:
         return Inapplicable(reason)
-    # Dropout behind the layer does not change its inputs. The probes use the network without
-    # dropout.
+    # Dropout after the layer does not change the layer's inputs. So the probes run the network
+    # without dropout.
     model = doubled(mean_network(observation).model)
     found = first_linear(model, observation.domain)
     if found is None:
@@ -98,7 +98,7 @@ def first_linear(
     """Return the linear layer that is called first, or None if the model calls none.
 
     Returns:
-        Its name, the layer, and its input as a function of unit coordinates.
+        The layer's name, the layer, and a function from unit coordinates to the layer's input.
     """
     probe = spread(unit_shape(domain), 1, FLOAT64)
     order: list[tuple[str, nn.Linear]] = []
@@ -142,7 +142,7 @@ def layer_call(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tens
 def deltas(
     domain: Domain, entry: LinearEntry, contribution: Contribution, unit: Tensor, label: int
 ) -> Tensor:
-    """Return delta (N, O): the part of each example of `unit` in the batch's gradient at the layer's output.
+    """Return delta (N, O), each example's part of the batch's gradient at the layer's output.
 
     Args:
         domain: The domain of the inputs.
@@ -178,7 +178,8 @@ def inverse_of_affine(
         return lambda h: ((h - zero) / slope).reshape(-1, *unit_shape(domain))
     if max(size, zero.numel()) > DENSE_LIMIT:
         return None
-    # Test one point first. The Jacobian of a network needs the activations of all pixels at once.
+    # One point is tested first. The Jacobian takes much more memory: the activations for all unit
+    # vectors at once.
     with torch.no_grad():
         middle = feature(probes.mean(0, keepdim=True))
     if not torch.allclose(middle, values.mean(0, keepdim=True), rtol=0, atol=scale):
@@ -199,7 +200,7 @@ def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:
 
     If all entries are shared, h is the first singular vector. It is the maximum likelihood estimate
     under noise of equal variance on dW and db. Otherwise h is a least-squares fit to the shared
-    entries, and 0 for a column without any.
+    entries. It is 0 in a column of dW without shared entries.
 
     Args:
         weight: dW (O, F).
@@ -232,7 +233,7 @@ def rank_one(weight: Tensor, bias: Tensor, kept: Tensor) -> Tensor:
 
 
 def ratios(weight: Tensor, bias: Tensor, *, floor: float) -> tuple[Tensor, Tensor]:
-    """Return dW_i / db_i (N, F) and the rows i (N,), for the rows with `|db_i|` above `floor`.
+    """Return dW_i / db_i (N, F) for the rows i with `|db_i|` above `floor`, and the rows (N,).
 
     The ratio is the input of an example if only this example excites output i.
     """
@@ -241,7 +242,7 @@ def ratios(weight: Tensor, bias: Tensor, *, floor: float) -> tuple[Tensor, Tenso
 
 
 def kept_entries(observation: Observation, name: str) -> Tensor:
-    """Return 1 for each entry of tensor `name` that a known defense keeps, and 0 for each that it drops."""
+    """Return a mask of tensor `name`: 1 for each entry that a known defense keeps, 0 for each dropped one."""
     tensors = observation.update.tensors
     defense = observation.knowledge.defense
     if defense is None:
@@ -251,7 +252,7 @@ def kept_entries(observation: Observation, name: str) -> Tensor:
 
 
 def same(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
-    """Return whether two recovered inputs are one example, up to the rounding of their division."""
+    """Return whether two recovered inputs are of one example: they differ by at most `within` times the norm of `b`."""
     return bool((a - b).norm() <= within * b.norm())
 
 

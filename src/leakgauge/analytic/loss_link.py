@@ -23,21 +23,26 @@ Activation = Literal["softmax", "sigmoid", "identity"]
 FAR = 1e4
 """Output at which softmax and sigmoid are saturated, at any common temperature."""
 STEPS = (1.0, 0.1, 10.0, 0.01, 100.0)
-"""Outputs at which the temperature is measured, in this order, until act is not saturated."""
+"""Outputs that are tried, in this order, until act is not saturated there.
+
+The temperature is measured at that output.
+
+"""
 SATURATED = 1e-3
-"""Distance of act from both its ends below which it is saturated."""
+"""If act is closer than this to one of its ends, it counts as saturated."""
 
 
 @dataclass(frozen=True)
 class LossLink:
-    """An example's own slope: weights[y] scale (act(z / temperature) - targets[y]) for label y.
+    """The slope of one example's own loss, as a function of its outputs z and its label y.
 
     Args:
-        activation: Name of act: softmax, sigmoid or identity.
+        activation: Name of act: softmax, sigmoid or identity. The slope is
+            `weights[y] * scale * (act(z / temperature) - targets[y])`.
         scale: Scale of the loss.
         temperature: Divisor of the outputs.
-        targets: (C, C), a row for each label.
-        weights: (C,), of each label, 1 for label 0.
+        targets: (C, C). Row y is the target of label y.
+        weights: (C,), weight of each label, relative to that of label 0.
         reduction: How the losses of a batch are combined.
     """
 
@@ -60,7 +65,7 @@ class LossLink:
         return self.weights if divisors is None else self.weights * divisors
 
     def value(self, outputs: Tensor) -> Tensor:
-        """Return act of outputs (..., C) that were divided by the temperature."""
+        """Return act(outputs) for outputs (..., C) that are already divided by the temperature."""
         if self.activation == "softmax":
             return outputs.softmax(-1)
         return outputs.sigmoid() if self.activation == "sigmoid" else outputs
@@ -101,8 +106,8 @@ def _fit_link(
         return None
     scales, temperature = measured
     draft = LossLink(activation, 1.0, temperature, base, scales, reduction)
-    # Targets are rounded to whole numbers if close. An error of 1e-17 would hide the classes that a
-    # trained network considers impossible.
+    # Targets close to whole numbers are rounded. An error of 1e-17 would hide those classes to
+    # which a trained network gives almost no probability.
     targets = draft.value(origin) - base / scales.unsqueeze(1)
     whole = targets.round()
     targets = torch.where((targets - whole).abs() < 1e-6, whole, targets)
@@ -126,7 +131,7 @@ def _scale(
         scales = _slope_changes(loss, base, reduction, 1.0)
         return None if scales is None or not bool((scales > 0).all()) else (scales, 1.0)
     middle = 1 / classes if activation == "softmax" else 0.5
-    # act moves from its middle to 1 as an output goes to infinity.
+    # As one output grows to infinity, act of it rises from `middle` to 1.
     rises = _slope_changes(loss, base, reduction, FAR)
     if rises is None or not bool((rises > 0).all()):
         return None
@@ -144,7 +149,7 @@ def _scale(
 
 
 def _slope_changes(loss: Loss, base: Tensor, reduction: Reduction, step: float) -> Tensor | None:
-    """Return how far each label's own slope at another output c moves (C,), as output c goes from 0 to `step`."""
+    """Return the change (C,) of each label's slope at another output c, as output c goes from 0 to `step`."""
     classes = len(base)
     labels = torch.arange(classes)
     others = (labels + 1) % classes

@@ -1,8 +1,8 @@
 """The gradient of a linear layer as a mixture: one signal for each example, in float64.
 
-The gradient is `[dW, db] = sum_j delta_j [h_j, 1]'`. Its singular vectors give [dW, db] = left @
-signals, with as many directions as are above the noise, at most B. Every h_j is a combination of
-the signals, and every delta_j one of left's columns.
+The gradient is `[dW, db] = sum_j delta_j [h_j, 1]'`. Its singular value decomposition gives
+`[dW, db] = left @ signals`. Only directions above the noise are used, at most B. Every h_j is a
+linear combination of the signals. Every delta_j is a linear combination of the columns of left.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 STANDS_OUT = 1.5
-"""Factor by which a singular value must exceed the largest one of noise, expected or seen, to count."""
+"""A singular value counts if it exceeds the largest one of noise, expected or observed, by this factor."""
 ROUNDING = 2.0**-24
 """Relative error of an update if no singular value is left over to measure it."""
 
@@ -27,7 +27,7 @@ class Mixture:
         left: (O, n), orthonormal.
         strength: (n,), the singular values.
         signals: (n, F + 1), the bias's column last.
-        noise: Standard deviation of a gradient's entry that n examples do not explain.
+        noise: Standard deviation of the noise on each entry of the gradient.
     """
 
     left: Tensor
@@ -44,7 +44,7 @@ class Mixture:
 def mixture(weight: Tensor, bias: Tensor, batch: int) -> Mixture:
     """Return the mixture of `batch` examples with the gradients dW (O, F) and db (O,).
 
-    The noise is measured from the singular values left over.
+    The noise is measured from the singular values beyond the first `batch`.
     """
     joined: Tensor = torch.cat([weight, bias.unsqueeze(1)], dim=1).double()
     left, strength, right = torch.linalg.svd(joined, full_matrices=False)
@@ -54,7 +54,7 @@ def mixture(weight: Tensor, bias: Tensor, batch: int) -> Mixture:
     if len(rest):
         # The rest of an update in float64 can be smaller than the rounding of the decomposition.
         noise = max(float(rest.norm()) / math.sqrt(freedom), 2.0**-53 * float(strength[0]))
-        largest = float(rest[0])  # rounding is larger in some directions
+        largest = float(rest[0])  # rounding errors are larger in some directions
     level = STANDS_OUT * max(noise * (math.sqrt(outputs) + math.sqrt(width)), largest)
     count = int((strength[:batch] > level).sum())
     kept = strength[:count]

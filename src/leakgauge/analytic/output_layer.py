@@ -29,8 +29,8 @@ def starts(
 ) -> list[Explained]:
     """Return the solutions for dweight (O, F) and dbias (O,) of the last layer, best first, in float64.
 
-    If none explains the gradients, the list holds the nearest alone. It is empty if the loss takes
-    no class labels.
+    If no solution explains the gradients, the list holds only the nearest one. It is empty if the
+    loss takes no class labels.
     """
     layer = chain.layers[-1].module
     weight = layer.weight.detach()

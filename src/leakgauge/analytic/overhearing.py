@@ -1,4 +1,4 @@
-"""Estimates of one node's gradient from the messages that another node of a gossip hears.
+"""Estimates of one node's gradient from the messages that another node receives in gossip training.
 
 A node's step is h = eta g, with its learning rate eta and gradient g. Messages are linear in the
 steps of all nodes, with known weights. In round t, N nodes have the models X(t) (N, d), the steps
@@ -9,14 +9,14 @@ is subtracted:
 
     X(0) = 0        M(t) = X(t) - H(t)        X(t + 1) = W M(t)
 
-The listener has its own rows of X and M, and the rows of M of its neighbors. It has them from the
-round in which it began to listen. These are fewer equations than unknowns. A prior that steps
-change little from round to round closes the gap.
+From the round in which it begins to listen, the listener knows its own rows of X and M, and its
+neighbors' rows of M. These give fewer equations than unknowns. A prior adds the missing
+information: steps change little from round to round.
 
-In the paper steps stay constant. Here (ours) they are Gaussian. Their correlation is `persistence`
-from one round to the next, and `likeness` between nodes. The least-squares solution is then the
-posterior mean. It is exact wherever the equations alone determine a step. Both numbers are chosen
-by maximum likelihood.
+In the paper, steps are constant. Here they are Gaussian, which is ours. Their correlation is
+`persistence` from one round to the next, and `likeness` between nodes. The least-squares solution
+is then the posterior mean. It is exact wherever the equations alone determine a step. Both numbers
+are chosen by maximum likelihood.
 
 References:
     El Mrini, Cyffers, Bellet. Privacy Attacks in Decentralized Learning. ICML 2024, section 4.
@@ -43,15 +43,15 @@ LEAST_NOISE = 1e-10
 
 @dataclass(frozen=True)
 class View:
-    """Everything that one node knows of a gossip, from the round in which it began to listen.
+    """All that one node, the listener, knows of the training since it began to listen.
 
     Args:
         mixing: (N, N), the mixing matrix.
-        own: Index of the node.
-        neighbors: Indices of its neighbors.
+        own: Index of the listener.
+        neighbors: Indices of the listener's neighbors.
         initial: (d,), the initial model of all nodes.
-        own_models: (T, d), its models in T rounds.
-        own_messages: (T, d), its messages.
+        own_models: (T, d), the listener's models in T rounds.
+        own_messages: (T, d), the listener's messages.
         heard: (T, neighbors, d), the neighbors' messages, in the order of `neighbors`.
         start: The first of the T rounds.
     """
@@ -72,8 +72,8 @@ class Estimate:
 
     Args:
         model: (d,), the node's model before the step.
-        step: (d,), its step eta g.
-        round: The round.
+        step: (d,), the node's step eta g.
+        round: Index of the round, from 0.
         uncertainty: Fraction of the step, as a standard deviation, that the equations leave open: 0
             for none, 1 for all.
     """
@@ -100,7 +100,7 @@ def estimate(view: View, victim: int) -> Estimate:
 
 
 def unroll(mixing: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    """Return the models and messages of all rounds as matrices of all steps, (T, N, T * N) each, in order of rounds."""
+    """Return two maps (T, N, T * N), from all steps, in order of rounds, to all models and to all messages."""
     nodes = len(mixing)
     steps = torch.eye(rounds * nodes, dtype=torch.float64).view(rounds, nodes, -1)
     models, messages = [torch.zeros_like(steps[0])], []
@@ -111,7 +111,7 @@ def unroll(mixing: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
 
 
 def equations(view: View, models: Tensor, messages: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the matrix (R, T * N) and right sides (R, d) of the equations for all that was heard."""
+    """Return the matrix (R, T * N) and the right sides (R, d) of the listener's R equations for the steps."""
     rows = [
         models[view.start :, view.own],
         messages[view.start :, view.own],
@@ -119,8 +119,8 @@ def equations(view: View, models: Tensor, messages: Tensor) -> tuple[Tensor, Ten
     ]
     values = torch.cat([view.own_models, view.own_messages, view.heard.flatten(0, 1)]).double()
     matrix, right = torch.cat(rows), values - view.initial.double()
-    # The initial model gives no equation. A node that listened from the start has it among its own
-    # models.
+    # The model of round 0 gives no equation for any step. It is left out if the listener has
+    # listened from the start.
     kept = matrix.abs().sum(1) > 0
     return matrix[kept], right[kept]
 
@@ -150,7 +150,7 @@ def covariance_of(persistence: float, likeness: float, rounds: int, nodes: int) 
 
 
 def posterior(prior: Tensor, seen: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-    """Return the posterior mean as a matrix (U, R) of the right sides, and the posterior covariance (U, U)."""
+    """Return the matrix (U, R) from right sides to the posterior mean of U steps, and their covariance (U, U)."""
     cross = prior @ seen.T
     spread = seen @ cross + noise * torch.eye(len(seen), dtype=torch.float64)
     gain = torch.linalg.solve(spread, cross.T).T
@@ -160,7 +160,7 @@ def posterior(prior: Tensor, seen: Tensor, noise: float) -> tuple[Tensor, Tensor
 def rounding_variance(view: View) -> float:
     """Return the variance of rounding in the messages, in units of the steps' variance, at most about 1.
 
-    The listener's own steps estimate the variance of all.
+    The variance of all steps is estimated by that of the listener's own steps.
     """
     steps = float((view.own_models - view.own_messages).double().square().mean())
     rounding = ROUNDING**2 * float(view.heard.double().square().mean())

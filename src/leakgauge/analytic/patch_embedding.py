@@ -7,8 +7,8 @@ tokens. G = dL/dE_pos is the gradient of the positional embedding. There are two
   tokens (equation 8 of the paper).
 - Embedding: `G' X = dP`, also with skip connections and normalizations. This one is ours.
 
-Whether a model has this form does not depend on its names. Both equations are checked on its own
-simulated gradients.
+A model is not recognized by the names of its layers. Both equations are checked on a simulated
+gradient of the model itself.
 
 References:
     Lu, Zhang, Zhao, He, Cheng. APRIL: Finding the Achilles' Heel on Privacy for Vision
@@ -37,16 +37,16 @@ AGREEMENT = 1e-8
 
 @dataclass(frozen=True)
 class PatchEquations:
-    """The places of a model where the parts of the equations are found.
+    """The equations of one model: the names of its layers and parameters that take part in them.
 
     Args:
         position: Name of the positional embedding E_pos.
         embedding: Name of the convolution that embeds the patches.
         conv: This convolution.
         first: Index of the first token that is a patch.
-        attention: Names of the weights W_i, or None if other than linear layers see the tokens
-            first.
-        anchor: X and z of one probe.
+        attention: Names of the weights W_i, or None if not only linear layers take the tokens as
+            input.
+        anchor: The patches X (N, p) and tokens z (N, d) of one probe, a random image.
         size: Shape of the convolution's input.
         invert: Map from the convolution's input, flat (1, F), to unit coordinates.
     """
@@ -67,13 +67,17 @@ class PatchEquations:
         return whole[self.first : self.first + len(self.anchor[0])]
 
     def from_embedding(self, tensors: Tensors, back: Tensor) -> Tensor:
-        """Return X (N, p) from dP, with a pseudo-inverse (N, d) of G'."""
+        """Return the patches X (N, p) from the gradient dP. `back` (N, d) is a pseudo-inverse of G'."""
         return back @ tensors[f"{self.embedding}.weight"].double().cpu().flatten(1)
 
     def from_attention(
         self, tensors: Tensors, parameters: Mapping[str, Tensor], back: Tensor
     ) -> Tensor:
-        """Return X (N, p) from the tokens z, with a pseudo-inverse (places, d) of G' over all tokens."""
+        """Return the patches X (N, p) from the tokens z.
+
+        `back` (places, d) is a pseudo-inverse of G' for all tokens.
+
+        """
         assert self.attention is not None, "expected a model whose attention alone sees the tokens"
         right = attention_side(tensors, parameters, self.attention)
         known, z = self.anchor
@@ -141,7 +145,7 @@ class _Probe:
 def _probe(model: nn.Module, domain: Domain) -> _Probe | Inapplicable:
     """Return a simulated gradient at a random input, or the reason why the model has no patches.
 
-    It is the gradient of a random linear function of the output.
+    The gradient is that of a random linear function of the output.
     """
     unit = spread(unit_shape(domain), 1, torch.zeros((), dtype=torch.float64))
     convolutions: list[tuple[str, nn.Conv2d, Tensor]] = []
@@ -179,7 +183,7 @@ def _probe(model: nn.Module, domain: Domain) -> _Probe | Inapplicable:
 
 
 def _candidates(gradient: Tensors, patches: int, dim: int) -> list[tuple[str, int]]:
-    """Return the parameters with a row for every patch, and the row at which the patches may start."""
+    """Return candidates for the positional embedding: a parameter's name, and the row of the first patch."""
     found = []
     for name, tensor in gradient.items():
         rows = tensor.numel() // dim
@@ -192,9 +196,9 @@ def _candidates(gradient: Tensors, patches: int, dim: int) -> list[tuple[str, in
 def _attention(
     probe: _Probe, parameters: Mapping[str, Tensor], slopes: Tensor
 ) -> tuple[tuple[str, ...] | None, Tensor]:
-    """Return the weights that alone see the tokens, and the tokens z (places, d).
+    """Return the names of the only weights that take the tokens, and the tokens z (places, d).
 
-    They are None and zeros if other modules see the tokens too.
+    Return None and zeros if other modules take the tokens too.
     """
     groups: dict[int, list[str]] = {}
     inputs: dict[int, Tensor] = {}

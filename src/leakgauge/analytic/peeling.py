@@ -5,11 +5,11 @@ output places l. Here x is the input, and delta = dL/dz is known. All input chan
 matrix K(delta). Under a ReLU, delta is 0 where its output is 0. Under max pooling, each window of
 each output channel o holds one entry of delta. Its size is known, its place is not.
 
-Two steps alternate, from the places that a rough image of the example has:
+The search starts from the places in a rough image of the example. Two steps alternate:
 
 1. Fit x by least squares. Output channels that do not fit yet have a low weight.
-2. Fit the places. With X the values that a place sees, dW_o is the sum over windows w of size[o, w]
-   X[place(o, w)]. Windows are placed one after the other.
+2. Fit the places. Let X[l] be the input values that output place l reads. Then dW_o is the sum over
+   windows w of size[o, w] X[place(o, w)]. Windows are placed one after the other.
 
 Each channel of x has O k equations, with O output channels and k kernel entries. There are far
 fewer places. Once most places are right, the rest follow, and the fit meets the gradient to
@@ -35,11 +35,11 @@ from leakgauge.core import Inapplicable
 ROUNDS = 20
 """Largest number of alternations of places and input. Successful runs take about 5."""
 SWEEPS = 4
-"""Times that each window is placed again in one alternation."""
+"""Number of times that each window is placed again in one alternation."""
 PULL, LATER = 1e-3, 1e-5
-"""Weight, relative to K'K, that holds the input near its last value, in first and in later alternations."""
+"""Weight, relative to K'K, that holds the input near its last value: in the first alternations, and in later ones."""
 FIRST = 4
-"""Number of first alternations."""
+"""Number of alternations that use the first weight of PULL, LATER."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Known:
     """Known values at one layer of a chain.
 
     Args:
-        place: Index of the layer.
+        place: Index of the layer in the chain.
         x: Input of the layer, `(*shape)`.
         delta: dL/dz at its output, `(*output)`.
         misfit: Relative misfit of the gradient from which x was solved.
@@ -66,10 +66,10 @@ def peel(
 
     Args:
         chain: The network.
-        known: Known values of the layer behind.
+        known: Known values of the layer after it.
         dweight: The gradient of the layer's weight, `(O, C, *kernel)`.
-        rough: Unit coordinates `(1, *shape)` of an image like the example. Needed if the layer is
-            followed by max pooling.
+        rough: Unit coordinates `(1, *shape)` of an image that resembles the example. Needed if max
+            pooling follows the layer.
         noise: Relative rounding error of the update.
     """
     layer, behind = chain.layers[known.place - 1], chain.layers[known.place]
@@ -99,12 +99,12 @@ def least_of(chain: Chain, place: int) -> float:
 
 
 def sizes(layer: ChainLayer, after: Tensor, back: Tensor, *, noise: float) -> Tensor:
-    """Return the size of delta in each window (C, windows), from the values behind the pool and their gradient.
+    """Return the entry of delta in each window (C, windows), from values after the pool.
 
     Args:
         layer: The layer before the pool.
-        after: Values behind the pool, `layer.pooled`.
-        back: dL/d(after).
+        after: Values after the pool, of shape `layer.pooled`.
+        back: The gradient dL/d(after), of the same shape.
         noise: Relative rounding error of the update.
     """
     z, _, slope = invert_modules(layer.then, after, noise=noise)
@@ -124,7 +124,7 @@ def _values_of_image(chain: Chain, place: int, rough: Tensor) -> tuple[Tensor, T
 
 
 def _solve(layer: ChainLayer, place: int, delta: Tensor, dweight: Tensor) -> Known | Inapplicable:
-    """Return the input that follows from delta and the weight's gradient, or the reason why it is not unique."""
+    """Return the layer's input, solved from delta and the weight's gradient, or the reason why it is not unique."""
     assert isinstance(layer.module, nn.Conv2d)
     matrix = gradient_matrix(delta.flatten(1), places_of(layer.module, layer), _plane(layer))
     right = _by_channel(dweight)
@@ -152,9 +152,9 @@ class _Placing:
         self.rows, self.right = dweight.flatten(1), _by_channel(dweight)
 
     def run(self, x: Tensor, activated: Tensor) -> Tensor:
-        """Return delta `(*output)`, from nearly right values of the layer's input x and activation.
+        """Return delta `(*output)`, from approximate values of the layer.
 
-        `x` is `(*shape)` and `activated` is `(*output)`.
+        These are its input x `(*shape)` and its activation `activated` `(*output)`.
         """
         plane, chosen = x.flatten(1).T, self.highest(activated)
         weights = self.rows.new_ones(len(self.rows))
@@ -176,7 +176,7 @@ class _Placing:
         return self.first(activated.flatten(1)[:, self.windows.clamp_min(0)])
 
     def first(self, scores: Tensor) -> Tensor:
-        """Return the place (O, windows) of the highest of scores (O, windows, inside), never on padding."""
+        """Return the place (O, windows) with the highest of scores (O, windows, inside). Padding is never chosen."""
         highest = scores.masked_fill(self.windows < 0, -torch.inf).argmax(2)
         return self.windows[torch.arange(len(self.windows)), highest]
 
@@ -196,7 +196,7 @@ class _Placing:
         return moved.clamp_min(self.floor)
 
     def fit(self, chosen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return better places (O, windows) for the input x (C, P), and each channel's relative misfit (O,)."""
+        """Return improved places (O, windows) for the input x (C, P), and the relative misfit (O,) of each channel."""
         padded = torch.cat([x, x.new_zeros(len(x), 1)], 1)
         view = padded[:, self.sees].permute(0, 2, 1).flatten(0, 1)  # (C k, L)
         gram, products = view.T @ view, self.rows @ view
@@ -215,11 +215,13 @@ class _Placing:
         return torch.stack(both)[which, torch.arange(len(chosen))], least
 
     def likeliest_places(self, free: Tensor) -> Tensor:
-        """Return the place (O, windows) in each window that best matches `free` (O, L), delta without windows."""
+        """Return the place (O, windows) in each window that best matches `free` (O, L), a delta
+        fitted without windows.
+        """
         return self.first(self.size[:, :, None] * free[:, self.windows.clamp_min(0)])
 
     def sweep(self, chosen: Tensor, gram: Tensor, products: Tensor) -> Tensor:
-        """Return places (O, windows), after placing each window again, given the others, SWEEPS times."""
+        """Return places (O, windows) after SWEEPS passes. Each pass places each window again, given all others."""
         chosen, delta = chosen.clone(), self.place_entries(chosen)
         every = torch.arange(len(chosen))
         for _ in range(SWEEPS):

@@ -1,11 +1,11 @@
 """Rank analysis: the layers of a chain whose equations leave their input undetermined.
 
 The index of a layer is `rank [W; K] - |x|`, with its weight constraints W, gradient constraints K
-and `|x|` unknowns. At index 0 the equations determine the layer's input. A negative index counts
-the unknowns that stay open. The recursion succeeds if every index is 0.
+and `|x|` unknowns. At index 0 the equations determine the layer's input. A negative index is minus
+the number of unknowns that remain undetermined. The recursion succeeds if every index is 0.
 
-A layer with more equations than unknowns can make up for open unknowns of the layers behind it, by
-a search (the paper's virtual constraints). `LayerRank.open` counts the unknowns that then remain.
+The surplus equations of a layer can determine open unknowns of later layers, by a search (the
+paper's virtual constraints). `LayerRank.open` counts the unknowns that then remain.
 
 References:
     Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021, section 4.
@@ -31,11 +31,12 @@ class LayerRank:
 
     Args:
         name: Name of the layer.
-        unknowns: Entries of its input.
-        weight: Weight constraints.
+        unknowns: Number of entries of its input.
+        weight: Number of weight constraints.
         gradient: Rank of the gradient constraints.
         rank: Rank of both together.
-        open: Unknowns left after all layers from the output to this one, by counting equations.
+        open: Number of unknowns that remain open after this layer and all later ones, by counting
+            equations.
     """
 
     name: str
@@ -64,9 +65,9 @@ def rank_index(
 ) -> tuple[LayerRank, ...] | Inapplicable:
     """Return the ranks of a network's layers from input to output, or the reason why there are none.
 
-    Ranks are those of a random input and a random derivative at the output. No data, label or loss
-    is needed. Only the pattern of a ReLU varies with the input, and with it the number of weight
-    constraints.
+    The ranks are computed for a random input and a random derivative at the output. No data, label
+    or loss is needed. They vary with the input only if there are ReLUs, whose zeros change the
+    number of weight constraints.
 
     Args:
         model: The network. It must be a chain.

@@ -30,21 +30,33 @@ from leakgauge.federated.isolation.probing import probing, single, spread
 from leakgauge.federated.isolation.untouched import output_of
 
 FLOOR = 0.1
-"""Columns of G fainter than this fraction of the strongest are scaled like it. They would be mostly noise."""
+"""Columns of G are scaled by their size, and by no less than this fraction of the largest size.
+
+Fainter columns would be mostly noise.
+
+"""
 FAINT = 6.0
-"""Standard deviations of the noise below which an output carries no information."""
+"""An output below this number of standard deviations of the noise carries no information."""
 WITHIN, WITHIN_NOISE = 30.0, 6.0
-"""Standard deviations within which an output is zero. Rounding has longer tails than Gaussian noise."""
+"""An output within this number of standard deviations counts as zero: under rounding, and under noise.
+
+Rounding has longer tails than Gaussian noise.
+
+"""
 CLEAN = 1e-5
-"""Noise of an output of size 1 below which no small output is mistaken for a zero."""
+"""If the noise of an output of size 1 is below this value, no small output is mistaken for a zero."""
 TOO_FEW = 8
-"""Dimensions beyond the rank that an estimate of the noise needs."""
+"""Least number of dimensions beyond the rank that an estimate of the noise needs."""
 NOISE_STEPS = 2
 """Refinements of the noise estimate."""
 SINGULAR = 1e-9
-"""Least singular value of independent directions. Outputs need its root, relative to the largest."""
+"""Least singular value of directions that count as independent.
+
+For outputs, the limit is its square root, relative to the largest value.
+
+"""
 MOSTLY = 0.5
-"""Fraction of the outputs above 0 that must have an effect, for a ReLU."""
+"""Least fraction of the outputs above 0 that must have an effect if a ReLU follows."""
 TYLER_STEPS = 60
 """Steps of Tyler's fixed-point iteration."""
 DRAWN = 0.02
@@ -53,17 +65,16 @@ DRAWN = 0.02
 
 @dataclass(frozen=True)
 class Factors:
-    """The factorization G = scale * rows @ right of the m outputs that the batch excites, and a basis for the search.
+    """The factorization G = scale * rows @ right for m outputs, and a basis for the search.
 
-    A direction a (B,) of the search stands for q = basis a. It is normalized so that no direction
-    is favored.
+    A direction a (B,) of the search stands for the column q = basis a of Q. The basis favors no direction.
 
     Args:
         rows: (m, B), with noise of standard deviation 1 on each entry.
         right: (B, F + 1).
         scale: (m, 1), the noise of each output.
-        live: (m,), indices of these outputs among all O.
-        clean: Whether the noise is too small to hide a zero.
+        live: (m,), indices of the m outputs, which have a gradient above the noise, among all O.
+        clean: Whether the noise is so small that no small output is mistaken for a zero.
         unit: (m, B), equal to rho * rows @ basis. All rows have equal length.
         rho: (m,), the scale of each row of `unit`.
         basis: (B, B), columns in the coordinates of `rows`.
@@ -89,7 +100,7 @@ class Factors:
 
     @property
     def within(self) -> float:
-        """Standard deviations of the noise within which an output is zero."""
+        """Number of standard deviations of the noise within which an output counts as zero."""
         return WITHIN if self.clean else WITHIN_NOISE
 
     def noise(self, directions: Tensor) -> Tensor:
@@ -99,12 +110,12 @@ class Factors:
         return noise
 
     def zeros(self, directions: Tensor) -> Tensor:
-        """Return which outputs (N, m) are 0 within their noise, for directions (N, B)."""
+        """Return a mask (N, m) of the outputs that are 0 within their noise, for directions (N, B)."""
         return (directions @ self.unit.T).abs() <= self.within * self.noise(directions)
 
 
 def relu_entry(observation: Observation) -> LinearEntry | Inapplicable:
-    """Return the first linear layer, or the reason why it cannot be used.
+    """Return the first linear layer of the model, or the reason why this attack cannot use it.
 
     A ReLU must follow it, and B must not exceed the largest rank of its gradient.
     """
@@ -211,9 +222,9 @@ def noise_sizes(
 ) -> tuple[Tensor, Tensor]:
     """Return the noise of each entry (i, k) as a product scale_i columns_k, from the residual beyond rank B.
 
-    Rounding of the entries sets a lower bound. A row can fall below it by chance, or because its
-    errors lie in the directions of the batch. If the residual has too few dimensions, the noise is
-    twice this bound.
+    Rounding of the entries sets a lower bound. The residual of a row can fall below it by chance,
+    or because the row's errors lie in the directions of the batch. If the residual has too few
+    dimensions, the noise is taken as twice this bound.
 
     Args:
         gradient: (m, D).
@@ -258,7 +269,7 @@ def isotropic_basis(rows: Tensor) -> Tensor:
 
 
 def patterns(factors: Factors, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return p (B, B) of each of B directions (B, B), and where [W, b] h <= 0.
+    """Return p (B, B) for B directions (B, B), and a mask of the outputs with [W, b] h <= 0.
 
     Each p is scaled so that its h ends in 1.
     """
@@ -287,14 +298,14 @@ def consistency(factors: Factors, directions: Tensor) -> float:
 
 
 def from_patterns(factors: Factors, below: Tensor) -> Tensor:
-    """Return directions (N, B) that are 0 where `below` (N, m) says that pre-activations are not above 0."""
+    """Return directions (N, B) whose outputs are 0 where the mask `below` (N, m) is true."""
     grams = torch.einsum("nm,mi,mj->nij", below.double(), factors.rows, factors.rows)
     least = torch.linalg.eigh(grams).eigenvectors[:, :, 0]
     return normalize(torch.linalg.solve(factors.basis, least.T).T, dim=1)
 
 
 def separate(factors: Factors, directions: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
-    """Return the batch that B directions (B, B) give: inputs (B, F), and their delta (B, outputs)."""
+    """Return the batch that follows from B directions (B, B): its inputs (B, F), and their delta (B, outputs)."""
     inverse, _ = patterns(factors, directions)
     features = inverse @ torch.linalg.solve(factors.basis, factors.right)
     caused = factors.scale * (factors.rows @ factors.basis @ invert(inverse))
@@ -304,7 +315,7 @@ def separate(factors: Factors, directions: Tensor, outputs: int) -> tuple[Tensor
 
 
 def followed_by_relu(entry: LinearEntry, domain: Domain) -> bool:
-    """Return whether outputs of the layer below 0 have no effect, and most of those above 0 have one."""
+    """Return whether a ReLU follows: outputs below 0 have no effect, and most outputs above 0 have one."""
     generator = torch.Generator().manual_seed(0)  # any points can probe the function
     probe = torch.randn((8, entry.layer.out_features), generator=generator, dtype=torch.float64)
     probe.requires_grad_()

@@ -12,7 +12,11 @@ from leakgauge.analytic.relu_layer import Factors, consistency, from_patterns, p
 from leakgauge.analytic.sparse_directions import Allowed, settle, sortable
 
 Propose = Callable[[Allowed], Tensor]
-"""Function from the patterns that remain for other examples to proposed directions (N, B)."""
+"""Function that proposes directions (N, B).
+
+Its argument holds the patterns that the examples not yet found can have.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Belief:
     """Thresholds that directions must reach.
 
     Args:
-        sorted: Fraction of outputs that a plane must sort correctly, for one direction.
+        sorted: Fraction of outputs that a plane must separate correctly into zero and not zero, for
+            one direction.
         agreed: Fraction of (example, output) pairs that must agree with the layer, for all B
             directions together.
     """
@@ -30,19 +35,19 @@ class Belief:
 
 
 CLEAN, IN_NOISE = Belief(0.995, 0.999), Belief(0.97, 0.97)
-"""Thresholds of a proof, for gradients without and with noise. They allow for noise in the planes."""
+"""Thresholds of a proof, for gradients without noise and with noise. Below 1, they allow for noise in the planes."""
 LOOSE = Belief(0.8, 0.8)
-"""Thresholds if the layer moved in local steps, or noise hides zeros. The result is then likely, not proven."""
+"""Thresholds if local steps moved the layer, or if noise hides zeros. The result is then likely, but not proven."""
 HOPELESS = 20
-"""Rounds without any direction after which the search ends."""
+"""The search ends if it found no direction in this number of rounds."""
 BEYOND = 3
-"""Outputs that must be zero beyond the B - 1 that any direction can be made to have."""
+"""Number of zero outputs that a direction needs beyond B - 1. Any direction can be chosen to have B - 1 zeros."""
 SAME = 0.99999
 """Cosine above which two directions are the same."""
 INDEPENDENT = 1e-6
-"""Least distance of a new unit direction from the span of those found."""
+"""Least distance of a new unit direction from the span of the directions found."""
 PATIENCE = 5
-"""Rounds without a new direction after which half of those found are dropped."""
+"""After this number of rounds without a new direction, half of the directions found are dropped."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Search:
     Args:
         directions: (k, B) directions found, k <= B.
         agreement: Fraction of pairs on which B directions agree with the layer. 0 if k < B.
-        rounds: Rounds spent.
+        rounds: Number of rounds spent.
     """
 
     directions: Tensor
@@ -76,8 +81,8 @@ def search(
 ) -> Search:
     """Return the best directions found in rounds of proposing, settling and verifying.
 
-    The search ends if B directions agree with the layer, if the rounds are spent, or if the first
-    HOPELESS rounds find none.
+    The search ends when B directions agree with the layer, when all rounds are spent, or when the
+    first HOPELESS rounds found no direction.
 
     Args:
         factors: The factorization of the gradient.
@@ -124,7 +129,7 @@ def strict(factors: Factors) -> Belief:
 def extend(
     factors: Factors, found: Tensor, proposed: Tensor, allowed: Allowed, belief: Belief
 ) -> Tensor:
-    """Return `found` and the proposed directions (N, B) whose zeros prove them, the surest first."""
+    """Return `found`, followed by those of the proposed directions (N, B) that their zeros prove, the surest first."""
     proposed = settle(factors, distinct(proposed))
     zero = factors.zeros(proposed)
     count = zero.sum(1)
@@ -143,17 +148,18 @@ def extend(
 
 
 def last_one(factors: Factors, found: Tensor) -> Tensor:
-    """Return the last direction (1, B) beside B - 1 others, from the layer's pattern of the one example left."""
+    """Return the one missing direction (1, B). The other B - 1 directions determine the pattern of its example."""
     plane = torch.linalg.svd(found, full_matrices=True).Vh[-1:]
     plane = plane / (plane @ factors.last)
     return from_patterns(factors, plane @ factors.layer.T <= 0)
 
 
 def repair(factors: Factors, found: Tensor, belief: Belief) -> tuple[Tensor, float]:
-    """Return B directions and their agreement, after swapping one at a time while this increases the agreement.
+    """Return B directions and their agreement, improved by swapping one direction at a time.
 
-    If one of B directions is wrong, the pattern of its own example is still right, since it follows
-    from the others. The right direction follows from this pattern.
+    Swapping ends when no swap increases the agreement. If one of B directions is wrong, the pattern
+    of its own example is still right, since it follows from the other directions. The right
+    direction follows from this pattern.
     """
     agreed = consistency(factors, found)
     while agreed < belief.agreed:
@@ -173,13 +179,13 @@ def replace_direction(found: Tensor, j: int, direction: Tensor) -> Tensor:
 
 
 def distinct(directions: Tensor) -> Tensor:
-    """Return one of each group of equal directions (N, B), in their order."""
+    """Return the directions (N, B) without repetitions, in their order."""
     alike = (directions @ directions.T).abs() > SAME
     return directions[~alike.tril(-1).any(1)]
 
 
 def is_new(direction: Tensor, found: Tensor) -> bool:
-    """Return whether a direction (B,) is none of those found (k, B), and no combination of them."""
+    """Return whether a direction (B,) is independent of the directions found (k, B)."""
     if not len(found):
         return True
     if float((found @ direction).abs().max()) > SAME:

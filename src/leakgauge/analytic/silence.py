@@ -1,14 +1,17 @@
-"""Exact unmixing by silent outputs: an output that an example leaves below zero has no part of its gradient.
+"""Exact unmixing by silent outputs.
 
-The gradient at the outputs is delta_j = left p_j, with known left (O, n) and an unknown direction
-p_j (n,). It vanishes at every output that example j leaves inactive. An estimate of the input h_j,
-passed through the known layer, predicts these outputs, except for a few near zero. Most of them
-vanish in the direction p_j. Reweighted least squares finds it from the estimate's own direction,
-independent of the other examples.
+An example has no gradient at outputs that it leaves below zero.
 
-SPEAR uses the same sparsity without an estimate. It draws n - 1 outputs at random. Now and then one
-example leaves all of them inactive, and they then determine its direction. That works for few
+The gradient of example j at the outputs is delta_j = left p_j, with known left (O, n) and an unknown
+direction p_j (n,). It is zero at every output that the example leaves inactive. An estimate of the
+input h_j, passed through the known layer, predicts the inactive outputs, except for a few near
+zero. An output o vanishes in a direction p if (left p)_o is zero. Most predicted outputs vanish in
+p_j. Reweighted least squares finds p_j from the estimate's own direction, independently of the other
 examples.
+
+SPEAR uses the same sparsity without an estimate. It draws n - 1 outputs at random. Sometimes one
+example leaves all of these outputs inactive, and they then determine its direction. This works for
+small n.
 
 References:
     Ours. The sparsity is that of Dimitrov, Baader, Müller, Vechev. SPEAR: Exact Gradient Inversion
@@ -28,27 +31,33 @@ from leakgauge.analytic.sparse_directions import sortable
 STEPS = 15
 """Steps of reweighted least squares."""
 SHRINK = 0.6
-"""Factor by which the scale of a loud output falls in each step."""
+"""Factor by which the scale above which an output counts as loud falls in each step."""
 QUIET = 10.0
 """Standard deviations of the noise within which a value counts as 0."""
 EXACT = 1e-12
-"""Size that arithmetic leaves of a vanishing output, relative to the norm of all outputs."""
+"""Size of a vanishing output that rounding in float64 leaves, relative to the norm of all outputs."""
 SILENT = 0.85
-"""Fraction of the outputs believed inactive that must vanish."""
+"""Least fraction of the predicted inactive outputs that must vanish."""
 SURPLUS = 0.3
-"""Fraction of the outputs believed inactive that must vanish beyond the n - 1 that any direction reaches."""
+"""Least fraction of the predicted inactive outputs that must vanish, beyond the n - 1 that can
+vanish in any direction.
+"""
 
 
 DRAWS, CHUNKS = 4096, 4
-"""Sets of outputs in one draw, and the number of draws."""
+"""Number of random sets of outputs in one draw, and number of draws."""
 KEPT = 8
-"""Directions kept of one draw, for each example. Directions of mixtures may outnumber those of single examples."""
+"""Number of directions kept from one draw, for each example.
+
+Directions of mixtures can outnumber those of single examples.
+
+"""
 ALIKE = 0.999
 """Cosine from which two directions count as one."""
 DRAWN = 0.05
-"""Fraction of all outputs that must vanish, beyond the n - 1 drawn."""
+"""Least fraction of all outputs that must vanish, beyond the n - 1 drawn ones."""
 CREDIBLE = 0.95
-"""Fraction of outputs that the layer must sort as a direction does. The largest value seen for a mixture was 0.91."""
+"""Least credit of a credible direction (`credit_directions`). The largest credit measured for a mixture was 0.91."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,9 @@ class Silent:
 
     Args:
         direction: p (n,), of unit norm.
-        fraction: Fraction of the outputs believed inactive that vanish in it.
-        credit: From 0 to 1.01, and 0 unless `credit_directions` compared the direction with the
-        layer.
+        fraction: Fraction of the predicted inactive outputs that vanish in this direction.
+        credit: Credit of `credit_directions`, from 0 to 1.01. It is 0 if that function was not
+            called.
     """
 
     direction: Tensor
@@ -68,13 +77,13 @@ class Silent:
 
 
 def vanishing_direction(mixture: Mixture, start: Tensor, depth: Tensor) -> Silent | None:
-    """Return the direction near `start` in which the outputs with positive depth vanish, or None if too few do.
+    """Return a direction near `start` in which deep outputs vanish, or None if too few do.
 
     Args:
         mixture: The mixture of signals.
         start: (n,), the direction of the estimate.
-        depth: (O,), how far the layer's output is believed to be below zero. 0 or less for an
-            active output.
+        depth: (O,), predicted distance of the layer's output below zero. An output is deep if it is
+            above 0, and active otherwise.
     """
     rows = (depth > 0).nonzero().squeeze(1)
     count = mixture.left.shape[1]
@@ -97,7 +106,11 @@ def vanishing_direction(mixture: Mixture, start: Tensor, depth: Tensor) -> Silen
 
 
 def sample_directions(mixture: Mixture, generator: torch.Generator) -> list[Silent]:
-    """Return directions in which many outputs vanish, from outputs drawn at random. Fractions are of all outputs."""
+    """Return directions in which many outputs vanish, from random sets of outputs.
+
+    Their fractions are of all outputs.
+
+    """
     count = mixture.left.shape[1]
     left = mixture.left[above_noise(mixture)]
     if len(left) <= count:
@@ -118,7 +131,7 @@ def sample_directions(mixture: Mixture, generator: torch.Generator) -> list[Sile
 
 
 def above_noise(mixture: Mixture) -> Tensor:
-    """Return which outputs (O,) have a gradient above the noise."""
+    """Return a mask (O,) of the outputs whose gradient is above the noise."""
     floor = mixture.noise * float((1 / mixture.strength).norm())
     outputs: Tensor = mixture.left.norm(dim=1) > QUIET * floor
     return outputs
@@ -127,10 +140,10 @@ def above_noise(mixture: Mixture) -> Tensor:
 def credit_directions(mixture: Mixture, found: list[Silent], layer: Tensor) -> list[Silent]:
     """Return the credible directions with their credit, or all of them if none is credible.
 
-    The credit is the fraction of outputs that the layer can sort as the direction does. The outputs
-    that vanish for one example lie on one side of a plane. Those of a mixture mostly do not,
-    although a mixture can vanish at more outputs. With C classes, any C examples that are active
-    together have a mixture that vanishes.
+    The credit is the fraction of outputs that a plane of the layer separates as the direction does,
+    into vanishing and other outputs. For one example, all vanishing outputs lie on one side of a
+    plane. For a mixture of examples they mostly do not, although more outputs can vanish. With C
+    classes, any C examples that are active together have a mixture that vanishes.
 
     Args:
         mixture: The mixture of signals.
@@ -150,10 +163,10 @@ def credit_directions(mixture: Mixture, found: list[Silent], layer: Tensor) -> l
 
 
 def distinct(left: Tensor, directions: Tensor, quiet: Tensor, most: int) -> list[Silent]:
-    """Return at most `most` of the directions, the most silent first, each once.
+    """Return at most `most` different directions. Those in which most outputs vanish come first.
 
     Args:
-        left: (O, n), the outputs.
+        left: (O, n), maps a direction to the outputs.
         directions: (n, M).
         quiet: (O, M), the outputs that vanish in each direction.
         most: Largest number of directions.
@@ -180,7 +193,7 @@ def anchored_direction(left: Tensor, weight: Tensor, start: Tensor) -> Tensor:
 
 
 def independent_directions(found: list[Silent], known: Tensor) -> Tensor:
-    """Return `known` (n, k) and the directions found, the most credible first, without those that others span."""
+    """Return `known` (n, k), extended by independent directions found, the most credible first."""
     basis = known
     for silent in sorted(found, key=lambda one: (-one.credit, -one.fraction)):
         if basis.shape[1] == basis.shape[0]:
