@@ -12,7 +12,6 @@ OPEN = 1e-12
 """Rounding can put an output at or beyond the limit of its activation.
 
 It is moved back to this distance from the limit.
-
 """
 
 DOUBTFUL = 30.0

@@ -26,7 +26,6 @@ STEPS = (1.0, 0.1, 10.0, 0.01, 100.0)
 """Outputs that are tried, in this order, until act is not saturated there.
 
 The temperature is measured at that output.
-
 """
 SATURATED = 1e-3
 """If act is closer than this to one of its ends, it counts as saturated."""

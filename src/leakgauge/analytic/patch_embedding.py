@@ -76,7 +76,6 @@ class PatchEquations:
         """Return the patches X (N, p) from the tokens z.
 
         `back` (places, d) is a pseudo-inverse of G' for all tokens.
-
         """
         assert self.attention is not None, "expected a model whose attention alone sees the tokens"
         right = attention_side(tensors, parameters, self.attention)

@@ -33,7 +33,6 @@ FLOOR = 0.1
 """Columns of G are scaled by their size, and by no less than this fraction of the largest size.
 
 Fainter columns would be mostly noise.
-
 """
 FAINT = 6.0
 """An output below this number of standard deviations of the noise carries no information."""
@@ -41,7 +40,6 @@ WITHIN, WITHIN_NOISE = 30.0, 6.0
 """An output within this number of standard deviations counts as zero: under rounding, and under noise.
 
 Rounding has longer tails than Gaussian noise.
-
 """
 CLEAN = 1e-5
 """If the noise of an output of size 1 is below this value, no small output is mistaken for a zero."""
@@ -53,7 +51,6 @@ SINGULAR = 1e-9
 """Least singular value of directions that count as independent.
 
 For outputs, the limit is its square root, relative to the largest value.
-
 """
 MOSTLY = 0.5
 """Least fraction of the outputs above 0 that must have an effect if a ReLU follows."""

@@ -15,7 +15,6 @@ Propose = Callable[[Allowed], Tensor]
 """Function that proposes directions (N, B).
 
 Its argument holds the patterns that the examples not yet found can have.
-
 """
 
 

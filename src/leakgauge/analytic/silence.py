@@ -50,7 +50,6 @@ KEPT = 8
 """Number of directions kept from one draw, for each example.
 
 Directions of mixtures can outnumber those of single examples.
-
 """
 ALIKE = 0.999
 """Cosine from which two directions count as one."""
@@ -82,7 +81,7 @@ def vanishing_direction(mixture: Mixture, start: Tensor, depth: Tensor) -> Silen
     Args:
         mixture: The mixture of signals.
         start: (n,), the direction of the estimate.
-        depth: (O,), predicted distance of the layer's output below zero. An output is deep if it is
+        depth: (O,), predicted distance of the layer's output below zero. An output is deep if this is
             above 0, and active otherwise.
     """
     rows = (depth > 0).nonzero().squeeze(1)
@@ -109,7 +108,6 @@ def sample_directions(mixture: Mixture, generator: torch.Generator) -> list[Sile
     """Return directions in which many outputs vanish, from random sets of outputs.
 
     Their fractions are of all outputs.
-
     """
     count = mixture.left.shape[1]
     left = mixture.left[above_noise(mixture)]

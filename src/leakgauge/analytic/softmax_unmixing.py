@@ -1,4 +1,4 @@
-"""Softmax unmixing: every example's features from the last layer's gradient alone, for any labels.
+"""Softmax unmixing: all examples' features from the last layer's gradient alone, for any labels.
 
 With dW = dL/dW of a mean loss and B examples, `B dW = D' H`. Row i of D (B, C) is
 `softmax(W h_i + b) - onehot(y_i)`. Row i of H holds h_i: the features of example i, and a 1 if the
@@ -7,11 +7,10 @@ n examples, H = Q R with unknown Q (n, K), and D(Q)' Q = M with known M (C, K).
 
 These are C K equations in n (K - 1) unknowns, since the bias's gradient fixes the last entry of
 every h_i at 1. Levenberg-Marquardt solves them, from many starts that match the gradient to second
-order. A residual of rounding size certifies the solution. An example whose gradient is lost in the
-rounding of the others cannot be recovered, and the result says so.
+order. A residual of rounding size certifies the solution. An example whose gradient is smaller than
+the rounding of the others cannot be recovered. The result marks it.
 
-References:
-    Ours; we know of no publication.
+References: Ours. We know of no publication.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from leakgauge.analytic.unmixing_starts import hops, moments, multisets, peeling
 from leakgauge.analytic.whitening import OWN, Basis, Blur, Layer, White, basis, whiten
 
 AT_NOISE = 5.0
-"""Squared residual for each degree of freedom, in units of the noise, at which the search ends."""
+"""The search ends at this squared residual for each degree of freedom, in units of the noise."""
 CERTIFIED = 60.0
 """Largest squared residual of a certified solution, in the same units.
 
-The noise is known to a factor of a few. False minima lie far above.
+The noise is known only up to a factor of a few. False minima have far larger residuals.
 """
 FOUND = 0.05
 """Largest estimated relative error of an example that counts as found."""
@@ -50,15 +49,19 @@ ROUNDS = (
     (True, 1e-2),
     (False, 1e-2),
 )
-"""Rounds of the search: whether starts are fresh (else hops), and the prior's weight in the first fit."""
+"""Rounds of the search.
+
+Each has two settings: whether its starts are new or are hops from earlier solutions, and the
+prior's weight in the first fit.
+"""
 CLIMB = 2
-"""Round before which the ladder runs, which starts from the loudest examples (`unmixing_ladder`)."""
+"""Round before which the ladder runs (`unmixing_ladder`)."""
 STARTS = 128
 """Most starts of a round."""
 LABELINGS = 16
-"""Label multisets tried in one round."""
+"""Largest number of label multisets tried in one round."""
 WORK = 4e8
-"""Products in one step. They limit the number of starts of large batches."""
+"""Largest number of products in one step. It limits the number of starts for large batches."""
 
 
 Pool = tuple[Tensor, Tensor]
@@ -92,7 +95,7 @@ class Unmixed:
 
     @property
     def found(self) -> Tensor:
-        """Which examples (B,) are known to a relative error of FOUND or better, in a certified solution."""
+        """Mask (B,) of the examples with a relative error of at most FOUND, if the solution is certified."""
         return (self.error <= FOUND) & (self.misfit <= CERTIFIED)
 
     @property
@@ -163,12 +166,12 @@ def unmix(
 def _rounds(
     white: White, counts: Tensor | None, generator: torch.Generator
 ) -> Iterator[Iterator[_Solution]]:
-    """Yield the solutions of each round of the search, and after the first two rounds those of the ladder."""
+    """Yield the solutions of each round of the search. After the first two rounds, yield those of the ladder."""
     pools: dict[int, Pool] = {}
 
     def attempts(fresh: bool, prior: float) -> Iterator[_Solution]:
-        # Fewer examples than the batch may explain all above the rounding. The smallest number that
-        # fits is tried first.
+        # Fewer examples than the batch holds may explain all of the gradient above the rounding.
+        # Small numbers are tried first.
         for count in sorted({*range(white.rank, min(white.rank + 3, batch)), batch}):
             pool = None if fresh else pools.get(count)
             solution = _attempt(white, count, counts, prior, pool, generator)
@@ -198,7 +201,7 @@ def _attempt(
     pool: Pool | None,
     generator: torch.Generator,
 ) -> _Solution | None:
-    """Return the best of one round for `count` examples, or None if no multiset of labels allows them."""
+    """Return the best solution of one round for `count` examples, or None if no multiset of labels fits."""
     space = basis(white, min(count, white.rank))
     starts = _affordable_starts(space, count)
     alike = Equations(space, Stage(1.0, prior))
@@ -220,7 +223,7 @@ def _attempt(
 
 
 def _polish(space: Basis, pool: Pool, first: Stage) -> _Solution:
-    """Return the best of a pool, fitted to the gradient at its own precision."""
+    """Return the best solution of a pool, after a fit at the full precision of the gradient."""
     q, labels = pool[0][:8], pool[1][:8]
     for stage, steps in ((first, 15), (Stage(32 * max(space.white.noise.computed, OWN), 1.0), 25)):
         equations = Equations(space, stage)
@@ -234,7 +237,7 @@ def _polish(space: Basis, pool: Pool, first: Stage) -> _Solution:
 def _climb_ladder(
     white: White, counts: Tensor | None, generator: torch.Generator
 ) -> Iterator[_Solution]:
-    """Yield the solution of the last rung, and before it that of the last rung that holds if it is another."""
+    """Yield the solution of the last rung that holds, then that of the last rung if it is a different one."""
     rungs = list(climb(white, counts, generator))
     held = [rung for rung in rungs if rung.holds][-1:]
     for rung in held if rungs[-1:] == held else held + rungs[-1:]:
@@ -245,7 +248,7 @@ def _climb_ladder(
 
 
 def _affordable_starts(space: Basis, count: int) -> int:
-    """Return the number of starts that need about the same work at every size."""
+    """Return the number of starts, chosen so that a step takes about the same work at every batch size."""
     products = len(space.rows) * (count * space.rank) ** 2
     return max(4, min(STARTS, int(WORK / products)))
 
@@ -306,8 +309,8 @@ def _result(solution: _Solution, counts: Tensor | None) -> Unmixed:
 def _errors(solution: _Solution, q: Tensor) -> Tensor:
     """Return the standard errors (n,) of the features' norm.
 
-    They combine the error of q from (J'J)^-1, the error of the directions, and that of unseen
-    directions.
+    They combine three errors: that of q from (J'J)^-1, that of the directions, and that of
+    directions below the noise.
     """
     space, equations = solution.basis, solution.equations
     n, m = solution.fits.points.shape[1:]
@@ -316,7 +319,7 @@ def _errors(solution: _Solution, q: Tensor) -> Tensor:
     lean = columns.square().sum() * (q / space.values).square().sum(1)
     if n > space.rank:
         # Examples that share directions can also differ in directions that cancel. These
-        # differences are taken as large as in the weakest direction seen.
+        # differences are assumed to be as large as in the weakest known direction.
         lean = lean + (n - space.rank) * (q.var(0) * right.square().sum(1)).min()
     if m == 0:
         return lean.sqrt() if n == 1 else torch.full_like(lean, math.inf)

@@ -1,9 +1,9 @@
-"""Directions a for which the outputs unit @ a are sparse: sampling, reweighted descent, and proof of a direction.
+"""Directions a whose outputs unit @ a are sparse: how they are sampled, refined and proven.
 
-A direction of one example is 0 on every output that the example leaves below zero. The layer is
-linear, so a plane separates these outputs from the others: an h with [W, b] h > 0 exactly on the
-others exists. Zeros and known weights therefore describe the same pattern, and each corrects the
-other.
+The direction of an example has output 0 wherever the example leaves the layer's output below zero.
+The layer is linear, so a plane separates these outputs from the others: for some h, [W, b] h > 0
+holds exactly at the others. The zeros and the known weights therefore describe the same pattern,
+and each can correct the other.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ JITTER = 1e-13
 GAIN = 6.0
 """Slope of the logistic function per standard deviation: how strongly the known weights count."""
 FINEST = 1e-4
-"""Last width of the annealing, for outputs of size 1. The noise replaces it if it is larger."""
+"""Last width of the descent, for outputs of size 1. If the noise is larger, the noise is used."""
 SETTLING = 6
-"""Steps of the final solve from the zeros."""
+"""Number of steps of `settle`."""
 MARGIN_STEPS = 16
-"""Newton steps of the classifier."""
+"""Number of Newton steps of the classifier in `sortable`."""
 LENGTHS = (1.0, 0.6, 0.35, 0.2, 0.1, 0.03)
 """Step lengths of its line search."""
 RIDGE = 1e-6
@@ -40,7 +40,7 @@ def randn(generator: torch.Generator, *shape: int) -> Tensor:
 def null_vectors(
     factors: Factors, count: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> Tensor:
-    """Return directions (count, B), each 0 on B - 1 outputs drawn at random (the paper's submatrices).
+    """Return directions (count, B), each with B - 1 random outputs that are 0.
 
     Args:
         factors: The factorization of the gradient.
@@ -69,7 +69,7 @@ def solve(gram: Tensor, vectors: Tensor) -> Tensor:
 
 
 class Products:
-    """Weighted sums of the outer products of rows (m, B) with themselves. Each is symmetric, so half is stored."""
+    """Outer products of rows (m, B) with themselves, for weighted sums. They are symmetric, so half is stored."""
 
     def __init__(self, rows: Tensor) -> None:
         size = rows.shape[1]
@@ -100,9 +100,9 @@ def descend(
         factors: The factorization of the gradient.
         starts: (N, B), initial directions a.
         steps: Number of steps.
-        widest: First value of e.
-        planes: (m, r), an orthonormal basis of the patterns that the known weights allow. The
-            weights lean towards it.
+        widest: First value of the width e.
+        planes: (m, r), an orthonormal basis of the patterns that the known weights allow. Outputs
+            that this basis places below zero get larger weights.
         weights: (N, m), weights of the first step.
     """
     unit, products, found = factors.unit, Products(factors.unit), starts
@@ -118,17 +118,21 @@ def descend(
 
 
 def probability_below(pattern: Tensor, planes: Tensor) -> Tensor:
-    """Return how likely each output (N, m) is below zero, from a pattern that is high where it seems above."""
+    """Return the probability (N, m) that each output is below zero.
+
+    The pattern is high at outputs that seem above zero.
+    """
     value = pattern @ planes @ planes.T
     return torch.sigmoid(-GAIN * value / value.std(dim=1, keepdim=True))
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """Patterns of pre-activations that remain for other examples: p with p . a = 0 for each direction a found.
+    """Patterns p of pre-activations that other examples can have.
 
     Args:
-        planes: (m, r), basis of the pre-activations.
+        planes: (m, r), basis of the pre-activations that p gives. Each p satisfies p . a = 0 for
+            each direction a found.
         back: (r, B), map from coordinates in this basis to p.
     """
 
@@ -137,7 +141,7 @@ class Allowed:
 
     @classmethod
     def beside(cls, factors: Factors, found: Tensor) -> Allowed:
-        """Return the patterns that remain beside the directions `found` (k, B), k < B."""
+        """Return the patterns that are possible besides the directions `found` (k, B), k < B."""
         size = factors.batch
         free = torch.eye(size, dtype=found.dtype)
         if len(found):
@@ -159,7 +163,7 @@ class Allowed:
 
 
 def settle(factors: Factors, found: Tensor) -> Tensor:
-    """Return the directions (N, B), solved again from the outputs that are zero within their noise.
+    """Return the directions (N, B), solved again from their outputs that are zero within the noise.
 
     The first steps use Cauchy weights, so that an output that is small but not zero loses its
     influence. The last step weighs all zeros equally.
@@ -179,10 +183,11 @@ def settle(factors: Factors, found: Tensor) -> Tensor:
 
 
 def sortable(planes: Tensor, zero: Tensor) -> Tensor:
-    """Return the fraction (N,) of outputs that one of the planes (m, r) sorts correctly into zero (N, m) and not zero.
+    """Return the fraction (N,) of outputs that a plane sorts as the mask `zero` (N, m) does.
 
-    The planes come from a squared-hinge classifier, fitted by Newton's method with a line search.
-    Only a true pattern can be sorted completely.
+    The plane lies in the span of `planes` (m, r). It is that of a squared-hinge classifier, fitted
+    by Newton's method with a line search. A plane can separate zero and other outputs completely
+    only for a true pattern.
     """
     basis = planes * zero.shape[1] ** 0.5
     sign = 1 - 2 * zero.double()

@@ -59,7 +59,7 @@ class Tail:
         return weight.detach()
 
     def deltas(self, features: Tensor, label: int) -> Tensor:
-        """Return the gradient (N, O) at the layer's output that each example of this label adds to the batch's."""
+        """Return the part (N, O) that each example, with this label, adds to the batch's gradient at the output."""
         output = self.outputs(features).requires_grad_()
         stand_in = spread(unit_shape(self.domain), len(features), features)
         hook = self.layer.register_forward_hook(lambda *_: output)
@@ -74,7 +74,7 @@ class Tail:
         return delta * self.contribution.factor(len(features), label)
 
     def depth(self, features: Tensor) -> Tensor:
-        """Return how far below 0 the outputs (N, O) lie that pass no gradient back for any label, and 0 elsewhere."""
+        """Return the distance (N, O) below 0 of each output without a gradient, and 0 for the other outputs."""
         passed = [
             self.deltas(features, label) != 0 for label in range(min(2, self.contribution.classes))
         ]
@@ -82,7 +82,7 @@ class Tail:
         return depth
 
     def explain(self, features: Tensor, deltas: Tensor) -> Explanation:
-        """Return the label of each example under which it would cause its delta (N, O) best.
+        """Return, for each example, the label that predicts its delta (N, O) best.
 
         Misfits are relative to delta.
         """

@@ -17,11 +17,11 @@ from leakgauge.analytic.unmixing_starts import relative_weights
 from leakgauge.analytic.whitening import Basis
 
 KEEP = 24
-"""Number of starts at which no more are dropped."""
+"""Starts are dropped only while there are more than this number."""
 LARGE = 256
-"""Number of unknowns above which the descent follows its best start alone, and ends with it."""
+"""Number of unknowns above which the descent follows only its best start, and ends when that start ends."""
 GAIN = 1 - 1e-6
-"""Factor below which the cost of a start must fall to count as progress."""
+"""A step counts as progress if the cost falls below this factor times the earlier cost."""
 PATIENCE = 12
 """Steps without progress of any start after which a descent ends."""
 
@@ -31,10 +31,11 @@ class Stage:
     """Weights of the equations.
 
     Args:
-        fraction: Error of a direction, as a fraction of its size, besides noise of 1.
+        fraction: Assumed error of a direction, as a fraction of its size, in addition to noise of
+            1.
         prior: Weight of the prior. It is divided by the prior's width.
-        logs: Whether the logarithms of the column sums of the probabilities are equations too.
-            Their slope never vanishes.
+        logs: Whether the logarithms of the column sums of the probabilities are additional
+            equations. Their slope never vanishes.
     """
 
     fraction: float
@@ -135,7 +136,10 @@ class Equations:
         return Fits(points, labels, cost + pull.square().sum((1, 2)), gradient, normal)
 
     def logarithms(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log sum_i p_i minus its known value (S, R), 0 for unclear sums, and its slope (S, R, n m)."""
+        """Return log sum_i p_i minus its known value (S, R), and its slope (S, R, n m).
+
+        Both are 0 for sums below the noise.
+        """
         basis = self.basis
         sums = (basis.white.sums + targets.sum(1))[:, basis.rows]
         clear = (sums > 10 * basis.noise).double()
@@ -157,8 +161,8 @@ class Equations:
         if now.points.shape[2] == 0:
             return now
         damping = torch.full((len(q),), 1e-2, dtype=torch.float64)
-        # Steps of large systems are expensive, and their first starts are close. The descent
-        # follows the best start alone.
+        # Steps of large systems are expensive, and their starts are already close. So only the best
+        # start is followed.
         large = now.gradient.shape[1] > LARGE
         halve, keep = (halve // 4, 1) if large else (halve, KEEP)
         idle = 0
@@ -180,7 +184,7 @@ class Equations:
 
 
 def _step(now: Fits, damping: Tensor) -> tuple[Tensor, Tensor]:
-    """Return damped Gauss-Newton steps (S, n m), scaled by the diagonal (Marquardt), and which of them exist."""
+    """Return damped Gauss-Newton steps (S, n m), scaled by the diagonal (Marquardt), and a mask of the valid ones."""
     size = now.normal.diagonal(dim1=1, dim2=2).clamp_min(1e-300).rsqrt()
     scaled = now.normal * size.unsqueeze(2) * size.unsqueeze(1)
     scaled.diagonal(dim1=1, dim2=2).add_(damping.unsqueeze(1))

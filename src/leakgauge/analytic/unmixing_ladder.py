@@ -1,9 +1,9 @@
-"""Softmax unmixing by a falling noise floor, the loudest examples first (deflation, as a homotopy).
+"""Softmax unmixing with a noise floor that falls step by step: the loudest examples come first.
 
-A trained network leaves gradients of size 1 and of 1e-8 in one batch. Above a high floor the
-loudest example stands alone, and its equation is easy to solve. The floor then falls by FACTOR from
-rung to rung, and the next examples appear. Each rung tries one more example of each label that is
-left, and fits all again.
+This is deflation in the form of a homotopy. In one batch of a trained network, some gradients have
+size 1 and others 1e-8. Above a high floor only the loudest example remains, and its equation is
+easy to solve. The floor then falls by FACTOR from rung to rung, and the next examples appear above
+it. Each rung tries one more example of each label that may be left, and fits all examples again.
 
 A rung holds if its examples explain all of the gradient above its floor. The last rung that holds
 gives the examples that can be recovered.
@@ -29,21 +29,21 @@ FACTOR = 4.0
 KEEP = 6
 """Solutions kept from rung to rung."""
 HOLDS = 20.0
-"""Squared residual for each degree of freedom, in units of the floor, up to which a rung holds."""
+"""A rung holds up to this squared residual for each degree of freedom, in units of the floor."""
 MISSED = 6
-"""Rungs in a row that do not hold after which the climb ends."""
+"""The climb ends after this number of consecutive rungs that do not hold."""
 EXTRA = 3
-"""Examples that a rung may add beyond its directions."""
+"""Number of examples that a rung may add beyond its number of directions."""
 LOOSE, TIGHT = Stage(1e-2, 1e-2), Stage(1e-6, 1e-2)
 """Weights of the first and of the second fit of a rung."""
 DRAWN = 256
-"""Number of places drawn for one more example of a label, from which the best EACH are chosen."""
+"""Number of random places (coordinates) for one more example of a label. The best EACH of them are tried."""
 EACH = 6
 """Number of places tried for one more example of a label."""
 TRIED = 16
 """Labels tried for one more example: the labels with the largest residual."""
 GRID = 41
-"""Distances from the center at which places are drawn."""
+"""Number of distances from the center at which places are drawn."""
 REACH = 20.0
 """Largest loudness of a new example, as a multiple of the floor."""
 
@@ -97,7 +97,7 @@ def _none() -> Tensor:
 
 
 def with_floor(white: White, floor: float) -> White:
-    """Return the same gradient with noise of `floor` added to the noise of each entry."""
+    """Return the same gradient, with noise of size `floor` added to the assumed noise of each entry."""
     rows = (white.rows.square() + floor**2).sqrt()
     _, values, right = torch.linalg.svd(
         white.whole / rows.unsqueeze(1) / white.columns, full_matrices=False
@@ -112,7 +112,7 @@ def _rung(
     floor: float,
     generator: torch.Generator,
 ) -> Rung:
-    """Return the solutions fitted at this floor, with the examples added that explain the gradient above it."""
+    """Return the solutions at this floor, extended by examples until they explain the gradient above it."""
     batch = space.white.layer.batch
     fitted = _Fitting(space)
     enough = [candidate for candidate in candidates if len(candidate[1]) >= space.rank]
@@ -188,7 +188,7 @@ def _one_more(
     floor: float,
     generator: torch.Generator,
 ) -> Candidate:
-    """Return starts (S, n + 1, K) with one more example of each label that may be left, and their labels."""
+    """Return starts (S, n + 1, K) and their labels. Each start has one more example, of a label that may be left."""
     q, labels = candidate
     white, link = space.white, space.white.link
     delta = link.value(q @ space.logits.T + white.offset) - link.targets[labels]
@@ -212,14 +212,14 @@ def _one_more(
 def _places(
     space: Basis, rest: Tensor, label: int, floor: float, generator: torch.Generator
 ) -> Tensor:
-    """Return coordinates (EACH, K) for one more example of a label, about as loud as the floor, by least residual."""
+    """Return the coordinates (EACH, K) with the least residual for one more example of a label."""
     white, link = space.white, space.white.link
 
     def delta_of(q: Tensor) -> Tensor:
         delta: Tensor = link.value(q @ space.logits.T + white.offset) - link.targets[label]
         return delta
 
-    # Draw outward from the center, towards outputs that make this label certain. Examples are quiet
+    # The directions lean towards outputs that make this label certain, because examples are quiet
     # there.
     sure = space.across(space.logits[label] - space.logits.mean(0))
     sure = sure / sure.norm().clamp_min(1e-300)
@@ -236,8 +236,8 @@ def _places(
     places = line[(loud - aim).abs().argmin(0), torch.arange(DRAWN)]
     total = rest[label] @ space.unit
     if total < 0:
-        # If an example is alone with its label, its features are the label's row divided by the
-        # row's sum.
+        # If only one example has this label, its features are the label's row of the gradient,
+        # divided by the row's sum.
         alone = rest[label] / total - space.center
         alone = alone / (alone.norm() / (FAR * space.width)).clamp_min(1)
         places = torch.cat([space.on_constraint(space.center + alone).unsqueeze(0), places])

@@ -2,11 +2,12 @@
 
 The functions are:
 
-- `moments`: To second order in the spread of the outputs, the gradient is linear in group means and
-  the common scatter of the features. A rotation stays open and is drawn.
+- `moments`: To second order in the spread of the outputs, the gradient is linear in the mean
+  features of each class and their common scatter. These leave a rotation free, which is drawn at
+  random.
 - `tables`: Probabilities are drawn with the column sums that the bias's gradient gives.
-- `peeling`: The features of the loudest example are its label's row of the gradient, divided by its
-  sum. It is subtracted, and the next follows.
+- `peeling`: The features of the loudest example are its label's row of the gradient, divided by the
+  row's sum. The example's part is subtracted, and the next example follows.
 - `multisets`: The labels that a batch can have, if they are not known.
 - `hops`: Neighbors of solutions, by rotation within a few examples, exchange, and jitter.
 
@@ -33,7 +34,7 @@ FAR = 2.0
 
 
 def moments(basis: Basis, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return `count` starts (count, n, K) with the group means and randomly rotated scatter of second order.
+    """Return `count` starts (count, n, K), randomly rotated, from class means and scatter.
 
     `labels` (n,) are sorted.
     """
@@ -61,7 +62,10 @@ def moments(basis: Basis, labels: Tensor, count: int, generator: torch.Generator
 
 
 def _second_order(basis: Basis, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return group means (g, K), total scatter (K, K), classes (g,) and each label's group (n,), by least squares."""
+    """Return class means (g, K), scatter (K, K), classes (g,) and each label's class index (n,).
+
+    They are fitted by least squares.
+    """
     link, white, rank = basis.white.link, basis.white, basis.rank
     classes, group = torch.unique(labels, return_inverse=True)
     sizes = one_hot(group).double().sum(0)
@@ -118,7 +122,10 @@ def tables(basis: Basis, labels: Tensor, count: int, generator: torch.Generator)
 
 
 def peeling(basis: Basis, labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return `count` starts (count, n, K), the loudest labels first, with jitter and random order of similar labels."""
+    """Return `count` starts (count, n, K), built from the loudest label on.
+
+    Jitter and a random order of similar labels vary them.
+    """
     link, n, every = basis.white.link, len(labels), torch.arange(count)
     rest = (basis.white.whole / basis.white.columns) @ basis.right.T
     rest = rest.expand(count, *rest.shape).clone()
@@ -178,7 +185,7 @@ def hops(
 
 
 def _rotate(some: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a few rows (s, K), rotated among each other. Their mean and scatter stay."""
+    """Return a few rows (s, K), rotated among each other. Their mean and scatter do not change."""
     s = len(some)
     frame = _normal((s, s), generator)
     frame[:, 0] = 1
@@ -190,7 +197,7 @@ def _rotate(some: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def multisets(white: White, counts: Tensor | None, size: int) -> Iterator[Tensor]:
-    """Yield sorted labels (size,) that the column sums allow, likeliest first, within `counts` (C,) if known."""
+    """Yield sorted labels (size,) that fit the column sums, and `counts` (C,) if known, likeliest first."""
     classes = len(white.sums)
     if counts is not None and size == int(counts.sum()):
         yield torch.repeat_interleave(torch.arange(classes), counts.long())
@@ -225,7 +232,7 @@ def multisets(white: White, counts: Tensor | None, size: int) -> Iterator[Tensor
 
 
 def relative_weights(basis: Basis, fraction: float) -> Tensor:
-    """Return one weight (K,) for each direction, for noise of 1 and an error of `fraction` times its own size."""
+    """Return one weight (K,) for each direction, given noise of 1 and an error of `fraction` of its size."""
     size = basis.values.square() / len(basis.white.rows)
     weights: Tensor = (1 + fraction**2 * size).rsqrt()
     return weights

@@ -1,4 +1,4 @@
-"""Linear views of signals that make the signals of different examples more independent."""
+"""Linear maps, or views, after which the signals of different examples are more independent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 FAINT = 1e-12
-"""Mean square of a view, relative to the strongest, below which it is only rounding."""
+"""A view whose mean square, relative to the strongest view's, is below this value holds only rounding."""
 
 
 def centered(signals: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def centered(signals: Tensor) -> Tensor:
 def edges(images: Tensor, axes: Tensor) -> Tensor:
     """Return differences (n, N) of neighboring pixels of images (n, C, H, W): vertical, horizontal, and both.
 
-    Each of the 3 K views gets the same mean square. Colors vary less than brightness, but are as
+    The views are scaled to equal mean squares. Colors vary less than brightness, but are just as
     independent from image to image.
 
     Args:

@@ -2,8 +2,8 @@
 
 The gradient is `G = B [dW, db] / scale` (C, d + 1). Row i of H (B, d + 1) is h_i = [features, 1] of
 example i. Then `G = D' H`, and row i of D (B, C) is `act(W h_i) - target_i` (`LossLink`). Entries
-of G are rounded in proportion to their size, so large and small rows and columns are equally
-precise. Each is therefore divided by its own noise before the row space is computed.
+of G are rounded in proportion to their size, so small rows and columns are as precise as large
+ones. Each row and column is therefore divided by its own noise before the row space is computed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from torch import Tensor
 from leakgauge.analytic.loss_link import LossLink
 
 FLOOR = 0.3
-"""Columns fainter than this fraction of the rms column are whitened like it, since other examples may excite them."""
+"""Columns fainter than this fraction of the root mean square are scaled as if they had this size.
+
+Other examples may excite them more.
+"""
 OWN = 2.0**-50
 """Relative rounding of our own arithmetic, of several float64 operations in a row."""
 MOST_ROWS = 192
-"""Largest number of classes whose rows enter the fit. The softmax includes all classes."""
+"""Largest number of classes whose rows enter the fit. The softmax always includes all classes."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class White:
         link: The loss.
         whole: G (C, D), with D = d + 1 columns if the bias's gradient is shared, else d.
         weights: (C, D), the layer's weight and bias, divided by the temperature.
-        offset: (C,), a bias that is not among the weights.
+        offset: (C,), the bias divided by the temperature, if its gradient is not shared, else 0.
         rows: (C,), noise of the rows.
         columns: (D,), noise of the columns.
         unit: (D,), direction whose product with h is 1, or about 1 without the bias.
@@ -99,7 +102,7 @@ class White:
 
     @property
     def edge(self) -> float:
-        """The largest singular value that noise alone would have."""
+        """The largest singular value that noise alone is expected to have."""
         return math.sqrt(len(self.rows)) + math.sqrt(len(self.columns))
 
     @property
@@ -148,7 +151,7 @@ class Basis:
 
     @property
     def equations(self) -> int:
-        """Number of independent equations. The rows of a softmax layer's gradient sum to 0, which removes one."""
+        """Number of independent equations. A softmax layer's rows of the gradient sum to 0, which removes one row."""
         whole = len(self.rows) == len(self.white.rows)
         lost = 1 if whole and self.white.link.activation == "softmax" else 0
         return (len(self.rows) - lost) * self.rank
@@ -193,8 +196,8 @@ def whiten(layer: Layer, link: LossLink, counts: Tensor | None, noise: Blur) -> 
         columns = size.clamp_min(FLOOR * float(size.square().mean().sqrt()))
         strength = (whole / columns).square().mean(1).sqrt()
         strength = strength.clamp_min(1e-7 * float(strength.max()))
-        # Where the label's own act is near 1, act - target loses all digits below the precision of
-        # 1.
+        # If act is near 1 at the example's label, act - target loses all digits below the precision
+        # of 1.
         present = (sums < 0).double() if counts is None else counts.double().sqrt()
         rows = 4 * max(noise.shared, OWN) * strength + present * max(noise.computed, OWN)
     white = whole / rows.unsqueeze(1) / columns
@@ -207,9 +210,10 @@ def whiten(layer: Layer, link: LossLink, counts: Tensor | None, noise: Blur) -> 
 def estimate_sums(
     layer: Layer, link: LossLink, whole: Tensor, counts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return column sizes (D,), unit (D,) and sums (C,) without the bias, by assuming features of similar norm.
+    """Return column sizes (D,), unit (D,) and sums (C,) if the bias has no gradient.
 
-    The scale makes the mean activations of the classes as equal as possible.
+    Features of similar norm are assumed. The scale makes the mean activations of the classes as
+    equal as possible.
     """
     size = whole.norm(dim=0)
     size = size.clamp_min(FLOOR * float(size.square().mean().sqrt()))
@@ -249,7 +253,8 @@ def basis(white: White, rank: int) -> Basis:
 def chosen_rows(white: White) -> Tensor:
     """Return the classes that enter the fit.
 
-    These are all, or else the likeliest classes of the batch and the clearest others.
+    These are all classes, up to MOST_ROWS. Of more, they are the likeliest classes of the batch and
+    the classes with the largest gradient.
     """
     classes = len(white.rows)
     if classes <= MOST_ROWS:
