@@ -215,8 +215,7 @@ class _Placing:
         return torch.stack(both)[which, torch.arange(len(chosen))], least
 
     def likeliest_places(self, free: Tensor) -> Tensor:
-        """Return the place (O, windows) in each window that best matches an unconstrained delta.
-        """
+        """Return the place (O, windows) in each window that best matches an unconstrained delta."""
         return self.first(self.size[:, :, None] * free[:, self.windows.clamp_min(0)])
 
     def sweep(self, chosen: Tensor, gram: Tensor, products: Tensor) -> Tensor:
