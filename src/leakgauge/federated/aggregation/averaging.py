@@ -12,8 +12,8 @@ from leakgauge.federated.isolation.untouched import value_of
 def is_batch_mean(loss: Loss, classes: int | None) -> bool:
     """Return whether the loss of a batch is the mean of the losses of its two halves.
 
-    A sum over the examples is no mean. A mean that divides by class weights is none either. If the
-    loss takes no class labels, it cannot be tested, and the result is True.
+    The result is False for a sum over the examples, and for a mean that divides by class weights. A
+    loss that takes no class labels cannot be tested. The result is then True.
     """
     if classes is None or classes < 2:
         return True

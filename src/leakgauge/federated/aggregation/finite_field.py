@@ -19,7 +19,7 @@ from leakgauge.core.ranges import Count, Positive
 MODULUS = 2**61 - 1
 """The prime p, a Mersenne prime."""
 MOST_BITS = 48
-"""Most bits of a fixed-point number. Scaling and rounding in float64 keeps 48 bits apart."""
+"""Largest number of bits of a fixed-point number. Scaling and rounding in float64 is exact enough for 48 bits."""
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class FixedPoint:
         return self.clip / self.levels
 
     def check(self, examples: int) -> None:
-        """Raise UpdateError if a sum of `examples` numbers, each the largest, would overflow the field."""
+        """Raise UpdateError if a sum of `examples` numbers, each of the largest magnitude, would overflow the field."""
         if examples * self.levels > MODULUS // 2:
             raise UpdateError(
                 "secure aggregation",

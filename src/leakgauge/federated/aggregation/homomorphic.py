@@ -25,9 +25,14 @@ MOST_BITS = {4096: 109, 8192: 218, 16384: 438}
 From the standard of HomomorphicEncryption.org (2018), for ternary secret keys and classical attacks.
 """
 MOST_UNIT = 40
-"""Largest exponent of the scale, 2^40. Encoding computes in float64, so a larger scale only adds rounding."""
+"""Largest exponent of the scale, which is at most 2^40.
+
+Encoding computes in float64, so a larger scale only adds rounding.
+"""
 SPREADS = 8
-"""Least ratio of half an integer to the standard deviation of the error of CKKS."""
+"""One half, the distance at which rounding goes wrong, must be at least this many standard
+deviations of the error of CKKS.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,8 @@ class Measured:
         decrypt: Time of a key holder, to decrypt the sum.
         encrypted: Bytes of all ciphertexts, as SEAL saves them.
         plain: Bytes of all updates without encryption.
-        off: Largest distance of a decrypted number from an integer. From 1/2 on, rounding is wrong.
+        off: Largest distance of a decrypted number from the nearest integer. Rounding is reliable
+            if it is far below 1/2.
     """
 
     update: Update
@@ -138,8 +144,9 @@ class Measured:
 class HomomorphicEncryption:
     r"""The weighted mean over clients, computed on ciphertexts.
 
-    The server sees only ciphertexts. The clients hold one key pair together and decrypt only the sum.
-    Anyone with the secret key can decrypt every single update. Counts of examples are not encrypted.
+    The server sees only ciphertexts. All clients share one key pair, and decrypt only the sum. But
+    anyone with the secret key can decrypt every single update. The numbers of examples are not
+    encrypted.
 
     .. math::
 

@@ -112,8 +112,8 @@ class Client(Summarized):
         training: The local training. The default, `FedSGD`, shares one gradient.
         defense: The defense that changes the model, the batch, the training or the update. None is
             no defense.
-        trained_on: A list to which each batch is appended that the client trains on, after the
-            defense changed it. None keeps no batch.
+        trained_on: A list. Each batch that the client trains on, as the defense changed it, is
+            appended to this list. None keeps no batch.
 
     Raises:
         SpecificationError: A field has the wrong type, or lies outside its range.
@@ -153,11 +153,11 @@ class Client(Summarized):
 
     @property
     def contributors(self) -> int:
-        """The number of clients whose mean update is shared."""
+        """The number of clients in the shared update. It is 1 for a single client."""
         return 1
 
     def apart(self) -> Client:
-        """Return this client with its own copy of every part except the model.
+        """Return this client with separate copies of all its parts except the model.
 
         Each training makes its own copy of the model.
         """
@@ -167,7 +167,7 @@ class Client(Summarized):
         return replace(self, **own, trained_on=None)
 
     def shared(self) -> AbstractContextManager[None]:
-        """Restore on exit what the code inside changes in the user's objects, classes, functions and globals."""
+        """Return a context that undoes, on exit, all changes inside it to the user's objects, classes and globals."""
         kept = (getattr(self, each.name) for each in fields(self) if each.name != "trained_on")
         return restored(*kept)
 
@@ -188,7 +188,7 @@ class Client(Summarized):
         return model if hidden is None else hidden.shown(model, seeds=seeds.child("defense"))
 
     def draw_orders(self, count: int, *, seeds: Seeds) -> Client:
-        """Return this client with the orders of its local training drawn for `count` examples."""
+        """Return this client with drawn orders of `count` examples for its local training."""
         return replace(
             self, training=with_orders(self.training, count, seeds=seeds.child("client"))
         )
@@ -204,7 +204,7 @@ class Client(Summarized):
     def share_and_remember(
         self, model: nn.Module, batch: Batch, memory: Tensors, *, seeds: Seeds
     ) -> tuple[Update, Tensors]:
-        """Return the update of `share`, and the memory for the next round.
+        """Train as `share` does. Return the update, and the memory for the next round.
 
         The memory holds the state of the defense. It also holds the sum of all updates of the
         parameters that stay the client's own.
@@ -228,8 +228,9 @@ class Client(Summarized):
     def own_model(self, model: nn.Module, memory: Tensors, *, rate: float) -> nn.Module:
         """Return this client's network: the server's `model` with the client's own parameters.
 
-        The sum of their updates in `memory` moves these parameters. A weight difference is added. A
-        gradient is subtracted, times `rate`. If the memory holds no update, `model` itself is returned.
+        Only the client's own updates move these parameters. `memory` holds the sum of these
+        updates. A weight difference is added to the parameters. A gradient is subtracted, times
+        `rate`. If the memory holds no update, `model` itself is returned.
         """
         gathered = {n.removeprefix(OWN): t for n, t in memory.items() if n.startswith(OWN)}
         scale = 1.0 if self.training.kind == "delta" else -rate
@@ -238,14 +239,15 @@ class Client(Summarized):
     def statistics(self, model: nn.Module, batch: Batch, *, seeds: Seeds) -> Tensors:
         """Return the running statistics of BatchNorm layers after the training in `share`, by name.
 
-        These are the layers in train mode. A defense of the update does not change their statistics.
+        Only layers in train mode are included. A defense that changes the update does not change
+        these statistics.
         """
         with carry_statistics(model) as after:
             self._trained(model, batch, seeds)
         return after()
 
     def _trained(self, model: nn.Module, batch: Batch, seeds: Seeds) -> Update:
-        """Return the update before `on_update` of the defense. It is equal for equal seeds."""
+        """Return the update before the defense's `on_update`. Equal seeds give equal updates."""
         inputs, targets, defense = batch.inputs, batch.targets, self.defense
         training = with_orders(self.training, len(batch), seeds=seeds.child("client"))
         seeds = seeds.child("defense")
@@ -271,7 +273,7 @@ class Client(Summarized):
         check_batch(batch, self.domain, self.classes)
         model, own = audited(self.model), self.apart()
         check_finite(model)
-        # An error is raised as one clear line. Warnings on the way would only distract from it.
+        # Warnings would distract from the error message, which is one clear line.
         with (
             self.shared(),
             warnings.catch_warnings(),
@@ -292,7 +294,7 @@ def kept_local(defense: Defense | None, names: Iterable[str]) -> frozenset[str]:
 
 @contextmanager
 def fitting(model: nn.Module, inputs: Tensor, targets: Tensor) -> Iterator[None]:
-    """Raise any exception of the user's code as a ModelError, which says that the parts do not fit together."""
+    """Raise each exception of the user's code as a ModelError, which says that model, loss and data do not fit."""
     try:
         yield
     except (LeakGaugeError, KeyboardInterrupt):

@@ -117,7 +117,7 @@ class Gossip:
         """Run `rounds` rounds, and return the models and messages of all nodes.
 
         Args:
-            client: The client that all nodes equal, except for their batches.
+            client: The client that all nodes copy. The nodes differ only in their batches.
             model: The first model of all nodes.
             batches: The batch of each node. A node uses its whole batch in each step.
             rounds: Number of rounds T.

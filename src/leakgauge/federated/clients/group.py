@@ -37,7 +37,8 @@ class Group(Client):
         trained_on: A list to which the batches after the defense are appended, see `Client`.
         clients: Number of clients, at least 1.
         aggregation: The rule that combines the updates.
-        each: The local training of each client, once the orders of examples are drawn.
+        each: The local training of each client, with drawn orders of examples. Empty if no orders
+            are drawn yet.
 
     Example:
         >>> import leakgauge as lg
@@ -53,7 +54,7 @@ class Group(Client):
 
     @classmethod
     def of(cls, client: Client, clients: int, aggregation: Aggregation) -> Group:
-        """Return a group of `clients` clients that equal `client`."""
+        """Return a group of `clients` copies of `client`."""
         same = {each.name: getattr(client, each.name) for each in fields(Client)}
         return cls(**same, clients=clients, aggregation=aggregation)
 
@@ -92,8 +93,9 @@ class Group(Client):
     def protocol(self) -> LocalTraining:
         """The map from the whole batch to the aggregate.
 
-        It is one gradient of all examples under three conditions. Each client shares one gradient, no
-        module is in train mode, and the loss is a mean over the examples. Otherwise it is `aggregated`.
+        The map is one gradient of all examples if three conditions hold. Each client shares one
+        gradient, no module is in train mode, and the loss is a mean over the examples. Otherwise
+        the map is `aggregated`.
         """
         apart = not any(module.training for module in self.model.modules())
         single = isinstance(self.training, SingleGradient) and apart

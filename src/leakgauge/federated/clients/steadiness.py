@@ -1,4 +1,4 @@
-"""A check that a model gives equal results each time: client and simulation must agree."""
+"""A check that a model gives the same update each time, so that client and simulation agree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from leakgauge.federated.training.fedsgd import FedSGD, local_update
 EQUAL_WITHIN = 1e-5
 """Largest relative difference that counts as rounding. Threads may add numbers in any order."""
 PROBED = 2
-"""Number of examples for a probe of the library's own training. A user's training gets the whole batch."""
+"""Number of examples in each evaluation, for a training of this library. A user's own training gets the whole batch."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,7 +36,8 @@ class Steadiness(Summarized):
         client: The client.
         model: Its model.
         batch: Its batch.
-        first: The update before the client trains, computed on a copy of the model.
+        first: The update that was computed first, on a copy of the model, before the client
+            trained.
         reason: Why evaluations differ, in one line, or None if they agree so far.
     """
 
@@ -48,7 +49,7 @@ class Steadiness(Summarized):
 
     @classmethod
     def of(cls, client: Client, model: nn.Module, batch: Batch) -> Steadiness:
-        """Evaluate twice on one copy of `model`, and compare."""
+        """Compute the update twice on one copy of `model`, and return the comparison."""
         # The state is restored, because the client's training must start from the state that the
         # adversary gets.
         with client.shared(), restored(model):
@@ -57,7 +58,10 @@ class Steadiness(Summarized):
             return cls(client, model, batch, first, describe_write(twin, model))._compared(twin)
 
     def after(self) -> str | None:
-        """Evaluate once more. Return why client and simulation may differ, or None if they agree."""
+        """Compute the update once more, on a new copy.
+
+        Return why client and simulation may differ, or None if they agree.
+        """
         return self._compared(deep_copy(self.model)).reason
 
     def _compared(self, model: nn.Module) -> Steadiness:

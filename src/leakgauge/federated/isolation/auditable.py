@@ -12,7 +12,7 @@ from leakgauge.federated.isolation.layouts import is_finite
 
 
 def audited(model: nn.Module) -> nn.Module:
-    """Return a copy of a user's model, without wrappers, for client and adversary.
+    """Return a copy of a user's model without wrappers, for use by client and adversary.
 
     Raises:
         ModelError: The model is lazy, has no values (device meta), is compiled to TorchScript, or

@@ -1,4 +1,7 @@
-"""Probes: runs of a user's module on generated inputs. A failure there is a reason, not a crash."""
+"""Probes: runs of a user's module on generated inputs.
+
+If a probe fails, the method is inapplicable, and the audit goes on.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def doubled(model: nn.Module) -> nn.Module:
 
 
 def single(output: Any) -> Tensor:
-    """Return a model's output, or raise ProbeError unless it is one tensor."""
+    """Return a model's output unchanged. Raise ProbeError unless it is one tensor."""
     if not isinstance(output, Tensor):
         raise ProbeError(f"the model returns a {type(output).__name__}, not one tensor")
     return output

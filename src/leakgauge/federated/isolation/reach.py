@@ -37,7 +37,7 @@ from leakgauge.federated.isolation.layouts import is_dense
 _NUMBERS = (bool, int, float, complex, np.number, np.bool_)
 _ATOMS = (*_NUMBERS, type(None), torch.dtype, torch.device, torch.Size)
 _TEXT = 8
-"""Fewest characters of a text that is yielded. A shorter one holds no recognizable numbers."""
+"""Fewest characters of a text that is yielded. A shorter text cannot hold recognizable numbers of a batch."""
 _LIBRARY = tuple(
     path
     for key in ("stdlib", "platstdlib", "purelib", "platlib")
@@ -84,7 +84,8 @@ def reached(root: object, name: str, *, skipped: Sequence[object] = ()) -> Itera
 def _key(value: Any) -> int:
     """Return a number that identifies an object: its identity, or the address of a storage's memory.
 
-    Each access to a storage creates a new Python object, so its identity would not do.
+    Each access to a storage creates a new Python object, so its identity does not identify the
+    storage.
     """
     return -value.data_ptr() if isinstance(value, torch.UntypedStorage) else id(value)
 

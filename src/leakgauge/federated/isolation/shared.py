@@ -28,7 +28,7 @@ from leakgauge.federated.isolation.layouts import bits_of, is_dense
 from leakgauge.federated.isolation.reach import comes_installed, globals_of, reached
 
 LARGEST = 1 << 24
-"""Largest array that is copied and restored, in bytes. Larger ones are only searched for the batch."""
+"""Largest array that is copied and restored, in bytes. Larger arrays are not restored, only searched for the batch."""
 _OF_FUNCTION = ("__code__", "__defaults__", "__kwdefaults__", "__doc__", "__name__", "__qualname__")
 _OF_CLASS = ("__name__", "__qualname__")
 _STATES: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
@@ -71,14 +71,14 @@ def restored(*objects: object) -> Iterator[None]:
     try:
         yield
     finally:
-        # Caches come last. The dictionary inside a cache is restored too, and must not be refilled after
-        # the cache was cleared.
+        # Caches are cleared last. Restoring the dictionary inside a cache would otherwise fill the
+        # cleared cache again.
         for each in undo + caches:
             each()
 
 
 def _undoings(value: Any, modules: set[int]) -> Iterator[Callable[[], None]]:
-    """Yield functions that restore the present state of an object."""
+    """Yield functions that restore an object to its state at the time of this call."""
     if isinstance(value, type):
         yield from () if comes_installed(value) else (_of_class(value),)
         return
@@ -234,7 +234,8 @@ def _of_variable(value: ContextVar[Any]) -> Callable[[], None]:
     before = value.get(nothing)
 
     def undo() -> None:
-        # Only the token of its setter can empty a context variable, so None stands for no value.
+        # A context variable can be emptied only with the token of the call that set it. So None
+        # stands for no value.
         if value.get(nothing) is not before:
             value.set(None if before is nothing else before)
 

@@ -1,1 +1,1 @@
-"""Layers that need care in local training: dropout, BatchNorm and bottlenecks. Also checks of a loss's targets."""
+"""Layers with special rules in local training: dropout, BatchNorm and bottlenecks. Also a check of a loss's targets."""

@@ -33,7 +33,7 @@ _ATTENTION = {
     functional.scaled_dot_product_attention: 4,
     functional.multi_head_attention_forward: 10,
 }
-"""Functions that draw masks inside, with the position of their argument dropout_p."""
+"""Functions that draw masks internally, with the position of their argument `dropout_p`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _mask_shape(func: Callable[..., Any], inputs: Tensor) -> tuple[int, ...] | N
 
 
 class Still(DropoutMode):
-    """A mode in which dropout returns its input unchanged. `calls` lists the masks that were not drawn."""
+    """A mode in which dropout returns its input unchanged. `calls` lists the calls that would have drawn a mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,9 +181,9 @@ def tensor_like_inputs(observation: Observation) -> Tensor:
 def mean_network(observation: Observation) -> Observation:
     """Return the observation with a model that draws no dropout masks and no bottleneck codes.
 
-    If the model draws neither, the observation is returned unchanged. All other layers keep their mode.
-    With new masks or codes in each step, simulated updates would differ by chance, and a descent would
-    follow that chance.
+    If the model draws neither, the observation is returned unchanged. All other layers keep their
+    mode. With new masks or codes in each step, simulated updates would differ by chance, and a
+    descent would follow this noise.
     """
     if is_sampling(observation.model):
         return mean_network(_mapped(observation, at_mean))

@@ -54,8 +54,8 @@ def check_placed(before: nn.Module, after: nn.Module, domain: Domain, defense: s
 def find_moved(before: Tensors, after: Tensors) -> list[str]:
     """Return the new names of the parameters that a defense moved, or of all new ones if it moved none.
 
-    A layer that a defense adds may have a gradient in any case, for example of a KL term. A layer that
-    the defense moved behind it has a gradient only if the output depends on it.
+    A layer that a defense adds can have a gradient in any case, for example from a KL term. The
+    layer that the defense moved behind it has a gradient only if the output depends on that layer.
     """
     fresh = [name for name in after if name not in before]
     gone = [tensor for name, tensor in before.items() if name not in after]

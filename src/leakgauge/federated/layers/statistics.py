@@ -90,8 +90,8 @@ def check_normalizers(model: nn.Module) -> None:
 def carry_statistics(model: nn.Module) -> Iterator[Callable[[], Tensors]]:
     """Carry the running statistics of `model` from step to step inside, as a client's training does.
 
-    Without this, each step of local training starts from the model's own buffers. No update in train
-    mode depends on these buffers. The model's own buffers do not change.
+    Without this context, each step of local training starts from the model's own buffers. An update
+    in train mode does not depend on these buffers. The model's own buffers do not change.
 
     Yields:
         A function that returns copies of the buffers of `normalizers` after the last step, by name.
@@ -149,7 +149,7 @@ def batch_statistics(model: nn.Module, after: Tensors) -> dict[str, Moments]:
 
 
 def running_moments(model: nn.Module) -> dict[str, Moments]:
-    """Return the running moments of the model's BatchNorm layers, by name: those of its training data."""
+    """Return the running moments of the model's BatchNorm layers, by name. They describe its training data."""
     found = {}
     for name, layer in normalizers(model, training=False).items():
         mean, variance = layer.running_mean, layer.running_var
@@ -167,10 +167,10 @@ def steps_between(name: str, layer: BatchNorm, after: Tensors) -> int:
 
 
 def middle(momentum: float | None, steps: int) -> float:
-    """Return where along K steps the moments of `batch_statistics` lie, from 0 to 1.
+    """Return the mean position, from 0 to 1, of the K steps in the moments of `batch_statistics`.
 
-    This is `sum_k w_k k / K`, where the weights `w_k` are those of the steps in the moments, with the
-    sum 1.
+    It is `sum_k w_k k / K`. The weight `w_k` is that of step k in the moments. The weights sum to
+    1.
     """
     keep = 1.0 if momentum is None else 1 - momentum
     weights = [keep ** (steps - 1 - k) for k in range(steps)]

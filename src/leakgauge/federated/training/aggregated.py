@@ -20,7 +20,8 @@ class Aggregated(StepsWrapper):
     Args:
         training: The local training of every client.
         clients: Number of clients.
-        each: The local training of each client once orders are drawn, else empty.
+        each: The local training of each client, with drawn orders. Empty if no orders are drawn
+            yet.
     """
 
     clients: int
@@ -33,7 +34,7 @@ class Aggregated(StepsWrapper):
         return tuple(order for training in shuffled for order in training.orders)
 
     def draw_orders(self, count: int, *, seeds: Seeds) -> Aggregated:
-        """Return this training with the orders of each client drawn, for `count` examples in total."""
+        """Return this training with drawn orders for each client, for `count` examples in total."""
         each = tuple(
             with_orders(self.training, size, seeds=seeds.child(f"client/{i}"))
             for i, size in enumerate(self.sizes(count))

@@ -1,7 +1,7 @@
-"""A measurement of a local training: how large is its update, relative to one gradient?
+"""A measurement of the size of a local training's update, relative to one gradient.
 
-A user's local training does not state its steps. But it can be called. Its update on random inputs
-with random labels is compared with the gradient of the loss at the same place.
+A user's local training may not state its steps, but it can be called. Its update on random inputs
+with random labels is compared with the gradient of the loss on the same batch.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def steps_of(observation: Observation) -> LocalSteps | None:
 
 
 def one_gradient(observation: Observation) -> bool:
-    """Return whether the update is one gradient of the loss at the sent model, up to a known factor.
+    """Return whether the update is one gradient at the server's model, up to a known factor.
 
     A proof about one gradient holds only for these updates.
     """
@@ -122,7 +122,7 @@ def gradient_size(observation: Observation) -> float:
 
 
 def calibrate(observation: Observation) -> Calibration:
-    """Return the measured size of the update relative to one gradient of the loss at the sent model."""
+    """Return the measured size of the update, relative to one gradient of the loss at the server's model."""
     training = observation.training
     inner = training.training if isinstance(training, Rounds) else training
     if isinstance(inner, FedSGD):
@@ -157,7 +157,7 @@ def _states_steps(training: LocalTraining) -> TypeGuard[LocalSteps]:
 def _drawn(
     observation: Observation, training: LocalTraining, classes: int, draw: int
 ) -> tuple[float, float]:
-    """Return ratio and cosine of the update and the gradient on one random batch."""
+    """Return the ratio and the cosine between the update and the gradient, on one random batch."""
     # Fixed seeds are enough: the measurement works at any points.
     generator = torch.Generator().manual_seed(draw)
     count = observation.batch_size

@@ -55,7 +55,7 @@ class FedAvg:
 
     Args:
         epochs: Number of passes over the batch, from 1 to 1,000,000.
-        minibatch: Examples of a local step, at least 1. None is the whole batch.
+        minibatch: Number of examples in a local step, at least 1. None is the whole batch.
         learning_rate: Step size, above 0.
         momentum: Factor of the velocity, at least 0. 0 is plain SGD.
         weight_decay: Factor of the weights that is added to the gradient, at least 0.
@@ -99,7 +99,7 @@ class FedAvg:
         return "delta"
 
     def draw_orders(self, count: int, *, seeds: Seeds) -> FedAvg:
-        """Return this training with its orders for `count` examples drawn, if it shuffles."""
+        """Return this training with drawn orders for `count` examples, or unchanged if it does not shuffle."""
         if not self.shuffle:
             return self
         generator = seeds.generator("local order")
@@ -293,7 +293,7 @@ class _Unrolled(torch.autograd.Function):
 
 
 class _Draws:
-    """The state of the generators before a step, so that a model in train mode draws the same numbers again."""
+    """The state of the generators before a step. With it, a model in train mode can draw the same numbers again."""
 
     def __init__(self, device: torch.device) -> None:
         self.devices = [device] if device.type == "cuda" else []

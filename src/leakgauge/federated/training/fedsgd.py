@@ -97,7 +97,7 @@ class FedSGD:
 
 
 def with_orders(training: LocalTraining, count: int, *, seeds: Seeds) -> LocalTraining:
-    """Return the training with its orders for `count` examples drawn, or unchanged if it does not shuffle."""
+    """Return the training with drawn orders for `count` examples, or unchanged if it does not shuffle."""
     return training.draw_orders(count, seeds=seeds) if isinstance(training, Shuffled) else training
 
 

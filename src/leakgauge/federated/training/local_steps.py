@@ -1,4 +1,4 @@
-"""Simpler views of a weight difference of several local steps: one gradient, at one model."""
+"""Approximations of a weight difference by one gradient at one model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from leakgauge.federated.training.rounds import Rounds, parted
 
 
 def as_one_gradient(observation: Observation) -> Observation:
-    """Return the observation as if its update were one gradient at the sent model: `-delta / multiplier`.
+    """Return the observation with its weight difference as one gradient, `-delta / multiplier`.
 
-    For small local steps, this is a good approximation. The residual of a reconstruction shows its
-    error. An observation of a gradient is returned unchanged. If the number of steps is unknown, only
-    the direction of the gradient is right.
+    The gradient is that at the server's model. For small local steps, this is a good approximation.
+    The residual of a reconstruction shows its error. An observation of a gradient is returned
+    unchanged. If the number of steps is unknown, only the direction of the gradient is right.
     """
     training = observation.training
     if training.kind == "gradient":

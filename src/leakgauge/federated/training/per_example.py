@@ -86,5 +86,6 @@ def clipping_scale(tensors: Tensors, norm: float) -> Tensor:
     """Return `min(1, norm / ||g||)` with the norm over all tensors, differentiable, and 1 for zeros."""
     square = torch.stack([t.square().sum() for t in tensors.values()]).sum()
     length = square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-    # Not `norm / length`: the forward derivative of a number over a scalar tensor is in float64.
+    # `norm / length` would not do: in torch, the forward derivative of a number over a scalar
+    # tensor is in float64.
     return (torch.full_like(length, norm) / length).clamp(max=1.0)

@@ -1,4 +1,4 @@
-"""Local training on the same batch in several rounds: one update per round, matched jointly."""
+"""Local training on the same batch in several rounds. The updates of all rounds are matched together."""
 
 from __future__ import annotations
 

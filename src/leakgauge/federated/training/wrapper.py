@@ -71,9 +71,9 @@ class Wrapper(Operator):
 
 
 class StepsWrapper(Wrapper):
-    """A wrapper whose update is a mean over clients, and which states its steps as `LocalSteps` does.
+    """A wrapper whose update is a mean over clients. It states its steps, as `LocalSteps` requires.
 
-    If the wrapped training does not state its steps, they count as one step of size 1.
+    If the wrapped training does not state its steps, it counts as one step of size 1.
     """
 
     def sizes(self, count: int) -> list[int]:
