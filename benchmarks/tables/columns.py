@@ -16,10 +16,15 @@ SECONDS = Column("s", figures.seconds, "median seconds of one attack", compact)
 RESIDUAL = Column(
     "residual",
     figures.median("residual"),
-    "median of the update's distance to the observed update, relative to the observed one",
+    "median of |g - g*| / |g*|, with g the simulated update and g* the observed one",
     fraction,
 )
-CERTIFIED = Column("certified", figures.equal("status", "certified"), "batches certified", ".0f")
+CERTIFIED = Column(
+    "certified",
+    figures.equal("status", "certified"),
+    "batches whose result the attack certifies as exact",
+    ".0f",
+)
 ROWS = Column("n", figures.length, "batches", ".0f")
 
 

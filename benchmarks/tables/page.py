@@ -142,13 +142,14 @@ def written(page: Page, document: Document) -> str:
     parts += page.figures
     if page.plot is not None:
         parts.append(f"![{page.plot.alt}]({document.name}.svg)")
-    for table in tables:
-        parts.append(f"## {table.title}\n\n{table.markdown(with_commits=several)}")
+    if page.notes:
+        parts.append("## How to read it\n\n" + "\n".join(f"- {note}" for note in page.notes))
     words = [
         *legend(tables),
         *(["- **commit**: the commits that measured the line."] if several else []),
     ]
+    # A reader meets the words before the tables that use them.
     parts.append("## Columns\n\n" + "\n".join(words))
-    if page.notes:
-        parts.append("## How to read it\n\n" + "\n".join(f"- {note}" for note in page.notes))
+    for table in tables:
+        parts.append(f"## {table.title}\n\n{table.markdown(with_commits=several)}")
     return "\n\n".join(parts) + "\n"

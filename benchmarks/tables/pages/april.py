@@ -37,8 +37,9 @@ PAGE = Page(
     short="When does a vision transformer's gradient determine its image?",
     theme="Exact attacks",
     done=(
-        "Untrained transformers with learned positions see 8 by 8 patches of 4 pixels of one CIFAR-10 image. "
-        "The closed form runs through the first attention (the paper's) or the patch embedding (ours). "
+        "An untrained transformer with learned position embeddings sees one CIFAR-10 image as 8 x "
+        "8 patches of 4 x 4 pixels. The closed form uses the gradient of the first attention (the "
+        "paper's way) or of the patch embedding (ours). "
         "The control is the same reconstruction scored against the next image."
     ),
     tables=tables,
@@ -49,11 +50,13 @@ PAGE = Page(
     ),
     notes=(
         "`determined` is the attack's own statement, from the ranks of its equations.",
-        "PSNR ends at 200 dB.",
+        "`readout`: the last layer reads the mean over tokens, or the class token. `depth` is the "
+        "number of blocks, `dimension` the length of a token.",
+        "PSNR is capped at 200 dB.",
         "Design (A) of the paper has no normalization before its first attention.",
         "Transformers without skip connections attend to all tokens almost equally. "
         "The singular values of the positional gradient then fall below the precision of float32.",
-        "The optimization variant runs on the same updates, "
-        "with and without a term for the direction of the positional embedding's gradient.",
+        "The optimization (`matching`) runs on the same updates. With `direction`, its objective "
+        "has a term for the direction of the position embedding's gradient.",
     ),
 )

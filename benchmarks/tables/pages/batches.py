@@ -12,7 +12,7 @@ from tables.table import Column, Table, compact, split, tabulate
 
 QUALITY = [count(), *score(), RESIDUAL, SECONDS]
 OPEN = [
-    Column("batches", figures.count("rank"), "batches", ".0f"),
+    Column("batches", figures.count("rank"), "number of batches", ".0f"),
     Column("least rank", figures.least("rank"), "lowest rank of the Jacobian over batches", ".0f"),
     Column(
         "highest rank", figures.most("rank"), "highest rank of the Jacobian over batches", ".0f"
@@ -68,8 +68,9 @@ PAGE = Page(
     short="How well are LeNet's batches of 2, 4 and 8 reconstructed?",
     theme="What leaks",
     done=(
-        "LeNet with sigmoid, CIFAR-10 images with distinct or equal labels. "
-        "Labels are granted without their order. Five batches a line. The rows hold no control."
+        "The model is LeNet with sigmoid, on CIFAR-10 images with distinct or equal labels. Labels "
+        "are granted without their order. Each line of a table summarizes five batches. No control "
+        "was measured."
     ),
     tables=tables,
     plot=Plot(
@@ -78,13 +79,12 @@ PAGE = Page(
         alt="PSNR of each attack by batch size and labels, with quartiles",
     ),
     notes=(
-        "The attack of second order says whether other batches fit: "
-        "a rank below the number of unknowns means that they do (`collisions`).",
-        "Softmax unmixing first reads each example's features from the last layer, then runs "
-        "the attack of second order. "
-        "It runs where labels are equal.",
-        "This benchmark has no blind control. [Repeated labels](repeated_labels.md) attacks "
-        "similar batches beside one.",
+        "The second-order attack reports whether other batches have the same update. They do if "
+        "the rank of the Jacobian is below the number of unknowns (`collisions`).",
+        "Softmax unmixing first recovers each example's features from the last layer, then runs "
+        "the second-order attack. It was run on equal labels only.",
+        "This benchmark has no blind control. [Repeated labels](repeated_labels.md) measures "
+        "similar batches with a control.",
     ),
     takes="1 to 3 min for each run",
 )

@@ -45,17 +45,17 @@ PAGE = Page(
         tables=(0, 1, 2), alt="PSNR of LeNet by what is known of the statistics, with the control"
     ),
     notes=(
-        "In train mode a network normalizes by the batch itself. The update then says little of "
-        "brightness and contrast.",
+        "In train mode a network normalizes by the batch itself. The update then reveals little "
+        "about brightness and contrast.",
         "`withheld`: the attack simulates train mode with the statistics of its own candidate "
         "(BN infer in Huang et al. 2021).",
         "`shared`: the batch's statistics are granted and enter the search as a term. "
-        "Withheld and shared differ in this grant alone.",
+        "Withheld and shared differ only in this grant.",
         "Simulated in eval mode: with the shared statistics (BN exact), or with the model's old "
         "running statistics (BN proxy).",
         "`outsider`: sees successive global models of four clients with one example each.",
         "Five local steps: FedAvg with a rate of 0.1.",
-        "LeNet has two draws a line. ResNet-20 has one, with a search too short for it.",
+        "Each line has two draws of LeNet, or one of ResNet-20. The search is too short for ResNet-20.",
         "The running statistics that a model starts with are those of 32 other images.",
         "Seconds are by the clock, beside several other processes.",
     ),

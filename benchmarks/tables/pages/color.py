@@ -15,11 +15,13 @@ def tables(document: Document) -> list[Table]:
     """Return one table."""
     columns = [
         Column("n", figures.total("images"), "images", ".0f"),
-        Column("red - blue", ratio(0), "energy of brightness over that of the axis red - blue"),
+        Column(
+            "red - blue", ratio(0), "energy of brightness divided by that of the axis red - blue"
+        ),
         Column(
             "red - 2 green + blue",
             ratio(1),
-            "energy of brightness over that of the axis red - 2 green + blue",
+            "energy of brightness divided by that of the axis red - 2 green + blue",
         ),
     ]
     return [tabulate("Energy ratios", document.rows, {"photographs": "set"}, columns)]
@@ -31,7 +33,8 @@ PAGE = Page(
     short="How much less do photographs vary in color than in brightness?",
     theme="Cost and quality of the tool",
     done=(
-        "The energy of the Laplacian of brightness, over that of two color axes, of images halved to 32 by 32 pixels. "
+        "A ratio is the energy of the Laplacian of brightness, divided by that of one of two color "
+        "axes. Images are halved down to 32 x 32 pixels. "
         "The default weights of the smoothness prior come from these ratios. No attack runs, so there is no control."
     ),
     tables=tables,

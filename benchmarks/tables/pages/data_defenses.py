@@ -45,8 +45,8 @@ PAGE = Page(
     short="What do ATS, pixel and patch dropout hide, and from whom?",
     theme="Defenses",
     done=(
-        "LeNet with labels granted, without their order. Both adversaries use the result of one "
-        "search of second order. "
+        "The model is LeNet. Labels are granted without their order. Both adversaries use the "
+        "result of the same second-order search. "
         "The control is the same reconstruction scored against other images of the same labels."
     ),
     tables=tables,
@@ -65,8 +65,9 @@ PAGE = Page(
         "`naive` takes the client's changed images for the private ones.",
         "`adaptive` knows the defense, and undoes or fills in its change in the same search result.",
         "Without a defense there is nothing to know, so there is no adaptive attack.",
-        "The run was cut before its last rows, which are of batches of 2.",
-        "The search is shorter than the attack's default. It still reads undefended LeNet images at more than 60 dB.",
+        "The run was cut before its last rows, which have batches of 2.",
+        "The search is shorter than the attack's default. It still reconstructs undefended LeNet "
+        "images with more than 60 dB.",
     ),
     takes="15 min, on a machine with other processes",
 )

@@ -31,13 +31,13 @@ def tables(document: Document) -> list[Table]:
 
 
 PAGE = Page(
-    title="Decentralized training: what a neighbor reads",
+    title="Decentralized training: what a neighbor learns",
     asks="What does a node of gossip training learn of another node's data?",
-    short="What does a neighbor in gossip training read?",
+    short="What does a neighbor in gossip training learn?",
     theme="Federated protocols",
     done=(
         "8 nodes on a circle with 2 or 4 neighbors each, or a pair, hold one CIFAR-10 image each. "
-        "Node 0 listens for 8 rounds, works out one other node's gradient, and attacks it. "
+        "Node 0 listens for 8 rounds, computes one other node's gradient from the messages, and attacks it. "
         f"The control is {BLIND}."
     ),
     tables=tables,
@@ -46,11 +46,11 @@ PAGE = Page(
         "`start` is the round from which node 0 listens. `degree` is the number of neighbors, "
         "`hops` the distance to the victim.",
         "The rate is the step size of training.",
-        "The error is that of the gradient, relative to the true gradient at the model that was worked out.",
+        "`error` is that of the computed gradient, relative to the true gradient at the computed model.",
         "Where the equations determine a gradient, messages rounded to float32 set its error. "
         "It is larger at small rates.",
         "The MLP is attacked in closed form. LeNet is attacked by L-BFGS with total variation and the label granted.",
-        "An image counts as read from 20 dB on.",
+        "An image counts as recovered at 20 dB or more.",
     ),
     takes="about 9 min, not recorded",
 )

@@ -29,7 +29,8 @@ PAGE = Page(
     theme="What leaks",
     done=(
         "LeNet with sigmoid, one CIFAR-10 image, with the papers' settings and with ours. "
-        "The attacker's objective chooses iterates and restarts. The rows hold no control."
+        "The result is the iterate and the restart with the lowest objective of the attacker. No "
+        "control was measured."
     ),
     tables=tables,
     plot=Plot(

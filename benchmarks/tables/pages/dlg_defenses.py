@@ -116,13 +116,13 @@ PAGE = Page(
     notes=(
         "An image leaks at an MSE of at most 1e-2, which is 20 dB. "
         "A defense stops DLG if fewer than half of the images leak.",
-        "Noise: the naive adversary makes no use of the noise. "
+        "Noise: the naive adversary does not use what is known of the noise. "
         "The adaptive one stops when the known noise explains the rest of the update.",
         "Sparsity: the naive adversary matches a sparse update as if it were whole, like the paper's. "
         "The adaptive one compares the entries that were sent.",
         "Low precision: the adversary knows the format.",
         "The paper calls its noise levels variances. Read in this way, its 1e-2 is a std of "
         "0.1, and its 1e-4 a std of 0.01.",
-        "The run was cut: images 0 to 4 of ten are here. `--resume` continues it.",
+        "The run was cut: the tables hold images 0 to 4 of ten. `--resume` continues it.",
     ),
 )

@@ -61,16 +61,17 @@ PAGE = Page(
         alt="PSNR of the naive and of the adaptive adversary by noise multiplier, with the control",
     ),
     notes=(
-        "`naive` takes the update as one plain gradient. `adaptive` simulates the clipping and "
-        "matches by the noise's own law. "
-        "Without noise it is the naive attack that knows the clipping.",
-        "An image leaks from 20 dB or an SSIM of 0.5 on, if it is also 3 dB above its control.",
-        "Epsilon is that of a client with an equal share of the images, at delta 1e-5. "
+        "`naive` takes the update as one plain gradient. `adaptive` simulates the clipping, and "
+        "its distance is the likelihood of the noise. Without noise, it is the naive attack plus "
+        "the clipping.",
+        "An image leaks if it has at least 20 dB or an SSIM of at least 0.5, and is also 3 dB "
+        "above its control.",
+        "Epsilon holds for a client whose number of images is equal to the others', at delta 1e-5. "
         "The RDP accountant of Opacus computes it, as if examples were drawn by Poisson sampling.",
-        "One round counts every example of the batch, 200 rounds count examples as sampled. "
-        "This is why one round can have the larger epsilon.",
-        "An attack on one round answers to the epsilon of one round.",
-        "Accuracy is that of the training of [the frontier](frontier.md).",
+        "The epsilon of one round assumes that every example of the batch takes part. The epsilon "
+        "of 200 rounds assumes that examples are sampled. So one round can have the larger epsilon.",
+        "Compare an attack on one round with the epsilon of one round.",
+        "Accuracy is measured with the training of [the frontier](frontier.md).",
         "One draw of each batch. The deviation is over images.",
         "The benchmark needs the extra `dp`.",
     ),

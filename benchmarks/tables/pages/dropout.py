@@ -37,9 +37,10 @@ PAGE = Page(
         "`joint` is the Dropout Inversion Attack: masks are variables beside the inputs. "
         "`joint, second order` does this within the attack of second order.",
         "`known masks` grants the client's masks. It is an upper bound that no adversary has.",
-        "The first four ways but second order are signed Adam of 600 steps. These are few: "
-        "known masks do not converge either.",
-        "A residual is that of the way's own simulation. For `drawn anew` it is that of one draw.",
+        "All ways except `joint, second order` run 600 steps of signed Adam. These are few: even "
+        "with known masks, the attack does not converge.",
+        "The residual belongs to the simulation that the attack itself uses. For `drawn anew` it "
+        "belongs to one draw.",
         "One draw of each batch.",
     ),
     takes="half an hour, on a machine with other processes",

@@ -20,9 +20,11 @@ INAPPLICABLE = Column(
 BESIDE = [count(), *score(), LEAST, control(), exact(), CERTIFIED, RESIDUAL, SECONDS]
 DEFENDED = [count(), *score(), LEAST, control(), exact(), INAPPLICABLE]
 FEATURES = [
-    Column("examples", figures.count("error"), "examples", ".0f"),
+    Column("examples", figures.count("error"), "number of examples", ".0f"),
     Column("error", figures.median("error"), "median relative error of the features", compact),
-    Column(f"≤ {READ:g}", figures.below("error", READ), "examples whose features are read", ".0f"),
+    Column(
+        f"≤ {READ:g}", figures.below("error", READ), "examples whose features are recovered", ".0f"
+    ),
     INAPPLICABLE,
 ]
 
@@ -58,8 +60,8 @@ def tables(document: Document) -> list[Table]:
 
 PAGE = Page(
     title="Exact attacks beside gradient matching",
-    asks="What do exact attacks read, at which cost, and under which defenses does exactness end?",
-    short="What do exact attacks read, and which defenses end exactness?",
+    asks="What do exact attacks recover, at which cost, and which defenses end exactness?",
+    short="What do exact attacks recover, and which defenses end exactness?",
     theme="Exact attacks",
     done=(
         "Each exact attack runs beside gradient matching on the same updates of CIFAR-10 images. "
@@ -72,18 +74,21 @@ PAGE = Page(
         alt="PSNR of exact attacks and of gradient matching on seven networks, with the control",
     ),
     notes=(
-        "Labels are granted to all attacks, without their order. Equal labels are the first image's, given to all.",
+        "Labels are granted to all attacks, without their order. In lines with equal labels, every "
+        "image gets the label of the first one.",
         "Matching runs as many steps as its name says. These are fewer than in the papers. "
         "`cut` is second order with three stages of L-BFGS and one of Gauss-Newton, where the defaults take minutes.",
-        "Seconds are the process's own, on one thread.",
-        "`least dB` is the worst image of a line.",
-        "Five local steps use the full batch. The weights' difference over rate and steps stands for one gradient. "
+        "Seconds are CPU seconds of the process, on one thread.",
+        "`least dB` is the PSNR of the worst image of a line.",
+        "Five local steps use the full batch. The difference of the weights, divided by the rate "
+        "and the number of steps, stands for one gradient. "
         "By themselves, most attacks are inapplicable to this update: it is a delta, and they need one gradient.",
-        "Draws of the defended part are in order, so a run that is cut has fewer than three.",
+        "Under defenses, draws were run in order, and the run was cut. So some lines have fewer "
+        "than three draws.",
         "Values are scored unclamped, so an attack that diverges has a negative PSNR.",
         "Peeling on the CNN of FedAvg depends on the machine. "
         "Its figures here are those of the machine that measured them.",
-        "The ConvNet of width 16 is beyond peeling. Its rows note a rank of 386, below 1024.",
+        "Peeling cannot solve the ConvNet of width 16: its rows note a rank of 386, below 1024.",
     ),
     takes="46 min, for the first two draws of most lines",
 )

@@ -64,13 +64,16 @@ PAGE = Page(
         alt="PSNR against the number of local steps by attack, with the control dotted",
     ),
     notes=(
-        "The first of two draws is whole, the second has 18 of its rows.",
-        "The two commits differ in the order of rows alone.",
-        "Every attack is L-BFGS with the same vanishing prior. "
-        "The two that keep a misfit keep a hundredth of the prior: the best of 1e-1, 1e-2 and 1e-3 on draws 5 and 6.",
-        "Attacks that unroll local steps pay for each step in each evaluation. They run up to 20 local steps.",
+        "The first of two draws is complete. The second has only 18 of its rows.",
+        "The two commits differ only in the order of rows.",
+        "Every attack is L-BFGS with a prior that vanishes as the search ends. Where the "
+        "simulation is known to be wrong (`taken for one gradient`, `surrogate`), a hundredth of "
+        "the prior remains. It is the best of 1e-1, 1e-2 and 1e-3 on draws 5 and 6.",
+        "`unrolled` simulates all local steps. `order invariant` does not depend on the order of "
+        "the examples. Both pay for each local step in each evaluation. They run up to 20 local steps.",
         "`order granted`: the adversary knows which example came when.",
-        "Without the order, a residual is that of one order among many. Even the truth then has a residual.",
+        "Without the order, the simulation uses one order among many. So even the true batch then "
+        "has a residual.",
         "Labels are counted without any grant.",
     ),
     takes="a minute for each row, on a machine with several other processes",

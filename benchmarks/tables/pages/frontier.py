@@ -76,7 +76,7 @@ def tables(document: Document) -> list[Table]:
         Column(
             "dB above control",
             figures.mean("above"),
-            "to whichever adversary reads more, at least 0",
+            "PSNR above the control, of the adversary that recovers more, at least 0",
         ),
         Column("accuracy, %", figures.mean("accuracy"), "test accuracy after 200 rounds"),
     ]
@@ -104,7 +104,7 @@ PAGE = Page(
     theme="Defenses",
     done=(
         "LeNet with tanh, one batch of 4 CIFAR-10 images, labels withheld. "
-        "Accuracy is that of 5 clients of unlike labels after 200 rounds. "
+        "Accuracy is measured after 200 rounds of training with 5 clients, whose labels differ. "
         "The control is the same reconstruction scored against other images of the same labels, the mean of 5 draws."
     ),
     tables=tables,
@@ -126,16 +126,18 @@ PAGE = Page(
         "`benchmarks/frontier_figure.py` draws this figure from the same rows.",
     ),
     notes=(
-        "One batch for each line: differences of 1 or 2 dB mean nothing.",
+        "Each line has one batch, so differences of 1 or 2 dB mean nothing.",
         "`naive` does not know the defense and takes the update for one plain gradient. `adaptive` knows it.",
-        "An image leaks from 20 dB or an SSIM of 0.5 on, if it is also 3 dB above its control.",
-        "A setting is dominated if another leaks no more, to whichever adversary reads more, "
-        "and keeps no less accuracy.",
-        "All settings train at one rate. Filters 24 and 48, and sigmoid, do not learn at it.",
+        "An image leaks if it has at least 20 dB or an SSIM of at least 0.5, and is also 3 dB "
+        "above its control.",
+        "A setting is dominated if another one leaks no more and keeps no less accuracy. Leakage "
+        "is that of the adversary that recovers more.",
+        "All settings train with the same rate. With filters 24 and 48, and with sigmoid, the "
+        "network does not learn at this rate.",
         "Clients' labels follow a Dirichlet distribution with alpha 0.5. A round takes one "
         "gradient of 32 examples from each. "
         "Accuracy is the mean over the last tenth of the rounds, on images that no client holds.",
-        "Mixup hides where lambda is near 1/2. Five local steps take five times the computation.",
+        "Mixup hides images only if lambda is near 1/2. Five local steps take five times the computation.",
         "Soteria's ratios are estimated along 16 random directions.",
         "Rows name several commits. After the first one, the adversaries of mixup, PRECODE, "
         "local layers and sparsification "

@@ -26,16 +26,17 @@ def tables(document: Document) -> list[Table]:
 
 PAGE = Page(
     title="Hostile inputs",
-    asks="Does the command read or refuse every hostile input, without a traceback, a hang or a write?",
+    asks="Does the command accept or refuse every hostile input, without a traceback, a hang or a write?",
     short="Does every hostile input end in success or one clear line?",
     theme="Cost and quality of the tool",
     done=(
         "Mutants of specifications, archives, images, updates and weights are read up to the first cell. "
-        "Python's audit events and the folder before and after show writes. No attack runs, so there is no control."
+        "Writes are found by Python's audit events, and by comparing the folder before and after. "
+        "No attack runs, so there is no control."
     ),
     tables=tables,
     notes=(
-        "Success, or one line of ours, is right. Everything else is a fault.",
+        "Success, or one line with our message, is correct. Everything else is a fault.",
         "`benchmarks/fuzz_mutants.py` and `benchmarks/fuzz_records.py` make the mutants from the seed.",
         "The script now also makes 2,000 mutants of records. They are not in these results.",
     ),

@@ -46,13 +46,15 @@ def tables(document: Document) -> list[Table]:
     loud = [chosen(row, loudest) for row in document.rows]
     whole = split(document.rows, title, str, by, COLUMNS, order)
     several = [row for row in loud if row["size"] > 1]
-    most = split(several, title, "The example of most loss: {}".format, by, COLUMNS, order)
+    most = split(several, title, "The example with the largest loss: {}".format, by, COLUMNS, order)
     keys = {"network and batch": title, "recipe": "recipe"}
     return [
         *whole,
         *most,
         tabulate("Further metrics", document.rows, keys, FURTHER, order),
-        tabulate("Further metrics of the example of most loss", loud, keys, FURTHER, order),
+        tabulate(
+            "Further metrics of the example with the largest loss", loud, keys, FURTHER, order
+        ),
     ]
 
 
@@ -63,7 +65,7 @@ PAGE = Page(
     theme="What leaks",
     done=(
         "The published ResNet-20 (CIFAR-10) and MobileNetV1 (ImageNet samples), with labels granted. "
-        "Half of each batch have a loss of at least 0.1. "
+        "In each batch, half of the images have a loss of at least 0.1. "
         "The control is the same reconstruction scored against other images of the same labels, the mean of 5 draws."
     ),
     tables=tables,
@@ -80,17 +82,20 @@ PAGE = Page(
     notes=(
         "Each line adds a part: the gradient alone (cosine distance), "
         "fidelity (total variation, l2, BatchNorm's running statistics), a lazy group, a registered group.",
-        "A group holds three restarts to their mean, plain or registered. These lines share steps, restarts and seeds. "
+        "A group keeps three restarts close to their mean: plain (lazy) or registered. "
+        "These lines share steps, restarts and seeds. "
         "Our own attack runs by its defaults.",
-        "A network that is sure of an example has almost no gradient of it. The example of most loss drowns the rest.",
-        "200 steps, 60 at 128 px, three restarts.",
-        "IIP is the fraction of reconstructions that point at their original among all images of the data. "
-        "These are 119 others, or 59 samples. Features are SqueezeNet's.",
-        "Lower is better for LPIPS and FFT2D. LPIPS is SqueezeNet's.",
-        "Of the first 60 test images 9 have a loss of 0.1 or more, so batches share them.",
+        "If a network is sure of an example, the example has almost no gradient. The example with "
+        "the largest loss dominates the gradient of the batch.",
+        "Each search has 200 steps (60 at 128 px) and three restarts.",
+        "IIP is the fraction of reconstructions whose features are nearest to those of their "
+        "original, among all images of the data. There are 119 other images of CIFAR-10, or 59 of "
+        "ImageNet. Features are SqueezeNet's.",
+        "A lower LPIPS or FFT2D means a closer reconstruction. LPIPS uses SqueezeNet.",
+        "Only 9 of the first 60 test images have a loss of 0.1 or more, so batches share these images.",
         "Weights, rate and noise were chosen on the other 60 images, from few values each. "
         "MobileNet uses the same ones.",
-        "Seconds are the process's own, on one thread.",
+        "Seconds are CPU seconds of the process, on one thread.",
     ),
     takes="45 to 160 s of CPU for each row",
 )

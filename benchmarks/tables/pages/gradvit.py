@@ -68,15 +68,17 @@ PAGE = Page(
     notes=(
         "Parts: the gradient alone (logarithm of the cosine distance), the patch prior, and the image prior. "
         "The image prior is total variation, l2, and the BatchNorm statistics of the published ResNet-20.",
-        "`+ registered group` holds three restarts of both priors to their registered mean.",
+        "`+ registered group` uses both priors, and keeps three restarts close to their registered mean.",
         "`norms, pixels` has the paper's distance and variables, with our default weights. "
         "It does not have the paper's 120,000 steps.",
-        "Blockiness is the difference of neighbors across patch borders, over that inside patches.",
+        "Blockiness is the mean difference of neighboring pixels across patch borders, divided by "
+        "that inside patches.",
         "All lines of a batch share seed, steps (200) and rate. "
         "Weights, rate and distance were chosen on six test images, 100 to 105. Batches are of the first 60.",
-        "The closed form is APRIL's by the patch embedding, which is for one example. It does not apply to the CNN: "
+        "The closed form is APRIL's with the patch embedding. It needs a batch of one example. "
+        "It does not apply to the CNN: "
         "its first convolution does not cut the image into patches.",
-        "The weights are not stored, so another machine may train other ones. "
+        "The trained weights are not stored, so another machine may get other weights. "
         "The ViT answers 56.6% of 1,000 held-out images right, the ResNet-20 58.0%.",
         "Run `benchmarks/train_vit.py` first. It takes 21 min on a machine with several other processes.",
         "Seconds were measured beside other processes.",

@@ -35,18 +35,21 @@ ABOVE = [
 LEAK = [count(), *score(center="mean"), control(center="mean", what=BLIND)]
 ERRORS = [
     Column(
-        "error, norm", figures.most("relative_norm"), "largest relative error of the mean", ".1e"
+        "error, norm",
+        figures.most("relative_norm"),
+        "largest error of the mean, by norm, relative to the norm of the plain mean",
+        ".1e",
     ),
     Column(
         "error, entry",
         figures.most("relative_largest"),
-        "largest relative error by the largest entry",
+        "largest error of an entry, relative to the largest entry of the plain mean",
         ".1e",
     ),
     Column(
         "CKKS's error",
         figures.most("off"),
-        "largest error before rounding, in units of the integers",
+        "largest error of CKKS before rounding, in units of the integers",
         ".1e",
     ),
 ]
@@ -81,7 +84,7 @@ def cost(document: Document) -> list[Table]:
         "primes": lambda row: " ".join(map(str, row["primes"])),
         "bits": "bits",
     }
-    n = Column("runs", figures.length, "runs", ".0f")
+    n = Column("runs", figures.length, "number of runs", ".0f")
     spent = [milliseconds(name) for name in ("keys", "encrypt", "add", "decrypt")]
     sizes = [size("MB", "encrypted_bytes"), size("plain MB", "plain_bytes")]
     return [
@@ -124,12 +127,13 @@ PAGE = Page(
         alt="PSNR of key holders and of the server, with the control",
     ),
     notes=(
-        "`bits` are those of the fixed point in [-16, 16].",
-        "Integers this small leave errors of 1e-5 or less of the mean. CKKS's own error adds none. "
-        "It is measured in units of the integers, where a half would be rounded wrongly.",
+        "`bits` is the length of a fixed-point number in [-16, 16]. `degree` and `primes` (bits of "
+        "each) are the parameters of CKKS.",
+        "Rounding to fixed point changes the mean by at most 1e-5 of its norm. CKKS adds no error: "
+        "its own is far below 0.5 in units of the integers, so each integer is rounded correctly.",
         "Errors are against the plain mean in float64.",
-        "Times are of the CPU, of all five clients together, but for adding and decrypting. "
-        "The seeding of a simulation is not part of them.",
+        "Times are CPU times of all five clients together. Adding and decrypting happen once. The "
+        "seeding of a simulation is not included.",
         "Bytes are those of ciphertexts as SEAL saves them. This packing is not the shortest.",
         "The MLP is attacked in closed form, LeNet by L-BFGS with its label granted.",
         "The benchmark needs the extra `he`.",

@@ -41,7 +41,10 @@ PAGE = Page(
     asks="How long do help, the version and a mistake on the command line take, beside `import torch`?",
     short="How soon does the command answer?",
     theme="Cost and quality of the tool",
-    done="Each program is a new process. A round runs each of them once, so that other load meets all of them.",
+    done=(
+        "Each program is a new process. "
+        "A round runs each program once, so that other load on the machine affects all of them."
+    ),
     tables=tables,
     plot=Plot(
         value="s",
@@ -50,7 +53,7 @@ PAGE = Page(
         alt="Seconds of each program, with quartiles over rounds",
     ),
     notes=(
-        "Times are by the clock, as a user waits.",
+        "Times are by the clock: this is how long a user waits.",
         "A first round fills the caches of the file system, and does not count.",
     ),
     takes="2 min by the clock, on two cores shared with other work",

@@ -51,8 +51,8 @@ def title(row: Row) -> str:
 
 PAGE = Page(
     title="Inverting Gradients: trained and untrained networks",
-    asks="How well does gradient matching read one image from trained and untrained networks?",
-    short="How well is one image read from trained and untrained networks?",
+    asks="How well does gradient matching reconstruct one image from trained and untrained networks?",
+    short="How well is one image reconstructed from trained and untrained networks?",
     theme="What leaks",
     done=(
         "LeNet with sigmoid and ResNet-20 at batch 1, with labels granted: the paper's two attacks and ours. "
@@ -65,9 +65,10 @@ PAGE = Page(
         "The paper's ResNet-20 is four times as wide. Its LeNet numbers are from its own LeNet.",
         "LeNet: 2400 evaluations of signed Adam and 1200 of L-BFGS. ResNet-20: 600 and 300. "
         "The paper has 24,000 and restarts.",
-        "LeNet was trained for 15 epochs on 4000 images. It answers 39% of the test images right. "
+        "LeNet was trained for 15 epochs on 4000 images. It classifies 39% of the test images correctly. "
         "The trained ResNet-20 is the published one.",
-        "Weights of total variation are powers of ten, the best on two images that are not reported.",
+        "The weights of total variation are powers of ten: the best ones on two images that are "
+        "not in the tables.",
         "The run was cut. Images are in order, so each line has 11 or 12 of 20.",
     ),
     takes="about 3 min for each image",

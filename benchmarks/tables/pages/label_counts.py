@@ -62,7 +62,7 @@ PAGE = Page(
     short="How many labels does one gradient give away?",
     theme="Labels",
     done=(
-        "LeNet, ResNet-20 and MobileNetV1 with 1000 classes; batches of 1 to 1024. "
+        "The models are LeNet, ResNet-20 and MobileNetV1 with 1000 classes. Batches have 1 to 1024 examples. "
         "The control guesses all classes equally often and sees no update."
     ),
     tables=tables,
@@ -76,23 +76,23 @@ PAGE = Page(
         alt="Label instances that our best method counts right, by batch size and labels, with the control dotted",
     ),
     notes=(
-        "All numbers are percentages. Instances: the sum over classes of the smaller of true "
-        "and found counts, over the batch. "
-        "Classes: those present or claimed that are counted exactly.",
-        "At batches of 64 and more, the control is what a method has to beat.",
+        "All numbers are percentages. Instances: for each class take the smaller of the true and "
+        "the recovered count, sum over classes, divide by the batch size. Classes: the fraction, "
+        "of those present or claimed, whose count is exact.",
+        "At batches of 64 and more, a method is of use only if it exceeds the control.",
         "On the trained ResNet-20 with ten classes, all present, "
         "the control comes close to every method: a confident network's gradient says almost nothing.",
-        "`best` is `recover_labels`. Each row of the JSON says by which method it read (`by`).",
-        "RLG tells presence alone. On 1000 classes it stops at batch 8.",
-        "LLG+ and tilting hold 100 labeled training images.",
+        "`best` is `recover_labels`. Each row of the JSON names the method that was used (`by`).",
+        "RLG recovers only which classes are present. On 1000 classes it ran up to batch 8.",
+        "LLG+ and tilting use 100 labeled training images.",
         "The constants of tilting were chosen on other batches of ResNet-20 untrained, after an epoch, and trained, "
         "by their true counts. Figures on these networks may flatter it.",
-        "Of the update only the last layer is computed, since no method reads more.",
+        "Only the last layer of the update is computed, since no method uses more.",
         "Images of MobileNetV1 are random crops of 60 photographs, one of each of 60 classes.",
         "One batch is drawn at sizes of 256 and 1024, two or three at smaller ones.",
         "The trained ResNet-20 is attacked on images that it was trained on, and on test images.",
-        "Seconds in the rows are by the clock on a shared machine, paused for about 7 minutes. They are no measure: "
-        "one row's 172 least of all.",
+        "Seconds in the rows are by the clock on a shared machine, paused for about 7 minutes. Do "
+        "not compare them, least of all the 172 s of one row.",
     ),
     takes="50 min by the clock, on a shared machine (about 7 of them paused)",
 )

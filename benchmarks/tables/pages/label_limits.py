@@ -63,11 +63,11 @@ def tables(document: Document) -> list[Table]:
 
 PAGE = Page(
     title="What limits label counts",
-    asks="What more would a method have to know to count labels right?",
-    short="What would it take to count labels right?",
+    asks="What more would a method have to know to count labels correctly?",
+    short="What would it take to count labels correctly?",
     theme="Labels",
     done=(
-        "Oracles are granted something that no update tells. Numbers are percentages of label "
+        "An oracle is a method that is granted something that no update reveals. Numbers are percentages of label "
         "instances, means over draws. "
         "The control guesses all classes equally often."
     ),
@@ -83,10 +83,12 @@ PAGE = Page(
         alt="Percentage of instances of iLRG with and without class means, with the control",
     ),
     notes=(
-        "Untrained networks, and after one epoch: iLRG alone, and iLRG with each class's mean features. "
+        "On untrained networks, and after one epoch: iLRG alone, and iLRG that is granted each "
+        "class's mean features. "
         "Two more oracles are granted the mean answer over all images, or that of the batch.",
-        "Trained: the labels of the loudest examples are granted, 4 to 48 of them. "
-        "The rest is guessed equally, or in proportion to those granted.",
+        "On trained networks: the labels of the 4 to 48 examples with the largest gradients are "
+        "granted (`loudest`). The other labels are guessed equally often, or in proportion to the "
+        "granted ones.",
         "Visible examples are those whose slope changes an entry of the float32 gradient.",
         "The last layer's 9 times 65 free entries can fix 9 examples.",
     ),

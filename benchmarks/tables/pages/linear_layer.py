@@ -81,9 +81,9 @@ PAGE = Page(
         alt="PSNR by batch size and labels, with the control dotted",
     ),
     notes=(
-        "An example counts as read if the attack claims it and its PSNR is at least 60 dB.",
+        "An example counts as read (recovered) if the attack claims it and its PSNR is at least 60 dB.",
         "Batches that are too large for the data set have a control of uniform random images.",
-        "PSNR ends at 200 dB.",
+        "PSNR is capped at 200 dB.",
         "A label that the attack does not return counts as not recovered.",
     ),
 )

@@ -37,7 +37,7 @@ PAGE = Page(
     asks="What does a prior add to gradient matching on photographs?",
     short="What does a prior add, in the specifications under examples?",
     theme="What leaks",
-    done=(f"The four specifications under `examples/` run whole. The control is {BLIND}."),
+    done=(f"The four specifications under `examples/` run completely. The control is {BLIND}."),
     tables=tables,
     plot=Plot(alt="PSNR of each attack of the four specifications, with quartiles and the control"),
     notes=(

@@ -52,14 +52,14 @@ PAGE = Page(
         "Each line takes the same number of steps: 300 on LeNet, 80 on ResNet-20. "
         "These are signed Adam on pixels, and Adam on the weights of the deep image prior.",
         "Noise of std 0.03 is about a tenth of the norm of either gradient.",
-        "LPIPS reads the same SqueezeNet whose feature statistics are one of the priors. "
-        "Its low LPIPS, also for the control, says little.",
+        "LPIPS uses the same SqueezeNet whose feature statistics are one of the priors. So the low "
+        "LPIPS of this prior, and of its control, says little.",
         "One to three values of each weight were tried, on two or three images of the training split. "
         "The rate of the deep image prior was tried on bundled photographs, with LeNet alone. "
         "The weight of orthogonality was not tuned.",
-        "No image that is attacked here chose a weight or a rate.",
+        "No weight or rate was chosen on an image that is attacked here.",
         "Feature statistics are of SqueezeNet 1.1 on public images, and of the trained ResNet-20's BatchNorm.",
-        "ResNet-20 has one draw a line, LeNet two or three.",
+        "Each line has one draw of ResNet-20, or two or three of LeNet.",
     ),
     takes="25 min, on a machine with several other processes (10 min of one core)",
 )

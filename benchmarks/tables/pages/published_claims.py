@@ -80,19 +80,20 @@ PAGE = Page(
         "Other claims are of Zhang et al. 2022 (A Survey on Gradient Inversion): "
         "dropout, more or fewer filters, and more local steps help.",
         "`naive` takes the update for one gradient of the plain network. `adaptive` knows the defense. "
-        "Of the number of filters there is nothing to know.",
-        "`holds for both` takes for each image the result of the adversary that reads more.",
-        "An image leaks from 20 dB or an SSIM of 0.5 on, if it is also 3 dB above its control.",
+        "A number of filters leaves nothing to know, so it has no adaptive attack.",
+        "For `holds for both`, each image has the result of the adversary that recovers more.",
+        "An image leaks if it has at least 20 dB or an SSIM of at least 0.5, and is also 3 dB "
+        "above its control.",
         "A defense stops leakage if fewer than half of the images leak. "
-        "It helps if at least 1 dB less above the control is read than without it. No image "
-        "counts for more than 40 dB.",
-        "The run was cut: image 0 is whole, and image 1 has LeNet's first 30 rows.",
+        "It helps if it lowers the PSNR above the control by at least 1 dB. No image counts for "
+        "more than 40 dB.",
+        "The run was cut: image 0 has all rows, and image 1 only LeNet's first 30.",
         "Between the two commits, the adaptive adversary's steps under noise on LeNet grew tenfold. "
         "Its rows are of the second commit.",
-        "Our first-order attack reads one image of ResNet-20 weakly in 300 steps, also without a defense. "
-        "Its lines say little.",
+        "In 300 steps, our first-order attack reconstructs an image of ResNet-20 only weakly, even "
+        "without a defense. So the lines of ResNet-20 say little.",
         "The adaptive adversary of local steps on ResNet-20 has five stages of 60 steps, and "
-        "reads less than the naive one.",
+        "recovers less than the naive one.",
     ),
     takes="25 s of CPU for each row",
 )

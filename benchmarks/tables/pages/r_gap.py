@@ -24,7 +24,7 @@ FIRST = [count(), *score(), LEAST, control(), exact(least=READ), SECONDS]
 
 
 def foretold(rows: list[Row]) -> dict[str, str]:
-    """Return for each architecture whether the index foretold its PSNR."""
+    """Return for each architecture whether the index predicted its PSNR."""
     found = {}
     for name in dict.fromkeys(row["architecture"] for row in rows):
         group = [row for row in rows if row["architecture"] == name]
@@ -41,7 +41,7 @@ def tables(document: Document) -> list[Table]:
     by = {
         "architecture": "architecture",
         "at layer": lambda row: row["layer"] or "–",
-        "foretold": lambda row: right[row["architecture"]],
+        "predicted": lambda row: right[row["architecture"]],
     }
     return [
         tabulate(
@@ -58,8 +58,8 @@ def tables(document: Document) -> list[Table]:
 
 PAGE = Page(
     title="R-GAP and its rank index",
-    asks="How exact is R-GAP, and does the rank index foretell where it works?",
-    short="How exact is R-GAP, and does the rank index foretell it?",
+    asks="How exact is R-GAP, and does the rank index predict where it works?",
+    short="How exact is R-GAP, and does the rank index predict it?",
     theme="Exact attacks",
     done=(
         "Batch 1, gradients in float32, CIFAR-10: CNN6 of ten outputs and of one output with the logistic loss. "
@@ -71,9 +71,11 @@ PAGE = Page(
     notes=(
         "`plain` stacks a layer's equations as the paper does. "
         "`balanced` divides the gradient's and the weight's equations by the norms of their right sides.",
-        "`index` is the lowest of the layers. It is 0 if all inputs are determined. "
-        "It is measured on a random input before any update is seen.",
+        "`index` is the lowest rank index of all layers, and `at layer` names this layer. The "
+        "index is 0 if all inputs are determined. It is computed on a random input, before any "
+        "update is observed.",
         "`open` counts unknowns that the equations of earlier layers do not determine either.",
-        "`foretold`: an index of 0 and at least 45 dB, or an index below 0 and less.",
+        "`predicted` is yes if the index is 0 and the PSNR is at least 45 dB, or if the index is "
+        "below 0 and the PSNR is lower.",
     ),
 )

@@ -44,14 +44,15 @@ PAGE = Page(
     theme="What leaks",
     done=(
         "LeNet on CIFAR-10, batches of 4 with none, two, three or all labels equal, granted without their order. "
-        "Five batches a line. The control is the same reconstruction scored against other images of the same labels."
+        "Each line has five batches. "
+        "The control is the same reconstruction scored against other images of the same labels."
     ),
     tables=tables,
     plot=Plot(alt="PSNR by the number of equal labels, with the control"),
     notes=(
-        "Softmax unmixing reads each example's features first. It then descends like second order.",
+        "Softmax unmixing first recovers each example's features. It then runs the second-order descent.",
         "The published numbers are of another network and a recipe that restores labels. "
-        "Compare the fall from none to four equal labels, not the numbers.",
+        "Compare how the numbers fall from none to four equal labels, not the numbers themselves.",
         "The JSON may name a commit before that of the script. What was measured did not change.",
     ),
     takes="40 s of CPU for each row",

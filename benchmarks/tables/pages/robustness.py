@@ -86,7 +86,7 @@ PAGE = Page(
     done=(
         "A small scenario for each exact attack, with 20 draws of model, batch and seed, in "
         "environments that round differently. "
-        "The truth judges each draw, so there is no control."
+        "Each draw is compared with the true batch, so there is no control."
     ),
     tables=tables,
     plot=Plot(

@@ -26,7 +26,7 @@ LEAK = [
 ]
 ALONE = [count(), *score(center="mean"), control(center="mean", what=BLIND), *ABOVE]
 PROTOCOL = [
-    Column("runs", figures.length, "runs", ".0f"),
+    Column("runs", figures.length, "number of runs", ".0f"),
     Column("sums equal", figures.total("equal"), "runs whose masked sum is the plain sum", ".0f"),
     Column(
         "error",
@@ -79,7 +79,7 @@ def tables(document: Document) -> list[Table]:
 
 PAGE = Page(
     title="Secure aggregation",
-    asks="How does leakage fall with the number of clients, and does the protocol show the sum alone?",
+    asks="How does leakage fall with the number of clients, and does the protocol reveal only the sum?",
     short="Does secure aggregation stop leakage?",
     theme="Federated protocols",
     done=(
@@ -97,8 +97,9 @@ PAGE = Page(
         "`leak dB` is the mean PSNR less the control's.",
         "L-BFGS has 600 steps and granted labels. With more steps, or with second order, LeNet leaks more: "
         "see [batches](batches.md).",
-        "Quantization with fewer bits keeps the clip at 16, far above these gradients.",
+        "With fewer bits, the range stays [-16, 16], which is far wider than these gradients.",
         "Values are clamped to [0, 1] before they are scored.",
-        "A masked update alone should score as its control: see its standard error.",
+        "A masked update alone should score like its control: compare the difference with its "
+        "standard error.",
     ),
 )

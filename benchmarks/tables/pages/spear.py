@@ -54,12 +54,12 @@ def tables(document: Document) -> list[Table]:
 
 PAGE = Page(
     title="SPEAR and SPEAR++: whole batches through a ReLU layer",
-    asks="Which batches do SPEAR and SPEAR++ read exactly from the first linear layer and its ReLU?",
-    short="Which batches do SPEAR and SPEAR++ read exactly?",
+    asks="Which batches do SPEAR and SPEAR++ recover exactly from the first linear layer and its ReLU?",
+    short="Which batches do SPEAR and SPEAR++ recover exactly?",
     theme="Exact attacks",
     done=(
         "MLPs of four layers in float32 on MNIST and CIFAR-10 images, labels all equal or distinct. "
-        "Labels are not granted. The rows hold no control."
+        "Labels are not granted. No control was measured."
     ),
     tables=tables,
     plot=Plot(
@@ -69,11 +69,11 @@ PAGE = Page(
         alt="PSNR of SPEAR by batch size and labels, on four networks",
     ),
     notes=(
-        "A batch is exact when every image has 60 dB.",
+        "A batch is exact if every image has at least 60 dB.",
         "Distinct labels are drawn at random above batch 10, since there are ten classes.",
-        "PSNR ends at 200 dB.",
+        "PSNR is capped at 200 dB.",
         "The last of 711 rows, SPEAR++ at batch 256, was cut.",
-        "`slower steps` takes 320 steps and 20 rounds.",
+        "`slower steps` uses 320 steps and 20 rounds.",
         "[Exact attacks](exact_attacks.md) scores SPEAR beside a control.",
     ),
 )

@@ -61,11 +61,13 @@ PAGE = Page(
         alt="Time of each way to take a step, over that of the plain gradient",
     ),
     notes=(
-        "A ratio is the median over rounds of a way's time over the plain gradient's in the same round.",
+        "A way is one method to compute the value and the gradient of a step. `ratio` is its time "
+        "divided by that of the plain gradient in the same round, the median over rounds.",
         "Memory is the largest running sum that torch's CPU allocator reports during one call. "
         "It contains buffers of generated code. It does not contain parameters and the observed "
         "update, which all ways share.",
-        "Eight restarts run in a loop or as one axis. Their unit is eight plain gradients.",
+        "Eight restarts run in a loop, or together as one axis. Their times are divided by that of "
+        "eight plain gradients.",
     ),
     takes="about 30 min, not recorded",
 )

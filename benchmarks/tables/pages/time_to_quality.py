@@ -1,4 +1,4 @@
-"""How fast which quality: LeNet."""
+"""Time to a given quality: LeNet."""
 
 from collections.abc import Sequence
 
@@ -52,20 +52,20 @@ def tables(document: Document) -> list[Table]:
 
 
 PAGE = Page(
-    title="How fast which quality: LeNet",
+    title="Time to a given quality: LeNet",
     asks="How often, and after how many seconds, does an attack reach 30 and 60 dB on LeNet at batch 1?",
     short="How often and how fast do attacks reach 30 and 60 dB on LeNet?",
     theme="What leaks",
     done=(
-        "Ten CIFAR-10 images with three seeds; L-BFGS and signed Adam as their papers run them, and our second order. "
-        "The rows hold no control."
+        "The runs are ten CIFAR-10 images with three seeds each. L-BFGS and signed Adam run as in "
+        "their papers, beside our second-order attack. No control was measured."
     ),
     tables=tables,
     plot=Plot(control="", alt="PSNR of each attack at its end, with quartiles over runs"),
     notes=(
-        "A level counts from the first snapshot that reaches it.",
+        "A level counts as reached at the first snapshot that reaches it.",
         "The seed draws the model and the start of a run.",
-        "The run was cut. Our attacks ran first, so they are whole.",
+        "The run was cut. Our attacks ran first, so their lines are complete.",
         "[Inverting Gradients](inverting_gradients.md) scores second order on LeNet beside a control.",
     ),
     takes="about 25 s for each run",

@@ -1,4 +1,4 @@
-"""How fast which quality: ReLU networks."""
+"""Time to a given quality: ReLU networks."""
 
 from collections.abc import Callable, Sequence
 
@@ -82,7 +82,7 @@ COLUMNS = [
     Column(
         "our s to that",
         ours_at,
-        "seconds until our attack has Adam's best. ∞ stands for never",
+        "seconds until our attack reaches Adam's best. ∞ stands for never",
         compact,
     ),
     Column("ratio", ratio, "Adam's seconds to its best over ours. 0 stands for never", ".1f"),
@@ -95,14 +95,13 @@ def tables(document: Document) -> list[Table]:
 
 
 PAGE = Page(
-    title="How fast which quality: ReLU networks",
+    title="Time to a given quality: ReLU networks",
     asks="How soon does our attack reach the best quality of signed Adam on ReLU networks?",
     short="How soon do we reach signed Adam's best on ReLU networks?",
     theme="What leaks",
     done=(
-        "A trained ResNet-20 and a ConvNet of width 64 at batch 1, label granted; signed Adam "
-        "(Inverting Gradients) of 4000 steps. "
-        "The rows hold no control."
+        "The networks are a trained ResNet-20 and a ConvNet of width 64, at batch 1 with the label "
+        "granted. Signed Adam (Inverting Gradients) has 4000 steps. No control was measured."
     ),
     tables=tables,
     plot=Plot(
@@ -114,16 +113,16 @@ PAGE = Page(
         alt="PSNR of our attack and the best of signed Adam for each image",
     ),
     notes=(
-        "Rows of the JSON that are named eager ran with the step that the engine chose, since "
-        "the script failed to hold it to eager. "
-        "Their notes say `traced` for ConvNet. The peer was therefore as fast as our step could make it. "
-        "The script holds it to eager now.",
-        "One of the five images of ResNet-20 chose our settings. On one of them our attack never has Adam's best.",
+        "Rows named eager in the JSON did not run the eager step. By a fault of the script, the "
+        "engine chose the step, and the notes of the ConvNet rows say `traced`. So signed Adam was "
+        "as fast as our step could make it. The script now forces the eager step.",
+        "Our settings were chosen on one of the five images of ResNet-20. On one of the five, our "
+        "attack never reaches Adam's best.",
         "Images are the first whose update has a norm of at least 1, which the adversary sees.",
         "The weight of signed Adam's total variation on ResNet-20 is the best of 0.01, 0.1 and "
         "1 at 800 steps on image 5. "
         "That on ConvNet was not tuned.",
-        "Seconds are the process's own, on one thread. For ratios use `--workers 1`.",
+        "Seconds are CPU seconds of the process, on one thread. For ratios use `--workers 1`.",
         "The run was cut. ConvNet has signed Adam on two of three images.",
         "[Exact attacks](exact_attacks.md) scores peeling beside a control.",
     ),

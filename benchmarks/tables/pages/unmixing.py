@@ -29,7 +29,7 @@ COLUMNS = [
     Column(
         "rank",
         figures.total("rank"),
-        "examples that stand out of rounding: the sum of ranks",
+        "examples that stand out from rounding errors: the sum of ranks",
         ".0f",
     ),
     Column("claimed", figures.total("found"), "examples that the attack claims", ".0f"),
@@ -38,7 +38,7 @@ COLUMNS = [
     Column(
         "of spread",
         figures.median("spread_error"),
-        "median error over the distance from the mean features",
+        "median error of the features, divided by their distance from the mean features",
         ".0e",
     ),
     Column("s", figures.median("seconds"), "median CPU seconds", compact),
@@ -110,7 +110,7 @@ PAGE = Page(
         alt="Median relative error of features by state of the network and batch size",
     ),
     notes=(
-        "An example is read when its features' relative error is 1e-2 or less.",
+        "An example counts as read (recovered) if its features' relative error is 1e-2 or less.",
         "Features of one label on ConvNet differ by less than float32 resolves.",
         "bfloat16 rounds the last layer's gradient. "
         "Noise is Gaussian, in units of the root mean square of the last weight's gradient, and known to the attack.",

@@ -11,7 +11,7 @@ OUTCOMES = {
     "read": "pairs that score 3 dB or more above the control",
     "ran": "other pairs that ran",
     "inapplicable": "pairs that the attack says it cannot run on, with its reason",
-    "declined": "pairs refused with an error of the user, with its reason",
+    "declined": "pairs that are refused with an error message for the user",
     "failed": "pairs that ended in another error",
 }
 BLIND = "the same attack on the update of another batch"
@@ -78,9 +78,9 @@ PAGE = Page(
     ),
     notes=(
         "Searches are short: ten times three steps.",
-        "An attack has read an example if it scores 3 dB or more above its control.",
+        "A pair counts as read (recovered) if it scores 3 dB or more above its control.",
         "All failures are on modules that refuse what a search asks of them: "
-        "they assert something of their inputs, or use reentrant checkpointing.",
+        "they assert a property of their inputs, or use reentrant checkpointing.",
         "PSNR is capped at 200 dB.",
     ),
     takes="20 min of one core, shared with other work",
