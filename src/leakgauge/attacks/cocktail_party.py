@@ -121,7 +121,7 @@ class CocktailParty(BaseAttack):
         found = entry(observation)
         if isinstance(found, Inapplicable):
             return found
-        reason = too_many(observation, found.name)
+        reason = why_too_many(observation, found.name)
         if reason is not None:
             return Inapplicable(reason)
         if isinstance(found.contribution, Inapplicable):
@@ -241,7 +241,7 @@ class _RoundProgress:
         self.part(0.0)
 
 
-def too_many(observation: Observation, name: str) -> str | None:
+def why_too_many(observation: Observation, name: str) -> str | None:
     """Return why the linear layer `name` cannot separate the examples of the batch, or None if it may.
 
     The batch must not be larger than the layer's numbers of outputs and inputs.

@@ -80,7 +80,7 @@ def unmix(mixtures: Tensor, mixing: Mixing, most: int) -> tuple[Tensor, tuple[st
     Args:
         mixtures: Images (B, C, H, W) in unit coordinates.
         mixing: Lambda and the classes of the mixtures.
-        most: Largest number of pairings. The pairing with the least `ghosts` is chosen.
+        most: Largest number of pairings. The pairing with the fewest ghosts (`measure_ghosts`) is chosen.
     """
     allowed = list(islice(allowed_pairings(mixing), most))
     fractions = [mixing.fraction] if mixing.settled else torch.linspace(0.5, 1, 11).tolist()
@@ -88,7 +88,7 @@ def unmix(mixtures: Tensor, mixing: Mixing, most: int) -> tuple[Tensor, tuple[st
     for fraction in fractions:
         for order in allowed:
             unit = solve_mixtures(mixtures, fraction, order)
-            values.append(ghosts(unit))
+            values.append(measure_ghosts(unit))
             examples.append((unit, fraction))
     best = min(range(len(values)), key=values.__getitem__)
     unit, fraction = examples[best]
@@ -110,7 +110,7 @@ def unmix(mixtures: Tensor, mixing: Mixing, most: int) -> tuple[Tensor, tuple[st
     return unit, tuple(notes)
 
 
-def ghosts(unit: Tensor) -> float:
+def measure_ghosts(unit: Tensor) -> float:
     """Return how much images (B, C, H, W) show each other as ghosts, 0 if they do not.
 
     An image that holds a part of another shares its edges, and its values leave [0, 1]. The measure

@@ -14,7 +14,7 @@ from leakgauge.attacks.mixings import (
     Mixing,
     allowed_pairings,
     candidate_mixings,
-    ghosts,
+    measure_ghosts,
     solve_mixtures,
     unmix,
 )
@@ -298,12 +298,13 @@ class _Search:
         return self.ready.observation.update.like
 
     def move(self, step: float) -> None:
-        """Try the best mixing with lambda a step smaller, a step larger, and at the value with the fewest ghosts."""
+        """Try the best mixing with lambda a step smaller, with a step larger, and with the fewest ghosts."""
         mixing, found = self.best
         mixtures = self.ready.observation.domain.to_unit(found.inputs)
         order = next(allowed_pairings(mixing))
         apart = min(
-            FRACTIONS, key=lambda fraction: ghosts(solve_mixtures(mixtures, fraction, order))
+            FRACTIONS,
+            key=lambda fraction: measure_ghosts(solve_mixtures(mixtures, fraction, order)),
         )
         for fraction in (mixing.fraction - step, mixing.fraction + step, apart):
             if 0.5 <= fraction <= 1:

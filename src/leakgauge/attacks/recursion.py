@@ -52,7 +52,7 @@ class Recursion:
 
     def dweight(self, layer: ChainLayer) -> Tensor:
         """Return the gradient of a layer's weight in float64, on the CPU."""
-        return shared(self.observation, f"{layer.name}.weight")
+        return tensor_of(self.observation, f"{layer.name}.weight")
 
     def rounding(self, layer: ChainLayer) -> float:
         """Return the relative rounding error of the gradient of a layer's weight."""
@@ -65,7 +65,7 @@ class Recursion:
             last = len(self.chain.layers) - 1
             return [Beginning(last, s.features, s.delta, s.label) for s in explained]
         layer = self.chain.layers[self.biased]
-        weight, bias = self.dweight(layer), shared(self.observation, f"{layer.name}.bias")
+        weight, bias = self.dweight(layer), tensor_of(self.observation, f"{layer.name}.bias")
         features = rank_one(weight, bias, torch.ones_like(weight))
         label = explained[0].label if explained else None
         return [Beginning(self.biased, features, bias, label)]
@@ -79,7 +79,7 @@ class Recursion:
         if not dweight.any():
             return []
         biased = f"{last.name}.bias" in observation.update.tensors
-        dbias = shared(observation, f"{last.name}.bias") if biased else None
+        dbias = tensor_of(observation, f"{last.name}.bias") if biased else None
         classes = max(2, observation.classes)
         found = starts(self.chain, observation.loss, dweight, dbias, classes=classes)
         granted = observation.knowledge.labels
@@ -156,6 +156,6 @@ def _biased(chain: Chain, observation: Observation) -> int | None:
     return None
 
 
-def shared(observation: Observation, name: str) -> Tensor:
+def tensor_of(observation: Observation, name: str) -> Tensor:
     """Return a tensor of the update in float64, on the CPU."""
     return observation.update.tensors[name].detach().double().cpu()

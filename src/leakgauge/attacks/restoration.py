@@ -57,7 +57,7 @@ def restore(observed: Tensor, forward: Map, *, weight: float, steps: int) -> Ten
     def closure() -> Tensor:
         descent.zero_grad()
         with torch.enable_grad():
-            error = mean_square(forward(found) - target) + beyond(found)
+            error = mean_square(forward(found) - target) + out_of_range(found)
             # L-BFGS stops by absolute sizes. So the error, which must become small, is scaled up by
             # 1 / weight.
             value = (error / weight + roughness(found)).sum()
@@ -104,7 +104,7 @@ def mean_square(difference: Tensor) -> Tensor:
     return difference.square().flatten(1).mean(1)
 
 
-def beyond(images: Tensor) -> Tensor:
+def out_of_range(images: Tensor) -> Tensor:
     """Return the mean squared distance (B,) of images (B, C, H, W) to [0, 1]."""
     return mean_square(images - images.clamp(0, 1))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from leakgauge.attacks.recipe import Recipe
-from leakgauge.attacks.vanishing_prior import vanishing
+from leakgauge.attacks.vanishing_prior import with_vanishing_prior
 from leakgauge.core.ranges import Count, NonNegative
 from leakgauge.inversion import (
     Affine,
@@ -68,7 +68,7 @@ class SecondOrder(Recipe):
 
     def matching(self) -> GradientMatching:
         return GradientMatching(
-            objective=vanishing(self.smoothness, 1e-10),
+            objective=with_vanishing_prior(self.smoothness, 1e-10),
             parametrization=Direct(center=0.5, noise=0.01),
             labels=Affine() if self.labels == "joint" else Known(),
             descent=GaussNewton(

@@ -13,9 +13,9 @@ from leakgauge.attacks.mending import plan_mended
 from leakgauge.attacks.recipe import Recipe
 from leakgauge.attacks.restoration import (
     Map,
-    beyond,
     carry_back,
     mean_square,
+    out_of_range,
     restore,
     strangeness,
 )
@@ -126,7 +126,7 @@ def undo_transformations(
     originals, scores = [], []
     for one in maps:
         original = restore(transformed, one, weight=attack.weight, steps=attack.steps)
-        misfit = mean_square(one(original) - transformed) + beyond(original)
+        misfit = mean_square(one(original) - transformed) + out_of_range(original)
         original, known = original.clamp(0, 1), carry_back(transformed.double(), one)[1]
         originals.append(original)
         scores.append(misfit / attack.error**2 + strangeness(original, known))

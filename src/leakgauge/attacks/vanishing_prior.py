@@ -62,7 +62,7 @@ class VanishingPrior(Recipe):
 
     def matching(self) -> GradientMatching:
         return GradientMatching(
-            objective=vanishing(self.smoothness, self.remains),
+            objective=with_vanishing_prior(self.smoothness, self.remains),
             parametrization=Direct(center=0.5, noise=0.01),
             labels=Known(),
             descent=LBFGS(steps=self.steps, line_search="strong_wolfe"),
@@ -70,7 +70,7 @@ class VanishingPrior(Recipe):
         )
 
 
-def vanishing(smoothness: float, remains: float) -> Term:
+def with_vanishing_prior(smoothness: float, remains: float) -> Term:
     """Return the balanced distance, plus the prior unless `smoothness` is 0.
 
     The prior's weight falls from `smoothness` to `remains` times `smoothness`.

@@ -96,7 +96,7 @@ class DCS2(Undefended):
 
     strength: ClassVar[str] = "mixing"
     claim: ClassVar[Claim] = Claim(
-        "each example, beside an invented one that has another label and a similar gradient",
+        "each example, by an invented example beside it, with another label and a similar gradient",
         "anyone who sees the update",
         "reads the invented label from the update and matches both examples, with the client's weights "
         "(attack concealment_matching)",

@@ -48,8 +48,8 @@ class Outpost(Undefended):
     examples of Plato). We could not read the paper's own equations.
 
     An adaptive adversary leaves out the entries that were not sent. It also leaves out entries
-    under noise that stand out by less than three standard deviations. It recognizes them only if
-    `sparsity` is at least a half.
+    under noise that stand out by less than three standard deviations. It can recognize entries
+    under noise only if `sparsity` is at least a half.
 
     Args:
         noise: Standard deviation of the noise, at least 0, in units of the variance of a tensor's
@@ -78,8 +78,8 @@ class Outpost(Undefended):
 
     strength: ClassVar[str] = "noise"
     claim: ClassVar[Claim] = Claim(
-        "the entries of least magnitude, and within noise the entries with the most Fisher information. The noise "
-        "grows with the variance of a layer's weights",
+        "the entries of least magnitude, and, by noise, the entries with the most Fisher information. The noise "
+        "grows with the variance of a tensor's weights",
         "anyone who sees the update",
         "leaves out the entries that were not sent, and the entries under noise that stand out by less than three "
         "standard deviations",

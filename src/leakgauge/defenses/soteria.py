@@ -116,7 +116,7 @@ class _Pruned(Wrapper):
         # The training must draw the same random numbers as without this pass.
         devices = [inputs.device] if inputs.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            features, leaf = features_of(model, linear(model, name), inputs)
+            features, leaf = features_of(model, find_linear(model, name), inputs)
         if self.defense.probes:
             generator = self.seeds.generator("soteria probes")
             ratios = estimate_ratios(features, leaf, self.defense.probes, generator)
@@ -209,7 +209,7 @@ def mean_ratio(features: Tensor, lengths: Tensor) -> Tensor:
     return (features.detach().abs() / lengths).mean(0)
 
 
-def linear(model: nn.Module, weight: str) -> nn.Linear:
+def find_linear(model: nn.Module, weight: str) -> nn.Linear:
     """Return the linear layer that holds a weight.
 
     Raises:
