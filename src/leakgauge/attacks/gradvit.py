@@ -37,9 +37,9 @@ class GradViT(FidelityMatching):
         + \kappa \, \|x_s - E(x_1, \dots, x_S)\|^2 \Big)
 
     Here :math:`x_s` is the batch of restart s, of S restarts. The simulated gradient is
-    :math:`g(x_s, y)` and the observed one :math:`g^*`. The schedules over the steps :math:`t` are
-    :math:`\Gamma`, which falls from 1 to `reduced`, and :math:`\Upsilon`, which rises from 0 to 1.
-    Both change at the fraction `start` of the steps, when group consistency begins, too. The term
+    :math:`g(x_s, y)` and the observed one :math:`g^*`. Two schedules depend on the step :math:`t`.
+    The schedule :math:`\Gamma` falls from 1 to `reduced`, and :math:`\Upsilon` rises from 0 to 1.
+    Both change at the fraction `start` of the steps. Group consistency begins there, too. The term
     :math:`F` has the image priors of `GradInversion`: total variation, squared norm and BatchNorm
     statistics. The term :math:`P` is the mean difference across borders of patches. The weights
     :math:`\gamma`, :math:`\pi` and :math:`\kappa` are `gradient`, `patch_prior` and `consistency`,
