@@ -18,12 +18,12 @@ from leakgauge.output.reduction import reduction_of
 
 @dataclass(frozen=True)
 class UnevenWeights(Inapplicable):
-    """The result if the sizes of contributions are unknown.
+    """The result if only the directions of contributions are known, and not their sizes.
 
-    Directions are known: the slope of an example in the batch has the direction of its own slope.
+    The slope of an example in a batch has the same direction as the slope of its own loss.
 
     Args:
-        reason: Why the sizes are unknown.
+        reason: Why the sizes of contributions are unknown.
         classes: Number of labels of the domain.
     """
 
@@ -56,9 +56,9 @@ class Contribution:
     classes: int
 
     def factor(self, simulated: int, label: int) -> float:
-        """Return the factor from slopes of a simulated loss to the client's slopes.
+        """Return the ratio of the client's slopes to those of a simulated loss.
 
-        The simulated loss is that of `simulated` examples with this label.
+        The simulated loss is that of a batch of `simulated` examples, all with the label `label`.
         """
         if self.divisors is None:
             return self.size
@@ -91,7 +91,7 @@ def contribution_of(observation: Observation) -> Contribution | Inapplicable:
     if counts is None and batch > 1:
         return UnevenWeights(classes=observation.classes)
     if counts is None:
-        # With one example, its weight cancels.
+        # In a batch of one, the weight of the example cancels.
         return Contribution(torch.ones(classes).double(), 1.0, size, observation.classes)
     total = float(reduction.divisors @ counts.double())
     return Contribution(reduction.divisors, total, size, observation.classes)

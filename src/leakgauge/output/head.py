@@ -1,8 +1,9 @@
 """The head: the layer whose output is the model's output, up to a known function.
 
 A layer is the head if the model's output depends on the layer's output z, and on no other trained
-parameter. The order in which layers are registered does not show this. So each candidate is tested:
-its output is replaced by random values, and the output of the model must depend only on them.
+parameter. The order in which layers are registered does not show which layer is the head. So each
+candidate is tested. Its output is replaced by random values, and the model's output must depend
+only on these values.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Head:
     squeezed: bool
 
     def logits_to_output(self, logits: Tensor) -> Tensor:
-        """Return the model's output for scaled logits (N, C). Differentiable."""
+        """Return the model's output for scaled logits (N, C). The map is differentiable."""
         finished = logits
         if self.finish == "log_softmax":
             finished = logits.log_softmax(-1)
@@ -85,7 +86,9 @@ class Head:
 
 @dataclass(frozen=True)
 class SharedHead:
-    """The head and its gradient, in float64 on the CPU. In its units, the model's logits are `W h + b`.
+    """The head and its gradient, in float64 on the CPU.
+
+    W and b are scaled so that the model's logits are `W h + b`.
 
     Args:
         head: The head.
@@ -270,7 +273,7 @@ def _head_at(
 
 
 def _is_used_elsewhere(model: nn.Module, layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> bool:
-    """Return whether the output also depends on the layer's weights in another way than through its output."""
+    """Return whether the model's output depends on the layer's weights except through the layer's output."""
 
     def without_slope(_: nn.Module, arguments: tuple[Any, ...], named: Any, __: Any) -> Tensor:
         given = arguments[0] if arguments else next(iter(named.values()))
@@ -314,7 +317,7 @@ def _find_finish(logits: Tensor, output: Tensor) -> tuple[Finish, float] | None:
 
 
 def _ratio(one: Tensor, other: Tensor) -> float:
-    """Return the factor c for which `c * other` is closest to `one`, and exactly 1 if it is nearly 1."""
+    """Return the factor c for which `c * other` is closest to `one`. A factor close to 1 is returned as exactly 1."""
     found = float((one * other).sum() / other.square().sum())
     return 1.0 if abs(found - 1) < WITHIN else found
 

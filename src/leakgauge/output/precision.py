@@ -1,4 +1,4 @@
-"""The loss for a copy of the model in another precision."""
+"""The loss for a copy of the model that computes in another precision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ def loss_in(
 ) -> Loss:
     """Return the observed loss for outputs of type `dtype`.
 
-    A loss that is a module is copied, with its tensors in this type. A function may hold its own tensors
-    and fail on outputs of this type. Then it gets outputs in the observed precision.
+    A loss that is a module is copied, with its tensors converted to `dtype`. A function may hold
+    tensors that cannot be converted, and fail on outputs of type `dtype`. It then gets its outputs
+    in the observed precision.
     """
     loss = observation.loss
     if isinstance(loss, nn.Module):
@@ -44,7 +45,7 @@ def observed_precision(loss: Loss, like: Tensor) -> Loss:
 def _accepted_targets(
     loss: Loss, observation: Observation, dtype: torch.dtype, device: torch.device
 ) -> set[str]:
-    """Return which of the usual kinds of targets the loss accepts with outputs of this type."""
+    """Return the names of the usual kinds of targets that the loss accepts, with outputs of this type."""
     outputs = torch.zeros((1, observation.classes or 1), dtype=dtype, device=device)
     kinds = {
         "class labels": torch.zeros(1, dtype=torch.long, device=device),

@@ -25,7 +25,7 @@ from leakgauge.federated.isolation.untouched import value_of
 WITHIN = 1e-5
 """Largest relative error of the slopes of a test batch. A loss may compute in float32."""
 TOGETHER = 512
-"""Most examples of a batch, since losses over many classes take much memory."""
+"""Largest number of examples in one call of the loss, since losses over many classes take much memory."""
 TESTED = 4
 """Number of examples of the test batch."""
 
@@ -70,7 +70,7 @@ def reduction_of(loss: Loss, classes: int, *, width: int | None = None) -> Reduc
     outputs = torch.randn((TESTED, width or classes), generator=generator, dtype=torch.float64)
     each: list[Tensor] = []
     for labels in torch.split(torch.arange(classes), TOGETHER):
-        # Class 0 is in every batch, so that the divisors of different batches are comparable.
+        # Class 0 is in every batch, which makes the divisors of different batches comparable.
         found = _divisors(loss, outputs[:1], [0, *labels.tolist()])
         if found is None:
             return None
@@ -105,7 +105,7 @@ def own_slopes(
 
 
 def _divisors(loss: Loss, output: Tensor, labels: list[int]) -> Tensor | None:
-    """Return the weights (N,) of labels relative to the first one's: 0 for a sum, or None if neither form fits."""
+    """Return the weights (N,) of labels, relative to the first label's. 0 for a sum, None for any other form."""
     whole = slopes(loss, output.expand(len(labels), -1), labels)
     alone = [slopes(loss, output, [label]) for label in labels]
     if whole is None or any(slope is None for slope in alone):

@@ -1,4 +1,6 @@
-"""Records: an audit writes them, one a line, and the report reads them. One schema serves both.
+"""Records.
+
+An audit writes one record on each line of a file, and the report reads them by the same schema.
 
 A file `records.jsonl` holds a `Header` first. Then comes one line for each `Cell` and each
 `Training`, in the order in which they were finished, and an `End`. docs/records.md describes every

@@ -39,7 +39,7 @@ class Column(Part):
         ge=0, le=MOST_DECIMALS, description="Number of decimals that a report shows."
     )
     tolerance: Annotated[float, Field(ge=0, le=1e100)] = Field(
-        description="Largest distance from the truth at which a value counts as read, in the column's unit."
+        description="Largest distance from the truth at which a value counts as reconstructed, in the column's unit."
     )
 
 
@@ -55,7 +55,7 @@ class Headline(Part):
         '"number" as 31.2.'
     )
     better: Literal["higher", "lower"] = Field(
-        description="Which values leak more, and so are better for the adversary."
+        description="Whether higher or lower values leak more."
     )
     reads: Text = Field(description="Words for a value. `{score}` stands for the value.")
     reads_exactly: Text = Field(
@@ -71,7 +71,7 @@ class Headline(Part):
         return score == math.inf if self.better == "higher" else score <= 0
 
     def ahead(self, score: float | None, control: float | None) -> float:
-        """Return how much more a score leaks than the control's. It is 0 if it leaks less, or if one is missing."""
+        """Return how much more a score leaks than the control's, or 0 if it does not, or if one is missing."""
         if score is None or control is None or self.leakage(score) <= self.leakage(control):
             return 0.0
         return self.leakage(score) - self.leakage(control)
@@ -125,7 +125,9 @@ class Threat(Part):
 class Control(Part):
     """The blind control: the same attack on an update that holds nothing of this batch."""
 
-    kind: Text = Field(description="The examples that its update was computed on, in words.")
+    kind: Text = Field(
+        description="Words for the examples on which the control's update was computed."
+    )
     scores: Scores = Field(description="Like `scores` of the cell. Empty if the control failed.")
     status: Ended = Field(description="How the control ended.")
     message: Text = Field(description="What the attack reports about its result. May be empty.")
@@ -209,7 +211,7 @@ class Described(Part):
 
     type: Literal["cell"] = Field(default="cell", description="Kind of the record.")
     index: Count = Field(
-        description="Place of the cell in the plan, from 0. Lines stand in the order in which cells were finished."
+        description="Place of the cell in the plan, from 0. Lines stand in the order in which cells finished."
     )
     id: Name = Field(description="Name of the cell, unique in its run.")
     case: Name = Field(description="Name of the case.")
@@ -266,11 +268,11 @@ class Cell(Described):
     restart: Count = Field(default=0, description="Index of the chosen restart, from 0.")
     perceptual: Text | None = Field(
         default=None,
-        description="The network that compared images, or why there was none. Null for other data.",
+        description="Name of the network that compared images, or the reason why there was none. Null for other data.",
     )
     candidates: Count | None = Field(
         default=None,
-        description="Number of images among which a reconstruction had to identify its own. Null if there was no "
+        description="Number of images among which a reconstruction had to identify its original. Null if there was no "
         "identification test.",
     )
     trajectory: Many[Moment] = Field(
@@ -310,12 +312,12 @@ class Cell(Described):
 
     @property
     def silent(self) -> bool:
-        """Whether every entry of the update was zero, so that there was nothing to attack."""
+        """Whether every entry of the update was zero, so there was nothing to attack."""
         return self.status == "no signal"
 
     @property
     def ran(self) -> bool:
-        """Whether there is a reconstruction."""
+        """Whether the attack ran and gave a reconstruction."""
         return not (self.inapplicable or self.failed or self.silent)
 
     def values(self, metric: str) -> tuple[float | None, ...]:

@@ -1,7 +1,7 @@
 """The documentation of records, made from the schema.
 
 `python -m leakgauge.records.document docs` writes it anew. docs/records.md lists the fields of each
-record and of each part of one, between two marks. docs/record.schema.json is the JSON Schema.
+record and of its parts, between two marks. docs/record.schema.json is the JSON Schema.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def _section(name: str, parts: Mapping[str, Any]) -> str:
 
 
 def _meaning(schema: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
-    """Return the description of a field. Pydantic leaves it out if the class of the field has the same one."""
+    """Return the description of a field, or that of the field's class if pydantic left the field's own out."""
     if "description" in schema:
         return str(schema["description"])
     return str(parts[schema["$ref"].rpartition("/")[2]]["description"])
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """Return in words what values a field may have."""
+    """Return the values that a field may have, in words."""
     if "const" in schema:
         return json.dumps(schema["const"])
     if "enum" in schema:
@@ -94,7 +94,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def _inner(schema: Mapping[str, Any]) -> str:
-    """Return in words what an array or an object holds, in brackets if the words need them."""
+    """Return the kind of items of an array or object, in words, and in brackets if they are composed."""
     words = _kind(schema)
     return f"({words})" if "anyOf" in schema or schema.get("type") in ("array", "object") else words
 

@@ -97,5 +97,5 @@ class Protocol(Part):
 
     @property
     def single(self) -> bool:
-        """Whether the update is one gradient, so that it has no order and no hyperparameters."""
+        """Whether the update is one gradient of one batch. It then has no order of examples and no hyperparameters."""
         return self.kind == "gradient" and self.local_steps == 1

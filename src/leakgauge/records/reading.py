@@ -1,4 +1,4 @@
-"""Reading of records from disk. A file may be foreign, so sizes are limited and each message is one line."""
+"""Reading of records from disk. A file may come from anybody, so sizes are limited and each message is one line."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ HEADED = "the header of a run as its first line, of type 'header'"
 def read(path: str | Path) -> list[Record]:
     """Return the records of a file `records.jsonl`, in the order in which they were finished.
 
-    A crash may cut the last line. A last line without a newline that is not a whole record is left
-    out, since it holds nothing that was finished. A run that was killed has no `End`.
+    A crash can cut the last line. If the last line has no newline and is not a whole record, it is
+    left out: it was not finished. A run that was killed has no `End`.
 
     Args:
         path: The file.
@@ -176,7 +176,7 @@ def shorten(value: object) -> str:
     try:
         return f"{value!r:.{SHOWN}}"
     except (ValueError, RecursionError):
-        # This is a whole number of thousands of digits, or deeply nested lists.
+        # The value is a whole number of thousands of digits, or consists of deeply nested lists.
         return "a value that is too long to show"
 
 
@@ -190,7 +190,7 @@ def _parse(line: bytes) -> object:
 
 
 def _is_object(line: bytes) -> bool:
-    """Return whether a line without a newline is a whole JSON object, so that no crash cut it."""
+    """Return whether a line is a whole JSON object. If it has no newline, it was then not cut by a crash."""
     return isinstance(_parse(line), dict)
 
 
@@ -203,8 +203,8 @@ def _error(where: str, expected: str, found: str, remedy: str) -> DataError:
 def uncollected() -> Iterator[None]:
     """Turn off garbage collection inside the block, which makes many objects without cycles.
 
-    Each collection visits every record that was read so far. With collections, 20,000 cells took
-    2.2 s to read. Without them it was 1.0 s.
+    Each collection visits every record that was read so far. With garbage collection, 20,000 cells
+    took 2.2 s to read. Without it they took 1.0 s.
     """
     collecting = gc.isenabled()
     gc.disable()

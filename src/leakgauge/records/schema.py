@@ -18,7 +18,10 @@ Record = Header | Cell | Training | End
 
 @cache
 def adapter() -> TypeAdapter[Record]:
-    """Return the validator of records, which goes by the field `type`. It is built once, since that is slow."""
+    """Return the validator of records, which chooses the class by the field `type`.
+
+    It is built once, since building is slow.
+    """
     return TypeAdapter(Annotated[Record, Field(discriminator="type")])
 
 

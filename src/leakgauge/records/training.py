@@ -27,7 +27,7 @@ class Federation(Part):
         "smaller value, the clients' labels differ more."
     )
     examples: Count | None = Field(
-        description="Number of examples that a client trains on in a round. Null if it uses all of its own."
+        description="Number of examples that a client trains on in a round. Null if it uses all its examples."
     )
     server_lr: Measurement = Field(
         description="Learning rate with which the server applies the mean update."
@@ -38,14 +38,16 @@ class Epsilon(Part):
     """The (epsilon, delta)-differential privacy that the accountant of the defense computed."""
 
     value: Measurement = Field(
-        description="Epsilon of the client in most danger. Null if there is no bound."
+        description="Epsilon of the client with the weakest protection. Null if there is no bound."
     )
     delta: Measurement = Field(description="Delta, a probability in [0, 1].")
     steps: Count = Field(description="Number of rounds that were composed.")
     sample_rate: Measurement = Field(
         description="Fraction of the examples, or of the clients, that a round uses, in (0, 1]."
     )
-    note: Text = Field(description="Whose epsilon it is, or why there is none.")
+    note: Text = Field(
+        description="The client or example that the epsilon protects, or the reason why there is no epsilon."
+    )
 
 
 class DescribedTraining(Part):

@@ -14,11 +14,11 @@ MOST = 2**53
 LONGEST_TEXT = 2**20
 """Most characters of a text, equal to the length of the longest specification. The rest is cut."""
 REPLACED = "\ufffd"
-"""The character that replaces each one that no page should show."""
+"""The character that replaces each character that no page should show."""
 KEPT = frozenset("\n\t")
 """Control characters that are kept."""
 OVERRIDES = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that change the direction of writing, so that the text after them reads differently."""
+"""Characters that change the direction of writing. The text after them would read differently."""
 
 
 class Part(BaseModel):
@@ -36,9 +36,9 @@ class Part(BaseModel):
 def printable(value: Any) -> Any:
     """Return text with U+FFFD for each character that no page should show.
 
-    They are lone surrogates, those that change the direction of writing, and control characters
-    other than newline and tab. A text of more than LONGEST_TEXT characters loses its end. A value
-    that is not text is returned unchanged.
+    These characters are lone surrogates, characters that change the direction of writing, and
+    control characters other than newline and tab. A text of more than LONGEST_TEXT characters loses
+    its end. A value that is not text is returned unchanged.
     """
     if not isinstance(value, str):
         return value

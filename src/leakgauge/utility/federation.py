@@ -41,8 +41,8 @@ class History:
         sent: Bytes that all clients together sent, for each round.
         seconds: Time of all clients and the server, for each round, in seconds.
         sizes: Number of examples of each client.
-        diverged: Whether an update after the first round was not finite. The run ends with the round
-            before.
+        diverged: Whether an update after the first round was not finite. The run then ends with the
+            last round before it.
         model: The server's model at the end.
 
     Example:
@@ -84,7 +84,7 @@ class Federation:
     Args:
         clients: Number of clients, at least 1.
         rounds: Number of rounds, at least 1.
-        alpha: Evenness of the labels over clients, above 0, see `label_skew`.
+        alpha: Evenness of the labels over clients, above 0. See `label_skew`.
         examples: Number of examples that a client draws from its own in a round. None is all.
         server_lr: Step size of the server, above 0. 1 averages the models of FedAvg.
 
@@ -120,7 +120,7 @@ class Federation:
         """Train a model under a defense, and return the history of the run.
 
         Args:
-            client: The client that all clients equal, with its model, local training and defense.
+            client: The client that all clients copy, with its model, local training and defense.
             data: The training examples, which are divided among the clients.
             test: The examples on which accuracy is measured.
             seeds: Seeds of the partition, the batches and the clients.
@@ -144,7 +144,8 @@ class Federation:
             try:
                 shared = share_all(client, own, batches, memories, each)
             except UpdateError:
-                # Divergence takes at least one round. Before it, the model or the defense is at fault.
+                # A training can diverge only after a round. An error in the first round is a fault
+                # of the model or the defense.
                 if number == 0:
                     raise
                 diverged = True
@@ -167,7 +168,7 @@ class Federation:
         ]
 
     def draw_batch(self, data: Dataset, part: Tensor, seeds: Seeds) -> Batch:
-        """Return the batch of one client in one round, from its examples `part`, which are indices."""
+        """Return the batch of one client in one round. `part` holds the indices of its examples in `data`."""
         if self.examples is not None and self.examples < len(part):
             order = torch.randperm(len(part), generator=seeds.generator("examples"))
             part = part[order[: self.examples]]
@@ -190,7 +191,7 @@ def share_all(
 
 
 def step(model: nn.Module, mean: Update, rate: float, names: Collection[str]) -> None:
-    """Move the server's parameters in `names`, along a weight difference or against a gradient."""
+    """Move the server's parameters called `names` along a weight difference, or against a gradient."""
     sign = rate if mean.kind == "delta" else -rate
     with torch.no_grad():
         for name, parameter in trainable(model).items():
@@ -199,7 +200,7 @@ def step(model: nn.Module, mean: Update, rate: float, names: Collection[str]) ->
 
 
 def mean_accuracy(models: Sequence[nn.Module], test: Dataset) -> float:
-    """Return the mean accuracy of the models. A model that several clients have counts once."""
+    """Return the mean accuracy of the models. A model that several clients share counts once."""
     distinct = list(dict.fromkeys(models))
     return sum(accuracy_of(model, test) for model in distinct) / len(distinct)
 

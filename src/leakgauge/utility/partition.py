@@ -22,7 +22,8 @@ def label_skew(
         q_c \sim \mathrm{Dirichlet}(\alpha, \dots, \alpha)
 
     For each class :math:`c`, the vector :math:`q_c` holds the fraction of its examples that each
-    client gets. So clients also differ in their numbers of examples. Every example has one client.
+    client gets. So clients also differ in their numbers of examples. Every example belongs to
+    exactly one client.
 
     Args:
         targets: Class labels (N,).
@@ -30,8 +31,8 @@ def label_skew(
         alpha: Parameter of the Dirichlet distribution, above 0. With a small value, a client has few
             classes. With 100, all clients have nearly the same labels.
         seeds: Seeds of the draws.
-        least: Smallest number of examples of a client. The partition is drawn again, up to 200 times,
-            until each client has as many.
+        least: Smallest number of examples of a client. The partition is drawn up to 200 times,
+            until each client has this many.
 
     Returns:
         The sorted indices of each client's examples, one tensor for each client.

@@ -7,7 +7,7 @@ import math
 from leakgauge.core import Defense, Encoding, Update, effect
 
 FLOAT = 32
-"""Bits of a value without a defense that states a shorter format."""
+"""Bits of a value, unless a defense states a shorter format."""
 
 
 def sent_bytes(update: Update, defense: Defense | None = None) -> int:
