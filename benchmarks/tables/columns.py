@@ -11,6 +11,12 @@ from tables.table import Column, compact, fraction
 
 SAME = "the same reconstruction scored against other images"
 """The control of most benchmarks."""
+WORDS = {
+    "dB": "PSNR",
+    "LPIPS": "perceptual distance (0 for equal images)",
+    "SSIM": "structural similarity (1 for equal images)",
+}
+"""What a unit or a metric is, in words."""
 Center = Literal["median", "mean"]
 SECONDS = Column("s", figures.seconds, "median seconds of one attack", compact)
 RESIDUAL = Column(
@@ -52,9 +58,9 @@ def score(
     """
     lead = f"{name} " if name else ""
     about = (
-        f"{center} {unit} over the n images"
+        f"{center} {WORDS.get(unit, unit)} over the n images"
         if not name
-        else f"{center} {unit} of the {name} attack"
+        else f"{center} {WORDS.get(unit, unit)} of the {name} attack"
     )
     if center == "mean":
         spread = [
@@ -101,7 +107,7 @@ def scored_by(
     """Return a further metric and its control."""
     middle = figures.mean if center == "mean" else figures.median
     return [
-        Column(unit, middle(metric), f"{center} over images", form),
+        Column(unit, middle(metric), f"{center} {WORDS.get(unit, unit)} over images", form),
         Column(
             f"control {unit}", middle(f"control_{metric}"), f"{center} of the blind control", form
         ),

@@ -30,8 +30,8 @@ def one_image() -> str:
     resnet = some("inverting_gradients", network="resnet20", state="trained", method="ours")
     return (
         "**One image: it depends on the network.** "
-        f"Our attack reads a trained LeNet at {decibels(lenet, figures.mean)}. "
-        f"It reads a trained ResNet-20 at {decibels(resnet, figures.mean)}."
+        f"From a trained LeNet, our attack reconstructs an image with {decibels(lenet, figures.mean)}. "
+        f"From a trained ResNet-20: {decibels(resnet, figures.mean)}."
     )
 
 
@@ -50,7 +50,7 @@ def whole_batch() -> str:
         figure(exact) for figure in (figures.above("psnr", figures.EXACT), figures.count("psnr"))
     )
     return (
-        "**Exact attacks read whole batches.** "
+        "**Exact attacks recover whole batches.** "
         f"SPEAR on a ReLU MLP, batches of 16 images of one label: {right:.0f} of {count:.0f} images exact, "
         f"{decibels(exact, figures.median)}, in {figures.seconds(exact):.1f} s. "
         f"Gradient matching on the same updates: {decibels(adam, figures.median)}, "

@@ -9,7 +9,10 @@ from tables.table import Column, Table, split
 KEYS = ("defense", "size", "commit")
 SSIM = [
     Column(
-        f"{who} SSIM", figures.where("kind", who, figures.mean("ssim")), "mean over images", ".3f"
+        f"{who} SSIM",
+        figures.where("kind", who, figures.mean("ssim")),
+        "mean structural similarity over images (1 for equal images)",
+        ".3f",
     )
     for who in ("naive", "adaptive")
 ]

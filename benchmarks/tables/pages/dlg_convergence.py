@@ -10,9 +10,14 @@ COLUMNS = [
     Column("n", figures.length, "runs: ten images with three seeds", ".0f"),
     Column("finished", figures.below("mse", 1e-4), "runs with an MSE of at most 1e-4", ".0f"),
     labels_right(),
-    Column("MSE", figures.median("mse"), "median over runs", ".1e"),
+    Column("MSE", figures.median("mse"), "median mean squared error over runs", ".1e"),
     *score(),
-    Column("evaluations", figures.median("evaluations"), "median over runs", ".0f"),
+    Column(
+        "evaluations",
+        figures.median("evaluations"),
+        "median number of evaluations over runs",
+        ".0f",
+    ),
     SECONDS,
 ]
 

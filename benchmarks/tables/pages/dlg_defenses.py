@@ -52,7 +52,15 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     """Return the columns of both adversaries, and the relative strength of noise."""
     found = adversaries(rows, "adversary", center="median", leaks=figures.below("mse", LEAK))
     ratio = figures.median("relative")
-    return [*found, Column("std / rms", ratio, "noise over the rms of the gradient", compact)]
+    return [
+        *found,
+        Column(
+            "std / rms",
+            ratio,
+            "standard deviation of the noise, divided by the root mean square of the gradient",
+            compact,
+        ),
+    ]
 
 
 def tables(document: Document) -> list[Table]:

@@ -20,8 +20,12 @@ def bound(field: str) -> figures.Figure:
 
 
 TRAINED = [
-    Column("epsilon, one round", bound("epsilon_round"), "of one round, at delta 1e-5", compact),
-    Column("epsilon, 200 rounds", bound("epsilon"), "of all rounds, at delta 1e-5", compact),
+    Column(
+        "epsilon, one round", bound("epsilon_round"), "epsilon of one round, at delta 1e-5", compact
+    ),
+    Column(
+        "epsilon, 200 rounds", bound("epsilon"), "epsilon of all rounds, at delta 1e-5", compact
+    ),
     Column("accuracy, %", lambda rows: 100 * rows[0]["accuracy"], "test accuracy after 200 rounds"),
     Column("training s", figures.median("seconds"), "seconds of the training", ".0f"),
 ]

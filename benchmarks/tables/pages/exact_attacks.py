@@ -9,7 +9,7 @@ from tables.documents import Document, Row
 from tables.page import Page, Plot
 from tables.table import Column, Table, compact, split
 
-LEAST = Column("least dB", figures.least("psnr"), "the worst image")
+LEAST = Column("least dB", figures.least("psnr"), "PSNR of the worst image")
 ANSWER = Column("n", figures.length, "batches", ".0f")
 INAPPLICABLE = Column(
     "inapplicable",

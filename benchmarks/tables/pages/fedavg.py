@@ -17,11 +17,11 @@ HOW = {
 }
 COLUMNS = [count(), *score(), control(), RESIDUAL, SECONDS]
 COUNTED = [
-    Column("updates", figures.count("counts"), "updates", ".0f"),
+    Column("updates", figures.count("counts"), "number of updates", ".0f"),
     Column(
         "labels counted, %",
         lambda rows: 100 * (figures.median("counts")(rows) or 0),
-        "median percentage of the batch's labels that are counted right, none granted",
+        "median percentage of the batch's labels that are counted correctly, if none is granted",
         ".0f",
     ),
 ]

@@ -31,7 +31,8 @@ def further() -> list[Column]:
     """Return the columns of other metrics and of costs."""
     own = [LPIPS[0], SSIM[0]]
     found = [
-        Column(c.head, of_kind("adaptive", c.figure), "of the adaptive attack", c.form) for c in own
+        Column(c.head, of_kind("adaptive", c.figure), f"{c.about}, of the adaptive attack", c.form)
+        for c in own
     ]
     label = of_kind("adaptive", figures.mean("label"))
     sent = of_kind("accuracy", lambda rows: rows[0]["sent"] / 1e6)

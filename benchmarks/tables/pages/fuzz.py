@@ -7,7 +7,7 @@ from tables.table import Column, Table, tabulate
 
 WHAT = {
     "mutants": "mutants read as the command reads them",
-    "success": "mutants that were read",
+    "success": "mutants that were accepted",
     "refused": "mutants that were refused in one line",
     "measuring": "valid and large specifications, still computing an update of their own model at the limit",
     "traceback": "mutants that ended in another exception, a dead process, a warning or a line that is not printable",

@@ -9,7 +9,7 @@ from tables.page import Page, Plot
 from tables.table import Column, Table, split, tabulate
 
 BLOCKS = [
-    Column("blockiness", figures.mean("blockiness"), "mean over images", ".2f"),
+    Column("blockiness", figures.mean("blockiness"), "mean blockiness of reconstructions", ".2f"),
     Column(
         "of originals", figures.mean("blockiness_originals"), "mean blockiness of originals", ".2f"
     ),

@@ -71,7 +71,7 @@ def size(name: str, field: str) -> Column:
     return Column(
         name,
         lambda rows: float(rows[0][field]) / 1e6,
-        f"{name.replace('MB', 'megabytes')} of all clients together",
+        f"megabytes of the {'plain updates' if name == 'plain MB' else 'ciphertexts'} of all clients together",
         ".2f",
     )
 

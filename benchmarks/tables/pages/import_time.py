@@ -19,7 +19,7 @@ def tables(document: Document) -> list[Table]:
     ratio = Column(
         "of import torch",
         lambda rows: (figures.median("spent")(rows) or 0.0) / torch,
-        "median over that of `import torch`",
+        "median, divided by that of `import torch`",
         ".3f",
     )
     columns = [

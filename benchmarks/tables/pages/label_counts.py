@@ -26,7 +26,7 @@ def of_method(name: str, field: str) -> figures.Figure:
 def columns(rows: Sequence[Row], field: str) -> list[Column]:
     """Return one column for each method."""
     methods = list(dict.fromkeys(name for row in rows for name in row["methods"]))
-    n = Column("n", figures.length, "batches", ".0f")
+    n = Column("n", figures.length, "number of batches", ".0f")
     return [n, *(Column(head(name), of_method(name, field)) for name in methods)]
 
 

@@ -24,7 +24,7 @@ def oracle(name: str) -> figures.Figure:
 
 def columns(rows: Sequence[Row], part: str) -> list[Column]:
     """Return the columns of some oracles: those whose name ends in `part`, or all."""
-    n = Column("n", figures.total("draws"), "batches", ".0f")
+    n = Column("n", figures.total("draws"), "number of batches", ".0f")
     oracles = list(rows[0]["oracles"])
     blind = next(name for name in oracles if name.startswith("all classes"))
     names = [name for name in oracles if part in name and name != blind]

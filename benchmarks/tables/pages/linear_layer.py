@@ -34,9 +34,11 @@ def percent(field: str) -> figures.Figure:
 
 
 RECORDS = [
-    Column("records", figures.count("columns_read"), "records", ".0f"),
+    Column("records", figures.count("columns_read"), "number of records", ".0f"),
     Column(
-        "columns read, %", percent("columns_read"), "mean over records, to within 1% of their range"
+        "columns read, %",
+        percent("columns_read"),
+        "mean over records of the percentage of columns that are recovered to within 1% of their range",
     ),
     Column("control, %", percent("control_columns_read"), f"mean of the blind control: {BLIND}"),
     ROWS,
@@ -55,7 +57,7 @@ def tables(document: Document) -> list[Table]:
     }
     found = split(images, "width", "Images, MLP of width {}".format, by, IMAGES)
     columns = [column for column in RECORDS if column is not ROWS]
-    batches = Column("batches", figures.length, "batches", ".0f")
+    batches = Column("batches", figures.length, "number of batches", ".0f")
     return [
         *found,
         tabulate(

@@ -8,7 +8,7 @@ from tables.documents import Document, Row
 from tables.page import Page, Plot
 from tables.table import Column, Table, tabulate
 
-LEAST = Column("least dB", figures.least("psnr"), "the worst image")
+LEAST = Column("least dB", figures.least("psnr"), "PSNR of the worst image")
 INDEX = [
     Column(
         "index", figures.median("index"), "lowest rank index of the layers, 0 if determined", ".0f"

@@ -11,12 +11,12 @@ from tables.table import Column, Table, split, tabulate
 COLUMNS = [
     count(),
     *score(center="mean"),
-    Column("least dB", figures.least("psnr"), "the worst image"),
+    Column("least dB", figures.least("psnr"), "PSNR of the worst image"),
     control(center="mean"),
     Column(
         "published dB",
         lambda rows: PUBLISHED[rows[0]["equal"]],
-        "of another network and recipe",
+        "PSNR that the paper prints, for another network and recipe",
         ".2f",
     ),
     SECONDS,

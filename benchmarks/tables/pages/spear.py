@@ -18,14 +18,14 @@ def whole(rows: Sequence[Row]) -> float:
 
 
 COLUMNS = [
-    Column("n", figures.length, "batches", ".0f"),
+    Column("n", figures.length, "number of batches", ".0f"),
     Column("batches exact", whole, "batches with every image at 60 dB or more", ".0f"),
     Column("images", figures.count("psnr"), "images scored", ".0f"),
     Column("images exact", figures.above("psnr", figures.EXACT), "images at 60 dB or more", ".0f"),
     CERTIFIED,
     labels_right(),
     score()[0],
-    Column("least dB", figures.least("psnr"), "the worst image"),
+    Column("least dB", figures.least("psnr"), "PSNR of the worst image"),
     SECONDS,
     Column("most s", figures.most("seconds"), "seconds of the slowest attack", compact),
 ]

@@ -8,11 +8,24 @@ from tables.table import Column, Table, compact, split
 NAMES = {"lenet": "LeNet", "convnet": "ConvNet of width 64", "resnet18": "ResNet-18"}
 PLAIN = "plain gradient"
 COLUMNS = [
-    Column("ratio", figures.median("ratio"), "median time over that of the plain gradient", ".2f"),
-    Column("ms", lambda rows: 1e3 * float(rows[0]["seconds"]), "median milliseconds", compact),
+    Column(
+        "ratio",
+        figures.median("ratio"),
+        "median time, divided by that of the plain gradient",
+        ".2f",
+    ),
+    Column(
+        "ms",
+        lambda rows: 1e3 * float(rows[0]["seconds"]),
+        "median milliseconds of one call",
+        compact,
+    ),
     Column("peak MiB", figures.median("peak_mib"), "peak memory of one call", compact),
     Column(
-        "of plain", figures.median("memory"), "peak memory over that of the plain gradient", ".2f"
+        "of plain",
+        figures.median("memory"),
+        "peak memory, divided by that of the plain gradient",
+        ".2f",
     ),
     Column("build s", figures.median("build_seconds"), "seconds to build the step, once"),
 ]

@@ -17,9 +17,9 @@ def whole(rows: Sequence[Row]) -> float:
 
 
 COLUMNS = [
-    Column("n", figures.length, "batches", ".0f"),
-    Column("batches read", whole, "batches with every example read", ".0f"),
-    Column("examples", figures.count("error"), "examples", ".0f"),
+    Column("n", figures.length, "number of batches", ".0f"),
+    Column("batches read", whole, "batches whose examples are all recovered", ".0f"),
+    Column("examples", figures.count("error"), "number of examples", ".0f"),
     Column(
         "read",
         figures.below("error", READ),
@@ -33,7 +33,9 @@ COLUMNS = [
         ".0f",
     ),
     Column("claimed", figures.total("found"), "examples that the attack claims", ".0f"),
-    Column("wrong", figures.total("wrong"), "claimed examples with an error above 0.1", ".0f"),
+    Column(
+        "wrong", figures.total("wrong"), "claimed examples whose relative error is above 0.1", ".0f"
+    ),
     Column("error", figures.median("error"), "median relative error of the features", ".0e"),
     Column(
         "of spread",
