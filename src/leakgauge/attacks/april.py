@@ -260,7 +260,7 @@ def list_lost_dimensions(equations: PatchEquations) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class AprilMatching(Recipe):
-    r"""Match a vision transformer's gradient, with more weight on the direction for the positional embedding.
+    r"""Match gradients of a vision transformer, with extra weight on the positional embedding's gradient.
 
     Use it for batch 1 and any vision transformer with a learned positional embedding. `April` is
     faster and exact, but needs as many dimensions as tokens.

@@ -39,7 +39,7 @@ DEFAULT = VanishingPrior(steps=2000)
 
 @dataclass(frozen=True, kw_only=True)
 class SignalMatching(BaseAttack):
-    r"""Match gradients of the layers before the first concealed one, and search for the signal that flows back to them.
+    r"""Match gradients of the layers before concealed layers, and search for the signal that flows back.
 
     Use it if a defense conceals layers of the model. Local layers never leave the client. The
     gradients of PRECODE's bottleneck and of the layer after it depend on the client's random draws.

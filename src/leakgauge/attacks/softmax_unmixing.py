@@ -39,7 +39,7 @@ READING = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class SoftmaxUnmixing(BaseAttack):
-    r"""Match gradients with second-order steps, led by each example's features from the last layer's gradient.
+    r"""Recover each example's features from the last layer's gradient, to lead second-order gradient matching.
 
     Use it on smooth networks, if the batch has fewer examples than there are classes. Several
     examples may have the same label.
