@@ -69,8 +69,12 @@ PAGE = Page(
         "Every attack is L-BFGS with a prior that vanishes as the search ends. Where the "
         "simulation is known to be wrong (`taken for one gradient`, `surrogate`), a hundredth of "
         "the prior remains. It is the best of 1e-1, 1e-2 and 1e-3 on draws 5 and 6.",
-        "`unrolled` simulates all local steps. `order invariant` does not depend on the order of "
-        "the examples. Both pay for each local step in each evaluation. They run up to 20 local steps.",
+        "`surrogate` matches one gradient at a model between the start and the end. `corrected "
+        "surrogate` also runs the true local steps, and corrects the surrogate by the "
+        "difference.",
+        "`unrolled` simulates all local steps. `order invariant` does too, "
+        "with one batch for each epoch, whose mean images agree. Both pay for each local step in "
+        "each evaluation. They run up to 20 local steps.",
         "`order granted`: the adversary knows which example came when.",
         "Without the order, the simulation uses one order among many. So even the true batch then "
         "has a residual.",

@@ -86,8 +86,8 @@ PAGE = Page(
         "On untrained networks, and after one epoch: iLRG alone, and iLRG that is granted each "
         "class's mean features. "
         "Two more oracles are granted the mean answer over all images, or that of the batch.",
-        "On trained networks: the labels of the 4 to 48 examples with the largest gradients are "
-        "granted (`loudest`). The other labels are guessed equally often, or in proportion to the "
+        "On trained networks: the labels of 4 to 48 examples are granted: those whose loss has the "
+        "largest slope at an output (`loudest`). The other labels are guessed equally often, or in proportion to the "
         "granted ones.",
         "Visible examples are those whose slope changes an entry of the float32 gradient.",
         "The last layer's 9 times 65 free entries can fix 9 examples.",

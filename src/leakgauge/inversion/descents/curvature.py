@@ -1,4 +1,4 @@
-r"""The Gauss-Newton matrix :math:`J^\top J`: a preconditioner, and the directions that the update distinguishes."""
+r"""The Gauss-Newton matrix :math:`J^\top J`: a preconditioner, and the rank of the update."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Identification:
-    """How many directions of the unknowns the update distinguishes: the rank of its Jacobian.
+    """The number of directions of the batch that change the update: the rank of its Jacobian.
 
     Args:
         rank: Number of directions, or an upper bound if not `exact`.
@@ -77,7 +77,7 @@ Run = Generator[Request, Evaluation, Ending]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What stays the same during one run of a descent.
+    """The parts of one run of a descent that do not change.
 
     Args:
         project: Moves variables, in place, to the nearest allowed ones.

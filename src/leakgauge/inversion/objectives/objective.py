@@ -176,7 +176,7 @@ class Scaled(Term):
 
 @dataclass(frozen=True)
 class Logarithm(Term):
-    r"""The logarithm of a term, so that priors beside it compete with its relative change.
+    r"""The logarithm of a term. A prior beside it weakens as the term falls.
 
     .. math::
 

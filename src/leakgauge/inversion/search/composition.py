@@ -73,8 +73,8 @@ class Composition:
         if self.statistics == 0 or term.inapplicable(observation) is not None:
             return self.objective
         weight = self.statistics * value_at_zero_update(self.objective, observation)
-        # Inexact statistics guide the start of the search. Their weight then falls, so that the update
-        # can be matched.
+        # Inexact statistics guide the start of the search. Their weight then falls, so that they do
+        # not keep the search from matching the update.
         return (
             self.objective
             + (weight if term.exact else GeometricSchedule(weight, 1e-4 * weight)) * term

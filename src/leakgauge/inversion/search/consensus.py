@@ -69,7 +69,7 @@ def register_onto(image: Tensor, aim: Tensor) -> Tensor:
     scikit-image. On shifted and bent images of 32 px, noisy or not, it is as good as TV-L1 or
     better, in half the time. One shift for the whole image is no better than no registration.
     """
-    # Imported here, since these imports take a third of a second.
+    # Imported here, since importing SciPy and scikit-image takes a third of a second.
     from scipy.ndimage import map_coordinates
     from skimage.registration import optical_flow_ilk
 

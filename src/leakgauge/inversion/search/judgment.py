@@ -56,7 +56,7 @@ def residual_of(observation: Observation, found: Reconstruction) -> float | None
 
 
 def _unexplained(observation: Observation, unit: Tensor, targets: Tensor) -> float:
-    """Return the fraction of the update that no multiple of one gradient, midway, explains."""
+    """Return the fraction of the update that no multiple of one gradient at the middle model explains."""
     midway = interpolate(observation, 0.5)
     simulated = simulator(midway, create_graph=False)(unit, targets)
     cosine = 1 - float(Cosine()(Candidate(unit, targets, simulated, midway.update.tensors)))
@@ -94,8 +94,8 @@ def status_of(
 def faintest(observation: Observation, unit: Tensor, targets: Tensor) -> float:
     """Return the least norm of one example's part of the simulated gradient, relative to the whole.
 
-    It is 1 for one example. It is 0 if the parts cannot be separated, because examples meet in the
-    model or the reduction of the loss is not known.
+    It is 1 for one example. It is 0 if the parts cannot be separated, because the model mixes
+    examples or the reduction of the loss is not known.
     """
     if len(unit) == 1:
         return 1.0

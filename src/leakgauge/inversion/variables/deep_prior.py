@@ -30,7 +30,8 @@ class DeepPrior(Parametrization):
         x_i = \operatorname{sigmoid}(G_{w_i}(z))
 
     Here :math:`w_i` are the variables of image :math:`i`, and :math:`z` is fixed noise, the same
-    for all images. An untrained network fits what images have in common sooner than it fits noise.
+    for all images. An untrained network fits the structure of natural images sooner than it fits
+    noise.
 
     Each level doubles the sides, as in the decoder half of the paper's network. Then it applies a 3
     x 3 convolution, a normalization and a leaky ReLU. The normalization uses each channel's own

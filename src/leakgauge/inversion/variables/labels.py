@@ -23,7 +23,7 @@ from leakgauge.output.one_label import Slope
 
 
 class Targets(Protocol):
-    """The rule by which variables stand for a candidate's targets."""
+    """A rule that turns variables into a candidate's targets."""
 
     @property
     def free(self) -> bool:

@@ -1,4 +1,4 @@
-r"""The signal that reaches a layer backward as further variables of each example.
+r"""Further variables of each example: the gradient of its loss at the input of a layer (its signal).
 
 Use it if a known defense hides the gradients of all layers from some layer on. With :math:`r` the
 input of the first hidden layer, the gradient of an earlier parameter :math:`\theta_l` is

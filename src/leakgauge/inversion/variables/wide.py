@@ -48,7 +48,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class WideDomain:
-    """The domain of wide examples. The further values are their own unit coordinates."""
+    """The domain of wide examples. Its maps to and from unit coordinates keep the further values unchanged."""
 
     base: Domain
     layout: Layout
