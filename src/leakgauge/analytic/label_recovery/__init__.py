@@ -1,4 +1,4 @@
-"""Label recovery: how many examples of each class a batch has, read from its update."""
+"""Label recovery: methods that recover the number of examples of each class from an update."""
 
 from leakgauge.analytic.label_recovery.base import LabelMethod, LabelRecovery, Reading
 from leakgauge.analytic.label_recovery.bounds import Bounds

@@ -1,4 +1,6 @@
-"""Shared parts of all label recovery methods: the result, the gradient they read, and rounding to whole counts."""
+"""Shared parts of label recovery methods: the result, the gradient that they use, rounding of
+counts.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ class LabelRecovery:
     Args:
         method: Name of the method.
         present: (C,) bool, the classes that have at least one example.
-        counts: (C,) whole numbers that sum to B, the number of examples of each class. None if the
-            method recovers presence alone.
+        counts: (C,), number of examples of each class, whole numbers with sum B. None if the method
+            only recovers which classes are present.
         certified: Whether the update itself proves the labels.
         notes: Lines for the record.
 
@@ -55,7 +57,7 @@ class LabelRecovery:
         """Class indices (B,) in ascending order.
 
         Raises:
-            ValueError: The method recovers presence alone.
+            ValueError: The method only recovers which classes are present, and no counts.
         """
         if self.counts is None:
             raise ValueError(
@@ -65,7 +67,7 @@ class LabelRecovery:
 
 
 Reading = Callable[[Seeds], LabelRecovery]
-"""From seeds to the labels of one prepared observation. A method that draws inputs draws them from the seeds."""
+"""Function from seeds to the labels of one observation. A method that draws inputs draws them with these seeds."""
 
 
 class LabelMethod(ABC):
@@ -125,7 +127,7 @@ def known_steps(observation: Observation) -> LocalSteps | Inapplicable:
 
 
 def mean_gradient(observation: Observation, training: LocalSteps) -> Observation:
-    """Return the observation as one of the mean gradient, taken at the middle of the trajectory.
+    """Return the observation with its update as the mean gradient, at the middle of the trajectory.
 
     The update is theta' - theta = -sum(rate * v) over the steps, with
     v = momentum * v + g + weight_decay * theta and the gradient g. The mean gradient is exact for
@@ -143,7 +145,7 @@ def mean_gradient(observation: Observation, training: LocalSteps) -> Observation
 
 
 def as_gradient(observation: Observation) -> Observation:
-    """Return the observation as one of a gradient if its difference comes from a single step, else unchanged."""
+    """Return the observation with its weight difference as a gradient if it took one step, else unchanged."""
     training = known_steps(observation)
     if isinstance(training, Inapplicable) or training.count_steps(observation.batch_size) > 1:
         return observation
@@ -158,7 +160,7 @@ def head_of(
     Args:
         observation: Observation of one gradient, or of a weight difference of one step.
         one_hot: Whether the method needs targets of 0 and 1.
-        uneven: Whether the method takes account of class weights.
+        uneven: Whether the method can handle unequal class weights.
     """
     found = last_layer(as_gradient(observation))
     if isinstance(found, Inapplicable):
@@ -170,7 +172,7 @@ def head_of(
 def biased_head_of(
     observation: Observation, *, one_hot: bool = False, uneven: bool = False
 ) -> BiasedHead | Inapplicable:
-    """Return the head with its gradient and that of its bias, or the reason why a method cannot use it.
+    """Return the head with the gradients of weight and bias, or why a method cannot use them.
 
     The arguments are those of `head_of`.
     """
@@ -199,11 +201,11 @@ def why_unfit(link: LossLink, *, one_hot: bool = False, uneven: bool = False) ->
 
 
 def shared_entries(observation: Observation) -> Tensor | None:
-    """Return a mask (C, d + 1) of the entries of the last layer's gradient that a known defense shares, the bias last.
+    """Return a mask (C, d + 1) of the last layer's gradient entries that a known defense shares.
 
     Returns:
-        1 for an entry that was shared and 0 for a dropped one. None if no defense is known, if it
-        keeps all or no entries, or if the last layer has no gradient of a bias.
+        1 for a shared entry and 0 for a dropped one. The last column is the bias. None if no
+        defense is known, if it shares all or no entries, or if the bias has no gradient.
     """
     seen, defense = as_gradient(observation), observation.knowledge.defense
     if defense is None:

@@ -29,9 +29,9 @@ from leakgauge.federated.training.calibration import one_gradient
 from leakgauge.output import Head
 
 FAINT = 1e-6
-"""Relative size, against the largest entry, below which a negative entry may be rounding."""
+"""A negative entry below this fraction of the largest entry may be rounding."""
 CERTAIN = 6.0
-"""Standard deviations of the noise below which nothing is proven."""
+"""Entries below this number of standard deviations of the noise prove nothing."""
 AMPLITUDES = (1.0, 10.0, 100.0)
 """Standard deviations, in unit coordinates, of the noise that shows whether features can be negative."""
 
@@ -41,8 +41,9 @@ class Bounds(LabelMethod):
     r"""Recover label counts from lower bounds that the gradient proves, completed by a prior.
 
     Use it at any batch size on trained, confident networks. Targets must be 0 and 1, and the
-    gradient of the last layer's bias is needed. A confident example leaves almost nothing in the
-    gradient, so counts cannot be solved for. Two facts stay certain:
+    gradient of the last layer's bias is needed. An example that the network classifies with
+    confidence leaves almost no gradient, so equations for the counts cannot be solved. Two facts
+    remain certain:
 
     - :math:`k_c \ge -B \, db_c`, since outputs are at least 0.
     - If features are never negative, a negative entry in row c of dW proves that class c is
@@ -56,8 +57,8 @@ class Bounds(LabelMethod):
       :math:`m_c = -B \, db_c / (1 - p_{cc})` assumes that all its examples are as confident as its
       embedding (`Ilrg`). It improves as more of the batch is proven.
     - Any other class gets (n - 1) / (C - 1), with n the number of classes that have a bound above
-      0. If only one class has a bound, it takes all. If almost all have one, the others get about
-      as much as these. A class that would get less than half an example gets none.
+      0. So if n is 1, that class takes the whole rest. If n is close to C, the other classes get
+      about as much as these n. A class that would get less than half an example gets none.
 
     Args:
         dummies: Number of inputs that test whether features can be negative, at least 1. Default
@@ -93,7 +94,10 @@ class Bounds(LabelMethod):
         return LabelRecovery.of(counts, "bounds", note, certified=known == layer.batch)
 
     def least(self, observation: Observation, head: BiasedHead, seeds: Seeds) -> Tensor:
-        """Return the least number of examples of each class (C,). `observation` is as the client shared it."""
+        """Return the proven least number of examples of each class (C,).
+
+        `observation` is the original, not a mean gradient.
+        """
         generator = seeds.generator("dummies")
         signed = can_be_negative(observation, head.head, self.dummies, generator)
         blur = weight_rounding(observation, head) + CERTAIN * noise_level(observation, head)
@@ -103,7 +107,7 @@ class Bounds(LabelMethod):
 def can_be_negative(
     observation: Observation, head: Head, dummies: int, generator: torch.Generator
 ) -> bool:
-    """Return whether any feature is below 0, on natural images and on noise far beyond the domain's range."""
+    """Return whether any feature is below 0, for natural images and for noise far outside the domain's range."""
     inputs = [natural(observation, dummies, generator)]
     for amplitude in AMPLITUDES:
         drawn = torch.randn((dummies, *unit_shape(observation.domain)), generator=generator)
@@ -115,7 +119,8 @@ def noise_level(observation: Observation, head: BiasedHead) -> float:
     """Return the standard deviation of the noise on an entry of the gradient, known or estimated.
 
     Softmax's slopes sum to 0 over the classes, so every column of the gradient does too. The sum of
-    a column is therefore noise, whether the adversary knows of it or not.
+    a column is therefore noise. This also measures noise of a defense that the adversary does not
+    know.
     """
     layer = head.layer
     known = known_noise(observation, layer, observation.update.tensors[head.head.weight])
@@ -130,7 +135,7 @@ def noise_level(observation: Observation, head: BiasedHead) -> float:
 def weight_rounding(observation: Observation, head: BiasedHead) -> float:
     """Return the error of a gradient's entry that comes from rounding of the weights, or 0 for a shared gradient.
 
-    It matters if the gradient is computed from a difference of weights.
+    This error arises if the gradient is computed from a difference of weights.
     """
     training = known_steps(observation)
     if isinstance(training, Inapplicable):
@@ -166,7 +171,7 @@ def proven_counts(layer: BiasedLayer, link: LossLink, *, signed: bool, blur: flo
 
 
 def amplified_counts(layer: BiasedLayer, link: LossLink) -> Tensor:
-    """Return the counts (C,), from 0 to B, if all examples were as confident as the embedding of their class."""
+    """Return counts (C,), from 0 to B, that assume all examples to be as confident as their class's embedding."""
     answers = link.value(logits_of(layer, embeddings(layer)) / link.temperature).diagonal()
     faint = (1 - answers).clamp_min(1 / layer.batch)
     return (-layer.batch * layer.dbias / link.scale / link.weights / faint).clamp(0, layer.batch)
@@ -185,8 +190,8 @@ def complete_counts(seen: Tensor, batch: int, amplitude: Tensor) -> Tensor:
         prior = torch.ones_like(prior)
     counts = _fill(seen.double(), prior, batch)
     if bool(seen.any()):
-        # A class that is more likely absent than present gets none. Otherwise many of these classes
-        # would together take the whole batch.
+        # A class that is more likely absent than present gets no example. Otherwise many of these
+        # classes together would take the whole batch.
         prior[(seen == 0) & (counts < 0.5)] = 0
         counts = _fill(seen.double(), prior, batch)
     return seen + round_counts(counts - seen, left)

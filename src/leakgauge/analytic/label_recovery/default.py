@@ -36,8 +36,8 @@ class _Known:
     """Facts about an update whose head has a bias, found before anything is drawn.
 
     Args:
-        shared: The observation as the client shared it.
-        seen: The observation as one of a gradient.
+        shared: The original observation.
+        seen: The observation with its update as one gradient.
         head: The head of `seen`.
         mask: Mask of the shared entries of the head's gradient (`shared_entries`).
         exact: Whether the update is one gradient, up to a known factor.
@@ -54,7 +54,8 @@ class _Known:
 class BestLabels(LabelMethod):
     """Recover label counts by the best method that the observation allows, at any batch size.
 
-    Use it unless you want one method in particular. The first of these that holds gives the counts:
+    Use it unless you want one method in particular. The first of these methods whose conditions
+    hold gives the counts:
 
     1. Granted labels or granted counts.
     2. `LabelOfOne` for batch 1.
@@ -65,7 +66,7 @@ class BestLabels(LabelMethod):
        prior.
 
     Without a gradient of the bias, `LlgStar` replaces steps 3 to 5. A weight difference of several
-    steps is read as the mean gradient at the middle of the trajectory.
+    steps is treated as the mean gradient at the middle of the trajectory.
 
     Args:
         auxiliary: Labeled examples of the adversary's own. By default dummies are drawn.
@@ -109,12 +110,12 @@ class BestLabels(LabelMethod):
         return _with_notes(partial(self.read, known), *notes)
 
     def read(self, given: _Known, seeds: Seeds) -> LabelRecovery:
-        """Return the counts by the first method that holds, if the bias has a gradient."""
+        """Return the counts of the first method whose conditions hold. The bias has a gradient."""
         head, layer, several = given.head, given.head.layer, not given.exact
         rule = Tilting(auxiliary=self.auxiliary)
         tilt = rule.estimate(given.seen, head, given.mask, seeds)
         known = torch.zeros(len(head.link.targets), dtype=torch.long)
-        # The proof needs a whole gradient. It fails if a defense dropped entries.
+        # The proof needs all entries of the gradient. It is not valid if a defense dropped some.
         whole_one = given.mask is None
         bounded = whole_one and why_unfit(head.link, one_hot=True, uneven=True) is None
         if bounded:
@@ -196,7 +197,7 @@ def _granted_counts(observation: Observation) -> Tensor | None:
 
 
 def _as_one_gradient(observation: Observation) -> tuple[Observation, tuple[str, ...]]:
-    """Return the observation as one of a gradient, and a note if that gradient is the mean of several steps."""
+    """Return the observation with its update as one gradient, and a note if this is the mean of several steps."""
     training = known_steps(observation)
     if isinstance(training, Inapplicable):
         return observation, ()
@@ -209,7 +210,7 @@ def _as_one_gradient(observation: Observation) -> tuple[Observation, tuple[str, 
 
 
 def _with_notes(reading: Reading, *notes: str) -> Reading:
-    """Return the reading with these notes before its own."""
+    """Return a reading whose result has these notes before its own notes."""
 
     def noted(seeds: Seeds) -> LabelRecovery:
         found = reading(seeds)

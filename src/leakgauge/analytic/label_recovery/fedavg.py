@@ -1,4 +1,4 @@
-"""Label counts from an update of many local steps, with outputs and features interpolated between both ends."""
+"""Label counts from an update of many local steps. Outputs and features are means over the first and last model."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class FedAvgCounts(LabelMethod):
         return partial(self.read, ends)
 
     def read(self, ends: list[tuple[Observation, HeadGradient]], seeds: Seeds) -> LabelRecovery:
-        """Return the counts. `ends`: the observation with the first and the last model, each with its head."""
+        """Return the counts. `ends` holds the observation at the first and at the last model, each with its head."""
         observation, first = ends[0]
         layer, link = first.layer, first.link
         inputs = uniform(observation, self.dummies, seeds.generator("dummies"))

@@ -22,7 +22,7 @@ from leakgauge.analytic.whitening import Layer
 from leakgauge.core import Inapplicable, Observation, Seeds
 
 FAINT = 2.0**-24
-"""Relative size of an entry of db that may be rounding of a float32 sum whose terms cancel."""
+"""An entry of db below this relative size may be rounding of a float32 sum whose terms cancel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def estimate_counts(layer: BiasedLayer, link: LossLink) -> Tensor:
 
 
 def embeddings(layer: BiasedLayer) -> Tensor:
-    """Return dW_j / db_j (C, d). Where rounding hides db_j, the mean of the other rows stands in."""
+    """Return dW_j / db_j (C, d). If db_j is lost in rounding, row j is the mean of the other rows."""
     empty = layer.dbias.abs() <= FAINT * layer.dbias.abs().max()
     found = layer.dweight / torch.where(empty, 1.0, layer.dbias).unsqueeze(1)
     found[empty] = found[~empty].mean(0)

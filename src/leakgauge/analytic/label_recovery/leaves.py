@@ -1,8 +1,8 @@
 """Dummy images of the dead leaves model: shapes of one color that hide each other.
 
 Their sizes follow a power law. The images have edges, flat parts and the spectrum of photographs.
-Each image draws its number of leaves, its smallest leaf, its saturation and its grain. Among many
-images, some then resemble any photograph.
+Number of leaves, size of the smallest leaf, saturation and grain are drawn for each image. So among
+many images, some resemble any given photograph.
 
 References:
     Lee, Mumford, Huang. Occlusion Models for Natural Images: A Statistical Study of a
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 FINEST = 64
-"""Longer side, in pixels, of the painted image. Larger images are enlarged from it."""
+"""Longer side, in pixels, of the largest image that is painted. Larger images are enlarged from this size."""
 MOST = 120
 """Largest number of leaves in an image."""
 SMALLEST, LARGEST = (0.02, 0.12), 0.6

@@ -1,12 +1,12 @@
-"""LLG, LLG* and LLG+: labels taken one by one from the row sums of the last weight's gradient.
+"""LLG, LLG* and LLG+: labels are chosen one by one by the row sums of the last weight's gradient.
 
 All three run algorithm 1 of the paper. There are B examples and C classes. Let g_c be the sum of
 row c of dW, m < 0 the impact of one example, and s (C,) an offset.
 
-1. Take every class with g_c < 0 once. Then subtract s from g.
-2. Until B labels are taken, take the class with the lowest g_c.
+1. Choose every class with g_c < 0 once. Then subtract s from g.
+2. Until there are B labels, choose the class with the lowest g_c.
 
-Each time class c is taken, m is subtracted from g_c. The methods differ in m and s.
+Each time class c is chosen, m is subtracted from g_c. The methods differ in m and s.
 
 References:
     Wainakh, Ventola, Müßig, Keim, Garcia Cordero, Zimmer, Grube, Kersting, Mühlhäuser. User-Level

@@ -1,4 +1,4 @@
-"""RLG: the classes present in a batch, as the rows of the gradient that a hyperplane separates from all others."""
+"""RLG: the classes present in a batch. A hyperplane separates their rows of the gradient from all other rows."""
 
 from __future__ import annotations
 
@@ -66,10 +66,11 @@ class Rlg(LabelMethod):
 
 
 def separable_rows(dweight: Tensor, rank: int) -> Tensor:
-    """Return which rows (C,) of dW (C, d) a hyperplane through 0 separates from all others."""
+    """Return a mask (C,) of the rows of dW (C, d) that a hyperplane through 0 separates from all other rows."""
     left, values, _ = torch.linalg.svd(dweight, full_matrices=False)
     kept = left[:, : min(rank, int((values > 1e-6 * values[0]).sum()))]
-    # Only directions matter. Rows are scaled to norm 1, since a faint row would pass for 0.
+    # Only the directions of rows matter. Rows are scaled to norm 1, because a faint row would be
+    # taken for 0.
     rows = (kept / kept.norm(dim=1, keepdim=True).clamp_min(1e-300)).numpy()
     found = torch.zeros(len(rows), dtype=torch.bool)
     for label in range(len(rows)):

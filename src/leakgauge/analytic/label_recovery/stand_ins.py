@@ -29,7 +29,7 @@ CONTRAST = (0.20, 0.06)
 FLAT = 0.03
 """Lowest contrast of a dummy image, as a standard deviation of its pixels."""
 VARIED = 1.3
-"""Factor by which brightness and contrast vary more among leaves."""
+"""Factor of the standard deviations of brightness and contrast for images of leaves."""
 COLOR = 0.3
 """Amplitude of each channel's own part, relative to the part that all channels share."""
 MOST_COLOR = 0.8

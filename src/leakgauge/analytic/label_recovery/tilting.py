@@ -1,4 +1,4 @@
-"""Label counts by tilted stand-ins: a distribution over stand-ins is fitted to the gradient."""
+"""Label counts by stand-ins for the batch: a distribution over stand-ins is fitted to the gradient."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ SLACK = 1e-2
 COMMON = 0.1
 """Cost of a tilt that all classes share, relative to a tilt of one class alone."""
 LEAST = 1e-6
-"""Smallest probability in a law, for a stand-in that is almost impossible. Also the smallest misfit that is weighed."""
+"""Smallest probability in a law, for a stand-in that is almost impossible.
+
+Also the smallest misfit that counts in the weights.
+"""
 STEPS = 60
 """Largest number of steps of L-BFGS."""
 
 
 @dataclass(frozen=True)
 class Tilt:
-    """Counts that one law of stand-ins gives.
+    """Counts that follow from one law of stand-ins.
 
     Args:
         counts: (C,), not rounded.
@@ -53,7 +56,7 @@ class Tilt:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Counts that all laws of stand-ins give together.
+    """Counts that follow from all laws of stand-ins together.
 
     Args:
         counts: (C,), not rounded.
@@ -69,7 +72,7 @@ class Estimate:
     def summary(self) -> str:
         """How well the stand-ins explain the gradient, in words."""
         left = f"stand-ins leave {min(self.misfit, 1.0):.0%} of the squared gradient unexplained"
-        # With a single law there is no difference to report.
+        # With a single law there is no difference between counts to report.
         return (
             f"{left}, and their counts differ by {self.spread:.1%} of the batch"
             if self.spread > 0
