@@ -40,7 +40,7 @@ from unmixing import score as features_score
 
 import leakgauge as lg
 from leakgauge import attacks, models
-from leakgauge.analytic.last_layer import read
+from leakgauge.analytic.last_layer import recover_features
 from leakgauge.federated.training.local_steps import as_one_gradient
 
 NAME = "exact_attacks"
@@ -157,7 +157,7 @@ def features(seen: lg.Observation, batch: lg.Batch, seed: int) -> Row:
     reason = reason_of(ATTACKS["softmax unmixing"].plan(seen))
     seen = as_one_gradient(seen)
     clock = time.process_time()
-    found = read(seen, lg.Seeds(seed).generator("unmixing"))
+    found = recover_features(seen, lg.Seeds(seed).generator("unmixing"))
     row: Row = {"reason": reason, "psnr": None, "seconds": time.process_time() - clock}
     if isinstance(found, lg.Inapplicable):
         return row | {"reason": found.reason}

@@ -14,7 +14,7 @@ from torch.nn import functional
 import leakgauge as lg
 from leakgauge import attacks, models
 from leakgauge.analytic.hidden import deep_layer
-from leakgauge.analytic.last_layer import read
+from leakgauge.analytic.last_layer import recover_features
 
 Result = dict[str, Any]
 GRAY = lg.ImageDomain(1, 8, 8)
@@ -116,7 +116,7 @@ def judged(scenario: Scenario, seen: lg.Observation, batch: lg.Batch, seed: int)
 
 def features_read(seen: lg.Observation, batch: lg.Batch, seed: int) -> Result:
     """Return whether softmax unmixing certifies, and the largest relative error of an example's features."""
-    found = read(seen, lg.Seeds(seed).generator("unmixing"))
+    found = recover_features(seen, lg.Seeds(seed).generator("unmixing"))
     layer = deep_layer(seen)
     if isinstance(found, lg.Inapplicable) or isinstance(layer, lg.Inapplicable):
         return {"success": False, "status": str(found), "error": None}

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.analytic.last_layer import read
+from leakgauge.analytic.last_layer import recover_features
 from leakgauge.analytic.softmax_unmixing import Unmixed
 from leakgauge.analytic.whitening import Blur
 
@@ -124,7 +124,7 @@ def run(job: Job, given: Options) -> Row:
         seen, noise = noisy(seen, float(job.precision.split()[1]), job, given)
     clock = time.process_time()
     generator = torch.Generator().manual_seed(given.seed)
-    found = read(seen, generator, noise=noise)
+    found = recover_features(seen, generator, noise=noise)
     seconds = time.process_time() - clock
     assert isinstance(found, Unmixed), found
     row = {"network": job.network, "labels": job.labels, "batch": job.size}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import leakgauge as lg
-from leakgauge.analytic.last_layer import read
+from leakgauge.analytic.last_layer import recover_features
 from leakgauge.analytic.loss_link import link_of
 from leakgauge.analytic.softmax_unmixing import Unmixed, unmix
 from leakgauge.analytic.whitening import Blur, Layer
@@ -199,7 +199,7 @@ def test_same_seed_same_bits_and_no_global_draws() -> None:
 def test_reads_an_observation(observe: Observe) -> None:
     model, batch = mlp(width=32), images(3)
     observation = observe(model, batch)
-    found = read(observation, torch.Generator().manual_seed(0))
+    found = recover_features(observation, torch.Generator().manual_seed(0))
     assert isinstance(found, Unmixed)
     features = model[:-1](batch.inputs).detach().double()
     assert found.certified
@@ -209,8 +209,10 @@ def test_reads_an_observation(observe: Observe) -> None:
 def test_says_why_it_reads_nothing(observe: Observe) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Tanh())
-    assert "not that of a linear layer" in str(read(observe(hidden, images(2)), generator))
-    assert "cannot tell 5" in str(read(observe(mlp(), images(5)), generator))
+    assert "not that of a linear layer" in str(
+        recover_features(observe(hidden, images(2)), generator)
+    )
+    assert "cannot tell 5" in str(recover_features(observe(mlp(), images(5)), generator))
 
 
 def test_a_known_defense_tells_the_noise(observe: Observe) -> None:
@@ -221,7 +223,7 @@ def test_a_known_defense_tells_the_noise(observe: Observe) -> None:
     features = model[:-1](batch.inputs).detach().double()
 
     def error(observation: lg.Observation) -> float:
-        found = read(observation, torch.Generator().manual_seed(0))
+        found = recover_features(observation, torch.Generator().manual_seed(0))
         assert isinstance(found, Unmixed)
         return float(torch.cdist(found.features, features).min(1).values.mean())
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge import attacks
-from leakgauge.analytic.last_layer import read
+from leakgauge.analytic.last_layer import recover_features
 from leakgauge.attacks.labels import plan_labels
 from leakgauge.attacks.softmax_unmixing import complete_labels
 from leakgauge.inversion import Candidate, FeatureMatch
@@ -37,7 +37,7 @@ class TestFeatureMatch:
         """The unit is the spread of the examples, so the value is large when two examples trade places."""
         batch = with_one_label(images(2))
         observation = observe(sigmoid_cnn(), batch)
-        seen = read(observation, torch.Generator().manual_seed(0))
+        seen = recover_features(observation, torch.Generator().manual_seed(0))
         assert not isinstance(seen, lg.Inapplicable)
         match = term(observation, seen.features, torch.zeros(2))
         unit = observation.domain.to_unit(batch.inputs).double()
@@ -55,7 +55,7 @@ class TestFeatureMatch:
     def test_what_is_not_known_counts_for_nothing(self, observe: Observe) -> None:
         observation = observe(sigmoid_cnn(), images(2))
         features = torch.rand(2, 32, generator=torch.Generator().manual_seed(0))
-        seen = read(observation, torch.Generator().manual_seed(0))
+        seen = recover_features(observation, torch.Generator().manual_seed(0))
         assert not isinstance(seen, lg.Inapplicable)
         features = features[:, :1].expand_as(seen.features)
         match = term(observation, features, torch.tensor([torch.inf, 0.1]))
@@ -113,7 +113,7 @@ def test_the_head_may_be_a_convolution(observe: Observe, behind: bool) -> None:
     observation = observe(model, batch)
     attack = attacks.SoftmaxUnmixing(warm=1, iterations=5, stages=1)
     assert refusal(attack, observation) is None
-    seen = read(observation, torch.Generator().manual_seed(0))
+    seen = recover_features(observation, torch.Generator().manual_seed(0))
     assert not isinstance(seen, lg.Inapplicable)
     assert bool(seen.found.all())
     head = head_of(observation.model, observation.domain)

@@ -112,7 +112,7 @@ class NegentropyDescent:
         # This form of log cosh u, |u| + log(1 + exp(-2 |u|)) - log 2, does not overflow.
         size = unmixed.abs()
         negentropy = (size + softplus(-2 * size) - math.log(2)).mean(1).square().mean()
-        alike = (rows @ rows.T).abs().fill_diagonal_(0)
+        cosines = (rows @ rows.T).abs().fill_diagonal_(0)
         pairs = max(1, len(rows) * (len(rows) - 1))
-        mutual = torch.expm1(self.sharpness * alike).sum() / pairs
+        mutual = torch.expm1(self.sharpness * cosines).sum() / pairs
         return self.prior(unmixed) - negentropy + self.independence * mutual

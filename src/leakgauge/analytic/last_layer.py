@@ -25,7 +25,7 @@ CODED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 """Shorter types that an update may be rounded to, by name."""
 
 
-def read(
+def recover_features(
     observation: Observation, generator: torch.Generator, *, noise: Blur | None = None
 ) -> Unmixed | Inapplicable:
     """Return the features recovered from the last layer's gradient, or why there are none.

@@ -251,12 +251,12 @@ def kept_entries(observation: Observation, name: str) -> Tensor:
     return defense.adapt(observation.update)(ones)[name].double().cpu()
 
 
-def same(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
+def is_same_example(a: Tensor, b: Tensor, *, within: float = 1e-3) -> bool:
     """Return whether two recovered inputs are of one example: they differ by at most `within` times the norm of `b`."""
     return bool((a - b).norm() <= within * b.norm())
 
 
-def twice(candidates: Tensor, i: int) -> bool:
+def has_duplicate(candidates: Tensor, i: int) -> bool:
     """Return whether another of the candidates (N, F) equals candidate i."""
     apart = (candidates - candidates[i]).norm(dim=1)
     return int((apart <= 1e-3 * candidates[i].norm()).sum()) > 1

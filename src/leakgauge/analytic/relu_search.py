@@ -179,8 +179,8 @@ def replace_direction(found: Tensor, j: int, direction: Tensor) -> Tensor:
 
 def distinct(directions: Tensor) -> Tensor:
     """Return the directions (N, B) without repetitions, in their order."""
-    alike = (directions @ directions.T).abs() > SAME
-    return directions[~alike.tril(-1).any(1)]
+    equal = (directions @ directions.T).abs() > SAME
+    return directions[~equal.tril(-1).any(1)]
 
 
 def is_new(direction: Tensor, found: Tensor) -> bool:

@@ -204,7 +204,7 @@ def _attempt(
     """Return the best solution of one round for `count` examples, or None if no multiset of labels fits."""
     space = basis(white, min(count, white.rank))
     starts = _affordable_starts(space, count)
-    alike = Equations(space, Stage(1.0, prior))
+    equations = Equations(space, Stage(1.0, prior))
     if pool is None:
         labelings = list(islice(multisets(white, counts, count), LABELINGS))
         if not labelings:
@@ -216,9 +216,9 @@ def _attempt(
     else:
         q, labels = hops(space, *pool, starts, generator)
         q, labels = torch.cat([pool[0], q]), torch.cat([pool[1], labels])
-    fits = alike.descend(q, labels, 60, halve=20)
+    fits = equations.descend(q, labels, 60, halve=20)
     fits = fits.take(fits.cost.argsort()[:16])
-    pool = alike.outside(fits.points), fits.labels
+    pool = equations.outside(fits.points), fits.labels
     return _polish(space, pool, Stage(1e-3, min(1.0, 100 * prior)))
 
 
@@ -242,8 +242,11 @@ def _climb_ladder(
     held = [rung for rung in rungs if rung.holds][-1:]
     for rung in held if rungs[-1:] == held else held + rungs[-1:]:
         size = len(rung.candidates[0][1])
-        alike = [candidate for candidate in rung.candidates if len(candidate[1]) == size]
-        pool = torch.stack([q for q, _ in alike]), torch.stack([labels for _, labels in alike])
+        same_size = [candidate for candidate in rung.candidates if len(candidate[1]) == size]
+        pool = (
+            torch.stack([q for q, _ in same_size]),
+            torch.stack([labels for _, labels in same_size]),
+        )
         yield _polish(rung.space, pool, Stage(1e-3, 1.0))
 
 

@@ -167,11 +167,11 @@ class _Fitting:
         """Return the best KEEP fits, at most two with the same multiset of labels."""
         self.found.sort(key=lambda found: found[0])
         kept: list[tuple[float, Candidate]] = []
-        alike: dict[tuple[int, ...], int] = {}
+        repeats: dict[tuple[int, ...], int] = {}
         for found in self.found:
             key = tuple(found[1][1].sort().values.tolist())
-            if alike.get(key, 0) < 2 and len(kept) < KEEP:
-                alike[key] = alike.get(key, 0) + 1
+            if repeats.get(key, 0) < 2 and len(kept) < KEEP:
+                repeats[key] = repeats.get(key, 0) + 1
                 kept.append(found)
         self.found = kept
         return [candidate for _, candidate in kept]

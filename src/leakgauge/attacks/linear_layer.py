@@ -13,11 +13,11 @@ from leakgauge.analytic.linear import (
     LinearEntry,
     deltas,
     entry,
+    has_duplicate,
+    is_same_example,
     kept_entries,
     rank_one,
     ratios,
-    same,
-    twice,
 )
 from leakgauge.core import (
     CERTIFIED_WITHIN,
@@ -284,11 +284,13 @@ class _Peeling:
             known = [*found, *fresh]
             if len(known) == self.observation.batch_size:
                 break
-            if best.misfit[i] > limit[i] or any(same(candidates[i], e.features) for e in known):
+            if best.misfit[i] > limit[i] or any(
+                is_same_example(candidates[i], e.features) for e in known
+            ):
                 continue
             # One number within a loose limit may match by chance. Two outputs with the same ratio
             # do not, since the ratios of mixtures differ from output to output.
-            if limit[i] > CHANCE and not alone and not twice(candidates, i):
+            if limit[i] > CHANCE and not alone and not has_duplicate(candidates, i):
                 continue
             fresh.append(_Example(candidates[i], int(best.labels[i]), best.caused[i]))
         return fresh
@@ -313,7 +315,7 @@ class _Peeling:
             if len(picked) == self.observation.batch_size or self.bias[row] == 0:
                 break
             features = self.weight[row] / self.bias[row]
-            if not any(same(features, e.features, within=0.1) for e in picked):
+            if not any(is_same_example(features, e.features, within=0.1) for e in picked):
                 picked.append(_Example(features, None, torch.zeros_like(self.bias)))
         return picked
 

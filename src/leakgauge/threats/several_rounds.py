@@ -14,7 +14,7 @@ from leakgauge.core.ranges import Positive
 from leakgauge.federated.clients.client import Batch, Client
 from leakgauge.federated.layers.statistics import adopt
 from leakgauge.federated.training.local_steps import shift_model
-from leakgauge.federated.training.rounds import Rounds, joined
+from leakgauge.federated.training.rounds import Rounds, join_rounds
 from leakgauge.threats.server import Server
 
 MOST_ROUNDS = 1000
@@ -77,12 +77,12 @@ class SeveralRounds(Server):
             own, model = seeds.child(f"round/{t}"), deep_copy(models[-1])
             updates.append(drawn.share(model, batch, seeds=own))
             statistics.append(drawn.statistics(model, batch, seeds=own) if self.statistics else {})
-        tensors = joined([update.tensors for update in updates])
+        tensors = join_rounds([update.tensors for update in updates])
         return replace(
             first,
             training=Rounds(first.training, tuple(models[1:])),
             update=Update(tensors, first.update.kind),
-            knowledge=replace(first.knowledge, statistics=joined(statistics) or None),
+            knowledge=replace(first.knowledge, statistics=join_rounds(statistics) or None),
         )
 
     def moved(self, model: nn.Module, update: Update) -> nn.Module:

@@ -1,6 +1,4 @@
-"""Shared parts of label recovery methods: the result, the gradient that they use, rounding of
-counts.
-"""
+"""Shared parts of label recovery: the result, the gradient that methods use, and rounding of counts."""
 
 from __future__ import annotations
 

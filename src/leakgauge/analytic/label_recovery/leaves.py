@@ -44,17 +44,17 @@ def _paint(size: tuple[int, int], saturation: Tensor, generator: torch.Generator
     """Return the images of `leaves`, painted at this size."""
     count = len(saturation)
 
-    def drawn(low: float, high: float) -> Tensor:
+    def draw(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand((count, MOST), generator=generator)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn((count, *shape), generator=generator)
 
-    least = drawn(*SMALLEST)[:, :1]
-    radius = (least**-2 + drawn(0, 1) * (LARGEST**-2 - least**-2)) ** -0.5
-    stretch, turn = drawn(-STRETCH, STRETCH).exp(), drawn(0, math.pi)
-    across, down = drawn(-0.1, 1.1), drawn(-0.1, 1.1)
-    number = (MOST * drawn(0, 1)[:, :1]).long()
+    least = draw(*SMALLEST)[:, :1]
+    radius = (least**-2 + draw(0, 1) * (LARGEST**-2 - least**-2)) ** -0.5
+    stretch, turn = draw(-STRETCH, STRETCH).exp(), draw(0, math.pi)
+    across, down = draw(-0.1, 1.1), draw(-0.1, 1.1)
+    number = (MOST * draw(0, 1)[:, :1]).long()
     colors = normal(MOST, 1) + saturation.unsqueeze(1) * normal(MOST, saturation.shape[1])
     image = normal(1, 1, 1).expand(count, saturation.shape[1], *size)
     rows = ((torch.arange(size[0]) + 0.5) / size[0]).view(1, -1, 1)

@@ -85,15 +85,15 @@ def scenes(observation: Observation, count: int, generator: torch.Generator) -> 
         return uniform(observation, count, generator)
     channels, height, width = grid
 
-    def drawn(low: float, high: float) -> Tensor:
+    def draw(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand((count, 1, 1, 1), generator=generator)
 
-    color = MOST_COLOR * drawn(0, 1).square()
+    color = MOST_COLOR * draw(0, 1).square()
     saturation = color.view(-1, 1).expand(-1, channels)
     image = leaves((height, width), saturation, generator)
-    noise = _noise(grid, drawn(*SLOPES), color, generator)
+    noise = _noise(grid, draw(*SLOPES), color, generator)
     return domain.from_unit(
-        _with_contrast(image + GRAIN * drawn(0, 1).square() * noise, VARIED, generator)
+        _with_contrast(image + GRAIN * draw(0, 1).square() * noise, VARIED, generator)
     )
 
 

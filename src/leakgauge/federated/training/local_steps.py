@@ -10,7 +10,7 @@ from torch import nn
 from leakgauge.core import Observation, Tensors, Update, deep_copy, drop_update_units, trainable
 from leakgauge.federated.training.calibration import steps_of
 from leakgauge.federated.training.fedsgd import FedSGD
-from leakgauge.federated.training.rounds import Rounds, parted
+from leakgauge.federated.training.rounds import Rounds, split_rounds
 
 
 def as_one_gradient(observation: Observation) -> Observation:
@@ -49,7 +49,7 @@ def interpolate(observation: Observation, fraction: float) -> Observation:
     if not isinstance(seen.training, Rounds):
         return replace(seen, model=shift_model(observation.model, tensors, 1 - fraction))
     held = [observation.model, *seen.training.models]
-    each = parted(tensors, list(trainable(observation.model)))
+    each = split_rounds(tensors, list(trainable(observation.model)))
     first, *later = [shift_model(m, t, 1 - fraction) for m, t in zip(held, each, strict=True)]
     return replace(seen, model=first, training=replace(seen.training, models=tuple(later)))
 

@@ -26,13 +26,15 @@ class Rounds(StepsWrapper):
 
     def update(self, task: Task) -> Tensors:
         """Return the updates of all rounds."""
-        return joined([task.by(self.training, model=held) for held in (task.model, *self.models)])
+        return join_rounds(
+            [task.by(self.training, model=held) for held in (task.model, *self.models)]
+        )
 
     def __repr__(self) -> str:
         return f"Rounds(training={self.training!r}, rounds={1 + len(self.models)})"
 
 
-def joined(updates: list[Tensors]) -> Tensors:
+def join_rounds(updates: list[Tensors]) -> Tensors:
     """Return the tensors of all rounds in one dictionary, with "@t" added to the names of round t > 0."""
     return {
         name if t == 0 else f"{name}@{t}": tensor
@@ -41,8 +43,8 @@ def joined(updates: list[Tensors]) -> Tensors:
     }
 
 
-def parted(tensors: Tensors, names: list[str]) -> list[Tensors]:
-    """Return the tensors of each round, the inverse of `joined`. `names` are those of the parameters."""
+def split_rounds(tensors: Tensors, names: list[str]) -> list[Tensors]:
+    """Return the tensors of each round, the inverse of `join_rounds`. `names` are those of the parameters."""
     count = len(tensors) // len(names)
     return [
         {name: tensors[name if t == 0 else f"{name}@{t}"] for name in names} for t in range(count)

@@ -15,7 +15,7 @@ from leakgauge.federated.layers.statistics import (
     steps_between,
 )
 from leakgauge.federated.training.local_steps import shift_model
-from leakgauge.federated.training.rounds import Rounds, parted
+from leakgauge.federated.training.rounds import Rounds, split_rounds
 from leakgauge.inversion.objectives.feature_statistics import FeatureStatistics, LayerMoments
 
 
@@ -72,9 +72,9 @@ class BatchStatistics(FeatureStatistics):
             return cls((), observation.domain)
         model, training = observation.model, observation.training
         later = training.models if isinstance(training, Rounds) else ()
-        updates = parted(observation.update.tensors, list(trainable(model)))
+        updates = split_rounds(observation.update.tensors, list(trainable(model)))
         names = [name for name in statistics if "@" not in name]
-        rounds = zip((model, *later), updates, parted(statistics, names), strict=True)
+        rounds = zip((model, *later), updates, split_rounds(statistics, names), strict=True)
         delta = observation.update.kind == "delta"
         moments = tuple(
             _batch_moments(held, after, update if delta else None) for held, update, after in rounds

@@ -20,7 +20,7 @@ from leakgauge.core import (
     trainable,
 )
 from leakgauge.federated.training.fedsgd import local_update
-from leakgauge.federated.training.rounds import Rounds, joined, parted
+from leakgauge.federated.training.rounds import Rounds, join_rounds, split_rounds
 from leakgauge.inversion.simulation.squared_error import with_elementary_squares
 from leakgauge.output import loss_in
 
@@ -107,10 +107,10 @@ def adaptation(observation: Observation) -> Callable[[Tensors], Tensors]:
     if not isinstance(training, Rounds):
         return defense.adapt(observation.update)
     names, kind = list(trainable(observation.model)), observation.update.kind
-    each = [defense.adapt(Update(t, kind)) for t in parted(observation.update.tensors, names)]
+    each = [defense.adapt(Update(t, kind)) for t in split_rounds(observation.update.tensors, names)]
 
     def adapt(tensors: Tensors) -> Tensors:
-        rounds = parted(tensors, names)
-        return joined([one(held) for one, held in zip(each, rounds, strict=True)])
+        rounds = split_rounds(tensors, names)
+        return join_rounds([one(held) for one, held in zip(each, rounds, strict=True)])
 
     return adapt
