@@ -15,6 +15,8 @@ WORDS = {
     "dB": "PSNR",
     "LPIPS": "perceptual distance (0 for equal images)",
     "SSIM": "structural similarity (1 for equal images)",
+    "FFT2D": "squared difference of the magnitudes of 2D spectra (0 for equal images)",
+    "IIP": "fraction that is identified (see above)",
 }
 """What a unit or a metric is, in words."""
 Center = Literal["median", "mean"]
@@ -22,7 +24,7 @@ SECONDS = Column("s", figures.seconds, "median seconds of one attack", compact)
 RESIDUAL = Column(
     "residual",
     figures.median("residual"),
-    "median of |g - g*| / |g*|, with g the simulated update and g* the observed one",
+    "median of `|g - g*| / |g*|`, where `g` is the simulated update and `g*` the observed one",
     fraction,
 )
 CERTIFIED = Column(

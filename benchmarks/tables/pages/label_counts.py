@@ -79,7 +79,10 @@ PAGE = Page(
         "All numbers are percentages. Instances: for each class take the smaller of the true and "
         "the recovered count, sum over classes, divide by the batch size. Classes: the fraction, "
         "of those present or claimed, whose count is exact.",
-        "At batches of 64 and more, a method is of use only if it exceeds the control.",
+        "Each column after `n` is a method, under the name from its paper. A dash means that the "
+        "method did not run.",
+        "With ten classes, the control alone counts most labels of "
+        "a batch of 64 or more, drawn or Zipf. A method has to exceed it.",
         "On the trained ResNet-20 with ten classes, all present, "
         "the control comes close to every method: a confident network's gradient says almost nothing.",
         "`best` is `recover_labels`. Each row of the JSON names the method that was used (`by`).",

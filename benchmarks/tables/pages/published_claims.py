@@ -80,7 +80,7 @@ PAGE = Page(
         "Other claims are of Zhang et al. 2022 (A Survey on Gradient Inversion): "
         "dropout, more or fewer filters, and more local steps help.",
         "`naive` takes the update for one gradient of the plain network. `adaptive` knows the defense. "
-        "A number of filters leaves nothing to know, so it has no adaptive attack.",
+        "About the number of filters there is nothing to know, so it has no adaptive attack.",
         "For `holds for both`, each image has the result of the adversary that recovers more.",
         "An image leaks if it has at least 20 dB or an SSIM of at least 0.5, and is also 3 dB "
         "above its control.",
