@@ -1,7 +1,8 @@
 """Reference networks, and the construction of a user's own models.
 
-This room imports core, the file look-up of data, and the networks of metrics. A specification names a network by one
-of BUILDERS, or a user's own as "package.module:name".
+A specification names a network by one of the names in BUILDERS. It names a user's own network as "package.module:name".
+
+This package imports core, the look-up of files from data, and the networks of metrics.
 """
 
 from leakgauge.models.building import build

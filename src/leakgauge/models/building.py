@@ -1,4 +1,4 @@
-"""Construction of a model from a builder of this package or of a user."""
+"""Construction of a model by a builder, of this package or of a user."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def build(
 
     Raises:
         ModelError: The builder cannot be called with these arguments, raises an exception, or
-            returns no module. It makes more tensors than `Allowance` grants, or the weights do
-            not fit.
+            returns no module. The model is larger than the limits of `Allowance`, or the weights
+            do not fit.
 
     Example:
         >>> import leakgauge as lg
@@ -63,7 +63,10 @@ def build(
     with (
         seeded(seed),
         guard_user_code(
-            where, "a builder that returns", remedy="correct it, or its options", error=ModelError
+            where,
+            "a builder that returns a model",
+            remedy="correct the builder or its options",
+            error=ModelError,
         ),
         Allowance(where),
     ):
@@ -88,13 +91,13 @@ def _arguments(
     options: dict[str, Any],
     where: str,
 ) -> inspect.BoundArguments:
-    """Return the arguments of a call of the builder. Raise ModelError if it cannot be called with them."""
+    """Return the arguments for the builder. Raise ModelError if it cannot be called with them."""
     try:
         signature = inspect.signature(builder)
     except (TypeError, ValueError) as error:
         raise ModelError(
             where,
-            expected="a callable with a signature: (domain, classes, ...) or none required",
+            expected="a function whose parameters can be inspected, such as (domain, classes, ...)",
             found=str(error),
             remedy="wrap it in a Python function",
         ) from error
@@ -108,7 +111,7 @@ def _arguments(
             where,
             expected=f"arguments for {signature}",
             found=f"options {sorted(options)}: {error}",
-            remedy="correct the options, or the builder's parameters",
+            remedy="correct the options, or the parameters of the builder",
         ) from error
 
 

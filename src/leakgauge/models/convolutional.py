@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain, ModelError
 from leakgauge.models import parts
-from leakgauge.models.parts import Activation, counts, dropping, images, normalizer, seeded
+from leakgauge.models.parts import (
+    Activation,
+    check_counts,
+    check_dropout,
+    normalizer,
+    require_images,
+    seeded,
+)
 
 
 class LeNet(nn.Module):
@@ -25,7 +32,7 @@ class LeNet(nn.Module):
         classes: Number of classes, at least 1.
         channels: Number of channels of each convolution.
         activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2).
-        init: All weights and biases are drawn from U(-init, init).
+        init: All weights and biases are drawn uniformly from -init to init.
         dropout: Probability of dropout before the last layer, from 0 to below 1.
 
     References:
@@ -58,7 +65,7 @@ class LeNet(nn.Module):
             layers.append(parts.activation(activation))
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        # Each stride of 2 halves a side, rounding up.
+        # Each stride of 2 halves a side, rounded up.
         self.linear = nn.Linear(channels * -(-domain.height // 4) * -(-domain.width // 4), classes)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init, init)
@@ -76,7 +83,8 @@ class ConvNet(nn.Sequential):
     Args:
         domain: Domain of the images: channels, height and width.
         classes: Number of classes, at least 1.
-        width: Number of channels of the first convolution. The last ones have four times as many.
+        width: Number of channels of the first convolution. The eight convolutions have 1, 2, 2, 4,
+            4, 4, 4 and 4 times as many.
         normalize: First layer, a `Normalize` or the identity.
 
     References:
@@ -103,7 +111,7 @@ class ConvNet(nn.Sequential):
             layers[f"relu{i}"] = nn.ReLU()
             if i in (5, 7):
                 layers[f"pool{i}"] = nn.MaxPool2d(3)
-        # Each pool leaves a third of a side, rounding down.
+        # Each pool reduces a side to a third, rounded down.
         features = channels[-1] * (domain.height // 9) * (domain.width // 9)
         layers["flatten"] = nn.Flatten()
         layers["linear"] = nn.Linear(features, classes)
@@ -154,7 +162,7 @@ class FedAvgCNN(nn.Sequential):
             layers[f"relu{i}"] = nn.ReLU()
             layers[f"pool{i}"] = nn.MaxPool2d(2)
         layers["flatten"] = nn.Flatten()
-        # Each pool leaves half of a side, rounding down.
+        # Each pool reduces a side to half, rounded down.
         features = 2 * channels * (domain.height // 4) * (domain.width // 4)
         layers["linear0"] = nn.Linear(features, width)
         layers["relu2"] = nn.ReLU()
@@ -176,7 +184,7 @@ def lenet(
 ) -> nn.Module:
     """Build the LeNet of Deep Leakage from Gradients.
 
-    It takes images of any size. Weights and biases are drawn from U(-init, init).
+    It takes images of any size. Weights and biases are drawn uniformly from -init to init.
 
     Args:
         domain: Domain of the images: channels, height and width.
@@ -184,7 +192,7 @@ def lenet(
         channels: Number of channels of each convolution. The default is the paper's.
         activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2). The default is
             the paper's.
-        init: Half the width of the uniform distribution of weights, above 0. The default is the
+        init: Largest absolute value of the weights and biases, above 0. The default is the
             paper's.
         dropout: Probability of dropout before the last layer, from 0 to below 1. The paper has
             none.
@@ -210,9 +218,9 @@ def lenet(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    image = images(domain, "lenet")
-    counts("lenet", classes=classes, channels=channels)
-    dropping("lenet", dropout)
+    image = require_images(domain, "lenet")
+    check_counts("lenet", classes=classes, channels=channels)
+    check_dropout("lenet", dropout)
     _check_init(init)
     with seeded(seed):
         return LeNet(
@@ -237,7 +245,7 @@ def convnet(
     Args:
         domain: Domain of the images: channels, height and width.
         classes: Number of classes, at least 1.
-        width: Number of channels of the first convolution. The last ones have four times as many.
+        width: Number of channels of the first convolution. The last five have four times as many.
             The default is the paper's.
         mean: One mean for each channel, subtracted by the first layer. By default nothing is
             subtracted.
@@ -265,8 +273,8 @@ def convnet(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    image = images(domain, "convnet", smallest=9)
-    counts("convnet", classes=classes, width=width)
+    image = require_images(domain, "convnet", smallest=9)
+    check_counts("convnet", classes=classes, width=width)
     with seeded(seed):
         normalize = normalizer(domain, mean, std)
         return ConvNet(image, classes, width=width, normalize=normalize).eval()
@@ -321,9 +329,9 @@ def fedavg_cnn(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    image = images(domain, "fedavg_cnn", smallest=4)
-    counts("fedavg_cnn", classes=classes, channels=channels, width=width)
-    dropping("fedavg_cnn", dropout)
+    image = require_images(domain, "fedavg_cnn", smallest=4)
+    check_counts("fedavg_cnn", classes=classes, channels=channels, width=width)
+    check_dropout("fedavg_cnn", dropout)
     with seeded(seed):
         normalize = normalizer(domain, mean, std)
         return FedAvgCNN(

@@ -1,7 +1,8 @@
 """Vision transformers of Hugging Face `transformers`, ViT and DeiT, as models that return logits.
 
-They work with a CPU build of torch and without torchvision, as only the modules of the networks are imported.
-(timm would import torchvision.) Attention is the plain one, `eager`. Searches replace fused attention themselves.
+Only the modules of the networks are imported, so a CPU build of torch is enough and torchvision is not needed. The
+package timm would import torchvision. The networks use the attention named `eager`, which is not fused. Attacks replace
+fused attention of other models themselves.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain, ModelError
-from leakgauge.models.parts import counts, images, normalizer, seeded
+from leakgauge.models.parts import check_counts, normalizer, require_images, seeded
 
 Family = Literal["vit", "deit"]
 _NAMES = {"vit": "ViT", "deit": "DeiT"}
@@ -22,7 +23,7 @@ _NAMES = {"vit": "ViT", "deit": "DeiT"}
 class Logits(nn.Module):
     """Wrapper that returns the logits of a network whose output has an attribute `logits`.
 
-    Use it for classifiers of Hugging Face.
+    Use it for classifiers of Hugging Face, which return an object instead of a tensor.
 
     Args:
         network: Network that takes inputs (B, `*shape`).
@@ -66,8 +67,8 @@ def hugging_face_vit(
 ) -> nn.Module:
     """Build a ViT or DeiT of Hugging Face `transformers`.
 
-    Weights are random, or come from a folder. Nothing is downloaded. It needs the package
-    `transformers`: `pip install "leakgauge[vision]"`.
+    Weights are random, or come from a folder. Nothing is downloaded. This builder needs the package
+    `transformers`, which `pip install "leakgauge[vision]"` installs.
 
     Args:
         domain: Domain of the images: channels, height and width.
@@ -77,8 +78,9 @@ def hugging_face_vit(
         dim: Number of values of a token.
         depth: Number of blocks.
         heads: Number of attention heads. It must divide `dim`.
-        folder: Folder that `save_pretrained` wrote. It then sets patch, dim, depth and heads, and
-            must fit the domain and the number of classes.
+        folder: Folder that `save_pretrained` wrote. If it is given, it determines patch, dim, depth
+            and heads. It must fit the domain and the number of classes. By default weights are
+            random.
         mean: One mean for each channel, subtracted by the first layer. By default nothing is
             subtracted.
         std: One standard deviation for each channel, above 0, by which the first layer divides.
@@ -106,18 +108,24 @@ def hugging_face_vit(
         >>> from leakgauge.core import ImageDomain
         >>> model = lg.models.hugging_face_vit(ImageDomain(3, 32, 32), 10)  # doctest: +SKIP
     """
-    image = images(domain, "hugging_face_vit")
-    counts("hugging_face_vit", classes=classes, patch=patch, dim=dim, depth=depth, heads=heads)
+    image = require_images(domain, "hugging_face_vit")
+    check_counts(
+        "hugging_face_vit", classes=classes, patch=patch, dim=dim, depth=depth, heads=heads
+    )
     if family not in get_args(Family):
-        raise _mistake("family as 'vit' or 'deit'", repr(family), "choose one of these")
+        raise _mistake("the family 'vit' or 'deit'", repr(family), "choose one of the two")
     config_class, network_class = _classes(family)
     with seeded(seed):
         if folder is not None:
             network = _loaded(network_class, folder)
         else:
             if image.height % patch or image.width % patch or dim % heads:
-                found = f"patches of {patch} on {image.height}x{image.width}, {dim} and {heads}"
-                raise _mistake("patches that tile, heads that divide dim", found, "correct it")
+                raise _mistake(
+                    "patches that tile the image, and heads that divide dim",
+                    f"patches of {patch} on {image.height}x{image.width} pixels, and {heads} heads"
+                    f" for dim {dim}",
+                    "correct the option patch, dim or heads",
+                )
             config = config_class(
                 image_size=(image.height, image.width),
                 num_channels=image.channels,
@@ -144,7 +152,7 @@ def _classes(family: Family) -> tuple[Any, Any]:
         raise _mistake(
             "the package transformers",
             str(error),
-            'install it: pip install "leakgauge[vision]", or name a model of your own',
+            'run `pip install "leakgauge[vision]"`, or use a model of your own',
         ) from error
     return (
         getattr(configuration, f"{name}Config"),
@@ -153,14 +161,14 @@ def _classes(family: Family) -> tuple[Any, Any]:
 
 
 def _loaded(network_class: Any, folder: str) -> nn.Module:
-    """Return the network of a folder. Raise ModelError if the folder holds none."""
+    """Load the network of a folder. Raise ModelError if the folder holds none."""
     try:
         network: nn.Module = network_class.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, attn_implementation="eager"
         )
     except (OSError, ValueError) as error:
         raise _mistake(
-            "a folder that save_pretrained wrote, its weights in safetensors",
+            "a folder that save_pretrained wrote, with weights in a safetensors file",
             str(error).strip().partition("\n")[0],
             "give the path of a folder that save_pretrained wrote",
         ) from error
@@ -178,10 +186,10 @@ def _check(network: Any, image: ImageDomain, classes: int) -> None:
         raise _mistake(
             "channels, height, width and classes {}, {}, {} and {}".format(*expected),
             "{}, {}, {} and {}".format(*found),
-            "give data that this network is for",
+            "use data of that shape, or another network",
         )
 
 
 def _mistake(expected: str, found: str, remedy: str) -> ModelError:
-    """Return the error of `hugging_face_vit` with these words."""
+    """Return a ModelError about `hugging_face_vit`."""
     return ModelError("model 'hugging_face_vit'", expected=expected, found=found, remedy=remedy)

@@ -10,7 +10,14 @@ from torch import nn
 
 from leakgauge.core import Domain, TableDomain
 from leakgauge.models import parts
-from leakgauge.models.parts import Activation, Normalize, counts, dropping, normalizer, seeded
+from leakgauge.models.parts import (
+    Activation,
+    Normalize,
+    check_counts,
+    check_dropout,
+    normalizer,
+    seeded,
+)
 
 
 class MLP(nn.Sequential):
@@ -72,8 +79,8 @@ def mlp(
 ) -> nn.Module:
     """Build a multilayer perceptron, for examples of any kind and shape.
 
-    Columns of tables are first mapped from their public ranges to [-1, 1]. Weights have PyTorch's
-    default initialization.
+    For a table, the first layer maps each column from its public range to [-1, 1]. Weights have
+    PyTorch's default initialization.
 
     Args:
         domain: Domain of the examples.
@@ -104,8 +111,8 @@ def mlp(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    counts("mlp", classes=classes, width=width, depth=depth)
-    dropping("mlp", dropout)
+    check_counts("mlp", classes=classes, width=width, depth=depth)
+    check_dropout("mlp", dropout)
     normalize = normalizer(domain, mean, std)
     if isinstance(domain, TableDomain):
         normalize = Normalize.of_columns(domain)

@@ -29,9 +29,9 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class Normalize(nn.Module):
     """First layer that subtracts a mean and divides by a standard deviation.
 
-    With it, a model takes its domain's own values. Inputs and outputs have the shape (B,
-    `*shape`). Mean and std move with the model to a device. They are not saved with it, so the
-    names of the weights stay unchanged.
+    With this layer, a model takes examples in the units of its domain. Inputs and outputs have the
+    shape (B, `*shape`). Mean and std move with the model to a device. They are not part of its
+    state dict, so the layer adds no key to files of weights.
 
     Args:
         mean: Finite means that broadcast over one example: (C, 1, 1) for images, (D,) for tables.
@@ -58,7 +58,7 @@ class Normalize(nn.Module):
                 "normalization",
                 expected="a finite mean and a finite, positive std",
                 found=f"mean {mean.flatten().tolist()} and std {std.flatten().tolist()}",
-                remedy="give one of each for every channel or column",
+                remedy="give one mean and one std for each channel or column",
             )
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -74,14 +74,14 @@ class Normalize(nn.Module):
     def of_channels(
         cls, mean: Sequence[float], std: Sequence[float], *, channels: int
     ) -> Normalize:
-        """Return a layer for images from one mean and one std for each channel. Raise ModelError for other counts."""
+        """Return a layer for images. Raise ModelError unless there is one mean and one std for each channel."""
         numbers = all(isinstance(value, int | float) for value in (*mean, *std))
         if len(mean) != channels or len(std) != channels or not numbers:
             raise ModelError(
                 "normalization",
                 expected=f"one mean and one std for each of {channels} channels",
                 found=f"mean {list(mean)} and std {list(std)}",
-                remedy="give as many of each as the images have channels",
+                remedy="give one mean and one std for each channel",
             )
         return cls(
             torch.tensor(mean).float()[:, None, None], torch.tensor(std).float()[:, None, None]
@@ -106,8 +106,8 @@ def normalizer(
         raise ModelError(
             "normalization",
             expected="both mean and std, for images",
-            found=f"mean {mean} and std {std} on a domain of kind {domain.kind!r}",
-            remedy="give both or neither (tables are normalized by their public ranges)",
+            found=f"mean {mean} and std {std} for a domain of kind {domain.kind!r}",
+            remedy="give both or neither (tables need none: their public ranges normalize them)",
         )
     return Normalize.of_channels(mean, std, channels=grid[0])
 
@@ -119,20 +119,20 @@ def activation(name: str) -> nn.Module:
             "activation",
             expected="one of " + ", ".join(get_args(Activation)),
             found=repr(name),
-            remedy="choose one of these",
+            remedy="correct the option activation",
         )
     return _ACTIVATIONS[name]()
 
 
-def images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageDomain:
-    """Return the size of the domain's images. Raise ModelError unless each side has at least `smallest` pixels."""
+def require_images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageDomain:
+    """Return the domain of images. Raise ModelError unless it has images of at least `smallest` pixels a side."""
     grid = image_grid(domain)
     if grid is None:
         raise ModelError(
             f"model {builder!r}",
             expected="images",
             found=f"examples of kind {domain.kind!r} and shape {tuple(domain.shape)}",
-            remedy="use mlp, or a model of your own",
+            remedy="use the model mlp, or a model of your own",
         )
     channels, height, width = grid
     if min(height, width) < smallest:
@@ -140,12 +140,12 @@ def images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageDomain:
             f"model {builder!r}",
             expected=f"images of at least {smallest}x{smallest} pixels",
             found=f"{height}x{width}",
-            remedy="use lenet or mlp, or larger images",
+            remedy="use larger images, or the model lenet or mlp",
         )
     return ImageDomain(channels, height, width)
 
 
-def counts(builder: str, **values: int) -> None:
+def check_counts(builder: str, **values: int) -> None:
     """Raise ModelError unless each of the values is a whole number from 1 to MOST."""
     for name, value in values.items():
         if not isinstance(value, int) or not 1 <= value <= MOST:
@@ -157,7 +157,7 @@ def counts(builder: str, **values: int) -> None:
             )
 
 
-def dropping(builder: str, dropout: float) -> None:
+def check_dropout(builder: str, dropout: float) -> None:
     """Raise ModelError unless `dropout` is a probability below 1."""
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ModelError(
@@ -170,7 +170,7 @@ def dropping(builder: str, dropout: float) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from the CPU's global generator at `seed` inside the context, and restore its state afterwards."""
+    """Seed the CPU's global generator inside the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed accelerators, whose state is not restored.
         torch.default_generator.manual_seed(seed)

@@ -39,8 +39,8 @@ HEADS = Source(
     "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
 )
 REMEDY = (
-    f"give their paths, or set ${VARIABLE} to a folder with weights/{BACKBONE.name} and "
-    f"weights/{HEADS.name}, which leakgauge.models.fetch_lpips() downloads into it"
+    f"set ${VARIABLE} to a folder and call leakgauge.models.fetch_lpips(), which downloads "
+    f"weights/{BACKBONE.name} and weights/{HEADS.name} into it, or give the paths of both files"
 )
 
 
@@ -75,7 +75,10 @@ def lpips_squeeze(
     if None in found:
         missing = [str(p) for p, f in zip((backbone, heads), found, strict=True) if f is None]
         raise ModelError(
-            "LPIPS", expected="its weights", found="no " + " nor ".join(missing), remedy=REMEDY
+            "LPIPS",
+            expected="two files of weights",
+            found="no " + " and no ".join(missing),
+            remedy=REMEDY,
         )
     return _loaded(*(str(path) for path in found))
 
@@ -94,8 +97,9 @@ def has_lpips() -> bool:
 def fetch_lpips(folder: str | Path | None = None) -> None:
     """Download the two files of weights of LPIPS, about 5 MB.
 
-    Files that exist are kept. Only this function uses the network, and only a user calls it. Each
-    download is checked against a known sha256 before it is read. Reading it runs no code.
+    Files that exist are kept. No other function of LeakGauge uses the network, and LeakGauge never
+    calls this one itself. Each download is checked against a known sha256 before it is read.
+    Reading it runs no code.
 
     Args:
         folder: Target folder. The default is `$LEAKGAUGE_DATA/weights`.
@@ -155,8 +159,8 @@ def _found(path: str | Path) -> Path | None:
 
 @cache
 def _loaded(backbone: str, heads: str) -> LpipsSqueeze:
-    # New modules draw weights from the global generator. `seeded` restores its state.
     """Return LPIPS with the weights of two files."""
+    # New modules draw weights from the global generator. `seeded` restores its state.
     with seeded(0):
         features, weighing = SqueezeNet().double(), Heads().double()
     load_weights(features, backbone, unread=("classifier.",))

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain, ModelError
-from leakgauge.models.parts import counts, images, normalizer, seeded
+from leakgauge.models.parts import check_counts, normalizer, require_images, seeded
 
 Stem = Literal["cifar", "imagenet"]
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut. A 1x1 convolution projects the shortcut if shapes differ."""
+    """Two 3x3 convolutions and a shortcut. If the shapes differ, a 1x1 convolution adapts the shortcut."""
 
     def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ResNet(nn.Module):
     Args:
         domain: Domain of the images: channels, height and width.
         classes: Number of classes, at least 1.
-        stem: "cifar", one 3x3 convolution, or "imagenet", a 7x7 convolution and a max pool, both
+        stem: "cifar" is one 3x3 convolution. "imagenet" is a 7x7 convolution and a max pool, both
             of stride 2.
         width: Number of channels of the first stage.
         normalize: First layer, a `Normalize` or the identity.
@@ -142,8 +142,8 @@ def resnet18(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    image = images(domain, "resnet18")
-    counts("resnet18", classes=classes, width=width)
+    image = require_images(domain, "resnet18")
+    check_counts("resnet18", classes=classes, width=width)
     if stem not in ("cifar", "imagenet"):
         raise ModelError(
             "model 'resnet18'",

@@ -1,7 +1,7 @@
 """Small residual networks for images of 32x32 pixels (He et al. 2016, section 4.2).
 
 Key names are those of akamaster/pytorch_resnet_cifar10, whose weights are widely used: conv1, bn1,
-layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear. Shortcuts are the paper's option A, without parameters.
+layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear. Shortcuts are the paper's option A, which has no parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain
-from leakgauge.models.parts import counts, dropping, images, normalizer, seeded
+from leakgauge.models.parts import check_counts, check_dropout, normalizer, require_images, seeded
 
 # The published CIFAR-10 weights were trained with the means and deviations of ImageNet.
 MEAN = (0.485, 0.456, 0.406)
@@ -124,9 +124,9 @@ def _build(
 ) -> nn.Module:
     """Build the network with `depth` layers. Options are those of `resnet20`."""
     name = f"resnet{depth}"
-    image = images(domain, name)
-    counts(name, classes=classes, width=width)
-    dropping(name, dropout)
+    image = require_images(domain, name)
+    check_counts(name, classes=classes, width=width)
+    check_dropout(name, dropout)
     if mean is None and std is None:
         mean, std = (MEAN, STD) if image.channels == 3 else ([0.5] * image.channels,) * 2
     with seeded(seed):

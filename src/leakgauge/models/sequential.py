@@ -1,4 +1,4 @@
-"""Convolutions in sequence, without pools. R-GAP's recursion is for these networks."""
+"""Convolutions in sequence, without pools. The recursion of R-GAP attacks these networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from leakgauge.core import Domain, ImageDomain, ModelError
 from leakgauge.models import parts
-from leakgauge.models.parts import Activation, counts, images, normalizer, seeded
+from leakgauge.models.parts import Activation, check_counts, normalizer, require_images, seeded
 
 
 class CNN(nn.Sequential):
@@ -125,8 +125,8 @@ def cnn(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    image = images(domain, "cnn")
-    counts("cnn", classes=classes)
+    image = require_images(domain, "cnn")
+    check_counts("cnn", classes=classes)
     _check_lists(channels, kernels, strides, paddings)
     with seeded(seed):
         return CNN(
@@ -159,8 +159,8 @@ def cnn6(
     Args:
         domain: Domain of the images: channels, height and width.
         classes: Number of classes, at least 1.
-        second: Number of channels of the second convolution. The paper's CNN6-d has 20, for which
-            the recursion has no solution.
+        second: Number of channels of the second convolution. The paper's CNN6-d has 20. The
+            recursion cannot solve that network.
         activation: "sigmoid", "relu", "tanh", "gelu" or "leaky_relu" (slope 0.2). The default is
             the paper's.
         bias: Whether layers have a bias. The paper's have none.
@@ -210,7 +210,7 @@ def _check_lists(
         if len(values) != len(channels) or len(values) == 0 or not whole:
             raise ModelError(
                 "model 'cnn'",
-                expected=f"{name}: a whole number of at least {least} for each convolution",
+                expected=f"{name} with a whole number of at least {least} for each convolution",
                 found=f"{list(values)} for {len(channels)} convolutions",
                 remedy="give the four lists equal lengths",
             )
@@ -222,6 +222,6 @@ def _check_sides(sides: Sequence[int], i: int) -> None:
         raise ModelError(
             "model 'cnn'",
             expected="images no smaller than the kernels",
-            found=f"none of a side left after convolution {i}",
+            found=f"no pixel after convolution {i}, counted from 0",
             remedy="use smaller strides, larger paddings or fewer convolutions",
         )

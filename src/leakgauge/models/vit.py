@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from leakgauge.core import Domain, ImageDomain, ModelError
-from leakgauge.models.parts import counts, dropping, images, seeded
+from leakgauge.models.parts import check_counts, check_dropout, require_images, seeded
 
 Style = Literal["plain", "pre_norm"]
 Readout = Literal["mean", "class_token"]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, with one linear layer for queries, keys and values, or one for each."""
+    """Multi-head self-attention.
+
+    If `fused` is set, one linear layer computes queries, keys and values. Otherwise each has its own layer.
+    """
 
     def __init__(self, dim: int, heads: int, *, fused: bool) -> None:
         super().__init__()
@@ -36,10 +39,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a network of two layers.
+    """Attention, then a network of two linear layers.
 
-    The style "pre_norm" normalizes before each of the two and adds its output to its input. The style "plain"
-    has no skips and normalizes after each.
+    In the style "pre_norm", a normalization stands before each of these two parts, and a skip connection around it.
+    In the style "plain", a normalization stands after each part, and there are no skip connections.
     """
 
     def __init__(self, dim: int, heads: int, *, style: Style, fused: bool, dropout: float) -> None:
@@ -144,8 +147,8 @@ def vit(
 ) -> nn.Module:
     """Build a vision transformer with learned positions.
 
-    The style "pre_norm" is the usual design. The style "plain" has no skips and normalizes after
-    attention and after the two linear layers. This is design (A) of APRIL.
+    The style "pre_norm" is the usual design. The style "plain" has no skip connections. It
+    normalizes after attention and after the two linear layers. It is design (A) of APRIL.
 
     Args:
         domain: Domain of the images: channels, height and width.
@@ -157,7 +160,7 @@ def vit(
         style: "pre_norm" or "plain".
         readout: Input of the last layer, the "mean" of all tokens or a "class_token".
         fused: Whether one linear layer computes queries, keys and values.
-        dropout: Probability of dropout after each attention and after each network of two layers,
+        dropout: Probability of dropout after each attention and after each pair of linear layers,
             from 0 to below 1.
         seed: Seed of the initial weights. The global random state stays unchanged.
 
@@ -185,9 +188,9 @@ def vit(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
-    image = images(domain, "vit")
-    counts("vit", classes=classes, patch=patch, dim=dim, depth=depth, heads=heads)
-    dropping("vit", dropout)
+    image = require_images(domain, "vit")
+    check_counts("vit", classes=classes, patch=patch, dim=dim, depth=depth, heads=heads)
+    check_dropout("vit", dropout)
     _check(image, patch, dim, heads, style, readout)
     with seeded(seed):
         return ViT(
@@ -207,7 +210,7 @@ def vit(
 def _check(
     image: ImageDomain, patch: int, dim: int, heads: int, style: Style, readout: Readout
 ) -> None:
-    """Raise ModelError unless patches tile the image, heads divide `dim`, and the options exist."""
+    """Raise ModelError unless patches tile the image, heads divide `dim`, and style and readout exist."""
     found = None
     if image.height % patch or image.width % patch:
         found = f"patches of {patch} on {image.height}x{image.width} pixels"
@@ -218,7 +221,7 @@ def _check(
     if found is not None:
         raise ModelError(
             "model 'vit'",
-            expected="patches that tile the image, heads that divide dim, and options that exist",
+            expected="patches that tile the image, heads that divide dim, and a known style and readout",
             found=found,
-            remedy="correct the option",
+            remedy="correct this option",
         )

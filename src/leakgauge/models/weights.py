@@ -23,7 +23,7 @@ def load_weights(model: nn.Module, path: str | Path, *, unread: tuple[str, ...] 
         model: Model that gets the weights.
         path: Path of the file. It is looked up as given, then under $LEAKGAUGE_DATA and its
             folder `weights`.
-        unread: Beginnings of names of tensors in the file that the model does not need.
+        unread: Prefixes of names. Tensors in the file with these prefixes are ignored.
 
     Raises:
         ModelError: The file cannot be read, keys or shapes differ, or a value is not finite.
@@ -58,7 +58,7 @@ def load_weights(model: nn.Module, path: str | Path, *, unread: tuple[str, ...] 
 
 
 def _check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    """Raise ModelError unless names and shapes of the tensors are the model's."""
+    """Raise ModelError unless the tensors have the names and shapes of the model's."""
     missing = [name for name in expected if name not in tensors]
     unknown = [name for name in tensors if name not in expected]
     if missing or unknown:
@@ -90,7 +90,7 @@ def _check_keys(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
 def _check_values(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str
 ) -> None:
-    """Raise ModelError unless the tensors are finite and of the model's kind."""
+    """Raise ModelError unless the tensors are finite and, like the model's, floating-point or integer."""
     kinds = [
         f"{name} {tensors[name].dtype} for {tensor.dtype}"
         for name, tensor in expected.items()
@@ -100,7 +100,7 @@ def _check_values(
     if kinds or broken:
         raise ModelError(
             where,
-            expected="finite tensors of the model's kind (floating-point or integer)",
+            expected="finite tensors, each floating-point or integer as in the model",
             found=_few(kinds) if kinds else f"NaN or infinite values in {_few(broken)}",
             remedy="save the weights again",
         )
