@@ -1,7 +1,7 @@
 """LeakGauge measures how much private training data leaks from shared gradients and updates.
 
-`__init__.pyi` lists the public names. Each name is imported at its first use, so that `leakgauge
---help` starts without torch.
+`__init__.pyi` lists the public names. Each name is imported at its first use. So `leakgauge --help`
+starts without torch.
 """
 
 from leakgauge.interrupts import end_quietly, is_command

@@ -1,4 +1,4 @@
-"""`python -m leakgauge`."""
+"""Entry point of `python -m leakgauge`."""
 
 from leakgauge.cli import main
 

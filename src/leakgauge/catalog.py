@@ -1,4 +1,4 @@
-"""The names that a specification may use, each with one line."""
+"""The names that a specification may use, with one line about each."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def threat_lines() -> list[str]:
 
 
 def metric_lines() -> list[str]:
-    """Return one line for each metric, with the direction that is closer."""
+    """Return one line for each metric. It says whether a higher or a lower value is closer."""
     made = {
         "iip_pixels": metrics.identified,
         "iip_squeeze": metrics.identified,

@@ -37,10 +37,10 @@ LISTED = ("attacks", "data", "defenses", "metrics", "models", "threats")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line, like every other part of LeakGauge."""
+    """A parser that raises SpecificationError for a mistake. The command prints it in one line."""
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
-        # The method of argparse hides a failure to write.
+        # The method of argparse ignores a failure to write.
         (file or sys.stdout).write(self.format_help())
 
     def error(self, message: str) -> NoReturn:
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Version(argparse.Action):
-    """Print the version and exit. The action of argparse hides a failure to write."""
+    """Print the version and exit. The action of argparse would ignore a failure to write."""
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> NoReturn:
         print(f"leakgauge {__version__}")
@@ -66,8 +66,8 @@ def parser() -> Parser:
         prog="leakgauge",
         description="Measure how much private training data leaks from shared gradients and updates. "
         "Audit only models and data that you own or have permission to test.",
-        epilog="Exit codes: 0 done, 1 an audit failed (the others are recorded), 2 input refused before anything ran, "
-        "130 Ctrl-C, 143 SIGTERM.",
+        epilog="Exit codes: 0 if everything ran; 1 if an audit failed (the others are recorded); 2 if the input was "
+        "refused before anything ran; 130 after Ctrl-C; 143 after SIGTERM.",
     )
     top.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(
@@ -80,10 +80,10 @@ def parser() -> Parser:
         metavar="SPEC.toml",
         help="the specification (default: the audit of bundled data)",
     )
-    running(audit)
+    add_run_options(audit)
     audit.add_argument("--json", action="store_true", help="print the records instead of a table")
     advice = commands.add_parser(
-        "recommend", help="name the cheapest defense that no attack of the run got through"
+        "recommend", help="recommend the cheapest defense that stopped every attack of the run"
     )
     advice.add_argument(
         "source",
@@ -97,7 +97,7 @@ def parser() -> Parser:
         metavar="FRACTION",
         help=f"largest loss of test accuracy, from 0 to 1 (default: {LOSS:g})",
     )
-    running(advice)
+    add_run_options(advice)
     advice.add_argument("--json", action="store_true", help="print the recommendation as JSON")
     listing = commands.add_parser("list", help="print the names that a specification may use")
     listing.add_argument("what", choices=LISTED)
@@ -105,7 +105,7 @@ def parser() -> Parser:
     return top
 
 
-def running(command: argparse.ArgumentParser) -> None:
+def add_run_options(command: argparse.ArgumentParser) -> None:
     """Add the options of a command that runs an audit."""
     command.add_argument(
         "--set",
@@ -113,7 +113,7 @@ def running(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SECTION.KEY=VALUE",
         dest="settings",
-        help="change the specification, in every case. May be repeated",
+        help="change an option of the specification, in every case. May be repeated",
     )
     command.add_argument(
         "--out", metavar="DIR", help="folder of the run (default: leakgauge-runs/TIME)"
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words of the command line after the name. By default those of this process.
 
     Returns:
-        0 if everything ran. 1 if an audit or a training failed; the others are recorded. 2 if the input was refused
+        0 if everything ran. 1 if an audit or a training failed (the others are recorded). 2 if the input was refused
         before anything ran. 130 after Ctrl-C, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "schema":
             code = print_schema()
         else:
-            # The imports stand outside `stoppable`. Its exception would interrupt them half done (see `interrupts`).
+            # The imports stand outside `stoppable`, whose exception could interrupt an import (see `interrupts`).
             check_installation()
             from leakgauge.commands import run
 
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"leakgauge: interrupted. {note}", file=standard_error())
         return code_of(stop)
     except BrokenPipeError:
-        # The reader of the output, for example `head`, wants no more. The run and its report are on disk.
+        # The reader of the output, for example `head`, has ended. The run and its report are on disk.
         silence(sys.stdout)
         return DONE
 
@@ -199,18 +199,18 @@ def check(options: argparse.Namespace) -> None:
     for name, value in (("--workers", options.workers), ("--max-cells", options.max_cells)):
         if value is not None and value < 1:
             raise SpecificationError(
-                name, expected="at least 1", found=str(value), remedy="write a larger number"
+                name, expected="at least 1", found=str(value), remedy="give a larger number"
             )
 
 
 def check_recommend(options: argparse.Namespace) -> None:
-    """Raise SpecificationError if a recommendation cannot be made from these options."""
+    """Raise SpecificationError if the options of `recommend` are out of range or exclude each other."""
     if not 0 <= options.loss <= 1:
         raise SpecificationError(
             "--loss",
             expected="a fraction of accuracy in [0, 1]",
             found=str(options.loss),
-            remedy="write 0.02 for two percentage points",
+            remedy="give, for example, 0.02 for two percentage points",
         )
     # `Path.exists` raises an exception for a name that is too long.
     if not os.path.exists(options.source):
@@ -224,7 +224,7 @@ def check_recommend(options: argparse.Namespace) -> None:
     if audited and (options.settings or options.out or options.seed is not None):
         raise SpecificationError(
             "command line",
-            expected="a specification, since --set, --out or --seed is given",
-            found=f"the folder {options.source!r}",
+            expected="a specification, because --set, --out and --seed change a run",
+            found=f"the folder {options.source!r} of a run that exists",
             remedy="remove these options, or name the specification",
         )

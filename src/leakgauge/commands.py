@@ -1,4 +1,4 @@
-"""What the command does after its arguments are parsed: audits, recommendations and lists."""
+"""The work of the command after its arguments are parsed: audits, recommendations and lists."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def run_audit(
         options: The arguments of the command.
         spec: Path of the specification, or None for the default audit.
         command: The command line, for the records.
-        loss: Largest loss of accuracy for a recommendation. The specification must then measure utility.
+        loss: Largest loss of test accuracy for a recommendation, in [0, 1]. If it is given, the specification must
+            measure utility.
     """
     # A user's own `module:factory` is found in the current folder, as with `python -m`.
     if os.getcwd() not in sys.path:
@@ -95,7 +96,7 @@ def run_audit(
 
 
 def write_page(out: str, loss: float) -> Path:
-    """Write the report of a run that has just ended, and return its path. A failure here loses no record."""
+    """Write the report of a run that has just ended, and return its path. If this fails, all records remain."""
     try:
         return report.write_report(out, loss)
     except KeyboardInterrupt as stop:
@@ -106,12 +107,12 @@ def write_page(out: str, loss: float) -> Path:
             f"output folder {out!r}",
             expected="room for the report",
             found=error.found,
-            remedy="free space, then call leakgauge.write_report: the records are complete",
+            remedy="free space, then call leakgauge.write_report (the records are complete)",
         ) from error
 
 
 def run_recommend(options: argparse.Namespace, command: str) -> int:
-    """Print a recommendation from the records of a run. A specification is run first."""
+    """Print a recommendation from the records of a run. If a specification is given, run it first."""
     console, folder, code = Console(file=standard_error()), Path(options.source), 0
     page = folder / report.PAGE
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""What the command shows in a terminal: before a run, during it, and after it."""
+"""The output of the command in a terminal before, during and after a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = 5
 
 
 def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
-    """Print what will run, and about how long it takes."""
+    """Print the size of the run, its estimated duration, and its folder."""
     seconds = max(1.0, plan.total / workers)
     about = rounded(seconds)
     trainings = f" and {plural(len(plan.trainings), 'training')}" if plan.trainings else ""
@@ -41,18 +41,18 @@ def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
     )
     if plan.unknown:
         console.print(
-            f"This does not include {plan.unknown} of them, whose time could not be measured.",
+            f"The time of {plan.unknown} of them could not be measured and is not included.",
             highlight=False,
         )
     tell_path(console, "Writing to", out)
 
 
 UNITS = (("s", 1.0, 90.0), ("min", 60.0, 90.0), ("h", 3600.0, 48.0), ("days", 86400.0, 700.0))
-"""Units of time: name, seconds, and the number from which the next larger unit is used."""
+"""Units of time: name, length in seconds, and the number of units from which the next larger unit is used."""
 
 
 def rounded(seconds: float) -> str:
-    """Return a time in the largest fitting unit: `20 s`, `40 min`, `3 days`, `2 years`."""
+    """Return a duration, given in seconds, with a fitting unit: `20 s`, `40 min`, `3 days`, `2 years`."""
     for unit, size, most in UNITS:
         if seconds < most * size:
             return f"{seconds / size:.0f} {unit}"
@@ -98,7 +98,7 @@ def conclude(console: Console, run: Run, page: Path, *, as_json: bool) -> None:
 
 
 class Output(Console):
-    """Standard output. A closed pipe raises BrokenPipeError, where rich alone would exit with code 1."""
+    """Standard output that raises BrokenPipeError for a closed pipe. The class of rich would exit with code 1."""
 
     def on_broken_pipe(self) -> None:
         raise
@@ -115,20 +115,20 @@ def show_results(run: Run, page: Path, *, as_json: bool) -> None:
         shown.print(table)
     side = beyond(cell.data.headline for cell in run.cells)
     shown.print(
-        "Medians over the examples of a batch. blind: the same attack on an update of other data."
-        f" Leakage is what stands {side} it.",
+        "Scores are medians over the examples of a batch. blind is the blind control: the same attack on an update of"
+        f" other data. Only a score {side} it shows leakage.",
         style="dim",
     )
 
 
 def tell_failures(console: Console, run: Run) -> None:
-    """Print what failed, and the folder of the tracebacks. Only the first SHOWN failures get a line."""
+    """Print the failures and the folder of their tracebacks. Only the first SHOWN failures get a line."""
     if not run.failures:
         return
     console.print(f"{len(run.failures)} failed. The others are not affected:", highlight=False)
     for record in run.failures[:SHOWN]:
         failure = record.failure
-        assert failure is not None  # it is among the failures
+        assert failure is not None  # `Run.failures` holds only records with a failure.
         text = "  " + one_line(f"{record.id}: the {failure.step} failed: {failure.reason}", LONGEST)
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if len(run.failures) > SHOWN:
@@ -139,6 +139,6 @@ def tell_failures(console: Console, run: Run) -> None:
 
 
 def tell_path(console: Console, what: str, path: str | Path) -> None:
-    """Print the path of something. Brackets in a path are no markup."""
+    """Print some words and a path in one line. Brackets in a path are no markup."""
     text = one_line(f"{what} {path}", LONGEST)
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """Check that the required packages can be imported.
 
-An import fails if an installation is broken, or if a file has the name of a package. The command checks this before it
-imports its own modules. Their tracebacks would not name the cause.
+An import fails if an installation is broken, or if a file of the user has the name of a package. The command checks
+this before it imports its own modules. A traceback from these modules would not name the cause.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from leakgauge.core.errors import UserError
 from leakgauge.core.lines import describe_error
 
 NEEDED = {"numpy": "ndarray", "pydantic": "BaseModel", "rich": "print", "torch": "nn"}
-"""Packages that every command needs. Each has a member that another module of the same name lacks."""
+"""Packages that the command needs. Each stands beside a member that another module of the same name would lack."""
 
 
 def check_installation() -> None:
-    """Raise UserError for the first required package that cannot be imported, or that is another module."""
+    """Raise UserError for the first package that cannot be imported, or whose name belongs to another module."""
     for package, member in NEEDED.items():
         try:
             found = importlib.import_module(package)
@@ -31,6 +31,7 @@ def check_installation() -> None:
 
 
 def _broken(package: str, found: str) -> UserError:
+    """Return the error for a package that cannot be used."""
     return UserError(
         f"package {package!r}",
         expected="an installation that can be imported",

@@ -1,4 +1,4 @@
-"""Handle Ctrl-C while the imports run, which take seconds: one line, exit code 130, no traceback.
+"""Handling of Ctrl-C during the imports, which take seconds. It prints one line and ends with exit code 130.
 
 The package runs this module before it imports anything else. The module imports only the standard library.
 """
@@ -32,6 +32,7 @@ def end_quietly() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    """Print one line and end the process at once."""
     os.write(2, b"leakgauge: interrupted. Nothing was recorded.\n")
-    # An exception would interrupt imports half done, some of them in other packages.
+    # An exception could interrupt an import, also inside another package, and leave it half done.
     os._exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""Standard output and standard error of the command, with any encoding, also if full or closed."""
+"""Standard output and standard error of the command. They may have any encoding, be closed, or lead to a full disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def prepare_streams() -> bool:
     A character that the encoding of the stream lacks is printed as its escape sequence.
     """
     closed = sys.stdout is None
-    # The order matters. An opened file takes the lowest free number, and no other file may become the output.
+    # The order matters. An opened file takes the lowest free descriptor, so standard output comes first.
     if closed:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
@@ -36,13 +36,13 @@ def printing() -> Iterator[None]:
 
     Raises:
         OutputLost: The output cannot be written, for example on a full disk.
-        BrokenPipeError: The reader of the output has gone.
+        BrokenPipeError: The reader of the output has ended.
     """
     try:
         try:
             yield
         finally:
-            # Without this, a failure would show only after the last line of the program.
+            # Otherwise a failure to write would appear only when the program exits.
             sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -52,15 +52,15 @@ def printing() -> Iterator[None]:
 
 
 def silence(stream: TextIO) -> None:
-    """Discard the rest of a standard stream. Python would try to write it again at exit."""
+    """Discard the rest of a standard stream. Otherwise Python would try to write it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Forgiving:
     """A text stream that discards its text after the first failure to write.
 
-    A stream fails on a full disk, or if its reader has gone. Progress goes through this stream, so that a failure of
-    the display never ends a run.
+    A stream fails on a full disk, or if its reader has ended. Progress is written to this stream, so that a failure to
+    display it never ends a run.
 
     Args:
         stream: An open text stream with a file descriptor.
@@ -79,13 +79,13 @@ class Forgiving:
         return len(text)
 
     def flush(self) -> None:
-        """Write out what is buffered."""
+        """Write the buffered text."""
         with self.forgiven():
             self.stream.flush()
 
     @contextmanager
     def forgiven(self) -> Iterator[None]:
-        """Discard the stream from now on if the block cannot write to it."""
+        """If the block cannot write to the stream, discard all further text."""
         try:
             yield
         except OSError:
@@ -93,7 +93,7 @@ class Forgiving:
 
 
 def standard_error() -> IO[str]:
-    """Return standard error as a stream whose failures are ignored."""
+    """Return standard error as a stream that ignores failures to write."""
     stream: Any = Forgiving(sys.stderr)
     return cast("IO[str]", stream)
 
@@ -104,5 +104,5 @@ def unprintable(found: str) -> OutputLost:
         "standard output",
         expected="a stream that can be written",
         found=found,
-        remedy="print to another place: the records and the report of the run are complete",
+        remedy="send the output elsewhere. The records and the report of a run are complete",
     )

@@ -1,4 +1,4 @@
-"""The tables that an audit prints: medians beside the blind control."""
+"""The tables that an audit prints: median scores beside those of the blind control."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def prices(records: Sequence[Record]) -> Iterator[Table]:
         )
         shown.add_column("defense", overflow="fold")
         side = wording.beyond([frontier.headline] if frontier.headline else [])
-        for heading in (f"{side} control", "accuracy", "lost", "bytes", "epsilon"):
+        for heading in (f"{side} control", "accuracy", "change", "bytes", "epsilon"):
             shown.add_column(heading, justify="right", no_wrap=True)
         shown.add_column("dominated", no_wrap=True)
         for setting in frontier.settings:
@@ -66,12 +66,12 @@ def prices(records: Sequence[Record]) -> Iterator[Table]:
 
 
 def shown_text(text: str, style: str = "") -> Text:
-    """Return text of a record without control characters. Brackets in it are no markup."""
+    """Return a text of a record for a table, without control characters. Brackets in it are no markup."""
     return Text(one_line(text, LONGEST), style=style)
 
 
 def price(setting: report.Setting) -> list[str]:
-    """Return the texts of one row: leakage to the worst attack, and the cost of the defense for each round."""
+    """Return the texts of one row: the leakage of the strongest attack, and the costs of the defense."""
     worst = setting.worst
     above = "-"
     if worst is not None:

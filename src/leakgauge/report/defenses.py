@@ -30,10 +30,11 @@ class Panel:
         batch_size: Number of examples in each batch.
         headline: The score that stands for leakage.
         defense: Name of the defense.
-        reprs: Configurations of the defense.
+        reprs: Configurations of the defense, one for each strength.
         claims: What each part of the defense hides, from whom, and how an adaptive adversary responds.
         summary: The finding in words.
-        pictured: Number, from 1, of the example in the pictures. It is 0 for batches of one and without pictures.
+        pictured: Number, from 1, of the example in the pictures. It is 0 if the batch has one example or there are no
+            pictures.
         figure: SVG of leakage against strength.
         wide: Whether the panel takes the whole width of the page.
         skipped: Audits that were inapplicable or failed.
@@ -125,7 +126,7 @@ def _by_strength(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _pictured(cells: Sequence[Cell]) -> int:
-    """Return the index of the example that leaks most in the first cell, which is undefended if any is."""
+    """Return the index of the example that leaks most in the first cell. Undefended cells come first."""
     if not cells:
         return 0
     headline = cells[0].data.headline
@@ -168,7 +169,7 @@ def _level(cells: Sequence[Cell], *, control: bool) -> float | None:
 
 
 def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
-    """Return the levels to compare with: no defense, the rule of a leak, and the blind control."""
+    """Return the levels to compare with: no defense, the threshold of the leak rule, and the blind control."""
     control = _control(run, open_)
     return [
         Line(label="undefended", value=_level(open_, control=False), style="open"),
@@ -178,20 +179,20 @@ def _lines(run: Sequence[Cell], open_: Sequence[Cell]) -> list[Line]:
 
 
 def _control(run: Sequence[Cell], open_: Sequence[Cell]) -> float | None:
-    """Return the median score of the blind controls. If there are none, use the undefended audits' controls."""
+    """Return the median score of the blind controls. If there are none, use the controls of undefended audits."""
     control = _level(run, control=True)
     return _level(open_, control=True) if control is None else control
 
 
 def _bar(run: Sequence[Cell], control: float | None) -> float | None:
-    """Return the score from which the rule counts a leak, given the control's score, or None if there is no rule."""
+    """Return the threshold of the leak rule, given the control's score, or None if there is no rule."""
     verdict = run[0].verdict if run else None
     if verdict is None or verdict.floor is None:
         return None
     headline = run[0].data.headline
     bars = [verdict.floor]
     if verdict.margin is not None and control is not None:
-        # `leakage` gives the margin its sign: a score must exceed the control if higher is better, else lie below.
+        # `leakage` gives the margin its sign. If lower scores leak, a leak lies below the control.
         bars.append(control + headline.leakage(verdict.margin))
     return max(bars, key=headline.leakage)
 
@@ -240,7 +241,7 @@ def _summary(points: Sequence[Point], open_: Sequence[Cell]) -> str:
         found
         + aside
         + (
-            " Some attacks that found no leak had not converged, which is weak evidence."
+            " Some attacks that found no leak had not converged. They are weak evidence of safety."
             if weak
             else ""
         )

@@ -83,13 +83,17 @@ class Axis:
 
 
 def scale(strengths: Sequence[float | str]) -> str:
-    """Return the scale for strengths: "log" if they span more than LOG_SPAN, "linear", or "even" in given order."""
+    """Return the scale for strengths: "log", "linear" or "even".
+
+    The scale is "log" if the ratio of the largest to the smallest strength exceeds LOG_SPAN. "even" keeps the given
+    order with equal distances.
+    """
     numbers = [s for s in strengths if not isinstance(s, str)]
     if len(numbers) < len(strengths) or len(set(numbers)) < 2:
         return "even"
     low, high = min(numbers), max(numbers)
     if low <= 0:
-        # Zero has no logarithm, and on a linear axis a wide span would crowd at one end.
+        # Zero has no logarithm. On a linear axis, a wide span would crowd points at one end.
         positive = [n for n in numbers if n > 0]
         wide = low < 0 or (bool(positive) and high / min(positive) > LOG_SPAN)
         return "even" if wide else "linear"

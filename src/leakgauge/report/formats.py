@@ -11,13 +11,13 @@ from leakgauge.records import Headline
 from leakgauge.report.wording import MISSING, decibels, percent, plain
 
 SWEEP_LIMIT = 100.0
-"""Highest top of a sweep's axis, in dB. Every copy above it looks exact, and a longer axis would squeeze the rest."""
+"""Highest end of a sweep's axis, in dB. Copies above it look exact, and a longer axis would squeeze the others."""
 SWEEP_LEAST = 30.0
-"""Lowest top of a sweep's axis, in dB."""
+"""Lowest end of a sweep's axis, in dB."""
 FRONTIER_LIMIT = 60.0
-"""Distance to the control, in dB, from which the frontier draws every copy at the top. These copies look exact."""
+"""Distance to the control, in dB. The frontier draws all copies beyond it at the top, since they look exact."""
 LEAST = 1e-300
-"""If every score is smaller, the axis of plain numbers ends at 1."""
+"""The axis of plain numbers ends at 1 if every score is smaller than this."""
 TICKS = 5
 """Largest number of steps on an axis of plain numbers."""
 
@@ -29,7 +29,7 @@ class Scale:
     Args:
         top: Its end, in the score's unit.
         step: Distance between ticks, in the same unit.
-        limit: Value from which all larger values are drawn at the same height. None if there is no limit.
+        limit: All values from this one on are drawn at the same height. None if there is no limit.
     """
 
     top: float
@@ -119,7 +119,7 @@ class Percent(Format):
         return f"{100 * value:.0f}%"
 
     def read(self, value: float | None, headline: Headline) -> str:
-        # If a lower fraction is better, the fraction counts errors, and "read" would be wrong.
+        # If a lower fraction leaks more, the fraction counts errors. "read" would then be wrong.
         what = "read" if headline.better == "higher" else headline.unit
         return f"{percent(value)} {what}".rstrip()
 

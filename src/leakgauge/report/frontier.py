@@ -1,10 +1,10 @@
 """Leakage against accuracy: each setting of a defense as one point, and the settings that another one dominates.
 
-The leakage of a setting is the leakage of the strongest attack on it. It compares the median over examples of the
-headline's score with the blind control's, and counts how far it is better for the adversary.
+The leakage of a setting is that of the strongest attack on it. It is the distance between the attack's median score
+over examples and the blind control's. It is 0 if the attack's score is no better for the adversary.
 
-Setting a dominates setting b if a leaks no more than b, by the rule and by this number, and is no less accurate. It
-must be better in at least one of the three.
+One setting dominates another if three things are no worse: the verdict of the rule, the leakage and the accuracy. At
+least one of the three must be better.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from leakgauge.report.run import Run
 from leakgauge.report.wording import plain
 
 WEAK = ("unconverged", "diverged")
-"""Statuses of attacks that say little about safety."""
+"""Statuses of attacks whose result says little about safety."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Exposure:
         failed: Whether an audit or its control failed.
         silent: Whether an update was all zeros, so that nothing was observed.
         informative: Whether the same attack leaks the undefended update. Only then is a result without a leak
-            evidence for the defense. It is true if the case has no undefended audit.
+            evidence for the defense. If the case has no undefended audit, the value is true.
     """
 
     attack: str
@@ -67,7 +67,7 @@ class Exposure:
 
     @property
     def above(self) -> float:
-        """Distance by which the score is better for the adversary than the control's. 0 if it is not better."""
+        """Distance from the control's score to a score that is better for the adversary. 0 if it is not better."""
         return self.headline.ahead(self.score, self.control)
 
 
@@ -136,7 +136,10 @@ class Setting:
 
     @property
     def worst(self) -> Exposure | None:
-        """The strongest attack, or None. An attack with a leak comes first, then the distance to the control."""
+        """The strongest attack, or None if none was judged.
+
+        It is the attack with the largest distance to the control, chosen among those that leaked if any did.
+        """
         return max(self.judged, key=lambda e: (bool(e.leaked), e.above), default=None)
 
     @property
@@ -146,7 +149,7 @@ class Setting:
 
     @property
     def above(self) -> float:
-        """Distance to the control of the strongest attack, 0 if there is none."""
+        """Distance of the strongest attack's score to the control's. 0 if there is no attack."""
         return self.worst.above if self.worst else 0.0
 
 
@@ -327,7 +330,7 @@ def _better(setting: Setting, settings: Sequence[Setting]) -> str | None:
 
 
 def dominates(one: Setting, other: Setting) -> bool:
-    """Return whether `one` leaks no more and is no less accurate than `other`, and is better in one of them."""
+    """Return whether `one` is no worse than `other` in leakage and accuracy, and better in one of them."""
     if one.accuracy is None or other.accuracy is None or not (one.worst and other.worst):
         return False
     better = (

@@ -31,7 +31,7 @@ class Layout:
         single: Class in the style sheet for one example.
         few: Class in the style sheet for two or three examples.
         many: Class in the style sheet for more examples.
-        beside: Whether the trajectory of the attack stands beside a single example.
+        beside: For batches of one: whether the trajectory of the attack stands beside the example.
     """
 
     first: int
@@ -65,7 +65,7 @@ class Reading:
         reconstruction: The attack's value.
         control: The blind control's value.
         hit: Whether the attack's value lies within the column's tolerance from the true value.
-        control_hit: Whether the control's value does.
+        control_hit: Whether the control's value lies within this tolerance.
     """
 
     column: str
@@ -203,7 +203,7 @@ def read_within(value: float | None, truth: float | None, column: Column) -> boo
     """Return whether a value lies within the column's tolerance from the truth."""
     if value is None or truth is None:
         return False
-    # The slack absorbs rounding, so that a difference of exactly the tolerance counts as read.
+    # Rounding must not exclude a difference of exactly the tolerance.
     return abs(value - truth) <= column.tolerance * (1 + 1e-9)
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 
 DISTANCES = (0.0, 10.0, 22.0, 36.0, 52.0, 70.0, 90.0, 112.0, 136.0, 162.0)
-"""Distances between a label and its mark that are tried, nearest first, in CSS pixels."""
+"""Distances to try between a label and its mark, nearest first, in CSS pixels."""
 ANGLES = (0, 180, 315, 45, 225, 135, 270, 90, 337, 23, 203, 157, 292, 248, 68, 112)
-"""Directions from a mark to its label that are tried, best first, in degrees clockwise from the right."""
+"""Directions to try from a mark to its label, best first, in degrees clockwise from the right."""
 MARK, PITCH, LINE, CLEAR = 9.0, 7.2, 14.0, 20.0
-"""Half the width of a mark with its margin, width of a character, and height of a line of text, in CSS pixels. The
-last number is a distance. Further away than this, a reader no longer relates a label to a mark."""
+"""Lengths in CSS pixels: half the width of a mark with its margin, width of a character, and height of a line of text.
+CLEAR is the distance beyond which a reader no longer relates a label to a mark."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def place(
     bounds: Box,
     taken: Sequence[Box] = (),
 ) -> list[Placed]:
-    """Return a place for the label of each mark: the nearest free place, or beside the mark if none is free.
+    """Return a place for the label of each mark: the nearest free place, or right of the mark if none is free.
 
     Args:
         marks: Centers of the marks.
@@ -99,7 +99,10 @@ def _nearest(
     width: float,
     free: Callable[[Box], bool],
 ) -> tuple[Placed, Box]:
-    """Return the nearest free place. Places near another mark come last, as a reader could take the label for its."""
+    """Return the nearest free place of a label, and its box.
+
+    Places near another mark come last: a reader could relate the label to the wrong mark.
+    """
     candidates = [_at(mark, width, d, angle) for d in DISTANCES for angle in ANGLES]
     fitting = [(placed, box) for placed, box in candidates if free(box)]
     for placed, box in fitting:

@@ -19,7 +19,7 @@ MISSING_SCORES = (
 
 
 def convention(header: Header) -> str:
-    """Return the rules by which examples of a run count as leaked, in words."""
+    """Return, in words, the rules that decide whether an example of the run leaked."""
     if not header.rules:
         return "There is no rule for the data of this run, so nothing is judged."
     return " ".join([*(rule.text for rule in header.rules), MISSING_SCORES])
@@ -83,7 +83,7 @@ def _sentence(
     if not open_ and not defended:
         return "open", f"No verdict: {_unjudged(cells)}."
     leaking, despite = _leaking(open_), _leaking(defended)
-    # Readers may take a score "below" the control's for a worse one, so the sentence then says "beyond".
+    # A reader may think that a score "below" the control's is worse. The sentence then says "beyond".
     side = "above" if beyond(cell.data.headline for cell in cells) == "above" else "beyond"
     what = f"at least one example scored far {side} the blind control"
     if leaking:
@@ -123,14 +123,14 @@ def _unjudged(cells: Sequence[Cell]) -> str:
     if failed:
         return f"{failed} of {plural(len(cells), 'audit')} failed, and the others are inapplicable or unscored"
     if any(cell.silent for cell in cells):
-        return f"{who} are inapplicable or unscored, or observed an update of zeros"
+        return f"{who} are inapplicable, are unscored or observed an update of zeros"
     return f"{who} {'is' if one else 'are'} inapplicable or unscored"
 
 
 def _worst(cells: Sequence[Cell]) -> str:
     """Return the example that leaked most, in words, or an empty string if none leaked.
 
-    Formats go in the order of FORMATS, and undefended audits before defended ones.
+    Examples are compared by the order of their formats in FORMATS, then undefended before defended, then by leakage.
     """
     order = list(FORMATS)[::-1]
     found = [

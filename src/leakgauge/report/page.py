@@ -134,7 +134,7 @@ def write_report(folder: str | Path, allowed: float = LOSS) -> Path:
     folder = _folder(folder)
     page = render(read(folder / FILE), folder, allowed)
     path = folder / PAGE
-    # mkstemp would make a private file. An ordinary file gets its rights from the user's umask.
+    # mkstemp would make a file that only its owner can read. An ordinary file follows the user's umask.
     temporary = folder / f".{PAGE}.{os.getpid()}"
     try:
         # Names of files may hold lone surrogates, which stand for bytes that are not UTF-8.
@@ -193,7 +193,7 @@ def _resource(name: str) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Return what another person needs to repeat the run, with a name for each fact."""
+    """Return the facts that another person needs to repeat the run, each with its name."""
     facts = [
         ("Command", run.header.command),
         ("Root seed", str(run.header.seed)),
@@ -235,7 +235,7 @@ def _tallies(run: Run) -> list[tuple[str, str]]:
     return [
         (_leaked_of(open_), "undefended audits leaked"),
         (_leaked_of(defended), "defended audits leaked"),
-        (f"{len(run.cells)} of {run.planned}", "planned audits are in these records"),
+        (f"{len(run.cells)} of {run.planned}", "planned audits are recorded"),
         (str(idle), "inapplicable: did not run"),
         *([(str(failed), "failed: no result")] if failed else []),
         *([(str(silent), "observed an update of zeros (no signal)")] if silent else []),
@@ -250,7 +250,7 @@ def _leaked_of(cells: Sequence[Cell]) -> str:
 
 def _view(frontier: Frontier, allowed: float, *, partial: bool) -> View:
     """Return the frontier of one case for the page."""
-    # Several strengths often share one note, which then stands on the page once.
+    # Several strengths often share one note. The page shows it once.
     reasons = {s.epsilon_note: s.epsilon is not None for s in frontier.settings if s.epsilon_note}
     advice = recommend(frontier, allowed, partial=partial)
     return View(
@@ -281,7 +281,7 @@ def _row(cell: Cell) -> Row:
 
 
 def _summarize(measure: wording.Measure, cell: Cell) -> float | None:
-    """Return a measure's value for a whole audit: the fraction of a score of 0 or 1, else the median."""
+    """Return a measure's value for a whole audit: the mean of a score of 0 or 1, else the median."""
     values = cell.values(measure.name(cell) or "")
     return _mean(values) if measure.binary else median(values)
 

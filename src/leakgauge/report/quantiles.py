@@ -1,4 +1,4 @@
-"""Quantiles of scores. A mean is not used, since one infinite PSNR would make it infinite."""
+"""Quantiles of scores. They replace means: one infinite PSNR would make a mean infinite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 def quantile(values: Iterable[float | None], fraction: float) -> float | None:
     """Return the quantile at `fraction` in [0, 1], or None if there are no values.
 
-    It is interpolated between neighbors. If a neighbor is infinite, the nearer of the two is returned.
+    The result is interpolated between two neighboring values. If one is infinite, the nearer value is returned.
     """
     known = sorted(value for value in values if value is not None)
     if not known:

@@ -1,13 +1,18 @@
 """The cheapest setting of a defense that keeps leakage at the blind control, and why the others were refused.
 
-A setting qualifies if all of these hold:
+A setting qualifies if all of these conditions hold:
 
 - No example leaks by the rule under any attack that was tried.
-- At least one of these attacks leaks the undefended update, and none of those ended early.
+- At least one of these attacks leaks the undefended update.
 - The loss of accuracy is at most the allowed one.
+- The evidence is firm: each attack that counts as evidence converged, none of its audits failed, and no update was all
+  zeros.
 
-The cheapest setting loses the least accuracy. Among settings within the standard error of the best, the one that sends
-the fewest bytes is chosen. If several send equally many, time decides if it differs by more than a tenth.
+If no setting has firm evidence, settings that meet the other conditions qualify, and the evidence is called weak.
+
+The cheapest setting loses the least accuracy. Among settings within its standard error, the one that sends the fewest
+bytes is chosen. Among equals, settings that take more than 1.1 times the shortest time are dropped. The one that loses
+the least accuracy is then chosen. If the undefended setting qualifies, no defense is recommended.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from leakgauge.report.frontier import Exposure, Frontier, Setting
 from leakgauge.report.wording import plain, plural, points, rate, size, together
 
 SLOWER = 1.1
-"""Ratio of seconds above which two settings differ. A smaller ratio may be noise of the machine."""
+"""Ratio of durations above which two settings differ. A smaller ratio may be due to other load on the machine."""
 
 
 class Reason(StrEnum):
@@ -58,7 +63,7 @@ class Recommendation:
             attack on it had not converged, had failed, or had observed an update of zeros.
         sentence: The recommendation in one sentence.
         why: Reasons for it, one sentence each.
-        nearest: The settings that came near, in sentences, if no setting qualifies.
+        nearest: If no setting qualifies, sentences about the settings that came near.
         refused: All other settings, with reasons.
         caveat: Limits of the evidence, in sentences.
     """
@@ -144,7 +149,7 @@ def recommend(
     reasons = {setting.repr: _reasons(setting, allowed) for setting in frontier.settings}
     firm = [setting for setting in frontier.settings if not reasons[setting.repr]]
     weak = [setting for setting in frontier.settings if reasons[setting.repr] == (Reason.WEAK,)]
-    # If nothing leaks without a defense, no attack gives evidence about a defense.
+    # If nothing leaks without a defense, no defense is needed, and no attack gives evidence about one.
     bare = next((setting for setting in firm or weak if setting.undefended), None)
     chosen = bare or cheapest(firm or weak)
     refused = [
@@ -188,7 +193,7 @@ def _known(value: float | None) -> float:
 
 
 def _reasons(setting: Setting, allowed: float) -> tuple[Reason, ...]:
-    """Return the reasons why a setting does not qualify. There are none if it does."""
+    """Return the reasons why a setting does not qualify. The result is empty if it qualifies."""
     found: list[Reason] = []
     if setting.leaked:
         found.append(Reason.LEAKS)
@@ -222,8 +227,9 @@ def describe(exposure: Exposure | None) -> str:
     format_, unit = FORMATS[exposure.headline.format], exposure.headline.unit
     score, control = (format_.amount(v, unit) for v in (exposure.score, exposure.control))
     where = f"{exposure.attack}, batch of {exposure.batch_size}"
-    result = f"{where}, scored {score} (blind control {control})"
-    # A median over a batch may hide the one example that leaked.
+    scored = "was exact" if score == "exact" else f"scored {score}"
+    result = f"{where}, {scored} (blind control {control})"
+    # A median over a batch may hide that some examples leaked.
     some = 0 < exposure.leaks < exposure.judged
     return result + (f", and {exposure.leaks} of {exposure.judged} examples leaked" if some else "")
 
@@ -241,7 +247,7 @@ def _sentence(chosen: Setting | None, allowed: float, *, weak: bool) -> str:
     """Return the recommendation in one sentence, and a second one if the evidence is weak."""
     within = f"within {points(allowed)} of training without a defense"
     if chosen is None:
-        return f"No setting tried keeps leakage at the blind control and accuracy {within}."
+        return f"No setting tried is known to stop all leaks and to keep accuracy {within}."
     if not chosen.undefended:
         sentence = f"Use {chosen.name}: no example leaked, and accuracy stays {within}."
     elif failed_of(chosen):
@@ -275,7 +281,7 @@ def _why(chosen: Setting, among: Sequence[Setting], frontier: Frontier) -> Itera
         )
     idle = [e.attack for e in chosen.exposures if e.inapplicable]
     if idle:
-        yield f"Not applicable to this setting, so not tried: {together(dict.fromkeys(idle))}."
+        yield f"Attacks that are not applicable to this setting: {together(dict.fromkeys(idle))}."
 
 
 def _nearest(settings: Sequence[Setting], allowed: float) -> Iterator[str]:

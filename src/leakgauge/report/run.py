@@ -14,7 +14,7 @@ from leakgauge.report.variants import distinguish
 class Run:
     """A run: its header, its cells and trainings in the order of the plan, and how it ended.
 
-    If several attacks of one case share a name, their names here include the options that differ.
+    If several attacks of one case share a name, the options that differ are added to their names.
 
     Args:
         header: The run's header.

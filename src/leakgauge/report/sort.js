@@ -3,7 +3,7 @@
   const table = document.getElementById("cells");
   if (!table) return;
   const key = (row, column) => {
-    // Lines of inapplicable audits have fewer cells. A missing cell sorts last.
+    // Rows of inapplicable audits have fewer cells. Rows without the cell come last.
     const cell = row.cells[column];
     return cell ? cell.dataset.key ?? cell.textContent.trim() : "";
   };

@@ -27,7 +27,7 @@ def distinguish(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _named(cell: Cell, suffixes: Mapping[str, str]) -> Cell:
-    """Return the cell with the suffix of its configuration, if there is one, behind its attack's name."""
+    """Return the cell with the suffix of its configuration, if there is one, added to its attack's name."""
     suffix = suffixes.get(cell.attack.repr, "")
     if not suffix:
         return cell
@@ -58,7 +58,7 @@ def _options(text: str) -> dict[str, str]:
         call = ast.parse(text, mode="eval").body
         if isinstance(call, ast.Call):
             _collect(call, "", found)
-    # Text with thousands of nested brackets or signs raises RecursionError or MemoryError.
+    # A text with thousands of nested brackets or signs raises RecursionError or MemoryError.
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     return found

@@ -11,9 +11,9 @@ from leakgauge.records import Cell, Column, Headline
 MISSING = "\u2013"
 
 GRANTABLE = ("batch_size", "labels", "label_counts", "defense")
-"""Knowledge that a threat model can grant. The page also names what was not granted."""
+"""Knowledge that a threat model can grant. The page also names the knowledge that was not granted."""
 LOCAL = ("order", "hyperparameters")
-"""Knowledge that a threat model can grant, but that matters only for updates of several local steps."""
+"""Knowledge that a threat model can grant. It matters only for updates of several local steps."""
 
 REMEDIES = {
     "unconverged": "The attack's budget ended before it converged. More steps or restarts could reconstruct more.",
@@ -167,13 +167,13 @@ def remedy(cell: Cell) -> str:
 
 
 def beyond(headlines: Iterable[Headline]) -> str:
-    """Return the side of the blind control's score that shows leakage: "above", "below", or "beyond" if both do."""
+    """Return the side of the blind control's score where leakage shows: "above", "below", or "beyond" for both."""
     sides = {"above" if headline.better == "higher" else "below" for headline in headlines}
     return "beyond" if len(sides) == 2 else next(iter(sides), "above")
 
 
 def scores(cells: Iterable[Cell]) -> str:
-    """Return the name of a run's headline score. If there are several, each has its kinds of data beside it."""
+    """Return the name of a run's headline score. If there are several, each is followed by its kinds of data."""
     kinds: dict[str, dict[str, None]] = {}
     for cell in cells:
         kinds.setdefault(score(cell.data.headline), {})[f"{cell.data.kind.removesuffix('s')}s"] = (
@@ -255,8 +255,8 @@ IIP = Measure(
     text=percent,
     meaning="Image Identifiability Precision: the fraction of reconstructions that are nearer to their own"
     " original than to every other image. The other images are the rest of the batch and up to 100 that the client"
-    " might have held. More images make this harder. If there is an LPIPS, distance is by the features of its"
-    " SqueezeNet, otherwise by squared error.",
+    " might have held. More images make this harder. If the audit has an LPIPS, features of its SqueezeNet"
+    " give the distance. Otherwise the squared error does.",
     binary=True,
 )
 MEASURES = (SSIM, MS_SSIM, LPIPS, FFT2D, IIP)
