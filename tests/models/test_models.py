@@ -87,7 +87,7 @@ def test_layers_are_sized_from_the_domain(builder: Any, domain: Domain) -> None:
         (lambda: models.lenet(CIFAR, 10), 12 * (75 + 300 + 300) + 36 + 7690),
         (lambda: models.mlp(TABLE, 2, width=5), 4 * 5 + 6 * 5 + 6 * 5 + 6 * 2),
         (lambda: models.mlp(TABLE, 2, depth=1), 4 * 2),
-        # Eight 3 x 3 kernels, each with a bias and two vectors of BatchNorm, then a linear layer on 36 x width features.
+        # Eight 3 x 3 kernels, each with a bias and two vectors of BatchNorm, then a linear layer on 36 features.
         (
             lambda: models.convnet(CIFAR, 10, width=1),
             9 * (3 + 2 + 4 + 8 + 4 * 16) + 3 * (1 + 2 + 2 + 4 * 5) + 370,

@@ -100,7 +100,7 @@ def hugging_face_vit(
         Dosovitskiy et al. An Image is Worth 16x16 Words: Transformers for Image Recognition at
         Scale. ICLR 2021. arXiv:2010.11929.
 
-        Touvron et al. Training data-efficient image transformers and distillation through
+        Touvron et al. Training data-efficient image transformers & distillation through
         attention. ICML 2021. arXiv:2012.12877.
 
     Example:
