@@ -19,12 +19,12 @@ THEMES = (
 LEAD = """# Benchmarks
 
 Every number in this documentation comes from a script under `benchmarks/`. The pages below are generated from the
-results in `benchmarks/results`, so a number here is a number there.
+results in `benchmarks/results`, so both hold the same numbers.
 
 ## Headline results
 
-PSNR in dB, with the blind control and the number of images n. A reconstruction leaks by as much as it stands above its
-control."""
+PSNR in dB, with the blind control and the number of images n. Compare each number with its
+control: only the part above the control has leaked."""
 
 
 def index(every: Sequence[tuple[Page, Document]]) -> str:
