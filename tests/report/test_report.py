@@ -108,7 +108,10 @@ def test_metrics_of_image_priors_are_shown_where_records_hold_them(folder: Path)
 def test_identification_by_pixels_stands_in_where_there_are_no_features(folder: Path) -> None:
     record = cell(scores={"psnr": [21.0], "iip_pixels": [1.0]}, candidates=12)
     page = draw(folder, record)
-    assert '<span title="Whether it is nearest to its own original. See IIP below.">identified among 12<' in page
+    assert (
+        '<span title="Whether it is nearest to its own original. See IIP below.">identified among 12<'
+        in page
+    )
 
 
 @pytest.mark.parametrize(
