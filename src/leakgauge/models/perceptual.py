@@ -97,7 +97,7 @@ def has_lpips() -> bool:
 def fetch_lpips(folder: str | Path | None = None) -> None:
     """Download the two files of weights of LPIPS, about 5 MB.
 
-    Files that exist are kept. No other function of LeakGauge uses the network, and LeakGauge never
+    Files that exist are kept. No other function of LeakGauge uses the internet, and LeakGauge never
     calls this one itself. Each download is checked against a known sha256 before it is read.
     Reading it runs no code.
 

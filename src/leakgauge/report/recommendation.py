@@ -10,9 +10,10 @@ A setting qualifies if all of these conditions hold:
 
 If no setting has firm evidence, settings that meet the other conditions qualify, and the evidence is called weak.
 
-The cheapest setting loses the least accuracy. Among settings within its standard error, the one that sends the fewest
-bytes is chosen. Among equals, settings that take more than 1.1 times the shortest time are dropped. The one that loses
-the least accuracy is then chosen. If the undefended setting qualifies, no defense is recommended.
+Costs are compared in three steps. First, all settings remain whose loss exceeds the least loss by at most its standard
+error. Of these, the settings that send the fewest bytes remain, and then those that take at most 1.1 times the shortest
+time. Of the rest, the setting that loses the least accuracy is the cheapest. If the undefended setting qualifies, no
+defense is recommended.
 """
 
 from __future__ import annotations
