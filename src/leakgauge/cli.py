@@ -83,7 +83,7 @@ def parser() -> Parser:
     add_run_options(audit)
     audit.add_argument("--json", action="store_true", help="print the records instead of a table")
     advice = commands.add_parser(
-        "recommend", help="recommend the cheapest defense that stopped every attack of the run"
+        "recommend", help="recommend the cheapest defense that stopped every attack of a run"
     )
     advice.add_argument(
         "source",

@@ -62,7 +62,7 @@ class LabelOfOne(LabelMethod):
         """
         counts = torch.zeros(found.classes, dtype=torch.long)
         counts[found.label] = 1
-        note = f"1 of 1 labels is proven by the update: no other label explains it (relative misfit {found.misfit:.0e})"
+        note = f"1 of 1 labels are proven by the update: no other label explains it (relative misfit {found.misfit:.0e})"
         if not found.certain:
             note = "no label explains the last layer's gradient, so its direction decides"
         if found.certain and not exact:
