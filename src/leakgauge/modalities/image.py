@@ -95,7 +95,9 @@ def no_lpips(domain: Domain) -> str | None:
     """Return why LPIPS cannot score these images, or None if it can."""
     side = metrics.LPIPS_SIDE
     if domain.shape[0] not in (1, 3) or min(domain.shape[1:]) < side:
-        return f"no LPIPS: it reads only images of 1 or 3 channels and at least {side} pixels a side"
+        return (
+            f"no LPIPS: it reads only images of 1 or 3 channels and at least {side} pixels a side"
+        )
     return None if perceptual.has_lpips() else "no LPIPS: its weights were not found"
 
 

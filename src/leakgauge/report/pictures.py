@@ -1,4 +1,4 @@
-"""Pictures of a run as data URIs, so that the page contains everything that it shows."""
+"""Pictures of a run as data URIs. So the page contains everything that it shows, and opens offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantiles of scores. They replace means: one infinite PSNR would make a mean infinite."""
+"""Quantiles of scores. A mean of decibels says little, and one infinite PSNR would make it infinite."""
 
 from __future__ import annotations
 

@@ -62,9 +62,10 @@ class LabelOfOne(LabelMethod):
         """
         counts = torch.zeros(found.classes, dtype=torch.long)
         counts[found.label] = 1
-        note = f"1 of 1 labels are proven by the update: no other label explains it (relative misfit {found.misfit:.0e})"
+        misfit = f"relative misfit {found.misfit:.0e}"
+        note = f"1 of 1 labels are proven by the update: no other label explains it ({misfit})"
         if not found.certain:
             note = "no label explains the last layer's gradient, so its direction decides"
         if found.certain and not exact:
-            note = f"no other label explains the last layer's gradient (relative misfit {found.misfit:.0e})"
+            note = f"no other label explains the last layer's gradient ({misfit})"
         return LabelRecovery.of(counts, "one_label", note, certified=found.certain and exact)
