@@ -174,7 +174,7 @@ class TestTheRun:
     def test_the_terminal_names_the_side(self, printed: str) -> None:
         assert "below control" in printed
         assert "above control" not in printed
-        assert "Leakage is what stands below it" in " ".join(printed.split())
+        assert "Only a score below it shows leakage" in " ".join(printed.split())
 
 
 def refused(modality: Modality) -> str:
