@@ -1,4 +1,4 @@
-"""Audits: specification, planning, execution, records.
+"""Audits: read a specification, plan its cells, run them and write their records.
 
 `__init__.pyi` lists the names. Each is imported when it is first used.
 """

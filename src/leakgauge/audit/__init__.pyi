@@ -1,4 +1,4 @@
-"""Audits: specification, planning, execution, records."""
+"""Audits: read a specification, plan its cells, run them and write their records."""
 
 from .case import Case as Case
 from .case import Cell as Cell

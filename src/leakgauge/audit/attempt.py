@@ -1,4 +1,4 @@
-"""One run of an attack, ours or a user's own. What it returns is checked before anything reads it."""
+"""One run of an attack, ours or a user's own. Its result is checked before anything reads it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from leakgauge.core import (
 from leakgauge.core.verdicts import lower_if_changed, lower_if_unsteady, report_nothing_found
 from leakgauge.inversion.search.claims import judge, plan_of, require_sound
 
-MOVED = "the guess is the nearest valid examples to what the attack returned"
-"""Note of a reconstruction that was rounded."""
+MOVED = "the reconstruction was rounded to the nearest valid examples"
+"""Note of a reconstruction that was rounded to valid examples."""
 BEFORE = "before rounding to valid examples: "
-"""Begins the message of an attack whose result was rounded, as the message speaks of what the attack returned."""
+"""Start of the message of an attack whose result was rounded. The message describes the result before that."""
 
 
-UNDEFENDED = "it undoes a known defense, and the client has none"
-"""Why an attack that requires knowledge of the defense cannot run on a client without one."""
+UNDEFENDED = "it needs a known defense to undo, and the client has no defense"
+"""Reason why an attack that requires knowledge of the defense cannot run on a client without one."""
 
 
 def planned(
@@ -38,10 +38,15 @@ def planned(
     """Return the plan of an attack, ours or a user's own.
 
     Args:
-        defense: the client's. A threat model that grants it has none to grant if it is None.
+        attack: The attack.
+        observation: What the adversary observes.
+        defense: The client's defense. If it is None, a threat model cannot grant knowledge of it.
+
+    Returns:
+        The plan, or the reason why the attack cannot run.
 
     Raises:
-        AttackError: the attack returned something else than a plan or a reason.
+        AttackError: The attack returned neither a plan nor a reason.
     """
     if observation.has_signal and defense is None and "defense" in attack.requires:
         return Inapplicable(UNDEFENDED)
@@ -60,17 +65,21 @@ def attempt(
 ) -> Reconstruction:
     """Return the reconstruction of a batch of `count` valid examples, with a status that its residual allows.
 
-    A user's own attack need not derive from BaseAttack. It is held to the same promises here: its draws from global
-    generators depend on `seeds` alone, its seconds are measured, and its residual is computed anew, as it is if
-    rounding to valid examples moved them. Whatever the attack raises passes.
+    A user's own attack need not derive from BaseAttack, but the same rules apply here. Its draws from global generators
+    depend on `seeds` alone. Its seconds are measured. Its residual is computed again, also after rounding to valid
+    examples. Exceptions of the attack are not caught.
 
     Args:
-        attack: what the plan is of.
-        plan: the attack, ready to run on the observation, or why it cannot.
-        defense: the client's. The adversary need not know it.
+        attack: The attack.
+        plan: The plan of the attack, or the reason why it cannot run.
+        observation: What the adversary observes.
+        count: Number of examples B in the batch.
+        defense: The client's defense. The adversary need not know it.
+        seeds: Seeds of the attack.
+        progress: Function that receives the progress of the attack.
 
     Raises:
-        AttackError: the attack returned something else than a sound reconstruction.
+        AttackError: The attack did not return a sound reconstruction.
     """
     if isinstance(plan, Inapplicable):
         return report_nothing_found(observation, Status.INAPPLICABLE, plan.reason)
@@ -85,7 +94,7 @@ def attempt(
 def rounded(
     attack: Attack, observation: Observation, found: Reconstruction, count: int
 ) -> Reconstruction:
-    """Return a sound reconstruction of valid examples, with a status that its residual allows."""
+    """Round a sound reconstruction to valid examples. Return it with a status that its residual allows."""
     valid = nearest_examples(observation.domain, found.inputs)
     moved = valid is not found.inputs and not torch.equal(valid, found.inputs)
     if moved:

@@ -1,4 +1,4 @@
-"""Cases and cells: an audit as objects."""
+"""Cases and cells: an audit described by objects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LISTS = ("attacks", "defenses", "batch_sizes")
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can hold a text: it holds no lone surrogate, as names of files may."""
+    """Return whether UTF-8 can hold a text. Names of files may have lone surrogates, which it cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -51,10 +51,38 @@ def is_unicode(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Case(Summarized):
-    """Every attack against every defense at every batch size, on one data set and one model.
+    """One data set and one model, audited with every attack against every defense at every batch size.
 
-    `examples` fixes which examples make the batch (the first B of them); otherwise the seed draws
-    them, anew for each of `repeats` batches. `utility`: how to measure what the defenses cost, if at all.
+    Use it to audit objects made in Python. Pass it to `leakgauge.audit`.
+
+    Args:
+        name: Name of the case, at least one character. Seeds are drawn from it.
+        data: The data set that private batches come from.
+        model: The network of the client. Its parameters are never changed.
+        attacks: The attacks, at least one.
+        defenses: The defenses, at least one. None is no defense.
+        batch_sizes: Numbers of examples B in a private batch, each at least 1.
+        loss: The client's loss, from outputs and targets to a scalar.
+        training: The client's local training. The default, FedSGD, shares one gradient.
+        threat: What the adversary observes and knows. The default is an honest but curious server.
+        examples: Indices into the data set. The first B of them make each private batch. By default, the
+            seed draws a new batch for each repeat.
+        repeats: Number of private batches for each batch size, at least 1.
+        model_name: Name of the model in records. The default is the name of its class.
+        utility: How to measure the cost of the defenses in accuracy, traffic and time. By default,
+            the cost is not measured.
+
+    Raises:
+        SpecificationError: A field has another type than its annotation, or the name is empty.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> model = lg.models.mlp(data.domain, 10, width=32, depth=2)
+        >>> attacks = [lg.attacks.LinearLayer()]
+        >>> case = lg.Case(name="digits", data=data, model=model, attacks=attacks, batch_sizes=[1, 2])
+        >>> case.cells
+        2
     """
 
     name: str
@@ -72,9 +100,9 @@ class Case(Summarized):
     utility: Utility | None = None
 
     def __post_init__(self) -> None:
-        """Raise SpecificationError if a field is of another kind than its annotation.
+        """Raise SpecificationError if a field has another type than its annotation.
 
-        `check_shape` looks at the parts, which may be a user's own, and at the counts.
+        `check_shape` checks the parts, which may be a user's own, and the counts.
         """
         check_fields(self, without=(*LISTS, "training", "threat", "repeats"))
         if not self.name or not is_unicode(self.name):
@@ -82,14 +110,14 @@ class Case(Summarized):
                 "Case.name",
                 expected="a text of at least one character that UTF-8 can hold",
                 found=repr(self.name),
-                remedy="correct it: seeds are drawn from it",
+                remedy="give the case a name, as seeds are drawn from it",
             )
         for name in LISTS:
             check_argument(f"Case.{name}", Sequence[Any], getattr(self, name))
 
     @property
     def labels_granted(self) -> bool:
-        """Whether the adversary is told the labels, so that they cannot leak."""
+        """Whether the threat model grants the labels. Granted labels cannot leak."""
         return bool({"labels", "label_counts"} & self.threat.grants)
 
     @cached_property
@@ -97,18 +125,22 @@ class Case(Summarized):
         return titles((*self.attacks, *self.defenses))
 
     def title(self, part: Attack | Defense | None) -> str:
-        """Return what records and seeds call one of the case's attacks or defenses: the same in every run."""
+        """Return the name of an attack or defense in records and seeds. It is the same in every run."""
         return self._titles.get(id(part)) or configuration_of(part)
 
     @property
     def model_record(self) -> Network:
-        """The model as records hold it."""
+        """The record of the model."""
         trained = (p for p in self.model.parameters() if p.requires_grad)
         name = self.model_name or type(self.model).__name__
         return Network(name=name, parameters=sum(p.numel() for p in trained))
 
     def protocol_record(self, batch_size: int | None = None) -> Protocol:
-        """Return the local training as records hold it. `batch_size`: examples of a client, if they are known."""
+        """Return the record of the local training.
+
+        Args:
+            batch_size: Number of the client's examples, or None if it is unknown.
+        """
         training = self.training
         epochs = steps = 1 if isinstance(training, SingleGradient) else None
         if isinstance(training, LocalSteps):
@@ -124,7 +156,7 @@ class Case(Summarized):
         )
 
     def client(self, defense: Defense | None = None) -> Client:
-        """The client that holds this case's model and trains under `defense`."""
+        """Return the client that holds this case's model and trains under `defense`."""
         return Client(
             model=self.model,
             loss=self.loss,
@@ -135,7 +167,7 @@ class Case(Summarized):
         )
 
     def order(self, batch_size: int, repeat: int, seeds: Seeds) -> list[int]:
-        """All examples: those of the private batch, then the others."""
+        """Return the indices of all examples: the private batch first, then the others."""
         count = len(self.data)
         if self.examples is not None:
             private = list(self.examples[:batch_size])
@@ -146,9 +178,10 @@ class Case(Summarized):
         return drawn
 
     def indices(self, batch_size: int, repeat: int, seeds: Seeds) -> tuple[list[int], list[int]]:
-        """Return the examples of the private batch and of the blind control's, or no control's if too few remain.
+        """Return the indices of the private batch and of the blind control's batch.
 
-        No input of the control equals one of the private batch.
+        The control's list is empty if too few examples remain. No input of the control equals an input of the
+        private batch.
         """
         order = self.order(batch_size, repeat, seeds)
         private = order[:batch_size]
@@ -156,33 +189,33 @@ class Case(Summarized):
         return private, decoys if len(decoys) == batch_size else []
 
     def pool(self, batch_size: int, repeat: int, seeds: Seeds, count: int) -> list[int]:
-        """Return up to `count` other examples, none equal to one of the private batch."""
+        """Return indices of up to `count` other examples. None of them equals an example of the private batch."""
         order = self.order(batch_size, repeat, seeds)
         return differing(self.data.inputs, order[:batch_size], order[batch_size:], count)
 
     @property
     def last(self) -> int:
-        """The example whose targets hold the largest value: the last class, where they are classes."""
+        """Index of the example with the largest target. If targets are classes, its class is the last one."""
         targets = self.data.targets
         return int(targets.flatten(1).amax(1).argmax() if targets.ndim > 1 else targets.argmax())
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """These examples, in this order."""
+        """Return the examples with these indices, in this order."""
         chosen = torch.tensor(indices, dtype=torch.long)
         return Batch(self.data.inputs[chosen], self.data.targets[chosen])
 
     @property
     def cells(self) -> int:
-        """How many audits the case asks for."""
+        """Number of cells of the case: batch sizes x repeats x defenses x attacks."""
         return len(self.batch_sizes) * self.repeats * len(self.defenses) * len(self.attacks)
 
     @property
     def trainings(self) -> int:
-        """How many trainings the case asks for, at most: a defense that is named twice is trained once."""
+        """Largest number of trainings of the case. A defense that is named twice is trained once."""
         return 0 if self.utility is None else self.utility.repeats * (1 + len(self.defenses))
 
     def check(self) -> None:
-        """Raise a UserError for everything that can be known to fail before any compute."""
+        """Raise a UserError for every mistake that shows before an attack runs."""
         kinds: tuple[tuple[str, Any], ...] = (("attacks", Attack), ("defenses", Defense | None))
         for name, kind in kinds:
             for part in getattr(self, name):
@@ -194,7 +227,7 @@ class Case(Summarized):
         if largest > available:
             raise DataError(
                 f"case {self.name!r}",
-                expected=f"a batch of at most {available} examples, all that "
+                expected=f"a batch of at most {available} examples, the number that "
                 + (f"{self.data.name!r} has" if self.examples is None else "`examples` names"),
                 found=f"batch_size {largest}",
                 remedy="lower training.batch_size or give more examples",
@@ -219,13 +252,32 @@ class Case(Summarized):
         client, last = self.client(), self.last
         for size in sorted(set(self.batch_sizes)):
             indices = self.indices(size, 0, Seeds())[0]
-            # The largest label stands in, as a later draw may hold it.
+            # A later draw may hold the largest label, so this check includes it.
             client.check(self.batch([last, *indices[1:]]))
 
 
 @dataclass(frozen=True, repr=False)
 class Cell(Summarized):
-    """One attack on one update: the unit of work, and of record."""
+    """One attack on one update. An audit runs each cell by itself and writes one record for it.
+
+    Args:
+        index: Place of the cell in the plan, from 0.
+        case: The case that the cell belongs to.
+        batch_size: Number of examples B in the private batch.
+        repeat: Number of the private batch, from 0.
+        defense: The client's defense. None is no defense.
+        attack: The attack.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.audit import Cell
+        >>> data = lg.data.digits()
+        >>> model = lg.models.mlp(data.domain, 10, width=32, depth=2)
+        >>> attack = lg.attacks.LinearLayer()
+        >>> case = lg.Case(name="digits", data=data, model=model, attacks=[attack])
+        >>> Cell(0, case, 1, 0, None, attack).observation_path
+        'digits/b1/r0/none'
+    """
 
     index: int
     case: Case
@@ -236,12 +288,12 @@ class Cell(Summarized):
 
     @property
     def observation_path(self) -> str:
-        """Names the seeds of batch and update: equal for all attacks on one update."""
+        """Name of the seeds of batch and update. All attacks on one update have the same name."""
         return f"{self.case.name}/b{self.batch_size}/r{self.repeat}/{self.case.title(self.defense)}"
 
 
 def cells(cases: Sequence[Case]) -> Iterator[Cell]:
-    """All cells, in the order of the plan."""
+    """Yield all cells of the cases, in the order of the plan."""
     index = 0
     for case in cases:
         for batch_size in case.batch_sizes:

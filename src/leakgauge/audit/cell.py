@@ -1,4 +1,4 @@
-"""One cell: attack the private batch, attack the blind control, score both, write it down."""
+"""One cell: attack the private batch and the blind control, score both, and make the record."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ from leakgauge.records import Described
 from leakgauge.threats import observed
 
 POOL = 100
-"""Other examples, at most, among which a guess must point at its own original."""
+"""Largest number of other examples that a reconstruction is compared with, to identify its own original."""
 
 
 def run_cell(cell: Cell, root: int, progress: Progress = silent) -> JobResult:
-    """Run one cell of an audit whose root seed is `root`; `progress` is told the fraction done, in [0, 1].
+    """Run one cell of an audit and return its result.
 
-    Whatever model, loss, defense, attack or metric raises becomes a record with the status FAILED.
+    An exception of the model, loss, defense, attack or metric becomes a record with the status FAILED.
+
+    Args:
+        cell: The cell.
+        root: Root seed of the audit.
+        progress: Function that receives the fraction done, in [0, 1].
     """
     try:
         drawn = drawn_for(cell, root)
-        # Parts of a user's own are asked for their names and reprs between the steps, too.
+        # Names and reprs of a user's own parts are code that may fail between the steps, too.
         with step("check"):
             return contest(cell, root, drawn, described(cell, root, drawn), progress)
     except Failed as failed:
@@ -50,9 +55,9 @@ def drawn_for(cell: Cell, root: int) -> Drawn:
 
 
 def failed_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
-    """Return the result of a cell that has no scores since `failed` ended it.
+    """Return the result of a cell that `failed` ended before it had scores.
 
-    Its record describes the cell as far as the parts of the cell can be described.
+    Its record describes as many parts of the cell as possible.
     """
 
     def record(told: Described) -> records.Cell:
@@ -71,18 +76,18 @@ def failed_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
 
 
 def bare_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
-    """Return the same without a description of the parts of the cell."""
+    """Return the result of a cell that `failed` ended, without a description of the cell's parts."""
     bare = unscored(barely(cell, root), None, Status.FAILED, str(failed), failed)
     return failed_result(bare, failed)
 
 
 def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Progress) -> JobResult:
-    """Return the result of the attack and its blind control. Raise Failed where there is none to score."""
+    """Attack the batch and the blind control, and return the result. Raise Failed if there is nothing to score."""
     case, client = cell.case, cell.case.client(cell.defense)
     domain = case.data.domain
     rule = modality_of(domain).rule
     seeds = Seeds(root).child(cell.observation_path)
-    # A root of their own: the audit's would draw the batch, the label order and the noise once more.
+    # Attacks get another root seed. With the audit's, they could draw the batch and the noise again.
     own = Seeds(seeds.child("attack").integer(case.title(cell.attack)))
     with step("update"):
         observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
@@ -117,7 +122,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
                 update,
                 count,
                 cell.defense,
-                # No path: an attack that knows its control could do worse there.
+                # This seed has no path. An attack that recognized its control could do worse there on purpose.
                 seeds=Seeds(own.integer("control")),
                 progress=scale_progress(progress, 0.5, 0.5),
             )
@@ -135,7 +140,16 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
 
 @dataclass(frozen=True, repr=False)
 class Drawn(Summarized):
-    """The private batch, a batch independent of it whose update is the blind control's, and other inputs."""
+    """The batches of a cell.
+
+    Args:
+        indices: Places of the private examples in the data set.
+        batch: The private batch.
+        decoy: A batch independent of the private one. The blind control attacks the update of it.
+        decoy_is: The kind of the decoy's examples, in words.
+        pool: Other inputs (N, *shape) of the data set. N may be 0.
+        notes: Notes on equal examples for the record.
+    """
 
     indices: list[int]
     batch: Batch
@@ -146,7 +160,7 @@ class Drawn(Summarized):
 
 
 def draw(cell: Cell, seeds: Seeds) -> Drawn:
-    """Draw both. Where labels are granted, the control is granted the same: its examples bear them."""
+    """Draw the batches of a cell. If labels are granted, the decoy's labels are those of the private batch."""
     case = cell.case
     private, others = case.indices(cell.batch_size, cell.repeat, seeds)
     batch = case.batch(private)
@@ -157,33 +171,33 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
         drawn = space_of(case.data.domain).sample(len(batch), generator)
         targets = random_targets(case.data, len(batch), generator)
         decoy = Batch(drawn, targets)
-        kind = "uniform random examples (the data set holds too few others that differ)"
+        kind = "uniform random examples (the data set has too few other examples that differ)"
     if case.labels_granted:
         decoy = Batch(decoy.inputs, batch.targets)
     pool = case.pool(cell.batch_size, cell.repeat, seeds, POOL)
     first = case.order(cell.batch_size, cell.repeat, seeds)[cell.batch_size : 2 * cell.batch_size]
     left_out = len(first) - len(differing(case.data.inputs, private, first, len(first)))
     notes = notes_on(batch, left_out)
-    # The pool may be empty, which no batch is.
+    # The pool may be empty. `Case.batch` makes no empty batches, so the inputs are taken from the data.
     return Drawn(private, batch, decoy, kind, case.data.inputs[pool], notes)
 
 
 def random_targets(data: Dataset, count: int, generator: torch.Generator) -> Tensor:
-    """Return targets for `count` examples of noise: classes at random, else targets of random examples of the data."""
+    """Return targets for `count` examples of noise: random classes, or targets of random examples of the data."""
     if data.classes is not None and data.targets.ndim == 1 and not data.targets.is_floating_point():
         return torch.randint(data.classes, (count,), generator=generator)
     return data.targets[torch.randint(len(data.targets), (count,), generator=generator)]
 
 
 def notes_on(batch: Batch, left_out: int) -> tuple[str, ...]:
-    """Return what the record says of equal examples."""
+    """Return the notes of a record on equal examples."""
     found = []
     if equal := equal_examples(batch.inputs):
         found.append(
-            f"{equal} of the {len(batch)} examples of the batch are equal to another one of it"
+            f"{equal} of the {len(batch)} examples of the batch equal another example of the batch"
         )
     if left_out:
         found.append(
-            f"{left_out} other examples of the data set equal one of the batch: the control is without them"
+            f"{left_out} other examples of the data set equal an example of the batch. The control leaves them out"
         )
     return tuple(found)

@@ -1,4 +1,4 @@
-"""About how many seconds each unit of work will take: measured in small before an audit starts."""
+"""Estimates of the seconds that each job will take, from short measurements before an audit starts."""
 
 from __future__ import annotations
 
@@ -24,32 +24,33 @@ Result = TypeVar("Result")
 
 
 Seconds = float | None
-"""None where a cost cannot be known."""
+"""Seconds, or None if they could not be measured."""
 
 
 def training_costs(planned: Sequence[TrainingRun], seed: int) -> tuple[Seconds, ...]:
-    """Return the seconds of each training, measured once for each defense.
+    """Return the estimated seconds of each training. They are measured once for each defense.
 
     Raises:
-        UserError: what a training would raise for a mistake of the user.
+        UserError: A mistake of the user that would end a training.
     """
     timed: dict[tuple[int, str], Seconds] = {}
     for run in planned:
         key = id(run.case), run.case.title(run.defense)
         if key not in timed:
             timed[key] = measured(partial(seconds_of, run, seed))
-        elif run.defense is None:  # another repeat, with its own way to share the data out
+        elif run.defense is None:  # Each repeat divides the data anew, which may fail.
             run.parts(run.data(seed)[0], seed)
     return tuple(timed[id(run.case), run.case.title(run.defense)] for run in planned)
 
 
 def costs(planned: Sequence[Cell], seed: int) -> tuple[Seconds, ...]:
-    """Return the seconds of each cell, attack and blind control, from one timed evaluation of its update.
+    """Return the estimated seconds of each cell: the attack and its blind control.
 
-    Each case, batch size and defense makes one observation, that of the first repeat.
+    The estimate needs one timed evaluation of the cell's update, and one observation for each case, batch size and
+    defense. The observation is that of the first repeat.
 
     Raises:
-        UserError: what an observation raises for a mistake of the user, before any attack.
+        UserError: A mistake of the user that shows in an observation.
     """
     steps: dict[tuple[int, int], Seconds] = {}
     found: dict[tuple[int, int, str], dict[int, Seconds]] = {}
@@ -67,10 +68,12 @@ def _setting(cell: Cell) -> tuple[int, int, str]:
 
 
 def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]:
-    """Return the seconds of each attack on the update of `cell`, by the attack's id.
+    """Return the estimated seconds of each attack on the update of `cell`, by the attack's id.
 
     Args:
-        step: seconds of one simulated update and its derivative.
+        cell: A cell with the update.
+        step: Seconds of one simulated update and its derivative. None if they are unknown.
+        seed: Root seed of the audit.
     """
     try:
         observation = measured(partial(observed, cell, seed))
@@ -86,10 +89,10 @@ def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]
 
 
 def measured(compute: Callable[[], Result]) -> Result | None:
-    """Return what `compute` returns, or None if it failed: the job will say how.
+    """Return the result of `compute`, or None if it failed. The record of the job will then give the reason.
 
     Raises:
-        UserError: a mistake that the user can mend before anything runs.
+        UserError: A mistake that the user can correct before anything runs.
     """
     found = tried("plan", compute)
     if not isinstance(found, Failed):
@@ -100,7 +103,7 @@ def measured(compute: Callable[[], Result]) -> Result | None:
 
 
 def located(error: UserError, cell: Cell) -> UserError:
-    """Return the error with the case, defense and batch size that it is about."""
+    """Return the error with its case, defense and batch size in the message."""
     defense = "no defense" if cell.defense is None else cell.case.title(cell.defense)
     return type(error)(
         f"case {cell.case.name!r}, {defense}, batch of {cell.batch_size}: {error.where}",
@@ -111,7 +114,7 @@ def located(error: UserError, cell: Cell) -> UserError:
 
 
 def observed(cell: Cell, seed: int, *, defended: bool = True) -> Observation:
-    """Return the first repeat's observation of a cell."""
+    """Return the observation of a cell in the first repeat, with or without the cell's defense."""
     first = replace(cell, repeat=0)
     case, seeds = cell.case, Seeds(seed).child(first.observation_path).child("observed")
     batch = case.batch(case.indices(cell.batch_size, 0, Seeds(seed).child(case.name))[0])
@@ -130,7 +133,7 @@ def undefended_seconds(cell: Cell, seed: int) -> float:
 
 
 def evaluations(attack: Attack, observation: Observation, defense: Defense | None) -> int:
-    """Return the simulated updates of an ordinary run; 0 if the attack cannot run at all."""
+    """Return the number of simulated updates in an ordinary run of an attack, or 0 if it cannot run."""
     if not observation.has_signal:
         return 0
     plan = planned(attack, observation, defense)
@@ -138,7 +141,7 @@ def evaluations(attack: Attack, observation: Observation, defense: Defense | Non
 
 
 def step_seconds(observation: Observation, targets: torch.Tensor) -> float:
-    """Seconds of one simulated update and its derivative to the inputs; the second of two counts."""
+    """Return the seconds of one simulated update and its derivative to the inputs. The first of two runs warms up."""
     seconds = 0.0
     for _ in range(2):
         clock = time.perf_counter()
@@ -153,7 +156,7 @@ def step_seconds(observation: Observation, targets: torch.Tensor) -> float:
         )
         value = torch.stack([t.square().sum() for t in tensors.values()]).sum()
         if value.requires_grad:
-            # A loss without a second derivative still trains; gradient matching says so itself.
+            # A loss without a second derivative still trains. Gradient matching reports it in the record.
             with suppress(RuntimeError):
                 torch.autograd.grad(value, unit, materialize_grads=True, allow_unused=True)
         seconds = time.perf_counter() - clock

@@ -1,4 +1,4 @@
-"""The worker processes of a run, as their parent sees them: who does what, and who is gone."""
+"""The worker processes of a run, managed by their parent: it gives them jobs and replaces lost ones."""
 
 from __future__ import annotations
 
@@ -19,20 +19,27 @@ from leakgauge.audit.worker import Fraction, Message, Ready, Unable, Worker
 from leakgauge.core import LeakGaugeError
 
 Told = Callable[[int, float], None]
-"""Takes the index of a job and the fraction of it done, in [0, 1]."""
+"""Receives the index of a job and the fraction of it that is done, in [0, 1]."""
 Done = Callable[[JobResult], None]
-"""Takes each result when it is finished, in any order."""
+"""Receives each result when it is finished, in any order."""
 LOOK = 1.0
-"""Seconds between two looks at who is alive. A death is mostly noticed at once, by its pipe."""
+"""Seconds between two checks for ended workers. Mostly, the pipe of a worker reports its end at once."""
 TRIES = 2
-"""Processes that a job may end before it counts as failed."""
+"""Number of processes that may end during a job before the job counts as failed."""
 PATIENCE = 2.0
-"""Seconds for a worker to end by itself when all is done."""
+"""Seconds that a worker has to end by itself when all jobs are finished."""
 
 
 @dataclass(eq=False)
 class Member:
-    """One worker process: its end of the pipe, and the index of the job that it has in hand."""
+    """One worker process.
+
+    Args:
+        process: The process.
+        pipe: The parent's end of the pipe to it.
+        ready: Whether it has made its plan.
+        job: Index of the job that it runs. None if it is idle.
+    """
 
     process: BaseProcess
     pipe: Connection
@@ -41,9 +48,9 @@ class Member:
 
 
 class Crew:
-    """Runs jobs in worker processes, which are replaced when they are killed.
+    """A group of worker processes that run jobs. Killed workers are replaced.
 
-    Each has a pipe of its own. A queue that several share stays locked for good if one is killed while it writes.
+    Each worker has its own pipe. A shared queue would stay locked forever if a worker were killed during a write.
     """
 
     def __init__(
@@ -59,13 +66,13 @@ class Crew:
 
     def start(self) -> None:
         """Start one more worker."""
-        # A signal in the middle would leave a process that nobody knows.
+        # A signal between start and append would leave a process that is not on the list.
         with held():
             mine, theirs = self.context.Pipe()
             process = self.context.Process(target=self.worker, args=(theirs,), daemon=True)
             with unheard_by_children():
                 process.start()
-            # Only the worker may hold its end, or the end of the worker would not close the pipe.
+            # The pipe closes with the worker only if no other process holds the worker's end.
             theirs.close()
             self.members.append(Member(process, mine))
 
@@ -75,13 +82,13 @@ class Crew:
             pipes = [member.pipe for member in self.members]
             wait([*pipes, *(member.process.sentinel for member in self.members)], timeout=LOOK)
             for member in tuple(self.members):
-                # A message that a signal cuts in two could not be read on.
+                # If a signal interrupted the read of a message, the rest of the pipe could not be read.
                 with held():
                     self.hear(member)
             self.distribute()
 
     def hear(self, member: Member) -> None:
-        """Take every message of a worker, and notice if it has ended."""
+        """Read every message of a worker, and handle its end if it has ended."""
         ended = member.process.exitcode is not None
         try:
             while member.pipe.poll():
@@ -98,7 +105,7 @@ class Crew:
                 member.ready = True
             case Unable(reason):
                 raise LeakGaugeError(
-                    f"a worker process could not make the plan: {reason}; run again with --workers 1"
+                    f"a worker process could not make the plan again: {reason}; run again with --workers 1"
                 )
             case Fraction(index, done):
                 self.told(index, done)
@@ -107,7 +114,7 @@ class Crew:
                 self.finish(message)
 
     def finish(self, result: JobResult) -> None:
-        """Hand a result on."""
+        """Report a finished job and pass its result on."""
         self.left -= 1
         self.told(result.index, 1.0)
         self.done(result)
@@ -120,12 +127,12 @@ class Crew:
                 try:
                     member.pipe.send(member.job)
                 except OSError:
-                    # It has just ended and did not begin. `hear` will notice.
+                    # The worker has just ended and did not begin the job. `hear` will notice its end.
                     self.waiting.appendleft(member.job)
                     member.job = None
 
     def lose(self, member: Member) -> None:
-        """Try the job of a worker that ended once more, or record it as failed. Start another worker."""
+        """Remove a worker that ended and start another. Queue its job once more, or record it as failed."""
         self.members.remove(member)
         member.process.join()
         member.pipe.close()
@@ -140,11 +147,11 @@ class Crew:
             self.start()
         if self.left and not self.members:
             raise LeakGaugeError(
-                f"every worker process ended before it could work, the last {how}: run again with --workers 1"
+                f"every worker process ended before it ran a job, the last one {how}; run again with --workers 1"
             )
 
     def collect(self) -> None:
-        """Take what is finished, down to the message that is on its way. End all workers."""
+        """Read all results that workers have sent."""
         with held():
             for member in tuple(self.members):
                 try:
@@ -156,7 +163,7 @@ class Crew:
                     continue
 
     def dismiss(self, patience: float) -> None:
-        """End all workers. They have `patience` seconds to do so by themselves."""
+        """End all workers. After `patience` seconds, those that still run are killed."""
         with held():
             limit = time.monotonic() + patience
             for member in self.members:
@@ -171,7 +178,7 @@ class Crew:
             self.members.clear()
 
     def say_goodbye(self, member: Member) -> None:
-        """Tell a worker that there is no more to do."""
+        """Tell a worker that there are no more jobs."""
         try:
             member.pipe.send(None)
         except OSError:
@@ -179,9 +186,9 @@ class Crew:
 
 
 def ending(code: int | None) -> str:
-    """Return how a process ended, by its exit code."""
+    """Return in words how a process with this exit code ended."""
     if code is None or code >= 0:
         return f"with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
-    memory = ", as when the machine runs out of memory" if name == "SIGKILL" else ""
+    memory = ", for example when the machine runs out of memory" if name == "SIGKILL" else ""
     return f"by signal {-code} ({name}{memory})"

@@ -1,4 +1,4 @@
-"""What a record says of a cell before its attack: what is attacked, with what, knowing what."""
+"""Descriptions of cells for their records: data, model, protocol, defense, attack and threat model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leakgauge.records import Described, Threat
 
 
 class Drawn(Protocol):
-    """The private batch of a cell, and its examples' places in the data set."""
+    """The private batch of a cell, and the places of its examples in the data set."""
 
     @property
     def indices(self) -> list[int]: ...
@@ -33,7 +33,7 @@ class Drawn(Protocol):
 
 
 def describe(cell: Cell, root: int, drawn: Drawn | None = None) -> Described:
-    """Return what was attacked, with what, knowing what. `drawn`: None if the batch could not be drawn."""
+    """Return the description of a cell. `drawn` is None if the batch could not be drawn."""
     case = cell.case
     attack = attack_name(cell.attack)
     return Described(
@@ -57,13 +57,13 @@ def describe(cell: Cell, root: int, drawn: Drawn | None = None) -> Described:
 
 
 def described(cell: Cell, root: int, drawn: Drawn) -> Described:
-    """Return what is known before the attack, with the examples of the private batch and their labels."""
+    """Return the description of a cell with its private batch. An exception counts to the step "data"."""
     with step("data"):
         return describe(cell, root, drawn)
 
 
 def data_record(data: Dataset, drawn: Drawn | None) -> records.Data:
-    """Return the private examples as a record holds them, without any if `drawn` is None."""
+    """Return the record of the data set and the private examples. It has no examples if `drawn` is None."""
     modality = modality_of(data.domain)
     columns = modality.columns(data.domain)
     return records.Data(
@@ -80,20 +80,20 @@ def data_record(data: Dataset, drawn: Drawn | None) -> records.Data:
 
 
 def classes_of(targets: Tensor) -> tuple[int, ...] | None:
-    """Return class indices, or None if targets (B,) or (B, K) are no classes."""
+    """Return class indices, or None if the targets, (B,) or (B, K), are not classes."""
     if targets.ndim != 1 or targets.is_floating_point():
         return None
     return tuple(map(int, targets.tolist()))
 
 
 def names_of(data: Dataset, targets: Tensor) -> tuple[str, ...]:
-    """Return each target of a batch as a reader sees it."""
+    """Return the name of each target of a batch, for readers."""
     labels, names = targets.tolist(), data.class_names
     return tuple(names[label] if names else str(label) for label in labels)
 
 
 def column_record(column: Column) -> records.Column:
-    """Return a column of a table as a record holds it."""
+    """Return the record of a column of a table."""
     low, high = float(column.low), float(column.high)
     return records.Column(
         name=column.name,
@@ -106,11 +106,11 @@ def column_record(column: Column) -> records.Column:
 
 
 UNTOLD = "unknown: it could not be described"
-"""What a record says of a part whose description fails."""
+"""Text in a record in place of a part whose description fails."""
 
 
 def check_described(cell: Cell, root: int) -> None:
-    """Raise a UserError unless a record can describe the cell: a record with a wrong part could not be written."""
+    """Raise a UserError if no record can describe the cell, since its record could not be written."""
 
     def describing() -> None:
         describe(cell, root)
@@ -120,7 +120,7 @@ def check_described(cell: Cell, root: int) -> None:
 
 
 def check_record(describing: Callable[[], object], where: str) -> None:
-    """Raise a UserError if `describing`, which describes a cell or a training for its record, fails."""
+    """Raise a UserError if `describing` fails. It describes a cell or a training for its record."""
     told = tried("data", describing)
     if not isinstance(told, Failed):
         return
@@ -128,14 +128,14 @@ def check_record(describing: Callable[[], object], where: str) -> None:
         raise told.cause
     raise SpecificationError(
         where,
-        expected="parts that a record can describe: data, model, training, defense, attack and threat",
+        expected="data, model, training, defense, attack and threat model that a record can describe",
         found=reason_of(told.cause),
-        remedy="correct the part",
+        remedy="correct the part that the error names",
     )
 
 
 def barely(cell: Cell, root: int) -> Described:
-    """Return what is known of a cell without a question to any part of it, which may be a user's own and fail."""
+    """Return a description of a cell that calls no code of its parts, as a user's own parts may fail."""
     return Described(
         index=cell.index,
         id=f"{cell.index:03d}/{cell.case.name}/b{cell.batch_size}/r{cell.repeat}",
@@ -163,14 +163,14 @@ def barely(cell: Cell, root: int) -> Described:
 
 
 def bare_protocol() -> records.Protocol:
-    """Return a local training of which nothing is known."""
+    """Return the record of an unknown local training."""
     return records.Protocol(
         name=UNTOLD, repr=UNTOLD, kind="gradient", local_epochs=None, local_steps=None
     )
 
 
 def bare_defense() -> records.Defense:
-    """Return a defense of which nothing is known. It is not "none", so that no verdict counts it as undefended."""
+    """Return the record of an unknown defense. It is not "none", so that no verdict counts it as undefended."""
     return records.Defense(
         name=UNTOLD, repr=UNTOLD, strength_name=None, strength=None, strength_text=None, claims=()
     )

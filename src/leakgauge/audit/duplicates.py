@@ -1,4 +1,4 @@
-"""Equal examples of a data set: inside a batch, and between the batch and what it is compared with."""
+"""Equal examples of a data set: within a batch, and between a batch and other examples."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from torch import Tensor
 def differing(
     inputs: Tensor, private: Sequence[int], candidates: Iterable[int], count: int
 ) -> list[int]:
-    """Return the first `count` candidates whose input equals no private one; fewer if the data set has fewer.
+    """Return up to `count` candidates whose input differs from every private input, in order.
 
-    inputs (N, *shape); `private` and `candidates` are indices into it.
+    Args:
+        inputs: Inputs (N, *shape) of the data set.
+        private: Indices of the private inputs.
+        candidates: Indices of other inputs.
+        count: Largest number of candidates to return.
     """
     taken = {bits(inputs[i]) for i in private}
     return list(islice((i for i in candidates if bits(inputs[i]) not in taken), count))
 
 
 def equal_examples(inputs: Tensor) -> int:
-    """Return how many of the inputs (B, *shape) are equal to another one of them."""
+    """Return the number of inputs (B, *shape) that equal another one of them."""
     return sum(many for many in Counter(map(bits, inputs)).values() if many > 1)
 
 
 def bits(example: Tensor) -> bytes:
-    """Return the bytes of one input (*shape), to compare examples by."""
+    """Return the bytes of one input `(*shape)`, to compare examples."""
     return example.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 

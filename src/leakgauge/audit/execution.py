@@ -1,4 +1,4 @@
-"""Execution of cells and trainings: one after another here, or side by side in worker processes."""
+"""Execution of cells and trainings, one after the other in this process or in parallel in workers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _told(told: Told, index: int, moment: Moment) -> None:
 def parallel(
     source: Source, planned: Sequence[Job], root: int, *, workers: int, told: Told, done: Done
 ) -> None:
-    """Run jobs in `workers` processes of one thread each.
+    """Run jobs in `workers` processes with one thread each.
 
-    A worker that is killed is replaced, and its job is tried once more. Any exception, Ctrl-C too, ends the processes.
-    What they have finished by then is not lost.
+    A killed worker is replaced, and its job is tried once more. Any exception ends the processes, and so does Ctrl-C.
+    Finished results are kept.
     """
     crew = Crew(source, planned, root, told=told, done=done)
     patience = 0.0

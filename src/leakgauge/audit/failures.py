@@ -1,4 +1,4 @@
-"""What ended a cell or a training: its step, its reason in one line, and its traceback."""
+"""Failures of cells and trainings: the step, the reason in one line, and the traceback."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from leakgauge.records import Cell, Failure, Training, mistake_of
 Result = TypeVar("Result")
 
 FOLDER = "failures"
-"""Folder of the tracebacks, beside the records."""
+"""Folder of the tracebacks, next to the records."""
 LONGEST = 400
-"""Most characters of a reason. The traceback holds all of it."""
+"""Largest number of characters of a reason. The traceback has the whole text."""
 
 
 class Failed(Exception):
-    """A step of a cell or a training that an exception ended.
+    """An exception that ended a step of a cell or a training.
 
     Args:
-        step: what was done: "data", "update", "check", "attack", "metric", "control", "picture", "training" or
-            "worker".
-        cause: the exception.
+        step: Name of the step: "data", "update", "check", "attack", "metric", "control", "picture",
+            "training" or "worker".
+        cause: The exception.
     """
 
     def __init__(self, step: str, cause: BaseException) -> None:
@@ -37,7 +37,7 @@ class Failed(Exception):
         super().__init__(f"the {step} failed: {reason_of(cause)}")
 
     def record(self, index: int) -> Failure:
-        """Return the failure as the record of the job `index` holds it."""
+        """Return the failure for the record of the job with this index."""
         return Failure(step=self.step, reason=reason_of(self.cause), log=log_of(index))
 
     @property
@@ -48,10 +48,10 @@ class Failed(Exception):
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Raise every exception of one step as Failed, which names the step.
+    """Raise every exception of one step as Failed, with the name of the step.
 
-    A user's module may raise anything, call sys.exit, or need more memory than there is: one cell fails.
-    Ctrl-C is no failure and passes.
+    A user's module may raise anything, call sys.exit, or run out of memory. Then only this cell fails.
+    Ctrl-C is not caught.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def step(name: str) -> Iterator[None]:
 
 
 def tried(name: str, compute: Callable[[], Result]) -> Result | Failed:
-    """Return what `compute` returns, or the failure that ended it."""
+    """Return the result of `compute`, or the failure that ended it."""
     try:
         with step(name):
             return compute()
@@ -73,19 +73,19 @@ def tried(name: str, compute: Callable[[], Result]) -> Result | Failed:
 def failed_result(
     record: Cell | Training, failed: Failed, files: Mapping[str, bytes] | None = None
 ) -> JobResult:
-    """Return the result of a job whose record tells of `failed`, with the traceback among its files."""
+    """Return the result of a failed job: its record, its files, and the traceback of `failed`."""
     return JobResult(record, {**(files or {}), log_of(record.index): failed.traceback})
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the type and the text of an exception in one line; the text alone if it is one of ours.
+    """Return the type and the text of an exception in one line.
 
-    Of a value that no record can hold, the field is named instead.
+    For LeakGauge's own errors, return the text alone. For a value that no record can hold, name the record's field.
     """
     if isinstance(error, ValidationError):
         return one_line(mistake_of(error), LONGEST)
     ours = isinstance(error, LeakGaugeError)
-    # The text of a foreign exception is foreign code, which `traceback` calls with care.
+    # The text of a user's exception is the user's code. `traceback` handles failures of it.
     told = str(error) if ours else "".join(traceback.format_exception_only(error))
     return one_line(told, LONGEST)
 

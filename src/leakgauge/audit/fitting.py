@@ -1,4 +1,4 @@
-"""Records that their own reader takes: what makes a line too long is left out, and a note says so."""
+"""Records short enough for their reader. Fields that make a line too long are left out, with a note."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from leakgauge.core import LeakGaugeError
 from leakgauge.records import Cell, Training, line_of, reading
 
 OPTIONAL: dict[str, Any] = {"trajectory": (), "rows": None, "images": None, "notes": ()}
-"""Fields of a cell that may be left out, in this order, each with what then stands for it."""
+"""Fields of a cell that may be left out, in this order, with the empty value that replaces each."""
 
 
 class RecordTooLong(LeakGaugeError):
-    """A record has a longer line than readers take, even without all that may be left out."""
+    """The line of a record is too long for readers, even without the fields that may be left out."""
 
 
 def fitted(result: JobResult) -> JobResult:
     """Return the result with a record whose line is at most `records.reading.LONGEST_LINE` bytes long.
 
     Raises:
-        RecordTooLong: no such record is left of it.
+        RecordTooLong: The line is still longer without all the fields that may be left out.
     """
     record, left_out = result.record, list[str]()
     if _fits(record):
@@ -36,11 +36,11 @@ def fitted(result: JobResult) -> JobResult:
         if _fits(record):
             return JobResult(record, _named(record, result.files))
     raise RecordTooLong(
-        f"its record is longer than the {reading.LONGEST_LINE:,} bytes that readers take: lower the batch size"
+        f"its record is longer than {reading.LONGEST_LINE:,} bytes, the most that readers accept: lower the batch size"
     )
 
 
-_START = "left out, as a line of the records has at most"
+_START = "fields left out, as a line of the records has at most"
 
 
 def _fits(record: Cell | Training) -> bool:

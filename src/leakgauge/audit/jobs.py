@@ -1,4 +1,4 @@
-"""The units of work of an audit: every cell, then every training."""
+"""The jobs of an audit: every cell, then every training."""
 
 from __future__ import annotations
 
@@ -24,15 +24,20 @@ Job = Cell | TrainingRun
 
 
 def jobs(cases: Sequence[Case]) -> list[Job]:
-    """All of them, by index, in the order of the plan."""
+    """Return all jobs of the cases, in the order of the plan. A job's place in the list is its index."""
     planned: list[Job] = list(cells(cases))
     return [*planned, *trainings(cases, len(planned))]
 
 
 def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
-    """Run one of an audit whose root seed is `root`; `progress` is told the fraction done, in [0, 1].
+    """Run one job and return its result.
 
-    What ends it becomes its record. Only what `progress` raises passes, and Ctrl-C.
+    A failure of the job becomes a record. Only Ctrl-C and exceptions of `progress` are not caught.
+
+    Args:
+        job: The job.
+        root: Root seed of the audit.
+        progress: Function that receives the fraction done, in [0, 1].
     """
     run: Any = run_cell if isinstance(job, Cell) else run_training
     result: JobResult = run_with_progress(progress, lambda told: run(job, root, told))
@@ -43,18 +48,18 @@ def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
 
 
 def without_details(job: Job, root: int, failed: Failed) -> JobResult:
-    """Return the result of a job that `failed` ended, with a record of a few hundred bytes."""
+    """Return the result of a job that `failed` ended. Its record has only a few hundred bytes."""
     bare: Any = bare_cell if isinstance(job, Cell) else bare_training
     result: JobResult = bare(job, root, failed)
     return result
 
 
 class WorkerLost(LeakGaugeError):
-    """The process of a job ended before it had a result, twice."""
+    """The process of a job ended before the job had a result, twice."""
 
 
 def lost_job(job: Job, root: int, how: str) -> JobResult:
-    """Return the result of a job whose processes ended, the last one as `how` says."""
+    """Return the result of a job whose processes ended. `how` says in words how the last one ended."""
     failed = Failed("worker", WorkerLost(f"its process ended twice, the last time {how}"))
     fail: Any = failed_cell if isinstance(job, Cell) else failed_training
     result: JobResult = fail(job, root, failed)

@@ -1,4 +1,4 @@
-"""A plan, the run that it becomes, and who keeps the run's records."""
+"""A plan, the run of it, and the keeper that writes the run's records."""
 
 from __future__ import annotations
 
@@ -18,17 +18,32 @@ from leakgauge.records import Cell as CellRecord
 from leakgauge.records import End, Record, Training
 
 Watch = Callable[[float, int], None]
-"""Told the share of the planned work done, in [0, 1], and the number of cells and trainings finished."""
+"""Receives the fraction of the planned work done, in [0, 1], and the number of finished cells and trainings."""
 
 
 @dataclass(repr=False)
 class Run(Summarized):
-    """What an audit leaves: its folder (None if it wrote none) and its records, as they were finished.
+    """The result of an audit: its records and its folder.
 
-    A record is typed (`leakgauge.records`); its `model_dump()` is a dictionary.
+    `leakgauge.audit` returns it. `leakgauge.records` defines the types of the records. Call `model_dump()` of a record
+    for a dictionary.
 
-    `code`: the exit code of a process that was interrupted so, 130 after Ctrl-C and 143 after SIGTERM; else 0.
-    `tracebacks`: the traceback of each failure, by the name that its record gives the log.
+    Args:
+        folder: Folder that the run was written to, or None if nothing was written.
+        records: All records, in the order in which they were finished.
+        interrupted: Whether Ctrl-C or SIGTERM ended the run.
+        code: Exit code for the process: 130 after Ctrl-C, 143 after SIGTERM, otherwise 0.
+        tracebacks: The traceback of each failure. The key is the path of the log in the failure's record.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> model = lg.models.mlp(data.domain, 10, width=32, depth=2)
+        >>> attacks = [lg.attacks.LinearLayer()]
+        >>> case = lg.Case(name="digits", data=data, model=model, attacks=attacks)
+        >>> run = lg.audit(case)
+        >>> len(run.records), len(run.cells), run.failures
+        (3, 1, [])
     """
 
     folder: Path | None
@@ -39,26 +54,38 @@ class Run(Summarized):
 
     @property
     def cells(self) -> list[CellRecord]:
-        """The records of cells alone, in the order of the plan."""
+        """The records of cells, in the order of the plan."""
         return [record for record in in_order(self.records) if isinstance(record, CellRecord)]
 
     @property
     def trainings(self) -> list[Training]:
-        """The records of trainings alone, in the order of the plan."""
+        """The records of trainings, in the order of the plan."""
         return [record for record in in_order(self.records) if isinstance(record, Training)]
 
     @property
     def failures(self) -> list[CellRecord | Training]:
-        """The records of cells and trainings in which something failed, in the order of the plan."""
+        """The records of cells and trainings that failed, also in part. They are in the order of the plan."""
         jobs: list[CellRecord | Training] = [*self.cells, *self.trainings]
         return [record for record in jobs if record.failure]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every cell of an audit, then every training, and about how many seconds each will take on one thread.
+    """The jobs of an audit: every cell, then every training, with an estimate of their time.
 
-    The seconds of a job are None if they could not be measured.
+    `plan` and `plan_from` return it. `execute` runs it.
+
+    Args:
+        jobs: Every cell, then every training.
+        seconds: About how many seconds each job takes on one thread. None if it could not be measured.
+        seed: The root seed.
+        source: The specification of the cases. None for cases made in Python.
+
+    Example:
+        >>> from leakgauge.audit import Plan
+        >>> plan = Plan(jobs=(), seconds=(), seed=0)
+        >>> plan.cells, plan.total
+        ((), 0)
     """
 
     jobs: tuple[Job, ...]
@@ -68,37 +95,38 @@ class Plan:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Attacks alone."""
+        """The cells: one for each attack on one update."""
         return tuple(job for job in self.jobs if isinstance(job, Cell))
 
     @property
     def trainings(self) -> tuple[TrainingRun, ...]:
-        """Trainings alone."""
+        """The trainings that measure the cost of defenses."""
         return tuple(job for job in self.jobs if isinstance(job, TrainingRun))
 
     @property
     def total(self) -> float:
-        """Seconds of all whose cost is known, together. Divide by the number of workers."""
+        """Seconds of all jobs with a known time, on one thread. Divide by the number of workers."""
         return sum(seconds for seconds in self.seconds if seconds is not None)
 
     @property
     def unknown(self) -> int:
-        """How many jobs have a cost that could not be measured."""
+        """Number of jobs with a time that could not be measured."""
         return self.seconds.count(None)
 
 
 class Keeper:
-    """Writes each record when it is finished, whatever the order of the plan."""
+    """Writer of a run's records. It writes each record when it is finished, in any order."""
 
     def __init__(self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None) -> None:
         self.plan, self.run, self.folder, self.watch = plan, run, folder, watch
         self.finished, self.lost = 0, False
         self.shares = [0.0] * len(plan.jobs)
-        # One that costs nothing measurable still counts, so that the bar can end.
+        # A job of unknown or tiny cost still counts a little, so that the bar can reach its end.
         self.weights = [max(seconds or 0.0, 0.05) for seconds in plan.seconds]
         self.total, self.reached = sum(self.weights), 0.0
 
     def told(self, index: int, fraction: float) -> None:
+        """Note that a fraction of a job is done, in [0, 1], and report the progress of the run."""
         gained = max(0.0, fraction - self.shares[index])
         self.shares[index] += gained
         self.reached += gained * self.weights[index]
@@ -106,6 +134,7 @@ class Keeper:
             self.watch(min(1.0, self.reached / self.total), self.finished)
 
     def done(self, result: JobResult) -> None:
+        """Write a result, and keep its traceback if it has one."""
         with held():
             self.write(result.record, result.files)
             self.finished += 1
@@ -115,6 +144,7 @@ class Keeper:
         self.told(result.index, 1.0)
 
     def write(self, record: Record, files: dict[str, bytes] | None = None) -> None:
+        """Write a record and its files to the folder, if there is one, and keep the record."""
         if self.folder is not None:
             try:
                 self.folder.append(record, files)
@@ -124,7 +154,7 @@ class Keeper:
         self.run.records.append(record)
 
     def close(self, *, seconds: float) -> None:
-        """Write the last line, unless a record was lost already: then there is no room for it."""
+        """Write the last record. If a record was lost before, there is no room for it: write nothing."""
         if self.lost:
             return
         kept, trained = len(self.run.cells), len(self.run.trainings)

@@ -1,4 +1,4 @@
-"""What the last bits of a result hang on: processor, instruction sets, libraries and thread counts."""
+"""The machine of a run. Processor, instruction sets, libraries and threads decide the last bits of a result."""
 
 from __future__ import annotations
 
@@ -33,17 +33,21 @@ SWITCHES = (
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""Environment variables that change which instructions and how many threads the libraries use."""
+"""Environment variables that set the instructions and the number of threads of the libraries."""
 LIBRARIES = (
     ("MKL", r"Math Kernel Library Version ([\d.]+)"),
     ("oneDNN", r"MKL-DNN v(\S+)"),
     ("OpenMP", r"OpenMP (\d+)"),
 )
-"""What torch was built with: a name, and where its version stands in torch's description of its build."""
+"""Libraries of torch: a name, and a pattern that finds its version in torch's description of its build."""
 
 
 def machine(workers: int) -> Machine:
-    """Return the machine as the header of a run holds it. `workers`: processes that run cells, of one thread each."""
+    """Return the machine as the header of a run holds it.
+
+    Args:
+        workers: Number of processes that run cells, each with one thread.
+    """
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
         processor=processor(),
@@ -58,14 +62,22 @@ def machine(workers: int) -> Machine:
 
 
 def available_cores() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use.
+
+    It is the default number of worker processes of the command.
+
+    Example:
+        >>> from leakgauge.audit import available_cores
+        >>> available_cores() >= 1
+        True
+    """
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """Return the name of the processor, as the system tells it."""
+    """Return the name of the processor that the system reports."""
     if sys.platform == "linux":
         return named(Path("/proc/cpuinfo")) or platform.machine()
     if sys.platform == "darwin":
@@ -76,12 +88,12 @@ def processor() -> str:
 
 
 def named(description: Path) -> str:
-    """Return the name of the first processor in Linux' description of them, or "" if it has none."""
+    """Return the name of the first processor in `/proc/cpuinfo`, or "" if it has no name."""
     try:
         text = description.read_text("utf-8", "replace")
     except OSError:
         return ""
-    # ARM processors have no name there, but numbers that tell them apart.
+    # ARM processors have no name there, but a number for each type.
     for key in ("model name", "Model", "CPU part"):
         found = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
         if found:
@@ -90,6 +102,6 @@ def named(description: Path) -> str:
 
 
 def libraries(build: str) -> dict[str, str]:
-    """Return the versions of the libraries that do the arithmetic, from torch's description of its build."""
+    """Return the versions of the arithmetic libraries in torch's description of its build."""
     found = {name: re.search(pattern, build) for name, pattern in LIBRARIES}
     return {name: match[1] for name, match in found.items() if match}

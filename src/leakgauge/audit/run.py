@@ -1,4 +1,4 @@
-"""A whole audit: plan, cost, execution, records."""
+"""A whole audit: check and plan cases, run the plan, keep its records."""
 
 from __future__ import annotations
 
@@ -39,18 +39,30 @@ def plan(
     source: Source | None = None,
     max_cells: int | None = MOST_CELLS,
 ) -> Plan:
-    """Check the cases whole, and measure what they will cost.
+    """Return the plan of an audit: its cells and trainings, with an estimate of their time.
 
-    One observation of each case, batch size and defense is made, and one client's round of each training.
+    The cases are checked first. To estimate the time, it makes one observation for each case, batch size and defense.
+    It also runs one client's round for each training.
 
     Args:
-        cases: what to audit.
-        seed: the root seed.
-        source: what the cases are made from, so that worker processes can make them anew.
-        max_cells: how many audits and trainings there may be; None allows any number.
+        cases: The cases to audit, at least one.
+        seed: The root seed, at least 0.
+        source: The specification that the cases were made from. Worker processes make the cases from it
+            again. None for cases made in Python.
+        max_cells: Largest number of cells and trainings. None allows any number.
 
     Raises:
-        UserError: a mistake in a case, or a grid that is too large.
+        UserError: A case has a mistake, or there are more than `max_cells` cells and trainings.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> model = lg.models.mlp(data.domain, 10, width=32, depth=2)
+        >>> attacks = [lg.attacks.LinearLayer()]
+        >>> case = lg.Case(name="digits", data=data, model=model, attacks=attacks)
+        >>> from leakgauge.audit import plan
+        >>> len(plan([case]).cells)
+        1
     """
     check_argument("cases", Sequence[Case], cases)
     check_argument("seed", Seed, seed)
@@ -68,7 +80,7 @@ def plan(
 
 
 def check_records(plan: Plan) -> None:
-    """Raise a UserError for a part of a cell or a training that no record could describe."""
+    """Raise a UserError if no record can describe some part of a cell or a training."""
     for cell in plan.cells:
         if cell.repeat == 0:
             description.check_described(cell, plan.seed)
@@ -78,10 +90,24 @@ def check_records(plan: Plan) -> None:
 
 
 def plan_from(source: Source, *, max_cells: int | None = MOST_CELLS) -> Plan:
-    """Return the plan of a specification.
+    """Return the plan of an audit that a specification describes.
+
+    Args:
+        source: The specification.
+        max_cells: Largest number of cells and trainings. None allows any number.
 
     Raises:
-        UserError: anything that is wrong in it.
+        UserError: The specification has a mistake, or there are more than `max_cells` cells and trainings.
+
+    Example:
+        >>> from leakgauge.audit import Source, plan_from
+        >>> text = '''
+        ... data = "digits"
+        ... model = {name = "mlp", width = 32, depth = 2}
+        ... attacks = ["linear_layer"]
+        ... '''
+        >>> len(plan_from(Source(text)).cells)
+        1
     """
     specification = parse(source)
     cases = resolve(specification, max_cells)
@@ -96,20 +122,40 @@ def execute(
     watch: Watch | None = None,
     command: str = "leakgauge.audit",
 ) -> Run:
-    """Run a plan. Ctrl-C keeps what is finished, and marks the run as interrupted.
+    """Run a plan and return its records.
 
-    `workers` processes need a plan made from a specification; objects are run in this process. Records are written as
-    they are finished. Their `index` is their place in the plan.
+    Each record is written when its cell or training has finished. Its `index` is its place in the plan. After Ctrl-C,
+    finished records are kept and the run is marked as interrupted.
+
+    Args:
+        plan: The plan.
+        out: Folder of the records, pictures and tracebacks. It must not hold a run yet. None writes nothing.
+        workers: Number of processes, each with one thread. A plan made from Python objects always runs in
+            this process.
+        watch: Function that receives the fraction of the work done, in [0, 1], and the number of finished
+            cells and trainings.
+        command: The command in the header of the records.
 
     Raises:
         OutputError: `out` cannot be used.
-        OutputLost: a record could not be written. Those before it are whole.
+        OutputLost: A record could not be written. All records before it are complete.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from leakgauge.audit import execute, plan
+        >>> data = lg.data.digits()
+        >>> model = lg.models.mlp(data.domain, 10, width=32, depth=2)
+        >>> attacks = [lg.attacks.LinearLayer()]
+        >>> case = lg.Case(name="digits", data=data, model=model, attacks=attacks)
+        >>> run = execute(plan([case]))
+        >>> len(run.cells), run.interrupted
+        (1, False)
     """
     folder = RunFolder(out) if out is not None else None
     run = Run(folder.path if folder else None)
     keeper = Keeper(plan, run, folder, watch)
     clock = time.perf_counter()
-    # Objects cannot be made anew in another process.
+    # Other processes make the cases from the specification. Python objects stay in this process.
     processes = workers if plan.source is not None else 1
     keeper.write(header(plan, command, processes))
     try:
@@ -134,7 +180,7 @@ def execute(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch on one thread inside: results then do not depend on the number of workers."""
+    """Run torch on one thread inside the block. Results then do not depend on the number of workers."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -144,7 +190,7 @@ def one_thread() -> Iterator[None]:
 
 
 def header(plan: Plan, command: str, workers: int) -> Header:
-    """Return the first record: what repeats this run, to the bit on the same machine and library builds."""
+    """Return the first record. On the same machine and library builds, it is enough to repeat the run bit by bit."""
     source, rules = plan.source, rules_of(cell.case.data.domain for cell in plan.cells)
     return Header(
         specification=source.text if source else None,
@@ -173,20 +219,40 @@ def audit(
     watch: Watch | None = None,
     max_cells: int | None = MOST_CELLS,
 ) -> Run:
-    """Audit cases built from objects, in this process.
+    """Audit cases made in Python: run every attack, score it against a blind control, and judge it.
 
-    A cell or training that fails becomes a record with its reason, see `Run.failures`. The others run.
+    Everything runs in this process. If a cell or training fails, its record gives the reason, and the others still run.
+    See `Run.failures`.
 
     Args:
-        cases: one case, or several.
-        seed: the root seed.
-        out: folder of the records, pictures and tracebacks; None writes nothing.
-        watch: told the fraction of the work that is done, in [0, 1], and how many cells are finished.
-        max_cells: how many audits and trainings there may be; None allows any number.
+        cases: One case, or several.
+        seed: The root seed, at least 0.
+        out: Folder of the records, pictures and tracebacks. It must not hold a run yet. None writes nothing.
+        watch: Function that receives the fraction of the work done, in [0, 1], and the number of finished
+            cells and trainings.
+        max_cells: Largest number of cells and trainings. None allows any number.
+
+    Returns:
+        The run with its records.
 
     Raises:
-        UserError: what can be known to fail before any attack runs.
-        OutputLost: a record could not be written. Those before it are whole.
+        UserError: A mistake that shows before an attack runs.
+        OutputLost: A record could not be written. All records before it are complete.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> model = lg.models.mlp(data.domain, 10, width=32, depth=2)
+        >>> attacks = [lg.attacks.LinearLayer()]
+        >>> case = lg.Case(name="digits", data=data, model=model, attacks=attacks)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = lg.audit(case, out=Path(folder, "out"))
+        ...     print(Path(folder, "out", "records.jsonl").exists())
+        True
+        >>> run.cells[0].status, run.cells[0].verdict.leaks
+        ('ok', True)
     """
     check_argument("watch", Watch | None, watch)
     if out is not None:

@@ -1,4 +1,4 @@
-"""Specifications: TOML in, one checked object out. Everything wrong is told before any compute."""
+"""Specifications in TOML: each is parsed into one checked object before anything runs."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ def _printable(value: str) -> str:
 
 
 class Part(BaseModel):
-    """A part by name, and its options: `"dlg"`, or `{name = "dlg", steps = 100}`."""
+    """The name of a part and its options. In TOML: `"dlg"`, or `{name = "dlg", steps = 100}`."""
 
     model_config = ConfigDict(extra="allow")
     name: str
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything but the name."""
+        """All fields but the name."""
         return dict(self.model_extra or {})
 
 
 LONGEST_NAME = 200
-"""Most characters in the name of a case."""
+"""Largest number of characters in the name of a case."""
 Named = Annotated[Part, BeforeValidator(_named)]
 
 
 class TrainingPart(Part):
-    """Local training, and how many examples a batch has; a list is a sweep."""
+    """Local training and the number of examples in a batch. A list of numbers is a sweep."""
 
     name: str = "fedsgd"
     batch_size: Annotated[list[Count], BeforeValidator(_listed), Field(min_length=1)] = [1]
 
 
 class ThreatPart(Part):
-    """A threat model, and what it grants."""
+    """A threat model and its options."""
 
     name: str = "server"
 
@@ -93,7 +93,19 @@ class Specification(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """What a specification is made from: its TOML, `section.key=value` settings, a seed that overrides."""
+    """A specification before it is parsed.
+
+    Args:
+        text: The specification in TOML.
+        settings: Changes to it, each a text `section.key=value`.
+        seed: The root seed, at least 0, in place of the specification's. None keeps the specification's.
+
+    Example:
+        >>> from leakgauge.audit import Source, default_text, parse
+        >>> source = Source(default_text(), settings=("model.name=mlp",), seed=3)
+        >>> parse(source).seed
+        3
+    """
 
     text: str
     settings: tuple[str, ...] = ()
@@ -101,22 +113,54 @@ class Source:
 
 
 def default_text() -> str:
-    """The embedded default specification."""
+    """Return the specification that `leakgauge audit` runs by default.
+
+    Example:
+        >>> from leakgauge.audit import default_text
+        >>> "[[cases]]" in default_text()
+        True
+    """
     return resources.files("leakgauge.audit").joinpath("default.toml").read_text("utf-8")
 
 
 def read(path: str | Path | None) -> str:
-    """The text of a specification file, or of the default. Raises SpecificationError."""
+    """Return the text of a specification file.
+
+    Args:
+        path: The file. None returns the default specification.
+
+    Raises:
+        SpecificationError: The file cannot be read, is not UTF-8, or is larger than 1 MiB.
+
+    Example:
+        >>> from leakgauge.audit import default_text, read
+        >>> read(None) == default_text()
+        True
+    """
     if path is None:
         return default_text()
     return text_of(path)
 
 
 def parse(source: Source) -> Specification:
-    """The checked specification. Raises SpecificationError."""
+    r"""Return the checked specification.
+
+    Args:
+        source: The text of the specification, with settings that change it.
+
+    Raises:
+        SpecificationError: The text is not TOML, or a key or value is wrong.
+
+    Example:
+        >>> from leakgauge.audit import Source, parse
+        >>> text = 'data = "digits"\nmodel = "mlp"\nattacks = ["linear_layer"]'
+        >>> specification = parse(Source(text))
+        >>> [case.data.name for case in specification.cases]
+        ['digits']
+    """
     tree = tree_of(source.text, "specification")
     if "cases" not in tree:
-        # A file of one case may leave the list out: its sections then stand at the top.
+        # A file of one case may leave the list out. Its sections are then at the top level.
         top = {key: tree.pop(key) for key in list(tree) if key != "seed"}
         tree["cases"] = [top]
     for setting in source.settings:
@@ -131,7 +175,7 @@ def parse(source: Source) -> Specification:
 
 
 def apply(tree: dict[str, Any], setting: str) -> None:
-    """Set `section.key=value` in place: in every case, unless the path starts with `cases` or `seed`."""
+    """Set `section.key=value` in every case, or in the whole tree if the path starts with `cases` or `seed`."""
     path, equals, text = setting.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -139,7 +183,7 @@ def apply(tree: dict[str, Any], setting: str) -> None:
             f"--set {setting}",
             expected="section.key=value",
             found=repr(setting),
-            remedy="write for example --set model.name=mlp",
+            remedy="write, for example, --set model.name=mlp",
         )
     roots = [tree] if keys[0] in ("seed", "cases") else tree["cases"]
     if not isinstance(roots, list):
@@ -147,16 +191,17 @@ def apply(tree: dict[str, Any], setting: str) -> None:
             "specification.cases",
             expected="a list of cases",
             found=repr(roots),
-            remedy="write [[cases]]",
+            remedy="begin each case with a line [[cases]]",
         )
     for root in roots:
         put(root, keys, value_of(text.strip(), f"--set {setting}"), setting)
 
 
 def value_of(text: str, where: str) -> Any:
-    """Return a TOML value. Text that is none is a string, so that quotes may be left out.
+    """Return the TOML value of a text. A text that is no TOML value is a string, so that quotes may be left out.
 
-    Raises SpecificationError for a value that `tree_of` refuses otherwise.
+    Raises:
+        SpecificationError: The value is TOML, but `tree_of` refuses it, for example since it is nested too deep.
     """
     try:
         tree = tree_of(f"value = {text}", where)
@@ -164,12 +209,12 @@ def value_of(text: str, where: str) -> Any:
         if isinstance(error.__cause__, tomllib.TOMLDecodeError):
             return text
         raise
-    # More than a value: text of several lines, which is none.
+    # A text of several lines can set more keys. It is then no value but a string.
     return tree["value"] if len(tree) == 1 else text
 
 
 def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
-    """Follow keys (integers index lists) and set the last, making sections on the way."""
+    """Follow the keys from `root` and set the last one. Integers index lists. Missing sections are added."""
     node = root
     for key in keys[:-1]:
         if isinstance(node, list) and is_index(key, node):
@@ -185,9 +230,9 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
         if not isinstance(child, (dict, list)):
             raise SpecificationError(
                 f"--set {setting}",
-                expected="a path that the specification has",
-                found=f"nothing at {key!r}",
-                remedy="lists are indexed from 0, as in attacks.0.steps",
+                expected="a path to a section or list of the specification",
+                found=f"no section or list at {key!r}",
+                remedy="correct the path: lists are indexed from 0, as in attacks.0.steps",
             )
         node = child
     last = keys[-1]
@@ -200,10 +245,10 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
             f"--set {setting}",
             expected="a key of a section, or an index of a list",
             found=repr(last),
-            remedy="lists are indexed from 0, as in attacks.0.steps",
+            remedy="correct the path: lists are indexed from 0, as in attacks.0.steps",
         )
 
 
 def is_index(key: str, values: Sequence[Any]) -> bool:
-    """Return whether a key is the index of one of the values. It may have any number of digits."""
+    """Return whether a key of any number of digits is the index of one of the values."""
     return key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(values)

@@ -1,4 +1,4 @@
-"""How an audit measures what its defenses cost: how a case's model is trained, and on what."""
+"""How an audit measures the cost of its defenses."""
 
 from __future__ import annotations
 
@@ -13,16 +13,37 @@ from leakgauge.data import Dataset
 from leakgauge.utility import Federation
 
 HELD_OUT = 0.2
-"""Share of the training data that becomes the test set where none is named."""
+"""Fraction of the training data that becomes the test set if no test set is named."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Utility(Summarized):
-    """Federated training of a case's model by its own local training, under each of its defenses and under none.
+    """Federated training of a case's model, to measure what each defense costs.
 
-    `train`: the case's data where left out. `test`: where left out, a fifth of the training data, drawn by the seed and
-    held out of it. `repeats`: how often, each time with the data shared out anew, and equal for all defenses. The
-    others are those of `leakgauge.utility.Federation`.
+    The model is trained with the case's own local training: without a defense, and under each of its defenses. Use it
+    as `utility` of a `Case`. Defaults of the first five options are those of `leakgauge.utility.Federation`.
+
+    Args:
+        clients: Number of clients, at least 1.
+        rounds: Number of rounds, at least 1.
+        alpha: Evenness of the labels over clients, above 0, see `leakgauge.utility.label_skew`.
+        examples: Number of examples that a client draws from its own in a round. None is all.
+        server_lr: Step size of the server, above 0.
+        train: Training data. The default is the case's data.
+        test: Test data. By default, the seed holds out a fifth of the training data.
+        repeats: Number of trainings for each defense, at least 1. Each repeat divides the data among
+            clients anew, in the same way for all defenses.
+
+    Raises:
+        SpecificationError: An option has another type than its annotation, or lies out of range.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> utility = lg.Utility(clients=2, rounds=1)
+        >>> train, test = utility.split(data, lg.Seeds(0))
+        >>> len(train), len(test)
+        (1438, 359)
     """
 
     clients: Count = Federation.clients
@@ -35,23 +56,23 @@ class Utility(Summarized):
     repeats: Count = 1
 
     def __post_init__(self) -> None:
-        """Raise SpecificationError if an option is of another kind than its annotation, or out of range."""
+        """Raise SpecificationError if an option has another type than its annotation or lies out of range."""
         check_fields(self)
 
     @property
     def federation(self) -> Federation:
-        """Who trains, and how."""
+        """The federated training that these options describe."""
         return Federation(**{each.name: getattr(self, each.name) for each in fields(Federation)})
 
     def check(self, case: str, data: Dataset) -> None:
-        """Raise DataError unless training and test data are of the kind of the case's `data`, and suffice."""
+        """Raise DataError unless training and test data have the domain and classes of `data`, and enough examples."""
         for name, part in (("train", self.train), ("test", self.test)):
             if part is not None and (part.domain, part.classes) != (data.domain, data.classes):
                 raise DataError(
                     f"case {case!r}, utility.{name}",
-                    expected=f"{data.classes} classes on {data.domain!r}, as the case's data",
+                    expected=f"{data.classes} classes on {data.domain!r}, like the case's data",
                     found=f"{part.classes} classes on {part.domain!r}",
-                    remedy="name data of the same size and classes",
+                    remedy="choose data of the same size and with the same classes",
                 )
         available, least = len(self.train or data), self.clients + (self.test is None)
         if available < least:
@@ -59,11 +80,11 @@ class Utility(Summarized):
                 f"case {case!r}, utility",
                 expected=f"at least {least} examples, for {self.clients} clients and a test set",
                 found=str(available),
-                remedy="name more training data, or lower clients",
+                remedy="give more training data, or lower clients",
             )
 
     def split(self, data: Dataset, seeds: Seeds) -> tuple[Dataset, Dataset]:
-        """What is trained on, and what is tested on, where the case's own data is `data`."""
+        """Return the training data and the test data of a case whose own data is `data`."""
         train = self.train or data
         if self.test is not None:
             return train, self.test
@@ -73,6 +94,6 @@ class Utility(Summarized):
 
 
 def taken(data: Dataset, indices: torch.Tensor) -> Dataset:
-    """These examples, in the order of the data."""
+    """Return the examples with these indices, in the order of the data."""
     chosen = indices.sort().values
     return replace(data, inputs=data.inputs[chosen], targets=data.targets[chosen])
