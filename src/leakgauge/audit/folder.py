@@ -75,7 +75,9 @@ def _check_place(folder: Path) -> None:
     for i, part in enumerate(folder.parts):
         # The system resolves `..` only if the folder before it exists.
         if part == ".." and not Path(*folder.parts[:i]).is_dir():
-            raise _unusable(folder, f"a path through {str(Path(*folder.parts[:i]))!r}, which is no folder")
+            raise _unusable(
+                folder, f"a path through {str(Path(*folder.parts[:i]))!r}, which is no folder"
+            )
 
 
 def _try_out(folder: Path) -> None:
