@@ -123,13 +123,29 @@ def render(records: Sequence[Record], folder: Path, allowed: float = LOSS) -> st
 def write_report(folder: str | Path, allowed: float = LOSS) -> Path:
     """Write `folder/report.html` from `folder/records.jsonl` and return its path.
 
+    Use it after `audit`, which writes the records. An existing page is replaced.
+
     Args:
         folder: Folder of a run.
-        allowed: Largest loss of test accuracy, in [0, 1], of a recommended defense.
+        allowed: Largest loss of test accuracy, in [0, 1], of a recommended defense. The default is that of the command.
+
+    Returns:
+        The path of the page.
 
     Raises:
         DataError: The records are missing or invalid.
         OutputError: The page cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import leakgauge as lg
+        >>> data = lg.data.digits()
+        >>> model = lg.models.mlp(data.domain, classes=10, width=8)
+        >>> case = lg.Case(name="Digits", data=data, model=model, attacks=[lg.attacks.LinearLayer()])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = lg.audit(case, out=folder)
+        ...     lg.write_report(folder).name
+        'report.html'
     """
     folder = _folder(folder)
     page = render(read(folder / FILE), folder, allowed)
