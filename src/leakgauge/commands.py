@@ -129,7 +129,13 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
         else:
             shown = Output(highlight=False, soft_wrap=not sys.stdout.isatty())
             for advice in found:
-                text = "\n".join(one_line(line, LONGEST) for line in advice.lines())
+                text = "\n".join(map(printable, advice.lines()))
                 shown.print(text, markup=False)
     tell_path(console, "Report:", page)
     return code
+
+
+def printable(line: str) -> str:
+    """Return one line of a recommendation without control characters. Its indentation stays."""
+    indent = len(line) - len(line.lstrip(" "))
+    return line[:indent] + one_line(line, LONGEST)

@@ -418,7 +418,7 @@ class TestRecommend:
         assert self.recommend(*first) == 0
         told = capsys.readouterr()
         assert "Use top_k, sparsity = 0.999" in told.out
-        assert "Refused:" in told.out
+        assert "\n  Refused:\n    " in told.out
         assert "top_k, sparsity = 0.5: leaks: linear_layer" in told.out
         assert "3 audits" in told.err
         assert "3 trainings" in told.err
