@@ -365,8 +365,8 @@ class TestDraws:
         assert pool == list(range(6, len(inputs)))
         (record,) = lg.audit(doubled, seed=0).cells
         assert record.notes[:2] == (
-            "2 of the 4 examples of the batch are equal to another one of it",
-            "2 other examples of the data set equal one of the batch: the control is without them",
+            "2 of the 4 examples of the batch equal another example of the batch",
+            "2 other examples of the data set equal an example of the batch. The control leaves them out",
         )
         assert "other examples of the same data set" in record.control.kind
 
@@ -375,7 +375,7 @@ class TestDraws:
         same = case.data.inputs[:1].expand_as(case.data.inputs).clone()
         (record,) = lg.audit(replace(case, data=replace(case.data, inputs=same)), seed=0).cells
         assert "uniform random examples" in record.control.kind
-        assert record.notes[0].startswith("2 of the 2 examples of the batch are equal")
+        assert record.notes[0].startswith("2 of the 2 examples of the batch equal another")
         assert record.candidates is None, "no other image is left to point at"
 
     def test_different_examples_are_not_spoken_of(self) -> None:
@@ -650,7 +650,7 @@ class TestEndings:
     @pytest.mark.parametrize("path", ["file", "file/inside"])
     def test_a_file_in_the_folder_s_place(self, tmp_path: Path, path: str) -> None:
         (tmp_path / "file").write_text("mine", "utf-8")
-        with pytest.raises(lg.OutputError, match="choose another with --out") as caught:
+        with pytest.raises(lg.OutputError, match="choose another folder with --out") as caught:
             lg.audit(images_case(), out=tmp_path / path)
         assert "\n" not in str(caught.value)
         assert (tmp_path / "file").read_text("utf-8") == "mine"

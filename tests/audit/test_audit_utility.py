@@ -191,7 +191,7 @@ class TestEpsilon:
 
     def test_with_opacus_it_falls_with_noise(self) -> None:
         pytest.importorskip("opacus", reason="the accountant is Opacus'")
-        low, high = (self.of(defenses.DPSGD(noise_multiplier=m))["value"] for m in (4.0, 1.0))
+        low, high = (self.of(defenses.DPSGD(noise_multiplier=m)).value for m in (4.0, 1.0))
         assert 0 < low < high
 
 
@@ -228,7 +228,10 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"utility": lg.Utility(train=noise(size=9))}, ("utility.train", "as the case's data")),
+            (
+                {"utility": lg.Utility(train=noise(size=9))},
+                ("utility.train", "like the case's data"),
+            ),
             ({"utility": lg.Utility(test=noise(classes=3))}, ("utility.test", "3 classes")),
             ({"utility": lg.Utility(clients=40)}, ("at least 41", "found 40")),
             (
@@ -259,7 +262,7 @@ class TestPlan:
             ("utility = {alpha = 0}", ("utility.alpha", "greater than 0")),
             ("utility = {test = 'digit'}", ("utility.test", "did you mean 'digits'?")),
             ("utility = 3", ("utility", "dictionary")),
-            ("utility = {test = 'diabetes'}", ("utility.test", "as the case's data")),
+            ("utility = {test = 'diabetes'}", ("utility.test", "like the case's data")),
         ],
     )
     def test_mistakes_in_a_specification(

@@ -360,7 +360,7 @@ class TestControl:
         assert "1 blind control failed." in page
         assert "There is no blind control: ValueError: not twice" in page
         assert page.count("not judged") >= 2
-        assert "1 of 1 undefended audit " in page  # the other attack's alone
+        assert "1 of 1 undefended audit, " in page  # the other attack's alone
 
     def test_a_defense_is_not_credited_without_a_control(self, tmp_path: Path) -> None:
         calls = count()

@@ -45,7 +45,7 @@ def test_rows_are_left_out_of_a_line_that_they_make_too_long(
     assert whole.rows is not None
     monkeypatch.setattr(reading, "LONGEST_LINE", len(line_of(whole)) - LESS)
     (cell,) = run_of(tmp_path, table(40)).cells
-    told = f"left out, as a line of the records has at most {reading.LONGEST_LINE:,} bytes: rows"
+    told = f"fields left out, as a line of the records has at most {reading.LONGEST_LINE:,} bytes: rows"
     assert (cell.rows, cell.notes) == (None, (*whole.notes, told))
     assert (cell.scores, cell.verdict) == (whole.scores, whole.verdict)
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_shortened_is_a_failed_audit(
     run = run_of(tmp_path, table(40))
     (cell,) = run.cells
     assert cell.failure is not None
-    assert cell.failure.reason.startswith("its record is longer than the 3,000 bytes")
+    assert cell.failure.reason.startswith("its record is longer than 3,000 bytes")
     assert "lower the batch size" in cell.failure.reason
 
 

@@ -354,7 +354,7 @@ class TestCrew:
         ("code", "words"),
         [
             (1, "with exit code 1"),
-            (-9, "by signal 9 (SIGKILL, as when the machine runs out of memory)"),
+            (-9, "by signal 9 (SIGKILL, for example when the machine runs out of memory)"),
             (-11, "by signal 11 (SIGSEGV)"),
         ],
     )
@@ -391,7 +391,7 @@ class TestDisks:
         *_, told = capsys.readouterr().err.splitlines()
         whole = records(here / "run")
         assert told.startswith("leakgauge: output folder 'run': expected")
-        assert f"the first {len(whole)} lines of records.jsonl are whole" in told
+        assert f"the first {len(whole)} lines of records.jsonl are complete" in told
         assert [record["type"] for record in whole] == ["header", *["cell"] * (len(whole) - 1)]
         assert (here / "run/records.jsonl").read_text().endswith("\n")
         page = lg.write_report(here / "run").read_text("utf-8")

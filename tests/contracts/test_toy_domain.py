@@ -247,7 +247,7 @@ class TestRelaxedWords:
 
     def test_a_match_is_that_of_the_word_and_not_of_the_weights(self) -> None:
         cell = self.cell(lg.attacks.BalancedDLG(steps=30))
-        assert "the guess is the nearest valid examples to what the attack returned" in cell.notes
+        assert "the reconstruction was rounded to the nearest valid examples" in cell.notes
         assert cell.scores["exact_matches"][0] < 1
         assert cell.residual > 0.1
         assert cell.status == "unconverged"

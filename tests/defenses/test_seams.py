@@ -103,7 +103,7 @@ def test_an_attack_on_a_defense_is_inapplicable_where_there_is_none() -> None:
     run = lg.audit(case(attacks=attacks, defenses=[None, known]))
     statuses = [(cell.defense.name, cell.attack.name, cell.status) for cell in run.cells]
     assert statuses[0] == ("none", "bayes_optimal", "inapplicable")
-    assert "the client has none" in run.cells[0].message
+    assert "the client has no defense" in run.cells[0].message
     assert all(status != "inapplicable" for _, _, status in statuses[1:])
     with pytest.raises(lg.KnowledgeError, match="grant it"):
         lg.audit(case(attacks=attacks, defenses=[known], threat=lg.Server(defense=False)))

@@ -38,9 +38,9 @@ def recover_features(
     Example:
         >>> import torch
         >>> import leakgauge as lg
-        >>> from leakgauge.analytic.last_layer import read
+        >>> from leakgauge.analytic.last_layer import recover_features
         >>> observation = lg.examples.observation(batch_size=2, threat=lg.Server())
-        >>> found = read(observation, torch.Generator().manual_seed(0))
+        >>> found = recover_features(observation, torch.Generator().manual_seed(0))
         >>> found.certified, found.features.shape
         (True, torch.Size([2, 32]))
     """

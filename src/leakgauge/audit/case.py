@@ -276,7 +276,7 @@ class Cell(Summarized):
         >>> attack = lg.attacks.LinearLayer()
         >>> case = lg.Case(name="digits", data=data, model=model, attacks=[attack])
         >>> Cell(0, case, 1, 0, None, attack).observation_path
-        'digits/b1/r0/none'
+        'digits/b1/r0/None'
     """
 
     index: int

@@ -205,7 +205,10 @@ def without_times(record: Record) -> dict[str, Any]:
     Example:
         >>> from leakgauge.audit import without_times
         >>> from leakgauge.records import End
-        >>> fields = without_times(End(completed=1, planned=1, seconds=0.5))
+        >>> fields = without_times(End(
+        ...     completed=1, planned=1, trainings_completed=0, trainings_planned=0,
+        ...     failed=0, interrupted=False, seconds=0.5,
+        ... ))
         >>> "seconds" in fields, fields["completed"]
         (False, 1)
     """

@@ -252,7 +252,7 @@ def audit(
         ...     print(Path(folder, "out", "records.jsonl").exists())
         True
         >>> run.cells[0].status, run.cells[0].verdict.leaks
-        ('ok', True)
+        ('certified', True)
     """
     check_argument("watch", Watch | None, watch)
     if out is not None:
