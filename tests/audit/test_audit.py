@@ -32,7 +32,7 @@ DOMAIN = lg.ImageDomain(1, 8, 8)
 
 
 def noise(count: int = 12, *, classes: int = 4) -> lg.Dataset:
-    """Uniform random images: no two of them are alike."""
+    """Return uniform random images, so that no two are equal."""
     generator = torch.Generator().manual_seed(0)
     return lg.Dataset(
         "noise",
@@ -55,7 +55,7 @@ def patients(count: int = 6) -> lg.Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Guess:
-    """Says whatever it is told to say, for images and tables alike."""
+    """An attack that returns what its options say, for images and tables."""
 
     value: float = 0.5
     objective: float = 1.0

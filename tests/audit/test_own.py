@@ -94,7 +94,7 @@ class TestModuleLossAndBatch:
 
 
 def specified(tmp_path: Path, data: str, *settings: str) -> list[Cell]:
-    """The cells, as they are on disk, of a small audit of `data`."""
+    """Return the cells that a small audit of `data` wrote to disk."""
     text = (
         f'data = {data}\nmodel = {{name = "mlp", width = 16, depth = 2}}\nattacks = "linear_layer"'
     )
@@ -224,7 +224,7 @@ def own_case(**changes: Any) -> lg.Case:
 
 
 class TestLossWithoutASecondDerivative:
-    """Plain training takes such a loss; gradient matching differentiates twice and cannot."""
+    """Local training works with this loss. Gradient matching differentiates it twice and fails."""
 
     def test_the_closed_form_needs_none(self) -> None:
         (cell,) = lg.audit(own_case(loss=once, attacks=[lg.attacks.LinearLayer()])).cells

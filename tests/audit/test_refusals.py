@@ -434,7 +434,7 @@ class TestOwnParts:
 
     @pytest.mark.parametrize("count", [None, "many", math.nan, math.inf, -1, 10**400])
     def test_a_cost_that_is_no_number_is_unknown(self, count: Any) -> None:
-        """Such a plan cannot be made, so that the cell fails. Its cost is unknown, as that of any cell that fails."""
+        """No plan can be made with this count, so the cell fails. The cost of a cell that fails is unknown."""
         audited = case(attacks=[Own(count=count, reason=None)])
         assert plan([audited]).unknown == 1
         (cell,) = lg.audit(audited).cells

@@ -1,4 +1,4 @@
-"""Scores: each metric sees the examples as they are."""
+"""Scores: each metric gets the unchanged examples, whatever another metric does."""
 
 from __future__ import annotations
 

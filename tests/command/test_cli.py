@@ -356,8 +356,8 @@ class TestMistakes:
             ("a/../../x", "a path through 'a', which is no folder"),
             ("a/../x", "a path through 'a', which is no folder"),
             ("a\0b", "null"),
-            pytest.param("/proc/x", "o such file", marks=LINUX),
-            pytest.param("/proc", "o such file", marks=LINUX),
+            pytest.param("/proc/x", "file or directory", marks=LINUX),
+            pytest.param("/proc", "file or directory", marks=LINUX),
         ],
     )
     def test_output_that_cannot_be_made(

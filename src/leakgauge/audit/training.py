@@ -177,9 +177,9 @@ NOTES: dict[Protected, str] = {
 
 
 def epsilon(defense: Defense | None, utility: Utility, history: History) -> Epsilon | None:
-    """What a defense's accountant says of the client that is in most danger; None of one that has none.
+    """Return the epsilon of the client with the weakest protection, or None if the defense states no bound.
 
-    `value` is None where there is no bound, or none could be told: `note` says why.
+    Its `value` is None if there is no finite bound, or if the bound could not be computed. Then `note` says why.
     """
     bounds = effects_of(defense, PrivacyBound)
     if not bounds:
