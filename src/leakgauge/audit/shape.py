@@ -1,4 +1,4 @@
-"""What is wrong with a case made in Python, whatever its data: parts of a wrong kind, numbers out of range."""
+"""Checks of a case made in Python that need no data: the types of its parts and the ranges of its numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_shape(case: Case) -> None:
     for name, values in (("batch_sizes", case.batch_sizes), ("repeats", (case.repeats,))):
         for value in values:
             if not is_count(value):
-                raise mistake(case, name, "whole numbers from 1", repr(value), "correct it")
+                raise mistake(case, name, "whole numbers, at least 1", repr(value), "correct it")
     for name, kind, part in parts(case):
         check_part(case, name, kind, part)
     for part in (part for defense in case.defenses for part in parts_of(defense)):
@@ -40,7 +40,7 @@ def check_shape(case: Case) -> None:
 
 
 def parts(case: Case) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the parts of a case that a user may have written: the field, its protocol, the part."""
+    """Yield the field, the protocol and the object of each part of a case that a user may have written."""
     yield from (("attacks", Attack, attack) for attack in case.attacks)
     yield from (("defenses", Defense, d) for d in case.defenses if d is not None)
     yield "training", LocalTraining, case.training
@@ -48,13 +48,13 @@ def parts(case: Case) -> Iterator[tuple[str, Any, Any]]:
 
 
 def check_part(case: Case, name: str, kind: Any, part: Any) -> None:
-    """Raise SpecificationError unless a part has the methods of its protocol, a name and options in their ranges."""
-    # A record names a part by its repr, and the seeds of a cell depend on it.
+    """Raise SpecificationError unless a part has a repr, the methods of its protocol, and options in range."""
+    # The record of a cell names its parts by their reprs. The seeds of the cell depend on these names.
     text = tried("name", lambda: str(repr(part)))
     if isinstance(text, Failed):
         found = f"one of {type(part).__name__} that fails: {reason_of(text.cause)}"
         raise mistake(case, name, "parts with a repr", found, "correct its __repr__")
-    # Whether a property is there is found out by asking for its value.
+    # isinstance evaluates properties of a protocol, which are the user's code and may raise.
     fits = tried("methods", lambda: isinstance(part, kind) and not isinstance(part, type))
     if fits is not True:
         wanted = f"objects with the methods of leakgauge.{kind.__name__}"
@@ -66,7 +66,7 @@ def check_part(case: Case, name: str, kind: Any, part: Any) -> None:
 
 
 def check_effects(case: Case, part: Defense) -> None:
-    """Raise SpecificationError unless what a defense states as `effects` is a tuple of effects."""
+    """Raise SpecificationError unless the `effects` of a defense are a tuple of effects."""
     told = tried("effects", lambda: effects_of(part, Effect))
     if isinstance(told, Failed):
         if isinstance(told.cause, SpecificationError):
@@ -76,7 +76,7 @@ def check_effects(case: Case, part: Defense) -> None:
 
 
 def check_requires(case: Case, attack: Attack) -> None:
-    """Raise SpecificationError unless an attack requires a set of names of knowledge."""
+    """Raise SpecificationError unless `requires` of an attack is a set of names of knowledge."""
     known = Knowledge.names()
     name = f"attacks, {type(attack).__name__}.requires"
     wanted = f"a set of names among {', '.join(sorted(known))}"
@@ -88,7 +88,7 @@ def check_requires(case: Case, attack: Attack) -> None:
 
 
 def is_count(value: object) -> bool:
-    """Return whether a value is a whole number from 1."""
+    """Return whether a value is a whole number of at least 1."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 

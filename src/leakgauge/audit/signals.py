@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: how a run is asked to stop, and what they must not cut in two."""
+"""Ctrl-C and SIGTERM: they stop a run, but never in the middle of a record."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+"""Signals that ask a process to stop."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to stop. `code`: its exit code, 128 and the number of the signal."""
+    """A signal asked the process to stop.
+
+    Args:
+        number: Number of the signal. The exit code, `code`, is 128 plus this number.
+    """
 
     def __init__(self, number: int) -> None:
         self.code = 128 + number
@@ -21,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def code_of(stop: KeyboardInterrupt) -> int:
-    """Return the exit code of a process that `stop` ended: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Return the exit code of a process that `stop` ended: 130 for Ctrl-C, 143 for SIGTERM."""
     return stop.code if isinstance(stop, Stopped) else 128 + signal.SIGINT
 
 
@@ -29,8 +34,8 @@ def code_of(stop: KeyboardInterrupt) -> int:
 def stoppable() -> Iterator[None]:
     """Raise Stopped at the first SIGINT or SIGTERM inside. The second one ends the process at once.
 
-    A signal that the process ignores, as under `nohup` or in the background of a script, stays ignored. Outside the
-    main thread, which alone receives signals, this does nothing.
+    A signal that the process ignores stays ignored, for example under `nohup` or in the background of a script.
+    Only the main thread receives signals. In other threads, this does nothing.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -50,9 +55,9 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block ends: a record is written and counted, or neither.
+    """Delay SIGINT and SIGTERM until the block ends.
 
-    The second signal is not held.
+    Then a record is both written and counted, or neither. A second signal is not delayed and ends the process.
     """
     caught: list[int] = []
 
@@ -75,7 +80,7 @@ def held() -> Iterator[None]:
 
 
 def _heard() -> dict[signal.Signals, signal._HANDLER]:
-    """Return the handlers of the signals that this thread can hear and does not ignore."""
+    """Return the handlers of the signals in STOPPING that this thread receives and does not ignore."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     handlers = {number: signal.getsignal(number) for number in STOPPING}
@@ -84,7 +89,7 @@ def _heard() -> dict[signal.Signals, signal._HANDLER]:
 
 @contextmanager
 def unheard_by_children() -> Iterator[None]:
-    """Block SIGINT and SIGTERM in processes that are started inside, even while they import. POSIX only."""
+    """Block SIGINT and SIGTERM in processes started inside, even during their imports. On Windows, do nothing."""
     if sys.platform == "win32":
         yield
         return

@@ -1,4 +1,4 @@
-"""TOML from others: parsed within stated limits, so that whatever is wrong with it is one line."""
+"""TOML from untrusted sources, parsed within limits. Every mistake raises an error of one line."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from leakgauge.core import SpecificationError
 from leakgauge.core.files import check_file, reason
 
 MOST_BYTES = 2**20
-"""Largest specification: 1 MiB."""
+"""Largest size of a specification in bytes: 1 MiB."""
 DEEPEST = 32
-"""Most tables and lists within each other."""
+"""Largest depth of nested tables and lists."""
 INTEGERS = range(-(2**63), 2**63)
-"""What TOML calls an integer: 64 bits."""
+"""Integers of 64 bits, the range that TOML guarantees."""
 
 _KEY = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"""(?<![\w"'-]){_KEY}(?:[ \t]*+\.[ \t]*+{_KEY}){{{DEEPEST}}}""")
 
 
 def text_of(path: str | Path) -> str:
-    """Return the text of a specification file, without a byte order mark. Raises SpecificationError."""
+    """Return the text of a specification file, without a byte order mark.
+
+    Raises:
+        SpecificationError: The file cannot be read, is not UTF-8, or is larger than MOST_BYTES.
+    """
     where = f"specification {str(path)!r}"
     expected = "a readable TOML file"
     check_file(path, where, most=MOST_BYTES, expected=expected, error=SpecificationError)
@@ -39,10 +43,15 @@ def text_of(path: str | Path) -> str:
 
 
 def tree_of(text: str, where: str) -> dict[str, Any]:
-    """Return the table that TOML says.
+    """Return the table that a text in TOML describes.
 
-    Raises SpecificationError for what is not TOML, is longer than MOST_BYTES, is nested deeper than
-    DEEPEST, or holds an integer of more than 64 bits.
+    Args:
+        text: The text.
+        where: Name of the text in error messages.
+
+    Raises:
+        SpecificationError: The text is not TOML or is longer than MOST_BYTES. Or its values are nested deeper than
+            DEEPEST, or an integer has more than 64 bits.
     """
     if len(text) > MOST_BYTES:
         raise SpecificationError(
@@ -51,7 +60,7 @@ def tree_of(text: str, where: str) -> dict[str, Any]:
             found=f"{len(text):,}",
             remedy="shorten it",
         )
-    # The parser's time grows with the square of the parts of a key.
+    # The parser's time grows with the square of the number of parts of a key.
     if _LONG_KEY.search(text):
         raise _too_deep(where)
     try:
@@ -62,7 +71,7 @@ def tree_of(text: str, where: str) -> dict[str, Any]:
         raise SpecificationError(
             where, expected="TOML", found=str(error), remedy="correct that line"
         ) from error
-    # Python converts no integer of thousands of digits.
+    # Python refuses to convert a text of thousands of digits to an integer.
     except ValueError as error:
         raise SpecificationError(
             where,
@@ -75,11 +84,11 @@ def tree_of(text: str, where: str) -> dict[str, Any]:
 
 
 def check_tree(tree: dict[str, Any], where: str) -> None:
-    """Raise SpecificationError for values nested deeper than DEEPEST, and integers of more than 64 bits."""
+    """Raise SpecificationError if values are nested deeper than DEEPEST, or an integer has more than 64 bits."""
     for path, value, depth in _values(tree):
         if depth > DEEPEST:
             raise _too_deep(where)
-        # Not by its digits: there may be more of them than Python prints.
+        # Count bits, since Python refuses to print an integer of too many digits.
         bits = value.bit_length() if isinstance(value, int) else 0
         if isinstance(value, int) and value not in INTEGERS:
             raise SpecificationError(
@@ -91,7 +100,7 @@ def check_tree(tree: dict[str, Any], where: str) -> None:
 
 
 def _values(tree: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
-    """Each value with its path and how many tables and lists it lies in, one level after the other."""
+    """Yield each value with its path and its depth, from 1, one level after the other."""
     level: list[tuple[str, Any]] = list(tree.items())
     depth = 1
     while level and depth <= DEEPEST + 1:
@@ -106,9 +115,10 @@ def _values(tree: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
 
 
 def _too_deep(where: str) -> SpecificationError:
+    """Return the error for a table nested deeper than DEEPEST."""
     return SpecificationError(
         where,
         expected=f"tables and lists at most {DEEPEST} deep",
         found="more",
-        remedy="flatten it: no option is nested so deep",
+        remedy="remove levels: no option needs that depth",
     )

@@ -1,4 +1,4 @@
-"""One training of a case's model under one defense: what it learned, sent and took, written down."""
+"""Trainings of a case's model under one defense each, and their records."""
 
 from __future__ import annotations
 
@@ -34,12 +34,20 @@ from leakgauge.utility import History, label_skew
 from leakgauge.utility.federation import accuracy_of
 
 DELTA = 1e-5
-"""Of (epsilon, delta)-differential privacy."""
+"""The delta of (epsilon, delta)-differential privacy in all records."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One federated training under one defense: a unit of work, and of record, beside cells."""
+    """One federated training under one defense. Like a cell, it is one job with one record.
+
+    Args:
+        index: Place of the job in the plan.
+        case: The case.
+        utility: The case's options for trainings.
+        defense: The defense, or None for the undefended training.
+        repeat: Number of the repeat, from 0.
+    """
 
     index: int
     case: Case
@@ -48,27 +56,27 @@ class TrainingRun:
     repeat: int
 
     def seeds(self, root: int) -> Seeds:
-        """Equal for all defenses, so that they differ by what they do alone."""
+        """Return the seeds of this repeat. All defenses have the same seeds, so only the defense makes a difference."""
         return Seeds(root).child(self.case.name).child("utility").child(f"r{self.repeat}")
 
     def data(self, root: int) -> tuple[Dataset, Dataset]:
-        """What is trained and tested on: equal for all repeats."""
+        """Return the training data and the test data. They are the same in all repeats."""
         seeds = Seeds(root).child(self.case.name).child("utility")
         return self.utility.split(self.case.data, seeds)
 
     def parts(self, train: Dataset, root: int) -> list[Tensor]:
-        """Which examples each client holds. Raises DataError where they do not suffice."""
+        """Return the indices of each client's examples. Raise DataError if there are too few examples."""
         utility = self.utility
         return label_skew(train.targets, utility.clients, utility.alpha, seeds=self.seeds(root))
 
 
 def trainings(cases: Sequence[Case], first: int) -> Iterator[TrainingRun]:
-    """All trainings, in the order of the plan, counted from `first`."""
+    """Yield all trainings in the order of the plan. Their indices start from `first`."""
     index = first
     for case in cases:
         if case.utility is None:
             continue
-        # A setting that is named twice is trained once; none is trained always.
+        # A defense that is listed twice is trained once. The undefended training always runs.
         settings = {case.title(defense): defense for defense in (None, *case.defenses)}
         for repeat in range(case.utility.repeats):
             for defense in settings.values():
@@ -77,14 +85,19 @@ def trainings(cases: Sequence[Case], first: int) -> Iterator[TrainingRun]:
 
 
 def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> JobResult:
-    """Train under one defense in an audit whose root seed is `root`; `progress` is told the fraction done.
+    """Train under one defense, and return the record of the training.
 
-    Whatever model, loss, data or defense raises becomes a record with the status FAILED.
+    An exception from the model, loss, data or defense becomes a record with the status "failed".
+
+    Args:
+        run: The training.
+        root: Root seed of the audit.
+        progress: Called with the fraction of the training that is done.
     """
     try:
         with step("training"):
             client, (train, test) = run.case.client(run.defense), run.data(root)
-            # Attacks that run later in this process find nothing of it.
+            # The shared state is restored, so that attacks later in this process find no trace of the training.
             with client.shared():
                 history = run.utility.federation.train(
                     client, train, test, seeds=run.seeds(root), progress=progress
@@ -103,11 +116,12 @@ def failed_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
 
 
 def bare_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
-    """Return the same without a description of the parts of the training."""
+    """Return the result of a training that `failed` ended, without a description of its parts."""
     return failed_result(_failed(barely(run, root), failed), failed)
 
 
 def _failed(told: DescribedTraining, failed: Failed) -> Training:
+    """Return the record of a failed training from its description and its failure."""
     return Training(
         **dict(told),
         status="failed",
@@ -117,7 +131,7 @@ def _failed(told: DescribedTraining, failed: Failed) -> Training:
 
 
 def describe(run: TrainingRun, root: int) -> DescribedTraining:
-    """Return what is trained and how, with nothing measured yet."""
+    """Return the description of a training: its model, data, federation and defense, without measurements."""
     case, utility = run.case, run.utility
     return DescribedTraining(
         index=run.index,
@@ -133,7 +147,7 @@ def describe(run: TrainingRun, root: int) -> DescribedTraining:
 
 
 def barely(run: TrainingRun, root: int) -> DescribedTraining:
-    """Return what is known of a training without a question to any part of it, which may be a user's own and fail."""
+    """Return a description of a training that calls no code of its parts, as a user's own parts may fail."""
     return DescribedTraining(
         index=run.index,
         id=f"{run.index:03d}/{run.case.name}/utility/r{run.repeat}",
@@ -148,14 +162,14 @@ def barely(run: TrainingRun, root: int) -> DescribedTraining:
 
 
 def check_described(run: TrainingRun, root: int) -> None:
-    """Raise a UserError unless a record can describe the training."""
+    """Raise a UserError if no record can describe the training."""
     check_record(lambda: describe(run, root), f"case {run.case.name!r}, utility")
 
 
 def measured(
     run: TrainingRun, root: int, train: Dataset, test: Dataset, history: History
 ) -> Training:
-    """Return what a training learned, sent and took."""
+    """Return the record of a finished training: its accuracy, bytes sent, times and epsilon."""
     return Training(
         **dict(describe(run, root)),
         status="trained",
@@ -171,8 +185,8 @@ def measured(
 
 
 NOTES: dict[Protected, str] = {
-    "example": "that of the client whose examples are used most often, as if each were drawn by itself",
-    "client": "that of one client's taking part, every client in every round, towards whom the defense names",
+    "example": "that of the client whose examples are used most often, as if each were drawn independently",
+    "client": "that of one client's participation in every round, towards the party that the defense names",
 }
 
 
@@ -184,7 +198,7 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> Epsi
     bounds = effects_of(defense, PrivacyBound)
     if not bounds:
         return None
-    # The fewer examples a client has, the more of its training each of them is.
+    # A client with fewer examples uses each of them more often.
     rates = [min(utility.examples or size, size) / size for size in history.sizes]
     steps = len(history.sent)
     sampled: dict[Protected, float] = {"example": max(rates), "client": 1.0}
@@ -197,7 +211,7 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> Epsi
     if effects_of(defense, MixedExamples):
         return told("no epsilon: mixtures let one example act in several", None, first)
     try:
-        # The accountant warns of bounds that could be tighter: they hold all the same.
+        # The accountant warns if a bound could be tighter. The bound is still valid.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             value, protects = min(
@@ -215,9 +229,10 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> Epsi
 
 
 def seconds_of(run: TrainingRun, root: int) -> float:
-    """About how long a training takes, from one client's first round and one look at the test set.
+    """Estimate the seconds of a training from one client's first round and one test of the model.
 
-    Raises what the training itself would: data that does not suffice, a defense that does not fit.
+    It raises the errors that the training itself would raise, for example for too few examples or a defense
+    that does not fit.
     """
     (train, test), seeds = run.data(root), run.seeds(root)
     client = run.case.client(run.defense)

@@ -1,4 +1,4 @@
-"""Whether a batch leaked, judged once, by a named rule, when its record is written."""
+"""Verdicts: whether a batch leaked, by a named rule. Each is judged once, for the record of the cell."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ REASONS = {
     Status.NO_SIGNAL: "nothing was observed: every entry of the update is 0",
     Status.FAILED: "an exception ended the audit",
 }
+"""Reason why a cell without a reconstruction has no verdict."""
 NAMED = 8
-"""Most examples that a verdict names for one part of a rule."""
+"""Largest number of examples that a verdict lists for one part of a rule."""
 
 
 def unjudged(rule: LeakRule | None, status: Status) -> Verdict:
@@ -34,11 +35,11 @@ def judged(
     """Return the verdict on a batch.
 
     Args:
-        rule: None if there is none for this kind of data.
-        scores: by metric, a value for each example.
-        control: the same of the blind control; empty if it failed.
-        found: whether the attack has a guess of each example.
-        better: which scores leak more, as the headline says.
+        rule: The leak rule, or None if this kind of data has no rule.
+        scores: Scores of the reconstruction by metric, one value for each example.
+        control: Scores of the blind control in the same form. Empty if the control failed.
+        found: Whether the attack reconstructed each example.
+        better: Whether higher or lower scores of the headline leak more.
     """
     if rule is None:
         return _verdict(None, (None,) * len(found), "there is no rule for this kind of data")
@@ -53,7 +54,13 @@ def judged(
 
 
 def _by(parts: Sequence[str | None]) -> str:
-    """Return by which part of a rule examples leaked: `, by ssim`. Name the examples, from 1, if the parts differ."""
+    """Return the metrics by which examples leaked, as in `, by ssim`.
+
+    If examples leaked by different metrics, list the examples of each metric, counted from 1.
+
+    Args:
+        parts: For each example, the metric by which it leaked, or None if it did not leak.
+    """
     places: dict[str, list[str]] = {}
     for number, metric in enumerate(parts, start=1):
         if metric is not None:
@@ -65,7 +72,7 @@ def _by(parts: Sequence[str | None]) -> str:
 
 
 def _numbers(numbers: Sequence[str]) -> str:
-    """Return `example 2`, or `examples 1, 3 and 4`, and how many more there are behind the first ones."""
+    """Return `example 2` or `examples 1, 3 and 4`. Beyond NAMED examples, return how many more there are."""
     shown, rest = list(numbers[:NAMED]), len(numbers) - NAMED
     if rest > 0:
         shown.append(f"{rest} more")
@@ -74,6 +81,7 @@ def _numbers(numbers: Sequence[str]) -> str:
 
 
 def _verdict(rule: LeakRule | None, each: tuple[bool | None, ...], why: str) -> Verdict:
+    """Return the record of a verdict. The batch leaks if any example leaks."""
     known = [leaked for leaked in each if leaked is not None]
     return Verdict(
         rule=rule.name if rule else None,

@@ -1,4 +1,4 @@
-"""A worker process: it makes the plan anew from its source, and runs the jobs that it is told by index."""
+"""A worker process. It builds the plan again from its source, and runs the jobs whose indices it receives."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from leakgauge.audit.specification import Source, parse
 from leakgauge.core import Moment
 
 STEP = 0.02
-"""Least progress of a job that is worth a message."""
+"""Smallest progress of a job, as a fraction, after which a worker sends a message."""
 PR_SET_PDEATHSIG = 1
-"""Of Linux' prctl: the signal that a process gets when its parent ends."""
+"""Option of prctl on Linux that sets the signal a process receives when its parent ends."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has made its plan."""
+    """The message that a worker has built its plan."""
 
 
 @dataclass(frozen=True)
 class Unable:
-    """A worker cannot make the plan that its parent made, and why."""
+    """The message that a worker cannot build the plan that its parent built, with the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Fraction:
-    """How much of a job is done, in [0, 1]."""
+    """The message that a fraction of a job is done, in [0, 1]."""
 
     index: int
     done: float
@@ -51,19 +51,25 @@ Message = Ready | Unable | Fraction | JobResult
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker process does. It sends a Message at a time, and is sent an index, or None to end."""
+    """The main function of a worker process. It receives indices of jobs, or None to end. It sends Messages.
+
+    Args:
+        source: The specification.
+        root: Root seed of the audit.
+    """
 
     source: Source
     root: int
 
     def __call__(self, pipe: Connection) -> None:
+        """Run jobs until None arrives."""
         end_with_parent()
-        # Ctrl-C reaches the whole process group. The parent decides what to do about it.
+        # Ctrl-C reaches the whole process group. The parent alone handles it, and ends its workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if sys.platform != "win32":
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         torch.set_num_threads(1)
-        # A user's factory can end in any way that Python knows. The parent tells the reason, and ends the run.
+        # A user's factory may raise any exception. The parent reports the reason and ends the run.
         planned = tried("plan", lambda: jobs(resolve(parse(self.source))))
         if isinstance(planned, Failed):
             pipe.send(Unable(reason_of(planned.cause)))
@@ -73,7 +79,7 @@ class Worker:
             pipe.send(self.run(planned[index], pipe))
 
     def run(self, job: Job, pipe: Connection) -> JobResult:
-        """Return the result of a job, after messages of its progress."""
+        """Run a job, send messages about its progress, and return its result."""
         sent = 0.0
 
         def told(moment: Moment) -> None:
@@ -87,9 +93,9 @@ class Worker:
 
 
 def end_with_parent() -> None:
-    """End this process when its parent ends, however that ends, and whatever this process computes then."""
+    """End this process when its parent ends, even if the parent is killed or this process is in a long computation."""
     if sys.platform == "linux":
-        # The kernel does it, even while a library holds Python's lock.
+        # The kernel ends the process even while a library holds Python's global lock.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -99,5 +105,5 @@ def end_with_parent() -> None:
         wait([parent.sentinel])
         os._exit(1)
 
-    # It also sees a parent that ended before the line above.
+    # The thread also notices a parent that ended before prctl was called.
     threading.Thread(target=watch, daemon=True).start()
