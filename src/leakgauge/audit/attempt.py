@@ -25,7 +25,7 @@ from leakgauge.inversion.search.claims import judge, plan_of, require_sound
 MOVED = "the reconstruction was rounded to the nearest valid examples"
 """Note of a reconstruction that was rounded to valid examples."""
 BEFORE = "before rounding to valid examples: "
-"""Start of the message of an attack whose result was rounded. The message describes the result before that."""
+"""Start of the message of an attack whose result was rounded. It describes the result before rounding."""
 
 
 UNDEFENDED = "it needs a known defense to undo, and the client has no defense"

@@ -1,4 +1,4 @@
-"""Cases and cells: an audit described by objects."""
+"""The cases of an audit, and the cells that each case is run in."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LISTS = ("attacks", "defenses", "batch_sizes")
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether UTF-8 can hold a text. Names of files may have lone surrogates, which it cannot."""
+    """Return whether UTF-8 can hold a text. It cannot hold the lone surrogates of some file names."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -60,7 +60,7 @@ class Case(Summarized):
         data: The data set that private batches come from.
         model: The network of the client. Its parameters are never changed.
         attacks: The attacks, at least one.
-        defenses: The defenses, at least one. None is no defense.
+        defenses: The defenses, at least one. None stands for no defense.
         batch_sizes: Numbers of examples B in a private batch, each at least 1.
         loss: The client's loss, from outputs and targets to a scalar.
         training: The client's local training. The default, FedSGD, shares one gradient.
@@ -215,7 +215,7 @@ class Case(Summarized):
         return 0 if self.utility is None else self.utility.repeats * (1 + len(self.defenses))
 
     def check(self) -> None:
-        """Raise a UserError for every mistake that shows before an attack runs."""
+        """Raise a UserError if the case has a mistake that can be found before an attack runs."""
         kinds: tuple[tuple[str, Any], ...] = (("attacks", Attack), ("defenses", Defense | None))
         for name, kind in kinds:
             for part in getattr(self, name):
@@ -265,7 +265,7 @@ class Cell(Summarized):
         case: The case that the cell belongs to.
         batch_size: Number of examples B in the private batch.
         repeat: Number of the private batch, from 0.
-        defense: The client's defense. None is no defense.
+        defense: The client's defense, or None if it has none.
         attack: The attack.
 
     Example:
@@ -288,7 +288,7 @@ class Cell(Summarized):
 
     @property
     def observation_path(self) -> str:
-        """Name of the seeds of batch and update. All attacks on one update have the same name."""
+        """Name from which the seeds of batch and update are drawn. All attacks on one update share it."""
         return f"{self.case.name}/b{self.batch_size}/r{self.repeat}/{self.case.title(self.defense)}"
 
 

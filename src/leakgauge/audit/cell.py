@@ -41,7 +41,7 @@ def run_cell(cell: Cell, root: int, progress: Progress = silent) -> JobResult:
     """
     try:
         drawn = drawn_for(cell, root)
-        # Names and reprs of a user's own parts are code that may fail between the steps, too.
+        # Names and reprs of a user's parts run the user's code, which may also fail between the steps.
         with step("check"):
             return contest(cell, root, drawn, described(cell, root, drawn), progress)
     except Failed as failed:
@@ -87,7 +87,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
     domain = case.data.domain
     rule = modality_of(domain).rule
     seeds = Seeds(root).child(cell.observation_path)
-    # Attacks get another root seed. With the audit's, they could draw the batch and the noise again.
+    # With the root seed of the audit, an attack could draw the batch and the noise again. It gets another one.
     own = Seeds(seeds.child("attack").integer(case.title(cell.attack)))
     with step("update"):
         observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
@@ -122,7 +122,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
                 update,
                 count,
                 cell.defense,
-                # This seed has no path. An attack that recognized its control could do worse there on purpose.
+                # The seed has no path. Otherwise an attack could recognize its control and do worse on purpose.
                 seeds=Seeds(own.integer("control")),
                 progress=scale_progress(progress, 0.5, 0.5),
             )
@@ -145,9 +145,9 @@ class Drawn(Summarized):
     Args:
         indices: Places of the private examples in the data set.
         batch: The private batch.
-        decoy: A batch independent of the private one. The blind control attacks the update of it.
+        decoy: A batch independent of the private one. The blind control attacks its update.
         decoy_is: The kind of the decoy's examples, in words.
-        pool: Other inputs (N, *shape) of the data set. N may be 0.
+        pool: Other inputs `(N, *shape)` of the data set. N may be 0.
         notes: Notes on equal examples for the record.
     """
 

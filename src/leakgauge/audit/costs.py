@@ -38,7 +38,7 @@ def training_costs(planned: Sequence[TrainingRun], seed: int) -> tuple[Seconds, 
         key = id(run.case), run.case.title(run.defense)
         if key not in timed:
             timed[key] = measured(partial(seconds_of, run, seed))
-        elif run.defense is None:  # Each repeat divides the data anew, which may fail.
+        elif run.defense is None:  # Each repeat splits the data again, which may fail.
             run.parts(run.data(seed)[0], seed)
     return tuple(timed[id(run.case), run.case.title(run.defense)] for run in planned)
 
@@ -64,6 +64,7 @@ def costs(planned: Sequence[Cell], seed: int) -> tuple[Seconds, ...]:
 
 
 def _setting(cell: Cell) -> tuple[int, int, str]:
+    """Return a key of the case, batch size and defense of a cell."""
     return id(cell.case), cell.batch_size, cell.case.title(cell.defense)
 
 
@@ -126,10 +127,10 @@ def observed(cell: Cell, seed: int, *, defended: bool = True) -> Observation:
 def undefended_seconds(cell: Cell, seed: int) -> float:
     """Return the seconds of one simulated update without a defense, and of its derivative."""
     observation = observed(cell, seed, defended=False)
-    held = is_withheld(observation.training)
-    timely = as_one_gradient(observation) if held else observation
+    withheld = is_withheld(observation.training)
+    timed = as_one_gradient(observation) if withheld else observation
     targets = cell.case.batch(range(cell.batch_size)).targets
-    return step_seconds(timely, targets)
+    return step_seconds(timed, targets)
 
 
 def evaluations(attack: Attack, observation: Observation, defense: Defense | None) -> int:

@@ -1,4 +1,4 @@
-"""The worker processes of a run, managed by their parent: it gives them jobs and replaces lost ones."""
+"""The worker processes of a run. Their parent gives them jobs and replaces lost workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Told = Callable[[int, float], None]
 Done = Callable[[JobResult], None]
 """Receives each result when it is finished, in any order."""
 LOOK = 1.0
-"""Seconds between two checks for ended workers. Mostly, the pipe of a worker reports its end at once."""
+"""Seconds between two checks for ended workers. Usually, the pipe of a worker reports the end at once."""
 TRIES = 2
 """Number of processes that may end during a job before the job counts as failed."""
 PATIENCE = 2.0
@@ -36,9 +36,9 @@ class Member:
 
     Args:
         process: The process.
-        pipe: The parent's end of the pipe to it.
-        ready: Whether it has made its plan.
-        job: Index of the job that it runs. None if it is idle.
+        pipe: The parent's end of the pipe to the process.
+        ready: Whether the worker has made its plan.
+        job: Index of the job that the worker runs, or None if it is idle.
     """
 
     process: BaseProcess
@@ -127,7 +127,7 @@ class Crew:
                 try:
                     member.pipe.send(member.job)
                 except OSError:
-                    # The worker has just ended and did not begin the job. `hear` will notice its end.
+                    # The worker ended before it began the job. `hear` will notice.
                     self.waiting.appendleft(member.job)
                     member.job = None
 

@@ -1,4 +1,4 @@
-"""What parts hold besides numbers: data sets and networks, from the names and tables that stand for them."""
+"""Data sets, networks and public examples, made from their names and tables in a specification."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ from leakgauge.data import Dataset
 DATA = {name: getattr(data, name) for name in data.LOADERS}
 MODELS = {name: getattr(models, name) for name in models.BUILDERS}
 Build = Callable[[Dataset, int | None], nn.Module]
-"""A model for a data set's domain, of so many classes."""
+"""A function that builds a model for the domain of a data set, with the given number of classes."""
 
 
 def model_builder(part: Part, where: str, seed: int) -> Build:
-    """What makes the model that `part` names once the data is known, its options checked now."""
+    """Return a function that builds the model of `part`. It runs later, when the data is known.
+
+    The name and the options of the model are checked now.
+
+    Raises:
+        SpecificationError: The name or an option is wrong.
+    """
     builder = find(part.name, MODELS, where)
     weights = part.options.get("weights")
     if weights is not None and not isinstance(weights, str):
@@ -32,15 +38,15 @@ def model_builder(part: Part, where: str, seed: int) -> Build:
             f"{where}.weights",
             expected="the path of a safetensors file",
             found=repr(weights),
-            remedy="correct the value",
+            remedy="give a path in quotes, or leave weights out",
         )
     train = part.options.get("train", False)
     if not isinstance(train, bool):
         raise SpecificationError(
             f"{where}.train",
-            expected="true for train mode, or false",
+            expected="true for train mode, or false for evaluation mode",
             found=repr(train),
-            remedy="correct the value",
+            remedy="write true or false, without quotes",
         )
     own = ("weights", "train")
     given = {name: value for name, value in part.options.items() if name not in own}
@@ -51,8 +57,8 @@ def model_builder(part: Part, where: str, seed: int) -> Build:
             raise SpecificationError(
                 where,
                 expected="a data set with classes",
-                found=f"{dataset.name!r} without",
-                remedy="state how many classes it has",
+                found=f"{dataset.name!r}, a data set without classes",
+                remedy="set the number of classes of the data set",
             )
         return models.build(
             builder,
@@ -69,9 +75,12 @@ def model_builder(part: Part, where: str, seed: int) -> Build:
 
 @dataclass(frozen=True)
 class Materials:
-    """What attacks may hold besides numbers, from the tables that name it: networks and public examples.
+    """Makes the networks and the public examples that a specification names among the options of a part.
 
-    `most`: how many parts one sweep may name; None allows any number.
+    Args:
+        dataset: Returns the data set of the case. Networks are made for its domain.
+        seeds: Seeds of the case. The weights of networks are drawn from them.
+        most: Largest number of parts in one sweep. None allows any number.
     """
 
     dataset: Callable[[], Dataset]
@@ -79,15 +88,16 @@ class Materials:
     most: int | None = None
 
     def check_size(self, where: str, lists: Mapping[str, int]) -> None:
-        """Raise SpecificationError if a sweep names more than `most` parts, before one of them is made."""
+        """Raise SpecificationError if a sweep has more than `most` parts. None of them has been made yet."""
         check_size(where, {f"values of {name}": count for name, count in lists.items()}, self.most)
 
     def supplied(self, factory: Any, options: Options, where: str) -> Options:
-        """Options with each table, or name, that stands for a network or for examples made into them.
+        """Return the options, with networks and examples in place of their names and tables.
 
-        A list of several is a sweep, as elsewhere.
+        A list of names or tables is a sweep, as for other options.
         """
-        if is_object(factory) or not callable(factory):  # told by `make`
+        # `make` reports options of an object, and a name that makes no part.
+        if is_object(factory) or not callable(factory):
             return options
         makers = {nn.Module: self.network, Tensor: self.examples}
         found = dict(options)
@@ -102,7 +112,13 @@ class Materials:
         return found
 
     def network(self, part: Part, where: str) -> nn.Module:
-        """A network on the audit's domain, of the audit's classes or of so many as `classes` says."""
+        """Return a network for the domain of the case's data.
+
+        The option `classes` sets the number of its classes. The default is that of the data.
+
+        Raises:
+            SpecificationError: The name or an option is wrong.
+        """
         options = part.options
         classes = options.pop("classes", None)
         if classes is not None and (not isinstance(classes, int) or classes is True or classes < 1):
@@ -110,18 +126,18 @@ class Materials:
                 f"{where}.classes",
                 expected="a number of classes, at least 1",
                 found=repr(classes),
-                remedy="correct the value, or leave it out for the data's own",
+                remedy="correct the number, or leave classes out to use the number of the data set",
             )
         build = model_builder(Part(name=part.name, **options), where, self.seeds.integer(where))
         return build(self.dataset(), self.dataset().classes if classes is None else classes)
 
     def examples(self, part: Part, where: str) -> Tensor:
-        """The inputs of a data set, all of them."""
+        """Return all inputs of a data set."""
         return load(part, where).inputs
 
 
 def part_of(value: Any, where: str) -> Part:
-    """A part from its name, or from a table with a name. Raises SpecificationError."""
+    """Return a part from its name or from a table with a name. Raise SpecificationError if it is neither."""
     try:
         return TypeAdapter(Named).validate_python(value, strict=True)
     except ValidationError as error:
@@ -129,7 +145,7 @@ def part_of(value: Any, where: str) -> Part:
 
 
 def load(part: Part, where: str) -> Dataset:
-    """The data set that `part` names, from a loader or a user's own factory."""
+    """Return the data set that `part` names, from one of our loaders or from a user's function."""
     if ":" in part.name and part.name not in DATA:
         return data.custom(part.name, **part.options)
     loader = find(part.name, DATA, where)
@@ -138,7 +154,7 @@ def load(part: Part, where: str) -> Dataset:
 
 
 def listed(values: list[Any], where: str) -> list[Part]:
-    """Parts from a list of names and tables. Raises SpecificationError."""
+    """Return parts from a list of names and tables. Raise SpecificationError for any other value."""
     try:
         return TypeAdapter(list[Named]).validate_python(values, strict=True)
     except ValidationError as error:
@@ -146,10 +162,10 @@ def listed(values: list[Any], where: str) -> list[Part]:
 
 
 def is_object(factory: Any) -> bool:
-    """Whether a name stands for a part made already, not for what makes one."""
-    # A user's own object may run code of its own where its methods are looked up.
+    """Return whether `factory` is a finished part, not a class or function that makes one."""
+    # The look-up of methods may run code of a user's object.
     with guard_user_code(
-        f"an object of type {type(factory).__name__}", "a part that can be looked at"
+        f"an object of type {type(factory).__name__}", "a part whose methods can be looked up"
     ):
         return not isinstance(factory, type) and isinstance(
             factory, (Attack, Defense, LocalTraining)

@@ -1,4 +1,4 @@
-"""Options of a named part, checked against the part's own signature."""
+"""Options of a part in a specification, checked against the signature of the part."""
 
 from __future__ import annotations
 
@@ -19,27 +19,37 @@ from leakgauge.core.references import guard_user_code, import_part
 
 Options = dict[str, Any]
 CONTEXT = frozenset({"domain", "classes", "seed"})
-"""Parameters that an audit fills in itself: never options of a specification."""
+"""Parameters that the audit fills in. A specification cannot set them."""
 
 
 def names(module: ModuleType) -> dict[str, Any]:
-    """What a module exports, by the name that a specification uses: `InvertingGradients` is inverting_gradients."""
+    """Return what a module exports, by its name in a specification.
+
+    The specification calls `InvertingGradients` inverting_gradients.
+    """
     return {snake(name): getattr(module, name) for name in module.__all__}
 
 
 def snake(name: str) -> str:
-    """CamelCase or ACRONYM to snake_case: DLG to dlg, LinearLayer to linear_layer, DPFedAvg to dp_fedavg."""
+    """Return a name of CamelCase or of capitals in snake_case.
+
+    DLG becomes dlg, LinearLayer becomes linear_layer, and DPFedAvg becomes dp_fedavg.
+    """
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", _words(name)).lower()
 
 
 def _words(name: str) -> str:
-    """The name with the field's own spellings, ViT, InstaHide and FedAvg, as one word each."""
+    """Return the name with ViT, InstaHide and FedAvg spelled as one word each."""
     spelled = name.replace("ViT", "Vit").replace("InstaHide", "Instahide")
     return spelled.replace("DPFedAvg", "DP_Fedavg")
 
 
 def find(name: str, known: Mapping[str, Any], where: str) -> Any:
-    """The part called `name`: a known one, or a user's own as `package.module:name`."""
+    """Return the part called `name`. It is in `known`, or a user's own as `package.module:name`.
+
+    Raises:
+        SpecificationError: No part has this name.
+    """
     if name in known:
         return known[name]
     if ":" in name:
@@ -54,20 +64,26 @@ def find(name: str, known: Mapping[str, Any], where: str) -> Any:
 
 
 def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) -> Options:
-    """`options` as `part` declares them: types, ranges and names. Raises SpecificationError."""
+    """Return the options, checked against the names, types and ranges that `part` declares.
+
+    Raises:
+        SpecificationError: An option is unknown, missing, or has another type or range.
+    """
     if not callable(part):
         raise SpecificationError(
             where,
             expected="a class or function",
             found=f"an object of type {type(part).__name__}",
-            remedy="name what makes the part",
+            remedy="name a class, or a function that returns the part",
         )
     hints = type_hints(part)
     with guard_user_code(
-        where, "a part whose options can be read", remedy="declare them one by one"
+        where,
+        "a part whose options can be read",
+        remedy="declare each option in the signature of the part",
     ):
         model = signature_model(part)
-    # TOML has lists alone; strictly, none is a tuple.
+    # TOML has lists but no tuples, and the strict check takes no list for a tuple.
     given = {
         name: tuple(value)
         if isinstance(value, list) and typing.get_origin(hints.get(name)) is tuple
@@ -82,20 +98,20 @@ def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) ->
 
 
 def type_hints(part: Callable[..., Any]) -> dict[str, Any]:
-    """The types of a part's options, ranges included."""
-    # A dataclass's own __init__ knows the names of its module alone, not those that its bases' fields use.
+    """Return the types of a part's options, with their ranges."""
+    # A dataclass's `__init__` sees the names of its own module only. Fields of its bases may use others.
     made = inspect.isclass(part) and not is_dataclass(part)
     maker = part.__init__ if made else part
     with guard_user_code(
         f"part {getattr(part, '__name__', type(part).__name__)!r}",
         "annotations that can be read",
-        remedy="let them name types that its module has when it runs",
+        remedy="annotate with types that the module of the part imports at run time",
     ):
         return typing.get_type_hints(maker, include_extras=True)
 
 
 def signature_model(part: Callable[..., Any]) -> type[BaseModel]:
-    """A pydantic model with one field for each option of `part`."""
+    """Return a pydantic model with one field for each option of `part`."""
     hints = type_hints(part)
     fields: dict[str, Any] = {}
     open_ended = False
@@ -114,7 +130,7 @@ def signature_model(part: Callable[..., Any]) -> type[BaseModel]:
 
 
 def explain(error: ValidationError, where: str, known: Sequence[str]) -> SpecificationError:
-    """The first of pydantic's errors, and how many more there are, in one line."""
+    """Return an error with the first mistake that pydantic found, and the number of other mistakes."""
     first = error.errors()[0]
     path = ".".join(str(step) for step in first["loc"])
     expected = str(first["msg"]).removeprefix("Input should be ")
@@ -124,7 +140,7 @@ def explain(error: ValidationError, where: str, known: Sequence[str]) -> Specifi
         expected = f"an option among {', '.join(known)}" if known else "no options"
         remedy = f"did you mean {close[0]!r}?" if close else "remove it"
     elif first["type"] == "missing":
-        expected, remedy = "a value: this option has no default", "add it"
+        expected, remedy = "a value, as this option has no default", "add the option"
     more = error.error_count() - 1
     missing = first["type"] == "missing"
     return SpecificationError(
@@ -136,15 +152,15 @@ def explain(error: ValidationError, where: str, known: Sequence[str]) -> Specifi
 
 
 def sweep(part: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[Options]:
-    """Yield each combination of the options for which a list stands where `part` takes one value."""
+    """Yield the options once for each combination of swept values. See `swept`."""
     lists = swept(part, options)
     for values in product(*lists.values()):
         yield {**options, **dict(zip(lists, values, strict=True))}
 
 
 def swept(part: Any, options: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the options for which a list stands where `part` takes one value."""
-    if not callable(part):  # told by `checked`
+    """Return the swept options: those that hold a list although `part` takes a single value."""
+    if not callable(part):  # `checked` reports this mistake.
         return {}
     hints = type_hints(part)
     return {
@@ -155,12 +171,12 @@ def swept(part: Any, options: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def takes(hint: Any, kind: type) -> bool:
-    """Whether an option's type is `kind`, or allows it among others."""
+    """Return whether the type of an option is `kind` or a union that contains it."""
     return hint is kind or any(takes(argument, kind) for argument in typing.get_args(hint))
 
 
 def takes_list(hint: Any) -> bool:
-    """Whether an option is itself a list or tuple, so that a list is one value of it."""
+    """Return whether an option takes a list or tuple. A list is then one value, not a sweep."""
     origin = typing.get_origin(hint)
     if origin in (list, tuple, Sequence):
         return True

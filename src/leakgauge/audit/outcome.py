@@ -1,4 +1,4 @@
-"""What a cell found, as its record holds it: scores, the blind control, pictures, the trajectory."""
+"""The record of a cell: scores, blind control, pictures and trajectory."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from leakgauge.modalities import Content, Metric, Modality, modality_of
 from leakgauge.records import Cell, Control, Described, Moment
 
 MOST_TEXT = 10_000
-"""Most characters of a message or a note of an attack in its record."""
+"""Largest number of characters of an attack's message or note in its record."""
 STRIP = 8
-"""Pictures in the strip that shows the trajectory of a reconstruction."""
+"""Largest number of pictures in the strip that shows the trajectory of a reconstruction."""
 
 
 def unscored(
@@ -46,7 +46,11 @@ def unscored(
     """Return the record of a cell that has no scores: its attack could not run, or `failed` ended it.
 
     Args:
-        rule: by which the cell would have been judged. None: by none.
+        told: Description of the cell.
+        rule: Rule that would have judged the cell, or None if there is none.
+        status: Status of the attack.
+        message: Reason why there are no scores.
+        failed: Failure that ended the cell, or None if there was none.
     """
     return Cell(
         **dict(told),
@@ -59,7 +63,13 @@ def unscored(
 
 @dataclass(frozen=True, repr=False)
 class Judged(Summarized):
-    """A reconstruction, which of its guesses stands for which private example (B,), and its scores."""
+    """A reconstruction with its scores.
+
+    Args:
+        found: The reconstruction.
+        order: Index of the reconstructed example that is compared with each private example, `(B,)`.
+        scores: Values of each metric, one for each private example. None if a metric does not apply.
+    """
 
     found: Reconstruction
     order: Tensor
@@ -67,13 +77,20 @@ class Judged(Summarized):
 
     @property
     def inputs(self) -> Tensor:
-        """Guesses (B, *shape) in the order of the private batch."""
+        """Reconstructed inputs `(B, *shape)` in the order of the private batch."""
         return self.found.inputs[self.order]
 
 
 @dataclass(frozen=True, repr=False)
 class Judge(Summarized):
-    """Scores reconstructions of `batch`. `pool` (N, *shape): other inputs that a guess must not point at."""
+    """Scores reconstructions of a private batch.
+
+    Args:
+        domain: Domain of the examples.
+        batch: The private batch.
+        pool: Other inputs `(N, *shape)`. A reconstruction should be nearer to its original than to any of them.
+        labels_granted: Whether the threat model grants the labels. Granted labels are not scored.
+    """
 
     domain: Domain
     batch: Batch
@@ -82,12 +99,12 @@ class Judge(Summarized):
 
     @property
     def modality(self) -> Modality:
-        """How examples of the domain are scored, judged and shown."""
+        """The modality of the domain. It says how examples are scored, judged and shown."""
         return modality_of(self.domain)
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """The metrics that mean something here, by name."""
+        """The metrics that apply to the domain, by name."""
         return self.modality.metrics(self.domain, self.pool)
 
     def __call__(self, found: Reconstruction) -> Judged:
@@ -112,7 +129,16 @@ def scored(
     shown: Pictures,
     drawn: Batches,
 ) -> Cell:
-    """Return the record of a cell whose attack ran."""
+    """Return the record of a cell whose attack ran.
+
+    Args:
+        told: Description of the cell.
+        judge: Scored the reconstructions.
+        guess: The reconstruction of the private batch.
+        control: The reconstruction of the blind control, or its failure.
+        shown: Pictures and trajectory.
+        drawn: The batches of the cell.
+    """
     found, failed = guess.found, control if isinstance(control, Failed) else None
     flags = tuple(map(bool, found.found[guess.order].tolist()))
     blind = control_record(control, drawn.decoy_is)
@@ -148,12 +174,12 @@ def scored(
 
 
 def measured(guess: Judged) -> dict[str, tuple[float | None, ...]]:
-    """Return the scores as a record holds them, without those that mean nothing here."""
+    """Return the scores for a record, without the metrics that do not apply."""
     return {name: tuple(values) for name, values in guess.scores.items() if values is not None}
 
 
 def plain(number: Any) -> Any:
-    """Return a number of Python for a tensor or a NumPy array of one number. A user's attack may return either."""
+    """Return a Python number for a tensor or NumPy array of one number. A user's attack may return either."""
     return (
         number.item()
         if getattr(number, "size", None) == 1 or isinstance(number, Tensor)
@@ -162,18 +188,25 @@ def plain(number: Any) -> Any:
 
 
 def text(told: object) -> str:
-    """Return what an attack says, cut to MOST_TEXT characters."""
+    """Return a message or note of an attack, cut to MOST_TEXT characters."""
     whole = str(told)
     return whole if len(whole) <= MOST_TEXT else f"{whole[: MOST_TEXT - 4]} ..."
 
 
 def cost_record(cost: Cost) -> records.Cost:
-    """Return a cost as a record holds it."""
+    """Return the record of a cost."""
     return records.Cost(evaluations=cost.evaluations, seconds=cost.seconds)
 
 
 def control_record(control: Judged | Failed, kind: str) -> Control:
-    """Return the blind control as a record holds it. One that failed has no scores, so that nothing is judged by it."""
+    """Return the record of the blind control.
+
+    A failed control has no scores, so nothing is judged by it.
+
+    Args:
+        control: The reconstruction of the control's batch, or the failure that prevented it.
+        kind: Examples of the control's batch, in words.
+    """
     kind = f"the same attack on an update of {kind}"
     if isinstance(control, Failed):
         return Control(kind=kind, scores={}, status="failed", message=str(control))
@@ -187,18 +220,28 @@ def control_record(control: Judged | Failed, kind: str) -> Control:
 
 
 class Batches(Protocol):
-    """What a record tells of the batches that were drawn."""
+    """The facts about the drawn batches that a record states."""
 
     @property
-    def decoy_is(self) -> str: ...
+    def decoy_is(self) -> str:
+        """Examples of the blind control's batch, in words."""
+        ...
 
     @property
-    def notes(self) -> tuple[str, ...]: ...
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the record."""
+        ...
 
 
 @dataclass(frozen=True, repr=False)
 class Pictures(Summarized):
-    """What a reader looks at, and the files (by path in the run's folder) that it names."""
+    """Pictures and rows for the reader of a report.
+
+    Args:
+        trajectory: Snapshots along the run of the attack.
+        content: Images or rows of the examples.
+        files: Contents of the image files, by path in the run's folder.
+    """
 
     trajectory: tuple[Moment, ...]
     content: Content
@@ -206,7 +249,7 @@ class Pictures(Summarized):
 
 
 def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> Pictures:
-    """Return the trajectory, and what the domain's modality shows of the examples."""
+    """Return the trajectory and the pictures or rows of the examples, as the domain's modality shows them."""
     files: dict[str, bytes] = {}
     sides = {"original": judge.batch.inputs, "reconstruction": guess.inputs}
     sides["control"] = judge.batch.inputs[:0] if isinstance(control, Failed) else control.inputs
@@ -216,7 +259,7 @@ def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> P
             f"{type(judge.modality).__name__}.content",
             expected="a leakgauge.modalities.Content",
             found=kinds.describe_value(content),
-            remedy="return Content(), where there is nothing to look at",
+            remedy="return Content() if there is nothing to show",
         )
     moments = trajectory(files, index, judge, guess.found.trajectory)
     return Pictures(moments, content, files)
@@ -225,7 +268,7 @@ def show(index: int, judge: Judge, guess: Judged, control: Judged | Failed) -> P
 def trajectory(
     files: dict[str, bytes], index: int, judge: Judge, snapshots: Sequence[Snapshot]
 ) -> tuple[Moment, ...]:
-    """Return up to STRIP snapshots, evenly along the kept ones, each scored for the reader's eyes alone."""
+    """Return the records of up to STRIP evenly spaced snapshots. Their scores are only shown, not judged."""
     if not snapshots:
         return ()
     last = len(snapshots) - 1
@@ -236,7 +279,7 @@ def trajectory(
 def moment(
     files: dict[str, bytes], index: int, judge: Judge, place: int, snapshot: Snapshot
 ) -> Moment:
-    """Return one snapshot, the one at `place` of the trajectory, as a record holds it."""
+    """Return the record of the snapshot at index `place` of the trajectory."""
     domain, truth = judge.domain, judge.batch.inputs
     inputs = nearest_examples(domain, snapshot.inputs)
     inputs = inputs[judge.modality.assignment(domain, truth, inputs)]
@@ -261,30 +304,30 @@ def moment(
 
 
 PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", re.ASCII)
-"""Names of files that every file system knows, without a folder and without a dot at either end."""
+"""File names that every file system accepts. They have no folder, and no dot at either end."""
 LONGEST_FILE = 100
-"""Most characters of such a name."""
+"""Largest number of characters of a file name."""
 
 
 def save(files: dict[str, bytes], index: int, name: str, content: bytes) -> str:
-    """Keep a file under the cell's own folder. Return its path in the run's folder.
+    """Keep a file in the folder of its cell. Return its path in the run's folder.
 
     Raises:
-        DataError: a user's own modality gave another name than a plain one, or something else than bytes.
+        DataError: A user's modality gave a name that is not plain, or contents that are not bytes.
     """
     if not isinstance(name, str) or len(name) > LONGEST_FILE or not PLAIN.fullmatch(name):
         raise DataError(
             "save",
             expected=f"a plain file name of at most {LONGEST_FILE} letters A to Z, digits, dots, - and _",
             found=kinds.describe_value(name),
-            remedy="name the file without a folder, as original-0.png",
+            remedy="give a name without a folder, for example original-0.png",
         )
     if not isinstance(content, bytes):
         raise DataError(
             f"save({name!r})",
             expected="bytes",
             found=kinds.describe_value(content),
-            remedy="encode the picture",
+            remedy="encode the picture, for example as PNG",
         )
     path = f"images/{index:03d}/{name}"
     files[path] = content

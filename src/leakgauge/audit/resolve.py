@@ -1,4 +1,4 @@
-"""From a specification to the objects of an audit."""
+"""Make the cases of an audit from its specification."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from leakgauge.federated import training
 ATTACKS = names(attacks)
 DEFENSES = {name: part for name, part in names(defenses).items() if name != "undefended"}
 INNER = ("attack", "scout")
-"""Options that are an attack each."""
+"""Options whose value is an attack."""
 LOSSES: dict[str, Loss] = {"cross_entropy": functional.cross_entropy}
 TRAININGS = {name.lower(): getattr(training, name) for name in training.__all__}
 PARTS = ("train", "test")
-"""Data sets of `utility`."""
+"""Options of `utility` whose value is a data set."""
 THREATS = {
     name: part
     for name, part in names(threats).items()
@@ -50,21 +50,25 @@ THREATS = {
 
 
 def resolve(specification: Specification, most: int | None = None) -> list[Case]:
-    """Return the cases with their data and models, checked whole.
+    """Return the cases of a specification, with their data and models. Every part is checked.
 
     Args:
-        specification: what the cases are made from.
-        most: how many audits and trainings a case may ask for; None allows any number.
+        specification: The specification.
+        most: Largest number of audits and trainings of a case. None allows any number.
 
     Raises:
-        UserError: the first mistake.
+        UserError: The specification has a mistake. The error reports the first one.
     """
     seeds = Seeds(specification.seed)
     return [resolve_case(i, case, seeds, most) for i, case in enumerate(specification.cases)]
 
 
 def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | None) -> Case:
-    """One case: names and options of every part first, as the likeliest mistakes; then data, then model."""
+    """Return the case number `index`, from 0.
+
+    Names and options of the parts are checked first, since most mistakes are there. Then the data is loaded, and last
+    the model is built.
+    """
     where = f"cases.{index}"
     dataset = cache(lambda: load(case.data, f"{where}.data"))
     made = Materials(dataset, seeds.child(where), most)
@@ -104,7 +108,10 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | 
 
 
 def priced(options: dict[str, Any] | None, where: str) -> Utility | None:
-    """How to measure what defenses cost: numbers checked first, then `train` and `test` loaded."""
+    """Return how to measure the cost of defenses in accuracy, or None if the specification does not ask for it.
+
+    The numbers are checked before `train` and `test` are loaded.
+    """
     if options is None:
         return None
     given = {name: part_of(options[name], f"{where}.{name}") for name in PARTS if name in options}
@@ -116,7 +123,7 @@ def priced(options: dict[str, Any] | None, where: str) -> Utility | None:
 def one(
     part: Part, known: dict[str, Any], where: str, kind: Any, *, without: tuple[str, ...] = ()
 ) -> Any:
-    """The object that `part` names, made with its options, with the methods of `kind`."""
+    """Return the object that `part` names, made with its options except those in `without`. It has the methods of `kind`."""
     options = {key: value for key, value in part.options.items() if key not in without}
     return make(find(part.name, known, where), options, where, kind)
 
@@ -124,7 +131,7 @@ def one(
 def each(
     parts: list[Part], known: dict[str, Any], where: str, kind: Any, materials: Materials
 ) -> list[Any]:
-    """The objects that `parts` name; a list among an option's values is a sweep."""
+    """Return the objects that `parts` name. A part with a swept option gives several. See `swept`."""
     return [
         made
         for i, part in enumerate(parts)
@@ -135,7 +142,7 @@ def each(
 def variants(
     part: Part, known: dict[str, Any], where: str, kind: Any, materials: Materials
 ) -> list[Any]:
-    """The objects that one part names."""
+    """Return the objects that one part names, one for each combination of its swept options."""
     made = []
     factory: Callable[..., Any] = find(part.name, known, where)
     for given in chained(nested(part.options, where, materials), where, materials):
@@ -145,8 +152,8 @@ def variants(
                 raise SpecificationError(
                     f"{where}.{key}",
                     expected="at least one value",
-                    found="none",
-                    remedy="give one, or leave the option out",
+                    found="an empty list",
+                    remedy="give a value, or leave the option out",
                 )
         if is_object(factory):
             made.append(make(factory, options, where, kind))
@@ -158,7 +165,10 @@ def variants(
 
 
 def nested(options: dict[str, Any], where: str, materials: Materials) -> dict[str, Any]:
-    """Options with attacks among them (auto's; those that other attacks run) made into objects."""
+    """Return the options with every attack among them made into an object.
+
+    The option `attacks` of `auto` is a list. The options in `INNER` hold one attack each.
+    """
     for key in INNER:
         if isinstance(options.get(key), (str, dict)):
             inner = nested({"attacks": [options[key]]}, where, materials)["attacks"]
@@ -171,7 +181,10 @@ def nested(options: dict[str, Any], where: str, materials: Materials) -> dict[st
 
 
 def chained(options: dict[str, Any], where: str, materials: Materials) -> Iterator[dict[str, Any]]:
-    """Options with a chain's defenses made into objects: one chain for each combination of their sweeps."""
+    """Yield the options of a chain with its defenses made into objects.
+
+    If options of the defenses are swept, there is one chain for each combination of the defenses.
+    """
     if not isinstance(options.get("defenses"), list):
         yield options
         return
@@ -186,35 +199,43 @@ def chained(options: dict[str, Any], where: str, materials: Materials) -> Iterat
 
 
 def make(factory: Any, options: dict[str, Any], where: str, kind: Any) -> Any:
-    """Call a class or factory with checked options; an object that is a part already takes none."""
+    """Return the part that a class or function makes with checked options.
+
+    A finished object is returned unchanged and takes no options.
+
+    Raises:
+        SpecificationError: An option is wrong, or the made object lacks the methods of `kind`.
+    """
     if is_object(factory):
         if options:
             raise SpecificationError(
                 f"{where}.{next(iter(options))}",
-                expected="no options: the name is of an object, made already",
+                expected="no options, as the name refers to a finished object",
                 found=repr(options),
-                remedy="name its class, or leave the options out",
+                remedy="name the class of the object, or leave the options out",
             )
         return factory
     valid = checked(factory, options, where)
-    with guard_user_code(where, "a part that can be made", remedy="correct it, or its options"):
+    with guard_user_code(
+        where, "a part that can be made", remedy="correct the part or its options"
+    ):
         made = factory(**valid)
         fits = isinstance(made, kind) or factory is no_defense
     if not fits:
         raise SpecificationError(
             where,
-            expected=f"something with the methods of leakgauge.{kind.__name__}",
+            expected=f"an object with the methods of leakgauge.{kind.__name__}",
             found=f"an object of type {type(made).__name__}",
-            remedy="see the protocol's docstring",
+            remedy=f"give it these methods: see the docstring of leakgauge.{kind.__name__}",
         )
     return made
 
 
 def no_defense() -> None:
-    """The update as it is."""
+    """Make no defense. The client sends its update unchanged."""
 
 
 def describe(part: Part) -> str:
-    """`lenet(width=3)`: a part as a reader sees it."""
+    """Return the text of a part for readers, for example `lenet(width=3)`."""
     options = ", ".join(f"{key}={value!r}" for key, value in part.options.items())
     return f"{part.name}({options})" if options else part.name

@@ -1,4 +1,4 @@
-"""A whole audit: check and plan cases, run the plan, keep its records."""
+"""A whole audit, which checks and plans the cases, runs the plan and keeps the records."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def plan(
 ) -> Plan:
     """Return the plan of an audit: its cells and trainings, with an estimate of their time.
 
-    The cases are checked first. To estimate the time, it makes one observation for each case, batch size and defense.
-    It also runs one client's round for each training.
+    The cases are checked first. The estimate needs one observation for each case, batch size and defense. It also needs
+    one client's round for each training.
 
     Args:
         cases: The cases to audit, at least one.
@@ -75,8 +75,8 @@ def plan(
     planned = Plan(tuple(jobs(cases)), (), seed, source)
     check_records(planned)
     with one_thread():
-        foretold = training_costs(planned.trainings, seed)
-        return replace(planned, seconds=(*costs(planned.cells, seed), *foretold))
+        of_trainings = training_costs(planned.trainings, seed)
+        return replace(planned, seconds=(*costs(planned.cells, seed), *of_trainings))
 
 
 def check_records(plan: Plan) -> None:
@@ -155,7 +155,7 @@ def execute(
     run = Run(folder.path if folder else None)
     keeper = Keeper(plan, run, folder, watch)
     clock = time.perf_counter()
-    # Other processes make the cases from the specification. Python objects stay in this process.
+    # Worker processes make the cases again from the specification. Cases made in Python cannot move to them.
     processes = workers if plan.source is not None else 1
     keeper.write(header(plan, command, processes))
     try:
@@ -190,7 +190,10 @@ def one_thread() -> Iterator[None]:
 
 
 def header(plan: Plan, command: str, workers: int) -> Header:
-    """Return the first record. On the same machine and library builds, it is enough to repeat the run bit by bit."""
+    """Return the first record of a run.
+
+    With this record, the run can be repeated bit by bit on the same machine and library builds.
+    """
     source, rules = plan.source, rules_of(cell.case.data.domain for cell in plan.cells)
     return Header(
         specification=source.text if source else None,
@@ -236,7 +239,7 @@ def audit(
         The run with its records.
 
     Raises:
-        UserError: A mistake that shows before an attack runs.
+        UserError: A case has a mistake. It is found before any attack runs.
         OutputLost: A record could not be written. All records before it are complete.
 
     Example:

@@ -1,4 +1,4 @@
-"""Scores of a reconstruction: the first time that anything sees the truth."""
+"""Scores of a reconstruction against the private batch. They are computed after the attack."""
 
 from __future__ import annotations
 
@@ -23,20 +23,27 @@ def score(
     *,
     labels_granted: bool,
 ) -> dict[str, list[float] | None]:
-    """Return metrics by name, one value for each example of the batch, in the batch's order.
+    """Return the values of each metric, one for each example of the batch, in the batch's order.
 
-    `label` is None if labels were granted (there is nothing to leak), if targets are no class labels, or if the attack
-    makes no guess.
+    `label` is None if the labels were granted, as granted labels cannot leak. It is also None if the targets are not
+    class labels, or if the attack recovers no labels.
 
     Args:
-        order: which guess stands for each example (B,).
-        chosen: the metrics of the domain's modality.
+        domain: Domain of the examples.
+        batch: The private batch of B examples.
+        guess: The reconstruction.
+        order: Index of the reconstructed example that is compared with each private example, `(B,)`.
+        chosen: The metrics of the domain's modality, by name.
+        labels_granted: Whether the threat model grants the labels.
+
+    Raises:
+        DataError: A metric returned something else than one real number for each example.
     """
     modality = modality_of(domain)
     truth = modality.coordinates(domain, batch.inputs)
     found = modality.in_range(domain, guess.inputs[order])
     values = {
-        # A user's own metric may write to what it is given. The next one must not see that.
+        # A user's metric may write to its arguments, so each metric gets its own copies.
         name: checked(name, metric(truth.clone(), found.clone()), len(truth))
         for name, metric in chosen.items()
     }
@@ -49,7 +56,7 @@ def score(
 
 
 def checked(name: str, values: object, count: int) -> list[float]:
-    """Return the values of a metric, one for each of `count` examples. Raise DataError unless it gave real numbers."""
+    """Return the values of a metric as a list. Raise DataError unless they are `count` real numbers."""
     if (
         not isinstance(values, Tensor)
         or tuple(values.shape) != (count,)
@@ -60,7 +67,7 @@ def checked(name: str, values: object, count: int) -> list[float]:
             f"metric {name!r}",
             expected=f"a tensor of real numbers of shape ({count},), one for each example",
             found=describe_value(values),
-            remedy="correct the metric",
+            remedy="let the metric return one real number for each example",
         )
     numbers: list[float] = values.tolist()
     return numbers
