@@ -123,7 +123,11 @@ def priced(options: dict[str, Any] | None, where: str) -> Utility | None:
 def one(
     part: Part, known: dict[str, Any], where: str, kind: Any, *, without: tuple[str, ...] = ()
 ) -> Any:
-    """Return the object that `part` names, made with its options except those in `without`. It has the methods of `kind`."""
+    """Return the object that `part` names. It is made with the options of `part` except those in `without`.
+
+    Raises:
+        SpecificationError: A name or an option is wrong, or the object lacks the methods of `kind`.
+    """
     options = {key: value for key, value in part.options.items() if key not in without}
     return make(find(part.name, known, where), options, where, kind)
 
