@@ -140,7 +140,7 @@ def explain(error: ValidationError, where: str, known: Sequence[str]) -> Specifi
         expected = f"an option among {', '.join(known)}" if known else "no options"
         remedy = f"did you mean {close[0]!r}?" if close else "remove it"
     elif first["type"] == "missing":
-        expected, remedy = "a value, as this option has no default", "add the option"
+        expected, remedy = "a value, as this option has no default", "add it"
     more = error.error_count() - 1
     missing = first["type"] == "missing"
     return SpecificationError(
