@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union
 
@@ -37,7 +37,8 @@ def described(hint: Any) -> tuple[str, str]:
     """Return the type that an annotation names, and its range, in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return described(inner[0])[0], interval(inner[1:])
+        limits = [each for each in inner[1:] if isinstance(each, Ge | Gt | Le | Lt)]
+        return described(inner[0])[0], interval(limits) if limits else ""
     if origin in (Union, types.UnionType):
         kinds, limits = zip(*map(described, inner), strict=True)
         return " or ".join(dict.fromkeys(kinds)), " or ".join(filter(None, limits))
@@ -47,12 +48,12 @@ def described(hint: Any) -> tuple[str, str]:
         return PLAIN[hint], ""
     if hint in (None, type(None)):
         return "none", ""
-    if origin is tuple:
+    if origin is tuple and inner:
         return f"list of {described(inner[0])[0]}", ""
     return f"`{getattr(hint, '__name__', str(hint))}`", ""
 
 
-def interval(limits: tuple[Any, ...]) -> str:
+def interval(limits: Sequence[Any]) -> str:
     """Return the range that limits leave, as an interval. A limit that only guards against misuse is left out."""
     low, high, opening, closing = "-∞", "∞", "(", ")"
     for limit in limits:
@@ -72,9 +73,13 @@ def brief(value: object) -> str:
     """Return a default in a few characters. Of a part, only the options that differ from its own defaults."""
     if isinstance(value, tuple) and any(is_dataclass(each) for each in value):
         return f"{len(value)} parts"
-    if not is_dataclass(value) or isinstance(value, type):
+    if isinstance(value, type) or inspect.isroutine(value):
+        # The repr of a function holds its address, which differs from build to build.
+        return "a function" if value.__name__ == "<lambda>" else value.__name__
+    if not is_dataclass(value):
         text = repr(value)
-        return text if len(text) <= NARROW else type(value).__name__
+        plain = len(text) <= NARROW and " at 0x" not in text and "`" not in text
+        return text if plain else type(value).__name__
     changed = []
     for field in fields(value):
         own = getattr(value, field.name)

@@ -13,10 +13,12 @@ from typing import Any
 from options import rows_of
 from pydantic import BaseModel
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
 from leakgauge.audit.resolve import ATTACKS, DEFENSES, THREATS
 from leakgauge.catalog import first_line
 
+LOG = logging.getLogger(__name__)
 ROOMS = {
     "audit": ("Audits and reports", "leakgauge"),
     "core": ("Observations, attacks, plans", "leakgauge.core"),
@@ -48,7 +50,7 @@ def write_pages(app: Sphinx) -> None:
         "threats": ("Threat models", THREATS, grants_of),
     }
     for folder, (title, parts, facts) in kinds.items():
-        pages = {name: page_of(name, part, facts(part)) for name, part in parts.items()}
+        pages = {name: page_or_warning(name, part, facts) for name, part in parts.items()}
         introduction = (root / "_parts" / f"{folder}.md").read_text("utf-8")
         lines = [
             f"- [`{name}`]({name}.md): {first_line(part)}" for name, part in sorted(parts.items())
@@ -79,13 +81,28 @@ def index_of(title: str, introduction: str, lines: list[str], names: list[str]) 
     return "\n".join([f"# {title}", "", introduction.strip(), "", *lines, "", tree, ""])
 
 
+def page_or_warning(name: str, part: type, facts: Callable[[Any], str]) -> str:
+    """Return the page of one class. If it cannot be made, warn and return a page with only a title."""
+    warn_undocumented(f"page {name}, class {part.__name__}", part)
+    # An annotation, a default or a fact of any class can raise any exception.
+    try:
+        return page_of(name, part, facts(part))
+    except Exception as error:  # noqa: BLE001
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        LOG.warning("page %s, class %s: cannot be described: %s", name, part.__name__, reason)
+        return f"# {part.__name__}\n"
+
+
+def warn_undocumented(where: str, part: Any) -> None:
+    """Warn if a class or a function has no docstring of its own. A dataclass without one has its signature."""
+    text = vars(part).get("__doc__") if inspect.isclass(part) else part.__doc__
+    if not (text or "").strip() or text.startswith(f"{part.__name__}("):
+        LOG.warning("%s: expected a docstring, found none", where)
+
+
 def page_of(name: str, part: type, facts: str) -> str:
     """Return the page of one class: its names, its docstring, its options."""
-    module = next(
-        room
-        for room in ("attacks", "defenses", "threats")
-        if part.__module__.startswith(f"leakgauge.{room}")
-    )
+    module = part.__module__.split(".")[1]
     place = f"leakgauge.{module}.{part.__name__}"
     rows = list(rows_of(part))
     table = ["| option | type | range | default |", "|---|---|---|---|", *rows]
@@ -151,6 +168,7 @@ def room_page(name: str) -> str:
     title, module = ROOMS[name]
     lines = [f"# {title}", "", f"Names of `{module}`.", ""]
     for place, part in names_of(module):
+        warn_undocumented(f"page api/{name}, {place}", part)
         lines += directive(*documented(place, part))
         lines.append("")
     return "\n".join(lines)

@@ -101,6 +101,32 @@ SPECIFICATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
         ("attacks", "1,000,000"),
     ),
+    **{
+        f"{old}, an old option of {name}": (
+            SPEC.replace('"linear_layer"', f"{{name = '{name}', {old} = 2}}")
+            if kind == "attacks"
+            else SPEC + f"defenses = [{{name = '{name}', {old} = 0.5}}]",
+            (f"{kind}.0.{old}", f"did you mean '{new}'?"),
+        )
+        for kind, name, old, new in (
+            ("attacks", "inverting_gradients", "trials", "restarts"),
+            ("attacks", "corrected_surrogate", "share", "fraction"),
+            ("defenses", "pixel_dropout", "share", "fraction"),
+            ("defenses", "layer_pruning", "share", "fraction"),
+            ("defenses", "outpost", "share", "fraction"),
+        )
+    },
+    "an old option inside an attack": (
+        SPEC.replace(
+            '"linear_layer"',
+            '{name = "order_invariant", attack = {name = "inverting_gradients", trials = 2}}',
+        ),
+        ("cases.0.attacks.0", ".trials: expected", "did you mean 'restarts'?"),
+    ),
+    "an old name that was never an option of the part": (
+        SPEC.replace('"linear_layer"', '{name = "dlg", trials = 2}'),
+        ("an option among lr, steps, tolerance", "remove it"),
+    ),
     "axes that multiply": (
         SPEC.replace('"linear_layer"', f'{{name = "dlg", steps = {MANY}}}')
         + f'defenses = [{{name = "gaussian_noise", std = {MANY}}}]',

@@ -142,6 +142,7 @@ class TestReading:
         old = b'{"type": "run", "schema": 1, "specification": null}\n'
         for line, found in (
             (old, "found 1"),
+            (line_of(header()).replace(b'"schema_version":3', b'"schema_version":2'), "found 2"),
             (line_of(header()).replace(b'"schema_version":3', b'"schema_version":4'), "found 4"),
             (
                 line_of(header()).replace(b'"schema_version":3', b'"schema_version":"2"'),

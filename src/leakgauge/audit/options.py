@@ -21,6 +21,9 @@ Options = dict[str, Any]
 CONTEXT = frozenset({"domain", "classes", "seed"})
 """Parameters that the audit fills in. A specification cannot set them."""
 
+RENAMED = {"share": "fraction", "trials": "restarts"}
+"""Options that were renamed in 0.3.0: the new name by the old one."""
+
 
 def names(module: ModuleType) -> dict[str, Any]:
     """Return what a module exports, by its name in a specification.
@@ -136,7 +139,9 @@ def explain(error: ValidationError, where: str, known: Sequence[str]) -> Specifi
     expected = str(first["msg"]).removeprefix("Input should be ")
     remedy = "correct the value"
     if first["type"] == "extra_forbidden":
-        close = get_close_matches(str(first["loc"][-1]), known, n=1)
+        given = str(first["loc"][-1])
+        renamed = RENAMED.get(given)
+        close = [renamed] if renamed in known else get_close_matches(given, known, n=1)
         expected = f"an option among {', '.join(known)}" if known else "no options"
         remedy = f"did you mean {close[0]!r}?" if close else "remove it"
     elif first["type"] == "missing":

@@ -55,6 +55,8 @@ def admits(hint: Any, value: Any) -> bool:
     if isinstance(origin, type):
         return _admits_container(origin, inner, value)
     protocol = isinstance(hint, type) and getattr(hint, "_is_protocol", False)
+    if protocol and isinstance(value, type):  # A class has the methods of its objects, unbound.
+        return False
     if protocol and not getattr(hint, "_is_runtime_protocol", False):
         return True
     return not isinstance(hint, type) or isinstance(value, hint)
