@@ -33,6 +33,8 @@ model = {name = "mlp", width = 4, depth = 2}
 attacks = ["linear_layer"]
 """
 MANY = list(range(1, 1001))
+OLD = "trials"
+"""The old name of the option `restarts`."""
 
 
 def one_line(error: BaseException, *words: str) -> None:
@@ -119,12 +121,12 @@ SPECIFICATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "an old option inside an attack": (
         SPEC.replace(
             '"linear_layer"',
-            '{name = "order_invariant", attack = {name = "inverting_gradients", trials = 2}}',
+            f'{{name = "order_invariant", attack = {{name = "inverting_gradients", {OLD} = 2}}}}',
         ),
-        ("cases.0.attacks.0", ".trials: expected", "did you mean 'restarts'?"),
+        ("cases.0.attacks.0", f".{OLD}: expected", "did you mean 'restarts'?"),
     ),
     "an old name that was never an option of the part": (
-        SPEC.replace('"linear_layer"', '{name = "dlg", trials = 2}'),
+        SPEC.replace('"linear_layer"', f'{{name = "dlg", {OLD} = 2}}'),
         ("an option among lr, steps, tolerance", "remove it"),
     ),
     "axes that multiply": (
