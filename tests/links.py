@@ -42,7 +42,10 @@ def page_at(path: Path) -> Page:
 
 def broken_in_site(site: Path) -> Iterator[str]:
     """Yield each link of the site whose file or anchor does not exist."""
-    for path in sorted(site.rglob("*.html")):
+    pages = sorted(site.rglob("*.html"))
+    if not pages:
+        yield f"{site}: expected a built site, found no page. Build the documentation first"
+    for path in pages:
         for link in page_at(path).links:
             parts = urlsplit(link)
             if parts.scheme in ELSEWHERE or parts.netloc:

@@ -18,9 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from leakgauge.audit import Source, parse
+from leakgauge.core.errors import LeakGaugeError
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<<block ends>>"
+LONGEST = 600
+"""Seconds after which the program of a page hangs."""
 NUMBER = r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 
 
@@ -49,27 +52,36 @@ def close(expected: str, printed: str) -> bool:
     return all(math.isclose(float(a), float(b), rel_tol=0.1, abs_tol=1.5) for a, b in pairs)
 
 
-def run(page: Path) -> str:
+def run(page: Path, longest: float = LONGEST) -> str:
     """Run one page. Return what went wrong, or an empty text."""
-    text = page.read_text("utf-8")
-    for language, block in blocks(text):
-        if language == "toml":
-            parse(Source(block))
+    try:
+        text = page.read_text("utf-8")
+        for language, block in blocks(text):
+            if language == "toml":
+                parse(Source(block))
+    except (OSError, UnicodeError, LeakGaugeError) as error:
+        return f"{type(error).__name__}: {error}"
     program, expected = program_of(text)
     if not program:
         return ""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", program],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", program],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=longest,
+            )
+        except subprocess.TimeoutExpired:
+            return f"expected the program to end within {longest:g} s, but it still ran"
     if done.returncode:
-        return f"{done.stdout}\n{done.stderr}"
+        return f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     printed = done.stdout.split(MARK)
+    if len(printed) != program.count(f"print({MARK!r})") + 1:
+        return "expected the program to run to its end, but it ended early with exit code 0"
     wrong = [
         f"expected:\n{block}\nprinted:\n{printed[i].strip()}"
         for i, block in expected.items()
@@ -107,7 +119,10 @@ def main(names: list[str]) -> int:
     failed = 0
     with ThreadPoolExecutor(2) as pool:
         for page, wrong in zip(chosen, pool.map(run, chosen), strict=True):
-            print(f"{page.relative_to(ROOT)}: {'failed' if wrong else 'ok'}", flush=True)
+            print(
+                f"{page.relative_to(ROOT) if page.is_relative_to(ROOT) else page}: {'failed' if wrong else 'ok'}",
+                flush=True,
+            )
             if wrong:
                 failed += 1
                 print(wrong)

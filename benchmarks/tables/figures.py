@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
@@ -25,10 +26,25 @@ def values(rows: Iterable[Row], field: str) -> list[float]:
         at: object = row
         for part in field.split("."):
             at = at.get(part) if isinstance(at, dict) else None
-        if isinstance(at, list):
-            found += [float(value) for value in at if value is not None]
-        elif isinstance(at, (int, float)):
-            found.append(float(at))
+        for value in at if isinstance(at, list) else [at]:
+            if value is None:
+                continue
+            # A string that reads as a number would count as one, and any other one would be lost from n.
+            if not isinstance(value, (int, float)):
+                raise TypeError(f"{field!r} must hold numbers or null, but holds {value!r}")
+            found.append(float(value))
+    return found
+
+
+def once(rows: Iterable[Row]) -> list[Row]:
+    """Return rows without copies. A job that two parts of a run list is measured once, and has two equal rows."""
+    found: list[Row] = []
+    seen: set[str] = set()
+    for row in rows:
+        text = json.dumps(row, sort_keys=True)
+        if text not in seen:
+            found.append(row)
+        seen.add(text)
     return found
 
 

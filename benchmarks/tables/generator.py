@@ -3,53 +3,101 @@
 from __future__ import annotations
 
 import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
-from tables.documents import ROOT, Document, load, names
+from tables.documents import RESULTS, ROOT, Damaged, Document, load, names
+from tables.headlines import headlines
 from tables.index import index
 from tables.page import Page, drawn, written
 
 FOLDER = ROOT / "docs" / "benchmarks"
+T = TypeVar("T")
+MISFITS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+"""Errors of tables whose rows lack a field or hold another type in it."""
 
 
 def page_of(document: Document) -> Page:
     """Return the words of a document's page."""
     page = importlib.import_module(f"tables.pages.{document.benchmark}").PAGE
-    assert isinstance(page, Page), f"tables/pages/{document.benchmark}.py: PAGE is no Page"
+    if not isinstance(page, Page):
+        raise TypeError(f"tables/pages/{document.benchmark}.py: PAGE must be a Page")
     return page
 
 
-def documents() -> list[tuple[Page, Document]]:
+def documents(results: Path = RESULTS) -> list[tuple[Page, Document]]:
     """Return every file of results with its page."""
-    return [(page_of(found), found) for found in map(load, names())]
+    return [(page_of(found), found) for found in (load(name, results) for name in names(results))]
 
 
-def texts() -> dict[str, str]:
+def fitting(path: Path, make: Callable[[], T]) -> T:
+    """Return what is made of results. Raise Damaged if their rows do not fit."""
+    try:
+        return make()
+    except Damaged:
+        raise
+    except MISFITS as error:
+        said = f"{type(error).__name__}: {error}"
+        raise Damaged(path, "rows with the fields that its page reads", said) from error
+
+
+def texts(results: Path = RESULTS) -> dict[str, str]:
     """Return the text of each page by its file name."""
-    every = documents()
-    found = {f"{document.name}.md": written(page, document) for page, document in every}
-    return found | {"index.md": index(every)}
+    every = documents(results)
+    found = {}
+    for page, document in every:
+        path = results / f"{document.name}.json"
+        found[f"{document.name}.md"] = fitting(path, lambda p=page, d=document: written(p, d))  # type: ignore[misc]
+    return found | {"index.md": fitting(results, lambda: index(every, results))}
 
 
-def plots(only: set[str]) -> dict[str, str]:
+def lead(results: Path = RESULTS) -> str:
+    """Return the headline results as the README holds them."""
+    return fitting(results, lambda: headlines("docs/benchmarks/", results))
+
+
+def plots(only: set[str], results: Path = RESULTS) -> dict[str, str]:
     """Return the plot of each page by its file name, or of some pages by the names of their results."""
     from tables.plots import draw
 
     found = {}
-    for page, document in documents():
+    for page, document in documents(results):
         if page.plot is not None and (not only or document.name in only):
-            found[f"{document.name}.svg"] = draw(page.plot, drawn(page, document))
+            path, plot = results / f"{document.name}.json", page.plot
+            found[f"{document.name}.svg"] = fitting(
+                path,
+                lambda p=page, d=document, q=plot: draw(q, drawn(p, d)),  # type: ignore[misc]
+            )
     return found
 
 
-def different() -> list[str]:
+def different(results: Path = RESULTS, folder: Path = FOLDER) -> list[str]:
     """Return the names of pages that are not as the results say: missing, changed, or without results."""
-    made = texts()
-    there = {path.name: path.read_text("utf-8") for path in FOLDER.glob("*.md")}
+    # Bytes, since reading as text would hide other ends of lines.
+    made = {name: text.encode() for name, text in texts(results).items()}
+    there = {path.name: path.read_bytes() for path in folder.glob("*.md")}
     return sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
 
 
-def write(only: set[str]) -> None:
-    """Write all pages, and the plots of some or all of them."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, text in (texts() | plots(only)).items():
-        (FOLDER / name).write_text(text, "utf-8")
+def write(only: set[str], results: Path = RESULTS, folder: Path = FOLDER) -> None:
+    """Write all pages, and the plots of some or all of them. All are made before the first is written."""
+    made = texts(results) | plots(only, results)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in made.items():
+        # A page is replaced in one step, so that a full disk leaves no half of one.
+        part = folder / f".{name}.part"
+        try:
+            part.write_bytes(text.encode())
+            os.replace(part, folder / name)
+        finally:
+            part.unlink(missing_ok=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from tables import figures
-from tables.documents import Row, load
+from tables.documents import RESULTS, Row, load
 
 
-def some(name: str, **wanted: object) -> list[Row]:
+def some(results: Path, name: str, **wanted: object) -> list[Row]:
     """Return the rows of a benchmark whose fields have these values."""
-    rows = load(name).rows
+    rows = load(name, results).rows
     found = [row for row in rows if all(row.get(field) == value for field, value in wanted.items())]
     assert found, f"{name}: no rows with {wanted}"
     return found
@@ -24,10 +25,12 @@ def decibels(rows: Iterable[Row], figure: Callable[[str], figures.Figure], prefi
     return f"{own:.1f} dB (control {blind:.1f}, n = {count:.0f})"
 
 
-def one_image() -> str:
+def one_image(results: Path) -> str:
     """Return what one image gives away, by network."""
-    lenet = some("inverting_gradients", network="lenet", state="trained", method="ours")
-    resnet = some("inverting_gradients", network="resnet20", state="trained", method="ours")
+    lenet = some(results, "inverting_gradients", network="lenet", state="trained", method="ours")
+    resnet = some(
+        results, "inverting_gradients", network="resnet20", state="trained", method="ours"
+    )
     return (
         "**One image: it depends on the network.** "
         f"From a trained LeNet, our attack reconstructs an image with {decibels(lenet, figures.mean)}. "
@@ -35,12 +38,13 @@ def one_image() -> str:
     )
 
 
-def whole_batch() -> str:
+def whole_batch(results: Path) -> str:
     """Return what an exact attack reads beside gradient matching."""
     cell = "MLP, batch 16, equal"
-    exact = some("exact_attacks", part="beside", cell=cell, attack="SPEAR")
-    names = {row["attack"] for row in some("exact_attacks", part="beside", cell=cell)}
+    exact = some(results, "exact_attacks", part="beside", cell=cell, attack="SPEAR")
+    names = {row["attack"] for row in some(results, "exact_attacks", part="beside", cell=cell)}
     adam = some(
+        results,
         "exact_attacks",
         part="beside",
         cell=cell,
@@ -58,12 +62,12 @@ def whole_batch() -> str:
     )
 
 
-def local_steps() -> str:
+def local_steps(results: Path) -> str:
     """Return what local steps of FedAvg hide."""
     setting = {"size": 4, "minibatch": 0, "rate": 1e-3, "draw": 0}
-    one = some("fedavg", **setting, epochs=1, how="corrected")
-    naive = some("fedavg", **setting, epochs=20, how="ignored")
-    adaptive = some("fedavg", **setting, epochs=20, how="corrected")
+    one = some(results, "fedavg", **setting, epochs=1, how="corrected")
+    naive = some(results, "fedavg", **setting, epochs=20, how="ignored")
+    adaptive = some(results, "fedavg", **setting, epochs=20, how="corrected")
     return (
         "**FedAvg's local steps hide less from an adversary that simulates them.** "
         "LeNet, batch of 4, full-batch steps at rate 1e-3, labels granted. "
@@ -73,12 +77,12 @@ def local_steps() -> str:
     )
 
 
-def aggregation() -> str:
+def aggregation(results: Path) -> str:
     """Return what a secure sum of 16 clients still gives away."""
     name, closed = "secure_aggregation", {"network": "mlp 256", "attack": "linear_layer"}
-    mlp = some(name, part="aggregate", clients=16, **closed)
-    lenet = some(name, part="aggregate", network="lenet", clients=16)
-    masked = some(name, part="masked", **closed)
+    mlp = some(results, name, part="aggregate", clients=16, **closed)
+    lenet = some(results, name, part="aggregate", network="lenet", clients=16)
+    masked = some(results, name, part="masked", **closed)
     right, count = (
         figure(mlp) for figure in (figures.above("psnr", figures.EXACT), figures.count("psnr"))
     )
@@ -90,14 +94,14 @@ def aggregation() -> str:
     )
 
 
-def defenses() -> str:
+def defenses(results: Path) -> str:
     """Return which defense holds against an adaptive adversary, and at what price."""
 
     def reads(setting: str, kind: str = "adaptive") -> str:
-        return decibels(some("frontier", setting=setting, kind=kind), figures.mean)
+        return decibels(some(results, "frontier", setting=setting, kind=kind), figures.mean)
 
     def accuracy(setting: str) -> str:
-        rows = some("frontier", setting=setting, kind="accuracy", draw=0)
+        rows = some(results, "frontier", setting=setting, kind="accuracy", draw=0)
         return f"accuracy {100 * rows[0]['accuracy']:.0f}%"
 
     noise, sparse = "Gaussian 0.1", "top-k 0.5"
@@ -120,6 +124,8 @@ HEADLINES = {
 }
 
 
-def headlines(folder: str = "") -> str:
+def headlines(folder: str = "", results: Path = RESULTS) -> str:
     """Return the headline results as a list in Markdown. `folder` leads to the pages."""
-    return "\n".join(f"- {told()} [More]({folder}{name}.md)" for name, told in HEADLINES.items())
+    return "\n".join(
+        f"- {told(results)} [More]({folder}{name}.md)" for name, told in HEADLINES.items()
+    )

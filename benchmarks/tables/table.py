@@ -12,6 +12,8 @@ from tables.figures import Figure
 Cell = float | str | None
 NONE = "–"
 """The cell that stands for no value."""
+HUGE = 1e15
+"""From here a number is written with an exponent, whatever its column's form."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Column:
         if value is None or math.isnan(value):
             return NONE
         if math.isinf(value):
-            return "∞"
+            return "∞" if value > 0 else "-∞"
+        if abs(value) >= HUGE:
+            return f"{value:.1e}"
         return self.form(value) if callable(self.form) else f"{value:{self.form}}"
 
 
@@ -158,7 +162,14 @@ def word(row: Row, key: object) -> str:
         return "yes" if found else "no"
     if isinstance(found, float):
         return f"{found:g}"
-    return str(found).replace("|", "\\|")
+    return plain(str(found))
+
+
+def plain(text: str) -> str:
+    """Return words that stay in their cell and show no HTML, whatever they are."""
+    text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    # One backtick alone would turn the cells behind it into code.
+    return text if text.count("`") % 2 == 0 else text.replace("`", "\\`")
 
 
 def fraction(value: float) -> str:

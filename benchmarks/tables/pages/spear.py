@@ -38,10 +38,11 @@ def title(row: Row) -> str:
 
 def tables(document: Document) -> list[Table]:
     """Return exact search to batch 24, larger batches, then defenses."""
-    plain = [row for row in document.rows if row["defense"] == "none"]
+    rows = figures.once(document.rows)
+    plain = [row for row in rows if row["defense"] == "none"]
     small = [row for row in plain if row["size"] <= 24]
     large = [row for row in plain if row["size"] > 24]
-    rest = [row for row in document.rows if row["defense"] != "none"]
+    rest = [row for row in rows if row["defense"] != "none"]
     by = {"batch": "size", "labels": "labels"}
     return [
         *split(small, title, str, by, COLUMNS),
