@@ -206,7 +206,7 @@ def faults(passage: Passage) -> Iterator[str]:
 
 def cells(path: Path, text: str) -> Iterator[str]:
     """Yield each cell of a table that is too wide."""
-    text = re.sub(r"^```.*?^```", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S)
+    text = re.sub(r"^(`{3,}).*?^\1", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S)
     for number, line in enumerate(text.splitlines(), 1):
         if not line.startswith("|"):
             continue
@@ -242,7 +242,7 @@ def passages(path: Path) -> Iterable[Passage]:
         return of_python(path, text)
     if path.suffix == ".md":
         return of_page(path, text)
-    name = str(path.relative_to(ROOT))
+    name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
     return [Passage(name, i, line, "message") for i, line in enumerate(text.splitlines(), 1)]
 
 
@@ -250,6 +250,11 @@ def check(*names: str) -> list[str]:
     """Return each fault of the files under some paths, as `path:line: fault`."""
     found = []
     for path in files(*names):
+        try:
+            path.read_text("utf-8")
+        except (OSError, UnicodeError) as error:
+            found.append(f"{path}: expected text in UTF-8, found: {error}")
+            continue
         found += [
             f"{p.path}:{p.line}: {p.kind}: {fault}" for p in passages(path) for fault in faults(p)
         ]

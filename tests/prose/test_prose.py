@@ -60,3 +60,13 @@ def test_a_wide_cell_is_found() -> None:
 
 def test_the_readme_is_one_screen() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+
+
+def test_a_file_that_is_not_utf8_is_one_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes(b"# \xe9")
+    (tmp_path / "b.j2").write_text("by turns", "utf-8")
+    assert len(check(str(tmp_path))) == 2
+
+
+def test_a_table_in_a_nested_block_is_code() -> None:
+    assert not list(cells(ROOT / "a.md", f"````\n```\n| {'b' * 90} |\n```\n````\n"))
