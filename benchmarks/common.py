@@ -80,11 +80,12 @@ def measure(
 
     Args:
         task: Measures one job.
-        jobs: The jobs. Their `repr` identifies them in the JSON.
+        jobs: The jobs. Their `repr` identifies them in the JSON. A job that is listed twice runs once.
         given: The command line.
         name: Name of the benchmark.
         data: What the jobs read, if they do not read `images`.
     """
+    jobs = list({repr(job): job for job in jobs}.values())
     commit()  # Read at the start, since the working tree may change during the run.
     kept = earlier(given) if given.resume else {}
     rows: dict[str, Row] = {repr(job): kept[repr(job)] for job in jobs if repr(job) in kept}

@@ -5,20 +5,18 @@ The caller of this script runs `make test` itself, so it is left out. `tests/pag
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from pages import ROOT, blocks
 
 
 def main() -> int:
     """Run each command of the section on installing. Return 1 if the commands are gone."""
     readme = (ROOT / "README.md").read_text("utf-8")
     section = readme.split("## Install and run")[1].split("\n## ")[0]
-    block = re.search(r"^```sh\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
-    commands = [line.partition("#")[0].strip() for line in block[1].splitlines()] if block else []
+    shell = [block for language, block in blocks(section) if language == "sh"]
+    commands = [line.partition("#")[0].strip() for block in shell for line in block.splitlines()]
     if "make audit" not in commands or "make test" not in commands:
         print(
             "README.md: expected `make audit` and `make test` under Install and run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from tables import figures
@@ -134,7 +135,7 @@ def adversaries(
         leaks: Counts the images that leak, or None if the rows do not say it.
     """
     found = [] if uneven(rows, field) else [count()]
-    found = [Column(c.head, of_either(field, c.figure), c.about, c.form) for c in found]
+    found = [replace(c, figure=of_either(field, c.figure)) for c in found]
     for who in ("naive", "adaptive"):
         middle, *spread = score(name=who, center=center)
         images = Column(f"{who} n", figures.count("psnr"), f"images of the {who} attack", ".0f")
@@ -144,7 +145,7 @@ def adversaries(
         if leaks is not None:
             about = f"images that leak to the {who} attack"
             own.append(Column(f"{who} leaks", leaks, about, ".0f"))
-        found += [Column(c.head, figures.where(field, who, c.figure), c.about, c.form) for c in own]
+        found += [replace(c, figure=figures.where(field, who, c.figure)) for c in own]
     spent = figures.where(field, "adaptive", figures.seconds)
     return [*found, Column("s", spent, SECONDS.about, compact)]
 

@@ -91,8 +91,13 @@ def load(name: str, results: Path = RESULTS) -> Document:
         raise Damaged(path, "a whole file of JSON", str(error)) from error
     for expected, found in wrong(name, head):
         raise Damaged(path, expected, found)
-    rows = head.pop("rows")
+    rows = once(head.pop("rows"))
     return Document(name, head, rows)
+
+
+def once(rows: Iterable[Row]) -> list[Row]:
+    """Return rows without copies. Runs before 0.3.0 wrote a row twice if two parts of a run listed its job."""
+    return list({json.dumps(row, sort_keys=True): row for row in rows}.values())
 
 
 def wrong(name: str, head: object) -> Iterator[tuple[str, object]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
@@ -33,18 +32,6 @@ def values(rows: Iterable[Row], field: str) -> list[float]:
             if not isinstance(value, (int, float)):
                 raise TypeError(f"{field!r} must hold numbers or null, but holds {value!r}")
             found.append(float(value))
-    return found
-
-
-def once(rows: Iterable[Row]) -> list[Row]:
-    """Return rows without copies. A job that two parts of a run list is measured once, and has two equal rows."""
-    found: list[Row] = []
-    seen: set[str] = set()
-    for row in rows:
-        text = json.dumps(row, sort_keys=True)
-        if text not in seen:
-            found.append(row)
-        seen.add(text)
     return found
 
 

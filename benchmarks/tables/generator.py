@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from tables.documents import RESULTS, ROOT, Damaged, Document, load, names
-from tables.headlines import headlines
+from tables.headlines import HEADLINES, headlines
 from tables.index import index
 from tables.page import Page, drawn, written
 
@@ -51,47 +52,46 @@ def fitting(path: Path, make: Callable[[], T]) -> T:
         raise Damaged(path, "rows with the fields that its page reads", said) from error
 
 
-def texts(results: Path = RESULTS) -> dict[str, str]:
+def texts(every: Sequence[tuple[Page, Document]], results: Path) -> dict[str, str]:
     """Return the text of each page by its file name."""
-    every = documents(results)
     found = {}
     for page, document in every:
-        path = results / f"{document.name}.json"
-        found[f"{document.name}.md"] = fitting(path, lambda p=page, d=document: written(p, d))  # type: ignore[misc]
-    return found | {"index.md": fitting(results, lambda: index(every, results))}
+        make = partial(written, page, document)
+        found[f"{document.name}.md"] = fitting(results / f"{document.name}.json", make)
+    return found | {"index.md": fitting(results, partial(index, every))}
 
 
 def lead(results: Path = RESULTS) -> str:
     """Return the headline results as the README holds them."""
-    return fitting(results, lambda: headlines("docs/benchmarks/", results))
+    read = {name: load(name, results) for name in HEADLINES}
+    return fitting(results, partial(headlines, read, "docs/benchmarks/"))
 
 
-def plots(only: set[str], results: Path = RESULTS) -> dict[str, str]:
+def plots(every: Sequence[tuple[Page, Document]], only: set[str], results: Path) -> dict[str, str]:
     """Return the plot of each page by its file name, or of some pages by the names of their results."""
     from tables.plots import draw
 
     found = {}
-    for page, document in documents(results):
+    for page, document in every:
         if page.plot is not None and (not only or document.name in only):
-            path, plot = results / f"{document.name}.json", page.plot
-            found[f"{document.name}.svg"] = fitting(
-                path,
-                lambda p=page, d=document, q=plot: draw(q, drawn(p, d)),  # type: ignore[misc]
-            )
+            path = results / f"{document.name}.json"
+            tables = fitting(path, partial(drawn, page, document))
+            found[f"{document.name}.svg"] = fitting(path, partial(draw, page.plot, tables))
     return found
 
 
 def different(results: Path = RESULTS, folder: Path = FOLDER) -> list[str]:
     """Return the names of pages that are not as the results say: missing, changed, or without results."""
     # Bytes, since reading as text would hide other ends of lines.
-    made = {name: text.encode() for name, text in texts(results).items()}
+    made = {name: text.encode() for name, text in texts(documents(results), results).items()}
     there = {path.name: path.read_bytes() for path in folder.glob("*.md")}
     return sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
 
 
 def write(only: set[str], results: Path = RESULTS, folder: Path = FOLDER) -> None:
     """Write all pages, and the plots of some or all of them. All are made before the first is written."""
-    made = texts(results) | plots(only, results)
+    every = documents(results)
+    made = texts(every, results) | plots(every, only, results)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in made.items():
         # A page is replaced in one step, so that a full disk leaves no half of one.

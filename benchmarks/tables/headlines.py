@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 
 from tables import figures
-from tables.documents import RESULTS, Row, load
+from tables.documents import Document, Row
+
+Results = Mapping[str, Document]
+"""The results of each benchmark, by name."""
 
 
-def some(results: Path, name: str, **wanted: object) -> list[Row]:
+def some(results: Results, name: str, **wanted: object) -> list[Row]:
     """Return the rows of a benchmark whose fields have these values."""
-    rows = load(name, results).rows
+    rows = results[name].rows
     found = [row for row in rows if all(row.get(field) == value for field, value in wanted.items())]
     assert found, f"{name}: no rows with {wanted}"
     return found
@@ -25,7 +27,7 @@ def decibels(rows: Iterable[Row], figure: Callable[[str], figures.Figure], prefi
     return f"{own:.1f} dB (control {blind:.1f}, n = {count:.0f})"
 
 
-def one_image(results: Path) -> str:
+def one_image(results: Results) -> str:
     """Return what one image gives away, by network."""
     lenet = some(results, "inverting_gradients", network="lenet", state="trained", method="ours")
     resnet = some(
@@ -38,7 +40,7 @@ def one_image(results: Path) -> str:
     )
 
 
-def whole_batch(results: Path) -> str:
+def whole_batch(results: Results) -> str:
     """Return what an exact attack reads beside gradient matching."""
     cell = "MLP, batch 16, equal"
     exact = some(results, "exact_attacks", part="beside", cell=cell, attack="SPEAR")
@@ -62,7 +64,7 @@ def whole_batch(results: Path) -> str:
     )
 
 
-def local_steps(results: Path) -> str:
+def local_steps(results: Results) -> str:
     """Return what local steps of FedAvg hide."""
     setting = {"size": 4, "minibatch": 0, "rate": 1e-3, "draw": 0}
     one = some(results, "fedavg", **setting, epochs=1, how="corrected")
@@ -77,7 +79,7 @@ def local_steps(results: Path) -> str:
     )
 
 
-def aggregation(results: Path) -> str:
+def aggregation(results: Results) -> str:
     """Return what a secure sum of 16 clients still gives away."""
     name, closed = "secure_aggregation", {"network": "mlp 256", "attack": "linear_layer"}
     mlp = some(results, name, part="aggregate", clients=16, **closed)
@@ -94,7 +96,7 @@ def aggregation(results: Path) -> str:
     )
 
 
-def defenses(results: Path) -> str:
+def defenses(results: Results) -> str:
     """Return which defense holds against an adaptive adversary, and at what price."""
 
     def reads(setting: str, kind: str = "adaptive") -> str:
@@ -124,7 +126,7 @@ HEADLINES = {
 }
 
 
-def headlines(folder: str = "", results: Path = RESULTS) -> str:
+def headlines(results: Results, folder: str = "") -> str:
     """Return the headline results as a list in Markdown. `folder` leads to the pages."""
     return "\n".join(
         f"- {told(results)} [More]({folder}{name}.md)" for name, told in HEADLINES.items()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from tables.documents import RESULTS, Document
+from tables.documents import Document
 from tables.headlines import headlines
 from tables.page import Page, state_of, time_of
 
@@ -28,9 +27,9 @@ PSNR in dB, with the blind control and the number of images n. Compare each numb
 control: only the part above the control has leaked."""
 
 
-def index(every: Sequence[tuple[Page, Document]], results: Path = RESULTS) -> str:
+def index(every: Sequence[tuple[Page, Document]]) -> str:
     """Return the index: headline results, then one table for each theme."""
-    parts = [LEAD, headlines(results=results)]
+    parts = [LEAD, headlines({document.name: document for _, document in every})]
     for theme in THEMES:
         lines = ["| benchmark | what it asks | state | time |", "| :-- | :-- | :-- | :-- |"]
         lines += [entry(page, document) for page, document in every if page.theme == theme]

@@ -131,16 +131,19 @@ def directive(kind: str, place: str, *options: str) -> Iterator[str]:
 
 def knowledge_of(attack: type) -> str:
     """Return what an attack must know, with default options."""
-    needs = sorted(attack().requires)
-    more = f", {', '.join(f'`{each}`' for each in needs)}" if needs else ""
-    return f"Needs to know: the model, the local training, the update{more}."
+    return f"Needs to know: {known(attack().requires)}."
 
 
 def grants_of(threat: type) -> str:
     """Return what a threat model grants, with default options."""
-    grants = sorted(threat().grants)
-    more = f", {', '.join(f'`{each}`' for each in grants)}" if grants else ""
-    return f"Grants by default: the model, the local training, the update{more}."
+    return f"Grants by default: {known(threat().grants)}."
+
+
+def known(names: frozenset[str]) -> str:
+    """Return what every adversary knows, and these names of further knowledge, in words."""
+    return ", ".join(
+        ["the model", "the local training", "the update", *(f"`{name}`" for name in sorted(names))]
+    )
 
 
 def protection_of(defense: type) -> str:
@@ -180,12 +183,9 @@ def documented(place: str, part: Any) -> tuple[str, ...]:
         return "autofunction", place
     if issubclass(part, BaseException):
         return "autoexception", place
-    plain = issubclass(part, enum.Enum | BaseModel)
-    return (
-        ("autoclass", place)
-        if plain
-        else ("autoclass", place, ":members:", ":member-order: bysource")
-    )
+    if issubclass(part, enum.Enum | BaseModel):
+        return "autoclass", place
+    return "autoclass", place, ":members:", ":member-order: bysource"
 
 
 def names_of(module: str) -> Iterator[tuple[str, Any]]:
@@ -195,18 +195,11 @@ def names_of(module: str) -> Iterator[tuple[str, Any]]:
     if module != "leakgauge":
         package = importlib.import_module("leakgauge")
         elsewhere |= {id(getattr(package, name)) for name in package.__all__}
-    for name in sorted(
-        getattr(room, "__all__", [n for n, p in vars(room).items() if inspect.isfunction(p)])
-    ):
+    for name in sorted(room.__all__):
         part = getattr(room, name)
-        own = getattr(part, "__module__", "").startswith(
-            "leakgauge" if module == "leakgauge" else "leakgauge."
-        )
-        if (
-            own
-            and (inspect.isclass(part) or inspect.isfunction(part))
-            and id(part) not in elsewhere
-        ):
+        ours = getattr(part, "__module__", "").startswith("leakgauge.")
+        callable_part = inspect.isclass(part) or inspect.isfunction(part)
+        if ours and callable_part and id(part) not in elsewhere:
             elsewhere.add(id(part))
             yield f"{module}.{name}", part
 

@@ -17,8 +17,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 sys.path.append(str(ROOT / "benchmarks"))
 
 from tables import generator, table  # type: ignore[import-not-found]  # noqa: E402
-from tables.documents import Damaged, Document, load  # type: ignore[import-not-found]  # noqa: E402
-from tables.figures import once, values  # type: ignore[import-not-found]  # noqa: E402
+from tables.documents import Damaged, Document, load, once  # type: ignore[import-not-found]  # noqa: E402
+from tables.figures import values  # type: ignore[import-not-found]  # noqa: E402
 
 NAME = "decentralized"
 WHOLE: dict[str, Any] = json.loads((RESULTS / f"{NAME}.json").read_text("utf-8"))
@@ -130,7 +130,7 @@ def test_any_change_of_a_page_is_found(
     change: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A space, another end of a line and bytes that are no text are changes."""
-    monkeypatch.setattr(generator, "texts", lambda results: {"a.md": "a\nb\n"})
+    monkeypatch.setattr(generator, "texts", lambda every, results: {"a.md": "a\nb\n"})
     (tmp_path / "a.md").write_bytes(b"a\nb\n")
     assert generator.different(folder=tmp_path) == []
     (tmp_path / "a.md").write_bytes(b"a\nb\n".replace(b"\n", change, 1))

@@ -46,9 +46,6 @@ WIDEST = (0.5, 0.05)
 A narrow start separates directions that lie close together, as the directions of two classes do.
 """
 
-Proposer = Callable[[Factors, torch.Generator], Propose]
-"""Take the factors of the gradient and a generator. Return the function that proposes directions."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReluSearch(BaseAttack):

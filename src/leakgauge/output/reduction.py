@@ -45,10 +45,6 @@ class Reduction:
         """Whether all classes have the same weight. Then the labels of other examples do not matter."""
         return self.divisors is None or bool((self.divisors - 1).abs().max() < WITHIN)
 
-    def fraction(self, count: int) -> float:
-        """Return the fraction of its own slope that an example has in a batch of `count`, if `even`."""
-        return 1.0 if self.divisors is None else 1 / count
-
     def fractions(self, labels: Tensor) -> Tensor:
         """Return the fraction (B,) of its own slope that each example has in a batch with labels (B,)."""
         if self.divisors is None:
