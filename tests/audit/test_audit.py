@@ -1,4 +1,4 @@
-"""Audits: complete records, a control beside each cell, the same bits for a seed, and sound endings."""
+"""Audits: complete records, a control for each cell, equal bits for equal seeds, and clean ends of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOMAIN = lg.ImageDomain(1, 8, 8)
 
 
 def noise(count: int = 12, *, classes: int = 4) -> lg.Dataset:
-    """Return uniform random images, so that no two are equal."""
+    """Return uniform random images. No two of them are equal."""
     generator = torch.Generator().manual_seed(0)
     return lg.Dataset(
         "noise",
@@ -55,7 +55,7 @@ def patients(count: int = 6) -> lg.Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Guess:
-    """An attack that returns what its options say, for images and tables."""
+    """An attack whose reconstruction of images or tables has `value` everywhere, with a stated objective and residual."""
 
     value: float = 0.5
     objective: float = 1.0
@@ -98,7 +98,7 @@ def images_case(**changes: Any) -> lg.Case:
 
 
 def strict(folder: Path) -> list[Any]:
-    """Return the records on disk, which a reader can read that knows no NaN and no infinity."""
+    """Return the records on disk. Fail if a line is not strict JSON, which has no NaN and no Infinity."""
 
     def refuse(token: str) -> NoReturn:
         raise AssertionError(f"{token} is not JSON")
@@ -160,7 +160,7 @@ class TestRecords:
         assert cell.model.parameters == sum(p.numel() for p in mlp().parameters())
         assert cell.protocol.model_dump() == {
             "name": "fedsgd",
-            "repr": "FedSGD()",  # as specified
+            "repr": "FedSGD()",
             "kind": "gradient",
             "local_epochs": 1,
             "local_steps": 1,
@@ -285,7 +285,7 @@ class TestRecords:
         lg.audit(case, out=tmp_path / "run")
         _, cell, end = strict(tmp_path / "run")
         assert cell.objectives == (None,)
-        # The audit computes it, whatever the attack says.
+        # The audit computes the residual itself and ignores the value that the attack states.
         assert cell.residual is not None
         assert math.isfinite(cell.residual)
         assert cell.trajectory[0].objective is None
@@ -293,7 +293,7 @@ class TestRecords:
         assert end.interrupted is False
 
     def test_a_guess_is_scored_inside_the_public_range(self) -> None:
-        """A picture shows a value of 3 as white: it is scored as white, too."""
+        """A picture shows a value of 3 as white, so the value is also scored as white."""
         three, white = (
             lg.audit(images_case(attacks=[Guess(value=v)])).cells[0] for v in (3.0, 1.0)
         )
@@ -302,7 +302,7 @@ class TestRecords:
 
 @dataclass(frozen=True)
 class Draws(Guess):
-    """An attack that keeps the seeds that it is given."""
+    """An attack that records the seeds of each of its calls in `given`."""
 
     given: list[lg.Seeds] = field(default_factory=list, repr=False)
 
@@ -321,7 +321,7 @@ def test_the_seeds_of_an_attack_do_not_draw_the_batch() -> None:
         case.indices(3, 0, seeds.child(case.name))[0] for seeds in attack.given[:1]
     ]
     assert all(seeds.root != 7 for seeds in attack.given)
-    # Nor do they tell the private run from its control.
+    # An attack must not recognize from its seeds whether it attacks the private batch or the control.
     assert [seeds.path for seeds in attack.given] == ["", ""]
 
 
@@ -352,7 +352,7 @@ class TestDraws:
         assert case.indices(7, 0, lg.Seeds(0))[1] == []
 
     def test_the_control_has_no_example_of_the_batch(self) -> None:
-        """Images that a data set holds twice count as one: as control they would score like the truth."""
+        """The control leaves out copies of private images, since a copy would score as well as the original."""
         twice = [0, 1, 2, 3]
         case = images_case(batch_sizes=[4], examples=twice, attacks=[Guess()])
         inputs = case.data.inputs.clone()
@@ -383,7 +383,7 @@ class TestDraws:
         assert not [note for note in record.notes if "equal" in note]
 
     def test_the_control_bears_the_labels_that_are_granted(self) -> None:
-        """A control that could not know the labels would score below what the labels alone tell."""
+        """The control has the granted labels too. Without them, its scores would be lower than labels alone allow."""
         seen: list[list[int]] = []
 
         @dataclass(frozen=True)
@@ -422,7 +422,7 @@ class TestDraws:
 
 class TestControl:
     def test_it_scores_at_chance(self) -> None:
-        """The control's PSNR is that of two images picked at random; the reconstruction's is not."""
+        """The control's mean PSNR is that of random pairs of images. The reconstruction's PSNR is far higher."""
         run = lg.audit(images_case(repeats=8))
         control = [cell.control.scores["psnr"][0] for cell in run.cells]
         guess = [cell.scores["psnr"][0] for cell in run.cells]
@@ -439,7 +439,7 @@ class TestControl:
         assert cell.scores["psnr"] == cell.control.scores["psnr"]
 
 
-# Images so small that SSIM needs no scikit-image, whose import is the most of a worker's time.
+# For images of 2 x 2 pixels, SSIM needs no scikit-image. Its import would take most of a worker's time.
 TINY = """
 import torch
 
@@ -525,7 +525,8 @@ class TestPlan:
         planned = plan([case])
         assert len(planned.seconds) == len(planned.cells) == 4
         assert planned.seconds[1] == pytest.approx(100 * planned.seconds[0])
-        assert planned.seconds[2:] == (0.0, 0.0)  # it is for one example alone
+        # iDLG attacks only batches of one example, so larger batches cost nothing.
+        assert planned.seconds[2:] == (0.0, 0.0)
         assert planned.total == sum(planned.seconds) > 0
 
     @pytest.mark.parametrize(
@@ -558,7 +559,7 @@ class TestPlan:
         assert not (tmp_path / "run").exists()
 
     def test_every_batch_size_is_checked(self, tmp_path: Path) -> None:
-        """BatchNorm in train mode refuses one example, and takes four."""
+        """BatchNorm in train mode refuses a batch of one example, but accepts a batch of four."""
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4)).train()
         case = images_case(model=model, batch_sizes=[1, 4])
         with pytest.raises(lg.ModelError, match="more than 1 value"):
@@ -574,7 +575,7 @@ class TestPlan:
 
 class TestEndings:
     def interrupted(self, tmp_path: Path, call: int) -> lg.Run:
-        """Ctrl-C in the middle of an attack: its call number `call`, counted from 1."""
+        """Audit three cells, and interrupt call number `call` of the attack, counted from 1, as Ctrl-C would."""
         calls = 0
 
         def count() -> None:
@@ -606,7 +607,7 @@ class TestEndings:
     def test_ctrl_c_while_a_record_is_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: int
     ) -> None:
-        """The signal falls between a cell's line and its count: both must tell the same."""
+        """Ctrl-C comes after a cell's line is written and before the cell is counted. The count must match the lines."""
         written = 0
 
         def fsync(_: int) -> None:
@@ -702,7 +703,7 @@ def test_a_record_names_the_attack_within_an_attack() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signal masks are POSIX")
 def test_a_process_started_uninterrupted_does_not_see_ctrl_c() -> None:
-    """Not even before its first line runs: a handler of its own would come too late."""
+    """The signal is blocked before the first line of the process runs. A handler in the process would come too late."""
     code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with unheard_by_children():

@@ -1,4 +1,4 @@
-"""Utility in an audit: what is trained, written down, foretold and refused."""
+"""Utility in an audit: its trainings, their records, their estimated time, and refused options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOMAIN = lg.ImageDomain(1, 8, 8)
 
 
 def noise(count: int = 40, *, seed: int = 0, size: int = 8, classes: int = 4) -> lg.Dataset:
-    """Images whose brightness is their label: quick to learn."""
+    """Return random images that grow brighter with their label. A model learns them quickly."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.arange(count) % classes
     inputs = torch.rand((count, 1, size, size), generator=generator) / 4
@@ -43,6 +43,7 @@ def case(**changes: Any) -> lg.Case:
 
 
 def on_disk(folder: Path) -> list[Any]:
+    """Return the records that a run wrote to its folder."""
     return list(read(folder / "records.jsonl"))
 
 
@@ -135,7 +136,7 @@ class TestClaims:
 
 @dataclass(frozen=True, kw_only=True)
 class Told(Undefended):
-    """Says an epsilon of what it is asked."""
+    """A defense that states an epsilon: `bound` times the number of steps times the sample rate."""
 
     bound: float = 1.0
     protects: Protected = "example"
@@ -150,9 +151,10 @@ class Told(Undefended):
 
 class TestEpsilon:
     def of(self, defense: lg.Defense, **changes: Any) -> Epsilon:
+        """Train under a defense, and return the epsilon of its record."""
         utility = lg.Utility(clients=2, rounds=3, examples=5, **changes)
         run = lg.audit(case(defenses=[defense], utility=utility))
-        assert run.trainings[0].epsilon is None  # of no defense
+        assert run.trainings[0].epsilon is None  # The training without a defense has no epsilon.
         found = run.trainings[1].epsilon
         assert found is not None
         sizes = run.trainings[1].sizes
@@ -284,13 +286,14 @@ class TestPlan:
 def test_ctrl_c_in_a_training_keeps_what_is_finished(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Interrupting(Undefended):
-        """Ends the second training, in its second round."""
+        """Raise KeyboardInterrupt in the second round of the second training."""
 
         rounds: Any = field(default=None, repr=False)
 
         def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
             self.rounds.append(1)
-            if len(self.rounds) > 2 + 1 + 2:  # a cell's two, one to foretell, one round of two
+            # Before: 2 updates for the cell, 1 for the estimate of time, and 2 clients in the first round.
+            if len(self.rounds) > 2 + 1 + 2:
                 raise KeyboardInterrupt
             return update
 

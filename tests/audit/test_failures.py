@@ -1,4 +1,4 @@
-"""One failing cell never ends an audit: it becomes a record, and all others run."""
+"""A cell that fails never ends an audit. It becomes a record, and all other cells run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,14 @@ def nothing() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Own:
-    """A user's own attack, with no base class. `change` makes of a gray guess what it returns."""
+    """A user's own attack without a base class.
+
+    Args:
+        change: Function that turns a gray reconstruction into the result of the attack.
+        on_check: Function that is called when the attack makes its plan.
+        on_call: Function that is called when the attack runs.
+        name: Name that tells two attacks apart.
+    """
 
     change: Callable[[lg.Reconstruction], Any] = field(default=lambda guess: guess, repr=False)
     on_check: Callable[[], None] = field(default=nothing, repr=False)
@@ -72,7 +79,7 @@ class Own:
 
 
 def once(error: BaseException) -> Callable[[], None]:
-    """A function that raises `error` at its first call alone."""
+    """Return a function that raises `error` at its first call, but not at later ones."""
     errors = [error]
 
     def fail() -> None:
@@ -83,7 +90,7 @@ def once(error: BaseException) -> Callable[[], None]:
 
 
 def raising(error: BaseException, *, after: int = 0) -> Callable[[], None]:
-    """A function that raises `error` once it was called more than `after` times."""
+    """Return a function that does nothing in its first `after` calls, and raises `error` in all later ones."""
     calls = 0
 
     def fail() -> None:
@@ -118,7 +125,8 @@ class TestAttack:
     def test_an_exception_is_a_record_and_the_others_run(
         self, tmp_path: Path, error: BaseException, step: str
     ) -> None:
-        fails = raising(error, after=1 if step == "check" else 0)  # the plan checks first
+        # The plan of the audit calls `on_check` once. The second call is in the cell.
+        fails = raising(error, after=1 if step == "check" else 0)
         own = Own(on_check=fails) if step == "check" else Own(on_call=fails)
         case_ = case(attacks=[own, attacks.LinearLayer()])
         run = lg.audit(case_, out=tmp_path / "run")
@@ -183,7 +191,7 @@ class TestAttack:
         assert sound.status == "unconverged"
 
     def test_a_model_that_takes_no_input_with_a_graph(self) -> None:
-        """Whether an attack declines it or fails on it: the one beside it runs."""
+        """The attack may decline the model or fail on it. The other attack still runs."""
 
         class Picky(nn.Module):
             def __init__(self) -> None:
@@ -281,7 +289,7 @@ class TestUnsound:
             Own(change=replaced(status="certified", residual=1e-6), name="proven"),
         ]
         found = lg.audit(case(attacks=claims)).cells
-        # Gray explains nothing. The residual that counts is the one that the audit computes.
+        # A gray image does not explain the update. The audit uses its own residual, not the one that the attack states.
         assert [cell.status for cell in found] == ["unconverged"] * 4
         assert all(cell.residual > 0.1 for cell in found)
 
@@ -332,7 +340,7 @@ class TestUnsound:
 class TestControl:
     @pytest.fixture
     def run(self, tmp_path: Path) -> lg.Run:
-        """An attack that works on the private update, and fails on the control's."""
+        """Return a run with two attacks. The first one works on the private update and fails on the control's."""
         half = Own(on_call=raising(ValueError("not twice"), after=1))
         return lg.audit(case(attacks=[half, attacks.LinearLayer()]), out=tmp_path / "run")
 
@@ -354,13 +362,15 @@ class TestControl:
     def test_it_is_never_called_a_leak(self, run: lg.Run) -> None:
         assert run.folder is not None
         half = run.cells[0]
-        exact = half.scores | {"psnr": (200.0,)}  # however good it looks
+        # Even an almost exact reconstruction is not judged without a control.
+        exact = half.scores | {"psnr": (200.0,)}
         assert judged(IMAGE_RULE, exact, {}, half.found, better="higher").leaks is None
         page = lg.write_report(run.folder).read_text("utf-8")
         assert "1 blind control failed." in page
         assert "There is no blind control: ValueError: not twice" in page
         assert page.count("not judged") >= 2
-        assert "1 of 1 undefended audit, " in page  # the other attack's alone
+        # Only the audit with the other attack counts.
+        assert "1 of 1 undefended audit, " in page
 
     def test_a_defense_is_not_credited_without_a_control(self, tmp_path: Path) -> None:
         calls = count()
@@ -411,7 +421,7 @@ class TestControl:
 
 @dataclass(frozen=True, kw_only=True)
 class Breaking(Undefended):
-    """A user's own defense that fails whenever it acts."""
+    """A user's own defense that fails on every update."""
 
     def on_update(self, update: lg.Update, *, seeds: lg.Seeds) -> lg.Update:
         raise KeyError("weight")
@@ -484,7 +494,7 @@ class TestReport:
         assert 'id="failed"' not in page
 
     def test_a_recommendation_rests_on_no_failed_audit(self, tmp_path: Path) -> None:
-        """An attack that reads the undefended update, and fails on the defended one, says nothing of it."""
+        """The attack works on the undefended update and fails on the defended one. This says nothing about the defense."""
 
         @dataclass(frozen=True, kw_only=True)
         class Shy(Own):

@@ -1,4 +1,4 @@
-"""No audit writes a line that its own reader refuses."""
+"""The reader of records accepts every line that an audit writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from leakgauge.records import Cell, line_of, read, reading
 from leakgauge.records.values import LONGEST_TEXT, printable
 
 LESS = 150
-"""Bytes that a line is too long. Times have a few digits more in one run than in another."""
+"""Number of bytes by which a line is made too long.
+
+The times in a record may have a few more digits in one run than in another, so a few bytes would not be enough.
+"""
 
 
 def table(columns: int) -> lg.Dataset:
@@ -26,6 +29,7 @@ def table(columns: int) -> lg.Dataset:
 
 
 def run_of(tmp_path: Path, data: lg.Dataset) -> lg.Run:
+    """Audit a data set, check that its records and report can be read, and return the run."""
     size = data.inputs[0].numel()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

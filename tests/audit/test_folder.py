@@ -1,4 +1,4 @@
-"""The folder of a run: whole lines, whatever ends the process."""
+"""The folder of a run holds only whole lines, however the process ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ while True:
     folder.append(one, {"images/000/a.png": b"x" * 1000})
 """
 LIMIT = 100.0
-"""Seconds that a loaded machine may take to import and write."""
+"""Time limit in seconds to import and write, long enough for a busy machine."""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")

@@ -1,4 +1,4 @@
-"""A user's own: module, loss, batch, files, factories, attack and defense."""
+"""Audits of a user's own module, loss, batch, files, factories, attack and defense."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from leakgauge.records import Cell, read
 
 
 class Theirs(nn.Module):
-    """A module with a parametrization, a buffer and a loss of its own: nothing of ours."""
+    """A user's own module with a buffer. It derives from no class of LeakGauge."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ def theirs(channels: int = 3, classes: int = 4) -> Theirs:
 
 
 def hinge(output: Tensor, target: Tensor) -> Tensor:
-    """A loss that is not cross-entropy: the squared multi-class margin."""
+    """Return a loss other than cross-entropy: the mean squared multi-class margin."""
     right = output.gather(1, target[:, None])
     return (1 - right + output).clamp(min=0).square().mean()
 
 
 def once(output: Tensor, target: Tensor) -> Tensor:
-    """A loss whose gradient PyTorch cannot differentiate again."""
+    """Return a loss that PyTorch can differentiate only once."""
     return nn.functional.multi_margin_loss(output, target, p=2)
 
 
@@ -93,7 +93,7 @@ class TestModuleLossAndBatch:
         assert cell.scores["columns_read"] == (1.0,)
 
 
-def specified(tmp_path: Path, data: str, *settings: str) -> list[Cell]:
+def audit_data(tmp_path: Path, data: str, *settings: str) -> list[Cell]:
     """Return the cells that a small audit of `data` wrote to disk."""
     text = (
         f'data = {data}\nmodel = {{name = "mlp", width = 16, depth = 2}}\nattacks = "linear_layer"'
@@ -113,7 +113,7 @@ class TestFiles:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{i}.png")
         data = f'{{name = "image_folder", path = "{tmp_path / "scans"}"}}'
-        (cell,) = specified(tmp_path, data)
+        (cell,) = audit_data(tmp_path, data)
         assert cell.data.name == "scans"
         assert cell.data.label_names[0] in ("benign", "malignant")
         assert cell.scores["psnr"][0] > 50
@@ -131,7 +131,7 @@ class TestFiles:
             classes=np.array(["a", "b", "c"]),
         )
         data = f'{{name = "npz", path = "{tmp_path / "mine.npz"}"}}'
-        small, large = specified(tmp_path, data, "training.batch_size=[1, 2]")
+        small, large = audit_data(tmp_path, data, "training.batch_size=[1, 2]")
         assert small.scores["psnr"][0] > 50
         assert len(large.data.label_names) == 2
         assert large.data.name == "mine"
@@ -146,7 +146,7 @@ class TestFiles:
             highs=np.array([100, 300]),
         )
         data = f'{{name = "npz", path = "{tmp_path / "ward.npz"}"}}'
-        (cell,) = specified(tmp_path, data)
+        (cell,) = audit_data(tmp_path, data)
         assert [column.name for column in cell.data.columns] == ["age", "glucose"]
         assert cell.rows.reconstruction[0] == pytest.approx(cell.rows.original[0], rel=1e-3)
 
@@ -156,13 +156,13 @@ class TestFiles:
         (tmp_path / "data").mkdir()
         np.savez(tmp_path / "data/mine.npz", images=self.pixels(4, 1), labels=np.arange(4) % 2)
         monkeypatch.setenv("LEAKGAUGE_DATA", str(tmp_path))
-        (cell,) = specified(tmp_path, '{name = "npz", path = "mine.npz"}')
+        (cell,) = audit_data(tmp_path, '{name = "npz", path = "mine.npz"}')
         assert cell.status == "certified"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """An attack of one's own: every pixel of every image is one value. Satisfies the protocol, inherits nothing."""
+    """A user's own attack. It has no base class, and returns images whose pixels all have one value."""
 
     value: float = 0.5
 
@@ -191,7 +191,7 @@ class Mean:
 
 @dataclass(frozen=True, kw_only=True)
 class FirstLayerSilent:
-    """A defense of one's own: the first layer's gradient stays at home. Inherits nothing."""
+    """A user's own defense without a base class. It multiplies the gradient of the first layer by `fraction`."""
 
     fraction: float = 0.0
 
@@ -224,7 +224,7 @@ def own_case(**changes: Any) -> lg.Case:
 
 
 class TestLossWithoutASecondDerivative:
-    """Local training works with this loss. Gradient matching differentiates it twice and fails."""
+    """Local training differentiates the loss `once` one time and works. Gradient matching needs two times and fails."""
 
     def test_the_closed_form_needs_none(self) -> None:
         (cell,) = lg.audit(own_case(loss=once, attacks=[lg.attacks.LinearLayer()])).cells
@@ -313,7 +313,7 @@ def model(domain, classes):
 
 class TestSpecification:
     def test_everything_by_reference(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Data, model, loss, attack and defense of one's own, from a file."""
+        """A specification names the user's own data, model, loss, attack and defense."""
         monkeypatch.setitem(__import__("sys").modules, "tests_own_base", _this())
         (tmp_path / "their_factories.py").write_text(FACTORIES, "utf-8")
         monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""A user's own defense is one file: a class without a base class, whose effects its adversary reads."""
+"""A user's own defense is a class in one file, without a base class. Its adversary reads its stated effects."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def written(folder: Path, effects: str) -> None:
-    """Write the user's one file."""
+def write_defense(folder: Path, effects: str) -> None:
+    """Write the user's module with the defense Fog. `effects` is the code of its property `effects`, or empty."""
     (folder / "own_fog.py").write_text(DEFENSE.replace("{effects}", effects.strip()), "utf-8")
 
 
 def audit(folder: Path, effects: str) -> list[Cell]:
-    written(folder, effects)
+    write_defense(folder, effects)
     return execute(plan_from(Source(AUDIT)), out=folder / "run").cells
 
 
@@ -91,7 +91,7 @@ def test_its_adaptive_adversary_runs_in_an_audit(folder: Path) -> None:
 
 
 def test_the_adversary_weighs_by_the_noise_that_it_states(folder: Path) -> None:
-    written(folder, STATED)
+    write_defense(folder, STATED)
     import own_fog
 
     attack = lg.attacks.BayesOptimal(steps=1)
@@ -114,7 +114,7 @@ def test_one_that_states_nothing_is_not_undone(folder: Path) -> None:
 def test_wrong_effects_end_a_command_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written(folder, "effects = 'noise'")
+    write_defense(folder, "effects = 'noise'")
     (folder / "audit.toml").write_text(AUDIT, "utf-8")
     assert main(["audit", str(folder / "audit.toml"), "--out", str(folder / "run")]) == 2
     said = capsys.readouterr().err.strip()

@@ -1,4 +1,4 @@
-"""A user's own modality: what can be known is refused before anything runs, all else fails its own cell alone."""
+"""A user's own modality. Mistakes that show early are refused before anything runs. Others fail only their cell."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADLINE = Headline(
 
 
 class Plain(Modality):
-    """Score by one error."""
+    """A modality with one metric, the mean squared error."""
 
     headline = HEADLINE
     layout = "pictures"
@@ -40,14 +40,14 @@ class Plain(Modality):
 
 
 class Mine(lg.ImageDomain):
-    """Images of a user's own kind, with a modality that tests exchange."""
+    """Images of a user's own kind. Each test sets its own modality."""
 
     kind: Any = "mine"  # type: ignore[assignment]
     modality: Any
 
 
-def audited(tmp_path: Path, **changes: Any) -> lg.Run:
-    """Audit a domain whose modality has these attributes, then a sound case."""
+def audit_modality(tmp_path: Path, **changes: Any) -> lg.Run:
+    """Audit two cases: one whose modality is Plain with these changes, and one without mistakes."""
     kind = changes.pop("kind", "mine")
     part = type("Changed", (Plain,), changes)()
     domain = type("Own", (Mine,), {"kind": kind, "modality": part})(1, 8, 8)
@@ -84,7 +84,7 @@ def test_what_can_be_known_is_refused_before_anything_runs(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(lg.UserError) as error:
-        audited(tmp_path, **changes)
+        audit_modality(tmp_path, **changes)
     assert "\n" not in str(error.value)
     assert "errors.pydantic.dev" not in str(error.value)
     assert "AttributeError: 'str'" not in str(error.value)
@@ -140,7 +140,7 @@ def test_a_picture_that_cannot_be_kept_fails_its_cell_alone(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     (tmp_path / "run").mkdir()
-    run = audited(tmp_path, **changes)
+    run = audit_modality(tmp_path, **changes)
     failed, sound = run.cells
     assert failed.failure is not None
     assert failed.failure.step == "picture"
@@ -163,7 +163,7 @@ def test_a_part_that_fails_once_it_runs_is_described_as_unknown(tmp_path: Path) 
         asked.append(domain)
         return () if len(asked) == 1 else fails()
 
-    failed, sound = audited(tmp_path, columns=columns).cells
+    failed, sound = audit_modality(tmp_path, columns=columns).cells
     assert failed.failure is not None
     assert (failed.status, failed.failure.step) == ("failed", "data")
     assert failed.data.name == "unknown: it could not be described"
@@ -215,7 +215,7 @@ def test_scores_of_another_kind_are_told_in_our_words(
     def metrics(self: Modality, domain: lg.Domain, decoys: Tensor) -> dict[str, Metric]:
         return {"error": lambda truth, guess: score(truth)}
 
-    failed, sound = audited(tmp_path, metrics=metrics).cells
+    failed, sound = audit_modality(tmp_path, metrics=metrics).cells
     assert failed.failure is not None
     assert failed.failure.step == "metric"
     expected = "metric 'error': expected a tensor of real numbers of shape (1,), one for each"

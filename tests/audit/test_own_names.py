@@ -1,4 +1,4 @@
-"""Names from others: `package.module:name` leads to a user's own part, or is refused in one line."""
+"""References in specifications: `package.module:name` finds a user's own part, or is refused in one line."""
 
 from __future__ import annotations
 
@@ -251,7 +251,7 @@ def test_what_others_wrote_is_no_part(own: str, section: str, reference: str) ->
 
 
 def test_modules_of_python_are_not_even_imported(own: str) -> None:
-    """Some do things when they are: this one opens a browser."""
+    """Some modules act when they are imported. The module `antigravity` opens a browser."""
     line_of(lambda: import_part("antigravity:fly", "x"))
     assert "antigravity" not in sys.modules
 
@@ -377,7 +377,7 @@ def test_an_exception_whose_text_fails_is_told_of_an_attack(
 def test_a_users_own_package_may_bear_any_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A requirement lies in its own folder: a module of the same name elsewhere is another."""
+    """A user's module may have the name of an installed package, since it lies in another folder."""
     (tmp_path / "playwright.py").write_text("def data(): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in list(sys.modules):

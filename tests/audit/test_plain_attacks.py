@@ -1,4 +1,4 @@
-"""A plain class with `requires` and `plan` gets the same in an audit and in Auto as an attack with our base class."""
+"""An audit and Auto treat a plain class with `requires` and `plan` like an attack that has our base class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from leakgauge.core import Progress, Tensors
 
 
 class Plain:
-    """Guess what all generators give, without a repr, a clock or a residual."""
+    """An attack without a base class, a repr, a time or a residual. Its images hold a mean of random numbers."""
 
     requires = frozenset({"batch_size"})
     status = lg.Status.UNCONVERGED
@@ -47,7 +47,7 @@ class Plain:
 
 
 class Based(lg.BaseAttack):
-    """The same with our base class."""
+    """The attack Plain with our base class."""
 
     requires = Plain.requires
     search, status, residual, targets = Plain.search, Plain.status, Plain.residual, Plain.targets
@@ -59,13 +59,13 @@ class Claiming(Plain):
 
 
 class Mislabeled(Claiming):
-    """Its labels are no classes of the model, so that its batch cannot be simulated."""
+    """An attack whose labels are not classes of the model, so its update cannot be simulated."""
 
     targets = torch.tensor([17])
 
 
 class Fog:
-    """A plain defense without a repr."""
+    """A defense without a base class and without a repr."""
 
     strength: Any = "std"
 
@@ -93,12 +93,12 @@ class Fog:
 
 
 def told(cell: lg.records.Cell) -> dict[str, Any]:
-    """Return a cell without its times."""
+    """Return the fields of a record without its costs, which hold times."""
     return cell.model_dump(exclude={"cost", "control_cost"})
 
 
-def disturbed(seed: int) -> None:
-    """What a caller does before an audit."""
+def seed_generators(seed: int) -> None:
+    """Seed the global generators, as a caller may do before an audit."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
@@ -108,9 +108,9 @@ def disturbed(seed: int) -> None:
 def test_one_seed_gives_one_result(kind: Any) -> None:
     cells = []
     for seed in (1, 2):
-        disturbed(seed)
+        seed_generators(seed)
         before = torch.get_rng_state()
-        # Two objects, so that the default repr has another address.
+        # Each pass makes new objects, so their default reprs hold different addresses.
         (cell,) = lg.audit(case(attacks=[kind()], defenses=[Fog(0.1)])).cells
         cells.append(cell)
         assert torch.equal(before, torch.get_rng_state())
@@ -223,7 +223,7 @@ def test_what_it_raises_ends_no_auto(kind: Any) -> None:
 def test_it_draws_the_same_in_auto_whatever_was_seeded() -> None:
     guesses = []
     for seed in (1, 2):
-        disturbed(seed)
+        seed_generators(seed)
         guesses.append(attacks.Auto(attacks=(Plain(),))(observed(), seeds=lg.Seeds(0)))
     assert torch.equal(guesses[0].inputs, guesses[1].inputs)
     assert guesses[0].notes == guesses[1].notes

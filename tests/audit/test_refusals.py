@@ -1,4 +1,4 @@
-"""What can be known to fail is refused before anything runs, in one line."""
+"""Cases that are sure to fail are refused in one line, before anything runs."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ class TestRanges:
         for part in made:
             try:
                 found = part()
-            except TypeError:  # it has options without a default
+            except TypeError:  # The part has options without a default.
                 continue
             check_ranges(found)
             checked += 1
@@ -345,7 +345,7 @@ class TestLimit:
 
 
 class TestNoiseControl:
-    """Where the batch is the whole data set, the control is noise, whatever the targets are."""
+    """If the batch is the whole data set, the control is noise, for targets of any kind."""
 
     @pytest.mark.parametrize("batch_sizes", [[6], [1, 6]])
     def test_classes(self, batch_sizes: list[int]) -> None:
@@ -428,7 +428,13 @@ def test_the_processor_has_a_name(tmp_path: Path, text: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Own:
-    """A user's own attack. `count`: what it says of its cost."""
+    """A user's own attack that refuses to run.
+
+    Args:
+        requires: The knowledge that it requires.
+        count: The number of evaluations in its plan.
+        reason: Its reason not to run. If it is None, the attack makes a plan.
+    """
 
     requires: Any = frozenset({"batch_size"})
     count: Any = 1
@@ -462,7 +468,7 @@ class TestOwnParts:
 
     @pytest.mark.parametrize("count", [None, "many", math.nan, math.inf, -1, 10**400])
     def test_a_cost_that_is_no_number_is_unknown(self, count: Any) -> None:
-        """No plan can be made with this count, so the cell fails. The cost of a cell that fails is unknown."""
+        """No plan can have this number of evaluations, so the cell fails and its cost is unknown."""
         audited = case(attacks=[Own(count=count, reason=None)])
         assert plan([audited]).unknown == 1
         (cell,) = lg.audit(audited).cells

@@ -1,4 +1,4 @@
-"""Scores: each metric gets the unchanged examples, whatever another metric does."""
+"""Scores: each metric gets the unchanged examples, even if another metric writes to its arguments."""
 
 from __future__ import annotations
 

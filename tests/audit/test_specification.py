@@ -1,4 +1,4 @@
-"""Specifications: what is right parses, and every mistake is one line that names where it is."""
+"""Specifications: correct ones are parsed. Every mistake raises an error of one line that names its place."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Nothing:
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of the user's own on the path; its name."""
+    """Put a module of the user on the path, and return its name."""
     (tmp_path / "their_own_parts.py").write_text(MINE, "utf-8")
     (tmp_path / "their_broken_parts.py").write_text("def data(:\n", "utf-8")
     (tmp_path / "their_failing_parts.py").write_text("1 / 0\n", "utf-8")
@@ -537,7 +537,7 @@ class TestSettings:
         assert made.threat == lg.Server(labels=True)
 
     def test_the_threat_has_its_default_name(self) -> None:
-        """`[threat] labels = true`, as error messages write it, needs no name."""
+        """The section `[threat]` needs no name, as in `[threat] labels = true` of error messages."""
         assert case(SMALL, "threat.labels=true").threat == lg.Server(labels=True)
         assert case(SMALL + "[threat]\nlabels = true").threat == lg.Server(labels=True)
 
@@ -696,7 +696,7 @@ class TestOwnParts:
         refused(SMALL.replace('"digits"', f'{{name = "{mine}:data", number = 3}}'), "number", mine)
 
     def test_options_of_an_object_that_is_made_already(self, mine: str) -> None:
-        """An instance takes no options: they must not be dropped in silence."""
+        """A finished object takes no options. They must not be ignored without an error."""
         attack = f'{{name = "{mine}:guess", value = 0.9}}'
         refused(SMALL.replace('"linear_layer"', attack), "attacks.0", "value")
 

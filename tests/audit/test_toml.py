@@ -1,4 +1,4 @@
-"""TOML from others: whatever is wrong with it is one line, soon."""
+"""TOML from untrusted sources: every mistake soon raises an error of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A verdict says by which part of a rule examples leaked."""
+"""A verdict names the metrics by which examples leaked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from leakgauge.metrics.leak import IMAGE_RULE, TABLE_RULE
 
 
 def why(psnr: list[float], ssim: list[float]) -> str:
+    """Return the reason in the verdict on images with these scores. Each control has a PSNR of 8 dB."""
     count = len(psnr)
     scores, control = {"psnr": psnr, "ssim": ssim}, {"psnr": [8.0] * count}
     return judged(IMAGE_RULE, scores, control, [True] * count, better="higher").why

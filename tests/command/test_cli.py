@@ -1,4 +1,4 @@
-"""The command: what it lists and writes, and that every mistake is one line and exit code 2."""
+"""The command: its lists and files. Every mistake ends it in one line with exit code 2."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ training = {batch_size = [1, 2]}
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a module of the user's own and a specification."""
+    """Return a working folder that holds a module of the user and a specification."""
     (tmp_path / "their_parts.py").write_text(PARTS, "utf-8")
     (tmp_path / "small.toml").write_text(SMALL, "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -94,7 +94,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and /dev
 
 
 def strict(text: str) -> Any:
-    """JSON, by a reader that knows no NaN and no infinity."""
+    """Return the value of a text in strict JSON. Fail at NaN and Infinity, which Python's reader would accept."""
 
     def refuse(token: str) -> NoReturn:
         raise AssertionError(f"{token} is not JSON")
@@ -487,7 +487,7 @@ class TestEndings:
 
     @pytest.mark.skipif(sys.platform == "win32", reason="process groups are POSIX")
     def test_ctrl_c_in_a_terminal(self, here: Path) -> None:
-        """The whole process group is interrupted: the command, and the workers that it started."""
+        """Ctrl-C in a terminal interrupts the command and the workers that it started."""
         text = SMALL.replace(
             '"linear_layer"', '"linear_layer", {name = "inverting_gradients", steps = 1000000}'
         )
@@ -500,7 +500,7 @@ class TestEndings:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A test run in the background inherits an ignored Ctrl-C; a terminal does not.
+            # In the background, tests inherit an ignored Ctrl-C. In a terminal, Ctrl-C has its default action.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"},
         )
@@ -529,7 +529,7 @@ class TestEndings:
 
 @LINUX
 class TestStandardOutput:
-    """Whatever becomes of it, a run and its report are whole, and the reason is one line."""
+    """If standard output is full or closed, the run and its report are still complete. The error is one line."""
 
     COMMANDS = (
         ["list", "attacks"],

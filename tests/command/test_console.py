@@ -1,4 +1,4 @@
-"""What the command says before it starts."""
+"""The message that the command prints before an audit starts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whatever a file holds: it is read, or refused in one printable line, and nothing is written.
+"""Any file is either read or refused in one printable line, and nothing is written.
 
-`benchmarks/fuzz.py` does the same with ten thousand mutants, in processes of their own.
+`benchmarks/fuzz.py` does the same with ten thousand mutants, each in its own process.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ FEW = settings(
 
 
 @contextmanager
-def somewhere() -> Iterator[Path]:
-    """A working folder of its own."""
+def temporary_folder() -> Iterator[Path]:
+    """Make a temporary folder, work in it inside the block, and yield its path."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
@@ -48,11 +48,15 @@ def somewhere() -> Iterator[Path]:
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return the size in bytes and the time of the last change of each file and folder below `folder`."""
     return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in folder.rglob("*")}
 
 
 def survives(read_it: Callable[[], object], folder: Path) -> bool:
-    """Reading gives something, or one line of ours, and leaves the folder as it was."""
+    """Call `read_it`. Return True if it succeeds, or False if it raises a UserError.
+
+    Check that the error is one printable line, that there are no warnings, and that the folder is unchanged.
+    """
     before = tree(folder)
     try:
         with warnings.catch_warnings():
@@ -69,7 +73,8 @@ def survives(read_it: Callable[[], object], folder: Path) -> bool:
     return True
 
 
-# Changes to the bytes of a file: each a place, as a share of its length, and what happens there.
+# Changes to the bytes of a file: place, as a fraction of the length in [0, 1], kind of change, new bytes, and
+# new integer.
 CHANGES = st.lists(
     st.tuples(
         st.floats(0, 1),
@@ -84,6 +89,7 @@ Changes = list[tuple[float, str, bytes, int]]
 
 
 def changed(content: bytes, changes: Changes) -> bytes:
+    """Return the bytes of a file after some changes. See CHANGES."""
     data = bytearray(content)
     for fraction, kind, bits, number in changes:
         at = int(fraction * max(0, len(data) - 1))
@@ -133,31 +139,39 @@ SMALL: dict[str, Any] = {
 }
 
 
-def written(value: Any) -> str:
-    """A value as TOML writes it, but for what TOML has no word for."""
+def to_toml(value: Any) -> str:
+    """Return a value in TOML. None has no form in TOML, so it becomes the invalid text `None`."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{quoted(k)} = {written(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{quoted(k)} = {to_toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(written, value)) + "]"
+        return "[" + ", ".join(map(to_toml, value)) + "]"
     return quoted(value) if isinstance(value, str) else str(value)
 
 
 def quoted(text: str) -> str:
+    """Return a text as a string of TOML. Characters above U+FFFF become "x"."""
     safe = (c if c.isalnum() else f"\\u{ord(c):04x}" if ord(c) < 65536 else "x" for c in text)
     return '"' + "".join(safe) + '"'
 
 
 @pytest.fixture(scope="module")
 def data() -> bytes:
-    with somewhere() as folder:
+    with temporary_folder() as folder:
         np.savez(folder / "data.npz", images=np.zeros((4, 4, 4), np.uint8), labels=np.arange(4) % 2)
         return (folder / "data.npz").read_bytes()
 
 
-def planned(text: bytes, data: bytes, *assignments: str) -> None:
-    with somewhere() as folder:
+def read_specification(text: bytes, data: bytes, *assignments: str) -> None:
+    """Read a specification and make its cases. Check that this succeeds or ends in one line.
+
+    Args:
+        text: The specification.
+        data: The archive `data.npz` that the specification may name.
+        assignments: Settings that change the specification, each as `section.key=value`.
+    """
+    with temporary_folder() as folder:
         (folder / "data.npz").write_bytes(data)
         (folder / "a.toml").write_bytes(text)
         survives(lambda: resolve(parse(Source(read("a.toml"), assignments))), folder)
@@ -180,27 +194,27 @@ def test_any_value_anywhere_in_a_specification(
         sections[place[0]] = sections[place[0]] | {place[1]: value}
     else:
         sections[place[0]] = [{"name": "dlg", place[1]: value}]
-    lines = (f"{key} = {written(v)}" for key, v in sections.items())
-    planned("\n".join(lines).encode("utf-8", "replace"), data)
+    lines = (f"{key} = {to_toml(v)}" for key, v in sections.items())
+    read_specification("\n".join(lines).encode("utf-8", "replace"), data)
 
 
 @given(changes=CHANGES)
 @FEW
 def test_any_bytes_as_a_specification(data: bytes, changes: Changes) -> None:
-    text = "\n".join(f"{key} = {written(v)}" for key, v in SMALL.items()).encode()
-    planned(changed(text, changes), data)
+    text = "\n".join(f"{key} = {to_toml(v)}" for key, v in SMALL.items()).encode()
+    read_specification(changed(text, changes), data)
 
 
 @given(
     path=st.lists(
         st.one_of(st.sampled_from([*SMALL, "0", "name", "cases"]), st.text()), max_size=4
     ),
-    value=st.one_of(TREES.map(written), st.text()),
+    value=st.one_of(TREES.map(to_toml), st.text()),
 )
 @FEW
 def test_any_setting(data: bytes, path: list[str], value: str) -> None:
-    text = "\n".join(f"{key} = {written(v)}" for key, v in SMALL.items()).encode()
-    planned(text, data, f"{'.'.join(path)}={value}")
+    text = "\n".join(f"{key} = {to_toml(v)}" for key, v in SMALL.items()).encode()
+    read_specification(text, data, f"{'.'.join(path)}={value}")
 
 
 # Archives
@@ -214,7 +228,8 @@ ARRAYS = st.builds(
 
 
 def loads(content: bytes) -> bool:
-    with somewhere() as folder:
+    """Return whether an archive with this content is read. Otherwise, check that it is refused in one line."""
+    with temporary_folder() as folder:
         (folder / "a.npz").write_bytes(content)
         return survives(lambda: lg.data.npz("a.npz"), folder)
 
@@ -230,7 +245,7 @@ def loads(content: bytes) -> bool:
 )
 @FEW
 def test_any_archive(changes: Changes, arrays: dict[str, Any], packed: bool) -> None:
-    with somewhere() as folder:
+    with temporary_folder() as folder:
         (np.savez_compressed if packed else np.savez)(folder / "a.npz", **arrays)
         content = (folder / "a.npz").read_bytes()
     loads(changed(content, changes))
@@ -254,10 +269,10 @@ def test_any_bytes_of_an_archive(data: bytes, changes: Changes) -> None:
 )
 @settings(FEW, max_examples=120)
 def test_any_image(mode: str, form: str, ending: str, changes: Changes) -> None:
-    with somewhere() as folder:
+    with temporary_folder() as folder:
         try:
             Image.new(mode, (5, 4), 1).save(folder / f"a{ending}", form)
-        except (OSError, KeyError, ValueError):  # not every format holds every mode
+        except (OSError, KeyError, ValueError):  # Not every format can hold every mode.
             Image.new("RGB", (5, 4)).save(folder / f"a{ending}", "PNG")
         content = changed((folder / f"a{ending}").read_bytes(), changes)
         (folder / f"a{ending}").write_bytes(content)
@@ -273,18 +288,18 @@ TYPES = [torch.float32, torch.float16, torch.int8, torch.bool, torch.float8_e4m3
     kind=st.sampled_from(TYPES),
     shape=st.lists(st.integers(0, 3), max_size=4),
     name=st.one_of(st.sampled_from(["weight", "bias"]), st.text(max_size=5)),
-    told=st.sampled_from(["gradient", "delta", "", "x\x1b[2J"]),
+    stated=st.sampled_from(["gradient", "delta", "", "x\x1b[2J"]),
     changes=st.one_of(st.just([]), CHANGES),
 )
 @settings(FEW, max_examples=120)
 def test_any_tensors(
-    kind: torch.dtype, shape: list[int], name: str, told: str, changes: Changes
+    kind: torch.dtype, shape: list[int], name: str, stated: str, changes: Changes
 ) -> None:
     model = nn.Linear(2, 3)
     held = {"weight": torch.ones(3, 2), "bias": torch.ones(3)}
     held[name] = torch.ones(shape).to(kind)
-    content = changed(save(held, metadata={"kind": told}), changes)
-    with somewhere() as folder:
+    content = changed(save(held, metadata={"kind": stated}), changes)
+    with temporary_folder() as folder:
         (folder / "a.safetensors").write_bytes(content)
         parameters = dict(model.named_parameters())
         survives(lambda: lg.Update.load("a.safetensors").check(parameters), folder)

@@ -1,4 +1,4 @@
-"""What is imported when: help and mistakes need no torch, and every public name resolves in any order."""
+"""Imports: help and error messages need no torch, and every public name resolves, whatever is imported first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from leakgauge.metrics import CLOSER
 LAZY = ("leakgauge", "leakgauge.core", "leakgauge.audit", "leakgauge.report")
 """Packages whose names are imported when they are first used."""
 HEAVY = {"jinja2", "numpy", "PIL", "pydantic", "rich", "scipy", "skimage", "sklearn", "torch"}
-"""Packages whose import takes longer than the whole of `leakgauge --help`."""
+"""Packages that take longer to import than `leakgauge --help` takes in total."""
 
 COMMAND = """
 import sys
@@ -37,13 +37,13 @@ sys.exit(code)
 
 
 def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own."""
+    """Run the text of a Python program in its own process."""
     command = [sys.executable, "-c", program, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
 
 class TestLight:
-    """Told by what is imported, not by the clock."""
+    """Help and mistakes import no package of HEAVY. The tests look at the imported modules, not at the time."""
 
     @pytest.mark.parametrize(
         ("arguments", "code", "shown"),
@@ -112,7 +112,7 @@ class TestNames:
         assert set(dir(importlib.import_module(package))) <= names.keys()
 
     def test_rooms_are_reached_from_the_package(self) -> None:
-        """In a process that has imported the package alone."""
+        """The process imports only `leakgauge`, and reaches its subpackages as attributes."""
         done = python(
             "import leakgauge as lg; print(lg.metrics.CLOSER['psnr'], lg.core.silent.__name__,"
             " lg.analytic.__name__, lg.__version__)"
@@ -125,7 +125,7 @@ class TestNames:
         ["", "import leakgauge.audit.grid", "leakgauge.Case", "from leakgauge import audit"],
     )
     def test_audit_is_the_function_whatever_is_imported_first(self, first: str) -> None:
-        """Python would put the room `leakgauge.audit` in its place when it imports that."""
+        """Importing the package `leakgauge.audit` would normally replace the function of the same name."""
         done = python(
             f"import leakgauge\n{first}\nfrom leakgauge.audit import Source\n"
             "print(type(leakgauge.audit).__name__, Source.__name__)"

@@ -1,4 +1,4 @@
-"""Signals, killed processes and full disks: what is finished is kept, and nobody stays behind."""
+"""After a signal, a killed process or a full disk, finished records are kept and no process is left running."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from leakgauge.interrupts import is_command
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 
 LIMIT = 200.0
-"""Seconds that nothing here needs, however busy the machine is."""
+"""Time limit of each wait in seconds. It is far longer than any wait here takes, even on a busy machine."""
 
 PARTS = """
 import os
@@ -81,7 +81,7 @@ class Endless(Quick):
 
 @dataclass(frozen=True)
 class Deaf(Quick):
-    '''Computes in C for years, without letting go of Python's lock.'''
+    '''Compute in C for years, without releasing Python's global lock.'''
 
     def act(self):
         (HERE / "pid").write_text(str(os.getpid()))
@@ -90,7 +90,7 @@ class Deaf(Quick):
 
 @dataclass(frozen=True)
 class Stubborn(Quick):
-    '''Swallows Ctrl-C.'''
+    '''Catch Ctrl-C and go on.'''
 
     def act(self):
         try:
@@ -124,7 +124,7 @@ attacks = [{attacks}]
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a module of the user's own."""
+    """Return a working folder that holds a module of the user."""
     (tmp_path / "their_stubborn_parts.py").write_text(PARTS, "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -133,11 +133,17 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def spec(*attacks: str) -> str:
+    """Return a specification with these classes of PARTS as its attacks."""
     return SPEC.format(attacks=", ".join(f'"their_stubborn_parts:{name}"' for name in attacks))
 
 
-def waited(condition: Callable[[], Any], what: str) -> Any:
-    """What `condition` returns once that is true."""
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    """Wait until `condition` returns a true value, and return this value. Fail after LIMIT seconds.
+
+    Args:
+        condition: Function to call again and again.
+        what: The awaited event, for the message of the failure.
+    """
     limit = time.monotonic() + LIMIT
     while not (found := condition()):
         assert time.monotonic() < limit, f"not seen: {what}"
@@ -145,8 +151,8 @@ def waited(condition: Callable[[], Any], what: str) -> Any:
     return found
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended: nobody may be left to take its exit code."""
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended. A zombie, whose exit code nobody has read yet, counts as ended."""
     stat = Path(f"/proc/{pid}/stat")
     if sys.platform != "linux":
         return (
@@ -159,20 +165,29 @@ def gone(pid: int) -> bool:
 
 
 def pid_of(here: Path) -> int:
-    """The process that an attack of PARTS runs in, once it runs."""
+    """Wait until an attack of PARTS runs, and return the id of its process."""
     found = here / "pid"
-    return int(waited(lambda: found.is_file() and found.read_text(), "an attack"))
+    return int(wait_for(lambda: found.is_file() and found.read_text(), "an attack"))
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a run as dictionaries, in the order of the file."""
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
 @contextmanager
-def running(
+def start(
     *command: str, paths: tuple[Path, ...] = (), executable: str = sys.executable
 ) -> Iterator[subprocess.Popen[str]]:
-    """A command in a session of its own, which a test that fails leaves no trace of."""
+    """Start a program in its own session and yield its process.
+
+    If the program still runs at the end of the block, kill it and all processes that it started.
+
+    Args:
+        command: Arguments of the program.
+        paths: Folders to put first on PYTHONPATH.
+        executable: The program. The default is Python.
+    """
     search = os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [executable, *command],
@@ -180,7 +195,7 @@ def running(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A test run in the background inherits an ignored Ctrl-C; a terminal does not.
+        # In the background, tests inherit an ignored Ctrl-C. In a terminal, Ctrl-C has its default action.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, "PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
     )
@@ -193,24 +208,24 @@ def running(
 
 
 def audit(text: str, here: Path, *, workers: int) -> Any:
-    """The command on a specification, in a process of its own."""
+    """Start `leakgauge audit` on a specification in its own process. See `start`."""
     (here / "spec.toml").write_text(text, "utf-8")
     command = ["-m", "leakgauge", "audit", "spec.toml", "--out", "run", "--workers", str(workers)]
-    return running(*command, paths=(here,))
+    return start(*command, paths=(here,))
 
 
 def test_sigterm_keeps_what_is_finished_and_writes_the_report(here: Path) -> None:
-    """The first audit never ends: the record of the second does not wait for it."""
+    """The first cell never ends. The record of the second cell is written all the same."""
     with audit(spec("Endless", "Quick"), here, workers=2) as process:
         worker = pid_of(here)
         written = here / "run/records.jsonl"
-        waited(lambda: '"type":"cell"' in written.read_text("utf-8"), "a record")
+        wait_for(lambda: '"type":"cell"' in written.read_text("utf-8"), "a record")
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=LIMIT)
     assert process.returncode == 143
     assert "Traceback" not in told
     assert "Kept: 1 record." in told
-    waited(lambda: gone(worker), "the end of the worker")
+    wait_for(lambda: has_ended(worker), "the end of the worker")
     first, quick, last = records(here / "run")
     assert (first["planned"], quick["index"], quick["attack"]["name"]) == (2, 1, "quick")
     assert (last["completed"], last["planned"], last["interrupted"]) == (1, 2, True)
@@ -219,19 +234,19 @@ def test_sigterm_keeps_what_is_finished_and_writes_the_report(here: Path) -> Non
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, Python's lock must be free")
 def test_no_worker_outlives_its_parent(here: Path) -> None:
-    """Not even one that is deaf to everything but the kernel."""
+    """The kernel ends even a worker that handles no signals."""
     with audit(spec("Deaf", "Quick"), here, workers=2) as process:
         worker = pid_of(here)
         process.kill()
         process.communicate()
-        waited(lambda: gone(worker), "the end of the worker")
+        wait_for(lambda: has_ended(worker), "the end of the worker")
 
 
 def test_a_second_ctrl_c_ends_at_once(here: Path) -> None:
     with audit(spec("Stubborn"), here, workers=1) as process:
         pid_of(here)
         process.send_signal(signal.SIGINT)
-        waited((here / "swallowed").exists, "the first Ctrl-C")
+        wait_for((here / "swallowed").exists, "the first Ctrl-C")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=LIMIT)
     assert process.returncode == -signal.SIGINT
@@ -258,13 +273,13 @@ SCRIPT = "import sys\nfrom leakgauge.cli import main\nsys.exit(main())\n"
 
 @pytest.mark.parametrize("how", ["module", "script"])
 def test_ctrl_c_while_importing_shows_no_traceback(here: Path, how: str) -> None:
-    """A stub stands for torch, whose import takes seconds."""
+    """A stub replaces torch. Its import lasts until the signal comes."""
     (here / "stub").mkdir()
     (here / "stub/torch.py").write_text(STUB, "utf-8")
     (here / "bin").mkdir()
     (here / "bin/leakgauge").write_text(SCRIPT, "utf-8")
     command = ["-m", "leakgauge"] if how == "module" else [str(here / "bin/leakgauge")]
-    with running(*command, "list", "attacks", paths=(here / "stub",)) as process:
+    with start(*command, "list", "attacks", paths=(here / "stub",)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "importing\n"
         process.send_signal(signal.SIGINT)
@@ -339,7 +354,7 @@ class TestHandlers:
 
 class TestCrew:
     def test_results_that_are_on_their_way_are_not_lost(self) -> None:
-        """A worker is finished, and the signal comes before its parent has read a word."""
+        """A signal comes after a worker has sent its results, but before the parent has read them."""
         found: list[JobResult] = []
         crew = Crew(Source(""), [], 0, told=lambda *_: None, done=found.append)
         mine, theirs = multiprocessing.Pipe()
@@ -364,7 +379,7 @@ class TestCrew:
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes inside: the disk of a container that is full."""
+    """Limit each file to `size` bytes inside the block, to simulate the full disk of a container."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
