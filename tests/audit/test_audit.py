@@ -55,7 +55,7 @@ def patients(count: int = 6) -> lg.Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Guess:
-    """An attack whose reconstruction of images or tables has `value` everywhere, with a stated objective and residual."""
+    """An attack on images or tables. All entries of its reconstruction are `value`. It states the given residual."""
 
     value: float = 0.5
     objective: float = 1.0
@@ -607,7 +607,7 @@ class TestEndings:
     def test_ctrl_c_while_a_record_is_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: int
     ) -> None:
-        """Ctrl-C comes after a cell's line is written and before the cell is counted. The count must match the lines."""
+        """Ctrl-C comes after a cell's line is written, before the cell is counted. The count must match the lines."""
         written = 0
 
         def fsync(_: int) -> None:

@@ -494,7 +494,7 @@ class TestReport:
         assert 'id="failed"' not in page
 
     def test_a_recommendation_rests_on_no_failed_audit(self, tmp_path: Path) -> None:
-        """The attack works on the undefended update and fails on the defended one. This says nothing about the defense."""
+        """The attack works on the undefended update, but fails on the defended one. No defense is recommended."""
 
         @dataclass(frozen=True, kw_only=True)
         class Shy(Own):

@@ -356,7 +356,7 @@ class TestCrew:
     def test_results_that_are_on_their_way_are_not_lost(self) -> None:
         """A signal comes after a worker has sent its results, but before the parent has read them."""
         found: list[JobResult] = []
-        crew = Crew(Source(""), [], 0, told=lambda *_: None, done=found.append)
+        crew = Crew(Source(""), [], 0, on_progress=lambda *_: None, on_result=found.append)
         mine, theirs = multiprocessing.Pipe()
         crew.members.append(Member(cast(Any, None), mine))
         theirs.send(JobResult(cell(index=3), {"a.png": b"x" * 1000}))

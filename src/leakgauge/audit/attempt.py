@@ -32,7 +32,7 @@ UNDEFENDED = "it needs a known defense to undo, and the client has no defense"
 """Reason why an attack that requires knowledge of the defense cannot run on a client without one."""
 
 
-def planned(
+def make_plan(
     attack: Attack, observation: Observation, defense: Defense | None
 ) -> Plan | Inapplicable:
     """Return the plan of an attack, ours or a user's own.
@@ -87,14 +87,14 @@ def attempt(
     with seeds.alone("attack"):
         found = require_sound(attack, plan.run(seeds, progress), observation, count)
         found = replace(found, cost=replace(found.cost, seconds=time.perf_counter() - clock))
-        found = rounded(attack, observation, found, count)
+        found = round_to_valid(attack, observation, found, count)
     return lower_if_changed(defense, found)
 
 
-def rounded(
+def round_to_valid(
     attack: Attack, observation: Observation, found: Reconstruction, count: int
 ) -> Reconstruction:
-    """Round a sound reconstruction to valid examples. Return it with a status that its residual allows."""
+    """Return a sound reconstruction, rounded to valid examples, with a status that its new residual allows."""
     valid = nearest_examples(observation.domain, found.inputs)
     moved = valid is not found.inputs and not torch.equal(valid, found.inputs)
     if moved:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from leakgauge.audit.duplicates import differing
+from leakgauge.audit.duplicates import select_differing
 from leakgauge.audit.naming import titles
 from leakgauge.audit.utility import Utility
 from leakgauge.core import (
@@ -144,8 +144,8 @@ class Case(Summarized):
         training = self.training
         epochs = steps = 1 if isinstance(training, SingleGradient) else None
         if isinstance(training, LocalSteps):
-            told = getattr(training, "epochs", None)
-            epochs = told if isinstance(told, int) else None
+            declared = getattr(training, "epochs", None)
+            epochs = declared if isinstance(declared, int) else None
             steps = None if batch_size is None else training.count_steps(batch_size)
         return Protocol(
             name=type(training).__name__.lower(),
@@ -185,13 +185,13 @@ class Case(Summarized):
         """
         order = self.order(batch_size, repeat, seeds)
         private = order[:batch_size]
-        decoys = differing(self.data.inputs, private, order[batch_size:], batch_size)
+        decoys = select_differing(self.data.inputs, private, order[batch_size:], batch_size)
         return private, decoys if len(decoys) == batch_size else []
 
     def pool(self, batch_size: int, repeat: int, seeds: Seeds, count: int) -> list[int]:
         """Return indices of up to `count` other examples. None of them equals an example of the private batch."""
         order = self.order(batch_size, repeat, seeds)
-        return differing(self.data.inputs, order[:batch_size], order[batch_size:], count)
+        return select_differing(self.data.inputs, order[:batch_size], order[batch_size:], count)
 
     @property
     def last(self) -> int:
@@ -288,7 +288,7 @@ class Cell(Summarized):
 
     @property
     def observation_path(self) -> str:
-        """Name from which the seeds of batch and update are drawn. All attacks on one update share it."""
+        """Name from which the seeds of the update and its attacks are drawn. All attacks on one update share it."""
         return f"{self.case.name}/b{self.batch_size}/r{self.repeat}/{self.case.title(self.defense)}"
 
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from leakgauge import records
-from leakgauge.audit.attempt import attempt, planned
+from leakgauge.audit.attempt import attempt, make_plan
 from leakgauge.audit.case import Cell
-from leakgauge.audit.description import barely, describe, described
-from leakgauge.audit.duplicates import differing, equal_examples
-from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, tried
+from leakgauge.audit.description import describe, describe_drawn, describe_minimally
+from leakgauge.audit.duplicates import equal_examples, select_differing
+from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, try_step
 from leakgauge.audit.folder import JobResult
-from leakgauge.audit.outcome import Judge, Judged, scored, show, unscored
+from leakgauge.audit.outcome import Judge, Judged, scored_record, show, unscored_record
 from leakgauge.core import Inapplicable, Progress, Seeds, Status, scale_progress, silent, space_of
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
@@ -26,7 +26,7 @@ from leakgauge.records import Described
 from leakgauge.threats import observed
 
 POOL = 100
-"""Largest number of other examples that a reconstruction is compared with, to identify its own original."""
+"""Largest number of other examples among which the original of a reconstruction must be found."""
 
 
 def run_cell(cell: Cell, root: int, progress: Progress = silent) -> JobResult:
@@ -37,13 +37,13 @@ def run_cell(cell: Cell, root: int, progress: Progress = silent) -> JobResult:
     Args:
         cell: The cell.
         root: Root seed of the audit.
-        progress: Function that receives the fraction done, in [0, 1].
+        progress: Function that receives each Moment, with the fraction of the cell that is done, in [0, 1].
     """
     try:
         drawn = drawn_for(cell, root)
         # Names and reprs of a user's parts run the user's code, which may also fail between the steps.
         with step("check"):
-            return contest(cell, root, drawn, described(cell, root, drawn), progress)
+            return attack_and_score(cell, root, drawn, describe_drawn(cell, root, drawn), progress)
     except Failed as failed:
         return failed_cell(cell, root, failed)
 
@@ -60,16 +60,16 @@ def failed_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
     Its record describes as many parts of the cell as possible.
     """
 
-    def record(told: Described) -> records.Cell:
+    def record(description: Described) -> records.Cell:
         rule = modality_of(cell.case.data.domain).rule
-        return unscored(told, rule, Status.FAILED, str(failed), failed)
+        return unscored_record(description, rule, Status.FAILED, str(failed), failed)
 
     ways = (
-        lambda: record(described(cell, root, drawn_for(cell, root))),
+        lambda: record(describe_drawn(cell, root, drawn_for(cell, root))),
         lambda: record(describe(cell, root)),
     )
     for way in ways:
-        made = tried("data", way)
+        made = try_step("data", way)
         if not isinstance(made, Failed):
             return failed_result(made, failed)
     return bare_cell(cell, root, failed)
@@ -77,28 +77,31 @@ def failed_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
 
 def bare_cell(cell: Cell, root: int, failed: Failed) -> JobResult:
     """Return the result of a cell that `failed` ended, without a description of the cell's parts."""
-    bare = unscored(barely(cell, root), None, Status.FAILED, str(failed), failed)
+    bare = unscored_record(describe_minimally(cell, root), None, Status.FAILED, str(failed), failed)
     return failed_result(bare, failed)
 
 
-def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Progress) -> JobResult:
+def attack_and_score(
+    cell: Cell, root: int, drawn: Drawn, description: Described, progress: Progress
+) -> JobResult:
     """Attack the batch and the blind control, and return the result. Raise Failed if there is nothing to score."""
     case, client = cell.case, cell.case.client(cell.defense)
     domain = case.data.domain
     rule = modality_of(domain).rule
     seeds = Seeds(root).child(cell.observation_path)
-    # With the root seed of the audit, an attack could draw the batch and the noise again. It gets another one.
+    # An attack with the root seed of the audit could draw the private batch and the noise again, so it gets
+    # another seed.
     own = Seeds(seeds.child("attack").integer(case.title(cell.attack)))
     with step("update"):
         observation = observed(case.threat, client, drawn.batch, seeds=seeds.child("observed"))
     if not observation.has_signal:
         nothing = report_no_signal(observation)
-        return JobResult(unscored(told, rule, nothing.status, nothing.message))
+        return JobResult(unscored_record(description, rule, nothing.status, nothing.message))
     with step("check"):
-        plan = planned(cell.attack, observation, cell.defense)
+        plan = make_plan(cell.attack, observation, cell.defense)
         if isinstance(plan, Inapplicable):
             message = one_line(str(plan.reason), LONGEST)
-            return JobResult(unscored(told, rule, Status.INAPPLICABLE, message))
+            return JobResult(unscored_record(description, rule, Status.INAPPLICABLE, message))
     count, judge = len(drawn.batch), Judge(domain, drawn.batch, drawn.pool, case.labels_granted)
     with step("attack"):
         found = attempt(
@@ -118,7 +121,7 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
         return judge(
             attempt(
                 cell.attack,
-                planned(cell.attack, update, cell.defense),
+                make_plan(cell.attack, update, cell.defense),
                 update,
                 count,
                 cell.defense,
@@ -128,11 +131,11 @@ def contest(cell: Cell, root: int, drawn: Drawn, told: Described, progress: Prog
             )
         )
 
-    control = tried("control", blind)
+    control = try_step("control", blind)
     with step("picture"):
         shown = show(cell.index, judge, guess, control)
     with step("metric"):
-        record = scored(told, judge, guess, control, shown, drawn)
+        record = scored_record(description, judge, guess, control, shown, drawn)
     if isinstance(control, Failed):
         return failed_result(record, control, shown.files)
     return JobResult(record, shown.files)
@@ -176,7 +179,7 @@ def draw(cell: Cell, seeds: Seeds) -> Drawn:
         decoy = Batch(decoy.inputs, batch.targets)
     pool = case.pool(cell.batch_size, cell.repeat, seeds, POOL)
     first = case.order(cell.batch_size, cell.repeat, seeds)[cell.batch_size : 2 * cell.batch_size]
-    left_out = len(first) - len(differing(case.data.inputs, private, first, len(first)))
+    left_out = len(first) - len(select_differing(case.data.inputs, private, first, len(first)))
     notes = notes_on(batch, left_out)
     # The pool may be empty. `Case.batch` makes no empty batches, so the inputs are taken from the data.
     return Drawn(private, batch, decoy, kind, case.data.inputs[pool], notes)

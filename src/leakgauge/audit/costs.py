@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch
 
-from leakgauge.audit.attempt import planned
+from leakgauge.audit.attempt import make_plan
 from leakgauge.audit.case import Cell
-from leakgauge.audit.failures import Failed, tried
+from leakgauge.audit.failures import Failed, try_step
 from leakgauge.audit.training import TrainingRun, seconds_of
 from leakgauge.core import Attack, Defense, Inapplicable, Observation, Seeds, UserError, unit_shape
 from leakgauge.federated.training.fedsgd import local_update
@@ -28,7 +28,7 @@ Seconds = float | None
 
 
 def training_costs(planned: Sequence[TrainingRun], seed: int) -> tuple[Seconds, ...]:
-    """Return the estimated seconds of each training. They are measured once for each defense.
+    """Return the estimated seconds of each training, measured once for each defense of a case.
 
     Raises:
         UserError: A mistake of the user that would end a training.
@@ -37,8 +37,8 @@ def training_costs(planned: Sequence[TrainingRun], seed: int) -> tuple[Seconds, 
     for run in planned:
         key = id(run.case), run.case.title(run.defense)
         if key not in timed:
-            timed[key] = measured(partial(seconds_of, run, seed))
-        elif run.defense is None:  # Each repeat splits the data again, which may fail.
+            timed[key] = compute_or_none(partial(seconds_of, run, seed))
+        elif run.defense is None:  # Each repeat splits the data again. The split may fail.
             run.parts(run.data(seed)[0], seed)
     return tuple(timed[id(run.case), run.case.title(run.defense)] for run in planned)
 
@@ -57,7 +57,7 @@ def costs(planned: Sequence[Cell], seed: int) -> tuple[Seconds, ...]:
     for cell in planned:
         key = id(cell.case), cell.batch_size
         if key not in steps:
-            steps[key] = measured(partial(undefended_seconds, cell, seed))
+            steps[key] = compute_or_none(partial(undefended_seconds, cell, seed))
         if _setting(cell) not in found:
             found[_setting(cell)] = costs_of_attacks(cell, steps[key], seed)
     return tuple(found[_setting(cell)][id(cell.attack)] for cell in planned)
@@ -72,30 +72,30 @@ def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]
     """Return the estimated seconds of each attack on the update of `cell`, by the attack's id.
 
     Args:
-        cell: A cell with the update.
+        cell: A cell that has this update.
         step: Seconds of one simulated update and its derivative. None if they are unknown.
         seed: Root seed of the audit.
     """
     try:
-        observation = measured(partial(observed, cell, seed))
+        observation = compute_or_none(partial(observe_cell, cell, seed))
     except UserError as error:
-        raise located(error, cell) from error
+        raise add_place(error, cell) from error
 
     def cost(attack: Attack) -> Seconds:
         if step is None or observation is None:
             return None
-        return measured(lambda: 2 * step * evaluations(attack, observation, cell.defense))
+        return compute_or_none(lambda: 2 * step * evaluations(attack, observation, cell.defense))
 
     return {id(attack): cost(attack) for attack in cell.case.attacks}
 
 
-def measured(compute: Callable[[], Result]) -> Result | None:
-    """Return the result of `compute`, or None if it failed. The record of the job will then give the reason.
+def compute_or_none(compute: Callable[[], Result]) -> Result | None:
+    """Return the result of `compute`, or None if it failed. In this case, the record of the job will give the reason.
 
     Raises:
-        UserError: A mistake that the user can correct before anything runs.
+        UserError: The user can correct the mistake before anything runs.
     """
-    found = tried("plan", compute)
+    found = try_step("plan", compute)
     if not isinstance(found, Failed):
         return found
     if isinstance(found.cause, UserError):
@@ -103,7 +103,7 @@ def measured(compute: Callable[[], Result]) -> Result | None:
     return None
 
 
-def located(error: UserError, cell: Cell) -> UserError:
+def add_place(error: UserError, cell: Cell) -> UserError:
     """Return the error with its case, defense and batch size in the message."""
     defense = "no defense" if cell.defense is None else cell.case.title(cell.defense)
     return type(error)(
@@ -114,7 +114,7 @@ def located(error: UserError, cell: Cell) -> UserError:
     )
 
 
-def observed(cell: Cell, seed: int, *, defended: bool = True) -> Observation:
+def observe_cell(cell: Cell, seed: int, *, defended: bool = True) -> Observation:
     """Return the observation of a cell in the first repeat, with or without the cell's defense."""
     first = replace(cell, repeat=0)
     case, seeds = cell.case, Seeds(seed).child(first.observation_path).child("observed")
@@ -126,7 +126,7 @@ def observed(cell: Cell, seed: int, *, defended: bool = True) -> Observation:
 
 def undefended_seconds(cell: Cell, seed: int) -> float:
     """Return the seconds of one simulated update without a defense, and of its derivative."""
-    observation = observed(cell, seed, defended=False)
+    observation = observe_cell(cell, seed, defended=False)
     withheld = is_withheld(observation.training)
     timed = as_one_gradient(observation) if withheld else observation
     targets = cell.case.batch(range(cell.batch_size)).targets
@@ -137,7 +137,7 @@ def evaluations(attack: Attack, observation: Observation, defense: Defense | Non
     """Return the number of simulated updates in an ordinary run of an attack, or 0 if it cannot run."""
     if not observation.has_signal:
         return 0
-    plan = planned(attack, observation, defense)
+    plan = make_plan(attack, observation, defense)
     return 0 if isinstance(plan, Inapplicable) else plan.usual
 
 

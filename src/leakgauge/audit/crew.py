@@ -18,12 +18,12 @@ from leakgauge.audit.specification import Source
 from leakgauge.audit.worker import Fraction, Message, Ready, Unable, Worker
 from leakgauge.core import LeakGaugeError
 
-Told = Callable[[int, float], None]
-"""Receives the index of a job and the fraction of it that is done, in [0, 1]."""
-Done = Callable[[JobResult], None]
-"""Receives each result when it is finished, in any order."""
+OnProgress = Callable[[int, float], None]
+"""A function that receives the index of a job and the fraction of this job that is done, in [0, 1]."""
+OnResult = Callable[[JobResult], None]
+"""A function that receives each result when it is finished, in any order."""
 LOOK = 1.0
-"""Seconds between two checks for ended workers. Usually, the pipe of a worker reports the end at once."""
+"""Most seconds between two checks for ended workers. Usually, the pipe of a worker shows its end at once."""
 TRIES = 2
 """Number of processes that may end during a job before the job counts as failed."""
 PATIENCE = 2.0
@@ -54,9 +54,20 @@ class Crew:
     """
 
     def __init__(
-        self, source: Source, planned: Sequence[Job], root: int, *, told: Told, done: Done
+        self,
+        source: Source,
+        planned: Sequence[Job],
+        root: int,
+        *,
+        on_progress: OnProgress,
+        on_result: OnResult,
     ) -> None:
-        self.planned, self.root, self.told, self.done = planned, root, told, done
+        self.planned, self.root, self.on_progress, self.on_result = (
+            planned,
+            root,
+            on_progress,
+            on_result,
+        )
         self.worker = Worker(source, root)
         self.context = multiprocessing.get_context("spawn")
         self.waiting = deque(range(len(planned)))
@@ -108,7 +119,7 @@ class Crew:
                     f"a worker process could not make the plan again: {reason}; run again with --workers 1"
                 )
             case Fraction(index, done):
-                self.told(index, done)
+                self.on_progress(index, done)
             case JobResult():
                 member.job = None
                 self.finish(message)
@@ -116,8 +127,8 @@ class Crew:
     def finish(self, result: JobResult) -> None:
         """Report a finished job and pass its result on."""
         self.left -= 1
-        self.told(result.index, 1.0)
-        self.done(result)
+        self.on_progress(result.index, 1.0)
+        self.on_result(result)
 
     def distribute(self) -> None:
         """Give each idle worker a job."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leakgauge import records
 from leakgauge.audit.case import Cell
-from leakgauge.audit.failures import Failed, reason_of, step, tried
+from leakgauge.audit.failures import Failed, reason_of, step, try_step
 from leakgauge.audit.naming import attack_name, defense_record, name_of
 from leakgauge.audit.options import snake
 from leakgauge.audit.verdict import unjudged
@@ -56,8 +56,8 @@ def describe(cell: Cell, root: int, drawn: Drawn | None = None) -> Described:
     )
 
 
-def described(cell: Cell, root: int, drawn: Drawn) -> Described:
-    """Return the description of a cell with its private batch. An exception counts to the step "data"."""
+def describe_drawn(cell: Cell, root: int, drawn: Drawn) -> Described:
+    """Return the description of a cell with its private batch. Raise an exception as Failed in the step "data"."""
     with step("data"):
         return describe(cell, root, drawn)
 
@@ -87,7 +87,7 @@ def classes_of(targets: Tensor) -> tuple[int, ...] | None:
 
 
 def names_of(data: Dataset, targets: Tensor) -> tuple[str, ...]:
-    """Return the name of each target of a batch, for readers."""
+    """Return the class name of each target of a batch, or the target itself as text if classes have no names."""
     labels, names = targets.tolist(), data.class_names
     return tuple(names[label] if names else str(label) for label in labels)
 
@@ -105,12 +105,12 @@ def column_record(column: Column) -> records.Column:
     )
 
 
-UNTOLD = "unknown: it could not be described"
-"""Text in a record in place of a part whose description fails."""
+UNDESCRIBED = "unknown: it could not be described"
+"""Text in a record for a part that could not be described."""
 
 
 def check_described(cell: Cell, root: int) -> None:
-    """Raise a UserError if no record can describe the cell, since its record could not be written."""
+    """Raise a UserError if the parts of a cell cannot be described. Its record could not be written later."""
 
     def describing() -> None:
         describe(cell, root)
@@ -120,29 +120,34 @@ def check_described(cell: Cell, root: int) -> None:
 
 
 def check_record(describing: Callable[[], object], where: str) -> None:
-    """Raise a UserError if `describing` fails. It describes a cell or a training for its record."""
-    told = tried("data", describing)
-    if not isinstance(told, Failed):
+    """Raise a UserError if a cell or training cannot be described for its record.
+
+    Args:
+        describing: Function that makes the description.
+        where: Name of the cell or training in the message.
+    """
+    result = try_step("data", describing)
+    if not isinstance(result, Failed):
         return
-    if isinstance(told.cause, UserError):
-        raise told.cause
+    if isinstance(result.cause, UserError):
+        raise result.cause
     raise SpecificationError(
         where,
         expected="data, model, training, defense, attack and threat model that a record can describe",
-        found=reason_of(told.cause),
+        found=reason_of(result.cause),
         remedy="correct the part that the error names",
     )
 
 
-def barely(cell: Cell, root: int) -> Described:
-    """Return a description of a cell that calls no code of its parts, as a user's own parts may fail."""
+def describe_minimally(cell: Cell, root: int) -> Described:
+    """Return a description of a cell without calling code of its parts, since a user's own parts may fail."""
     return Described(
         index=cell.index,
         id=f"{cell.index:03d}/{cell.case.name}/b{cell.batch_size}/r{cell.repeat}",
         case=cell.case.name,
         data=records.Data(
-            name=UNTOLD,
-            kind=UNTOLD,
+            name=UNDESCRIBED,
+            kind=UNDESCRIBED,
             licence="",
             examples=(),
             labels=None,
@@ -151,13 +156,13 @@ def barely(cell: Cell, root: int) -> Described:
             headline=UnknownModality.headline,
             layout=UnknownModality.layout,
         ),
-        model=records.Network(name=UNTOLD, parameters=0),
+        model=records.Network(name=UNDESCRIBED, parameters=0),
         protocol=bare_protocol(),
         batch_size=cell.batch_size,
         repeat=cell.repeat,
         defense=bare_defense(),
-        attack=records.Attack(name=UNTOLD, repr=UNTOLD),
-        threat=Threat(name=UNTOLD, grants=(), always=()),
+        attack=records.Attack(name=UNDESCRIBED, repr=UNDESCRIBED),
+        threat=Threat(name=UNDESCRIBED, grants=(), always=()),
         seed=root,
     )
 
@@ -165,12 +170,17 @@ def barely(cell: Cell, root: int) -> Described:
 def bare_protocol() -> records.Protocol:
     """Return the record of an unknown local training."""
     return records.Protocol(
-        name=UNTOLD, repr=UNTOLD, kind="gradient", local_epochs=None, local_steps=None
+        name=UNDESCRIBED, repr=UNDESCRIBED, kind="gradient", local_epochs=None, local_steps=None
     )
 
 
 def bare_defense() -> records.Defense:
     """Return the record of an unknown defense. It is not "none", so that no verdict counts it as undefended."""
     return records.Defense(
-        name=UNTOLD, repr=UNTOLD, strength_name=None, strength=None, strength_text=None, claims=()
+        name=UNDESCRIBED,
+        repr=UNDESCRIBED,
+        strength_name=None,
+        strength=None,
+        strength_text=None,
+        claims=(),
     )

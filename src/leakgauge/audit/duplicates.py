@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 
-def differing(
+def select_differing(
     inputs: Tensor, private: Sequence[int], candidates: Iterable[int], count: int
 ) -> list[int]:
     """Return up to `count` candidates whose input differs from every private input, in order.
 
     Args:
-        inputs: Inputs (N, *shape) of the data set.
+        inputs: Inputs `(N, *shape)` of the data set.
         private: Indices of the private inputs.
         candidates: Indices of other inputs.
         count: Largest number of candidates to return.
@@ -26,7 +26,7 @@ def differing(
 
 
 def equal_examples(inputs: Tensor) -> int:
-    """Return the number of inputs (B, *shape) that equal another one of them."""
+    """Return how many of the inputs `(B, *shape)` equal another of these inputs."""
     return sum(many for many in Counter(map(bits, inputs)).values() if many > 1)
 
 
@@ -35,4 +35,4 @@ def bits(example: Tensor) -> bytes:
     return example.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-__all__ = ["differing", "equal_examples"]
+__all__ = ["equal_examples", "select_differing"]

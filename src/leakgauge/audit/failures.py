@@ -61,7 +61,7 @@ def step(name: str) -> Iterator[None]:
         raise Failed(name, error) from error
 
 
-def tried(name: str, compute: Callable[[], Result]) -> Result | Failed:
+def try_step(name: str, compute: Callable[[], Result]) -> Result | Failed:
     """Return the result of `compute`, or the failure that ended it."""
     try:
         with step(name):
@@ -78,16 +78,16 @@ def failed_result(
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the type and the text of an exception in one line.
+    """Return the type and the text of an exception in one line of at most LONGEST characters.
 
-    For LeakGauge's own errors, return the text alone. For a value that no record can hold, name the record's field.
+    The line of a LeakGauge error has no type. If a record cannot hold a value, the line names the field.
     """
     if isinstance(error, ValidationError):
         return one_line(mistake_of(error), LONGEST)
     ours = isinstance(error, LeakGaugeError)
-    # The text of a user's exception is the user's code. `traceback` handles failures of it.
-    told = str(error) if ours else "".join(traceback.format_exception_only(error))
-    return one_line(told, LONGEST)
+    # `str` of a user's exception may run code that fails. `traceback` handles this.
+    text = str(error) if ours else "".join(traceback.format_exception_only(error))
+    return one_line(text, LONGEST)
 
 
 def log_of(index: int) -> str:

@@ -16,7 +16,7 @@ class RecordTooLong(LeakGaugeError):
     """The line of a record is too long for readers, even without the fields that may be left out."""
 
 
-def fitted(result: JobResult) -> JobResult:
+def shorten(result: JobResult) -> JobResult:
     """Return the result with a record whose line is at most `records.reading.LONGEST_LINE` bytes long.
 
     Raises:
@@ -30,24 +30,26 @@ def fitted(result: JobResult) -> JobResult:
             continue
         left_out.append(name)
         notes = () if name == "notes" else getattr(record, "notes", ())
-        told = tuple(note for note in notes if not note.startswith(_START))
+        earlier = tuple(note for note in notes if not note.startswith(_START))
         note = f"{_START} {reading.LONGEST_LINE:,} bytes: {', '.join(left_out)}"
-        record = record.model_copy(update={name: empty, "notes": (*told, note)})
+        record = record.model_copy(update={name: empty, "notes": (*earlier, note)})
         if _fits(record):
-            return JobResult(record, _named(record, result.files))
+            return JobResult(record, _named_files(record, result.files))
     raise RecordTooLong(
         f"its record is longer than {reading.LONGEST_LINE:,} bytes, the most that readers accept: lower the batch size"
     )
 
 
 _START = "fields left out, as a line of the records has at most"
+"""Start of the note that names the fields that were left out."""
 
 
 def _fits(record: Cell | Training) -> bool:
+    """Return whether the line of a record is short enough for readers."""
     return len(line_of(record)) <= reading.LONGEST_LINE
 
 
-def _named(record: Cell | Training, files: dict[str, bytes]) -> dict[str, bytes]:
+def _named_files(record: Cell | Training, files: dict[str, bytes]) -> dict[str, bytes]:
     """Return the files that a record still names."""
     names = {record.failure.log} if record.failure else set[str]()
     if isinstance(record, Cell):

@@ -64,7 +64,7 @@ def check_folder(path: str | Path) -> None:
 
 
 def _check_place(folder: Path) -> None:
-    """Raise OutputError if what exists at a path keeps it from becoming a run's folder."""
+    """Raise OutputError if existing files, permissions or parts of the path prevent a new run's folder."""
     if folder.exists() and not folder.is_dir():
         raise _unusable(folder, "a file with that name")
     if (folder / FILE).exists():
@@ -81,7 +81,7 @@ def _check_place(folder: Path) -> None:
 
 
 def _try_out(folder: Path) -> None:
-    """Make the folder and a file in it, and remove both. Raise OSError if that fails in spite of the permissions."""
+    """Make the folder and a file in it, and remove both. Raise OSError if one of these steps fails."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     made: list[Path] = []
     try:
@@ -96,6 +96,7 @@ def _try_out(folder: Path) -> None:
 
 
 def _unusable(folder: Path, found: str) -> OutputError:
+    """Return the error for a folder that cannot hold a new run."""
     return OutputError(
         f"output folder {str(folder)!r}",
         expected="a folder that can be written and holds no records",
@@ -212,8 +213,8 @@ def without_times(record: Record) -> dict[str, Any]:
         >>> "seconds" in fields, fields["completed"]
         (False, 1)
     """
-    told: dict[str, Any] = _timeless(record.model_dump(mode="json"))
-    return told
+    fields: dict[str, Any] = _timeless(record.model_dump(mode="json"))
+    return fields
 
 
 def _timeless(value: Any) -> Any:

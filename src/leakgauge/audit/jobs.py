@@ -8,7 +8,7 @@ from typing import Any
 from leakgauge.audit.case import Case, Cell, cells
 from leakgauge.audit.cell import bare_cell, failed_cell, run_cell
 from leakgauge.audit.failures import Failed
-from leakgauge.audit.fitting import RecordTooLong, fitted
+from leakgauge.audit.fitting import RecordTooLong, shorten
 from leakgauge.audit.folder import JobResult
 from leakgauge.audit.training import (
     TrainingRun,
@@ -32,17 +32,17 @@ def jobs(cases: Sequence[Case]) -> list[Job]:
 def run_job(job: Job, root: int, progress: Progress = silent) -> JobResult:
     """Run one job and return its result.
 
-    A failure of the job becomes a record. Only Ctrl-C and exceptions of `progress` are not caught.
+    A failure of the job becomes a record. Ctrl-C and exceptions of `progress` are raised.
 
     Args:
         job: The job.
         root: Root seed of the audit.
-        progress: Function that receives the fraction done, in [0, 1].
+        progress: Function that receives each Moment, with the fraction of the job that is done, in [0, 1].
     """
     run: Any = run_cell if isinstance(job, Cell) else run_training
-    result: JobResult = run_with_progress(progress, lambda told: run(job, root, told))
+    result: JobResult = run_with_progress(progress, lambda report: run(job, root, report))
     try:
-        return fitted(result)
+        return shorten(result)
     except RecordTooLong as error:
         return without_details(job, root, Failed("metric", error))
 
@@ -55,11 +55,17 @@ def without_details(job: Job, root: int, failed: Failed) -> JobResult:
 
 
 class WorkerLost(LeakGaugeError):
-    """The process of a job ended before the job had a result, twice."""
+    """The process of a job ended twice before the job had a result."""
 
 
 def lost_job(job: Job, root: int, how: str) -> JobResult:
-    """Return the result of a job whose processes ended. `how` says in words how the last one ended."""
+    """Return the result of a job whose processes ended before it had a result.
+
+    Args:
+        job: The job.
+        root: Root seed of the audit.
+        how: How the last process ended, in words.
+    """
     failed = Failed("worker", WorkerLost(f"its process ended twice, the last time {how}"))
     fail: Any = failed_cell if isinstance(job, Cell) else failed_training
     result: JobResult = fail(job, root, failed)

@@ -1,4 +1,4 @@
-"""A plan, the run of it, and the keeper that writes the run's records."""
+"""The plan of an audit, the run of this plan, and the keeper that writes the run's records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from leakgauge.records import Cell as CellRecord
 from leakgauge.records import End, Record, Training
 
 Watch = Callable[[float, int], None]
-"""Receives the fraction of the planned work done, in [0, 1], and the number of finished cells and trainings."""
+"""A function that receives the fraction of the work that is done, in [0, 1], and the number of finished jobs."""
 
 
 @dataclass(repr=False)
@@ -64,7 +64,7 @@ class Run(Summarized):
 
     @property
     def failures(self) -> list[CellRecord | Training]:
-        """The records of cells and trainings that failed, also in part. They are in the order of the plan."""
+        """The records of cells and trainings that failed completely or in part, in the order of the plan."""
         jobs: list[CellRecord | Training] = [*self.cells, *self.trainings]
         return [record for record in jobs if record.failure]
 
@@ -77,7 +77,7 @@ class Plan:
 
     Args:
         jobs: Every cell, then every training.
-        seconds: About how many seconds each job takes on one thread. None if it could not be measured.
+        seconds: Estimated seconds of each job on one thread, or None if they could not be measured.
         seed: The root seed.
         source: The specification of the cases. None for cases made in Python.
 
@@ -105,7 +105,7 @@ class Plan:
 
     @property
     def total(self) -> float:
-        """Seconds of all jobs with a known time, on one thread. Divide by the number of workers."""
+        """Estimated seconds of all jobs with a known time, on one thread. Divide by the number of workers."""
         return sum(seconds for seconds in self.seconds if seconds is not None)
 
     @property
@@ -120,20 +120,20 @@ class Keeper:
     def __init__(self, plan: Plan, run: Run, folder: RunFolder | None, watch: Watch | None) -> None:
         self.plan, self.run, self.folder, self.watch = plan, run, folder, watch
         self.finished, self.lost = 0, False
-        self.shares = [0.0] * len(plan.jobs)
-        # A job of unknown or tiny cost still counts a little, so that the bar can reach its end.
+        self.fractions = [0.0] * len(plan.jobs)
+        # Each job counts as at least 0.05 s, so that jobs of unknown or tiny cost also move the progress bar.
         self.weights = [max(seconds or 0.0, 0.05) for seconds in plan.seconds]
         self.total, self.reached = sum(self.weights), 0.0
 
-    def told(self, index: int, fraction: float) -> None:
-        """Note that a fraction of a job is done, in [0, 1], and report the progress of the run."""
-        gained = max(0.0, fraction - self.shares[index])
-        self.shares[index] += gained
+    def report_progress(self, index: int, fraction: float) -> None:
+        """Record that a fraction of a job, in [0, 1], is done. Report the progress of the whole run."""
+        gained = max(0.0, fraction - self.fractions[index])
+        self.fractions[index] += gained
         self.reached += gained * self.weights[index]
         if self.watch is not None:
             self.watch(min(1.0, self.reached / self.total), self.finished)
 
-    def done(self, result: JobResult) -> None:
+    def keep_result(self, result: JobResult) -> None:
         """Write a result, and keep its traceback if it has one."""
         with held():
             self.write(result.record, result.files)
@@ -141,7 +141,7 @@ class Keeper:
             if result.record.failure:
                 name = result.record.failure.log
                 self.run.tracebacks[name] = result.files[name].decode()
-        self.told(result.index, 1.0)
+        self.report_progress(result.index, 1.0)
 
     def write(self, record: Record, files: dict[str, bytes] | None = None) -> None:
         """Write a record and its files to the folder, if there is one, and keep the record."""
@@ -154,7 +154,7 @@ class Keeper:
         self.run.records.append(record)
 
     def close(self, *, seconds: float) -> None:
-        """Write the last record. If a record was lost before, there is no room for it: write nothing."""
+        """Write the last record. If an earlier record could not be written, write nothing."""
         if self.lost:
             return
         kept, trained = len(self.run.cells), len(self.run.trainings)

@@ -1,4 +1,4 @@
-"""The machine of a run. Processor, instruction sets, libraries and threads decide the last bits of a result."""
+"""Description of the machine of a run. The last bits of a result depend on its processor, libraries and threads."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def processor() -> str:
     if sys.platform == "linux":
         return named(Path("/proc/cpuinfo")) or platform.machine()
     if sys.platform == "darwin":
-        asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-        return told or platform.machine()
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        name = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        return name or platform.machine()
     return platform.processor() or platform.machine()
 
 
@@ -93,7 +93,7 @@ def named(description: Path) -> str:
         text = description.read_text("utf-8", "replace")
     except OSError:
         return ""
-    # ARM processors have no name there, but a number for each type.
+    # For ARM processors, this file may hold only the number of the type.
     for key in ("model name", "Model", "CPU part"):
         found = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
         if found:

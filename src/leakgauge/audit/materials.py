@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from leakgauge import data, models
 from leakgauge.audit.grid import check_size
-from leakgauge.audit.options import Options, checked, explain, find, takes, type_hints
+from leakgauge.audit.options import Options, check_options, explain, find, takes, type_hints
 from leakgauge.audit.specification import Named, Part
 from leakgauge.core import Attack, Defense, LocalTraining, Seeds, SpecificationError
 from leakgauge.core.references import guard_user_code
@@ -50,7 +50,7 @@ def model_builder(part: Part, where: str, seed: int) -> Build:
         )
     own = ("weights", "train")
     given = {name: value for name, value in part.options.items() if name not in own}
-    options = checked(builder, given, where)
+    options = check_options(builder, given, where)
 
     def build(dataset: Dataset, classes: int | None) -> nn.Module:
         if classes is None:
@@ -75,10 +75,10 @@ def model_builder(part: Part, where: str, seed: int) -> Build:
 
 @dataclass(frozen=True)
 class Materials:
-    """Makes the networks and the public examples that a specification names among the options of a part.
+    """Maker of the networks and public examples that a specification names in the options of a part.
 
     Args:
-        dataset: Returns the data set of the case. Networks are made for its domain.
+        dataset: Function that returns the data set of the case. Networks are made for its domain.
         seeds: Seeds of the case. The weights of networks are drawn from them.
         most: Largest number of parts in one sweep. None allows any number.
     """
@@ -91,12 +91,12 @@ class Materials:
         """Raise SpecificationError if a sweep has more than `most` parts. None of them has been made yet."""
         check_size(where, {f"values of {name}": count for name, count in lists.items()}, self.most)
 
-    def supplied(self, factory: Any, options: Options, where: str) -> Options:
+    def supply(self, factory: Any, options: Options, where: str) -> Options:
         """Return the options, with networks and examples in place of their names and tables.
 
         A list of names or tables is a sweep, as for other options.
         """
-        # `make` reports options of an object, and a name that makes no part.
+        # `make` reports two mistakes: an object that is given options, and a name that cannot make a part.
         if is_object(factory) or not callable(factory):
             return options
         makers = {nn.Module: self.network, Tensor: self.examples}
@@ -149,11 +149,11 @@ def load(part: Part, where: str) -> Dataset:
     if ":" in part.name and part.name not in DATA:
         return data.custom(part.name, **part.options)
     loader = find(part.name, DATA, where)
-    dataset: Dataset = loader(**checked(loader, part.options, where))
+    dataset: Dataset = loader(**check_options(loader, part.options, where))
     return dataset
 
 
-def listed(values: list[Any], where: str) -> list[Part]:
+def read_parts(values: list[Any], where: str) -> list[Part]:
     """Return parts from a list of names and tables. Raise SpecificationError for any other value."""
     try:
         return TypeAdapter(list[Named]).validate_python(values, strict=True)

@@ -26,9 +26,9 @@ RENAMED = {"share": "fraction", "trials": "restarts"}
 
 
 def names(module: ModuleType) -> dict[str, Any]:
-    """Return what a module exports, by its name in a specification.
+    """Return the exports of a module, by their names in a specification.
 
-    The specification calls `InvertingGradients` inverting_gradients.
+    For example, the name of `InvertingGradients` is inverting_gradients.
     """
     return {snake(name): getattr(module, name) for name in module.__all__}
 
@@ -66,7 +66,7 @@ def find(name: str, known: Mapping[str, Any], where: str) -> Any:
     )
 
 
-def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) -> Options:
+def check_options(part: Callable[..., Any], options: Mapping[str, Any], where: str) -> Options:
     """Return the options, checked against the names, types and ranges that `part` declares.
 
     Raises:
@@ -86,7 +86,7 @@ def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) ->
         remedy="declare each option in the signature of the part",
     ):
         model = signature_model(part)
-    # TOML has lists but no tuples, and the strict check takes no list for a tuple.
+    # TOML has no tuples, and the strict check does not accept a list as a tuple.
     given = {
         name: tuple(value)
         if isinstance(value, list) and typing.get_origin(hints.get(name)) is tuple
@@ -102,7 +102,8 @@ def checked(part: Callable[..., Any], options: Mapping[str, Any], where: str) ->
 
 def type_hints(part: Callable[..., Any]) -> dict[str, Any]:
     """Return the types of a part's options, with their ranges."""
-    # A dataclass's `__init__` sees the names of its own module only. Fields of its bases may use others.
+    # The hints of a dataclass are read from the class. Its `__init__` cannot resolve the names that fields of its
+    # bases use in other modules.
     made = inspect.isclass(part) and not is_dataclass(part)
     maker = part.__init__ if made else part
     with guard_user_code(
@@ -165,7 +166,7 @@ def sweep(part: Callable[..., Any], options: Mapping[str, Any]) -> Iterator[Opti
 
 def swept(part: Any, options: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the swept options: those that hold a list although `part` takes a single value."""
-    if not callable(part):  # `checked` reports this mistake.
+    if not callable(part):  # `check_options` reports this mistake.
         return {}
     hints = type_hints(part)
     return {

@@ -36,8 +36,8 @@ STRIP = 8
 """Largest number of pictures in the strip that shows the trajectory of a reconstruction."""
 
 
-def unscored(
-    told: Described,
+def unscored_record(
+    description: Described,
     rule: LeakRule | None,
     status: Status,
     message: str,
@@ -46,18 +46,18 @@ def unscored(
     """Return the record of a cell that has no scores: its attack could not run, or `failed` ended it.
 
     Args:
-        told: Description of the cell.
+        description: Description of the cell.
         rule: Rule that would have judged the cell, or None if there is none.
         status: Status of the attack.
         message: Reason why there are no scores.
         failed: Failure that ended the cell, or None if there was none.
     """
     return Cell(
-        **dict(told),
+        **dict(description),
         status=status.value,
         message=message,
         verdict=unjudged(rule, status),
-        failure=failed.record(told.index) if failed else None,
+        failure=failed.record(description.index) if failed else None,
     )
 
 
@@ -83,7 +83,7 @@ class Judged(Summarized):
 
 @dataclass(frozen=True, repr=False)
 class Judge(Summarized):
-    """Scores reconstructions of a private batch.
+    """Scorer of reconstructions of a private batch.
 
     Args:
         domain: Domain of the examples.
@@ -121,8 +121,8 @@ class Judge(Summarized):
         return Judged(found, order, scores)
 
 
-def scored(
-    told: Described,
+def scored_record(
+    description: Described,
     judge: Judge,
     guess: Judged,
     control: Judged | Failed,
@@ -132,8 +132,8 @@ def scored(
     """Return the record of a cell whose attack ran.
 
     Args:
-        told: Description of the cell.
-        judge: Scored the reconstructions.
+        description: Description of the cell.
+        judge: The scorer of both reconstructions.
         guess: The reconstruction of the private batch.
         control: The reconstruction of the blind control, or its failure.
         shown: Pictures and trajectory.
@@ -142,10 +142,10 @@ def scored(
     found, failed = guess.found, control if isinstance(control, Failed) else None
     flags = tuple(map(bool, found.found[guess.order].tolist()))
     blind = control_record(control, drawn.decoy_is)
-    scores = measured(guess)
+    scores = applicable_scores(guess)
     identified = len(judge.batch) + len(judge.pool) if "iip_pixels" in scores else None
     return Cell(
-        **dict(told),
+        **dict(description),
         status=found.status.value,
         message=text(found.message),
         notes=(*drawn.notes, *map(text, found.notes)),
@@ -169,11 +169,11 @@ def scored(
         rows=shown.content.rows,
         cost=cost_record(found.cost),
         control_cost=cost_record(Cost() if isinstance(control, Failed) else control.found.cost),
-        failure=failed.record(told.index) if failed else None,
+        failure=failed.record(description.index) if failed else None,
     )
 
 
-def measured(guess: Judged) -> dict[str, tuple[float | None, ...]]:
+def applicable_scores(guess: Judged) -> dict[str, tuple[float | None, ...]]:
     """Return the scores for a record, without the metrics that do not apply."""
     return {name: tuple(values) for name, values in guess.scores.items() if values is not None}
 
@@ -187,9 +187,9 @@ def plain(number: Any) -> Any:
     )
 
 
-def text(told: object) -> str:
+def text(value: object) -> str:
     """Return a message or note of an attack, cut to MOST_TEXT characters."""
-    whole = str(told)
+    whole = str(value)
     return whole if len(whole) <= MOST_TEXT else f"{whole[: MOST_TEXT - 4]} ..."
 
 
@@ -213,7 +213,7 @@ def control_record(control: Judged | Failed, kind: str) -> Control:
     found = control.found
     return Control(
         kind=kind,
-        scores=measured(control),
+        scores=applicable_scores(control),
         status=found.status.value,
         message=text(found.message),
     )

@@ -12,9 +12,9 @@ from torch.nn import functional
 from leakgauge import attacks, defenses, threats
 from leakgauge.audit.case import Case
 from leakgauge.audit.grid import check_size
-from leakgauge.audit.materials import Materials, is_object, listed, load, model_builder, part_of
+from leakgauge.audit.materials import Materials, is_object, load, model_builder, part_of, read_parts
 from leakgauge.audit.options import (
-    checked,
+    check_options,
     find,
     names,
     sweep,
@@ -73,15 +73,15 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | 
     dataset = cache(lambda: load(case.data, f"{where}.data"))
     made = Materials(dataset, seeds.child(where), most)
     named = {
-        "attacks": each(case.attacks, ATTACKS, f"{where}.attacks", Attack, made),
-        "defenses": each(
+        "attacks": resolve_parts(case.attacks, ATTACKS, f"{where}.attacks", Attack, made),
+        "defenses": resolve_parts(
             case.defenses, DEFENSES | {"none": no_defense}, f"{where}.defenses", Defense, made
         ),
-        "training": one(
+        "training": resolve_part(
             case.training, TRAININGS, f"{where}.training", LocalTraining, without=("batch_size",)
         ),
-        "threat": one(case.threat, THREATS, f"{where}.threat", threats.ThreatModel),
-        "utility": priced(case.utility, f"{where}.utility"),
+        "threat": resolve_part(case.threat, THREATS, f"{where}.threat", threats.ThreatModel),
+        "utility": make_utility(case.utility, f"{where}.utility"),
         "loss": find(case.loss, LOSSES, f"{where}.loss"),
     }
     axes = {
@@ -107,20 +107,20 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | 
     return resolved
 
 
-def priced(options: dict[str, Any] | None, where: str) -> Utility | None:
-    """Return how to measure the cost of defenses in accuracy, or None if the specification does not ask for it.
+def make_utility(options: dict[str, Any] | None, where: str) -> Utility | None:
+    """Return the options to measure the cost of defenses, or None if the specification has no `utility`.
 
     The numbers are checked before `train` and `test` are loaded.
     """
     if options is None:
         return None
     given = {name: part_of(options[name], f"{where}.{name}") for name in PARTS if name in options}
-    numbers = checked(Utility, {k: v for k, v in options.items() if k not in PARTS}, where)
+    numbers = check_options(Utility, {k: v for k, v in options.items() if k not in PARTS}, where)
     parts = {name: load(part, f"{where}.{name}") for name, part in given.items()}
     return Utility(**(numbers | parts))
 
 
-def one(
+def resolve_part(
     part: Part, known: dict[str, Any], where: str, kind: Any, *, without: tuple[str, ...] = ()
 ) -> Any:
     """Return the object that `part` names. It is made with the options of `part` except those in `without`.
@@ -132,10 +132,10 @@ def one(
     return make(find(part.name, known, where), options, where, kind)
 
 
-def each(
+def resolve_parts(
     parts: list[Part], known: dict[str, Any], where: str, kind: Any, materials: Materials
 ) -> list[Any]:
-    """Return the objects that `parts` name. A part with a swept option gives several. See `swept`."""
+    """Return the objects that `parts` name. A part with swept options gives several objects. See `swept`."""
     return [
         made
         for i, part in enumerate(parts)
@@ -149,8 +149,8 @@ def variants(
     """Return the objects that one part names, one for each combination of its swept options."""
     made = []
     factory: Callable[..., Any] = find(part.name, known, where)
-    for given in chained(nested(part.options, where, materials), where, materials):
-        options = materials.supplied(factory, given, where)
+    for given in make_links(make_inner_attacks(part.options, where, materials), where, materials):
+        options = materials.supply(factory, given, where)
         for key, value in options.items():
             if value in ([], ()):
                 raise SpecificationError(
@@ -168,26 +168,29 @@ def variants(
     return made
 
 
-def nested(options: dict[str, Any], where: str, materials: Materials) -> dict[str, Any]:
+def make_inner_attacks(options: dict[str, Any], where: str, materials: Materials) -> dict[str, Any]:
     """Return the options with every attack among them made into an object.
 
     The option `attacks` of `auto` is a list. The options in `INNER` hold one attack each.
     """
     for key in INNER:
         if isinstance(options.get(key), (str, dict)):
-            inner = nested({"attacks": [options[key]]}, where, materials)["attacks"]
+            inner = make_inner_attacks({"attacks": [options[key]]}, where, materials)["attacks"]
             options = {**options, key: inner[0]}
     if not isinstance(options.get("attacks"), list):
         return options
-    parts = listed(options["attacks"], f"{where}.attacks")
-    made = each(parts, ATTACKS, f"{where}.attacks", Attack, materials)
+    parts = read_parts(options["attacks"], f"{where}.attacks")
+    made = resolve_parts(parts, ATTACKS, f"{where}.attacks", Attack, materials)
     return {**options, "attacks": tuple(made)}
 
 
-def chained(options: dict[str, Any], where: str, materials: Materials) -> Iterator[dict[str, Any]]:
+def make_links(
+    options: dict[str, Any], where: str, materials: Materials
+) -> Iterator[dict[str, Any]]:
     """Yield the options of a chain with its defenses made into objects.
 
-    If options of the defenses are swept, there is one chain for each combination of the defenses.
+    If options of the defenses are swept, yield once for each combination of the defenses. Options without a list
+    `defenses` are yielded unchanged.
     """
     if not isinstance(options.get("defenses"), list):
         yield options
@@ -195,7 +198,7 @@ def chained(options: dict[str, Any], where: str, materials: Materials) -> Iterat
     place = f"{where}.defenses"
     links = [
         variants(part, DEFENSES, f"{place}.{i}", Defense, materials)
-        for i, part in enumerate(listed(options["defenses"], place))
+        for i, part in enumerate(read_parts(options["defenses"], place))
     ]
     materials.check_size(place, {f"link {i}": len(link) for i, link in enumerate(links)})
     for combination in product(*links):
@@ -219,7 +222,7 @@ def make(factory: Any, options: dict[str, Any], where: str, kind: Any) -> Any:
                 remedy="name the class of the object, or leave the options out",
             )
         return factory
-    valid = checked(factory, options, where)
+    valid = check_options(factory, options, where)
     with guard_user_code(
         where, "a part that can be made", remedy="correct the part or its options"
     ):

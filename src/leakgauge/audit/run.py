@@ -1,4 +1,4 @@
-"""A whole audit, which checks and plans the cases, runs the plan and keeps the records."""
+"""A whole audit: check and plan the cases, run the plan, and keep the records."""
 
 from __future__ import annotations
 
@@ -165,12 +165,17 @@ def execute(
                 plan.jobs,
                 plan.seed,
                 workers=processes,
-                told=keeper.told,
-                done=keeper.done,
+                on_progress=keeper.report_progress,
+                on_result=keeper.keep_result,
             )
         else:
             with one_thread():
-                serial(plan.jobs, plan.seed, told=keeper.told, done=keeper.done)
+                serial(
+                    plan.jobs,
+                    plan.seed,
+                    on_progress=keeper.report_progress,
+                    on_result=keeper.keep_result,
+                )
     except KeyboardInterrupt as stop:
         run.interrupted, run.code = True, code_of(stop)
     finally:
@@ -192,7 +197,7 @@ def one_thread() -> Iterator[None]:
 def header(plan: Plan, command: str, workers: int) -> Header:
     """Return the first record of a run.
 
-    With this record, the run can be repeated bit by bit on the same machine and library builds.
+    With this record, the run can be repeated bit for bit on the same machine and library builds.
     """
     source, rules = plan.source, rules_of(cell.case.data.domain for cell in plan.cells)
     return Header(

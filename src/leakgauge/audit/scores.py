@@ -37,14 +37,14 @@ def score(
         labels_granted: Whether the threat model grants the labels.
 
     Raises:
-        DataError: A metric returned something else than one real number for each example.
+        DataError: A metric did not return one real number for each example.
     """
     modality = modality_of(domain)
     truth = modality.coordinates(domain, batch.inputs)
     found = modality.in_range(domain, guess.inputs[order])
     values = {
         # A user's metric may write to its arguments, so each metric gets its own copies.
-        name: checked(name, metric(truth.clone(), found.clone()), len(truth))
+        name: check_values(name, metric(truth.clone(), found.clone()), len(truth))
         for name, metric in chosen.items()
     }
     label: list[float] | None = None
@@ -55,7 +55,7 @@ def score(
     return {**values, "label": label}
 
 
-def checked(name: str, values: object, count: int) -> list[float]:
+def check_values(name: str, values: object, count: int) -> list[float]:
     """Return the values of a metric as a list. Raise DataError unless they are `count` real numbers."""
     if (
         not isinstance(values, Tensor)

@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any
 
 from leakgauge.audit.case import Case
-from leakgauge.audit.failures import Failed, reason_of, tried
+from leakgauge.audit.failures import Failed, reason_of, try_step
 from leakgauge.core import (
     Attack,
     Defense,
@@ -50,12 +50,12 @@ def parts(case: Case) -> Iterator[tuple[str, Any, Any]]:
 def check_part(case: Case, name: str, kind: Any, part: Any) -> None:
     """Raise SpecificationError unless a part has a repr, the methods of its protocol, and options in range."""
     # The record of a cell names its parts by their reprs. The seeds of the cell depend on these names.
-    text = tried("name", lambda: str(repr(part)))
+    text = try_step("name", lambda: str(repr(part)))
     if isinstance(text, Failed):
         found = f"one of {type(part).__name__} that fails: {reason_of(text.cause)}"
         raise mistake(case, name, "parts with a repr", found, "correct its __repr__")
     # isinstance evaluates properties of a protocol, which are the user's code and may raise.
-    fits = tried("methods", lambda: isinstance(part, kind) and not isinstance(part, type))
+    fits = try_step("methods", lambda: isinstance(part, kind) and not isinstance(part, type))
     if fits is not True:
         wanted = f"objects with the methods of leakgauge.{kind.__name__}"
         found = f"the class {part.__name__}" if isinstance(part, type) else text
@@ -67,11 +67,11 @@ def check_part(case: Case, name: str, kind: Any, part: Any) -> None:
 
 def check_effects(case: Case, part: Defense) -> None:
     """Raise SpecificationError unless the `effects` of a defense are a tuple of effects."""
-    told = tried("effects", lambda: effects_of(part, Effect))
-    if isinstance(told, Failed):
-        if isinstance(told.cause, SpecificationError):
-            raise told.cause
-        found = f"one of {type(part).__name__} that fails: {reason_of(told.cause)}"
+    effects = try_step("effects", lambda: effects_of(part, Effect))
+    if isinstance(effects, Failed):
+        if isinstance(effects.cause, SpecificationError):
+            raise effects.cause
+        found = f"one of {type(part).__name__} that fails: {reason_of(effects.cause)}"
         raise mistake(case, "defenses", "a tuple of effects", found, "correct its effects")
 
 
@@ -80,7 +80,7 @@ def check_requires(case: Case, attack: Attack) -> None:
     known = Knowledge.names()
     name = f"attacks, {type(attack).__name__}.requires"
     wanted = f"a set of names among {', '.join(sorted(known))}"
-    needs = tried("requires", lambda: attack.requires)
+    needs = try_step("requires", lambda: attack.requires)
     if isinstance(needs, Failed):
         raise mistake(case, name, wanted, reason_of(needs.cause), "correct it")
     if not isinstance(needs, (set, frozenset)) or not needs <= known:

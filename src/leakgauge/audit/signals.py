@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: they stop a run, but never in the middle of a record."""
+"""Handling of Ctrl-C and SIGTERM. They stop a run, but never in the middle of a record."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stoppable() -> Iterator[None]:
 def held() -> Iterator[None]:
     """Delay SIGINT and SIGTERM until the block ends.
 
-    Then a record is both written and counted, or neither. A second signal is not delayed and ends the process.
+    In this way, no record is written without being counted. A second signal is not delayed and ends the process.
     """
     caught: list[int] = []
 

@@ -18,15 +18,18 @@ from leakgauge.core import SpecificationError
 from leakgauge.core.ranges import Count
 
 
-def _named(value: Any) -> Any:
+def _to_table(value: Any) -> Any:
+    """Return the table of a part. A text is the name of the part. Return other values unchanged."""
     return {"name": value} if isinstance(value, str) else value
 
 
-def _listed(value: Any) -> Any:
+def _to_list(value: Any) -> Any:
+    """Return a list unchanged, and any other value as a list of one value."""
     return value if isinstance(value, list) else [value]
 
 
-def _printable(value: str) -> str:
+def _check_printable(value: str) -> str:
+    """Return a name unchanged. Raise an error for pydantic unless it is printable and short enough."""
     if not value.isprintable() or len(value) > LONGEST_NAME:
         raise PydanticCustomError(
             "name", f"a name of at most {LONGEST_NAME} printable characters in one line"
@@ -42,20 +45,20 @@ class Part(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """All fields but the name."""
+        """All fields except the name."""
         return dict(self.model_extra or {})
 
 
 LONGEST_NAME = 200
 """Largest number of characters in the name of a case."""
-Named = Annotated[Part, BeforeValidator(_named)]
+Named = Annotated[Part, BeforeValidator(_to_table)]
 
 
 class TrainingPart(Part):
     """Local training and the number of examples in a batch. A list of numbers is a sweep."""
 
     name: str = "fedsgd"
-    batch_size: Annotated[list[Count], BeforeValidator(_listed), Field(min_length=1)] = [1]
+    batch_size: Annotated[list[Count], BeforeValidator(_to_list), Field(min_length=1)] = [1]
 
 
 class ThreatPart(Part):
@@ -68,14 +71,14 @@ class CaseSpecification(BaseModel):
     """One case: every attack against every defense at every batch size."""
 
     model_config = ConfigDict(extra="forbid")
-    name: Annotated[str, AfterValidator(_printable)] | None = None
+    name: Annotated[str, AfterValidator(_check_printable)] | None = None
     data: Named
     model: Named
     loss: str = "cross_entropy"
-    training: Annotated[TrainingPart, BeforeValidator(_named)] = TrainingPart()
-    threat: Annotated[ThreatPart, BeforeValidator(_named)] = ThreatPart()
-    attacks: Annotated[list[Named], BeforeValidator(_listed), Field(min_length=1)]
-    defenses: Annotated[list[Named], BeforeValidator(_listed), Field(min_length=1)] = [
+    training: Annotated[TrainingPart, BeforeValidator(_to_table)] = TrainingPart()
+    threat: Annotated[ThreatPart, BeforeValidator(_to_table)] = ThreatPart()
+    attacks: Annotated[list[Named], BeforeValidator(_to_list), Field(min_length=1)]
+    defenses: Annotated[list[Named], BeforeValidator(_to_list), Field(min_length=1)] = [
         Part(name="none")
     ]
     examples: list[Annotated[int, Field(ge=0)]] | None = None
@@ -160,7 +163,7 @@ def parse(source: Source) -> Specification:
     """
     tree = tree_of(source.text, "specification")
     if "cases" not in tree:
-        # A file of one case may leave the list out. Its sections are then at the top level.
+        # A file with one case may have its sections at the top level, without the list `cases`.
         top = {key: tree.pop(key) for key in list(tree) if key != "seed"}
         tree["cases"] = [top]
     for setting in source.settings:
@@ -175,7 +178,10 @@ def parse(source: Source) -> Specification:
 
 
 def apply(tree: dict[str, Any], setting: str) -> None:
-    """Set `section.key=value` in every case, or in the whole tree if the path starts with `cases` or `seed`."""
+    """Apply a setting `section.key=value` to every case.
+
+    If the path starts with `cases` or `seed`, apply the setting to the whole tree instead.
+    """
     path, equals, text = setting.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -198,10 +204,10 @@ def apply(tree: dict[str, Any], setting: str) -> None:
 
 
 def value_of(text: str, where: str) -> Any:
-    """Return the TOML value of a text. A text that is no TOML value is a string, so that quotes may be left out.
+    """Return the TOML value of a text. If the text is not TOML, return it as a string, so quotes may be left out.
 
     Raises:
-        SpecificationError: The value is TOML, but `tree_of` refuses it, for example since it is nested too deep.
+        SpecificationError: The value is TOML, but exceeds a limit of `tree_of`, for example the depth of nesting.
     """
     try:
         tree = tree_of(f"value = {text}", where)
@@ -209,12 +215,15 @@ def value_of(text: str, where: str) -> Any:
         if isinstance(error.__cause__, tomllib.TOMLDecodeError):
             return text
         raise
-    # A text of several lines can set more keys. It is then no value but a string.
+    # If a text of several lines sets more keys than `value`, the whole text is a string.
     return tree["value"] if len(tree) == 1 else text
 
 
 def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
-    """Follow the keys from `root` and set the last one. Integers index lists. Missing sections are added."""
+    """Follow the keys from `root`, and set the value at the last one. Missing sections are added.
+
+    In a list, a key is an index.
+    """
     node = root
     for key in keys[:-1]:
         if isinstance(node, list) and is_index(key, node):
@@ -250,5 +259,5 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
 
 
 def is_index(key: str, values: Sequence[Any]) -> bool:
-    """Return whether a key of any number of digits is the index of one of the values."""
+    """Return whether a key is the index of one of the values, in 1 to 9 digits. The key may be any text."""
     return key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(values)

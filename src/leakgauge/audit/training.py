@@ -1,4 +1,4 @@
-"""Trainings of a case's model under one defense each, and their records."""
+"""Federated trainings of a case's model, each under one defense, and their records."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from leakgauge import records
 from leakgauge.audit.case import Case
-from leakgauge.audit.description import UNTOLD, bare_defense, bare_protocol, check_record
-from leakgauge.audit.failures import Failed, failed_result, step, tried
+from leakgauge.audit.description import UNDESCRIBED, bare_defense, bare_protocol, check_record
+from leakgauge.audit.failures import Failed, failed_result, step, try_step
 from leakgauge.audit.folder import JobResult
 from leakgauge.audit.naming import defense_record, name_of
 from leakgauge.audit.utility import Utility
@@ -92,41 +92,41 @@ def run_training(run: TrainingRun, root: int, progress: Progress = silent) -> Jo
     Args:
         run: The training.
         root: Root seed of the audit.
-        progress: Called with the fraction of the training that is done.
+        progress: Function that receives each Moment, with the fraction of the training that is done, in [0, 1].
     """
     try:
         with step("training"):
             client, (train, test) = run.case.client(run.defense), run.data(root)
-            # The shared state is restored, so that attacks later in this process find no trace of the training.
+            # The shared state is restored, so that attacks later in this process see no trace of the training.
             with client.shared():
                 history = run.utility.federation.train(
                     client, train, test, seeds=run.seeds(root), progress=progress
                 )
-            return JobResult(measured(run, root, train, test, history))
+            return JobResult(training_record(run, root, train, test, history))
     except Failed as failed:
         return failed_training(run, root, failed)
 
 
 def failed_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
     """Return the result of a training that `failed` ended."""
-    told = tried("data", lambda: describe(run, root))
-    if isinstance(told, Failed):
+    description = try_step("data", lambda: describe(run, root))
+    if isinstance(description, Failed):
         return bare_training(run, root, failed)
-    return failed_result(_failed(told, failed), failed)
+    return failed_result(_failed_record(description, failed), failed)
 
 
 def bare_training(run: TrainingRun, root: int, failed: Failed) -> JobResult:
     """Return the result of a training that `failed` ended, without a description of its parts."""
-    return failed_result(_failed(barely(run, root), failed), failed)
+    return failed_result(_failed_record(describe_minimally(run, root), failed), failed)
 
 
-def _failed(told: DescribedTraining, failed: Failed) -> Training:
+def _failed_record(description: DescribedTraining, failed: Failed) -> Training:
     """Return the record of a failed training from its description and its failure."""
     return Training(
-        **dict(told),
+        **dict(description),
         status="failed",
         message=str(failed),
-        failure=failed.record(told.index),
+        failure=failed.record(description.index),
     )
 
 
@@ -146,13 +146,13 @@ def describe(run: TrainingRun, root: int) -> DescribedTraining:
     )
 
 
-def barely(run: TrainingRun, root: int) -> DescribedTraining:
-    """Return a description of a training that calls no code of its parts, as a user's own parts may fail."""
+def describe_minimally(run: TrainingRun, root: int) -> DescribedTraining:
+    """Return a description of a training without calling code of its parts, since a user's own parts may fail."""
     return DescribedTraining(
         index=run.index,
         id=f"{run.index:03d}/{run.case.name}/utility/r{run.repeat}",
         case=run.case.name,
-        model=records.Network(name=UNTOLD, parameters=0),
+        model=records.Network(name=UNDESCRIBED, parameters=0),
         protocol=bare_protocol(),
         federation=records.Federation(**asdict(run.utility.federation)),
         repeat=run.repeat,
@@ -166,7 +166,7 @@ def check_described(run: TrainingRun, root: int) -> None:
     check_record(lambda: describe(run, root), f"case {run.case.name!r}, utility")
 
 
-def measured(
+def training_record(
     run: TrainingRun, root: int, train: Dataset, test: Dataset, history: History
 ) -> Training:
     """Return the record of a finished training: its accuracy, bytes sent, times and epsilon."""
@@ -185,9 +185,10 @@ def measured(
 
 
 NOTES: dict[Protected, str] = {
-    "example": "that of the client whose examples are used most often, as if each were drawn independently",
-    "client": "that of one client's participation in every round, towards the party that the defense names",
+    "example": "that of the client whose examples are used most often, if each example is drawn independently",
+    "client": "that of one client that takes part in every round, against the party that the defense names",
 }
+"""End of a sentence on what an epsilon stands for, by the unit that the bound protects."""
 
 
 def epsilon(defense: Defense | None, utility: Utility, history: History) -> Epsilon | None:
@@ -198,18 +199,18 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> Epsi
     bounds = effects_of(defense, PrivacyBound)
     if not bounds:
         return None
-    # A client with fewer examples uses each of them more often.
+    # A client with fewer examples uses each example more often.
     rates = [min(utility.examples or size, size) / size for size in history.sizes]
     steps = len(history.sent)
     sampled: dict[Protected, float] = {"example": max(rates), "client": 1.0}
 
-    def told(note: str, value: float | None, protects: Protected) -> Epsilon:
+    def make_record(note: str, value: float | None, protects: Protected) -> Epsilon:
         rate = sampled[protects]
         return Epsilon(value=value, delta=DELTA, steps=steps, sample_rate=rate, note=note)
 
     first = bounds[0].protects
     if effects_of(defense, MixedExamples):
-        return told("no epsilon: mixtures let one example act in several", None, first)
+        return make_record("no epsilon: mixtures let one example act in several", None, first)
     try:
         # The accountant warns if a bound could be tighter. The bound is still valid.
         with warnings.catch_warnings():
@@ -222,17 +223,17 @@ def epsilon(defense: Defense | None, utility: Utility, history: History) -> Epsi
                 for bound in bounds
             )
     except SpecificationError as error:
-        return told(f"no epsilon: {error}", None, first)
+        return make_record(f"no epsilon: {error}", None, first)
     if not math.isfinite(value):
-        return told("no epsilon: without noise there is no bound", None, first)
-    return told(NOTES[protects], value, protects)
+        return make_record("no epsilon: without noise there is no bound", None, first)
+    return make_record(NOTES[protects], value, protects)
 
 
 def seconds_of(run: TrainingRun, root: int) -> float:
     """Estimate the seconds of a training from one client's first round and one test of the model.
 
-    It raises the errors that the training itself would raise, for example for too few examples or a defense
-    that does not fit.
+    It raises the errors that the training would raise, for example if examples are too few or a defense does not
+    fit the local training.
     """
     (train, test), seeds = run.data(root), run.seeds(root)
     client = run.case.client(run.defense)
@@ -243,8 +244,8 @@ def seconds_of(run: TrainingRun, root: int) -> float:
     with client.shared():
         clock = time.perf_counter()
         client.share_and_remember(model, batch, {}, seeds=seeds.child("plan"))
-        fraction = (time.perf_counter() - clock) / len(batch)
+        per_example = (time.perf_counter() - clock) / len(batch)
         clock = time.perf_counter()
         accuracy_of(model, test)
-        looking = time.perf_counter() - clock
-    return looking + federation.rounds * (fraction * sum(map(len, batches)) + looking)
+        testing = time.perf_counter() - clock
+    return testing + federation.rounds * (per_example * sum(map(len, batches)) + testing)

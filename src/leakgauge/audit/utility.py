@@ -1,4 +1,4 @@
-"""How an audit measures the cost of its defenses."""
+"""Options to measure what the defenses of an audit cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leakgauge.data import Dataset
 from leakgauge.utility import Federation
 
 HELD_OUT = 0.2
-"""Fraction of the training data that becomes the test set if no test set is named."""
+"""Fraction of the training data that becomes the test set by default."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -27,7 +27,7 @@ class Utility(Summarized):
         clients: Number of clients, at least 1.
         rounds: Number of rounds, at least 1.
         alpha: Evenness of the labels over clients, above 0, see `leakgauge.utility.label_skew`.
-        examples: Number of examples that a client draws from its own in a round. None is all.
+        examples: Number of its own examples that a client draws in each round. None uses all of them.
         server_lr: Step size of the server, above 0.
         train: Training data. The default is the case's data.
         test: Test data. By default, the seed holds out a fifth of the training data.
@@ -65,7 +65,7 @@ class Utility(Summarized):
         return Federation(**{each.name: getattr(self, each.name) for each in fields(Federation)})
 
     def check(self, case: str, data: Dataset) -> None:
-        """Raise DataError unless training and test data have the domain and classes of `data`, and enough examples."""
+        """Raise DataError if training or test data differ from `data` in domain or classes, or examples are too few."""
         for name, part in (("train", self.train), ("test", self.test)):
             if part is not None and (part.domain, part.classes) != (data.domain, data.classes):
                 raise DataError(
@@ -90,10 +90,10 @@ class Utility(Summarized):
             return train, self.test
         order = torch.randperm(len(train), generator=seeds.generator("held out"))
         held = max(1, round(HELD_OUT * len(train)))
-        return taken(train, order[held:]), taken(train, order[:held])
+        return select(train, order[held:]), select(train, order[:held])
 
 
-def taken(data: Dataset, indices: torch.Tensor) -> Dataset:
+def select(data: Dataset, indices: torch.Tensor) -> Dataset:
     """Return the examples with these indices, in the order of the data."""
     chosen = indices.sort().values
     return replace(data, inputs=data.inputs[chosen], targets=data.targets[chosen])

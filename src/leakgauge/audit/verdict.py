@@ -47,8 +47,8 @@ def judged(
     known = [leaked for leaked in each if leaked is not None]
     if known:
         parts = rule.parts(scores, each, better=better) if rule.instead else ()
-        told = f"{sum(known)} of {len(known)} examples leaked{_by(parts)}"
-        return _verdict(rule, each, told)
+        why = f"{sum(known)} of {len(known)} examples leaked{_by(parts)}"
+        return _verdict(rule, each, why)
     blind = "no example can be judged" if control else "there is no blind control"
     return _verdict(rule, each, blind)
 
@@ -67,8 +67,8 @@ def _by(parts: Sequence[str | None]) -> str:
             places.setdefault(metric, []).append(str(number))
     if len(places) < 2:
         return "".join(f", by {metric}" for metric in places)
-    told = [f"{_numbers(numbers)} by {metric}" for metric, numbers in places.items()]
-    return f": {'; '.join(told)}"
+    groups = [f"{_numbers(numbers)} by {metric}" for metric, numbers in places.items()]
+    return f": {'; '.join(groups)}"
 
 
 def _numbers(numbers: Sequence[str]) -> str:

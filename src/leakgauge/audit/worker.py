@@ -1,4 +1,4 @@
-"""A worker process. It builds the plan again from its source, and runs the jobs whose indices it receives."""
+"""A worker process. It makes the jobs again from the specification, and runs those whose indices it receives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from leakgauge.audit.failures import Failed, reason_of, tried
+from leakgauge.audit.failures import Failed, reason_of, try_step
 from leakgauge.audit.folder import JobResult
 from leakgauge.audit.jobs import Job, jobs, run_job
 from leakgauge.audit.resolve import resolve
@@ -28,12 +28,12 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Ready:
-    """The message that a worker has built its plan."""
+    """The message that a worker has made its jobs."""
 
 
 @dataclass(frozen=True)
 class Unable:
-    """The message that a worker cannot build the plan that its parent built, with the reason."""
+    """The message that a worker could not make its jobs, with the reason."""
 
     reason: str
 
@@ -70,7 +70,7 @@ class Worker:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         torch.set_num_threads(1)
         # A user's factory may raise any exception. The parent reports the reason and ends the run.
-        planned = tried("plan", lambda: jobs(resolve(parse(self.source))))
+        planned = try_step("plan", lambda: jobs(resolve(parse(self.source))))
         if isinstance(planned, Failed):
             pipe.send(Unable(reason_of(planned.cause)))
             return
@@ -82,14 +82,14 @@ class Worker:
         """Run a job, send messages about its progress, and return its result."""
         sent = 0.0
 
-        def told(moment: Moment) -> None:
+        def report(moment: Moment) -> None:
             nonlocal sent
             done = moment.fraction
             if done >= sent + STEP:
                 sent = done
                 pipe.send(Fraction(job.index, done))
 
-        return run_job(job, self.root, told)
+        return run_job(job, self.root, report)
 
 
 def end_with_parent() -> None:
