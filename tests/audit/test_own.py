@@ -224,7 +224,7 @@ def own_case(**changes: Any) -> lg.Case:
 
 
 class TestLossWithoutASecondDerivative:
-    """Local training differentiates the loss `once` one time and works. Gradient matching needs two times and fails."""
+    """Local training needs only the first derivative of a loss, and works. Gradient matching needs two, and fails."""
 
     def test_the_closed_form_needs_none(self) -> None:
         (cell,) = lg.audit(own_case(loss=once, attacks=[lg.attacks.LinearLayer()])).cells

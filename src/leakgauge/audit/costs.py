@@ -90,7 +90,7 @@ def costs_of_attacks(cell: Cell, step: Seconds, seed: int) -> dict[int, Seconds]
 
 
 def compute_or_none(compute: Callable[[], Result]) -> Result | None:
-    """Return the result of `compute`, or None if it failed. In this case, the record of the job will give the reason.
+    """Return the result of `compute`, or None if it failed. The record of the job gives the reason later.
 
     Raises:
         UserError: The user can correct the mistake before anything runs.

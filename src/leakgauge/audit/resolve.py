@@ -189,8 +189,8 @@ def make_links(
 ) -> Iterator[dict[str, Any]]:
     """Yield the options of a chain with its defenses made into objects.
 
-    If options of the defenses are swept, yield once for each combination of the defenses. Options without a list
-    `defenses` are yielded unchanged.
+    If options of the defenses are swept, yield once for each combination of the defenses. If `defenses` is not a list,
+    yield the options unchanged.
     """
     if not isinstance(options.get("defenses"), list):
         yield options

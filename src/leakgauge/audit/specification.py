@@ -259,5 +259,5 @@ def put(root: Any, keys: Sequence[str], value: Any, setting: str) -> None:
 
 
 def is_index(key: str, values: Sequence[Any]) -> bool:
-    """Return whether a key is the index of one of the values, in 1 to 9 digits. The key may be any text."""
+    """Return whether a key is the index of one of the values. The key may be any text, also of many digits."""
     return key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(values)

@@ -185,7 +185,7 @@ def training_record(
 
 
 NOTES: dict[Protected, str] = {
-    "example": "that of the client whose examples are used most often, if each example is drawn independently",
+    "example": "that of the client whose examples are used most often, as if each example were drawn independently",
     "client": "that of one client that takes part in every round, against the party that the defense names",
 }
 """End of a sentence on what an epsilon stands for, by the unit that the bound protects."""
