@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from leakgauge.audit.options import CONTEXT, type_hints
+from leakgauge.audit.options import options_of, type_hints
 from leakgauge.core.ranges import MOST
 
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
@@ -23,9 +23,7 @@ NARROW = 40
 def rows_of(part: type) -> Iterator[str]:
     """Yield one row of a Markdown table for each option."""
     hints = type_hints(part)
-    for name, parameter in inspect.signature(part).parameters.items():
-        if name in CONTEXT or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
+    for name, parameter in options_of(part).items():
         kind, limits = described(hints.get(name, Any))
         required = parameter.default is parameter.empty
         default = "required" if required else f"`{brief(parameter.default)}`"

@@ -8,7 +8,7 @@ from typing import Any
 
 from leakgauge import metrics
 from leakgauge.audit.materials import DATA, MODELS
-from leakgauge.audit.options import CONTEXT
+from leakgauge.audit.options import options_of
 from leakgauge.audit.resolve import ATTACKS, DEFENSES, THREATS
 
 
@@ -20,9 +20,7 @@ def first_line(part: Any) -> str:
 def options(part: Callable[..., Any]) -> str:
     """Return the options of a part with their defaults, as in a specification."""
     shown = []
-    for name, parameter in inspect.signature(part).parameters.items():
-        if name in CONTEXT or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
+    for name, parameter in options_of(part).items():
         required = parameter.default is parameter.empty
         shown.append(name if required else f"{name} = {parameter.default!r}")
     return f" [{', '.join(shown)}]" if shown else ""

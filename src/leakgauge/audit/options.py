@@ -114,17 +114,25 @@ def type_hints(part: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(maker, include_extras=True)
 
 
+def options_of(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a part that a specification can set, by name."""
+    unnamed = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(part).parameters.items()
+        if name not in CONTEXT and parameter.kind not in unnamed
+    }
+
+
 def signature_model(part: Callable[..., Any]) -> type[BaseModel]:
     """Return a pydantic model with one field for each option of `part`."""
     hints = type_hints(part)
-    fields: dict[str, Any] = {}
-    open_ended = False
-    for name, parameter in inspect.signature(part).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            open_ended = True
-        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in CONTEXT:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), ... if each.default is each.empty else each.default)
+        for name, each in options_of(part).items()
+    }
+    parameters = inspect.signature(part).parameters.values()
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
     config = ConfigDict(
         extra="allow" if open_ended else "forbid",
         arbitrary_types_allowed=True,
