@@ -211,7 +211,7 @@ def check_knowledge(attack: Attack, granted: frozenset[str]) -> None:
             f"attack {type(attack).__name__}",
             expected=f"knowledge of {', '.join(missing)}",
             found=f"a threat model that grants {', '.join(sorted(granted)) or 'nothing'}",
-            remedy=f"{grant}, or choose an attack that recovers it",
+            remedy=f"{grant}, or choose an attack that does not need it",
         )
 
 
