@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from leakgauge.audit.options import options_of, type_hints
+from leakgauge.catalog import brief
 from leakgauge.core.ranges import MOST
 
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
-NARROW = 40
-"""Most characters of a default in a table."""
 
 
 def rows_of(part: type) -> Iterator[str]:
@@ -65,23 +62,3 @@ def interval(limits: Sequence[Any]) -> str:
             case Lt(bound) if bound < MOST and not math.isinf(bound):
                 high, closing = f"{bound:g}", ")"
     return f"{opening}{low}, {high}{closing}"
-
-
-def brief(value: object) -> str:
-    """Return a default in a few characters. Of a part, only the options that differ from its own defaults."""
-    if isinstance(value, tuple) and any(is_dataclass(each) for each in value):
-        return f"{len(value)} parts"
-    if isinstance(value, type) or inspect.isroutine(value):
-        # The repr of a function holds its address, which differs from build to build.
-        return "a function" if value.__name__ == "<lambda>" else value.__name__
-    if not is_dataclass(value):
-        text = repr(value)
-        plain = len(text) <= NARROW and " at 0x" not in text and "`" not in text
-        return text if plain else type(value).__name__
-    changed = []
-    for field in fields(value):
-        own = getattr(value, field.name)
-        if field.repr and (field.default is MISSING or own != field.default):
-            changed.append(f"{field.name}={own!r}")
-    text = f"{type(value).__name__}({', '.join(changed)})"
-    return text if len(text) <= NARROW else f"{type(value).__name__}(...)"

@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from leakgauge.audit.resolve import ATTACKS, DEFENSES, THREATS
-from leakgauge.catalog import first_line
+from leakgauge.catalog import brief, first_line
 
 LOG = logging.getLogger(__name__)
 ROOMS = {
@@ -33,6 +33,8 @@ ROOMS = {
     "examples": ("Examples for documentation", "leakgauge.examples"),
 }
 """Pages of the API: title, and the module whose public names the page documents."""
+LONGEST_SIGNATURE = 300
+"""Most characters of a signature that is printed with whole defaults."""
 SEAMS = {
     "on_batch": "the private batch",
     "on_model": "the model",
@@ -204,7 +206,27 @@ def names_of(module: str) -> Iterator[tuple[str, Any]]:
             yield f"{module}.{name}", part
 
 
+def shorten_signature(
+    app: Sphinx,
+    what: str,
+    name: str,
+    part: Any,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str, str | None] | None:
+    """Return a signature with its defaults in a few characters, or None if it is short already."""
+    if what != "class" or signature is None or len(signature) <= LONGEST_SIGNATURE:
+        return None
+    shown = [
+        each if parameter.default is parameter.empty else f"{each}={brief(parameter.default)}"
+        for each, parameter in inspect.signature(part).parameters.items()
+    ]
+    return f"(*, {', '.join(shown)})", returns
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages before Sphinx reads any."""
     app.connect("builder-inited", write_pages)
+    app.connect("autodoc-process-signature", shorten_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

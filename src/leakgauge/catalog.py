@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from leakgauge import metrics
 from leakgauge.audit.materials import DATA, MODELS
 from leakgauge.audit.options import options_of
 from leakgauge.audit.resolve import ATTACKS, DEFENSES, THREATS
+
+NARROW = 40
+"""Most characters of a default in a list."""
 
 
 def first_line(part: Any) -> str:
@@ -22,8 +26,28 @@ def options(part: Callable[..., Any]) -> str:
     shown = []
     for name, parameter in options_of(part).items():
         required = parameter.default is parameter.empty
-        shown.append(name if required else f"{name} = {parameter.default!r}")
+        shown.append(name if required else f"{name} = {brief(parameter.default)}")
     return f" [{', '.join(shown)}]" if shown else ""
+
+
+def brief(value: object) -> str:
+    """Return a default in a few characters. Of a part, only the options that differ from its own defaults."""
+    if isinstance(value, tuple) and any(is_dataclass(each) for each in value):
+        return f"{len(value)} parts"
+    if isinstance(value, type) or inspect.isroutine(value):
+        # The repr of a function holds its address, which differs from build to build.
+        return "a function" if value.__name__ == "<lambda>" else value.__name__
+    if not is_dataclass(value):
+        text = repr(value)
+        plain = len(text) <= NARROW and " at 0x" not in text and "`" not in text
+        return text if plain else type(value).__name__
+    changed = []
+    for field in fields(value):
+        own = getattr(value, field.name)
+        if field.repr and (field.default is MISSING or own != field.default):
+            changed.append(f"{field.name}={own!r}")
+    text = f"{type(value).__name__}({', '.join(changed)})"
+    return text if len(text) <= NARROW else f"{type(value).__name__}(...)"
 
 
 def attack_lines() -> list[str]:

@@ -137,7 +137,7 @@ def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(BaseAttack):
-    """Run all applicable attacks, one after the other, until one settles the batch. Return the best match.
+    """Run all applicable attacks, one after the other, until one result is certain. Return the best match.
 
     Use it if you do not know which attack fits. A result settles the batch in three cases:
 
