@@ -139,7 +139,7 @@ def contained(attack: Attack, source: object, step: str) -> Iterator[None]:
 class Auto(BaseAttack):
     """Run all applicable attacks, one after the other, until one result is certain. Return the best match.
 
-    Use it if you do not know which attack fits. A result settles the batch in three cases:
+    Use it if you do not know which attack fits. A result is certain in three cases:
 
     - The result is certified.
     - It matches the update, and the update determines every direction of the batch.
@@ -209,7 +209,7 @@ def _search(
     seeds: Seeds,
     progress: Progress,
 ) -> Reconstruction:
-    """Run the attacks until one settles the batch."""
+    """Run the attacks until one result is certain."""
     notes, results = list(refusals), list[tuple[Attack, Reconstruction]]()
     planned, done = max(1, sum(one.plan.evaluations for one in able)), 0
 
