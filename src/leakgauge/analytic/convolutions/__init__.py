@@ -1,0 +1,1 @@
+"""Exact inversion of convolutions from the gradients of their weights."""

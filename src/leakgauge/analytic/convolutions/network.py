@@ -1,0 +1,174 @@
+"""A network as a graph of elementary operations, traced from any module, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from leakgauge.analytic.convolutions.geometry import Geometry, PaddingMode, geometry_of
+from leakgauge.core import Domain, Inapplicable, unit_shape
+from leakgauge.federated.isolation.probing import doubled, single
+from leakgauge.federated.isolation.untouched import untouched
+
+TRACED = 7
+"""Batch size of the trace. Sizes that begin with it stand for the batch size."""
+_VIEWS = ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand")
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """One call of a convolution whose weight is a parameter of the model.
+
+    Args:
+        name: Name of the weight.
+        node: The node of its output.
+        source: The node of its input.
+        weight: The weight `(O, C / groups, *kernel)`.
+        geometry: The places that it reads.
+        groups: Number of groups.
+        channels: Number of input channels C.
+    """
+
+    name: str
+    node: fx.Node
+    source: fx.Node
+    weight: Tensor
+    geometry: Geometry
+    groups: int
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network as a graph of elementary operations.
+
+    Args:
+        graph: The operations. Its placeholders are the state by name, then the input.
+        state: Parameters and buffers in float64, by name.
+        names: Name of the parameter or buffer of each placeholder.
+        entry: The node of the input, in the domain's units.
+        end: The node of the output.
+        convolutions: The convolutions in the order of their calls.
+    """
+
+    graph: fx.Graph
+    state: dict[str, Tensor]
+    names: dict[fx.Node, str]
+    entry: fx.Node
+    end: fx.Node
+    convolutions: tuple[Convolution, ...] = field(default=())
+
+    def evaluate(
+        self,
+        wanted: Iterable[fx.Node],
+        given: Mapping[fx.Node, Tensor],
+        state: Mapping[str, Tensor] | None = None,
+    ) -> dict[fx.Node, Tensor]:
+        """Return the values of nodes, computed from the given values of other nodes.
+
+        Args:
+            wanted: Nodes to compute.
+            given: Values `(B, ...)` of nodes that cut the wanted ones off from the input.
+            state: Values that replace parameters of the same name.
+        """
+        wanted = tuple(wanted)
+        needed = self.between(wanted, given)
+        values: dict[fx.Node, Any] = dict(given)
+        state = self.state if state is None else {**self.state, **state}
+        for node in self.graph.nodes:
+            if node not in needed or node in values:
+                continue
+            if node in self.names:
+                values[node] = state[self.names[node]]
+            else:
+                values[node] = self._call(node, values)
+        return {node: values[node] for node in wanted}
+
+    def between(self, wanted: Iterable[fx.Node], given: Iterable[fx.Node]) -> set[fx.Node]:
+        """Return the nodes that are needed for the wanted ones if others are given.
+
+        Raises:
+            ValueError: The input is needed, and is not given.
+        """
+        stop, needed, open_ = set(given), set[fx.Node](), list(wanted)
+        while open_:
+            node = open_.pop()
+            if node in needed or node in stop:
+                continue
+            if node is self.entry:
+                raise ValueError("expected nodes that cut the wanted ones off from the input")
+            needed.add(node)
+            open_.extend(node.all_input_nodes)
+        return needed
+
+    def _call(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+        """Return the value of an operation. The batch size of the trace is replaced in sizes."""
+        arguments = fx.node.map_arg(node.args, lambda n: values[n])
+        keywords = fx.node.map_arg(node.kwargs, lambda n: values[n])
+        assert callable(node.target), f"expected an operation; found {node.op}"
+        if str(node.target).startswith(_VIEWS):
+            size = list(arguments[1])
+            if size and size[0] == TRACED and -1 not in size[1:]:
+                size[0] = len(arguments[0]) if "expand" in str(node.target) else -1
+            arguments = (arguments[0], size, *arguments[2:])
+        elif "batch_norm" in str(node.target):
+            # The operation would change running statistics in place.
+            arguments = tuple(a.clone() if i in (3, 4) else a for i, a in enumerate(arguments))
+        return node.target(*arguments, **keywords)
+
+
+def trace(model: nn.Module, domain: Domain) -> Network | Inapplicable:
+    """Return the graph of a model for examples of a domain, or the reason why it cannot be traced."""
+    twin = doubled(model)
+    state = {
+        name: t.detach().clone()
+        for name, t in (*twin.named_parameters(), *twin.named_buffers())
+    }
+    shape = unit_shape(domain)
+    like = domain.from_unit(torch.full((TRACED, *shape), 0.5, dtype=torch.float64))
+
+    def forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
+        return single(functional_call(twin, state, (x,)))
+
+    try:
+        with untouched(twin):
+            traced = make_fx(forward, tracing_mode="fake")(state, like)
+    except (RuntimeError, TypeError, ValueError) as error:
+        return Inapplicable(f"the model cannot be traced: {' '.join(str(error).split())[:200]}")
+    graph = traced.graph
+    graph.eliminate_dead_code()
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    names = dict(zip(places, state, strict=False))
+    end = graph.output_node().all_input_nodes[0]
+    network = Network(graph, state, names, places[-1], end)
+    return Network(graph, state, names, places[-1], end, _convolutions(network, twin))
+
+
+def _convolutions(network: Network, model: nn.Module) -> tuple[Convolution, ...]:
+    """Return the convolutions whose weights are parameters."""
+    found = []
+    modules = dict(model.named_modules())
+    for node in network.graph.nodes:
+        if str(node.target) != "aten.convolution.default":
+            continue
+        source, weight, _, stride, padding, dilation, transposed, _, groups = node.args
+        if weight not in network.names or transposed:
+            continue
+        name = network.names[weight]
+        module = modules.get(name.rpartition(".")[0])
+        mode: PaddingMode = getattr(module, "padding_mode", "zeros")
+        value = network.state[name]
+        if mode != "zeros":
+            continue
+        shape = source.meta["val"].shape
+        geometry = geometry_of(
+            shape[2:], kernel=value.shape[2:], stride=stride, padding=padding, dilation=dilation
+        )
+        found.append(Convolution(name, node, source, value, geometry, groups, shape[1]))
+    return tuple(found)
