@@ -26,6 +26,7 @@ ROOMS = {
     "models": ("Networks", "leakgauge.models"),
     "metrics": ("Metrics", "leakgauge.metrics"),
     "modalities": ("Modalities", "leakgauge.modalities"),
+    "inspection": ("Inspection", "leakgauge.inspection"),
     "inversion": ("Gradient matching", "leakgauge.inversion"),
     "federated": ("Clients and local training", "leakgauge.federated"),
     "utility": ("Utility", "leakgauge.utility"),

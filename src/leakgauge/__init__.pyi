@@ -7,6 +7,7 @@ from . import data as data
 from . import defenses as defenses
 from . import examples as examples
 from . import federated as federated
+from . import inspection as inspection
 from . import inversion as inversion
 from . import metrics as metrics
 from . import modalities as modalities
@@ -54,6 +55,7 @@ from .federated import Batch as Batch
 from .federated import Client as Client
 from .federated import FedAvg as FedAvg
 from .federated import FedSGD as FedSGD
+from .inspection import inspect as inspect
 from .report import write_report as write_report
 from .threats import Aggregator as Aggregator
 from .threats import EncryptedUpdate as EncryptedUpdate

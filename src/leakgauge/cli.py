@@ -1,4 +1,4 @@
-"""The command line: `leakgauge audit`, `leakgauge recommend`, `leakgauge list` and `leakgauge schema`.
+"""The command line: `leakgauge audit`, `recommend`, `inspect`, `list` and `schema`.
 
 This module imports only what loads in milliseconds. So help, the version and mistakes on the command line appear at
 once. `leakgauge.commands` does the work. It imports torch, which takes seconds.
@@ -71,7 +71,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     commands = top.add_subparsers(
-        dest="command", required=True, metavar="{audit,recommend,list,schema}"
+        dest="command", required=True, metavar="{audit,recommend,inspect,list,schema}"
     )
     audit = commands.add_parser("audit", help="run an audit and write its report")
     audit.add_argument(
@@ -99,6 +99,9 @@ def parser() -> Parser:
     )
     add_run_options(advice)
     advice.add_argument("--json", action="store_true", help="print the recommendation as JSON")
+    add_inspect(
+        commands.add_parser("inspect", help="count what a network gives away, without data")
+    )
     listing = commands.add_parser("list", help="print the names that a specification may use")
     listing.add_argument("what", choices=LISTED)
     commands.add_parser("schema", help="print the JSON Schema of a line of records.jsonl")
@@ -129,6 +132,44 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"most audits and trainings in one run (default: {MOST_CELLS})",
     )
+
+
+def add_inspect(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command that inspects a network."""
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        help="name of a network, see `leakgauge list models`, or your own as package.module:name",
+    )
+    command.add_argument(
+        "--shape", required=True, help="shape of one example, for example 3,32,32 for color images"
+    )
+    command.add_argument("--classes", type=int, default=10, metavar="C", help="default: 10")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="an option of the network, for example width=64, weights=FILE or train=true. May be repeated",
+    )
+    command.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
+    command.add_argument(
+        "--batch", type=int, metavar="B", help="batch size of the verdict (default: all)"
+    )
+    command.add_argument(
+        "--steps", type=int, default=1, metavar="K", help="local steps on the batch (default: 1)"
+    )
+    command.add_argument(
+        "--clients", type=int, default=1, metavar="N", help="clients in a sum (default: 1)"
+    )
+    command.add_argument(
+        "--vocabulary",
+        type=int,
+        metavar="V",
+        help="number of tokens, for a network that reads tokens",
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -194,6 +235,9 @@ def check(options: argparse.Namespace) -> None:
     """Raise SpecificationError if an option is out of range, or if two options exclude each other."""
     if options.command in ("list", "schema"):
         return
+    if options.command == "inspect":
+        check_inspect(options)
+        return
     if options.command == "recommend":
         check_recommend(options)
     for name, value in (("--workers", options.workers), ("--max-cells", options.max_cells)):
@@ -201,6 +245,37 @@ def check(options: argparse.Namespace) -> None:
             raise SpecificationError(
                 name, expected="at least 1", found=str(value), remedy="give a larger number"
             )
+
+
+def check_inspect(options: argparse.Namespace) -> None:
+    """Raise SpecificationError if an option of `inspect` is out of range. Replace the shape by its numbers."""
+    for name in ("classes", "batch", "steps", "clients", "vocabulary"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise SpecificationError(
+                f"--{name}", expected="at least 1", found=str(value), remedy="give a larger number"
+            )
+    if options.seed < 0:
+        raise SpecificationError(
+            "--seed", expected="at least 0", found=str(options.seed), remedy="give a larger number"
+        )
+    for setting in options.settings:
+        if not setting.partition("=")[1]:
+            raise SpecificationError(
+                f"--set {setting}",
+                expected="KEY=VALUE",
+                found=repr(setting),
+                remedy="write, for example, --set width=64",
+            )
+    sizes = options.shape.split(",")
+    if not all(size.strip().isdecimal() and len(size) < 10 and int(size) > 0 for size in sizes):
+        raise SpecificationError(
+            "--shape",
+            expected="whole numbers of at least 1, with commas between them",
+            found=repr(options.shape),
+            remedy="give, for example, 3,32,32 for color images of 32 x 32 pixels",
+        )
+    options.shape = tuple(map(int, sizes))
 
 
 def check_recommend(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The work of the command after its arguments are parsed: audits, recommendations and lists."""
+"""The work of the command after its arguments are parsed: audits, recommendations, inspections and lists."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -21,12 +22,16 @@ from leakgauge.audit import (
     plan_from,
     read,
 )
+from leakgauge.audit.materials import model_maker, part_of
+from leakgauge.audit.specification import apply
 from leakgauge.catalog import lines
 from leakgauge.console import Output, announce, conclude, tell_failures, tell_path, watch
 from leakgauge.core import OutputError, OutputLost, SpecificationError
 from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
 from leakgauge.exit_codes import DONE, FAILED
+from leakgauge.inspection import inspect
+from leakgauge.inspection.domains import domain_of
 from leakgauge.streams import printing, standard_error
 
 
@@ -43,6 +48,8 @@ def run(options: argparse.Namespace, command: str) -> int:
         return DONE
     if options.command == "recommend":
         return run_recommend(options, command)
+    if options.command == "inspect":
+        return run_inspect(options)
     console = Console(file=standard_error())
     done, page = run_audit(console, options, options.spec, command)
     conclude(console, done, page, as_json=options.json)
@@ -74,9 +81,7 @@ def run_audit(
         loss: Largest loss of test accuracy for a recommendation, in [0, 1]. If it is given, the specification must
             measure utility.
     """
-    # A user's own `module:factory` is found in the current folder, as with `python -m`.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    see_current_folder()
     source = Source(read(spec), tuple(options.settings), options.seed)
     if loss is not None and all(case.utility is None for case in parse(source).cases):
         raise SpecificationError(
@@ -93,6 +98,12 @@ def run_audit(
     announce(console, plan, workers, out)
     run = watch(console, plan, out=out, workers=workers, command=command)
     return run, write_page(out, report.LOSS if loss is None else loss)
+
+
+def see_current_folder() -> None:
+    """Let a user's own `module:factory` be found in the current folder, as with `python -m`."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def write_page(out: str, loss: float) -> Path:
@@ -133,6 +144,29 @@ def run_recommend(options: argparse.Namespace, command: str) -> int:
                 shown.print(text, markup=False)
     tell_path(console, "Report:", page)
     return code
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """Print what a network gives away by counting."""
+    see_current_folder()
+    case: dict[str, Any] = {"model": {"name": options.model}}
+    for setting in options.settings:
+        apply({"cases": [case]}, f"model.{setting}")
+    build = model_maker(part_of(case["model"], "model"), "model", options.seed)
+    domain = domain_of(options.shape, options.vocabulary)
+    found = inspect(
+        build(domain, options.classes),
+        domain,
+        batch=options.batch,
+        steps=options.steps,
+        clients=options.clients,
+    )
+    with printing():
+        if options.json:
+            print(json.dumps(found.as_json(), indent=1, allow_nan=False))
+        else:
+            print("\n".join(found.lines()))
+    return DONE
 
 
 def printable(line: str) -> str:

@@ -48,7 +48,7 @@ class TestLight:
     @pytest.mark.parametrize(
         ("arguments", "code", "shown"),
         [
-            (["--help"], 0, "{audit,recommend,list,schema}"),
+            (["--help"], 0, "{audit,recommend,inspect,list,schema}"),
             (["--version"], 0, f"leakgauge {lg.__version__}\n"),
             (["audit", "--help"], 0, "--max-cells"),
             (["recommend", "--help"], 0, "0.02)"),

@@ -19,6 +19,7 @@ ROOMS = (
     "leakgauge.data",
     "leakgauge.defenses",
     "leakgauge.examples",
+    "leakgauge.inspection",
     "leakgauge.inversion",
     "leakgauge.metrics",
     "leakgauge.modalities",

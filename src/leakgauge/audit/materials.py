@@ -13,7 +13,7 @@ from leakgauge import data, models
 from leakgauge.audit.grid import check_size
 from leakgauge.audit.options import Options, check_options, explain, find, takes, type_hints
 from leakgauge.audit.specification import Named, Part
-from leakgauge.core import Attack, Defense, LocalTraining, Seeds, SpecificationError
+from leakgauge.core import Attack, Defense, Domain, LocalTraining, Seeds, SpecificationError
 from leakgauge.core.references import guard_user_code
 from leakgauge.data import Dataset
 
@@ -21,12 +21,35 @@ DATA = {name: getattr(data, name) for name in data.LOADERS}
 MODELS = {name: getattr(models, name) for name in models.BUILDERS}
 Build = Callable[[Dataset, int | None], nn.Module]
 """A function that builds a model for the domain of a data set, with the given number of classes."""
+BuildFor = Callable[[Domain, int], nn.Module]
+"""A function that builds a model for a domain and a number of classes."""
 
 
 def model_builder(part: Part, where: str, seed: int) -> Build:
     """Return a function that builds the model of `part`. It runs later, when the data is known.
 
     The name and the options of the model are checked now.
+
+    Raises:
+        SpecificationError: The name or an option is wrong.
+    """
+    build_for = model_maker(part, where, seed)
+
+    def build(dataset: Dataset, classes: int | None) -> nn.Module:
+        if classes is None:
+            raise SpecificationError(
+                where,
+                expected="a data set with classes",
+                found=f"{dataset.name!r}, a data set without classes",
+                remedy="set the number of classes of the data set",
+            )
+        return build_for(dataset.domain, classes)
+
+    return build
+
+
+def model_maker(part: Part, where: str, seed: int) -> BuildFor:
+    """Return a function that builds the model of `part` for a domain. Its name and its options are checked now.
 
     Raises:
         SpecificationError: The name or an option is wrong.
@@ -52,17 +75,10 @@ def model_builder(part: Part, where: str, seed: int) -> Build:
     given = {name: value for name, value in part.options.items() if name not in own}
     options = check_options(builder, given, where)
 
-    def build(dataset: Dataset, classes: int | None) -> nn.Module:
-        if classes is None:
-            raise SpecificationError(
-                where,
-                expected="a data set with classes",
-                found=f"{dataset.name!r}, a data set without classes",
-                remedy="set the number of classes of the data set",
-            )
+    def build(domain: Domain, classes: int) -> nn.Module:
         return models.build(
             builder,
-            dataset.domain,
+            domain,
             classes,
             seed=seed,
             weights=weights,

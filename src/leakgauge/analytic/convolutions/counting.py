@@ -1,0 +1,246 @@
+"""Batch sizes up to which the gradient of a weight determines the input of its layer, by counting equations.
+
+The gradient of a convolution's weight is dW = Delta V. The P positions of B examples give V (B P, C K)
+its rows, the patches. Delta (O, B P) is the gradient of the loss at the outputs. C, K and O are the
+numbers of input channels, taps and output channels. A linear layer has K = 1, and P rows for each example.
+
+Counts are those of exact arithmetic. Rounding can end a search below the counted batch.
+
+References: Ours. We know of no publication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.convolutions.geometry import Geometry
+
+MANY = 1 << 16
+"""Batch size that stands for any batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A layer's weight gradient, as equations for the layer's input.
+
+    Args:
+        geometry: The places that the layer reads. A linear layer reads each of its rows once.
+        channels: Number of input channels C, or of inputs of a linear layer.
+        outputs: Number of output channels O that the gradient shows.
+        groups: Number of groups of channels.
+        rank: Rank of Delta for one example, at most P. None for P.
+        shared: Rank that Delta loses once in every batch, as behind BatchNorm in train mode.
+        copies: Number of gradients of one example that the update sums, such as its local steps.
+    """
+
+    geometry: Geometry
+    channels: int
+    outputs: int
+    groups: int = 1
+    rank: int | None = None
+    shared: int = 0
+    copies: int = 1
+
+    @property
+    def positions(self) -> int:
+        """Number of positions P of one example."""
+        return self.geometry.positions
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the gradient that one group of channels has."""
+        return self.outputs // self.groups
+
+    @property
+    def signal(self) -> int:
+        """Rank of Delta for one example."""
+        return self.positions if self.rank is None else min(self.rank, self.positions)
+
+    def span(self) -> int:
+        """Return the largest batch whose inputs the row space of the gradient determines, or 0.
+
+        The row space must be that of the patches: at most O positions in the batch. The patches must
+        overlap, so that few inputs have all patches in the row space.
+        """
+        if self.signal < self.positions - 1 or not joined(self.geometry):
+            return 0
+        by_rank = (self.rows + self.shared) // max(1, self.signal)
+        return min(by_rank, self._unique()) // self.copies
+
+    def _unique(self) -> int:
+        """Return the largest batch at which equations outnumber the unknowns of the span.
+
+        Each patch has C K numbers, and B P of them are free. The input has C N, and B are free.
+        """
+        channels, places, positions = (
+            self.channels // self.groups,
+            self.geometry.places,
+            self.positions,
+        )
+        taps = int((self.geometry.sees < places).any(0).sum())
+        if positions == 1:
+            return channels * taps
+        equations = channels * (positions * taps - places)
+        return min(equations // (positions**2 - 1), (channels * taps - 1) // positions)
+
+    def reason(self) -> str:
+        """Return why the span is not determined even for one example, in numbers."""
+        if self.span() > 0:
+            return ""
+        what = "channels" if self.groups == 1 else "channels of a group"
+        if self.rows + self.shared < self.positions * self.copies:
+            steps = f" in {self.copies} steps" if self.copies > 1 else ""
+            return f"{self.rows} {what} for {self.positions} positions{steps}"
+        if int(self.geometry.reads.max()) == 1:
+            return "its patches do not overlap"
+        if not joined(self.geometry):
+            return "copies of the input at other places fit as well"
+        if self.signal < self.positions - 1:
+            return f"its signal has rank {self.signal} for {self.positions} positions"
+        return f"{self.channels // self.groups} input channels for {self.positions} positions"
+
+
+def solved(readers: Sequence[Reader], known: float = 0.0) -> int:
+    """Return the largest batch at which known signals determine the input of layers that read it.
+
+    Args:
+        readers: Layers that read the same input. Delta of each is known.
+        known: Numbers of the layers' outputs that are known, for one example.
+    """
+    parts = components([reader.geometry for reader in readers])
+    if not parts.all_read:
+        return 0
+
+    def holds(batch: int) -> bool:
+        missing = 0
+        for size, taps in parts.groups:
+            equations, covered = 0, False
+            for index, count in taps:
+                reader = readers[index]
+                equations += min(reader.rows, batch * min(count, reader.signal))
+                full = count == size and reader.signal == reader.positions
+                covered |= full and reader.rows > batch * size
+            if not covered and equations <= batch * size:
+                missing += max(1, batch * size - equations)
+        return missing == 0 or readers[0].channels * missing < known * batch
+
+    return largest(holds)
+
+
+def largest(holds: Callable[[int], bool]) -> int:
+    """Return the largest batch for which a condition holds, at most MANY. It holds for all smaller ones."""
+    if not holds(1):
+        return 0
+    low = 1
+    while low < MANY and holds(2 * low):
+        low *= 2
+    high = 2 * low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return min(low, MANY)
+
+
+@dataclass(frozen=True)
+class Components:
+    """Places that are linked by taps. Equations of one component do not touch another.
+
+    Args:
+        groups: For each component its number of places, and the (reader, number of places) of its taps.
+        all_read: Whether every place is read.
+    """
+
+    groups: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+    all_read: bool
+
+
+def components(geometries: Sequence[Geometry]) -> Components:
+    """Return the components of the places that layers read. A stride of 2 makes one of each parity."""
+    places = geometries[0].places
+    label = torch.arange(places + 1)
+    read = torch.zeros(places + 1, dtype=torch.bool)
+    taps = [
+        (i, torch.unique(row[row < places])) for i, g in enumerate(geometries) for row in g.sees.T
+    ]
+    taps = [(i, row) for i, row in taps if len(row)]
+    changed = True
+    while changed:
+        changed = False
+        for _, row in taps:
+            read[row] = True
+            least = label[row].min()
+            if bool((label[row] != least).any()):
+                label[row] = least
+                changed = True
+    groups = []
+    for root in torch.unique(label[:places][read[:places]]).tolist():
+        size = int((label[:places] == root).sum())
+        inside = tuple((i, len(row)) for i, row in taps if int(label[row[0]]) == root)
+        groups.append((size, inside))
+    return Components(tuple(groups), bool(read[:places].all()))
+
+
+def joined(geometry: Geometry) -> bool:
+    """Return whether patches that share places hold one input together, and no copy at other places passes."""
+    if geometry.positions == 1:
+        return bool((geometry.reads > 0).all())
+    if int(geometry.reads.min()) == 0 or int(geometry.reads.max()) == 1:
+        return False
+    if any(shifts(geometry, axis) for axis in range(len(geometry.size))):
+        return False
+    return _connected(geometry)
+
+
+def _connected(geometry: Geometry) -> bool:
+    """Return whether steps between patches that share a place lead from each patch to every other."""
+    label = torch.arange(geometry.positions)
+    sees, places = geometry.sees, geometry.places
+    owner = torch.arange(geometry.positions)[:, None].expand_as(sees)
+    real = sees < places
+    for _ in range(geometry.positions):
+        least = torch.full((places,), geometry.positions)
+        least.scatter_reduce_(0, sees[real], label[owner[real]], "amin")
+        best = torch.where(real, least[sees.clamp_max(places - 1)], geometry.positions)
+        new = torch.minimum(label, best.amin(1))
+        if torch.equal(new, label):
+            break
+        label = new
+    return bool((label == label[0]).all())
+
+
+def shifts(geometry: Geometry, axis: int) -> bool:
+    """Return whether a copy of an input, moved along an axis by one position, has only patches of the input.
+
+    This happens if the padding is seen from one side alone, as with a stride of 2 and an even size. The
+    copies lie in the row space, too.
+    """
+    steps = _along(geometry, axis)
+    if len(steps) < 2:
+        return False
+    size = geometry.size[axis]
+    real = steps >= 0
+    both = real[0] & real[1]
+    if not bool(both.any()):
+        return False
+    stride = int((steps[1] - steps[0])[both][0])
+    first, last = steps[0][real[0]], steps[-1][real[-1]]
+    forward = int(first.max()) < stride and bool(real[-1].all())
+    backward = int(last.min()) >= size - stride and bool(real[0].all())
+    return forward or backward
+
+
+def _along(geometry: Geometry, axis: int) -> Tensor:
+    """Return the coordinate (outputs, taps) that each output and tap reads along an axis, -1 on padding."""
+    block = 1
+    for size in geometry.size[axis + 1 :]:
+        block *= size
+    place = geometry.sees
+    coordinate = torch.where(place < geometry.places, place // block % geometry.size[axis], -1)
+    coordinate = coordinate.reshape(*geometry.output, *geometry.kernel)
+    axes = len(geometry.size)
+    others = [i for i in range(2 * axes) if i not in (axis, axes + axis)]
+    return coordinate.amax(others) if others else coordinate

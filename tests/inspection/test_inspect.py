@@ -1,0 +1,231 @@
+"""What an inspection counts for whole networks, and its mistakes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leakgauge as lg
+from leakgauge.inspection import Inspection, Row
+
+COLOR = lg.ImageDomain(3, 32, 32)
+
+
+def rows(found: Inspection) -> dict[str, Row]:
+    """Return the rows by the name of their layer."""
+    return {row.layer: row for row in found.rows}
+
+
+def chain(*layers: nn.Module) -> nn.Sequential:
+    """Return layers in sequence, with weights from a seed."""
+    with lg.Seeds(0).isolated("weights"):
+        made = nn.Sequential(*layers)
+        for module in made.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Conv3d | nn.Linear):
+                module.reset_parameters()
+    return made
+
+
+class Language(nn.Module):
+    """An embedding, one attention and a head. The head's weight may be that of the embedding."""
+
+    def __init__(self, tie: bool = False) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 32)
+        self.position = nn.Parameter(torch.zeros(6, 32))
+        self.attention = nn.MultiheadAttention(32, 2, batch_first=True)
+        self.norm = nn.LayerNorm(32)
+        self.head = nn.Linear(32, 50, bias=False)
+        if tie:
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens) + self.position
+        x = self.norm(x + self.attention(x, x, x, need_weights=False)[0])
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class TestConvolutions:
+    def test_resnet18_reads_as_the_finding_says(self) -> None:
+        model = lg.models.build(lg.models.resnet18, COLOR, 10)
+        found = lg.inspect(model, (3, 32, 32))
+        by = rows(found)
+        assert found.exact in (30, 31, 32)  # Some channels are dead on noise.
+        assert by["layer4.1.conv2"].own == found.exact
+        assert by["layer4.1.conv2"].attack == "shift consistency"
+        assert by["layer3.1.conv2"].own in (3, 4)
+        assert by["layer2.1.conv2"].own == 0
+        assert "channels for 256 positions" in by["layer2.1.conv2"].note
+        # Layers below layer4 are reached from above.
+        assert by["layer3.0.conv2"].batch == found.exact
+        assert (by["layer2.0.conv2"].batch or 0) >= 1
+        assert by["layer1.1.conv2"].batch == 0
+        assert (by["fc"].own, by["fc"].attack) == (9, "softmax_unmixing")
+        assert found.features == found.exact
+        assert found.examples == 0
+        assert "through layer3.0.conv2" in found.verdict
+
+    def test_fewer_channels_than_positions_give_the_head_alone(self) -> None:
+        model = lg.models.build(lg.models.resnet20, COLOR, 10)
+        found = lg.inspect(model, (3, 32, 32))
+        assert {row.layer for row in found.rows if row.own} == {"linear"}
+
+    @pytest.mark.parametrize("norm", ["batch", "instance", "none"])
+    def test_normalizations_hardly_matter(self, norm: str) -> None:
+        norms = {
+            "batch": nn.BatchNorm2d(64),
+            "instance": nn.InstanceNorm2d(64),
+            "none": nn.Identity(),
+        }
+        model = chain(
+            nn.Conv2d(8, 64, 3, padding=1),
+            norms[norm],
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(1024, 10),
+        ).train()
+        (conv, _) = lg.inspect(model, (8, 4, 4)).rows
+        assert conv.own in (3, 4)
+
+    def test_a_mean_right_behind_a_convolution_hides_its_positions(self) -> None:
+        end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+        flat = lg.inspect(chain(nn.Conv2d(8, 64, 3, padding=1), *end), (8, 4, 4))
+        assert flat.rows[0].own == 0
+        assert "rank 1 for 16 positions" in flat.rows[0].note
+        bent = lg.inspect(chain(nn.Conv2d(8, 64, 3, padding=1), nn.ReLU(), *end), (8, 4, 4))
+        assert bent.rows[0].own == 3
+
+    @pytest.mark.parametrize("axes", [1, 3])
+    def test_signals_and_volumes(self, axes: int) -> None:
+        conv = {1: nn.Conv1d, 3: nn.Conv3d}[axes]
+        pool = {1: nn.AdaptiveAvgPool1d, 3: nn.AdaptiveAvgPool3d}[axes]
+        model = chain(conv(4, 40, 3, padding=1), nn.ReLU(), pool(1), nn.Flatten(), nn.Linear(40, 5))
+        found = lg.inspect(model, (4, *(2 for _ in range(axes))))
+        assert (found.rows[0].own or 0) >= 3
+        assert found.examples == found.rows[0].batch
+
+    def test_not_counted_is_said(self) -> None:
+        model = chain(
+            nn.ConvTranspose2d(3, 4, 2, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)
+        )
+        assert lg.inspect(model, (3, 4, 4)).rows[0].note == "not counted"
+
+
+class TestLinear:
+    def test_a_relu_mlp_is_exact_down_to_the_example(self) -> None:
+        found = lg.inspect(lg.models.build(lg.models.mlp, COLOR, 10, width=64), (3, 32, 32))
+        first = found.rows[0]
+        assert (first.own, first.attack) == (25, "spear")
+        assert found.examples == 25
+        assert (found.rows[-1].own, found.rows[-1].batch) == (9, 25)
+
+    def test_without_relu_or_bias(self) -> None:
+        smooth = chain(nn.Linear(20, 30), nn.GELU(), nn.Linear(30, 3))
+        assert (lg.inspect(smooth, (20,)).rows[0].own, smooth[0].out_features) == (1, 30)
+        bare = chain(nn.Linear(20, 30, bias=False), nn.GELU(), nn.Linear(30, 3))
+        assert "no bias" in lg.inspect(bare, (20,)).rows[0].note
+
+    def test_vision_transformer(self) -> None:
+        model = lg.models.build(lg.models.vit, COLOR, 10)
+        found = lg.inspect(model, (3, 32, 32))
+        assert (found.rows[0].attack, found.rows[0].own, found.examples) == ("april", 1, 1)
+        assert found.exact == 9
+
+    def test_tokens(self) -> None:
+        found = rows(lg.inspect(Language(), (6,), vocabulary=50))
+        assert (found["embed"].own, found["embed"].attack) == (None, "token bag")
+        attention = found["attention.in_proj_weight"]
+        assert (attention.own, attention.attack) == (31 // 6, "token test")
+        tied = lg.inspect(Language(tie=True), (6,), vocabulary=50)
+        assert "tied" in tied.rows[0].note
+        assert tied.rows[0].own == 0
+
+
+class TestProtocol:
+    def test_frozen_layers_give_nothing(self) -> None:
+        model = lg.models.build(lg.models.resnet18, COLOR, 10)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(("layer4", "fc")))
+        found = lg.inspect(model, (3, 32, 32))
+        assert rows(found)["layer4.1.conv2"].own == 0
+        assert "frozen" in rows(found)["fc"].note
+        assert found.exact in (3, 4)
+
+    def test_steps_and_clients_divide_the_batch(self) -> None:
+        model = lg.models.build(lg.models.resnet18, COLOR, 10)
+        steps = rows(lg.inspect(model, (3, 32, 32), steps=4))
+        assert steps["layer4.1.conv2"].own in (7, 8)
+        assert steps["fc"].own == 0
+        assert steps["layer3.0.conv1"].batch == 0
+        clients = lg.inspect(model, (3, 32, 32), clients=4)
+        assert clients.exact in (7, 8)
+
+    def test_a_batch_gets_a_verdict_of_its_own(self) -> None:
+        model = lg.models.build(lg.models.resnet18, COLOR, 10)
+        small, large = (lg.inspect(model, (3, 32, 32), batch=b).verdict for b in (8, 64))
+        assert small.startswith("Batch 8: exact through layer3.0.conv1")
+        assert "no layer's input is exact" in large
+
+    def test_advice_is_counted(self) -> None:
+        model = lg.models.build(lg.models.resnet18, COLOR, 10)
+        found = lg.inspect(model, (3, 32, 32))
+        texts = {each.change: each.exact for each in found.advice}
+        assert all((exact or 0) < (found.exact or 0) for exact in texts.values())
+        assert texts[f"sum the updates of {(found.exact or 0) + 1} clients or more"] == 0
+        (narrow,) = (exact for text, exact in texts.items() if text.startswith("fewer channels"))
+        assert narrow == 9  # The last layer remains.
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"shape": (3, 40, 32)}, "model: expected a network that takes examples of shape"),
+            ({"shape": (3, 0, 32)}, "shape: expected the shape of one example"),
+            ({"shape": (10**6, 10**6)}, "shape: expected the shape of one example"),
+            ({"batch": 0}, "batch: expected"),
+            ({"steps": -1}, "steps: expected"),
+            ({"clients": 0}, "clients: expected"),
+            ({"vocabulary": 0}, "vocabulary: expected"),
+            ({"model": "resnet18"}, "model: expected"),
+            ({"model": nn.ReLU()}, "a network with trained parameters"),
+            ({"model": nn.LSTM(4, 4), "shape": (3, 4)}, "not one tensor"),
+        ],
+    )
+    def test_one_line(self, given: dict[str, Any], words: str) -> None:
+        model = lg.models.build(lg.models.lenet, COLOR, 10)
+        arguments = {"model": model, "shape": (3, 32, 32)} | given
+        with pytest.raises(lg.UserError) as caught:
+            lg.inspect(**arguments)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_a_model_that_reads_its_values_cannot_be_traced(self) -> None:
+        class Choosing(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.linear = nn.Linear(4, 2)
+
+            def forward(self, x: Tensor) -> Tensor:
+                scale = 2.0 if float(x.sum()) > 0 else 1.0
+                logits: Tensor = self.linear(x * scale)
+                return logits
+
+        with pytest.raises(lg.ModelError, match="cannot be traced"):
+            lg.inspect(Choosing(), (4,))
+
+
+def test_no_trace_is_left_and_counts_repeat() -> None:
+    model = lg.models.build(lg.models.resnet20, COLOR, 10).train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    first, second = (lg.inspect(model, (3, 32, 32)) for _ in range(2))
+    assert first == second
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert torch.equal(state, torch.random.get_rng_state())
+    json.dumps(first.as_json(), allow_nan=False)
