@@ -40,40 +40,82 @@ class BoundedProblem:
         lower: (O, B, P), least signals.
         upper: (O, B, P), largest signals.
         geometry: The places that the convolution reads.
+        sums: (O,), the sum of each channel's signals over examples and positions, or None if it is
+            not known.
+        stiffness: Penalty of the splitting, relative to the mean diagonal entry of the normal equations.
     """
 
     rows: Tensor
     lower: Tensor
     upper: Tensor
     geometry: Geometry
+    sums: Tensor | None = None
+    stiffness: float = STIFFNESS
 
     def signals(self, inputs: Tensor, near: Tensor, rounds: int) -> Tensor:
         """Return the signals (O, B, P) within the bounds that fit best to inputs, from a start."""
         patches = patches_of(inputs, self.geometry)
+        gram, right = patches @ patches.T, self.rows.flatten(1) @ patches.T
+        if self.sums is not None:
+            weight = gram.diagonal().mean() / self.geometry.positions
+            gram, right = gram + weight, right + weight * self.sums[:, None]
         found = solve_within(
-            patches @ patches.T,
-            self.rows.flatten(1) @ patches.T,
+            gram,
+            right,
             self.lower.flatten(1),
             self.upper.flatten(1),
             near.flatten(1),
             rounds,
+            self.stiffness,
         )
         return found.reshape(self.lower.shape)
 
-    def inputs(self, signals: Tensor, near: Tensor, rounds: int) -> Tensor:
-        """Return the inputs (B, C, N) of at least 0 that fit best to signals, from a start."""
+    def inputs(
+        self, signals: Tensor, near: Tensor, rounds: int, pull: tuple[Tensor, float] | None = None
+    ) -> Tensor:
+        """Return the inputs (B, C, N) of at least 0 that fit best to signals, from a start.
+
+        Args:
+            signals: (O, B, P), the signals.
+            near: (B, C, N), the start.
+            rounds: Number of iterations.
+            pull: Sums (B, C, N) of the taps of wanted patches that read each place, and the weight
+                of the distance from these patches. 1 is the weight of the gradient.
+        """
         reading = readings_of(signals, self.geometry)
+        gram = reading.T @ reading
         right = self.rows.movedim(1, 0).flatten(1) @ reading
+        if pull is not None:
+            wanted, weight = pull
+            reads = self.geometry.reads.to(gram)
+            sizes = weight * gram.diagonal().reshape(len(near), -1).mean(1) / reads.mean()
+            gram = gram + torch.diag((sizes[:, None] * reads).flatten())
+            right = right + (sizes[:, None, None] * wanted).movedim(0, 1).flatten(1)
         start = near.movedim(0, 1).flatten(1)
         least, most = torch.zeros_like(start), torch.full_like(start, torch.inf)
-        found = solve_within(reading.T @ reading, right, least, most, start, rounds)
+        found = solve_within(gram, right, least, most, start, rounds, self.stiffness)
         return found.reshape(len(found), len(near), -1).movedim(1, 0)
 
-    def free_inputs(self, signals: Tensor) -> Tensor:
-        """Return the inputs (B, C, N) that fit best to signals, without bounds."""
+    def free_inputs(self, signals: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the inputs (B, C, N) that fit best to signals, without bounds.
+
+        Args:
+            signals: (O, B, P), the signals.
+            weights: (O,), weights of the rows, by default equal.
+        """
+        rows = self.rows
+        if weights is not None:
+            rows, signals = rows * weights[:, None, None], signals * weights[:, None, None]
         reading = readings_of(signals, self.geometry)
-        found: Tensor = torch.linalg.lstsq(reading, self.rows.movedim(1, 0).flatten(1).T).solution
-        return found.T.reshape(self.rows.shape[1], signals.shape[1], -1).movedim(1, 0)
+        found: Tensor = torch.linalg.lstsq(reading, rows.movedim(1, 0).flatten(1).T).solution
+        return found.T.reshape(rows.shape[1], signals.shape[1], -1).movedim(1, 0)
+
+    def misfits(self, factors: Factors) -> Tensor:
+        """Return the norm (O,) of each row that the factors leave unexplained, relative to its norm."""
+        rows = self.rows.flatten(1)
+        explained = factors.signals.flatten(1) @ patches_of(factors.inputs, self.geometry)
+        left: Tensor = (rows - explained).norm(dim=1) / rows.norm(dim=1)
+        return left
 
     def residual(self, factors: Factors) -> float:
         """Return the norm of the gradient that the factors leave unexplained, relative to its norm."""
@@ -107,11 +149,17 @@ def readings_of(signals: Tensor, geometry: Geometry) -> Tensor:
 
 
 def solve_within(
-    gram: Tensor, right: Tensor, lower: Tensor, upper: Tensor, start: Tensor, rounds: int
+    gram: Tensor,
+    right: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    start: Tensor,
+    rounds: int,
+    stiffness: float = STIFFNESS,
 ) -> Tensor:
     """Return rows x between bounds that nearly minimize `x gram x' / 2 - right x'`.
 
-    The alternating direction method of multipliers factors the matrix once for all rows.
+    The alternating direction method of multipliers inverts the matrix once for all rows.
 
     Args:
         gram: Positive semidefinite matrix (n, n).
@@ -120,13 +168,14 @@ def solve_within(
         upper: (R, n), largest values.
         start: (R, n), the start.
         rounds: Number of iterations.
+        stiffness: Penalty of the splitting, relative to the mean diagonal entry of the matrix.
     """
-    stiff = STIFFNESS * float(gram.diagonal().mean()) + torch.finfo(gram.dtype).tiny
-    factor = torch.linalg.cholesky(gram + stiff * torch.eye(len(gram)).to(gram))
+    stiff = stiffness * float(gram.diagonal().mean()) + torch.finfo(gram.dtype).tiny
+    inverse = torch.linalg.inv(gram + stiff * torch.eye(len(gram)).to(gram))
     bounded = torch.clamp(start, lower, upper)
     force = torch.zeros_like(bounded)
     for _ in range(rounds):
-        free = torch.cholesky_solve((right + stiff * (bounded - force)).T, factor).T
+        free = (right + stiff * (bounded - force)) @ inverse
         bounded = torch.clamp(free + force, lower, upper)
         force = force + free - bounded
     return bounded

@@ -1,0 +1,261 @@
+"""The masks and inputs of several examples, from a convolution with fewer channels than positions.
+
+The problem is that of `recover_masks`, without the numbers of active positions. B examples have B P
+positions, and the gradient has rank at most O. If O is smaller, the patches lie only nearly in the
+row space of the gradient. The span of the inputs is then a start with errors of order 1.
+
+1. *Start*: the row sums of the signals that fit to the span tell how its vectors mix.
+2. *Homotopy*: alternating least squares with bounds. The patches are also pulled to their projection
+   on the row space, first strongly, then less and less. The limit is the problem without the pull.
+3. *End*: masks are rounded, inputs follow from a linear system, and the masks from them in turn. Rows
+   that fit badly have wrong bits and get small weights. At last, errors of the given signals are fitted.
+
+References:
+    Ours. We know of no publication.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.convolutions.binary_masks import CERTAIN, MaskedInputs
+from leakgauge.analytic.convolutions.bounded_factors import BoundedProblem, Factors, patches_of
+from leakgauge.analytic.convolutions.geometry import Geometry
+from leakgauge.core import Inapplicable
+
+ROUNDS, STIFFNESS = 30, 1.0
+"""Iterations of each bounded least squares problem, and the penalty of its splitting."""
+LOOK = 20
+"""Number of sweeps from one rounding of the masks to the next."""
+PROMISING = 0.05
+"""Residual of the relaxed problem below which the masks are rounded."""
+STALE = 3
+"""Number of roundings without a smaller residual that ends the search for right bits."""
+REWEIGHTED, TYPICAL = 4, 0.3
+"""Number of reweightings of the rows, and the misfit that halves a row's weight, relative to the median."""
+POLISHES = 20
+"""Largest number of fits of the levels."""
+MIDDLE = (0.2, 0.8)
+"""Least and largest mean fraction of active positions that a start assumes."""
+
+
+@dataclass(frozen=True)
+class Homotopy:
+    """How the pull to the row space fades.
+
+    Args:
+        weight: First weight of the pull. 1 is the weight of the gradient.
+        decay: Factor of the weight from one sweep to the next, below 1.
+        sweeps: Number of sweeps.
+    """
+
+    weight: float
+    decay: float
+    sweeps: int
+
+
+SCHEDULES = (Homotopy(30.0, 0.95, 240), Homotopy(30.0, 0.98, 560))
+"""Schedules in the order of their attempts. The second one is slower and surer."""
+
+
+def separate_masks(
+    rows: Tensor,
+    sums: Tensor,
+    levels: Tensor,
+    span: Tensor,
+    geometry: Geometry,
+    *,
+    tolerance: float = CERTAIN,
+    schedules: tuple[Homotopy, ...] = SCHEDULES,
+) -> MaskedInputs | Inapplicable:
+    """Return the masks and the inputs of several examples behind one gradient.
+
+    Args:
+        rows: (O, C, K), the gradient of the convolution's weight, divided by the factor from its
+            output to the ReLU's input.
+        sums: (O,), the gradient of a shift behind the convolution, in front of the ReLU.
+        levels: (O, B), the signal of each channel and example where the ReLU passes it. Relative
+            errors of 1e-3 are fitted.
+        span: (B, C, N), vectors that nearly span the inputs, such as those of `span_of`.
+        geometry: The places that the convolution reads.
+        tolerance: Relative residual that certifies the result.
+        schedules: Schedules that are tried until one is certified.
+
+    Returns:
+        The masks and inputs of the smallest residual, or the reason why the gradient has too few rows.
+        Each example's inputs have the scale of its levels.
+
+    Example:
+        >>> import torch
+        >>> from leakgauge.analytic.convolutions.batch_masks import separate_masks
+        >>> from leakgauge.analytic.convolutions.geometry import geometry_of
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> geometry = geometry_of((4, 4), kernel=(3, 3), padding=1)
+        >>> inputs = torch.randn(2, 16, 16, generator=generator, dtype=torch.float64).relu()
+        >>> levels = torch.randn(40, 2, generator=generator, dtype=torch.float64)
+        >>> masks = torch.rand(2, 40, 16, generator=generator) < 0.5
+        >>> signals = levels.T[:, :, None] * masks
+        >>> rows = torch.einsum("bop,bcpk->ock", signals, geometry.unfold(inputs))
+        >>> turned = torch.tensor([[1.0, 0.5], [-0.3, 1.0]], dtype=torch.float64)
+        >>> span = torch.einsum("ab,bcn->acn", turned, inputs)
+        >>> found = separate_masks(rows, signals.sum((0, 2)), levels, span, geometry)
+        >>> found.certified, torch.equal(found.masks, masks)
+        (True, True)
+    """
+    used = rows.flatten(1).any(1) & levels.any(1)
+    equations, unknowns = int(used.sum()) * geometry.taps, len(span) * geometry.places
+    if equations < unknowns:
+        return Inapplicable(
+            f"{equations} equations ({int(used.sum())} channels with a signal, {geometry.taps} taps) "
+            f"for {unknowns} unknowns ({len(span)} examples, {geometry.places} places)"
+        )
+    search = _search(rows[used].double(), sums[used].double(), levels[used].double(), geometry)
+    start = search.start(span.double())
+    best, total = _Rounded(start, torch.inf), 0
+    for schedule in schedules:
+        found, done = search.follow(start, schedule, tolerance)
+        total += done
+        best = min(best, found, key=lambda rounded: rounded.residual)
+        if best.residual < tolerance:
+            break
+    masks = torch.zeros((len(span), len(rows), geometry.positions), dtype=torch.bool).to(used)
+    masks[:, used] = (best.factors.signals != 0).movedim(0, 1)
+    certified = best.residual < tolerance
+    return MaskedInputs(best.factors.inputs, masks, used, best.residual, certified, total)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rounded:
+    """Factors with rounded masks, and their residual."""
+
+    factors: Factors
+    residual: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """The problem with rows of norm 1, the levels (O, B), and the row space (r, C K)."""
+
+    problem: BoundedProblem
+    levels: Tensor
+    space: Tensor
+
+    @property
+    def sums(self) -> Tensor:
+        """The sums (O,) of the signals."""
+        assert self.problem.sums is not None
+        return self.problem.sums
+
+    def start(self, span: Tensor) -> Factors:
+        """Return factors from vectors that span the inputs. The expected row sums tell the mixture."""
+        positions = self.problem.geometry.positions
+        whole = self.levels.sum(1)
+        share = float(self.sums @ whole / (whole @ whole)) / positions
+        mean = positions * min(max(share, MIDDLE[0]), MIDDLE[1])
+        miss = (self.sums - whole * mean) / self.levels.pow(2).sum(1)
+        counts = (mean + self.levels * miss[:, None]).clamp(0, positions)
+        patches = patches_of(span, self.problem.geometry)
+        free = self.problem.rows.flatten(1) @ torch.linalg.pinv(patches, rtol=1e-9)
+        seen = free.reshape(len(free), len(span), positions).sum(2)
+        mixture: Tensor = torch.linalg.lstsq(self.levels * counts, seen).solution
+        inputs = torch.einsum("ba,acn->bcn", mixture, span).clamp_min(0)
+        signals = (self.levels * counts / positions)[:, :, None].expand_as(self.problem.lower)
+        return Factors(signals, inputs)
+
+    def follow(
+        self, factors: Factors, schedule: Homotopy, tolerance: float
+    ) -> tuple[_Rounded, int]:
+        """Return the best factors with rounded masks on the way, and the number of sweeps."""
+        best, done = _Rounded(factors, torch.inf), 0
+        for done in range(1, schedule.sweeps + 1):
+            signals = self.problem.signals(factors.inputs, factors.signals, ROUNDS)
+            pull = (self._wanted(factors.inputs), schedule.weight * schedule.decay ** (done - 1))
+            factors = Factors(signals, self.problem.inputs(signals, factors.inputs, ROUNDS, pull))
+            last = done == schedule.sweeps
+            if (done % LOOK == 0 and self.problem.residual(factors) < PROMISING) or last:
+                best = min(best, self.finish(factors, tolerance), key=lambda r: r.residual)
+                if best.residual < tolerance:
+                    break
+        return best, done
+
+    def finish(self, factors: Factors, tolerance: float) -> _Rounded:
+        """Return the factors with rounded masks that follow from each other, as long as they improve.
+
+        Rows with wrong bits fit badly. They count less for the inputs, which then correct the bits.
+        """
+        best, stale = _Rounded(factors, torch.inf), 0
+        while stale < STALE:
+            signals = self.rounded(factors.signals)
+            found = Factors(signals, self.problem.free_inputs(signals))
+            residual = self.problem.residual(found)
+            stale = 0 if residual < 0.99 * best.residual else stale + 1
+            best = min(best, _Rounded(found, residual), key=lambda r: r.residual)
+            if residual < tolerance:
+                break
+            for _ in range(REWEIGHTED):
+                misfits = self.problem.misfits(found)
+                weights = 1 / (misfits + TYPICAL * misfits.median())
+                found = Factors(signals, self.problem.free_inputs(signals, weights))
+            inputs = found.inputs.clamp_min(0)
+            factors = Factors(self.problem.signals(inputs, signals, 2 * ROUNDS), inputs)
+        return self.polished(best)
+
+    def polished(self, best: _Rounded) -> _Rounded:
+        """Return the factors with levels and inputs that fit to the masks, as long as they improve."""
+        search = self
+        for _ in range(POLISHES):
+            search = search.fitted(best.factors)
+            signals = torch.where(best.factors.signals != 0, search.levels[:, :, None], 0.0)
+            found = Factors(signals, search.problem.free_inputs(signals))
+            residual = search.problem.residual(found)
+            if residual > 0.9 * best.residual:
+                break
+            best = _Rounded(found, residual)
+        return best
+
+    def rounded(self, signals: Tensor) -> Tensor:
+        """Return signals that are 0 or the level, whichever is nearer."""
+        full = self.levels[:, :, None]
+        return torch.where(signals / torch.where(full == 0, 1.0, full) > 0.5, full, 0.0)
+
+    def fitted(self, found: Factors) -> _Search:
+        """Return the search with levels that fit to the masks and inputs. Each example keeps its scale."""
+        masks = (found.signals != 0).to(found.signals)
+        patches = patches_of(found.inputs, self.problem.geometry)
+        patches = patches.reshape(len(found.inputs), -1, patches.shape[1])
+        each = torch.einsum("obp,bpj->ojb", masks, patches)
+        rows = self.problem.rows.flatten(1)[:, :, None]
+        levels = (torch.linalg.pinv(each, rtol=1e-6) @ rows)[:, :, 0]
+        levels = torch.where(masks.any(2), levels, self.levels)
+        levels = torch.where(levels * self.levels > 0, levels, self.levels)
+        levels = levels * ((levels * self.levels).sum(0) / levels.pow(2).sum(0))
+        lower, upper = _bounds(levels, self.problem.geometry)
+        return replace(self, problem=replace(self.problem, lower=lower, upper=upper), levels=levels)
+
+    def _wanted(self, inputs: Tensor) -> Tensor:
+        """Return the sums (B, C, N) of the taps of patches projected on the row space."""
+        geometry = self.problem.geometry
+        patches = geometry.unfold(inputs).movedim(-2, -3)
+        flat = patches.flatten(-2)
+        near = ((flat @ self.space.T) @ self.space).reshape(patches.shape)
+        return geometry.fold(near.movedim(-2, -3))
+
+
+def _search(rows: Tensor, sums: Tensor, levels: Tensor, geometry: Geometry) -> _Search:
+    """Return the problem with rows of norm 1."""
+    sizes = rows.flatten(1).norm(dim=1)
+    rows, sums, levels = rows / sizes[:, None, None], sums / sizes, levels / sizes[:, None]
+    lower, upper = _bounds(levels, geometry)
+    _, values, space = torch.linalg.svd(rows.flatten(1), full_matrices=False)
+    problem = BoundedProblem(rows, lower, upper, geometry, sums, STIFFNESS)
+    return _Search(problem, levels, space[values > 1e-6 * values[0]])
+
+
+def _bounds(levels: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest signals (O, B, P)."""
+    shape = (*levels.shape, geometry.positions)
+    lower, upper = levels.clamp_max(0)[:, :, None], levels.clamp_min(0)[:, :, None]
+    return lower.expand(shape), upper.expand(shape)
