@@ -32,6 +32,8 @@ LOOK = 20
 """Number of sweeps from one rounding of the masks to the next."""
 PROMISING = 0.05
 """Residual of the relaxed problem below which the masks are rounded."""
+SPREAD = 0.5
+"""Deviation of an example's mixture from the common one that a start expects, relative to the common one."""
 STALE = 3
 """Number of roundings without a smaller residual that ends the search for right bits."""
 REWEIGHTED, TYPICAL = 4, 0.3
@@ -50,15 +52,22 @@ class Homotopy:
         weight: First weight of the pull. 1 is the weight of the gradient.
         decay: Factor of the weight from one sweep to the next, below 1.
         sweeps: Number of sweeps.
+        doubt: Weight of the pull of the masks to 1/2. See `BoundedProblem.signals`.
     """
 
     weight: float
     decay: float
     sweeps: int
+    doubt: float = 0.0
 
 
-SCHEDULES = (Homotopy(30.0, 0.95, 240), Homotopy(30.0, 0.98, 560))
-"""Schedules in the order of their attempts. The second one is slower and surer."""
+SCHEDULES = (
+    Homotopy(30.0, 0.96, 240, doubt=10.0),
+    Homotopy(30.0, 0.96, 240),
+    Homotopy(30.0, 0.98, 500, doubt=10.0),
+    Homotopy(30.0, 0.98, 500),
+)
+"""Schedules in the order of their attempts. The slower ones are surer."""
 
 
 def separate_masks(
@@ -160,7 +169,7 @@ class _Search:
         patches = patches_of(span, self.problem.geometry)
         free = self.problem.rows.flatten(1) @ torch.linalg.pinv(patches, rtol=1e-9)
         seen = free.reshape(len(free), len(span), positions).sum(2)
-        mixture: Tensor = torch.linalg.lstsq(self.levels * counts, seen).solution
+        mixture = _mixture(self.levels * counts, seen)
         inputs = torch.einsum("ba,acn->bcn", mixture, span).clamp_min(0)
         signals = (self.levels * counts / positions)[:, :, None].expand_as(self.problem.lower)
         return Factors(signals, inputs)
@@ -171,17 +180,17 @@ class _Search:
         """Return the best factors with rounded masks on the way, and the number of sweeps."""
         best, done = _Rounded(factors, torch.inf), 0
         for done in range(1, schedule.sweeps + 1):
-            signals = self.problem.signals(factors.inputs, factors.signals, ROUNDS)
+            signals = self.problem.signals(factors.inputs, factors.signals, ROUNDS, schedule.doubt)
             pull = (self._wanted(factors.inputs), schedule.weight * schedule.decay ** (done - 1))
             factors = Factors(signals, self.problem.inputs(signals, factors.inputs, ROUNDS, pull))
             last = done == schedule.sweeps
             if (done % LOOK == 0 and self.problem.residual(factors) < PROMISING) or last:
-                best = min(best, self.finish(factors, tolerance), key=lambda r: r.residual)
+                best = min(best, self.finish(factors), key=lambda r: r.residual)
                 if best.residual < tolerance:
                     break
         return best, done
 
-    def finish(self, factors: Factors, tolerance: float) -> _Rounded:
+    def finish(self, factors: Factors) -> _Rounded:
         """Return the factors with rounded masks that follow from each other, as long as they improve.
 
         Rows with wrong bits fit badly. They count less for the inputs, which then correct the bits.
@@ -189,11 +198,12 @@ class _Search:
         best, stale = _Rounded(factors, torch.inf), 0
         while stale < STALE:
             signals = self.rounded(factors.signals)
+            settled = torch.equal(signals, best.factors.signals)
             found = Factors(signals, self.problem.free_inputs(signals))
             residual = self.problem.residual(found)
             stale = 0 if residual < 0.99 * best.residual else stale + 1
             best = min(best, _Rounded(found, residual), key=lambda r: r.residual)
-            if residual < tolerance:
+            if settled:
                 break
             for _ in range(REWEIGHTED):
                 misfits = self.problem.misfits(found)
@@ -242,6 +252,22 @@ class _Search:
         flat = patches.flatten(-2)
         near = ((flat @ self.space.T) @ self.space).reshape(patches.shape)
         return geometry.fold(near.movedim(-2, -3))
+
+
+def _mixture(expected: Tensor, seen: Tensor) -> Tensor:
+    """Return the mixture (B, A) of A vectors in B examples, from row sums (O, B) and (O, A).
+
+    The fit is shrunk to one mixture for all examples, as far as its misfit asks for it.
+    """
+    whole = expected.sum(1)
+    common = (whole @ seen) / (whole @ whole)
+    plain: Tensor = torch.linalg.lstsq(expected, seen).solution
+    noise = (seen - expected @ plain).pow(2).sum() / max(seen.numel() - plain.numel(), 1)
+    weight = noise / (SPREAD**2 * common.pow(2).mean())
+    gram = expected.T @ expected
+    gram = gram + weight * torch.eye(len(gram)).to(gram)
+    own: Tensor = torch.linalg.solve(gram, expected.T @ (seen - whole[:, None] * common))
+    return common + own
 
 
 def _search(rows: Tensor, sums: Tensor, levels: Tensor, geometry: Geometry) -> _Search:

@@ -52,13 +52,27 @@ class BoundedProblem:
     sums: Tensor | None = None
     stiffness: float = STIFFNESS
 
-    def signals(self, inputs: Tensor, near: Tensor, rounds: int) -> Tensor:
-        """Return the signals (O, B, P) within the bounds that fit best to inputs, from a start."""
+    def signals(self, inputs: Tensor, near: Tensor, rounds: int, doubt: float = 0.0) -> Tensor:
+        """Return the signals (O, B, P) within the bounds that fit best to inputs, from a start.
+
+        Args:
+            inputs: (B, C, N), the inputs.
+            near: (O, B, P), the start.
+            rounds: Number of iterations.
+            doubt: Weight of a pull to the middle of the bounds. At 1 it counts as much as the misfit
+                of the start would make it, were all misfit noise. It vanishes with the misfit.
+        """
         patches = patches_of(inputs, self.geometry)
         gram, right = patches @ patches.T, self.rows.flatten(1) @ patches.T
         if self.sums is not None:
             weight = gram.diagonal().mean() / self.geometry.positions
             gram, right = gram + weight, right + weight * self.sums[:, None]
+        if doubt:
+            misfit = (self.rows.flatten(1) - near.flatten(1) @ patches).pow(2).mean()
+            spread = ((self.upper - self.lower) / 2).pow(2).mean((0, 2)).clamp_min(1e-12)
+            pull = (doubt * misfit / spread).repeat_interleave(self.geometry.positions)
+            gram = gram + torch.diag(pull)
+            right = right + pull * ((self.lower + self.upper) / 2).flatten(1)
         found = solve_within(
             gram,
             right,
