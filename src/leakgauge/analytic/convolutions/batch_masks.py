@@ -28,6 +28,8 @@ from leakgauge.core import Inapplicable
 
 ROUNDS, STIFFNESS = 30, 1.0
 """Iterations of each bounded least squares problem, and the penalty of its splitting."""
+MOMENTUM = 0.9
+"""Step of the inputs beyond their last change, relative to it. The pull makes plain sweeps slow."""
 LOOK = 20
 """Number of sweeps from one rounding of the masks to the next."""
 PROMISING = 0.05
@@ -63,7 +65,6 @@ class Homotopy:
 
 SCHEDULES = (
     Homotopy(30.0, 0.96, 240, doubt=10.0),
-    Homotopy(30.0, 0.96, 240),
     Homotopy(30.0, 0.98, 500, doubt=10.0),
     Homotopy(30.0, 0.98, 500),
 )
@@ -178,11 +179,13 @@ class _Search:
         self, factors: Factors, schedule: Homotopy, tolerance: float
     ) -> tuple[_Rounded, int]:
         """Return the best factors with rounded masks on the way, and the number of sweeps."""
-        best, done = _Rounded(factors, torch.inf), 0
+        best, done, before = _Rounded(factors, torch.inf), 0, factors.inputs
         for done in range(1, schedule.sweeps + 1):
-            signals = self.problem.signals(factors.inputs, factors.signals, ROUNDS, schedule.doubt)
-            pull = (self._wanted(factors.inputs), schedule.weight * schedule.decay ** (done - 1))
-            factors = Factors(signals, self.problem.inputs(signals, factors.inputs, ROUNDS, pull))
+            ahead = (factors.inputs + MOMENTUM * (factors.inputs - before)).clamp_min(0)
+            before = factors.inputs
+            signals = self.problem.signals(ahead, factors.signals, ROUNDS, schedule.doubt)
+            pull = (self._wanted(ahead), schedule.weight * schedule.decay ** (done - 1))
+            factors = Factors(signals, self.problem.inputs(signals, ahead, ROUNDS, pull))
             last = done == schedule.sweeps
             if (done % LOOK == 0 and self.problem.residual(factors) < PROMISING) or last:
                 best = min(best, self.finish(factors), key=lambda r: r.residual)
