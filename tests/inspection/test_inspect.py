@@ -185,7 +185,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            ({"shape": (3, 40, 32)}, "model: expected a network that takes examples of shape"),
+            ({"shape": (3, 40, 32)}, "one tensor, for examples of shape (3, 40, 32)"),
             ({"shape": (3, 0, 32)}, "shape: expected the shape of one example"),
             ({"shape": (10**6, 10**6)}, "shape: expected the shape of one example"),
             ({"batch": 0}, "batch: expected"),

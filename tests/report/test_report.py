@@ -519,6 +519,17 @@ def test_the_page_names_the_scores_of_its_run(folder: Path) -> None:
     assert "Leakage is PSNR" not in draw(folder)
 
 
+def test_the_page_prints_what_was_counted_for_the_case(folder: Path) -> None:
+    mine, other = (
+        {"case": name, "verdict": f"Exact to batch {batch} <b>.", "exact": batch}
+        for name, batch in ((cell().case, 7), ("another", 8))
+    )
+    page = render([header(inspected=(mine, other)), cell(), end()], folder)
+    assert "By counting, without a defense:</b> Exact to batch 7 &lt;b&gt;." in page
+    assert "Exact to batch 8" not in page
+    assert "By counting" not in draw(folder, cell())
+
+
 def test_a_run_without_a_rule_says_so(folder: Path) -> None:
     page = render([header(rules=()), cell(), end()], folder)
     assert "There is no rule for the data of this run" in page

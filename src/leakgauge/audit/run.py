@@ -20,6 +20,7 @@ from leakgauge.audit.costs import costs, training_costs
 from leakgauge.audit.execution import parallel, serial
 from leakgauge.audit.folder import RunFolder, check_folder
 from leakgauge.audit.grid import MOST_CELLS, check_total
+from leakgauge.audit.inspected import inspected
 from leakgauge.audit.jobs import jobs
 from leakgauge.audit.keeper import Keeper, Plan, Run, Watch
 from leakgauge.audit.machine import machine
@@ -216,6 +217,7 @@ def header(plan: Plan, command: str, workers: int) -> Header:
         planned=len(plan.cells),
         trainings_planned=len(plan.trainings),
         rules=tuple(Rule(name=rule.name, text=rule.text) for rule in rules),
+        inspected=tuple(map(inspected, {id(c.case): c.case for c in plan.cells}.values())),
     )
 
 

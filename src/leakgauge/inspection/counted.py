@@ -19,6 +19,8 @@ from leakgauge.inspection.own import Own, Place, own
 from leakgauge.inspection.probe import PROBED, Signal, signals_of
 from leakgauge.inspection.reach import Reach
 
+EXPECTED = "a network that can be called and traced, and that returns one tensor,"
+REMEDY = "correct the shape, or wrap the network so that it takes one tensor"
 Change = Callable[[Layer], Layer]
 """A function that returns a layer as it would be after a change of the network."""
 
@@ -88,9 +90,13 @@ def counted(model: nn.Module, domain: Domain, *, steps: int, clients: int) -> Co
     fixed = _fixed(network)
     # An initial state, or a learned token, is the same for every example.
     layers = [layer for layer in layers_of(network, model) if layer.source not in fixed]
-    signals = signals_of(model, domain, network, layers)
+    try:
+        with guard_user_code("model", EXPECTED, remedy=REMEDY, error=ModelError):
+            signals = signals_of(model, domain, network, layers)
+            patches = _patches(model, domain, layers)
+    except ProbeError as error:
+        raise ModelError("model", expected=EXPECTED, found=str(error), remedy=REMEDY) from error
     drifting = _drifting(network, model)
-    patches = _patches(model, domain, layers)
     found, places = [], {}
     for layer in layers:
         first = layer.source not in drifting
@@ -120,10 +126,9 @@ def _measured(reader: Reader | None, signal: Signal | None, copies: int) -> Read
 def _trace(model: nn.Module, domain: Domain) -> Network:
     """Return the traced model. Raise ModelError if it fails."""
     shape = tuple(domain.shape)
-    expected = f"a network that takes examples of shape {shape} and returns one tensor"
-    remedy = "correct the shape, or wrap the network so that it takes one tensor"
+    expected = f"{EXPECTED} for examples of shape {shape}"
     try:
-        with guard_user_code("model", expected, remedy=remedy, error=ModelError):
+        with guard_user_code("model", expected, remedy=REMEDY, error=ModelError):
             weight = next((p for p in model.parameters()), None)
             if weight is None or not any(p.requires_grad for p in model.parameters()):
                 raise ModelError(
@@ -136,9 +141,9 @@ def _trace(model: nn.Module, domain: Domain) -> Network:
             single(output_of(model, domain.from_unit(unit).to(weight.device)))
             found = trace(model, domain)
     except ProbeError as error:
-        raise ModelError("model", expected=expected, found=str(error), remedy=remedy) from error
+        raise ModelError("model", expected=expected, found=str(error), remedy=REMEDY) from error
     if isinstance(found, Inapplicable):
-        raise ModelError("model", expected=expected, found=found.reason, remedy=remedy)
+        raise ModelError("model", expected=expected, found=found.reason, remedy=REMEDY)
     return found
 
 

@@ -61,6 +61,8 @@ def verdict(counts: Counted, batch: int | None) -> str:
         text += f" The example itself is exact to {size}."
     elif batch is None:
         text += _outnumbered(counts)
+    if batch is None and entry < steps[0][0]:
+        text += " From there on by matching."
     return text
 
 
@@ -72,7 +74,7 @@ def _through(steps: Sequence[tuple[int, str]]) -> str:
         f"to {'any batch' if size >= MANY else f'batch {size}'} through {name}"
         for size, name in steps
     ]
-    return f"Exact {', '.join(parts)}. From there on by matching."
+    return f"Exact {', '.join(parts)}."
 
 
 def _outnumbered(counts: Counted) -> str:

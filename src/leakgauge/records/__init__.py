@@ -24,7 +24,15 @@ from leakgauge.records.cell import (
     Verdict,
 )
 from leakgauge.records.end import End
-from leakgauge.records.header import SCHEMA_VERSION, Header, Machine, Rule, Threads, Versions
+from leakgauge.records.header import (
+    SCHEMA_VERSION,
+    Header,
+    Inspected,
+    Machine,
+    Rule,
+    Threads,
+    Versions,
+)
 from leakgauge.records.mistakes import mistake_of
 from leakgauge.records.parts import Claim, Cost, Defense, Failure, Network, Protocol
 from leakgauge.records.reading import read, record_of
@@ -54,6 +62,7 @@ __all__ = [
     "Federation",
     "Header",
     "Headline",
+    "Inspected",
     "Machine",
     "Moment",
     "Network",

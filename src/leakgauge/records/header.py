@@ -54,6 +54,16 @@ class Machine(Part):
     )
 
 
+class Inspected(Part):
+    """What the model of a case gives away by counting, without any data or defense."""
+
+    case: Text = Field(description="Name of the case.")
+    verdict: Text = Field(description="The verdict in sentences, or why nothing was counted.")
+    exact: Count | None = Field(
+        description="Largest batch that is exact at some layer. Null if any batch is, or if nothing was counted."
+    )
+
+
 class Header(Part):
     """The settings of a whole run, before anything is computed. It is the first line."""
 
@@ -77,3 +87,6 @@ class Header(Part):
     planned: Count = Field(description="Number of cells that were planned.")
     trainings_planned: Count = Field(description="Number of trainings that were planned.")
     rules: Many[Rule] = Field(description="The rules to which verdicts refer.")
+    inspected: Many[Inspected] = Field(
+        default=(), description="What the models give away by counting, one for each case."
+    )
