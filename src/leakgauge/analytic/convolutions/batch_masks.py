@@ -26,8 +26,8 @@ from leakgauge.analytic.convolutions.bounded_factors import BoundedProblem, Fact
 from leakgauge.analytic.convolutions.geometry import Geometry
 from leakgauge.core import Inapplicable
 
-ROUNDS, STIFFNESS = 30, 1.0
-"""Iterations of each bounded least squares problem, and the penalty of its splitting."""
+STIFFNESS = 1.0
+"""Penalty of the splitting in each bounded least squares problem."""
 MOMENTUM = 0.9
 """Step of the inputs beyond their last change, relative to it. The pull makes plain sweeps slow."""
 LOOK = 20
@@ -36,6 +36,8 @@ PROMISING = 0.05
 """Residual of the relaxed problem below which the masks are rounded."""
 SPREAD = 0.5
 """Deviation of an example's mixture from the common one that a start expects, relative to the common one."""
+LAST_ROUNDS = 300
+"""Iterations of each bounded problem of the end. A wrong bit is far from its value."""
 STALE = 3
 """Number of roundings without a smaller residual that ends the search for right bits."""
 REWEIGHTED, TYPICAL = 4, 0.3
@@ -55,20 +57,25 @@ class Homotopy:
         decay: Factor of the weight from one sweep to the next, below 1.
         sweeps: Number of sweeps.
         doubt: Weight of the pull of the masks to 1/2. See `BoundedProblem.signals`.
+        rounds: Iterations of each bounded least squares problem.
     """
 
     weight: float
     decay: float
     sweeps: int
     doubt: float = 0.0
+    rounds: int = 15
 
 
 SCHEDULES = (
-    Homotopy(30.0, 0.96, 240, doubt=10.0),
-    Homotopy(30.0, 0.98, 500, doubt=10.0),
-    Homotopy(30.0, 0.98, 500),
+    Homotopy(30.0, 0.96, 240, doubt=10.0, rounds=30),
+    Homotopy(10.0, 0.985, 600, doubt=2.0),
+    Homotopy(10.0, 0.98, 480),
 )
-"""Schedules in the order of their attempts. The slower ones are surer."""
+"""Schedules in the order of their attempts.
+
+The first suits two examples, the others more of them. Much doubt drowns examples of small loss.
+"""
 
 
 def separate_masks(
@@ -183,9 +190,10 @@ class _Search:
         for done in range(1, schedule.sweeps + 1):
             ahead = (factors.inputs + MOMENTUM * (factors.inputs - before)).clamp_min(0)
             before = factors.inputs
-            signals = self.problem.signals(ahead, factors.signals, ROUNDS, schedule.doubt)
+            rounds = schedule.rounds
+            signals = self.problem.signals(ahead, factors.signals, rounds, schedule.doubt)
             pull = (self._wanted(ahead), schedule.weight * schedule.decay ** (done - 1))
-            factors = Factors(signals, self.problem.inputs(signals, ahead, ROUNDS, pull))
+            factors = Factors(signals, self.problem.inputs(signals, ahead, rounds, pull))
             last = done == schedule.sweeps
             if (done % LOOK == 0 and self.problem.residual(factors) < PROMISING) or last:
                 best = min(best, self.finish(factors), key=lambda r: r.residual)
@@ -213,7 +221,7 @@ class _Search:
                 weights = 1 / (misfits + TYPICAL * misfits.median())
                 found = Factors(signals, self.problem.free_inputs(signals, weights))
             inputs = found.inputs.clamp_min(0)
-            factors = Factors(self.problem.signals(inputs, signals, 2 * ROUNDS), inputs)
+            factors = Factors(self.problem.signals(inputs, signals, LAST_ROUNDS), inputs)
         return self.polished(best)
 
     def polished(self, best: _Rounded) -> _Rounded:
