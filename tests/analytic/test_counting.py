@@ -146,6 +146,15 @@ class TestSolved:
         assert not is_solved([main], 3)
         assert solved([short]) == 0  # Some places are not read.
 
+    def test_signals_of_batch_norm_sum_to_zero(self) -> None:
+        """In train mode, the places that one tap reads at all positions stay open by their sum."""
+        geometry = geometry_of((8, 8), kernel=(3, 3), stride=2, padding=1)
+        assert solved([Reader(geometry, 4, 40, shared=1)]) == 0
+        assert solved([Reader(geometry_of((6, 6), kernel=(3, 3), padding=1), 4, 16, shared=1)]) == 3
+        assert (
+            Reader(geometry_of((4, 4), kernel=(3, 3), padding=1), 64, 128, varying=45).span() == 3
+        )
+
     def test_known_outputs_are_equations_too(self) -> None:
         reader = Reader(geometry_of((6, 6), kernel=(3, 3), padding=1), 8, 8)
         assert solved([reader]) == 1

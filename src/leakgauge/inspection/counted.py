@@ -120,7 +120,14 @@ def _measured(reader: Reader | None, signal: Signal | None, copies: int) -> Read
     outputs = (
         signal.outputs if reader.groups == 1 and max(reader.geometry.kernel) > 1 else reader.outputs
     )
-    return replace(reader, outputs=outputs, rank=signal.rank, shared=signal.shared, copies=copies)
+    return replace(
+        reader,
+        outputs=outputs,
+        rank=signal.rank,
+        shared=signal.shared,
+        copies=copies,
+        varying=signal.varying,
+    )
 
 
 def _trace(model: nn.Module, domain: Domain) -> Network:

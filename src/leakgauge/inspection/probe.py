@@ -34,11 +34,13 @@ class Signal:
         rank: Its rank for one example.
         shared: Rank that a batch loses once, as behind BatchNorm in train mode.
         outputs: Number of outputs with a signal. The others are dead.
+        varying: Number of outputs whose signal differs between the positions of an example.
     """
 
     rank: int
     shared: int
     outputs: int
+    varying: int
 
 
 def signals_of(
@@ -67,7 +69,10 @@ def _measured(rows: Tensor, positions: int) -> Signal:
     one = _rank(rows[:positions])
     each = positions if one >= min(positions, alive, SAMPLED) else one
     lost = PROBED * each - _rank(rows) if PROBED * each <= min(alive, SAMPLED) else 0
-    return Signal(each, int(lost == 1), alive)
+    whole = rows.reshape(PROBED, positions, -1)
+    spread = whole.amax(1) - whole.amin(1)
+    varying = int((spread > NOTHING * whole.abs().amax(1)).any(0).sum())
+    return Signal(each, int(lost == 1), alive, varying)
 
 
 def _rank(rows: Tensor) -> int:

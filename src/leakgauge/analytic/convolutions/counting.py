@@ -35,6 +35,7 @@ class Reader:
         rank: Rank of Delta for one example, at most P. None for P.
         shared: Rank that Delta loses once in every batch, as behind BatchNorm in train mode.
         copies: Number of gradients of one example that the update sums, such as its local steps.
+        varying: Number of outputs whose signal differs between positions. None for all.
     """
 
     geometry: Geometry
@@ -44,6 +45,7 @@ class Reader:
     rank: int | None = None
     shared: int = 0
     copies: int = 1
+    varying: int | None = None
 
     @property
     def positions(self) -> int:
@@ -69,6 +71,9 @@ class Reader:
         if self.signal < self.positions - 1 or not joined(self.geometry):
             return 0
         by_rank = (self.rows + self.shared) // max(1, self.signal)
+        if self.varying is not None and self.positions > 1:
+            # All other outputs add one rank for each example, however many they are.
+            by_rank = min(by_rank, self.varying // self.groups // (self.positions - 1))
         return min(by_rank, self._unique()) // self.copies
 
     def _unique(self) -> int:
@@ -101,6 +106,8 @@ class Reader:
             return "copies of the input at other places fit as well"
         if self.signal < self.positions - 1:
             return f"its signal has rank {self.signal} for {self.positions} positions"
+        if self.varying is not None and self.varying < self.positions - 1:
+            return f"{self.varying} channels with a varying signal for {self.positions} positions"
         return f"{self.channels // self.groups} input channels for {self.positions} positions"
 
 
@@ -118,13 +125,15 @@ def solved(readers: Sequence[Reader], known: float = 0.0) -> int:
     def holds(batch: int) -> bool:
         missing = 0
         for size, taps in parts.groups:
-            equations, covered = 0, False
+            equations, covered, closed = 0, False, True
             for index, count in taps:
                 reader = readers[index]
                 equations += min(reader.rows, batch * min(count, reader.signal))
                 full = count == size and reader.signal == reader.positions
-                covered |= full and reader.rows > batch * size
-            if not covered and equations <= batch * size:
+                covered |= full and not reader.shared and reader.rows > batch * size
+                closed &= count == reader.positions and bool(reader.shared)
+            # Signals that sum to 0 over all positions leave the sum of these places open.
+            if closed or (not covered and equations <= batch * size):
                 missing += max(1, batch * size - equations)
         return missing == 0 or readers[0].channels * missing < known * batch
 
