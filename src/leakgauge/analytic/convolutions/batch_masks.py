@@ -38,12 +38,10 @@ SPREAD = 0.5
 """Deviation of an example's mixture from the common one that a start expects, relative to the common one."""
 LAST_ROUNDS = 300
 """Iterations of each bounded problem of the end. A wrong bit is far from its value."""
-STALE = 3
-"""Number of roundings without a smaller residual that ends the search for right bits."""
+STALE, POLISHES = 3, 20
+"""Number of roundings without a smaller residual that ends the search, and most fits of the levels."""
 REWEIGHTED, TYPICAL = 4, 0.3
 """Number of reweightings of the rows, and the misfit that halves a row's weight, relative to the median."""
-POLISHES = 20
-"""Largest number of fits of the levels."""
 MIDDLE = (0.2, 0.8)
 """Least and largest mean fraction of active positions that a start assumes."""
 
@@ -216,11 +214,7 @@ class _Search:
             best = min(best, _Rounded(found, residual), key=lambda r: r.residual)
             if settled:
                 break
-            for _ in range(REWEIGHTED):
-                misfits = self.problem.misfits(found)
-                weights = 1 / (misfits + TYPICAL * misfits.median())
-                found = Factors(signals, self.problem.free_inputs(signals, weights))
-            inputs = found.inputs.clamp_min(0)
+            inputs = self.reweighted(found).inputs.clamp_min(0)
             factors = Factors(self.problem.signals(inputs, signals, LAST_ROUNDS), inputs)
         return self.polished(best)
 
@@ -228,7 +222,7 @@ class _Search:
         """Return the factors with levels and inputs that fit to the masks, as long as they improve."""
         search = self
         for _ in range(POLISHES):
-            search = search.fitted(best.factors)
+            search = search.fitted(search.reweighted(best.factors))
             signals = torch.where(best.factors.signals != 0, search.levels[:, :, None], 0.0)
             found = Factors(signals, search.problem.free_inputs(signals))
             residual = search.problem.residual(found)
@@ -236,6 +230,14 @@ class _Search:
                 break
             best = _Rounded(found, residual)
         return best
+
+    def reweighted(self, found: Factors) -> Factors:
+        """Return factors with inputs to which the rows that fit badly count little."""
+        for _ in range(REWEIGHTED):
+            misfits = self.problem.misfits(found)
+            weights = 1 / (misfits + TYPICAL * misfits.median())
+            found = Factors(found.signals, self.problem.free_inputs(found.signals, weights))
+        return found
 
     def rounded(self, signals: Tensor) -> Tensor:
         """Return signals that are 0 or the level, whichever is nearer."""
