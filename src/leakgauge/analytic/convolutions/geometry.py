@@ -62,7 +62,7 @@ class Geometry:
         """Return the patches (..., C, P, K) of inputs (..., C, N)."""
         padded = functional.pad(u, (0, 1))
         flat = padded.index_select(-1, self.sees.flatten())
-        return flat.unflatten(-1, self.sees.shape)
+        return flat.reshape(*u.shape[:-1], *self.sees.shape)
 
     def fold(self, patches: Tensor) -> Tensor:
         """Return inputs (..., C, N), the adjoint of `unfold`: each place gets the sum of the taps that read it."""

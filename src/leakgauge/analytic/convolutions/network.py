@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -33,6 +34,7 @@ class Convolution:
         geometry: The places that it reads.
         groups: Number of groups.
         channels: Number of input channels C.
+        bias: The bias (O, 1, ...), or None.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Convolution:
     geometry: Geometry
     groups: int
     channels: int
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +110,42 @@ class Network:
             open_.extend(node.all_input_nodes)
         return needed
 
+    def users(self, node: fx.Node) -> list[fx.Node]:
+        """Return the operations that use a node, and on which the output depends."""
+        return [user for user in node.users if user in self.used]
+
+    @cached_property
+    def used(self) -> set[fx.Node]:
+        """The nodes on which the output depends, and the output."""
+        reached, open_ = set[fx.Node](), [self.end]
+        while open_:
+            node = open_.pop()
+            if node not in reached:
+                reached.add(node)
+                open_.extend(node.all_input_nodes)
+        return reached
+
+    @cached_property
+    def varying(self) -> set[fx.Node]:
+        """The nodes that depend on the input, and the input."""
+        reached = {self.entry}
+        for node in self.graph.nodes:
+            if any(source in reached for source in node.all_input_nodes):
+                reached.add(node)
+        return reached
+
+    def cuts_off(self, nodes: Iterable[fx.Node]) -> bool:
+        """Return whether the output depends on the input through these nodes alone."""
+        try:
+            self.between([self.end], nodes)
+        except ValueError:
+            return False
+        return True
+
     def _call(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         """Return the value of an operation. The batch size of the trace is replaced in sizes."""
-        arguments = fx.node.map_arg(node.args, lambda n: values[n])
-        keywords = fx.node.map_arg(node.kwargs, lambda n: values[n])
+        arguments = cast(tuple[Any, ...], fx.node.map_arg(node.args, lambda n: values[n]))
+        keywords = cast(dict[str, Any], fx.node.map_arg(node.kwargs, lambda n: values[n]))
         assert callable(node.target), f"expected an operation; found {node.op}"
         if str(node.target).startswith(_VIEWS):
             size = list(arguments[1])
@@ -123,12 +158,16 @@ class Network:
         return node.target(*arguments, **keywords)
 
 
+def arguments_of(node: fx.Node) -> tuple[Any, ...]:
+    """Return the arguments of an operation, of any types."""
+    return cast(tuple[Any, ...], node.args)
+
+
 def trace(model: nn.Module, domain: Domain) -> Network | Inapplicable:
     """Return the graph of a model for examples of a domain, or the reason why it cannot be traced."""
     twin = doubled(model)
     state = {
-        name: t.detach().clone()
-        for name, t in (*twin.named_parameters(), *twin.named_buffers())
+        name: t.detach().clone() for name, t in (*twin.named_parameters(), *twin.named_buffers())
     }
     shape = unit_shape(domain)
     like = domain.from_unit(torch.full((TRACED, *shape), 0.5, dtype=torch.float64))
@@ -157,7 +196,7 @@ def _convolutions(network: Network, model: nn.Module) -> tuple[Convolution, ...]
     for node in network.graph.nodes:
         if str(node.target) != "aten.convolution.default":
             continue
-        source, weight, _, stride, padding, dilation, transposed, _, groups = node.args
+        source, weight, bias, stride, padding, dilation, transposed, _, groups = arguments_of(node)
         if weight not in network.names or transposed:
             continue
         name = network.names[weight]
@@ -170,5 +209,8 @@ def _convolutions(network: Network, model: nn.Module) -> tuple[Convolution, ...]
         geometry = geometry_of(
             shape[2:], kernel=value.shape[2:], stride=stride, padding=padding, dilation=dilation
         )
-        found.append(Convolution(name, node, source, value, geometry, groups, shape[1]))
+        shift = None
+        if bias in network.names:
+            shift = network.state[network.names[bias]].reshape(-1, *[1] * (value.ndim - 2))
+        found.append(Convolution(name, node, source, value, geometry, groups, shape[1], shift))
     return tuple(found)

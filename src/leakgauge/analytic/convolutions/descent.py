@@ -1,0 +1,300 @@
+"""The descent through a network: from known features to the inputs of the layers below, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from leakgauge.analytic.convolutions.bits import Gap
+from leakgauge.analytic.convolutions.inputs import (
+    GradientOf,
+    OutputOf,
+    Solved,
+    solve_input,
+)
+from leakgauge.analytic.convolutions.network import Convolution, Network
+from leakgauge.analytic.convolutions.propagation import (
+    Propagation,
+    is_relu,
+    is_steady_norm,
+    kind,
+)
+from leakgauge.core import Inapplicable
+
+FITS = 3e-5
+"""Relative misfit of a layer's gradient below which its input is believed, for an update in float32."""
+ROUNDED = 4e-7
+"""Relative misfit that the rounding of float32 explains."""
+REPAIRS = 60
+"""Largest number of times that bits of one layer are repaired."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One layer of the descent.
+
+    Args:
+        layers: Names of the weights whose common input was found or checked.
+        source: The node of the input.
+        misfit: Relative misfit of their gradients.
+        equations: Number of gradient equations for each channel.
+        unknowns: Number of unknowns for each channel.
+        repaired: Number of bits that were flipped in the masks behind the layers.
+        seconds: Time spent.
+    """
+
+    layers: tuple[str, ...]
+    source: fx.Node
+    misfit: float
+    equations: int
+    unknowns: int
+    repaired: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Explained:
+    """Gradients of layers that share an input, and what is left of them.
+
+    Args:
+        pairs: The layers and their gradients.
+        inputs: Their input (B, C, N).
+        gap: What is not explained (rows, C).
+        leverage: Orthonormal columns (rows, rank) of the equations from which the input follows.
+        misfit: Relative size of the gap.
+    """
+
+    pairs: list[tuple[Convolution, GradientOf]]
+    inputs: Tensor
+    gap: Tensor
+    leverage: Tensor | None
+    misfit: float
+
+
+@dataclass(eq=False)
+class Descent:
+    """A descent through the convolutions of a network.
+
+    Args:
+        known: What is known of the nodes.
+        gradients: Gradients of the weights by name, in float64, for the mean loss.
+        error: Relative error of the known values.
+        steps: The layers that were read, from the output down.
+        stopped: Why the descent ended.
+    """
+
+    known: Propagation
+    gradients: Mapping[str, Tensor]
+    error: float
+    fits: float = FITS
+    steps: list[Step] = field(default_factory=list)
+    stopped: str = ""
+
+    def run(self) -> None:
+        """Read the inputs of the layers below, as long as they are determined."""
+        for source, layers in self.groups():
+            self._look_up(layers)
+            value = self.known.value(source)
+            step = (
+                self._check(source, layers, value)
+                if value is not None
+                else self._read(source, layers)
+            )
+            if isinstance(step, Inapplicable):
+                self.stopped = step.reason
+                return
+            self.steps.append(step)
+            for layer in layers:
+                self.known.settle(layer.node)
+            if step.misfit > self.fits:
+                self.stopped = (
+                    f"{', '.join(step.layers)}: the gradient fits to {step.misfit:.0e} only, "
+                    f"with {step.equations} equations for {step.unknowns} unknowns of each channel"
+                )
+                return
+
+    def groups(self) -> list[tuple[fx.Node, list[Convolution]]]:
+        """Return the convolutions by their common input, from the output down."""
+        network = self.known.network
+        places = {node: i for i, node in enumerate(network.graph.nodes)}
+        groups: dict[fx.Node, list[Convolution]] = {}
+        for convolution in network.convolutions:
+            if convolution.name in self.gradients:
+                groups.setdefault(convolution.source, []).append(convolution)
+        return sorted(groups.items(), key=lambda pair: -places[pair[0]])
+
+    def _look_up(self, layers: Sequence[Convolution]) -> None:
+        """Set the masks behind layers whose values are known already."""
+        for layer in layers:
+            relu = relu_behind(self.known.network, layer.node)
+            if relu is not None:
+                self.known.look_up(relu, error=self.error)
+
+    def _gradients(self, layers: Sequence[Convolution]) -> list[tuple[Convolution, GradientOf]]:
+        """Return the gradients of the layers whose signals are known."""
+        found = []
+        for layer in layers:
+            if layer.groups != 1:
+                continue
+            signal = self.known.signal(layer.node)
+            if signal is None:
+                continue
+            relu = relu_behind(self.known.network, layer.node)
+            mask = torch.ones_like(signal, dtype=torch.bool)
+            doubts, full = ~mask, signal
+            if relu is not None and relu in self.known.masks:
+                mask = self.known.masks[relu]
+                doubts = self.known.doubts.get(relu, doubts)
+                full = self._unmasked(layer.node, relu)
+            aim = self.gradients[layer.name].flatten(2)
+            parts = (t.flatten(2) for t in (full, mask, doubts))
+            found.append((layer, GradientOf(layer.geometry, aim, *parts)))
+        return found
+
+    def _unmasked(self, node: fx.Node, relu: fx.Node) -> Tensor:
+        """Return the signal at a node if the ReLU behind it let everything pass."""
+        kept = self.known.masks[relu]
+        self.known.masks[relu] = torch.ones_like(kept)
+        try:
+            signal = self.known.signal(node)
+        finally:
+            self.known.masks[relu] = kept
+        assert signal is not None
+        return signal
+
+    def _check(
+        self, source: fx.Node, layers: Sequence[Convolution], value: Tensor
+    ) -> Step | Inapplicable:
+        """Check the gradients of layers with a known input, and repair the masks behind them."""
+        inputs = value.flatten(2)
+        flat = inputs.movedim(0, 1).flatten(1).T
+
+        def explain() -> _Explained | Inapplicable:
+            pairs = self._gradients(layers)
+            gap = torch.cat([g.right - g.matrix() @ flat for _, g in pairs])
+            right = torch.cat([g.right for _, g in pairs])
+            misfit = float(gap.norm() / right.norm())
+            return _Explained(pairs, inputs, gap, None, misfit)
+
+        found = self._repaired(explain)
+        if isinstance(found, Inapplicable):
+            return found
+        names = tuple(layer.name for layer in layers)
+        return Step(names, source, found[0].misfit, 0, 0, found[1])
+
+    def _read(self, source: fx.Node, layers: Sequence[Convolution]) -> Step | Inapplicable:
+        """Read the unknown input of layers, and repair the masks behind them."""
+        names = tuple(layer.name for layer in layers)
+        counts = (0, 0)
+
+        def explain() -> _Explained | Inapplicable:
+            nonlocal counts
+            pairs = self._gradients(layers)
+            if not pairs:
+                return Inapplicable("the signal at its output is not known")
+            solved = self._solve(source, layers, [g for _, g in pairs])
+            if isinstance(solved, Inapplicable):
+                return solved
+            counts = (solved.equations, solved.unknowns)
+            return _Explained(pairs, solved.inputs, solved.gap, solved.leverage, solved.misfit)
+
+        found = self._repaired(explain)
+        if isinstance(found, Inapplicable):
+            return Inapplicable(f"{', '.join(names)}: {found.reason}")
+        best, repaired = found
+        shape = source.meta["val"].shape[1:]
+        if best.misfit <= self.fits:
+            self.known.learn(source, best.inputs.reshape(-1, *shape), error=self.error)
+        return Step(names, source, best.misfit, *counts, repaired)
+
+    def _repaired(
+        self, explain: Callable[[], _Explained | Inapplicable]
+    ) -> tuple[_Explained, int] | Inapplicable:
+        """Return the gradients with their masks repaired, and the number of flipped bits.
+
+        Bits are flipped as long as the misfit falls. If several flips at once do not lower it, the
+        best one is tried alone.
+        """
+        best, repaired = explain(), 0
+        if isinstance(best, Inapplicable):
+            return best
+        for _ in range(REPAIRS):
+            if best.misfit < ROUNDED:
+                break
+            for share in (0.05, 0.9):
+                flips = self._flips(best, share)
+                count = sum(int(wrong.sum()) for wrong in flips.values())
+                if not count:
+                    return best, repaired
+                self._flip(flips)
+                trial = explain()
+                if not isinstance(trial, Inapplicable) and trial.misfit < best.misfit:
+                    best, repaired = trial, repaired + count
+                    break
+                self._flip(flips)
+            else:
+                break
+        return best, repaired
+
+    def _flips(self, state: _Explained, share: float) -> dict[fx.Node, Tensor]:
+        """Return the bits to flip, by ReLU.
+
+        Args:
+            state: The gradients as they are explained now.
+            share: Least squared gap of a channel that is searched, relative to the largest one.
+        """
+        gaps: dict[fx.Node, Gap] = {}
+        start = 0
+        for layer, gradient in state.pairs:
+            rows = slice(start, start + len(gradient.right))
+            start = rows.stop
+            relu = relu_behind(self.known.network, layer.node)
+            if relu is not None and relu not in gaps:
+                leverage = None if state.leverage is None else state.leverage[rows]
+                gaps[relu] = Gap(gradient, state.inputs, state.gap[rows], leverage)
+        most = max((float(gap.energy.max()) for gap in gaps.values()), default=0.0)
+        return {relu: gap.wrong_bits(share * most) for relu, gap in gaps.items()} if most else {}
+
+    def _flip(self, flips: Mapping[fx.Node, Tensor]) -> None:
+        """Flip bits (B, O, P) of masks."""
+        for relu, wrong in flips.items():
+            self.known.flip(relu, wrong.reshape(self.known.masks[relu].shape))
+
+    def _solve(
+        self, source: fx.Node, layers: Sequence[Convolution], gradients: Sequence[GradientOf]
+    ) -> Solved | Inapplicable:
+        """Return the input of layers, from all equations that are known."""
+        outputs = []
+        for layer in layers:
+            partial = self.known.partial(layer.node)
+            if partial is not None and layer.groups == 1:
+                value = partial.value if layer.bias is None else partial.value - layer.bias
+                outputs.append(
+                    OutputOf(
+                        layer.geometry,
+                        layer.weight.flatten(2),
+                        value.flatten(2),
+                        partial.known.flatten(2),
+                    )
+                )
+        entries = self.known.partial(source)
+        shown = None
+        if entries is not None:
+            shown = (entries.value.flatten(2), entries.known.flatten(2).to(entries.value))
+        return solve_input(gradients, shown, outputs)
+
+
+def relu_behind(network: Network, node: fx.Node) -> fx.Node | None:
+    """Return the ReLU that follows a node through normalization and additions alone, or None."""
+    while True:
+        users = network.users(node)
+        if len(users) != 1:
+            return None
+        (node,) = users
+        if is_relu(node):
+            return node
+        passes = kind(node).startswith(("<built-in function getitem", "aten.add."))
+        if not passes and not is_steady_norm(node):
+            return None

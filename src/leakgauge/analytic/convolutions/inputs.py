@@ -1,0 +1,263 @@
+"""The input of a convolution from known signals: linear least squares on three groups of equations.
+
+Of a layer with input u, output z, signal Delta at z, and gradient dW of its weight:
+
+- *gradient*: `sum_bp Delta[b, o, p] u[b, c, p + k] = dW[o, c, k]`. All channels c share one matrix;
+- *entries*: `u = value`, where a shortcut shows it;
+- *output*: `conv(u) = z`, where z is known, such as in front of a ReLU with a positive output.
+
+Gradient equations come first. The others decide the directions that those leave open.
+
+References:
+    Ours. The first group is that of Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR
+    2021. arXiv:2010.07733, here for a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.convolutions.geometry import Geometry
+from leakgauge.core import Inapplicable
+
+WEAK = 3e-5
+"""Singular values of the gradient equations below this fraction of the largest do not count."""
+DETERMINED = 0.02
+"""Largest relative error of a known solution at which the equations count as determining it."""
+PROBED, HOPELESS = 80, 0.35
+"""Number of iterations after which a known solution must be found to within this relative error."""
+ITERATIONS = 600
+"""Largest number of conjugate gradient iterations on the open directions."""
+
+
+@dataclass(frozen=True, eq=False)
+class GradientOf:
+    """The gradient of one convolution's weight, with the signal that caused it.
+
+    Args:
+        geometry: The places that it reads.
+        dweight: The gradient (O, C, K).
+        full: The signal at the output (B, O, P) if every mask behind it were positive.
+        mask: The mask (B, O, P) of the ReLU behind it. All True if there is none.
+        doubts: Where the mask may be wrong (B, O, P).
+    """
+
+    geometry: Geometry
+    dweight: Tensor
+    full: Tensor
+    mask: Tensor
+    doubts: Tensor
+
+    @property
+    def signal(self) -> Tensor:
+        """The signal at the output (B, O, P)."""
+        return self.full * self.mask
+
+    def matrix(self) -> Tensor:
+        """Return the matrix (O K, B N) of the gradient equations, which serves all input channels."""
+        geometry, (batch, outputs, _) = self.geometry, self.full.shape
+        found = self.full.new_zeros(outputs, geometry.taps, batch, geometry.places + 1)
+        signal = self.signal.movedim(1, 0)  # (O, B, P)
+        for tap in range(geometry.taps):
+            # The places that one tap reads are distinct, but for the padding.
+            found[:, tap].index_add_(2, geometry.sees[:, tap], signal)
+        return found[..., : geometry.places].flatten(2).flatten(0, 1)
+
+    @property
+    def right(self) -> Tensor:
+        """The right side (O K, C) of the equations."""
+        return self.dweight.movedim(1, 2).flatten(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class OutputOf:
+    """Known entries of a convolution's output.
+
+    Args:
+        geometry: The places that it reads.
+        weight: The weight (O, C, K).
+        output: The output without its bias (B, O, P).
+        known: Marks the known entries (B, O, P).
+    """
+
+    geometry: Geometry
+    weight: Tensor
+    output: Tensor
+    known: Tensor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the output (B, O, P) of inputs (B, C, N), 0 where it is not known."""
+        z = torch.einsum("bcpk,ock->bop", self.geometry.unfold(inputs), self.weight)
+        return z * self.known
+
+    def back(self, gap: Tensor) -> Tensor:
+        """Return the adjoint (B, C, N) of `forward`."""
+        return self.geometry.fold(torch.einsum("bop,ock->bcpk", gap * self.known, self.weight))
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """The input of a convolution.
+
+    Args:
+        inputs: (B, C, N).
+        misfit: Relative misfit of the gradient equations.
+        equations: Number of gradient equations for each channel.
+        unknowns: Number of unknowns for each channel.
+        gap: What the gradient equations leave unexplained (rows, C).
+        leverage: Orthonormal columns (rows, rank) of the gradient equations.
+        coupled: Whether entries or outputs were needed.
+    """
+
+    inputs: Tensor
+    misfit: float
+    equations: int
+    unknowns: int
+    gap: Tensor
+    leverage: Tensor
+    coupled: bool
+
+
+def solve_input(
+    gradients: Sequence[GradientOf],
+    entries: tuple[Tensor, Tensor] | None = None,
+    outputs: Sequence[OutputOf] = (),
+) -> Solved | Inapplicable:
+    """Return the input of convolutions that share it, or the reason why it is not determined.
+
+    Args:
+        gradients: The gradients, at least one.
+        entries: Known entries: values and marks, both (B, C, N).
+        outputs: Known outputs.
+    """
+    batch, places = gradients[0].full.shape[0], gradients[0].geometry.places
+    rows = torch.cat([g.matrix() for g in gradients])
+    right = torch.cat([g.right for g in gradients])
+    size = rows.norm(dim=1).square().mean().sqrt()
+    if not float(size):
+        return Inapplicable("the signal is 0")
+    rows, right = rows / size, right / size
+    factor, weak = _factor(rows.T @ rows)
+
+    def least_squares(aim: Tensor) -> Tensor:
+        solution: Tensor = factor @ (factor.T @ (rows.T @ aim))
+        return solution
+
+    flat = least_squares(right)
+    flat = flat + least_squares(right - rows @ flat)  # one step of refinement
+    inputs = flat.T.reshape(-1, batch, places).movedim(0, 1).contiguous()
+    if weak.shape[1]:
+        filled = _fill(inputs, weak, entries, outputs)
+        if isinstance(filled, Inapplicable):
+            return filled
+        inputs = filled
+        flat = inputs.movedim(0, 1).flatten(1).T
+    gap = right - rows @ flat
+    return Solved(
+        inputs,
+        float(gap.norm() / right.norm()),
+        len(rows),
+        batch * places,
+        gap * size,
+        rows @ factor,
+        bool(weak.shape[1]),
+    )
+
+
+def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return F (n, r) with `F F'` the inverse of a Gram matrix, and its weak directions (n, n - r).
+
+    Without weak directions, the factorization of Cholesky is many times faster than eigenvectors.
+    """
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if not int(failed):
+        inverse = torch.linalg.solve_triangular(lower, torch.eye(len(gram)).to(gram), upper=False).T
+        # The largest eigenvalue of the inverse, by power iterations, shows the weakest direction.
+        vector = inverse @ torch.ones(len(gram)).to(gram)
+        for _ in range(20):
+            vector = inverse @ (inverse.T @ (vector / vector.norm()))
+        if float(vector.norm() * gram.diagonal().max()) * WEAK**2 < 0.5:
+            return inverse, gram[:, :0]
+    values, vectors = torch.linalg.eigh(gram)
+    strong = values > WEAK**2 * values[-1]
+    return vectors[:, strong] * values[strong].rsqrt(), vectors[:, ~strong]
+
+
+def _fill(
+    inputs: Tensor,
+    weak: Tensor,
+    entries: tuple[Tensor, Tensor] | None,
+    outputs: Sequence[OutputOf],
+) -> Tensor | Inapplicable:
+    """Return the inputs (B, C, N) with their open directions fitted to entries and outputs.
+
+    Args:
+        inputs: The solution of the gradient equations (B, C, N).
+        weak: The directions (B N, k) that they leave open, for each channel.
+        entries: Known entries, or None.
+        outputs: Known outputs.
+    """
+    batch, channels, places = inputs.shape
+    unknowns = weak.shape[1] * channels
+    equations = sum(int(o.known.sum()) for o in outputs)
+    equations += 0 if entries is None else int(entries[1].sum())
+    if equations < unknowns:
+        return Inapplicable(
+            f"its gradient leaves {unknowns} values open, and {equations} equations are known besides"
+        )
+    sizes = [o.weight.square().sum((1, 2)).mean() for o in outputs]
+
+    def spread(c: Tensor) -> Tensor:
+        return (weak @ c).T.reshape(channels, batch, places).movedim(0, 1)
+
+    def gather(u: Tensor) -> Tensor:
+        return weak.T @ u.movedim(0, 1).reshape(channels, -1).T
+
+    def normal(c: Tensor) -> Tensor:
+        u = spread(c)
+        total = torch.zeros_like(u) if entries is None else u * entries[1]
+        for o, size in zip(outputs, sizes, strict=True):
+            total = total + o.back(o.forward(u)) / size
+        return gather(total)
+
+    aim = torch.zeros_like(inputs) if entries is None else (entries[0] - inputs) * entries[1]
+    for o, size in zip(outputs, sizes, strict=True):
+        aim = aim + o.back(o.output - o.forward(inputs)) / size
+    # A second system with a known solution shows whether the equations determine the directions.
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn((weak.shape[1], channels), generator=generator, dtype=torch.float64)
+    probe = probe.to(weak)
+    image, apart = normal(probe), 1.0
+    for iterations, most in ((PROBED, HOPELESS), (ITERATIONS, DETERMINED)):
+        found = _conjugate_gradient(normal, image, iterations)
+        apart = float((found - probe).norm() / probe.norm())
+        if apart > most or apart < DETERMINED:
+            break
+    if apart > DETERMINED:
+        return Inapplicable(
+            f"its gradient leaves {unknowns} values open, and the {equations} other equations miss a part "
+            f"of {apart:.0e} of them"
+        )
+    return inputs + spread(_conjugate_gradient(normal, gather(aim), ITERATIONS))
+
+
+def _conjugate_gradient(
+    operator: Callable[[Tensor], Tensor], aim: Tensor, iterations: int
+) -> Tensor:
+    """Return the solution of a positive definite system after at most this many iterations."""
+    x, r = torch.zeros_like(aim), aim.clone()
+    p, rho = r.clone(), float(r.square().sum())
+    first = rho
+    for _ in range(iterations):
+        if rho <= 1e-20 * first:
+            break
+        image = operator(p)
+        step = rho / float((p * image).sum())
+        x, r = x + step * p, r - step * image
+        rho, before = float(r.square().sum()), rho
+        p = r + (rho / before) * p
+    return x

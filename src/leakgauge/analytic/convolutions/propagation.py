@@ -1,0 +1,297 @@
+"""Values and signals of a network's nodes, propagated from known nodes toward the input.
+
+The signal of a node is the gradient of the loss with respect to it. Behind a ReLU, the mask of
+positive outputs is all that a signal needs. So signals pass through layers whose inputs are not
+known yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from leakgauge.analytic.convolutions.network import Network, arguments_of
+
+DOUBTFUL = 100.0
+"""A value below this multiple of the errors near 0 may have the wrong mask."""
+INDEXING = (
+    "aten.view",
+    "aten._unsafe_view",
+    "aten.slice",
+    "aten.constant_pad_nd",
+    "aten.permute",
+    "aten.transpose",
+    "aten.clone",
+    "aten.detach",
+    "aten.alias",
+    "aten.squeeze",
+    "aten.unsqueeze",
+)
+"""Operations that move values, and compute nothing."""
+LINEAR = (
+    *INDEXING,
+    "aten.convolution",
+    "aten.add",
+    "aten.sub",
+    "aten.mean",
+    "aten.sum",
+    "aten.cat",
+    "aten.avg_pool",
+    "aten._adaptive_avg_pool",
+    "aten.adaptive_avg_pool",
+    "aten.expand",
+    "aten.upsample",
+    "aten.addmm",
+    "aten.mm",
+)
+"""Operations that are affine in all inputs that are not parameters."""
+NORMS = ("aten.native_batch_norm", "aten._native_batch_norm", "aten.batch_norm")
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """Some entries of a node's value.
+
+    Args:
+        value: Values `(B, ...)`.
+        known: Marks the known entries `(B, ...)`.
+    """
+
+    value: Tensor
+    known: Tensor
+
+
+def kind(node: fx.Node) -> str:
+    """Return the name of a node's operation, such as "aten.relu.default"."""
+    return str(node.target) if node.op == "call_function" else node.op
+
+
+def is_relu(node: fx.Node) -> bool:
+    """Return whether a node is a ReLU."""
+    return kind(node).startswith("aten.relu")
+
+
+def is_steady_norm(node: fx.Node) -> bool:
+    """Return whether a node is BatchNorm with running statistics."""
+    if not kind(node).startswith(NORMS):
+        return False
+    return "no_training" in kind(node) or arguments_of(node)[5] is False
+
+
+@dataclass(eq=False)
+class Propagation:
+    """Known values, masks and signals of one batch.
+
+    Args:
+        network: The network.
+        count: Batch size B.
+        values: Known values `(B, ...)` of nodes.
+        signals: Known signals `(B, ...)` of nodes.
+        masks: Where the output of a ReLU is positive. A mask may be corrected without its value.
+        doubts: Where a mask may be wrong, because the value is close to 0.
+    """
+
+    network: Network
+    count: int
+    values: dict[fx.Node, Tensor] = field(default_factory=dict)
+    signals: dict[fx.Node, Tensor] = field(default_factory=dict)
+    masks: dict[fx.Node, Tensor] = field(default_factory=dict)
+    doubts: dict[fx.Node, Tensor] = field(default_factory=dict)
+
+    def learn(self, node: fx.Node, value: Tensor, *, error: float = 0.0) -> None:
+        """Add a known value `(B, ...)`. Behind a ReLU, values near 0 are set to 0.
+
+        Args:
+            node: The node.
+            value: Its value.
+            error: Largest error of the value, relative to its largest entry.
+        """
+        if is_relu(node):
+            low = self._size_of_zeros(value, error)
+            mask = value > 1.6 * low
+            self.masks[node], self.doubts[node] = mask, value < DOUBTFUL * low
+            value = torch.where(mask, value, 0)
+        self.values[node] = value
+
+    @staticmethod
+    def _size_of_zeros(value: Tensor, error: float) -> Tensor:
+        """Return the largest size `(B, C, ...)` that exact zeros have in a noisy value.
+
+        They come out as small values of both signs, and the negative ones show their size. It
+        differs between channels, since the rounding error of a gradient grows with its size.
+        """
+        low = (-value).clamp_min(0).flatten(2)
+        floor = max(error, 1e-9) * float(value.max())
+        typical = _root_mean_square(low, (0, 1, 2)).clamp_min(1e-2 * floor)
+        channel = _root_mean_square(low, (0, 2)).clamp_min(0.3 * typical)
+        most = max(float((low / channel).max()), 3.0)
+        return (channel * most).reshape(1, -1, *[1] * (value.ndim - 2)).expand_as(value)
+
+    def look_up(self, relu: fx.Node, *, error: float) -> None:
+        """Set the mask of a ReLU whose input follows from the known values.
+
+        Args:
+            relu: The node.
+            error: Largest error of its input, relative to its largest entry.
+        """
+        if relu in self.masks:
+            return
+        before = self.value(relu.all_input_nodes[0])
+        if before is not None:
+            self.masks[relu] = before > 0
+            self.doubts[relu] = before.abs() < DOUBTFUL * error * float(before.abs().max())
+
+    def flip(self, relu: fx.Node, wrong: Tensor) -> None:
+        """Correct the mask of a ReLU where `wrong` `(B, ...)` is True."""
+        self.masks[relu] = self.masks[relu] ^ wrong
+
+    def value(self, node: fx.Node) -> Tensor | None:
+        """Return the value of a node if the known ones determine it, else None."""
+        if node in self.values:
+            return self.values[node]
+        try:
+            with torch.no_grad():
+                found = self.network.evaluate([node], self.values)[node]
+        except ValueError:
+            return None
+        return found
+
+    def signal(self, node: fx.Node) -> Tensor | None:
+        """Return the signal of a node if it is known, else None."""
+        return self._signals(node).get(node)
+
+    def settle(self, node: fx.Node) -> None:
+        """Keep the signals of a node and of all that follow it. Their masks will not change any more."""
+        self.signals.update(self._signals(node))
+
+    def _signals(self, node: fx.Node) -> dict[fx.Node, Tensor]:
+        """Return the known signals, with those of a node and of all that follow it."""
+        known = dict(self.signals)
+        for each in reversed(self._above(node)):
+            if each in known:
+                continue
+            parts = [self._back(user, each, known) for user in self.network.users(each)]
+            total = None if not parts or any(p is None for p in parts) else sum(parts)  # type: ignore[arg-type]
+            if isinstance(total, Tensor):
+                known[each] = total
+        return known
+
+    def _above(self, node: fx.Node) -> list[fx.Node]:
+        """Return a node and all that follow it up to nodes with known signals, in order."""
+        reached, open_ = {node}, [node]
+        while open_:
+            for user in self.network.users(open_.pop()):
+                if user not in reached:
+                    reached.add(user)
+                    if user not in self.signals:
+                        open_.append(user)
+        return [each for each in self.network.graph.nodes if each in reached]
+
+    def _back(self, user: fx.Node, node: fx.Node, known: dict[fx.Node, Tensor]) -> Tensor | None:
+        """Return the part of a node's signal that comes from one user, or None if it is not known."""
+        signal = known.get(user)
+        if signal is None:
+            return None
+        if is_relu(user):
+            mask = self.masks.get(user)
+            return None if mask is None else signal * mask
+        if kind(user) == "<built-in function getitem>":
+            return signal
+        if is_steady_norm(user):
+            return signal * self.slope(user)
+        return self._adjoint(user, node, signal)
+
+    def _adjoint(self, user: fx.Node, node: fx.Node, signal: Tensor) -> Tensor | None:
+        """Return the adjoint of an operation at the known values of its inputs, or at 0 if it is affine."""
+        affine = kind(user).startswith(LINEAR)
+        given = dict[fx.Node, Tensor]()
+        for each in user.all_input_nodes:
+            fixed = each not in self.network.varying
+            value = None if affine and not fixed else self.value(each)
+            if value is None:
+                if not affine:
+                    return None
+                value = signal.new_zeros(self.count, *each.meta["val"].shape[1:])
+            given[each] = value
+        given[node] = given[node].detach().requires_grad_()
+        with torch.enable_grad():
+            out = self.network.evaluate([user], given)[user]
+            out = out[0] if isinstance(out, tuple) else out
+            (found,) = torch.autograd.grad(out, [given[node]], signal)
+        return found
+
+    def slope(self, norm: fx.Node) -> Tensor:
+        """Return the factor (C, 1, ...) of a BatchNorm with running statistics."""
+        scale, _ = self.affine(norm)
+        return scale
+
+    def affine(self, norm: fx.Node) -> tuple[Tensor, Tensor]:
+        """Return the factor and the shift (C, 1, ...) of a BatchNorm with running statistics."""
+        source, weight, bias, mean, variance = arguments_of(norm)[:5]
+        state, names = self.network.state, self.network.names
+        mean, variance = state[names[mean]], state[names[variance]]
+        last = arguments_of(norm)
+        eps = last[7] if last[5] is False else last[-1]
+        scale = (variance + eps).rsqrt()
+        if weight is not None:
+            scale = scale * state[names[weight]]
+        shift = -mean * scale
+        if bias is not None:
+            shift = shift + state[names[bias]]
+        shape = (-1, *[1] * (source.meta["val"].ndim - 2))
+        return scale.reshape(shape), shift.reshape(shape)
+
+    def partial(self, node: fx.Node) -> Partial | None:
+        """Return the entries of a node that follow from the known values, or None if there are none."""
+        value = self.value(node)
+        if value is not None:
+            return Partial(value, torch.ones_like(value, dtype=torch.bool))
+        found = [p for user in self.network.users(node) for p in self._inferred(user, node)]
+        if not found:
+            return None
+        value, known = found[0].value, found[0].known
+        for other in found[1:]:
+            value = torch.where(known, value, other.value)
+            known = known | other.known
+        return Partial(value, known)
+
+    def _inferred(self, user: fx.Node, node: fx.Node) -> Iterator[Partial]:
+        """Yield the entries of a node that follow from what is known of one user."""
+        if is_relu(user):
+            if user in self.values:
+                yield Partial(self.values[user], self.masks[user])
+            return
+        if not kind(user).startswith((*INDEXING, "aten.add", "<built-in")) and not is_steady_norm(
+            user
+        ):
+            return
+        after = self.partial(user)
+        if after is None:
+            return
+        if kind(user) == "<built-in function getitem>":
+            yield after
+        elif is_steady_norm(user):
+            scale, shift = self.affine(user)
+            yield Partial((after.value - shift) / scale, after.known & (scale.abs() > 1e-12))
+        elif kind(user).startswith("aten.add"):
+            others = [each for each in user.all_input_nodes if each is not node]
+            if len(others) == 1 and len(user.args) == 2 and not user.kwargs:
+                other = self.value(others[0])
+                if other is not None and other.shape == after.value.shape:
+                    yield Partial(after.value - other, after.known)
+        else:
+            places = self._adjoint(user, node, after.known.to(after.value))
+            values = self._adjoint(user, node, torch.where(after.known, after.value, 0))
+            if places is not None and values is not None:
+                yield Partial(values, places > 0.5)
+
+
+def _root_mean_square(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the root mean square of the values above 0 along axes, or of all if there are fewer than 8."""
+    count = (values > 0).sum(axes, keepdim=True)
+    squares = values.square().sum(axes, keepdim=True)
+    whole = values.square().sum() / (values > 0).sum().clamp_min(1)
+    return torch.where(count < 8, whole, squares / count.clamp_min(1)).sqrt()

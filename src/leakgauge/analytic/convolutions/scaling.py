@@ -1,0 +1,150 @@
+"""The scale and the label of each example, from the gradient of the last layer.
+
+The inputs of single examples are known up to their scales. With them, the tail of the network gives
+each example's features f_b, up to the same unknown. The gradient of the last layer is
+`dW = sum_b delta_b f_b'`, with `delta_b = (act(W f_b + c) - target[y_b]) / B`. So
+`dW F^+` shows each delta_b up to its scale. Its most negative entry is the label, and its size
+fits one scale alone.
+
+References:
+    Ours. We know of no publication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.loss_link import LossLink
+from leakgauge.analytic.whitening import Layer
+from leakgauge.core import Inapplicable
+
+Features = Callable[[Tensor], Tensor]
+"""Map from scales (n,) to the features (n, F) of the scaled inputs."""
+GRID = 13
+"""Number of common scales that are tried."""
+STEPS = 40
+"""Largest number of Gauss-Newton steps."""
+PROBE = 1e-5
+"""Relative change of a scale for the derivative of the features."""
+FITS = 1e-3
+"""Largest relative misfit of the last layer's gradient at which scales and labels are believed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Scales and labels of the examples of a batch.
+
+    Args:
+        scales: (B,), factor of each input.
+        labels: (B,), class indices.
+        misfit: Relative misfit of the last layer's gradient.
+    """
+
+    scales: Tensor
+    labels: Tensor
+    misfit: float
+
+
+def scale_and_label(
+    features: Features, layer: Layer, link: LossLink, count: int, *, center: Tensor
+) -> Scaled | Inapplicable:
+    """Return the scale and the label of each example, or the reason why none fit.
+
+    Args:
+        features: Map from scales to features.
+        layer: The last layer with its mean gradient.
+        link: The loss, of scale 1.
+        count: Number of examples B.
+        center: Scales (B,) around which the search starts, right up to a common factor.
+    """
+    fit = _Fit(features, layer, link, count)
+    best = None
+    for factor in torch.logspace(-3, 3, GRID, dtype=torch.float64):
+        start = fit.labeled(center * float(factor))
+        if best is None or start.misfit < best.misfit:
+            best = start
+    assert best is not None
+    found = min((fit.descend(one) for one in (best, fit.one_by_one(best))), key=lambda s: s.misfit)
+    if found.misfit > FITS:
+        return Inapplicable(
+            f"no scales and labels of the examples fit the last layer (relative misfit {found.misfit:.0e})"
+        )
+    return found
+
+
+class _Fit:
+    """The fit of scales to the gradient of one last layer."""
+
+    def __init__(self, features: Features, layer: Layer, link: LossLink, count: int) -> None:
+        self.features, self.layer, self.link, self.count = features, layer, link, count
+        self.bias = 0.0 if layer.bias is None else layer.bias
+        parts = [layer.dweight, *([] if layer.dbias is None else [layer.dbias[:, None]])]
+        self.aim = torch.cat(parts, 1)
+
+    def rows(self, scales: Tensor) -> Tensor:
+        """Return the features (B, F), or (B, F + 1) with a column of ones if the bias has a gradient."""
+        found = self.features(scales)
+        if self.layer.dbias is None:
+            return found
+        return torch.cat([found, found.new_ones(len(found), 1)], 1)
+
+    def slopes(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Return delta (B, C) of examples with these features and labels."""
+        width = self.layer.weight.shape[1]
+        outputs = (rows[:, :width] @ self.layer.weight.T + self.bias) / self.link.temperature
+        targets = self.link.targets.to(rows)[labels]
+        return (self.link.value(outputs) - targets) / self.count
+
+    def misfit(self, rows: Tensor, labels: Tensor) -> float:
+        """Return the relative misfit of the gradient."""
+        gap = self.aim - self.slopes(rows, labels).T @ rows
+        return float(gap.norm() / self.aim.norm())
+
+    def labeled(self, scales: Tensor) -> Scaled:
+        """Return scales with the labels that they suggest."""
+        rows = self.rows(scales)
+        mixed = self.aim @ torch.linalg.pinv(rows)  # (C, B)
+        labels = mixed.argmin(0)
+        return Scaled(scales, labels, self.misfit(rows, labels))
+
+    def one_by_one(self, start: Scaled) -> Scaled:
+        """Return scales that fit the column of each example alone, as if features were proportional to them."""
+        rows = self.rows(start.scales)
+        width = self.layer.weight.shape[1]
+        mixed = (self.aim @ torch.linalg.pinv(rows)).T  # (B, C)
+        steps = torch.logspace(-3, 3, 50 * GRID, dtype=torch.float64)
+        logits = rows[:, :width] @ self.layer.weight.T
+        outputs = steps[:, None, None] * logits + self.bias  # (G, B, C)
+        targets = self.link.targets.to(rows)[start.labels]
+        slopes = (self.link.value(outputs / self.link.temperature) - targets) / self.count
+        gaps = (mixed - steps[:, None, None] * slopes).norm(dim=2)
+        return self.labeled(start.scales * steps[gaps.argmin(0)])
+
+    def descend(self, start: Scaled) -> Scaled:
+        """Return the scales after damped Gauss-Newton steps on their logarithms."""
+        best, damping = start, 1e-6
+        for _ in range(STEPS):
+            rows = self.rows(best.scales)
+            change = self.rows(best.scales * (1 + PROBE))
+            slopes, moved = (self.slopes(r, best.labels) for r in (rows, change))
+            after = moved[:, :, None] * change[:, None] - slopes[:, :, None] * rows[:, None]
+            jacobian = (after / PROBE).flatten(1).T  # (C F, B)
+            gap = (self.aim - slopes.T @ rows).flatten()
+            gram = jacobian.T @ jacobian
+            gram.diagonal().mul_(1 + damping)
+            step = torch.linalg.solve(gram, jacobian.T @ gap).clamp(-1, 1)
+            trial = self.labeled(best.scales * step.exp())
+            if trial.misfit < best.misfit:
+                done = trial.misfit > (1 - 1e-3) * best.misfit
+                best, damping = trial, damping / 10
+                if done:
+                    break
+            else:
+                damping = max(damping, 1e-6) * 10
+                if damping > 1e6:
+                    break
+        return best
