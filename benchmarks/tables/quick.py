@@ -92,6 +92,7 @@ HEADLINES: dict[str, tuple[Predicate, ...]] = {
     ),
     "homomorphic": (job(part="cost"), job(part="mean"), job(part="ciphertext")),
     "import_time": (EVERY,),
+    "inspection": (job(network="ResNet-20"), job(network="LeNet")),
     "inverting_gradients": (
         job(network="lenet", state="trained", method="ours"),
         job(network="resnet20", state="trained", method="ours"),
