@@ -114,7 +114,7 @@ def span_error(data: Measured, layer: Layer, batch: int, dtype: torch.dtype) -> 
     rounding = torch.finfo(dtype).eps
     channels, rows = reader.channels // reader.groups, len(weight) // reader.groups
     centered = bool(reader.shared) or reader.signal < reader.positions
-    space = row_space(weight[:rows], error=rounding, centered=centered)
+    space = row_space(weight[:rows], error=rounding)
     if space.rank + centered < batch * reader.signal:
         # Some patches of the true inputs are not in the row space.
         return 1.0
