@@ -27,6 +27,7 @@ from leakgauge.attacks.order_invariant import OrderInvariant
 from leakgauge.attacks.peeling import Peeling
 from leakgauge.attacks.rgap import RGAP
 from leakgauge.attacks.second_order import SecondOrder
+from leakgauge.attacks.shift_consistency import ShiftConsistency
 from leakgauge.attacks.signal_matching import SignalMatching
 from leakgauge.attacks.smoothed_matching import SmoothedMatching
 from leakgauge.attacks.softmax_unmixing import SoftmaxUnmixing
@@ -62,6 +63,7 @@ __all__ = [
     "OrderInvariant",
     "Peeling",
     "SecondOrder",
+    "ShiftConsistency",
     "SignalMatching",
     "SmoothedMatching",
     "SoftmaxUnmixing",

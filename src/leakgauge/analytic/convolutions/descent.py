@@ -83,6 +83,7 @@ class Descent:
         error: Relative error of the known values.
         steps: The layers that were read, from the output down.
         stopped: Why the descent ended.
+        open: Gradient equations, with known signals, of inputs that they do not determine.
     """
 
     known: Propagation
@@ -91,6 +92,7 @@ class Descent:
     fits: float = FITS
     steps: list[Step] = field(default_factory=list)
     stopped: str = ""
+    open: dict[fx.Node, list[GradientOf]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Read the inputs of the layers below, as long as they are determined."""
@@ -196,6 +198,7 @@ class Descent:
                 return Inapplicable("the signal at its output is not known")
             solved = self._solve(source, layers, [g for _, g in pairs])
             if isinstance(solved, Inapplicable):
+                self.open[source] = [g for _, g in pairs]
                 return solved
             counts = (solved.equations, solved.unknowns)
             return _Explained(pairs, solved.inputs, solved.gap, solved.leverage, solved.misfit)

@@ -76,6 +76,22 @@ def scale_and_label(
     return found
 
 
+def slopes_of(layer: Layer, link: LossLink, features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean loss's derivatives (B, C) with respect to the last layer's outputs.
+
+    Args:
+        layer: The last layer.
+        link: The loss, of scale 1.
+        features: Features (B, F) of all examples.
+        labels: Their class indices (B,).
+    """
+    outputs = features @ layer.weight.T
+    if layer.bias is not None:
+        outputs = outputs + layer.bias
+    targets = link.targets.to(features)[labels]
+    return (link.value(outputs / link.temperature) - targets) / len(features)
+
+
 class _Fit:
     """The fit of scales to the gradient of one last layer."""
 
@@ -95,9 +111,7 @@ class _Fit:
     def slopes(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Return delta (B, C) of examples with these features and labels."""
         width = self.layer.weight.shape[1]
-        outputs = (rows[:, :width] @ self.layer.weight.T + self.bias) / self.link.temperature
-        targets = self.link.targets.to(rows)[labels]
-        return (self.link.value(outputs) - targets) / self.count
+        return slopes_of(self.layer, self.link, rows[:, :width], labels)
 
     def misfit(self, rows: Tensor, labels: Tensor) -> float:
         """Return the relative misfit of the gradient."""

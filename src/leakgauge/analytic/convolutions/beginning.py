@@ -1,0 +1,337 @@
+"""Where a descent through a network can begin: features of each example, their labels and signals.
+
+There are two ways:
+
+- *span*: the inputs of a convolution from the row space of its gradient. It must have as many output
+  channels as the batch has positions, and everything behind it must depend on this input alone.
+- *masks*: the input of the last convolution in front of a mean over positions. The head tells the
+  signal of each channel, up to a mask of bits.
+
+References:
+    Ours. We know of no publication.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from leakgauge.analytic.convolutions.batch_masks import separate_masks
+from leakgauge.analytic.convolutions.binary_masks import MaskedInputs, recover_masks
+from leakgauge.analytic.convolutions.counting import Reader
+from leakgauge.analytic.convolutions.descent import relu_behind
+from leakgauge.analytic.convolutions.examples import Examples, separate
+from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
+from leakgauge.analytic.convolutions.pooled_head import count_active, read_pooled_head
+from leakgauge.analytic.convolutions.propagation import (
+    Propagation,
+    is_relu,
+    is_steady_norm,
+    kind,
+)
+from leakgauge.analytic.convolutions.scaling import Scaled, scale_and_label, slopes_of
+from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
+from leakgauge.analytic.last_layer import HeadGradient
+from leakgauge.analytic.softmax_unmixing import unmix
+from leakgauge.core import Inapplicable
+
+CONSISTENT = 1e-5
+"""Largest defect of a span that is believed."""
+GAP = 100.0
+"""Least ratio of the first defect behind the span to the last one inside it."""
+LINEAR_LAYERS = ("aten.addmm", "aten.mm", "aten.linear")
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One gradient of a network with convolutions.
+
+    Args:
+        network: The network.
+        gradients: The gradients of the parameters by name, in float64, of the same mean loss as that
+            of the head.
+        head: The last layer and its gradient.
+        features: The node of the last layer's input.
+        count: Batch size B.
+        error: Relative rounding error of the update.
+    """
+
+    network: Network
+    gradients: Mapping[str, Tensor]
+    head: HeadGradient
+    features: fx.Node
+    count: int
+    error: float
+
+    def signal(self, slopes: Tensor) -> Tensor:
+        """Return the signal at the features, from the loss's derivatives (B, K) at the last layer's outputs."""
+        signal = slopes @ self.head.layer.weight
+        return signal.reshape(len(slopes), *self.features.meta["val"].shape[1:])
+
+    def candidates(self) -> Iterator[tuple[Convolution, Inapplicable | None]]:
+        """Yield the convolutions, the earliest first, each with the reason why its span tells nothing."""
+        for layer in self.network.convolutions:
+            if layer.name in self.gradients:
+                yield layer, self._refusal(layer)
+
+    def _refusal(self, layer: Convolution) -> Inapplicable | None:
+        """Return why the span of a layer cannot start a descent, or None."""
+        reader = Reader(layer.geometry, layer.channels, len(layer.weight), layer.groups)
+        if layer.groups > 1:
+            return Inapplicable(f"{layer.name}: it has {layer.groups} groups")
+        if reader.span() < self.count:
+            reason = reader.reason() or f"its span holds {reader.span()} examples, not {self.count}"
+            return Inapplicable(f"{layer.name}: {reason}")
+        if not self.network.cuts_off([layer.source]):
+            return Inapplicable(f"{layer.name}: a shortcut passes its input")
+        if self.count > 1 and not is_nonnegative(layer.source):
+            return Inapplicable(f"{layer.name}: no ReLU makes its input sparse")
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What is known before the descent.
+
+    Args:
+        known: Values, masks and signals of nodes.
+        labels: Class indices (B,), in the order of the values.
+        error: Relative error of the values.
+        note: What was read, in one line.
+    """
+
+    known: Propagation
+    labels: Tensor
+    error: float
+    note: str
+
+
+def is_nonnegative(node: fx.Node) -> bool:
+    """Return whether a node is a ReLU, or pools one."""
+    if kind(node).startswith(("<built-in function getitem", "aten.max_pool", "aten.avg_pool")):
+        return is_nonnegative(node.all_input_nodes[0])
+    return is_relu(node)
+
+
+def features_node(network: Network, weight: str) -> fx.Node | None:
+    """Return the node of the input of the linear layer with this weight, or None."""
+    for node in network.graph.nodes:
+        if node not in network.used or not kind(node).startswith(LINEAR_LAYERS):
+            continue
+        sources = node.all_input_nodes
+        fixed = {each for each in sources if each not in network.varying}
+        names = {network.names.get(each) for each in fixed}
+        names |= {
+            network.names.get(each.all_input_nodes[0]) for each in fixed if each.all_input_nodes
+        }
+        varying: list[fx.Node] = [each for each in sources if each in network.varying]
+        if weight in names and len(varying) == 1:
+            return varying[0]
+    return None
+
+
+def why_none_begins(problem: Problem) -> str | None:
+    """Return why counting alone shows that there is no beginning, in one line, or None."""
+    refusals = [refusal for _, refusal in problem.candidates()]
+    if any(refusal is None for refusal in refusals):
+        return None
+    block = _last_block(problem)
+    if isinstance(block, _LastBlock):
+        return None
+    counted = refusals[-1].reason if refusals and refusals[-1] else "no convolution has a gradient"
+    return f"{counted}; {block.reason}"
+
+
+def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inapplicable:
+    """Return the best beginning of a descent, or the reasons why there is none.
+
+    Args:
+        problem: The gradient.
+        generator: Source of the draws.
+    """
+    reasons: list[str] = []
+    for layer, refusal in problem.candidates():
+        found = refusal or begin_by_span(problem, layer, generator=generator)
+        if isinstance(found, Beginning):
+            return found
+        reasons.append(found.reason)
+    by_masks = begin_by_masks(problem, generator=generator)
+    if isinstance(by_masks, Beginning):
+        return by_masks
+    last = reasons[-1] if reasons else "no convolution has a gradient"
+    return Inapplicable(f"{last}; {by_masks.reason}")
+
+
+def begin_by_span(
+    problem: Problem, layer: Convolution, *, generator: torch.Generator
+) -> Beginning | Inapplicable:
+    """Return the beginning at one convolution's input, or the reason why it is not known."""
+    count, name = problem.count, layer.name
+    space = row_space(problem.gradients[name], error=problem.error)
+    wanted = count * layer.geometry.positions
+    if space.rank < wanted:
+        return Inapplicable(f"{name}: its gradient has rank {space.rank} for {wanted} positions")
+    if space.rank > wanted:
+        space = RowSpace(space.basis[:wanted], wanted, space.floor)
+    span = span_of(Consistency(space, layer.geometry, layer.channels), count, generator=generator)
+    if float(span.defects[count - 1]) > CONSISTENT or span.gap < GAP:
+        return Inapplicable(
+            f"{name}: no gap behind {count} inputs "
+            f"(defects {span.defects[count - 1]:.0e} and {span.defects[count]:.0e})"
+        )
+    examples = separate(span.basis, count, generator=generator)
+    if len(examples.values) < count:
+        return Inapplicable(f"{name}: {len(examples.values)} of {count} examples were told apart")
+    scaled = _scaled(problem, layer.source, examples)
+    if isinstance(scaled, Inapplicable):
+        return Inapplicable(f"{name}: {scaled.reason}")
+    value = (examples.values * scaled.scales[:, None, None]).reshape(
+        count, *layer.source.meta["val"].shape[1:]
+    )
+    error = max(float(examples.excursion.max()), 1e-9)
+    known = Propagation(problem.network, count)
+    known.learn(layer.source, value, error=error)
+    features = known.value(problem.features)
+    assert features is not None, "expected a cut in front of the features"
+    slopes = slopes_of(problem.head.layer, problem.head.link, features.flatten(1), scaled.labels)
+    known.signals[problem.features] = problem.signal(slopes)
+    note = (
+        f"input of {name!r}: {count} examples span it (gap {span.gap:.0e}); the last layer fits to "
+        f"{scaled.misfit:.0e}"
+    )
+    return Beginning(known, scaled.labels, error, note)
+
+
+def _scaled(problem: Problem, source: fx.Node, examples: Examples) -> Scaled | Inapplicable:
+    """Return the scales and labels of examples at a node."""
+    network, shape = problem.network, source.meta["val"].shape[1:]
+
+    def features(scales: Tensor) -> Tensor:
+        value = (examples.values * scales[:, None, None]).reshape(len(scales), *shape)
+        with torch.no_grad():
+            return network.evaluate([problem.features], {source: value})[problem.features].flatten(
+                1
+            )
+
+    center = torch.full((problem.count,), 0.5 * math.sqrt(math.prod(shape)), dtype=torch.float64)
+    head = problem.head
+    return scale_and_label(features, head.layer, head.link, problem.count, center=center)
+
+
+@dataclass(frozen=True, eq=False)
+class _LastBlock:
+    """The end of a network: a convolution, a shift, a ReLU, a mean over positions, the last layer.
+
+    Args:
+        layer: The convolution.
+        relu: The ReLU behind it.
+        shift: Name of the shift between them.
+        scale: (O,), the factor from the convolution's output to the ReLU's input.
+    """
+
+    layer: Convolution
+    relu: fx.Node
+    shift: str
+    scale: Tensor
+
+
+def begin_by_masks(problem: Problem, *, generator: torch.Generator) -> Beginning | Inapplicable:
+    """Return the beginning at the last convolution in front of a pooled head, or why there is none."""
+    block = _last_block(problem)
+    if isinstance(block, Inapplicable):
+        return block
+    head, layer, count = problem.head, block.layer, problem.count
+    if head.layer.dbias is None:
+        return Inapplicable("the last layer has no bias")
+    dweight, dshift = problem.gradients[layer.name], problem.gradients[block.shift]
+    positions = layer.geometry.positions
+    if count == 1:
+        told = read_pooled_head(
+            head.layer.dweight, head.layer.dbias, head.layer.weight, positions, error=problem.error
+        )
+        if isinstance(told, Inapplicable):
+            return told
+        slopes, labels = told.slope[None], told.slope.argmin()[None]
+        active = count_active(dweight, dshift, block.scale, told, positions)
+        found = _masks_of_one(active.rows, active.levels, active.counts, layer, generator)
+    else:
+        unmixed = unmix(head.layer, head.link, generator=generator)
+        if not unmixed.certified:
+            return Inapplicable("the last layer does not tell the features of all examples")
+        labels = unmixed.labels
+        value = head.link.value(unmixed.outputs / head.link.temperature)
+        slopes = (value - head.link.targets.to(value)[labels]) / count
+        levels = (slopes @ head.layer.weight).T / positions
+        rows = dweight.flatten(2) / block.scale[:, None, None]
+        found = separate_masks(
+            rows, dshift, levels, _rough_span(rows, layer, count, generator), layer.geometry
+        )
+    if isinstance(found, Inapplicable):
+        return Inapplicable(f"{layer.name}: {found.reason}")
+    if not found.certified:
+        return Inapplicable(
+            f"{layer.name}: no masks explain its gradient (relative misfit {found.residual:.0e})"
+        )
+    known = Propagation(problem.network, count)
+    shape = layer.source.meta["val"].shape[1:]
+    known.learn(layer.source, found.inputs.reshape(count, *shape), error=problem.error)
+    known.masks[block.relu] = found.masks.reshape(count, *block.relu.meta["val"].shape[1:])
+    known.doubts[block.relu] = torch.zeros_like(known.masks[block.relu])
+    known.signals[problem.features] = problem.signal(slopes)
+    note = f"input of {layer.name!r}: masks behind it explain its gradient to {found.residual:.0e}"
+    return Beginning(known, labels, max(found.residual, 1e-9), note)
+
+
+def _last_block(problem: Problem) -> _LastBlock | Inapplicable:
+    """Return the end of the network if it has the form of a block with a pooled head."""
+    network, gradients = problem.network, problem.gradients
+    pooled = problem.features
+    while kind(pooled).startswith(
+        ("aten.view", "aten._unsafe_view", "aten.squeeze", "aten.flatten")
+    ):
+        pooled = pooled.all_input_nodes[0]
+    if not kind(pooled).startswith(("aten.mean", "aten._adaptive_avg_pool", "aten.avg_pool")):
+        return Inapplicable("the features of the last layer are not means over positions")
+    relu = pooled.all_input_nodes[0]
+    if math.prod(pooled.meta["val"].shape[1:]) != relu.meta["val"].shape[1] or not is_relu(relu):
+        return Inapplicable(
+            "the features of the last layer are not means of a ReLU over all positions"
+        )
+    for layer in reversed(network.convolutions):
+        if relu_behind(network, layer.node) is not relu or layer.groups > 1:
+            continue
+        (user,) = network.users(layer.node)
+        if not is_steady_norm(user):
+            continue
+        shift = network.names.get(arguments_of(user)[2])
+        if shift is not None and shift in gradients and layer.name in gradients:
+            scale = Propagation(network, problem.count).slope(user).flatten()
+            return _LastBlock(layer, relu, shift, scale)
+    return Inapplicable("no convolution with a trained BatchNorm in eval mode ends the network")
+
+
+def _rough_span(rows: Tensor, layer: Convolution, count: int, generator: torch.Generator) -> Tensor:
+    """Return vectors (n, C, N) that nearly span the inputs, from rows (O, C, K) of a gradient."""
+    norms = rows.flatten(1).norm(dim=1)
+    used = rows[norms > 1e-9 * norms.max()] / norms[norms > 1e-9 * norms.max()][:, None, None]
+    space = row_space(used, error=1e-7)
+    operator = Consistency(space, layer.geometry, layer.channels)
+    return span_of(operator, count, generator=generator).basis
+
+
+def _masks_of_one(
+    rows: Tensor,
+    levels: Tensor,
+    counts: Tensor,
+    layer: Convolution,
+    generator: torch.Generator,
+) -> MaskedInputs | Inapplicable:
+    """Return the masks and the input of one example behind a pooled head."""
+    if not bool((counts > 0).any()):
+        return Inapplicable("no channel tells its number of active positions")
+    start = _rough_span(rows[counts > 0], layer, 1, generator)
+    return recover_masks(rows, levels[:, None], counts[:, None], start, layer.geometry)

@@ -1,0 +1,261 @@
+"""Exact inversion of convolutional networks: features of each example by linear algebra, then its image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from leakgauge.analytic.convolutions.activations import CLOSE, Images, Imaging, Term
+from leakgauge.analytic.convolutions.beginning import (
+    Beginning,
+    Problem,
+    begin,
+    features_node,
+    why_none_begins,
+)
+from leakgauge.analytic.convolutions.descent import Descent
+from leakgauge.analytic.convolutions.network import trace
+from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding
+from leakgauge.core import (
+    BaseAttack,
+    Cost,
+    Inapplicable,
+    Moment,
+    Observation,
+    Plan,
+    Progress,
+    Reconstruction,
+    Seeds,
+    Status,
+    unit_shape,
+)
+from leakgauge.core.ranges import Count
+from leakgauge.core.verdicts import report_nothing_found
+from leakgauge.inversion.objectives.features import entangled
+from leakgauge.inversion.search.judgment import residual_of, status_of
+
+READING = 0.3
+"""Fraction of the progress for the algebra. The images take the rest."""
+LAYERS = 2
+"""Number of layers, the earliest ones that were read, whose activations the image must have."""
+SMALL = 1e-3
+"""Objective below which an image shows its example, and not a local minimum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftConsistency(BaseAttack):
+    r"""Recover each example's features from gradients of convolutions by linear algebra, then its image.
+
+    Use it on convolutional networks with ReLU, such as residual networks, also for batches in which
+    all labels are equal. It needs neither labels nor a search for them. It works as long as a late
+    convolution has more output channels than the batch has positions there. For a batch of up to
+    about four, a mean over positions in front of the last layer is enough.
+
+    The gradient of a convolution's weight is :math:`\partial L / \partial W = \Delta V`. Row p of V
+    is the patch :math:`v_p` that position p reads. All patches lie in the row space of the gradient,
+    and they overlap. So the inputs u of the examples span the null space of a linear operator:
+
+    .. math::
+
+        \min_{\|u\| = 1} \; \sum_p \|(1 - \Pi) \, v_p(u)\|^2
+
+    Here :math:`\Pi` projects on the row space. The attack then goes on in four steps.
+
+    1. Behind a ReLU, the examples are the nonnegative vectors of this space with the most zeros.
+    2. The gradient of the last layer tells the scale and the label of each.
+    3. With the signal :math:`\Delta` of the layers behind known, the input of each layer below solves
+       linear equations, as long as these determine it. The misfit shows wrong bits of ReLU masks.
+    4. L-BFGS finds the image of each example that has the activations of the earliest layers read.
+
+    Args:
+        steps: Number of steps of L-BFGS in each of five stages, at least 1. The last stage takes
+            three times as many.
+        rounds: Largest number of starts, at least 1, of an image that stays in a local minimum.
+
+    References:
+        Ours. We know of no publication of the null space. The descent from a known signal is from
+        Zhu, Blaschko. R-GAP: Recursive Gradient Attack on Privacy. ICLR 2021. arXiv:2010.07733.
+
+    Example:
+        >>> import leakgauge as lg
+        >>> from torch import nn
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 16, 3, padding=1, stride=2), nn.ReLU(), nn.Conv2d(16, 48, 3, padding=1),
+        ...     nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10),
+        ... )
+        >>> observation = lg.examples.observation(batch_size=2, model=model)
+        >>> found = lg.attacks.ShiftConsistency(steps=20)(observation, seeds=lg.Seeds(0))
+        >>> found.status
+        <Status.CONVERGED: 'converged'>
+    """
+
+    steps: Count = 60
+    rounds: Count = 4
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"batch_size"})
+
+    def prepare(self, observation: Observation) -> Plan | Inapplicable:
+        reason = entangled(observation)
+        if reason is not None:
+            return Inapplicable(reason)
+        head = last_layer(observation)
+        if isinstance(head, Inapplicable):
+            return head
+        problem = problem_of(observation, head)
+        if isinstance(problem, Inapplicable):
+            return problem
+        reason = why_none_begins(problem)
+        if reason is not None:
+            return Inapplicable(reason)
+        return Plan(
+            evaluations=self.most,
+            search=partial(self.search, observation, problem),
+            expected=self.most // self.rounds,
+        )
+
+    @property
+    def most(self) -> int:
+        """Largest number of evaluations: those of the images, and one of the update."""
+        # Each step may halve its length several times. Most take one evaluation.
+        return self.rounds * (self.steps * 8 + 200) * 4 + 1
+
+    def search(
+        self, observation: Observation, problem: Problem, seeds: Seeds, progress: Progress
+    ) -> Reconstruction:
+        """Return the images of all examples."""
+        found = begin(problem, generator=seeds.generator("span"))
+        if isinstance(found, Inapplicable):
+            return report_nothing_found(observation, Status.INAPPLICABLE, found.reason)
+        progress(Moment(READING / 2))
+        descent = Descent(found.known, problem.gradients, error=found.error)
+        descent.run()
+        progress(Moment(READING))
+        notes = (found.note, *describe(descent))
+        finish = partial(conclude, observation, found, notes)
+
+        def tell(fraction: float, unit: Tensor) -> None:
+            whole = READING + (1 - READING) * fraction
+            images = Images(unit, torch.full((len(unit),), math.inf), 0)
+            progress(Moment(min(whole, 1.0), best=lambda: finish(images)))
+
+        terms = terms_of(observation, problem, descent)
+        domain = observation.domain
+        imaging = Imaging(
+            network=problem.network,
+            enter=domain.from_unit,
+            terms=terms,
+            shape=tuple(unit_shape(domain)),
+            like=torch.zeros((), dtype=torch.float32),
+            steps=self.steps,
+            tell=tell,
+        )
+        with seeds.isolated("image"):
+            images = imaging.run(
+                problem.count, generator=seeds.generator("image"), rounds=self.rounds
+            )
+        return finish(images)
+
+
+def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inapplicable:
+    """Return the gradients and the network in float64, or the reason why the attack cannot use them."""
+    network = trace(observation.model, observation.domain)
+    if isinstance(network, Inapplicable):
+        return network
+    if not network.convolutions:
+        return Inapplicable("the model has no convolution whose weight is a parameter")
+    features = features_node(network, head.head.weight)
+    if features is None:
+        return Inapplicable(f"the last layer, {head.name!r}, is not a linear layer of one vector")
+    tensors = {n: t.detach().double().cpu() for n, t in observation.update.tensors.items()}
+    raw = tensors[head.head.weight].norm()
+    unit = float(head.layer.dweight.norm() * abs(head.head.scale) / raw)
+    return Problem(
+        network=network,
+        gradients={name: t * unit for name, t in tensors.items()},
+        head=head,
+        features=features,
+        count=observation.batch_size,
+        error=rounding(head.shared).shared,
+    )
+
+
+def describe(descent: Descent) -> tuple[str, ...]:
+    """Return notes on the layers that were read, and on the end of the descent."""
+    read = [step for step in descent.steps if step.unknowns]
+    bits = sum(step.repaired for step in descent.steps)
+    notes = []
+    if read:
+        notes.append(
+            f"{len(read)} inputs below were read, down to that of {', '.join(read[-1].layers)} "
+            f"(largest misfit {max(step.misfit for step in read):.0e}, {bits} wrong bits repaired)"
+        )
+    if descent.stopped:
+        notes.append(f"the descent ended: {descent.stopped}")
+    return tuple(notes)
+
+
+def terms_of(observation: Observation, problem: Problem, descent: Descent) -> list[Term]:
+    """Return the terms that tell the images: the earliest activations that were read, and open equations."""
+    network, known = problem.network, descent.known
+    order = {node: i for i, node in enumerate(network.graph.nodes)}
+    nodes = sorted(
+        (node for node in known.values if node in network.varying), key=order.__getitem__
+    )
+    nodes = nodes[:LAYERS]
+    domain = observation.domain
+    gray = torch.full((1, *unit_shape(domain)), 0.5, dtype=torch.float64)
+    wanted = [*nodes, *descent.open]
+    with torch.no_grad():
+        plain = network.evaluate(wanted, {network.entry: domain.from_unit(gray)})
+    terms = []
+    for node in nodes:
+        gap = (known.values[node] - plain[node]).square().flatten(1).sum(1)
+        terms.append(Term(node, known.values[node], 1 / gap.clamp_min(1e-30)))
+    for node, gradients in descent.open.items():
+        partial_value = known.partial(node)
+        if partial_value is not None and bool(partial_value.known.any()):
+            marks = partial_value.known.to(partial_value.value)
+            gap = (((partial_value.value - plain[node]) ** 2) * marks).flatten(1).sum(1)
+            shape = (-1, *[1] * (marks.ndim - 1))
+            terms.append(
+                Term(node, partial_value.value, marks / gap.clamp_min(1e-30).reshape(shape))
+            )
+        if problem.count > 1:
+            continue
+        for gradient in gradients:
+            matrix, right = gradient.matrix(), gradient.right
+            gap = right - matrix @ plain[node].flatten(2)[0].T
+            terms.append(Term(node, right, 1 / gap.square().sum()[None], matrix))
+    return terms
+
+
+def conclude(
+    observation: Observation, beginning: Beginning, notes: tuple[str, ...], images: Images
+) -> Reconstruction:
+    """Return the reconstruction, with the status that the residual of its update allows."""
+    like = observation.update.like
+    unit = images.unit.to(like).clamp(0, 1)
+    shown = images.objectives < SMALL
+    found = Reconstruction(
+        inputs=observation.domain.from_unit(unit),
+        targets=beginning.labels.to(like.device),
+        found=torch.ones(len(unit), dtype=torch.bool),
+        status=Status.UNCONVERGED,
+        objectives=tuple(float(v) for v in images.objectives[:1] if math.isfinite(float(v))),
+        cost=Cost(images.evaluations + 1),
+        notes=notes,
+    )
+    residual = residual_of(observation, found)
+    proven = bool((images.objectives < CLOSE).all())
+    status = status_of(observation, unit, found.targets, residual, proven=proven)
+    message = (
+        f"the features of {len(unit)} of {len(unit)} examples are known, and {int(shown.sum())} images match them; "
+        f"the update is matched to {residual:.2g} of its norm"
+    )
+    return replace(found, status=status, residual=residual, message=message)
