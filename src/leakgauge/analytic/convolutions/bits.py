@@ -34,7 +34,7 @@ class Gap:
 
     Args:
         gradient: The gradient with its mask.
-        inputs: The inputs (B, C, N), as far as they are known.
+        inputs: The inputs (B, C, N), where they are known.
         gap: The unexplained part (O K, C).
         leverage: Orthonormal columns (O K, r) of the equations from which the inputs follow. None
             if they do not follow from these.

@@ -1,9 +1,4 @@
-"""The input of a network from known activations: least squares, for each example alone.
-
-For each known node behind a ReLU, the input z of the ReLU must equal the known value a where a > 0,
-and must not be positive where a = 0:
-
-    sum_known w |a > 0 ? z(x) - a : max(z(x), 0)|^2 + prior(x)
+"""The minimum of an objective for each example of a batch alone.
 
 L-BFGS keeps a history for each example, so that they converge independently of each other.
 
@@ -19,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Residuals = Callable[[Tensor], Tensor]
-"""Map from inputs (B, *shape) to values (B,) of the objective."""
 HISTORY = 30
 """Number of pairs that L-BFGS keeps."""
 ARMIJO = 1e-4
