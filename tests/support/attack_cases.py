@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import nn
 
 import leakgauge as lg
@@ -25,6 +26,21 @@ def transformer() -> nn.Module:
     domain = lg.ImageDomain(1, 8, 8)
     options = {"patch": 2, "dim": 24, "heads": 2, "style": "plain"}
     return lg.models.build(lg.models.vit, domain, 4, **options)
+
+
+def convolutional() -> nn.Module:
+    """Return a network of two convolutions with more channels than positions, for 8x8 gray images of four classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(64, 4),
+        ).eval()
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,7 @@ def configured(budget: int) -> list[AttackCase]:
         AttackCase(A.OrderInvariant(attack=matching), training=LOCAL, batch_sizes=two),
         AttackCase(A.Peeling(rough=2 * budget, steps=steps), batch_sizes=one),
         AttackCase(second),
+        AttackCase(A.ShiftConsistency(steps=steps, rounds=1), network=convolutional),
         AttackCase(A.SignalMatching(attack=A.VanishingPrior(steps=steps)), D.LocalLayers()),
         AttackCase(
             A.SoftmaxUnmixing(warm=budget, iterations=2 * budget, stages=1), batch_sizes=two
