@@ -27,6 +27,8 @@ UPDATES = {"gradient", "delta"}
 """Kinds of updates."""
 WAYS = {"even", "log", "linear"}
 """Scales on which a figure places strengths."""
+LAYERS = {"convolution", "linear", "embedding", "attention"}
+"""Kinds of layers of a network."""
 ARCHIVES = {"images", "inputs"}
 """Names of arrays in an archive file."""
 
@@ -46,7 +48,7 @@ def compared(tree: ast.AST) -> list[str]:
             if isinstance(each, ast.Constant) and isinstance(each.value, str)
         ]
         if kinds:
-            found += [text for text in constants if text not in UPDATES | WAYS | ARCHIVES]
+            found += [text for text in constants if text not in UPDATES | WAYS | ARCHIVES | LAYERS]
     return found
 
 
