@@ -43,7 +43,6 @@ class Step:
         equations: Number of gradient equations for each channel.
         unknowns: Number of unknowns for each channel.
         repaired: Number of bits that were flipped in the masks behind the layers.
-        seconds: Time spent.
     """
 
     layers: tuple[str, ...]
@@ -81,6 +80,7 @@ class Descent:
         known: What is known of the nodes.
         gradients: Gradients of the weights by name, in float64, for the mean loss.
         error: Relative error of the known values.
+        fits: Relative misfit of a layer's gradients up to which its input is believed.
         steps: The layers that were read, from the output down.
         stopped: Why the descent ended.
         open: Gradient equations, with known signals, of inputs that they do not determine.
