@@ -183,7 +183,10 @@ def begin_by_span(
             f"{name}: no gap behind {count} inputs "
             f"(defects {span.defects[count - 1]:.0e} and {span.defects[count]:.0e})"
         )
-    examples = separate(span.basis, count, generator=generator)
+    if is_nonnegative(layer.source):
+        examples = separate(span.basis, count, generator=generator)
+    else:
+        examples = _signed(problem, layer.source, span.basis)
     if len(examples.values) < count:
         return Inapplicable(f"{name}: {len(examples.values)} of {count} examples were told apart")
     scaled = _scaled(problem, layer.source, examples)
@@ -204,6 +207,15 @@ def begin_by_span(
         f"{scaled.misfit:.0e}"
     )
     return Beginning(known, scaled.labels, error, note)
+
+
+def _signed(problem: Problem, source: fx.Node, basis: Tensor) -> Examples:
+    """Return the input (1, C, N) of a batch of one, with the sign that the last layer's gradient fits."""
+    none = torch.zeros(1, dtype=torch.float64)
+    both = [Examples(sign * basis, none, none) for sign in (1.0, -1.0)]
+    fits = [_scaled(problem, source, each) for each in both]
+    misfits = [math.inf if isinstance(fit, Inapplicable) else fit.misfit for fit in fits]
+    return both[misfits.index(min(misfits))]
 
 
 def _scaled(problem: Problem, source: fx.Node, examples: Examples) -> Scaled | Inapplicable:

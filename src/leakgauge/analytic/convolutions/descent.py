@@ -175,15 +175,17 @@ class Descent:
 
         def explain() -> _Explained | Inapplicable:
             pairs = self._gradients(layers)
+            if not pairs:
+                return Inapplicable("the signal at its output is not known")
             gap = torch.cat([g.right - g.matrix() @ flat for _, g in pairs])
             right = torch.cat([g.right for _, g in pairs])
             misfit = float(gap.norm() / right.norm())
             return _Explained(pairs, inputs, gap, None, misfit)
 
+        names = tuple(layer.name for layer in layers)
         found = self._repaired(explain)
         if isinstance(found, Inapplicable):
-            return found
-        names = tuple(layer.name for layer in layers)
+            return Inapplicable(f"{', '.join(names)}: {found.reason}")
         return Step(names, source, found[0].misfit, 0, 0, found[1])
 
     def _read(self, source: fx.Node, layers: Sequence[Convolution]) -> Step | Inapplicable:

@@ -152,6 +152,9 @@ class Network:
             if size and size[0] == TRACED and -1 not in size[1:]:
                 size[0] = len(arguments[0]) if "expand" in str(node.target) else -1
             arguments = (arguments[0], size, *arguments[2:])
+        elif "group_norm" in str(node.target):
+            # The operation takes the batch size as a number.
+            arguments = (*arguments[:3], len(arguments[0]), *arguments[4:])
         elif "batch_norm" in str(node.target):
             # The operation would change running statistics in place.
             arguments = tuple(a.clone() if i in (3, 4) else a for i, a in enumerate(arguments))

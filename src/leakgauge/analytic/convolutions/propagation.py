@@ -197,7 +197,10 @@ class Propagation:
             return None
         if is_relu(user):
             mask = self.masks.get(user)
-            return None if mask is None else signal * mask
+            if mask is not None:
+                return signal * mask
+            before = self.value(node)
+            return None if before is None else signal * (before > 0)
         if kind(user) == "<built-in function getitem>":
             return signal
         if is_steady_norm(user):
