@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ import leakgauge as lg
 ROOT = Path(__file__).resolve().parent
 CIFAR = "cifar10_lossless.npz"
 PHOTOS = "photos (scikit-image, scikit-learn)"
+CACHE = Path(tempfile.gettempdir()) / "leakgauge-benchmarks"
+"""Where scripts keep the networks that they train."""
 Row = dict[str, Any]
 
 
@@ -38,10 +41,11 @@ class Options:
     out: Path
     workers: int
     resume: bool = False
+    cache: Path = CACHE
 
 
 def options(name: str, description: str) -> Options:
-    """Parse `[--quick] [--data FILE.npz] [--seed N] [--out FILE.json] [--workers N] [--resume]`."""
+    """Parse `[--quick] [--data FILE.npz] [--seed N] [--out FILE.json] [--workers N] [--resume] [--cache FOLDER]`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--quick", action="store_true", help="run a part that contains the headline's method"
@@ -58,10 +62,23 @@ def options(name: str, description: str) -> Options:
         default=len(os.sched_getaffinity(0)),
         help="number of processes, by default one for each core",
     )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=CACHE,
+        metavar="FOLDER",
+        help="where the networks that a script trains are kept",
+    )
     given = parser.parse_args()
     default = ROOT / "results" / (f"{name}-quick.json" if given.quick else f"{name}.json")
     return Options(
-        given.quick, given.data, given.seed, given.out or default, given.workers, given.resume
+        given.quick,
+        given.data,
+        given.seed,
+        given.out or default,
+        given.workers,
+        given.resume,
+        given.cache,
     )
 
 

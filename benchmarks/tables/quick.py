@@ -36,6 +36,10 @@ HEADLINES: dict[str, tuple[Predicate, ...]] = {
         job(part="features", method="feature inversion"),
     ),
     "color": (EVERY,),
+    "convolutions": (
+        job(part="span", altered="none"),
+        job(part="images", network="resnet18", size=1),
+    ),
     "data_defenses": (
         job(defense="none"),
         job(defense="ats 43-18-18"),
