@@ -1,10 +1,10 @@
 """Exact inversion of convolutional networks, beside Inverting Gradients on the same updates.
 
 Two parts. "span": how well the inputs of a convolution of ResNet-18 lie in the span that its gradient
-gives, exact and altered. "images": what `ShiftConsistency` makes of whole updates. Labels are
-withheld from our attack, and granted to Inverting Gradients. Images are real, and each draw of an untrained network has weights of its own. Trained
-networks are attacked on test images with a loss above 0.1. The control is the same reconstruction
-scored against other images of the same labels.
+gives, exact and altered. "images": what `ShiftConsistency` makes of whole updates. Labels are withheld
+from it, and granted to Inverting Gradients. Images are real, and each draw of an untrained network has
+weights of its own. Trained networks are attacked on test images with a loss above 0.1. The control is
+the same reconstruction scored against other images of the same labels.
 
 Quick: the span under no and one alteration, and the attack on one image through ResNet-18.
 """

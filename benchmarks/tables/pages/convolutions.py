@@ -45,7 +45,7 @@ ERRORS = [
     Column("error", figures.median("error"), "median relative part outside the span", fraction),
     Column("largest error", figures.most("error"), "largest relative part", fraction),
     Column(
-        "alteration",
+        "change",
         figures.median("alteration"),
         "median relative change of the layer's gradient",
         fraction,
