@@ -13,8 +13,8 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from leakgauge.analytic.convolutions.geometry import Geometry, PaddingMode, geometry_of
-from leakgauge.core import Domain, Inapplicable, unit_shape
-from leakgauge.federated.isolation.probing import doubled, single
+from leakgauge.core import Domain, Inapplicable, ProbeError, unit_shape
+from leakgauge.federated.isolation.probing import doubled, probing, single
 from leakgauge.federated.isolation.untouched import untouched
 
 TRACED = 7
@@ -179,9 +179,9 @@ def trace(model: nn.Module, domain: Domain) -> Network | Inapplicable:
         return single(functional_call(twin, state, (x,)))
 
     try:
-        with untouched(twin):
+        with probing(), untouched(twin):
             traced = make_fx(forward, tracing_mode="fake")(state, like)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except ProbeError as error:
         return Inapplicable(f"the model cannot be traced: {' '.join(str(error).split())[:200]}")
     graph = traced.graph
     graph.eliminate_dead_code()
