@@ -69,6 +69,17 @@ class LossLink:
             return outputs.softmax(-1)
         return outputs.sigmoid() if self.activation == "sigmoid" else outputs
 
+    def slopes(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return `act(outputs / temperature) - targets[labels]` (..., C).
+
+        It is the slope of each example's own loss, for a scale and a weight of 1.
+
+        Args:
+            outputs: Outputs (..., C) of the last layer.
+            labels: Class indices, of the shape of the outputs without the last axis, or one that broadcasts to it.
+        """
+        return self.value(outputs / self.temperature) - self.targets.to(outputs)[labels]
+
     def push(self, value: Tensor, directions: Tensor, rows: Tensor) -> Tensor:
         """Return the derivative (..., R, m) of act at `value` (..., C) along directions (C, m), for some rows."""
         if self.activation == "softmax":

@@ -19,7 +19,7 @@ from leakgauge.analytic.convolutions.beginning import (
 )
 from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.network import trace
-from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding
+from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding, unit_ratio
 from leakgauge.core import (
     BaseAttack,
     Cost,
@@ -176,9 +176,8 @@ def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inappl
     features = features_node(network, head.head.weight)
     if features is None:
         return Inapplicable(f"the last layer, {head.name!r}, is not a linear layer of one vector")
-    tensors = {n: t.detach().double().cpu() for n, t in observation.update.tensors.items()}
-    raw = tensors[head.head.weight].norm()
-    unit = float(head.layer.dweight.norm() * abs(head.head.scale) / raw)
+    tensors = observation.update.map(lambda t: t.detach().double().cpu()).tensors
+    unit = unit_ratio(head.layer, head.shared) * abs(head.head.scale)
     return Problem(
         network=network,
         gradients={name: t * unit for name, t in tensors.items()},

@@ -275,8 +275,7 @@ def begin_by_masks(problem: Problem, *, generator: torch.Generator) -> Beginning
         if not unmixed.certified:
             return Inapplicable("the last layer does not tell the features of all examples")
         labels = unmixed.labels
-        value = head.link.value(unmixed.outputs / head.link.temperature)
-        slopes = (value - head.link.targets.to(value)[labels]) / count
+        slopes = head.link.slopes(unmixed.outputs, labels) / count
         levels = (slopes @ head.layer.weight).T / positions
         rows = dweight.flatten(2) / block.scale[:, None, None]
         found = separate_masks(

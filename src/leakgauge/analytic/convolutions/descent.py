@@ -140,44 +140,42 @@ class Descent:
         for layer in layers:
             if layer.groups != 1:
                 continue
-            signal = self.known.signal(layer.node)
-            if signal is None:
-                continue
             relu = relu_behind(self.known.network, layer.node)
-            mask = torch.ones_like(signal, dtype=torch.bool)
-            doubts, full = ~mask, signal
             if relu is not None and relu in self.known.masks:
-                mask = self.known.masks[relu]
-                doubts = self.known.doubts.get(relu, doubts)
+                mask, doubts = self.known.masks[relu], self.known.doubts[relu]
                 full = self._unmasked(layer.node, relu)
+            else:
+                full = self.known.signal(layer.node)
+                mask = torch.ones(layer.node.meta["val"].shape[1:], dtype=torch.bool)
+                mask = mask.expand(self.known.count, *mask.shape)
+                doubts = ~mask
+            if full is None:
+                continue
             aim = self.gradients[layer.name].flatten(2)
             parts = (t.flatten(2) for t in (full, mask, doubts))
             found.append((layer, GradientOf(layer.geometry, aim, *parts)))
         return found
 
-    def _unmasked(self, node: fx.Node, relu: fx.Node) -> Tensor:
-        """Return the signal at a node if the ReLU behind it let everything pass."""
+    def _unmasked(self, node: fx.Node, relu: fx.Node) -> Tensor | None:
+        """Return the signal that a node would have if the ReLU behind it let everything pass, or None."""
         kept = self.known.masks[relu]
         self.known.masks[relu] = torch.ones_like(kept)
         try:
-            signal = self.known.signal(node)
+            return self.known.signal(node)
         finally:
             self.known.masks[relu] = kept
-        assert signal is not None
-        return signal
 
     def _check(
         self, source: fx.Node, layers: Sequence[Convolution], value: Tensor
     ) -> Step | Inapplicable:
         """Check the gradients of layers with a known input, and repair the masks behind them."""
         inputs = value.flatten(2)
-        flat = inputs.movedim(0, 1).flatten(1).T
 
         def explain() -> _Explained | Inapplicable:
             pairs = self._gradients(layers)
             if not pairs:
                 return Inapplicable("the signal at its output is not known")
-            gap = torch.cat([g.right - g.matrix() @ flat for _, g in pairs])
+            gap = torch.cat([g.gap(inputs) for _, g in pairs])
             right = torch.cat([g.right for _, g in pairs])
             misfit = float(gap.norm() / right.norm())
             return _Explained(pairs, inputs, gap, None, misfit)

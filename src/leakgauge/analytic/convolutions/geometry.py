@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -49,7 +50,7 @@ class Geometry:
         """Number of kernel entries K."""
         return self.sees.shape[1]
 
-    @property
+    @cached_property
     def reads(self) -> Tensor:
         """Number of taps (N,) that read each place."""
         return torch.bincount(self.sees.flatten(), minlength=self.places + 1)[: self.places]

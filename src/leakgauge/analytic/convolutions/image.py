@@ -42,8 +42,6 @@ def minimize_each(
     start: Tensor,
     *,
     steps: int,
-    tolerance: float = 0.0,
-    tell: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> Minimum:
     """Return a minimum of the objective for each example of a batch.
 
@@ -51,8 +49,6 @@ def minimize_each(
         objective: Map from inputs `(B, *shape)` to values (B,). Each depends on one example alone.
         start: Inputs `(B, *shape)` to start from.
         steps: Largest number of steps.
-        tolerance: Value at which the descent of an example may end.
-        tell: Receives the step, the inputs and the values after each step.
     """
 
     def ask(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,9 +60,9 @@ def minimize_each(
 
     shape, x = start.shape, start.flatten(1)
     values, slope = ask(x.reshape(shape))
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     evaluations = 1
-    for step in range(steps):
+    for _ in range(steps):
         way = _direction(slope, pairs)
         along = (way * slope).sum(1)
         way = torch.where((along < 0)[:, None], way, -slope)
@@ -83,36 +79,32 @@ def minimize_each(
                 break
             size = torch.where(good, size, size / 2)
         moved = good[:, None]
-        pairs.append((torch.where(moved, trial - x, 0), torch.where(moved, turn - slope, 0), moved))
+        pairs.append((torch.where(moved, trial - x, 0), torch.where(moved, turn - slope, 0)))
         del pairs[:-HISTORY]
         x, slope = torch.where(moved, trial, x), torch.where(moved, turn, slope)
         values = torch.where(good, after, values)
-        if tell is not None:
-            tell(step, x.reshape(shape), values)
-        if bool((values <= tolerance).all()) or not bool(good.any()):
+        if bool((values <= 0).all()) or not bool(good.any()):
             break
     return Minimum(x.reshape(shape), values, evaluations)
 
 
-def _direction(slope: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+def _direction(slope: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Return the direction (B, N) of L-BFGS for each example (two loops)."""
     rest, weights = slope.clone(), []
     scale = torch.ones(len(slope), 1).to(slope)
-    for s, y, _ in reversed(pairs):
+    tiny = torch.finfo(slope.dtype).tiny
+    for s, y in reversed(pairs):
         inner = (s * y).sum(1, keepdim=True)
-        rho = torch.where(
-            inner > 0, 1 / inner.clamp_min(1e-300 if s.dtype == torch.float64 else 1e-37), 0
-        )
+        rho = torch.where(inner > 0, 1 / inner.clamp_min(tiny), 0)
         weight = rho * (s * rest).sum(1, keepdim=True)
         rest = rest - weight * y
         weights.append((weight, rho))
-    for s, y, _ in reversed(pairs):
+    if pairs:
+        s, y = pairs[-1]
         inner, square = (s * y).sum(1, keepdim=True), y.square().sum(1, keepdim=True)
-        usable = (inner > 0) & (square > 0)
-        scale = torch.where(usable, inner / square.clamp_min(1e-37), scale)
-        break
+        scale = torch.where((inner > 0) & (square > 0), inner / square.clamp_min(tiny), scale)
     found = scale * rest
-    for (s, y, _), (weight, rho) in zip(pairs, reversed(weights), strict=True):
+    for (s, y), (weight, rho) in zip(pairs, reversed(weights), strict=True):
         along = rho * (y * found).sum(1, keepdim=True)
         found = found + (weight - along) * s
     return -found

@@ -72,6 +72,10 @@ class GradientOf:
         """The right side (O K, C) of the equations."""
         return self.dweight.movedim(1, 2).flatten(0, 1)
 
+    def gap(self, inputs: Tensor) -> Tensor:
+        """Return the part (O K, C) of the gradient that inputs (B, C, N) do not explain."""
+        return self.right - self.matrix() @ to_columns(inputs)
+
 
 @dataclass(frozen=True, eq=False)
 class OutputOf:
@@ -122,6 +126,16 @@ class Solved:
     coupled: bool
 
 
+def to_columns(inputs: Tensor) -> Tensor:
+    """Return inputs (B, C, N) as columns (B N, C), the layout of the unknowns."""
+    return inputs.movedim(0, 1).flatten(1).T
+
+
+def from_columns(columns: Tensor, batch: int) -> Tensor:
+    """Return columns (B N, C) as inputs (B, C, N)."""
+    return columns.T.reshape(columns.shape[1], batch, -1).movedim(0, 1)
+
+
 def solve_input(
     gradients: Sequence[GradientOf],
     entries: tuple[Tensor, Tensor] | None = None,
@@ -149,13 +163,13 @@ def solve_input(
 
     flat = least_squares(right)
     flat = flat + least_squares(right - rows @ flat)  # one step of refinement
-    inputs = flat.T.reshape(-1, batch, places).movedim(0, 1).contiguous()
+    inputs = from_columns(flat, batch).contiguous()
     if weak.shape[1]:
         filled = _fill(inputs, weak, entries, outputs)
         if isinstance(filled, Inapplicable):
             return filled
         inputs = filled
-        flat = inputs.movedim(0, 1).flatten(1).T
+        flat = to_columns(inputs)
     gap = right - rows @ flat
     return Solved(
         inputs,
@@ -201,7 +215,7 @@ def _fill(
         entries: Known entries, or None.
         outputs: Known outputs.
     """
-    batch, channels, places = inputs.shape
+    batch, channels, _ = inputs.shape
     unknowns = weak.shape[1] * channels
     equations = sum(int(o.known.sum()) for o in outputs)
     equations += 0 if entries is None else int(entries[1].sum())
@@ -212,10 +226,10 @@ def _fill(
     sizes = [o.weight.square().sum((1, 2)).mean() for o in outputs]
 
     def spread(c: Tensor) -> Tensor:
-        return (weak @ c).T.reshape(channels, batch, places).movedim(0, 1)
+        return from_columns(weak @ c, batch)
 
     def gather(u: Tensor) -> Tensor:
-        return weak.T @ u.movedim(0, 1).reshape(channels, -1).T
+        return weak.T @ to_columns(u)
 
     def normal(c: Tensor) -> Tensor:
         u = spread(c)

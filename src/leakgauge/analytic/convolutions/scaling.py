@@ -73,7 +73,7 @@ def scale_and_label(
         return Inapplicable(
             f"no scales and labels of the examples fit the last layer (relative misfit {found.misfit:.0e})"
         )
-    return found
+    return Scaled(found.scales, found.labels, found.misfit)
 
 
 def slopes_of(layer: Layer, link: LossLink, features: Tensor, labels: Tensor) -> Tensor:
@@ -88,8 +88,26 @@ def slopes_of(layer: Layer, link: LossLink, features: Tensor, labels: Tensor) ->
     outputs = features @ layer.weight.T
     if layer.bias is not None:
         outputs = outputs + layer.bias
-    targets = link.targets.to(features)[labels]
-    return (link.value(outputs / link.temperature) - targets) / len(features)
+    return link.slopes(outputs, labels) / len(features)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Scales on the way.
+
+    Args:
+        scales: (B,), factor of each input.
+        labels: (B,), class indices.
+        misfit: Relative misfit of the last layer's gradient.
+        rows: Features (B, F) at these scales, or (B, F + 1).
+        mixed: (C, B), the derivatives at the outputs that the gradient shows for these features.
+    """
+
+    scales: Tensor
+    labels: Tensor
+    misfit: float
+    rows: Tensor
+    mixed: Tensor
 
 
 class _Fit:
@@ -118,36 +136,28 @@ class _Fit:
         gap = self.aim - self.slopes(rows, labels).T @ rows
         return float(gap.norm() / self.aim.norm())
 
-    def labeled(self, scales: Tensor) -> Scaled:
+    def labeled(self, scales: Tensor) -> _State:
         """Return scales with the labels that they suggest."""
         rows = self.rows(scales)
-        mixed = self.aim @ torch.linalg.pinv(rows)  # (C, B)
+        mixed = self.aim @ torch.linalg.pinv(rows)
         labels = mixed.argmin(0)
-        return Scaled(scales, labels, self.misfit(rows, labels))
+        return _State(scales, labels, self.misfit(rows, labels), rows, mixed)
 
-    def one_by_one(self, start: Scaled) -> Scaled:
+    def one_by_one(self, start: _State) -> _State:
         """Return scales that fit the column of each example alone, as if features were proportional to them."""
-        rows = self.rows(start.scales)
         width = self.layer.weight.shape[1]
-        mixed = (self.aim @ torch.linalg.pinv(rows)).T  # (B, C)
         steps = torch.logspace(-3, 3, 50 * GRID, dtype=torch.float64)
-        logits = rows[:, :width] @ self.layer.weight.T
+        logits = start.rows[:, :width] @ self.layer.weight.T
         outputs = steps[:, None, None] * logits + self.bias  # (G, B, C)
-        targets = self.link.targets.to(rows)[start.labels]
-        slopes = (self.link.value(outputs / self.link.temperature) - targets) / self.count
-        gaps = (mixed - steps[:, None, None] * slopes).norm(dim=2)
+        slopes = self.link.slopes(outputs, start.labels) / self.count
+        gaps = (start.mixed.T - steps[:, None, None] * slopes).norm(dim=2)
         return self.labeled(start.scales * steps[gaps.argmin(0)])
 
-    def descend(self, start: Scaled) -> Scaled:
+    def descend(self, start: _State) -> _State:
         """Return the scales after damped Gauss-Newton steps on their logarithms."""
         best, damping = start, 1e-6
+        jacobian, gap = self.linearized(best)
         for _ in range(STEPS):
-            rows = self.rows(best.scales)
-            change = self.rows(best.scales * (1 + PROBE))
-            slopes, moved = (self.slopes(r, best.labels) for r in (rows, change))
-            after = moved[:, :, None] * change[:, None] - slopes[:, :, None] * rows[:, None]
-            jacobian = (after / PROBE).flatten(1).T  # (C F, B)
-            gap = (self.aim - slopes.T @ rows).flatten()
             gram = jacobian.T @ jacobian
             gram.diagonal().mul_(1 + damping)
             step = torch.linalg.solve(gram, jacobian.T @ gap).clamp(-1, 1)
@@ -157,8 +167,16 @@ class _Fit:
                 best, damping = trial, damping / 10
                 if done:
                     break
+                jacobian, gap = self.linearized(best)
             else:
                 damping = max(damping, 1e-6) * 10
                 if damping > 1e6:
                     break
         return best
+
+    def linearized(self, state: _State) -> tuple[Tensor, Tensor]:
+        """Return the gradient's derivatives (C F, B) by the scales' logarithms, and its unexplained part (C F,)."""
+        change = self.rows(state.scales * (1 + PROBE))
+        slopes, moved = (self.slopes(rows, state.labels) for rows in (state.rows, change))
+        after = moved[:, :, None] * change[:, None] - slopes[:, :, None] * state.rows[:, None]
+        return (after / PROBE).flatten(1).T, (self.aim - slopes.T @ state.rows).flatten()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ class Consistency:
     channels: int
     centered: bool = False
 
-    @property
+    @cached_property
     def scale(self) -> Tensor:
         """Factors (N,), the inverse roots of the numbers of taps. 0 for a place that no tap reads."""
         reads = self.geometry.reads.to(self.space.basis)
@@ -122,11 +123,11 @@ class Consistency:
         scale, basis = self.scale, self.space.basis
         patches = self.geometry.unfold(u * scale)
         rows = patches.movedim(-3, -2).flatten(-2)  # (n, P, C K)
-        mean = rows.mean(-2, keepdim=True)
-        if self.centered:
+        mean = rows.mean(-2, keepdim=True) if self.centered else None
+        if mean is not None:
             rows = rows - mean
         rows = (rows @ basis.T) @ basis
-        if self.centered:
+        if mean is not None:
             rows = rows - rows.mean(-2, keepdim=True) + mean
         back = rows.reshape(*rows.shape[:-1], self.channels, -1).movedim(-2, -3)
         return self.geometry.fold(back) * scale
