@@ -24,11 +24,11 @@ from torch.nn.functional import cross_entropy
 
 import leakgauge as lg
 from leakgauge.analytic.convolutions.counting import Reader, solved
+from leakgauge.analytic.convolutions.operations import root_of
 from leakgauge.analytic.convolutions.span import Consistency, row_space, span_of
 from leakgauge.inspection.counted import Counted, counted
 from leakgauge.inspection.domains import domain_of
 from leakgauge.inspection.layers import Layer
-from leakgauge.inspection.operations import root_of
 
 NAME = "inspection"
 EXACT = 1e-5

@@ -13,7 +13,7 @@ from torch import fx, nn
 from leakgauge.analytic.convolutions.counting import Reader
 from leakgauge.analytic.convolutions.geometry import geometry_of
 from leakgauge.analytic.convolutions.network import TRACED, Network
-from leakgauge.inspection.operations import VIEWS, name_of
+from leakgauge.analytic.convolutions.operations import VIEWS, name_of
 
 Kind = Literal["convolution", "linear", "embedding", "other"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import fx
 
 from leakgauge.analytic.convolutions.counting import MANY, Reader
+from leakgauge.analytic.convolutions.operations import activation_after, is_rectified, root_of
 from leakgauge.inspection.layers import Layer
-from leakgauge.inspection.operations import activation_after, is_rectified, root_of
 
 SEARCHED = 25
 """Largest batch of the exact search of `spear`. It draws about 2^B subsets."""

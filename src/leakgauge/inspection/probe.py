@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from leakgauge.analytic.convolutions.network import Network
+from leakgauge.analytic.convolutions.network import Network, trace
 from leakgauge.core import Domain, Seeds, unit_shape
-from leakgauge.federated.isolation.probing import doubled, single
-from leakgauge.federated.isolation.untouched import untouched
 from leakgauge.inspection.layers import Layer
 
 PROBED = 3
@@ -85,40 +80,28 @@ def _gradients(
     model: nn.Module, domain: Domain, network: Network, wanted: Sequence[fx.Node]
 ) -> list[Tensor]:
     """Return the gradients of a random function of the outputs, at the outputs of layers, on random examples."""
-    twin = doubled(model)
     seeds = Seeds(0).child("inspection")
     draw = seeds.generator("examples")
     inputs = domain.from_unit(_uneven(unit_shape(domain), draw))
-
-    def forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
-        return single(functional_call(twin, state, (x,)))
-
-    with untouched(twin), seeds.isolated("probe"):
-        graph = make_fx(forward, tracing_mode="fake")(network.state, inputs).graph
-        graph.eliminate_dead_code()
-        order = dict(zip(network.graph.nodes, graph.nodes, strict=True))
-        needed = [order[node] for node in wanted]
-        places = [node for node in graph.nodes if node.op == "placeholder"]
-        state = {
-            name: t.clone().requires_grad_(t.is_floating_point() and name not in buffers_of(twin))
-            for name, t in network.state.items()
-        }
-        values = dict(zip(places, (*state.values(), inputs), strict=True))
-        end = graph.output_node().all_input_nodes[0]
-        kept = _run(graph, values, {*needed, end})
-        output = kept[end]
-        random = torch.randn(output.shape, generator=draw, dtype=torch.float64)
-        random -= random.mean(-1, keepdim=True)
-        value = (output * random.to(output)).sum()
-        gradients = torch.autograd.grad(
-            value, [kept[node] for node in needed], allow_unused=True, materialize_grads=True
-        )
+    exact = trace(model, domain, batch=PROBED)
+    assert isinstance(exact, Network), "expected a model that was traced before"
+    order = dict(zip(network.graph.nodes, exact.graph.nodes, strict=True))
+    needed = [order[node] for node in wanted]
+    buffers = {name for name, _ in model.named_buffers()}
+    state = {
+        name: t.clone().requires_grad_(t.is_floating_point() and name not in buffers)
+        for name, t in network.state.items()
+    }
+    with seeds.isolated("probe"):
+        kept = exact.evaluate([*needed, exact.end], {exact.entry: inputs}, state)
+    output = kept[exact.end]
+    random = torch.randn(output.shape, generator=draw, dtype=torch.float64)
+    random -= random.mean(-1, keepdim=True)
+    value = (output * random.to(output)).sum()
+    gradients = torch.autograd.grad(
+        value, [kept[node] for node in needed], allow_unused=True, materialize_grads=True
+    )
     return list(gradients)
-
-
-def buffers_of(model: nn.Module) -> set[str]:
-    """Return the names of a model's buffers."""
-    return {name for name, _ in model.named_buffers()}
 
 
 def _uneven(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
@@ -137,23 +120,3 @@ def _uneven(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
     grain = grain.reshape(-1, *(1 for _ in shape))
     mixed: Tensor = (1 - grain) * smooth + grain * white
     return mixed
-
-
-def _run(
-    graph: fx.Graph, values: dict[fx.Node, Any], wanted: set[fx.Node]
-) -> dict[fx.Node, Tensor]:
-    """Return the values of nodes. Values that no later operation needs are dropped."""
-    kept: dict[fx.Node, Tensor] = {}
-    left = {node: len(node.users) for node in graph.nodes}
-    for node in graph.nodes:
-        if node.op == "call_function":
-            arguments = fx.node.map_arg(node.args, lambda n: values[n])
-            keywords = fx.node.map_arg(node.kwargs, lambda n: values[n])
-            values[node] = cast(Any, node.target)(*arguments, **keywords)
-            for used in node.all_input_nodes:
-                left[used] -= 1
-                if not left[used]:
-                    values.pop(used, None)
-        if node in wanted:
-            kept[node] = values[node]
-    return kept

@@ -20,8 +20,7 @@ from torch import fx
 
 from leakgauge.analytic.convolutions.counting import MANY, solved
 from leakgauge.analytic.convolutions.network import Network
-from leakgauge.inspection.layers import Layer
-from leakgauge.inspection.operations import (
+from leakgauge.analytic.convolutions.operations import (
     ARITHMETIC,
     INVERTIBLE,
     LINEAR,
@@ -35,6 +34,7 @@ from leakgauge.inspection.operations import (
     root_of,
     trains,
 )
+from leakgauge.inspection.layers import Layer
 
 SWEEPS = 200
 """Most passes over the graph. Each pass carries values and signals through many layers."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leakgauge.analytic.convolutions.counting import MANY
+from leakgauge.analytic.convolutions.operations import is_rectified
 from leakgauge.inspection.counted import Counted
-from leakgauge.inspection.operations import is_rectified
 
 SHOWN = 3
 """Most levels that the verdict names."""

@@ -26,12 +26,12 @@ from leakgauge.analytic.convolutions.counting import Reader
 from leakgauge.analytic.convolutions.descent import relu_behind
 from leakgauge.analytic.convolutions.examples import Examples, separate
 from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
+from leakgauge.analytic.convolutions.operations import name_of, root_of
 from leakgauge.analytic.convolutions.pooled_head import count_active, read_pooled_head
 from leakgauge.analytic.convolutions.propagation import (
     Propagation,
     is_relu,
     is_steady_norm,
-    kind,
 )
 from leakgauge.analytic.convolutions.scaling import Scaled, scale_and_label, slopes_of
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
@@ -43,7 +43,7 @@ CONSISTENT = 1e-5
 """Largest defect of a span that is believed."""
 GAP = 100.0
 """Least ratio of the first defect behind the span to the last one inside it."""
-LINEAR_LAYERS = ("aten.addmm", "aten.mm", "aten.linear")
+LINEAR_LAYERS = frozenset(("addmm", "mm", "linear"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class Beginning:
 
 def is_nonnegative(node: fx.Node) -> bool:
     """Return whether a node is a ReLU, or pools one."""
-    if kind(node).startswith(("<built-in function getitem", "aten.max_pool", "aten.avg_pool")):
+    if name_of(node) == "getitem" or name_of(node).startswith(("max_pool", "avg_pool")):
         return is_nonnegative(node.all_input_nodes[0])
     return is_relu(node)
 
@@ -120,7 +120,7 @@ def is_nonnegative(node: fx.Node) -> bool:
 def features_node(network: Network, weight: str) -> fx.Node | None:
     """Return the node of the input of the linear layer with this weight, or None."""
     for node in network.graph.nodes:
-        if node not in network.used or not kind(node).startswith(LINEAR_LAYERS):
+        if node not in network.used or name_of(node) not in LINEAR_LAYERS:
             continue
         sources = node.all_input_nodes
         fixed = {each for each in sources if each not in network.varying}
@@ -300,12 +300,8 @@ def begin_by_masks(problem: Problem, *, generator: torch.Generator) -> Beginning
 def _last_block(problem: Problem) -> _LastBlock | Inapplicable:
     """Return the end of the network if it has the form of a block with a pooled head."""
     network, gradients = problem.network, problem.gradients
-    pooled = problem.features
-    while kind(pooled).startswith(
-        ("aten.view", "aten._unsafe_view", "aten.squeeze", "aten.flatten")
-    ):
-        pooled = pooled.all_input_nodes[0]
-    if not kind(pooled).startswith(("aten.mean", "aten._adaptive_avg_pool", "aten.avg_pool")):
+    pooled = root_of(problem.features)
+    if not name_of(pooled).startswith(("mean", "_adaptive_avg_pool", "avg_pool")):
         return Inapplicable("the features of the last layer are not means over positions")
     relu = pooled.all_input_nodes[0]
     if math.prod(pooled.meta["val"].shape[1:]) != relu.meta["val"].shape[1] or not is_relu(relu):

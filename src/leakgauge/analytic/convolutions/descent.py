@@ -16,11 +16,11 @@ from leakgauge.analytic.convolutions.inputs import (
     solve_input,
 )
 from leakgauge.analytic.convolutions.network import Convolution, Network
+from leakgauge.analytic.convolutions.operations import name_of
 from leakgauge.analytic.convolutions.propagation import (
     Propagation,
     is_relu,
     is_steady_norm,
-    kind,
 )
 from leakgauge.core import Inapplicable
 
@@ -298,6 +298,5 @@ def relu_behind(network: Network, node: fx.Node) -> fx.Node | None:
         (node,) = users
         if is_relu(node):
             return node
-        passes = kind(node).startswith(("<built-in function getitem", "aten.add."))
-        if not passes and not is_steady_norm(node):
+        if name_of(node) not in ("getitem", "add") and not is_steady_norm(node):
             return None

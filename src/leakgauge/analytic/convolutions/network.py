@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
+from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from leakgauge.analytic.convolutions.geometry import Geometry, PaddingMode, geometry_of
+from leakgauge.analytic.convolutions.geometry import Geometry, geometry_of
+from leakgauge.analytic.convolutions.operations import root_of
 from leakgauge.core import Domain, Inapplicable, ProbeError, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, single
 from leakgauge.federated.isolation.untouched import untouched
 
 TRACED = 7
-"""Batch size of the trace. Sizes that begin with it stand for the batch size."""
+"""Batch size of a trace that serves batches of any size."""
 _VIEWS = ("aten.view", "aten._unsafe_view", "aten.reshape", "aten.expand")
 
 
@@ -58,6 +59,7 @@ class Network:
         entry: The node of the input, in the domain's units.
         end: The node of the output.
         convolutions: The convolutions in the order of their calls.
+        batch: Batch size of the trace. Sizes that begin with it stand for the batch size.
     """
 
     graph: fx.Graph
@@ -65,7 +67,8 @@ class Network:
     names: dict[fx.Node, str]
     entry: fx.Node
     end: fx.Node
-    convolutions: tuple[Convolution, ...] = field(default=())
+    convolutions: tuple[Convolution, ...]
+    batch: int
 
     def evaluate(
         self,
@@ -107,8 +110,21 @@ class Network:
             if node is self.entry:
                 raise ValueError("expected nodes that cut the wanted ones off from the input")
             needed.add(node)
-            open_.extend(node.all_input_nodes)
+            open_.extend((*node.all_input_nodes, *self.writes.get(node, ())))
         return needed
+
+    @cached_property
+    def writes(self) -> dict[fx.Node, list[fx.Node]]:
+        """The operations that wrote into an operation's inputs before it, such as those of circular padding."""
+        written: dict[fx.Node, list[fx.Node]] = {}
+        found = {}
+        for node in self.graph.nodes:
+            roots = {root_of(source, also=("slice", "select")) for source in node.all_input_nodes}
+            found[node] = [each for root in roots for each in written.get(root, ())]
+            if getattr(node.target, "_schema", None) and node.target._schema.is_mutable:
+                root = root_of(node.all_input_nodes[0], also=("slice", "select"))
+                written.setdefault(root, []).append(node)
+        return {node: earlier for node, earlier in found.items() if earlier}
 
     def users(self, node: fx.Node) -> list[fx.Node]:
         """Return the operations that use a node, and on which the output depends."""
@@ -149,9 +165,11 @@ class Network:
         assert callable(node.target), f"expected an operation; found {node.op}"
         if str(node.target).startswith(_VIEWS):
             size = list(arguments[1])
-            if size and size[0] == TRACED and -1 not in size[1:]:
+            if size and size[0] == self.batch and -1 not in size[1:]:
                 size[0] = len(arguments[0]) if "expand" in str(node.target) else -1
             arguments = (arguments[0], size, *arguments[2:])
+        elif str(node.target).startswith("aten.new_") and arguments[1][:1] == [self.batch]:
+            arguments = (arguments[0], [len(arguments[0]), *arguments[1][1:]], *arguments[2:])
         elif "group_norm" in str(node.target):
             # The operation takes the batch size as a number.
             arguments = (*arguments[:3], len(arguments[0]), *arguments[4:])
@@ -166,21 +184,28 @@ def arguments_of(node: fx.Node) -> tuple[Any, ...]:
     return cast(tuple[Any, ...], node.args)
 
 
-def trace(model: nn.Module, domain: Domain) -> Network | Inapplicable:
-    """Return the graph of a model for examples of a domain, or the reason why it cannot be traced."""
+def trace(model: nn.Module, domain: Domain, *, batch: int = TRACED) -> Network | Inapplicable:
+    """Return the graph of a model for examples of a domain, or the reason why it cannot be traced.
+
+    Args:
+        model: The model, in any mode.
+        domain: The domain of the examples.
+        batch: Batch size of the trace. Operations that merge the batch with other axes need a trace
+            of the batch size at which the network is evaluated.
+    """
     twin = doubled(model)
     state = {
         name: t.detach().clone() for name, t in (*twin.named_parameters(), *twin.named_buffers())
     }
     shape = unit_shape(domain)
-    like = domain.from_unit(torch.full((TRACED, *shape), 0.5, dtype=torch.float64))
+    like = domain.from_unit(torch.full((batch, *shape), 0.5, dtype=torch.float64))
 
     def forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
         return single(functional_call(twin, state, (x,)))
 
     try:
         with probing(), untouched(twin):
-            traced = make_fx(forward, tracing_mode="fake")(state, like)
+            traced = make_fx(functionalize(forward), tracing_mode="fake")(state, like)
     except ProbeError as error:
         return Inapplicable(f"the model cannot be traced: {' '.join(str(error).split())[:200]}")
     graph = traced.graph
@@ -188,32 +213,34 @@ def trace(model: nn.Module, domain: Domain) -> Network | Inapplicable:
     places = [node for node in graph.nodes if node.op == "placeholder"]
     names = dict(zip(places, state, strict=False))
     end = graph.output_node().all_input_nodes[0]
-    network = Network(graph, state, names, places[-1], end)
-    return Network(graph, state, names, places[-1], end, _convolutions(network, twin))
+    layers = _convolutions(graph, names, state, dict(twin.named_modules()))
+    return Network(graph, state, names, places[-1], end, layers, batch)
 
 
-def _convolutions(network: Network, model: nn.Module) -> tuple[Convolution, ...]:
-    """Return the convolutions whose weights are parameters."""
+def _convolutions(
+    graph: fx.Graph,
+    names: Mapping[fx.Node, str],
+    state: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+) -> tuple[Convolution, ...]:
+    """Return the convolutions whose weights are parameters, and whose padding is with zeros."""
     found = []
-    modules = dict(model.named_modules())
-    for node in network.graph.nodes:
+    for node in graph.nodes:
         if str(node.target) != "aten.convolution.default":
             continue
         source, weight, bias, stride, padding, dilation, transposed, _, groups = arguments_of(node)
-        if weight not in network.names or transposed:
+        if weight not in names or transposed:
             continue
-        name = network.names[weight]
-        module = modules.get(name.rpartition(".")[0])
-        mode: PaddingMode = getattr(module, "padding_mode", "zeros")
-        value = network.state[name]
-        if mode != "zeros":
+        name = names[weight]
+        if getattr(modules.get(name.rpartition(".")[0]), "padding_mode", "zeros") != "zeros":
             continue
+        value = state[name]
         shape = source.meta["val"].shape
         geometry = geometry_of(
             shape[2:], kernel=value.shape[2:], stride=stride, padding=padding, dilation=dilation
         )
         shift = None
-        if bias in network.names:
-            shift = network.state[network.names[bias]].reshape(-1, *[1] * (value.ndim - 2))
+        if bias in names:
+            shift = state[names[bias]].reshape(-1, *[1] * (value.ndim - 2))
         found.append(Convolution(name, node, source, value, geometry, groups, shape[1], shift))
     return tuple(found)

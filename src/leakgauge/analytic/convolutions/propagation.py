@@ -14,41 +14,50 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.network import Network, arguments_of
+from leakgauge.analytic.convolutions.operations import name_of, trains
 
 DOUBTFUL = 100.0
 """A value below this multiple of the errors near 0 may have the wrong mask."""
-INDEXING = (
-    "aten.view",
-    "aten._unsafe_view",
-    "aten.slice",
-    "aten.constant_pad_nd",
-    "aten.permute",
-    "aten.transpose",
-    "aten.clone",
-    "aten.detach",
-    "aten.alias",
-    "aten.squeeze",
-    "aten.unsqueeze",
+INDEXING = frozenset(
+    {
+        "_unsafe_view",
+        "alias",
+        "clone",
+        "constant_pad_nd",
+        "detach",
+        "permute",
+        "slice",
+        "squeeze",
+        "transpose",
+        "unsqueeze",
+        "view",
+    }
 )
-"""Operations that move values, and compute nothing."""
-LINEAR = (
-    *INDEXING,
-    "aten.convolution",
-    "aten.add",
-    "aten.sub",
-    "aten.mean",
-    "aten.sum",
-    "aten.cat",
-    "aten.avg_pool",
-    "aten._adaptive_avg_pool",
-    "aten.adaptive_avg_pool",
-    "aten.expand",
-    "aten.upsample",
-    "aten.addmm",
-    "aten.mm",
-)
+"""Operations of one input that move values, and whose adjoint moves them back."""
+LINEAR = INDEXING | {
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "adaptive_avg_pool1d",
+    "add",
+    "addmm",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "cat",
+    "convolution",
+    "expand",
+    "mean",
+    "mm",
+    "sub",
+    "sum",
+    "upsample_bilinear2d",
+    "upsample_linear1d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_trilinear3d",
+}
 """Operations that are affine in all inputs that are not parameters."""
-NORMS = ("aten.native_batch_norm", "aten._native_batch_norm", "aten.batch_norm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +73,14 @@ class Partial:
     known: Tensor
 
 
-def kind(node: fx.Node) -> str:
-    """Return the name of a node's operation, such as "aten.relu.default"."""
-    return str(node.target) if node.op == "call_function" else node.op
-
-
 def is_relu(node: fx.Node) -> bool:
     """Return whether a node is a ReLU."""
-    return kind(node).startswith("aten.relu")
+    return name_of(node) == "relu"
 
 
 def is_steady_norm(node: fx.Node) -> bool:
     """Return whether a node is BatchNorm with running statistics."""
-    if not kind(node).startswith(NORMS):
-        return False
-    return "no_training" in kind(node) or arguments_of(node)[5] is False
+    return "batch_norm" in name_of(node) and not trains(node)
 
 
 @dataclass(eq=False)
@@ -201,7 +203,7 @@ class Propagation:
                 return signal * mask
             before = self.value(node)
             return None if before is None else signal * (before > 0)
-        if kind(user) == "<built-in function getitem>":
+        if name_of(user) == "getitem":
             return signal
         if is_steady_norm(user):
             return signal * self.slope(user)
@@ -209,7 +211,7 @@ class Propagation:
 
     def _adjoint(self, user: fx.Node, node: fx.Node, signal: Tensor) -> Tensor | None:
         """Return the adjoint of an operation at the known values of its inputs, or at 0 if it is affine."""
-        affine = kind(user).startswith(LINEAR)
+        affine = name_of(user) in LINEAR
         given = dict[fx.Node, Tensor]()
         for each in user.all_input_nodes:
             fixed = each not in self.network.varying
@@ -267,19 +269,18 @@ class Propagation:
             if user in self.values:
                 yield Partial(self.values[user], self.masks[user])
             return
-        if not kind(user).startswith((*INDEXING, "aten.add", "<built-in")) and not is_steady_norm(
-            user
-        ):
+        name = name_of(user)
+        if name not in INDEXING | {"add", "getitem"} and not is_steady_norm(user):
             return
         after = self.partial(user)
         if after is None:
             return
-        if kind(user) == "<built-in function getitem>":
+        if name == "getitem":
             yield after
         elif is_steady_norm(user):
             scale, shift = self.affine(user)
             yield Partial((after.value - shift) / scale, after.known & (scale.abs() > 1e-12))
-        elif kind(user).startswith("aten.add"):
+        elif name == "add":
             others = [each for each in user.all_input_nodes if each is not node]
             if len(others) == 1 and len(user.args) == 2 and not user.kwargs:
                 other = self.value(others[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import fx
 
 VIEWS = frozenset(
@@ -125,8 +127,14 @@ def is_rectified(node: fx.Node) -> bool:
         node = node.args[0]
 
 
-def root_of(node: fx.Node) -> fx.Node:
-    """Return the node whose values a node holds in another layout."""
-    while name_of(node) in VIEWS - {"constant_pad_nd"} and isinstance(node.args[0], fx.Node):
+def root_of(node: fx.Node, also: Collection[str] = ()) -> fx.Node:
+    """Return the node whose values a node holds in another layout.
+
+    Args:
+        node: The node.
+        also: Names of further operations that count as another layout, such as "slice".
+    """
+    moves = VIEWS - {"constant_pad_nd"} | set(also)
+    while name_of(node) in moves and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node
