@@ -51,6 +51,7 @@ def test_one_example_behind_gelu_is_certified() -> None:
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "no convolution"),
         (network(activation=nn.GELU), "no ReLU makes its input sparse"),
+        (network(nn.InstanceNorm2d(16)), "merges the examples"),
         (
             nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)),
             "4 channels for 36 positions",

@@ -35,6 +35,7 @@ from leakgauge.core import (
 )
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import report_nothing_found
+from leakgauge.federated.isolation.probing import spread
 from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.search.judgment import residual_of, status_of
 
@@ -171,6 +172,12 @@ def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inappl
     network = trace(observation.model, observation.domain)
     if isinstance(network, Inapplicable):
         return network
+    domain = observation.domain
+    probe = domain.from_unit(spread(unit_shape(domain), 2, torch.zeros((), dtype=torch.float64)))
+    if not network.computes(observation.model, probe):
+        return Inapplicable(
+            "the model merges the examples of a batch, so its layers cannot be run from the middle"
+        )
     if not network.convolutions:
         return Inapplicable("the model has no convolution whose weight is a parameter")
     features = features_node(network, head.head.weight)

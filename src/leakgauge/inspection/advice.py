@@ -99,6 +99,13 @@ def _swapped(counts: Counted, readers: dict[str, Reader]) -> int | None:
     return limited(exact_of(counts.changed(swap)))
 
 
+def _exchange(counts: Counted, readers: dict[str, Reader], change: str) -> Iterator[Advice]:
+    """Yield a change of the layers in `readers`, or nothing if there are none."""
+    if readers:
+        change = f"{change} in {_named(readers, counts)}"
+        yield Advice(change=change, exact=_swapped(counts, readers), withheld=0.0)
+
+
 def _narrower(counts: Counted) -> Iterator[Advice]:
     """Yield the change that gives convolutions fewer channels than positions."""
     readers = {
@@ -106,14 +113,9 @@ def _narrower(counts: Counted) -> Iterator[Advice]:
         for x in _convolutions(counts)
         if x.reader is not None and x.reader.groups == 1
     }
-    if readers:
-        most = sorted({reader.outputs for reader in readers.values()})
-        text = " and ".join(map(str, most[:3]))
-        yield Advice(
-            change=f"fewer channels than positions: at most {text} in {_named(readers, counts)}",
-            exact=_swapped(counts, readers),
-            withheld=0.0,
-        )
+    most = sorted({reader.outputs for reader in readers.values()})
+    text = " and ".join(map(str, most[:3]))
+    yield from _exchange(counts, readers, f"fewer channels than positions: at most {text}")
 
 
 def _grouped(counts: Counted) -> Iterator[Advice]:
@@ -128,13 +130,8 @@ def _grouped(counts: Counted) -> Iterator[Advice]:
         groups = next((g for g in fits if reader.outputs // g < reader.positions), None)
         if groups is not None:
             readers[layer.name] = replace(reader, groups=groups)
-    if readers:
-        text = " and ".join(map(str, sorted({reader.groups for reader in readers.values()})))
-        yield Advice(
-            change=f"grouped kernels: {text} groups in {_named(readers, counts)}",
-            exact=_swapped(counts, readers),
-            withheld=0.0,
-        )
+    text = " and ".join(map(str, sorted({reader.groups for reader in readers.values()})))
+    yield from _exchange(counts, readers, f"grouped kernels: {text} groups")
 
 
 def _disjoint(counts: Counted) -> Iterator[Advice]:
@@ -148,9 +145,4 @@ def _disjoint(counts: Counted) -> Iterator[Advice]:
         new = geometry_of(old.size, kernel=strides, stride=strides)
         if new.positions > 1 and axes:
             readers[layer.name] = replace(layer.reader, geometry=new)
-    if readers:
-        yield Advice(
-            change=f"kernels no larger than their stride in {_named(readers, counts)}",
-            exact=_swapped(counts, readers),
-            withheld=0.0,
-        )
+    yield from _exchange(counts, readers, "kernels no larger than their stride")

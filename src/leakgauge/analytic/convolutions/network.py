@@ -16,7 +16,7 @@ from leakgauge.analytic.convolutions.geometry import Geometry, geometry_of
 from leakgauge.analytic.convolutions.operations import root_of
 from leakgauge.core import Domain, Inapplicable, ProbeError, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, single
-from leakgauge.federated.isolation.untouched import untouched
+from leakgauge.federated.isolation.untouched import output_of, untouched
 
 TRACED = 7
 """Batch size of a trace that serves batches of any size."""
@@ -126,6 +126,19 @@ class Network:
                 written.setdefault(root, []).append(node)
         return {node: earlier for node, earlier in found.items() if earlier}
 
+    def computes(self, model: nn.Module, inputs: Tensor) -> bool:
+        """Return whether the graph gives the model's output for inputs `(B, *shape)` in float64.
+
+        A model that merges the batch with other axes has a graph of one batch size alone.
+        """
+        try:
+            with probing(), torch.no_grad():
+                found = self.evaluate([self.end], {self.entry: inputs})[self.end]
+        except ProbeError:
+            return False
+        expected = single(output_of(doubled(model), inputs))
+        return found.shape == expected.shape and torch.allclose(found, expected)
+
     def users(self, node: fx.Node) -> list[fx.Node]:
         """Return the operations that use a node, and on which the output depends."""
         return [user for user in node.users if user in self.used]
@@ -175,7 +188,8 @@ class Network:
             arguments = (*arguments[:3], len(arguments[0]), *arguments[4:])
         elif "batch_norm" in str(node.target):
             # The operation would change running statistics in place.
-            arguments = tuple(a.clone() if i in (3, 4) else a for i, a in enumerate(arguments))
+            kept = (None if a is None else a.clone() for a in arguments[3:5])
+            arguments = (*arguments[:3], *kept, *arguments[5:])
         return node.target(*arguments, **keywords)
 
 
