@@ -202,7 +202,7 @@ def describe(descent: Descent) -> tuple[str, ...]:
     notes = []
     if read:
         notes.append(
-            f"{len(read)} inputs below were read, down to that of {', '.join(read[-1].layers)} "
+            f"recovered the inputs of {len(read)} more layers, down to {', '.join(read[-1].layers)} "
             f"(largest misfit {max(step.misfit for step in read):.0e}, {bits} wrong bits repaired)"
         )
     if descent.stopped:
@@ -268,7 +268,7 @@ def conclude(
     proven = bool((images.objectives < CLOSE).all())
     status = status_of(observation, unit, found.targets, residual, proven=proven)
     message = (
-        f"the features of {len(unit)} of {len(unit)} examples are known, and {int(shown.sum())} images match them; "
+        f"recovered the features of all {len(unit)} examples, and {int(shown.sum())} images that have them; "
         f"the update is matched to {residual:.2g} of its norm"
     )
     return replace(found, status=status, residual=residual, message=message)

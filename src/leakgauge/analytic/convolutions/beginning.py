@@ -87,7 +87,7 @@ class Problem:
             reason = reader.reason() or f"its span holds {reader.span()} examples, not {self.count}"
             return Inapplicable(f"{layer.name}: {reason}")
         if not self.network.cuts_off([layer.source]):
-            return Inapplicable(f"{layer.name}: a shortcut passes its input")
+            return Inapplicable(f"{layer.name}: a shortcut bypasses it")
         if self.count > 1 and not is_nonnegative(layer.source):
             return Inapplicable(f"{layer.name}: no ReLU makes its input sparse")
         return None
@@ -180,8 +180,8 @@ def begin_by_span(
     span = span_of(Consistency(space, layer.geometry, layer.channels), count, generator=generator)
     if float(span.defects[count - 1]) > CONSISTENT or span.gap < GAP:
         return Inapplicable(
-            f"{name}: no gap behind {count} inputs "
-            f"(defects {span.defects[count - 1]:.0e} and {span.defects[count]:.0e})"
+            f"{name}: its row space does not hold exactly {count} inputs "
+            f"(defects {span.defects[count - 1]:.0e}, and {span.defects[count]:.0e} for one more)"
         )
     if is_nonnegative(layer.source):
         examples = separate(span.basis, count, generator=generator)

@@ -221,7 +221,7 @@ def _fill(
     equations += 0 if entries is None else int(entries[1].sum())
     if equations < unknowns:
         return Inapplicable(
-            f"its gradient leaves {unknowns} values open, and {equations} equations are known besides"
+            f"its gradient leaves {unknowns} values open, and only {equations} other equations are known"
         )
     sizes = [o.weight.square().sum((1, 2)).mean() for o in outputs]
 
@@ -253,8 +253,8 @@ def _fill(
             break
     if apart > DETERMINED:
         return Inapplicable(
-            f"its gradient leaves {unknowns} values open, and the {equations} other equations miss a part "
-            f"of {apart:.0e} of them"
+            f"its gradient leaves {unknowns} values open, and {equations} other equations do not determine "
+            f"them (relative error {apart:.0e} on a known solution)"
         )
     return inputs + spread(_conjugate_gradient(normal, gather(aim), ITERATIONS))
 
