@@ -255,9 +255,12 @@ def check_inspect(options: argparse.Namespace) -> None:
             raise SpecificationError(
                 f"--{name}", expected="at least 1", found=str(value), remedy="give a larger number"
             )
-    if options.seed < 0:
+    if not 0 <= options.seed < 2**64:
         raise SpecificationError(
-            "--seed", expected="at least 0", found=str(options.seed), remedy="give a larger number"
+            "--seed",
+            expected="at least 0, and below 2**64",
+            found=str(options.seed),
+            remedy="give another number",
         )
     for setting in options.settings:
         if not setting.partition("=")[1]:

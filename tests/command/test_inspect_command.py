@@ -73,6 +73,12 @@ def test_a_network_of_ones_own(
         (["lenet", "--shape", "3,32,32", "--batch", "-2"], "--batch: expected at least 1"),
         (["lenet", "--shape", "3,32,32", "--clients", "0"], "--clients: expected at least 1"),
         (["lenet", "--shape", "3,32,32", "--seed", "-1"], "--seed: expected at least 0"),
+        (["lenet", "--shape", "3,32,32", "--seed", str(2**64)], "below 2**64"),
+        (
+            ["lenet", "--shape", "3,32,32", "--set", "classes=3"],
+            "model.classes: expected no option",
+        ),
+        (["lenet", "--shape", "1,16000,16000"], "whose product is at most"),
         (["lenet", "--shape", "3,32,32", "--set", "chanels=3"], "did you mean 'channels'?"),
         (["lenet", "--shape", "3,32,32", "--set", "channels"], "expected KEY=VALUE"),
         (["nowhere:build", "--shape", "3"], "nowhere"),

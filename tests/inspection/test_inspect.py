@@ -115,6 +115,10 @@ class TestConvolutions:
         )
         assert lg.inspect(model, (3, 4, 4)).rows[0].note == "not counted"
 
+    def test_active_dropout_is_traced(self) -> None:
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(), nn.Flatten(), nn.Linear(144, 10))
+        assert lg.inspect(model.train(), (1, 8, 8)).rows
+
 
 class TestLinear:
     def test_a_relu_mlp_is_exact_down_to_the_example(self) -> None:
@@ -188,6 +192,8 @@ class TestMistakes:
             ({"shape": (3, 40, 32)}, "one tensor, for examples of shape (3, 40, 32)"),
             ({"shape": (3, 0, 32)}, "shape: expected the shape of one example"),
             ({"shape": (10**6, 10**6)}, "shape: expected the shape of one example"),
+            ({"shape": 8}, "shape: expected a sequence"),
+            ({"shape": None}, "shape: expected a sequence"),
             ({"batch": 0}, "batch: expected"),
             ({"steps": -1}, "steps: expected"),
             ({"clients": 0}, "clients: expected"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.activations import CLOSE, Images, Imaging, Term
 from leakgauge.analytic.convolutions.beginning import (
@@ -19,7 +19,9 @@ from leakgauge.analytic.convolutions.beginning import (
 )
 from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.network import trace
+from leakgauge.analytic.convolutions.propagation import is_relu
 from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding, unit_ratio
+from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import (
     BaseAttack,
     Cost,
@@ -45,6 +47,11 @@ LAYERS = 2
 """Number of layers, the earliest ones that were read, whose activations the image must have."""
 AMPLE = 2.0
 """Known values above 0, for each value of the image, from which on no open equations are needed."""
+AMBIGUOUS = (
+    "not certified: other images may have the recovered features, since layers in front of them may lose a part of "
+    "the image"
+)
+"""The note on images that do not follow from an injective affine map of the input."""
 SMALL = 1e-3
 """Objective below which an image shows its example, and not a local minimum."""
 
@@ -73,6 +80,10 @@ class ShiftConsistency(BaseAttack):
     3. With the signal :math:`\Delta` of the layers behind known, the input of each layer below solves
        linear equations, as long as these determine it. The misfit shows wrong bits of ReLU masks.
     4. L-BFGS finds the image of each example that has the activations of the earliest layers read.
+
+    A result is certified only if the input of the first convolution was read, or another injective
+    affine map of the image. Behind that, a layer may lose a part of the image, so the attack claims
+    no more than a match.
 
     Args:
         steps: Number of steps of L-BFGS in each of five stages, at least 1. The last stage takes
@@ -142,12 +153,12 @@ class ShiftConsistency(BaseAttack):
         descent.run()
         progress(Moment(READING))
         notes = (found.note, *describe(descent))
-        finish = partial(conclude, observation, found, notes)
+        unique = tells_the_input(observation, problem, descent)
+        finish = partial(conclude, observation, found, notes, unique)
 
-        def tell(fraction: float, unit: Tensor) -> None:
+        def tell(fraction: float, images: Images) -> None:
             whole = READING + (1 - READING) * fraction
-            images = Images(unit, torch.full((len(unit),), math.inf), 0)
-            progress(Moment(min(whole, 1.0), best=lambda: finish(images)))
+            progress(Moment(min(whole, 1.0), images.evaluations, best=lambda: finish(images)))
 
         terms = terms_of(observation, problem, descent)
         domain = observation.domain
@@ -176,10 +187,12 @@ def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inappl
     probe = domain.from_unit(spread(unit_shape(domain), 2, torch.zeros((), dtype=torch.float64)))
     if not network.computes(observation.model, probe):
         return Inapplicable(
-            "the model merges the examples of a batch, so its layers cannot be run from the middle"
+            "the model mixes the examples of a batch, or its graph holds for one batch size alone"
         )
     if not network.convolutions:
-        return Inapplicable("the model has no convolution whose weight is a parameter")
+        return Inapplicable(
+            "the model has no convolution with padding by zeros whose weight is a parameter"
+        )
     features = features_node(network, head.head.weight)
     if features is None:
         return Inapplicable(f"the last layer, {head.name!r}, is not a linear layer of one vector")
@@ -192,6 +205,25 @@ def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inappl
         features=features,
         count=observation.batch_size,
         error=rounding(head.shared).shared,
+    )
+
+
+def tells_the_input(observation: Observation, problem: Problem, descent: Descent) -> bool:
+    """Return whether a value that was read is an injective affine map of the input.
+
+    Only then one image alone has it. The layers in front of a later value may lose a part of the
+    image, as a pool or a normalization does, and other images may give the same update.
+    """
+    network, enter = problem.network, observation.domain.from_unit
+
+    def through(node: fx.Node, unit: Tensor) -> Tensor:
+        return network.evaluate([node], {network.entry: enter(unit)})[node].flatten(1)
+
+    return any(
+        inverse_of_affine(partial(through, node), observation.domain) is not None
+        for node in descent.known.values
+        if node in network.varying
+        and not any(map(is_relu, network.between([node], [network.entry])))
     )
 
 
@@ -249,7 +281,11 @@ def terms_of(observation: Observation, problem: Problem, descent: Descent) -> li
 
 
 def conclude(
-    observation: Observation, beginning: Beginning, notes: tuple[str, ...], images: Images
+    observation: Observation,
+    beginning: Beginning,
+    notes: tuple[str, ...],
+    unique: bool,
+    images: Images,
 ) -> Reconstruction:
     """Return the reconstruction, with the status that the residual of its update allows."""
     like = observation.update.like
@@ -265,7 +301,9 @@ def conclude(
         notes=notes,
     )
     residual = residual_of(observation, found)
-    proven = bool((images.objectives < CLOSE).all())
+    proven = unique and bool((images.objectives < CLOSE).all())
+    if not unique:
+        found = replace(found, notes=(*notes, AMBIGUOUS))
     status = status_of(observation, unit, found.targets, residual, proven=proven)
     message = (
         f"recovered the features of all {len(unit)} examples, and {int(shown.sum())} images that have them; "

@@ -71,6 +71,14 @@ def model_maker(part: Part, where: str, seed: int) -> BuildFor:
             found=repr(train),
             remedy="write true or false, without quotes",
         )
+    for name in ("domain", "classes", "seed"):
+        if name in part.options:
+            raise SpecificationError(
+                f"{where}.{name}",
+                expected=f"no option {name}, which the data or the command gives",
+                found=repr(part.options[name]),
+                remedy="leave it out",
+            )
     own = ("weights", "train")
     given = {name: value for name, value in part.options.items() if name not in own}
     options = check_options(builder, given, where)

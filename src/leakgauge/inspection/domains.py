@@ -11,8 +11,8 @@ from torch import Tensor
 from leakgauge.core import Domain, ImageDomain, SpecificationError
 from leakgauge.core.ranges import Count, check_argument
 
-MOST_NUMBERS = 2**28
-"""Most numbers of one example."""
+MOST_NUMBERS = 2**22
+"""Most numbers of one example. The layers' signals are measured on three examples, in float64."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ def domain_of(shape: Sequence[int] | Domain, vocabulary: int | None) -> Domain:
     if isinstance(shape, Domain):
         return shape
     check_argument("vocabulary", Count | None, vocabulary)
+    check_argument("shape", Sequence[int] | Domain, shape)
     sizes = list(shape)
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes)
     if not sizes or not whole or _product(sizes) > MOST_NUMBERS:

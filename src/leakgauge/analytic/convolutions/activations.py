@@ -21,6 +21,8 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx
@@ -36,6 +38,14 @@ PRIORS = (1e-2, 1e-3, 1e-4, 1e-6, 0.0)
 """Weights of the prior, stage by stage."""
 CLOSE = 1e-5
 """Objective below which an image counts as that of its activations, not as a local minimum."""
+
+
+class Objective(Protocol):
+    """The objective of some examples."""
+
+    def __call__(self, c: Tensor, prior: float) -> Tensor:
+        """Return the values (n,) at coefficients of waves, with this weight of the prior."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +155,7 @@ class Imaging:
         shape: Shape `(C, *size)` of one example.
         like: A tensor of the type and device of the search.
         steps: Number of steps of each stage.
-        tell: Receives the fraction of the search that is done, and the images.
+        tell: Receives the fraction of the search that is done, and the images so far.
     """
 
     network: Network
@@ -154,7 +164,7 @@ class Imaging:
     shape: tuple[int, ...]
     like: Tensor
     steps: int
-    tell: Callable[[float, Tensor], None] = lambda fraction, unit: None
+    tell: Callable[[float, Images], None] = lambda fraction, images: None
 
     def run(self, count: int, *, generator: torch.Generator, rounds: int) -> Images:
         """Return the image of each of `count` examples.
@@ -174,15 +184,22 @@ class Imaging:
             if not len(left):
                 break
             objective = self._objective(waves, left)
-            starts, used = self._started(objective, waves, left, turn, generator)
-            found, more = self._descend(objective, starts, turn / rounds, rounds, waves, best, left)
-            spent += used + more
+            found, used = self._started(objective, waves, left, turn, generator)
+            spent += used
+            for stage, prior in enumerate(PRIORS):
+                steps = self.steps * (1 if prior else 3)
+                end = minimize_each(partial(objective, prior=prior), found, steps=steps)
+                found, spent = end.inputs, spent + end.evaluations
+                now, after = best.clone(), values.clone()
+                now[left], after[left] = found, end.values
+                done = (turn + (stage + 1) / len(PRIORS)) / rounds
+                self.tell(done, Images(waves.image(now), after, spent))
             after = objective(found, 0.0)
             better = after < values[left]
             best[left[better]], values[left[better]] = found[better], after[better]
         return Images(waves.image(best), values, spent)
 
-    def _objective(self, waves: Waves, which: Tensor) -> Callable[[Tensor, float], Tensor]:
+    def _objective(self, waves: Waves, which: Tensor) -> Objective:
         """Return the objective of some examples: from coefficients and the prior's weight to values."""
         state: Mapping[str, Tensor] = {
             name: t.to(self.like) if t.is_floating_point() else t
@@ -202,7 +219,7 @@ class Imaging:
 
     def _started(
         self,
-        objective: Callable[[Tensor, float], Tensor],
+        objective: Objective,
         waves: Waves,
         which: Tensor,
         turn: int,
@@ -226,30 +243,8 @@ class Imaging:
             image = plain[rank].reshape(len(which), channels, *space).expand(-1, *self.shape)
             noise = torch.randn((len(which), *self.shape), generator=generator, dtype=torch.float64)
             start = waves.coefficients(image) + (0.02 + 0.3 * min(turn, 3)) * noise.to(self.like)
-            end = minimize_each(lambda c: objective(c, PRIORS[0]), start, steps=FIRST)
+            end = minimize_each(partial(objective, prior=PRIORS[0]), start, steps=FIRST)
             spent += end.evaluations
             ends.append((end.values, end.inputs))
         values = torch.stack([v for v, _ in ends])
         return torch.stack([c for _, c in ends])[values.argmin(0), torch.arange(len(which))], spent
-
-    def _descend(
-        self,
-        objective: Callable[[Tensor, float], Tensor],
-        start: Tensor,
-        done: float,
-        rounds: int,
-        waves: Waves,
-        best: Tensor,
-        which: Tensor,
-    ) -> tuple[Tensor, int]:
-        """Return the coefficients after all stages, and the number of evaluations."""
-        found, spent = start, 0
-        for stage, prior in enumerate(PRIORS):
-            last = prior == 0
-            steps = self.steps * (3 if last else 1)
-            end = minimize_each(lambda c, prior=prior: objective(c, prior), found, steps=steps)  # type: ignore[misc]
-            found, spent = end.inputs, spent + end.evaluations
-            now = best.clone()
-            now[which] = found
-            self.tell(done + (stage + 1) / len(PRIORS) / rounds, waves.image(now))
-        return found, spent

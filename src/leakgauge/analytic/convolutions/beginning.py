@@ -143,7 +143,7 @@ def why_none_begins(problem: Problem) -> str | None:
     if isinstance(block, _LastBlock):
         return None
     counted = refusals[-1].reason if refusals and refusals[-1] else "no convolution has a gradient"
-    return f"{counted}; {block.reason}"
+    return f"{counted}; and by a pooled head: {block.reason}"
 
 
 def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inapplicable:
@@ -163,7 +163,7 @@ def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inappl
     if isinstance(by_masks, Beginning):
         return by_masks
     last = reasons[-1] if reasons else "no convolution has a gradient"
-    return Inapplicable(f"{last}; {by_masks.reason}")
+    return Inapplicable(f"{last}; and by a pooled head: {by_masks.reason}")
 
 
 def begin_by_span(
@@ -188,7 +188,10 @@ def begin_by_span(
     else:
         examples = _signed(problem, layer.source, span.basis)
     if len(examples.values) < count:
-        return Inapplicable(f"{name}: {len(examples.values)} of {count} examples were told apart")
+        return Inapplicable(
+            f"{name}: {len(examples.values)} of {count} examples were told apart "
+            "(equal or proportional ones cannot be)"
+        )
     scaled = _scaled(problem, layer.source, examples)
     if isinstance(scaled, Inapplicable):
         return Inapplicable(f"{name}: {scaled.reason}")
@@ -311,10 +314,15 @@ def _last_block(problem: Problem) -> _LastBlock | Inapplicable:
     for layer in reversed(network.convolutions):
         if relu_behind(network, layer.node) is not relu or layer.groups > 1:
             continue
+        if int(layer.geometry.reads.max()) == 1:
+            # A projection on a shortcut has the same ReLU, but patches that do not overlap.
+            continue
         (user,) = network.users(layer.node)
         if not is_steady_norm(user):
             continue
         shift = network.names.get(arguments_of(user)[2])
+        if layer.name in gradients and not bool(gradients[layer.name].any()):
+            return Inapplicable(f"{layer.name}: its gradient is 0")
         if shift is not None and shift in gradients and layer.name in gradients:
             scale = Propagation(network, problem.count).slope(user).flatten()
             return _LastBlock(layer, relu, shift, scale)

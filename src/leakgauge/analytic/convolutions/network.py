@@ -86,6 +86,7 @@ class Network:
         wanted = tuple(wanted)
         needed = self.between(wanted, given)
         values: dict[fx.Node, Any] = dict(given)
+        count = next((len(value) for value in given.values()), self.batch)
         state = self.state if state is None else {**self.state, **state}
         for node in self.graph.nodes:
             if node not in needed or node in values:
@@ -93,7 +94,7 @@ class Network:
             if node in self.names:
                 values[node] = state[self.names[node]]
             else:
-                values[node] = self._call(node, values)
+                values[node] = self._call(node, values, count)
         return {node: values[node] for node in wanted}
 
     def between(self, wanted: Iterable[fx.Node], given: Iterable[fx.Node]) -> set[fx.Node]:
@@ -127,17 +128,18 @@ class Network:
         return {node: earlier for node, earlier in found.items() if earlier}
 
     def computes(self, model: nn.Module, inputs: Tensor) -> bool:
-        """Return whether the graph gives the model's output for inputs `(B, *shape)` in float64.
+        """Return whether the graph gives the model's output for inputs `(B, *shape)` in float64, each on its own.
 
-        A model that merges the batch with other axes has a graph of one batch size alone.
+        It does not if the model merges the batch with other axes, or mixes the examples of a batch.
         """
+        twin = doubled(model)
         try:
             with probing(), torch.no_grad():
                 found = self.evaluate([self.end], {self.entry: inputs})[self.end]
+                alone = torch.cat([single(output_of(twin, x)) for x in torch.split(inputs, 1)])
         except ProbeError:
             return False
-        expected = single(output_of(doubled(model), inputs))
-        return found.shape == expected.shape and torch.allclose(found, expected)
+        return found.shape == alone.shape and torch.allclose(found, alone)
 
     def users(self, node: fx.Node) -> list[fx.Node]:
         """Return the operations that use a node, and on which the output depends."""
@@ -171,21 +173,21 @@ class Network:
             return False
         return True
 
-    def _call(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
-        """Return the value of an operation. The batch size of the trace is replaced in sizes."""
+    def _call(self, node: fx.Node, values: Mapping[fx.Node, Any], count: int) -> Any:
+        """Return the value of an operation. The batch size of the trace becomes `count` in sizes."""
         arguments = cast(tuple[Any, ...], fx.node.map_arg(node.args, lambda n: values[n]))
         keywords = cast(dict[str, Any], fx.node.map_arg(node.kwargs, lambda n: values[n]))
         assert callable(node.target), f"expected an operation; found {node.op}"
         if str(node.target).startswith(_VIEWS):
             size = list(arguments[1])
             if size and size[0] == self.batch and -1 not in size[1:]:
-                size[0] = len(arguments[0]) if "expand" in str(node.target) else -1
+                size[0] = count if "expand" in str(node.target) else -1
             arguments = (arguments[0], size, *arguments[2:])
         elif str(node.target).startswith("aten.new_") and arguments[1][:1] == [self.batch]:
-            arguments = (arguments[0], [len(arguments[0]), *arguments[1][1:]], *arguments[2:])
+            arguments = (arguments[0], [count, *arguments[1][1:]], *arguments[2:])
         elif "group_norm" in str(node.target):
             # The operation takes the batch size as a number.
-            arguments = (*arguments[:3], len(arguments[0]), *arguments[4:])
+            arguments = (*arguments[:3], count, *arguments[4:])
         elif "batch_norm" in str(node.target):
             # The operation would change running statistics in place.
             kept = (None if a is None else a.clone() for a in arguments[3:5])

@@ -81,6 +81,8 @@ def row_space(dweight: Tensor, *, error: float) -> RowSpace:
     """
     flat = dweight.flatten(1)
     flat = flat[flat.abs().amax(1) > 0]
+    if not len(flat):
+        return RowSpace(flat, 0, 0.0)
     # The factorization by QR is several times faster than that of the wide matrix.
     q, r = torch.linalg.qr(flat.T)
     left, values, _ = torch.linalg.svd(r, full_matrices=False)
