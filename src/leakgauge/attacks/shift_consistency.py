@@ -212,7 +212,7 @@ def tells_the_input(observation: Observation, problem: Problem, descent: Descent
     """Return whether a value that was read is an injective affine map of the input.
 
     Only then one image alone has it. The layers in front of a later value may lose a part of the
-    image, as a pool or a normalization does, and other images may give the same update.
+    image, as a pool or a normalization does. Then other images may give the same update.
     """
     network, enter = problem.network, observation.domain.from_unit
 
