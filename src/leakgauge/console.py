@@ -21,10 +21,10 @@ from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
 from leakgauge.report.wording import beyond, plural
 from leakgauge.streams import printing
-from leakgauge.summary import prices, tables
+from leakgauge.summary import prices, refusals, tables
 
 SHOWN = 5
-"""Number of failures that are printed one by one."""
+"""Number of failures, and of reasons why attacks could not run, that are printed one by one."""
 
 
 def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
@@ -113,6 +113,11 @@ def show_results(run: Run, page: Path, *, as_json: bool) -> None:
     shown = Output()
     for table in (*tables(run.cells), *prices(run.records)):
         shown.print(table)
+    lines = list(refusals(run.cells))
+    for line in lines[:SHOWN]:
+        shown.print(line, highlight=False, markup=False)
+    if len(lines) > SHOWN:
+        shown.print(f"{len(lines) - SHOWN} more reasons are in the report.", highlight=False)
     side = beyond(cell.data.headline for cell in run.cells)
     shown.print(
         "Scores are medians over the examples of a batch. blind is the blind control: the same attack on an update of"

@@ -46,6 +46,18 @@ def table(case: str, cells: Sequence[Cell]) -> Table:
     return shown
 
 
+def refusals(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield one line for each reason why attacks could not run, with the audits that it holds for."""
+    reasons: dict[tuple[str, str], list[Cell]] = {}
+    for cell in distinguish(cells):
+        if cell.inapplicable:
+            reasons.setdefault((cell.attack.name, cell.message), []).append(cell)
+    for (attack, reason), members in reasons.items():
+        sizes = sorted({cell.batch_size for cell in members})
+        batches = f"B {', '.join(map(str, sizes))}"
+        yield one_line(f"{attack}, {batches}, inapplicable: {reason}", LONGEST)
+
+
 def prices(records: Sequence[Record]) -> Iterator[Table]:
     """Yield one table for each case with measured utility: leakage and cost of each defense."""
     for frontier in report.frontiers(report.parse(records)):

@@ -161,3 +161,40 @@ def test_nothing_above_the_layer_enters() -> None:
         bases.append(found.basis.flatten(1))
     cosines = torch.linalg.svdvals(bases[0] @ bases[1].T)
     assert float(cosines.min()) > 1 - 1e-6
+
+
+def test_progress_moves_through_the_algebra_and_the_images() -> None:
+    observation = lg.examples.observation(batch_size=2, model=network())
+    moments: list[lg.Moment] = []
+    ATTACK.plan(observation).run(lg.Seeds(0), moments.append)  # type: ignore[union-attr]
+    fractions = [moment.fraction for moment in moments]
+    assert fractions == sorted(fractions)
+    assert len({f for f in fractions if f < 0.15}) > 5  # span, examples, scales
+    assert len({f for f in fractions if 0.15 < f < 0.3}) > 1  # descent
+    assert len({f for f in fractions if 0.3 < f < 1}) > 50  # images
+
+
+def test_a_stop_between_two_stages_keeps_the_images_so_far() -> None:
+    observation = lg.examples.observation(batch_size=2, model=network())
+    best = 0
+
+    def stop(moment: lg.Moment) -> None:
+        nonlocal best
+        best += moment.best is not None
+        if best > 3:  # The first moment of a stage has images. Those behind it are beats.
+            raise lg.StopAttack
+
+    plan = ATTACK.plan(observation)
+    assert isinstance(plan, lg.Plan)
+    found = plan.run(lg.Seeds(0), stop)
+    assert bool(found.found.all())
+
+
+@pytest.mark.parametrize(("batch", "rounds"), [(1, 4), (2, 4), (2, 1)])
+def test_the_estimate_is_far_below_the_most(batch: int, rounds: int) -> None:
+    """An evaluation of activations takes a fraction of a simulated update."""
+    observation = lg.examples.observation(batch_size=batch, model=network())
+    plan = lg.attacks.ShiftConsistency(rounds=rounds).plan(observation)
+    assert isinstance(plan, lg.Plan)
+    assert 30 < plan.usual < min(2, rounds) * 600
+    assert plan.usual < plan.evaluations

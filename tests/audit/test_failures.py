@@ -26,12 +26,14 @@ from leakgauge.audit.failures import reason_of
 from leakgauge.audit.run import one_thread
 from leakgauge.audit.verdict import judged
 from leakgauge.cli import main
+from leakgauge.console import show_results
 from leakgauge.defenses.base import Undefended
 from leakgauge.metrics import ssim
 from leakgauge.metrics.leak import IMAGE_RULE
 from leakgauge.modalities import ImageModality
 from leakgauge.records import read
 from leakgauge.report import recommendations
+from leakgauge.summary import refusals
 
 
 def nothing() -> None:
@@ -598,3 +600,30 @@ def test_auto_without_attacks_says_so() -> None:
     (cell,) = lg.audit(case(attacks=[attacks.Auto(attacks=())])).cells
     assert cell.status == "inapplicable"
     assert cell.message == "it has no attacks: name one in `attacks`"
+
+
+def test_an_attack_that_refuses_during_its_search_gets_no_scores(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A refused reconstruction is gray. It is not scored, and the reason stands below the table."""
+    refused = Own(
+        change=lambda guess: replace(
+            guess, status=lg.Status.INAPPLICABLE, message="4 channels for 36 positions"
+        )
+    )
+    run = lg.audit(case(attacks=[refused, attacks.LinearLayer()]))
+    cell, other = run.cells
+    assert cell.inapplicable
+    assert not cell.scores
+    assert cell.images is None
+    assert cell.message == "4 channels for 36 positions"
+    assert other.ran
+    show_results(run, Path("report.html"), as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "inapplicable: 4 channels for 36 positions" in shown
+
+
+def test_equal_reasons_are_one_line() -> None:
+    cells = lg.audit(case(attacks=[attacks.Auto(attacks=())], batch_sizes=[1, 2])).cells
+    (line,) = refusals(cells)
+    assert line == "auto, B 1, 2, inapplicable: it has no attacks: name one in `attacks`"

@@ -47,6 +47,9 @@ class Entry:
             runs. None: any number.
         guards: Functions that may leave out an attack that can run. `HasReLU` and `HasCurvature`
             are two of them.
+        decisive: Whether the attack reads each example alone. A match of the update then ends the
+            search, also for a batch. Otherwise the attacks behind it get the labels that it
+            recovered.
 
     Example:
         >>> import leakgauge as lg
@@ -59,6 +62,7 @@ class Entry:
     attack: Attack
     most_parameters: Count | None = None
     guards: tuple[Guard, ...] = ()
+    decisive: bool = False
 
     def plan(self, observation: Observation) -> tuple[Attack, Plan | Inapplicable]:
         """Return the attack to run, with its plan or the reason why it is left out.

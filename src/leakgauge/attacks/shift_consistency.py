@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, fx
 
-from leakgauge.analytic.convolutions.activations import CLOSE, Images, Imaging, Term
+from leakgauge.analytic.convolutions.activations import (
+    CLOSE,
+    PRIORS,
+    Images,
+    Imaging,
+    Term,
+)
 from leakgauge.analytic.convolutions.beginning import (
     Beginning,
     Problem,
@@ -17,6 +24,7 @@ from leakgauge.analytic.convolutions.beginning import (
     features_node,
     why_none_begins,
 )
+from leakgauge.analytic.convolutions.cost import usual_updates
 from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.network import trace
 from leakgauge.analytic.convolutions.propagation import is_relu
@@ -26,7 +34,6 @@ from leakgauge.core import (
     BaseAttack,
     Cost,
     Inapplicable,
-    Moment,
     Observation,
     Plan,
     Progress,
@@ -35,6 +42,7 @@ from leakgauge.core import (
     Status,
     unit_shape,
 )
+from leakgauge.core.pulse import Pulse
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.federated.isolation.probing import spread
@@ -43,6 +51,8 @@ from leakgauge.inversion.search.judgment import residual_of, status_of
 
 READING = 0.3
 """Fraction of the progress for the algebra. The images take the rest."""
+BEATS = 20
+"""Number of beats of a usual search for the beginning, and of a usual descent."""
 LAYERS = 2
 """Number of layers, the earliest ones that were read, whose activations the image must have."""
 AMPLE = 2.0
@@ -132,7 +142,9 @@ class ShiftConsistency(BaseAttack):
         return Plan(
             evaluations=self.most,
             search=partial(self.search, observation, problem),
-            expected=self.most // self.rounds,
+            expected=usual_updates(
+                problem.network, problem.count, steps=self.steps, rounds=self.rounds
+            ),
         )
 
     @property
@@ -145,26 +157,45 @@ class ShiftConsistency(BaseAttack):
         self, observation: Observation, problem: Problem, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         """Return the images of all examples."""
-        found = begin(problem, generator=seeds.generator("span"))
+        pulse = Pulse(progress, usual=BEATS)
+        pulse.part(READING / 2)
+        found = begin(replace(problem, beat=pulse), generator=seeds.generator("span"))
         if isinstance(found, Inapplicable):
             return report_nothing_found(observation, Status.INAPPLICABLE, found.reason)
-        progress(Moment(READING / 2))
-        descent = Descent(found.known, problem.gradients, error=found.error)
+        pulse.part(READING)
+        descent = Descent(found.known, problem.gradients, error=found.error, beat=pulse)
         descent.run()
-        progress(Moment(READING))
         notes = (found.note, *describe(descent))
         unique = tells_the_input(observation, problem, descent)
         finish = partial(conclude, observation, found, notes, unique)
+        terms = terms_of(observation, problem, descent)
+        return finish(self.images(observation, problem, terms, seeds, pulse, finish))
+
+    def images(
+        self,
+        observation: Observation,
+        problem: Problem,
+        terms: Sequence[Term],
+        seeds: Seeds,
+        pulse: Pulse,
+        finish: Callable[[Images], Reconstruction],
+    ) -> Images:
+        """Return the image of each example. Each evaluation is a beat."""
+        stage, domain = (1 - READING) / (len(PRIORS) * self.rounds), observation.domain
+        pulse.part(READING + stage, usual=self.steps)
 
         def tell(fraction: float, images: Images) -> None:
-            whole = READING + (1 - READING) * fraction
-            progress(Moment(min(whole, 1.0), images.evaluations, best=lambda: finish(images)))
+            whole = READING + (1 - READING) * fraction + stage
+            best = partial(finish, images)
+            pulse.part(min(whole, 1.0), evaluations=images.evaluations, best=best)
 
-        terms = terms_of(observation, problem, descent)
-        domain = observation.domain
+        def enter(unit: Tensor) -> Tensor:
+            pulse()
+            return domain.from_unit(unit)
+
         imaging = Imaging(
             network=problem.network,
-            enter=domain.from_unit,
+            enter=enter,
             terms=terms,
             shape=tuple(unit_shape(domain)),
             like=torch.zeros((), dtype=torch.float32),
@@ -172,10 +203,8 @@ class ShiftConsistency(BaseAttack):
             tell=tell,
         )
         with seeds.isolated("image"):
-            images = imaging.run(
-                problem.count, generator=seeds.generator("image"), rounds=self.rounds
-            )
-        return finish(images)
+            generator = seeds.generator("image")
+            return imaging.run(problem.count, generator=generator, rounds=self.rounds)
 
 
 def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inapplicable:

@@ -14,7 +14,15 @@ from leakgauge.audit.description import describe, describe_drawn, describe_minim
 from leakgauge.audit.duplicates import equal_examples, select_differing
 from leakgauge.audit.failures import LONGEST, Failed, failed_result, step, try_step
 from leakgauge.audit.folder import JobResult
-from leakgauge.audit.outcome import Judge, Judged, scored_record, show, unscored_record
+from leakgauge.audit.outcome import (
+    Judge,
+    Judged,
+    cost_record,
+    scored_record,
+    show,
+    text,
+    unscored_record,
+)
 from leakgauge.core import Inapplicable, Progress, Seeds, Status, scale_progress, silent, space_of
 from leakgauge.core.lines import one_line
 from leakgauge.core.summaries import Summarized
@@ -112,6 +120,13 @@ def attack_and_score(
             cell.defense,
             seeds=own,
             progress=scale_progress(progress, 0.0, 0.5),
+        )
+    if found.status is Status.INAPPLICABLE:
+        # The search itself found out that the attack cannot run. Its inputs are no reconstruction.
+        return JobResult(
+            unscored_record(
+                description, rule, found.status, text(found.message), cost=cost_record(found.cost)
+            )
         )
     with step("metric"):
         guess = judge(found)

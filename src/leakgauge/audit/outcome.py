@@ -42,6 +42,7 @@ def unscored_record(
     status: Status,
     message: str,
     failed: Failed | None = None,
+    cost: records.Cost | None = None,
 ) -> Cell:
     """Return the record of a cell that has no scores: its attack could not run, or `failed` ended it.
 
@@ -51,6 +52,7 @@ def unscored_record(
         status: Status of the attack.
         message: Reason why there are no scores.
         failed: Failure that ended the cell, or None if there was none.
+        cost: What the attack spent. None, the default, is nothing.
     """
     return Cell(
         **dict(description),
@@ -58,6 +60,7 @@ def unscored_record(
         message=message,
         verdict=unjudged(rule, status),
         failure=failed.record(description.index) if failed else None,
+        cost=cost or records.Cost(),
     )
 
 

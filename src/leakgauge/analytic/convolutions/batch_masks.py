@@ -25,6 +25,7 @@ from leakgauge.analytic.convolutions.binary_masks import CERTAIN, MaskedInputs
 from leakgauge.analytic.convolutions.bounded_factors import BoundedProblem, Factors, patches_of
 from leakgauge.analytic.convolutions.geometry import Geometry
 from leakgauge.core import Inapplicable
+from leakgauge.core.pulse import Beat, quiet
 
 STIFFNESS = 1.0
 """Penalty of the splitting in each bounded least squares problem."""
@@ -85,6 +86,7 @@ def separate_masks(
     *,
     tolerance: float = CERTAIN,
     schedules: tuple[Homotopy, ...] = SCHEDULES,
+    beat: Beat = quiet,
 ) -> MaskedInputs | Inapplicable:
     """Return the masks and the inputs of several examples behind one gradient.
 
@@ -98,6 +100,7 @@ def separate_masks(
         geometry: The places that the convolution reads.
         tolerance: Relative residual that certifies the result.
         schedules: Schedules that are tried until one is certified.
+        beat: Called in each sweep.
 
     Returns:
         The masks and inputs of the smallest residual, or the reason why the gradient has too few rows.
@@ -127,7 +130,8 @@ def separate_masks(
             f"{equations} equations ({int(used.sum())} channels with a signal, {geometry.taps} taps) "
             f"for {unknowns} unknowns ({len(span)} examples, {geometry.places} places)"
         )
-    search = _search(rows[used].double(), sums[used].double(), levels[used].double(), geometry)
+    parts = (rows[used].double(), sums[used].double(), levels[used].double())
+    search = _search(*parts, geometry, beat)
     start = search.start(span.double())
     best, total = _Rounded(start, torch.inf), 0
     for schedule in schedules:
@@ -152,11 +156,12 @@ class _Rounded:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """The problem with rows of norm 1, the levels (O, B), and the row space (r, C K)."""
+    """The problem with rows of norm 1, the levels (O, B), the row space (r, C K), and the beat."""
 
     problem: BoundedProblem
     levels: Tensor
     space: Tensor
+    beat: Beat
 
     @property
     def sums(self) -> Tensor:
@@ -186,6 +191,7 @@ class _Search:
         """Return the best factors with rounded masks on the way, and the number of sweeps."""
         best, done, before = _Rounded(factors, torch.inf), 0, factors.inputs
         for done in range(1, schedule.sweeps + 1):
+            self.beat()
             ahead = (factors.inputs + MOMENTUM * (factors.inputs - before)).clamp_min(0)
             before = factors.inputs
             rounds = schedule.rounds
@@ -283,14 +289,14 @@ def _mixture(expected: Tensor, seen: Tensor) -> Tensor:
     return common + own
 
 
-def _search(rows: Tensor, sums: Tensor, levels: Tensor, geometry: Geometry) -> _Search:
+def _search(rows: Tensor, sums: Tensor, levels: Tensor, geometry: Geometry, beat: Beat) -> _Search:
     """Return the problem with rows of norm 1."""
     sizes = rows.flatten(1).norm(dim=1)
     rows, sums, levels = rows / sizes[:, None, None], sums / sizes, levels / sizes[:, None]
     lower, upper = _bounds(levels, geometry)
     _, values, space = torch.linalg.svd(rows.flatten(1), full_matrices=False)
     problem = BoundedProblem(rows, lower, upper, geometry, sums, STIFFNESS)
-    return _Search(problem, levels, space[values > 1e-6 * values[0]])
+    return _Search(problem, levels, space[values > 1e-6 * values[0]], beat)
 
 
 def _bounds(levels: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,11 @@ from leakgauge.analytic.convolutions.descent import relu_behind
 from leakgauge.analytic.convolutions.examples import Examples, separate
 from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
 from leakgauge.analytic.convolutions.operations import name_of, root_of
-from leakgauge.analytic.convolutions.pooled_head import count_active, read_pooled_head
+from leakgauge.analytic.convolutions.pooled_head import (
+    ActiveCounts,
+    count_active,
+    read_pooled_head,
+)
 from leakgauge.analytic.convolutions.propagation import (
     Propagation,
     is_relu,
@@ -38,6 +42,7 @@ from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_spac
 from leakgauge.analytic.last_layer import HeadGradient
 from leakgauge.analytic.softmax_unmixing import unmix
 from leakgauge.core import Inapplicable
+from leakgauge.core.pulse import Beat, quiet
 
 CONSISTENT = 1e-5
 """Largest defect of a span that is believed."""
@@ -58,6 +63,7 @@ class Problem:
         features: The node of the last layer's input.
         count: Batch size B.
         error: Relative rounding error of the update.
+        beat: Called at least every few seconds of a search.
     """
 
     network: Network
@@ -66,6 +72,7 @@ class Problem:
     features: fx.Node
     count: int
     error: float
+    beat: Beat = quiet
 
     def signal(self, slopes: Tensor) -> Tensor:
         """Return the signal at the features, from the loss's derivatives (B, K) at the last layer's outputs."""
@@ -171,20 +178,22 @@ def begin_by_span(
 ) -> Beginning | Inapplicable:
     """Return the beginning at one convolution's input, or the reason why it is not known."""
     count, name = problem.count, layer.name
+    problem.beat()
     space = row_space(problem.gradients[name], error=problem.error)
     wanted = count * layer.geometry.positions
     if space.rank < wanted:
         return Inapplicable(f"{name}: its gradient has rank {space.rank} for {wanted} positions")
     if space.rank > wanted:
         space = RowSpace(space.basis[:wanted], wanted, space.floor)
-    span = span_of(Consistency(space, layer.geometry, layer.channels), count, generator=generator)
+    operator = Consistency(space, layer.geometry, layer.channels)
+    span = span_of(operator, count, generator=generator, beat=problem.beat)
     if float(span.defects[count - 1]) > CONSISTENT or span.gap < GAP:
         return Inapplicable(
             f"{name}: its row space does not hold exactly {count} inputs "
             f"(defects {span.defects[count - 1]:.0e}, and {span.defects[count]:.0e} for one more)"
         )
     if is_nonnegative(layer.source):
-        examples = separate(span.basis, count, generator=generator)
+        examples = separate(span.basis, count, generator=generator, beat=problem.beat)
     else:
         examples = _signed(problem, layer.source, span.basis)
     if len(examples.values) < count:
@@ -226,6 +235,7 @@ def _scaled(problem: Problem, source: fx.Node, examples: Examples) -> Scaled | I
     network, shape = problem.network, source.meta["val"].shape[1:]
 
     def features(scales: Tensor) -> Tensor:
+        problem.beat()
         value = (examples.values * scales[:, None, None]).reshape(len(scales), *shape)
         with torch.no_grad():
             return network.evaluate([problem.features], {source: value})[problem.features].flatten(
@@ -272,18 +282,17 @@ def begin_by_masks(problem: Problem, *, generator: torch.Generator) -> Beginning
             return told
         slopes, labels = told.slope[None], told.slope.argmin()[None]
         active = count_active(dweight, dshift, block.scale, told, positions)
-        found = _masks_of_one(active.rows, active.levels, active.counts, layer, generator)
+        found = _masks_of_one(active, layer, generator, problem.beat)
     else:
-        unmixed = unmix(head.layer, head.link, generator=generator)
+        unmixed = unmix(head.layer, head.link, generator=generator, tell=lambda _: problem.beat())
         if not unmixed.certified:
             return Inapplicable("the last layer does not tell the features of all examples")
         labels = unmixed.labels
         slopes = head.link.slopes(unmixed.outputs, labels) / count
         levels = (slopes @ head.layer.weight).T / positions
         rows = dweight.flatten(2) / block.scale[:, None, None]
-        found = separate_masks(
-            rows, dshift, levels, _rough_span(rows, layer, count, generator), layer.geometry
-        )
+        span = _rough_span(rows, layer, count, generator)
+        found = separate_masks(rows, dshift, levels, span, layer.geometry, beat=problem.beat)
     if isinstance(found, Inapplicable):
         return Inapplicable(f"{layer.name}: {found.reason}")
     if not found.certified:
@@ -339,14 +348,12 @@ def _rough_span(rows: Tensor, layer: Convolution, count: int, generator: torch.G
 
 
 def _masks_of_one(
-    rows: Tensor,
-    levels: Tensor,
-    counts: Tensor,
-    layer: Convolution,
-    generator: torch.Generator,
+    active: ActiveCounts, layer: Convolution, generator: torch.Generator, beat: Beat
 ) -> MaskedInputs | Inapplicable:
     """Return the masks and the input of one example behind a pooled head."""
+    rows, counts = active.rows, active.counts
     if not bool((counts > 0).any()):
         return Inapplicable("no channel tells its number of active positions")
     start = _rough_span(rows[counts > 0], layer, 1, generator)
-    return recover_masks(rows, levels[:, None], counts[:, None], start, layer.geometry)
+    levels = active.levels[:, None]
+    return recover_masks(rows, levels, counts[:, None], start, layer.geometry, beat=beat)

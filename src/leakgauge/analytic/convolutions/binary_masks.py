@@ -30,6 +30,7 @@ from leakgauge.analytic.convolutions.bounded_factors import (
 )
 from leakgauge.analytic.convolutions.geometry import Geometry
 from leakgauge.core import Inapplicable
+from leakgauge.core.pulse import Beat, quiet
 
 FIRST_ROUNDS, ROUNDS = 100, 20
 """Iterations of the first bounded least squares problem, and of each later one."""
@@ -74,6 +75,7 @@ def recover_masks(
     *,
     tolerance: float = CERTAIN,
     sweeps: int = SWEEPS,
+    beat: Beat = quiet,
 ) -> MaskedInputs | Inapplicable:
     """Return the masks and the inputs that explain the gradient of a convolution's weight.
 
@@ -87,6 +89,7 @@ def recover_masks(
         geometry: The places that the convolution reads.
         tolerance: Relative residual that certifies the result.
         sweeps: Largest number of sweeps.
+        beat: Called in each sweep.
 
     Returns:
         The masks and inputs of the smallest residual, or the reason why the gradient has too few rows.
@@ -115,7 +118,7 @@ def recover_masks(
             f"for {unknowns} unknowns ({len(start)} examples, {geometry.places} places)"
         )
     problem = _masked(rows[used], levels[used], counts[used], geometry)
-    best, least, done = problem.search(problem.start(start.double()), tolerance, sweeps)
+    best, least, done = problem.search(problem.start(start.double()), tolerance, sweeps, beat)
     masks = torch.zeros((len(start), len(rows), geometry.positions), dtype=torch.bool).to(used)
     masks[:, used] = (best.signals != 0).movedim(0, 1)
     told = used | (counts == 0).all(1)
@@ -145,10 +148,13 @@ class _Masked:
         middle = (self.problem.lower + self.problem.upper) / 2
         return Factors(self.problem.signals(inputs, middle, FIRST_ROUNDS), inputs)
 
-    def search(self, factors: Factors, tolerance: float, sweeps: int) -> tuple[Factors, float, int]:
+    def search(
+        self, factors: Factors, tolerance: float, sweeps: int, beat: Beat
+    ) -> tuple[Factors, float, int]:
         """Return the best factors with rounded masks, their residual, and the number of sweeps."""
         best, least, done = factors, torch.inf, 0
         for done in range(1, sweeps + 1):
+            beat()
             factors = self.problem.sweep(factors, ROUNDS)
             if done % BETWEEN == 1:
                 rounded, residual = self.rounded(factors)

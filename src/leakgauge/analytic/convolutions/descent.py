@@ -23,6 +23,7 @@ from leakgauge.analytic.convolutions.propagation import (
     is_steady_norm,
 )
 from leakgauge.core import Inapplicable
+from leakgauge.core.pulse import Beat, quiet
 
 FITS = 3e-5
 """Relative misfit of a layer's gradient below which its input is believed, for an update in float32."""
@@ -84,6 +85,7 @@ class Descent:
         steps: The layers that were read, from the output down.
         stopped: Why the descent ended.
         open: Gradient equations, with known signals, of inputs that they do not determine.
+        beat: Called before each system of equations.
     """
 
     known: Propagation
@@ -93,6 +95,7 @@ class Descent:
     steps: list[Step] = field(default_factory=list)
     stopped: str = ""
     open: dict[fx.Node, list[GradientOf]] = field(default_factory=dict)
+    beat: Beat = quiet
 
     def run(self) -> None:
         """Read the inputs of the layers below, as long as they are determined."""
@@ -172,6 +175,7 @@ class Descent:
         inputs = value.flatten(2)
 
         def explain() -> _Explained | Inapplicable:
+            self.beat()
             pairs = self._gradients(layers)
             if not pairs:
                 return Inapplicable("the signal at its output is not known")
@@ -193,6 +197,7 @@ class Descent:
 
         def explain() -> _Explained | Inapplicable:
             nonlocal counts
+            self.beat()
             pairs = self._gradients(layers)
             if not pairs:
                 return Inapplicable("the signal at its output is not known")
@@ -286,7 +291,7 @@ class Descent:
         shown = None
         if entries is not None:
             shown = (entries.value.flatten(2), entries.known.flatten(2).to(entries.value))
-        return solve_input(gradients, shown, outputs)
+        return solve_input(gradients, shown, outputs, self.beat)
 
 
 def relu_behind(network: Network, node: fx.Node) -> fx.Node | None:

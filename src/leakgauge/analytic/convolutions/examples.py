@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from torch import Tensor
 
+from leakgauge.core.pulse import Beat, quiet
+
 SLACKS = (1e-5, 1e-4, 1e-3, 1e-2)
 """Negative values, relative to the root mean square, that a linear program allows. The first feasible one counts."""
 WIDTHS = (3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
@@ -57,13 +59,16 @@ class Examples:
     excursion: Tensor
 
 
-def separate(basis: Tensor, count: int, *, generator: torch.Generator) -> Examples:
+def separate(
+    basis: Tensor, count: int, *, generator: torch.Generator, beat: Beat = quiet
+) -> Examples:
     """Return the inputs of single examples.
 
     Args:
         basis: Orthonormal rows (n, C, N) that span the inputs.
         count: Number of examples to find. Fewer are returned if no more are found.
         generator: Source of the costs of the linear programs.
+        beat: Called in each attempt.
     """
     flat = basis.flatten(1)
     live = flat.abs().amax(0) > 1e-6 * flat.abs().max()
@@ -72,6 +77,7 @@ def separate(basis: Tensor, count: int, *, generator: torch.Generator) -> Exampl
     for wrong, attempt in itertools.product(WRONG, range(PATIENCE * count // len(WRONG))):
         if len(found) == count:
             break
+        beat()
         start = cone.ray(found, generator) if attempt % 3 < 2 or not len(found) else None
         if start is None:
             start = cone.step_out(found, generator)

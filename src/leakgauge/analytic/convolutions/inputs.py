@@ -23,6 +23,7 @@ from torch import Tensor
 
 from leakgauge.analytic.convolutions.geometry import Geometry
 from leakgauge.core import Inapplicable
+from leakgauge.core.pulse import Beat, quiet
 
 WEAK = 3e-5
 """Singular values of the gradient equations below this fraction of the largest do not count."""
@@ -140,6 +141,7 @@ def solve_input(
     gradients: Sequence[GradientOf],
     entries: tuple[Tensor, Tensor] | None = None,
     outputs: Sequence[OutputOf] = (),
+    beat: Beat = quiet,
 ) -> Solved | Inapplicable:
     """Return the input of convolutions that share it, or the reason why it is not determined.
 
@@ -147,6 +149,7 @@ def solve_input(
         gradients: The gradients, at least one.
         entries: Known entries: values and marks, both (B, C, N).
         outputs: Known outputs.
+        beat: Called in each iteration on the open directions.
     """
     batch, places = gradients[0].full.shape[0], gradients[0].geometry.places
     rows = torch.cat([g.matrix() for g in gradients])
@@ -154,6 +157,9 @@ def solve_input(
     size = rows.norm(dim=1).square().mean().sqrt()
     if not float(size):
         return Inapplicable("the signal is 0")
+    open_values = max(0, rows.shape[1] - rows.shape[0]) * right.shape[1]
+    if _equations(entries, outputs) < open_values:
+        return _too_few(f"at least {open_values}", _equations(entries, outputs))
     rows, right = rows / size, right / size
     factor, weak = _factor(rows.T @ rows)
 
@@ -165,7 +171,7 @@ def solve_input(
     flat = flat + least_squares(right - rows @ flat)  # one step of refinement
     inputs = from_columns(flat, batch).contiguous()
     if weak.shape[1]:
-        filled = _fill(inputs, weak, entries, outputs)
+        filled = _fill(inputs, weak, entries, outputs, beat)
         if isinstance(filled, Inapplicable):
             return filled
         inputs = filled
@@ -201,11 +207,25 @@ def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
     return vectors[:, strong] * values[strong].rsqrt(), vectors[:, ~strong]
 
 
+def _equations(entries: tuple[Tensor, Tensor] | None, outputs: Sequence[OutputOf]) -> int:
+    """Return the number of known entries and outputs."""
+    known = sum(int(o.known.sum()) for o in outputs)
+    return known + (0 if entries is None else int(entries[1].sum()))
+
+
+def _too_few(unknowns: str, equations: int) -> Inapplicable:
+    """Return the reason why an input is not determined, in numbers."""
+    return Inapplicable(
+        f"its gradient leaves {unknowns} values open, and only {equations} other equations are known"
+    )
+
+
 def _fill(
     inputs: Tensor,
     weak: Tensor,
     entries: tuple[Tensor, Tensor] | None,
     outputs: Sequence[OutputOf],
+    beat: Beat,
 ) -> Tensor | Inapplicable:
     """Return the inputs (B, C, N) with their open directions fitted to entries and outputs.
 
@@ -214,15 +234,13 @@ def _fill(
         weak: The directions (B N, k) that they leave open, for each channel.
         entries: Known entries, or None.
         outputs: Known outputs.
+        beat: Called in each iteration.
     """
     batch, channels, _ = inputs.shape
     unknowns = weak.shape[1] * channels
-    equations = sum(int(o.known.sum()) for o in outputs)
-    equations += 0 if entries is None else int(entries[1].sum())
+    equations = _equations(entries, outputs)
     if equations < unknowns:
-        return Inapplicable(
-            f"its gradient leaves {unknowns} values open, and only {equations} other equations are known"
-        )
+        return _too_few(str(unknowns), equations)
     sizes = [o.weight.square().sum((1, 2)).mean() for o in outputs]
 
     def spread(c: Tensor) -> Tensor:
@@ -232,6 +250,7 @@ def _fill(
         return weak.T @ to_columns(u)
 
     def normal(c: Tensor) -> Tensor:
+        beat()
         u = spread(c)
         total = torch.zeros_like(u) if entries is None else u * entries[1]
         for o, size in zip(outputs, sizes, strict=True):

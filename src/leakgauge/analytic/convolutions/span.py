@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.convolutions.geometry import Geometry
+from leakgauge.core.pulse import Beat, quiet
 
 SWEEPS, DEGREE = 12, 14
 """Largest number of sweeps of the eigensolver, and the degree of its filter in each."""
@@ -136,7 +137,12 @@ class Consistency:
 
 
 def span_of(
-    operator: Consistency, count: int, *, generator: torch.Generator, extra: int = EXTRA
+    operator: Consistency,
+    count: int,
+    *,
+    generator: torch.Generator,
+    extra: int = EXTRA,
+    beat: Beat = quiet,
 ) -> Span:
     """Return the span of `count` inputs of a convolution.
 
@@ -147,6 +153,7 @@ def span_of(
         count: Number of examples.
         generator: Source of the start.
         extra: Number of further eigenvectors, which show the gap.
+        beat: Called in each sweep.
     """
     shape = (operator.channels, operator.geometry.places)
     most = min(count + extra, math.prod(shape))
@@ -154,6 +161,7 @@ def span_of(
     block = torch.randn((most, *shape), generator=generator, dtype=torch.float64).to(like)
     upper = 0.5
     for _ in range(SWEEPS):
+        beat()
         values, block, error = _rayleigh_ritz(operator, block)
         if float(error[:count].max()) < SETTLED:
             break
