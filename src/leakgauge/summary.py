@@ -48,6 +48,7 @@ def table(case: str, cells: Sequence[Cell]) -> Table:
 
 def refusals(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield one line for each reason why attacks could not run, with the audits that it holds for."""
+    several = len({cell.case for cell in cells}) > 1
     reasons: dict[tuple[str, str], list[Cell]] = {}
     for cell in distinguish(cells):
         if cell.inapplicable:
@@ -55,7 +56,9 @@ def refusals(cells: Sequence[Cell]) -> Iterator[str]:
     for (attack, reason), members in reasons.items():
         sizes = sorted({cell.batch_size for cell in members})
         batches = f"B {', '.join(map(str, sizes))}"
-        yield one_line(f"{attack}, {batches}, inapplicable: {reason}", LONGEST)
+        named = dict.fromkeys(cell.case for cell in members) if several else ()
+        places = ", ".join((*named, attack, batches))
+        yield one_line(f"{places}, inapplicable: {reason}", LONGEST)
 
 
 def prices(records: Sequence[Record]) -> Iterator[Table]:

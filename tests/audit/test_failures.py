@@ -627,3 +627,9 @@ def test_equal_reasons_are_one_line() -> None:
     cells = lg.audit(case(attacks=[attacks.Auto(attacks=())], batch_sizes=[1, 2])).cells
     (line,) = refusals(cells)
     assert line == "auto, B 1, 2, inapplicable: it has no attacks: name one in `attacks`"
+
+
+def test_reasons_name_their_case_if_there_are_several() -> None:
+    first, second = (case(name=name, attacks=[attacks.Auto(attacks=())]) for name in ("a", "b"))
+    (line,) = refusals(lg.audit([first, second]).cells)
+    assert line.startswith("a, b, auto, B 1, inapplicable: it has no attacks")

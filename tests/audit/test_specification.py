@@ -701,6 +701,37 @@ class TestOwnParts:
         refused(SMALL.replace('"linear_layer"', attack), "attacks.0", "value")
 
 
+def test_a_list_of_models_makes_a_case_of_each() -> None:
+    models = 'model = ["lenet", {name = "mlp", width = 8}, {name = "mlp", width = 4}]'
+    text = SMALL.replace('model = {name = "mlp", width = 8, depth = 2}', models)
+    made = resolve(parse(Source(text)))
+    assert [each.name for each in made] == [
+        "digits, lenet",
+        "digits, mlp(width=8)",
+        "digits, mlp(width=4)",
+    ]
+    assert [type(each.model).__name__ for each in made] == ["LeNet", "MLP", "MLP"]
+    assert {len(each.attacks) for each in made} == {len(made[0].attacks)}
+    short = SMALL.replace(
+        'model = {name = "mlp", width = 8, depth = 2}', 'model = ["lenet", "mlp"]'
+    )
+    assert [each.name for each in resolve(parse(Source(short)))] == ["digits, lenet", "digits, mlp"]
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ('["lenet", "lenett"]', ("cases.0.model.1", "'lenett'", "did you mean 'lenet'?")),
+        ("[]", ("cases.0.model",)),
+        ('["mlp", 3]', ("cases.0.model.1", "3")),
+        ('["mlp", "mlp"]', ("cases.0.model.1", "'mlp' again", "models that differ")),
+    ],
+)
+def test_wrong_lists_of_models(models: str, words: tuple[str, ...]) -> None:
+    text = SMALL.replace('{name = "mlp", width = 8, depth = 2}', models)
+    refused(text, *words)
+
+
 def test_parsing_draws_nothing_from_the_global_generator() -> None:
     before = torch.random.get_rng_state()
     case(SMALL)

@@ -60,14 +60,15 @@ def resolve(specification: Specification, most: int | None = None) -> list[Case]
         UserError: The specification has a mistake. The error reports the first one.
     """
     seeds = Seeds(specification.seed)
-    return [resolve_case(i, case, seeds, most) for i, case in enumerate(specification.cases)]
+    cases = enumerate(specification.cases)
+    return [made for i, case in cases for made in resolve_case(i, case, seeds, most)]
 
 
-def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | None) -> Case:
-    """Return the case number `index`, from 0.
+def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | None) -> list[Case]:
+    """Return the cases of the section number `index`, from 0: one for each of its models.
 
     Names and options of the parts are checked first, since most mistakes are there. Then the data is loaded, and last
-    the model is built.
+    the models are built.
     """
     where = f"cases.{index}"
     dataset = cache(lambda: load(case.data, f"{where}.data"))
@@ -85,26 +86,58 @@ def resolve_case(index: int, case: CaseSpecification, seeds: Seeds, most: int | 
         "loss": find(case.loss, LOSSES, f"{where}.loss"),
     }
     axes = {
+        "models": len(case.model),
         "batch sizes": len(case.training.batch_size),
         "repeats": case.repeats,
         "defenses": len(named["defenses"]),
         "attacks": len(named["attacks"]),
     }
     check_size(where, axes, most)
-    build = model_builder(case.model, f"{where}.model", seeds.child(where).integer("model"))
-    resolved = Case(
-        name=case.name or f"{case.data.name}, {case.model.name}",
-        data=dataset(),
-        model=build(dataset(), dataset().classes),
-        batch_sizes=case.training.batch_size,
-        examples=case.examples,
-        repeats=case.repeats,
-        model_name=describe(case.model),
-        **named,
-    )
-    check_shape(resolved)
-    resolved.check()
-    return resolved
+    several, seed = len(case.model) > 1, seeds.child(where).integer("model")
+    places = [f"{where}.model.{i}" if several else f"{where}.model" for i in range(len(case.model))]
+    builds = [
+        model_builder(part, place, seed) for part, place in zip(case.model, places, strict=True)
+    ]
+    cases = []
+    for part, title, build in zip(case.model, titles(case, where), builds, strict=True):
+        resolved = Case(
+            name=title,
+            data=dataset(),
+            model=build(dataset(), dataset().classes),
+            batch_sizes=case.training.batch_size,
+            examples=case.examples,
+            repeats=case.repeats,
+            model_name=describe(part),
+            **named,
+        )
+        check_shape(resolved)
+        resolved.check()
+        cases.append(resolved)
+    return cases
+
+
+def titles(case: CaseSpecification, where: str) -> list[str]:
+    """Return the names of the cases of a section, one for each model.
+
+    Models of the same name are told apart by their options.
+
+    Raises:
+        SpecificationError: Two models are equal.
+    """
+    names = [part.name for part in case.model]
+    if len(set(names)) < len(names):
+        names = [describe(part) for part in case.model]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise SpecificationError(
+                f"{where}.model.{i}",
+                expected="models that differ",
+                found=f"{name!r} again",
+                remedy="remove it, or change an option",
+            )
+    if len(names) == 1 and case.name is not None:
+        return [case.name]
+    return [f"{case.name or case.data.name}, {name}" for name in names]
 
 
 def make_utility(options: dict[str, Any] | None, where: str) -> Utility | None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from leakgauge.audit.options import explain
@@ -54,6 +63,13 @@ LONGEST_NAME = 200
 Named = Annotated[Part, BeforeValidator(_to_table)]
 
 
+def _to_parts(value: Any, several: Callable[[Any], list[Part]]) -> list[Part]:
+    """Return the parts of a list, or those of one part. The place of a mistake has no index then."""
+    if isinstance(value, list):
+        return several(value)
+    return [TypeAdapter(Named).validate_python(value, strict=True)]
+
+
 class TrainingPart(Part):
     """Local training and the number of examples in a batch. A list of numbers is a sweep."""
 
@@ -68,12 +84,12 @@ class ThreatPart(Part):
 
 
 class CaseSpecification(BaseModel):
-    """One case: every attack against every defense at every batch size."""
+    """One case: every attack against every defense at every batch size. A list of models makes a case of each."""
 
     model_config = ConfigDict(extra="forbid")
     name: Annotated[str, AfterValidator(_check_printable)] | None = None
     data: Named
-    model: Named
+    model: Annotated[list[Named], WrapValidator(_to_parts), Field(min_length=1)]
     loss: str = "cross_entropy"
     training: Annotated[TrainingPart, BeforeValidator(_to_table)] = TrainingPart()
     threat: Annotated[ThreatPart, BeforeValidator(_to_table)] = ThreatPart()
