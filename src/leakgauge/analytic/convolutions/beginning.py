@@ -38,6 +38,7 @@ from leakgauge.analytic.convolutions.propagation import (
     is_steady_norm,
 )
 from leakgauge.analytic.convolutions.scaling import Scaled, scale_and_label, slopes_of
+from leakgauge.analytic.convolutions.shift_scale import ShiftScaling, shift_behind
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
 from leakgauge.analytic.last_layer import HeadGradient
 from leakgauge.analytic.softmax_unmixing import unmix
@@ -195,15 +196,20 @@ def begin_by_span(
     if is_nonnegative(layer.source):
         examples = separate(span.basis, count, generator=generator, beat=problem.beat)
     else:
-        examples = _signed(problem, layer.source, span.basis)
+        none = torch.zeros(1, dtype=torch.float64)
+        examples = Examples(span.basis, none, none)
     if len(examples.values) < count:
         return Inapplicable(
             f"{name}: {len(examples.values)} of {count} examples were told apart "
             "(equal or proportional ones cannot be)"
         )
-    scaled = _scaled(problem, layer.source, examples)
+    scaled = _by_shift(problem, layer, examples)
     if isinstance(scaled, Inapplicable):
-        return Inapplicable(f"{name}: {scaled.reason}")
+        if not is_nonnegative(layer.source):
+            examples = _signed(problem, layer.source, span.basis)
+        by_shift, scaled = scaled, _scaled(problem, layer.source, examples)
+        if isinstance(scaled, Inapplicable):
+            return Inapplicable(f"{name}: {by_shift.reason}; {scaled.reason}")
     value = (examples.values * scaled.scales[:, None, None]).reshape(
         count, *layer.source.meta["val"].shape[1:]
     )
@@ -219,6 +225,17 @@ def begin_by_span(
         f"{scaled.misfit:.0e}"
     )
     return Beginning(known, scaled.labels, error, note)
+
+
+def _by_shift(problem: Problem, layer: Convolution, examples: Examples) -> Scaled | Inapplicable:
+    """Return the scales and labels of examples from the shift behind a convolution, or why it tells none."""
+    shift = shift_behind(problem.network, layer)
+    if shift is None or shift.name not in problem.gradients:
+        return Inapplicable("no shift behind it has a gradient")
+    scaling = ShiftScaling(problem.network, layer, problem.features, problem.head)
+    return scaling.run(
+        examples, problem.gradients[layer.name], problem.gradients[shift.name] * shift.factor
+    )
 
 
 def _signed(problem: Problem, source: fx.Node, basis: Tensor) -> Examples:

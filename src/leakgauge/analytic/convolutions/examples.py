@@ -33,6 +33,8 @@ FIRST = (1e-4, 3e-3, 3e-2, 3e-1)
 """Largest sizes of the stages, in the order in which they are tried."""
 CUTS = 12
 """Largest number of times that violated rows are added to a linear program."""
+LOWEST = 3e-8
+"""Least error of an example's values that is assumed, relative to its largest. It is about that of float32."""
 LEAST = 0.05
 """Least fraction of zeros of an example."""
 SAME = 1e-4
@@ -86,7 +88,8 @@ def separate(
             found = torch.cat([found, mixing[None]])
     values = found @ flat
     peak = values.amax(1).clamp_min(torch.finfo(values.dtype).tiny)
-    excursion = (-values.amin(1)).clamp_min(0) / peak
+    # Negative values alone show too little of the error if it happens to be positive.
+    excursion = (-values.amin(1) / peak).clamp_min(LOWEST)
     least = (3 * excursion + 1e-9) * peak
     near = values[:, live].abs() < least[:, None]
     # Exact zeros come out as small values of both signs.

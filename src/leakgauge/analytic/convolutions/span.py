@@ -84,10 +84,12 @@ def row_space(dweight: Tensor, *, error: float) -> RowSpace:
     flat = flat[flat.abs().amax(1) > 0]
     if not len(flat):
         return RowSpace(flat, 0, 0.0)
+    # Rounding errors are relative. Rows of one norm have errors of one size, and smaller ones in all.
+    flat = flat / flat.norm(dim=1, keepdim=True)
     # The factorization by QR is several times faster than that of the wide matrix.
     q, r = torch.linalg.qr(flat.T)
     left, values, _ = torch.linalg.svd(r, full_matrices=False)
-    least = error * math.sqrt(flat.shape[1]) * values[0]
+    least = error * math.sqrt(flat.shape[1])
     rank = int((values > least).sum())
     floor = float(values[rank - 1] / values[0]) if rank else 0.0
     return RowSpace((q @ left[:, :rank]).T.contiguous(), rank, floor)
