@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from leakgauge.analytic.convolutions.activations import (
     CLOSE,
@@ -17,10 +17,13 @@ from leakgauge.analytic.convolutions.activations import (
     Imaging,
     Term,
 )
+from leakgauge.analytic.convolutions.batch_images import BatchImaging
+from leakgauge.analytic.convolutions.batch_norm import mixes
 from leakgauge.analytic.convolutions.beginning import (
     Beginning,
     Problem,
     begin,
+    descent_of,
     features_node,
     why_none_begins,
 )
@@ -46,7 +49,6 @@ from leakgauge.core.pulse import Pulse
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.federated.isolation.probing import spread
-from leakgauge.inversion.objectives.features import entangled
 from leakgauge.inversion.search.judgment import residual_of, status_of
 
 READING = 0.3
@@ -127,9 +129,8 @@ class ShiftConsistency(BaseAttack):
         return frozenset({"batch_size"})
 
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
-        reason = entangled(observation)
-        if reason is not None:
-            return Inapplicable(reason)
+        if draws_dropout(observation):
+            return Inapplicable("the model has dropout in train mode, whose draws are not known")
         head = last_layer(observation)
         if isinstance(head, Inapplicable):
             return head
@@ -163,7 +164,7 @@ class ShiftConsistency(BaseAttack):
         if isinstance(found, Inapplicable):
             return report_nothing_found(observation, Status.INAPPLICABLE, found.reason)
         pulse.part(READING)
-        descent = Descent(found.known, problem.gradients, error=found.error, beat=pulse)
+        descent = descent_of(problem, found, pulse)
         descent.run()
         notes = (found.note, *describe(descent))
         unique = tells_the_input(observation, problem, descent)
@@ -193,7 +194,7 @@ class ShiftConsistency(BaseAttack):
             pulse()
             return domain.from_unit(unit)
 
-        imaging = Imaging(
+        imaging = (BatchImaging if mixes(problem.network) else Imaging)(
             network=problem.network,
             enter=enter,
             terms=terms,
@@ -207,6 +208,14 @@ class ShiftConsistency(BaseAttack):
             return imaging.run(problem.count, generator=generator, rounds=self.rounds)
 
 
+def draws_dropout(observation: Observation) -> bool:
+    """Return whether the model draws dropout in each pass."""
+    layers = (
+        m for m in observation.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)
+    )
+    return any(layer.training and layer.p > 0 for layer in layers)
+
+
 def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inapplicable:
     """Return the gradients and the network in float64, or the reason why the attack cannot use them."""
     network = trace(observation.model, observation.domain)
@@ -214,7 +223,7 @@ def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inappl
         return network
     domain = observation.domain
     probe = domain.from_unit(spread(unit_shape(domain), 2, torch.zeros((), dtype=torch.float64)))
-    if not network.computes(observation.model, probe):
+    if not network.computes(observation.model, probe, together=mixes(network)):
         return Inapplicable(
             "the model mixes the examples of a batch, or its graph holds for one batch size alone"
         )
@@ -244,6 +253,9 @@ def tells_the_input(observation: Observation, problem: Problem, descent: Descent
     image, as a pool or a normalization does. Then other images may give the same update.
     """
     network, enter = problem.network, observation.domain.from_unit
+    if mixes(network):
+        # BatchNorm behind the first layer removes the contrast of the batch.
+        return False
 
     def through(node: fx.Node, unit: Tensor) -> Tensor:
         return network.evaluate([node], {network.entry: enter(unit)})[node].flatten(1)
@@ -284,6 +296,9 @@ def terms_of(observation: Observation, problem: Problem, descent: Descent) -> li
     wanted = [*nodes, *descent.open]
     with torch.no_grad():
         plain = network.evaluate(wanted, {network.entry: domain.from_unit(gray)})
+    if mixes(network):
+        # A plain batch has no deviation, so BatchNorm in train mode would only show rounding errors.
+        plain = {node: torch.zeros_like(value) for node, value in plain.items()}
     terms = []
     for node in nodes:
         gap = (known.values[node] - plain[node]).square().flatten(1).sum(1)
@@ -300,7 +315,7 @@ def terms_of(observation: Observation, problem: Problem, descent: Descent) -> li
             terms.append(
                 Term(node, partial_value.value, marks / gap.clamp_min(1e-30).reshape(shape))
             )
-        if problem.count > 1:
+        if problem.count > 1 or mixes(network):
             continue
         for gradient in gradients:
             matrix, right = gradient.matrix(), gradient.right

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from leakgauge.analytic.convolutions.batch_descent import BatchDescent
 from leakgauge.analytic.convolutions.batch_masks import separate_masks
+from leakgauge.analytic.convolutions.batch_norm import BatchPropagation, mixes, norm_behind
 from leakgauge.analytic.convolutions.binary_masks import MaskedInputs, recover_masks
 from leakgauge.analytic.convolutions.counting import Reader
-from leakgauge.analytic.convolutions.descent import relu_behind
+from leakgauge.analytic.convolutions.descent import Descent, relu_behind
 from leakgauge.analytic.convolutions.examples import Examples, separate
 from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
 from leakgauge.analytic.convolutions.operations import name_of, root_of
@@ -37,6 +39,7 @@ from leakgauge.analytic.convolutions.propagation import (
     is_relu,
     is_steady_norm,
 )
+from leakgauge.analytic.convolutions.relative_scales import relative_scales
 from leakgauge.analytic.convolutions.scaling import Scaled, scale_and_label, slopes_of
 from leakgauge.analytic.convolutions.shift_scale import ShiftScaling, shift_behind
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
@@ -80,6 +83,12 @@ class Problem:
         signal = slopes @ self.head.layer.weight
         return signal.reshape(len(slopes), *self.features.meta["val"].shape[1:])
 
+    def propagation(self) -> Propagation:
+        """Return the propagation of values and signals that fits the network, with nothing known."""
+        if mixes(self.network):
+            return BatchPropagation(self.network, self.count, gradients=self.gradients)
+        return Propagation(self.network, self.count)
+
     def candidates(self) -> Iterator[tuple[Convolution, Inapplicable | None]]:
         """Yield the convolutions, the earliest first, each with the reason why its span tells nothing."""
         for layer in self.network.convolutions:
@@ -88,7 +97,9 @@ class Problem:
 
     def _refusal(self, layer: Convolution) -> Inapplicable | None:
         """Return why the span of a layer cannot start a descent, or None."""
-        reader = Reader(layer.geometry, layer.channels, len(layer.weight), layer.groups)
+        shared = int(norm_behind(self.network, layer.node) is not None)
+        outputs = len(layer.weight)
+        reader = Reader(layer.geometry, layer.channels, outputs, layer.groups, shared=shared)
         if layer.groups > 1:
             return Inapplicable(f"{layer.name}: it has {layer.groups} groups")
         if reader.span() < self.count:
@@ -181,12 +192,14 @@ def begin_by_span(
     count, name = problem.count, layer.name
     problem.beat()
     space = row_space(problem.gradients[name], error=problem.error)
-    wanted = count * layer.geometry.positions
+    # BatchNorm in train mode removes the mean of the patches.
+    centered = norm_behind(problem.network, layer.node) is not None
+    wanted = count * layer.geometry.positions - centered
     if space.rank < wanted:
         return Inapplicable(f"{name}: its gradient has rank {space.rank} for {wanted} positions")
     if space.rank > wanted:
         space = RowSpace(space.basis[:wanted], wanted, space.floor)
-    operator = Consistency(space, layer.geometry, layer.channels)
+    operator = Consistency(space, layer.geometry, layer.channels, centered)
     span = span_of(operator, count, generator=generator, beat=problem.beat)
     if float(span.defects[count - 1]) > CONSISTENT or span.gap < GAP:
         return Inapplicable(
@@ -214,7 +227,7 @@ def begin_by_span(
         count, *layer.source.meta["val"].shape[1:]
     )
     error = max(float(examples.excursion.max()), 1e-9)
-    known = Propagation(problem.network, count)
+    known = problem.propagation()
     known.learn(layer.source, value, error=error)
     features = known.value(problem.features)
     assert features is not None, "expected a cut in front of the features"
@@ -238,6 +251,13 @@ def _by_shift(problem: Problem, layer: Convolution, examples: Examples) -> Scale
     )
 
 
+def descent_of(problem: Problem, found: Beginning, beat: Beat) -> Descent:
+    """Return the descent from a beginning."""
+    if isinstance(found.known, BatchPropagation):
+        return BatchDescent(found.known, problem.gradients, error=found.error, beat=beat)
+    return Descent(found.known, problem.gradients, error=found.error, beat=beat)
+
+
 def _signed(problem: Problem, source: fx.Node, basis: Tensor) -> Examples:
     """Return the input (1, C, N) of a batch of one, with the sign that the last layer's gradient fits."""
     none = torch.zeros(1, dtype=torch.float64)
@@ -247,8 +267,10 @@ def _signed(problem: Problem, source: fx.Node, basis: Tensor) -> Examples:
     return both[misfits.index(min(misfits))]
 
 
-def _scaled(problem: Problem, source: fx.Node, examples: Examples) -> Scaled | Inapplicable:
-    """Return the scales and labels of examples at a node."""
+def _scaled(
+    problem: Problem, source: fx.Node, examples: Examples, ratios: Tensor | None = None
+) -> Scaled | Inapplicable:
+    """Return the scales and labels of examples at a node. Ratios (B,) of the scales may be known."""
     network, shape = problem.network, source.meta["val"].shape[1:]
 
     def features(scales: Tensor) -> Tensor:
@@ -260,8 +282,12 @@ def _scaled(problem: Problem, source: fx.Node, examples: Examples) -> Scaled | I
             )
 
     center = torch.full((problem.count,), 0.5 * math.sqrt(math.prod(shape)), dtype=torch.float64)
-    head = problem.head
-    return scale_and_label(features, head.layer, head.link, problem.count, center=center)
+    if ratios is not None:
+        center = center * ratios
+    head, together = problem.head, ratios is not None
+    return scale_and_label(
+        features, head.layer, head.link, problem.count, center=center, together=together
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,10 @@ from leakgauge.analytic.convolutions.inputs import (
     Solved,
     solve_input,
 )
+from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.analytic.convolutions.network import Convolution, Network
-from leakgauge.analytic.convolutions.operations import name_of
-from leakgauge.analytic.convolutions.propagation import (
-    Propagation,
-    is_relu,
-    is_steady_norm,
-)
+from leakgauge.analytic.convolutions.operations import batch_norm_of, name_of
+from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet
 
@@ -113,12 +110,16 @@ class Descent:
             self.steps.append(step)
             for layer in layers:
                 self.known.settle(layer.node)
+            self._settled(source)
             if step.misfit > self.fits:
                 self.stopped = (
                     f"{', '.join(step.layers)}: the gradient fits to {step.misfit:.0e} only, "
                     f"with {step.equations} equations for {step.unknowns} unknowns of each channel"
                 )
                 return
+
+    def _settled(self, source: fx.Node) -> None:
+        """Receive an input that was read or checked, with the signals behind it known."""
 
     def groups(self) -> list[tuple[fx.Node, list[Convolution]]]:
         """Return the convolutions by their common input, from the output down."""
@@ -198,12 +199,10 @@ class Descent:
         def explain() -> _Explained | Inapplicable:
             nonlocal counts
             self.beat()
-            pairs = self._gradients(layers)
-            if not pairs:
-                return Inapplicable("the signal at its output is not known")
-            solved = self._solve(source, layers, [g for _, g in pairs])
+            pairs, solved = self._attempt(source, layers)
             if isinstance(solved, Inapplicable):
-                self.open[source] = [g for _, g in pairs]
+                if pairs:
+                    self.open[source] = [g for _, g in pairs]
                 return solved
             counts = (solved.equations, solved.unknowns)
             return _Explained(pairs, solved.inputs, solved.gap, solved.leverage, solved.misfit)
@@ -216,6 +215,15 @@ class Descent:
         if best.misfit <= self.fits:
             self.known.learn(source, best.inputs.reshape(-1, *shape), error=self.error)
         return Step(names, source, best.misfit, *counts, repaired)
+
+    def _attempt(
+        self, source: fx.Node, layers: Sequence[Convolution]
+    ) -> tuple[list[tuple[Convolution, GradientOf]], Solved | Inapplicable]:
+        """Return the layers with their gradients, and their input, with the masks as they are now."""
+        pairs = self._gradients(layers)
+        if not pairs:
+            return pairs, Inapplicable("the signal at its output is not known")
+        return pairs, self._solve(source, layers, [g for _, g in pairs])
 
     def _repaired(
         self, explain: Callable[[], _Explained | Inapplicable]
@@ -271,7 +279,11 @@ class Descent:
             self.known.flip(relu, wrong.reshape(self.known.masks[relu].shape))
 
     def _solve(
-        self, source: fx.Node, layers: Sequence[Convolution], gradients: Sequence[GradientOf]
+        self,
+        source: fx.Node,
+        layers: Sequence[Convolution],
+        gradients: Sequence[GradientOf],
+        gauges: Sequence[Gauge] = (),
     ) -> Solved | Inapplicable:
         """Return the input of layers, from all equations that are known."""
         outputs = []
@@ -291,7 +303,7 @@ class Descent:
         shown = None
         if entries is not None:
             shown = (entries.value.flatten(2), entries.known.flatten(2).to(entries.value))
-        return solve_input(gradients, shown, outputs, self.beat)
+        return solve_input(gradients, shown, outputs, self.beat, gauges=gauges)
 
 
 def relu_behind(network: Network, node: fx.Node) -> fx.Node | None:
@@ -303,5 +315,5 @@ def relu_behind(network: Network, node: fx.Node) -> fx.Node | None:
         (node,) = users
         if is_relu(node):
             return node
-        if name_of(node) not in ("getitem", "add") and not is_steady_norm(node):
+        if name_of(node) not in ("getitem", "add") and batch_norm_of(node) is None:
             return None

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from leakgauge.analytic.convolutions.geometry import Geometry
+from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet
 
@@ -45,6 +46,8 @@ class GradientOf:
         full: The signal at the output (B, O, P) if every mask behind it were positive.
         mask: The mask (B, O, P) of the ReLU behind it. All True if there is none.
         doubts: Where the mask may be wrong (B, O, P).
+        offset: A part of the signal (B, O, P) that no mask changes, as behind BatchNorm in train
+            mode. None for 0.
     """
 
     geometry: Geometry
@@ -52,11 +55,13 @@ class GradientOf:
     full: Tensor
     mask: Tensor
     doubts: Tensor
+    offset: Tensor | None = None
 
     @property
     def signal(self) -> Tensor:
         """The signal at the output (B, O, P)."""
-        return self.full * self.mask
+        masked = self.full * self.mask
+        return masked if self.offset is None else masked + self.offset
 
     def matrix(self) -> Tensor:
         """Return the matrix (O K, B N) of the gradient equations, which serves all input channels."""
@@ -142,6 +147,9 @@ def solve_input(
     entries: tuple[Tensor, Tensor] | None = None,
     outputs: Sequence[OutputOf] = (),
     beat: Beat = quiet,
+    *,
+    gauges: Sequence[Gauge] = (),
+    rough: bool = False,
 ) -> Solved | Inapplicable:
     """Return the input of convolutions that share it, or the reason why it is not determined.
 
@@ -150,10 +158,12 @@ def solve_input(
         entries: Known entries: values and marks, both (B, C, N).
         outputs: Known outputs.
         beat: Called in each iteration on the open directions.
+        gauges: Equations that fix what no gradient tells.
+        rough: Whether directions that the gradients leave open are set to 0.
     """
     batch, places = gradients[0].full.shape[0], gradients[0].geometry.places
-    rows = torch.cat([g.matrix() for g in gradients])
-    right = torch.cat([g.right for g in gradients])
+    rows = torch.cat([*(g.matrix() for g in gradients), *(g.matrix() for g in gauges)])
+    right = torch.cat([*(g.right for g in gradients), *(g.right for g in gauges)])
     size = rows.norm(dim=1).square().mean().sqrt()
     if not float(size):
         return Inapplicable("the signal is 0")
@@ -170,7 +180,7 @@ def solve_input(
     flat = least_squares(right)
     flat = flat + least_squares(right - rows @ flat)  # one step of refinement
     inputs = from_columns(flat, batch).contiguous()
-    if weak.shape[1]:
+    if weak.shape[1] and not rough:
         filled = _fill(inputs, weak, entries, outputs, beat)
         if isinstance(filled, Inapplicable):
             return filled

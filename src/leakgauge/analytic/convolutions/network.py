@@ -127,16 +127,18 @@ class Network:
                 written.setdefault(root, []).append(node)
         return {node: earlier for node, earlier in found.items() if earlier}
 
-    def computes(self, model: nn.Module, inputs: Tensor) -> bool:
+    def computes(self, model: nn.Module, inputs: Tensor, *, together: bool = False) -> bool:
         """Return whether the graph gives the model's output for inputs `(B, *shape)` in float64, each on its own.
 
         It does not if the model merges the batch with other axes, or mixes the examples of a batch.
+        With `together`, the model takes the inputs as one batch, and may mix them.
         """
         twin = doubled(model)
         try:
             with probing(), torch.no_grad():
                 found = self.evaluate([self.end], {self.entry: inputs})[self.end]
-                alone = torch.cat([single(output_of(twin, x)) for x in torch.split(inputs, 1)])
+                parts = [inputs] if together else torch.split(inputs, 1)
+                alone = torch.cat([single(output_of(twin, x)) for x in parts])
         except ProbeError:
             return False
         return found.shape == alone.shape and torch.allclose(found, alone)

@@ -50,7 +50,13 @@ class Scaled:
 
 
 def scale_and_label(
-    features: Features, layer: Layer, link: LossLink, count: int, *, center: Tensor
+    features: Features,
+    layer: Layer,
+    link: LossLink,
+    count: int,
+    *,
+    center: Tensor,
+    together: bool = False,
 ) -> Scaled | Inapplicable:
     """Return the scale and the label of each example, or the reason why none fit.
 
@@ -60,15 +66,18 @@ def scale_and_label(
         link: The loss, of scale 1.
         count: Number of examples B.
         center: Scales (B,) around which the search starts, right up to a common factor.
+        together: Whether only the common factor is sought. It must be if the features of one
+            example depend on the scales of others.
     """
-    fit = _Fit(features, layer, link, count)
+    fit = _Fit(features, layer, link, count, together)
     best = None
     for factor in torch.logspace(-3, 3, GRID, dtype=torch.float64):
         start = fit.labeled(center * float(factor))
         if best is None or start.misfit < best.misfit:
             best = start
     assert best is not None
-    found = min((fit.descend(one) for one in (best, fit.one_by_one(best))), key=lambda s: s.misfit)
+    starts = (best,) if together else (best, fit.one_by_one(best))
+    found = min((fit.descend(one) for one in starts), key=lambda s: s.misfit)
     if found.misfit > FITS:
         return Inapplicable(
             f"no scales and labels of the examples fit the last layer (relative misfit {found.misfit:.0e})"
@@ -113,7 +122,10 @@ class _State:
 class _Fit:
     """The fit of scales to the gradient of one last layer."""
 
-    def __init__(self, features: Features, layer: Layer, link: LossLink, count: int) -> None:
+    def __init__(
+        self, features: Features, layer: Layer, link: LossLink, count: int, together: bool = False
+    ) -> None:
+        self.together = together
         self.features, self.layer, self.link, self.count = features, layer, link, count
         self.bias = 0.0 if layer.bias is None else layer.bias
         parts = [layer.dweight, *([] if layer.dbias is None else [layer.dbias[:, None]])]
@@ -179,4 +191,7 @@ class _Fit:
         change = self.rows(state.scales * (1 + PROBE))
         slopes, moved = (self.slopes(rows, state.labels) for rows in (state.rows, change))
         after = moved[:, :, None] * change[:, None] - slopes[:, :, None] * state.rows[:, None]
-        return (after / PROBE).flatten(1).T, (self.aim - slopes.T @ state.rows).flatten()
+        jacobian = (after / PROBE).flatten(1).T
+        if self.together:
+            jacobian = jacobian.sum(1, keepdim=True)
+        return jacobian, (self.aim - slopes.T @ state.rows).flatten()
