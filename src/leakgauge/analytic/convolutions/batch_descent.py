@@ -40,6 +40,10 @@ SAME = 1e-8
 """Relative change of the input at which the fixed point is reached."""
 ROUGH = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Errors of the first steps. Values below this fraction of the largest count as 0."""
+NO_SCALE = (
+    "BatchNorm in train mode removes the scale of its input, and no trained shift in front tells it"
+)
+"""Why an input is not known although its equations are solved."""
 FINE = 3e-5
 """The same for all later steps."""
 
@@ -49,6 +53,15 @@ class BatchDescent(Descent):
     """A descent through the convolutions of a network whose BatchNorms use the statistics of the batch."""
 
     known: BatchPropagation
+
+    def with_scale(self, source: fx.Node) -> Tensor | Inapplicable:
+        """Return the known value of a node, up to its scale, with the scale that the shift in front of it tells."""
+        if self._shift_gradients(source) is None:
+            return Inapplicable(NO_SCALE)
+        layers = [each for each in self.known.network.convolutions if each.source is source]
+        value = self.known.raw[source]
+        inputs = self._rescaled(source, layers, value.flatten(2), self.error)
+        return inputs.reshape(value.shape)
 
     def _gradients(self, layers: Sequence[Convolution]) -> list[tuple[Convolution, GradientOf]]:
         """Return the gradients of the layers whose signals are known."""
@@ -72,7 +85,7 @@ class BatchDescent(Descent):
     def _attempt(
         self, source: fx.Node, layers: Sequence[Convolution]
     ) -> tuple[list[tuple[Convolution, GradientOf]], Solved | Inapplicable]:
-        """Return the layers with their gradients, and their input, with the masks as they are now."""
+        """Return the layers with their gradients, and their input, with the present masks."""
         norms = {layer.node: norm_behind(self.known.network, layer.node) for layer in layers}
         if any(norm is None for norm in norms.values()):
             return super()._attempt(source, layers)
@@ -81,9 +94,7 @@ class BatchDescent(Descent):
                 shape = layer.node.meta["val"].shape[1:]
                 self.known.moments[norm] = blank_moments(layer.weight, shape, self.known.count)
         if self._shift_gradients(source) is None and self.known.partial(source) is None:
-            return [], Inapplicable(
-                "BatchNorm in train mode removes the scale of its input, and no trained shift in front tells it"
-            )
+            return [], Inapplicable(NO_SCALE)
         classes = lost_classes([layer.geometry for layer in layers])
         before = None
         for step in range(MOST):
@@ -144,7 +155,7 @@ class BatchDescent(Descent):
                 sums.append((signal * mask).flatten(2).sum((0, 2)))
             # A part of the signal falls with the scale. The other one comes through a shortcut.
             falling, fixed = 2 * (sums[0] - sums[1]), 2 * sums[1] - sums[0]
-            inputs = inputs / _median((shifts - fixed) / falling, falling.abs()).clamp(0.1, 10)
+            inputs = inputs / _median((shifts - fixed) / falling, falling.abs()).clamp(1e-3, 1e3)
         self._estimate(source, layers, inputs.reshape(shape))
         return inputs
 

@@ -1,7 +1,7 @@
 """Values and signals through BatchNorm in train mode, whose statistics are those of the batch.
 
-With y the output of channel o, n its number of entries in the batch, and x the normalized input, the
-signal dy at the output becomes, at the input:
+Let n be the number of entries of a channel in the batch, and x its normalized input. The signal dy at
+its output y becomes, at its input z:
 
 `dz = gamma / sigma * (dy - sum(dy) / n - x * sum(dy x) / n)`
 
@@ -83,6 +83,10 @@ class BatchPropagation(Propagation):
             self.values[relu] = torch.where(self.masks[relu], self.raw[relu], 0)
             self._forget(relu)
 
+    def hides_scale(self, node: fx.Node) -> bool:
+        """Return whether all that uses a node goes through BatchNorm at once, so that its scale shows nowhere."""
+        return all(norm_behind(self.network, user) is not None for user in self.network.users(node))
+
     def _forget(self, node: fx.Node) -> None:
         """Forget the statistics behind a value."""
         for user in self.network.users(node):
@@ -159,17 +163,13 @@ class BatchPropagation(Propagation):
         yield Partial(value, after.known & (slope.abs() > 1e-12))
 
 
-def deviations_of_weights(weight: Tensor) -> Tensor:
-    """Return a first estimate (O, 1, ...) of the deviations behind a convolution, up to a common factor."""
-    return weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 2))
-
-
 def blank_moments(weight: Tensor, shape: torch.Size, count: int) -> Moments:
-    """Return moments of which only a rough deviation is known.
+    """Return moments with a rough deviation, and nothing else.
 
     Args:
         weight: The weight of the convolution in front.
         shape: Shape (O, ...) of its output for one example.
         count: Batch size.
     """
-    return Moments(deviations_of_weights(weight), None, weight.new_zeros(count, *shape))
+    deviation = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 2))
+    return Moments(deviation, None, weight.new_zeros(count, *shape))

@@ -52,6 +52,8 @@ CONSISTENT = 1e-5
 """Largest defect of a span that is believed."""
 GAP = 100.0
 """Least ratio of the first defect behind the span to the last one inside it."""
+RESCALED = 4
+"""Number of times that the scale of an input is corrected if only the layers below tell it."""
 LINEAR_LAYERS = frozenset(("addmm", "mm", "linear"))
 
 
@@ -216,23 +218,17 @@ def begin_by_span(
             f"{name}: {len(examples.values)} of {count} examples were told apart "
             "(equal or proportional ones cannot be)"
         )
-    scaled = _by_shift(problem, layer, examples)
-    if isinstance(scaled, Inapplicable):
-        if not is_nonnegative(layer.source):
-            examples = _signed(problem, layer.source, span.basis)
-        by_shift, scaled = scaled, _scaled(problem, layer.source, examples)
-        if isinstance(scaled, Inapplicable):
-            return Inapplicable(f"{name}: {by_shift.reason}; {scaled.reason}")
+    begun = _with_scales(problem, layer, space, examples)
+    if isinstance(begun, Inapplicable):
+        return Inapplicable(f"{name}: {begun.reason}")
+    examples, scaled = begun
     value = (examples.values * scaled.scales[:, None, None]).reshape(
         count, *layer.source.meta["val"].shape[1:]
     )
     error = max(float(examples.excursion.max()), 1e-9)
-    known = problem.propagation()
-    known.learn(layer.source, value, error=error)
-    features = known.value(problem.features)
-    assert features is not None, "expected a cut in front of the features"
-    slopes = slopes_of(problem.head.layer, problem.head.link, features.flatten(1), scaled.labels)
-    known.signals[problem.features] = problem.signal(slopes)
+    known = _behind(problem, layer.source, value, scaled.labels, error)
+    if isinstance(known, Inapplicable):
+        return Inapplicable(f"{name}: {known.reason}")
     note = (
         f"input of {name!r}: {count} examples span it (gap {span.gap:.0e}); the last layer fits to "
         f"{scaled.misfit:.0e}"
@@ -242,6 +238,8 @@ def begin_by_span(
 
 def _by_shift(problem: Problem, layer: Convolution, examples: Examples) -> Scaled | Inapplicable:
     """Return the scales and labels of examples from the shift behind a convolution, or why it tells none."""
+    if mixes(problem.network):
+        return Inapplicable("BatchNorm in train mode mixes the signals of the examples")
     shift = shift_behind(problem.network, layer)
     if shift is None or shift.name not in problem.gradients:
         return Inapplicable("no shift behind it has a gradient")
@@ -249,6 +247,46 @@ def _by_shift(problem: Problem, layer: Convolution, examples: Examples) -> Scale
     return scaling.run(
         examples, problem.gradients[layer.name], problem.gradients[shift.name] * shift.factor
     )
+
+
+def _behind(
+    problem: Problem, source: fx.Node, value: Tensor, labels: Tensor, error: float
+) -> Propagation | Inapplicable:
+    """Return the values and signals behind a node. They depend on its value alone."""
+    for last in (*[False] * RESCALED, True):
+        known = problem.propagation()
+        known.learn(source, value, error=error)
+        features = known.value(problem.features)
+        assert features is not None, "expected a cut in front of the features"
+        slopes = slopes_of(problem.head.layer, problem.head.link, features.flatten(1), labels)
+        known.signals[problem.features] = problem.signal(slopes)
+        if last or not isinstance(known, BatchPropagation) or not known.hides_scale(source):
+            break
+        moved = BatchDescent(known, problem.gradients, error=error).with_scale(source)
+        if isinstance(moved, Inapplicable):
+            return moved
+        value = moved
+    return known
+
+
+def _with_scales(
+    problem: Problem, layer: Convolution, space: RowSpace, examples: Examples
+) -> tuple[Examples, Scaled] | Inapplicable:
+    """Return the examples with the right signs, and their scales and labels, or why these are not known."""
+    signed = is_nonnegative(layer.source)
+    if norm_behind(problem.network, layer.node) is not None:
+        examples = examples if signed else _signed(problem, layer.source, examples.values)
+        ratios = relative_scales(examples.values, space, layer.geometry)
+        scaled = _scaled(problem, layer.source, examples, ratios)
+        return scaled if isinstance(scaled, Inapplicable) else (examples, scaled)
+    by_shift = _by_shift(problem, layer, examples)
+    if isinstance(by_shift, Scaled):
+        return examples, by_shift
+    examples = examples if signed else _signed(problem, layer.source, examples.values)
+    scaled = _scaled(problem, layer.source, examples)
+    if isinstance(scaled, Inapplicable):
+        return Inapplicable(f"{by_shift.reason}; {scaled.reason}")
+    return examples, scaled
 
 
 def descent_of(problem: Problem, found: Beginning, beat: Beat) -> Descent:

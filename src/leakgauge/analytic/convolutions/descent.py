@@ -219,7 +219,7 @@ class Descent:
     def _attempt(
         self, source: fx.Node, layers: Sequence[Convolution]
     ) -> tuple[list[tuple[Convolution, GradientOf]], Solved | Inapplicable]:
-        """Return the layers with their gradients, and their input, with the masks as they are now."""
+        """Return the layers with their gradients, and their input, with the present masks."""
         pairs = self._gradients(layers)
         if not pairs:
             return pairs, Inapplicable("the signal at its output is not known")

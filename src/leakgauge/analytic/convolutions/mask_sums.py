@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 CANDIDATES = 12
-"""Largest number of bits of one channel that are in question: those of the values nearest to 0."""
+"""Largest number of bits of one channel that may be wrong: those of the values nearest to 0."""
 TOLD = 30.0
 """A gap counts if it exceeds this multiple of the typical gap."""
 CLOSED = 1e-4
