@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,7 +31,10 @@ from leakgauge.analytic.convolutions.beginning import (
 from leakgauge.analytic.convolutions.cost import usual_updates
 from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.network import trace
+from leakgauge.analytic.convolutions.noisy_beginning import begin_with_errors, refined_spans
+from leakgauge.analytic.convolutions.noisy_terms import Weighted, weighted_terms
 from leakgauge.analytic.convolutions.propagation import is_relu
+from leakgauge.analytic.convolutions.update_error import EXACT, UpdateError, update_error
 from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding, unit_ratio
 from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import (
@@ -49,6 +53,7 @@ from leakgauge.core.pulse import Pulse
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import report_nothing_found
 from leakgauge.federated.isolation.probing import spread
+from leakgauge.federated.training.local_steps import as_one_gradient, interpolate
 from leakgauge.inversion.search.judgment import residual_of, status_of
 
 READING = 0.3
@@ -64,6 +69,12 @@ AMBIGUOUS = (
     "the image"
 )
 """The note on images that do not follow from an injective affine map of the input."""
+MODELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Fractions of the first model, mixed with the last one, that are tried for several local steps."""
+DRIFT = 4.0
+"""Expected error of an input over local steps, in units of the last layer's misfit."""
+UNSURE_ROUNDS = 2
+"""Largest number of starts of an image whose activations have errors."""
 SMALL = 1e-3
 """Objective below which an image shows its example, and not a local minimum."""
 
@@ -92,6 +103,13 @@ class ShiftConsistency(BaseAttack):
     3. With the signal :math:`\Delta` of the layers behind known, the input of each layer below solves
        linear equations, as long as these determine it. The misfit shows wrong bits of ReLU masks.
     4. L-BFGS finds the image of each example that has the activations of the earliest layers read.
+
+    The attack estimates the error of the update. It knows the noise of a known defense, and sees number
+    formats and entries that were not sent. Singular values beyond the batch's positions show the rest.
+    With errors above rounding, it fits inputs and signals of a layer together. It weighs layers by
+    their expected errors, and ends the descent where masks become unsure. The factor of each example
+    is free, so clipping changes nothing. Several local steps count as one gradient at a model on the
+    way. The last layer's gradient tells which.
 
     A result is certified only if the input of the first convolution was read, or another injective
     affine map of the image. Behind that, a layer may lose a part of the image, so the attack claims
@@ -131,10 +149,7 @@ class ShiftConsistency(BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if draws_dropout(observation):
             return Inapplicable("the model has dropout in train mode, whose draws are not known")
-        head = last_layer(observation)
-        if isinstance(head, Inapplicable):
-            return head
-        problem = problem_of(observation, head)
+        problem = read_problem(as_one_gradient(observation))
         if isinstance(problem, Inapplicable):
             return problem
         reason = why_none_begins(problem)
@@ -158,31 +173,45 @@ class ShiftConsistency(BaseAttack):
         self, observation: Observation, problem: Problem, seeds: Seeds, progress: Progress
     ) -> Reconstruction:
         """Return the images of all examples."""
+        errors = errors_of(observation, problem)
+        generator = seeds.generator("span")
         pulse = Pulse(progress, usual=BEATS)
         pulse.part(READING / 2)
-        found = begin(replace(problem, beat=pulse), generator=seeds.generator("span"))
+        problem = replace(problem, beat=pulse)
+        if errors is None:
+            found = begin(problem, generator=generator)
+        else:
+            problem, found = begin_unsure(observation, problem, errors, generator)
         if isinstance(found, Inapplicable):
             return report_nothing_found(observation, Status.INAPPLICABLE, found.reason)
         pulse.part(READING)
         descent = descent_of(problem, found, pulse)
+        descent.errors = errors
         descent.run()
         notes = (found.note, *describe(descent))
         unique = tells_the_input(observation, problem, descent)
         finish = partial(conclude, observation, found, notes, unique)
-        terms = terms_of(observation, problem, descent)
-        return finish(self.images(observation, problem, terms, seeds, pulse, finish))
+        if errors is None:
+            terms, rounds = terms_of(observation, problem, descent), self.rounds
+        else:
+            weighted = unsure_terms(observation, problem, descent, found)
+            # If no start can come close to 0, all rounds would be spent.
+            most = self.rounds if weighted.floor <= CLOSE else UNSURE_ROUNDS
+            terms, rounds = weighted.terms, min(self.rounds, most)
+        return finish(self.images(observation, problem, terms, rounds, seeds, pulse, finish))
 
     def images(
         self,
         observation: Observation,
         problem: Problem,
         terms: Sequence[Term],
+        rounds: int,
         seeds: Seeds,
         pulse: Pulse,
         finish: Callable[[Images], Reconstruction],
     ) -> Images:
         """Return the image of each example. Each evaluation is a beat."""
-        stage, domain = (1 - READING) / (len(PRIORS) * self.rounds), observation.domain
+        stage, domain = (1 - READING) / (len(PRIORS) * rounds), observation.domain
         pulse.part(READING + stage, usual=self.steps)
 
         def tell(fraction: float, images: Images) -> None:
@@ -205,7 +234,13 @@ class ShiftConsistency(BaseAttack):
         )
         with seeds.isolated("image"):
             generator = seeds.generator("image")
-            return imaging.run(problem.count, generator=generator, rounds=self.rounds)
+            return imaging.run(problem.count, generator=generator, rounds=rounds)
+
+
+def read_problem(observation: Observation) -> Problem | Inapplicable:
+    """Return the gradients of an observation, or the reason why the attack cannot use them."""
+    head = last_layer(observation)
+    return head if isinstance(head, Inapplicable) else problem_of(observation, head)
 
 
 def draws_dropout(observation: Observation) -> bool:
@@ -243,7 +278,56 @@ def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inappl
         features=features,
         count=observation.batch_size,
         error=rounding(head.shared).shared,
+        unit=unit,
     )
+
+
+def errors_of(observation: Observation, problem: Problem) -> UpdateError | None:
+    """Return the errors of the gradients, or None if they are rounded to float32."""
+    convolutions = problem.network.convolutions
+    noise = observation.noise if observation.training.kind == "gradient" else None
+    errors = update_error(
+        problem.gradients,
+        {c.name: problem.count * c.geometry.positions for c in convolutions},
+        noise=None if noise is None else noise.std * problem.unit,
+        rounding=problem.error,
+    )
+    if mixes(problem.network):
+        return None
+    named = [errors.relative([c.name]) for c in convolutions if c.name in errors.entries]
+    return errors if named and median(named) > EXACT else None
+
+
+def begin_unsure(
+    observation: Observation, problem: Problem, errors: UpdateError, generator: torch.Generator
+) -> tuple[Problem, Beginning | Inapplicable]:
+    """Return the problem and the beginning of a descent under errors.
+
+    Local steps move the weights. The inputs found are then a mean over the steps, at a model between
+    the first and the last one. The last layer's gradient tells which model fits best.
+    """
+    spans = refined_spans(problem, errors, generator=generator)
+    if observation.training.kind == "gradient":
+        return problem, begin_with_errors(problem, errors, spans, generator=generator)
+    best: tuple[Problem, Beginning | Inapplicable] | None = None
+    for fraction in MODELS:
+        trial = read_problem(interpolate(observation, fraction))
+        if isinstance(trial, Inapplicable):
+            continue
+        trial = replace(trial, beat=problem.beat)
+        begun = begin_with_errors(trial, errors, spans, generator=generator)
+        if best is None or misfit_of(begun) < misfit_of(best[1]):
+            best = trial, begun
+    assert best is not None
+    if isinstance(best[1], Beginning):
+        drift = max(best[1].error, DRIFT * best[1].misfit)
+        best = best[0], replace(best[1], error=drift)
+    return best
+
+
+def misfit_of(found: Beginning | Inapplicable) -> float:
+    """Return the misfit of a beginning, infinite if there is none."""
+    return math.inf if isinstance(found, Inapplicable) else found.misfit
 
 
 def tells_the_input(observation: Observation, problem: Problem, descent: Descent) -> bool:
@@ -283,14 +367,34 @@ def describe(descent: Descent) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def earliest(problem: Problem, descent: Descent) -> list[fx.Node]:
+    """Return the nodes of the earliest activations that were read."""
+    network = problem.network
+    order = {node: i for i, node in enumerate(network.graph.nodes)}
+    known = (node for node in descent.known.values if node in network.varying)
+    return sorted(known, key=order.__getitem__)[:LAYERS]
+
+
+def unsure_terms(
+    observation: Observation, problem: Problem, descent: Descent, beginning: Beginning
+) -> Weighted:
+    """Return the terms of the earliest activations that were read, each by its certainty."""
+    nodes = earliest(problem, descent)
+    unit = torch.full((1, *unit_shape(observation.domain)), 0.5, dtype=torch.float64)
+    gray, white = map(observation.domain.from_unit, (unit, 2 * unit))
+    return weighted_terms(
+        problem.network,
+        {node: descent.known.values[node] for node in nodes},
+        {node: descent.unsure.get(node, beginning.error) for node in nodes},
+        gray,
+        2 * float((white - gray).abs().mean()),
+    )
+
+
 def terms_of(observation: Observation, problem: Problem, descent: Descent) -> list[Term]:
     """Return the terms that tell the images: the earliest activations that were read, and open equations."""
     network, known = problem.network, descent.known
-    order = {node: i for i, node in enumerate(network.graph.nodes)}
-    nodes = sorted(
-        (node for node in known.values if node in network.varying), key=order.__getitem__
-    )
-    nodes = nodes[:LAYERS]
+    nodes = earliest(problem, descent)
     domain = observation.domain
     gray = torch.full((1, *unit_shape(domain)), 0.5, dtype=torch.float64)
     wanted = [*nodes, *descent.open]

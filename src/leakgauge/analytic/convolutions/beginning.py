@@ -40,7 +40,7 @@ from leakgauge.analytic.convolutions.propagation import (
     is_steady_norm,
 )
 from leakgauge.analytic.convolutions.relative_scales import relative_scales
-from leakgauge.analytic.convolutions.scaling import Scaled, scale_and_label, slopes_of
+from leakgauge.analytic.convolutions.scaling import FITS, Scaled, scale_and_label, slopes_of
 from leakgauge.analytic.convolutions.shift_scale import ShiftScaling, shift_behind
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
 from leakgauge.analytic.last_layer import HeadGradient
@@ -69,6 +69,7 @@ class Problem:
         features: The node of the last layer's input.
         count: Batch size B.
         error: Relative rounding error of the update.
+        unit: Factor from the shared gradients to these.
         beat: Called at least every few seconds of a search.
     """
 
@@ -79,6 +80,7 @@ class Problem:
     count: int
     error: float
     beat: Beat = quiet
+    unit: float = 1.0
 
     def signal(self, slopes: Tensor) -> Tensor:
         """Return the signal at the features, from the loss's derivatives (B, K) at the last layer's outputs."""
@@ -123,12 +125,14 @@ class Beginning:
         labels: Class indices (B,), in the order of the values.
         error: Relative error of the values.
         note: What was read, in one line.
+        misfit: Relative misfit of the last layer's gradient.
     """
 
     known: Propagation
     labels: Tensor
     error: float
     note: str
+    misfit: float = 0.0
 
 
 def is_nonnegative(node: fx.Node) -> bool:
@@ -226,14 +230,14 @@ def begin_by_span(
         count, *layer.source.meta["val"].shape[1:]
     )
     error = max(float(examples.excursion.max()), 1e-9)
-    known = _behind(problem, layer.source, value, scaled.labels, error)
+    known = behind(problem, layer.source, value, scaled, error)
     if isinstance(known, Inapplicable):
         return Inapplicable(f"{name}: {known.reason}")
     note = (
         f"input of {name!r}: {count} examples span it (gap {span.gap:.0e}); the last layer fits to "
-        f"{scaled.misfit:.0e}"
+        f"{scaled.misfit:.0e}{scaled.said}"
     )
-    return Beginning(known, scaled.labels, error, note)
+    return Beginning(known, scaled.labels, error, note, scaled.misfit)
 
 
 def _by_shift(problem: Problem, layer: Convolution, examples: Examples) -> Scaled | Inapplicable:
@@ -249,8 +253,8 @@ def _by_shift(problem: Problem, layer: Convolution, examples: Examples) -> Scale
     )
 
 
-def _behind(
-    problem: Problem, source: fx.Node, value: Tensor, labels: Tensor, error: float
+def behind(
+    problem: Problem, source: fx.Node, value: Tensor, scaled: Scaled, error: float
 ) -> Propagation | Inapplicable:
     """Return the values and signals behind a node. They depend on its value alone."""
     for last in (*[False] * RESCALED, True):
@@ -258,8 +262,10 @@ def _behind(
         known.learn(source, value, error=error)
         features = known.value(problem.features)
         assert features is not None, "expected a cut in front of the features"
-        slopes = slopes_of(problem.head.layer, problem.head.link, features.flatten(1), labels)
-        known.signals[problem.features] = problem.signal(slopes)
+        slopes = slopes_of(
+            problem.head.layer, problem.head.link, features.flatten(1), scaled.labels
+        )
+        known.signals[problem.features] = problem.signal(slopes * scaled.weights[:, None])
         if last or not isinstance(known, BatchPropagation) or not known.hides_scale(source):
             break
         moved = BatchDescent(known, problem.gradients, error=error).with_scale(source)
@@ -275,15 +281,15 @@ def _with_scales(
     """Return the examples with the right signs, and their scales and labels, or why these are not known."""
     signed = is_nonnegative(layer.source)
     if norm_behind(problem.network, layer.node) is not None:
-        examples = examples if signed else _signed(problem, layer.source, examples.values)
+        examples = examples if signed else with_sign(problem, layer.source, examples.values)
         ratios = relative_scales(examples.values, space, layer.geometry)
-        scaled = _scaled(problem, layer.source, examples, ratios)
+        scaled = scale_at(problem, layer.source, examples, ratios)
         return scaled if isinstance(scaled, Inapplicable) else (examples, scaled)
     by_shift = _by_shift(problem, layer, examples)
     if isinstance(by_shift, Scaled):
         return examples, by_shift
-    examples = examples if signed else _signed(problem, layer.source, examples.values)
-    scaled = _scaled(problem, layer.source, examples)
+    examples = examples if signed else with_sign(problem, layer.source, examples.values)
+    scaled = scale_at(problem, layer.source, examples)
     if isinstance(scaled, Inapplicable):
         return Inapplicable(f"{by_shift.reason}; {scaled.reason}")
     return examples, scaled
@@ -296,17 +302,22 @@ def descent_of(problem: Problem, found: Beginning, beat: Beat) -> Descent:
     return Descent(found.known, problem.gradients, error=found.error, beat=beat)
 
 
-def _signed(problem: Problem, source: fx.Node, basis: Tensor) -> Examples:
+def with_sign(problem: Problem, source: fx.Node, basis: Tensor) -> Examples:
     """Return the input (1, C, N) of a batch of one, with the sign that the last layer's gradient fits."""
     none = torch.zeros(1, dtype=torch.float64)
     both = [Examples(sign * basis, none, none) for sign in (1.0, -1.0)]
-    fits = [_scaled(problem, source, each) for each in both]
+    fits = [scale_at(problem, source, each) for each in both]
     misfits = [math.inf if isinstance(fit, Inapplicable) else fit.misfit for fit in fits]
     return both[misfits.index(min(misfits))]
 
 
-def _scaled(
-    problem: Problem, source: fx.Node, examples: Examples, ratios: Tensor | None = None
+def scale_at(
+    problem: Problem,
+    source: fx.Node,
+    examples: Examples,
+    ratios: Tensor | None = None,
+    *,
+    fits: float = FITS,
 ) -> Scaled | Inapplicable:
     """Return the scales and labels of examples at a node. Ratios (B,) of the scales may be known."""
     network, shape = problem.network, source.meta["val"].shape[1:]
@@ -324,7 +335,13 @@ def _scaled(
         center = center * ratios
     head, together = problem.head, ratios is not None
     return scale_and_label(
-        features, head.layer, head.link, problem.count, center=center, together=together
+        features,
+        head.layer,
+        head.link,
+        problem.count,
+        center=center,
+        together=together,
+        fits=fits,
     )
 
 

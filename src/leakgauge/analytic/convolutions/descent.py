@@ -19,6 +19,7 @@ from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.analytic.convolutions.network import Convolution, Network
 from leakgauge.analytic.convolutions.operations import batch_norm_of, name_of
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
+from leakgauge.analytic.convolutions.update_error import UpdateError, least_sure
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet
 
@@ -26,6 +27,14 @@ FITS = 3e-5
 """Relative misfit of a layer's gradient below which its input is believed, for an update in float32."""
 ROUNDED = 4e-7
 """Relative misfit that the rounding of float32 explains."""
+NOISY = 2.0
+"""Relative misfit of a layer's gradient below which its input is believed, in units of its known error."""
+UNSURE = 0.03
+"""Misfit up to which an input is used if gradients have errors. Its own error follows from the misfit."""
+LARGEST = 0.3
+"""Largest expected relative error of an input that is used."""
+DOUBTED = 3.0
+"""Sizes of values whose bits may be wrong, in units of the least size that is surely above 0."""
 REPAIRS = 60
 """Largest number of times that bits of one layer are repaired."""
 
@@ -61,6 +70,7 @@ class _Explained:
         gap: What is not explained (rows, C).
         leverage: Orthonormal columns (rows, rank) of the equations from which the input follows.
         misfit: Relative size of the gap.
+        solved: The solution that gave the input, or None if it was known before.
     """
 
     pairs: list[tuple[Convolution, GradientOf]]
@@ -68,6 +78,7 @@ class _Explained:
     gap: Tensor
     leverage: Tensor | None
     misfit: float
+    solved: Solved | None = None
 
 
 @dataclass(eq=False)
@@ -79,6 +90,8 @@ class Descent:
         gradients: Gradients of the weights by name, in float64, for the mean loss.
         error: Relative error of the known values.
         fits: Relative misfit of a layer's gradients up to which its input is believed.
+        errors: The errors of the gradients, or None if they are rounded to float32.
+        unsure: Expected relative error of each input that was read.
         steps: The layers that were read, from the output down.
         stopped: Why the descent ended.
         open: Gradient equations, with known signals, of inputs that they do not determine.
@@ -89,6 +102,8 @@ class Descent:
     gradients: Mapping[str, Tensor]
     error: float
     fits: float = FITS
+    errors: UpdateError | None = None
+    unsure: dict[fx.Node, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     stopped: str = ""
     open: dict[fx.Node, list[GradientOf]] = field(default_factory=dict)
@@ -111,12 +126,22 @@ class Descent:
             for layer in layers:
                 self.known.settle(layer.node)
             self._settled(source)
-            if step.misfit > self.fits:
+            if step.misfit > self._fits(step.layers):
                 self.stopped = (
                     f"{', '.join(step.layers)}: the gradient fits to {step.misfit:.0e} only, "
                     f"with {step.equations} equations for {step.unknowns} unknowns of each channel"
                 )
                 return
+
+    def _fits(self, names: Sequence[str]) -> float:
+        """Return the relative misfit up to which the input of layers is believed."""
+        if self.errors is None:
+            return self.fits
+        return max(self.fits, UNSURE, NOISY * self._noise(names))
+
+    def _noise(self, names: Sequence[str]) -> float:
+        """Return the relative error of layers' gradients that is known."""
+        return 0.0 if self.errors is None else self.errors.relative(names)
 
     def _settled(self, source: fx.Node) -> None:
         """Receive an input that was read or checked, with the signals behind it known."""
@@ -186,7 +211,7 @@ class Descent:
             return _Explained(pairs, inputs, gap, None, misfit)
 
         names = tuple(layer.name for layer in layers)
-        found = self._repaired(explain)
+        found = self._repaired(explain, names)
         if isinstance(found, Inapplicable):
             return Inapplicable(f"{', '.join(names)}: {found.reason}")
         return Step(names, source, found[0].misfit, 0, 0, found[1])
@@ -205,15 +230,24 @@ class Descent:
                     self.open[source] = [g for _, g in pairs]
                 return solved
             counts = (solved.equations, solved.unknowns)
-            return _Explained(pairs, solved.inputs, solved.gap, solved.leverage, solved.misfit)
+            return _Explained(
+                pairs, solved.inputs, solved.gap, solved.leverage, solved.misfit, solved
+            )
 
-        found = self._repaired(explain)
+        found = self._repaired(explain, names)
         if isinstance(found, Inapplicable):
             return Inapplicable(f"{', '.join(names)}: {found.reason}")
         best, repaired = found
+        if self.errors is not None and best.solved is not None and best.solved.error > LARGEST:
+            return Inapplicable(
+                f"{', '.join(names)}: errors of {self._noise(names):.0e} of the gradient leave its input "
+                f"unsure (expected error {best.solved.error:.0e}, at most {LARGEST} is used)"
+            )
         shape = source.meta["val"].shape[1:]
-        if best.misfit <= self.fits:
+        if best.misfit <= self._fits(names):
             self.known.learn(source, best.inputs.reshape(-1, *shape), error=self.error)
+            if self.errors is not None and best.solved is not None:
+                self._learn_unsure(source, best.solved)
         return Step(names, source, best.misfit, *counts, repaired)
 
     def _attempt(
@@ -225,8 +259,21 @@ class Descent:
             return pairs, Inapplicable("the signal at its output is not known")
         return pairs, self._solve(source, layers, [g for _, g in pairs])
 
+    def _learn_unsure(self, source: fx.Node, solved: Solved) -> None:
+        """Add an input whose entries have expected errors. Values are set to 0 and bits doubted by them."""
+        self.unsure[source] = solved.error
+        if not is_relu(source):
+            return
+        value, shape = solved.inputs, self.known.values[source].shape
+        size = value.square().mean().sqrt()
+        least = size * (solved.deviation / size).double().apply_(least_sure).to(value)[:, None]
+        mask = value > least
+        self.known.masks[source] = mask.reshape(shape)
+        self.known.doubts[source] = (value.abs() < DOUBTED * least).reshape(shape)
+        self.known.values[source] = torch.where(mask, value, 0).reshape(shape)
+
     def _repaired(
-        self, explain: Callable[[], _Explained | Inapplicable]
+        self, explain: Callable[[], _Explained | Inapplicable], names: Sequence[str]
     ) -> tuple[_Explained, int] | Inapplicable:
         """Return the gradients with their masks repaired, and the number of flipped bits.
 
@@ -237,7 +284,7 @@ class Descent:
         if isinstance(best, Inapplicable):
             return best
         for _ in range(REPAIRS):
-            if best.misfit < ROUNDED:
+            if best.misfit < max(ROUNDED, 1.1 * self._noise(names)):
                 break
             for share in (0.05, 0.9):
                 flips = self._flips(best, share)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 from torch import Tensor
 
+from leakgauge.analytic.convolutions.update_error import least_sure
 from leakgauge.core.pulse import Beat, quiet
 
 SLACKS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -41,6 +42,8 @@ SAME = 1e-4
 """Squared sine of the angle below which two results are the same example."""
 WRONG = (1e-4, 1e-3, 1e-2)
 """Largest negative value of an example, relative to its largest, in each third of the attempts."""
+DEVIATIONS = 5.0
+"""Largest random error of an entry, in units of the root mean square error."""
 PATIENCE = 6
 """Number of attempts for each example."""
 
@@ -62,7 +65,12 @@ class Examples:
 
 
 def separate(
-    basis: Tensor, count: int, *, generator: torch.Generator, beat: Beat = quiet
+    basis: Tensor,
+    count: int,
+    *,
+    generator: torch.Generator,
+    error: float = 0.0,
+    beat: Beat = quiet,
 ) -> Examples:
     """Return the inputs of single examples.
 
@@ -71,12 +79,14 @@ def separate(
         count: Number of examples to find. Fewer are returned if no more are found.
         generator: Source of the costs of the linear programs.
         beat: Called in each attempt.
+        error: Root mean square error of the span's entries, relative to theirs. 0 means rounding.
     """
     flat = basis.flatten(1)
     live = flat.abs().amax(0) > 1e-6 * flat.abs().max()
-    cone = _Cone(flat[:, live])
+    cone = _Cone(flat[:, live], error)
     found = flat.new_zeros(0, len(flat))
-    for wrong, attempt in itertools.product(WRONG, range(PATIENCE * count // len(WRONG))):
+    wrongs = [max(wrong, DEVIATIONS * error) for wrong in WRONG]
+    for wrong, attempt in itertools.product(wrongs, range(PATIENCE * count // len(WRONG))):
         if len(found) == count:
             break
         beat()
@@ -91,12 +101,29 @@ def separate(
     # Negative values alone show too little of the error if it happens to be positive.
     excursion = (-values.amin(1) / peak).clamp_min(LOWEST)
     least = (3 * excursion + 1e-9) * peak
+    if error:  # The largest of many random errors is far above most of them.
+        least = least.minimum(least_sure(error) * values.square().mean(1).sqrt())
     near = values[:, live].abs() < least[:, None]
     # Exact zeros come out as small values of both signs.
     values = torch.where(values < least[:, None], 0, values)
     values = values / values.norm(dim=1, keepdim=True)
     zeros = near.double().mean(1)
     return Examples(values.reshape(len(found), *basis.shape[1:]), zeros, excursion)
+
+
+def one_of(basis: Tensor, error: float) -> Examples:
+    """Return the nonnegative input nearest to a basis (1, C, N) of a batch of one.
+
+    Args:
+        basis: The basis, of norm 1.
+        error: Root mean square error of its entries, relative to theirs.
+    """
+    values = basis * torch.sign(basis.sum())
+    size = values.square().mean().sqrt()
+    excursion = (-values.amin()).clamp_min(0) / values.amax()
+    values = torch.where(values < least_sure(error) * size, 0, values)
+    zeros = (values == 0).double().mean()
+    return Examples(values / values.norm(), zeros[None], excursion[None])
 
 
 def _is_new(mixing: Tensor, found: Tensor) -> bool:
@@ -107,8 +134,11 @@ def _is_new(mixing: Tensor, found: Tensor) -> bool:
 class _Cone:
     """The nonnegative combinations of a span. Rows of `values` (L, n) are orthonormal columns times root L."""
 
-    def __init__(self, flat: Tensor) -> None:
+    def __init__(self, flat: Tensor, error: float = 0.0) -> None:
         self.values = flat.T * flat.shape[1] ** 0.5
+        self.error = error
+        self.slacks = [s for s in (*SLACKS, DEVIATIONS * error) if s >= error]
+        self.widths = [width for width in WIDTHS if width >= error] or [error]
         self.rows: NDArray[np.float64] = self.values.cpu().numpy()
 
     def ray(self, found: Tensor, generator: torch.Generator) -> Tensor | None:
@@ -122,7 +152,7 @@ class _Cone:
             known = torch.linalg.qr(found.cpu().T)[0]
             cost = cost - known @ (known.T @ cost)
         first = torch.randperm(len(self.rows), generator=generator)[: 60 * width].numpy()
-        for slack in SLACKS:
+        for slack in self.slacks:
             mixing = self._program(cost.numpy(), np.unique(first), slack)
             if mixing is not None:
                 return torch.from_numpy(mixing / np.linalg.norm(mixing)).to(self.values)
@@ -174,7 +204,9 @@ class _Cone:
         A start that is nearly right needs small widths only. Large widths lead away from it.
         """
         for first in FIRST:
-            mixing = self.sparsest(start, [width for width in WIDTHS if width <= first])
+            mixing = self.sparsest(
+                start, [width for width in self.widths if width <= first] or self.widths[-1:]
+            )
             if self.is_example(mixing, wrong):
                 return mixing
         return None
@@ -195,6 +227,8 @@ class _Cone:
         """Return whether a combination is nonnegative up to a small excursion, and has many zeros."""
         values = self.values @ mixing
         peak, low = float(values.max()), float(-values.min())
+        if self.error:
+            peak = float(values.square().mean().sqrt())  # Errors are relative to this size.
         if self.values.shape[1] == 1:
             return low < wrong * peak
         zeros = float((values.abs() < 3 * low + 1e-9 * peak).double().mean())

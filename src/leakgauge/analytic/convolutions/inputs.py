@@ -121,6 +121,7 @@ class Solved:
         gap: What the gradient equations leave unexplained (rows, C).
         leverage: Orthonormal columns (rows, rank) of the gradient equations.
         coupled: Whether entries or outputs were needed.
+        deviation: Expected error (B, N) of the entries at each place, from the misfit and the equations.
     """
 
     inputs: Tensor
@@ -130,6 +131,13 @@ class Solved:
     gap: Tensor
     leverage: Tensor
     coupled: bool
+    deviation: Tensor
+
+    @property
+    def error(self) -> float:
+        """Expected relative error of the inputs."""
+        square = self.deviation.square().sum() * self.inputs.shape[1]
+        return float(square.sqrt() / self.inputs.norm())
 
 
 def to_columns(inputs: Tensor) -> Tensor:
@@ -187,6 +195,9 @@ def solve_input(
         inputs = filled
         flat = to_columns(inputs)
     gap = right - rows @ flat
+    # The spread of least squares under errors as large as the gap shows.
+    spare = max(1 - factor.shape[1] / len(rows), 1 / len(rows))
+    each = gap.square().mean() / spare
     return Solved(
         inputs,
         float(gap.norm() / right.norm()),
@@ -195,6 +206,7 @@ def solve_input(
         gap * size,
         rows @ factor,
         bool(weak.shape[1]),
+        (each * factor.square().sum(1)).sqrt().reshape(batch, places),
     )
 
 

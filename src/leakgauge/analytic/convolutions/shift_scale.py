@@ -172,7 +172,7 @@ class ShiftScaling:
                 "no labels of the examples fit the last layer, with scales from the shift behind the convolution "
                 f"(relative misfit {misfit:.0e})"
             )
-        return Scaled(scales, labels, misfit)
+        return Scaled(scales, labels, misfit, torch.ones_like(scales))
 
     def candidates(self, features: Tensor) -> list[int]:
         """Return the classes that the batch has, as the gradient of the last bias tells, or all classes."""
