@@ -122,6 +122,10 @@ class Descent:
             if isinstance(step, Inapplicable):
                 self.stopped = step.reason
                 return
+            if self.errors is not None and source in self.known.values and value is not None:
+                # With the signals known, least squares is surer than the span.
+                again = self._read(source, layers)
+                step = step if isinstance(again, Inapplicable) else again
             self.steps.append(step)
             for layer in layers:
                 self.known.settle(layer.node)
@@ -244,7 +248,8 @@ class Descent:
                 f"unsure (expected error {best.solved.error:.0e}, at most {LARGEST} is used)"
             )
         shape = source.meta["val"].shape[1:]
-        if best.misfit <= self._fits(names):
+        surer = best.solved is None or best.solved.error < self.unsure.get(source, self.error)
+        if best.misfit <= self._fits(names) and (surer or source not in self.known.values):
             self.known.learn(source, best.inputs.reshape(-1, *shape), error=self.error)
             if self.errors is not None and best.solved is not None:
                 self._learn_unsure(source, best.solved)
