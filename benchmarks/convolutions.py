@@ -1,7 +1,8 @@
 """Exact inversion of convolutional networks, beside Inverting Gradients on the same updates.
 
-Two parts. "span": how well the inputs of a convolution of ResNet-18 lie in the span that its gradient
-gives, exact and altered. "images": what `ShiftConsistency` makes of whole updates. Labels are withheld
+Three parts. "span": how well the inputs of a convolution of ResNet-18 lie in the span that its gradient
+gives, exact and altered. "images": what `ShiftConsistency` makes of whole updates. "altered": the same
+of altered updates of ResNet-18. Labels are withheld
 from it, and granted to Inverting Gradients. Images are real, and each draw of an untrained network has
 weights of its own. Trained networks are attacked on test images with a loss above 0.1. The control is
 the same reconstruction scored against other images of the same labels.
@@ -11,7 +12,6 @@ Quick: the span under no and one alteration, and the attack on one image through
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from dataclasses import dataclass
@@ -19,6 +19,16 @@ from itertools import groupby
 from statistics import median
 
 import torch
+from altered_updates import (
+    ALTERED,
+    PROTOCOLS,
+    altered_attack,
+    altered_table,
+    altered_view,
+    batch_size,
+    defense_of,
+    features_row,
+)
 from common import Options, Row, run_jobs, table
 from controls import control_batch, every
 from convolution_cells import PUBLISHED, Cell, has_data, indices, subject
@@ -26,22 +36,12 @@ from problems import observe, reconstructed, scored_beside
 from torch import Tensor, nn
 
 import leakgauge as lg
-from leakgauge import attacks, defenses
+from leakgauge import attacks
 from leakgauge.analytic.convolutions.geometry import Geometry, geometry_of
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
 
 NAME = "convolutions"
 LAYER = "layer4.1.conv1"
-LEVELS = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Standard deviations of noise, in units of the root mean square of the whole update."""
-FORMATS = ("fp16", "bf16", "int8")
-SPARSITIES = (0.2, 0.5, 0.9)
-ALTERED = (
-    "none",
-    *(f"noise {level:g}" for level in LEVELS),
-    *FORMATS,
-    *(f"top-k {100 * sparsity:.0f}%" for sparsity in SPARSITIES),
-)
 OURS = "shift consistency"
 STEPS = {1: 1000, 4: 400, 8: 300}
 """Steps of signed Adam (Inverting Gradients) by batch size. The paper takes 24,000."""
@@ -66,7 +66,8 @@ class Job:
     @property
     def cell(self) -> Cell:
         """The network and the batch."""
-        return Cell(self.network, self.state, self.labels, self.size, self.draw)
+        size = batch_size(self.altered, self.size)
+        return Cell(self.network, self.state, self.labels, size, self.draw)
 
 
 def jobs_of(given: Options) -> list[Job]:
@@ -83,7 +84,21 @@ def jobs_of(given: Options) -> list[Job]:
         for draw in range(3)
         for altered in ALTERED
     ]
-    return [*spans, *images_of(given)]
+    return [*spans, *images_of(given), *altered_jobs()]
+
+
+def altered_jobs() -> list[Job]:
+    """Return the jobs of altered updates: one draw of each first."""
+    kinds = (*ALTERED, *PROTOCOLS)
+
+    def job(altered: str, size: int, draw: int, method: str) -> Job:
+        labels = "drawn" if batch_size(altered, size) == 1 else "equal"
+        return Job("altered", "resnet18", "untrained", labels, size, draw, method, altered)
+
+    one = [[job(altered, 1, draw, OURS) for altered in kinds] for draw in range(3)]
+    four = [job(altered, 4, 0, OURS) for altered in kinds if not altered.startswith("clients")]
+    beside = [job(altered, 1, 0, BESIDE) for altered in kinds]
+    return [*one[0], *beside, *four, *one[1], *one[2]]
 
 
 def images_of(given: Options) -> list[Job]:
@@ -133,6 +148,8 @@ def run(job: Job, given: Options) -> Row:
     held = indices(job.cell, data, model, given)
     seed = 1000 * given.seed + job.draw
     row: Row = {**vars(job), "seed": seed}
+    if job.part == "altered":
+        return row | altered_row(job, data, model, held, seed)
     if job.part == "span":
         return row | span_row(job, data, model, held, seed)
     return row | images_row(job, data, model, held, seed)
@@ -143,16 +160,37 @@ def images_row(job: Job, data: lg.Dataset, model: nn.Module, held: list[int], se
     attack = attack_of(job)
     server = lg.Server(labels=job.method != OURS)
     batch, seen = observe(data, model, held, server=server, seed=seed, classes=data.classes or 10)
+    row = attacked(attack, data, batch, seen, held, seed)
+    return row if row["status"] == "failed" else row | {"loss": losses_of(model, batch)}
+
+
+def altered_row(job: Job, data: lg.Dataset, model: nn.Module, held: list[int], seed: int) -> Row:
+    """Attack one altered update, and score the result and its features beside its control."""
+    ours = job.method == OURS
+    batch, seen = altered_view(job.altered, data, model, held, labels=not ours, seed=seed)
+    attack = altered_attack(job.altered, job.size, ours=ours)
+    row = attacked(attack, data, batch, seen, held, seed)
+    return row | (features_row(seen, batch.inputs, seed) if ours else {})
+
+
+def attacked(
+    attack: lg.BaseAttack,
+    data: lg.Dataset,
+    batch: lg.Batch,
+    seen: lg.Observation,
+    held: list[int],
+    seed: int,
+) -> Row:
+    """Return an attack's result with its scores, beside its control."""
     row: Row = {"attack": repr(attack)}
     try:
         guess, spent = reconstructed(attack, seen, lg.Seeds(seed))
     except lg.LeakGaugeError as error:
         return row | {"status": "failed", "message": " ".join(str(error).split())}
-    others = control_batch(data, held, lg.Seeds(seed).generator(f"control/{job.size}"))
+    others = control_batch(data, held, lg.Seeds(seed).generator(f"control/{len(held)}"))
     row |= spent | scored_beside(data, batch, others, guess)
     row |= {"message": guess.message, "notes": list(guess.notes)}
-    row |= {"read": read_of(guess), "reached": reached(guess)}
-    return row | {"loss": losses_of(model, batch)}
+    return row | {"read": read_of(guess), "reached": reached(guess)}
 
 
 def attack_of(job: Job) -> lg.BaseAttack:
@@ -171,7 +209,7 @@ def losses_of(model: nn.Module, batch: lg.Batch) -> list[float]:
 
 def read_of(guess: lg.Reconstruction) -> int | None:
     """Return the number of examples whose features the attack claims to know, or None if it reads none."""
-    found = re.match(r"the features of (\d+) of", guess.message)
+    found = re.search(r"the features of (?:all )?(\d+)", guess.message)
     if found is not None:
         return int(found[1])
     return 0 if guess.status == lg.Status.INAPPLICABLE else None
@@ -180,7 +218,7 @@ def read_of(guess: lg.Reconstruction) -> int | None:
 def reached(guess: lg.Reconstruction) -> str:
     """Return the earliest layer whose input the attack says that it read, or ""."""
     for note in reversed(guess.notes):
-        found = re.search(r"down to that of ([\w.]+)", note) or re.match(
+        found = re.search(r"down to (?:that of )?([\w.]+)", note) or re.match(
             r"input of '([\w.]+)'", note
         )
         if found is not None:
@@ -235,20 +273,6 @@ def inputs_of(model: nn.Module, images: Tensor) -> tuple[Tensor, Geometry]:
     return seen[0].double().flatten(2), geometry
 
 
-def defense_of(altered: str, plain: lg.Observation) -> lg.Defense | None:
-    """Return what alters an update, or None."""
-    kind, _, amount = altered.partition(" ")
-    if kind == "none":
-        return None
-    if kind == "noise":
-        squares = sum(float(t.double().square().sum()) for t in plain.update.tensors.values())
-        count = sum(t.numel() for t in plain.update.tensors.values())
-        return defenses.GaussianNoise(std=float(amount) * math.sqrt(squares / count))
-    if kind == "top-k":
-        return defenses.TopK(sparsity=float(amount.removesuffix("%")) / 100)
-    return defenses.Quantization(format=kind)  # type: ignore[arg-type]
-
-
 def main() -> None:
     """Run the jobs and print the tables."""
     rows = run_jobs(NAME, __doc__, jobs_of, run)
@@ -258,11 +282,12 @@ def main() -> None:
         error = every(list(group), "error")
         lines.append([size, altered, len(error), f"{median(error):.1e}", f"{max(error):.1e}"])
     table(["batch", "alteration", "n", "median error", "largest"], lines)
-    attacked = sorted((r for r in rows if r["part"] == "images"), key=key_of)
+    changed = altered_table(rows)
+    whole = sorted((r for r in rows if r["part"] == "images"), key=key_of)
     heads = ["network", "state", "method", "B", "labels", "n", "median dB", "least", "control"]
     heads += [*(f">= {least} dB" for least in EXACT), "read", "CPU s", "reached"]
-    table(heads, [[*key, *figures(list(group))] for key, group in groupby(attacked, key_of)])
-    for row in attacked:
+    table(heads, [[*key, *figures(list(group))] for key, group in groupby(whole, key_of)])
+    for row in [*whole, *changed]:
         if row["status"] in ("failed", "inapplicable"):
             print(f"{row['job']}: {row['message']}")
 

@@ -1,6 +1,7 @@
 """Exact inversion of convolutional networks."""
 
-from convolutions import ALTERED, BESIDE, EXACT, OURS, STEPS
+from altered_updates import ALTERED, BESIDE_STEPS, PROTOCOLS, batch_size
+from convolutions import BESIDE, EXACT, OURS, STEPS
 
 from tables import figures
 from tables.columns import SECONDS, control, count, exact
@@ -40,6 +41,12 @@ SCORES = [
     ),
     SECONDS,
 ]
+FEATURES = Column(
+    "feature error",
+    figures.median("error"),
+    "median relative error of the inputs of the layer where the descent begins",
+    fraction,
+)
 ERRORS = [
     count("error", "images scored"),
     Column("error", figures.median("error"), "median relative part outside the span", fraction),
@@ -63,6 +70,7 @@ def tables(document: Document) -> list[Table]:
     beside = [row for row in beside if row["state"] == "untrained" and row["draw"] < 3]
     by = {"network": name, "state": "state", "batch": "size", "labels": "labels"}
     spans = [row for row in document.rows if row["part"] == "span"]
+    altered = [row for row in document.rows if row["part"] == "altered"]
     return [
         tabulate("The attack on whole updates", ours, by, SCORES, order),
         tabulate(
@@ -86,7 +94,31 @@ def tables(document: Document) -> list[Table]:
             ERRORS,
             lambda row: (row["size"], ALTERED.index(row["altered"])),
         ),
+        *([whole_altered(altered)] if altered else []),
     ]
+
+
+def whole_altered(rows: list[Row]) -> Table:
+    """Return the attack on altered updates of ResNet-18, beside Inverting Gradients."""
+    return tabulate(
+        "The attack on altered updates of ResNet-18",
+        rows,
+        {
+            "alteration": "altered",
+            "images": lambda row: batch_size(row["altered"], row["size"]),
+            "attack": altered_attack,
+        },
+        [count(), FEATURES, SCORES[2], control(), SECONDS],
+        lambda row: ((*ALTERED, *PROTOCOLS).index(row["altered"]), row["size"], row["method"]),
+    )
+
+
+def altered_attack(row: Row) -> str:
+    """Return the name of an attack on an altered update."""
+    if row["method"] != BESIDE:
+        return str(row["method"])
+    steps = BESIDE_STEPS[batch_size(row["altered"], row["size"])]
+    return f"Inverting Gradients, {steps} steps"
 
 
 def name(row: Row) -> str:
