@@ -33,6 +33,7 @@ from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.network import trace
 from leakgauge.analytic.convolutions.noisy_beginning import begin_with_errors, refined_spans
 from leakgauge.analytic.convolutions.noisy_terms import Weighted, weighted_terms
+from leakgauge.analytic.convolutions.pool_descent import descend_below_pools
 from leakgauge.analytic.convolutions.propagation import is_relu
 from leakgauge.analytic.convolutions.update_error import EXACT, UpdateError, update_error
 from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding, unit_ratio
@@ -75,6 +76,8 @@ DRIFT = 4.0
 """Expected error of an input over local steps, in units of the last layer's misfit."""
 UNSURE_ROUNDS = 2
 """Largest number of starts of an image whose activations have errors."""
+ROUGH = 0.2
+"""Standard deviation of the values of random images, around 1/2."""
 SMALL = 1e-3
 """Objective below which an image shows its example, and not a local minimum."""
 
@@ -102,6 +105,7 @@ class ShiftConsistency(BaseAttack):
     2. The gradient of the last layer tells the scale and the label of each.
     3. With the signal :math:`\Delta` of the layers behind known, the input of each layer below solves
        linear equations, as long as these determine it. The misfit shows wrong bits of ReLU masks.
+       A max pool sends each signal to one place. The gradient below it tells places and input together.
     4. L-BFGS finds the image of each example that has the activations of the earliest layers read.
 
     The attack estimates the error of the update. It knows the noise of a known defense, and sees number
@@ -188,6 +192,9 @@ class ShiftConsistency(BaseAttack):
         descent = descent_of(problem, found, pulse)
         descent.errors = errors
         descent.run()
+        if errors is None and not mixes(problem.network):
+            rough = seeds.generator("rough")
+            descend_below_pools(descent, partial(rough_values, observation, problem, rough))
         notes = (found.note, *describe(descent))
         unique = tells_the_input(observation, problem, descent)
         finish = partial(conclude, observation, found, notes, unique)
@@ -235,6 +242,18 @@ class ShiftConsistency(BaseAttack):
         with seeds.isolated("image"):
             generator = seeds.generator("image")
             return imaging.run(problem.count, generator=generator, rounds=rounds)
+
+
+def rough_values(
+    observation: Observation, problem: Problem, generator: torch.Generator, node: fx.Node
+) -> Tensor:
+    """Return the values of a node for random images."""
+    shape = (problem.count, *unit_shape(observation.domain))
+    draws = torch.randn(shape, generator=generator, dtype=torch.float64)
+    unit = (0.5 + ROUGH * draws).clamp(0, 1)
+    with torch.no_grad():
+        given = {problem.network.entry: observation.domain.from_unit(unit)}
+        return problem.network.evaluate([node], given)[node]
 
 
 def read_problem(observation: Observation) -> Problem | Inapplicable:

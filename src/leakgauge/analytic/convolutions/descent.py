@@ -111,7 +111,10 @@ class Descent:
 
     def run(self) -> None:
         """Read the inputs of the layers below, as long as they are determined."""
+        done = {step.source for step in self.steps}
         for source, layers in self.groups():
+            if source in done:
+                continue
             self._look_up(layers)
             value = self.known.value(source)
             step = (

@@ -1,0 +1,180 @@
+"""The descent below max pools, where signals end unless the places of their maxima are known.
+
+References:
+    Ours. We know of no publication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx
+
+from leakgauge.analytic.convolutions.descent import Descent, Step
+from leakgauge.analytic.convolutions.geometry import geometry_of
+from leakgauge.analytic.convolutions.inputs import Solved
+from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
+from leakgauge.analytic.convolutions.operations import POOLS, is_rectified, name_of
+from leakgauge.analytic.convolutions.pools import Pooled, read_below
+from leakgauge.analytic.convolutions.propagation import Propagation, is_relu, is_steady_norm
+from leakgauge.core import Inapplicable
+
+STARTS = 3
+"""Largest number of starts."""
+LARGEST = 2304
+"""Largest number of unknowns of one channel, over the batch, for which places are sought."""
+
+Rough = Callable[[fx.Node], Tensor]
+"""Map from a node to rough values `(B, ...)`, such as those of random images. They differ from call to call."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """The way from a convolution's output to a max pool's output.
+
+    Args:
+        factor: (O,), factor from the convolution's output to the pool's input.
+        shift: (O,), shift between the two.
+        rectified: Whether a ReLU is in front of the pool.
+        pool: The node of the pool.
+        output: The node of its output.
+    """
+
+    factor: Tensor
+    shift: Tensor
+    rectified: bool
+    pool: fx.Node
+    output: fx.Node
+
+
+def descend_below_pools(descent: Descent, rough: Rough) -> None:
+    """Go on with a descent that ended at a max pool, as long as the places of the maxima are found.
+
+    Args:
+        descent: A descent that ended.
+        rough: Rough values of the unknown inputs. Random images are enough.
+    """
+    while True:
+        found = _pool_at_the_end(descent)
+        if found is None:
+            return
+        layer, pooled = found
+        reason = _refusal(pooled)
+        if reason is not None:
+            descent.stopped = f"{layer.name}: {reason}"
+            return
+        solved: Solved | Inapplicable = Inapplicable("no start")
+        for _ in range(STARTS):
+            solved = read_below(pooled, rough(layer.source).flatten(2), beat=descent.beat)
+            if not isinstance(solved, Inapplicable):
+                break
+        if isinstance(solved, Inapplicable):
+            descent.stopped = f"{layer.name}: {solved.reason}"
+            return
+        shape = layer.source.meta["val"].shape[1:]
+        descent.known.learn(layer.source, solved.inputs.reshape(-1, *shape), error=descent.error)
+        descent.known.settle(layer.node)
+        names, counts = (layer.name,), (solved.equations, solved.unknowns)
+        descent.steps.append(Step(names, layer.source, solved.misfit, *counts, 0))
+        descent.stopped = ""
+        descent.run()
+
+
+def _refusal(pooled: Pooled) -> str | None:
+    """Return why the places of a max pool are not sought, or None."""
+    batch, _, windows = pooled.value.shape
+    unknowns, entries = batch * pooled.geometry.places, pooled.dweight[0].numel()
+    if entries < batch * windows:
+        return (
+            f"a max pool behind it with {batch * windows} windows of each channel, for {entries} entries of the "
+            "channel's gradient"
+        )
+    if unknowns > LARGEST:
+        return (
+            f"a max pool behind it, and {unknowns} unknowns of each channel. Places of maxima are sought up to "
+            f"{LARGEST}"
+        )
+    return None
+
+
+def _pool_at_the_end(descent: Descent) -> tuple[Convolution, Pooled] | None:
+    """Return the first convolution whose input is not known, if a max pool with a known signal follows it."""
+    known = descent.known
+    for source, layers in descent.groups():
+        if known.value(source) is not None:
+            continue
+        (layer, *others) = layers
+        path = None if others or layer.groups > 1 else _path_to_pool(known, layer)
+        pooled = (
+            None if path is None else _pooled(known, layer, path, descent.gradients[layer.name])
+        )
+        return None if pooled is None else (layer, pooled)
+    return None
+
+
+def _path_to_pool(known: Propagation, layer: Convolution) -> _Path | None:
+    """Return the way to the max pool behind a convolution, or None if other operations follow."""
+    network, outputs = known.network, len(layer.weight)
+    factor = torch.ones(outputs, dtype=torch.float64)
+    shift = torch.zeros_like(factor) if layer.bias is None else layer.bias.flatten()
+    node, rectified = layer.node, False
+    while (user := _only_user(network, node)) is not None:
+        if is_relu(user):
+            rectified = True
+        elif is_steady_norm(user) and not rectified:
+            scale, offset = (t.flatten() for t in known.affine(user))
+            factor, shift = factor * scale, shift * scale + offset
+        elif name_of(user) in POOLS:
+            output = _only_user(network, user)
+            return None if output is None else _Path(factor, shift, rectified, user, output)
+        elif name_of(user) != "getitem":
+            return None
+        node = user
+    return None
+
+
+def _only_user(network: Network, node: fx.Node) -> fx.Node | None:
+    """Return the operation that uses a node, or None if there are several."""
+    users = network.users(node)
+    return users[0] if len(users) == 1 else None
+
+
+def _pooled(known: Propagation, layer: Convolution, path: _Path, dweight: Tensor) -> Pooled | None:
+    """Return what is known of a max pool, or None if its output, its signal or its form is not known."""
+    after = _only_user(known.network, path.output)
+    if known.value(path.output) is None and after is not None and is_relu(after):
+        # The ReLU behind the pool may as well be in front of it.
+        path = replace(path, output=after, rectified=True)
+    value, signal = known.value(path.output), known.signal(path.output)
+    windows = _windows(path.pool)
+    if value is None or signal is None or windows is None or not bool(path.factor.all()):
+        return None
+    return Pooled(
+        geometry=layer.geometry,
+        weight=layer.weight.flatten(2),
+        dweight=dweight.flatten(2),
+        factor=path.factor,
+        shift=path.shift,
+        windows=windows,
+        value=value.flatten(2),
+        signal=signal.flatten(2),
+        rectified=path.rectified,
+        positive=is_rectified(layer.source),
+    )
+
+
+def _windows(pool: fx.Node) -> Tensor | None:
+    """Return the positions (W, Q) of the windows of a max pool, or None if it rounds its size up."""
+    source, kernel, stride, padding, dilation, up = (*arguments_of(pool), *[None] * 6)[:6]
+    if up:
+        return None
+    geometry = geometry_of(
+        source.meta["val"].shape[2:],
+        kernel=kernel,
+        stride=stride or kernel,
+        padding=padding or 0,
+        dilation=dilation or 1,
+    )
+    return geometry.sees
