@@ -36,7 +36,7 @@ from leakgauge.core import Inapplicable
 
 MOST = 60
 """Largest number of steps to a fixed point."""
-SAME = 1e-8
+SAME = 1e-7
 """Relative change of the input at which the fixed point is reached."""
 ROUGH = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Errors of the first steps. Values below this fraction of the largest count as 0."""
@@ -144,30 +144,39 @@ class BatchDescent(Descent):
         """Return inputs (B, C, N) with the scale that the shifts below tell, and set the statistics behind them."""
         shape = (-1, *source.meta["val"].shape[1:])
         shifts = self._shift_gradients(source)
-        if shifts is not None:
-            value = inputs.reshape(shape)
-            mask = self.known.shown(value, rough)
-            sums = []
-            for factor in (1.0, 2.0):
-                self._estimate(source, layers, factor * value)
-                signal = self.known.signal(source)
-                assert signal is not None, "expected known signals behind the layers"
-                sums.append((signal * mask).flatten(2).sum((0, 2)))
-            # A part of the signal falls with the scale. The other one comes through a shortcut.
-            falling, fixed = 2 * (sums[0] - sums[1]), 2 * sums[1] - sums[0]
-            inputs = inputs / _median((shifts - fixed) / falling, falling.abs()).clamp(1e-3, 1e3)
-        self._estimate(source, layers, inputs.reshape(shape))
-        return inputs
+        outputs = self._outputs(source, layers, inputs.reshape(shape))
+        self._estimate(layers, outputs, 1.0)
+        if shifts is None:
+            return inputs
+        mask = self.known.shown(inputs.reshape(shape), rough)
+        signal = self.known.signal(source)
+        assert signal is not None, "expected known signals behind the layers"
+        # A part of the signal falls with the scale. The other one comes through a shortcut.
+        fixed = self.known.bypass(source, [layer.node for layer in layers])
+        falling = ((signal - fixed) * mask).flatten(2).sum((0, 2))
+        gap = shifts - (fixed * mask).flatten(2).sum((0, 2))
+        factor = 1 / float(_median(gap / falling, falling.abs()).clamp(0.1, 10))
+        self._estimate(layers, outputs, factor)
+        return inputs * factor
 
-    def _estimate(self, source: fx.Node, layers: Sequence[Convolution], value: Tensor) -> None:
-        """Set the statistics behind layers from their input."""
+    def _outputs(
+        self, source: fx.Node, layers: Sequence[Convolution], value: Tensor
+    ) -> list[Tensor]:
+        """Return the outputs of layers without their biases."""
         nodes = [layer.node for layer in layers]
         with torch.no_grad():
-            outputs = self.known.network.evaluate(nodes, {source: value})
-        for node in nodes:
-            norm = norm_behind(self.known.network, node)
+            found = self.known.network.evaluate(nodes, {source: value})
+        return [found[each.node] - (0 if each.bias is None else each.bias) for each in layers]
+
+    def _estimate(
+        self, layers: Sequence[Convolution], outputs: Sequence[Tensor], factor: float
+    ) -> None:
+        """Set the statistics behind layers, from their outputs times a factor."""
+        for layer, output in zip(layers, outputs, strict=True):
+            norm = norm_behind(self.known.network, layer.node)
             assert norm is not None, "expected BatchNorm behind the layer"
-            self.known.estimate(norm, outputs[node])
+            bias = 0 if layer.bias is None else layer.bias
+            self.known.estimate(norm, factor * output + bias)
 
     def _shift_gradients(self, source: fx.Node) -> Tensor | None:
         """Return the gradient (C,) of a shift that a ReLU directly follows, or None if there is none."""

@@ -14,7 +14,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -82,6 +82,16 @@ class BatchPropagation(Propagation):
         if relu in self.raw:
             self.values[relu] = torch.where(self.masks[relu], self.raw[relu], 0)
             self._forget(relu)
+
+    def bypass(self, node: fx.Node, through: Sequence[fx.Node]) -> Tensor:
+        """Return the part of a node's signal that comes from other users than some."""
+        known = self._signals(node)
+        parts = [
+            self._back(user, node, known)
+            for user in self.network.users(node)
+            if user not in through
+        ]
+        return sum((part for part in parts if part is not None), torch.zeros_like(known[node]))
 
     def hides_scale(self, node: fx.Node) -> bool:
         """Return whether all that uses a node goes through BatchNorm at once, so that its scale shows nowhere."""
