@@ -64,6 +64,16 @@ def test_images_behind_a_normalization_are_right_but_not_certified(
     assert apart(found, batch) < 1e-6
 
 
+def test_batch_norm_in_train_mode_hides_no_image() -> None:
+    """Its eps alone tells the contrast of the batch, so no image is certified."""
+    model = network(nn.BatchNorm2d(16)).train()
+    observation = lg.examples.observation(batch_size=2, model=model)
+    attack = lg.attacks.ShiftConsistency(steps=60, rounds=1)
+    found = attack(observation, seeds=lg.Seeds(0))
+    assert found.status in (lg.Status.CONVERGED, lg.Status.UNCONVERGED)
+    assert apart(found, 2) < 1e-3
+
+
 class Blurred(nn.Module):
     """A network that pools, scales, or mixes its input before the first convolution."""
 
