@@ -88,7 +88,10 @@ def _last(reader: Reader) -> Own:
     if reader.positions > 1:
         return Own(0, "", f"{reader.positions} outputs for each example")
     least = min(reader.outputs - 1, reader.channels)
-    return Own(max(0, least), "softmax_unmixing" if least > 0 else "", f"{reader.outputs} classes")
+    note = f"{reader.outputs} classes"
+    if reader.most is not None and reader.most < least:
+        least, note = reader.most, f"{note}, and the signals of equal labels are dependent"
+    return Own(max(0, least), "softmax_unmixing" if least > 0 else "", note)
 
 
 def _linear(layer: Layer, reader: Reader, place: Place) -> Own:

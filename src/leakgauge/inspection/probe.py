@@ -15,6 +15,8 @@ from leakgauge.inspection.layers import Layer
 
 PROBED = 3
 """Number of random examples. BatchNorm in train mode takes one rank from all three."""
+GRAINS = (0.05, 0.2, 0.5)
+"""Fractions of white noise in the random examples. The rest is smooth noise."""
 SAMPLED = 2048
 """Most positions whose signals are compared."""
 NOTHING = 1e-10
@@ -82,16 +84,12 @@ def _gradients(
     """Return the gradients of a random function of the outputs, at the outputs of layers, on random examples."""
     seeds = Seeds(0).child("inspection")
     draw = seeds.generator("examples")
-    inputs = domain.from_unit(_uneven(unit_shape(domain), draw))
+    inputs = domain.from_unit(uneven(unit_shape(domain), draw))
     exact = trace(model, domain, batch=PROBED)
     assert isinstance(exact, Network), "expected a model that was traced before"
     order = dict(zip(network.graph.nodes, exact.graph.nodes, strict=True))
     needed = [order[node] for node in wanted]
-    buffers = {name for name, _ in model.named_buffers()}
-    state = {
-        name: t.clone().requires_grad_(t.is_floating_point() and name not in buffers)
-        for name, t in network.state.items()
-    }
+    state = with_gradients(model, network)
     with seeds.isolated("probe"):
         kept = exact.evaluate([*needed, exact.end], {exact.entry: inputs}, state)
     output = kept[exact.end]
@@ -104,19 +102,28 @@ def _gradients(
     return list(gradients)
 
 
-def _uneven(shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+def with_gradients(model: nn.Module, network: Network) -> dict[str, Tensor]:
+    """Return the state of a network by name. Its parameters require gradients."""
+    buffers = {name for name, _ in model.named_buffers()}
+    return {
+        name: t.clone().requires_grad_(t.is_floating_point() and name not in buffers)
+        for name, t in network.state.items()
+    }
+
+
+def uneven(shape: tuple[int, ...], draw: torch.Generator, count: int = PROBED) -> Tensor:
     """Return random examples in [0, 1], smooth noise and white noise of different contrasts.
 
     White noise alone leaves channels without a signal that react to smooth regions.
     """
-    white = torch.rand((PROBED, *shape), generator=draw, dtype=torch.float64)
+    white = torch.rand((count, *shape), generator=draw, dtype=torch.float64)
     if not 2 <= len(shape) <= 4:
         return white
-    size = (PROBED, shape[0], *(4 for _ in shape[1:]))
+    size = (count, shape[0], *(4 for _ in shape[1:]))
     coarse = torch.rand(size, generator=draw, dtype=torch.float64)
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape) - 1]
     smooth = functional.interpolate(coarse, size=shape[1:], mode=mode)
-    grain = torch.tensor((0.05, 0.2, 0.5), dtype=torch.float64)
+    grain = torch.tensor(GRAINS, dtype=torch.float64)[torch.arange(count) % len(GRAINS)]
     grain = grain.reshape(-1, *(1 for _ in shape))
     mixed: Tensor = (1 - grain) * smooth + grain * white
     return mixed

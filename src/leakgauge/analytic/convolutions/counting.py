@@ -36,6 +36,9 @@ class Reader:
         shared: Rank that Delta loses once in every batch, as behind BatchNorm in train mode.
         copies: Number of gradients of one example that the update sums, such as its local steps.
         varying: Number of outputs whose signal differs between positions. None for all.
+        alive: Numbers of outputs with a signal in batches of 1, 2 and more examples. Larger batches
+            have the last one. Empty for `outputs` in any batch.
+        most: Largest batch in which Delta was measured to have full rank. None if no limit was met.
     """
 
     geometry: Geometry
@@ -46,6 +49,8 @@ class Reader:
     shared: int = 0
     copies: int = 1
     varying: int | None = None
+    alive: tuple[int, ...] = ()
+    most: int | None = None
 
     @property
     def positions(self) -> int:
@@ -56,6 +61,12 @@ class Reader:
     def rows(self) -> int:
         """Number of rows of the gradient that one group of channels has."""
         return self.outputs // self.groups
+
+    def rows_in(self, batch: int) -> int:
+        """Return the number of rows of the gradient that one group of channels has in a batch."""
+        if not self.alive:
+            return self.rows
+        return min(self.rows, self.alive[min(batch, len(self.alive)) - 1] // self.groups)
 
     @property
     def signal(self) -> int:
@@ -70,7 +81,11 @@ class Reader:
         """
         if self.signal < self.positions - 1 or not joined(self.geometry):
             return 0
-        by_rank = (self.rows + self.shared) // max(1, self.signal)
+        by_rank = largest(
+            lambda batch: batch * max(1, self.signal) <= self.rows_in(batch) + self.shared
+        )
+        if self.most is not None:
+            by_rank = min(by_rank, self.most)
         if self.varying is not None and self.positions > 1:
             # All other outputs add one rank for each example, however many they are.
             by_rank = min(by_rank, self.varying // self.groups // (self.positions - 1))
@@ -128,9 +143,10 @@ def solved(readers: Sequence[Reader], known: float = 0.0) -> int:
             equations, covered, closed = 0, False, True
             for index, count in taps:
                 reader = readers[index]
-                equations += min(reader.rows, batch * min(count, reader.signal))
+                rows = reader.rows_in(batch)
+                equations += min(rows, batch * min(count, reader.signal))
                 full = count == size and reader.signal == reader.positions
-                covered |= full and not reader.shared and reader.rows > batch * size
+                covered |= full and not reader.shared and rows > batch * size
                 closed &= count == reader.positions and bool(reader.shared)
             # Signals that sum to 0 over all positions leave the sum of these places open.
             if closed or (not covered and equations <= batch * size):
