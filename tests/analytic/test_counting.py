@@ -134,15 +134,14 @@ class TestSolved:
         counted = solved([reader])
         assert counted >= 1
         assert is_solved([reader], counted)
-        # Where equations equal unknowns, the count is cautious.
-        assert not is_solved([reader], counted + 2)
+        assert not is_solved([reader], counted + 1)
 
     def test_stride_2_is_counted_by_parity_and_a_shortcut_helps(self) -> None:
         main = Reader(geometry_of((8, 8), kernel=(3, 3), stride=2, padding=1), 4, 40)
         short = Reader(geometry_of((8, 8), kernel=(1, 1), stride=2), 4, 40)
         assert solved([main]) == 2  # 40 equations for 16 B places of even row and column.
-        assert solved([main, short]) == 4
-        assert is_solved([main, short], 4)
+        assert solved([main, short]) == 5  # 80 equations for 80 places: a square system.
+        assert is_solved([main, short], 5)
         assert not is_solved([main], 3)
         assert solved([short]) == 0  # Some places are not read.
 
@@ -157,7 +156,8 @@ class TestSolved:
 
     def test_known_outputs_are_equations_too(self) -> None:
         reader = Reader(geometry_of((6, 6), kernel=(3, 3), padding=1), 8, 8)
-        assert solved([reader]) == 1
+        assert solved([reader]) == 2  # 72 equations for 72 places.
+        assert is_solved([reader], 2)
         assert solved([reader], known=8 * 36.0) >= MANY
         assert solved([reader], known=4 * 36.0) == 3
         assert stacked_rank(reader, 3, outputs=4) == 3 * 8 * 36

@@ -38,8 +38,8 @@ class Limits:
     """What a layer's signal spans in a batch.
 
     Args:
-        alive: Numbers of outputs with a signal in batches of 1 to EXAMPLES. With groups of channels,
-            the least number of a group, times the number of groups.
+        alive: Mean numbers of outputs with a signal in batches of 1 to EXAMPLES. With groups of
+            channels, the least number of a group, times the number of groups.
         most: Largest batch in which the signal has full rank. None if it has in every batch that was measured.
     """
 
@@ -108,8 +108,13 @@ def _limits(reader: Reader | None, rows: Tensor, features: Tensor | None) -> Lim
     """Return the limits of a layer with signals (B, P, O), and with features (B, C) if it is the last one."""
     assert reader is not None, "expected a layer with equations"
     groups = rows.reshape(*rows.shape[:2], reader.groups, -1)
-    live = (groups != 0).any(1).cummax(0).values.sum(2)  # (B, groups)
-    alive = tuple((live.amin(1) * reader.groups).tolist())
+    on = (groups != 0).any(1)  # (B, groups, O / groups)
+    ring = torch.cat([on, on])
+    windows = [
+        [ring[i : i + b].any(0).sum(1) for i in range(EXAMPLES)] for b in range(1, EXAMPLES + 1)
+    ]
+    live = torch.stack([torch.stack(each).double().mean(0) for each in windows])  # (B, groups)
+    alive = tuple(int(least) * reader.groups for least in live.amin(1).round())
     if features is not None:
         return Limits(alive, _full(lambda b: rows[:b, 0].T @ features[:b], 1))
     narrow = groups[:, :, int(live[-1].argmin())]

@@ -19,6 +19,10 @@ from torch import Tensor
 
 from leakgauge.analytic.convolutions.geometry import Geometry
 
+SQUARE = 700
+"""Most unknowns of a square system whose rank is tested with random signals."""
+SINGULAR = 1e-11
+"""Relative size of a singular value that counts as zero."""
 MANY = 1 << 16
 """Batch size that stands for any batch."""
 
@@ -139,8 +143,8 @@ def solved(readers: Sequence[Reader], known: float = 0.0) -> int:
 
     def holds(batch: int) -> bool:
         missing = 0
-        for size, taps in parts.groups:
-            equations, covered, closed = 0, False, True
+        for places, taps in parts.groups:
+            size, equations, covered, closed = len(places), 0, False, True
             for index, count in taps:
                 reader = readers[index]
                 rows = reader.rows_in(batch)
@@ -149,11 +153,38 @@ def solved(readers: Sequence[Reader], known: float = 0.0) -> int:
                 covered |= full and not reader.shared and rows > batch * size
                 closed &= count == reader.positions and bool(reader.shared)
             # Signals that sum to 0 over all positions leave the sum of these places open.
-            if closed or (not covered and equations <= batch * size):
+            enough = covered or equations > batch * size
+            if equations == batch * size and not enough:
+                enough = is_square_solved(readers, places, batch)
+            if closed or not enough:
                 missing += max(1, batch * size - equations)
         return missing == 0 or readers[0].channels * missing < known * batch
 
     return largest(holds)
+
+
+def is_square_solved(readers: Sequence[Reader], places: Tensor, batch: int) -> bool:
+    """Return whether random signals determine places, where equations equal unknowns.
+
+    Args:
+        readers: Layers that read the same input.
+        places: Indices of the places of one component.
+        batch: Batch size. Beyond SQUARE unknowns the answer is False, as a caution.
+    """
+    full = all(r.signal == r.positions and not r.shared for r in readers)
+    if batch * len(places) > SQUARE or not full:
+        return False
+    generator, blocks = torch.Generator().manual_seed(0), []
+    for reader in readers:
+        geometry, rows = reader.geometry, reader.rows_in(batch)
+        shape = (rows, batch, geometry.positions)
+        signal = torch.randn(shape, generator=generator, dtype=torch.float64)
+        block = signal.new_zeros(rows, geometry.taps, batch, geometry.places + 1)
+        for tap in range(geometry.taps):
+            block[:, tap].index_add_(2, geometry.sees[:, tap], signal)
+        blocks.append(block[..., places].reshape(rows * geometry.taps, -1))
+    sizes = torch.linalg.svdvals(torch.cat(blocks))
+    return len(sizes) == batch * len(places) and bool(sizes[-1] > SINGULAR * sizes[0])
 
 
 def largest(holds: Callable[[int], bool]) -> int:
@@ -175,11 +206,11 @@ class Components:
     """Places that are linked by taps. Equations of one component do not touch another.
 
     Args:
-        groups: For each component its number of places, and the (reader, number of places) of its taps.
+        groups: For each component its places, and the (reader, number of places) of its taps.
         all_read: Whether every place is read.
     """
 
-    groups: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+    groups: tuple[tuple[Tensor, tuple[tuple[int, int], ...]], ...]
     all_read: bool
 
 
@@ -203,9 +234,9 @@ def components(geometries: Sequence[Geometry]) -> Components:
                 changed = True
     groups = []
     for root in torch.unique(label[:places][read[:places]]).tolist():
-        size = int((label[:places] == root).sum())
+        members = (label[:places] == root).nonzero()[:, 0]
         inside = tuple((i, len(row)) for i, row in taps if int(label[row[0]]) == root)
-        groups.append((size, inside))
+        groups.append((members, inside))
     return Components(tuple(groups), bool(read[:places].all()))
 
 
