@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
+from leakgauge.analytic.convolutions.beginning import Outline
 from leakgauge.analytic.convolutions.counting import MANY, Reader
 from leakgauge.analytic.convolutions.network import Network, trace
 from leakgauge.analytic.patch_embedding import patch_equations
@@ -16,6 +17,7 @@ from leakgauge.federated.isolation.probing import single, spread
 from leakgauge.federated.isolation.untouched import output_of
 from leakgauge.inspection.batches import Limits, limits_of
 from leakgauge.inspection.layers import Layer, layers_of
+from leakgauge.inspection.outline import masked_layer, outline_of
 from leakgauge.inspection.own import Own, Place, own
 from leakgauge.inspection.probe import PROBED, Signal, signals_of
 from leakgauge.inspection.reach import Reach
@@ -39,6 +41,7 @@ class Counted:
         clients: Number of clients in a sum.
         owns: What each layer's own gradient determines, by its node.
         reach: What is known of each node.
+        outline: The network as `shift_consistency` sees it, or None if that does not apply.
     """
 
     network: Network
@@ -49,6 +52,7 @@ class Counted:
     clients: int
     owns: Mapping[fx.Node, Own] = field(default_factory=dict)
     reach: Reach | None = None
+    outline: Outline | None = None
 
     def count(self) -> Counted:
         """Return the same network with its counts."""
@@ -95,6 +99,7 @@ def counted(model: nn.Module, domain: Domain, *, steps: int, clients: int) -> Co
         with guard_user_code("model", EXPECTED, remedy=REMEDY, error=ModelError):
             signals = signals_of(model, domain, network, layers)
             patches = _patches(model, domain, layers)
+            outline = outline_of(network, layers, model, domain)
     except ProbeError as error:
         raise ModelError("model", expected=EXPECTED, found=str(error), remedy=REMEDY) from error
     drifting = _drifting(network, model)
@@ -106,14 +111,15 @@ def counted(model: nn.Module, domain: Domain, *, steps: int, clients: int) -> Co
             replace(layer, reader=_measured(layer.reader, signals.get(layer.node), copies))
         )
         tokens = not dtype_of(domain).is_floating_point
-        places[layer.node] = Place(network.end, fixed, tokens, first, patches)
+        masked = masked_layer(outline)
+        places[layer.node] = Place(network.end, fixed, tokens, first, patches, masked)
     with guard_user_code("model", EXPECTED, remedy=REMEDY, error=ModelError):
         limits = limits_of(model, domain, network, found)
     found = [_limited(layer, limits.get(layer.node)) for layer in found]
     size = 1
     for each in unit_shape(domain):
         size *= each
-    return Counted(network, tuple(found), places, size, steps, clients).count()
+    return Counted(network, tuple(found), places, size, steps, clients, outline=outline).count()
 
 
 def _measured(reader: Reader | None, signal: Signal | None, copies: int) -> Reader | None:

@@ -9,11 +9,12 @@ from torch import nn
 from leakgauge.core import Domain
 from leakgauge.core.ranges import Count, check_argument
 from leakgauge.inspection.advice import advice
+from leakgauge.inspection.attacked import read_batches
 from leakgauge.inspection.counted import Counted, counted
 from leakgauge.inspection.domains import domain_of
 from leakgauge.inspection.layers import Layer
 from leakgauge.inspection.result import Inspection, Row, limited
-from leakgauge.inspection.verdict import exact_of, features_of, verdict
+from leakgauge.inspection.verdict import exact_of, features_of, read_by_attacks, verdict
 
 
 def inspect(
@@ -58,22 +59,25 @@ def inspect(
     check_argument("batch", Count | None, batch)
     check_argument("steps", Count, steps)
     check_argument("clients", Count, clients)
-    counts = counted(model, domain_of(shape, vocabulary), steps=steps, clients=clients)
+    domain = domain_of(shape, vocabulary)
+    counts = counted(model, domain, steps=steps, clients=clients)
+    read = read_batches(counts)
     return Inspection(
-        rows=tuple(_row(counts, layer) for layer in counts.layers),
+        rows=tuple(_row(counts, layer, read[layer.node]) for layer in counts.layers),
         exact=limited(exact_of(counts)),
+        read=limited(max(read.values(), default=0)),
         examples=limited(counts.entry),
         features=limited(features_of(counts)),
         numbers=counts.numbers,
         steps=steps,
         clients=clients,
         batch=batch,
-        verdict=verdict(counts, batch),
+        verdict=f"{verdict(counts, batch)}{read_by_attacks(counts, read, batch)}",
         advice=advice(counts),
     )
 
 
-def _row(counts: Counted, layer: Layer) -> Row:
+def _row(counts: Counted, layer: Layer, read: int) -> Row:
     """Return the row of one layer."""
     found, reader = counts.owns[layer.node], layer.reader
     note = found.note
@@ -82,6 +86,8 @@ def _row(counts: Counted, layer: Layer) -> Row:
     dead = 0 if reader is None else layer.outputs - reader.outputs
     if dead > 0:
         note += f"{'; ' if note else ''}{dead} of {layer.outputs} channels dead on noise"
+    batch = counts.batch(layer)
+    attack = (found.attack or "from above") if read else ("algebra only" if batch else "")
     return Row(
         layer=layer.name,
         kind=layer.kind,
@@ -90,7 +96,8 @@ def _row(counts: Counted, layer: Layer) -> Row:
         numbers=layer.numbers,
         parameters=layer.parameters,
         own=limited(counts.shared(found.batch)),
-        attack=found.attack or ("from above" if counts.batch(layer) else ""),
-        batch=limited(counts.batch(layer)),
+        attack=attack,
+        batch=limited(batch),
+        read=limited(read),
         note=note,
     )

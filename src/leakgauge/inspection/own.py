@@ -26,11 +26,13 @@ class Own:
         batch: Largest batch in which every example's input is determined. MANY for any batch.
         attack: Name of the attack. It is empty if there is none.
         note: Why the batch is not larger, or what else the gradient shows.
+        masked: Whether the last layer's gradient helps, which tells the signal up to ReLU masks.
     """
 
     batch: int
     attack: str
     note: str = ""
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Place:
         tokens: Whether the network's inputs are tokens.
         first: Whether no trained parameter stands between the input and the layer.
         patches: Name of the layer whose input the positional embedding's gradient gives, or empty.
+        masked: Name of the convolution that the masks behind a pooled head tell, or empty, and its
+            largest batch.
     """
 
     end: fx.Node
@@ -50,6 +54,7 @@ class Place:
     tokens: bool
     first: bool
     patches: str
+    masked: tuple[str, int] = ("", 0)
 
 
 def own(layer: Layer, place: Place) -> Own:
@@ -73,6 +78,10 @@ def own(layer: Layer, place: Place) -> Own:
 def _convolution(layer: Layer, reader: Reader, place: Place) -> Own:
     """Return what a convolution's gradient determines."""
     batch = reader.span() // layer.calls
+    name, masked = place.masked
+    if layer.name == name and masked > batch and reader.copies == 1 and layer.calls == 1:
+        note = "with the masks behind a pooled head"
+        return Own(masked, SPAN, f"{note}: {reader.reason()}".rstrip(": "), masked=True)
     if batch:
         note = "" if batch == 1 or is_rectified(layer.source) else "examples apart by independence"
         return Own(batch, SPAN, note)

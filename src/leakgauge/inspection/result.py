@@ -34,8 +34,9 @@ class Row:
         numbers: Numbers of the layer's input, for one example.
         parameters: Number of entries of the weight.
         own: Largest batch whose inputs the layer's own gradient determines. None for any batch.
-        attack: The attack that reads it, or an empty text.
+        attack: The attack that reads it. "algebra only" if no attack of LeakGauge does. Empty if nothing does.
         batch: Largest batch whose inputs are determined with the help of all other layers. None for any batch.
+        read: Largest batch whose inputs an attack of LeakGauge reads, by counting. None for any batch.
         note: Why not more, in numbers.
 
     Example:
@@ -55,6 +56,7 @@ class Row:
     own: int | None
     attack: str
     batch: int | None
+    read: int | None
     note: str
 
 
@@ -86,6 +88,7 @@ class Inspection:
     Args:
         rows: One row for each layer, in the order of their calls.
         exact: Largest batch that is exact at some layer. None for any batch.
+        read: Largest batch that an attack of LeakGauge reads at some layer. None for any batch.
         examples: Largest batch whose examples themselves follow by linear algebra. None for any batch.
         features: Largest batch at which a layer is exact that has at least as many numbers as an example.
         numbers: Numbers of one example.
@@ -105,6 +108,7 @@ class Inspection:
 
     rows: tuple[Row, ...]
     exact: int | None
+    read: int | None
     examples: int | None
     features: int | None
     numbers: int
@@ -120,13 +124,23 @@ class Inspection:
 
     def lines(self) -> list[str]:
         """Return the result as lines of text: a table, the verdict, and the advice."""
-        heading = ("layer", "outputs", "positions", "numbers", "own", "batch", "attack", "note")
+        heading = (
+            "layer",
+            "outputs",
+            "positions",
+            "numbers",
+            "own",
+            "batch",
+            "read",
+            "attack",
+            "note",
+        )
         table = [heading, *(_cells(row) for row in self.rows)]
         widths = [max(len(cells[i]) for cells in table) for i in range(len(heading) - 1)]
         found = []
         for cells in table:
             start = [
-                cell.rjust(width) if 1 <= i <= 5 else cell.ljust(width)
+                cell.rjust(width) if 1 <= i <= 6 else cell.ljust(width)
                 for i, (cell, width) in enumerate(zip(cells, widths, strict=False))
             ]
             found.append("  ".join([*start, cells[-1]]).rstrip())
@@ -140,7 +154,7 @@ class Inspection:
 def _cells(row: Row) -> tuple[str, ...]:
     """Return the texts of one row."""
     counts = ["-" if n is None else f"{n}" for n in (row.outputs, row.positions)]
-    batches = (batch_text(row.own), batch_text(row.batch))
+    batches = (batch_text(row.own), batch_text(row.batch), batch_text(row.read))
     # Names of layers are a user's own, and may hold control characters.
     name = one_line(row.layer, LONGEST)
     return (name, *counts, str(row.numbers), *batches, row.attack or "-", row.note)

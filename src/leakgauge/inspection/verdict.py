@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import fx
 
 from leakgauge.analytic.convolutions.counting import MANY
 from leakgauge.analytic.convolutions.operations import is_rectified
@@ -64,6 +66,35 @@ def verdict(counts: Counted, batch: int | None) -> str:
     if batch is None and entry < steps[0][0]:
         text += " From there on by matching."
     return text
+
+
+def read_by_attacks(counts: Counted, read: Mapping[fx.Node, int], batch: int | None) -> str:
+    """Return how much of it attacks of LeakGauge read, as a sentence behind the verdict, or an empty text.
+
+    Args:
+        counts: The counts.
+        read: Largest batch that an attack reads, for each layer by its node.
+        batch: The batch size of the verdict, or None for all.
+    """
+    layers = [layer for layer in counts.layers if layer.kind in ("convolution", "linear")]
+    least = 1 if batch is None else batch
+    exact = [layer for layer in layers if counts.batch(layer) >= least]
+    seen = [layer for layer in layers if read[layer.node] >= least]
+    if not exact:
+        return ""
+    if not seen:
+        return " No attack of LeakGauge reads it yet: this is what the algebra determines."
+    if all(read[layer.node] == counts.batch(layer) for layer in exact) or (
+        batch is not None and len(seen) == len(exact)
+    ):
+        return " Attacks of LeakGauge read all of it."
+    most = max(read[layer.node] for layer in seen)
+    size = "any batch" if most >= MANY else f"batch {most}"
+    reach = f"batch {batch}" if batch is not None else size
+    return (
+        f" Attacks of LeakGauge read to {reach}, and {len(seen)} of these {len(exact)} layers. "
+        "The algebra alone determines the rest."
+    )
 
 
 def _through(steps: Sequence[tuple[int, str]]) -> str:

@@ -57,41 +57,22 @@ RESCALED = 4
 LINEAR_LAYERS = frozenset(("addmm", "mm", "linear"))
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """One gradient of a network with convolutions.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outline:
+    """What decides by counting whether a descent can begin.
 
     Args:
         network: The network.
         gradients: The gradients of the parameters by name, in float64, of the same mean loss as that
-            of the head.
-        head: The last layer and its gradient.
+            of the head. For counting alone, any nonzero tensors.
         features: The node of the last layer's input.
         count: Batch size B.
-        error: Relative rounding error of the update.
-        unit: Factor from the shared gradients to these.
-        beat: Called at least every few seconds of a search.
     """
 
     network: Network
     gradients: Mapping[str, Tensor]
-    head: HeadGradient
     features: fx.Node
     count: int
-    error: float
-    beat: Beat = quiet
-    unit: float = 1.0
-
-    def signal(self, slopes: Tensor) -> Tensor:
-        """Return the signal at the features, from the loss's derivatives (B, K) at the last layer's outputs."""
-        signal = slopes @ self.head.layer.weight
-        return signal.reshape(len(slopes), *self.features.meta["val"].shape[1:])
-
-    def propagation(self) -> Propagation:
-        """Return the propagation of values and signals that fits the network, with nothing known."""
-        if mixes(self.network):
-            return BatchPropagation(self.network, self.count, gradients=self.gradients)
-        return Propagation(self.network, self.count)
 
     def candidates(self) -> Iterator[tuple[Convolution, Inapplicable | None]]:
         """Yield the convolutions, the earliest first, each with the reason why its span tells nothing."""
@@ -114,6 +95,34 @@ class Problem:
         if self.count > 1 and not is_nonnegative(layer.source):
             return Inapplicable(f"{layer.name}: no ReLU makes its input sparse")
         return None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem(Outline):
+    """One gradient of a network with convolutions.
+
+    Args:
+        head: The last layer and its gradient.
+        error: Relative rounding error of the update.
+        unit: Factor from the shared gradients to these.
+        beat: Called at least every few seconds of a search.
+    """
+
+    head: HeadGradient
+    error: float
+    beat: Beat = quiet
+    unit: float = 1.0
+
+    def signal(self, slopes: Tensor) -> Tensor:
+        """Return the signal at the features, from the loss's derivatives (B, K) at the last layer's outputs."""
+        signal = slopes @ self.head.layer.weight
+        return signal.reshape(len(slopes), *self.features.meta["val"].shape[1:])
+
+    def propagation(self) -> Propagation:
+        """Return the propagation of values and signals that fits the network, with nothing known."""
+        if mixes(self.network):
+            return BatchPropagation(self.network, self.count, gradients=self.gradients)
+        return Propagation(self.network, self.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +173,8 @@ def why_none_begins(problem: Problem) -> str | None:
     refusals = [refusal for _, refusal in problem.candidates()]
     if any(refusal is None for refusal in refusals):
         return None
-    block = _last_block(problem)
-    if isinstance(block, _LastBlock):
+    block = last_block(problem)
+    if isinstance(block, LastBlock):
         return None
     counted = refusals[-1].reason if refusals and refusals[-1] else "no convolution has a gradient"
     return f"{counted}; and by a pooled head: {block.reason}"
@@ -346,7 +355,7 @@ def scale_at(
 
 
 @dataclass(frozen=True, eq=False)
-class _LastBlock:
+class LastBlock:
     """The end of a network: a convolution, a shift, a ReLU, a mean over positions, the last layer.
 
     Args:
@@ -364,7 +373,7 @@ class _LastBlock:
 
 def begin_by_masks(problem: Problem, *, generator: torch.Generator) -> Beginning | Inapplicable:
     """Return the beginning at the last convolution in front of a pooled head, or why there is none."""
-    block = _last_block(problem)
+    block = last_block(problem)
     if isinstance(block, Inapplicable):
         return block
     head, layer, count = problem.head, block.layer, problem.count
@@ -407,7 +416,7 @@ def begin_by_masks(problem: Problem, *, generator: torch.Generator) -> Beginning
     return Beginning(known, labels, max(found.residual, 1e-9), note)
 
 
-def _last_block(problem: Problem) -> _LastBlock | Inapplicable:
+def last_block(problem: Outline) -> LastBlock | Inapplicable:
     """Return the end of the network if it has the form of a block with a pooled head."""
     network, gradients = problem.network, problem.gradients
     pooled = root_of(problem.features)
@@ -432,7 +441,7 @@ def _last_block(problem: Problem) -> _LastBlock | Inapplicable:
             return Inapplicable(f"{layer.name}: its gradient is 0")
         if shift is not None and shift in gradients and layer.name in gradients:
             scale = Propagation(network, problem.count).slope(user).flatten()
-            return _LastBlock(layer, relu, shift, scale)
+            return LastBlock(layer, relu, shift, scale)
     return Inapplicable("no convolution with a trained BatchNorm in eval mode ends the network")
 
 
