@@ -32,6 +32,7 @@ def test_a_table_a_verdict_and_advice(capsys: pytest.CaptureFixture[str]) -> Non
         "numbers",
         "own",
         "batch",
+        "read",
         "attack",
         "note",
     ]

@@ -73,7 +73,15 @@ class TestConvolutions:
     def test_fewer_channels_than_positions_give_the_head_alone(self) -> None:
         model = lg.models.build(lg.models.resnet20, COLOR, 10)
         found = lg.inspect(model, (3, 32, 32))
-        assert {row.layer for row in found.rows if row.own} == {"linear"}
+        own = {row.layer for row in found.rows if row.own}
+        assert own == {
+            "layer3.2.conv2",
+            "linear",
+        }  # The masks of the pooled head tell the convolution.
+        assert "masks" in rows(found)["layer3.2.conv2"].note
+        model.layer3[2].bn2.bias.requires_grad_(False)
+        bare = lg.inspect(model, (3, 32, 32))
+        assert {row.layer for row in bare.rows if row.own} == {"linear"}
 
     @pytest.mark.parametrize("norm", ["batch", "instance", "none"])
     def test_normalizations_hardly_matter(self, norm: str) -> None:
@@ -120,6 +128,68 @@ class TestConvolutions:
         assert lg.inspect(model.train(), (1, 8, 8)).rows
 
 
+def small(activation: type[nn.Module]) -> nn.Module:
+    """Return two convolutions and a pooled head for 8x8 images."""
+    convolutions = (nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.Conv2d(16, 64, 3, padding=1))
+    first, second = convolutions
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    return chain(first, activation(), second, activation(), *pool).eval()
+
+
+class TestReadByAttacks:
+    """What an attack reads stands beside what the algebra determines, and the attack agrees."""
+
+    def test_relu_is_read_as_far_as_the_algebra_goes(self) -> None:
+        found = lg.inspect(small(nn.ReLU), (1, 8, 8))
+        assert [row.read for row in found.rows] == [row.batch for row in found.rows]
+        assert found.read == found.exact
+        assert found.verdict.endswith("By counting, attacks of LeakGauge read all of it.")
+
+    @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU6, nn.GELU])
+    def test_other_activations_are_read_for_one_example(self, activation: type[nn.Module]) -> None:
+        found = rows(lg.inspect(small(activation), (1, 8, 8)))
+        assert (found["2"].own or 0) > 1
+        assert found["2"].read == 1
+        for batch in (1, 2):
+            seen = lg.examples.observation(batch_size=batch, model=small(activation))
+            plan = lg.attacks.ShiftConsistency().plan(seen)
+            assert isinstance(plan, lg.Plan) is (batch == 1)
+
+    def test_what_no_attack_reads_is_said(self) -> None:
+        found = lg.inspect(small(nn.Tanh), (1, 8, 8), batch=4)
+        assert rows(found)["0"].attack == "from above, algebra only"
+        assert rows(found)["0"].read == 0
+        assert "The algebra alone determines the rest." in found.verdict
+
+    def test_an_end_without_a_linear_layer_is_algebra_alone(self) -> None:
+        model = chain(nn.Conv2d(4, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 5, 2), nn.Flatten())
+        found = lg.inspect(model, (4, 2, 2))
+        assert (found.exact or 0) > 0
+        assert found.read == 0
+        assert "No attack of LeakGauge reads it yet" in found.verdict
+
+    def test_steps_are_not_read(self) -> None:
+        found = lg.inspect(small(nn.ReLU), (1, 8, 8), steps=2)
+        assert rows(found)["2"].own == 1
+        assert rows(found)["2"].read == 0
+
+
+class TestBatches:
+    """Signals of a whole batch are measured."""
+
+    def test_saturated_outputs_have_one_signal(self) -> None:
+        """If all outputs are large, the derivatives of the loss of equal labels are equal."""
+        model = small(nn.ReLU)
+        head = model[-1]
+        assert isinstance(head, nn.Linear)
+        assert lg.inspect(model, (1, 8, 8)).rows[-1].own == 9
+        with torch.no_grad():
+            head.weight.mul_(1e6)
+        last = lg.inspect(model, (1, 8, 8)).rows[-1]
+        assert last.own == 1
+        assert "dependent" in last.note
+
+
 class TestLinear:
     def test_a_relu_mlp_is_exact_down_to_the_example(self) -> None:
         found = lg.inspect(lg.models.build(lg.models.mlp, COLOR, 10, width=64), (3, 32, 32))
@@ -142,9 +212,10 @@ class TestLinear:
 
     def test_tokens(self) -> None:
         found = rows(lg.inspect(Language(), (6,), vocabulary=50))
-        assert (found["embed"].own, found["embed"].attack) == (None, "token bag")
+        assert (found["embed"].own, found["embed"].attack) == (None, "token bag, algebra only")
         attention = found["attention.in_proj_weight"]
-        assert (attention.own, attention.attack) == (31 // 6, "token test")
+        assert (attention.own, attention.attack) == (31 // 6, "token test, algebra only")
+        assert attention.read == 0
         tied = lg.inspect(Language(tie=True), (6,), vocabulary=50)
         assert "tied" in tied.rows[0].note
         assert tied.rows[0].own == 0

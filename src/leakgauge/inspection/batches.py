@@ -75,7 +75,7 @@ def limits_of(
     for layer, signal in zip(wanted, signals, strict=True):
         axis = 1 if layer.kind == "convolution" else -1
         rows = signal.movedim(axis, -1).reshape(EXAMPLES, -1, signal.shape[axis])
-        last = root_of(network.end) is layer.node
+        last = layer.kind == "linear" and root_of(network.end) is layer.node
         found[layer.node] = _limits(
             layer.reader, rows, features(order[layer.source]) if last else None
         )
@@ -115,7 +115,7 @@ def _limits(reader: Reader | None, rows: Tensor, features: Tensor | None) -> Lim
     ]
     live = torch.stack([torch.stack(each).double().mean(0) for each in windows])  # (B, groups)
     alive = tuple(int(least) * reader.groups for least in live.amin(1).round())
-    if features is not None:
+    if features is not None and features.dim() == 2:
         return Limits(alive, _full(lambda b: rows[:b, 0].T @ features[:b], 1))
     narrow = groups[:, :, int(live[-1].argmin())]
     if reader.positions == 1 or reader.shared:

@@ -52,8 +52,8 @@ def inspect(
     Example:
         >>> import leakgauge as lg
         >>> model = lg.models.build(lg.models.lenet, lg.ImageDomain(3, 32, 32), 10)
-        >>> lg.inspect(model, (3, 32, 32), batch=1).verdict
-        'Batch 1: exact through features.0, 4 of 4 layers. The example itself is exact.'
+        >>> lg.inspect(model, (3, 32, 32), batch=1).verdict  # doctest: +ELLIPSIS
+        'Batch 1: exact through features.0, 4 of 4 layers. The example itself is exact. ...'
     """
     check_argument("model", nn.Module, model)
     check_argument("batch", Count | None, batch)
@@ -87,7 +87,9 @@ def _row(counts: Counted, layer: Layer, read: int) -> Row:
     if dead > 0:
         note += f"{'; ' if note else ''}{dead} of {layer.outputs} channels dead on noise"
     batch = counts.batch(layer)
-    attack = (found.attack or "from above") if read else ("algebra only" if batch else "")
+    attack = found.attack or ("from above" if batch else "")
+    if attack and not read:
+        attack += ", algebra only"
     return Row(
         layer=layer.name,
         kind=layer.kind,

@@ -34,7 +34,8 @@ class Row:
         numbers: Numbers of the layer's input, for one example.
         parameters: Number of entries of the weight.
         own: Largest batch whose inputs the layer's own gradient determines. None for any batch.
-        attack: The attack that reads it. "algebra only" if no attack of LeakGauge does. Empty if nothing does.
+        attack: The method that reads it, or an empty text. It ends with ", algebra only" if no attack of LeakGauge
+            reads the layer.
         batch: Largest batch whose inputs are determined with the help of all other layers. None for any batch.
         read: Largest batch whose inputs an attack of LeakGauge reads, by counting. None for any batch.
         note: Why not more, in numbers.

@@ -87,12 +87,12 @@ def read_by_attacks(counts: Counted, read: Mapping[fx.Node, int], batch: int | N
     if all(read[layer.node] == counts.batch(layer) for layer in exact) or (
         batch is not None and len(seen) == len(exact)
     ):
-        return " Attacks of LeakGauge read all of it."
+        return " By counting, attacks of LeakGauge read all of it."
     most = max(read[layer.node] for layer in seen)
     size = "any batch" if most >= MANY else f"batch {most}"
     reach = f"batch {batch}" if batch is not None else size
     return (
-        f" Attacks of LeakGauge read to {reach}, and {len(seen)} of these {len(exact)} layers. "
+        f" By counting, attacks of LeakGauge read to {reach}, and {len(seen)} of these {len(exact)} layers. "
         "The algebra alone determines the rest."
     )
 
