@@ -241,6 +241,7 @@ def run(job: Job, given: Options) -> Row:
     inputs = examples(images(given.data).inputs, subject.shape)
     rows = list(compared(counts, Measured(model, inputs)))
     kept: Row = {"network": job.network, "seconds": seconds, "exact": found.exact}
+    kept["by_attack"] = found.read
     return kept | {"verdict": found.verdict, "features": found.features, "counts": rows}
 
 

@@ -16,13 +16,16 @@ from leakgauge.analytic.convolutions.network import Network
 
 UPDATE, UPDATE_NODE = 8.0, 2.1e6
 """Work of a simulated update and its derivative: for each multiplication of the network, and for each operation."""
-IMAGE, IMAGE_NODE = 0.3, 1.2e6
-"""Work of an evaluation of activations and its derivative, in the same units. Only early layers are computed."""
+IMAGE, IMAGE_NODE, IMAGE_NUMBER = 0.3, 1.2e6, 4e3
+"""Work of an evaluation of activations and its derivative, in the same units, and for each number of an image.
+
+Only early layers are computed. The numbers of an image enter a history of 30 steps.
+"""
 
 ALGEBRA = 30
 """Simulated updates that take as long as the algebra: 25 to 29 for ResNet-18 and ResNet-20 at batches of 1 and 8."""
-ROUNDS = 2
-"""Rounds of an ordinary run. Most images need 1, or all 4."""
+ROUNDS, ROUNDS_OF_BATCH = 2, 3
+"""Rounds of an ordinary run for one example, and for several. Most examples need 1, or all 4."""
 STARTING, STAGES = 140, 7.5
 """Evaluations of the starts of a round, and of its stages for each step."""
 
@@ -36,7 +39,8 @@ def usual_updates(network: Network, count: int, *, steps: int, rounds: int) -> i
         steps: Number of steps of each stage of the search for the images.
         rounds: Largest number of starts.
     """
-    evaluations = min(rounds, ROUNDS) * (STARTING + STAGES * steps)
+    ordinary = ROUNDS if count == 1 else ROUNDS_OF_BATCH
+    evaluations = min(rounds, ordinary) * (STARTING + STAGES * steps)
     return ALGEBRA + round(evaluations * relative_work(network, count))
 
 
@@ -52,5 +56,6 @@ def relative_work(network: Network, count: int) -> float:
         for each in network.convolutions
     )
     nodes = sum(node.op == "call_function" for node in network.graph.nodes)
-    image = IMAGE * products + IMAGE_NODE * nodes
+    numbers = count * math.prod(network.entry.meta["val"].shape[1:])
+    image = IMAGE * products + IMAGE_NODE * nodes + IMAGE_NUMBER * numbers
     return float(image / (UPDATE * products + UPDATE_NODE * nodes))
