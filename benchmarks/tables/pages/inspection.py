@@ -86,7 +86,7 @@ PAGE = Page(
         "From above: the true signals of the layers that share an input make equations of full rank.",
         "Last layer: its gradient has the rank of the batch, with singular values down to 1e-13 of the largest.",
         "Of each network, up to three spans and three inputs from above are compared.",
-        "The inspection measures ranks on random images. Real ones have other dead channels, which moves counts by one.",
+        "The inspection measures ranks on random images. Other channels are dead on real ones, so counts move by one.",
         "Beside a narrow gap, a span is determined, but its error in float64 can be above 1e-5.",
         "An image that the network fits, or nearly equal features, leave a signal of lower rank than foretold.",
     ),

@@ -91,6 +91,8 @@ def read_by_attacks(counts: Counted, read: Mapping[fx.Node, int], batch: int | N
     most = max(read[layer.node] for layer in seen)
     size = "any batch" if most >= MANY else f"batch {most}"
     reach = f"batch {batch}" if batch is not None else size
+    if len(seen) == len(exact):
+        return f" By counting, attacks of LeakGauge read to {reach}. The algebra alone determines the rest."
     return (
         f" By counting, attacks of LeakGauge read to {reach}, and {len(seen)} of these {len(exact)} layers. "
         "The algebra alone determines the rest."
