@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from common import CIFAR, Options
-from inspection_networks import examples, signals, vgg, volumes
+from convolution_networks import UNet, resnet50, scaled_vgg
+from inspection_networks import densenet, examples, signals, vgg, volumes
 from problems import images
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,7 +23,13 @@ from leakgauge.inspection.domains import domain_of
 
 PUBLISHED = ("resnet20", "resnet32", "resnet56")
 """Networks whose weights are published."""
-SHAPES = {"resnet18 64": (3, 64, 64), "1-D CNN": (3, 128), "3-D CNN": (1, 8, 8, 8)}
+SHAPES = {
+    "resnet18 64": (3, 64, 64),
+    "resnet50 64": (3, 64, 64),
+    "resnet18 224": (3, 224, 224),
+    "1-D CNN": (3, 128),
+    "3-D CNN": (1, 8, 8, 8),
+}
 """Shape of an example, if it is not a small color image."""
 LOSS = 0.1
 """A trained network is attacked on images whose loss is above this number."""
@@ -60,10 +67,14 @@ def has_data(given: Options) -> bool:
 def data_for(network: str, trained: bool, given: Options) -> lg.Dataset:
     """Return the examples of a network. A trained network gets images that it was not trained on."""
     shape = SHAPES.get(network, (3, 32, 32))
-    if shape == (3, 64, 64) and has_data(given):
+    if shape[1:] in ((64, 64), (224, 224)) and has_data(given):
         data = lg.data.npz("imagenet_samples_64.npz")
         # Each class has one image. Labels mean nothing to an untrained network.
-        return replace(data, targets=torch.arange(len(data)) % MADE_UP, classes=10)
+        data = replace(data, targets=torch.arange(len(data)) % MADE_UP, classes=10)
+        if shape[1:] == (64, 64):
+            return data
+        inputs = examples(data.inputs, shape).float().clamp(0, 1)
+        return replace(data, inputs=inputs, domain=domain_of(shape, None))
     data = images(given.data)
     if has_data(given) and not trained:
         data = lg.data.npz(CIFAR, split="train")
@@ -78,10 +89,11 @@ def build(network: str, data: lg.Dataset, seed: int) -> nn.Module:
     """Return an untrained network in eval mode."""
     classes = data.classes or 10
     if network.startswith("resnet18"):
-        stem = "imagenet" if network.endswith("64") else "cifar"
+        stem = "imagenet" if network.endswith(("64", "224")) else "cifar"
         return lg.models.build(lg.models.resnet18, data.domain, classes, seed=seed, stem=stem)
     own: dict[str, Any] = {"vgg": lambda: vgg(norm=False), "vgg norm": lambda: vgg(norm=True)}
-    own |= {"1-D CNN": signals, "3-D CNN": volumes}
+    own |= {"1-D CNN": signals, "3-D CNN": volumes, "densenet": densenet, "u-net": UNet}
+    own |= {"vgg scaled": scaled_vgg, "resnet50 64": resnet50}
     if network in own:
         with lg.Seeds(seed).isolated("weights"):
             return own[network]().eval()  # type: ignore[no-any-return]

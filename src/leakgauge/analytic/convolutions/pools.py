@@ -58,7 +58,9 @@ TRUSTED = 0.1
 """Least fraction of the gradient's unexplained part that counts as an effect of the input's error."""
 REWEIGHTED = 3
 """Number of times that equations with wrong places are told by their misfit, in one alternation."""
-ITERATIONS = 80
+AMPLE = 2.0
+"""Gradient equations for each unknown from which on the outputs do not enter the input."""
+ITERATIONS = 30
 """Largest number of conjugate gradient iterations of one alternation."""
 HARD = 8
 """Largest number of times that whole places are computed again from the solved input."""
@@ -98,6 +100,12 @@ class Pooled:
     def shown(self) -> Tensor:
         """Marks (B, O, W) of windows whose output is not the ReLU's 0."""
         return self.value > 0 if self.rectified else torch.ones_like(self.value, dtype=torch.bool)
+
+    @cached_property
+    def ample(self) -> bool:
+        """Whether the gradient alone has many more equations than the input has values."""
+        rows = int(self.sent.any(2).any(0).sum()) * self.geometry.taps
+        return rows >= AMPLE * len(self.value) * self.geometry.places
 
     @cached_property
     def sent(self) -> Tensor:
@@ -284,7 +292,9 @@ def _input_from(pooled: Pooled, inputs: Tensor, error: Tensor, places: Tensor) -
         aims = pooled.spread(robust * pooled.aims[..., None])
         gram = matrix.T @ (matrix * weight[:, None])
         right = from_columns(matrix.T @ (gap * weight[:, None]), batch)
-        right = right + pooled.back(aims - seen * total) + (inputs - found) / prior
+        right = right + (inputs - found) / prior
+        if not pooled.ample:
+            right = right + pooled.back(aims - seen * total)
         change = _solve_normal(pooled, gram, total, 1 / prior, right)
         found = found + change
         found = found.clamp_min(0) if pooled.positive else found
@@ -304,6 +314,10 @@ def _solve_normal(
         right: The right side (B, C, N).
     """
     batch, channels, places = right.shape
+    if pooled.ample:
+        diagonal = torch.diag(prior.flatten().repeat_interleave(places))
+        factor = torch.linalg.cholesky(gram + diagonal)
+        return from_columns(torch.cholesky_solve(to_columns(right), factor), batch)
     size = pooled.weight.square().sum((1, 2))[:, None]
     typical = (total * size).sum((1, 2)) / (channels * places) + prior.flatten()
     inverse = torch.cholesky_inverse(
@@ -321,7 +335,7 @@ def _solve_normal(
     way = near = precondition(rest)
     rho = first = float((rest * near).sum())
     for _ in range(ITERATIONS):
-        if rho <= 1e-12 * first:
+        if rho <= 1e-8 * first:
             break
         image = normal(way)
         step = rho / float((way * image).sum())
