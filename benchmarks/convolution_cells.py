@@ -86,11 +86,12 @@ def data_for(network: str, trained: bool, given: Options) -> lg.Dataset:
 
 
 def build(network: str, data: lg.Dataset, seed: int) -> nn.Module:
-    """Return an untrained network in eval mode."""
+    """Return an untrained network, in eval mode unless its name says otherwise."""
     classes = data.classes or 10
     if network.startswith("resnet18"):
         stem = "imagenet" if network.endswith(("64", "224")) else "cifar"
-        return lg.models.build(lg.models.resnet18, data.domain, classes, seed=seed, stem=stem)
+        model = lg.models.build(lg.models.resnet18, data.domain, classes, seed=seed, stem=stem)
+        return model.train(network.endswith("train mode"))
     own: dict[str, Any] = {"vgg": lambda: vgg(norm=False), "vgg norm": lambda: vgg(norm=True)}
     own |= {"1-D CNN": signals, "3-D CNN": volumes, "densenet": densenet, "u-net": UNet}
     own |= {"vgg scaled": scaled_vgg, "resnet50 64": resnet50}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
@@ -130,6 +131,7 @@ def images_of(given: Options) -> list[Job]:
             add(3, "resnet18", state, (1,), 3)
             add(5, "resnet18", state, (1,), 10)
     add(6, "resnet18", "untrained", (2, 4), 3)
+    add(6, "resnet18 train mode", "untrained", (2, 4, 8), 2)
     add(7, "resnet18", "untrained", (16, 24, 32), 1)
     for network in ("vgg norm", "vgg", "convnet", "resnet18 64", "1-D CNN", "3-D CNN"):
         add(8, network, "untrained", (1, 8), 1)
@@ -207,7 +209,9 @@ def attack_of(job: Job) -> lg.BaseAttack:
 def losses_of(model: nn.Module, batch: lg.Batch) -> list[float]:
     """Return the loss of each example."""
     with torch.no_grad():
-        each = nn.functional.cross_entropy(model(batch.inputs), batch.targets, reduction="none")
+        each = nn.functional.cross_entropy(
+            deepcopy(model)(batch.inputs), batch.targets, reduction="none"
+        )
     return [float(loss) for loss in each]
 
 
