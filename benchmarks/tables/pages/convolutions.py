@@ -11,6 +11,7 @@ from tables.table import Column, Table, fraction, tabulate
 
 NETWORKS = {
     "resnet18": "ResNet-18",
+    "resnet18 train mode": "ResNet-18, BatchNorm in train mode",
     "resnet18 64": "ResNet-18, 64 px",
     "resnet20": "ResNet-20",
     "resnet32": "ResNet-32",
