@@ -36,6 +36,7 @@ HEADLINES: dict[str, tuple[Predicate, ...]] = {
         job(part="features", method="feature inversion"),
     ),
     "color": (EVERY,),
+    "convolution_defenses": (job(part="leak", defense="none"),),
     "convolutions": (
         job(part="span", altered="none"),
         job(part="images", network="resnet18", size=1),

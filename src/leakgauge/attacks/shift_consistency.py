@@ -314,7 +314,8 @@ def errors_of(observation: Observation, problem: Problem) -> UpdateError | None:
     if mixes(problem.network):
         return None
     named = [errors.relative([c.name]) for c in convolutions if c.name in errors.entries]
-    return errors if named and median(named) > EXACT else None
+    head = errors.relative([problem.head.head.weight])
+    return errors if named and max(median(named), head) > EXACT else None
 
 
 def begin_unsure(
