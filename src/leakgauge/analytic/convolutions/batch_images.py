@@ -31,6 +31,8 @@ from leakgauge.analytic.convolutions.image import Minimum, minimize_each
 
 UNITS = (1.0, 10.0, 30.0, 100.0, 1000.0)
 """Factor of the unknowns in each stage."""
+ROUNDS = 2
+"""Largest number of starts. A batch that they do not find is hard for further ones, too."""
 NEAR = 1e-3
 """Objective of each example below which the images are nearly right."""
 EVALUATIONS = 2 * ITERATIONS * (STEPS + 1)
@@ -54,6 +56,7 @@ class BatchImaging(Imaging):
         best = waves.coefficients(torch.full((count, *self.shape), 0.5).to(self.like))
         values = torch.full((count,), torch.inf).to(self.like)
         spent = 0
+        rounds = min(rounds, ROUNDS)
         for turn in range(rounds):
             left = ~(values <= CLOSE)
             if not bool(left.any()):
