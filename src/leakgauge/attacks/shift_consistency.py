@@ -16,7 +16,6 @@ from leakgauge.analytic.convolutions.activations import (
     PRIORS,
     Images,
     Imaging,
-    Term,
 )
 from leakgauge.analytic.convolutions.batch_images import BatchImaging
 from leakgauge.analytic.convolutions.batch_norm import mixes
@@ -35,6 +34,7 @@ from leakgauge.analytic.convolutions.noisy_beginning import begin_with_errors, r
 from leakgauge.analytic.convolutions.noisy_terms import Weighted, weighted_terms
 from leakgauge.analytic.convolutions.pool_descent import descend_below_pools
 from leakgauge.analytic.convolutions.propagation import is_relu
+from leakgauge.analytic.convolutions.terms import Term
 from leakgauge.analytic.convolutions.update_error import EXACT, UpdateError, update_error
 from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding, unit_ratio
 from leakgauge.analytic.linear import inverse_of_affine

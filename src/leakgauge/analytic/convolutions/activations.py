@@ -18,17 +18,20 @@ References:
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from leakgauge.analytic.convolutions.image import minimize_each
+from leakgauge.analytic.convolutions.image import Minimum, minimize_each
+from leakgauge.analytic.convolutions.least_squares import solve_each
+from leakgauge.analytic.convolutions.local_restarts import LocalRestarts
 from leakgauge.analytic.convolutions.network import Network
+from leakgauge.analytic.convolutions.terms import ForSome, Term, Terms
+from leakgauge.analytic.convolutions.waves import Objective, WaveObjective, Waves
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Values of the channels of plain images from which descents start."""
@@ -36,97 +39,26 @@ STARTS, FIRST = 4, 25
 """Number of starts of each example, and of the steps after which the best one goes on."""
 PRIORS = (1e-2, 1e-3, 1e-4, 1e-6, 0.0)
 """Weights of the prior, stage by stage."""
+SOFTNESS = (0.2, 0.1, 0.05, 0.02, 0.0)
+"""Widths of the softplus that replaces each ReLU, stage by stage. Smooth functions have fewer local minima."""
+SQUARES, INNER = 25, 100
+"""Number of steps of least squares at the end, and of conjugate gradient iterations of each."""
+MATCHED = 0.1
+"""Fraction of the objective to which least squares must come."""
+MENDS, FALLEN = 8, 0.98
+"""Largest number of local restarts of a round, and the fraction of the objective to which one must come."""
+PARTS = len(PRIORS) + MENDS + 1
+"""Number of parts of a round."""
 CLOSE = 1e-5
 """Objective below which an image counts as that of its activations, not as a local minimum."""
 
 
-class Objective(Protocol):
-    """The objective of some examples."""
+class Tell(Protocol):
+    """What receives the state of a search."""
 
-    def __call__(self, c: Tensor, prior: float) -> Tensor:
-        """Return the values (n,) at coefficients of waves, with this weight of the prior."""
+    def __call__(self, done: float, unit: Tensor, objectives: Tensor, used: int) -> None:
+        """Receive the fraction done, the images, their objectives, and the number of evaluations."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One term of the objective.
-
-    Args:
-        node: The node u.
-        aim: Its values a `(B, ...)`, or the right side (rows, C) of gradient equations.
-        weight: Weights (B,), or (B, ...) for known entries.
-        matrix: The matrix A (rows, N) of gradient equations, or None.
-    """
-
-    node: fx.Node
-    aim: Tensor
-    weight: Tensor
-    matrix: Tensor | None = None
-
-    def loss(self, value: Tensor) -> Tensor:
-        """Return the term (n,) of each image, from values (n, ...) of the node."""
-        if self.matrix is None:
-            gap = value - self.aim
-            if self.weight.ndim > 1:
-                return (gap.square() * self.weight).flatten(1).sum(1)
-            return gap.square().flatten(1).sum(1) * self.weight
-        product = torch.einsum("rn,bcn->brc", self.matrix, value.flatten(2))
-        return (product - self.aim).square().flatten(1).sum(1) * self.weight
-
-    def of(self, which: Tensor) -> Term:
-        """Return the term of some examples, by their indices."""
-        if self.matrix is not None:
-            return self
-        return Term(self.node, self.aim[which], self.weight[which])
-
-    def to(self, like: Tensor) -> Term:
-        """Return the term in another type."""
-        matrix = None if self.matrix is None else self.matrix.to(like)
-        return Term(self.node, self.aim.to(like), self.weight.to(like), matrix)
-
-
-@dataclass(frozen=True, eq=False)
-class Waves:
-    """Images as sums of cosine waves, with amplitudes that fall with the frequency.
-
-    Args:
-        size: The image's size along each axis.
-        like: A tensor of the type and device.
-    """
-
-    size: tuple[int, ...]
-    like: Tensor
-
-    def amplitudes(self) -> Tensor:
-        """Return the amplitude of each wave, `(*size)`."""
-        squares = torch.zeros(self.size).to(self.like)
-        for axis, length in enumerate(self.size):
-            shape = [-1 if i == axis else 1 for i in range(len(self.size))]
-            squares = squares + torch.arange(length).to(self.like).reshape(shape).square()
-        return 1 / (1 + squares.sqrt())
-
-    def image(self, waves: Tensor) -> Tensor:
-        """Return images `(n, C, *size)` around 1/2 from coefficients of the same shape."""
-        found = waves * self.amplitudes()
-        for length in self.size:  # Each product moves its axis behind the others.
-            found = torch.tensordot(found, self._matrix(length), ([2], [0]))
-        return found + 0.5
-
-    def coefficients(self, images: Tensor) -> Tensor:
-        """Return the coefficients of images `(n, C, *size)`."""
-        found = images - 0.5
-        for length in self.size:
-            found = torch.tensordot(found, self._matrix(length), ([2], [1]))
-        return found / self.amplitudes()
-
-    def _matrix(self, length: int) -> Tensor:
-        """Return the orthonormal cosine transform (length, length): row k is wave k."""
-        k = torch.arange(length, dtype=torch.float64)[:, None]
-        matrix = torch.cos(math.pi * (torch.arange(length) + 0.5) * k / length)
-        matrix = matrix * math.sqrt(2 / length)
-        matrix[0] /= math.sqrt(2)
-        return matrix.to(self.like)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +74,40 @@ class Images:
     unit: Tensor
     objectives: Tensor
     evaluations: int
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The state of a search at the start of a round.
+
+    Args:
+        left: The examples (n,) that the round searches.
+        unit: The best images so far `(B, C, ...)`.
+        objectives: Their objectives (B,).
+        spent: Number of evaluations.
+        done: Fraction of the search that is done.
+        share: Fraction that the round takes.
+    """
+
+    left: Tensor
+    unit: Tensor
+    objectives: Tensor
+    spent: int
+    done: float
+    share: float
+
+    def tell(
+        self,
+        receive: Callable[[float, Images], None],
+        done: float,
+        unit: Tensor,
+        objectives: Tensor,
+        used: int,
+    ) -> None:
+        """Tell the images of all examples, with the present ones of the round."""
+        now, after = self.unit.clone(), self.objectives.clone()
+        now[self.left], after[self.left] = unit.double(), objectives.double()
+        receive(self.done + self.share * done, Images(now, after, self.spent + used))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,48 +140,52 @@ class Imaging:
             generator: Source of the starts.
             rounds: Largest number of times that examples in a local minimum are started again.
         """
-        waves = Waves(self.shape[1:], self.like)
         everyone = torch.arange(count)
-        best = waves.coefficients(torch.full((count, *self.shape), 0.5).to(self.like))
-        values = torch.full((count,), torch.inf).to(self.like)
+        best = torch.full((count, *self.shape), 0.5, dtype=torch.float64)
+        values = torch.full((count,), torch.inf, dtype=torch.float64)
         spent = 0
         for turn in range(rounds):
-            left = everyone[~(values[everyone] <= CLOSE)]
+            left = everyone[~(values <= CLOSE)]
             if not len(left):
                 break
-            objective = self._objective(waves, left)
-            found, used = self._started(objective, waves, left, turn, generator)
-            spent += used
-            for stage, prior in enumerate(PRIORS):
-                steps = self.steps * (1 if prior else 3)
-                end = minimize_each(partial(objective, prior=prior), found, steps=steps)
-                found, spent = end.inputs, spent + end.evaluations
-                now, after = best.clone(), values.clone()
-                now[left], after[left] = found, end.values
-                done = (turn + (stage + 1) / len(PRIORS)) / rounds
-                self.tell(done, Images(waves.image(now), after, spent))
-            after = objective(found, 0.0)
-            better = after < values[left]
-            best[left[better]], values[left[better]] = found[better], after[better]
-        return Images(waves.image(best), values, spent)
 
-    def _objective(self, waves: Waves, which: Tensor) -> Objective:
-        """Return the objective of some examples: from coefficients and the prior's weight to values."""
-        state: Mapping[str, Tensor] = {
-            name: t.to(self.like) if t.is_floating_point() else t
-            for name, t in self.network.state.items()
-        }
-        terms = [term.of(which).to(self.like) for term in self.terms]
-        nodes = [term.node for term in terms]
+            state = State(left, best, values, spent, turn / rounds, 1 / rounds)
+            end = self._round(left, turn, generator, partial(state.tell, self.tell))
+            spent += end.evaluations
+            better = end.values < values[left]
+            best[left[better]], values[left[better]] = end.inputs[better], end.values[better]
+        return Images(best, values, spent)
 
-        def objective(c: Tensor, prior: float) -> Tensor:
-            unit = waves.image(c)
-            values = self.network.evaluate(nodes, {self.network.entry: self.enter(unit)}, state)
-            total = torch.stack([term.loss(values[term.node]) for term in terms]).sum(0)
-            outside = (unit - unit.clamp(0, 1)).square().flatten(1).mean(1)
-            return total + prior * (c.square().flatten(1).mean(1) + 10 * outside)
-
-        return objective
+    def _round(self, which: Tensor, turn: int, generator: torch.Generator, tell: Tell) -> Minimum:
+        """Return images of some examples: a start, the stages of the prior, and least squares at the end."""
+        waves, terms = Waves(self.shape[1:], self.like), Terms(self.network, self.enter, self.terms)
+        objective = WaveObjective(terms, which, waves)
+        found, spent = self._started(objective, waves, which, turn, generator)
+        for stage, (prior, width) in enumerate(zip(PRIORS, SOFTNESS, strict=True)):
+            smooth = partial(replace(objective, softness=width), prior=prior)
+            end = minimize_each(smooth, found, steps=self.steps)
+            found, spent = end.inputs, spent + end.evaluations
+            tell((1 + stage) / PARTS, waves.image(found), end.values, spent)
+        best = _finished(ForSome(terms, which), Minimum(waves.image(found), end.values, 0))
+        spent += best.evaluations
+        for mend in range(MENDS):
+            tell((len(PRIORS) + 1 + mend) / PARTS, best.inputs, best.values, spent)
+            left = (best.values > CLOSE).nonzero()[:, 0]
+            if not len(left):
+                break
+            mended = LocalRestarts(terms, which[left], waves).run(found[left], generator)
+            better = mended.values < FALLEN * best.values[left]
+            found[left] = mended.inputs
+            now, left = (
+                Minimum(waves.image(mended.inputs[better]), mended.values[better], 0),
+                left[better],
+            )
+            spent += mended.evaluations
+            if len(left):
+                ends = _finished(ForSome(terms, which[left]), now)
+                best.inputs[left], best.values[left] = ends.inputs, ends.values
+                spent += ends.evaluations
+        return Minimum(best.inputs, best.values, spent)
 
     def _started(
         self,
@@ -248,3 +218,18 @@ class Imaging:
             ends.append((end.values, end.inputs))
         values = torch.stack([v for v, _ in ends])
         return torch.stack([c for _, c in ends])[values.argmin(0), torch.arange(len(which))], spent
+
+
+def _finished(residuals: ForSome, start: Minimum) -> Minimum:
+    """Return the end of least squares from some images, or these where it finds no match.
+
+    At a local minimum, steps without a prior only carry noise into the image.
+    """
+    end = solve_each(residuals, start.inputs, steps=SQUARES, inner=INNER)
+    matched = (end.values < MATCHED * start.values) | (end.values < CLOSE)
+    spread = matched.reshape(-1, *[1] * (end.inputs.ndim - 1))
+    return Minimum(
+        torch.where(spread, end.inputs, start.inputs.double()),
+        torch.where(matched, end.values, start.values.double()),
+        end.evaluations,
+    )

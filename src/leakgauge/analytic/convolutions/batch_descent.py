@@ -25,13 +25,14 @@ from leakgauge.analytic.convolutions.batch_norm import (
     is_batch_norm,
     norm_behind,
 )
-from leakgauge.analytic.convolutions.descent import Descent, relu_behind
+from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.inputs import GradientOf, Solved, solve_input
 from leakgauge.analytic.convolutions.lost_constants import Gauge, anchored, lost_classes
 from leakgauge.analytic.convolutions.mask_sums import wrong_bits
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.operations import batch_norm_of, name_of
 from leakgauge.analytic.convolutions.propagation import is_relu
+from leakgauge.analytic.convolutions.repairs import relu_behind
 from leakgauge.core import Inapplicable
 
 MOST = 60

@@ -23,11 +23,11 @@ from leakgauge.analytic.convolutions.activations import (
     STARTS,
     Images,
     Imaging,
-    Objective,
-    Waves,
 )
 from leakgauge.analytic.convolutions.contrast import ITERATIONS, STEPS, gauss_newton
 from leakgauge.analytic.convolutions.image import Minimum, minimize_each
+from leakgauge.analytic.convolutions.terms import Terms
+from leakgauge.analytic.convolutions.waves import Objective, WaveObjective, Waves
 
 UNITS = (1.0, 10.0, 30.0, 100.0, 1000.0)
 """Factor of the unknowns in each stage."""
@@ -52,7 +52,8 @@ class BatchImaging(Imaging):
             rounds: Largest number of times that examples in a local minimum are started again.
         """
         waves = Waves(self.shape[1:], self.like)
-        objective = self._objective(waves, torch.arange(count))
+        terms = Terms(self.network, self.enter, self.terms)
+        objective = WaveObjective(terms, torch.arange(count), waves)
         best = waves.coefficients(torch.full((count, *self.shape), 0.5).to(self.like))
         values = torch.full((count,), torch.inf).to(self.like)
         spent = 0

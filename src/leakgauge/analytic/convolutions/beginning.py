@@ -25,7 +25,7 @@ from leakgauge.analytic.convolutions.batch_masks import separate_masks
 from leakgauge.analytic.convolutions.batch_norm import BatchPropagation, mixes, norm_behind
 from leakgauge.analytic.convolutions.binary_masks import MaskedInputs, recover_masks
 from leakgauge.analytic.convolutions.counting import Reader
-from leakgauge.analytic.convolutions.descent import Descent, relu_behind
+from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.examples import Examples, separate
 from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
 from leakgauge.analytic.convolutions.operations import name_of, root_of
@@ -40,6 +40,7 @@ from leakgauge.analytic.convolutions.propagation import (
     is_steady_norm,
 )
 from leakgauge.analytic.convolutions.relative_scales import relative_scales
+from leakgauge.analytic.convolutions.repairs import relu_behind
 from leakgauge.analytic.convolutions.scaling import FITS, Scaled, scale_and_label, slopes_of
 from leakgauge.analytic.convolutions.shift_scale import ShiftScaling, shift_behind
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of

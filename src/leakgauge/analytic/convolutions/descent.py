@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from leakgauge.analytic.convolutions.bits import Gap
 from leakgauge.analytic.convolutions.inputs import (
     GradientOf,
     OutputOf,
@@ -16,17 +15,15 @@ from leakgauge.analytic.convolutions.inputs import (
     solve_input,
 )
 from leakgauge.analytic.convolutions.lost_constants import Gauge
-from leakgauge.analytic.convolutions.network import Convolution, Network
-from leakgauge.analytic.convolutions.operations import batch_norm_of, name_of
+from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
+from leakgauge.analytic.convolutions.repairs import ROUNDED, Explained, Repair, relu_behind
 from leakgauge.analytic.convolutions.update_error import UpdateError, least_sure
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet
 
 FITS = 3e-5
 """Relative misfit of a layer's gradient below which its input is believed, for an update in float32."""
-ROUNDED = 4e-7
-"""Relative misfit that the rounding of float32 explains."""
 NOISY = 2.0
 """Relative misfit of a layer's gradient below which its input is believed, in units of its known error."""
 UNSURE = 0.03
@@ -35,8 +32,6 @@ LARGEST = 0.3
 """Largest expected relative error of an input that is used."""
 DOUBTED = 3.0
 """Sizes of values whose bits may be wrong, in units of the least size that is surely above 0."""
-REPAIRS = 60
-"""Largest number of times that bits of one layer are repaired."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,27 +53,6 @@ class Step:
     equations: int
     unknowns: int
     repaired: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Explained:
-    """Gradients of layers that share an input, and what is left of them.
-
-    Args:
-        pairs: The layers and their gradients.
-        inputs: Their input (B, C, N).
-        gap: What is not explained (rows, C).
-        leverage: Orthonormal columns (rows, rank) of the equations from which the input follows.
-        misfit: Relative size of the gap.
-        solved: The solution that gave the input, or None if it was known before.
-    """
-
-    pairs: list[tuple[Convolution, GradientOf]]
-    inputs: Tensor
-    gap: Tensor
-    leverage: Tensor | None
-    misfit: float
-    solved: Solved | None = None
 
 
 @dataclass(eq=False)
@@ -207,7 +181,7 @@ class Descent:
         """Check the gradients of layers with a known input, and repair the masks behind them."""
         inputs = value.flatten(2)
 
-        def explain() -> _Explained | Inapplicable:
+        def explain() -> Explained | Inapplicable:
             self.beat()
             pairs = self._gradients(layers)
             if not pairs:
@@ -215,10 +189,10 @@ class Descent:
             gap = torch.cat([g.gap(inputs) for _, g in pairs])
             right = torch.cat([g.right for _, g in pairs])
             misfit = float(gap.norm() / right.norm())
-            return _Explained(pairs, inputs, gap, None, misfit)
+            return Explained(pairs, inputs, gap, None, misfit)
 
         names = tuple(layer.name for layer in layers)
-        found = self._repaired(explain, names)
+        found = self._repair(explain, names)
         if isinstance(found, Inapplicable):
             return Inapplicable(f"{', '.join(names)}: {found.reason}")
         return Step(names, source, found[0].misfit, 0, 0, found[1])
@@ -228,7 +202,7 @@ class Descent:
         names = tuple(layer.name for layer in layers)
         counts = (0, 0)
 
-        def explain() -> _Explained | Inapplicable:
+        def explain() -> Explained | Inapplicable:
             nonlocal counts
             self.beat()
             pairs, solved = self._attempt(source, layers)
@@ -237,11 +211,11 @@ class Descent:
                     self.open[source] = [g for _, g in pairs]
                 return solved
             counts = (solved.equations, solved.unknowns)
-            return _Explained(
+            return Explained(
                 pairs, solved.inputs, solved.gap, solved.leverage, solved.misfit, solved
             )
 
-        found = self._repaired(explain, names)
+        found = self._repair(explain, names)
         if isinstance(found, Inapplicable):
             return Inapplicable(f"{', '.join(names)}: {found.reason}")
         best, repaired = found
@@ -257,6 +231,15 @@ class Descent:
             if self.errors is not None and best.solved is not None:
                 self._learn_unsure(source, best.solved)
         return Step(names, source, best.misfit, *counts, repaired)
+
+    def _repair(
+        self, explain: Callable[[], Explained | Inapplicable], names: Sequence[str]
+    ) -> tuple[Explained, int] | Inapplicable:
+        """Return the gradients with the masks behind them repaired, and the number of flipped bits."""
+        noise = self._noise(names)
+        # With known errors, many bits are unsure, and a misfit does not tell one.
+        fits = self.fits if self.errors is None else float("inf")
+        return Repair(self.known, explain, least=max(ROUNDED, 1.1 * noise), fits=fits).run()
 
     def _attempt(
         self, source: fx.Node, layers: Sequence[Convolution]
@@ -279,59 +262,6 @@ class Descent:
         self.known.masks[source] = mask.reshape(shape)
         self.known.doubts[source] = (value.abs() < DOUBTED * least).reshape(shape)
         self.known.values[source] = torch.where(mask, value, 0).reshape(shape)
-
-    def _repaired(
-        self, explain: Callable[[], _Explained | Inapplicable], names: Sequence[str]
-    ) -> tuple[_Explained, int] | Inapplicable:
-        """Return the gradients with their masks repaired, and the number of flipped bits.
-
-        Bits are flipped as long as the misfit falls. If several flips at once do not lower it, the
-        best one is tried alone.
-        """
-        best, repaired = explain(), 0
-        if isinstance(best, Inapplicable):
-            return best
-        for _ in range(REPAIRS):
-            if best.misfit < max(ROUNDED, 1.1 * self._noise(names)):
-                break
-            for share in (0.05, 0.9):
-                flips = self._flips(best, share)
-                count = sum(int(wrong.sum()) for wrong in flips.values())
-                if not count:
-                    return best, repaired
-                self._flip(flips)
-                trial = explain()
-                if not isinstance(trial, Inapplicable) and trial.misfit < best.misfit:
-                    best, repaired = trial, repaired + count
-                    break
-                self._flip(flips)
-            else:
-                break
-        return best, repaired
-
-    def _flips(self, state: _Explained, share: float) -> dict[fx.Node, Tensor]:
-        """Return the bits to flip, by ReLU.
-
-        Args:
-            state: The gradients as they are explained now.
-            share: Least squared gap of a channel that is searched, relative to the largest one.
-        """
-        gaps: dict[fx.Node, Gap] = {}
-        start = 0
-        for layer, gradient in state.pairs:
-            rows = slice(start, start + len(gradient.right))
-            start = rows.stop
-            relu = relu_behind(self.known.network, layer.node)
-            if relu is not None and relu not in gaps:
-                leverage = None if state.leverage is None else state.leverage[rows]
-                gaps[relu] = Gap(gradient, state.inputs, state.gap[rows], leverage)
-        most = max((float(gap.energy.max()) for gap in gaps.values()), default=0.0)
-        return {relu: gap.wrong_bits(share * most) for relu, gap in gaps.items()} if most else {}
-
-    def _flip(self, flips: Mapping[fx.Node, Tensor]) -> None:
-        """Flip bits (B, O, P) of masks."""
-        for relu, wrong in flips.items():
-            self.known.flip(relu, wrong.reshape(self.known.masks[relu].shape))
 
     def _solve(
         self,
@@ -359,16 +289,3 @@ class Descent:
         if entries is not None:
             shown = (entries.value.flatten(2), entries.known.flatten(2).to(entries.value))
         return solve_input(gradients, shown, outputs, self.beat, gauges=gauges)
-
-
-def relu_behind(network: Network, node: fx.Node) -> fx.Node | None:
-    """Return the ReLU that follows a node through normalization and additions alone, or None."""
-    while True:
-        users = network.users(node)
-        if len(users) != 1:
-            return None
-        (node,) = users
-        if is_relu(node):
-            return node
-        if name_of(node) not in ("getitem", "add") and batch_norm_of(node) is None:
-            return None

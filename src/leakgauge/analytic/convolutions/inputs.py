@@ -32,6 +32,8 @@ DETERMINED = 0.02
 """Largest relative error of a known solution at which the equations count as determining it."""
 PROBED, HOPELESS = 80, 0.35
 """Number of iterations after which a known solution must be found to within this relative error."""
+LOOSER = 10.0
+"""Factor by which the errors of entries and outputs may exceed those of gradient equations."""
 ITERATIONS = 600
 """Largest number of conjugate gradient iterations on the open directions."""
 
@@ -115,7 +117,8 @@ class Solved:
 
     Args:
         inputs: (B, C, N).
-        misfit: Relative misfit of the gradient equations.
+        misfit: Relative misfit of the gradient equations. Where entries and outputs were needed, a
+            tenth of theirs, if it is larger.
         equations: Number of gradient equations for each channel.
         unknowns: Number of unknowns for each channel.
         gap: What the gradient equations leave unexplained (rows, C).
@@ -187,12 +190,12 @@ def solve_input(
 
     flat = least_squares(right)
     flat = flat + least_squares(right - rows @ flat)  # one step of refinement
-    inputs = from_columns(flat, batch).contiguous()
+    inputs, disagreement = from_columns(flat, batch).contiguous(), 0.0
     if weak.shape[1] and not rough:
         filled = _fill(inputs, weak, entries, outputs, beat)
         if isinstance(filled, Inapplicable):
             return filled
-        inputs = filled
+        inputs, disagreement = filled
         flat = to_columns(inputs)
     gap = right - rows @ flat
     # The spread of least squares under errors as large as the gap shows.
@@ -200,7 +203,7 @@ def solve_input(
     each = gap.square().mean() / spare
     return Solved(
         inputs,
-        float(gap.norm() / right.norm()),
+        max(float(gap.norm() / right.norm()), disagreement / LOOSER),
         len(rows),
         batch * places,
         gap * size,
@@ -248,8 +251,8 @@ def _fill(
     entries: tuple[Tensor, Tensor] | None,
     outputs: Sequence[OutputOf],
     beat: Beat,
-) -> Tensor | Inapplicable:
-    """Return the inputs (B, C, N) with their open directions fitted to entries and outputs.
+) -> tuple[Tensor, float] | Inapplicable:
+    """Return the inputs (B, C, N) with their open directions fitted to entries and outputs, and the misfit of these.
 
     Args:
         inputs: The solution of the gradient equations (B, C, N).
@@ -297,7 +300,20 @@ def _fill(
             f"its gradient leaves {unknowns} values open, and {equations} other equations do not determine "
             f"them (relative error {apart:.0e} on a known solution)"
         )
-    return inputs + spread(_conjugate_gradient(normal, gather(aim), ITERATIONS))
+    inputs = inputs + spread(_conjugate_gradient(normal, gather(aim), ITERATIONS))
+    return inputs, _disagreement(inputs, entries, outputs)
+
+
+def _disagreement(
+    inputs: Tensor, entries: tuple[Tensor, Tensor] | None, outputs: Sequence[OutputOf]
+) -> float:
+    """Return the largest relative misfit of the entries and of each output, at inputs (B, C, N)."""
+    pairs = [(o.forward(inputs), o.output * o.known) for o in outputs]
+    if entries is not None:
+        pairs.append((inputs * entries[1], entries[0] * entries[1]))
+    return max(
+        float((found - aim).norm() / aim.norm()) for found, aim in pairs if float(aim.norm())
+    )
 
 
 def _conjugate_gradient(

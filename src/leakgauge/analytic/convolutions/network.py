@@ -13,7 +13,7 @@ from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from leakgauge.analytic.convolutions.geometry import Geometry, geometry_of
-from leakgauge.analytic.convolutions.operations import root_of
+from leakgauge.analytic.convolutions.operations import name_of, root_of, trains
 from leakgauge.core import Domain, Inapplicable, ProbeError, unit_shape
 from leakgauge.federated.isolation.probing import doubled, probing, single
 from leakgauge.federated.isolation.untouched import output_of, untouched
@@ -60,6 +60,8 @@ class Network:
         end: The node of the output.
         convolutions: The convolutions in the order of their calls.
         batch: Batch size of the trace. Sizes that begin with it stand for the batch size.
+        softness: Width of the softplus that replaces each ReLU, in units of the root mean square of its
+            input. 0 for the network as it is.
     """
 
     graph: fx.Graph
@@ -69,6 +71,7 @@ class Network:
     end: fx.Node
     convolutions: tuple[Convolution, ...]
     batch: int
+    softness: float = 0.0
 
     def evaluate(
         self,
@@ -94,7 +97,7 @@ class Network:
             if node in self.names:
                 values[node] = state[self.names[node]]
             else:
-                values[node] = self._call(node, values, count)
+                values[node] = self.call(node, values, count)
         return {node: values[node] for node in wanted}
 
     def between(self, wanted: Iterable[fx.Node], given: Iterable[fx.Node]) -> set[fx.Node]:
@@ -175,11 +178,28 @@ class Network:
             return False
         return True
 
-    def _call(self, node: fx.Node, values: Mapping[fx.Node, Any], count: int) -> Any:
-        """Return the value of an operation. The batch size of the trace becomes `count` in sizes."""
-        arguments = cast(tuple[Any, ...], fx.node.map_arg(node.args, lambda n: values[n]))
+    def call(
+        self,
+        node: fx.Node,
+        values: Mapping[fx.Node, Any],
+        count: int,
+        replaced: Mapping[int, Any] | None = None,
+    ) -> Any:
+        """Return the value of an operation. The batch size of the trace becomes `count` in sizes.
+
+        Args:
+            node: The operation.
+            values: The values of its inputs.
+            count: Batch size.
+            replaced: Arguments that take the place of others, by their positions.
+        """
+        given = cast(tuple[Any, ...], fx.node.map_arg(node.args, lambda n: values[n]))
+        replaced = replaced or {}
+        arguments = tuple(replaced.get(i, argument) for i, argument in enumerate(given))
         keywords = cast(dict[str, Any], fx.node.map_arg(node.kwargs, lambda n: values[n]))
         assert callable(node.target), f"expected an operation; found {node.op}"
+        if self.softness and name_of(node) == "relu":
+            return softened(arguments[0], self.softness)
         if str(node.target).startswith(_VIEWS):
             size = list(arguments[1])
             if size and size[0] == self.batch and -1 not in size[1:]:
@@ -190,11 +210,41 @@ class Network:
         elif "group_norm" in str(node.target):
             # The operation takes the batch size as a number.
             arguments = (*arguments[:3], count, *arguments[4:])
+        elif "batch_norm" in str(node.target) and not trains(node):
+            # Its derivatives of second order are several times slower than those of two products.
+            return (affine_norm(*arguments),)
         elif "batch_norm" in str(node.target):
             # The operation would change running statistics in place.
             kept = (None if a is None else a.clone() for a in arguments[3:5])
             arguments = (*arguments[:3], *kept, *arguments[5:])
         return node.target(*arguments, **keywords)
+
+
+def softened(inputs: Tensor, softness: float) -> Tensor:
+    """Return the softplus of inputs `(B, ...)`, of a width relative to the root mean square of each example."""
+    size = inputs.square().flatten(1).mean(1).clamp_min(torch.finfo(inputs.dtype).tiny).sqrt()
+    width = (softness * size).reshape(-1, *[1] * (inputs.ndim - 1))
+    return width * nn.functional.softplus(inputs / width)
+
+
+def affine_norm(inputs: Tensor, *arguments: Any) -> Tensor:
+    """Return the output of a BatchNorm with running statistics, given the operation's arguments."""
+    factor, shift = factor_and_shift(*arguments)
+    shape = (-1, *[1] * (inputs.ndim - 2))
+    return inputs * factor.reshape(shape) + shift.reshape(shape)
+
+
+def factor_and_shift(
+    weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the factor and the shift (C,) of a BatchNorm with running statistics."""
+    # Some variants of the operation say whether they train in front of the momentum and of eps.
+    eps = rest[2] if rest[0] is False else rest[-1]
+    factor = (variance + eps).rsqrt()
+    if weight is not None:
+        factor = factor * weight
+    shift = -mean * factor
+    return factor, shift if bias is None else shift + bias
 
 
 def arguments_of(node: fx.Node) -> tuple[Any, ...]:

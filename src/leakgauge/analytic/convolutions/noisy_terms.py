@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from leakgauge.analytic.convolutions.activations import Term
 from leakgauge.analytic.convolutions.network import Network
+from leakgauge.analytic.convolutions.terms import Term
 
 ROUGHNESS = 0.02
 """Mean square of the second differences along each axis, in photographs of 32 pixels in unit coordinates."""

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from leakgauge.analytic.convolutions.network import Network, arguments_of
+from leakgauge.analytic.convolutions.network import Network, arguments_of, factor_and_shift
 from leakgauge.analytic.convolutions.operations import name_of, trains
 
+DECIDED = 1.6
+"""A value above this multiple of the errors near 0 counts as positive."""
 DOUBTFUL = 100.0
 """A value below this multiple of the errors near 0 may have the wrong mask."""
 INDEXING = frozenset(
@@ -94,6 +96,7 @@ class Propagation:
         signals: Known signals `(B, ...)` of nodes.
         masks: Where the output of a ReLU is positive. A mask may be corrected without its value.
         doubts: Where a mask may be wrong, because the value is close to 0.
+        margins: Distance of each value from the one that decides its bit, in units of its error.
     """
 
     network: Network
@@ -102,6 +105,7 @@ class Propagation:
     signals: dict[fx.Node, Tensor] = field(default_factory=dict)
     masks: dict[fx.Node, Tensor] = field(default_factory=dict)
     doubts: dict[fx.Node, Tensor] = field(default_factory=dict)
+    margins: dict[fx.Node, Tensor] = field(default_factory=dict)
 
     def learn(self, node: fx.Node, value: Tensor, *, error: float = 0.0) -> None:
         """Add a known value `(B, ...)`. Behind a ReLU, values near 0 are set to 0.
@@ -113,8 +117,9 @@ class Propagation:
         """
         if is_relu(node):
             low = self._size_of_zeros(value, error)
-            mask = value > 1.6 * low
+            mask = value > DECIDED * low
             self.masks[node], self.doubts[node] = mask, value < DOUBTFUL * low
+            self.margins[node] = (value / low - DECIDED).abs()
             value = torch.where(mask, value, 0)
         self.values[node] = value
 
@@ -144,7 +149,8 @@ class Propagation:
         before = self.value(relu.all_input_nodes[0])
         if before is not None:
             self.masks[relu] = before > 0
-            self.doubts[relu] = before.abs() < DOUBTFUL * error * float(before.abs().max())
+            self.margins[relu] = before.abs() / (error * before.abs().max())
+            self.doubts[relu] = self.margins[relu] < DOUBTFUL
 
     def flip(self, relu: fx.Node, wrong: Tensor) -> None:
         """Correct the mask of a ReLU where `wrong` `(B, ...)` is True."""
@@ -235,17 +241,11 @@ class Propagation:
 
     def affine(self, norm: fx.Node) -> tuple[Tensor, Tensor]:
         """Return the factor and the shift (C, 1, ...) of a BatchNorm with running statistics."""
-        source, weight, bias, mean, variance = arguments_of(norm)[:5]
+        source, *rest = arguments_of(norm)
         state, names = self.network.state, self.network.names
-        mean, variance = state[names[mean]], state[names[variance]]
-        last = arguments_of(norm)
-        eps = last[7] if last[5] is False else last[-1]
-        scale = (variance + eps).rsqrt()
-        if weight is not None:
-            scale = scale * state[names[weight]]
-        shift = -mean * scale
-        if bias is not None:
-            shift = shift + state[names[bias]]
+        scale, shift = factor_and_shift(
+            *(state[names[each]] if isinstance(each, fx.Node) else each for each in rest)
+        )
         shape = (-1, *[1] * (source.meta["val"].ndim - 2))
         return scale.reshape(shape), shift.reshape(shape)
 

@@ -1,0 +1,171 @@
+"""Repairs of the masks behind layers: bits are flipped as long as the misfit of their gradients falls.
+
+References:
+    Ours. We know of no publication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from leakgauge.analytic.convolutions.bits import Gap
+from leakgauge.analytic.convolutions.inputs import GradientOf, Solved
+from leakgauge.analytic.convolutions.network import Convolution, Network
+from leakgauge.analytic.convolutions.operations import batch_norm_of, name_of
+from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
+from leakgauge.core import Inapplicable
+
+ROUNDED = 4e-7
+"""Relative misfit that the rounding of float32 explains."""
+REPAIRS = 60
+"""Largest number of times that bits of one layer are repaired."""
+TRIALS, BETTER = 40, 0.1
+"""Number of the least certain bits that are flipped one by one, and the fall of the misfit that counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """Gradients of layers that share an input, and what is left of them.
+
+    Args:
+        pairs: The layers and their gradients.
+        inputs: Their input (B, C, N).
+        gap: What is not explained (rows, C).
+        leverage: Orthonormal columns (rows, rank) of the equations from which the input follows.
+        misfit: Relative size of the gap.
+        solved: The solution that gave the input, or None if it was known before.
+    """
+
+    pairs: list[tuple[Convolution, GradientOf]]
+    inputs: Tensor
+    gap: Tensor
+    leverage: Tensor | None
+    misfit: float
+    solved: Solved | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """The search for wrong bits in the masks behind layers that share an input.
+
+    Args:
+        known: What is known of the nodes. Its masks change.
+        explain: Explains the gradients with the present masks.
+        least: Misfit below which no bit is searched.
+        fits: Misfit above which the least certain bits are flipped one by one.
+    """
+
+    known: Propagation
+    explain: Callable[[], Explained | Inapplicable]
+    least: float
+    fits: float
+
+    def run(self) -> tuple[Explained, int] | Inapplicable:
+        """Return the gradients with their masks repaired, and the number of flipped bits."""
+        best, repaired = self.explain(), 0
+        if isinstance(best, Inapplicable):
+            return best
+        for _ in range(REPAIRS):
+            best, flipped = self._matched(best)
+            if not flipped and best.misfit > self.fits:
+                best, flipped = self._tried(best)
+            repaired += flipped
+            if not flipped:
+                break
+        return best, repaired
+
+    def _matched(self, best: Explained) -> tuple[Explained, int]:
+        """Flip the bits that explain the gap. Return what is left then, and the number of flips.
+
+        If several flips at once do not lower the misfit, those of the largest gaps are tried alone.
+        """
+        if best.misfit < self.least:
+            return best, 0
+        for share in (0.05, 0.9):
+            flips = self._flips(best, share)
+            count = sum(int(wrong.sum()) for wrong in flips.values())
+            if not count:
+                break
+            self._flip(flips)
+            trial = self.explain()
+            if not isinstance(trial, Inapplicable) and trial.misfit < best.misfit:
+                return trial, count
+            self._flip(flips)
+        return best, 0
+
+    def _tried(self, best: Explained) -> tuple[Explained, int]:
+        """Flip the one of the least certain bits that lowers the misfit most, if it does so by much.
+
+        Where equations are barely more than unknowns, the gap does not show which bit is wrong.
+        """
+        least, chosen = BETTER * best.misfit, None
+        for relu, place in self._least_certain(best):
+            self._flip_one(relu, place)
+            trial = self.explain()
+            self._flip_one(relu, place)
+            if not isinstance(trial, Inapplicable) and trial.misfit < least:
+                least, chosen = trial.misfit, (relu, place, trial)
+                if least < self.fits:
+                    break
+        if chosen is None:
+            return best, 0
+        relu, place, trial = chosen
+        self._flip_one(relu, place)
+        return trial, 1
+
+    def _least_certain(self, state: Explained) -> list[tuple[fx.Node, int]]:
+        """Return the bits of the masks behind the layers that are closest to being decided otherwise."""
+        relus = {relu_behind(self.known.network, layer.node) for layer, _ in state.pairs}
+        found = []
+        for relu in relus:
+            if relu is not None and relu in self.known.margins:
+                margins = self.known.margins[relu].flatten()
+                order = margins.topk(min(TRIALS, len(margins)), largest=False).indices
+                found += [(float(margins[i]), relu, i) for i in order.tolist()]
+        return [(relu, i) for _, relu, i in sorted(found, key=lambda each: each[0])[:TRIALS]]
+
+    def _flip_one(self, relu: fx.Node, place: int) -> None:
+        """Flip one bit of a mask, given its place in the flattened mask."""
+        mask = self.known.masks[relu].flatten().clone()
+        mask[place] = ~mask[place]
+        self.known.masks[relu] = mask.reshape(self.known.masks[relu].shape)
+
+    def _flips(self, state: Explained, share: float) -> dict[fx.Node, Tensor]:
+        """Return the bits to flip, by ReLU.
+
+        Args:
+            state: The gradients as they are explained now.
+            share: Least squared gap of a channel that is searched, relative to the largest one.
+        """
+        gaps: dict[fx.Node, Gap] = {}
+        start = 0
+        for layer, gradient in state.pairs:
+            rows = slice(start, start + len(gradient.right))
+            start = rows.stop
+            relu = relu_behind(self.known.network, layer.node)
+            if relu is not None and relu not in gaps:
+                leverage = None if state.leverage is None else state.leverage[rows]
+                gaps[relu] = Gap(gradient, state.inputs, state.gap[rows], leverage)
+        most = max((float(gap.energy.max()) for gap in gaps.values()), default=0.0)
+        return {relu: gap.wrong_bits(share * most) for relu, gap in gaps.items()} if most else {}
+
+    def _flip(self, flips: Mapping[fx.Node, Tensor]) -> None:
+        """Flip bits (B, O, P) of masks."""
+        for relu, wrong in flips.items():
+            self.known.flip(relu, wrong.reshape(self.known.masks[relu].shape))
+
+
+def relu_behind(network: Network, node: fx.Node) -> fx.Node | None:
+    """Return the ReLU that follows a node through normalization and additions alone, or None."""
+    while True:
+        users = network.users(node)
+        if len(users) != 1:
+            return None
+        (node,) = users
+        if is_relu(node):
+            return node
+        if name_of(node) not in ("getitem", "add") and batch_norm_of(node) is None:
+            return None
