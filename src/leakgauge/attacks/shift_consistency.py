@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 
 from leakgauge.analytic.convolutions.activations import (
     CLOSE,
-    PRIORS,
+    PARTS,
     Images,
     Imaging,
+    most_evaluations,
 )
 from leakgauge.analytic.convolutions.batch_images import BatchImaging
 from leakgauge.analytic.convolutions.batch_norm import mixes
@@ -106,7 +107,8 @@ class ShiftConsistency(BaseAttack):
     3. With the signal :math:`\Delta` of the layers behind known, the input of each layer below solves
        linear equations, as long as these determine it. The misfit shows wrong bits of ReLU masks.
        A max pool sends each signal to one place. The gradient below it tells places and input together.
-    4. L-BFGS finds the image of each example that has the activations of the earliest layers read.
+    4. L-BFGS, then Levenberg-Marquardt steps find the image of each example that has the activations
+       of the earliest layers read.
 
     The attack estimates the error of the update. It knows the noise of a known defense, and sees number
     formats and entries that were not sent. Singular values beyond the batch's positions show the rest.
@@ -120,8 +122,7 @@ class ShiftConsistency(BaseAttack):
     no more than a match.
 
     Args:
-        steps: Number of steps of L-BFGS in each of five stages, at least 1. The last stage takes
-            three times as many.
+        steps: Number of steps of L-BFGS in each of five stages, at least 1.
         rounds: Largest number of starts, at least 1, of an image that stays in a local minimum.
 
     References:
@@ -143,8 +144,8 @@ class ShiftConsistency(BaseAttack):
         <Status.CERTIFIED: 'certified'>
     """
 
-    steps: Count = 60
-    rounds: Count = 4
+    steps: Count = 30
+    rounds: Count = 2
 
     @property
     def requires(self) -> frozenset[str]:
@@ -162,16 +163,13 @@ class ShiftConsistency(BaseAttack):
         return Plan(
             evaluations=self.most,
             search=partial(self.search, observation, problem),
-            expected=usual_updates(
-                problem.network, problem.count, steps=self.steps, rounds=self.rounds
-            ),
+            expected=usual_updates(problem.network, problem.count, steps=self.steps),
         )
 
     @property
     def most(self) -> int:
         """Largest number of evaluations: those of the images, and one of the update."""
-        # Each step may halve its length several times. Most take one evaluation.
-        return self.rounds * (self.steps * 8 + 200) * 4 + 1
+        return self.rounds * most_evaluations(self.steps) + 1
 
     def search(
         self, observation: Observation, problem: Problem, seeds: Seeds, progress: Progress
@@ -218,7 +216,7 @@ class ShiftConsistency(BaseAttack):
         finish: Callable[[Images], Reconstruction],
     ) -> Images:
         """Return the image of each example. Each evaluation is a beat."""
-        stage, domain = (1 - READING) / (len(PRIORS) * rounds), observation.domain
+        stage, domain = (1 - READING) / (PARTS * rounds), observation.domain
         pulse.part(READING + stage, usual=self.steps)
 
         def tell(fraction: float, images: Images) -> None:

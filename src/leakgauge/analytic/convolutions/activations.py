@@ -26,8 +26,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.convolutions.image import Minimum, minimize_each
-from leakgauge.analytic.convolutions.least_squares import solve_each
+from leakgauge.analytic.convolutions.image import HALVINGS, Minimum, minimize_each
+from leakgauge.analytic.convolutions.least_squares import FRACTIONS, solve_each
+from leakgauge.analytic.convolutions.local_restarts import EVALUATIONS as MEND_EVALUATIONS
 from leakgauge.analytic.convolutions.local_restarts import LocalRestarts
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.terms import ForSome, Term, Terms
@@ -51,6 +52,14 @@ PARTS = len(PRIORS) + MENDS + 1
 """Number of parts of a round."""
 CLOSE = 1e-5
 """Objective below which an image counts as that of its activations, not as a local minimum."""
+
+
+def most_evaluations(steps: int) -> int:
+    """Return the largest number of evaluations of one round, with this many steps of each stage."""
+    halved, colors = HALVINGS + 1, len(LEVELS) + 27
+    stages = halved * (STARTS * FIRST + len(PRIORS) * steps) + colors
+    squares = SQUARES * (INNER + len(FRACTIONS)) + 1
+    return stages + squares + MENDS * (halved * MEND_EVALUATIONS + squares)
 
 
 class Tell(Protocol):

@@ -24,23 +24,19 @@ Only early layers are computed. The numbers of an image enter a history of 30 st
 
 ALGEBRA = 30
 """Simulated updates that take as long as the algebra: 25 to 29 for ResNet-18 and ResNet-20 at batches of 1 and 8."""
-ROUNDS, ROUNDS_OF_BATCH = 2, 3
-"""Rounds of an ordinary run for one example, and for several. Most examples need 1, or all 4."""
-STARTING, STAGES = 140, 7.5
-"""Evaluations of the starts of a round, and of its stages for each step."""
+STARTING, STAGES, SQUARING = 140, 6.25, 600
+"""Evaluations of the start of a round, of its stages for each step, and of the least squares at its end."""
 
 
-def usual_updates(network: Network, count: int, *, steps: int, rounds: int) -> int:
-    """Return the number of simulated updates that take as long as an ordinary run.
+def usual_updates(network: Network, count: int, *, steps: int) -> int:
+    """Return the number of simulated updates that take as long as a run of one round.
 
     Args:
         network: The network.
         count: Batch size.
         steps: Number of steps of each stage of the search for the images.
-        rounds: Largest number of starts.
     """
-    ordinary = ROUNDS if count == 1 else ROUNDS_OF_BATCH
-    evaluations = min(rounds, ordinary) * (STARTING + STAGES * steps)
+    evaluations = STARTING + STAGES * steps + SQUARING
     return ALGEBRA + round(evaluations * relative_work(network, count))
 
 

@@ -98,7 +98,7 @@ def solve_each(
         factor = torch.where(size == 1, 0.1, torch.where(size > 0, 3.0, 10.0))
         damping[left] *= factor
         slow[left] = torch.where(values[left] > SLOW * before, slow[left] + 1, 0)
-        spent += 2 * used
+        spent += used
         tell(step + 1, x, values)
     return Minimum(x, values, spent)
 

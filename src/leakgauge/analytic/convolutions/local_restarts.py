@@ -26,6 +26,8 @@ STAGES = ((1e-5, 0.05), (1e-6, 0.0))
 """Weight of the prior and softness of each stage."""
 STEPS = 25
 """Number of steps of each stage."""
+EVALUATIONS = TRIALS * len(STAGES) * (STEPS + 1)
+"""Evaluations of one example's restarts, without halved steps."""
 RADII = (1 / 16, 1 / 5)
 """Range of half the width of a region, relative to the image's."""
 BLUR = 5

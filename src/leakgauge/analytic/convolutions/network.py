@@ -61,7 +61,7 @@ class Network:
         convolutions: The convolutions in the order of their calls.
         batch: Batch size of the trace. Sizes that begin with it stand for the batch size.
         softness: Width of the softplus that replaces each ReLU, in units of the root mean square of its
-            input. 0 for the network as it is.
+            input. 0 for ReLUs.
     """
 
     graph: fx.Graph

@@ -135,46 +135,6 @@ class ForSome:
         return Derivative(self.terms.to(self.among[which], unit), unit)
 
 
-@dataclass(frozen=True, eq=False)
-class Together:
-    """The residuals of all examples as those of one, for least squares on images that act on each other.
-
-    Args:
-        terms: The terms.
-        count: Number of examples B.
-    """
-
-    terms: Terms
-    count: int
-
-    def at(self, which: Tensor, unit: Tensor) -> Tensor:
-        """Return the residuals (1, R) at images `(1, B, C, ...)`."""
-        return self._each.at(torch.arange(self.count), unit[0]).reshape(1, -1)
-
-    def linear(self, which: Tensor, unit: Tensor) -> Merged:
-        """Return the derivative at images, in float32."""
-        return Merged(self._each.linear(torch.arange(self.count), unit[0]))
-
-    @property
-    def _each(self) -> ForSome:
-        return ForSome(self.terms, torch.arange(self.count))
-
-
-@dataclass(frozen=True, eq=False)
-class Merged:
-    """The derivative of the residuals of all examples, as of one."""
-
-    each: Derivative
-
-    def forward(self, direction: Tensor) -> Tensor:
-        """Return the derivative (1, R) along directions `(1, B, C, ...)`."""
-        return self.each.forward(direction[0]).reshape(1, -1)
-
-    def back(self, gap: Tensor) -> Tensor:
-        """Return the product `(1, B, C, ...)` of the transpose with gaps (1, R)."""
-        return self.each.back(gap.reshape(self.each.residuals.shape))[None]
-
-
 class Derivative:
     """The derivative of the residuals at some images.
 

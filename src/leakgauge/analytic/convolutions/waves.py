@@ -80,7 +80,7 @@ class WaveObjective:
         which: Indices (n,) of these examples. An example may occur several times.
         waves: The waves, in the type of the search.
         softness: Width of the softplus that replaces each ReLU, in units of the root mean square of its
-            input. 0 for the network as it is.
+            input. 0 for ReLUs.
     """
 
     terms: Terms
