@@ -91,6 +91,14 @@ def _refusal(pooled: Pooled) -> str | None:
             f"a max pool behind it with {batch * windows} windows of each channel, for {entries} entries of the "
             "channel's gradient"
         )
+    alive = int(pooled.sent.any(2).any(0).sum()) * pooled.geometry.taps
+    channels = pooled.weight.shape[1]
+    equations = alive * channels + int(pooled.shown.sum())
+    if equations < unknowns * channels:
+        return (
+            f"a max pool behind it, and {equations} equations for {unknowns * channels} values, even if the places "
+            "of its maxima were known"
+        )
     if unknowns > LARGEST:
         return (
             f"a max pool behind it, and {unknowns} unknowns of each channel. Places of maxima are sought up to "
