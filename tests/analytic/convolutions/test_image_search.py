@@ -142,7 +142,7 @@ class Masks:
         wrong = int((self.known.masks[relu] != self.truth).sum())
         layer = self.known.network.convolutions[0]
         nothing = torch.zeros(0, 0)
-        return Explained([(layer, None)], nothing, nothing, None, 1e-3 * wrong)  # type: ignore[list-item]
+        return Explained([(layer, None)], torch.zeros(1, 0, 0), nothing, None, 1e-3 * wrong)  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("rank", [0, 7, 100])
@@ -161,7 +161,7 @@ def test_the_least_certain_bits_are_tried_one_by_one(
     known.masks[relu] = truth.clone()
     known.masks[relu].view(-1)[order[rank]] = True
     masks = Masks(known, truth)
-    repair = Repair(known, masks.explain, least=1e-9, fits=1e-5)
+    repair = Repair(known, masks.explain, least=1e-9, sure=1e-5)
     monkeypatch.setattr(Repair, "_flips", lambda self, state, share: {})
     found = repair.run()
     assert not isinstance(found, lg.Inapplicable)

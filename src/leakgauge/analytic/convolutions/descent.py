@@ -17,7 +17,7 @@ from leakgauge.analytic.convolutions.inputs import (
 from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
-from leakgauge.analytic.convolutions.repairs import ROUNDED, Explained, Repair, relu_behind
+from leakgauge.analytic.convolutions.repairs import ROUNDED, SURE, Explained, Repair, relu_behind
 from leakgauge.analytic.convolutions.update_error import UpdateError, least_sure
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet
@@ -238,8 +238,8 @@ class Descent:
         """Return the gradients with the masks behind them repaired, and the number of flipped bits."""
         noise = self._noise(names)
         # With known errors, many bits are unsure, and a misfit does not tell one.
-        fits = self.fits if self.errors is None else float("inf")
-        return Repair(self.known, explain, least=max(ROUNDED, 1.1 * noise), fits=fits).run()
+        sure = SURE if self.errors is None else float("inf")
+        return Repair(self.known, explain, least=max(ROUNDED, 1.1 * noise), sure=sure).run()
 
     def _attempt(
         self, source: fx.Node, layers: Sequence[Convolution]

@@ -22,8 +22,12 @@ ROUNDED = 4e-7
 """Relative misfit that the rounding of float32 explains."""
 REPAIRS = 60
 """Largest number of times that bits of one layer are repaired."""
-TRIALS, BETTER = 40, 0.1
-"""Number of the least certain bits that are flipped one by one, and the fall of the misfit that counts."""
+SURE = 3e-6
+"""Relative misfit above which the least certain bits are flipped one by one."""
+TRIALS, BETTER = 40, 0.6
+"""Number of these bits, and the fraction of the misfit that a flip may leave."""
+LARGE, FEW = 1024, 8
+"""Number of unknowns of each channel above which a solution takes long, and the number of bits tried then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +59,13 @@ class Repair:
         known: What is known of the nodes. Its masks change.
         explain: Explains the gradients with the present masks.
         least: Misfit below which no bit is searched.
-        fits: Misfit above which the least certain bits are flipped one by one.
+        sure: Misfit above which the least certain bits are flipped one by one.
     """
 
     known: Propagation
     explain: Callable[[], Explained | Inapplicable]
     least: float
-    fits: float
+    sure: float
 
     def run(self) -> tuple[Explained, int] | Inapplicable:
         """Return the gradients with their masks repaired, and the number of flipped bits."""
@@ -70,7 +74,7 @@ class Repair:
             return best
         for _ in range(REPAIRS):
             best, flipped = self._matched(best)
-            if not flipped and best.misfit > self.fits:
+            if not flipped and best.misfit > self.sure:
                 best, flipped = self._tried(best)
             repaired += flipped
             if not flipped:
@@ -108,7 +112,7 @@ class Repair:
             self._flip_one(relu, place)
             if not isinstance(trial, Inapplicable) and trial.misfit < least:
                 least, chosen = trial.misfit, (relu, place, trial)
-                if least < self.fits:
+                if least < self.sure:
                     break
         if chosen is None:
             return best, 0
@@ -119,13 +123,15 @@ class Repair:
     def _least_certain(self, state: Explained) -> list[tuple[fx.Node, int]]:
         """Return the bits of the masks behind the layers that are closest to being decided otherwise."""
         relus = {relu_behind(self.known.network, layer.node) for layer, _ in state.pairs}
+        unknowns = state.inputs.shape[0] * state.inputs.shape[-1]
+        most = TRIALS if state.solved is None or unknowns <= LARGE else FEW
         found = []
         for relu in relus:
             if relu is not None and relu in self.known.margins:
                 margins = self.known.margins[relu].flatten()
-                order = margins.topk(min(TRIALS, len(margins)), largest=False).indices
+                order = margins.topk(min(most, len(margins)), largest=False).indices
                 found += [(float(margins[i]), relu, i) for i in order.tolist()]
-        return [(relu, i) for _, relu, i in sorted(found, key=lambda each: each[0])[:TRIALS]]
+        return [(relu, i) for _, relu, i in sorted(found, key=lambda each: each[0])[:most]]
 
     def _flip_one(self, relu: fx.Node, place: int) -> None:
         """Flip one bit of a mask, given its place in the flattened mask."""
