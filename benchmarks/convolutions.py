@@ -33,6 +33,7 @@ from altered_updates import (
 from common import Options, Row, run_jobs, table
 from controls import control_batch, every
 from convolution_cells import PUBLISHED, Cell, has_data, indices, subject
+from grad_inversion import pictures
 from problems import observe, reconstructed, scored_beside
 from torch import Tensor, nn
 
@@ -47,6 +48,8 @@ OURS = "shift consistency"
 STEPS = {1: 1000, 4: 400, 8: 300}
 """Steps of signed Adam (Inverting Gradients) by batch size. The paper takes 24,000."""
 BESIDE = "signed Adam"
+SHOWN = Cell("resnet18", "untrained", "equal", 8, 0)
+"""The cell whose pictures are kept, for `ablation_figure.py`."""
 EXACT = (40, 70, 100)
 """PSNR in dB whose share of images is told."""
 
@@ -166,7 +169,8 @@ def images_row(job: Job, data: lg.Dataset, model: nn.Module, held: list[int], se
     attack = attack_of(job)
     server = lg.Server(labels=job.method != OURS)
     batch, seen = observe(data, model, held, server=server, seed=seed, classes=data.classes or 10)
-    row = attacked(attack, data, batch, seen, held, seed)
+    recipe = job.method if job.cell == SHOWN else None
+    row = attacked(attack, data, batch, seen, held, seed, recipe)
     return row if row["status"] == "failed" else row | {"loss": losses_of(model, batch)}
 
 
@@ -186,8 +190,9 @@ def attacked(
     seen: lg.Observation,
     held: list[int],
     seed: int,
+    recipe: str | None = None,
 ) -> Row:
-    """Return an attack's result with its scores, beside its control."""
+    """Return an attack's result with its scores, beside its control, and with pictures if it has a name for them."""
     row: Row = {"attack": repr(attack)}
     try:
         guess, spent = reconstructed(attack, seen, lg.Seeds(seed))
@@ -195,6 +200,9 @@ def attacked(
         return row | {"status": "failed", "message": " ".join(str(error).split())}
     others = control_batch(data, held, lg.Seeds(seed).generator(f"control/{len(held)}"))
     row |= spent | scored_beside(data, batch, others, guess)
+    if recipe is not None:
+        generator = lg.Seeds(seed).generator(f"control/{len(held)}")
+        row |= {"recipe": recipe, **pictures(data, torch.tensor(held), guess, generator)}
     row |= {"message": guess.message, "notes": list(guess.notes)}
     return row | {"read": read_of(guess), "reached": reached(guess)}
 
