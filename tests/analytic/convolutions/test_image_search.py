@@ -13,7 +13,7 @@ from leakgauge.analytic.convolutions.least_squares import solve_each
 from leakgauge.analytic.convolutions.local_restarts import LocalRestarts, refilled
 from leakgauge.analytic.convolutions.network import Network, trace
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
-from leakgauge.analytic.convolutions.repairs import Explained, Repair
+from leakgauge.analytic.convolutions.repairs import Earlier, Explained, Repair
 from leakgauge.analytic.convolutions.tangents import Tangents
 from leakgauge.analytic.convolutions.terms import ForSome, Term, Terms
 from leakgauge.analytic.convolutions.waves import WaveObjective, Waves
@@ -167,3 +167,24 @@ def test_the_least_certain_bits_are_tried_one_by_one(
     assert not isinstance(found, lg.Inapplicable)
     assert (found[0].misfit == 0, found[1]) == (rank < 40, int(rank < 40))
     assert bool((known.masks[relu] == truth).all()) == (rank < 40)
+
+
+def test_a_bit_that_its_own_layer_hides_is_found_by_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mask behind an earlier layer is searched, with the signals of before it."""
+    network = traced(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()), 1)
+    relu = next(node for node in network.graph.nodes if is_relu(node))
+    known = Propagation(network, 1, signals={relu: torch.ones(1)})
+    truth = torch.zeros(1, 4, 8, 8, dtype=torch.bool)
+    known.margins[relu] = torch.arange(256.0).reshape(truth.shape)
+    known.masks[relu] = truth.clone()
+    known.masks[relu].view(-1)[3] = True
+    masks = Masks(known, truth)
+    monkeypatch.setattr(Repair, "_flips", lambda self, state, share: {})
+    monkeypatch.setattr(Repair, "_behind", lambda self, state: set())
+    earlier = [Earlier([relu], {})]
+    found = Repair(known, masks.explain, least=1e-9, sure=1e-5, earlier=earlier).run()
+    assert not isinstance(found, lg.Inapplicable)
+    assert (found[0].misfit, found[1]) == (0, 1)
+    assert known.signals == {}, "the signals are computed again with the mask"

@@ -17,7 +17,14 @@ from leakgauge.analytic.convolutions.inputs import (
 from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
-from leakgauge.analytic.convolutions.repairs import ROUNDED, SURE, Explained, Repair, relu_behind
+from leakgauge.analytic.convolutions.repairs import (
+    ROUNDED,
+    SURE,
+    Earlier,
+    Explained,
+    Repair,
+    relu_behind,
+)
 from leakgauge.analytic.convolutions.update_error import UpdateError, least_sure
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet
@@ -28,6 +35,8 @@ NOISY = 2.0
 """Relative misfit of a layer's gradient below which its input is believed, in units of its known error."""
 UNSURE = 0.03
 """Misfit up to which an input is used if gradients have errors. Its own error follows from the misfit."""
+TRACED = 2
+"""Number of earlier steps whose masks are searched for wrong bits, too."""
 LARGEST = 0.3
 """Largest expected relative error of an input that is used."""
 DOUBTED = 3.0
@@ -70,6 +79,7 @@ class Descent:
         stopped: Why the descent ended.
         open: Gradient equations, with known signals, of inputs that they do not determine.
         beat: Called before each system of equations.
+        earlier: What was known before the last steps, the last one first.
     """
 
     known: Propagation
@@ -82,6 +92,7 @@ class Descent:
     stopped: str = ""
     open: dict[fx.Node, list[GradientOf]] = field(default_factory=dict)
     beat: Beat = quiet
+    earlier: list[Earlier] = field(default_factory=list)
 
     def run(self) -> None:
         """Read the inputs of the layers below, as long as they are determined."""
@@ -104,6 +115,7 @@ class Descent:
                 again = self._read(source, layers)
                 step = step if isinstance(again, Inapplicable) else again
             self.steps.append(step)
+            self._keep(layers)
             for layer in layers:
                 self.known.settle(layer.node)
             self._settled(source)
@@ -123,6 +135,12 @@ class Descent:
     def _noise(self, names: Sequence[str]) -> float:
         """Return the relative error of layers' gradients that is known."""
         return 0.0 if self.errors is None else self.errors.relative(names)
+
+    def _keep(self, layers: Sequence[Convolution]) -> None:
+        """Keep what is known before the signals behind layers are settled."""
+        relus = (relu_behind(self.known.network, layer.node) for layer in layers)
+        known = Earlier([relu for relu in relus if relu is not None], dict(self.known.signals))
+        self.earlier = [known, *self.earlier[: TRACED - 1]]
 
     def _settled(self, source: fx.Node) -> None:
         """Receive an input that was read or checked, with the signals behind it known."""
@@ -239,7 +257,9 @@ class Descent:
         noise = self._noise(names)
         # With known errors, many bits are unsure, and a misfit does not tell one.
         sure = SURE if self.errors is None else float("inf")
-        return Repair(self.known, explain, least=max(ROUNDED, 1.1 * noise), sure=sure).run()
+        return Repair(
+            self.known, explain, least=max(ROUNDED, 1.1 * noise), sure=sure, earlier=self.earlier
+        ).run()
 
     def _attempt(
         self, source: fx.Node, layers: Sequence[Convolution]

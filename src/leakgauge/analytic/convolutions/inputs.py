@@ -16,7 +16,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,11 @@ from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet
 
+FAINT = 3e-3
+"""Singular values below this fraction of the largest give way to entries and outputs that decide their directions.
+
+A gradient's errors grow by its inverse. Entries and outputs are as exact as the layers above.
+"""
 WEAK = 3e-5
 """Singular values of the gradient equations below this fraction of the largest do not count."""
 DETERMINED = 0.02
@@ -172,7 +177,7 @@ def solve_input(
         gauges: Equations that fix what no gradient tells.
         rough: Whether directions that the gradients leave open are set to 0.
     """
-    batch, places = gradients[0].full.shape[0], gradients[0].geometry.places
+    batch = gradients[0].full.shape[0]
     rows = torch.cat([*(g.matrix() for g in gradients), *(g.matrix() for g in gauges)])
     right = torch.cat([*(g.right for g in gradients), *(g.right for g in gauges)])
     size = rows.norm(dim=1).square().mean().sqrt()
@@ -182,7 +187,43 @@ def solve_input(
     if _equations(entries, outputs) < open_values:
         return _too_few(f"at least {open_values}", _equations(entries, outputs))
     rows, right = rows / size, right / size
-    factor, weak = _factor(rows.T @ rows)
+    ample = 0 if rough else _equations(entries, outputs)
+    found: Solved | Inapplicable = Inapplicable("nothing is known")
+    for limit in (FAINT, WEAK):
+        factor, weak = _factor(rows.T @ rows, limit)
+        if limit == FAINT and (not weak.shape[1] or weak.shape[1] * right.shape[1] > ample / 2):
+            continue
+
+        def fill(inputs: Tensor, weak: Tensor = weak) -> tuple[Tensor, float] | Inapplicable:
+            if rough or not weak.shape[1]:
+                return inputs, 0.0
+            return _fill(inputs, weak, entries, outputs, beat)
+
+        found = _solved(rows, right, factor, fill, batch=batch, size=float(size))
+        if isinstance(found, Solved):
+            return replace(found, coupled=bool(weak.shape[1]))
+    return found
+
+
+def _solved(
+    rows: Tensor,
+    right: Tensor,
+    factor: Tensor,
+    fill: Callable[[Tensor], tuple[Tensor, float] | Inapplicable],
+    *,
+    batch: int,
+    size: float,
+) -> Solved | Inapplicable:
+    """Return the input from its equations.
+
+    Args:
+        rows: Matrix (rows, B N) of the gradient equations.
+        right: Right side (rows, C).
+        factor: F with `F F'` the inverse of their Gram matrix, in the directions that they decide.
+        fill: Decides the other directions, and returns the inputs (B, C, N) and their misfit.
+        batch: Batch size B.
+        size: Factor of the equations.
+    """
 
     def least_squares(aim: Tensor) -> Tensor:
         solution: Tensor = factor @ (factor.T @ (rows.T @ aim))
@@ -190,14 +231,11 @@ def solve_input(
 
     flat = least_squares(right)
     flat = flat + least_squares(right - rows @ flat)  # one step of refinement
-    inputs, disagreement = from_columns(flat, batch).contiguous(), 0.0
-    if weak.shape[1] and not rough:
-        filled = _fill(inputs, weak, entries, outputs, beat)
-        if isinstance(filled, Inapplicable):
-            return filled
-        inputs, disagreement = filled
-        flat = to_columns(inputs)
-    gap = right - rows @ flat
+    filled = fill(from_columns(flat, batch).contiguous())
+    if isinstance(filled, Inapplicable):
+        return filled
+    inputs, disagreement = filled
+    gap = right - rows @ to_columns(inputs)
     # The spread of least squares under errors as large as the gap shows.
     spare = max(1 - factor.shape[1] / len(rows), 1 / len(rows))
     each = gap.square().mean() / spare
@@ -205,16 +243,18 @@ def solve_input(
         inputs,
         max(float(gap.norm() / right.norm()), disagreement / LOOSER),
         len(rows),
-        batch * places,
+        rows.shape[1],
         gap * size,
         rows @ factor,
-        bool(weak.shape[1]),
-        (each * factor.square().sum(1)).sqrt().reshape(batch, places),
+        False,
+        (each * factor.square().sum(1)).sqrt().reshape(batch, -1),
     )
 
 
-def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
+def _factor(gram: Tensor, limit: float) -> tuple[Tensor, Tensor]:
     """Return F (n, r) with `F F'` the inverse of a Gram matrix, and its weak directions (n, n - r).
+
+    Weak are those whose singular value is below this fraction of the largest.
 
     Without weak directions, the factorization of Cholesky is many times faster than eigenvectors.
     """
@@ -225,10 +265,10 @@ def _factor(gram: Tensor) -> tuple[Tensor, Tensor]:
         vector = inverse @ torch.ones(len(gram)).to(gram)
         for _ in range(20):
             vector = inverse @ (inverse.T @ (vector / vector.norm()))
-        if float(vector.norm() * gram.diagonal().max()) * WEAK**2 < 0.5:
+        if float(vector.norm() * gram.diagonal().max()) * limit**2 < 0.5:
             return inverse, gram[:, :0]
     values, vectors = torch.linalg.eigh(gram)
-    strong = values > WEAK**2 * values[-1]
+    strong = values > limit**2 * values[-1]
     return vectors[:, strong] * values[strong].rsqrt(), vectors[:, ~strong]
 
 

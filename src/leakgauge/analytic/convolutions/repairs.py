@@ -6,7 +6,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, fx
@@ -24,7 +24,7 @@ REPAIRS = 60
 """Largest number of times that bits of one layer are repaired."""
 SURE = 3e-6
 """Relative misfit above which the least certain bits are flipped one by one."""
-TRIALS, BETTER = 40, 0.6
+TRIALS, BETTER = 40, 0.95
 """Number of these bits, and the fraction of the misfit that a flip may leave."""
 LARGE, FEW = 1024, 8
 """Number of unknowns of each channel above which a solution takes long, and the number of bits tried then."""
@@ -52,6 +52,19 @@ class Explained:
 
 
 @dataclass(frozen=True, eq=False)
+class Earlier:
+    """What was known before the signals behind some layers were settled.
+
+    Args:
+        relus: The ReLUs behind these layers.
+        signals: The signals that were known.
+    """
+
+    relus: Sequence[fx.Node]
+    signals: Mapping[fx.Node, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class Repair:
     """The search for wrong bits in the masks behind layers that share an input.
 
@@ -60,12 +73,14 @@ class Repair:
         explain: Explains the gradients with the present masks.
         least: Misfit below which no bit is searched.
         sure: Misfit above which the least certain bits are flipped one by one.
+        earlier: The layers that were read just before, the last ones first.
     """
 
     known: Propagation
     explain: Callable[[], Explained | Inapplicable]
     least: float
     sure: float
+    earlier: Sequence[Earlier] = ()
 
     def run(self) -> tuple[Explained, int] | Inapplicable:
         """Return the gradients with their masks repaired, and the number of flipped bits."""
@@ -75,7 +90,9 @@ class Repair:
         for _ in range(REPAIRS):
             best, flipped = self._matched(best)
             if not flipped and best.misfit > self.sure:
-                best, flipped = self._tried(best)
+                best, flipped = self._tried(best, self._behind(best))
+            if not flipped and best.misfit > self.sure:
+                best, flipped = self._traced_back(best)
             repaired += flipped
             if not flipped:
                 break
@@ -100,13 +117,27 @@ class Repair:
             self._flip(flips)
         return best, 0
 
-    def _tried(self, best: Explained) -> tuple[Explained, int]:
-        """Flip the one of the least certain bits that lowers the misfit most, if it does so by much.
+    def _traced_back(self, best: Explained) -> tuple[Explained, int]:
+        """Try the bits of masks behind the layers that were read before.
+
+        The gradient of their own layer may hide a wrong bit, while it spoils the signals below.
+        """
+        settled = self.known.signals
+        for each in self.earlier:
+            self.known.signals = dict(each.signals)
+            found, flipped = self._tried(best, each.relus)
+            if flipped:
+                return found, flipped
+        self.known.signals = settled
+        return best, 0
+
+    def _tried(self, best: Explained, relus: Iterable[fx.Node]) -> tuple[Explained, int]:
+        """Flip the one of the least certain bits of masks that lowers the misfit most, if it does so by much.
 
         Where equations are barely more than unknowns, the gap does not show which bit is wrong.
         """
         least, chosen = BETTER * best.misfit, None
-        for relu, place in self._least_certain(best):
+        for relu, place in self._least_certain(best, relus):
             self._flip_one(relu, place)
             trial = self.explain()
             self._flip_one(relu, place)
@@ -120,14 +151,20 @@ class Repair:
         self._flip_one(relu, place)
         return trial, 1
 
-    def _least_certain(self, state: Explained) -> list[tuple[fx.Node, int]]:
-        """Return the bits of the masks behind the layers that are closest to being decided otherwise."""
-        relus = {relu_behind(self.known.network, layer.node) for layer, _ in state.pairs}
+    def _behind(self, state: Explained) -> set[fx.Node]:
+        """Return the ReLUs behind the layers."""
+        found = (relu_behind(self.known.network, layer.node) for layer, _ in state.pairs)
+        return {relu for relu in found if relu is not None}
+
+    def _least_certain(
+        self, state: Explained, relus: Iterable[fx.Node]
+    ) -> list[tuple[fx.Node, int]]:
+        """Return the bits of masks that are closest to being decided otherwise."""
         unknowns = state.inputs.shape[0] * state.inputs.shape[-1]
         most = TRIALS if state.solved is None or unknowns <= LARGE else FEW
         found = []
         for relu in relus:
-            if relu is not None and relu in self.known.margins:
+            if relu in self.known.margins:
                 margins = self.known.margins[relu].flatten()
                 order = margins.topk(min(most, len(margins)), largest=False).indices
                 found += [(float(margins[i]), relu, i) for i in order.tolist()]
