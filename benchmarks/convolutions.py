@@ -225,7 +225,7 @@ def losses_of(model: nn.Module, batch: lg.Batch) -> list[float]:
 
 def read_of(guess: lg.Reconstruction) -> int | None:
     """Return the number of examples whose features the attack claims to know, or None if it reads none."""
-    found = re.search(r"the features of (?:all )?(\d+)", guess.message)
+    found = re.search(r"that have them: \d+ of (\d+)", guess.message)
     if found is not None:
         return int(found[1])
     return 0 if guess.status == lg.Status.INAPPLICABLE else None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -208,3 +212,36 @@ def test_the_estimate_is_far_below_the_most(batch: int, rounds: int) -> None:
     assert isinstance(plan, lg.Plan)
     assert 30 < plan.usual < min(3, rounds) * 600
     assert plan.usual < plan.evaluations
+
+
+def test_circular_padding_and_unread_places_are_told() -> None:
+    def model(**options: Any) -> nn.Module:
+        with lg.Seeds(0).isolated("weights"):
+            return nn.Sequential(
+                nn.Conv2d(1, 16, 3, padding=1, **options),
+                nn.ReLU(),
+                nn.Conv2d(16, 64, 3, padding=1),
+                nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(64, 10),
+            ).eval()
+
+    attack = lg.attacks.ShiftConsistency(steps=5, rounds=1)
+    circular = lg.examples.observation(model=model(stride=2, padding_mode="circular"))
+    assert attack(circular, seeds=lg.Seeds(0)).status is lg.Status.CONVERGED
+    sparse = lg.examples.observation(model=model(stride=4))
+    notes = attack(sparse, seeds=lg.Seeds(0)).notes
+    assert any("reads none of 39 of its 64 input places" in note for note in notes)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    seen = lg.examples.observation(model=lg.models.resnet20(lg.ImageDomain(1, 8, 8), 10))
+    broken = {name: t.clone() for name, t in seen.update.tensors.items()}
+    name = next(iter(broken))
+    broken[name].view(-1)[0] = math.nan
+    plan = lg.attacks.ShiftConsistency().plan(
+        replace(seen, update=replace(seen.update, tensors=broken))
+    )
+    assert isinstance(plan, lg.Inapplicable)
+    assert name in plan.reason

@@ -154,6 +154,9 @@ class ShiftConsistency(BaseAttack):
     def prepare(self, observation: Observation) -> Plan | Inapplicable:
         if draws_dropout(observation):
             return Inapplicable("the model has dropout in train mode, whose draws are not known")
+        bad = not_finite(observation)
+        if bad is not None:
+            return Inapplicable(f"the update holds values that are not finite, in {bad!r}")
         problem = read_problem(as_one_gradient(observation))
         if isinstance(problem, Inapplicable):
             return problem
@@ -193,7 +196,7 @@ class ShiftConsistency(BaseAttack):
         if errors is None and not mixes(problem.network):
             rough = seeds.generator("rough")
             descend_below_pools(descent, partial(rough_values, observation, problem, rough))
-        notes = (found.note, *describe(descent))
+        notes = (found.note, *describe(descent), *unread_note(problem))
         unique = tells_the_input(observation, problem, descent)
         finish = partial(conclude, observation, found, notes, unique)
         if errors is None:
@@ -258,6 +261,24 @@ def read_problem(observation: Observation) -> Problem | Inapplicable:
     """Return the gradients of an observation, or the reason why the attack cannot use them."""
     head = last_layer(observation)
     return head if isinstance(head, Inapplicable) else problem_of(observation, head)
+
+
+def not_finite(observation: Observation) -> str | None:
+    """Return the name of a tensor of the update that holds NaN or infinity, or None."""
+    tensors = observation.update.tensors.items()
+    return next((name for name, t in tensors if not bool(t.isfinite().all())), None)
+
+
+def unread_note(problem: Problem) -> tuple[str, ...]:
+    """Return a note on the places of the input that the first convolution never reads."""
+    first = problem.network.convolutions[0]
+    unread = int((first.geometry.reads == 0).sum())
+    if not unread:
+        return ()
+    return (
+        f"{first.name!r} reads none of {unread} of its {first.geometry.places} input places: "
+        "the image shows nothing private there",
+    )
 
 
 def draws_dropout(observation: Observation) -> bool:
@@ -372,13 +393,14 @@ def tells_the_input(observation: Observation, problem: Problem, descent: Descent
 
 def describe(descent: Descent) -> tuple[str, ...]:
     """Return notes on the layers that were read, and on the end of the descent."""
-    read = [step for step in descent.steps if step.unknowns]
+    known = descent.known.values
+    read = [step for step in descent.steps if step.unknowns and step.source in known]
     bits = sum(step.repaired for step in descent.steps)
     notes = []
     if read:
         notes.append(
-            f"recovered the inputs of {len(read)} more layers, down to {', '.join(read[-1].layers)} "
-            f"(largest misfit {max(step.misfit for step in read):.0e}, {bits} wrong bits repaired)"
+            f"layers whose input was recovered below: {len(read)}, down to {', '.join(read[-1].layers)} "
+            f"(largest misfit {max(step.misfit for step in read):.0e}, wrong bits repaired: {bits})"
         )
     if descent.stopped:
         notes.append(f"the descent ended: {descent.stopped}")
@@ -472,7 +494,7 @@ def conclude(
         found = replace(found, notes=(*notes, AMBIGUOUS))
     status = status_of(observation, unit, found.targets, residual, proven=proven)
     message = (
-        f"recovered the features of all {len(unit)} examples, and {int(shown.sum())} images that have them; "
+        f"recovered the features of all examples, and images that have them: {int(shown.sum())} of {len(unit)}; "
         f"the update is matched to {residual:.2g} of its norm"
     )
     return replace(found, status=status, residual=residual, message=message)

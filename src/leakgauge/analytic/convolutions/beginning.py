@@ -244,7 +244,7 @@ def begin_by_span(
     if isinstance(known, Inapplicable):
         return Inapplicable(f"{name}: {known.reason}")
     note = (
-        f"input of {name!r}: {count} examples span it (gap {span.gap:.0e}); the last layer fits to "
+        f"input of {name!r}: the span of {count} was found (gap {span.gap:.0e}); the last layer fits to "
         f"{scaled.misfit:.0e}{scaled.said}"
     )
     return Beginning(known, scaled.labels, error, note, scaled.misfit)

@@ -205,8 +205,11 @@ class Network:
             if size and size[0] == self.batch and -1 not in size[1:]:
                 size[0] = count if "expand" in str(node.target) else -1
             arguments = (arguments[0], size, *arguments[2:])
-        elif str(node.target).startswith("aten.new_") and arguments[1][:1] == [self.batch]:
-            arguments = (arguments[0], [count, *arguments[1][1:]], *arguments[2:])
+        elif str(node.target).startswith("aten.new_"):
+            # A buffer has the batch size and the type of the trace.
+            keywords = {**keywords, "dtype": arguments[0].dtype}
+            if arguments[1][:1] == [self.batch]:
+                arguments = (arguments[0], [count, *arguments[1][1:]], *arguments[2:])
         elif "group_norm" in str(node.target):
             # The operation takes the batch size as a number.
             arguments = (*arguments[:3], count, *arguments[4:])

@@ -144,7 +144,7 @@ def _begin_at(
     if isinstance(known, Inapplicable):
         return Inapplicable(f"{name}: {known.reason}")
     note = (
-        f"input of {name!r}: {count} examples span it, with an expected error of {error:.0e}; "
+        f"input of {name!r}: the span of {count} was found, with an expected error of {error:.0e}; "
         f"the last layer fits to {scaled.misfit:.0e}{scaled.said}"
     )
     return Beginning(known, scaled.labels, error, note, scaled.misfit)

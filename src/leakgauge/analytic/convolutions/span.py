@@ -70,7 +70,9 @@ class Span:
 
     @property
     def gap(self) -> float:
-        """Ratio of the first defect behind the span to the last one inside it."""
+        """Ratio of the first defect behind the span to the last one inside it. Infinite if nothing is behind."""
+        if len(self.defects) <= self.count:
+            return math.inf
         inside, behind = float(self.defects[self.count - 1]), float(self.defects[self.count])
         return behind / max(inside, torch.finfo(torch.float64).eps)
 

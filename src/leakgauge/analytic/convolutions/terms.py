@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -113,6 +114,12 @@ class Typed:
         return [term.residual(values[term.node]) for term in self.terms]
 
 
+def outside(unit: Tensor) -> Tensor:
+    """Return residuals (n, R) of images `(n, C, ...)` for values outside of [0, 1], with a sum of mean squares."""
+    excess = unit - unit.clamp(0, 1)
+    return excess.flatten(1) / math.sqrt(unit[0].numel())
+
+
 @dataclass(frozen=True, eq=False)
 class ForSome:
     """The residuals of some examples, for least squares.
@@ -127,7 +134,8 @@ class ForSome:
 
     def at(self, which: Tensor, unit: Tensor) -> Tensor:
         """Return the residuals (n, R) at images `(n, C, ...)`, for the indices (n,) among these examples."""
-        return torch.cat(self.terms.to(self.among[which], unit).residuals(unit), 1)
+        residuals = self.terms.to(self.among[which], unit).residuals(unit)
+        return torch.cat([*residuals, outside(unit)], 1)
 
     def linear(self, which: Tensor, unit: Tensor) -> Derivative:
         """Return the derivative at images, in float32."""
@@ -148,14 +156,16 @@ class Derivative:
         whole = typed.whole
         self.tangents = Tangents(whole.network, whole.nodes, whole.enter(unit), typed.state)
         with torch.enable_grad():
-            self.residuals = torch.cat(typed.residuals(self.unit), 1)
+            self.residuals = torch.cat([*typed.residuals(self.unit), outside(self.unit)], 1)
+        self.excess = ((unit < 0) | (unit > 1)) / self.unit[0].numel() ** 0.5
 
     def forward(self, direction: Tensor) -> Tensor:
         """Return the derivative (n, R) along directions `(n, C, ...)`."""
         whole = self.typed.whole
         entering = torch.func.jvp(whole.enter, (self.unit.detach(),), (direction,))[1]
         along = self.tangents(entering)
-        return torch.cat([term.along(along[term.node]) for term in self.typed.terms], 1)
+        parts = [term.along(along[term.node]) for term in self.typed.terms]
+        return torch.cat([*parts, (direction * self.excess).flatten(1)], 1)
 
     def back(self, gap: Tensor) -> Tensor:
         """Return the product `(n, C, ...)` of the transpose with gaps (n, R)."""
