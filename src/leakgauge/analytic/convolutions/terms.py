@@ -138,8 +138,8 @@ class ForSome:
         return torch.cat([*residuals, outside(unit)], 1)
 
     def linear(self, which: Tensor, unit: Tensor) -> Derivative:
-        """Return the derivative at images, in float32."""
-        unit = unit.float()
+        """Return the derivative at images."""
+        unit = unit.double()
         return Derivative(self.terms.to(self.among[which], unit), unit)
 
 
@@ -162,7 +162,8 @@ class Derivative:
     def forward(self, direction: Tensor) -> Tensor:
         """Return the derivative (n, R) along directions `(n, C, ...)`."""
         whole = self.typed.whole
-        entering = torch.func.jvp(whole.enter, (self.unit.detach(),), (direction,))[1]
+        # Unit coordinates enter by an affine map.
+        entering = whole.enter(direction) - whole.enter(torch.zeros_like(direction))
         along = self.tangents(entering)
         parts = [term.along(along[term.node]) for term in self.typed.terms]
         return torch.cat([*parts, (direction * self.excess).flatten(1)], 1)
