@@ -221,7 +221,7 @@ def components(
         return others, starts
     held = torch.linalg.pinv(known) @ mixture.signals
     seen, theirs = unmixer.views(held[:, :-1]), rows @ views
-    shared = torch.linalg.lstsq(theirs.T, seen.T).solution.T
+    shared = torch.linalg.lstsq(theirs.T, seen.T, driver="gelsd").solution.T
     return torch.cat([held - shared @ others, others]), starts
 
 
@@ -237,7 +237,9 @@ def explain_estimates(mixture: Mixture, unmixer: Unmixer, estimates: Tensor, exa
     features = unmixer.plausible(inputs_of(estimates))
     ones = torch.ones(len(features), 1, dtype=torch.float64)
     joined = torch.cat([features, ones], dim=1)
-    coefficients = torch.linalg.lstsq(joined.T, mixture.signals.T).solution  # (n, n)
+    coefficients = torch.linalg.lstsq(
+        joined.T, mixture.signals.T, driver="gelsd"
+    ).solution  # (n, n)
     deltas = coefficients @ mixture.left.T
     best = unmixer.tail.explain(features, deltas)
     seen = mixture.left @ mixture.signals

@@ -79,8 +79,6 @@ UNSURE_ROUNDS = 2
 """Largest number of starts of an image whose activations have errors."""
 ROUGH = 0.2
 """Standard deviation of the values of random images, around 1/2."""
-STEPS_OF_UNIT = 2**20
-"""Number of steps of the unit interval to which images are rounded."""
 SMALL = 1e-3
 """Objective below which an image shows its example, and not a local minimum."""
 
@@ -479,17 +477,14 @@ def conclude(
 ) -> Reconstruction:
     """Return the reconstruction, with the status that the residual of its update allows."""
     like = observation.update.like
-    # Digits below this differ from run to run, with the alignment of memory.
-    unit = ((images.unit.double() * STEPS_OF_UNIT).round() / STEPS_OF_UNIT).to(like).clamp(0, 1)
+    unit = images.unit.to(like).clamp(0, 1)
     shown = images.objectives < SMALL
     found = Reconstruction(
         inputs=observation.domain.from_unit(unit),
         targets=beginning.labels.to(like.device),
         found=torch.ones(len(unit), dtype=torch.bool),
         status=Status.UNCONVERGED,
-        objectives=tuple(
-            float(f"{v:.2g}") for v in images.objectives[:1] if math.isfinite(float(v))
-        ),
+        objectives=tuple(float(v) for v in images.objectives[:1] if math.isfinite(float(v))),
         cost=Cost(images.evaluations + 1),
         notes=notes,
     )

@@ -280,7 +280,7 @@ def _mixture(expected: Tensor, seen: Tensor) -> Tensor:
     """
     whole = expected.sum(1)
     common = (whole @ seen) / (whole @ whole)
-    plain: Tensor = torch.linalg.lstsq(expected, seen).solution
+    plain: Tensor = torch.linalg.lstsq(expected, seen, driver="gelsd").solution
     noise = (seen - expected @ plain).pow(2).sum() / max(seen.numel() - plain.numel(), 1)
     weight = noise / (SPREAD**2 * common.pow(2).mean())
     gram = expected.T @ expected

@@ -111,7 +111,7 @@ def sparse_bits(columns: Tensor, aim: Tensor) -> list[int]:
         score[chosen] = -1
         chosen.append(int(score.argmax()))
         basis = columns[chosen].T
-        weights = torch.linalg.lstsq(basis, aim[:, None]).solution[:, 0]
+        weights = torch.linalg.lstsq(basis, aim[:, None], driver="gelsd").solution[:, 0]
         rest = aim - basis @ weights
         if bool(((weights > NEAR_ONE[0]) & (weights < NEAR_ONE[1])).all()):
             left = float((aim - basis.sum(1)).square().sum())

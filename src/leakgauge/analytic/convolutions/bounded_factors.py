@@ -121,7 +121,9 @@ class BoundedProblem:
         if weights is not None:
             rows, signals = rows * weights[:, None, None], signals * weights[:, None, None]
         reading = readings_of(signals, self.geometry)
-        found: Tensor = torch.linalg.lstsq(reading, rows.movedim(1, 0).flatten(1).T).solution
+        found: Tensor = torch.linalg.lstsq(
+            reading, rows.movedim(1, 0).flatten(1).T, driver="gelsd"
+        ).solution
         return found.T.reshape(rows.shape[1], signals.shape[1], -1).movedim(1, 0)
 
     def misfits(self, factors: Factors) -> Tensor:

@@ -88,7 +88,9 @@ class Bilinear:
     def signals(self, inputs: Tensor) -> Tensor:
         """Return the signals (O, n P) that fit best to inputs if all weights are 1."""
         patches = self.patches(inputs)
-        found: Tensor = torch.linalg.lstsq(patches.T, self.dweight.flatten(1).T).solution.T
+        found: Tensor = torch.linalg.lstsq(
+            patches.T, self.dweight.flatten(1).T, driver="gelsd"
+        ).solution.T
         return found
 
     def gap(self, pair: Pair) -> Tensor:

@@ -75,7 +75,9 @@ def signals_of(dweight: Tensor, values: Tensor, layer: Convolution) -> Tensor:
     """
     geometry = layer.geometry
     patches = geometry.unfold(values).movedim(1, 2).flatten(2)  # (B, P, C K)
-    found = torch.linalg.lstsq(patches.flatten(0, 1).T, dweight.flatten(1).T).solution
+    found = torch.linalg.lstsq(
+        patches.flatten(0, 1).T, dweight.flatten(1).T, driver="gelsd"
+    ).solution
     signals: Tensor = found.unflatten(0, (len(values), geometry.positions)).movedim(2, 1)
     return signals
 
@@ -99,7 +101,7 @@ def scale_by_shift(signals: Tensor, shift: Tensor) -> tuple[Tensor, float]:
         ([2.0, 5.0], True)
     """
     columns = signals.sum(2).T
-    inverse = torch.linalg.lstsq(columns, shift[:, None]).solution[:, 0]
+    inverse = torch.linalg.lstsq(columns, shift[:, None], driver="gelsd").solution[:, 0]
     gap = columns @ inverse - shift
     tiny = torch.finfo(torch.float64).tiny
     return 1 / inverse, float(gap.norm() / shift.norm().clamp_min(tiny))
@@ -184,7 +186,7 @@ class ShiftScaling:
         # The slopes are those of label 0 plus the difference of its target and the label's.
         zero = slopes_of(layer, link, features, torch.zeros(len(features), dtype=torch.long)).sum(0)
         rest = (zero - layer.dbias) * len(features) + len(features) * targets[0]
-        counts = torch.linalg.lstsq(targets.T, rest[:, None]).solution[:, 0]
+        counts = torch.linalg.lstsq(targets.T, rest[:, None], driver="gelsd").solution[:, 0]
         return [label for label in classes if float(counts[label]) > PRESENT] or classes
 
     def misfit(self, features: Tensor, labels: Tensor) -> float:
