@@ -227,18 +227,15 @@ class ShiftConsistency(BaseAttack):
             best = torch.enable_grad()(partial(finish, images))
             pulse.part(min(whole, 1.0), evaluations=images.evaluations, best=best)
 
-        def enter(unit: Tensor) -> Tensor:
-            pulse()
-            return domain.from_unit(unit)
-
         imaging = (BatchImaging if mixes(problem.network) else Imaging)(
             network=problem.network,
-            enter=enter,
+            enter=domain.from_unit,
             terms=terms,
             shape=tuple(unit_shape(domain)),
             like=torch.zeros((), dtype=torch.float32),
             steps=self.steps,
             tell=tell,
+            beat=pulse,
         )
         with seeds.isolated("image"):
             generator = seeds.generator("image")

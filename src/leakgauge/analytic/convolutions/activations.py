@@ -33,6 +33,7 @@ from leakgauge.analytic.convolutions.local_restarts import LocalRestarts
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.terms import ForSome, Term, Terms
 from leakgauge.analytic.convolutions.waves import Objective, WaveObjective, Waves
+from leakgauge.core.pulse import Beat, quiet
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Values of the channels of plain images from which descents start."""
@@ -131,6 +132,7 @@ class Imaging:
         like: A tensor of the type and device of the search.
         steps: Number of steps of each stage.
         tell: Receives the fraction of the search that is done, and the images so far.
+        beat: Called in each evaluation.
     """
 
     network: Network
@@ -140,6 +142,12 @@ class Imaging:
     like: Tensor
     steps: int
     tell: Callable[[float, Images], None] = lambda fraction, images: None
+    beat: Beat = quiet
+
+    @property
+    def known(self) -> Terms:
+        """The terms as functions of images."""
+        return Terms(self.network, self.enter, self.terms, self.beat)
 
     def run(self, count: int, *, generator: torch.Generator, rounds: int) -> Images:
         """Return the image of each of `count` examples.
@@ -167,7 +175,7 @@ class Imaging:
 
     def _round(self, which: Tensor, turn: int, generator: torch.Generator, tell: Tell) -> Minimum:
         """Return images of some examples: a start, the stages of the prior, and least squares at the end."""
-        waves, terms = Waves(self.shape[1:], self.like), Terms(self.network, self.enter, self.terms)
+        waves, terms = Waves(self.shape[1:], self.like), self.known
         objective = WaveObjective(terms, which, waves)
         found, spent = self._started(objective, waves, which, turn, generator)
         for stage, (prior, width) in enumerate(zip(PRIORS, SOFTNESS, strict=True)):

@@ -26,7 +26,6 @@ from leakgauge.analytic.convolutions.activations import (
 )
 from leakgauge.analytic.convolutions.contrast import ITERATIONS, STEPS, gauss_newton
 from leakgauge.analytic.convolutions.image import Minimum, minimize_each
-from leakgauge.analytic.convolutions.terms import Terms
 from leakgauge.analytic.convolutions.waves import Objective, WaveObjective, Waves
 
 UNITS = (1.0, 10.0, 30.0, 100.0, 1000.0)
@@ -52,7 +51,7 @@ class BatchImaging(Imaging):
             rounds: Largest number of times that examples in a local minimum are started again.
         """
         waves = Waves(self.shape[1:], self.like)
-        terms = Terms(self.network, self.enter, self.terms)
+        terms = self.known
         objective = WaveObjective(terms, torch.arange(count), waves)
         best = waves.coefficients(torch.full((count, *self.shape), 0.5).to(self.like))
         values = torch.full((count,), torch.inf).to(self.like)
@@ -96,7 +95,7 @@ class BatchImaging(Imaging):
             return torch.cat(parts)
 
         plain = waves.coefficients(self._without_contrast(waves.like).expand(best.shape))
-        found = gauss_newton(residual, best.double(), lambda c: c - plain)
+        found = gauss_newton(residual, best.double(), lambda c: c - plain, self.beat)
         with torch.no_grad():
             gaps = torch.split(residual(found), [term.aim.numel() for term in terms])
             values = sum(gap.reshape(len(best), -1).square().sum(1) for gap in gaps)

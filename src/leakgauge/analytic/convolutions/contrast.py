@@ -13,12 +13,16 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-ITERATIONS = 40
-"""Number of conjugate gradient iterations of one solution."""
+from leakgauge.analytic.convolutions.conjugate_gradient import conjugate_gradient
+from leakgauge.core.pulse import Beat, quiet
+
+ITERATIONS, SOLVED = 40, 1e-6
+"""Number of conjugate gradient iterations of one solution, and the residual that ends them."""
 STEPS = 4
 """Largest number of Gauss-Newton steps."""
 GAIN = 0.7
@@ -29,7 +33,10 @@ Residual = Callable[[Tensor], Tensor]
 
 
 def gauss_newton(
-    residual: Residual, start: Tensor, direction: Callable[[Tensor], Tensor]
+    residual: Residual,
+    start: Tensor,
+    direction: Callable[[Tensor], Tensor],
+    beat: Beat = quiet,
 ) -> Tensor:
     """Return the unknown after Gauss-Newton steps with one faint direction eliminated.
 
@@ -37,6 +44,7 @@ def gauss_newton(
         residual: Map from the unknown to the residual.
         start: The unknown, near the solution.
         direction: Map from the unknown to the faint direction.
+        beat: Called in each iteration of a solution.
 
     Example:
         >>> import torch
@@ -49,6 +57,7 @@ def gauss_newton(
     """
     found, least = start, float(residual(start).square().sum())
     other: Tensor | None = None
+    solve = partial(conjugate_gradient, iterations=ITERATIONS, solved=SOLVED)
     for _ in range(STEPS):
         faint = direction(found)
         faint = faint / faint.norm()
@@ -58,12 +67,13 @@ def gauss_newton(
             return torch.func.jvp(residual, (at,), (z,))[1]  # type: ignore[no-any-return]
 
         def normal(z: Tensor, faint: Tensor = faint, back: Residual = back) -> Tensor:
+            beat()
             return _without(back(forward(z)), faint)
 
         image = forward(faint)
-        step = _solve(normal, _without(-back(gap), faint))
+        step = solve(normal, _without(-back(gap), faint))
         if other is None:
-            other = _solve(normal, _without(-back(image), faint))
+            other = solve(normal, _without(-back(image), faint))
         left, kept = gap + forward(step), image + forward(other)
         factor = -(left * kept).sum() / kept.square().sum()
         trial = found + step + factor * (faint + other)
@@ -90,19 +100,3 @@ def _with_adjoint(residual: Residual, at: Tensor) -> tuple[Tensor, Residual]:
 def _without(vector: Tensor, faint: Tensor) -> Tensor:
     """Return a vector without its part along a unit vector."""
     return vector - (vector * faint).sum() * faint
-
-
-def _solve(normal: Callable[[Tensor], Tensor], aim: Tensor) -> Tensor:
-    """Return the solution of a positive definite system by conjugate gradients."""
-    x, rest = torch.zeros_like(aim), aim.clone()
-    way, size = rest.clone(), float(rest.square().sum())
-    first = size
-    for _ in range(ITERATIONS):
-        if size <= 1e-12 * first:
-            break
-        image = normal(way)
-        length = size / float((way * image).sum())
-        x, rest = x + length * way, rest - length * image
-        size, before = float(rest.square().sum()), size
-        way = rest + (size / before) * way
-    return x

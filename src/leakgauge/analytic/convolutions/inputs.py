@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from leakgauge.analytic.convolutions.conjugate_gradient import conjugate_gradient
 from leakgauge.analytic.convolutions.geometry import Geometry
 from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.core import Inapplicable
@@ -39,8 +40,8 @@ PROBED, HOPELESS = 80, 0.35
 """Number of iterations after which a known solution must be found to within this relative error."""
 LOOSER = 10.0
 """Factor by which the errors of entries and outputs may exceed those of gradient equations."""
-ITERATIONS = 600
-"""Largest number of conjugate gradient iterations on the open directions."""
+ITERATIONS, SOLVED = 600, 1e-10
+"""Largest number of conjugate gradient iterations on the open directions, and the residual that ends them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,7 +332,7 @@ def _fill(
     probe = probe.to(weak)
     image, apart = normal(probe), 1.0
     for iterations, most in ((PROBED, HOPELESS), (ITERATIONS, DETERMINED)):
-        found = _conjugate_gradient(normal, image, iterations)
+        found = conjugate_gradient(normal, image, iterations=iterations, solved=SOLVED)
         apart = float((found - probe).norm() / probe.norm())
         if apart > most or apart < DETERMINED:
             break
@@ -340,7 +341,9 @@ def _fill(
             f"its gradient leaves {unknowns} values open, and {equations} other equations do not determine "
             f"them (relative error {apart:.0e} on a known solution)"
         )
-    inputs = inputs + spread(_conjugate_gradient(normal, gather(aim), ITERATIONS))
+    inputs = inputs + spread(
+        conjugate_gradient(normal, gather(aim), iterations=ITERATIONS, solved=SOLVED)
+    )
     return inputs, _disagreement(inputs, entries, outputs)
 
 
@@ -354,21 +357,3 @@ def _disagreement(
     return max(
         float((found - aim).norm() / aim.norm()) for found, aim in pairs if float(aim.norm())
     )
-
-
-def _conjugate_gradient(
-    operator: Callable[[Tensor], Tensor], aim: Tensor, iterations: int
-) -> Tensor:
-    """Return the solution of a positive definite system after at most this many iterations."""
-    x, r = torch.zeros_like(aim), aim.clone()
-    p, rho = r.clone(), float(r.square().sum())
-    first = rho
-    for _ in range(iterations):
-        if rho <= 1e-20 * first:
-            break
-        image = operator(p)
-        step = rho / float((p * image).sum())
-        x, r = x + step * p, r - step * image
-        rho, before = float(r.square().sum()), rho
-        p = r + (rho / before) * p
-    return x

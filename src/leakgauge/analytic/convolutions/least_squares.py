@@ -45,7 +45,7 @@ class Residuals(Protocol):
         ...
 
     def linear(self, which: Tensor, inputs: Tensor) -> Linear:
-        """Return the derivative at inputs."""
+        """Return the derivative at inputs, in float32. Its errors cost steps, not digits."""
         ...
 
 
@@ -107,9 +107,9 @@ def _step(linear: Linear, gap: Tensor, damping: Tensor, inner: int) -> tuple[Ten
     """Return the step `(n, *shape)` of each example, and the number of iterations."""
     # Unit residuals keep small numbers in the range of float32.
     size = gap.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    rest = linear.back(-(gap / size))
+    rest = linear.back(-(gap / size).float())
     spread = (-1, *[1] * (rest.ndim - 1))
-    damping = damping.reshape(spread)
+    damping = damping.float().reshape(spread)
     found, way = torch.zeros_like(rest), rest
     rho = rest.square().flatten(1).sum(1)
     first = rho.clamp_min(torch.finfo(rest.dtype).tiny)

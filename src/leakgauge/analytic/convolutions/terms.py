@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.tangents import Tangents
+from leakgauge.core.pulse import Beat, quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +74,13 @@ class Terms:
         network: The network.
         enter: Map from unit coordinates to the network's input.
         terms: The terms.
+        beat: Called in each evaluation.
     """
 
     network: Network
     enter: Callable[[Tensor], Tensor]
     terms: Sequence[Term]
+    beat: Beat = quiet
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -109,6 +112,7 @@ class Typed:
 
     def residuals(self, unit: Tensor) -> list[Tensor]:
         """Return the residuals (n, R) of each term at images `(n, C, ...)`."""
+        self.whole.beat()
         network, nodes = self.whole.network, self.whole.nodes
         values = network.evaluate(nodes, {network.entry: self.whole.enter(unit)}, self.state)
         return [term.residual(values[term.node]) for term in self.terms]
@@ -138,8 +142,8 @@ class ForSome:
         return torch.cat([*residuals, outside(unit)], 1)
 
     def linear(self, which: Tensor, unit: Tensor) -> Derivative:
-        """Return the derivative at images."""
-        unit = unit.double()
+        """Return the derivative at images, in float32."""
+        unit = unit.float()
         return Derivative(self.terms.to(self.among[which], unit), unit)
 
 
@@ -154,6 +158,8 @@ class Derivative:
     def __init__(self, typed: Typed, unit: Tensor) -> None:
         self.typed, self.unit = typed, unit.detach().requires_grad_()
         whole = typed.whole
+        # Unit coordinates enter the network by an affine map.
+        self.origin = whole.enter(torch.zeros_like(unit))
         self.tangents = Tangents(whole.network, whole.nodes, whole.enter(unit), typed.state)
         with torch.enable_grad():
             self.residuals = torch.cat([*typed.residuals(self.unit), outside(self.unit)], 1)
@@ -162,8 +168,8 @@ class Derivative:
     def forward(self, direction: Tensor) -> Tensor:
         """Return the derivative (n, R) along directions `(n, C, ...)`."""
         whole = self.typed.whole
-        # Unit coordinates enter by an affine map.
-        entering = whole.enter(direction) - whole.enter(torch.zeros_like(direction))
+        whole.beat()
+        entering = whole.enter(direction) - self.origin
         along = self.tangents(entering)
         parts = [term.along(along[term.node]) for term in self.typed.terms]
         return torch.cat([*parts, (direction * self.excess).flatten(1)], 1)
