@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.attack_cases import convolutional
 from torch import nn
 
 import leakgauge as lg
@@ -215,22 +216,10 @@ def test_the_estimate_is_far_below_the_most(batch: int, rounds: int) -> None:
 
 
 def test_circular_padding_and_unread_places_are_told() -> None:
-    def model(**options: Any) -> nn.Module:
-        with lg.Seeds(0).isolated("weights"):
-            return nn.Sequential(
-                nn.Conv2d(1, 16, 3, padding=1, **options),
-                nn.ReLU(),
-                nn.Conv2d(16, 64, 3, padding=1),
-                nn.ReLU(),
-                nn.AdaptiveAvgPool2d(1),
-                nn.Flatten(),
-                nn.Linear(64, 10),
-            ).eval()
-
     attack = lg.attacks.ShiftConsistency(steps=5, rounds=1)
-    circular = lg.examples.observation(model=model(stride=2, padding_mode="circular"))
+    circular = lg.examples.observation(model=convolutional(10, padding_mode="circular"))
     assert attack(circular, seeds=lg.Seeds(0)).status is lg.Status.CONVERGED
-    sparse = lg.examples.observation(model=model(stride=4))
+    sparse = lg.examples.observation(model=convolutional(10, stride=4))
     notes = attack(sparse, seeds=lg.Seeds(0)).notes
     assert any("reads none of 39 of its 64 input places" in note for note in notes)
 
@@ -245,3 +234,32 @@ def test_values_that_are_not_finite_are_refused() -> None:
     )
     assert isinstance(plan, lg.Inapplicable)
     assert name in plan.reason
+
+
+def test_a_batch_in_train_mode_can_be_watched() -> None:
+    """A watcher may ask for the best reconstruction at any moment, also between Gauss-Newton steps."""
+    with lg.Seeds(0).isolated("weights"):
+        model = nn.Sequential(
+            nn.Conv2d(1, 16, 3, stride=2, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 64, 3, padding=1),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(64, 10),
+        ).train()
+    plan = lg.attacks.ShiftConsistency(steps=5, rounds=1).plan(
+        lg.examples.observation(batch_size=2, model=model)
+    )
+    assert not isinstance(plan, lg.Inapplicable)
+    asked: list[lg.Reconstruction] = []
+
+    def watch(moment: Any) -> None:
+        if moment.best is not None:
+            asked.append(moment.best())
+
+    found = plan.run(lg.Seeds(0), watch)
+    assert len(asked) > 10
+    assert found.inputs.shape == (2, 1, 8, 8)

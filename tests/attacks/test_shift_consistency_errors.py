@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from support.attack_cases import convolutional
 from torch import nn
 
 import leakgauge as lg
@@ -14,17 +14,7 @@ ATTACK = lg.attacks.ShiftConsistency(steps=15, rounds=1)
 
 def network() -> nn.Module:
     """Return two convolutions and a pooled head for 8x8 digits, from a fixed seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Conv2d(1, 16, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(64, 10),
-        ).eval()
+    return convolutional(10)
 
 
 def apart(found: lg.Reconstruction, batch: int) -> float:

@@ -28,18 +28,21 @@ def transformer() -> nn.Module:
     return lg.models.build(lg.models.vit, domain, 4, **options)
 
 
-def convolutional() -> nn.Module:
-    """Return a network of two convolutions with more channels than positions, for 8x8 gray images of four classes."""
+def convolutional(classes: int = 4, *, stride: int = 2, padding_mode: str = "zeros") -> nn.Module:
+    """Return a network of two convolutions with more channels than positions, for 8x8 gray images.
+
+    The stride and the kind of padding are those of the first convolution.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
-            nn.Conv2d(1, 16, 3, stride=2, padding=1),
+            nn.Conv2d(1, 16, 3, stride, padding=1, padding_mode=padding_mode),  # type: ignore[arg-type]
             nn.ReLU(),
             nn.Conv2d(16, 64, 3, padding=1),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-            nn.Linear(64, 4),
+            nn.Linear(64, classes),
         ).eval()
 
 

@@ -14,7 +14,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -194,6 +194,19 @@ def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inappl
         if isinstance(found, Beginning):
             return found
         reasons.append(found.reason)
+    return begin_without_span(problem, reasons, generator=generator)
+
+
+def begin_without_span(
+    problem: Problem, reasons: Sequence[str], *, generator: torch.Generator
+) -> Beginning | Inapplicable:
+    """Return the beginning by masks, or why neither this nor a span begins.
+
+    Args:
+        problem: The gradient.
+        reasons: Why no span was found, layer by layer.
+        generator: Source of the starts.
+    """
     by_masks = begin_by_masks(problem, generator=generator)
     if isinstance(by_masks, Beginning):
         return by_masks

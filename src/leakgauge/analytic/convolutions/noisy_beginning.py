@@ -17,7 +17,7 @@ import torch
 from leakgauge.analytic.convolutions.beginning import (
     Beginning,
     Problem,
-    begin_by_masks,
+    begin_without_span,
     behind,
     is_nonnegative,
     scale_at,
@@ -107,11 +107,7 @@ def begin_with_errors(
             best = begun
     if best is not None:
         return best
-    by_masks = begin_by_masks(problem, generator=generator)
-    if isinstance(by_masks, Beginning):
-        return by_masks
-    last = reasons[-1] if reasons else "no convolution has a gradient"
-    return Inapplicable(f"{last}; and by a pooled head: {by_masks.reason}")
+    return begin_without_span(problem, reasons, generator=generator)
 
 
 def _begin_at(

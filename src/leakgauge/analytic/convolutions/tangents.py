@@ -116,4 +116,5 @@ class Tangents:
         replaced: Mapping[int, Any] | None = None,
     ) -> Any:
         """Return the value of an operation at other values of some inputs, and with other arguments at some places."""
-        return self.network.call(node, {**self.values, **given}, len(self.inputs), replaced)
+        values = {source: given.get(source, self.values[source]) for source in node.all_input_nodes}
+        return self.network.call(node, values, len(self.inputs), replaced)
