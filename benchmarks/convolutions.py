@@ -41,6 +41,7 @@ import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.analytic.convolutions.geometry import Geometry, geometry_of
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
+from leakgauge.attacks.shift_consistency import errors_of, read_problem
 
 NAME = "convolutions"
 LAYER = "layer4.1.conv1"
@@ -252,7 +253,7 @@ def span_row(job: Job, data: lg.Dataset, model: nn.Module, held: list[int], seed
     dweight = seen.update.tensors[f"{LAYER}.weight"].double()
     clean = plain.update.tensors[f"{LAYER}.weight"].double()
     clock = time.process_time()
-    space = row_space(dweight, error=torch.finfo(torch.float32).eps)
+    space = row_space(dweight, error=torch.finfo(torch.float32).eps, sigma=sigma_of(seen))
     # The adversary knows the batch size, so that smaller singular values are noise.
     rank = min(space.rank, job.size * geometry.positions)
     kept = RowSpace(space.basis[:rank], rank, space.floor)
@@ -270,6 +271,15 @@ def span_row(job: Job, data: lg.Dataset, model: nn.Module, held: list[int], seed
         "alteration": float((dweight - clean).norm() / clean.norm()),
         "cpu_seconds": seconds,
     }
+
+
+def sigma_of(seen: lg.Observation) -> float:
+    """Return the error of the layer's entries that the adversary knows or estimates, beside rounding."""
+    problem = read_problem(seen)
+    if isinstance(problem, lg.Inapplicable):
+        return 0.0
+    errors = errors_of(seen, problem)
+    return 0.0 if errors is None else errors.entries[f"{LAYER}.weight"].typical / problem.unit
 
 
 def inputs_of(model: nn.Module, images: Tensor) -> tuple[Tensor, Geometry]:

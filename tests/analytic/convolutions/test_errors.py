@@ -118,3 +118,22 @@ def test_second_differences_vanish_on_planes() -> None:
     matrix = second_differences((4, 5))
     assert matrix.shape == (2 * 5 + 3 * 4, 20)
     assert float((matrix @ plane).abs().max()) < 1e-12
+
+
+def test_rows_of_noise_alone_do_not_spoil_the_row_space() -> None:
+    """A silent channel has a row of noise. Its norm is small, and so must its weight be."""
+    inputs, dweight = gradient()
+    dweight = dweight.clone()
+    dweight[:40] = 0
+    level = 1e-4
+    seen = noisy(dweight, level)
+    sigma = level * float(dweight.square().mean().sqrt())
+
+    def error_with(sigma: float) -> float:
+        space = row_space(seen, error=1e-7, sigma=sigma)
+        rank = min(space.rank, POSITIONS)
+        kept = RowSpace(space.basis[:rank], rank, space.floor)
+        draws = torch.Generator().manual_seed(0)
+        return apart(span_of(Consistency(kept, GEOMETRY, 16), 2, generator=draws).basis, inputs)
+
+    assert error_with(sigma) < 0.05 * error_with(0.0)

@@ -77,23 +77,26 @@ class Span:
         return behind / max(inside, torch.finfo(torch.float64).eps)
 
 
-def row_space(dweight: Tensor, *, error: float) -> RowSpace:
+def row_space(dweight: Tensor, *, error: float, sigma: float = 0.0) -> RowSpace:
     """Return the row space of a weight's gradient `(O, C, *kernel)`.
 
     Args:
         dweight: The gradient.
         error: Relative error of its entries, such as 6e-8 for an update in float32.
+        sigma: Standard deviation of further errors that are alike in all entries, such as noise.
     """
     flat = dweight.flatten(1)
     flat = flat[flat.abs().amax(1) > 0]
     if not len(flat):
         return RowSpace(flat, 0, 0.0)
-    # Rounding errors are relative. Rows of one norm have errors of one size, and smaller ones in all.
-    flat = flat / flat.norm(dim=1, keepdim=True)
+    # Rows are divided by the size of their errors. Those of rounding are relative to the row's norm.
+    norms = flat.norm(dim=1, keepdim=True)
+    sizes = (norms.square() + flat.shape[1] * (sigma / error) ** 2).sqrt()
+    flat = flat / sizes
     # The factorization by QR is several times faster than that of the wide matrix.
     q, r = torch.linalg.qr(flat.T)
     left, values, _ = torch.linalg.svd(r, full_matrices=False)
-    least = error * math.sqrt(flat.shape[1])
+    least = error * math.sqrt(flat.shape[1]) * float((norms / sizes).max())
     rank = int((values > least).sum())
     floor = float(values[rank - 1] / values[0]) if rank else 0.0
     return RowSpace((q @ left[:, :rank]).T.contiguous(), rank, floor)

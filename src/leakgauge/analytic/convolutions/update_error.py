@@ -58,10 +58,14 @@ class EntryError:
     dropped: float
 
     @property
+    def typical(self) -> float:
+        """The root mean square error of all entries, in the tensor's units."""
+        return math.sqrt(self.sigma**2 + self.dropped * self.unsent**2)
+
+    @property
     def relative(self) -> float:
         """The root mean square error of all entries, relative to the entries' own."""
-        square = self.sigma**2 + self.dropped * self.unsent**2
-        return math.sqrt(square) / max(self.size, torch.finfo(torch.float64).tiny)
+        return self.typical / max(self.size, torch.finfo(torch.float64).tiny)
 
     @property
     def unsent(self) -> float:
