@@ -279,7 +279,7 @@ def sigma_of(seen: lg.Observation) -> float:
     if isinstance(problem, lg.Inapplicable):
         return 0.0
     errors = errors_of(seen, problem)
-    return 0.0 if errors is None else errors.entries[f"{LAYER}.weight"].typical / problem.unit
+    return 0.0 if errors is None else errors.entries[f"{LAYER}.weight"].alike / problem.unit
 
 
 def inputs_of(model: nn.Module, images: Tensor) -> tuple[Tensor, Geometry]:

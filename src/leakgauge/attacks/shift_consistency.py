@@ -200,25 +200,26 @@ class ShiftConsistency(BaseAttack):
         unique = tells_the_input(observation, problem, descent)
         finish = partial(conclude, observation, found, notes, unique)
         if errors is None:
-            terms, rounds = terms_of(observation, problem, descent), self.rounds
+            terms, rounds, floor = terms_of(observation, problem, descent), self.rounds, 0.0
         else:
             weighted = unsure_terms(observation, problem, descent, found)
             # If no start can come close to 0, all rounds would be spent.
             most = self.rounds if weighted.floor <= CLOSE else UNSURE_ROUNDS
-            terms, rounds = weighted.terms, min(self.rounds, most)
-        return finish(self.images(observation, problem, terms, rounds, seeds, pulse, finish))
+            terms, rounds, floor = weighted.terms, min(self.rounds, most), weighted.floor
+        known = (terms, floor)
+        return finish(self.images(observation, problem, known, rounds, seeds, pulse, finish))
 
     def images(
         self,
         observation: Observation,
         problem: Problem,
-        terms: Sequence[Term],
+        known: tuple[Sequence[Term], float],
         rounds: int,
         seeds: Seeds,
         pulse: Pulse,
         finish: Callable[[Images], Reconstruction],
     ) -> Images:
-        """Return the image of each example. Each evaluation is a beat."""
+        """Return the image of each example, from its terms and their floor. Each evaluation is a beat."""
         stage, domain = (1 - READING) / (PARTS * rounds), observation.domain
         pulse.part(READING + stage, usual=self.steps)
 
@@ -230,7 +231,8 @@ class ShiftConsistency(BaseAttack):
         imaging = (BatchImaging if mixes(problem.network) else Imaging)(
             network=problem.network,
             enter=domain.from_unit,
-            terms=terms,
+            terms=known[0],
+            floor=known[1],
             shape=tuple(unit_shape(domain)),
             like=torch.zeros((), dtype=torch.float32),
             steps=self.steps,

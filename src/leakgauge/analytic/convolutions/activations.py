@@ -133,6 +133,7 @@ class Imaging:
         steps: Number of steps of each stage.
         tell: Receives the fraction of the search that is done, and the images so far.
         beat: Called in each evaluation.
+        floor: Objective that errors of the activations leave. A search that comes below it fits errors.
     """
 
     network: Network
@@ -143,6 +144,12 @@ class Imaging:
     steps: int
     tell: Callable[[float, Images], None] = lambda fraction, images: None
     beat: Beat = quiet
+    floor: float = 0.0
+
+    @property
+    def close(self) -> float:
+        """Objective below which an image counts as that of its activations."""
+        return max(CLOSE, self.floor)
 
     @property
     def known(self) -> Terms:
@@ -162,7 +169,7 @@ class Imaging:
         values = torch.full((count,), torch.inf, dtype=torch.float64)
         spent = 0
         for turn in range(rounds):
-            left = everyone[~(values <= CLOSE)]
+            left = everyone[~(values <= self.close)]
             if not len(left):
                 break
 
@@ -183,11 +190,13 @@ class Imaging:
             end = minimize_each(smooth, found, steps=self.steps)
             found, spent = end.inputs, spent + end.evaluations
             tell((1 + stage) / PARTS, waves.image(found), end.values, spent)
-        best = _finished(ForSome(terms, which), Minimum(waves.image(found), end.values, 0))
+        best = _finished(
+            ForSome(terms, which), Minimum(waves.image(found), end.values, 0), self.floor
+        )
         spent += best.evaluations
         for mend in range(MENDS):
             tell((len(PRIORS) + 1 + mend) / PARTS, best.inputs, best.values, spent)
-            left = (best.values > CLOSE).nonzero()[:, 0]
+            left = (best.values > self.close).nonzero()[:, 0]
             if not len(left):
                 break
             mended = LocalRestarts(terms, which[left], waves).run(found[left], generator)
@@ -199,7 +208,7 @@ class Imaging:
             )
             spent += mended.evaluations
             if len(left):
-                ends = _finished(ForSome(terms, which[left]), now)
+                ends = _finished(ForSome(terms, which[left]), now, self.floor)
                 best.inputs[left], best.values[left] = ends.inputs, ends.values
                 spent += ends.evaluations
         return Minimum(best.inputs, best.values, spent)
@@ -237,12 +246,12 @@ class Imaging:
         return torch.stack([c for _, c in ends])[values.argmin(0), torch.arange(len(which))], spent
 
 
-def _finished(residuals: ForSome, start: Minimum) -> Minimum:
+def _finished(residuals: ForSome, start: Minimum, floor: float) -> Minimum:
     """Return the end of least squares from some images, or these where it finds no match.
 
     At a local minimum, steps without a prior only carry noise into the image.
     """
-    end = solve_each(residuals, start.inputs, steps=SQUARES, inner=INNER)
+    end = solve_each(residuals, start.inputs, steps=SQUARES, inner=INNER, enough=floor)
     matched = (end.values < MATCHED * start.values) | (end.values < CLOSE)
     spread = matched.reshape(-1, *[1] * (end.inputs.ndim - 1))
     return Minimum(

@@ -153,7 +153,7 @@ def _refined(
     name, count = layer.name, problem.count
     gradient, entry = problem.gradients[name].flatten(2), errors.entries[name]
     wanted = count * layer.geometry.positions
-    space = row_space(gradient, error=problem.error, sigma=entry.typical)
+    space = row_space(gradient, error=problem.error, sigma=entry.alike)
     rank = min(space.rank, wanted)
     if rank < count:
         return Inapplicable(f"{name}: its gradient has rank {rank} for {wanted} positions")

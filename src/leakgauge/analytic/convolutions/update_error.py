@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -50,22 +50,25 @@ class EntryError:
         bound: Largest size of an entry that was not sent. 0 if all were sent.
         size: Root mean square of the tensor's entries.
         dropped: Fraction of the entries that were not sent.
+        white: The part of sigma that does not grow with the entries, such as noise.
     """
 
     sigma: float
     bound: float
     size: float
     dropped: float
+    white: float = 0.0
 
     @property
-    def typical(self) -> float:
-        """The root mean square error of all entries, in the tensor's units."""
-        return math.sqrt(self.sigma**2 + self.dropped * self.unsent**2)
+    def alike(self) -> float:
+        """Root mean square of errors that do not grow with the entries, in the units of the tensor."""
+        return math.sqrt(self.white**2 + self.dropped * self.unsent**2)
 
     @property
     def relative(self) -> float:
         """The root mean square error of all entries, relative to the entries' own."""
-        return self.typical / max(self.size, torch.finfo(torch.float64).tiny)
+        square = self.sigma**2 + self.dropped * self.unsent**2
+        return math.sqrt(square) / max(self.size, torch.finfo(torch.float64).tiny)
 
     @property
     def unsent(self) -> float:
@@ -128,17 +131,19 @@ def error_of(tensor: Tensor, *, noise: float | None, rounding: float) -> EntryEr
     if not len(sent):
         return EntryError(0.0, 0.0, 0.0, 0.0)
     least = float(sent.min())
-    sigma = rounding * size if noise is None else math.hypot(noise, rounding * size)
+    white = noise or 0.0
+    sigma = math.hypot(white, rounding * size)
     steps = sent / least
     if (
         len(sent) >= ENOUGH
         and float(steps.max()) < LEVELS
         and float((steps - steps.round()).abs().max()) < WHOLE
     ):
-        return EntryError(math.hypot(sigma, least / math.sqrt(12)), 0.0, size, 0.0)
+        white = math.hypot(white, least / math.sqrt(12))
+        return EntryError(math.hypot(white, rounding * size), 0.0, size, 0.0, white)
     if least < DROPPED * size / len(sent) or not _has_gaps(tensor):
-        return EntryError(sigma, 0.0, size, 0.0)
-    return EntryError(sigma, least, size, 1 - len(sent) / tensor.numel())
+        return EntryError(sigma, 0.0, size, 0.0, white)
+    return EntryError(sigma, least, size, 1 - len(sent) / tensor.numel(), white)
 
 
 def _has_gaps(tensor: Tensor) -> bool:
@@ -232,5 +237,7 @@ def update_error(
     ratio = median(tail / found[name].size for name, tail in tails.items())
     for name, entry in found.items():
         tail = tails.get(name, typical if white else ratio * entry.size)
-        found[name] = EntryError(max(entry.sigma, tail), entry.bound, entry.size, entry.dropped)
+        found[name] = replace(
+            entry, sigma=max(entry.sigma, tail), white=max(entry.white, tail if white else 0.0)
+        )
     return UpdateError(found)
