@@ -53,6 +53,8 @@ PARTS = len(PRIORS) + MENDS + 1
 """Number of parts of a round."""
 CLOSE = 1e-5
 """Objective below which an image counts as that of its activations, not as a local minimum."""
+ABOVE = 2.0
+"""The same, in units of the objective that errors of the activations leave."""
 
 
 def most_evaluations(steps: int) -> int:
@@ -133,7 +135,7 @@ class Imaging:
         steps: Number of steps of each stage.
         tell: Receives the fraction of the search that is done, and the images so far.
         beat: Called in each evaluation.
-        floor: Objective that errors of the activations leave. A search that comes below it fits errors.
+        floor: Objective that errors of the activations leave.
     """
 
     network: Network
@@ -149,7 +151,7 @@ class Imaging:
     @property
     def close(self) -> float:
         """Objective below which an image counts as that of its activations."""
-        return max(CLOSE, self.floor)
+        return max(CLOSE, ABOVE * self.floor)
 
     @property
     def known(self) -> Terms:
@@ -191,7 +193,7 @@ class Imaging:
             found, spent = end.inputs, spent + end.evaluations
             tell((1 + stage) / PARTS, waves.image(found), end.values, spent)
         best = _finished(
-            ForSome(terms, which), Minimum(waves.image(found), end.values, 0), self.floor
+            ForSome(terms, which), Minimum(waves.image(found), end.values, 0), self.close
         )
         spent += best.evaluations
         for mend in range(MENDS):
@@ -208,7 +210,7 @@ class Imaging:
             )
             spent += mended.evaluations
             if len(left):
-                ends = _finished(ForSome(terms, which[left]), now, self.floor)
+                ends = _finished(ForSome(terms, which[left]), now, self.close)
                 best.inputs[left], best.values[left] = ends.inputs, ends.values
                 spent += ends.evaluations
         return Minimum(best.inputs, best.values, spent)
@@ -246,13 +248,13 @@ class Imaging:
         return torch.stack([c for _, c in ends])[values.argmin(0), torch.arange(len(which))], spent
 
 
-def _finished(residuals: ForSome, start: Minimum, floor: float) -> Minimum:
+def _finished(residuals: ForSome, start: Minimum, close: float) -> Minimum:
     """Return the end of least squares from some images, or these where it finds no match.
 
     At a local minimum, steps without a prior only carry noise into the image.
     """
-    end = solve_each(residuals, start.inputs, steps=SQUARES, inner=INNER, enough=floor)
-    matched = (end.values < MATCHED * start.values) | (end.values < CLOSE)
+    end = solve_each(residuals, start.inputs, steps=SQUARES, inner=INNER)
+    matched = (end.values < MATCHED * start.values) | (end.values < close)
     spread = matched.reshape(-1, *[1] * (end.inputs.ndim - 1))
     return Minimum(
         torch.where(spread, end.inputs, start.inputs.double()),

@@ -55,7 +55,6 @@ def solve_each(
     *,
     steps: int,
     inner: int,
-    enough: float = 0.0,
     tell: Callable[[int, Tensor, Tensor], None] = lambda step, inputs, values: None,
 ) -> Minimum:
     r"""Return a minimum of :math:`|r(x)|^2` for each example of a batch.
@@ -67,7 +66,6 @@ def solve_each(
         start: Inputs `(B, *shape)` to start from.
         steps: Largest number of steps.
         inner: Largest number of conjugate gradient iterations of a step.
-        enough: Value at which an example is done.
         tell: Receives the number of steps, the inputs and their values after each step.
     """
     x, spent = start.double(), 1
@@ -77,7 +75,7 @@ def solve_each(
     damping = torch.full_like(values, DAMPING)
     slow = torch.zeros(len(x), dtype=torch.long)
     for step in range(steps):
-        left = ((slow < PATIENCE) & (values > enough)).nonzero()[:, 0]
+        left = ((slow < PATIENCE) & (values > 0)).nonzero()[:, 0]
         if not len(left):
             break
         linear = residuals.linear(left, x[left])

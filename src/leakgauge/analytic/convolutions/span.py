@@ -83,7 +83,7 @@ def row_space(dweight: Tensor, *, error: float, sigma: float = 0.0) -> RowSpace:
     Args:
         dweight: The gradient.
         error: Relative error of its entries, such as 6e-8 for an update in float32.
-        sigma: Standard deviation of further errors that are alike in all entries, such as noise.
+        sigma: Standard deviation of further errors, such as noise, that are equally large in all entries.
     """
     flat = dweight.flatten(1)
     flat = flat[flat.abs().amax(1) > 0]
