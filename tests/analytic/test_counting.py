@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.convolutions.counting import MANY, Reader, joined, largest, shifts, solved
+from leakgauge.analytic.convolutions.counting import MANY, Reader, largest, solved
 from leakgauge.analytic.convolutions.geometry import Geometry, geometry_of
+from leakgauge.analytic.convolutions.overlap import joined, shifts
 
 TINY = 1e-9
 """Relative size of a singular value that counts as zero."""

@@ -12,8 +12,8 @@ from support.attack_cases import convolutional
 from torch import nn
 
 import leakgauge as lg
-from leakgauge.analytic.convolutions.network import trace
 from leakgauge.analytic.convolutions.span import Consistency, row_space, span_of
+from leakgauge.analytic.convolutions.tracing import trace
 
 ATTACK = lg.attacks.ShiftConsistency(steps=15, rounds=1)
 

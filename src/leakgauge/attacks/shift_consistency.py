@@ -30,12 +30,12 @@ from leakgauge.analytic.convolutions.beginning import (
 )
 from leakgauge.analytic.convolutions.cost import usual_updates
 from leakgauge.analytic.convolutions.descent import Descent
-from leakgauge.analytic.convolutions.network import trace
 from leakgauge.analytic.convolutions.noisy_beginning import begin_with_errors, refined_spans
 from leakgauge.analytic.convolutions.noisy_terms import Weighted, weighted_terms
 from leakgauge.analytic.convolutions.pool_descent import descend_below_pools
 from leakgauge.analytic.convolutions.propagation import is_relu
 from leakgauge.analytic.convolutions.terms import Term
+from leakgauge.analytic.convolutions.tracing import trace
 from leakgauge.analytic.convolutions.update_error import EXACT, UpdateError, update_error
 from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding, unit_ratio
 from leakgauge.analytic.linear import inverse_of_affine

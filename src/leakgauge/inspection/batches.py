@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from leakgauge.analytic.convolutions.counting import Reader, largest
-from leakgauge.analytic.convolutions.network import Network, trace
+from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.operations import batch_norm_of, root_of, trains
+from leakgauge.analytic.convolutions.tracing import trace
 from leakgauge.core import Domain, Seeds, unit_shape
 from leakgauge.inspection.layers import Layer
 from leakgauge.inspection.probe import with_gradients

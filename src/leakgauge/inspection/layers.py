@@ -12,8 +12,9 @@ from torch import fx, nn
 
 from leakgauge.analytic.convolutions.counting import Reader
 from leakgauge.analytic.convolutions.geometry import geometry_of
-from leakgauge.analytic.convolutions.network import TRACED, Network
+from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.operations import VIEWS, name_of
+from leakgauge.analytic.convolutions.tracing import TRACED
 
 Kind = Literal["convolution", "linear", "embedding", "other"]
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from leakgauge.analytic.convolutions.network import Network, trace
+from leakgauge.analytic.convolutions.network import Network
+from leakgauge.analytic.convolutions.tracing import trace
 from leakgauge.core import Domain, Seeds, unit_shape
 from leakgauge.inspection.layers import Layer
 

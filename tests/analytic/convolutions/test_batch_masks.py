@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.convolutions.batch_masks import Homotopy, separate_masks
+from leakgauge.analytic.convolutions.batch_masks import separate_masks
 from leakgauge.analytic.convolutions.binary_masks import MaskedInputs
 from leakgauge.analytic.convolutions.bounded_factors import patches_of
 from leakgauge.analytic.convolutions.geometry import geometry_of
+from leakgauge.analytic.convolutions.mask_homotopy import Homotopy
 from leakgauge.core import Inapplicable
 
 SIDE, CHANNELS, OUTPUTS = 5, 24, 40

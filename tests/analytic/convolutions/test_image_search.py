@@ -11,11 +11,12 @@ from torch import Tensor, nn
 import leakgauge as lg
 from leakgauge.analytic.convolutions.least_squares import solve_each
 from leakgauge.analytic.convolutions.local_restarts import LocalRestarts, refilled
-from leakgauge.analytic.convolutions.network import Network, trace
+from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
 from leakgauge.analytic.convolutions.repairs import Earlier, Explained, Repair
 from leakgauge.analytic.convolutions.tangents import Tangents
 from leakgauge.analytic.convolutions.terms import ForSome, Term, Terms
+from leakgauge.analytic.convolutions.tracing import trace
 from leakgauge.analytic.convolutions.waves import WaveObjective, Waves
 
 

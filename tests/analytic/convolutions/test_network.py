@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import leakgauge as lg
-from leakgauge.analytic.convolutions.network import trace
+from leakgauge.analytic.convolutions.tracing import trace
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])

@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from leakgauge.analytic.convolutions.bits import Gap
+from leakgauge.analytic.convolutions.equations import GradientOf
 from leakgauge.analytic.convolutions.examples import separate
 from leakgauge.analytic.convolutions.geometry import Geometry, geometry_of
 from leakgauge.analytic.convolutions.image import minimize_each
-from leakgauge.analytic.convolutions.inputs import GradientOf, solve_input
+from leakgauge.analytic.convolutions.inputs import solve_input
 from leakgauge.analytic.convolutions.span import Consistency, row_space, span_of
 from leakgauge.core import Inapplicable
 

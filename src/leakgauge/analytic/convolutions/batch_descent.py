@@ -26,7 +26,8 @@ from leakgauge.analytic.convolutions.batch_norm import (
     norm_behind,
 )
 from leakgauge.analytic.convolutions.descent import Descent
-from leakgauge.analytic.convolutions.inputs import GradientOf, Solved, solve_input
+from leakgauge.analytic.convolutions.equations import GradientOf
+from leakgauge.analytic.convolutions.inputs import Solved, solve_input
 from leakgauge.analytic.convolutions.lost_constants import Gauge, anchored, lost_classes
 from leakgauge.analytic.convolutions.mask_sums import wrong_bits
 from leakgauge.analytic.convolutions.network import Convolution

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.convolutions.inputs import GradientOf
+from leakgauge.analytic.convolutions.equations import GradientOf
 
 MOST = 6
 """Largest number of wrong bits of one channel that are found at once."""

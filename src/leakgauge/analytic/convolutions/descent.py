@@ -8,12 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from leakgauge.analytic.convolutions.inputs import (
-    GradientOf,
-    OutputOf,
-    Solved,
-    solve_input,
-)
+from leakgauge.analytic.convolutions.equations import GradientOf, OutputOf
+from leakgauge.analytic.convolutions.inputs import Solved, solve_input
 from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu

@@ -32,15 +32,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from leakgauge.analytic.convolutions.equations import GradientOf, OutputOf, from_columns, to_columns
 from leakgauge.analytic.convolutions.geometry import Geometry
-from leakgauge.analytic.convolutions.inputs import (
-    GradientOf,
-    OutputOf,
-    Solved,
-    from_columns,
-    solve_input,
-    to_columns,
-)
+from leakgauge.analytic.convolutions.inputs import Solved, solve_input
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.bits import Gap
-from leakgauge.analytic.convolutions.inputs import GradientOf, Solved
+from leakgauge.analytic.convolutions.equations import GradientOf
+from leakgauge.analytic.convolutions.inputs import Solved
 from leakgauge.analytic.convolutions.network import Convolution, Network
 from leakgauge.analytic.convolutions.operations import batch_norm_of, name_of
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
