@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import leakgauge as lg
 from leakgauge import attacks, defenses
-from leakgauge.analytic.convolutions.beginning import Beginning, begin
+from leakgauge.analytic.convolutions.beginning import begin
+from leakgauge.analytic.convolutions.problem import Beginning
 from leakgauge.attacks.shift_consistency import begin_unsure, errors_of, read_problem
 from leakgauge.federated.training.local_steps import as_one_gradient
 

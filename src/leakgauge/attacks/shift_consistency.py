@@ -20,19 +20,13 @@ from leakgauge.analytic.convolutions.activations import (
 )
 from leakgauge.analytic.convolutions.batch_images import BatchImaging
 from leakgauge.analytic.convolutions.batch_norm import mixes
-from leakgauge.analytic.convolutions.beginning import (
-    Beginning,
-    Problem,
-    begin,
-    descent_of,
-    features_node,
-    why_none_begins,
-)
+from leakgauge.analytic.convolutions.beginning import begin, descent_of, why_none_begins
 from leakgauge.analytic.convolutions.cost import usual_updates
 from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.noisy_beginning import begin_with_errors, refined_spans
 from leakgauge.analytic.convolutions.noisy_terms import Weighted, weighted_terms
 from leakgauge.analytic.convolutions.pool_descent import descend_below_pools
+from leakgauge.analytic.convolutions.problem import Beginning, Problem, features_node
 from leakgauge.analytic.convolutions.propagation import is_relu
 from leakgauge.analytic.convolutions.terms import Term
 from leakgauge.analytic.convolutions.tracing import trace

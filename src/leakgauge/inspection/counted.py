@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from leakgauge.analytic.convolutions.beginning import Outline
 from leakgauge.analytic.convolutions.counting import MANY, Reader
 from leakgauge.analytic.convolutions.network import Network
+from leakgauge.analytic.convolutions.problem import Outline
 from leakgauge.analytic.convolutions.tracing import trace
 from leakgauge.analytic.patch_embedding import patch_equations
 from leakgauge.core import Domain, Inapplicable, ModelError, ProbeError, dtype_of, unit_shape

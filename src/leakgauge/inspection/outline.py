@@ -8,14 +8,10 @@ import torch
 from torch import nn
 
 from leakgauge.analytic.convolutions.batch_norm import mixes
-from leakgauge.analytic.convolutions.beginning import (
-    LastBlock,
-    Outline,
-    features_node,
-    last_block,
-)
+from leakgauge.analytic.convolutions.mask_beginning import LastBlock, last_block
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.operations import root_of
+from leakgauge.analytic.convolutions.problem import Outline, features_node
 from leakgauge.core import Domain, dtype_of, unit_shape
 from leakgauge.federated.isolation.probing import spread
 from leakgauge.inspection.layers import Layer

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 import leakgauge as lg
 from leakgauge.analytic.convolutions.geometry import geometry_of
-from leakgauge.analytic.convolutions.pools import Pooled, read_below
+from leakgauge.analytic.convolutions.max_pool import Pooled
+from leakgauge.analytic.convolutions.pools import read_below
 from leakgauge.core import Inapplicable
 
 

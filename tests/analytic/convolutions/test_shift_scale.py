@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 import leakgauge as lg
-from leakgauge.analytic.convolutions.beginning import Beginning, begin
+from leakgauge.analytic.convolutions.beginning import begin
+from leakgauge.analytic.convolutions.problem import Beginning
 from leakgauge.analytic.last_layer import last_layer
 from leakgauge.attacks.shift_consistency import problem_of
 

@@ -23,6 +23,7 @@ from torch import Tensor, fx
 from leakgauge.analytic.convolutions.network import Network, arguments_of
 from leakgauge.analytic.convolutions.operations import name_of, trains
 from leakgauge.analytic.convolutions.propagation import Partial, Propagation
+from leakgauge.analytic.convolutions.zeros import size_of_zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ class BatchPropagation(Propagation):
 
     def shown(self, value: Tensor, least: float) -> Tensor:
         """Return where the value `(B, C, ...)` behind a ReLU is positive. `least` is a fraction of the largest."""
-        low = self._size_of_zeros(value, 1e-9)
+        low = size_of_zeros(value, 1e-9)
         return value > (1.6 * low).clamp_min(least * float(value.max()))
 
     def parameters(self, norm: fx.Node) -> tuple[str | None, str | None]:

@@ -14,18 +14,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from leakgauge.analytic.convolutions.beginning import (
-    Beginning,
-    Problem,
-    begin_without_span,
-    behind,
-    is_nonnegative,
-    scale_at,
-    with_sign,
-)
+from leakgauge.analytic.convolutions.beginning import begin_without_span
 from leakgauge.analytic.convolutions.examples import one_of, separate
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.noisy_span import Bilinear, Refined, refine
+from leakgauge.analytic.convolutions.problem import Beginning, Problem, is_nonnegative
+from leakgauge.analytic.convolutions.scaled_beginning import behind, scale_at, with_sign
 from leakgauge.analytic.convolutions.scaling import FITS
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
 from leakgauge.analytic.convolutions.update_error import UpdateError, hidden_rank

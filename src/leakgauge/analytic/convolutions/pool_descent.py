@@ -15,9 +15,10 @@ from torch import Tensor, fx
 from leakgauge.analytic.convolutions.descent import Descent, Step
 from leakgauge.analytic.convolutions.geometry import geometry_of
 from leakgauge.analytic.convolutions.inputs import Solved
+from leakgauge.analytic.convolutions.max_pool import Pooled
 from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
 from leakgauge.analytic.convolutions.operations import POOLS, is_rectified, name_of
-from leakgauge.analytic.convolutions.pools import Pooled, read_below
+from leakgauge.analytic.convolutions.pools import read_below
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu, is_steady_norm
 from leakgauge.core import Inapplicable
 

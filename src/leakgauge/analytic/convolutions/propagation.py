@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.network import Network, arguments_of, factor_and_shift
 from leakgauge.analytic.convolutions.operations import name_of, trains
+from leakgauge.analytic.convolutions.zeros import size_of_zeros
 
 DECIDED = 1.6
 """A value above this multiple of the errors near 0 counts as positive."""
@@ -116,26 +117,12 @@ class Propagation:
             error: Largest error of the value, relative to its largest entry.
         """
         if is_relu(node):
-            low = self._size_of_zeros(value, error)
+            low = size_of_zeros(value, error)
             mask = value > DECIDED * low
             self.masks[node], self.doubts[node] = mask, value < DOUBTFUL * low
             self.margins[node] = (value / low - DECIDED).abs()
             value = torch.where(mask, value, 0)
         self.values[node] = value
-
-    @staticmethod
-    def _size_of_zeros(value: Tensor, error: float) -> Tensor:
-        """Return the largest size `(B, C, ...)` that exact zeros have in a noisy value.
-
-        They come out as small values of both signs, and the negative ones show their size. It
-        differs between channels, since the rounding error of a gradient grows with its size.
-        """
-        low = (-value).clamp_min(0).flatten(2)
-        floor = max(error, 1e-9) * float(value.max())
-        typical = _root_mean_square(low, (0, 1, 2)).clamp_min(1e-2 * floor)
-        channel = _root_mean_square(low, (0, 2)).clamp_min(0.3 * typical)
-        most = max(float((low / channel).max()), 3.0)
-        return (channel * most).reshape(1, -1, *[1] * (value.ndim - 2)).expand_as(value)
 
     def look_up(self, relu: fx.Node, *, error: float) -> None:
         """Set the mask of a ReLU whose input follows from the known values.
@@ -291,11 +278,3 @@ class Propagation:
             values = self._adjoint(user, node, torch.where(after.known, after.value, 0))
             if places is not None and values is not None:
                 yield Partial(values, places > 0.5)
-
-
-def _root_mean_square(values: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return the root mean square of the values above 0 along axes, or of all if there are fewer than 8."""
-    count = (values > 0).sum(axes, keepdim=True)
-    squares = values.square().sum(axes, keepdim=True)
-    whole = values.square().sum() / (values > 0).sum().clamp_min(1)
-    return torch.where(count < 8, whole, squares / count.clamp_min(1)).sqrt()

@@ -1,0 +1,74 @@
+"""The beginning of a descent by a span: the inputs of a convolution from the row space of its gradient.
+
+The convolution must have as many output channels as the batch has positions. Everything behind it must
+depend on this input alone.
+
+References:
+    Ours. We know of no publication.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from leakgauge.analytic.convolutions.batch_norm import norm_behind
+from leakgauge.analytic.convolutions.examples import Examples, separate
+from leakgauge.analytic.convolutions.network import Convolution
+from leakgauge.analytic.convolutions.problem import Beginning, Problem, is_nonnegative
+from leakgauge.analytic.convolutions.scaled_beginning import behind, with_scales
+from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
+from leakgauge.core import Inapplicable
+
+CONSISTENT = 1e-5
+"""Largest defect of a span that is believed."""
+GAP = 100.0
+"""Least ratio of the first defect behind the span to the last one inside it."""
+
+
+def begin_by_span(
+    problem: Problem, layer: Convolution, *, generator: torch.Generator
+) -> Beginning | Inapplicable:
+    """Return the beginning at one convolution's input, or the reason why it is not known."""
+    count, name = problem.count, layer.name
+    problem.beat()
+    space = row_space(problem.gradients[name], error=problem.error)
+    # BatchNorm in train mode removes the mean of the patches.
+    centered = norm_behind(problem.network, layer.node) is not None
+    wanted = count * layer.geometry.positions - centered
+    if space.rank < wanted:
+        return Inapplicable(f"{name}: its gradient has rank {space.rank} for {wanted} positions")
+    if space.rank > wanted:
+        space = RowSpace(space.basis[:wanted], wanted, space.floor)
+    operator = Consistency(space, layer.geometry, layer.channels, centered)
+    span = span_of(operator, count, generator=generator, beat=problem.beat)
+    if float(span.defects[count - 1]) > CONSISTENT or span.gap < GAP:
+        return Inapplicable(
+            f"{name}: its row space does not hold exactly {count} inputs "
+            f"(defects {span.defects[count - 1]:.0e}, and {span.defects[count]:.0e} for one more)"
+        )
+    if is_nonnegative(layer.source):
+        examples = separate(span.basis, count, generator=generator, beat=problem.beat)
+    else:
+        none = torch.zeros(1, dtype=torch.float64)
+        examples = Examples(span.basis, none, none)
+    if len(examples.values) < count:
+        return Inapplicable(
+            f"{name}: {len(examples.values)} of {count} examples were told apart "
+            "(equal or proportional ones cannot be)"
+        )
+    begun = with_scales(problem, layer, space, examples)
+    if isinstance(begun, Inapplicable):
+        return Inapplicable(f"{name}: {begun.reason}")
+    examples, scaled = begun
+    value = (examples.values * scaled.scales[:, None, None]).reshape(
+        count, *layer.source.meta["val"].shape[1:]
+    )
+    error = max(float(examples.excursion.max()), 1e-9)
+    known = behind(problem, layer.source, value, scaled, error)
+    if isinstance(known, Inapplicable):
+        return Inapplicable(f"{name}: {known.reason}")
+    note = (
+        f"input of {name!r}: the span of {count} was found (gap {span.gap:.0e}); the last layer fits to "
+        f"{scaled.misfit:.0e}{scaled.said}"
+    )
+    return Beginning(known, scaled.labels, error, note, scaled.misfit)
