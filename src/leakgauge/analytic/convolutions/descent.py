@@ -8,8 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
-from leakgauge.analytic.convolutions.equations import GradientOf, OutputOf
+from leakgauge.analytic.convolutions.equations import GradientOf
 from leakgauge.analytic.convolutions.inputs import Solved, solve_input
+from leakgauge.analytic.convolutions.layer_equations import (
+    gradient_equations,
+    known_entries,
+    output_equations,
+)
 from leakgauge.analytic.convolutions.lost_constants import Gauge
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
@@ -162,32 +167,10 @@ class Descent:
         """Return the gradients of the layers whose signals are known."""
         found = []
         for layer in layers:
-            if layer.groups != 1:
-                continue
-            relu = relu_behind(self.known.network, layer.node)
-            if relu is not None and relu in self.known.masks:
-                mask, doubts = self.known.masks[relu], self.known.doubts[relu]
-                full = self._unmasked(layer.node, relu)
-            else:
-                full = self.known.signal(layer.node)
-                mask = torch.ones(layer.node.meta["val"].shape[1:], dtype=torch.bool)
-                mask = mask.expand(self.known.count, *mask.shape)
-                doubts = ~mask
-            if full is None:
-                continue
-            aim = self.gradients[layer.name].flatten(2)
-            parts = (t.flatten(2) for t in (full, mask, doubts))
-            found.append((layer, GradientOf(layer.geometry, aim, *parts)))
+            gradient = gradient_equations(self.known, layer, self.gradients[layer.name])
+            if gradient is not None:
+                found.append((layer, gradient))
         return found
-
-    def _unmasked(self, node: fx.Node, relu: fx.Node) -> Tensor | None:
-        """Return the signal that a node would have if the ReLU behind it let everything pass, or None."""
-        kept = self.known.masks[relu]
-        self.known.masks[relu] = torch.ones_like(kept)
-        try:
-            return self.known.signal(node)
-        finally:
-            self.known.masks[relu] = kept
 
     def _check(
         self, source: fx.Node, layers: Sequence[Convolution], value: Tensor
@@ -287,21 +270,6 @@ class Descent:
         gauges: Sequence[Gauge] = (),
     ) -> Solved | Inapplicable:
         """Return the input of layers, from all equations that are known."""
-        outputs = []
-        for layer in layers:
-            partial = self.known.partial(layer.node)
-            if partial is not None and layer.groups == 1:
-                value = partial.value if layer.bias is None else partial.value - layer.bias
-                outputs.append(
-                    OutputOf(
-                        layer.geometry,
-                        layer.weight.flatten(2),
-                        value.flatten(2),
-                        partial.known.flatten(2),
-                    )
-                )
-        entries = self.known.partial(source)
-        shown = None
-        if entries is not None:
-            shown = (entries.value.flatten(2), entries.known.flatten(2).to(entries.value))
+        outputs = output_equations(self.known, layers)
+        shown = known_entries(self.known, source)
         return solve_input(gradients, shown, outputs, self.beat, gauges=gauges)

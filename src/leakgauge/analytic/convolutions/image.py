@@ -50,16 +50,8 @@ def minimize_each(
         start: Inputs `(B, *shape)` to start from.
         steps: Largest number of steps.
     """
-
-    def ask(x: Tensor) -> tuple[Tensor, Tensor]:
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            values = objective(x)
-            (slope,) = torch.autograd.grad(values.sum(), [x])
-        return values.detach(), slope.flatten(1)
-
     shape, x = start.shape, start.flatten(1)
-    values, slope = ask(x.reshape(shape))
+    values, slope = _value_and_slope(objective, x.reshape(shape))
     pairs: list[tuple[Tensor, Tensor]] = []
     evaluations = 1
     for _ in range(steps):
@@ -72,7 +64,7 @@ def minimize_each(
             size = (0.1 * x.shape[1] ** 0.5 / way.norm(dim=1).clamp_min(1e-30)).clamp_max(1e6)
         for _ in range(HALVINGS):
             trial = x + size[:, None] * way
-            after, turn = ask(trial.reshape(shape))
+            after, turn = _value_and_slope(objective, trial.reshape(shape))
             evaluations += 1
             good = after <= values + ARMIJO * size * along
             if bool(good.all()):
@@ -86,6 +78,15 @@ def minimize_each(
         if bool((values <= 0).all()) or not bool(good.any()):
             break
     return Minimum(x.reshape(shape), values, evaluations)
+
+
+def _value_and_slope(objective: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values (B,) of an objective at inputs `(B, *shape)`, and their gradients (B, N)."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        values = objective(x)
+        (slope,) = torch.autograd.grad(values.sum(), [x])
+    return values.detach(), slope.flatten(1)
 
 
 def _direction(slope: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -81,26 +81,46 @@ def solve_each(
         linear = residuals.linear(left, x[left])
         way, used = _step(linear, gap[left], damping[left], inner)
         before = values[left]
-        size = torch.zeros_like(before)
-        for fraction in FRACTIONS:
-            open_ = left[size == 0]
-            trial = x[open_] + fraction * way[size == 0]
-            with torch.no_grad():
-                found = residuals.at(open_, trial)
-            after = found.square().sum(1)
-            good = after < values[open_]
-            chosen = open_[good]
-            x[chosen], gap[chosen], values[chosen] = trial[good], found[good], after[good]
-            size[(size == 0).nonzero()[good, 0]] = fraction
-            spent += 1
-            if bool((size > 0).all()):
-                break
+        size, tried = _move(residuals, left, way, x, gap, values)
         factor = torch.where(size == 1, 0.1, torch.where(size > 0, 3.0, 10.0))
         damping[left] *= factor
         slow[left] = torch.where(values[left] > SLOW * before, slow[left] + 1, 0)
-        spent += used
+        spent += tried + used
         tell(step + 1, x, values)
     return Minimum(x, values, spent)
+
+
+def _move(
+    residuals: Residuals, left: Tensor, way: Tensor, x: Tensor, gap: Tensor, values: Tensor
+) -> tuple[Tensor, int]:
+    """Move examples by the largest fraction of their step that lowers their value.
+
+    Args:
+        residuals: The residuals.
+        left: Indices (n,) of the examples to move.
+        way: Their steps `(n, *shape)`.
+        x: Inputs `(B, *shape)` of all examples. They change in place, as do the next two.
+        gap: Residuals (B, R).
+        values: Values (B,).
+
+    Returns:
+        The fraction (n,) of each step, 0 if none lowers the value, and the number of evaluations.
+    """
+    size, spent = torch.zeros_like(values[left]), 0
+    for fraction in FRACTIONS:
+        open_ = left[size == 0]
+        trial = x[open_] + fraction * way[size == 0]
+        with torch.no_grad():
+            found = residuals.at(open_, trial)
+        after = found.square().sum(1)
+        good = after < values[open_]
+        chosen = open_[good]
+        x[chosen], gap[chosen], values[chosen] = trial[good], found[good], after[good]
+        size[(size == 0).nonzero()[good, 0]] = fraction
+        spent += 1
+        if bool((size > 0).all()):
+            break
+    return size, spent
 
 
 def _step(linear: Linear, gap: Tensor, damping: Tensor, inner: int) -> tuple[Tensor, int]:

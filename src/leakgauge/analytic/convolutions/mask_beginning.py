@@ -88,14 +88,21 @@ def begin_by_masks(problem: Problem, *, generator: torch.Generator) -> Beginning
         return Inapplicable(
             f"{layer.name}: no masks explain its gradient (relative misfit {found.residual:.0e})"
         )
-    known = Propagation(problem.network, count)
-    shape = layer.source.meta["val"].shape[1:]
-    known.learn(layer.source, found.inputs.reshape(count, *shape), error=problem.error)
-    known.masks[block.relu] = found.masks.reshape(count, *block.relu.meta["val"].shape[1:])
-    known.doubts[block.relu] = torch.zeros_like(known.masks[block.relu])
+    known = _known_from(problem, block, found)
     known.signals[problem.features] = problem.signal(slopes)
     note = f"input of {layer.name!r}: masks behind it explain its gradient to {found.residual:.0e}"
     return Beginning(known, labels, max(found.residual, 1e-9), note)
+
+
+def _known_from(problem: Problem, block: LastBlock, found: MaskedInputs) -> Propagation:
+    """Return the input and the masks of the last block as known values."""
+    source, relu, count = block.layer.source, block.relu, problem.count
+    known = Propagation(problem.network, count)
+    shape = source.meta["val"].shape[1:]
+    known.learn(source, found.inputs.reshape(count, *shape), error=problem.error)
+    known.masks[relu] = found.masks.reshape(count, *relu.meta["val"].shape[1:])
+    known.doubts[relu] = torch.zeros_like(known.masks[relu])
+    return known
 
 
 def last_block(problem: Outline) -> LastBlock | Inapplicable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -59,21 +59,41 @@ def fill_open(
     def spread(c: Tensor) -> Tensor:
         return from_columns(weak @ c, batch)
 
-    def gather(u: Tensor) -> Tensor:
-        return weak.T @ to_columns(u)
-
     def normal(c: Tensor) -> Tensor:
         beat()
         u = spread(c)
         total = torch.zeros_like(u) if entries is None else u * entries[1]
         for o, size in zip(outputs, sizes, strict=True):
             total = total + o.back(o.forward(u)) / size
-        return gather(total)
+        return weak.T @ to_columns(total)
 
     aim = torch.zeros_like(inputs) if entries is None else (entries[0] - inputs) * entries[1]
     for o, size in zip(outputs, sizes, strict=True):
         aim = aim + o.back(o.output - o.forward(inputs)) / size
-    # A second system with a known solution shows whether the equations determine the directions.
+    apart = _error_of_known_solution(normal, weak, channels)
+    if apart > DETERMINED:
+        return Inapplicable(
+            f"its gradient leaves {unknowns} values open, and {equations} other equations do not determine "
+            f"them (relative error {apart:.0e} on a known solution)"
+        )
+    inputs = inputs + spread(
+        conjugate_gradient(normal, weak.T @ to_columns(aim), iterations=ITERATIONS, solved=SOLVED)
+    )
+    return inputs, disagreement(inputs, entries, outputs)
+
+
+def _error_of_known_solution(
+    normal: Callable[[Tensor], Tensor], weak: Tensor, channels: int
+) -> float:
+    """Return the relative error at which a system with a known solution is solved.
+
+    It shows whether the equations determine the directions.
+
+    Args:
+        normal: The product of the normal equations with coefficients (k, C) of the directions.
+        weak: The directions (B N, k).
+        channels: Number of channels C.
+    """
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn((weak.shape[1], channels), generator=generator, dtype=torch.float64)
     probe = probe.to(weak)
@@ -83,15 +103,7 @@ def fill_open(
         apart = float((found - probe).norm() / probe.norm())
         if apart > most or apart < DETERMINED:
             break
-    if apart > DETERMINED:
-        return Inapplicable(
-            f"its gradient leaves {unknowns} values open, and {equations} other equations do not determine "
-            f"them (relative error {apart:.0e} on a known solution)"
-        )
-    inputs = inputs + spread(
-        conjugate_gradient(normal, gather(aim), iterations=ITERATIONS, solved=SOLVED)
-    )
-    return inputs, disagreement(inputs, entries, outputs)
+    return apart
 
 
 def disagreement(

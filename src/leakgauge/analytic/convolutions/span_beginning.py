@@ -16,7 +16,7 @@ from leakgauge.analytic.convolutions.examples import Examples, separate
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.problem import Beginning, Problem, is_nonnegative
 from leakgauge.analytic.convolutions.scaled_beginning import behind, with_scales
-from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
+from leakgauge.analytic.convolutions.span import Consistency, RowSpace, Span, row_space, span_of
 from leakgauge.core import Inapplicable
 
 CONSISTENT = 1e-5
@@ -31,21 +31,10 @@ def begin_by_span(
     """Return the beginning at one convolution's input, or the reason why it is not known."""
     count, name = problem.count, layer.name
     problem.beat()
-    space = row_space(problem.gradients[name], error=problem.error)
-    # BatchNorm in train mode removes the mean of the patches.
-    centered = norm_behind(problem.network, layer.node) is not None
-    wanted = count * layer.geometry.positions - centered
-    if space.rank < wanted:
-        return Inapplicable(f"{name}: its gradient has rank {space.rank} for {wanted} positions")
-    if space.rank > wanted:
-        space = RowSpace(space.basis[:wanted], wanted, space.floor)
-    operator = Consistency(space, layer.geometry, layer.channels, centered)
-    span = span_of(operator, count, generator=generator, beat=problem.beat)
-    if float(span.defects[count - 1]) > CONSISTENT or span.gap < GAP:
-        return Inapplicable(
-            f"{name}: its row space does not hold exactly {count} inputs "
-            f"(defects {span.defects[count - 1]:.0e}, and {span.defects[count]:.0e} for one more)"
-        )
+    spanned = _span_at(problem, layer, generator=generator)
+    if isinstance(spanned, Inapplicable):
+        return spanned
+    space, span = spanned
     if is_nonnegative(layer.source):
         examples = separate(span.basis, count, generator=generator, beat=problem.beat)
     else:
@@ -72,3 +61,26 @@ def begin_by_span(
         f"{scaled.misfit:.0e}{scaled.said}"
     )
     return Beginning(known, scaled.labels, error, note, scaled.misfit)
+
+
+def _span_at(
+    problem: Problem, layer: Convolution, *, generator: torch.Generator
+) -> tuple[RowSpace, Span] | Inapplicable:
+    """Return the row space of a convolution's gradient and the span of its inputs, or why the span is not known."""
+    count, name = problem.count, layer.name
+    space = row_space(problem.gradients[name], error=problem.error)
+    # BatchNorm in train mode removes the mean of the patches.
+    centered = norm_behind(problem.network, layer.node) is not None
+    wanted = count * layer.geometry.positions - centered
+    if space.rank < wanted:
+        return Inapplicable(f"{name}: its gradient has rank {space.rank} for {wanted} positions")
+    if space.rank > wanted:
+        space = RowSpace(space.basis[:wanted], wanted, space.floor)
+    operator = Consistency(space, layer.geometry, layer.channels, centered)
+    span = span_of(operator, count, generator=generator, beat=problem.beat)
+    if float(span.defects[count - 1]) > CONSISTENT or span.gap < GAP:
+        return Inapplicable(
+            f"{name}: its row space does not hold exactly {count} inputs "
+            f"(defects {span.defects[count - 1]:.0e}, and {span.defects[count]:.0e} for one more)"
+        )
+    return space, span
