@@ -21,8 +21,9 @@ from torch import Tensor, nn
 import leakgauge as lg
 from leakgauge import attacks, defenses
 from leakgauge.analytic.convolutions.beginning import begin
+from leakgauge.analytic.convolutions.noisy_beginning import begin_unsure
+from leakgauge.analytic.convolutions.observed import errors_of, read_problem
 from leakgauge.analytic.convolutions.problem import Beginning
-from leakgauge.attacks.shift_consistency import begin_unsure, errors_of, read_problem
 from leakgauge.federated.training.local_steps import as_one_gradient
 
 LEVELS = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -40,8 +40,8 @@ from torch import Tensor, nn
 import leakgauge as lg
 from leakgauge import attacks
 from leakgauge.analytic.convolutions.geometry import Geometry, geometry_of
+from leakgauge.analytic.convolutions.observed import errors_of, read_problem
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
-from leakgauge.attacks.shift_consistency import errors_of, read_problem
 
 NAME = "convolutions"
 LAYER = "layer4.1.conv1"

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from statistics import median
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.activations import (
     CLOSE,
@@ -22,17 +21,18 @@ from leakgauge.analytic.convolutions.batch_images import BatchImaging
 from leakgauge.analytic.convolutions.batch_norm import mixes
 from leakgauge.analytic.convolutions.beginning import begin, descent_of, why_none_begins
 from leakgauge.analytic.convolutions.cost import usual_updates
-from leakgauge.analytic.convolutions.descent import Descent
-from leakgauge.analytic.convolutions.noisy_beginning import begin_with_errors, refined_spans
-from leakgauge.analytic.convolutions.noisy_terms import Weighted, weighted_terms
+from leakgauge.analytic.convolutions.findings import describe, tells_the_input, unread_note
+from leakgauge.analytic.convolutions.image_terms import terms_of, unsure_terms
+from leakgauge.analytic.convolutions.noisy_beginning import begin_unsure
+from leakgauge.analytic.convolutions.observed import (
+    draws_dropout,
+    errors_of,
+    not_finite,
+    read_problem,
+)
 from leakgauge.analytic.convolutions.pool_descent import descend_below_pools
-from leakgauge.analytic.convolutions.problem import Beginning, Problem, features_node
-from leakgauge.analytic.convolutions.propagation import is_relu
+from leakgauge.analytic.convolutions.problem import Beginning, Problem
 from leakgauge.analytic.convolutions.terms import Term
-from leakgauge.analytic.convolutions.tracing import trace
-from leakgauge.analytic.convolutions.update_error import EXACT, UpdateError, update_error
-from leakgauge.analytic.last_layer import HeadGradient, last_layer, rounding, unit_ratio
-from leakgauge.analytic.linear import inverse_of_affine
 from leakgauge.core import (
     BaseAttack,
     Cost,
@@ -48,27 +48,18 @@ from leakgauge.core import (
 from leakgauge.core.pulse import Pulse
 from leakgauge.core.ranges import Count
 from leakgauge.core.verdicts import report_nothing_found
-from leakgauge.federated.isolation.probing import spread
-from leakgauge.federated.training.local_steps import as_one_gradient, interpolate
+from leakgauge.federated.training.local_steps import as_one_gradient
 from leakgauge.inversion.search.judgment import residual_of, status_of
 
 READING = 0.3
 """Fraction of the progress for the algebra. The images take the rest."""
 BEATS = 20
 """Number of beats of a usual search for the beginning, and of a usual descent."""
-LAYERS = 2
-"""Number of layers, the earliest ones that were read, whose activations the image must have."""
-AMPLE = 2.0
-"""Known values above 0, for each value of the image, from which on no open equations are needed."""
 AMBIGUOUS = (
     "not certified: other images may have the recovered features, since layers in front of them may lose a part of "
     "the image"
 )
 """The note on images that do not follow from an injective affine map of the input."""
-MODELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Fractions of the first model, mixed with the last one, that are tried for several local steps."""
-DRIFT = 4.0
-"""Expected error of an input over local steps, in units of the last layer's misfit."""
 UNSURE_ROUNDS = 2
 """Largest number of starts of an image whose activations have errors."""
 ROUGH = 0.2
@@ -248,217 +239,6 @@ def rough_values(
     with torch.no_grad():
         given = {problem.network.entry: observation.domain.from_unit(unit)}
         return problem.network.evaluate([node], given)[node]
-
-
-def read_problem(observation: Observation) -> Problem | Inapplicable:
-    """Return the gradients of an observation, or the reason why the attack cannot use them."""
-    head = last_layer(observation)
-    return head if isinstance(head, Inapplicable) else problem_of(observation, head)
-
-
-def not_finite(observation: Observation) -> str | None:
-    """Return the name of a tensor of the update that holds NaN or infinity, or None."""
-    tensors = observation.update.tensors.items()
-    return next((name for name, t in tensors if not bool(t.isfinite().all())), None)
-
-
-def unread_note(problem: Problem) -> tuple[str, ...]:
-    """Return a note on the places of the input that the first convolution never reads."""
-    first = problem.network.convolutions[0]
-    unread = int((first.geometry.reads == 0).sum())
-    if not unread:
-        return ()
-    return (
-        f"{first.name!r} reads none of {unread} of its {first.geometry.places} input places: "
-        "the image shows nothing private there",
-    )
-
-
-def draws_dropout(observation: Observation) -> bool:
-    """Return whether the model draws dropout in each pass."""
-    layers = (
-        m for m in observation.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)
-    )
-    return any(layer.training and layer.p > 0 for layer in layers)
-
-
-def problem_of(observation: Observation, head: HeadGradient) -> Problem | Inapplicable:
-    """Return the gradients and the network in float64, or the reason why the attack cannot use them."""
-    network = trace(observation.model, observation.domain)
-    if isinstance(network, Inapplicable):
-        return network
-    domain = observation.domain
-    probe = domain.from_unit(spread(unit_shape(domain), 2, torch.zeros((), dtype=torch.float64)))
-    if not network.computes(observation.model, probe, together=mixes(network)):
-        return Inapplicable(
-            "the model mixes the examples of a batch, or its graph holds for one batch size alone"
-        )
-    if not network.convolutions:
-        return Inapplicable(
-            "the model has no convolution with padding by zeros whose weight is a parameter"
-        )
-    features = features_node(network, head.head.weight)
-    if features is None:
-        return Inapplicable(f"the last layer, {head.name!r}, is not a linear layer of one vector")
-    tensors = observation.update.map(lambda t: t.detach().double().cpu()).tensors
-    unit = unit_ratio(head.layer, head.shared) * abs(head.head.scale)
-    return Problem(
-        network=network,
-        gradients={name: t * unit for name, t in tensors.items()},
-        head=head,
-        features=features,
-        count=observation.batch_size,
-        error=rounding(head.shared).shared,
-        unit=unit,
-    )
-
-
-def errors_of(observation: Observation, problem: Problem) -> UpdateError | None:
-    """Return the errors of the gradients, or None if they are rounded to float32."""
-    convolutions = problem.network.convolutions
-    noise = observation.noise if observation.training.kind == "gradient" else None
-    errors = update_error(
-        problem.gradients,
-        {c.name: problem.count * c.geometry.positions for c in convolutions},
-        noise=None if noise is None else noise.std * problem.unit,
-        rounding=problem.error,
-    )
-    if mixes(problem.network):
-        return None
-    named = [errors.relative([c.name]) for c in convolutions if c.name in errors.entries]
-    head = errors.relative([problem.head.head.weight])
-    return errors if named and max(median(named), head) > EXACT else None
-
-
-def begin_unsure(
-    observation: Observation, problem: Problem, errors: UpdateError, generator: torch.Generator
-) -> tuple[Problem, Beginning | Inapplicable]:
-    """Return the problem and the beginning of a descent under errors.
-
-    Local steps move the weights. The inputs found are then a mean over the steps, at a model between
-    the first and the last one. The last layer's gradient tells which model fits best.
-    """
-    spans = refined_spans(problem, errors, generator=generator)
-    if observation.training.kind == "gradient":
-        return problem, begin_with_errors(problem, errors, spans, generator=generator)
-    best: tuple[Problem, Beginning | Inapplicable] | None = None
-    for fraction in MODELS:
-        trial = read_problem(interpolate(observation, fraction))
-        if isinstance(trial, Inapplicable):
-            continue
-        trial = replace(trial, beat=problem.beat)
-        begun = begin_with_errors(trial, errors, spans, generator=generator)
-        if best is None or misfit_of(begun) < misfit_of(best[1]):
-            best = trial, begun
-    assert best is not None
-    if isinstance(best[1], Beginning):
-        drift = max(best[1].error, DRIFT * best[1].misfit)
-        best = best[0], replace(best[1], error=drift)
-    return best
-
-
-def misfit_of(found: Beginning | Inapplicable) -> float:
-    """Return the misfit of a beginning, infinite if there is none."""
-    return math.inf if isinstance(found, Inapplicable) else found.misfit
-
-
-def tells_the_input(observation: Observation, problem: Problem, descent: Descent) -> bool:
-    """Return whether a value that was read is an injective affine map of the input.
-
-    Only then one image alone has it. The layers in front of a later value may lose a part of the
-    image, as a pool or a normalization does. Then other images may give the same update.
-    """
-    network, enter = problem.network, observation.domain.from_unit
-    if mixes(network):
-        # BatchNorm behind the first layer removes the contrast of the batch.
-        return False
-
-    def through(node: fx.Node, unit: Tensor) -> Tensor:
-        return network.evaluate([node], {network.entry: enter(unit)})[node].flatten(1)
-
-    return any(
-        inverse_of_affine(partial(through, node), observation.domain) is not None
-        for node in descent.known.values
-        if node in network.varying
-        and not any(map(is_relu, network.between([node], [network.entry])))
-    )
-
-
-def describe(descent: Descent) -> tuple[str, ...]:
-    """Return notes on the layers that were read, and on the end of the descent."""
-    known = descent.known.values
-    read = [step for step in descent.steps if step.unknowns and step.source in known]
-    bits = sum(step.repaired for step in descent.steps)
-    notes = []
-    if read:
-        notes.append(
-            f"layers whose input was recovered below: {len(read)}, down to {', '.join(read[-1].layers)} "
-            f"(largest misfit {max(step.misfit for step in read):.0e}, wrong bits repaired: {bits})"
-        )
-    if descent.stopped:
-        notes.append(f"the descent ended: {descent.stopped}")
-    return tuple(notes)
-
-
-def earliest(problem: Problem, descent: Descent) -> list[fx.Node]:
-    """Return the nodes of the earliest activations that were read."""
-    network = problem.network
-    order = {node: i for i, node in enumerate(network.graph.nodes)}
-    known = (node for node in descent.known.values if node in network.varying)
-    return sorted(known, key=order.__getitem__)[:LAYERS]
-
-
-def unsure_terms(
-    observation: Observation, problem: Problem, descent: Descent, beginning: Beginning
-) -> Weighted:
-    """Return the terms of the earliest activations that were read, each by its certainty."""
-    nodes = earliest(problem, descent)
-    unit = torch.full((1, *unit_shape(observation.domain)), 0.5, dtype=torch.float64)
-    gray, white = map(observation.domain.from_unit, (unit, 2 * unit))
-    return weighted_terms(
-        problem.network,
-        {node: descent.known.values[node] for node in nodes},
-        {node: descent.unsure.get(node, beginning.error) for node in nodes},
-        gray,
-        2 * float((white - gray).abs().mean()),
-    )
-
-
-def terms_of(observation: Observation, problem: Problem, descent: Descent) -> list[Term]:
-    """Return the terms that tell the images: the earliest activations that were read, and open equations."""
-    network, known = problem.network, descent.known
-    nodes = earliest(problem, descent)
-    domain = observation.domain
-    gray = torch.full((1, *unit_shape(domain)), 0.5, dtype=torch.float64)
-    wanted = [*nodes, *descent.open]
-    with torch.no_grad():
-        plain = network.evaluate(wanted, {network.entry: domain.from_unit(gray)})
-    if mixes(network):
-        # A plain batch has no deviation, so BatchNorm in train mode would only show rounding errors.
-        plain = {node: torch.zeros_like(value) for node, value in plain.items()}
-    terms = []
-    for node in nodes:
-        gap = (known.values[node] - plain[node]).square().flatten(1).sum(1)
-        terms.append(Term(node, known.values[node], 1 / gap.clamp_min(1e-30)))
-    shown = min((known.values[node].flatten(1) > 0).sum(1).min().item() for node in nodes)
-    # The masks behind open equations may have wrong bits. So they help only where values are few.
-    ample = shown >= AMPLE * math.prod(unit_shape(domain))
-    for node, gradients in () if ample else descent.open.items():
-        partial_value = known.partial(node)
-        if partial_value is not None and bool(partial_value.known.any()):
-            marks = partial_value.known.to(partial_value.value)
-            gap = (((partial_value.value - plain[node]) ** 2) * marks).flatten(1).sum(1)
-            shape = (-1, *[1] * (marks.ndim - 1))
-            terms.append(
-                Term(node, partial_value.value, marks / gap.clamp_min(1e-30).reshape(shape))
-            )
-        if problem.count > 1 or mixes(network):
-            continue
-        for gradient in gradients:
-            matrix, right = gradient.matrix(), gradient.right
-            gap = right - matrix @ plain[node].flatten(2)[0].T
-            terms.append(Term(node, right, 1 / gap.square().sum()[None], matrix))
-    return terms
 
 
 def conclude(

@@ -12,11 +12,11 @@ from leakgauge.analytic.convolutions.beginning import begin, descent_of
 from leakgauge.analytic.convolutions.geometry import geometry_of
 from leakgauge.analytic.convolutions.lost_constants import anchored, lost_classes
 from leakgauge.analytic.convolutions.mask_sums import wrong_bits
+from leakgauge.analytic.convolutions.observed import problem_of
 from leakgauge.analytic.convolutions.problem import Beginning
 from leakgauge.analytic.convolutions.relative_scales import relative_scales
 from leakgauge.analytic.convolutions.span import row_space
 from leakgauge.analytic.last_layer import last_layer
-from leakgauge.attacks.shift_consistency import problem_of
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import quiet
 

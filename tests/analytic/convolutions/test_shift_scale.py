@@ -7,9 +7,9 @@ from torch import nn
 
 import leakgauge as lg
 from leakgauge.analytic.convolutions.beginning import begin
+from leakgauge.analytic.convolutions.observed import problem_of
 from leakgauge.analytic.convolutions.problem import Beginning
 from leakgauge.analytic.last_layer import last_layer
-from leakgauge.attacks.shift_consistency import problem_of
 
 
 def pooled(norm: bool) -> nn.Sequential:

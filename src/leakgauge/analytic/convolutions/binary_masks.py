@@ -23,11 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leakgauge.analytic.convolutions.bounded_factors import (
-    BoundedProblem,
-    Factors,
-    patches_of,
-)
+from leakgauge.analytic.convolutions.bounded_factors import BoundedProblem, Factors, patches_of
 from leakgauge.analytic.convolutions.geometry import Geometry
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet

@@ -18,17 +18,9 @@ from leakgauge.analytic.convolutions.batch_masks import separate_masks
 from leakgauge.analytic.convolutions.binary_masks import MaskedInputs, recover_masks
 from leakgauge.analytic.convolutions.network import Convolution, arguments_of
 from leakgauge.analytic.convolutions.operations import name_of, root_of
-from leakgauge.analytic.convolutions.pooled_head import (
-    ActiveCounts,
-    count_active,
-    read_pooled_head,
-)
+from leakgauge.analytic.convolutions.pooled_head import ActiveCounts, count_active, read_pooled_head
 from leakgauge.analytic.convolutions.problem import Beginning, Outline, Problem
-from leakgauge.analytic.convolutions.propagation import (
-    Propagation,
-    is_relu,
-    is_steady_norm,
-)
+from leakgauge.analytic.convolutions.propagation import Propagation, is_relu, is_steady_norm
 from leakgauge.analytic.convolutions.repairs import relu_behind
 from leakgauge.analytic.convolutions.span import Consistency, row_space, span_of
 from leakgauge.analytic.softmax_unmixing import unmix

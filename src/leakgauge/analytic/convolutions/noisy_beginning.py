@@ -1,7 +1,8 @@
 """Where a descent begins if the update has errors larger than the rounding of float32.
 
 The span of each convolution that counting allows is refined, and its expected error computed. The
-descent begins at the layer of the least error. Errors that are too large are a reason to stop.
+descent begins at the layer of the least error. Errors that are too large are a reason to stop. Several
+local steps count as one gradient at a model on the way.
 
 References:
     Ours. We know of no publication.
@@ -18,12 +19,14 @@ from leakgauge.analytic.convolutions.beginning import begin_without_span
 from leakgauge.analytic.convolutions.examples import one_of, separate
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.noisy_span import Bilinear, Refined, refine
+from leakgauge.analytic.convolutions.observed import read_problem
 from leakgauge.analytic.convolutions.problem import Beginning, Problem, is_nonnegative
 from leakgauge.analytic.convolutions.scaled_beginning import behind, scale_at, with_sign
 from leakgauge.analytic.convolutions.scaling import FITS
 from leakgauge.analytic.convolutions.span import Consistency, RowSpace, row_space, span_of
 from leakgauge.analytic.convolutions.update_error import UpdateError, hidden_rank
-from leakgauge.core import Inapplicable
+from leakgauge.core import Inapplicable, Observation
+from leakgauge.federated.training.local_steps import interpolate
 
 MOST = 0.4
 """Largest expected error of a span that is used, as the sine of an angle."""
@@ -172,3 +175,41 @@ def _refined(
             f"{entry.relative:.0e}"
         )
     return span
+
+
+MODELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Fractions of the first model, mixed with the last one, that are tried for several local steps."""
+DRIFT = 4.0
+"""Expected error of an input over local steps, in units of the last layer's misfit."""
+
+
+def begin_unsure(
+    observation: Observation, problem: Problem, errors: UpdateError, generator: torch.Generator
+) -> tuple[Problem, Beginning | Inapplicable]:
+    """Return the problem and the beginning of a descent under errors.
+
+    Local steps move the weights. The inputs found are then a mean over the steps, at a model between
+    the first and the last one. The last layer's gradient tells which model fits best.
+    """
+    spans = refined_spans(problem, errors, generator=generator)
+    if observation.training.kind == "gradient":
+        return problem, begin_with_errors(problem, errors, spans, generator=generator)
+    best: tuple[Problem, Beginning | Inapplicable] | None = None
+    for fraction in MODELS:
+        trial = read_problem(interpolate(observation, fraction))
+        if isinstance(trial, Inapplicable):
+            continue
+        trial = replace(trial, beat=problem.beat)
+        begun = begin_with_errors(trial, errors, spans, generator=generator)
+        if best is None or misfit_of(begun) < misfit_of(best[1]):
+            best = trial, begun
+    assert best is not None
+    if isinstance(best[1], Beginning):
+        drift = max(best[1].error, DRIFT * best[1].misfit)
+        best = best[0], replace(best[1], error=drift)
+    return best
+
+
+def misfit_of(found: Beginning | Inapplicable) -> float:
+    """Return the misfit of a beginning, infinite if there is none."""
+    return math.inf if isinstance(found, Inapplicable) else found.misfit

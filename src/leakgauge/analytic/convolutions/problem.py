@@ -11,10 +11,7 @@ from leakgauge.analytic.convolutions.batch_norm import BatchPropagation, mixes, 
 from leakgauge.analytic.convolutions.counting import Reader
 from leakgauge.analytic.convolutions.network import Convolution, Network
 from leakgauge.analytic.convolutions.operations import name_of
-from leakgauge.analytic.convolutions.propagation import (
-    Propagation,
-    is_relu,
-)
+from leakgauge.analytic.convolutions.propagation import Propagation, is_relu
 from leakgauge.analytic.last_layer import HeadGradient
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat, quiet

@@ -16,9 +16,7 @@ from leakgauge.analytic.convolutions.batch_norm import BatchPropagation, mixes, 
 from leakgauge.analytic.convolutions.examples import Examples
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.problem import Problem, is_nonnegative
-from leakgauge.analytic.convolutions.propagation import (
-    Propagation,
-)
+from leakgauge.analytic.convolutions.propagation import Propagation
 from leakgauge.analytic.convolutions.relative_scales import relative_scales
 from leakgauge.analytic.convolutions.scaling import FITS, Scaled, scale_and_label, slopes_of
 from leakgauge.analytic.convolutions.shift_scale import ShiftScaling, shift_behind
