@@ -114,6 +114,7 @@ HEADLINES: dict[str, tuple[Predicate, ...]] = {
         job(setting="dropout 0.25", adversary="adaptive"),
         job(setting="local steps 5", adversary="adaptive"),
     ),
+    "near_images": (job(network="resnet18", state="untrained"),),
     "r_gap": (
         job(architecture="CNN6", rows="balanced"),
         job(architecture="CNN6", rows="plain"),
