@@ -13,7 +13,10 @@ def _columns(kind: str, meaning: str) -> list[Column]:
     """Return a column for each level."""
     return [
         Column(
-            f"{level} dB", figures.median(f"{kind} {level}"), f"{meaning} at {level} dB", fraction
+            f"{kind.split()[0]}, {level} dB",
+            figures.median(f"{kind} {level}"),
+            f"{meaning} at {level} dB",
+            fraction,
         )
         for level in LEVELS
     ]
@@ -60,6 +63,6 @@ PAGE = Page(
     notes=(
         "All errors are relative to the norm of the gradient.",
         "An image 10 dB closer has a tenth of the squared error, but its gradient has only a third. The masks "
-        "of ReLUs change where values are near 0, and the share of such values falls with the error, not with its square.",
+        "of ReLUs change where values are near 0, and their share falls with the error, not with its square.",
     ),
 )
