@@ -23,6 +23,7 @@ from leakgauge.analytic.convolutions.beginning import begin, descent_of, why_non
 from leakgauge.analytic.convolutions.cost import usual_updates
 from leakgauge.analytic.convolutions.findings import describe, tells_the_input, unread_note
 from leakgauge.analytic.convolutions.image_terms import terms_of, unsure_terms
+from leakgauge.analytic.convolutions.joint_descent import told_labels
 from leakgauge.analytic.convolutions.noisy_beginning import begin_unsure
 from leakgauge.analytic.convolutions.observed import (
     draws_dropout,
@@ -31,7 +32,7 @@ from leakgauge.analytic.convolutions.observed import (
     read_problem,
 )
 from leakgauge.analytic.convolutions.pool_descent import descend_below_pools
-from leakgauge.analytic.convolutions.problem import Beginning, Problem
+from leakgauge.analytic.convolutions.problem import Problem
 from leakgauge.analytic.convolutions.terms import Term
 from leakgauge.core import (
     BaseAttack,
@@ -74,8 +75,9 @@ class ShiftConsistency(BaseAttack):
 
     Use it on convolutional networks with ReLU, such as residual networks, also for batches in which
     all labels are equal. It needs neither labels nor a search for them. It works as long as a late
-    convolution has more output channels than the batch has positions there. For a batch of up to
-    about four, a mean over positions in front of the last layer is enough.
+    convolution has more output channels than the batch has positions there, or more input channels
+    than places. Other layers may read its input, too, as in a DenseNet. For a batch of up to about
+    four, a mean over positions in front of the last layer is enough.
 
     The gradient of a convolution's weight is :math:`\partial L / \partial W = \Delta V`. Row p of V
     is the patch :math:`v_p` that position p reads. All patches lie in the row space of the gradient,
@@ -183,7 +185,8 @@ class ShiftConsistency(BaseAttack):
             descend_below_pools(descent, partial(rough_values, observation, problem, rough))
         notes = (found.note, *describe(descent), *unread_note(problem))
         unique = tells_the_input(observation, problem, descent)
-        finish = partial(conclude, observation, found, notes, unique)
+        labels = partial(told_labels, problem, found, descent)
+        finish = partial(conclude, observation, labels, notes, unique)
         if errors is None:
             terms, rounds, floor = terms_of(observation, problem, descent), self.rounds, 0.0
         else:
@@ -243,7 +246,7 @@ def rough_values(
 
 def conclude(
     observation: Observation,
-    beginning: Beginning,
+    labels: Callable[[Tensor], Tensor],
     notes: tuple[str, ...],
     unique: bool,
     images: Images,
@@ -254,7 +257,7 @@ def conclude(
     shown = images.objectives < SMALL
     found = Reconstruction(
         inputs=observation.domain.from_unit(unit),
-        targets=beginning.labels.to(like.device),
+        targets=labels(observation.domain.from_unit(images.unit)).to(like.device),
         found=torch.ones(len(unit), dtype=torch.bool),
         status=Status.UNCONVERGED,
         objectives=tuple(float(v) for v in images.objectives[:1] if math.isfinite(float(v))),

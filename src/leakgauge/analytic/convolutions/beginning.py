@@ -1,9 +1,10 @@
 """Where a descent through a network can begin: features of each example, their labels and signals.
 
-There are two ways:
+There are three ways:
 
 - *span*: the inputs of a convolution from the row space of its gradient. It must have as many output
   channels as the batch has positions, and everything behind it must depend on this input alone.
+- *layer*: the input of any convolution whose gradient tells it by its rows or columns, with its signal.
 - *masks*: the input of the last convolution in front of a mean over positions. The head tells the
   signal of each channel, up to a mask of bits.
 
@@ -20,8 +21,10 @@ import torch
 from leakgauge.analytic.convolutions.batch_descent import BatchDescent
 from leakgauge.analytic.convolutions.batch_norm import BatchPropagation
 from leakgauge.analytic.convolutions.descent import Descent
+from leakgauge.analytic.convolutions.joint_descent import JointDescent
 from leakgauge.analytic.convolutions.mask_beginning import LastBlock, begin_by_masks, last_block
 from leakgauge.analytic.convolutions.problem import Beginning, Problem
+from leakgauge.analytic.convolutions.several_inputs import begin_by_layer, readable
 from leakgauge.analytic.convolutions.span_beginning import begin_by_span
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat
@@ -33,7 +36,7 @@ def why_none_begins(problem: Problem) -> str | None:
     if any(refusal is None for refusal in refusals):
         return None
     block = last_block(problem)
-    if isinstance(block, LastBlock):
+    if isinstance(block, LastBlock) or readable(problem):
         return None
     counted = refusals[-1].reason if refusals and refusals[-1] else "no convolution has a gradient"
     return f"{counted}; and by a pooled head: {block.reason}"
@@ -65,6 +68,9 @@ def begin_without_span(
         reasons: Why no span was found, layer by layer.
         generator: Source of the starts.
     """
+    by_layer = begin_by_layer(problem, generator=generator)
+    if isinstance(by_layer, Beginning):
+        return by_layer
     by_masks = begin_by_masks(problem, generator=generator)
     if isinstance(by_masks, Beginning):
         return by_masks
@@ -76,4 +82,8 @@ def descent_of(problem: Problem, found: Beginning, beat: Beat) -> Descent:
     """Return the descent from a beginning."""
     if isinstance(found.known, BatchPropagation):
         return BatchDescent(found.known, problem.gradients, error=found.error, beat=beat)
+    if found.joint:
+        return JointDescent(
+            found.known, problem.gradients, error=found.error, beat=beat, problem=problem
+        )
     return Descent(found.known, problem.gradients, error=found.error, beat=beat)

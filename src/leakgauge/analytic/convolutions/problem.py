@@ -93,10 +93,11 @@ class Beginning:
 
     Args:
         known: Values, masks and signals of nodes.
-        labels: Class indices (B,), in the order of the values.
+        labels: Class indices (B,), in the order of the values. Empty if the images must tell them.
         error: Relative error of the values.
         note: What was read, in one line.
         misfit: Relative misfit of the last layer's gradient.
+        joint: Whether layers are read that do not alone determine all behind them.
     """
 
     known: Propagation
@@ -104,6 +105,7 @@ class Beginning:
     error: float
     note: str
     misfit: float = 0.0
+    joint: bool = False
 
 
 def is_nonnegative(node: fx.Node) -> bool:
