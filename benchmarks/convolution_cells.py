@@ -27,6 +27,7 @@ SHAPES = {
     "resnet18 64": (3, 64, 64),
     "resnet50 64": (3, 64, 64),
     "resnet18 224": (3, 224, 224),
+    "resnet50 224": (3, 224, 224),
     "1-D CNN": (3, 128),
     "3-D CNN": (1, 8, 8, 8),
 }
@@ -94,7 +95,7 @@ def build(network: str, data: lg.Dataset, seed: int) -> nn.Module:
         return model.train(network.endswith("train mode"))
     own: dict[str, Any] = {"vgg": lambda: vgg(norm=False), "vgg norm": lambda: vgg(norm=True)}
     own |= {"1-D CNN": signals, "3-D CNN": volumes, "densenet": densenet, "u-net": UNet}
-    own |= {"vgg scaled": scaled_vgg, "resnet50 64": resnet50}
+    own |= {"vgg scaled": scaled_vgg, "resnet50 64": resnet50, "resnet50 224": resnet50}
     if network in own:
         with lg.Seeds(seed).isolated("weights"):
             return own[network]().eval()  # type: ignore[no-any-return]

@@ -31,6 +31,11 @@ from leakgauge.analytic.convolutions.least_squares import FRACTIONS, solve_each
 from leakgauge.analytic.convolutions.local_restarts import EVALUATIONS as MEND_EVALUATIONS
 from leakgauge.analytic.convolutions.local_restarts import LocalRestarts
 from leakgauge.analytic.convolutions.network import Network
+from leakgauge.analytic.convolutions.pool_homotopy import (
+    WIDTHS,
+    PoolHomotopy,
+    pool_outputs,
+)
 from leakgauge.analytic.convolutions.terms import ForSome, Term, Terms
 from leakgauge.analytic.convolutions.waves import Objective, WaveObjective, Waves
 from leakgauge.core.pulse import Beat, quiet
@@ -60,7 +65,7 @@ ABOVE = 2.0
 def most_evaluations(steps: int) -> int:
     """Return the largest number of evaluations of one round, with this many steps of each stage."""
     halved, colors = HALVINGS + 1, len(LEVELS) + 27
-    stages = halved * (STARTS * FIRST + len(PRIORS) * steps) + colors
+    stages = halved * (STARTS * FIRST + max(len(PRIORS), len(WIDTHS)) * steps) + colors
     squares = SQUARES * (INNER + len(FRACTIONS)) + 1
     return stages + squares + MENDS * (halved * MEND_EVALUATIONS + squares)
 
@@ -158,6 +163,14 @@ class Imaging:
         """The terms as functions of images."""
         return Terms(self.network, self.enter, self.terms, self.beat)
 
+    @property
+    def behind(self) -> PoolHomotopy | None:
+        """The search behind a max pool, if its exact outputs are the first term."""
+        outputs = pool_outputs(self.terms[0]) if self.terms and not self.floor else None
+        if outputs is None:
+            return None
+        return PoolHomotopy(self.network, self.enter, outputs, self.beat)
+
     def run(self, count: int, *, generator: torch.Generator, rounds: int) -> Images:
         """Return the image of each of `count` examples.
 
@@ -185,16 +198,16 @@ class Imaging:
     def _round(self, which: Tensor, turn: int, generator: torch.Generator, tell: Tell) -> Minimum:
         """Return images of some examples: a start, the stages of the prior, and least squares at the end."""
         waves, terms = Waves(self.shape[1:], self.like), self.known
-        objective = WaveObjective(terms, which, waves)
-        found, spent = self._started(objective, waves, which, turn, generator)
-        for stage, (prior, width) in enumerate(zip(PRIORS, SOFTNESS, strict=True)):
-            smooth = partial(replace(objective, softness=width), prior=prior)
-            end = minimize_each(smooth, found, steps=self.steps)
-            found, spent = end.inputs, spent + end.evaluations
-            tell((1 + stage) / PARTS, waves.image(found), end.values, spent)
-        best = _finished(
-            ForSome(terms, which), Minimum(waves.image(found), end.values, 0), self.close
-        )
+        behind = None if turn else self.behind
+        if behind is None:
+            end = self._staged(waves, which, turn, generator, tell)
+        else:
+            end = self._behind_pool(behind, waves, which, tell)
+        found, spent = end.inputs, end.evaluations
+        start = Minimum(waves.image(found), end.values, 0)
+        if behind is not None and not bool(behind.determined(which, start.inputs).any()):
+            return Minimum(start.inputs.double(), start.values.double(), spent)
+        best = _finished(ForSome(terms, which), start, self.close)
         spent += best.evaluations
         for mend in range(MENDS):
             tell((len(PRIORS) + 1 + mend) / PARTS, best.inputs, best.values, spent)
@@ -214,6 +227,37 @@ class Imaging:
                 best.inputs[left], best.values[left] = ends.inputs, ends.values
                 spent += ends.evaluations
         return Minimum(best.inputs, best.values, spent)
+
+    def _staged(
+        self, waves: Waves, which: Tensor, turn: int, generator: torch.Generator, tell: Tell
+    ) -> Minimum:
+        """Return the coefficients at the end of the stages of the prior, with softened ReLUs."""
+        objective = WaveObjective(self.known, which, waves)
+        found, spent = self._started(objective, waves, which, turn, generator)
+        for stage, (prior, width) in enumerate(zip(PRIORS, SOFTNESS, strict=True)):
+            smooth = partial(replace(objective, softness=width), prior=prior)
+            end = minimize_each(smooth, found, steps=self.steps)
+            found, spent = end.inputs, spent + end.evaluations
+            tell((1 + stage) / PARTS, waves.image(found), end.values, spent)
+        return Minimum(found, end.values, spent)
+
+    def _behind_pool(
+        self, behind: PoolHomotopy, waves: Waves, which: Tensor, tell: Tell
+    ) -> Minimum:
+        """Return the coefficients that the outputs of a max pool tell, with the values of the objective."""
+        objective = WaveObjective(self.known, which, waves)
+        start = torch.zeros((len(which), *self.shape)).to(self.like)
+
+        def values(found: Minimum) -> Tensor:
+            with torch.no_grad():
+                return objective(found.inputs, 0.0)
+
+        def told(done: float, found: Minimum) -> None:
+            stage = done * len(PRIORS) / PARTS
+            tell(stage, waves.image(found.inputs), values(found), found.evaluations)
+
+        end = behind.run(which, waves, start, steps=self.steps, tell=told)
+        return Minimum(end.inputs, values(end), end.evaluations)
 
     def _started(
         self,

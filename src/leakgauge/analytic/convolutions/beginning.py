@@ -1,10 +1,11 @@
 """Where a descent through a network can begin: features of each example, their labels and signals.
 
-There are three ways:
+There are four ways:
 
 - *span*: the inputs of a convolution from the row space of its gradient. It must have as many output
   channels as the batch has positions, and everything behind it must depend on this input alone.
 - *layer*: the input of any convolution whose gradient tells it by its rows or columns, with its signal.
+- *shortcut*: the same inside the last block, whose shortcut goes around the convolution.
 - *masks*: the input of the last convolution in front of a mean over positions. The head tells the
   signal of each channel, up to a mask of bits.
 
@@ -25,6 +26,11 @@ from leakgauge.analytic.convolutions.joint_descent import JointDescent
 from leakgauge.analytic.convolutions.mask_beginning import LastBlock, begin_by_masks, last_block
 from leakgauge.analytic.convolutions.problem import Beginning, Problem
 from leakgauge.analytic.convolutions.several_inputs import begin_by_layer, readable
+from leakgauge.analytic.convolutions.shortcut_beginning import (
+    ShortcutBlock,
+    begin_behind_shortcut,
+    shortcut_block,
+)
 from leakgauge.analytic.convolutions.span_beginning import begin_by_span
 from leakgauge.core import Inapplicable
 from leakgauge.core.pulse import Beat
@@ -37,6 +43,8 @@ def why_none_begins(problem: Problem) -> str | None:
         return None
     block = last_block(problem)
     if isinstance(block, LastBlock) or readable(problem):
+        return None
+    if isinstance(shortcut_block(problem), ShortcutBlock):
         return None
     counted = refusals[-1].reason if refusals and refusals[-1] else "no convolution has a gradient"
     return f"{counted}; and by a pooled head: {block.reason}"
@@ -55,6 +63,9 @@ def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inappl
         if isinstance(found, Beginning):
             return found
         reasons.append(found.reason)
+    inside = begin_behind_shortcut(problem, generator=generator)
+    if isinstance(inside, Beginning):
+        return inside
     return begin_without_span(problem, reasons, generator=generator)
 
 

@@ -127,6 +127,12 @@ def is_rectified(node: fx.Node) -> bool:
         node = node.args[0]
 
 
+def is_max_of_rectified(node: fx.Node) -> bool:
+    """Return whether a node is the output of a max pool behind a rectifier."""
+    source = node.args[0] if name_of(node) == "getitem" else None
+    return isinstance(source, fx.Node) and name_of(source) in POOLS and is_rectified(source)
+
+
 def root_of(node: fx.Node, also: Collection[str] = ()) -> fx.Node:
     """Return the node whose values a node holds in another layout.
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.descent import Descent, Step
-from leakgauge.analytic.convolutions.geometry import geometry_of
 from leakgauge.analytic.convolutions.inputs import Solved
 from leakgauge.analytic.convolutions.max_pool import Pooled
-from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
+from leakgauge.analytic.convolutions.network import Convolution, Network
 from leakgauge.analytic.convolutions.operations import POOLS, is_rectified, name_of
+from leakgauge.analytic.convolutions.pool_windows import windows_of
 from leakgauge.analytic.convolutions.pools import read_below
 from leakgauge.analytic.convolutions.propagation import Propagation, is_relu, is_steady_norm
 from leakgauge.core import Inapplicable
@@ -157,7 +157,7 @@ def _pooled(known: Propagation, layer: Convolution, path: _Path, dweight: Tensor
         # The ReLU behind the pool may as well be in front of it.
         path = replace(path, output=after, rectified=True)
     value, signal = known.value(path.output), known.signal(path.output)
-    windows = _windows(path.pool)
+    windows = windows_of(path.pool)
     if value is None or signal is None or windows is None or not bool(path.factor.all()):
         return None
     return Pooled(
@@ -172,18 +172,3 @@ def _pooled(known: Propagation, layer: Convolution, path: _Path, dweight: Tensor
         rectified=path.rectified,
         positive=is_rectified(layer.source),
     )
-
-
-def _windows(pool: fx.Node) -> Tensor | None:
-    """Return the positions (W, Q) of the windows of a max pool, or None if it rounds its size up."""
-    source, kernel, stride, padding, dilation, up = (*arguments_of(pool), *[None] * 6)[:6]
-    if up:
-        return None
-    geometry = geometry_of(
-        source.meta["val"].shape[2:],
-        kernel=kernel,
-        stride=stride or kernel,
-        padding=padding or 0,
-        dilation=dilation or 1,
-    )
-    return geometry.sees

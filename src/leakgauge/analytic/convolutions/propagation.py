@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.network import Network, arguments_of, factor_and_shift
-from leakgauge.analytic.convolutions.operations import name_of, trains
+from leakgauge.analytic.convolutions.operations import is_max_of_rectified, name_of, trains
 from leakgauge.analytic.convolutions.zeros import size_of_zeros
 
 DECIDED = 1.6
@@ -109,7 +109,7 @@ class Propagation:
     margins: dict[fx.Node, Tensor] = field(default_factory=dict)
 
     def learn(self, node: fx.Node, value: Tensor, *, error: float = 0.0) -> None:
-        """Add a known value `(B, ...)`. Behind a ReLU, values near 0 are set to 0.
+        """Add a known value `(B, ...)`. Behind a ReLU, and a max pool of one, values near 0 are set to 0.
 
         Args:
             node: The node.
@@ -122,6 +122,8 @@ class Propagation:
             self.masks[node], self.doubts[node] = mask, value < DOUBTFUL * low
             self.margins[node] = (value / low - DECIDED).abs()
             value = torch.where(mask, value, 0)
+        elif is_max_of_rectified(node):
+            value = torch.where(value > DECIDED * size_of_zeros(value, error), value, 0)
         self.values[node] = value
 
     def look_up(self, relu: fx.Node, *, error: float) -> None:

@@ -30,6 +30,33 @@ def begin_by_span(
 ) -> Beginning | Inapplicable:
     """Return the beginning at one convolution's input, or the reason why it is not known."""
     count, name = problem.count, layer.name
+    found = examples_at(problem, layer, generator=generator)
+    if isinstance(found, Inapplicable):
+        return found
+    examples, space, gap = found
+    begun = with_scales(problem, layer, space, examples)
+    if isinstance(begun, Inapplicable):
+        return Inapplicable(f"{name}: {begun.reason}")
+    examples, scaled = begun
+    value = (examples.values * scaled.scales[:, None, None]).reshape(
+        count, *layer.source.meta["val"].shape[1:]
+    )
+    error = max(float(examples.excursion.max()), 1e-9)
+    known = behind(problem, layer.source, value, scaled, error)
+    if isinstance(known, Inapplicable):
+        return Inapplicable(f"{name}: {known.reason}")
+    note = (
+        f"input of {name!r}: the span of {count} was found (gap {gap:.0e}); the last layer fits to "
+        f"{scaled.misfit:.0e}{scaled.said}"
+    )
+    return Beginning(known, scaled.labels, error, note, scaled.misfit)
+
+
+def examples_at(
+    problem: Problem, layer: Convolution, *, generator: torch.Generator
+) -> tuple[Examples, RowSpace, float] | Inapplicable:
+    """Return the examples at a convolution's input, its row space, and the gap of the span, or why there are none."""
+    count, name = problem.count, layer.name
     problem.beat()
     spanned = _span_at(problem, layer, generator=generator)
     if isinstance(spanned, Inapplicable):
@@ -45,22 +72,7 @@ def begin_by_span(
             f"{name}: {len(examples.values)} of {count} examples were told apart "
             "(equal or proportional ones cannot be)"
         )
-    begun = with_scales(problem, layer, space, examples)
-    if isinstance(begun, Inapplicable):
-        return Inapplicable(f"{name}: {begun.reason}")
-    examples, scaled = begun
-    value = (examples.values * scaled.scales[:, None, None]).reshape(
-        count, *layer.source.meta["val"].shape[1:]
-    )
-    error = max(float(examples.excursion.max()), 1e-9)
-    known = behind(problem, layer.source, value, scaled, error)
-    if isinstance(known, Inapplicable):
-        return Inapplicable(f"{name}: {known.reason}")
-    note = (
-        f"input of {name!r}: the span of {count} was found (gap {span.gap:.0e}); the last layer fits to "
-        f"{scaled.misfit:.0e}{scaled.said}"
-    )
-    return Beginning(known, scaled.labels, error, note, scaled.misfit)
+    return examples, space, span.gap
 
 
 def _span_at(
