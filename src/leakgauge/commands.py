@@ -25,7 +25,7 @@ from leakgauge.audit import (
 from leakgauge.audit.materials import model_maker, part_of
 from leakgauge.audit.specification import apply
 from leakgauge.catalog import lines
-from leakgauge.console import Output, announce, conclude, tell_failures, tell_path, watch
+from leakgauge.console import Output, announce, conclude, tell_failures, tell_mode, tell_path, watch
 from leakgauge.core import OutputError, OutputLost, SpecificationError
 from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
@@ -154,8 +154,10 @@ def run_inspect(options: argparse.Namespace) -> int:
         apply({"cases": [case]}, f"model.{setting}")
     build = model_maker(part_of(case["model"], "model"), "model", options.seed)
     domain = domain_of(options.shape, options.vocabulary)
+    model = build(domain, options.classes)
+    tell_mode(Console(file=standard_error()), options.model, model, "pass --set train=true")
     found = inspect(
-        build(domain, options.classes),
+        model,
         domain,
         batch=options.batch,
         steps=options.steps,

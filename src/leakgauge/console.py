@@ -14,11 +14,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import nn
 
 from leakgauge.audit import Plan, Run, execute
 from leakgauge.audit.failures import FOLDER as FAILURES
 from leakgauge.core.errors import LONGEST
 from leakgauge.core.lines import one_line
+from leakgauge.models.modes import describe_eval_mode
 from leakgauge.report.wording import beyond, plural
 from leakgauge.streams import printing
 from leakgauge.summary import prices, refusals, tables
@@ -44,7 +46,23 @@ def announce(console: Console, plan: Plan, workers: int, out: str) -> None:
             f"The time of {plan.unknown} of them could not be measured and is not included.",
             highlight=False,
         )
+    if plan.source is not None:
+        tell_modes(console, plan)
     tell_path(console, "Writing to", out)
+
+
+def tell_modes(console: Console, plan: Plan) -> None:
+    """Print one line for each model of a specification that runs in eval mode, if the mode changes anything."""
+    for case in {id(cell.case): cell.case for cell in plan.cells}.values():
+        name = case.model_name or type(case.model).__name__
+        tell_mode(console, name, case.model, "set model.train = true")
+
+
+def tell_mode(console: Console, name: str, model: nn.Module, remedy: str) -> None:
+    """Print one line if a model runs in eval mode and the mode changes something."""
+    line = describe_eval_mode(name, model, remedy)
+    if line is not None:
+        console.print(one_line(line, LONGEST), highlight=False, markup=False, soft_wrap=True)
 
 
 UNITS = (("s", 1.0, 90.0), ("min", 60.0, 90.0), ("h", 3600.0, 48.0), ("days", 86400.0, 700.0))

@@ -242,7 +242,7 @@ def conv(*layers: nn.Module, bias: bool = False) -> nn.Module:
     [
         (Skip(), "skip connections"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 4)), "no equation has"),
-        (conv(nn.GELU()), "no known inverse"),
+        (conv(nn.GELU()), "no way back is known"),
         (conv(nn.Dropout(0.5)).train(), "mask"),
         (conv(nn.BatchNorm2d(4)).train(), "statistics"),
         (nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(1, 4, 4), nn.Flatten()), "invertible affine map"),

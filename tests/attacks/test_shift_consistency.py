@@ -142,7 +142,7 @@ def test_a_projection_on_the_shortcut_does_not_hide_the_last_convolution() -> No
     ("model", "reason"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), "no convolution"),
-        (network(activation=nn.GELU), "no ReLU makes its input sparse"),
+        (network(activation=nn.GELU), "its input comes from 'gelu', not from a ReLU"),
         (network(nn.InstanceNorm2d(16)), "one batch size alone"),
         (
             nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)),
@@ -263,3 +263,16 @@ def test_a_batch_in_train_mode_can_be_watched() -> None:
     found = plan.run(lg.Seeds(0), watch)
     assert len(asked) > 10
     assert found.inputs.shape == (2, 1, 8, 8)
+
+
+def test_a_loss_of_another_kind_is_refused_in_plain_words() -> None:
+    client = lg.Client(
+        model=network(),
+        loss=nn.functional.multi_margin_loss,
+        domain=lg.ImageDomain(1, 8, 8),
+        classes=10,
+    )
+    observation = lg.Server().observe(client, lg.examples.batch(2), seeds=lg.Seeds(0))
+    plan = ATTACK.plan(observation)
+    assert isinstance(plan, lg.Inapplicable)
+    assert "neither cross-entropy (softmax or binary) nor squared error" in plan.reason

@@ -17,6 +17,14 @@ def build(domain, classes, width=8):
     return nn.Sequential(nn.Flatten(), nn.Linear(12, width), nn.ReLU(), nn.Linear(width, classes))
 
 
+def image(domain, classes):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(784, classes))
+
+
+def moody(domain, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, classes)).train()
+
+
 def failing(domain, classes):
     raise RuntimeError("no network today")
 """
@@ -59,6 +67,24 @@ def test_a_network_of_ones_own(
     assert "Exact to batch 9" not in capsys.readouterr().out
     assert main(["inspect", "inspected_parts:failing", "--shape", "3,4"]) == 2
     assert "no network today" in capsys.readouterr().err
+    assert main(["inspect", "inspected_parts:image", "--shape", "16,16"]) == 2
+    told = capsys.readouterr().err
+    assert "for examples of shape (16, 16); found" in told
+    assert "images need the number of channels in front, as in 1,16,16" in told
+
+
+@pytest.mark.parametrize(("settings", "told"), [([], True), (["--set", "train=true"], False)])
+def test_eval_mode_is_told_if_it_changes_anything(
+    settings: list[str],
+    told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "inspected_parts.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["inspect", "inspected_parts:moody", "--shape", "3,4", *settings]) == 0
+    assert ("runs in eval mode" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize(
@@ -70,6 +96,14 @@ def test_a_network_of_ones_own(
         (["lenet", "--shape", ""], "--shape: expected whole numbers"),
         (["lenet", "--shape", "3,9999999,9999999"], "shape"),
         (["lenet", "--shape", "12"], "expected images"),
+        (
+            ["lenet", "--shape", "16,16"],
+            "expected images, of shape (channels, height, width); found",
+        ),
+        (
+            ["lenet", "--shape", "16,16"],
+            "shape (16, 16); put the number of channels in front: 1,16,16",
+        ),
         (["lennet", "--shape", "3,32,32"], "did you mean 'lenet'?"),
         (["lenet", "--shape", "3,32,32", "--batch", "-2"], "--batch: expected at least 1"),
         (["lenet", "--shape", "3,32,32", "--clients", "0"], "--clients: expected at least 1"),

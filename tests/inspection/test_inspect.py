@@ -143,7 +143,9 @@ class TestReadByAttacks:
         found = lg.inspect(small(nn.ReLU), (1, 8, 8))
         assert [row.read for row in found.rows] == [row.batch for row in found.rows]
         assert found.read == found.exact
-        assert found.verdict.endswith("By counting, attacks of LeakGauge read all of it.")
+        assert found.verdict.endswith(
+            "By counting for generic data, attacks of LeakGauge read all of it."
+        )
 
     @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU6, nn.GELU])
     def test_other_activations_are_read_for_one_example(self, activation: type[nn.Module]) -> None:

@@ -253,7 +253,9 @@ def _layer(
                 f"{other.name!r} ({_kind(other)}) changes the shape: no equation has the values that it drops"
             )
         if inverse(other.module) is None and not isinstance(other.module, nn.ReLU):
-            return Inapplicable(f"{other.name!r} ({_kind(other)}) has no known inverse")
+            return Inapplicable(
+                f"no way back is known from the output of {other.name!r} ({_kind(other)}) to its input"
+            )
     modules = tuple(other.module for other in kept)
     if not pools:
         return ChainLayer(call.name, module, call.shape, call.output, modules)

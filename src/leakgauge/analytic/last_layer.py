@@ -144,7 +144,7 @@ def last_layer(observation: Observation) -> HeadGradient | Inapplicable:
     link = link_of(head.loss, len(head.weight))
     if link is None:
         return Inapplicable(
-            "the loss is not cross-entropy, nor another mean or sum of losses with slope act(z) - target"
+            "the loss is neither cross-entropy (softmax or binary) nor squared error, as a mean or a sum over the batch"
         )
     whole = unit_of(link, observation.batch_size)
     layer = Layer(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from leakgauge.core.summaries import Summarized
+from leakgauge.core.summaries import Summarized, brief
 
 
 class Status(StrEnum):
@@ -17,9 +17,9 @@ class Status(StrEnum):
 
     The values are:
 
-    - `CERTIFIED`: the update itself proves the reconstruction, which reproduces it to rounding.
-    - `CONVERGED`: the objective fell below its tolerance.
-    - `UNCONVERGED`: the budget ended before the objective reached its tolerance.
+    - `CERTIFIED`: an exact method proves the whole batch, and the residual is at most 1e-4.
+    - `CONVERGED`: the update is matched: the residual is at most 1e-3, without this proof.
+    - `UNCONVERGED`: the update is not matched, or not known to be.
     - `DIVERGED`: the objective became NaN or infinite.
     - `INAPPLICABLE`: the conditions of the attack are not met here.
     - `NO_SIGNAL`: every entry of the update is zero, so nothing was observed.
@@ -107,7 +107,7 @@ class Reconstruction(Summarized):
         inputs: Reconstructed examples `(B, *shape)` in the domain's units.
         targets: Reconstructed class indices (B,), or None if the attack does not reconstruct them.
         found: Whether the attack reconstructed each example (B,). Where it is False, `inputs` holds
-            the middle of the domain.
+            the middle of the domain. `inputs[found]` are the estimated examples.
         status: How the attack ended.
         message: Details of the result in words. The default is empty.
         residual: Distance `||g - g*|| / ||g*||` between the update g of this reconstruction and the
@@ -141,6 +141,14 @@ class Reconstruction(Summarized):
     cost: Cost = field(default_factory=Cost)
     diagnosis: Diagnosis | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the class and one line for each field, with the number of examples that were found."""
+        text = super().__repr__()
+        if not isinstance(self.found, Tensor):
+            return text
+        count = f"{int(self.found.sum())} of {len(self.found)} examples"
+        return text.replace(f"    found={brief(self.found)},", f"    found={count},", 1)
 
     def apart(self, device: torch.device | None = None) -> Reconstruction:
         """Return a copy that shares neither memory nor graph with this one.

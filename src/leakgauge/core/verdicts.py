@@ -28,6 +28,11 @@ float64, leaves up to 1e-7 in networks of few layers. In a network of 20 convolu
 2e-5. An update coded in float16 leaves 2e-4, so it certifies nothing.
 """
 
+NOT_ESTIMATED = (
+    "no example was estimated: inputs holds the middle of the domain, which shows nothing private"
+)
+"""The note on a reconstruction without any found example."""
+
 
 def report_no_signal(observation: Observation) -> Reconstruction:
     """Return a reconstruction without any found example, for an update whose entries are all zero."""
@@ -40,7 +45,7 @@ def report_nothing_found(
 ) -> Reconstruction:
     """Return a reconstruction without any found example.
 
-    Its inputs are the valid examples nearest to the middle.
+    Its inputs are the valid examples nearest to the middle, and its note says so.
 
     Args:
         observation: The observation that was attacked.
@@ -58,6 +63,7 @@ def report_nothing_found(
         status=status,
         message=message,
         cost=cost or Cost(),
+        notes=(NOT_ESTIMATED,),
     )
 
 

@@ -154,8 +154,12 @@ def _trace(model: nn.Module, domain: Domain) -> Network:
     """Return the traced model. Raise ModelError if it fails."""
     shape = tuple(domain.shape)
     expected = f"{EXPECTED} for examples of shape {shape}"
+    remedy = REMEDY
+    if len(shape) == 2:
+        size = f"{shape[0]},{shape[1]}"
+        remedy = f"images need the number of channels in front, as in 1,{size} or 3,{size}; else {REMEDY}"
     try:
-        with guard_user_code("model", expected, remedy=REMEDY, error=ModelError):
+        with guard_user_code("model", expected, remedy=remedy, error=ModelError):
             weight = next((p for p in model.parameters()), None)
             if weight is None or not any(p.requires_grad for p in model.parameters()):
                 raise ModelError(
@@ -168,9 +172,9 @@ def _trace(model: nn.Module, domain: Domain) -> Network:
             single(output_of(model, domain.from_unit(unit).to(weight.device)))
             found = trace(model, domain)
     except ProbeError as error:
-        raise ModelError("model", expected=expected, found=str(error), remedy=REMEDY) from error
+        raise ModelError("model", expected=expected, found=str(error), remedy=remedy) from error
     if isinstance(found, Inapplicable):
-        raise ModelError("model", expected=expected, found=found.reason, remedy=REMEDY)
+        raise ModelError("model", expected=expected, found=found.reason, remedy=remedy)
     return found
 
 

@@ -29,7 +29,8 @@ def inspect(
     """Count up to which batch size algebra reads the input of each layer from a shared update.
 
     Use it before any private data exists. It needs the network alone, and takes seconds. Counts hold for exact
-    arithmetic. Rounding can end a search earlier, and noise always does.
+    arithmetic and for generic data. Rounding can end a search earlier, and noise always does.
+    Constant parts of the examples, such as black borders, can lower a rank, and less is read.
 
     Args:
         model: The network. Its mode, train or eval, is that of the client.

@@ -12,6 +12,8 @@ from leakgauge.inspection.counted import Counted
 
 SHOWN = 3
 """Most levels that the verdict names."""
+READ = " By counting for generic data, attacks of LeakGauge read"
+"""Start of the sentence on what attacks read. Constant parts of examples can lower a rank, and then less is read."""
 ZERO = 2
 """A rectifier's outputs count by one half, since about half of them are 0."""
 
@@ -87,14 +89,14 @@ def read_by_attacks(counts: Counted, read: Mapping[fx.Node, int], batch: int | N
     if all(read[layer.node] == counts.batch(layer) for layer in exact) or (
         batch is not None and len(seen) == len(exact)
     ):
-        return " By counting, attacks of LeakGauge read all of it."
+        return f"{READ} all of it."
     most = max(read[layer.node] for layer in seen)
     size = "any batch" if most >= MANY else f"batch {most}"
     reach = f"batch {batch}" if batch is not None else size
     if len(seen) == len(exact):
-        return f" By counting, attacks of LeakGauge read to {reach}. The algebra alone determines the rest."
+        return f"{READ} to {reach}. The algebra alone determines the rest."
     return (
-        f" By counting, attacks of LeakGauge read to {reach}, and {len(seen)} of these {len(exact)} layers. "
+        f"{READ} to {reach}, and {len(seen)} of these {len(exact)} layers. "
         "The algebra alone determines the rest."
     )
 

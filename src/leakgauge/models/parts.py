@@ -130,9 +130,9 @@ def require_images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageD
     if grid is None:
         raise ModelError(
             f"model {builder!r}",
-            expected="images",
+            expected="images, of shape (channels, height, width)",
             found=f"examples of kind {domain.kind!r} and shape {tuple(domain.shape)}",
-            remedy="use the model mlp, or a model of your own",
+            remedy=channels_in_front(domain.shape) or "use the model mlp, or a model of your own",
         )
     channels, height, width = grid
     if min(height, width) < smallest:
@@ -143,6 +143,14 @@ def require_images(domain: Domain, builder: str, *, smallest: int = 1) -> ImageD
             remedy="use larger images, or the model lenet or mlp",
         )
     return ImageDomain(channels, height, width)
+
+
+def channels_in_front(shape: Sequence[int]) -> str:
+    """Return how to write a shape of two sizes as that of an image, or an empty text for another shape."""
+    if len(shape) != 2:
+        return ""
+    size = f"{shape[0]},{shape[1]}"
+    return f"put the number of channels in front: 1,{size} for gray images, 3,{size} for color"
 
 
 def check_counts(builder: str, **values: int) -> None:

@@ -16,15 +16,15 @@ LOCAL = ("order", "hyperparameters")
 """Knowledge that a threat model can grant. It matters only for updates of several local steps."""
 
 REMEDIES = {
-    "unconverged": "The attack's budget ended before it converged. More steps or restarts could reconstruct more.",
+    "unconverged": "The update is not matched. More steps or restarts could reconstruct more.",
     "diverged": "The objective became non-finite. A smaller step could reconstruct more.",
 }
 """Advice by status, for attacks without a message of their own."""
 
 STATUS_MEANINGS = {
-    "certified": "The reconstruction gives the observed update, up to rounding. This proves the reconstruction.",
-    "converged": "The attack's objective fell below its tolerance.",
-    "unconverged": "The attack's budget ended before it converged. This says little about safety.",
+    "certified": "An exact method proves the whole batch, and the residual is at most 1e-4.",
+    "converged": "The update is matched: the residual is at most 1e-3, without a proof of the batch.",
+    "unconverged": "The update is not matched, or not known to be. This says little about safety.",
     "diverged": "The attack's objective became non-finite. This says little about safety.",
     "inapplicable": "A condition of the attack does not hold here, so it did not run.",
     "no signal": "Every entry of the update is 0, so nothing was observed. This shows neither leakage nor safety.",

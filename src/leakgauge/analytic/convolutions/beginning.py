@@ -47,7 +47,7 @@ def why_none_begins(problem: Problem) -> str | None:
     if isinstance(shortcut_block(problem), ShortcutBlock):
         return None
     counted = refusals[-1].reason if refusals and refusals[-1] else "no convolution has a gradient"
-    return f"{counted}; and by a pooled head: {block.reason}"
+    return f"{counted}; and by the end of the network: {block.reason}"
 
 
 def begin(problem: Problem, *, generator: torch.Generator) -> Beginning | Inapplicable:
@@ -86,7 +86,7 @@ def begin_without_span(
     if isinstance(by_masks, Beginning):
         return by_masks
     last = reasons[-1] if reasons else "no convolution has a gradient"
-    return Inapplicable(f"{last}; and by a pooled head: {by_masks.reason}")
+    return Inapplicable(f"{last}; and by the end of the network: {by_masks.reason}")
 
 
 def descent_of(problem: Problem, found: Beginning, beat: Beat) -> Descent:

@@ -102,12 +102,10 @@ def last_block(problem: Outline) -> LastBlock | Inapplicable:
     network, gradients = problem.network, problem.gradients
     pooled = root_of(problem.features)
     if not name_of(pooled).startswith(("mean", "_adaptive_avg_pool", "avg_pool")):
-        return Inapplicable("the features of the last layer are not means over positions")
+        return Inapplicable("the last layer does not read means over all positions")
     relu = pooled.all_input_nodes[0]
     if math.prod(pooled.meta["val"].shape[1:]) != relu.meta["val"].shape[1] or not is_relu(relu):
-        return Inapplicable(
-            "the features of the last layer are not means of a ReLU over all positions"
-        )
+        return Inapplicable("the last layer does not read means of a ReLU over all positions")
     for layer in reversed(network.convolutions):
         if relu_behind(network, layer.node) is not relu or layer.groups > 1:
             continue

@@ -55,7 +55,10 @@ class Outline:
         if not self.network.cuts_off([layer.source]):
             return Inapplicable(f"{layer.name}: a shortcut bypasses it")
         if self.count > 1 and not is_nonnegative(layer.source):
-            return Inapplicable(f"{layer.name}: no ReLU makes its input sparse")
+            return Inapplicable(
+                f"{layer.name}: its input comes from {_kind_of(layer.source)!r}, not from a ReLU, whose zeros tell the "
+                "examples of a batch apart"
+            )
         return None
 
 
@@ -113,6 +116,11 @@ def is_nonnegative(node: fx.Node) -> bool:
     if name_of(node) == "getitem" or name_of(node).startswith(("max_pool", "avg_pool")):
         return is_nonnegative(node.all_input_nodes[0])
     return is_relu(node)
+
+
+def _kind_of(node: fx.Node) -> str:
+    """Return the name of the operation that computes a node, such as "gelu"."""
+    return name_of(node.all_input_nodes[0] if name_of(node) == "getitem" else node)
 
 
 def features_node(network: Network, weight: str) -> fx.Node | None:
