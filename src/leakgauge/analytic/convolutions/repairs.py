@@ -27,8 +27,10 @@ SURE = 3e-6
 """Relative misfit above which the least certain bits are flipped one by one."""
 TRIALS, BETTER = 40, 0.95
 """Number of these bits, and the fraction of the misfit that a flip may leave."""
-LARGE, FEW = 1024, 8
-"""Number of unknowns of each channel above which a solution takes long, and the number of bits tried then."""
+FEW = 8
+"""Least number of bits tried, where a solution takes long."""
+WORK = 1.2e10
+"""Products that all trials of one layer may take, counted as equations times the square of the unknowns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +164,8 @@ class Repair:
     ) -> list[tuple[fx.Node, int]]:
         """Return the bits of masks that are closest to being decided otherwise."""
         unknowns = state.inputs.shape[0] * state.inputs.shape[-1]
-        most = TRIALS if state.solved is None or unknowns <= LARGE else FEW
+        work = len(state.gap) * unknowns**2
+        most = TRIALS if state.solved is None else min(TRIALS, max(FEW, int(WORK / work)))
         found = []
         for relu in relus:
             if relu in self.known.margins:
