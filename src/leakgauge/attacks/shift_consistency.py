@@ -13,7 +13,6 @@ from torch import Tensor, fx
 from leakgauge.analytic.convolutions.activations import (
     CLOSE,
     PARTS,
-    Images,
     Imaging,
     most_evaluations,
 )
@@ -22,6 +21,7 @@ from leakgauge.analytic.convolutions.batch_norm import mixes
 from leakgauge.analytic.convolutions.beginning import begin, descent_of, why_none_begins
 from leakgauge.analytic.convolutions.cost import usual_updates
 from leakgauge.analytic.convolutions.findings import describe, tells_the_input, unread_note
+from leakgauge.analytic.convolutions.first_color import first_color
 from leakgauge.analytic.convolutions.image_terms import terms_of, unsure_terms
 from leakgauge.analytic.convolutions.joint_descent import told_labels
 from leakgauge.analytic.convolutions.noisy_beginning import begin_unsure
@@ -33,6 +33,7 @@ from leakgauge.analytic.convolutions.observed import (
 )
 from leakgauge.analytic.convolutions.pool_descent import descend_below_pools
 from leakgauge.analytic.convolutions.problem import Problem
+from leakgauge.analytic.convolutions.search_state import Images
 from leakgauge.analytic.convolutions.terms import Term
 from leakgauge.core import (
     BaseAttack,
@@ -226,6 +227,7 @@ class ShiftConsistency(BaseAttack):
             steps=self.steps,
             tell=tell,
             beat=pulse,
+            color=first_color(problem, domain.from_unit, unit_shape(domain)),
         )
         with seeds.isolated("image"):
             generator = seeds.generator("image")

@@ -21,13 +21,13 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from leakgauge.analytic.convolutions.image import HALVINGS, Minimum, minimize_each
-from leakgauge.analytic.convolutions.least_squares import FRACTIONS, solve_each
+from leakgauge.analytic.convolutions.learned_search import LEAST, LearnedSearch, most_learned
+from leakgauge.analytic.convolutions.least_squares import MATCHED, MOST, finished
 from leakgauge.analytic.convolutions.local_restarts import EVALUATIONS as MEND_EVALUATIONS
 from leakgauge.analytic.convolutions.local_restarts import LocalRestarts
 from leakgauge.analytic.convolutions.network import Network
@@ -36,6 +36,7 @@ from leakgauge.analytic.convolutions.pool_homotopy import (
     PoolHomotopy,
     pool_outputs,
 )
+from leakgauge.analytic.convolutions.search_state import Images, State, Tell
 from leakgauge.analytic.convolutions.terms import ForSome, Term, Terms
 from leakgauge.analytic.convolutions.waves import Objective, WaveObjective, Waves
 from leakgauge.core.pulse import Beat, quiet
@@ -48,10 +49,6 @@ PRIORS = (1e-2, 1e-3, 1e-4, 1e-6, 0.0)
 """Weights of the prior, stage by stage."""
 SOFTNESS = (0.2, 0.1, 0.05, 0.02, 0.0)
 """Widths of the softplus that replaces each ReLU, stage by stage. Smooth functions have fewer local minima."""
-SQUARES, INNER = 25, 100
-"""Number of steps of least squares at the end, and of conjugate gradient iterations of each."""
-MATCHED = 0.1
-"""Fraction of the objective to which least squares must come."""
 MENDS, FALLEN = 8, 0.98
 """Largest number of local restarts of a round, and the fraction of the objective to which one must come."""
 PARTS = len(PRIORS) + MENDS + 1
@@ -66,65 +63,7 @@ def most_evaluations(steps: int) -> int:
     """Return the largest number of evaluations of one round, with this many steps of each stage."""
     halved, colors = HALVINGS + 1, len(LEVELS) + 27
     stages = halved * (STARTS * FIRST + max(len(PRIORS), len(WIDTHS)) * steps) + colors
-    squares = SQUARES * (INNER + len(FRACTIONS)) + 1
-    return stages + squares + MENDS * (halved * MEND_EVALUATIONS + squares)
-
-
-class Tell(Protocol):
-    """What receives the state of a search."""
-
-    def __call__(self, done: float, unit: Tensor, objectives: Tensor, used: int) -> None:
-        """Receive the fraction done, the images, their objectives, and the number of evaluations."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Images that have known activations.
-
-    Args:
-        unit: (B, C, ...), in unit coordinates.
-        objectives: (B,), relative squared distance of the activations.
-        evaluations: Number of evaluations of the whole batch.
-    """
-
-    unit: Tensor
-    objectives: Tensor
-    evaluations: int
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """The state of a search at the start of a round.
-
-    Args:
-        left: The examples (n,) that the round searches.
-        unit: The best images so far `(B, C, ...)`.
-        objectives: Their objectives (B,).
-        spent: Number of evaluations.
-        done: Fraction of the search that is done.
-        share: Fraction that the round takes.
-    """
-
-    left: Tensor
-    unit: Tensor
-    objectives: Tensor
-    spent: int
-    done: float
-    share: float
-
-    def tell(
-        self,
-        receive: Callable[[float, Images], None],
-        done: float,
-        unit: Tensor,
-        objectives: Tensor,
-        used: int,
-    ) -> None:
-        """Tell the images of all examples, with the present ones of the round."""
-        now, after = self.unit.clone(), self.objectives.clone()
-        now[self.left], after[self.left] = unit.double(), objectives.double()
-        receive(self.done + self.share * done, Images(now, after, self.spent + used))
+    return max(stages + MOST, most_learned(steps)) + MENDS * (halved * MEND_EVALUATIONS + MOST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +80,7 @@ class Imaging:
         tell: Receives the fraction of the search that is done, and the images so far.
         beat: Called in each evaluation.
         floor: Objective that errors of the activations leave.
+        color: Mean (C,) of the images over places, or None.
     """
 
     network: Network
@@ -152,6 +92,7 @@ class Imaging:
     tell: Callable[[float, Images], None] = lambda fraction, images: None
     beat: Beat = quiet
     floor: float = 0.0
+    color: Tensor | None = None
 
     @property
     def close(self) -> float:
@@ -199,16 +140,41 @@ class Imaging:
         """Return images of some examples: a start, the stages of the prior, and least squares at the end."""
         waves, terms = Waves(self.shape[1:], self.like), self.known
         behind = None if turn else self.behind
-        if behind is None:
-            end = self._staged(waves, which, turn, generator, tell)
+        best, least = (self._learned(which, generator, tell) if turn else None), LEAST
+        if best is not None:
+            found = waves.coefficients(best.inputs.to(self.like))
         else:
-            end = self._behind_pool(behind, waves, which, tell)
-        found, spent = end.inputs, end.evaluations
-        start = Minimum(waves.image(found), end.values, 0)
-        if behind is not None and not bool(behind.determined(which, start.inputs).any()):
-            return Minimum(start.inputs.double(), start.values.double(), spent)
-        best = _finished(ForSome(terms, which), start, self.close)
-        spent += best.evaluations
+            if behind is None:
+                end = self._staged(waves, which, turn, generator, tell)
+            else:
+                end = self._behind_pool(behind, waves, which, tell)
+            found, least = end.inputs, MATCHED
+            best = Minimum(waves.image(found), end.values, end.evaluations)
+            if behind is not None and not bool(behind.determined(which, best.inputs).any()):
+                return Minimum(best.inputs.double(), best.values.double(), best.evaluations)
+            best = finished(ForSome(terms, which), best, self.close, least)
+        return self._mended(which, found, best, least, generator, tell)
+
+    def _mended(
+        self,
+        which: Tensor,
+        found: Tensor,
+        best: Minimum,
+        least: float,
+        generator: torch.Generator,
+        tell: Tell,
+    ) -> Minimum:
+        """Return images after local restarts.
+
+        Args:
+            which: Indices (n,) of the examples.
+            found: Coefficients of the images from which the restarts begin.
+            best: The best images so far.
+            least: Fraction of the objective to which least squares must come.
+            generator: Source of the restarts.
+            tell: Receives the state.
+        """
+        waves, terms, spent = Waves(self.shape[1:], self.like), self.known, best.evaluations
         for mend in range(MENDS):
             tell((len(PRIORS) + 1 + mend) / PARTS, best.inputs, best.values, spent)
             left = (best.values > self.close).nonzero()[:, 0]
@@ -223,10 +189,20 @@ class Imaging:
             )
             spent += mended.evaluations
             if len(left):
-                ends = _finished(ForSome(terms, which[left]), now, self.close)
+                ends = finished(ForSome(terms, which[left]), now, self.close, least)
                 best.inputs[left], best.values[left] = ends.inputs, ends.values
                 spent += ends.evaluations
         return Minimum(best.inputs, best.values, spent)
+
+    def _learned(self, which: Tensor, generator: torch.Generator, tell: Tell) -> Minimum | None:
+        """Return images of some examples from learned starts, or None if there are none."""
+
+        def told(done: float, unit: Tensor, objectives: Tensor, used: int) -> None:
+            tell(done * len(PRIORS) / PARTS, unit, objectives, used)
+
+        waves = Waves(self.shape[1:], self.like)
+        search = LearnedSearch(self.known, which, waves, self.steps, self.close)
+        return search.run(self.shape, self.color, generator, told)
 
     def _staged(
         self, waves: Waves, which: Tensor, turn: int, generator: torch.Generator, tell: Tell
@@ -290,18 +266,3 @@ class Imaging:
             ends.append((end.values, end.inputs))
         values = torch.stack([v for v, _ in ends])
         return torch.stack([c for _, c in ends])[values.argmin(0), torch.arange(len(which))], spent
-
-
-def _finished(residuals: ForSome, start: Minimum, close: float) -> Minimum:
-    """Return the end of least squares from some images, or these where it finds no match.
-
-    At a local minimum, steps without a prior only carry noise into the image.
-    """
-    end = solve_each(residuals, start.inputs, steps=SQUARES, inner=INNER)
-    matched = (end.values < MATCHED * start.values) | (end.values < close)
-    spread = matched.reshape(-1, *[1] * (end.inputs.ndim - 1))
-    return Minimum(
-        torch.where(spread, end.inputs, start.inputs.double()),
-        torch.where(matched, end.values, start.values.double()),
-        end.evaluations,
-    )

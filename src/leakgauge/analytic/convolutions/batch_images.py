@@ -21,11 +21,11 @@ from leakgauge.analytic.convolutions.activations import (
     LEVELS,
     PRIORS,
     STARTS,
-    Images,
     Imaging,
 )
 from leakgauge.analytic.convolutions.contrast import ITERATIONS, STEPS, gauss_newton
 from leakgauge.analytic.convolutions.image import Minimum, minimize_each
+from leakgauge.analytic.convolutions.search_state import Images
 from leakgauge.analytic.convolutions.waves import Objective, WaveObjective, Waves
 
 UNITS = (1.0, 10.0, 30.0, 100.0, 1000.0)

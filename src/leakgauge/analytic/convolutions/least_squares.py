@@ -21,6 +21,12 @@ SOLVED = 1e-4
 """Relative residual at which the linear system of a step counts as solved."""
 FRACTIONS = (1.0, 0.5, 0.25, 0.1)
 """Fractions of a step that are tried."""
+SQUARES, INNER = 25, 100
+"""Number of steps of least squares at the end of a search, and of conjugate gradient iterations of each."""
+MOST = SQUARES * (INNER + len(FRACTIONS)) + 1
+"""Largest number of evaluations of these."""
+MATCHED = 0.1
+"""Fraction of the objective to which least squares must come."""
 SLOW, PATIENCE = 0.8, 2
 """An example is left after this many steps in a row that keep more than this fraction of its value."""
 
@@ -147,3 +153,24 @@ def _step(linear: Linear, gap: Tensor, damping: Tensor, inner: int) -> tuple[Ten
         turn = torch.where(open_, after / rho.clamp_min(torch.finfo(rho.dtype).tiny), 0)
         way, rho = rest + turn.reshape(spread) * way, after
     return found.double() * size.reshape(spread), iterations
+
+
+def finished(residuals: Residuals, start: Minimum, close: float, least: float = MATCHED) -> Minimum:
+    """Return the end of least squares from some images, or these where it finds no match.
+
+    At a local minimum, steps without a prior only carry noise into the image.
+
+    Args:
+        residuals: The residuals.
+        start: The images, their values, and the number of evaluations before.
+        close: Value that counts as a match.
+        least: Fraction of the value to which least squares must come otherwise.
+    """
+    end = solve_each(residuals, start.inputs, steps=SQUARES, inner=INNER)
+    matched = (end.values < least * start.values) | (end.values < close)
+    spread = matched.reshape(-1, *[1] * (end.inputs.ndim - 1))
+    return Minimum(
+        torch.where(spread, end.inputs, start.inputs.double()),
+        torch.where(matched, end.values, start.values.double()),
+        start.evaluations + end.evaluations,
+    )
