@@ -100,7 +100,8 @@ def begin_with_errors(
             continue
         # The last layer shows errors that the span does not know of.
         begun = replace(begun, error=max(begun.error, begun.misfit - head))
-        if best is None or begun.error < best.error:
+        # Least squares may end beside the best input. The expected error misses this, the last layer does not.
+        if best is None or begun.error + begun.misfit < best.error + best.misfit:
             best = begun
     if best is not None:
         return best
