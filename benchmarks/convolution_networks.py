@@ -8,6 +8,55 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 
+class Bottlenecked(nn.Module):
+    """A layer of DenseNet-BC: a 1 x 1 and a 3 x 3 convolution behind BatchNorm and ReLU, appended to its input."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.ReLU(),
+            nn.Conv2d(inputs, 4 * growth, 1, bias=False),
+            nn.BatchNorm2d(4 * growth),
+            nn.ReLU(),
+            nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C + growth, H, W)."""
+        return torch.cat([x, self.path(x)], 1)
+
+
+def densenet121(classes: int = 10) -> nn.Module:
+    """Return DenseNet-121 with a stem of stride 1 for small images, and the initial weights of torchvision."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1, bias=False)]
+    width = 64
+    for stage, count in enumerate((6, 12, 24, 16)):
+        if stage:
+            layers += [
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width // 2, 1, bias=False),
+            ]
+            layers.append(nn.AvgPool2d(2))
+            width //= 2
+        for _ in range(count):
+            layers.append(Bottlenecked(width, 32))
+            width += 32
+    end = [nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return with_initial_weights(nn.Sequential(*layers, *end, nn.Linear(width, classes)))
+
+
+def with_initial_weights(model: nn.Module) -> nn.Module:
+    """Return a DenseNet with the initial weights of torchvision. They keep the size of the activations."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return model
+
+
 def scaled_vgg(norm: bool = False) -> nn.Module:
     """Return VGG-11 with the initial weights of torchvision.
 

@@ -9,6 +9,7 @@ from torch import fx
 
 from leakgauge.analytic.convolutions.batch_norm import mixes
 from leakgauge.analytic.convolutions.descent import Descent
+from leakgauge.analytic.convolutions.determined_parts import determined_parts
 from leakgauge.analytic.convolutions.noisy_terms import Weighted, weighted_terms
 from leakgauge.analytic.convolutions.problem import Beginning, Problem
 from leakgauge.analytic.convolutions.terms import Term
@@ -72,7 +73,14 @@ def terms_of(observation: Observation, problem: Problem, descent: Descent) -> li
             terms.append(
                 Term(node, partial_value.value, marks / gap.clamp_min(1e-30).reshape(shape))
             )
-        if problem.count > 1 or mixes(network):
+        if mixes(network):
+            continue
+        if problem.count > 1:
+            parts = determined_parts(gradients)
+            if parts is not None:
+                gap = parts[1] - parts[0] @ plain[node].flatten(2).mT
+                size = gap.square().flatten(1).sum(1).clamp_min(1e-30)
+                terms.append(Term(node, parts[1], 1 / size, parts[0]))
             continue
         for gradient in gradients:
             matrix, right = gradient.matrix(), gradient.right

@@ -17,7 +17,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
@@ -27,6 +27,7 @@ from leakgauge.analytic.convolutions.intervals import Intervals, parts_of
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.operations import name_of
 from leakgauge.analytic.convolutions.problem import Beginning, Problem
+from leakgauge.analytic.convolutions.propagation import is_relu
 from leakgauge.analytic.convolutions.scaling import slopes_of
 from leakgauge.analytic.convolutions.several_inputs import complete, label
 from leakgauge.core import Inapplicable
@@ -106,9 +107,26 @@ class JointDescent(Descent):
                 if signal is not None:
                     self.known.signals[layer.node] = signal
         value = self.known.value(source)
-        if value is not None:
-            return self._check(source, layers, value)
-        return self._read(source, layers)
+        if value is None:
+            return self._read(source, layers)
+        step = self._check(source, layers, value)
+        if not len(self.labels) or source not in self.known.values:
+            return step
+        return self._refined(source, layers, step)
+
+    def _refined(self, source: fx.Node, layers: Sequence[Convolution], step: Step) -> Step:
+        """Return the step with a surer value of a known input, from signals that the last layer tells.
+
+        Its zeros stay, since they were decided with the masks that fit.
+        """
+        self.beat()
+        _, solved = self._attempt(source, layers)
+        if isinstance(solved, Inapplicable) or solved.misfit > step.misfit:
+            return step
+        value = self.known.values[source]
+        found = solved.inputs.reshape(value.shape)
+        self.known.values[source] = torch.where(value == 0, 0, found) if is_relu(source) else found
+        return replace(step, misfit=solved.misfit)
 
     def _accept(self, source: fx.Node, layers: Sequence[Convolution], step: Step) -> None:
         """Keep a step, and what it tells of the parts of a concatenation."""

@@ -20,9 +20,10 @@ class Term:
 
     Args:
         node: The node u.
-        aim: Its values a `(B, ...)`, or the right side (rows, C) of gradient equations.
+        aim: Its values a `(B, ...)`, or the right side (rows, C) of gradient equations, or (B, rows, C).
         weight: Weights (B,), or (B, ...) for known entries.
-        matrix: The matrix A (rows, N) of gradient equations, or None.
+        matrix: The matrix A (rows, N) of gradient equations, or (B, rows, N) if each example has its own. None
+            for values.
     """
 
     node: fx.Node
@@ -46,6 +47,8 @@ class Term:
 
     def _product(self, value: Tensor) -> Tensor:
         assert self.matrix is not None
+        if self.matrix.ndim == 3:
+            return self.matrix @ value.flatten(2).mT
         return torch.einsum("rn,bcn->brc", self.matrix, value.flatten(2))
 
     def _weighted(self, gap: Tensor) -> Tensor:
@@ -56,9 +59,11 @@ class Term:
 
     def of(self, which: Tensor) -> Term:
         """Return the term of some examples, by their indices."""
-        if self.matrix is not None:
-            return self
-        return Term(self.node, self.aim[which], self.weight[which])
+        if self.matrix is None:
+            return Term(self.node, self.aim[which], self.weight[which])
+        if self.matrix.ndim == 3:
+            return Term(self.node, self.aim[which], self.weight[which], self.matrix[which])
+        return self
 
     def to(self, like: Tensor) -> Term:
         """Return the term in another type."""
