@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import leakgauge as lg
+from leakgauge.analytic.convolutions.determined_parts import determined_parts
+from leakgauge.analytic.convolutions.equations import GradientOf
 from leakgauge.analytic.convolutions.geometry import geometry_of
 from leakgauge.analytic.convolutions.intervals import Intervals
 from leakgauge.analytic.convolutions.layer_readings import Reading, read_layer
@@ -16,8 +18,8 @@ from leakgauge.analytic.convolutions.layer_spans import (
     span_of_inputs,
 )
 from leakgauge.analytic.convolutions.observed import read_problem
-from leakgauge.analytic.convolutions.problem import Problem
-from leakgauge.analytic.convolutions.several_inputs import label, readable
+from leakgauge.analytic.convolutions.problem import Outline, Problem
+from leakgauge.analytic.convolutions.several_inputs import label, readable, why_unread
 from leakgauge.core import Inapplicable
 
 DOMAIN = lg.ImageDomain(3, 8, 8)
@@ -70,6 +72,39 @@ class UNet(nn.Module):
         last = self.up(torch.cat([deep, first], 1)).relu()
         logits: Tensor = self.head(last.mean((2, 3)))
         return logits
+
+
+class Grouped(nn.Module):
+    """A block of ResNeXt: a 3 x 3 convolution with groups between two 1 x 1 ones, and a shortcut around them."""
+
+    def __init__(self, width: int = 64, groups: int = 2) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(width, width, 1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, groups=groups),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = (x + self.path(x)).relu()
+        return found
+
+
+def grouped() -> nn.Module:
+    """Return two blocks with groups at 4 x 4 places."""
+    with lg.Seeds(0).isolated("weights"):
+        stem = [nn.Conv2d(3, 64, 3, padding=1, stride=2), nn.ReLU()]
+        end = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+        model = nn.Sequential(*stem, Grouped(), Grouped(), *end)
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+    return model.eval()
 
 
 def observed(model: nn.Module, count: int = 1) -> tuple[lg.Batch, lg.Observation, Problem]:
@@ -174,3 +209,44 @@ def test_a_u_net_is_read_around_its_shortcut() -> None:
     assert found.targets is not None
     assert found.targets.tolist() == [3]
     assert float((found.inputs - batch.inputs).abs().max()) < 1e-2
+
+
+def test_groups_are_read_one_by_one_and_joined_by_the_shift_beside_them() -> None:
+    batch, seen, problem = observed(grouped())
+    (layer,) = (c for c in problem.network.convolutions if c.name == "3.path.3.weight")
+    reading = read_layer(problem, layer, generator=torch.Generator().manual_seed(0))
+    assert isinstance(reading, Reading)
+    assert float(apart(reading.value, truth(problem, batch, layer.name)).max()) < 1e-4
+    found = lg.attacks.ShiftConsistency(steps=20)(seen, seeds=lg.Seeds(0))
+    assert found.targets is not None
+    assert found.targets.tolist() == [3]
+    assert float((found.inputs - batch.inputs).abs().max()) < 1e-3
+
+
+def test_groups_of_a_batch_do_not_tell_which_inputs_belong_together() -> None:
+    _, _, problem = observed(nn.Sequential(nn.MaxPool2d(2), grouped()), 1)
+    network = problem.network
+    (layer,) = (c for c in network.convolutions if c.name == "1.3.path.3.weight")
+    outline = Outline(
+        network=network, gradients=problem.gradients, features=problem.features, count=2
+    )
+    assert why_unread(outline, layer) == (
+        "1.3.path.3.weight: its 2 groups do not tell which of their inputs belong together"
+    )
+
+
+def test_parts_of_an_open_input_are_told_for_each_example() -> None:
+    draws = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 3, 16, generator=draws, dtype=torch.float64)
+    signal = torch.randn(2, 40, 16, generator=draws, dtype=torch.float64)
+    # The first example has equal signals in pairs of places, and the second is open in one direction.
+    signal[0, :, 1::2] = signal[0, :, ::2]
+    signal[1, :, 1] = signal[1, :, 0]
+    geometry = geometry_of((4, 4), kernel=(1, 1))
+    dweight = torch.einsum("bop,bcp->oc", signal, inputs)[..., None]
+    marks = torch.ones_like(signal, dtype=torch.bool)
+    found = determined_parts([GradientOf(geometry, dweight, signal, marks, ~marks)])
+    assert found is not None
+    matrix, right = found
+    assert matrix.square().sum((1, 2)).round().tolist() == [8, 15]
+    assert torch.allclose(matrix @ inputs.mT, right)

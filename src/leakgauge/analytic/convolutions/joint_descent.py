@@ -23,7 +23,10 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.descent import Descent, Step
+from leakgauge.analytic.convolutions.equations import GradientOf
+from leakgauge.analytic.convolutions.inputs import solve_input
 from leakgauge.analytic.convolutions.intervals import Intervals, parts_of
+from leakgauge.analytic.convolutions.layer_readings import Group
 from leakgauge.analytic.convolutions.network import Convolution
 from leakgauge.analytic.convolutions.operations import name_of
 from leakgauge.analytic.convolutions.problem import Beginning, Problem
@@ -107,10 +110,16 @@ class JointDescent(Descent):
                 if signal is not None:
                     self.known.signals[layer.node] = signal
         value = self.known.value(source)
+        if all(layer.groups > 1 for layer in layers):
+            return self._read_groups(source, layers[0], value)
         if value is None:
             return self._read(source, layers)
         step = self._check(source, layers, value)
-        if not len(self.labels) or source not in self.known.values:
+        if (
+            isinstance(step, Inapplicable)
+            or not len(self.labels)
+            or source not in self.known.values
+        ):
             return step
         return self._refined(source, layers, step)
 
@@ -127,6 +136,36 @@ class JointDescent(Descent):
         found = solved.inputs.reshape(value.shape)
         self.known.values[source] = torch.where(value == 0, 0, found) if is_relu(source) else found
         return replace(step, misfit=solved.misfit)
+
+    def _read_groups(
+        self, source: fx.Node, layer: Convolution, value: Tensor | None
+    ) -> Step | Inapplicable:
+        """Read the input of a layer with groups, or check a known one. Each group has equations of its own."""
+        signal = self.known.signal(layer.node)
+        if signal is None:
+            return Inapplicable(f"{layer.name}: the signal at its output is not known")
+        found, gaps, sizes, counts = list[Tensor](), list[Tensor](), list[Tensor](), (0, 0)
+        for group in (Group(layer, number) for number in range(layer.groups)):
+            self.beat()
+            sent = signal.flatten(2)[:, group.outputs]
+            marks = torch.ones_like(sent, dtype=torch.bool)
+            dweight = self.gradients[layer.name][group.outputs].flatten(2)
+            gradient = GradientOf(layer.geometry, dweight, sent, marks, ~marks)
+            if value is None:
+                solved = solve_input([gradient])
+                if isinstance(solved, Inapplicable):
+                    return Inapplicable(f"{layer.name}, group {group.number}: {solved.reason}")
+                found.append(solved.inputs)
+                counts = (solved.equations, solved.unknowns)
+            else:
+                found.append(value.flatten(2)[:, group.inputs])
+            gaps.append(gradient.gap(found[-1]).norm())
+            sizes.append(dweight.norm())
+        misfit = float(torch.stack(gaps).norm() / torch.stack(sizes).norm())
+        if value is None and misfit <= self._fits([layer.name]):
+            shape = source.meta["val"].shape[1:]
+            self.known.learn(source, torch.cat(found, 1).reshape(-1, *shape), error=self.error)
+        return Step((layer.name,), source, misfit, *counts, 0)
 
     def _accept(self, source: fx.Node, layers: Sequence[Convolution], step: Step) -> None:
         """Keep a step, and what it tells of the parts of a concatenation."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.examples import Examples, separate
-from leakgauge.analytic.convolutions.layer_spans import span_of_inputs
+from leakgauge.analytic.convolutions.layer_spans import Spanned, span_of_inputs
 from leakgauge.analytic.convolutions.network import Convolution, Network, arguments_of
 from leakgauge.analytic.convolutions.operations import name_of
 from leakgauge.analytic.convolutions.problem import Problem, is_nonnegative
@@ -50,6 +50,42 @@ class Reading:
     note: str
 
 
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The channels of one group of a convolution, or all of them.
+
+    Args:
+        layer: The convolution.
+        number: Number of the group.
+    """
+
+    layer: Convolution
+    number: int
+
+    @property
+    def inputs(self) -> slice:
+        """The input channels."""
+        size = self.layer.channels // self.layer.groups
+        return slice(self.number * size, (self.number + 1) * size)
+
+    @property
+    def outputs(self) -> slice:
+        """The output channels."""
+        size = len(self.layer.weight) // self.layer.groups
+        return slice(self.number * size, (self.number + 1) * size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What one group tells: inputs (B, C, N), signals (B, O, P), their error, the span, and the misfit of the shift."""
+
+    values: Tensor
+    signals: Tensor
+    error: float
+    spanned: Spanned
+    misfit: float
+
+
 def read_layer(
     problem: Problem, layer: Convolution, *, generator: torch.Generator
 ) -> Reading | Inapplicable:
@@ -57,10 +93,36 @@ def read_layer(
 
     Args:
         problem: The gradient.
-        layer: The convolution.
+        layer: The convolution. With groups, the batch must hold one example.
         generator: Source of the starts.
     """
-    name, count, dweight = layer.name, problem.count, problem.gradients[layer.name]
+    name, count, parts = layer.name, problem.count, list[_Part]()
+    for number in range(layer.groups):
+        part = _read_group(problem, Group(layer, number), generator)
+        if isinstance(part, Inapplicable):
+            inside = f", group {number}" if layer.groups > 1 else ""
+            return Inapplicable(f"{name}{inside}: {part.reason}")
+        parts.append(part)
+    values = torch.cat([part.values for part in parts], 1)
+    signals = torch.cat([part.signals for part in parts], 1)
+    least = min(parts, key=lambda part: part.spanned.gap).spanned
+    note = (
+        f"input of {name!r}: the span of {count} was found by {least.way} (gap {least.gap:.0e}); "
+        f"the shift beside it fits to {max(part.misfit for part in parts):.0e}"
+    )
+    return Reading(
+        layer,
+        values.reshape(count, *layer.source.meta["val"].shape[1:]),
+        signals.reshape(count, *layer.node.meta["val"].shape[1:]),
+        max(part.error for part in parts),
+        note,
+    )
+
+
+def _read_group(problem: Problem, group: Group, generator: torch.Generator) -> _Part | Inapplicable:
+    """Return input and signal of one group of channels, or the reason why the gradient does not tell them."""
+    layer, count = group.layer, problem.count
+    dweight = problem.gradients[layer.name][group.outputs]
     spanned = span_of_inputs(
         dweight,
         layer.geometry,
@@ -70,51 +132,46 @@ def read_layer(
         beat=problem.beat,
     )
     if isinstance(spanned, Inapplicable):
-        return Inapplicable(f"{name}: {spanned.reason}")
+        return spanned
     if is_nonnegative(layer.source):
         examples = separate(spanned.basis, count, generator=generator, beat=problem.beat)
     else:
         none = torch.zeros(1, dtype=torch.float64)
         examples = Examples(spanned.basis, none, none)
     if len(examples.values) < count:
-        return Inapplicable(f"{name}: {len(examples.values)} of {count} examples were told apart")
+        return Inapplicable(f"{len(examples.values)} of {count} examples were told apart")
     signals = signals_of(dweight, examples.values, layer)
-    scaled = scales_by_shifts(problem, layer, examples.values, signals)
+    scaled = scales_by_shifts(problem, group, examples.values, signals)
     if isinstance(scaled, Inapplicable):
-        return Inapplicable(f"{name}: {scaled.reason}")
+        return scaled
     scales, misfit = scaled
     wide = scales[:, None, None]
     error = max(float(examples.excursion.max()), 1e-9)
-    value = (examples.values * wide).reshape(count, *layer.source.meta["val"].shape[1:])
-    signal = (signals / wide).reshape(count, *layer.node.meta["val"].shape[1:])
-    note = (
-        f"input of {name!r}: the span of {count} was found by {spanned.way} (gap {spanned.gap:.0e}); "
-        f"the shift beside it fits to {misfit:.0e}"
-    )
-    return Reading(layer, value, signal, error, note)
+    return _Part(examples.values * wide, signals / wide, error, spanned, misfit)
 
 
 def scales_by_shifts(
-    problem: Problem, layer: Convolution, values: Tensor, signals: Tensor
+    problem: Problem, group: Group, values: Tensor, signals: Tensor
 ) -> tuple[Tensor, float] | Inapplicable:
     """Return the scales (B,) of inputs, and the relative misfit of the shifts' gradients, or why none fit.
 
     Args:
         problem: The gradient.
-        layer: The convolution.
+        group: The channels of the convolution.
         values: Inputs (B, C, N) of scale 1.
         signals: Signals (B, O, P) that belong to them.
     """
-    columns, rights = list[Tensor](), list[Tensor]()
+    layer, columns, rights = group.layer, list[Tensor](), list[Tensor]()
     behind = shift_behind(problem.network, layer)
     if behind is not None and behind.name in problem.gradients:
         columns.append(signals.sum(2).T)
-        rights.append(problem.gradients[behind.name] * behind.factor)
+        rights.append((problem.gradients[behind.name] * behind.factor)[group.outputs])
     front = shift_in_front(problem.network, layer.source)
     if front is not None and front in problem.gradients:
-        back = torch.einsum("bop,ock->bcpk", signals, layer.weight.flatten(2))
+        weight = layer.weight[group.outputs].flatten(2)
+        back = torch.einsum("bop,ock->bcpk", signals, weight)
         columns.append((layer.geometry.fold(back) * (values > 0)).sum(2).T)
-        rights.append(problem.gradients[front])
+        rights.append(problem.gradients[front][group.inputs])
     if not columns:
         return Inapplicable("no shift beside it tells the scales of its inputs")
     # Each of the two has its own size.

@@ -26,15 +26,18 @@ from leakgauge.core import Inapplicable
 
 def why_unread(outline: Outline, layer: Convolution) -> str | None:
     """Return why counting shows that a layer alone does not tell its input, in numbers, or None."""
-    count, geometry, outputs = outline.count, layer.geometry, len(layer.weight)
-    if layer.groups > 1:
-        return f"{layer.name}: it has {layer.groups} groups"
-    by_rows = most_by_rows(geometry, layer.channels, outputs)
-    by_columns = most_by_columns(geometry, layer.channels, outputs)
-    if max(by_rows, by_columns) < count:
+    count, geometry, groups = outline.count, layer.geometry, layer.groups
+    outputs, inputs = len(layer.weight) // groups, layer.channels // groups
+    inside = f" of each of {groups} groups" if groups > 1 else ""
+    most = max(most_by_rows(geometry, inputs, outputs), most_by_columns(geometry, inputs, outputs))
+    if most < count:
         return (
-            f"{layer.name}: {outputs} output channels for {count * geometry.positions} positions, "
-            f"and {layer.channels} input channels for {count * geometry.places} places"
+            f"{layer.name}: {outputs} output channels{inside} for {count * geometry.positions} positions, "
+            f"and {inputs} input channels for {count * geometry.places} places"
+        )
+    if groups > 1 and count > 1:
+        return (
+            f"{layer.name}: its {groups} groups do not tell which of their inputs belong together"
         )
     if count > 1 and not is_nonnegative(layer.source):
         return f"{layer.name}: no ReLU makes its input sparse"
