@@ -2,7 +2,8 @@ r"""What gradients tell of a layer's input where they leave a part of it open, e
 
 The equations :math:`A u = b` of a batch may have fewer independent rows than unknowns. A mean pool behind
 the layer makes all signals of a window equal, for example. They determine the products
-:math:`e^\top u` with all vectors e of their row space. Those that are 0 outside of one example tell a part of this example alone.
+:math:`e^\top u` with all vectors e of their row space. Those that are 0 outside of one example tell a part of this
+example alone.
 
 References:
     Ours. We know of no publication.
