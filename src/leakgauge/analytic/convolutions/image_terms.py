@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.batch_norm import mixes
 from leakgauge.analytic.convolutions.descent import Descent
 from leakgauge.analytic.convolutions.determined_parts import determined_parts
 from leakgauge.analytic.convolutions.noisy_terms import Weighted, weighted_terms
 from leakgauge.analytic.convolutions.problem import Beginning, Problem
+from leakgauge.analytic.convolutions.propagation import Partial
 from leakgauge.analytic.convolutions.terms import Term
 from leakgauge.core import Observation, unit_shape
 
@@ -67,12 +68,7 @@ def terms_of(observation: Observation, problem: Problem, descent: Descent) -> li
     for node, gradients in () if ample else descent.open.items():
         partial_value = known.partial(node)
         if partial_value is not None and bool(partial_value.known.any()):
-            marks = partial_value.known.to(partial_value.value)
-            gap = (((partial_value.value - plain[node]) ** 2) * marks).flatten(1).sum(1)
-            shape = (-1, *[1] * (marks.ndim - 1))
-            terms.append(
-                Term(node, partial_value.value, marks / gap.clamp_min(1e-30).reshape(shape))
-            )
+            terms.append(_term_of_entries(node, partial_value, plain[node]))
         if mixes(network):
             continue
         if problem.count > 1:
@@ -87,3 +83,11 @@ def terms_of(observation: Observation, problem: Problem, descent: Descent) -> li
             gap = right - matrix @ plain[node].flatten(2)[0].T
             terms.append(Term(node, right, 1 / gap.square().sum()[None], matrix))
     return terms
+
+
+def _term_of_entries(node: fx.Node, entries: Partial, plain: Tensor) -> Term:
+    """Return the term of the known entries of a node, given its value (1, ...) for a gray image."""
+    marks = entries.known.to(entries.value)
+    gap = (((entries.value - plain) ** 2) * marks).flatten(1).sum(1)
+    shape = (-1, *[1] * (marks.ndim - 1))
+    return Term(node, entries.value, marks / gap.clamp_min(1e-30).reshape(shape))
