@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from common import CIFAR, Options
-from convolution_networks import UNet, densenet121, resnet50, scaled_vgg, with_initial_weights
+from convolution_networks import (
+    UNet,
+    densenet121,
+    resnet50,
+    resnext,
+    scaled_vgg,
+    with_initial_weights,
+)
 from inspection_networks import densenet, examples, signals, vgg, volumes
 from problems import images
 from safetensors.torch import load_file, save_file
@@ -96,7 +103,7 @@ def build(network: str, data: lg.Dataset, seed: int) -> nn.Module:
     own: dict[str, Any] = {"vgg": lambda: vgg(norm=False), "vgg norm": lambda: vgg(norm=True)}
     own |= {"1-D CNN": signals, "3-D CNN": volumes, "densenet": densenet, "u-net": UNet}
     own |= {"vgg scaled": scaled_vgg, "resnet50 64": resnet50, "resnet50 224": resnet50}
-    own |= {"densenet121": densenet121}
+    own |= {"densenet121": densenet121, "resnext": resnext}
     own |= {"densenet scaled": lambda: with_initial_weights(densenet())}
     if network in own:
         with lg.Seeds(seed).isolated("weights"):

@@ -97,16 +97,18 @@ class UNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions with BatchNorm, and a shortcut around them."""
+    """Three convolutions with BatchNorm, and a shortcut around them. The middle one may have groups."""
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(
+        self, inputs: int, width: int, stride: int, outputs: int = 0, groups: int = 1
+    ) -> None:
         super().__init__()
-        outputs = 4 * width
+        outputs = outputs or 4 * width
         self.path = nn.Sequential(
             nn.Conv2d(inputs, width, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
             nn.Conv2d(width, outputs, 1, bias=False),
@@ -118,7 +120,7 @@ class Bottleneck(nn.Module):
             self.short = nn.Sequential(short, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, 4 width, H / stride, W / stride)."""
+        """Return (B, outputs, H / stride, W / stride)."""
         found: Tensor = (self.path(x) + self.short(x)).relu()
         return found
 
@@ -133,6 +135,22 @@ def resnet50(classes: int = 10) -> nn.Module:
         for i in range(count):
             layers.append(Bottleneck(inputs, width, 2 if stage and not i else 1))
             inputs = 4 * width
+    for layer in nn.Sequential(*layers).modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def resnext(classes: int = 10, groups: int = 32) -> nn.Module:
+    """Return a ResNeXt of two blocks a stage with 4 channels a group in the first, and a stem for small images."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    inputs = 64
+    for stage in range(4):
+        width, outputs = 4 * groups << stage, 256 << stage
+        for i in range(2):
+            stride = 2 if stage and not i else 1
+            layers.append(Bottleneck(inputs, width, stride, outputs, groups))
+            inputs = outputs
     for layer in nn.Sequential(*layers).modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -143,6 +143,7 @@ def images_of(given: Options) -> list[Job]:
     for network in ("densenet", "densenet scaled", "u-net", "resnet50 64"):
         add(8, network, "untrained", (1, 8), 1)
     add(8, "densenet121", "untrained", (1, 4, 8), 1)
+    add(8, "resnext", "untrained", (1,), 1)
     add(9, "resnet18 224", "untrained", (1,), 1)
     for size in STEPS:
         labels = "drawn" if size == 1 else "equal"
