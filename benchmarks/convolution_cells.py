@@ -19,6 +19,7 @@ from convolution_networks import (
     with_initial_weights,
 )
 from inspection_networks import densenet, examples, signals, vgg, volumes
+from mobilenet import CROP, samples
 from problems import images
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -76,17 +77,16 @@ def data_for(network: str, trained: bool, given: Options) -> lg.Dataset:
     """Return the examples of a network. A trained network gets images that it was not trained on."""
     shape = SHAPES.get(network, (3, 32, 32))
     if shape[1:] in ((64, 64), (224, 224)) and has_data(given):
-        data = lg.data.npz("imagenet_samples_64.npz")
+        large = shape[1:] == (224, 224)
+        data = samples(CROP) if large else lg.data.npz("imagenet_samples_64.npz")
         # Each class has one image. Labels mean nothing to an untrained network.
-        data = replace(data, targets=torch.arange(len(data)) % MADE_UP, classes=10)
-        if shape[1:] == (64, 64):
-            return data
-        inputs = examples(data.inputs, shape).float().clamp(0, 1)
-        return replace(data, inputs=inputs, domain=domain_of(shape, None))
+        return replace(data, targets=torch.arange(len(data)) % MADE_UP, classes=10)
     data = images(given.data)
     if has_data(given) and not trained:
         data = lg.data.npz(CIFAR, split="train")
         data = replace(data, inputs=data.inputs[:SMALL], targets=data.targets[:SMALL])
+    if network.endswith("float64"):
+        data = replace(data, inputs=data.inputs.double())
     if shape == tuple(data.inputs.shape[1:]):
         return data
     inputs = examples(data.inputs, shape).float().clamp(0, 1)
@@ -99,6 +99,7 @@ def build(network: str, data: lg.Dataset, seed: int) -> nn.Module:
     if network.startswith("resnet18"):
         stem = "imagenet" if network.endswith(("64", "224")) else "cifar"
         model = lg.models.build(lg.models.resnet18, data.domain, classes, seed=seed, stem=stem)
+        model = model.double() if network.endswith("float64") else model
         return model.train(network.endswith("train mode"))
     own: dict[str, Any] = {"vgg": lambda: vgg(norm=False), "vgg norm": lambda: vgg(norm=True)}
     own |= {"1-D CNN": signals, "3-D CNN": volumes, "densenet": densenet, "u-net": UNet}

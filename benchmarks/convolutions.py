@@ -12,6 +12,7 @@ Quick: the span under no and one alteration, and the attack on one image through
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from copy import deepcopy
@@ -137,14 +138,15 @@ def images_of(given: Options) -> list[Job]:
     add(6, "resnet18", "untrained", (2, 4), 3)
     add(6, "resnet18 train mode", "untrained", (2, 4, 8), 2)
     add(7, "resnet18", "untrained", (16, 24, 32), 1)
-    for network in ("vgg norm", "vgg", "convnet", "resnet18 64", "1-D CNN", "3-D CNN"):
+    for network in ("convnet", "1-D CNN", "3-D CNN", "densenet", "densenet scaled", "u-net"):
         add(8, network, "untrained", (1, 8), 1)
-    add(8, "vgg scaled", "untrained", (1, 8, 32), 1)
-    for network in ("densenet", "densenet scaled", "u-net", "resnet50 64"):
-        add(8, network, "untrained", (1, 8), 1)
+    for network in ("vgg norm", "vgg", "vgg scaled"):
+        add(8, network, "untrained", (1, 8, 32), 1)
+    for network in ("resnet18 64", "resnet50 64", "resnet18 224", "resnet50 224"):
+        add(8, network, "untrained", (1, 4, 8), 1)
     add(8, "densenet121", "untrained", (1, 4, 8), 1)
     add(8, "resnext", "untrained", (1,), 1)
-    add(9, "resnet18 224", "untrained", (1,), 1)
+    add(8, "resnet18 float64", "untrained", (32,), 1)
     for size in STEPS:
         labels = "drawn" if size == 1 else "equal"
         listed += [
@@ -202,12 +204,23 @@ def attacked(
     except lg.LeakGaugeError as error:
         return row | {"status": "failed", "message": " ".join(str(error).split())}
     others = control_batch(data, held, lg.Seeds(seed).generator(f"control/{len(held)}"))
-    row |= spent | scored_beside(data, batch, others, guess)
+    row |= spent | scored_beside(data, batch, others, guess) | perceived(data, batch, guess)
     if recipe is not None:
         generator = lg.Seeds(seed).generator(f"control/{len(held)}")
         row |= {"recipe": recipe, **pictures(data, torch.tensor(held), guess, generator)}
     row |= {"message": guess.message, "notes": list(guess.notes)}
     return row | {"read": read_of(guess), "reached": reached(guess)}
+
+
+def perceived(data: lg.Dataset, batch: lg.Batch, guess: lg.Reconstruction) -> Row:
+    """Return LPIPS of each color image of at least 32 pixels, if its weights are at hand."""
+    shape = batch.inputs.shape[1:]
+    if not os.environ.get("LEAKGAUGE_DATA") or len(shape) < 3 or shape[0] != 3:
+        return {}
+    truth = data.domain.to_unit(batch.inputs).float()
+    found = data.domain.to_unit(guess.inputs).float().clamp(0, 1)
+    order = lg.metrics.assign(truth, found)
+    return {"lpips": lg.models.lpips_squeeze()(truth, found[order]).tolist()}
 
 
 def attack_of(job: Job) -> lg.BaseAttack:
@@ -312,7 +325,18 @@ def main() -> None:
     table(["batch", "alteration", "n", "median error", "largest"], lines)
     changed = altered_table(rows)
     whole = sorted((r for r in rows if r["part"] == "images"), key=key_of)
-    heads = ["network", "state", "method", "B", "labels", "n", "median dB", "least", "control"]
+    heads = [
+        "network",
+        "state",
+        "method",
+        "B",
+        "labels",
+        "n",
+        "median dB",
+        "least",
+        "control",
+        "LPIPS",
+    ]
     heads += [*(f">= {least} dB" for least in EXACT), "read", "CPU s", "reached"]
     table(heads, [[*key, *figures(list(group))] for key, group in groupby(whole, key_of)])
     for row in [*whole, *changed]:
@@ -334,9 +358,11 @@ def figures(some: list[Row]) -> list[str]:
     """Return the columns of the attack's table for the rows of one line."""
     psnr = every(some, "psnr")
     if not psnr:
-        return ["0", *["-"] * (len(EXACT) + 6)]
+        return ["0", *["-"] * (len(EXACT) + 7)]
     texts = [str(len(psnr)), f"{median(psnr):.1f}", f"{min(psnr):.1f}"]
     texts.append(f"{median(every(some, 'control_psnr')):.1f}")
+    seen = every(some, "lpips")
+    texts.append(f"{median(seen):.2f}" if seen else "-")
     texts += [f"{sum(value >= least for value in psnr)}" for least in EXACT]
     texts.append(str(sum(row.get("read") or 0 for row in some)))
     texts.append(f"{median(row['cpu_seconds'] for row in some if 'cpu_seconds' in row):.0f}")

@@ -22,6 +22,7 @@ from leakgauge.analytic.convolutions.beginning import begin, descent_of, why_non
 from leakgauge.analytic.convolutions.cost import usual_updates
 from leakgauge.analytic.convolutions.findings import describe, tells_the_input, unread_note
 from leakgauge.analytic.convolutions.first_color import first_color
+from leakgauge.analytic.convolutions.gradient_below import GradientBelow, gradient_below
 from leakgauge.analytic.convolutions.image_terms import terms_of, unsure_terms
 from leakgauge.analytic.convolutions.joint_descent import told_labels
 from leakgauge.analytic.convolutions.noisy_beginning import begin_unsure
@@ -195,14 +196,14 @@ class ShiftConsistency(BaseAttack):
             # If no start can come close to 0, all rounds would be spent.
             most = self.rounds if weighted.floor <= CLOSE else UNSURE_ROUNDS
             terms, rounds, floor = weighted.terms, min(self.rounds, most), weighted.floor
-        known = (terms, floor)
+        known = (terms, floor, gradient_below(descent))
         return finish(self.images(observation, problem, known, rounds, seeds, pulse, finish))
 
     def images(
         self,
         observation: Observation,
         problem: Problem,
-        known: tuple[Sequence[Term], float],
+        known: tuple[Sequence[Term], float, GradientBelow | None],
         rounds: int,
         seeds: Seeds,
         pulse: Pulse,
@@ -222,6 +223,7 @@ class ShiftConsistency(BaseAttack):
             enter=domain.from_unit,
             terms=known[0],
             floor=known[1],
+            below=known[2],
             shape=tuple(unit_shape(domain)),
             like=torch.zeros((), dtype=torch.float32),
             steps=self.steps,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import leakgauge as lg
+from leakgauge.analytic.convolutions import activations
+from leakgauge.analytic.convolutions.activations import Imaging
 from leakgauge.analytic.convolutions.least_squares import solve_each
 from leakgauge.analytic.convolutions.local_restarts import LocalRestarts, refilled
 from leakgauge.analytic.convolutions.network import Network
@@ -189,3 +191,29 @@ def test_a_bit_that_its_own_layer_hides_is_found_by_the_next_one(
     assert not isinstance(found, lg.Inapplicable)
     assert (found[0].misfit, found[1]) == (0, 1)
     assert known.signals == {}, "the signals are computed again with the mask"
+
+
+def imaging(terms: Terms, shape: tuple[int, ...]) -> Imaging:
+    """Return a short search for images of a shape."""
+    return Imaging(
+        network=terms.network,
+        enter=terms.enter,
+        terms=terms.terms,
+        shape=shape,
+        like=torch.zeros(()),
+        steps=4,
+    )
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_large_images_end_without_exact_steps(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms, truth = known_terms(2)
+    monkeypatch.setattr(activations, "LARGE", 10 if large else 2**15)
+    exact: list[int] = []
+    plain = activations.finished
+    monkeypatch.setattr(activations, "finished", lambda *a: exact.append(1) or plain(*a))
+    search = imaging(terms, tuple(truth.shape[1:]))
+    found = search.run(2, generator=torch.Generator().manual_seed(4), rounds=1)
+    assert bool(exact) is not large
+    assert found.unit.dtype == torch.float64
+    assert bool(found.objectives.isfinite().all())

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import max_pool2d
 
+from leakgauge.analytic.convolutions.gradient_below import GradientBelow
+from leakgauge.analytic.convolutions.max_pool import Pooled
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.pool_homotopy import (
     SAME,
@@ -163,3 +165,47 @@ class TestPoolHomotopy:
         few[:, 8:] = 0
         less = PoolHomotopy(network, DOMAIN.from_unit, PoolOutputs(outputs.pool, few))
         assert not bool(less.determined(torch.arange(1), images))
+
+
+class TestGradientBelow:
+    def known_below(self) -> tuple[Network, GradientBelow, PoolOutputs, Tensor]:
+        """Return the gradient of the first convolution for one image, with the pool's signals."""
+        model, network = stem()
+        image = smooth(1, 9)
+        before = model[0](image)
+        value = max_pool2d(before.relu(), 3, 2, 1)
+        draws = torch.Generator().manual_seed(10)
+        signal = torch.randn(value.shape, generator=draws, dtype=torch.float64)
+        (dweight,) = torch.autograd.grad((value * signal).sum(), [model[0].weight])
+        outputs = known_outputs(network, image)
+        layer = network.convolutions[0]
+        assert layer.bias is not None
+        pooled = Pooled(
+            geometry=layer.geometry,
+            weight=layer.weight.flatten(2),
+            dweight=dweight.flatten(2),
+            factor=torch.ones(48, dtype=torch.float64),
+            shift=layer.bias.flatten(),
+            windows=outputs.pool.windows,
+            value=outputs.value,
+            signal=signal.flatten(2),
+            rectified=True,
+            positive=False,
+        )
+        return network, GradientBelow(layer.source, pooled), outputs, image
+
+    def test_right_places_leave_nothing_of_the_gradient(self) -> None:
+        model, _ = stem()
+        _, below, outputs, image = self.known_below()
+        places = outputs.places(model[0](image).detach().flatten(2), 1e-3)
+        gap = below.gap(image.flatten(2), below.signal(places))
+        assert float(gap.norm() / below.pooled.dweight.norm()) < 1e-2
+
+    def test_the_gradient_brings_the_image_closer(self) -> None:
+        network, below, outputs, image = self.known_below()
+        waves, apart = Waves((16, 16), torch.zeros(())), []
+        for gradient in (None, below):
+            search = PoolHomotopy(network, DOMAIN.from_unit, outputs, gradient)
+            found = search.run(torch.arange(1), waves, torch.zeros(1, 3, 16, 16), steps=8)
+            apart.append(float((waves.image(found.inputs) - image).square().mean()))
+        assert apart[1] < 0.7 * apart[0]

@@ -18,6 +18,7 @@ References:
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from leakgauge.analytic.convolutions.gradient_below import GradientBelow
 from leakgauge.analytic.convolutions.image import HALVINGS, Minimum, minimize_each
 from leakgauge.analytic.convolutions.learned_search import LEAST, LearnedSearch, most_learned
 from leakgauge.analytic.convolutions.least_squares import MATCHED, MOST, finished
@@ -32,6 +34,7 @@ from leakgauge.analytic.convolutions.local_restarts import EVALUATIONS as MEND_E
 from leakgauge.analytic.convolutions.local_restarts import LocalRestarts
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.pool_homotopy import (
+    REFINED,
     WIDTHS,
     PoolHomotopy,
     pool_outputs,
@@ -53,6 +56,8 @@ MENDS, FALLEN = 8, 0.98
 """Largest number of local restarts of a round, and the fraction of the objective to which one must come."""
 PARTS = len(PRIORS) + MENDS + 1
 """Number of parts of a round."""
+LARGE = 2**15
+"""Number of values of an image above which one start is tried, without exact steps at the end."""
 CLOSE = 1e-5
 """Objective below which an image counts as that of its activations, not as a local minimum."""
 ABOVE = 2.0
@@ -62,7 +67,9 @@ ABOVE = 2.0
 def most_evaluations(steps: int) -> int:
     """Return the largest number of evaluations of one round, with this many steps of each stage."""
     halved, colors = HALVINGS + 1, len(LEVELS) + 27
-    stages = halved * (STARTS * FIRST + max(len(PRIORS), len(WIDTHS)) * steps) + colors
+    stages = (
+        halved * (STARTS * FIRST + max(len(PRIORS), len(WIDTHS) + len(REFINED)) * steps) + colors
+    )
     return max(stages + MOST, most_learned(steps)) + MENDS * (halved * MEND_EVALUATIONS + MOST)
 
 
@@ -81,6 +88,7 @@ class Imaging:
         beat: Called in each evaluation.
         floor: Objective that errors of the activations leave.
         color: Mean (C,) of the images over places, or None.
+        below: The gradient below the max pool whose outputs are the first term, for a batch of one.
     """
 
     network: Network
@@ -93,6 +101,7 @@ class Imaging:
     beat: Beat = quiet
     floor: float = 0.0
     color: Tensor | None = None
+    below: GradientBelow | None = None
 
     @property
     def close(self) -> float:
@@ -110,7 +119,7 @@ class Imaging:
         outputs = pool_outputs(self.terms[0]) if self.terms and not self.floor else None
         if outputs is None:
             return None
-        return PoolHomotopy(self.network, self.enter, outputs, self.beat)
+        return PoolHomotopy(self.network, self.enter, outputs, self.below, self.beat)
 
     def run(self, count: int, *, generator: torch.Generator, rounds: int) -> Images:
         """Return the image of each of `count` examples.
@@ -134,6 +143,8 @@ class Imaging:
             spent += end.evaluations
             better = end.values < values[left]
             best[left[better]], values[left[better]] = end.inputs[better], end.values[better]
+            if self._ends_early(left, end.inputs):
+                break
         return Images(best, values, spent)
 
     def _round(self, which: Tensor, turn: int, generator: torch.Generator, tell: Tell) -> Minimum:
@@ -150,10 +161,16 @@ class Imaging:
                 end = self._behind_pool(behind, waves, which, tell)
             found, least = end.inputs, MATCHED
             best = Minimum(waves.image(found), end.values, end.evaluations)
-            if behind is not None and not bool(behind.determined(which, best.inputs).any()):
+            if self._ends_early(which, best.inputs):
                 return Minimum(best.inputs.double(), best.values.double(), best.evaluations)
             best = finished(ForSome(terms, which), best, self.close, least)
         return self._mended(which, found, best, least, generator, tell)
+
+    def _ends_early(self, which: Tensor, unit: Tensor) -> bool:
+        """Return whether exact steps are of no use: for large images, and where a max pool shows too little."""
+        if unit[0].numel() > LARGE:
+            return True
+        return self.behind is not None and not bool(self.behind.determined(which, unit).any())
 
     def _mended(
         self,
@@ -257,6 +274,9 @@ class Imaging:
                 scored.append(objective(waves.coefficients(image), 0.0))
         order = torch.stack(scored).argsort(0)[turn * STARTS % len(plain) :][:STARTS]
         spent, ends = len(plain), list[tuple[Tensor, Tensor]]()
+        if math.prod(self.shape) > LARGE:
+            image = plain[order[0]].reshape(len(which), channels, *space)
+            return waves.coefficients(image.expand(-1, *self.shape)), spent
         for rank in order:
             image = plain[rank].reshape(len(which), channels, *space).expand(-1, *self.shape)
             noise = torch.randn((len(which), *self.shape), generator=generator, dtype=torch.float64)

@@ -58,7 +58,7 @@ def descend_below_pools(descent: Descent, rough: Rough) -> None:
         rough: Rough values of the unknown inputs. Random images are enough.
     """
     while True:
-        found = _pool_at_the_end(descent)
+        found = pool_at_the_end(descent)
         if found is None:
             return
         layer, pooled = found
@@ -108,7 +108,7 @@ def _refusal(pooled: Pooled) -> str | None:
     return None
 
 
-def _pool_at_the_end(descent: Descent) -> tuple[Convolution, Pooled] | None:
+def pool_at_the_end(descent: Descent) -> tuple[Convolution, Pooled] | None:
     """Return the first convolution whose input is not known, if a max pool with a known signal follows it."""
     known = descent.known
     for source, layers in descent.groups():

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import pad
 
+from leakgauge.analytic.convolutions.gradient_below import GradientBelow
 from leakgauge.analytic.convolutions.image import Minimum, minimize_each
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.operations import POOLS, name_of
@@ -42,12 +43,17 @@ from leakgauge.core.pulse import Beat, quiet
 
 WIDTHS = (0.5, 0.25, 0.12, 0.06, 0.03, 0.015, 0.007)
 """Standard deviation of the errors, stage by stage, in units of the outputs' root mean square."""
+REFINED = (0.05, 0.05, 0.03, 0.03, 0.02, 0.02, 0.01, 0.01)
+"""The same for the rounds in which the gradient of the convolution below tells image and places."""
 SAME = 1e-4
 """Largest distance of two outputs, in the same units, that may show the same place."""
 FAR = 1e3
 """Bound on a distance in units of its error, for the range of float32."""
 VARIANCE = 1 / 16
 """Variance of the values of an image."""
+
+Also = Callable[[Tensor], Tensor]
+"""Map from images to a further misfit (n,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +151,13 @@ class PoolOutputs:
         total: Tensor = below.sum((1, 2)) + (best * self.shown).sum((1, 2))
         return -total
 
+    def places(self, values: Tensor, width: float) -> Tensor:
+        """Return the probabilities (B, C, W, Q) of the places of the maxima, for values (B, C, P) with errors."""
+        far = ((self.bounds - values) / (width * self.size)).clamp(-FAR, FAR)
+        each = self.view(-0.5 * far.square() - torch.special.log_ndtr(far), 0.0)
+        found: Tensor = each.masked_fill(~self.open, -FAR * FAR).softmax(-1)
+        return found * self.shown[..., None]
+
     def equations(self, values: Tensor) -> Tensor:
         """Return the number (B,) of places that hold maxima, for values (B, C, P) of the pool's input."""
         best = self.view(values, -torch.inf).masked_fill(~self.open, -torch.inf).argmax(-1)
@@ -170,20 +183,31 @@ class PoolHomotopy:
         network: The network.
         enter: Map from unit coordinates to the network's input.
         outputs: The pool's outputs for all examples.
+        below: The gradient of the convolution in front of the pool, for a batch of one.
         beat: Called in each evaluation.
     """
 
     network: Network
     enter: Callable[[Tensor], Tensor]
     outputs: PoolOutputs
+    below: GradientBelow | None = None
     beat: Beat = quiet
 
     def before(self, unit: Tensor) -> Tensor:
         """Return the pool's input (n, C, P) for images `(n, C, ...)`."""
         self.beat()
-        node, network = self.outputs.pool.before, self.network
+        return self._value(self.outputs.pool.before, unit)
+
+    def _value(self, node: fx.Node, unit: Tensor) -> Tensor:
+        """Return the value (n, C, N) of a node for images."""
+        network = self.network
         state = {k: t.to(unit) if t.is_floating_point() else t for k, t in network.state.items()}
-        return network.evaluate([node], {network.entry: self.enter(unit)}, state)[node].flatten(2)
+        given = {network.entry: self.enter(unit)}
+        return (
+            given[node].flatten(2)
+            if node in given
+            else network.evaluate([node], given, state)[node].flatten(2)
+        )
 
     def run(
         self,
@@ -207,17 +231,35 @@ class PoolHomotopy:
         spread = VARIANCE * waves.amplitudes().numel() / waves.amplitudes().square().sum()
         found, spent = Minimum(start, torch.full((len(which),), torch.inf), 0), 0
 
-        def objective(c: Tensor, width: float) -> Tensor:
+        def prior(c: Tensor) -> Tensor:
             unit = waves.image(c)
             outside = (unit - unit.clamp(0, 1)).square().flatten(1).sum(1)
-            prior = (c.square().flatten(1).sum(1) / 2 + OUTSIDE * outside) / spread
-            return width**2 * (outputs.misfit(self.before(unit), width) + prior)
+            return (c.square().flatten(1).sum(1) / 2 + OUTSIDE * outside) / spread
 
-        for stage, width in enumerate(WIDTHS):
-            found = minimize_each(partial(objective, width=width), found.inputs, steps=steps)
+        def objective(c: Tensor, width: float, also: Also | None) -> Tensor:
+            unit = waves.image(c)
+            misfit = outputs.misfit(self.before(unit), width) + prior(c)
+            return width**2 * (misfit if also is None else misfit + also(unit))
+
+        below = () if self.below is None else REFINED
+        for stage, width in enumerate((*WIDTHS, *below)):
+            also = None
+            if stage >= len(WIDTHS):
+                also = self._by_gradient(outputs, waves.image(found.inputs), width)
+            each = partial(objective, width=width, also=also)
+            found = minimize_each(each, found.inputs, steps=steps)
             spent += found.evaluations
-            tell((stage + 1) / len(WIDTHS), found)
+            tell((stage + 1) / (len(WIDTHS) + len(below)), found)
         return Minimum(found.inputs, found.values, spent)
+
+    def _by_gradient(self, outputs: PoolOutputs, unit: Tensor, width: float) -> Also:
+        """Return the misfit of the gradient below, as a function of images, with the places of the present ones."""
+        assert self.below is not None, "expected a gradient below the pool"
+        source = self.below.source
+        with torch.no_grad():
+            places = outputs.places(self.before(unit), width)
+            misfit = self.below.misfit(self._value(source, unit), places)
+        return lambda moved: misfit(self._value(source, moved))
 
     def determined(self, which: Tensor, unit: Tensor) -> Tensor:
         """Return whether places of maxima are at least as many as the values of images `(n, C, ...)`, as (n,)."""
