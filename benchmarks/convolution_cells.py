@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from common import CIFAR, Options
 from convolution_networks import (
+    InFloat64,
     UNet,
     densenet121,
     resnet50,
@@ -85,8 +86,6 @@ def data_for(network: str, trained: bool, given: Options) -> lg.Dataset:
     if has_data(given) and not trained:
         data = lg.data.npz(CIFAR, split="train")
         data = replace(data, inputs=data.inputs[:SMALL], targets=data.targets[:SMALL])
-    if network.endswith("float64"):
-        data = replace(data, inputs=data.inputs.double())
     if shape == tuple(data.inputs.shape[1:]):
         return data
     inputs = examples(data.inputs, shape).float().clamp(0, 1)
@@ -97,9 +96,9 @@ def build(network: str, data: lg.Dataset, seed: int) -> nn.Module:
     """Return an untrained network, in eval mode unless its name says otherwise."""
     classes = data.classes or 10
     if network.startswith("resnet18"):
-        stem = "imagenet" if network.endswith(("64", "224")) else "cifar"
+        stem = "imagenet" if network.endswith((" 64", " 224")) else "cifar"
         model = lg.models.build(lg.models.resnet18, data.domain, classes, seed=seed, stem=stem)
-        model = model.double() if network.endswith("float64") else model
+        model = InFloat64(model) if network.endswith("float64") else model
         return model.train(network.endswith("train mode"))
     own: dict[str, Any] = {"vgg": lambda: vgg(norm=False), "vgg norm": lambda: vgg(norm=True)}
     own |= {"1-D CNN": signals, "3-D CNN": volumes, "densenet": densenet, "u-net": UNet}

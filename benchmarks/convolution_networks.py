@@ -74,6 +74,23 @@ def scaled_vgg(norm: bool = False) -> nn.Module:
     return model
 
 
+class InFloat64(nn.Module):
+    """A network that computes in float64, and so do its gradients.
+
+    Args:
+        model: The network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes)."""
+        logits: Tensor = self.model(x.double())
+        return logits
+
+
 class UNet(nn.Module):
     """A U-Net of two levels: the encoder's outputs are appended to the decoder's inputs. A head of classes follows."""
 
