@@ -30,7 +30,7 @@ TRIALS, BETTER = 40, 0.95
 FEW = 8
 """Least number of bits tried, where a solution takes long."""
 WORK = 1.2e10
-"""Products that all trials of one layer may take, counted as equations times the square of the unknowns."""
+"""Products that all flips tried in one layer may take, counted as equations times the square of the unknowns."""
 
 
 @dataclass(frozen=True, eq=False)
