@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,7 +19,7 @@ from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.operations import batch_norm_of, root_of, trains
 from leakgauge.analytic.convolutions.tracing import trace
 from leakgauge.core import Domain, Seeds, unit_shape
-from leakgauge.inspection.layers import Layer
+from leakgauge.inspection.layers import Layer, Limits
 from leakgauge.inspection.probe import with_gradients
 
 EXAMPLES = 12
@@ -34,24 +34,10 @@ FULL = 1e-13
 """Relative size of a singular value that counts as zero, in float64."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a layer's signal spans in a batch.
-
-    Args:
-        alive: Mean numbers of outputs with a signal in batches of 1 to EXAMPLES. With groups of
-            channels, the least number of a group, times the number of groups.
-        most: Largest batch in which the signal has full rank. None if it has in every batch that was measured.
-    """
-
-    alive: tuple[int, ...]
-    most: int | None
-
-
 def limits_of(
     model: nn.Module, domain: Domain, network: Network, layers: Sequence[Layer]
-) -> dict[fx.Node, Limits]:
-    """Return the limits of each layer by its node, or none if they cannot be measured.
+) -> list[Layer]:
+    """Return layers with the limits of their signals and inputs, or unchanged if they cannot be measured.
 
     They cannot if the network mixes examples, if its output is no vector of logits, or if an example is large.
 
@@ -59,7 +45,7 @@ def limits_of(
         model: The network.
         domain: What one example is.
         network: The traced network.
-        layers: Layers to measure. Those without equations are left out.
+        layers: Layers to measure. Those without equations stay unchanged.
     """
     shape = unit_shape(domain)
     mixed = any(
@@ -68,24 +54,52 @@ def limits_of(
     logits = network.end.meta["val"].dim() == 2 and network.end.meta["val"].shape[1] > 1
     exact = trace(model, domain, batch=EXAMPLES) if logits and not mixed else None
     if not isinstance(exact, Network) or torch.Size(shape).numel() > LARGEST:
-        return {}
+        return list(layers)
     order = dict(zip(network.graph.nodes, exact.graph.nodes, strict=True))
     wanted = [layer for layer in layers if layer.reader is not None]
-    signals, features = _softmax_signals(model, exact, domain, [order[x.node] for x in wanted])
-    found = {}
-    for layer, signal in zip(wanted, signals, strict=True):
-        axis = 1 if layer.kind == "convolution" else -1
-        rows = signal.movedim(axis, -1).reshape(EXAMPLES, -1, signal.shape[axis])
-        last = layer.kind == "linear" and root_of(network.end) is layer.node
-        found[layer.node] = _limits(
-            layer.reader, rows, features(order[layer.source]) if last else None
-        )
+    signals, values = _softmax_signals(model, exact, domain, [order[x.node] for x in wanted])
+    last = root_of(network.end)
+    needed = [x for x in wanted if x.node is last or x.columns() is not None]
+    inputs = values([order[x.source] for x in needed])
+    found = []
+    kept = dict(zip((x.node for x in wanted), signals, strict=True))
+    for layer in layers:
+        if layer.reader is None:
+            found.append(layer)
+            continue
+        signal, given = kept[layer.node], inputs.get(order[layer.source])
+        features = given if layer.kind == "linear" and layer.node is last else None
+        limits = _limits(layer.reader, _rows(layer, signal), features)
+        limited = _limited(layer, limits)
+        if given is not None and layer.columns() is not None:
+            limited = replace(limited, inputs=_span_of(_rows(layer, given), layer.reader))
+        found.append(limited)
     return found
+
+
+def _rows(layer: Layer, values: Tensor) -> Tensor:
+    """Return values at a layer's input or output as rows (B, positions, channels)."""
+    axis = 1 if layer.kind == "convolution" else -1
+    return values.movedim(axis, -1).reshape(EXAMPLES, -1, values.shape[axis])
+
+
+def _limited(layer: Layer, limits: Limits) -> Layer:
+    """Return a layer whose equations have the limits of a batch."""
+    assert layer.reader is not None, "expected a layer with equations"
+    spread = layer.kind == "convolution" and max(layer.reader.geometry.kernel) > 1
+    alive = limits.alive if spread else ()
+    return replace(layer, reader=replace(layer.reader, alive=alive, most=limits.most))
+
+
+def _span_of(rows: Tensor, reader: Reader) -> Limits:
+    """Return the limits of a convolution's inputs (B, N, C)."""
+    alive, narrow = _alive(rows, reader.groups)
+    return Limits(alive, _full(lambda b: narrow[:b].flatten(0, 1), reader.geometry.places))
 
 
 def _softmax_signals(
     model: nn.Module, exact: Network, domain: Domain, wanted: Sequence[fx.Node]
-) -> tuple[Sequence[Tensor], Callable[[fx.Node], Tensor]]:
+) -> tuple[Sequence[Tensor], Callable[[Sequence[fx.Node]], dict[fx.Node, Tensor]]]:
     """Return the gradients of the softmax loss with equal labels at nodes, and a map to the values of nodes."""
     seeds = Seeds(0).child("inspection")
     inputs = domain.from_unit(natural(unit_shape(domain), seeds.generator("batches")))
@@ -98,9 +112,10 @@ def _softmax_signals(
         loss, [kept[node] for node in wanted], allow_unused=True, materialize_grads=True
     )
 
-    def values(node: fx.Node) -> Tensor:
+    def values(nodes: Sequence[fx.Node]) -> dict[fx.Node, Tensor]:
         with seeds.isolated("batches"), torch.no_grad():
-            return exact.evaluate([node], {exact.entry: inputs}, state)[node]
+            found = exact.evaluate(list(nodes), {exact.entry: inputs}, state)
+            return {node: found[node] for node in nodes}
 
     return signals, values
 
@@ -108,20 +123,25 @@ def _softmax_signals(
 def _limits(reader: Reader | None, rows: Tensor, features: Tensor | None) -> Limits:
     """Return the limits of a layer with signals (B, P, O), and with features (B, C) if it is the last one."""
     assert reader is not None, "expected a layer with equations"
-    groups = rows.reshape(*rows.shape[:2], reader.groups, -1)
-    on = (groups != 0).any(1)  # (B, groups, O / groups)
+    alive, narrow = _alive(rows, reader.groups)
+    if features is not None and features.dim() == 2:
+        return Limits(alive, _full(lambda b: rows[:b, 0].T @ features[:b], 1))
+    if reader.positions == 1 or reader.shared:
+        return Limits(alive, None)
+    return Limits(alive, _full(lambda b: narrow[:b].flatten(0, 1), reader.signal))
+
+
+def _alive(rows: Tensor, groups: int) -> tuple[tuple[int, ...], Tensor]:
+    """Return the numbers of channels of rows (B, P, O) that are not 0, and the group (B, P, O / groups) with the least."""
+    split = rows.reshape(*rows.shape[:2], groups, -1)
+    on = (split != 0).any(1)  # (B, groups, O / groups)
     ring = torch.cat([on, on])
     windows = [
         [ring[i : i + b].any(0).sum(1) for i in range(EXAMPLES)] for b in range(1, EXAMPLES + 1)
     ]
     live = torch.stack([torch.stack(each).double().mean(0) for each in windows])  # (B, groups)
-    alive = tuple(int(least) * reader.groups for least in live.amin(1).round())
-    if features is not None and features.dim() == 2:
-        return Limits(alive, _full(lambda b: rows[:b, 0].T @ features[:b], 1))
-    narrow = groups[:, :, int(live[-1].argmin())]
-    if reader.positions == 1 or reader.shared:
-        return Limits(alive, None)
-    return Limits(alive, _full(lambda b: narrow[:b].flatten(0, 1), reader.signal))
+    alive = tuple(int(least) * groups for least in live.amin(1).round())
+    return alive, split[:, :, int(live[-1].argmin())]
 
 
 def _full(matrix: Callable[[int], Tensor], each: int) -> int | None:

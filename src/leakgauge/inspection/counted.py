@@ -16,7 +16,7 @@ from leakgauge.core import Domain, Inapplicable, ModelError, ProbeError, dtype_o
 from leakgauge.core.references import guard_user_code
 from leakgauge.federated.isolation.probing import single, spread
 from leakgauge.federated.isolation.untouched import output_of
-from leakgauge.inspection.batches import Limits, limits_of
+from leakgauge.inspection.batches import limits_of
 from leakgauge.inspection.layers import Layer, layers_of
 from leakgauge.inspection.outline import masked_layer, outline_of
 from leakgauge.inspection.own import Own, Place, own
@@ -115,8 +115,7 @@ def counted(model: nn.Module, domain: Domain, *, steps: int, clients: int) -> Co
         masked = masked_layer(outline)
         places[layer.node] = Place(network.end, fixed, tokens, first, patches, masked)
     with guard_user_code("model", EXPECTED, remedy=REMEDY, error=ModelError):
-        limits = limits_of(model, domain, network, found)
-    found = [_limited(layer, limits.get(layer.node)) for layer in found]
+        found = limits_of(model, domain, network, found)
     size = 1
     for each in unit_shape(domain):
         size *= each
@@ -139,15 +138,6 @@ def _measured(reader: Reader | None, signal: Signal | None, copies: int) -> Read
         copies=copies,
         varying=signal.varying,
     )
-
-
-def _limited(layer: Layer, limits: Limits | None) -> Layer:
-    """Return a layer whose equations have the limits of a batch."""
-    if layer.reader is None or limits is None:
-        return layer
-    spread = layer.kind == "convolution" and max(layer.reader.geometry.kernel) > 1
-    alive = limits.alive if spread else ()
-    return replace(layer, reader=replace(layer.reader, alive=alive, most=limits.most))
 
 
 def _trace(model: nn.Module, domain: Domain) -> Network:

@@ -12,11 +12,26 @@ from torch import fx, nn
 
 from leakgauge.analytic.convolutions.counting import Reader
 from leakgauge.analytic.convolutions.geometry import geometry_of
+from leakgauge.analytic.convolutions.layer_spans import exchanged
 from leakgauge.analytic.convolutions.network import Network
 from leakgauge.analytic.convolutions.operations import VIEWS, name_of
 from leakgauge.analytic.convolutions.tracing import TRACED
 
 Kind = Literal["convolution", "linear", "embedding", "other"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a layer's signals, or its inputs, span in a batch.
+
+    Args:
+        alive: Mean numbers of channels that are not 0 in batches of 1 and more examples. With groups of
+            channels, the least number of a group, times the number of groups.
+        most: Largest batch in which they have full rank. None if they have in every batch that was measured.
+    """
+
+    alive: tuple[int, ...]
+    most: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +50,7 @@ class Layer:
         trained: Whether the update holds the gradient of the weight.
         bias: Whether the update holds the gradient of a bias.
         calls: Number of calls that use the weight.
+        inputs: What the inputs of a batch span. None if not measured.
     """
 
     name: str
@@ -48,6 +64,28 @@ class Layer:
     trained: bool
     bias: bool
     calls: int = 1
+    inputs: Limits | None = None
+
+    def columns(self) -> Reader | None:
+        """Return the equations of the gradient's columns, where inputs and signals change places, or None.
+
+        They need as many input channels as places.
+        """
+        reader = self.reader
+        if reader is None or reader.shared or self.kind != "convolution":
+            return None
+        if reader.channels // reader.groups < reader.geometry.places:
+            return None
+        known = self.inputs or Limits((), None)
+        return Reader(
+            exchanged(reader.geometry),
+            reader.outputs,
+            reader.channels,
+            reader.groups,
+            copies=reader.copies,
+            alive=known.alive,
+            most=known.most,
+        )
 
 
 def layers_of(network: Network, model: nn.Module) -> tuple[Layer, ...]:

@@ -77,13 +77,17 @@ def own(layer: Layer, place: Place) -> Own:
 
 def _convolution(layer: Layer, reader: Reader, place: Place) -> Own:
     """Return what a convolution's gradient determines."""
-    batch = reader.span() // layer.calls
+    columns = layer.columns()
+    wide = 0 if columns is None else columns.span() // layer.calls
+    batch = max(wide, reader.span() // layer.calls)
     name, masked = place.masked
     if layer.name == name and masked > batch and reader.copies == 1 and layer.calls == 1:
         note = "with the masks behind a pooled head"
         return Own(masked, SPAN, f"{note}: {reader.reason()}".rstrip(": "), masked=True)
     if batch:
         note = "" if batch == 1 or is_rectified(layer.source) else "examples apart by independence"
+        if wide > reader.span() // layer.calls:
+            note = f"{note}{'; ' if note else ''}by its columns: {reader.channels} input channels"
         return Own(batch, SPAN, note)
     if layer.name == place.patches and reader.copies == 1:
         return Own(1, "april", "with the positional embedding's gradient")

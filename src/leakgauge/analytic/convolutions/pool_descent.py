@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from leakgauge.analytic.convolutions.descent import Descent, Step
+from leakgauge.analytic.convolutions.geometry import Geometry
 from leakgauge.analytic.convolutions.inputs import Solved
 from leakgauge.analytic.convolutions.max_pool import Pooled
 from leakgauge.analytic.convolutions.network import Convolution, Network
@@ -32,7 +33,7 @@ Rough = Callable[[fx.Node], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class _Path:
+class PoolPath:
     """The way from a convolution's output to a max pool's output.
 
     Args:
@@ -86,15 +87,32 @@ def descend_below_pools(descent: Descent, rough: Rough) -> None:
 def _refusal(pooled: Pooled) -> str | None:
     """Return why the places of a max pool are not sought, or None."""
     batch, _, windows = pooled.value.shape
-    unknowns, entries = batch * pooled.geometry.places, pooled.dweight[0].numel()
+    alive, shown = int(pooled.sent.any(2).any(0).sum()), int(pooled.shown.sum())
+    return why_not_sought(
+        pooled.geometry, pooled.weight.shape[1], batch, windows=windows, alive=alive, shown=shown
+    )
+
+
+def why_not_sought(
+    geometry: Geometry, channels: int, batch: int, *, windows: int, alive: int, shown: int
+) -> str | None:
+    """Return why counting shows that the places of a max pool's maxima are not sought, or None.
+
+    Args:
+        geometry: The places that the convolution in front of the pool reads.
+        channels: Number of its input channels.
+        batch: Batch size.
+        windows: Number of windows of each channel, for one example.
+        alive: Number of output channels with a signal.
+        shown: Number of windows of the batch whose output is not a ReLU's 0.
+    """
+    unknowns, entries = batch * geometry.places, channels * geometry.taps
     if entries < batch * windows:
         return (
             f"a max pool behind it with {batch * windows} windows of each channel, for {entries} entries of the "
             "channel's gradient"
         )
-    alive = int(pooled.sent.any(2).any(0).sum()) * pooled.geometry.taps
-    channels = pooled.weight.shape[1]
-    equations = alive * channels + int(pooled.shown.sum())
+    equations = alive * geometry.taps * channels + shown
     if equations < unknowns * channels:
         return (
             f"a max pool behind it, and {equations} equations for {unknowns * channels} values, even if the places "
@@ -115,7 +133,7 @@ def pool_at_the_end(descent: Descent) -> tuple[Convolution, Pooled] | None:
         if known.value(source) is not None:
             continue
         (layer, *others) = layers
-        path = None if others or layer.groups > 1 else _path_to_pool(known, layer)
+        path = None if others or layer.groups > 1 else path_to_pool(known, layer)
         pooled = (
             None if path is None else _pooled(known, layer, path, descent.gradients[layer.name])
         )
@@ -123,7 +141,7 @@ def pool_at_the_end(descent: Descent) -> tuple[Convolution, Pooled] | None:
     return None
 
 
-def _path_to_pool(known: Propagation, layer: Convolution) -> _Path | None:
+def path_to_pool(known: Propagation, layer: Convolution) -> PoolPath | None:
     """Return the way to the max pool behind a convolution, or None if other operations follow."""
     network, outputs = known.network, len(layer.weight)
     factor = torch.ones(outputs, dtype=torch.float64)
@@ -137,7 +155,7 @@ def _path_to_pool(known: Propagation, layer: Convolution) -> _Path | None:
             factor, shift = factor * scale, shift * scale + offset
         elif name_of(user) in POOLS:
             output = _only_user(network, user)
-            return None if output is None else _Path(factor, shift, rectified, user, output)
+            return None if output is None else PoolPath(factor, shift, rectified, user, output)
         elif name_of(user) != "getitem":
             return None
         node = user
@@ -150,7 +168,7 @@ def _only_user(network: Network, node: fx.Node) -> fx.Node | None:
     return users[0] if len(users) == 1 else None
 
 
-def _pooled(known: Propagation, layer: Convolution, path: _Path, dweight: Tensor) -> Pooled | None:
+def _pooled(known: Propagation, layer: Convolution, path: PoolPath, dweight: Tensor) -> Pooled | None:
     """Return what is known of a max pool, or None if its output, its signal or its form is not known."""
     after = _only_user(known.network, path.output)
     if known.value(path.output) is None and after is not None and is_relu(after):
